@@ -139,6 +139,8 @@ pub struct SealedItem {
     /// Its [place](super::item_order) among those of one collection, oldest first.
     pub(super) order: u64,
     pub(super) sealed: Sealed,
+    /// How many its collection holds at most when this has been added.
+    pub(super) places: usize,
 }
 
 /// Something sealed, as a store has it.
@@ -177,6 +179,15 @@ pub struct Counts {
     pub messages: usize,
     /// Missed calls.
     pub missed_calls: usize,
+}
+
+impl SealedItem {
+    /// Keeps it only where so many are there with it at most; never more than its collection holds.
+    #[must_use]
+    pub fn within(mut self, places: usize) -> Self {
+        self.places = self.places.min(places);
+        self
+    }
 }
 
 impl Vault {
@@ -343,7 +354,7 @@ impl Vault {
             write,
         );
         let order = self.0.places.next(instance, shared_now_ms());
-        SealedItem { collection, item_key, order, sealed }
+        SealedItem { collection, item_key, order, sealed, places: collection.limit().0 }
     }
 
     /// Opens what a collection holds, in its order. Earlier versions gave places of whole seconds: of those that share one, the order is none,

@@ -203,8 +203,8 @@ impl MemoryStore {
             }
             collection.remove(&item.item_key);
         }
-        let (limit, oldest_goes) = item.collection.limit();
-        if collection.len() >= limit {
+        let (_, oldest_goes) = item.collection.limit();
+        if collection.len() >= item.places {
             let oldest = collection.iter().min_by_key(|(_, (order, _))| *order).map(|(item_key, _)| *item_key);
             match oldest.filter(|_| oldest_goes) {
                 Some(oldest) => drop(collection.remove(&oldest)),

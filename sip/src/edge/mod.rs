@@ -119,6 +119,8 @@ pub struct InboundMessage {
     pub from: Box<str>,
     /// The sender's display name, at most 256 characters.
     pub name: Option<Box<str>>,
+    /// The key by which the sender is counted.
+    pub sender: CallerKey,
     /// The media type of the body, with its parameters; at most 255 bytes.
     pub content_type: Box<str>,
     /// The body, exactly as it came.

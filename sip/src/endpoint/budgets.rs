@@ -1,4 +1,4 @@
-//! How much a device may be sent and may begin, and the share of each caller.
+//! How much a device may be sent and may begin, and the share of each caller and of each sender of MESSAGEs.
 //!
 //! | of one device | at once, then | a further one |
 //! | --- | --- | --- |
@@ -6,11 +6,14 @@
 //! | of these, by one caller | [`CALLS_OF_CALLER`] | 480 |
 //! | of these, that wake it; and pushes for other requests | [`WAKES`] | 480, unpushed |
 //! | refused calls that are told to the shell | [`TOLD`], of one caller [`TOLD_OF_CALLER`] | refused all the same |
-//! | MESSAGEs, NOTIFYs | [`MESSAGES`], [`NOTIFIES`] | 480 |
+//! | MESSAGEs, attached or not | [`MESSAGES`] | 480 |
+//! | of these, by one sender | [`MESSAGES_OF_SENDER`] | 480 |
+//! | NOTIFYs | [`NOTIFIES`] | 480 |
 //! | what it begins: calls; SUBSCRIBE and PUBLISH; the rest | [`BEGUN_CALLS`], [`SUBSCRIPTIONS`], [`BEGUN`] | 503 |
 //! | emergency calls that it begins | [`EMERGENCIES`] | counts as any other call that it begins |
 //!
-//! The last quarter of a device's budget is for callers that have not called it within [`AGAIN`]: a few who call again and again keep nobody out.
+//! The last quarter of a device's budget is for callers that have not called it within [`AGAIN`], and for senders that have not written to it: a few who come
+//! again and again keep nobody out. A MESSAGE costs no push here: whether one tells of it, the shell decides.
 //! Requests that a device begins are counted for its address only beyond a part of its own, so that a neighbour takes that from nobody.
 //!
 //! Invariant: what is refused takes from no budget. Callers are known by a [`CallerKey`] alone, for [`AGAIN`] and until their shares are full
@@ -30,7 +33,9 @@ const CALLS_OF_CALLER: Rate = Rate { burst: 20, interval: Duration::from_secs(1)
 const WAKES: Rate = Rate { burst: 40, interval: Duration::from_millis(500) };
 const TOLD: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
 const TOLD_OF_CALLER: Rate = Rate { burst: 5, interval: Duration::from_secs(10) };
-const MESSAGES: Rate = Rate { burst: 60, interval: Duration::from_secs(1) };
+/// The store holds no more than a hundred for a device, and an attached one takes what a chat brings.
+const MESSAGES: Rate = Rate { burst: 200, interval: Duration::from_millis(100) };
+const MESSAGES_OF_SENDER: Rate = Rate { burst: 100, interval: Duration::from_millis(500) };
 const NOTIFIES: Rate = Rate { burst: 20, interval: Duration::from_secs(1) };
 
 const BEGUN_CALLS: Begun = Begun {
@@ -49,7 +54,7 @@ const BEGUN: Begun = Begun {
 /// Each comes twice where it is challenged.
 const EMERGENCIES: Rate = Rate { burst: 16, interval: Duration::from_secs(1) };
 
-/// How long a caller has called lately.
+/// How long a caller has called, and a sender written, lately.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Rows of callers at which those are dropped that miss nothing.
 const SWEEP_AT: usize = 4_096;
@@ -98,13 +103,20 @@ pub(super) struct Callers {
     sweep_at: usize,
 }
 
-/// The remaining share of one caller at a device.
+/// The remaining shares of one caller at a device.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
-    calls: Bucket,
-    /// When it called last.
-    called: Option<Instant>,
+    calls: Share,
+    messages: Share,
     told: Bucket,
+}
+
+/// The remaining share of what a caller may send of one kind.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    left: Bucket,
+    /// When it sent last.
+    taken: Option<Instant>,
 }
 
 impl Budgets {
@@ -122,15 +134,12 @@ impl Budgets {
         wakes: bool,
     ) -> bool {
         let share = callers.of(now, instance, caller);
-        let calls_again = share.has_called(now);
-        let granted = share.calls.level(now, CALLS_OF_CALLER) > 0
+        let calls_again = share.calls.is_again(now);
+        let granted = share.calls.left.level(now, CALLS_OF_CALLER) > 0
             && has(&self.calls, now, CALLS, calls_again)
             && (!wakes || has(&self.wakes, now, WAKES, calls_again));
         if granted {
-            callers.change(now, instance, caller, |share| {
-                share.calls.owe(now, CALLS_OF_CALLER, 1);
-                share.called = Some(now);
-            });
+            callers.change(now, instance, caller, |share| share.calls.take(now, CALLS_OF_CALLER));
             self.calls.owe(now, CALLS, 1);
             if wakes {
                 self.wakes.owe(now, WAKES, 1);
@@ -161,8 +170,21 @@ impl Budgets {
         granted
     }
 
-    pub(super) fn take_message(&mut self, now: Instant) -> bool {
-        self.messages.take(now, MESSAGES).is_ok()
+    /// Takes one MESSAGE by this sender; whether there was one.
+    pub(super) fn take_message(
+        &mut self,
+        now: Instant,
+        senders: &mut Callers,
+        (instance, sender): (InstanceId, CallerKey),
+    ) -> bool {
+        let share = senders.of(now, instance, sender).messages;
+        let granted =
+            share.left.level(now, MESSAGES_OF_SENDER) > 0 && has(&self.messages, now, MESSAGES, share.is_again(now));
+        if granted {
+            senders.change(now, instance, sender, |share| share.messages.take(now, MESSAGES_OF_SENDER));
+            self.messages.owe(now, MESSAGES, 1);
+        }
+        granted
     }
 
     pub(super) fn take_notify(&mut self, now: Instant) -> bool {
@@ -198,7 +220,7 @@ impl Budgets {
     }
 }
 
-/// Whether a bucket has a token for a caller; the last quarter is for those that do not call `again`.
+/// Whether a bucket has a token for a caller; the last quarter is for those that do not come `again`.
 fn has(bucket: &Bucket, now: Instant, rate: Rate, again: bool) -> bool {
     bucket.level(now, rate) > if again { rate.burst / 4 } else { 0 }
 }
@@ -248,15 +270,27 @@ impl Callers {
 
 impl Caller {
     fn full(now: Instant) -> Self {
-        Self { calls: Bucket::full(now), called: None, told: Bucket::full(now) }
-    }
-
-    fn has_called(&self, now: Instant) -> bool {
-        self.called.is_some_and(|at| now < at + AGAIN)
+        let full = Share { left: Bucket::full(now), taken: None };
+        Self { calls: full, messages: full, told: full.left }
     }
 
     fn misses_nothing(&self, now: Instant) -> bool {
-        self.calls.is_full(now) && self.told.is_full(now) && !self.has_called(now)
+        self.calls.misses_nothing(now) && self.messages.misses_nothing(now) && self.told.is_full(now)
+    }
+}
+
+impl Share {
+    fn take(&mut self, now: Instant, rate: Rate) {
+        self.left.owe(now, rate, 1);
+        self.taken = Some(now);
+    }
+
+    fn is_again(&self, now: Instant) -> bool {
+        self.taken.is_some_and(|at| now < at + AGAIN)
+    }
+
+    fn misses_nothing(&self, now: Instant) -> bool {
+        self.left.is_full(now) && !self.is_again(now)
     }
 }
 
@@ -280,6 +314,11 @@ mod tests {
         fn call(&mut self, now: Instant, caller: &str, wakes: bool) -> bool {
             let caller = self.callers.key(caller);
             self.budgets.take_call(now, &mut self.callers, (self.instance, caller), wakes)
+        }
+
+        fn message(&mut self, now: Instant, sender: &str) -> bool {
+            let sender = self.callers.key(sender);
+            self.budgets.take_message(now, &mut self.callers, (self.instance, sender))
         }
 
         fn tell(&mut self, now: Instant, caller: &str) -> bool {
@@ -314,6 +353,28 @@ mod tests {
         assert_eq!((0..1_000).filter(|n| device.call(now, &format!("{n}"), true)).count(), 20);
         assert!(!device.budgets.take_wake(now), "a device is woken so often at most, whoever calls");
         assert_eq!((0..1_000).filter(|n| device.call(now, &format!("{n}"), false)).count(), 60, "and rings on");
+    }
+
+    #[test]
+    fn senders_who_write_again_and_again_keep_nobody_from_a_device() {
+        for pests in [1, 5, 50] {
+            let start = Instant::now();
+            let mut device = Device::new(start);
+            let (mut granted, mut doctors) = (0, 0);
+            for step in 0..600_u64 {
+                let now = start + Duration::from_millis(step * 100);
+                granted += (0..pests).filter(|n| device.message(now, &format!("pest{n}"))).count();
+                doctors += usize::from(step % 50 == 49 && device.message(now, &format!("doctor{step}")));
+            }
+            assert_eq!(doctors, 12, "{pests} pests");
+            // In a minute: the bursts, and what flows in.
+            assert!(granted + doctors <= (200 + 600).min(pests * 220 + 12), "{granted} by {pests}");
+        }
+        let now = Instant::now();
+        let mut device = Device::new(now);
+        assert_eq!((0..1_000).filter(|_| device.message(now, "chat")).count(), 100);
+        assert_eq!((0..1_000).filter(|n| device.message(now, &format!("{n}"))).count(), 100);
+        assert!(device.call(now, "chat", true), "texts take nothing from calls");
     }
 
     #[test]

@@ -126,9 +126,9 @@ impl Devices {
         self.spend(now, instance, |budgets, callers| budgets.take_told(now, callers, instance, caller))
     }
 
-    /// Takes one MESSAGE from a device's budget; whether there was one.
-    pub(super) fn spend_message(&mut self, now: Instant, instance: InstanceId) -> bool {
-        self.spend(now, instance, |budgets, _| budgets.take_message(now))
+    /// Takes one MESSAGE by this sender from a device's budget; whether there was one.
+    pub(super) fn spend_message(&mut self, now: Instant, instance: InstanceId, sender: CallerKey) -> bool {
+        self.spend(now, instance, |budgets, senders| budgets.take_message(now, senders, (instance, sender)))
     }
 
     /// Takes one NOTIFY from a device's budget; whether there was one.

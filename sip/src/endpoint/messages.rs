@@ -21,6 +21,8 @@ use crate::transaction::Reply;
 pub const MESSAGES_MAX: usize = 10_000;
 /// The Retry-After of a sender that was refused for now, in seconds.
 const RETRY_AFTER: u32 = 30;
+/// The same where a budget was spent: by then there is room for a few.
+const LIMITED_RETRY_AFTER: u32 = 5;
 /// The most that is kept of a sender's URI and of a media type, in bytes, and of a display name, in characters.
 const FROM_BYTES: usize = 1024;
 const TYPE_BYTES: usize = 255;
@@ -58,7 +60,7 @@ impl Endpoint {
         let Some(&first) = members.first() else { return self.refuse(now, reply, &request, 480) };
         if let Some((status, end)) = self.refusal_of(now, &request, &members) {
             self.core.event(Event::MessageEnded { instance: first, end });
-            return self.answer_unstored(now, reply, &request, status);
+            return self.answer_unstored(now, reply, &request, status, end);
         }
         if self.messages.len() >= MESSAGES_MAX {
             return self.busy(reply, &request);
@@ -114,19 +116,20 @@ impl Endpoint {
             return Some((480, MessageEnd::Unfit));
         }
         // Each device with a budget left is charged.
-        let mut granted = false;
+        let (mut granted, (_, sender)) = (false, self.caller_of(request));
         for instance in members {
-            granted |= self.devices.spend_message(now, *instance);
+            granted |= self.devices.spend_message(now, *instance, sender);
         }
         (!granted).then_some((480, MessageEnd::Limited))
     }
 
-    fn answer_unstored(&mut self, now: Instant, reply: Reply<'_>, request: &Message, status: u16) {
+    fn answer_unstored(&mut self, now: Instant, reply: Reply<'_>, request: &Message, status: u16, end: MessageEnd) {
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
         let response = match status {
             415 => response.extension("Accept-Encoding", "identity"),
             420 => response.unsupported(request.elements(Name::Require).chain(forward::unknown_to_proxies(request))),
+            480 if end == MessageEnd::Limited => response.header(Name::RetryAfter, LIMITED_RETRY_AFTER),
             480 => response.header(Name::RetryAfter, RETRY_AFTER),
             _ => response,
         };
@@ -167,7 +170,9 @@ impl Endpoint {
             pending.on_stored(instance, StoreOutcome::Stored);
             return;
         }
-        let (from, name) = caller::caller(request);
+        let sender = caller::caller(request);
+        let counted_by = self.devices.caller_key(&caller::counted_caller(request, &sender));
+        let (from, name) = sender;
         let lasts = request.number(Name::Expires).filter(|seconds| *seconds > 0);
         let pending = InboundMessage {
             request: id,
@@ -175,6 +180,7 @@ impl Endpoint {
             instance,
             from: cut(&from, FROM_BYTES).into(),
             name: name.map(|name| name.chars().take(NAME_CHARS).collect::<String>().into()),
+            sender: counted_by,
             content_type: request.text(Name::ContentType).map_or("text/plain", |text| cut(text, TYPE_BYTES)).into(),
             body: request.body().clone(),
             lasts: lasts.map(|seconds| Duration::from_secs(seconds.into())),

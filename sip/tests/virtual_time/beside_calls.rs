@@ -287,7 +287,7 @@ fn a_thousand_messages_at_once_are_bounded_and_the_device_earns_its_budget_back(
         world.receive_message(&format!("m{number}"), PLAIN, "hello");
     }
     let kept = world.messages().len();
-    assert!((50..=100).contains(&kept), "{kept}");
+    assert_eq!(kept, 100, "as many as the store keeps");
     assert_eq!(world.count("MESSAGE 480"), 1_000 - kept);
     assert_eq!(world.message_ends(), vec![MessageEnd::Limited; 1_000 - kept]);
     world.advance(Duration::from_secs(10));
@@ -295,6 +295,36 @@ fn a_thousand_messages_at_once_are_bounded_and_the_device_earns_its_budget_back(
     assert_eq!(world.messages().len(), kept + 1);
     world.advance(Duration::from_secs(120));
     assert_eq!(world.endpoint.counts().messages, 0);
+}
+
+#[test]
+fn one_senders_many_messages_keep_no_other_senders_out_and_an_attached_device_gets_a_whole_chat() {
+    for attached in [false, true] {
+        let mut world = World::registered();
+        if attached {
+            world.attach(1);
+        }
+        let send = |world: &mut World, number: usize, user: &str| {
+            let text = world.out_of_dialog("MESSAGE", &format!("{user}{number}"), PLAIN, "hello");
+            world.receive(world.upstream, &text.replace("<sip:bob@", &format!("<sip:{user}@")));
+        };
+        let passed = |world: &World| if attached { world.count("MESSAGE") } else { world.messages().len() };
+        for number in 0..90 {
+            send(&mut world, number, "chat");
+        }
+        assert_eq!((passed(&world), world.count("MESSAGE 480")), (90, 0), "{attached}");
+        for number in 0..180 {
+            send(&mut world, number, "pest");
+            world.advance(Duration::from_millis(200));
+        }
+        let before = (passed(&world), world.count("MESSAGE 480"));
+        assert!(before.1 > 0, "who sends five a second for long is limited");
+        assert_eq!(world.last("MESSAGE 480").number(Name::RetryAfter), Some(5));
+        for number in 0..3 {
+            send(&mut world, number, "doctor");
+        }
+        assert_eq!((passed(&world), world.count("MESSAGE 480")), (before.0 + 3, before.1), "{attached}");
+    }
 }
 
 #[test]

@@ -231,6 +231,8 @@ pub async fn what_is_kept_is_bounded_and_of_missed_calls_the_oldest_goes(bench: 
     assert_eq!(put_item(&vault, 1, &message(1_000)).await, Ok(Placement::Full));
     assert_eq!(put_item(&vault, 1, &message(1)).await, Ok(Placement::Known), "what is there needs no room");
     assert_eq!(vault.remove_message(id(1), message(7).id).await, Ok(true));
+    let few = vault.seal_message(id(1), || message(1_000)).within(MESSAGES_MAX - 1);
+    assert_eq!(vault.put_item(id(1), &few).await, Ok(Placement::Full), "the last place is for somebody else");
     assert_eq!(put_item(&vault, 1, &message(1_000)).await, Ok(Placement::Kept));
     for number in 0..MISSED_CALLS_MAX as u128 + 5 {
         assert_eq!(keep_missed(&vault, 1, &missed(number)).await, Ok(Placement::Kept));

@@ -1,7 +1,7 @@
 //! MESSAGEs that are kept for a device.
 //!
 //! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
-//! is told 202 only when the store has it. A push tells of a message and never holds it.
+//! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are for those who send few.
 
 use sip::endpoint::{InboundMessage, Input, MessageEnd, MessageRequestId, StoreOutcome};
 use sip::id::{InstanceId, MessageId};
@@ -14,7 +14,7 @@ use crate::clock::{self, shared_now};
 use crate::domain::MessageOutcome;
 use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
-use crate::vault::items::{Message, Placement, SealedItem};
+use crate::vault::items::{MESSAGES_MAX, Message, Placement, SealedItem};
 use crate::vault::{StoreError, Vault};
 
 /// The store's outcome for a message.
@@ -52,6 +52,8 @@ impl Shard {
             received_at: now,
             expires_at,
         });
+        let places = self.activity(instance).map_or(MESSAGES_MAX, |activity| activity.senders.note(inbound.sender));
+        let item = item.within(places);
         let (from, name, told) =
             (inbound.from.clone(), inbound.name.clone(), !is_notification(&inbound.content_type, &inbound.body));
         let (shared, shard) = (self.shared.clone(), self.index);

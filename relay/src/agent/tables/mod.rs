@@ -10,6 +10,7 @@
 //! | [`ended_ahead`] | instances that have ended before they came here |
 //! | [`woken_elsewhere`] | calls for which a node that leaves has woken devices that are here now |
 //! | [`missed`] | the callers of a device's missed calls |
+//! | [`senders`] | the senders of a device's latest messages |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
 //! | [`untold`] | notices that no push service has taken yet |
@@ -25,6 +26,7 @@ pub(crate) mod instances;
 pub(crate) mod lease;
 pub(crate) mod missed;
 mod moments;
+pub(crate) mod senders;
 pub(crate) mod timeline;
 pub(crate) mod untold;
 pub(crate) mod woken_elsewhere;

@@ -14,6 +14,7 @@ use sip::id::CallId;
 use tokio::task::AbortHandle;
 
 use super::missed::MissedCalls;
+use super::senders::Senders;
 use crate::domain::{MessageOutcome, PushOutcome, PushProvider};
 use crate::push::{self, Subject};
 
@@ -129,6 +130,8 @@ pub(crate) struct Activity {
     pub dialogs: VecDeque<(DialogMark, CallId)>,
     /// Its missed calls.
     pub missed: MissedCalls,
+    /// The senders of its messages.
+    pub senders: Senders,
     /// Test pushes that may be asked for; none was yet when absent.
     pub tests: Option<Bucket>,
     /// Alert pushes that are under way; they end with the instance.

@@ -13,14 +13,14 @@ use crate::vault::store::{Owner, StoreError};
 
 impl RedisStore {
     pub async fn put_item(&self, id: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
-        let (limit, oldest_goes) = item.collection.limit();
+        let (_, oldest_goes) = item.collection.limit();
         let value = [&item.order.to_be_bytes(), item.sealed.as_bytes()].concat();
         let mut keep = SCRIPTS.keep.key(record_key(id));
         let life_ms = item.collection.life_s().map_or(0, |life| life.saturating_mul(1_000));
         keep.key(collection_key(id, item.collection))
             .arg(&item.item_key)
             .arg(value)
-            .arg(limit)
+            .arg(item.places)
             .arg(u8::from(oldest_goes))
             .arg(u8::from(item.collection.is_replaced()))
             .arg(life_ms)

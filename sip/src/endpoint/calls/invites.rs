@@ -103,7 +103,7 @@ impl Endpoint {
     }
 
     /// The caller of an INVITE, and the key by which it is counted.
-    pub(super) fn caller_of(&self, invite: &Message) -> (Caller, CallerKey) {
+    pub(in crate::endpoint) fn caller_of(&self, invite: &Message) -> (Caller, CallerKey) {
         let caller = caller::caller(invite);
         let key = self.devices.caller_key(&caller::counted_caller(invite, &caller));
         (caller, key)
