@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use std::cell::LazyCell;
 use std::fmt::Write as _;
 
+use super::CallState;
 use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Uri};
@@ -256,12 +257,23 @@ pub fn reason(cancel: &Message) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
-/// Whether a CANCEL says that another device answered (RFC 3326 §2: protocol `SIP`, cause 200).
-pub fn answered_elsewhere(cancel: &Message) -> bool {
-    cancel.elements(Name::Reason).any(|reason| {
-        let (protocol, params) = reason.split_at(reason.find(';').unwrap_or(reason.len()));
-        protocol.trim().eq_ignore_ascii_case("SIP") && Params::loose(params).value("cause") == Some("200")
-    })
+/// The causes of a CANCEL whose callee has declined on another device, for all of them (RFC 3261 §21.6.1, §21.6.2, RFC 8197 §4).
+const DECLINED: [&str; 3] = ["600", "603", "607"];
+
+/// The end of a call as its CANCEL tells it (RFC 3326 §2, protocol `SIP`): another device has answered (cause 200) or declined; else the caller gave up.
+pub fn end_told_by(cancel: &Message) -> CallState {
+    let says = |causes: &[&str]| {
+        cancel.elements(Name::Reason).any(|reason| {
+            let (protocol, params) = reason.split_at(reason.find(';').unwrap_or(reason.len()));
+            let cause = Params::loose(params).value("cause");
+            protocol.trim().eq_ignore_ascii_case("SIP") && cause.is_some_and(|cause| causes.contains(&cause))
+        })
+    };
+    match () {
+        () if says(&["200"]) => CallState::AnsweredElsewhere,
+        () if says(&DECLINED) => CallState::Declined,
+        () => CallState::Cancelled,
+    }
 }
 
 /// The loop detection mark (RFC 3261 §16.6.8): eight hexadecimal digits over the Request-URI and Route.
@@ -302,10 +314,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cancel_says_in_its_cause_alone_that_another_device_answered() {
-        let says = |reasons: &str| {
+    fn a_cancel_says_in_its_cause_alone_that_another_device_answered_or_declined() {
+        let told = |reasons: &str| {
             let text = format!("CANCEL sip:a@b SIP/2.0\r\nCSeq: 1 CANCEL\r\n{reasons}\r\n\r\n");
-            answered_elsewhere(&Message::parse(&Bytes::from(text), &Limits::default()).expect("a request"))
+            end_told_by(&Message::parse(&Bytes::from(text), &Limits::default()).expect("a request"))
         };
         for elsewhere in [
             "Reason: SIP;cause=200;text=\"Call completed elsewhere\"",
@@ -313,20 +325,31 @@ mod tests {
             "Reason: Q.850;cause=26;text=\"a, b;c\", SIP;cause=200",
             "Reason: Q.850;cause=26\r\nReason: SIP;text=\"a;b, \\\"c\";cause=200",
         ] {
-            assert!(says(elsewhere), "{elsewhere}");
+            assert_eq!(told(elsewhere), CallState::AnsweredElsewhere, "{elsewhere}");
+        }
+        for declined in [
+            "Reason: SIP;cause=603",
+            "Reason: SIP ;cause=603 ;text=\"Decline\"",
+            "Reason: SIP;text=\"x\\\";cause=200;y\";cause=603",
+            "Reason: SIP;cause=600, Q.850;cause=200",
+            "Reason: Q.850;cause=21\r\nReason: sip;CAUSE=607",
+        ] {
+            assert_eq!(told(declined), CallState::Declined, "{declined}");
         }
         for other in [
             "Reason: SIP;cause=487;text=\"x;cause=200;y\"",
             "Reason: SIP;text=\"x;cause=200;y\"",
-            "Reason: SIP;text=\"x\\\";cause=200;y\";cause=603",
             "Reason: SIP;text=\"a, SIP;cause=200, b\";cause=480",
             "Reason: SIP;text=\"open;cause=200",
-            "Reason: SIP;cause=603",
-            "Reason: SIP;cause=600, Q.850;cause=200",
+            "Reason: SIP;cause=604",
+            "Reason: SIP;cause=486",
+            "Reason: Q.850;cause=603",
+            "Reason: SIP;cause=6030",
+            "Reason: SIP;text=\"603\";cause=0603",
             "Reason: SIP",
             "Subject: none",
         ] {
-            assert!(!says(other), "{other}");
+            assert_eq!(told(other), CallState::Cancelled, "{other}");
         }
     }
 

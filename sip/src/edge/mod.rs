@@ -149,7 +149,7 @@ pub enum CallState {
     Cancelled,
     /// Another device answered.
     AnsweredElsewhere,
-    /// The device declined.
+    /// The device declined, or another one for all.
     Declined,
     /// Nobody came, or nobody answered, in time.
     TimedOut,
@@ -161,9 +161,9 @@ impl CallState {
         !matches!(self, Self::Waking | Self::Ringing)
     }
 
-    /// Whether the caller ended it with a CANCEL.
+    /// Whether a CANCEL may have ended it, by the caller or because another device has answered or declined.
     pub fn is_given_up(self) -> bool {
-        matches!(self, Self::Cancelled | Self::AnsweredElsewhere)
+        matches!(self, Self::Cancelled | Self::AnsweredElsewhere | Self::Declined)
     }
 
     /// The word of the relay's API for it.

@@ -406,6 +406,15 @@ fn a_call_that_nobody_answered_is_told_with_its_caller_and_others_are_not() {
     world.receive(world.upstream, &text);
     assert_eq!((world.missed().len(), world.final_states()), (0, vec![CallState::AnsweredElsewhere]));
 
+    for cause in [600, 603, 607] {
+        let mut world = World::registered();
+        world.invite("c1");
+        let text = cancel(&world, &format!("Reason: SIP;cause={cause}\r\n"));
+        world.receive(world.upstream, &text);
+        assert_eq!((world.missed().len(), world.final_states()), (0, vec![CallState::Declined]), "on another device");
+        assert_eq!(world.count("INVITE 487"), 1);
+    }
+
     let mut world = World::registered();
     world.invite("c1");
     let call = world.wakes()[0].call;

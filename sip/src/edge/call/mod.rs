@@ -545,13 +545,13 @@ impl Call {
         (legs, if self.may_be_answered() { Outcome::Ignore } else { Outcome::Fail })
     }
 
-    /// The caller gave up, or another device answered (`elsewhere`): the legs to cancel, and whether to answer 487 at
+    /// The caller gave up, or a device of its server's answered or declined, which `state` says: the legs to cancel, and whether to answer 487 at
     /// once because none of them is alive.
-    pub fn cancel(&mut self, now: Instant, elsewhere: bool) -> (Vec<BranchId>, bool) {
+    pub fn cancel(&mut self, now: Instant, state: CallState) -> (Vec<BranchId>, bool) {
         if self.is_closed() || self.state.is_final() {
             return (Vec::new(), false);
         }
-        self.state = if elsewhere { CallState::AnsweredElsewhere } else { CallState::Cancelled };
+        self.state = state;
         self.deadline = now + self.timing.cancel;
         for target in self.targets.iter_mut().filter(|it| !it.state.is_final() && !self.legs.any_alive_of(it.instance))
         {
@@ -587,7 +587,7 @@ impl Call {
         let alive = self.legs.any_alive();
         match self.state {
             _ if self.is_closed() || self.deadline > now => None,
-            CallState::Cancelled | CallState::AnsweredElsewhere => Some(487),
+            CallState::Cancelled | CallState::AnsweredElsewhere | CallState::Declined => Some(487),
             CallState::Waking | CallState::Ringing => Some(if alive { 408 } else { 480 }),
             _ => None,
         }

@@ -76,8 +76,10 @@ fn in_state(now: Instant, state: CallState) -> Call {
         CallState::Waking => {}
         CallState::Ringing => assert_eq!(pending.on_response(now, branch(1), &response(180), ANSWER), Outcome::Pass),
         CallState::Answered => assert_eq!(pending.on_response(now, branch(1), &response(200), ANSWER), Outcome::Answer),
-        CallState::Cancelled => assert_eq!(pending.cancel(now, false), (vec![branch(1)], true)),
-        CallState::AnsweredElsewhere => assert_eq!(pending.cancel(now, true), (vec![branch(1)], true)),
+        CallState::Cancelled => assert_eq!(pending.cancel(now, CallState::Cancelled), (vec![branch(1)], true)),
+        CallState::AnsweredElsewhere => {
+            assert_eq!(pending.cancel(now, CallState::AnsweredElsewhere), (vec![branch(1)], true))
+        }
         ended => assert_eq!(pending.end(ended), Some(vec![branch(1)])),
     }
     if state.is_final() {
@@ -134,7 +136,7 @@ fn a_final_state_is_left_by_nothing() {
     for state in FINAL {
         let mut pending = in_state(now, state);
         assert!(!pending.wants(device(1), FlowId::Stream(9)) && !pending.wake(device(1)) && !pending.ring(device(1)));
-        assert_eq!(pending.cancel(now, false), (vec![], false));
+        assert_eq!(pending.cancel(now, CallState::Cancelled), (vec![], false));
         assert_eq!(pending.end(CallState::TimedOut), None);
         assert_eq!(pending.on_leg_lost(branch(1)), Outcome::Ignore);
         assert_eq!((pending.deadline(now), pending.on_deadline(now + ANSWER)), (None, None));
@@ -237,17 +239,17 @@ fn what_a_device_refuses_by_itself_before_it_has_rung_its_user_has_missed() {
 fn a_cancel_waits_for_the_legs_that_live_and_not_for_longer_than_its_time() {
     let now = Instant::now();
     let mut unanswered = forked(now, &[1]);
-    assert_eq!(unanswered.cancel(now, false), (vec![branch(1)], true), "no response yet: 487 at once");
+    assert_eq!(unanswered.cancel(now, CallState::Cancelled), (vec![branch(1)], true), "no response yet: 487 at once");
     let mut alive = in_state(now, CallState::Ringing);
-    assert_eq!(alive.cancel(now, false), (vec![branch(1)], false));
+    assert_eq!(alive.cancel(now, CallState::Cancelled), (vec![branch(1)], false));
     assert_eq!(alive.deadline(now), Some(now + NO_RESPONSE_TIMEOUT), "a deadline comes early rather than never");
     assert_eq!(alive.on_deadline(now + CANCEL_TIMEOUT), Some(487));
     assert_eq!(alive.on_response(now, branch(1), &response(487), ANSWER), Outcome::Terminated);
     let mut crossed = in_state(now, CallState::Ringing);
-    crossed.cancel(now, false);
+    crossed.cancel(now, CallState::Cancelled);
     assert_eq!(crossed.on_response(now, branch(1), &response(200), ANSWER), Outcome::Answer, "RFC 3261 §9.1");
     let mut lost = in_state(now, CallState::Ringing);
-    lost.cancel(now, false);
+    lost.cancel(now, CallState::Cancelled);
     assert_eq!(lost.on_leg_lost(branch(1)), Outcome::Terminated);
 }
 
@@ -319,7 +321,7 @@ fn a_refusal_beside_a_leg_of_which_nothing_was_heard_counts_when_nothing_is_hear
     assert_eq!(first.on_response(now, branch(3), &response(482), ANSWER), Outcome::Fail, "a copy of what it refused");
     assert_eq!(refused_unheard(now, 603).1, Outcome::Fail, "it refuses for all");
     let (mut cancelled, _) = refused_unheard(now, 486);
-    cancelled.cancel(now, false);
+    cancelled.cancel(now, CallState::Cancelled);
     assert_eq!((cancelled.refusal_due(), cancelled.settle_refusal(due)), (None, None));
 }
 
@@ -347,20 +349,20 @@ fn a_leg_of_which_a_device_says_that_another_one_is_a_copy_is_alive() {
     assert_eq!(pending.confirmed_by(branch(2)), [branch(1)]);
     assert_eq!(pending.on_response(now, branch(2), &response(482), ANSWER), Outcome::Ignore);
     assert_eq!((pending.silent(now + NO_RESPONSE_TIMEOUT), pending.state()), (vec![], CallState::Waking));
-    assert_eq!(pending.cancel(now, false), (vec![branch(1)], false), "its 200 may cross");
+    assert_eq!(pending.cancel(now, CallState::Cancelled), (vec![branch(1)], false), "its 200 may cross");
 }
 
 #[test]
 fn a_caller_that_gives_up_ends_the_call_at_once_for_whoever_has_said_nothing() {
     let now = Instant::now();
-    for (elsewhere, state) in [(false, CallState::Cancelled), (true, CallState::AnsweredElsewhere)] {
+    for state in [CallState::Cancelled, CallState::AnsweredElsewhere, CallState::Declined] {
         let given_up = || {
             let mut pending = waiting_for(now, &[device(1), device(2), device(3)]);
             pending.forked(branch(1), device(1), FlowId::Stream(1));
             pending.forked(branch(2), device(2), FlowId::Stream(2));
             pending.on_response(now, branch(1), &response(180), ANSWER);
             pending.take_changes();
-            assert_eq!(pending.cancel(now, elsewhere), (vec![branch(1), branch(2)], false));
+            assert_eq!(pending.cancel(now, state), (vec![branch(1), branch(2)], false));
             assert_eq!(pending.take_changes(), [(device(2), state), (device(3), state)]);
             assert_eq!(pending.crossing(), [device(1)]);
             pending
@@ -429,9 +431,9 @@ fn a_cancel_finds_a_leg_whose_flow_is_lost_and_its_caller_waits_for_nobody() {
     let now = Instant::now();
     let mut lost = in_state(now, CallState::Ringing);
     assert_eq!(lost.on_flow_left(device(1), FlowId::Stream(1)), Some(Outcome::Ignore));
-    assert_eq!(lost.cancel(now, false), (vec![branch(1)], true));
+    assert_eq!(lost.cancel(now, CallState::Cancelled), (vec![branch(1)], true));
     let mut cancelled = in_state(now, CallState::Ringing);
-    cancelled.cancel(now, false);
+    cancelled.cancel(now, CallState::Cancelled);
     assert_eq!(cancelled.on_flow_left(device(1), FlowId::Stream(1)), Some(Outcome::Terminated));
 }
 

@@ -55,7 +55,7 @@ impl Endpoint {
             return self.on_expected_due(now, call);
         }
         if row.has_expired(now) {
-            return self.give_up_call(now, call, false, None);
+            return self.give_up_call(now, call, CallState::Cancelled, None);
         }
         let settings = &self.core.settings;
         let contact = |source: &Source, binding| settings.sent_by(Side::Upstream, source.transport).contact(binding);
@@ -198,17 +198,17 @@ impl Endpoint {
     }
 
     pub(in crate::endpoint) fn on_call_cancelled(&mut self, now: Instant, call: CallId, cancel: &Message) {
-        let (elsewhere, reason) = (forward::answered_elsewhere(cancel), forward::reason(cancel));
-        self.give_up_call(now, call, elsewhere, reason.as_deref());
+        let (state, reason) = (forward::end_told_by(cancel), forward::reason(cancel));
+        self.give_up_call(now, call, state, reason.as_deref());
     }
 
-    /// The caller waits no longer, whether by its CANCEL or by the Expires of its INVITE.
-    fn give_up_call(&mut self, now: Instant, call: CallId, elsewhere: bool, reason: Option<&str>) {
+    /// The caller waits no longer, whether by its CANCEL, by its BYE in the early dialog or by the Expires of its INVITE.
+    pub(super) fn give_up_call(&mut self, now: Instant, call: CallId, state: CallState, reason: Option<&str>) {
         let Some(row) = self.calls.get_mut(call) else { return };
         if row.state().is_final() {
             return;
         }
-        let (legs, at_once) = row.cancel(now, elsewhere);
+        let (legs, at_once) = row.cancel(now, state);
         let (deadline, state, crossing) = (row.deadline(now), row.state(), row.crossing());
         self.cancel_legs(now, legs, reason);
         if at_once {
