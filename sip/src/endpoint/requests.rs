@@ -15,6 +15,7 @@
 //! | SIP server | OPTIONS to the relay itself | 200: a ping |
 //! | SIP server | MESSAGE to a binding | `messages` |
 //! | SIP server | NOTIFY to a binding | `notify` |
+//! | SIP server | BYE in the early dialog of the relay's own 180 or 183 | the call, as a CANCEL |
 //! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
@@ -309,6 +310,7 @@ impl Endpoint {
             Some(Method::Notify) => self.on_notify(now, reply, &request, binding),
             _ => {
                 self.core.event(Event::RequestRefused(RequestRefusal::Method));
+            Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}
                 let tag = self.core.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());

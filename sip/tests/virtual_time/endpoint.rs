@@ -214,6 +214,44 @@ fn a_call_cancelled_while_the_device_rings_is_cancelled_there_too() {
     assert_eq!(world.final_states(), [CallState::Cancelled]);
 }
 
+/// RFC 3261 §15, §15.1.2.
+#[test]
+fn a_bye_in_the_early_dialog_of_the_relays_own_ringing_ends_the_call_at_once() {
+    for attached in [false, true] {
+        let mut world = World::registered();
+        world.invite("call-1");
+        world.input(Input::Ring { call: world.wakes()[0].call, instance: world.instance });
+        let tag = world.last("INVITE 180").to().unwrap().tag().unwrap().to_owned();
+        if attached {
+            world.attach(1);
+        }
+        let bye = |world: &World, call_id: &str, cseq: u32, tag: &str| {
+            let head = world.head(call_id, "BYE", cseq, &format!(";tag={tag}"));
+            format!("BYE sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding)
+        };
+        for other in [bye(&world, "call-2", 2, &tag), bye(&world, "call-1", 2, "other")] {
+            world.receive(world.upstream, &other);
+        }
+        let text = bye(&world, "call-1", 3, &tag);
+        world.receive(world.upstream, &text.replace("<sip:bob@example.com>;tag=bob", "<sip:bob@example.com>;tag=eve"));
+        assert_eq!((world.count("BYE 481"), world.count("INVITE 487")), (3, 0), "of other dialogs");
+        let text = bye(&world, "call-1", 4, &tag);
+        for _ in 0..2 {
+            world.receive(world.upstream, &text);
+        }
+        assert_eq!((world.count("BYE 200"), world.count("INVITE 487")), (2, 1), "{attached}");
+        assert_eq!(world.final_states(), [CallState::Cancelled]);
+        if attached {
+            let (device, invite) = (world.device(1), world.last("INVITE"));
+            world.reply(device, &invite, 180, &[], "");
+            assert_eq!(world.count("CANCEL"), 1, "the device rings no longer");
+        } else {
+            world.attach(1);
+            assert_eq!(world.count("INVITE"), 0, "a device that comes then finds nothing");
+        }
+    }
+}
+
 #[test]
 fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() {
     let mut world = World::registered();

@@ -6,6 +6,7 @@
 //! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
 //! | `answers` | later answers of devices and callers, and the end of a call |
+//! | `early_dialog` | the dialog that the relay's own provisional responses make |
 //! | `missed` | the devices that have missed a call, and when that is told |
 //!
 //! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
@@ -16,6 +17,7 @@
 //! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE or at its deadline.
 
 mod answers;
+mod early_dialog;
 mod expected;
 mod invites;
 mod missed;

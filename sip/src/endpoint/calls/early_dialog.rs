@@ -1,0 +1,57 @@
+//! The early dialog that the relay's own provisional responses make while a call waits for its devices (RFC 3261 §12.1.1).
+//!
+//! | in this dialog comes | answer |
+//! | --- | --- |
+//! | BYE (RFC 3261 §15, §15.1.2) | 200; the call ends as by a CANCEL: its INVITE is answered 487, and its devices stop ringing |
+//! | anything else | 481, as without it: nothing can be told there before a device has answered |
+//!
+//! Invariant: a caller that has hung up leaves no device ringing, by whichever method it says so.
+
+use std::time::Instant;
+
+use crate::edge::call::Invite;
+use crate::endpoint::{CallState, Endpoint};
+use crate::id::{BindingId, CallId};
+use crate::message::{Composer, Message};
+use crate::transaction::Reply;
+
+impl Endpoint {
+    /// Ends the call in whose early dialog a BYE has come; whether there is one.
+    pub(in crate::endpoint) fn hang_up_early(
+        &mut self,
+        now: Instant,
+        reply: Reply<'_>,
+        bye: &Message,
+        binding: BindingId,
+    ) -> bool {
+        let Some(call) = self.early_call_of(bye, binding) else { return false };
+        let response = Composer::response(bye, 200, Composer::reason(200), None).finish();
+        self.respond_once(now, reply, bye, 200, response);
+        self.give_up_call(now, call, CallState::Cancelled, None);
+        true
+    }
+
+    /// The call of a binding that waits, and whose caller sends a request in the relay's own early dialog.
+    fn early_call_of(&self, request: &Message, binding: BindingId) -> Option<CallId> {
+        let mut callees = self.all_instances(binding);
+        callees.extend(self.push_bindings.instance_of(binding));
+        let mut waiting = callees.into_iter().flat_map(|instance| self.calls.waiting_for(instance));
+        waiting.find(|call| {
+            let row = self.calls.get(*call).filter(|row| row.binding() == binding);
+            row.and_then(|row| row.invite()).is_some_and(|invite| is_in_dialog_of(request, invite))
+        })
+    }
+
+    /// The To tag of the relay's own responses to the INVITE of a call that waits.
+    pub(in crate::endpoint) fn own_tag_of(&self, call: CallId) -> Option<String> {
+        Some(self.calls.get(call)?.invite()?.tag.clone())
+    }
+}
+
+/// Whether a caller's request is in the dialog of the relay's own responses to this INVITE (RFC 3261 §12).
+fn is_in_dialog_of(request: &Message, Invite { message, tag, .. }: &Invite) -> bool {
+    let (from, to) = (request.from(), request.to());
+    to.as_ref().and_then(|to| to.tag()) == Some(tag)
+        && request.call_id() == message.call_id()
+        && from.as_ref().and_then(|from| from.tag()) == message.from().as_ref().and_then(|from| from.tag())
+}
