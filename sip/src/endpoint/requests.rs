@@ -17,6 +17,7 @@
 //! | SIP server | NOTIFY to a binding | `notify` |
 //! | SIP server | BYE in the early dialog of the relay's own 180 or 183 | the call, as a CANCEL |
 //! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
+//! | SIP server | anything to a Contact that it has let go of for longer than its requests may cross that | 404 |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
 //! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves nothing here and
@@ -311,6 +312,10 @@ impl Endpoint {
             _ => {
                 self.core.event(Event::RequestRefused(RequestRefusal::Method));
             Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}
+            _ if self.has_let_go(now, binding) => {
+                self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
+                self.refuse_call(now, reply, &request, 404);
+            }
                 let tag = self.core.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());

@@ -13,6 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::{Registration, State};
+
 /// The state of a binding at its SIP server, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bound {
@@ -59,5 +61,15 @@ impl Bound {
     /// A 2xx says that the Contact stands for so long.
     pub(super) fn on_listed(&mut self, now: Instant, left: Duration) {
         *self = Self { granted_until: (!left.is_zero()).then(|| now + left), ..Self::default() };
+    }
+}
+
+impl Registration {
+    /// When the SIP server said that it has no Contact of it any more; `None` where it may have one.
+    pub fn let_go_at(&self) -> Option<Instant> {
+        match self.state {
+            State::LetGo { at } => at,
+            _ => None,
+        }
     }
 }

@@ -125,7 +125,10 @@ enum State {
         told: bool,
     },
     Refused,
-    LetGo,
+    /// `at`: when the SIP server said that it has no Contact of it any more.
+    LetGo {
+        at: Option<Instant>,
+    },
 }
 
 /// The detours that one attempt has taken.
@@ -266,7 +269,7 @@ impl Registration {
     /// The SIP server has accepted these credentials in an earlier run, or from another relay, and may have the Contact still.
     #[must_use]
     pub fn established(self) -> Self {
-        let state = if self.goal == Goal::Registered { State::Waiting } else { State::LetGo };
+        let state = if self.goal == Goal::Registered { State::Waiting } else { State::LetGo { at: None } };
         Self { established: true, bound: Bound::earlier(), state, ..self }
     }
 
@@ -514,7 +517,7 @@ impl Registration {
                 self.state = self.due_state();
                 if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
             }
-            State::Waiting | State::BackingOff { .. } | State::Refused | State::LetGo => Step::Nothing,
+            State::Waiting | State::BackingOff { .. } | State::Refused | State::LetGo { .. } => Step::Nothing,
         }
     }
 
@@ -615,7 +618,7 @@ impl Registration {
             self.bound.on_listed(now, left);
             self.registered = false;
             self.contacts.forget_others();
-            self.state = State::LetGo;
+            self.state = State::LetGo { at: left.is_zero().then_some(now) };
             return Step::Unregistered { confirmed: left.is_zero() };
         }
         let granted = grant::lifetime(self.binding, response, self.expires);

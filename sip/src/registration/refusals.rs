@@ -26,7 +26,7 @@ impl Registration {
         random: &mut Random,
     ) -> Step {
         if self.goal != Goal::Registered {
-            self.state = State::LetGo;
+            self.state = State::LetGo { at: None };
             self.registered = false;
             return Step::Unregistered { confirmed: false };
         }

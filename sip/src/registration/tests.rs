@@ -70,7 +70,7 @@ impl Walk {
             State::Registered { .. } => "Registered",
             State::BackingOff { .. } => "BackingOff",
             State::Refused => "Refused",
-            State::LetGo => "LetGo",
+            State::LetGo { .. } => "LetGo",
         }
     }
 

@@ -120,6 +120,38 @@ fn who_is_in_the_foreground_is_not_said_to_be_registered_by_an_answer_that_came_
 }
 
 #[test]
+fn what_comes_to_a_contact_that_the_registrar_has_long_let_go_of_is_404() {
+    let options = |world: &World, call_id: &str| {
+        let head = world.head(call_id, "OPTIONS", 1, "");
+        format!("OPTIONS sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding)
+    };
+    for let_go in [true, false] {
+        let (mut world, mut registrar) = (World::registered(), Registrar::new(&[10]));
+        say(&mut world, true);
+        if let_go {
+            registrar.run(&mut world, Duration::from_secs(1));
+        }
+        world.advance(Duration::from_secs(30));
+        world.invite("crossing");
+        let ask = options(&world, "o1");
+        world.receive(world.upstream, &ask);
+        assert_eq!((world.wakes().len(), world.count("OPTIONS 200")), (1, 1), "{let_go}");
+        world.advance(Duration::from_secs(5));
+        world.invite("late");
+        let ask = options(&world, "o2");
+        world.receive(world.upstream, &ask);
+        // As long as it may have the Contact, its calls are taken.
+        let (calls, refused) = if let_go { (1, 1) } else { (2, 0) };
+        assert_eq!(world.wakes().len(), calls, "{let_go}");
+        assert_eq!((world.count("INVITE 404"), world.count("OPTIONS 404")), (refused, refused), "{let_go}");
+        say(&mut world, false);
+        registrar.run(&mut world, Duration::from_secs(1));
+        world.invite("again");
+        assert_eq!(world.wakes().len(), calls + 1, "{let_go}");
+    }
+}
+
+#[test]
 fn a_call_that_comes_to_the_relays_contact_is_held_and_pushed_at_every_moment_of_a_switch() {
     for delays in DELAYS {
         // Every 50 ms of a second in which the app comes, goes, comes and goes.
