@@ -25,8 +25,11 @@ const NOTIFY_BYTES: usize = 8 * 1024;
 const RETRY_AFTER: u32 = 30;
 
 impl Endpoint {
-    /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered.
-    pub(super) fn on_notify(&mut self, now: Instant, reply: Reply<'_>, request: &Message, binding: BindingId) {
+    /// A NOTIFY outside a dialog: unsolicited, as many servers send it to what is registered. Whether it requires nothing that is not understood.
+    pub(super) fn on_notify(&mut self, now: Instant, reply: Reply<'_>, request: &Message, binding: BindingId) -> bool {
+        if self.refuse_extension(now, reply, request, SUPPORTED) {
+            return false;
+        }
         let status = self.check_notify(now, request, binding);
         let tag = self.core.random.tag();
         let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
@@ -37,6 +40,7 @@ impl Endpoint {
             _ => response,
         };
         self.respond_once(now, reply, request, status, response.finish());
+        true
     }
 
     fn check_notify(&mut self, now: Instant, request: &Message, binding: BindingId) -> u16 {

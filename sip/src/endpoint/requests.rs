@@ -301,14 +301,17 @@ impl Endpoint {
         let in_dialog = is_in_dialog(&request);
         match request.method() {
             Some(Method::Notify) if in_dialog && self.is_subscribed(binding, &request) => {
-                self.on_notify(now, reply, &request, binding);
-                self.on_notified(now, binding, &request);
+                if self.on_notify(now, reply, &request, binding) {
+                    self.on_notified(now, binding, &request);
+                }
             }
             _ if in_dialog => self.refuse(now, reply, &request, 481),
             Some(Method::Invite) => self.on_invite(now, source, reply, request, binding),
             Some(Method::Options) => self.answer_options(now, reply, &request),
             Some(Method::Message) => self.on_message_request(now, reply, request, binding),
-            Some(Method::Notify) => self.on_notify(now, reply, &request, binding),
+            Some(Method::Notify) => {
+                self.on_notify(now, reply, &request, binding);
+            }
             _ => {
                 self.core.event(Event::RequestRefused(RequestRefusal::Method));
             Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}

@@ -355,6 +355,16 @@ fn a_summary_becomes_a_mailbox_and_another_event_is_489() {
 }
 
 #[test]
+fn a_notify_that_requires_what_is_not_understood_is_not_obeyed() {
+    let mut world = World::registered();
+    let summary = "Event: message-summary\r\nContent-Type: application/simple-message-summary\r\n";
+    world.notify("n1", &format!("{summary}Require: foo\r\n"), "Messages-Waiting: yes\r\n");
+    let answer = world.answered("NOTIFY");
+    assert_eq!((answer.status(), answer.text(Name::Unsupported)), (Some(420), Some("foo")));
+    assert!(world.mailboxes().is_empty());
+}
+
+#[test]
 fn a_summary_is_taken_whatever_its_to_and_its_account_look_like() {
     let body = "Messages-Waiting: yes\r\nMessage-Account: 1000\r\nVoice-Message: 2/1\r\n";
     let headers = "Event: message-summary\r\nContent-Type: application/simple-message-summary\r\n";
