@@ -8,7 +8,8 @@
 //! | Active | refresh, in the dialog | – | – | – | – | – |
 //! | Never | – | – | – | – | – | – |
 //!
-//! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never.
+//! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never. One that says how long it lasts still
+//! (RFC 6665 §4.1.3) brings its refresh forward, never back.
 //!
 //! Invariant: a server that does not want it (489, 403, 404, 481, …) is not asked again for this registration. One
 //! Call-ID for the life of the binding; a digest is made by the shell, and no credential comes here.
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use crate::auth::{Challenge, Hash};
 use crate::flow::{Transport, back_off};
 use crate::id::{BindingId, BranchId};
-use crate::message::{Composer, Message, Method, Name, NameAddr, Uri};
+use crate::message::{Composer, Message, Method, Name, NameAddr, Params, Uri};
 use crate::random::Random;
 use crate::registration::RequestContext;
 use crate::registration::challenges::{Challenger, Challenges, Verdict};
@@ -30,7 +31,7 @@ use crate::timing::BackOff;
 /// The lifetime that is asked for, in seconds; the server may give less.
 const EXPIRES: u32 = 3600;
 /// The shortest lifetime that is believed, in seconds, so that a hostile server cannot make the relay spin.
-const EXPIRES_MIN: u32 = 60;
+const EXPIRES_MIN: u32 = 15;
 /// Attempts that may fail in a row; then the server is not asked again.
 pub const TRIES_MAX: u8 = 5;
 /// How long after the registration the subscription begins: at a random moment within, in milliseconds, so that a restart
@@ -76,6 +77,8 @@ pub struct Subscription {
     state: State,
     challenges: Challenges,
     dialog: Option<Dialog>,
+    /// The end of the subscription as a NOTIFY has told it that came before the 2xx.
+    told_end: Option<Instant>,
     cseq: u32,
     failures: u8,
 }
@@ -86,7 +89,8 @@ impl Subscription {
         let (from, to) = BEGIN_WITHIN_MS;
         let until = now + Duration::from_millis(random.between(from, to));
         let (armed, challenges) = (Armed::default(), Challenges::default());
-        Self { armed, aor, state: State::Waiting { until }, challenges, dialog: None, cseq: 0, failures: 0 }
+        let state = State::Waiting { until };
+        Self { armed, aor, state, challenges, dialog: None, told_end: None, cseq: 0, failures: 0 }
     }
 
     /// When [`Self::on_deadline`] is due.
@@ -167,7 +171,7 @@ impl Subscription {
 
     /// The SUBSCRIBE was sent with this branch.
     pub fn sent(&mut self, branch: BranchId) {
-        self.state = State::Sent { branch };
+        (self.state, self.told_end) = (State::Sent { branch }, None);
     }
 
     /// A response to it.
@@ -217,8 +221,10 @@ impl Subscription {
     pub fn on_notify(&mut self, now: Instant, notify: &Message, back_off: &BackOff, random: &mut Random) {
         let state = notify.values_written("Subscription-State").next().unwrap_or_default();
         let state = String::from_utf8_lossy(state).to_ascii_lowercase();
-        if state.split(';').next().map(str::trim) != Some("terminated") {
-            return;
+        let (said, params) = state.split_at(state.find(';').unwrap_or(state.len()));
+        if said.trim() != "terminated" {
+            let left = Params::loose(params).value("expires").and_then(|seconds| seconds.trim().parse().ok());
+            return self.shorten(now, left, random);
         }
         self.dialog = None;
         let never = ["rejected", "noresource", "invariant"];
@@ -226,6 +232,16 @@ impl Subscription {
             self.state = State::Never;
         } else {
             self.retry(now, back_off, random);
+        }
+    }
+
+    /// A NOTIFY says that it lasts for so many seconds yet.
+    fn shorten(&mut self, now: Instant, left: Option<u32>, random: &mut Random) {
+        let Some(left) = left else { return };
+        match &mut self.state {
+            State::Active { refresh_at } => *refresh_at = (*refresh_at).min(refresh_of(now, left, random)),
+            State::Sent { .. } => self.told_end = Some(now + Duration::from_secs(left.min(EXPIRES).into())),
+            State::Waiting { .. } | State::Asking { .. } | State::Never => {}
         }
     }
 
@@ -254,9 +270,9 @@ impl Subscription {
                 }
             }
         }
-        let granted = response.number(Name::Expires).unwrap_or(EXPIRES).clamp(EXPIRES_MIN, EXPIRES);
-        let millis = u64::from(granted) * 1_000;
-        let refresh_at = now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
+        let granted = response.number(Name::Expires).unwrap_or(EXPIRES);
+        let told = self.told_end.take().map(|end| end.saturating_duration_since(now).as_secs() as u32);
+        let refresh_at = refresh_of(now, told.map_or(granted, |told| told.min(granted)), random);
         self.state = State::Active { refresh_at };
     }
 
@@ -305,6 +321,12 @@ impl Subscription {
             .header(Name::Expires, expires)
             .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")))
     }
+}
+
+/// When a subscription is refreshed that lasts for so many seconds: before it ends, and never at the same moment for all.
+fn refresh_of(now: Instant, seconds: u32, random: &mut Random) -> Instant {
+    let millis = u64::from(seconds.clamp(EXPIRES_MIN, EXPIRES)) * 1_000;
+    now + Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100))
 }
 
 fn call_id_of(binding: BindingId, epoch: &str) -> String {

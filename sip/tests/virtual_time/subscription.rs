@@ -149,6 +149,36 @@ fn a_notify_of_no_subscription_is_481_and_one_that_ends_it_is_heard() {
 }
 
 #[test]
+fn a_subscription_is_refreshed_before_it_ends_whoever_says_when() {
+    let contact = ("Contact", "<sip:vm@192.0.2.33>");
+    for (granted, told) in [(3_600, Some(20)), (20, None), (20, Some(3_600)), (600, Some(60)), (60, Some(0))] {
+        for first in [false, true] {
+            let (mut world, subscribe) = subscribed();
+            let state = told.map(|told| format!("active;expires={told}"));
+            let tell = |world: &mut World| {
+                if let Some(state) = &state {
+                    notify(world, &subscribe, state, "");
+                }
+            };
+            if first {
+                tell(&mut world);
+            }
+            reply(&mut world, &subscribe, 200, &[("Expires", &granted.to_string()), contact]);
+            if !first {
+                tell(&mut world);
+            }
+            world.sent.clear();
+            // No server makes it ask more often than that.
+            let lasts = told.map_or(granted, |told| granted.min(told)).max(15);
+            world.advance(Duration::from_secs(lasts * 6 / 10));
+            assert_eq!(world.count("SUBSCRIBE"), 0, "{granted} {told:?} {first}");
+            world.advance(Duration::from_secs(lasts * 3 / 10));
+            assert!(world.count("SUBSCRIBE") > 0, "{granted} {told:?} {first}");
+        }
+    }
+}
+
+#[test]
 fn a_subscription_by_a_strict_router_has_its_target_as_last_route() {
     // RFC 3261 §12.2.1.1: the first of the route set, without lr, is the Request-URI.
     let (mut world, first) = subscribed();
