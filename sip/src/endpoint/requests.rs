@@ -219,7 +219,7 @@ impl Endpoint {
             Arrival::CancelElsewhere(_) if self.defer_cancel(now, &source, &request, true) => {}
             Arrival::CancelElsewhere(_) => self.refuse_stranger(&source, &request, 481),
             Arrival::CancelTooLate => {
-                let response = self.cancel_taken(&request, &key);
+                let response = self.cancel_taken(&request, &key, ServerOwner::Nobody);
                 self.send_reflected(source.flow, &request, response);
             }
             Arrival::New => match (method, source.side) {
@@ -256,14 +256,19 @@ impl Endpoint {
         own.is_some_and(|own| self.may_use(source, &own.opened.token))
     }
 
-    /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10).
-    fn cancel_taken(&mut self, cancel: &Message, key: &RequestKey) -> Bytes {
-        let tag = self.core.transactions.to_tag_for(key).unwrap_or_else(|| self.core.random.tag());
+    /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10), also of those that are still to come.
+    fn cancel_taken(&mut self, cancel: &Message, key: &RequestKey, owner: ServerOwner) -> Bytes {
+        let tag = self.core.transactions.to_tag_for(key).or_else(|| match owner {
+            ServerOwner::Call(call) => self.own_tag_of(call),
+            ServerOwner::Overtaking(_, key) => self.tag_of_overtaking(key),
+            ServerOwner::Forwarded(_) | ServerOwner::Parked(..) | ServerOwner::Nobody => None,
+        });
+        let tag = tag.unwrap_or_else(|| self.core.random.tag());
         Composer::response(cancel, 200, Composer::reason(200), Some(&tag)).finish()
     }
 
     fn on_cancel(&mut self, now: Instant, reply: Reply<'_>, cancel: &Message, owner: ServerOwner) {
-        let response = self.cancel_taken(cancel, reply.key);
+        let response = self.cancel_taken(cancel, reply.key, owner);
         self.respond_once(now, reply, cancel, 200, response);
         match owner {
             ServerOwner::Call(call) => self.on_call_cancelled(now, call, cancel),
@@ -305,7 +310,12 @@ impl Endpoint {
                     self.on_notified(now, binding, &request);
                 }
             }
+            Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}
             _ if in_dialog => self.refuse(now, reply, &request, 481),
+            _ if self.has_let_go(now, binding) => {
+                self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
+                self.refuse_call(now, reply, &request, 404);
+            }
             Some(Method::Invite) => self.on_invite(now, source, reply, request, binding),
             Some(Method::Options) => self.answer_options(now, reply, &request),
             Some(Method::Message) => self.on_message_request(now, reply, request, binding),
@@ -314,11 +324,6 @@ impl Endpoint {
             }
             _ => {
                 self.core.event(Event::RequestRefused(RequestRefusal::Method));
-            Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}
-            _ if self.has_let_go(now, binding) => {
-                self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
-                self.refuse_call(now, reply, &request, 404);
-            }
                 let tag = self.core.random.tag();
                 let response = Composer::response(&request, 405, Composer::reason(405), Some(&tag));
                 self.respond_once(now, reply, &request, 405, response.header(Name::Allow, ALLOW).finish());

@@ -274,6 +274,23 @@ fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() 
     assert_eq!(world.final_states(), [CallState::AnsweredElsewhere]);
 }
 
+/// RFC 3261 §9.2.
+#[test]
+fn a_cancel_and_its_invite_are_answered_with_one_to_tag_whether_the_caller_has_heard_ringing_or_not() {
+    for rings in [false, true] {
+        let mut world = World::registered();
+        world.invite("call-1");
+        if rings {
+            world.input(Input::Ring { call: world.wakes()[0].call, instance: world.instance });
+        }
+        let head = world.head("call-1", "CANCEL", 1, "");
+        let text = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+        world.receive(world.upstream, &text);
+        let tag = |what: &str| world.last(what).to().unwrap().tag().unwrap().to_owned();
+        assert_eq!(tag("CANCEL 200"), tag("INVITE 487"), "{rings}");
+    }
+}
+
 #[test]
 fn a_cancel_that_crosses_the_answer_loses_and_one_that_the_device_ignores_ends_anyway() {
     let mut world = World::registered();

@@ -126,6 +126,12 @@ impl Endpoint {
         }
     }
 
+    /// The To tag with which one that waits is refused.
+    pub(in crate::endpoint) fn tag_of_overtaking(&self, key: BranchId) -> Option<String> {
+        let waiting = self.calls.overtaking.iter().find(|it| it.key == key)?;
+        Some(self.stateless_tag(&waiting.invite))
+    }
+
     /// A CANCEL of one that waits: nobody has seen it but us.
     pub(in crate::endpoint) fn cancel_overtaking(&mut self, now: Instant, key: BranchId) {
         let Some(at) = self.calls.overtaking.iter().position(|it| it.key == key) else { return };
@@ -141,7 +147,7 @@ impl Endpoint {
     }
 
     fn refuse_overtaking(&mut self, now: Instant, server: ServerId, invite: &Message, status: u16) {
-        let tag = self.core.random.tag();
+        let tag = self.stateless_tag(invite);
         let response = Composer::response(invite, status, Composer::reason(status), Some(&tag)).finish();
         self.core.transactions.respond(now, server, status, response);
         self.core.event(Event::InviteRefused { status });
