@@ -11,6 +11,7 @@
 //! Invariant: a text whose state or counts cannot be read is not read at all; its other lines decide nothing. The parts that are kept are bounded by
 //! [`ACCOUNT_BYTES`].
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::caller;
@@ -39,7 +40,8 @@ impl Mailbox {
     /// Reads a body.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(body);
-        let mut lines = text.lines().map(|line| line.trim_end_matches('\r'));
+        let lines = unfolded(&text);
+        let mut lines = lines.iter().map(|line| &**line);
         let (name, status) = field(lines.find(|line| !line.trim().is_empty())?)?;
         let waiting = match status {
             yes if yes.eq_ignore_ascii_case("yes") => true,
@@ -70,6 +72,19 @@ impl fmt::Debug for Mailbox {
         let Self { waiting, new, old, urgent, .. } = self;
         write!(f, "Mailbox({waiting}, {new:?}/{old:?}, {urgent:?})")
     }
+}
+
+/// The lines of a text, each with those that continue it (RFC 3842 §5.2, RFC 3261 §7.3.1).
+fn unfolded(text: &str) -> Vec<Cow<'_, str>> {
+    let mut lines: Vec<Cow<'_, str>> = Vec::new();
+    for line in text.lines().map(|line| line.trim_end_matches('\r')) {
+        let continues = line.starts_with([' ', '\t']) && !line.trim().is_empty();
+        match lines.last_mut().filter(|last| continues && !last.trim().is_empty()) {
+            Some(last) => last.to_mut().extend([" ", line.trim_start()]),
+            None => lines.push(Cow::Borrowed(line)),
+        }
+    }
+    lines
 }
 
 fn field(line: &str) -> Option<(&str, &str)> {
@@ -119,6 +134,7 @@ mod tests {
             ("Messages-Waiting: no\nVoice-Message: 0/0\n", told(false, 0, 0, None)),
             ("messages-waiting :YES\r\nvoice-message:  1 / 0 ( 1 / 0 ) \r\n", told(true, 1, 0, Some(1))),
             ("Messages-Waiting: yes\r\nFax-Message: 3/0\r\nVoice-Message: 0/1\r\n", told(true, 0, 1, None)),
+            ("Messages-Waiting:\r\n yes\r\nVoice-Message:\r\n\t2/8\r\n (0/2)\r\n", told(true, 2, 8, Some(0))),
             ("Messages-Waiting: yes", Mailbox { waiting: true, ..Mailbox::default() }),
             ("Messages-Waiting: yes\r\nVoice-Message: 99999999999/0\r\n", told(true, u32::MAX, 0, None)),
             (
@@ -153,6 +169,8 @@ mod tests {
             "hello",
             "Voice-Message: 1/0\r\n",
             "Messages-Waiting: perhaps\r\n",
+            "\r\n Messages-Waiting: yes\r\n",
+            "Messages-Waiting: yes\r\n no\r\n",
             "Messages-Waiting: yes\r\nVoice-Message: 1\r\n",
             "Messages-Waiting: yes\r\nVoice-Message: -1/0\r\n",
             "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0\r\n",
