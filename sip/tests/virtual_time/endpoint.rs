@@ -1,6 +1,6 @@
 //! The endpoint in virtual time: what a SIP server and a device see of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::endpoint::*;
 use sip::id::{CallId, FlowId, InstanceId, ShardTag};
