@@ -545,8 +545,7 @@ impl Call {
         (legs, if self.may_be_answered() { Outcome::Ignore } else { Outcome::Fail })
     }
 
-    /// The caller gave up, or a device of its server's answered or declined, which `state` says: the legs to cancel, and whether to answer 487 at
-    /// once because none of them is alive.
+    /// Ends it by a CANCEL, whose reason is `state`: the legs to cancel, and whether to answer 487 at once, for none of them is alive.
     pub fn cancel(&mut self, now: Instant, state: CallState) -> (Vec<BranchId>, bool) {
         if self.is_closed() || self.state.is_final() {
             return (Vec::new(), false);
