@@ -164,7 +164,9 @@ impl<'a> At<'a> {
         };
         let length = text.chars().count();
         if !(min..=max).contains(&length) {
-            return errors.add(&self.pointer, format!("expected {min} to {max} characters"));
+            let at_most = format!("expected {max} characters at most");
+            return errors
+                .add(&self.pointer, if min == 0 { at_most } else { format!("expected {min} to {max} characters") });
         }
         if text.chars().any(char::is_control) {
             return errors.add(&self.pointer, "expected text without control characters");

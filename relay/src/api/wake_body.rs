@@ -162,5 +162,7 @@ mod tests {
             let found: Vec<_> = problem.errors().map(|error| error["pointer"].as_str().unwrap()).collect();
             assert_eq!(found, places, "{body}");
         }
+        let long = format!(r#"{{"aor": "sip:a@b", "call": {{"from": "sip:{}@b"}}}}"#, "o".repeat(300));
+        assert_eq!(parsed(&long).unwrap_err().errors().next().unwrap()["detail"], "expected 255 characters at most");
     }
 }
