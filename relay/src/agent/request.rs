@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
 use sip::id::{CallId, InstanceId, UpstreamId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agent::tables::calls::Call;
 pub use crate::agent::tables::instances::{Denied, EndKind, Erasure, FirstRegistration, WipeDone, WipeWaiter};
@@ -146,8 +146,8 @@ pub enum Request {
         from: Box<str>,
         /// The caller's display name.
         name: Option<Box<str>>,
-        /// Receives each device that was woken when it attaches; closed when none can come any more.
-        arrivals: mpsc::UnboundedSender<InstanceId>,
+        /// Who waits for them.
+        asker: Asker,
         /// The answer, at once.
         reply: oneshot::Sender<DevicesFound>,
     },
@@ -312,6 +312,26 @@ pub struct Servers {
     /// The domain's addresses. `None`: they are not known yet, and only names decide; `Some`: they decide about the
     /// registrations that no name decided about.
     pub addresses: Option<Arc<[IpAddr]>>,
+}
+
+/// Who waits for the devices of a call that its SIP server holds.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// How long.
+    pub wait: Duration,
+    /// Hears of each device that was woken; closed when none can come any more.
+    pub arrivals: mpsc::UnboundedSender<Arrival>,
+    /// `true` once the SIP server has its answer; closed without it: nobody is there to hear one.
+    pub answered: watch::Receiver<bool>,
+}
+
+/// What has become of a device that was woken for a call which its SIP server holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It has attached.
+    Came,
+    /// Its app has come to the foreground, or wants no calls any more.
+    Unwanted,
 }
 
 /// The devices of an account on a shard.

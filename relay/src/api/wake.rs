@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 use sip::message::Uri;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tracing::Instrument as _;
@@ -29,6 +29,7 @@ use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many
 use super::problem::{Problem, ProblemType};
 use super::wake_tally::{Tally, Word};
 use super::{Api, ApiService, body, json as body_json, peer, wake_body};
+use crate::agent::request::Arrival;
 use crate::service::nodes::Body as Letter;
 use crate::service::sip_servers::{Awake, Expected, Wake, WakeError};
 use crate::vault::{AorHash, Owner};
@@ -53,17 +54,20 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
     api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(AorHash::of(&wake.aor)), now).map_err(too_many)?;
+    // Dropped without an answer where the connection ends before that.
+    let (answered, waits) = watch::channel(false);
     let awake = match parts.extensions.get::<Carried>() {
         Some(carried) => {
             drop(body);
-            at_this_node(&api, wake, carried).await
+            at_this_node(&api, wake, waits, carried).await
         }
         None => {
             let letter = elsewhere::write_request(&parts, &body);
             drop(body);
-            at_all_nodes(&api, wake, letter).await
+            at_all_nodes(&api, wake, waits, letter).await
         }
     };
+    answered.send_replace(true);
     let Awake { awake, known } = awake.map_err(problem)?;
     Ok(answer(StatusCode::OK, &json!({"awake": awake, "known": known})))
 }
@@ -74,30 +78,51 @@ fn check_domain(server: &AdmittedServer, wake: &Wake) -> Result<(), Problem> {
 }
 
 /// For another node: how many are woken is told before they come.
-async fn at_this_node<E: ApiService>(api: &Api<E>, wake: Wake, carried: &Carried) -> Result<Awake, WakeError> {
+async fn at_this_node<E: ApiService>(
+    api: &Api<E>,
+    wake: Wake,
+    waits: watch::Receiver<bool>,
+    carried: &Carried,
+) -> Result<Awake, WakeError> {
     let wait = wake.wait;
-    let mut expected = api.0.service.expect(wake).await?;
+    let mut expected = api.0.service.expect(wake, waits).await?;
     let known = expected.known;
     if expected.awake == 0 {
         carried.tell_early(answer(StatusCode::ACCEPTED, &json!({"known": known}))).await;
     }
-    let awake = first_of(&mut expected, wait).await.ok_or(WakeError::NoneInTime)?;
+    let awake = first_of(&mut expected, wait).await?;
     Ok(Awake { awake, known })
 }
 
 /// How many are awake with the first that comes.
-async fn first_of(expected: &mut Expected, wait: Duration) -> Option<usize> {
+async fn first_of(expected: &mut Expected, wait: Duration) -> Result<usize, WakeError> {
     if expected.awake == 0 {
-        timeout(wait, expected.arrivals.recv()).await.ok()??;
+        timeout(wait, first_arrival(expected)).await.unwrap_or(Err(WakeError::NoneInTime))?;
         expected.awake = 1;
     }
-    while expected.arrivals.try_recv().is_ok() {
-        expected.awake += 1;
+    while let Ok(arrival) = expected.arrivals.try_recv() {
+        expected.awake += usize::from(arrival == Arrival::Came);
     }
-    Some(expected.awake)
+    Ok(expected.awake)
 }
 
-async fn at_all_nodes<E: ApiService>(api: &Api<E>, wake: Wake, letter: Letter) -> Result<Awake, WakeError> {
+async fn first_arrival(expected: &mut Expected) -> Result<(), WakeError> {
+    let mut unwanted = 0;
+    while let Some(arrival) = expected.arrivals.recv().await {
+        match arrival {
+            Arrival::Came => return Ok(()),
+            Arrival::Unwanted => unwanted += 1,
+        }
+    }
+    Err(if unwanted < expected.known { WakeError::NoneInTime } else { WakeError::Unknown })
+}
+
+async fn at_all_nodes<E: ApiService>(
+    api: &Api<E>,
+    wake: Wake,
+    waits: watch::Receiver<bool>,
+    letter: Letter,
+) -> Result<Awake, WakeError> {
     if api.0.service.is_leaving() {
         // Before another node wakes a phone for a call whose server asks elsewhere.
         return Err(WakeError::Draining);
@@ -109,7 +134,7 @@ async fn at_all_nodes<E: ApiService>(api: &Api<E>, wake: Wake, letter: Letter) -
     asked.spawn(ask_all(api.clone(), letter, tell.clone()));
     let service = api.0.service.clone();
     // The wake goes on without this call: a device on its way here is woken when it comes.
-    let mut own = tokio::spawn(async move { service.expect(wake).await }.in_current_span());
+    let mut own = tokio::spawn(async move { service.expect(wake, waits).await }.in_current_span());
     let mut tell = Some(tell);
     let mut tally = Tally::default();
     let mut until = until;
@@ -128,12 +153,17 @@ async fn at_all_nodes<E: ApiService>(api: &Api<E>, wake: Wake, letter: Letter) -
                 let tell = tell.take();
                 match found.unwrap_or(Err(WakeError::Draining)) {
                     Ok(mut expected) => {
-                        tally.hear(Word::Found { known: expected.known, awake: expected.awake });
-                        if let Some(tell) = tell.filter(|_| expected.known > 0 && expected.awake == 0) {
+                        let known = expected.known;
+                        tally.hear(Word::Found { known, awake: expected.awake });
+                        if let Some(tell) = tell.filter(|_| known > 0 && expected.awake == 0) {
                             asked.spawn(async move {
-                                let came = first_of(&mut expected, wait).await;
+                                let word = match first_of(&mut expected, wait).await {
+                                    Ok(awake) => Word::Came(awake),
+                                    Err(WakeError::Unknown) => Word::Unwanted(known),
+                                    Err(_) => Word::Nobody,
+                                };
                                 // An error means that the answer was given.
-                                let _ = tell.send(came.map_or(Word::Nobody, Word::Came));
+                                let _ = tell.send(word);
                             });
                         }
                     }
@@ -165,38 +195,46 @@ async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::Unbound
 }
 
 async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
-    let mut has_spoken = false;
+    let mut told = None;
     let heard = |answer: Letter| {
-        let word = word_of(&answer, has_spoken);
-        has_spoken = true;
+        let word = word_of(&answer, told);
         let _ = tell.send(word);
-        if matches!(word, Word::Found { awake: 0, known: 1.. }) {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
+        match word {
+            Word::Found { awake: 0, known: known @ 1.. } => {
+                told = Some(known);
+                ControlFlow::Continue(())
+            }
+            _ => {
+                told = told.or(Some(0));
+                ControlFlow::Break(())
+            }
         }
     };
     api.0.service.ask(&node, letter, FIRST_WORD, heard).await;
-    if !has_spoken {
+    if told.is_none() {
         let _ = tell.send(Word::Silent);
     }
 }
 
-/// The word in an answer of [`at_this_node`]; one that `has_spoken` has told how many devices it wakes.
-fn word_of(answer: &[u8], has_spoken: bool) -> Word {
+/// The word in an answer of [`at_this_node`]; one that has `told` how many devices it wakes has spoken before.
+fn word_of(answer: &[u8], told: Option<usize>) -> Word {
     let Some((status, body)) = elsewhere::status_and_body(answer) else {
-        return if has_spoken { Word::Nobody } else { Word::Silent };
+        return if told.is_some() { Word::Lost } else { Word::Silent };
     };
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let count = |name: &str| body[name].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let (known, awake) = (count("known"), count("awake"));
-    match status {
-        StatusCode::ACCEPTED => Word::Found { known, awake: 0 },
-        StatusCode::OK if has_spoken => Word::Came(awake),
-        StatusCode::OK => Word::Found { known, awake },
-        _ if has_spoken => Word::Nobody,
+    match (status, told) {
+        (StatusCode::ACCEPTED, _) => Word::Found { known, awake: 0 },
+        (StatusCode::OK, Some(_)) => Word::Came(awake),
+        (StatusCode::OK, None) => Word::Found { known, awake },
+        (StatusCode::NOT_FOUND, Some(known)) => Word::Unwanted(known),
+        (StatusCode::SERVICE_UNAVAILABLE, Some(_)) => Word::Lost,
+        (_, Some(_)) => Word::Nobody,
         // The key wakes nobody there.
-        StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Word::Found { known: 0, awake: 0 },
+        (StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, None) => {
+            Word::Found { known: 0, awake: 0 }
+        }
         _ => Word::Silent,
     }
 }

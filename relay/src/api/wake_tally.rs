@@ -3,7 +3,7 @@
 //! | a node says | and then |
 //! | --- | --- |
 //! | [`Word::Found`] nobody, or devices that are attached | nothing more |
-//! | [`Word::Found`] devices that are being woken | [`Word::Came`], or [`Word::Nobody`] |
+//! | [`Word::Found`] devices that are being woken | [`Word::Came`], [`Word::Nobody`], [`Word::Unwanted`] or [`Word::Lost`] |
 //! | [`Word::Silent`] | nothing more |
 //!
 //! Invariant: an address is not reported as unknown while a node that may know it has not said so.
@@ -26,6 +26,10 @@ pub(super) enum Word {
     Came(usize),
     /// None has come in time, or none can come any more.
     Nobody,
+    /// None of so many is to be woken any more: their apps are open, or want no calls.
+    Unwanted(usize),
+    /// Nothing more is heard of the devices there: the node leaves.
+    Lost,
     /// The node says nothing, or cannot tell.
     Silent,
 }
@@ -42,11 +46,13 @@ pub(super) struct Tally {
     /// Nodes whose devices may still come.
     waking: usize,
     in_doubt: bool,
+    /// Whether devices that were being woken are lost sight of.
+    lost: bool,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { known: 0, awake: 0, counted: false, untold: 1, waking: 0, in_doubt: false }
+        Self { known: 0, awake: 0, counted: false, untold: 1, waking: 0, in_doubt: false, lost: false }
     }
 }
 
@@ -69,6 +75,14 @@ impl Tally {
                 self.awake += count;
             }
             Word::Nobody => self.waking = self.waking.saturating_sub(1),
+            Word::Unwanted(count) => {
+                self.waking = self.waking.saturating_sub(1);
+                self.known = self.known.saturating_sub(count);
+            }
+            Word::Lost => {
+                self.waking = self.waking.saturating_sub(1);
+                self.lost = true;
+            }
             Word::Silent => {
                 self.untold = self.untold.saturating_sub(1);
                 self.in_doubt = true;
@@ -94,6 +108,7 @@ impl Tally {
     pub fn answer_now(&self) -> Result<Awake, WakeError> {
         match (self.awake, self.known) {
             (0, 0) if self.in_doubt || self.untold > 0 || !self.counted => Err(WakeError::OthersSilent),
+            (0, _) if self.lost => Err(WakeError::OthersSilent),
             (0, 0) => Err(WakeError::Unknown),
             (0, _) => Err(WakeError::NoneInTime),
             (awake, known) => Ok(Awake { awake, known }),
@@ -116,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_answer_is_there_when_no_word_can_better_it() {
-        use Word::{Came, Found, Nobody, Others, Silent};
+        use Word::{Came, Found, Lost, Nobody, Others, Silent, Unwanted};
         const NONE: Word = Found { known: 0, awake: 0 };
         const ONE: Word = Found { known: 1, awake: 0 };
         const THERE: Word = Found { known: 2, awake: 1 };
@@ -135,6 +150,15 @@ mod tests {
             (&[OTHER, NONE, ONE, Came(1)], Some(Ok((1, 1)))),
             (&[OTHER, NONE, ONE, Nobody], Some(Err(WakeError::NoneInTime))),
             (&[OTHER, Silent, ONE, Nobody], Some(Err(WakeError::NoneInTime))),
+            (&[OTHER, NONE, ONE, Unwanted(1)], Some(Err(WakeError::Unknown))),
+            (&[OTHER, Silent, ONE, Unwanted(1)], Some(Err(WakeError::OthersSilent))),
+            (&[OTHER, ONE, ONE, Unwanted(1)], None),
+            (&[OTHER, ONE, ONE, Unwanted(1), Nobody], Some(Err(WakeError::NoneInTime))),
+            (&[OTHER, ONE, ONE, Unwanted(1), Came(1)], Some(Ok((1, 1)))),
+            (&[OTHER, NONE, ONE, Lost], Some(Err(WakeError::OthersSilent))),
+            (&[OTHER, ONE, ONE, Lost, Nobody], Some(Err(WakeError::OthersSilent))),
+            (&[OTHER, ONE, ONE, Lost], None),
+            (&[OTHER, ONE, ONE, Lost, Came(1)], Some(Ok((1, 2)))),
             (&[TWO_OTHERS, ONE, ONE, NONE, Nobody], None),
             (&[TWO_OTHERS, ONE, ONE, NONE, Nobody, Came(1)], Some(Ok((1, 2)))),
             (&[TWO_OTHERS, ONE, ONE, NONE, Came(1)], Some(Ok((1, 2)))),

@@ -6,17 +6,22 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::id::InstanceId;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Service;
+use crate::agent::request::Arrival;
 use crate::secret::Aor;
 
 /// Requests of a SIP server, made with its key.
 pub trait SipServerService: Clone + Send + Sync + 'static {
     /// Wakes the devices of an AOR that this node has, for a call that its SIP server holds.
-    fn expect(&self, wake: Wake) -> impl Future<Output = Result<Expected, WakeError>> + Send;
+    /// `answered` becomes `true` when the server has its answer; when it is closed before that, nobody is there to hear one.
+    fn expect(
+        &self,
+        wake: Wake,
+        answered: watch::Receiver<bool>,
+    ) -> impl Future<Output = Result<Expected, WakeError>> + Send;
 }
 
 /// The wake request of a SIP server that holds a call itself.
@@ -41,8 +46,8 @@ pub struct Expected {
     pub known: usize,
     /// How many are attached already.
     pub awake: usize,
-    /// Names each that comes; ends when none can come any more.
-    pub arrivals: mpsc::UnboundedReceiver<InstanceId>,
+    /// Tells of each that comes, or is waited for no longer because it wants no calls; ends when none can come any more.
+    pub arrivals: mpsc::UnboundedReceiver<Arrival>,
 }
 
 /// Devices are awake.
@@ -78,7 +83,7 @@ pub enum WakeError {
 }
 
 impl SipServerService for Service {
-    async fn expect(&self, wake: Wake) -> Result<Expected, WakeError> {
-        self.0.expect(wake).await
+    async fn expect(&self, wake: Wake, answered: watch::Receiver<bool>) -> Result<Expected, WakeError> {
+        self.0.expect(wake, answered).await
     }
 }

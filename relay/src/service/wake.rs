@@ -1,8 +1,8 @@
 //! Waking the devices of an AOR that this node has, for a SIP server at which the call waits.
 //!
 //! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the operator vouches for are
-//! counted and woken: the lender of an account names it freely. A requester that stops waiting stops nothing: the devices go on waking for the same
-//! call. An AOR is never reported as unknown while its devices may be on their way here: after a start, or from the death of another node until its
+//! counted and woken: the lender of an account names it freely. A requester that stops waiting stops no push: the devices go on waking for the same
+//! call as long as its INVITE may follow. An AOR is never reported as unknown while its devices may be on their way here: after a start, or from the death of another node until its
 //! records are taken over; they are waited for, [`ARRIVAL_LIMIT`] at most.
 
 use std::net::IpAddr;
@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::message::Uri;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::Inner;
 use super::sip_servers::{Expected, Wake, WakeError};
-use crate::agent::request::{DevicesFound, Request, Servers};
+use crate::agent::request::{Asker, DevicesFound, Request, Servers};
 use crate::clock;
 use crate::net::dns::resolve::Target;
 
@@ -27,8 +27,8 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Inner {
-    pub(super) async fn expect(&self, wake: Wake) -> Result<Expected, WakeError> {
-        let Wake { aor, from, name, wait: _, registrars } = wake;
+    pub(super) async fn expect(&self, wake: Wake, answered: watch::Receiver<bool>) -> Result<Expected, WakeError> {
+        let Wake { aor, from, name, wait, registrars } = wake;
         if self.is_leaving() {
             return Err(WakeError::Draining);
         }
@@ -38,10 +38,11 @@ impl Inner {
         }
         let key = self.dependencies.vault.aor_key(&aor);
         let (arrivals, arrived) = mpsc::unbounded_channel();
+        let asker = Asker { wait, arrivals, answered };
         let announce = async |servers: &Servers| {
             let found = self.dependencies.agent.ask_all(|reply| {
-                let (from, name, arrivals) = (from.clone(), name.clone(), arrivals.clone());
-                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, arrivals, reply }
+                let (from, name, asker) = (from.clone(), name.clone(), asker.clone());
+                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, asker, reply }
             });
             found.await.into_iter().fold(DevicesFound::default(), |sum, found| DevicesFound {
                 known: sum.known + found.known,

@@ -206,7 +206,7 @@ pub enum Input {
         granted: bool,
     },
     /// A SIP server holds a call for this device and sends its INVITE when the device is awake. [`Event::Wake`] follows, unless the device was woken
-    /// for this call before, its budget is spent, or it does not get such calls ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)).
+    /// for this call before and may still come for it, its budget is spent, or it does not get such calls ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)).
     /// The next INVITE of this caller to the binding takes the identifier of this call; so does an INVITE of any caller that was not announced
     /// itself.
     ExpectCall {
@@ -216,7 +216,12 @@ pub enum Input {
         from: Box<str>,
         /// The caller's display name.
         name: Option<Box<str>>,
+        /// How long the server waits for a device. The call is expected for a moment more unless one has come by then.
+        wait: Duration,
     },
+    /// A SIP server waits no longer for the devices of a call that [`Input::ExpectCall`] announced, and has not heard whether one has come: the call is
+    /// expected for a moment more, unless one has.
+    StopExpecting(CallId),
     /// The caller shall hear ringing: a push was accepted, or a device says that it rings.
     Ring {
         /// A call that [`Event::Wake`] named; a call that has ended is ignored.

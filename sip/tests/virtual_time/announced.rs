@@ -10,8 +10,33 @@ fn announce(world: &mut World) {
 }
 
 fn announce_by(world: &mut World, from: &str, name: &str) {
-    let instance = world.instance;
-    world.input(Input::ExpectCall { instance, from: from.into(), name: Some(name.into()) });
+    announce_for(world, from, name, 30);
+}
+
+/// A SIP server announces a call, and waits so many seconds for the device.
+fn announce_for(world: &mut World, from: &str, name: &str, wait: u64) {
+    let (instance, wait) = (world.instance, seconds(wait));
+    world.input(Input::ExpectCall { instance, from: from.into(), name: Some(name.into()), wait });
+}
+
+/// Bob is announced by a server that waits so many seconds.
+fn bob_for(world: &mut World, wait: u64) {
+    announce_for(world, "sip:bob@example.com", "Bob", wait);
+}
+
+/// The device closes its connection.
+fn leave(world: &mut World, number: u64) {
+    let flow = world.device(number).flow;
+    world.input(Input::Closed(flow));
+}
+
+/// The calls that the device has missed.
+fn missed(world: &World) -> Vec<CallId> {
+    let missed = world.events.iter().filter_map(|event| match event {
+        Event::Missed { call, .. } => Some(call.call),
+        _ => None,
+    });
+    missed.collect()
 }
 
 /// The announced call, whose device was woken.
@@ -220,7 +245,7 @@ fn announcing_is_bounded_as_calls_are() {
     }
     assert_eq!(woken, 20, "the budget of a device");
     assert_eq!(world.final_states().len(), 20);
-    assert!(world.endpoint.expected_call(world.instance, "sip:bob@example.com").is_none());
+    assert!(world.endpoint.expected_call(world.now, world.instance, "sip:bob@example.com").is_none());
 }
 
 #[test]
@@ -228,7 +253,7 @@ fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
     for end in [true, false] {
         let mut world = World::registered();
         announced(&mut world);
-        assert!(world.endpoint.expected_call(world.instance, "sip:bob@example.com").is_some());
+        assert!(world.endpoint.expected_call(world.now, world.instance, "sip:bob@example.com").is_some());
         let instance = world.instance;
         world.input(if end {
             Input::EndCalls { elsewhere: false }
@@ -253,7 +278,8 @@ fn two_callers_who_are_announced_are_two_calls_each_with_its_push_and_its_time_a
     assert!(carols != bobs);
     world.advance(seconds(10));
     assert_eq!(world.final_states(), [CallState::TimedOut], "Bob's alone");
-    let expected = |world: &World, from| world.endpoint.expected_call(world.instance, from).map(|(call, _)| call);
+    let expected =
+        |world: &World, from| world.endpoint.expected_call(world.now, world.instance, from).map(|(call, _)| call);
     assert_eq!((expected(&world, carol), expected(&world, "sip:bob@example.com")), (Some(carols), None));
     announce(&mut world);
     let again = world.wakes()[2].call;
@@ -297,4 +323,149 @@ fn a_binding_expects_a_bounded_number_of_callers() {
     let instance = world.instance;
     world.input(Input::Unbind { instance, deadline: seconds(3) });
     assert_eq!((world.final_states().len(), world.endpoint.counts().calls), (world.wakes().len(), 0));
+}
+
+#[test]
+fn a_caller_who_is_announced_again_after_nobody_was_found_is_pushed_again_each_time_and_each_call_is_missed_once() {
+    let mut world = World::registered();
+    for redial in 1..=5 {
+        bob_for(&mut world, 8);
+        assert_eq!(world.wakes().len(), redial);
+        world.advance(seconds(12));
+    }
+    let mut calls: Vec<CallId> = world.wakes().iter().map(|wake| wake.call).collect();
+    world.advance(seconds(60));
+    assert_eq!((missed(&world), world.final_states().len()), (calls.clone(), 5));
+    assert_eq!(world.endpoint.counts().calls, 0);
+    calls.dedup();
+    assert_eq!(calls.len(), 5);
+}
+
+#[test]
+fn a_call_for_which_nobody_was_found_in_time_is_over_for_a_device_that_comes_too_late() {
+    let mut world = World::registered();
+    bob_for(&mut world, 2);
+    let call = world.wakes()[0].call;
+    world.advance(seconds(3));
+    world.attach(1);
+    world.advance(seconds(3));
+    assert_eq!(world.final_states(), [], "its INVITE may be on its way");
+    world.advance(seconds(2));
+    assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], vec![call]));
+    world.invite("late");
+    assert_eq!(
+        (world.count("INVITE"), world.wakes().len(), arrived(&world)),
+        (1, 1, vec![]),
+        "handed over all the same"
+    );
+}
+
+#[test]
+fn an_invite_that_follows_although_nobody_was_found_is_the_same_call_and_a_later_one_is_pushed() {
+    let mut world = World::registered();
+    bob_for(&mut world, 2);
+    let call = world.wakes()[0].call;
+    world.advance(seconds(4));
+    world.invite("a");
+    assert_eq!((arrived(&world), world.wakes().len()), (vec![call], 1));
+    world.advance(seconds(25));
+    assert_eq!(world.count("INVITE 480"), 0, "as long as its device was told");
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 200, &[], "");
+    assert_eq!((world.final_states(), missed(&world)), (vec![CallState::Answered], vec![]));
+
+    let mut world = World::registered();
+    bob_for(&mut world, 2);
+    world.advance(seconds(8));
+    world.invite("a");
+    assert_eq!((arrived(&world), world.wakes().len()), (vec![], 2));
+}
+
+#[test]
+fn a_device_that_has_come_and_gone_is_woken_for_the_next_call() {
+    let mut world = World::registered();
+    bob_for(&mut world, 8);
+    world.advance(seconds(1));
+    world.attach(1);
+    bob_for(&mut world, 8);
+    assert_eq!(world.wakes().len(), 1, "it is there");
+    leave(&mut world, 1);
+    bob_for(&mut world, 8);
+    let calls: Vec<CallId> = world.wakes().iter().map(|wake| wake.call).collect();
+    assert!(calls.len() == 2 && calls[0] != calls[1], "{calls:?}");
+    assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], vec![calls[0]]));
+    world.attach(2);
+    leave(&mut world, 2);
+    // Likewise when it is not announced.
+    world.invite("a");
+    assert_eq!((arrived(&world), world.wakes().len()), (vec![], 3));
+    assert_eq!(missed(&world).len(), 1, "the same caller rings now");
+    assert_eq!(world.final_states(), [CallState::TimedOut; 2]);
+}
+
+#[test]
+fn a_push_whose_time_is_over_is_not_enough_for_a_call_that_is_announced_on_and_on() {
+    let mut world = World::registered();
+    for _ in 0..3 {
+        bob_for(&mut world, 20);
+        assert_eq!(world.wakes().len(), 1);
+        world.advance(seconds(14));
+    }
+    bob_for(&mut world, 20);
+    assert_eq!(world.wakes().len(), 2, "the device was told 30 s");
+    let mut world = World::registered();
+    bob_for(&mut world, 20);
+    world.advance(seconds(15));
+    bob_for(&mut world, 20);
+    world.advance(seconds(17));
+    world.invite("a");
+    assert_eq!((arrived(&world), world.wakes().len()), (vec![], 2));
+}
+
+#[test]
+fn a_call_whose_server_waits_no_longer_ends_unless_its_device_has_come_or_its_invite_comes() {
+    for (comes, invited) in [(false, false), (true, false), (false, true)] {
+        let mut world = World::registered();
+        bob_for(&mut world, 20);
+        let call = world.wakes()[0].call;
+        world.advance(seconds(1));
+        if comes {
+            world.attach(1);
+        }
+        world.input(Input::StopExpecting(call));
+        world.advance(seconds(4));
+        if invited {
+            world.invite("a");
+        }
+        world.advance(seconds(10));
+        let expected = if comes || invited { vec![] } else { vec![CallState::TimedOut] };
+        assert_eq!(
+            (world.final_states(), missed(&world).len()),
+            (expected.clone(), expected.len()),
+            "{comes} {invited}"
+        );
+        world.advance(seconds(60));
+        assert_eq!(missed(&world), [call], "{comes} {invited}");
+    }
+}
+
+#[test]
+fn a_decline_counts_as_long_as_the_device_was_told() {
+    let mut world = World::registered();
+    bob_for(&mut world, 2);
+    let call = world.wakes()[0].call;
+    world.input(Input::Decline(call));
+    world.advance(seconds(28));
+    world.invite("a");
+    assert_eq!((world.count("INVITE 603"), world.wakes().len(), missed(&world).len()), (1, 1, 0));
+}
+
+#[test]
+fn a_call_whose_push_reaches_nobody_is_missed() {
+    let mut world = World::registered();
+    let call = announced(&mut world);
+    let instance = world.instance;
+    world.input(Input::DeviceUnreachable { call, instance });
+    assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], vec![call]));
 }

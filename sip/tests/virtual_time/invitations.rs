@@ -83,7 +83,7 @@ fn an_expires_that_says_no_time_or_a_longer_one_limits_nothing() {
 fn an_announced_call_ends_with_its_invitation() {
     let mut world = World::registered();
     let instance = world.instance;
-    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None });
+    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None, wait: seconds(30) });
     world.advance(seconds(10));
     invite(&mut world, "announced", "5");
     world.advance(seconds(5));
@@ -181,7 +181,7 @@ fn a_device_that_has_said_nothing_is_not_woken_for_a_call_that_is_over() {
 fn a_call_that_was_announced_before_the_machine_was_suspended_is_expected_no_more() {
     let mut world = World::registered();
     let instance = world.instance;
-    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None });
+    world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None, wait: seconds(30) });
     assert_eq!(world.wakes().len(), 1);
     lose(&mut world, 600, true);
     assert_eq!(world.final_states(), [CallState::TimedOut]);

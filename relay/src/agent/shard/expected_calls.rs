@@ -2,7 +2,8 @@
 //! through the edge (RFC 8599).
 //!
 //! Invariant: a requester that waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its push was
-//! refused, or the call's time is over; no other call of the device lets go of anybody. Only those devices are counted that are attached, or waited
+//! refused, it wants no calls any more, or the call's time is over; no other call of the device lets go of anybody. A call that nobody waits for any
+//! more is expected no longer than its INVITE may take. Only those devices are counted that are attached, or waited
 //! for: an app that is open and registers by itself is neither, nor is a device that gets no calls, or no more of them now. The account is named by
 //! its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain, or the operator, vouches for: by the name
 //! that the account gives as next hop, or by the address that its flow leads to.
@@ -14,10 +15,19 @@ use sip::id::{CallId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 
 use super::Shard;
-use crate::agent::request::{DevicesFound, Servers};
+use crate::agent::ShardInput;
+use crate::agent::request::{Arrival, Asker, DevicesFound, Servers};
 use crate::clock;
 use crate::push::Event;
 use crate::vault::AorKey;
+
+/// A requester that waited for devices is there no more.
+pub(crate) struct AskerGone {
+    /// What it heard of them by.
+    arrivals: mpsc::WeakUnboundedSender<Arrival>,
+    /// The devices, and the calls that they were woken for.
+    waited: Vec<(InstanceId, CallId)>,
+}
 
 impl Shard {
     /// Wakes each device of an account that is not attached, unless it was woken for this call before.
@@ -27,8 +37,9 @@ impl Shard {
         servers: &Servers,
         from: &str,
         name: Option<&str>,
-        arrivals: &mpsc::UnboundedSender<InstanceId>,
+        asker: &Asker,
     ) -> DevicesFound {
+        let mut waited = Vec::new();
         let mut found = DevicesFound::default();
         let lent = self.instances.of_account(aor).into_iter().filter_map(|instance| {
             let row = self.instances.get(instance).filter(|row| row.ending.is_none())?;
@@ -56,20 +67,57 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
-            self.drive(clock::now(), Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into) });
-            if let Some((call, until)) = self.endpoint.expected_call(instance, from) {
+            let (now, wait) = (clock::now(), asker.wait);
+            self.drive(now, Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into), wait });
+            if let Some((call, until)) = self.endpoint.expected_call(now, instance, from) {
                 if let Some(known) = self.calls.get_mut(call, instance) {
                     known.expect_until(until);
                 }
                 let waiting = self.arrivals.entry((instance, call)).or_default();
                 waiting.retain(|other| !other.is_closed());
-                waiting.push(arrivals.clone());
+                waiting.push(asker.arrivals.clone());
+                waited.push((instance, call));
                 found.known += 1;
             } else {
                 found.silent += 1;
             }
         }
+        if !waited.is_empty() {
+            self.watch(asker, waited);
+        }
         found
+    }
+
+    /// Looks out for the end of a requester that has no answer.
+    fn watch(&self, asker: &Asker, waited: Vec<(InstanceId, CallId)>) {
+        let (shared, shard) = (self.shared.clone(), self.index);
+        let (mut answered, arrivals) = (asker.answered.clone(), asker.arrivals.downgrade());
+        tokio::spawn(async move {
+            // An error means that nobody is there any more.
+            if answered.wait_for(|answered| *answered).await.is_err() {
+                shared.shards.send(shard, ShardInput::AskerGone(AskerGone { arrivals, waited })).await;
+            }
+        });
+    }
+
+    /// A requester is there no more: what nobody else waits for is expected no longer than its INVITE may take.
+    pub(crate) fn on_asker_gone(&mut self, AskerGone { arrivals, waited }: &AskerGone) {
+        let gone = arrivals.upgrade();
+        let mut calls: Vec<CallId> = waited.iter().map(|(_, call)| *call).collect();
+        for (instance, call) in waited {
+            let key = (self.endpoint.current(*instance), *call);
+            let Some(waiting) = self.arrivals.get_mut(&key) else { continue };
+            waiting.retain(|it| !it.is_closed() && !gone.as_ref().is_some_and(|gone| gone.same_channel(it)));
+            if waiting.is_empty() {
+                self.arrivals.remove(&key);
+            } else {
+                calls.retain(|other| other != call);
+            }
+        }
+        calls.dedup();
+        for call in calls {
+            self.drive(clock::now(), Input::StopExpecting(call));
+        }
     }
 
     /// Whether what is registered at this SIP server is to be woken by these, as far as this pass decides it.
@@ -86,17 +134,18 @@ impl Shard {
 
     /// A device has come.
     pub(crate) fn tell_arrivals(&mut self, instance: InstanceId) {
+        self.tell_askers(instance, Arrival::Came);
+    }
+
+    fn tell_askers(&mut self, instance: InstanceId, arrival: Arrival) {
         for waiting in self.take_arrivals(instance).into_iter().flat_map(|(_, waiting)| waiting) {
             // An error means that nobody waits any more.
-            let _ = waiting.send(instance);
+            let _ = waiting.send(arrival);
         }
     }
 
     /// The requesters that wait for this device, and for which calls; they are taken out.
-    pub(crate) fn take_arrivals(
-        &mut self,
-        device: InstanceId,
-    ) -> Vec<(CallId, Vec<mpsc::UnboundedSender<InstanceId>>)> {
+    pub(crate) fn take_arrivals(&mut self, device: InstanceId) -> Vec<(CallId, Vec<mpsc::UnboundedSender<Arrival>>)> {
         let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
         let theirs = self.arrivals.extract_if((device, first)..=(device, last), |_, _| true);
         theirs.map(|((_, call), waiting)| (call, waiting)).collect()

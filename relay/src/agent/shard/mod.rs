@@ -31,7 +31,7 @@ mod call_pushes;
 mod doubt;
 mod early;
 mod events;
-mod expected_calls;
+pub(crate) mod expected_calls;
 mod final_pushes;
 mod flow_bindings;
 mod hand_over;
@@ -69,6 +69,7 @@ use tokio::time::sleep_until;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
+use crate::agent::request::Arrival;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
@@ -153,7 +154,7 @@ pub(crate) struct Shard {
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
     pushes: HashMap<(CallId, InstanceId), AbortHandle>,
     /// The requesters that wait for a device that was woken for an announced call.
-    arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<InstanceId>>>,
+    arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<Arrival>>>,
     /// Whether a call's push has been handed over in this turn.
     hurried: bool,
     /// Whether the CANCEL of the request waits that the endpoint is being told of.
@@ -359,6 +360,7 @@ impl Shard {
             ShardInput::Flow { flow, writer, peer } => self.outgoing.opened(flow, writer, peer),
             ShardInput::Pushed(pushed) => self.on_pushed(pushed),
             ShardInput::SignDue(pushed) => self.on_sign_due(*pushed),
+            ShardInput::AskerGone(gone) => self.on_asker_gone(&gone),
             ShardInput::TargetAsked { instance, event, reply } => {
                 // An error means that the push has ended meanwhile.
                 let _ = reply.send(self.target_of(self.endpoint.current(instance), event));

@@ -290,7 +290,8 @@ impl World {
 
     pub fn expect_call(&mut self, device: u8) {
         let (instance, ..) = ids(device);
-        self.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None });
+        let wait = Duration::from_secs(u64::from(device / 8));
+        self.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None, wait });
     }
 
     /// MESSAGE, NOTIFY, OPTIONS or a method that nobody knows.

@@ -1,14 +1,24 @@
 //! A call that its SIP server has announced: its devices are woken, and its INVITE is still to come.
 //!
-//! Invariant: it ends once, and each of its devices hears so.
+//! Invariant: it ends once, and each of its devices hears so. No INVITE and no further announcement is taken for it once its devices have been there and
+//! have gone, or were told that it is over by then: none of them would come for it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Call, Stage, Target};
 use crate::edge::CallState;
 use crate::edge::caller::Caller;
 use crate::edge::caller_key::CallerKey;
 use crate::id::InstanceId;
+
+/// Who waits for a device of an expected call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// The time at which the last one gives up.
+    pub(super) until: Instant,
+    /// Whether a device has come by then.
+    pub(super) has_come: bool,
+}
 
 /// The devices of an expected call at the moment when its INVITE came.
 #[derive(Debug)]
@@ -36,6 +46,45 @@ impl Call {
     /// The time until which the INVITE is expected.
     pub fn expect_until(&mut self, deadline: Instant) {
         self.deadline = deadline;
+    }
+
+    /// A SIP server waits for a device of the call until this moment.
+    pub fn ask_until(&mut self, until: Instant) {
+        self.asked.until = self.asked.until.max(until);
+    }
+
+    /// Nobody waits for its devices any more, and nobody was told that one has come.
+    pub fn abandon(&mut self, now: Instant) {
+        self.asked.until = self.asked.until.min(now);
+    }
+
+    /// Whether those who have asked for its devices have gone without one.
+    pub fn is_abandoned(&self, now: Instant) -> bool {
+        !self.asked.has_come && self.asked.until <= now
+    }
+
+    /// The time until which its INVITE is taken for it: as long as its devices were told, once one has come in time; else `follows` after the last one has
+    /// given up who waits for that. A decline counts as long as the devices were told.
+    pub fn expected_until(&self, follows: Duration) -> Instant {
+        if self.asked.has_come || self.state.is_final() {
+            self.deadline
+        } else {
+            self.deadline.min(self.asked.until + follows)
+        }
+    }
+
+    /// A device has come that was woken for an expected call.
+    pub fn note_come(&mut self, now: Instant, instance: InstanceId) {
+        if let Some(target) = self.targets.iter_mut().find(|target| target.instance == instance) {
+            target.attached = true;
+            self.asked.has_come |= now <= self.asked.until;
+        }
+    }
+
+    /// Whether none of its devices is there, and none will come: they were there and have gone, or were told that it is over by now.
+    pub fn is_stale(&self, now: Instant, is_there: impl Fn(InstanceId) -> bool) -> bool {
+        let are_gone = self.comes_until <= now || self.targets.iter().any(|target| target.attached);
+        !self.state.is_final() && are_gone && !self.instances().any(is_there)
     }
 
     /// Ends an expected call, whose INVITE has not come; whether it had not ended before.

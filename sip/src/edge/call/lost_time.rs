@@ -12,6 +12,7 @@ impl Call {
     pub fn lose_time(&mut self, now: Instant, lost: Duration) {
         bring_forward(&mut self.comes_until, now, lost);
         bring_forward(&mut self.deadline, now, lost);
+        bring_forward(&mut self.asked.until, now, lost);
         if let Stage::Waiting(invite) = &mut self.stage
             && let Some(until) = &mut invite.valid_until
         {

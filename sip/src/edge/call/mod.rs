@@ -66,6 +66,7 @@ use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 pub use announced::Announced;
+use announced::Asked;
 use bytes::Bytes;
 pub use invite::Invite;
 use legs::{Legs, Phase};
@@ -166,6 +167,8 @@ pub struct Call {
     replaces: Option<Replaces>,
     /// Devices that it would be for if they had not had too many.
     limited: Vec<InstanceId>,
+    /// Who waits for one of its devices before its INVITE comes.
+    asked: Asked,
 }
 
 impl Call {
@@ -224,6 +227,7 @@ impl Call {
             mark: None,
             replaces: None,
             limited: Vec::new(),
+            asked: Asked { until: now, has_come: false },
         }
     }
 

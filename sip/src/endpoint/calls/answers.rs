@@ -111,7 +111,7 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_device_unreachable(&mut self, now: Instant, call: CallId, instance: InstanceId) {
         if self.calls.get(call).is_some_and(Call::is_expected) {
-            return self.leave_expected(instance, call);
+            return self.lose_expected(now, instance, call);
         }
         if !self.waits_for_lost(now, call, instance, None) {
             self.give_up_device(now, call, instance);

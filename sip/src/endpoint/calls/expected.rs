@@ -3,15 +3,20 @@
 //! | an expected call | becomes |
 //! | --- | --- |
 //! | its INVITE comes | a call that waits, with the identifier that its devices were pushed; none is pushed a second time |
-//! | its caller is announced again before that | the same call, expected as long from then on; a device that was pushed is not pushed again |
+//! | its caller is announced again while somebody waits for its devices, or one is there | the same call, expected as long from then on; a device that was pushed is not pushed again |
+//! | its caller is announced again, or the INVITE comes, when its devices have been there and have gone, or their pushes' time is over | timed out; another call, with pushes of its own |
+//! | its caller is announced again after nobody was found in time | likewise |
+//! | nobody is found in time, or who has asked waits no longer, and its INVITE does not follow within [`comes_again`](crate::timing::EdgeTiming::comes_again) | timed out |
 //! | another caller is announced | one more call, with a push and a deadline of its own |
 //! | a device declines it | declined; its INVITE, should it come, is answered 603: that of its caller, and any other only where no other caller was announced in its time |
 //! | no INVITE by the deadline, or no device can be reached | timed out |
 //!
+//! A call that has timed out is one that its devices have missed, unless its INVITE makes another call of it, or the process ends.
+//!
 //! Invariant: no call is announced to a device that its INVITE would not be for, nor to an app in the foreground. A device is woken for an expected call at most once, and from the budget that its calls have. A binding expects
 //! [`CALLS_PER_INSTANCE`] calls at most, one of each caller.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::edge::call::Call;
 use crate::edge::caller_key::CallerKey;
@@ -23,10 +28,11 @@ use crate::id::{BindingId, CallId, InstanceId};
 impl Endpoint {
     /// The call of this caller, as it was announced, that this device has been woken for and whose INVITE has not come yet; and until when
     /// that is waited for.
-    pub fn expected_call(&self, instance: InstanceId, from: &str) -> Option<(CallId, Instant)> {
+    pub fn expected_call(&self, now: Instant, instance: InstanceId, from: &str) -> Option<(CallId, Instant)> {
         let (binding, caller) = (self.devices.binding_of(instance)?, self.devices.caller_key(from));
-        let is_it = |call: &&Call| call.caller() == caller && !call.state().is_final() && call.has_woken(instance);
-        self.calls.expected_by(binding).find(is_it).map(|call| (call.id(), call.until()))
+        let call = self.calls.announced_by(binding, caller)?;
+        let is_awaited = !call.state().is_final() && call.has_woken(instance) && !self.is_another(now, call);
+        is_awaited.then(|| (call.id(), call.until()))
     }
 
     /// Whether a call that a SIP server announces would be for this device: its INVITE would be, and its app is not one that has registered by
@@ -43,26 +49,33 @@ impl Endpoint {
         instance: InstanceId,
         from: Box<str>,
         name: Option<Box<str>>,
+        wait: Duration,
     ) {
         let Some(binding) = self.devices.binding_of(instance) else { return };
         let caller = self.devices.caller_key(&from);
         self.calls.note_announced(binding, caller);
         // A call that was declined is announced anew: this may be another one.
-        let earlier = self.calls.announced_by(now, binding, caller).filter(|call| !call.state().is_final());
-        let known = earlier.map(Call::id);
+        let earlier = self.calls.announced_by(binding, caller).filter(|call| !call.state().is_final());
+        let known = earlier.filter(|call| !self.is_another(now, call)).map(Call::id);
+        let earlier = earlier.map(Call::id);
         if let Some(call) = known {
-            self.expect_longer(now, call);
+            self.expect_longer(now, call, wait);
             if self.calls.get(call).is_some_and(|call| call.has_woken(instance)) {
                 return;
             }
         }
         let callable = self.is_announced_to(instance);
-        let is_room = known.is_some() || self.calls.expected_by(binding).count() < CALLS_PER_INSTANCE;
+        let is_room = earlier.is_some() || self.calls.expected_by(binding).count() < CALLS_PER_INSTANCE;
         let may_ring = callable && is_room && !self.calls.is_busy(instance, caller);
         if !may_ring || !self.devices.spend_call(now, instance, caller, true) {
             return;
         }
-        let call = known.unwrap_or_else(|| self.expect_invite(now, binding, caller));
+        let call = known.unwrap_or_else(|| {
+            if let Some(earlier) = earlier {
+                self.miss_expected(now, earlier);
+            }
+            self.expect_invite(now, binding, caller, wait)
+        });
         if let Some(row) = self.calls.get_mut(call) {
             row.expect(instance, caller, (from, name));
             let incoming = Box::new(row.describe(now, instance));
@@ -70,21 +83,65 @@ impl Endpoint {
         }
     }
 
-    fn expect_invite(&mut self, now: Instant, binding: BindingId, caller: CallerKey) -> CallId {
+    /// Whether what announces the caller of an expected call now is another call.
+    fn is_another(&self, now: Instant, call: &Call) -> bool {
+        call.is_abandoned(now) || self.is_stale(now, call)
+    }
+
+    fn is_stale(&self, now: Instant, call: &Call) -> bool {
+        call.is_stale(now, |instance| self.attachments.is_attached(instance))
+    }
+
+    /// The call that an INVITE of this caller is taken for.
+    pub(super) fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
+        let follows = self.core.settings.timing.edge.comes_again;
+        let is_fresh = |call: &Call| call.expected_until(follows) > now && !self.is_stale(now, call);
+        self.calls.expected_for(binding, caller, is_fresh)
+    }
+
+    /// An INVITE of this caller has become a call of its own, whose devices hear nothing more of the one that was announced, if that is stale.
+    pub(super) fn end_stale(&mut self, now: Instant, binding: BindingId, caller: CallerKey) {
+        let stale = self.calls.announced_by(binding, caller).filter(|call| self.is_stale(now, call)).map(Call::id);
+        if let Some(stale) = stale {
+            self.end_expected(stale, CallState::TimedOut);
+        }
+    }
+
+    fn expect_invite(&mut self, now: Instant, binding: BindingId, caller: CallerKey, wait: Duration) -> CallId {
         let call = CallId::new(self.core.random.wide(), binding.tag());
-        let (timing, wait) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
-        self.calls.expect(Call::expected(now, timing, wait, call, binding, caller));
-        self.core.later(now, wait, Timer::Call(call));
+        let (timing, rings) = (self.core.settings.timing.edge, self.core.settings.ring_timeout);
+        let mut row = Call::expected(now, timing, rings, call, binding, caller);
+        row.ask_until(now + wait);
+        self.core.timers.set(row.expected_until(timing.comes_again), Timer::Call(call));
+        self.calls.expect(row);
         call
     }
 
-    /// The caller was announced once more.
-    fn expect_longer(&mut self, now: Instant, call: CallId) {
-        let wait = self.core.settings.ring_timeout;
+    /// The caller was announced once more, by somebody who waits so long for a device.
+    fn expect_longer(&mut self, now: Instant, call: CallId, wait: Duration) {
+        let until = now + self.core.settings.ring_timeout;
         if let Some(row) = self.calls.get_mut(call) {
-            row.expect_until(now + wait);
+            row.expect_until(until);
+            row.ask_until(now + wait);
+            self.core.timers.set(row.expected_until(self.core.settings.timing.edge.comes_again), Timer::Call(call));
         }
-        self.core.later(now, wait, Timer::Call(call));
+    }
+
+    /// Nobody waits for the devices of an announced call any more, and nobody was told whether one has come.
+    pub(in crate::endpoint) fn on_stop_expecting(&mut self, now: Instant, call: CallId) {
+        let Some(row) = self.calls.get_mut(call).filter(|row| row.is_expected()) else { return };
+        row.abandon(now);
+        self.core.timers.set(row.expected_until(self.core.settings.timing.edge.comes_again), Timer::Call(call));
+    }
+
+    /// A device has come.
+    pub(super) fn note_expected_come(&mut self, now: Instant, instance: InstanceId) {
+        let Some(binding) = self.devices.binding_of(instance) else { return };
+        for call in self.calls.expected_of(binding, instance) {
+            if let Some(row) = self.calls.get_mut(call) {
+                row.note_come(now, instance);
+            }
+        }
     }
 
     /// Ends an expected call before its INVITE has come; whether it was one. A decline is remembered for the INVITE.
@@ -99,6 +156,18 @@ impl Endpoint {
         true
     }
 
+    /// An expected call ends without its INVITE, or a decline is remembered no longer: its devices have missed the call unless they have declined it.
+    fn miss_expected(&mut self, now: Instant, call: CallId) {
+        let Some(row) = self.calls.get_mut(call).filter(|row| row.is_expected()) else { return };
+        let (binding, devices) = (row.binding(), row.instances().collect::<Vec<_>>());
+        let ends = row.end_expected(CallState::TimedOut);
+        self.tell_changes(call);
+        if ends {
+            self.on_missed(now, call, &devices, 480);
+        }
+        self.calls.forget_expected(binding, call);
+    }
+
     /// A device is wiped: no call is expected for it any more.
     pub(in crate::endpoint) fn leave_all_expected(&mut self, instance: InstanceId, binding: BindingId) {
         for call in self.calls.expected_of(binding, instance) {
@@ -106,8 +175,15 @@ impl Endpoint {
         }
     }
 
-    /// No push reaches a device: the call is not expected for it any more.
-    pub(super) fn leave_expected(&mut self, instance: InstanceId, call: CallId) {
+    /// No push reaches a device: the call is not expected for it any more. The last one has missed it.
+    pub(super) fn lose_expected(&mut self, now: Instant, instance: InstanceId, call: CallId) {
+        match self.calls.get(call) {
+            Some(row) if row.instances().eq([instance]) => self.miss_expected(now, call),
+            _ => self.leave_expected(instance, call),
+        }
+    }
+
+    fn leave_expected(&mut self, instance: InstanceId, call: CallId) {
         let Some(row) = self.calls.get_mut(call).filter(|row| row.has_woken(instance)) else { return };
         let (binding, left) = (row.binding(), row.leave_expected(instance));
         self.tell_changes(call);
@@ -117,8 +193,12 @@ impl Endpoint {
     }
 
     pub(super) fn on_expected_due(&mut self, now: Instant, call: CallId) {
-        if self.calls.get(call).is_some_and(|row| row.until() <= now) {
-            self.end_expected(call, CallState::TimedOut);
+        let Some(row) = self.calls.get(call) else { return };
+        let until = row.expected_until(self.core.settings.timing.edge.comes_again);
+        if until <= now {
+            self.miss_expected(now, call);
+        } else {
+            self.core.timers.set(until, Timer::Call(call));
         }
     }
 

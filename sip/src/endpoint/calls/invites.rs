@@ -88,7 +88,7 @@ impl Endpoint {
             return Err(482);
         }
         let (caller, key) = self.caller_of(invite);
-        let expected = self.calls.expected_for(now, binding, key).map(|call| (call.id(), call.state()));
+        let expected = self.expected_for(now, binding, key).map(|call| (call.id(), call.state()));
         if let Some((declined, CallState::Declined)) = expected {
             self.calls.forget_expected(binding, declined);
             return Err(603);
@@ -143,6 +143,7 @@ impl Endpoint {
         Admitted { call, instances, refused, caller, key, mark, valid_until }: Admitted,
     ) {
         self.forget_missed((binding, key), [&instances, &refused]);
+        self.end_stale(now, binding, key);
         let timing = self.core.settings.timing.edge;
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
@@ -183,7 +184,7 @@ impl Endpoint {
         caller: CallerKey,
     ) -> ((Vec<InstanceId>, Vec<InstanceId>), u16) {
         let mut status = 480;
-        let expected = self.calls.expected_for(now, binding, caller).map(Call::id);
+        let expected = self.expected_for(now, binding, caller).map(Call::id);
         let may_get = |instance: &InstanceId| {
             let busy = self.calls.is_busy(*instance, caller);
             status = if busy { 486 } else { status };
@@ -226,8 +227,9 @@ impl Endpoint {
         }
     }
 
-    /// Forks every call that waits for this instance to the flow that it has come by.
+    /// Forks every call that waits for this instance to the flow that it has come by; it has come for those that are expected.
     pub(in crate::endpoint) fn fork_waiting(&mut self, now: Instant, instance: InstanceId) {
+        self.note_expected_come(now, instance);
         for call in self.calls.waiting_for(instance) {
             self.follow(call, instance);
             self.fork_to(now, call, instance);

@@ -14,7 +14,7 @@
 //!
 //! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final
 //! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most
-//! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE or at its deadline.
+//! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE, or when that is expected no longer.
 
 mod answers;
 mod early_dialog;
@@ -150,8 +150,8 @@ impl Calls {
     /// The call that an INVITE of this caller to this binding is expected for: the announced call of the same caller, else the call that was
     /// announced first, since a server may name a caller otherwise than the INVITE does. A call that was declined stands for another caller's INVITE
     /// only where no other caller was announced in its time: the INVITE may as well be from a caller that the user would answer.
-    fn expected_for(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
-        let theirs = || self.expected_by(binding).filter(|call| call.until() > now);
+    fn expected_for(&self, binding: BindingId, caller: CallerKey, is_fresh: impl Fn(&Call) -> bool) -> Option<&Call> {
+        let theirs = || self.expected_by(binding).filter(|call| is_fresh(call));
         theirs()
             .find(|call| call.caller() == caller)
             .or_else(|| theirs().find(|call| !call.state().is_final()))
@@ -159,8 +159,8 @@ impl Calls {
     }
 
     /// The call of this caller that was announced to this binding.
-    fn announced_by(&self, now: Instant, binding: BindingId, caller: CallerKey) -> Option<&Call> {
-        self.expected_by(binding).find(|call| call.until() > now && call.caller() == caller)
+    fn announced_by(&self, binding: BindingId, caller: CallerKey) -> Option<&Call> {
+        self.expected_by(binding).find(|call| call.caller() == caller)
     }
 
     /// Whether one caller alone has been announced to this binding in the time of the call that is expected there.

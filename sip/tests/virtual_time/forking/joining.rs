@@ -284,10 +284,16 @@ fn a_trial_that_moves_to_another_flow_leaves_nobody_unregistered() {
 #[test]
 fn an_expected_call_wakes_no_device_that_has_not_proven_itself() {
     let mut world = trial();
-    let expect =
-        |number| Input::ExpectCall { instance: device(number), from: "sip:bob@example.com".into(), name: None };
+    let expect = |number| Input::ExpectCall {
+        instance: device(number),
+        from: "sip:bob@example.com".into(),
+        name: None,
+        wait: seconds(30),
+    };
     world.input(expect(2));
-    assert!(world.wakes().is_empty() && world.endpoint.expected_call(device(2), "sip:bob@example.com").is_none());
+    assert!(
+        world.wakes().is_empty() && world.endpoint.expected_call(world.now, device(2), "sip:bob@example.com").is_none()
+    );
     world.input(expect(1));
     assert_eq!(world.wakes().iter().map(|wake| wake.instance).collect::<Vec<_>>(), [device(1)]);
 }
@@ -295,8 +301,12 @@ fn an_expected_call_wakes_no_device_that_has_not_proven_itself() {
 #[test]
 fn no_call_is_announced_to_an_app_in_the_foreground_whether_another_one_is_in_the_background_or_not() {
     let mut world = devices(2);
-    let expect =
-        |number| Input::ExpectCall { instance: device(number), from: "sip:bob@example.com".into(), name: None };
+    let expect = |number| Input::ExpectCall {
+        instance: device(number),
+        from: "sip:bob@example.com".into(),
+        name: None,
+        wait: seconds(30),
+    };
     world.input(Input::Suspend(device(2)));
     assert_eq!([1, 2].map(|number| world.endpoint.is_announced_to(device(number))), [true, false]);
     world.input(expect(2));
@@ -313,7 +323,12 @@ fn no_call_is_announced_to_an_app_in_the_foreground_whether_another_one_is_in_th
 fn a_device_whose_app_comes_to_the_foreground_before_an_expected_call_stops_ringing() {
     let mut world = devices(2);
     for number in [1, 2] {
-        world.input(Input::ExpectCall { instance: device(number), from: "sip:bob@example.com".into(), name: None });
+        world.input(Input::ExpectCall {
+            instance: device(number),
+            from: "sip:bob@example.com".into(),
+            name: None,
+            wait: seconds(30),
+        });
     }
     world.input(Input::Suspend(device(2)));
     world.invite("a");

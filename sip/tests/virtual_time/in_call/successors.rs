@@ -90,9 +90,14 @@ fn a_call_that_the_later_instance_was_offered_as_well_goes_on_for_it_alone() {
 #[test]
 fn a_call_that_was_announced_finds_the_later_instance_woken() {
     let mut world = World::registered();
-    world.input(Input::ExpectCall { instance: world.instance, from: "sip:bob@example.com".into(), name: None });
+    world.input(Input::ExpectCall {
+        instance: world.instance,
+        from: "sip:bob@example.com".into(),
+        name: None,
+        wait: seconds(30),
+    });
     enable_again(&mut world);
-    assert!(world.endpoint.expected_call(later(), "sip:bob@example.com").is_some());
+    assert!(world.endpoint.expected_call(world.now, later(), "sip:bob@example.com").is_some());
     world.attach(1);
     world.invite("call-1");
     answer(&mut world, 1);

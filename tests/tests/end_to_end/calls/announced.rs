@@ -1,9 +1,10 @@
 //! Calls that the SIP server holds itself: it has the relay wake the devices, and sends the INVITE when one is there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::api_client::Answer;
+use tests::api_client::{Answer, Instance};
 use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::dns::{Dns, Record};
@@ -78,6 +79,16 @@ impl Holding {
         woken
     }
 
+    /// The device's missed calls are those that these pushes told of.
+    async fn is_missed(&self, device: &Instance, pushes: &[Value]) -> Outcome {
+        let ids = |calls: &[Value]| calls.iter().map(|call| text(&call["call"])).collect::<BTreeSet<_>>();
+        let missed = || async {
+            let kept = self.world.kept(device, "missed-calls").await.ok()?;
+            (ids(&kept) == ids(pushes)).then_some(())
+        };
+        self.world.until("the calls are missed", missed).await
+    }
+
     /// Has Alice's devices woken, none of which comes in time.
     async fn nobody_comes(&self) -> Outcome {
         self.is_refused(504, "no-device-in-time").await
@@ -140,6 +151,46 @@ async fn an_announced_call_that_never_comes_ends_for_the_phone_too() -> Outcome 
     assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]));
     it.world.await_state(&alice, &push, "timed-out").await?;
     assert_eq!(phone.invited(), 0);
+    it.world.content()
+}
+
+#[tokio::test]
+async fn a_caller_who_dials_again_when_nobody_came_is_pushed_again_and_each_call_is_missed() -> Outcome {
+    let mut it = Holding::start().await?;
+    let alice = it.world.enable().await?;
+    it.request["wait_ms"] = json!(300);
+    let mut pushes = Vec::new();
+    for _ in 0..2 {
+        it.nobody_comes().await?;
+        pushes.push(it.world.push().await?);
+    }
+    assert!(pushes[0]["call"] != pushes[1]["call"], "{pushes:?}");
+    it.world.await_state(&alice, &pushes[0], "timed-out").await?;
+    // Nothing follows: the last one ends, too, long before what the push has said.
+    it.world.await_state(&alice, &pushes[1], "timed-out").await?;
+    it.is_missed(&alice, &pushes).await?;
+    // Somebody who comes and goes is called anew.
+    it.request["wait_ms"] = json!(15_000);
+    let (_, phone) = it.wakes(&alice, 1).await?;
+    drop(phone);
+    it.world.await_all_asleep().await?;
+    let (push, phone) = it.wakes(&alice, 1).await?;
+    let (caller, call) = it.world.answered_at(&phone).await?;
+    it.world.await_state(&alice, &push, "answered").await?;
+    it.world.hang_up(&caller, &call).await?;
+    assert_eq!(it.world.apns.pushes().iter().filter(|push| push.push_type == "voip").count(), 4);
+    it.world.content()
+}
+
+#[tokio::test]
+async fn a_call_whose_server_hangs_up_while_it_is_waited_for_is_over_soon_and_missed() -> Outcome {
+    let it = Holding::start().await?;
+    let alice = it.world.enable().await?;
+    let (waits, push) = tokio::join!(tokio::time::timeout(Duration::from_secs(1), it.ask()), it.world.push());
+    assert!(waits.is_err(), "the connection ends without an answer");
+    let push = push?;
+    it.world.await_state(&alice, &push, "timed-out").await?;
+    it.is_missed(&alice, &[push]).await?;
     it.world.content()
 }
 

@@ -40,7 +40,7 @@ use relay::vault::items::{Counts, Message, MissedCall};
 use relay::vault::record::{Presence, Provider, WakeFor};
 use serde_json::Value;
 use sip::id::{CallId, InstanceId, MessageId, ShardTag};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::elsewhere::Nodes;
 
@@ -366,7 +366,7 @@ impl DeviceService for Scripted {
 }
 
 impl SipServerService for Scripted {
-    async fn expect(&self, request: Wake) -> Result<Expected, WakeError> {
+    async fn expect(&self, request: Wake, _: watch::Receiver<bool>) -> Result<Expected, WakeError> {
         let user = request.aor.expose().trim_start_matches("sip:").split('@').next().unwrap_or_default().to_owned();
         self.with(|script| script.woken.push(request));
         match user.as_str() {
