@@ -198,6 +198,9 @@ impl Endpoint {
     pub(super) fn on_presence(&mut self, now: Instant, instance: InstanceId, presence: Presence) {
         let Some(binding) = self.devices.binding_of(instance) else { return };
         self.devices.set_presence(instance, presence);
+        if presence == Presence::Foreground {
+            self.leave_all_expected(instance, binding);
+        }
         if presence == Presence::Foreground && self.is_checked(binding, instance) {
             self.abort_check(now, binding);
             self.groups.0.entry(binding).or_default().others.push(instance);

@@ -222,6 +222,8 @@ pub enum Input {
     /// A SIP server waits no longer for the devices of a call that [`Input::ExpectCall`] announced, and has not heard whether one has come: the call is
     /// expected for a moment more, unless one has.
     StopExpecting(CallId),
+    /// A device's app wants no calls any more: none that was announced is expected for it. Those whose INVITE has come go on.
+    LeaveExpected(InstanceId),
     /// The caller shall hear ringing: a push was accepted, or a device says that it rings.
     Ring {
         /// A call that [`Event::Wake`] named; a call that has ended is ignored.

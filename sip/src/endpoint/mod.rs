@@ -205,6 +205,7 @@ impl Endpoint {
             Input::DeviceVerified { verification, granted } => self.on_device_verified(now, verification, granted),
             Input::ExpectCall { instance, from, name, wait } => self.on_expect_call(now, instance, from, name, wait),
             Input::StopExpecting(call) => self.on_stop_expecting(now, call),
+            Input::LeaveExpected(instance) => self.on_leave_expected(instance),
             Input::Ring { call, instance } => self.on_ring(now, call, instance),
             Input::Decline(call) => self.end_call(now, call, CallState::Declined, 603),
             Input::Subscribe(binding) => self.on_subscribe(now, binding),

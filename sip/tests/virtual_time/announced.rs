@@ -462,6 +462,18 @@ fn a_decline_counts_as_long_as_the_device_was_told() {
 }
 
 #[test]
+fn an_app_that_comes_to_the_foreground_or_wants_no_calls_expects_none() {
+    for foreground in [true, false] {
+        let mut world = World::registered();
+        bob_for(&mut world, 20);
+        let instance = world.instance;
+        world.input(if foreground { Input::Suspend(instance) } else { Input::LeaveExpected(instance) });
+        assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], vec![]));
+        assert!(world.endpoint.expected_call(world.now, instance, "sip:bob@example.com").is_none());
+    }
+}
+
+#[test]
 fn a_call_whose_push_reaches_nobody_is_missed() {
     let mut world = World::registered();
     let call = announced(&mut world);

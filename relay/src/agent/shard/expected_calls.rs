@@ -120,6 +120,12 @@ impl Shard {
         }
     }
 
+    /// A device's app has come to the foreground, or wants no calls any more: nobody waits for it.
+    pub(crate) fn want_no_calls(&mut self, instance: InstanceId) {
+        self.tell_askers(instance, Arrival::Unwanted);
+        self.drive(clock::now(), Input::LeaveExpected(instance));
+    }
+
     /// Whether what is registered at this SIP server is to be woken by these, as far as this pass decides it.
     fn is_served(&self, upstream: UpstreamId, servers: &Servers) -> Option<bool> {
         let Some(route) = self.shared.upstreams.route(upstream) else { return Some(false) };

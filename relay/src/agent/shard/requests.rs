@@ -352,6 +352,9 @@ impl Shard {
         if let Some(presence) = presence {
             self.be_present(id, presence);
         }
+        if presence == Some(Presence::Foreground) || self.with_record(id, |it| it.wake_for.call) == Some(false) {
+            self.want_no_calls(id);
+        }
         self.status_of(id)
     }
 

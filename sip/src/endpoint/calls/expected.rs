@@ -10,6 +10,7 @@
 //! | another caller is announced | one more call, with a push and a deadline of its own |
 //! | a device declines it | declined; its INVITE, should it come, is answered 603: that of its caller, and any other only where no other caller was announced in its time |
 //! | no INVITE by the deadline, or no device can be reached | timed out |
+//! | the app of a device comes to the foreground, or wants no calls any more | of the others alone |
 //!
 //! A call that has timed out is one that its devices have missed, unless its INVITE makes another call of it, or the process ends.
 //!
@@ -168,10 +169,16 @@ impl Endpoint {
         self.calls.forget_expected(binding, call);
     }
 
-    /// A device is wiped: no call is expected for it any more.
+    /// A device is wiped, its app has come to the foreground, or wants no calls: none is expected for it any more.
     pub(in crate::endpoint) fn leave_all_expected(&mut self, instance: InstanceId, binding: BindingId) {
         for call in self.calls.expected_of(binding, instance) {
             self.leave_expected(instance, call);
+        }
+    }
+
+    pub(in crate::endpoint) fn on_leave_expected(&mut self, instance: InstanceId) {
+        if let Some(binding) = self.devices.binding_of(instance) {
+            self.leave_all_expected(instance, binding);
         }
     }
 

@@ -195,6 +195,34 @@ async fn a_call_whose_server_hangs_up_while_it_is_waited_for_is_over_soon_and_mi
 }
 
 #[tokio::test]
+async fn nobody_waits_for_an_app_that_is_opened_or_wants_no_calls_any_more() -> Outcome {
+    for change in [json!({"presence": "foreground"}), json!({"wake_for": ["message"]})] {
+        let it = Holding::start().await?;
+        let alice = it.world.enable().await?;
+        let (told, changed) = tokio::join!(it.is_refused(404, "unknown-aor"), async {
+            let push = it.world.push().await?;
+            let changed = it.world.api.change(&alice, &change).await?.status;
+            it.world.await_state(&alice, &push, "timed-out").await?;
+            Ok::<_, Missed>(changed)
+        });
+        told?;
+        assert_eq!(changed?, 200);
+        // Another device is waited for.
+        let android = it.world.enable_android().await?;
+        it.world.change(&alice, json!({"presence": "background", "wake_for": ["call"]})).await?;
+        let (told, phone) = tokio::join!(it.is_told(1, 2), async {
+            it.world.push().await?;
+            it.world.api.change(&alice, &change).await?;
+            it.world.android_push().await?;
+            it.world.wake(&android).await
+        });
+        told?;
+        drop(phone?);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_end_of_another_call_lets_go_of_nobody_who_waits_for_the_device() -> Outcome {
     for declines in [false, true] {
         let it = Holding::start().await?;

@@ -165,6 +165,19 @@ async fn who_declines_at_another_node_or_does_not_come_is_not_waited_for() -> Ou
 }
 
 #[tokio::test]
+async fn an_app_that_is_opened_at_another_node_is_not_waited_for() -> Outcome {
+    let nodes = Nodes::start().await?;
+    let world = &nodes.world;
+    let instance = world.enable().await?;
+    let (answer, changed) = tokio::join!(nodes.ask(15_000), async {
+        world.push().await?;
+        world.api.change(&instance, &json!({"presence": "foreground"})).await.map_err(Missed::from)
+    });
+    assert_eq!((changed?.status, answer?), (200, (404, json!("unknown-aor"))));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_device_is_woken_by_whom_its_own_node_believes_and_not_by_whom_the_asked_one_does() -> Outcome {
     let mut generous = String::new();
     let nodes = Nodes::with(|setup| generous = setup.sip_server_at("pbx-2", &["*"], &["localhost"])).await?;
