@@ -6,7 +6,8 @@
 //!                                                                                              └── letter: one has come, or none
 //! ```
 //!
-//! Invariant: as everywhere here: key, body, limit, use case; at each node by its own configuration. No AOR is kept or logged.
+//! Invariant: as everywhere here: key, body, limit, use case; at each node by its own configuration. No AOR is kept or logged. Nobody waits longer than
+//! for the beginning of this node's end.
 
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
@@ -90,8 +91,10 @@ async fn at_this_node<E: ApiService>(
     if expected.awake == 0 {
         carried.tell_early(answer(StatusCode::ACCEPTED, &json!({"known": known}))).await;
     }
-    let awake = first_of(&mut expected, wait).await?;
-    Ok(Awake { awake, known })
+    tokio::select! {
+        awake = first_of(&mut expected, wait) => Ok(Awake { awake: awake?, known }),
+        () = api.0.service.leaves() => Err(WakeError::Draining),
+    }
 }
 
 /// How many are awake with the first that comes.
@@ -178,6 +181,8 @@ async fn at_all_nodes<E: ApiService>(
                 None => return tally.answer_now(),
             },
             () = sleep_until(until), if tally.is_known() => return tally.answer_now(),
+            // The INVITE comes to this node's successor, or is the same call here.
+            () = api.0.service.leaves(), if !tally.is_awake() => return Err(WakeError::Draining),
         }
     }
 }

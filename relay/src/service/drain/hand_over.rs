@@ -23,12 +23,11 @@
 //! take holds up no other.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::woken_calls::Telling;
@@ -46,7 +45,7 @@ const LETTER_LOST: Duration = Duration::from_secs(12);
 /// How far it is.
 #[derive(Default)]
 pub(crate) struct HandOver {
-    leaving: AtomicBool,
+    leaving: watch::Sender<bool>,
     waiting: Mutex<Waiting>,
     news: Notify,
 }
@@ -81,7 +80,7 @@ impl Service {
     /// [`HAND_OVER_LIMIT`].
     pub async fn leave(&self) {
         let it = &self.0;
-        it.hand_over.leaving.store(true, Ordering::Relaxed);
+        it.hand_over.leaving.send_replace(true);
         let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
         let ids = it.instances_here().await;
         let instances = ids.len();
@@ -125,7 +124,17 @@ impl Service {
 impl Inner {
     /// Whether this node takes nothing on any more.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.hand_over.leaving.load(Ordering::Relaxed) || self.dependencies.drain.has_begun()
+        *self.hand_over.leaving.borrow() || self.dependencies.drain.has_begun()
+    }
+
+    /// Waits until this node takes nothing on any more.
+    pub(crate) async fn leaves(&self) {
+        let mut leaving = self.hand_over.leaving.subscribe();
+        tokio::select! {
+            // There is no error: the sender lives as long as this node.
+            _ = leaving.wait_for(|leaving| *leaving) => {}
+            () = self.dependencies.drain.begun() => {}
+        }
     }
 
     async fn instances_here(&self) -> HashSet<InstanceId> {

@@ -91,6 +91,11 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Waits until this node leaves.
+    fn leaves(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// The nodes that leave, and serve on the calls that wait with them.
     fn leavers(&self) -> Vec<Owner> {
         Vec::new()
@@ -177,6 +182,10 @@ impl NodeService for Service {
 
     fn is_leaving(&self) -> bool {
         self.0.is_leaving()
+    }
+
+    async fn leaves(&self) {
+        self.0.leaves().await;
     }
 
     fn leavers(&self) -> Vec<Owner> {

@@ -195,6 +195,20 @@ async fn a_call_whose_server_hangs_up_while_it_is_waited_for_is_over_soon_and_mi
 }
 
 #[tokio::test]
+async fn a_server_that_waits_when_the_relay_begins_to_end_is_told_so_at_once() -> Outcome {
+    let mut it = Holding::start().await?;
+    it.world.enable().await?;
+    it.request["wait_ms"] = json!(30_000);
+    let (told, ended) = tokio::join!(it.is_refused(503, "draining"), async {
+        it.world.push().await?;
+        it.world.relay.terminate(SOON).await
+    });
+    told?;
+    assert!(ended?.success());
+    Ok(())
+}
+
+#[tokio::test]
 async fn nobody_waits_for_an_app_that_is_opened_or_wants_no_calls_any_more() -> Outcome {
     for change in [json!({"presence": "foreground"}), json!({"wake_for": ["message"]})] {
         let it = Holding::start().await?;

@@ -165,7 +165,7 @@ async fn who_declines_at_another_node_or_does_not_come_is_not_waited_for() -> Ou
 }
 
 #[tokio::test]
-async fn an_app_that_is_opened_at_another_node_is_not_waited_for() -> Outcome {
+async fn an_app_that_is_opened_at_another_node_or_a_node_that_leaves_is_not_waited_for() -> Outcome {
     let nodes = Nodes::start().await?;
     let world = &nodes.world;
     let instance = world.enable().await?;
@@ -174,6 +174,13 @@ async fn an_app_that_is_opened_at_another_node_is_not_waited_for() -> Outcome {
         world.api.change(&instance, &json!({"presence": "foreground"})).await.map_err(Missed::from)
     });
     assert_eq!((changed?.status, answer?), (200, (404, json!("unknown-aor"))));
+    world.change(&instance, json!({"presence": "background"})).await?;
+    let (answer, ended) = tokio::join!(nodes.ask(30_000), async {
+        world.push().await?;
+        world.relay.terminate(SOON * 4).await
+    });
+    assert_eq!(answer?, (503, json!("owner-away")), "its SIP server goes on as without a relay");
+    ended?;
     Ok(())
 }
 
