@@ -9,10 +9,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::CommandError;
-use super::operator::At;
-use super::question::{confirm, is_attended};
+use super::operator::{At, configuration};
+use super::question::confirm;
 use super::table::{cell, pretty, table};
-use crate::config::{Config as Loaded, Origin};
+use crate::config::Origin;
 
 /// Have a running relay read its configuration and the files that it names again; says what changed and what needs a restart
 #[derive(Args)]
@@ -24,7 +24,7 @@ pub struct Reload {
 /// Have a running relay hand its instances over, end its calls in peace, and end
 #[derive(Args)]
 pub struct Drain {
-    /// Do not ask
+    /// Do not ask; without a terminal to ask at, nothing is done without it
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -42,9 +42,9 @@ pub struct Config {
 enum Action {
     /// Each setting as it is in force: its value, and whether that comes from the file, the environment or nowhere; no secret
     Show {
-        /// The configuration file (TOML)
-        #[arg(long, value_name = "FILE", default_value = "relay.toml")]
-        config: PathBuf,
+        /// The configuration file (TOML) [default: /etc/sipwake/sipwake.toml, /etc/sipwake/relay.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Those alone that are set
         #[arg(long)]
         set: bool,
@@ -87,10 +87,7 @@ const STARTS_AGAIN: &str = "Who starts it whatever it ended with (sipwake.socket
 /// [`CommandError`] when the listener is not reached, or nobody said yes.
 pub async fn drain(drain: Drain) -> Result<(), CommandError> {
     let listener = drain.at.open()?;
-    // A program that says so means it.
-    if is_attended() {
-        confirm("The relay will end.", drain.yes)?;
-    }
+    confirm("The relay will end.", drain.yes)?;
     let told = listener.call("POST", "/drain", None).await?;
     let text = if drain.at.json { pretty(&told) } else { format!("{}\n", cell(&told["state"])) };
     std::io::stdout().write_all(text.as_bytes())?;
@@ -103,10 +100,11 @@ pub async fn drain(drain: Drain) -> Result<(), CommandError> {
 /// Shows a configuration.
 ///
 /// # Errors
-/// [`CommandError::Configuration`] with every problem that it has.
+/// [`CommandError::Configuration`] with every problem that it has; [`CommandError::Usage`] when none is named and none is found.
 pub fn config(config: Config) -> Result<(), CommandError> {
     let Action::Show { config, set, json } = config.action;
-    let loaded = Loaded::load(&config).map_err(|problems| CommandError::Configuration(problems.to_string()))?;
+    let nameless = CommandError::Usage("name a --config: there is none in /etc/sipwake");
+    let loaded = configuration(config.as_deref())?.ok_or(nameless)?;
     let shown = loaded.settings.iter().filter(|setting| !set || setting.origin != Origin::Default);
     let origin = |origin: &Origin| match origin {
         Origin::File(Some(line)) => format!("line {line}"),

@@ -182,7 +182,11 @@ async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended()
 async fn an_operator_has_a_relay_drain_and_it_ends_with_0() -> Outcome {
     let world = World::start().await?;
     let config = world.relay.config().display().to_string();
-    let told = sipwake(&["drain", "--config", &config]);
+    // Without a terminal nobody can be asked: no answer is a yes.
+    let unasked = sipwake(&["drain", "--config", &config]);
+    assert_eq!(unasked.status.code(), Some(1), "{}", said(&unasked));
+    assert!(said(&unasked).contains("nobody said yes (--yes says so beforehand)"), "{}", said(&unasked));
+    let told = sipwake(&["drain", "--yes", "--config", &config]);
     assert_eq!(
         (told.status.code(), String::from_utf8_lossy(&told.stdout).as_ref()),
         (Some(0), "draining\n"),
@@ -197,6 +201,8 @@ async fn an_operator_has_a_relay_drain_and_it_ends_with_0() -> Outcome {
 async fn a_configuration_is_shown_as_it_is_in_force_and_without_its_secrets() -> Outcome {
     let world = World::with(|setup| setup.further = "[limits]\ndials_per_source = 7\n".to_owned()).await?;
     let config = world.relay.config().display().to_string();
+    let unnamed = sipwake(&["config", "show"]);
+    assert_eq!(unnamed.status.code(), Some(2), "one of the current folder may be anybody's: {}", said(&unnamed));
     let shown = sipwake(&["config", "show", "--config", &config]);
     assert_eq!(shown.status.code(), Some(0), "{}", said(&shown));
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
