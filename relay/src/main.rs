@@ -17,7 +17,7 @@ use relay::cli::{
 };
 use relay::config::{Config, Problem, Problems};
 use relay::log;
-use relay::operator::controls::Reloaded;
+use relay::log_filter::{self, Filtered};
 use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
 use relay::secret::ZeroOnFree;
 use relay::serve::Relay;
@@ -230,7 +230,6 @@ async fn serve(
             _ = hangup.recv() => {
                 manager.reloading();
                 let told = running.reload();
-                say_reloaded(&told);
                 let refused = "serves; a reload was refused, and the log says why";
                 manager.ready(if told.problems.is_empty() { "serves" } else { refused });
             }
@@ -359,28 +358,9 @@ fn shown(address: Option<std::net::SocketAddr>) -> Option<tracing::field::Displa
     address.map(tracing::field::display)
 }
 
-/// Says what SIGHUP has changed, and what it could not.
-fn say_reloaded(told: &Reloaded) {
-    for problem in &told.problems {
-        tracing::error!(event = "not-reloaded", %problem, "not reloaded: nothing was changed");
-    }
-    if told.problems.is_empty() {
-        match told.taken.join(", ") {
-            taken if taken.is_empty() => tracing::info!(event = "reloaded", "reloaded: nothing has changed"),
-            taken => tracing::info!(event = "reloaded", %taken, "reloaded"),
-        }
-    }
-    if !told.needs_restart.is_empty() {
-        let settings = told.needs_restart.join(", ");
-        tracing::warn!(event = "restart-needed", %settings, "the configuration has changes that need a restart");
-    }
-}
-
-/// RUST_LOG speaks for this program, and for the libraries that it names ([`Libraries`]).
+/// The log goes to stderr, as far as RUST_LOG lets it.
 fn log_to_stderr(format: LogFormat) {
-    let wanted = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let libraries = Libraries::named_in(&std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default());
-    let filter = wanted.and(filter_fn(move |metadata| libraries.may_say(metadata.target(), *metadata.level())));
+    let Filtered { filter, ignored } = log_filter::read(&std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default());
     let layer = tracing_subscriber::fmt::layer().with_writer(log::Writer::default);
     let layer = match format {
         LogFormat::Text => layer.with_ansi(false).boxed(),

@@ -58,8 +58,14 @@ impl InForce {
 }
 
 impl Reloader {
-    /// Reads everything again, takes what can be taken, and says what became of it.
+    /// Reads everything again, takes what can be taken, and says what became of it, in the log as well.
     pub(super) fn reload(&self) -> Reloaded {
+        let told = self.read_again();
+        log(&told);
+        told
+    }
+
+    fn read_again(&self) -> Reloaded {
         // Nothing under the lock can panic half way: whole values are taken.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = Reloaded::default();
@@ -152,6 +158,23 @@ impl Reloader {
         if read.is_some_and(|read| self.tls.take(read)) {
             told.taken.push("tls.certificate".to_owned());
         }
+    }
+}
+
+/// Tells the log of a reload, whoever asked for it.
+fn log(told: &Reloaded) {
+    for problem in &told.problems {
+        tracing::error!(event = "not-reloaded", %problem, "not reloaded: nothing was changed");
+    }
+    if told.problems.is_empty() {
+        match told.taken.join(", ") {
+            taken if taken.is_empty() => tracing::info!(event = "reloaded", "reloaded: nothing has changed"),
+            taken => tracing::info!(event = "reloaded", %taken, "reloaded"),
+        }
+    }
+    if !told.needs_restart.is_empty() {
+        let settings = told.needs_restart.join(", ");
+        tracing::warn!(event = "restart-needed", %settings, "the configuration has changes that need a restart");
     }
 }
 

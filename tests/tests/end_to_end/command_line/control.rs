@@ -13,9 +13,13 @@ type Outcome = Result<(), Missed>;
 
 /// Where the relay's configuration has a file of this setting.
 fn file_of(relay: &RelayProcess, setting: &str) -> std::path::PathBuf {
-    let text = std::fs::read_to_string(relay.config()).unwrap_or_default();
+    file_of_text(&std::fs::read_to_string(relay.config()).unwrap_or_default(), setting).into()
+}
+
+/// The file that a configuration's text has for this setting.
+fn file_of_text(text: &str, setting: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{setting} = "))).unwrap_or_default();
-    line.trim_matches('"').into()
+    line.trim_matches('"').to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +115,17 @@ async fn a_reload_takes_what_it_can_where_the_cas_are_in_another_file_and_the_on
     let taken = lines.lines().find(|line| line.starts_with("taken: "));
     assert!(taken.is_some_and(|taken| taken.contains("operator.token_file")), "{lines}");
     assert!(lines.contains("in force after a restart: upstream.ca_file"), "{lines}");
+    // The log tells it, too, whoever asked for the reload.
+    let logged = relay.await_log("event=\"reloaded\"", SOON).await?;
+    assert!(logged.contains("taken=") && logged.contains("operator.token_file"), "{logged}");
+    relay.await_log("settings=upstream.ca_file", SOON).await?;
     assert_eq!(relay.operator().get("/metrics").await?.status, 401, "the old token opens nothing");
+    std::fs::write(relay.config(), "x = [").unwrap();
+    let at = format!("https://{}", relay.operator_address());
+    let (ca, token) = (new.display().to_string(), file_of_text(&text, "token_file"));
+    let refused = sipwake(&["reload", "--operator", &at, "--ca", &ca, "--token-file", &token]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    relay.await_log("event=\"not-reloaded\"", SOON).await?;
     Ok(())
 }
 
