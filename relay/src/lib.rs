@@ -26,6 +26,7 @@
 //! | 0 | `file_owner` | the owner of files that root makes |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
 //! | 0 | [`log`] | the log's way to the standard error, which makes no task wait |
+//! | 0 | [`log_filter`] | what is let into the log |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
 //! | 0 | [`outage`] | recurring faults are logged once, then counted |
 //! | 0 | [`process`] | requests to the system at the start: no dumps, open files, small pages |
@@ -66,6 +67,7 @@ mod file_owner;
 pub mod hpke;
 pub mod limits;
 pub mod log;
+pub mod log_filter;
 pub mod metrics;
 pub mod net;
 pub mod operator;

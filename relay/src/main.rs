@@ -27,7 +27,7 @@ use relay::serve::unconfigured::Unconfigured;
 use relay::systemd::{self, Notifier, sockets};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
-use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -367,66 +367,11 @@ fn log_to_stderr(format: LogFormat) {
         LogFormat::Json => layer.json().boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-}
-
-/// Filter for the log lines of libraries.
-///
-/// | library | its lines |
-/// | --- | --- |
-/// | any | ERROR: lower levels may be said once for each packet of a stranger, and no line of it is counted and held back |
-/// | one that RUST_LOG names | INFO and above: some tell at lower levels what they send |
-/// | rustls | none: it repeats what a peer has said, and the relay tells of a failed handshake itself |
-struct Libraries {
-    named: Vec<String>,
-}
-
-impl Libraries {
-    /// The targets of RUST_LOG's directives, as `hickory_net` in `info,hickory_net=warn`.
-    fn named_in(directives: &str) -> Self {
-        let target = |directive: &str| {
-            let end = directive.find(['=', '[']).unwrap_or(directive.len());
-            crate_of(directive[..end].trim()).to_owned()
-        };
-        Self { named: directives.split(',').map(target).collect() }
-    }
-
-    fn may_say(&self, target: &str, level: Level) -> bool {
-        match crate_of(target) {
-            "relay" | "sip" | "sipwake" => true,
-            "rustls" => false,
-            library if self.named.iter().any(|named| named == library) => level <= Level::INFO,
-            _ => level <= Level::ERROR,
-        }
-    }
-}
-
-fn crate_of(target: &str) -> &str {
-    target.split("::").next().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_say_what_is_grave_unless_the_operator_asks_for_more() {
-        let hickory = "hickory_net::udp::udp_client_stream";
-        for directives in ["", "info", "debug", "trace,relay=info"] {
-            let libraries = Libraries::named_in(directives);
-            assert!(libraries.may_say("relay::net::dns::resolve", Level::TRACE), "{directives}");
-            assert!(libraries.may_say(hickory, Level::ERROR), "{directives}");
-            assert!(!libraries.may_say(hickory, Level::WARN), "{directives}");
-        }
-        for directives in ["info,hickory_net=warn", "hickory_net", "hickory_net::udp=trace", "hickory_net[query]=info"]
-        {
-            let libraries = Libraries::named_in(directives);
-            assert!(
-                libraries.may_say(hickory, Level::INFO) && !libraries.may_say(hickory, Level::DEBUG),
-                "{directives}"
-            );
-            assert!(!libraries.may_say("h2::client", Level::WARN), "{directives}");
-            assert!(!libraries.may_say("rustls::conn", Level::ERROR), "{directives}");
-        }
-        assert!(!Libraries::named_in("rustls=trace").may_say("rustls::conn", Level::ERROR));
+    for directive in ignored {
+        tracing::warn!(
+            event = "log-directive-ignored",
+            directive,
+            "a part of RUST_LOG is left out: it is no level (off, error, warn, info, debug, trace), and names no target with one"
+        );
     }
 }

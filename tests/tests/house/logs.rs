@@ -22,7 +22,7 @@ const HEAD: &str = "# Logs
 Made from the sources; `SIPWAKE_REWRITE=1 cargo test -p tests --test house reference` writes this page.
 
 The relay logs to standard error, a line for each event, as text or with `--log-format json` as JSON. `event` is its stable name, and what a program should look for; the words may change.
-`RUST_LOG` sets the level (`RUST_LOG=relay=debug` tells each step of each call). Libraries say what is of level `ERROR`; one that `RUST_LOG` names says more, down to `INFO` (`RUST_LOG=info,hickory_net=warn`). Nobody is named at any level: no address, number, name, token or credential of a person, of an
+`RUST_LOG` sets the level (`RUST_LOG=relay=debug` tells each step of each call); where it says nothing, `INFO` is told, and what it has that is no directive is left out (`log-directive-ignored`). Libraries say what is of level `ERROR`; one that `RUST_LOG` names says more, down to `INFO` (`RUST_LOG=info,hickory_net=warn`). Nobody is named at any level: no address, number, name, token or credential of a person, of an
 instance its id alone.
 
 - **A request** has a number, `request`, in the answer's header `x-request-id` and in each line that the relay logs while it answers, also on the node that it is carried to.
