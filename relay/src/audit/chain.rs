@@ -3,7 +3,7 @@
 //! Invariant: a line that was altered, added, removed or moved breaks the chain at its place, unless all that follows was made anew as
 //! well. So an operator who wants to be sure keeps the last line's `chain` somewhere else now and then.
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::Value;
@@ -26,6 +26,12 @@ pub enum Fault {
         file: Box<str>,
         /// The system's word.
         why: Box<str>,
+    },
+    /// There is no line of a trail.
+    #[error("{directory}: there is no line of an audit trail in it (audit-2026-11-27.jsonl, for one)")]
+    Empty {
+        /// The directory.
+        directory: Box<str>,
     },
     /// The line is malformed.
     #[error("{file}: line {line} is no line of an audit trail")]
@@ -71,43 +77,64 @@ pub(super) fn read(line: &str) -> Option<(Value, String, [u8; 32])> {
     Some((members, format!("{before}}}"), link))
 }
 
-/// Checks the files of one node in the order of their days, from `trust` on (the `chain` of a line that is known; else the first line
-/// is taken as it is), and shows each line to `each`. The chain of the last.
-///
-/// # Errors
-/// [`Fault`], with its place.
-pub fn verify<R: BufRead>(
-    files: impl IntoIterator<Item = (Box<str>, R)>,
+/// Walks through the files of one node in the order of their days, and shows each line that can be read to `each`, and each fault, with its place, to
+/// `fault`. What follows a fault is checked from there on. The first line of all is taken as it is, for the files before it were deleted when their
+/// time was over. The chain of the last line.
+pub fn walk<R: BufRead>(
+    files: impl IntoIterator<Item = (Box<str>, io::Result<R>)>,
     mut each: impl FnMut(&Value),
-) -> Result<Option<[u8; 32]>, Fault> {
-    let mut before: Option<[u8; 32]> = None;
-    for (file, mut reader) in files {
+    mut fault: impl FnMut(Fault),
+) -> Option<[u8; 32]> {
+    let (mut before, mut last): (Option<[u8; 32]>, _) = (None, None);
+    for (file, opened) in files {
+        let unreadable = |why: io::Error| Fault::Read { file: file.clone(), why: why.to_string().into() };
+        let mut reader = match opened {
+            Ok(reader) => reader,
+            Err(error) => {
+                fault(unreadable(error));
+                before = None;
+                continue;
+            }
+        };
         let (mut number, mut text) = (0, Vec::new());
         loop {
             text.clear();
-            let read_bytes = std::io::Read::take(&mut reader, LINE_LIMIT as u64).read_until(b'\n', &mut text);
-            match read_bytes {
+            match read_line(&mut reader, &mut text) {
                 Ok(0) => break,
                 Ok(_) => number += 1,
-                Err(error) => return Err(Fault::Read { file, why: error.to_string().into() }),
+                Err(error) => {
+                    fault(unreadable(error));
+                    before = None;
+                    break;
+                }
             }
-            let malformed = || Fault::Malformed { file: file.clone(), line: number };
-            let line =
-                std::str::from_utf8(&text).ok().and_then(|line| line.strip_suffix('\n')).ok_or_else(malformed)?;
-            let (members, hashed, chain) = read(line).ok_or_else(malformed)?;
+            let line = std::str::from_utf8(&text).ok().and_then(|line| line.strip_suffix('\n'));
+            let Some((members, hashed, chain)) = line.and_then(read) else {
+                fault(Fault::Malformed { file: file.clone(), line: number });
+                before = None;
+                continue;
+            };
             let follows = match before {
                 Some(before) => link(&before, hashed.as_bytes()) == chain,
-                // The files before it were deleted when their time was over: only the very first can be checked.
                 None => members["seq"] != 1 || link(&BEGINNING, hashed.as_bytes()) == chain,
             };
             if !follows {
-                return Err(Fault::Broken { file, line: number });
+                fault(Fault::Broken { file: file.clone(), line: number });
             }
-            before = Some(chain);
+            (before, last) = (Some(chain), Some(chain));
             each(&members);
         }
     }
-    Ok(before)
+    last
+}
+
+/// Reads a line into `text`, at most [`LINE_LIMIT`] bytes of it; the rest of a longer one is skipped.
+fn read_line(reader: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<usize> {
+    let read = io::Read::take(&mut *reader, LINE_LIMIT as u64).read_until(b'\n', text)?;
+    if read == LINE_LIMIT && !text.ends_with(b"\n") {
+        reader.skip_until(b'\n')?;
+    }
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -121,9 +148,36 @@ mod tests {
         (1..=lines).map(|seq| chained(&mut chain, &json!({"seq": seq, "what": "woken"}))).collect()
     }
 
+    /// How many lines are read, and the faults.
+    fn walked(text: &str) -> (usize, Vec<Fault>) {
+        let (mut seen, mut faults) = (0, Vec::new());
+        walk([("a".into(), Ok(text.as_bytes()))], |_| seen += 1, |fault| faults.push(fault));
+        (seen, faults)
+    }
+
+    /// How many lines are read, or the first fault.
     fn verdict(text: &str) -> Result<usize, Fault> {
-        let mut seen = 0;
-        verify([("a".into(), text.as_bytes())], |_| seen += 1).map(|_| seen)
+        let (seen, faults) = walked(text);
+        faults.into_iter().next().map_or(Ok(seen), Err)
+    }
+
+    #[test]
+    fn what_follows_a_fault_is_read_and_checked() {
+        let whole = trail(6);
+        let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+        let broken = |line| Fault::Broken { file: "a".into(), line };
+        let malformed = |line| Fault::Malformed { file: "a".into(), line };
+        let without = |gone: usize| [&lines[..gone], &lines[gone + 1..]].concat().concat();
+        assert_eq!(walked(&without(2)), (5, vec![broken(3)]));
+        let twice = without(2).replace(lines[4], "");
+        assert_eq!(walked(&twice), (4, vec![broken(3), broken(4)]));
+        let long = format!("{}\n", "x".repeat(3 * LINE_LIMIT));
+        assert_eq!(walked(&whole.replace(lines[2], &long)), (5, vec![malformed(3)]));
+        let second = whole.as_bytes();
+        let gone: io::Result<&[u8]> = Err(io::ErrorKind::PermissionDenied.into());
+        let (mut seen, mut faults) = (0, 0);
+        walk([("a".into(), gone), ("b".into(), Ok(second))], |_| seen += 1, |_| faults += 1);
+        assert_eq!((seen, faults), (6, 1));
     }
 
     #[test]

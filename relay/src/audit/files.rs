@@ -81,10 +81,22 @@ pub(super) fn days(directory: &Path) -> Result<Vec<(String, PathBuf)>, AuditErro
     Ok(found)
 }
 
-/// `2026-11-27`
+/// `2026-11-27`: a day that there is, in that form.
 pub fn is_day(text: &str) -> bool {
     let form = |(place, byte): (usize, u8)| if matches!(place, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() };
-    text.len() == 10 && text.bytes().enumerate().all(form)
+    if text.len() != 10 || !text.bytes().enumerate().all(form) {
+        return false;
+    }
+    let number = |range: std::ops::Range<usize>| text[range].parse::<u32>().unwrap_or(0);
+    let (year, month, day) = (number(0..4), number(5..7), number(8..10));
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + u32::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    };
+    (1..=days).contains(&day)
 }
 
 fn day_of(at_ms: u64) -> String {
@@ -324,6 +336,18 @@ mod tests {
             verify_directory(&self.0, |line| acts.push(line["what"].as_str().unwrap_or_default().to_owned()))
                 .expect("whole");
             acts
+        }
+    }
+
+    #[test]
+    fn a_day_is_one_of_the_calendar() {
+        for day in ["2026-11-30", "2028-02-29", "2000-02-29", "2026-12-31"] {
+            assert!(is_day(day), "{day}");
+        }
+        for none in
+            ["2026-13-45", "2026-11-31", "2026-02-29", "2100-02-29", "2026-00-10", "2026-01-00", "today", "2026-1-1"]
+        {
+            assert!(!is_day(none), "{none}");
         }
     }
 

@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use crate::domain::{WipeReason, Word as _};
 use crate::vault::AorKey;
 
-pub use chain::{Fault, verify};
+pub use chain::{Fault, walk};
 pub use files::{AuditError, is_day, look};
 use writer::Writer;
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::chain::{self, Fault};
-use super::files;
+use super::files::{self, AuditError};
 
 /// The data held of an account, in the words of a notice.
 pub const CATEGORIES: &[&str] = &[
@@ -25,6 +25,9 @@ pub const CATEGORIES: &[&str] = &[
 /// How it is held.
 pub const PROTECTION: &str = "sealed with AES-256-GCM under a key of its own; the day's keys lie in store.keyring alone and are destroyed after 7 days";
 
+/// The faults of one trail that are told each by itself.
+const FAULTS: usize = 20;
+
 /// A summary of the trails of a relay's nodes for a time.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -32,8 +35,10 @@ pub struct Report {
     pub lines: u64,
     /// Lines that could not be written at the time.
     pub lost: u64,
-    /// The faults of the trails; if there are any, the figures come from the sound lines.
+    /// The faults of the trails, at most 20 of each; if there are any, the figures come from the lines that can be read, and are too small.
     pub faults: Vec<Fault>,
+    /// How many more there are.
+    pub further_faults: u64,
     /// Accounts that were held.
     pub accounts: u64,
     /// Instances that were held, by App.
@@ -54,11 +59,17 @@ struct Held {
 pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
     let (mut report, mut held) = (Report::default(), BTreeMap::<Box<str>, Held>::new());
     let (first, last) = (format!("{from}T"), format!("{to}T~"));
+    let mut walked = BTreeSet::new();
     for directory in directories {
-        let seen = |line: &Value| report_line(&mut report, &mut held, line, (&first, &last));
-        if let Err(fault) = verify_directory(directory, seen) {
-            report.faults.push(fault);
+        // A trail that is named twice is one.
+        if !walked.insert(std::fs::canonicalize(directory).unwrap_or_else(|_| directory.clone())) {
+            continue;
         }
+        let (mut faults, mut further) = (Vec::new(), 0);
+        let seen = |line: &Value| report_line(&mut report, &mut held, line, (&first, &last));
+        walk_directory(directory, seen, |fault| if faults.len() < FAULTS { faults.push(fault) } else { further += 1 });
+        report.faults.append(&mut faults);
+        report.further_faults += further;
     }
     let live = |it: &&Held| *it.from <= *last && it.wiped_at.as_deref().is_none_or(|at| at >= first.as_str());
     let live: Vec<&Held> = held.values().filter(live).collect();
@@ -69,20 +80,57 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
     report
 }
 
+/// Walks through all files of a node's trail, and shows each line and each fault; the chain of the last line.
+pub fn walk_directory(
+    directory: &Path,
+    mut each: impl FnMut(&Value),
+    mut fault: impl FnMut(Fault),
+) -> Option<[u8; 32]> {
+    let shown: Box<str> = directory.display().to_string().into();
+    let days = match files::days(directory) {
+        Ok(days) => days,
+        Err(AuditError::File { why, .. }) => {
+            fault(Fault::Read { file: shown, why: why.to_string().into() });
+            return None;
+        }
+        Err(error) => {
+            fault(Fault::Read { file: shown, why: error.to_string().into() });
+            return None;
+        }
+    };
+    let opened = days.into_iter().map(|(_, path)| {
+        let file = std::fs::File::open(&path).map(BufReader::new);
+        (path.display().to_string().into(), file)
+    });
+    let (mut lines, mut faults) = (0_u64, 0_u64);
+    let chain = chain::walk(
+        opened,
+        |line| {
+            lines += 1;
+            each(line);
+        },
+        |found| {
+            faults += 1;
+            fault(found);
+        },
+    );
+    // A run writes a line when it starts: what has none is none, or all was taken out.
+    if lines == 0 && faults == 0 {
+        fault(Fault::Empty { directory: shown });
+    }
+    chain
+}
+
 /// Checks all files of a node's trail, and shows each line; the chain of the last one.
 ///
 /// # Errors
-/// [`Fault`], with its place.
+/// The first [`Fault`], with its place.
 pub fn verify_directory(directory: &Path, each: impl FnMut(&Value)) -> Result<Option<[u8; 32]>, Fault> {
-    let unreadable =
-        |path: &Path, why: String| Fault::Read { file: path.display().to_string().into(), why: why.into() };
-    let days = files::days(directory).map_err(|error| unreadable(directory, error.to_string()))?;
-    let mut opened = Vec::new();
-    for (_, path) in days {
-        let file = std::fs::File::open(&path).map_err(|error| unreadable(&path, error.to_string()))?;
-        opened.push((path.display().to_string().into(), BufReader::new(file)));
-    }
-    chain::verify(opened, each)
+    let mut first = None;
+    let chain = walk_directory(directory, each, |fault| {
+        first.get_or_insert(fault);
+    });
+    first.map_or(Ok(chain), Err)
 }
 
 fn report_line(report: &mut Report, held: &mut BTreeMap<Box<str>, Held>, line: &Value, (first, last): (&str, &str)) {
@@ -123,7 +171,52 @@ impl Report {
                 "lost": self.lost,
                 "whole": self.faults.is_empty(),
                 "faults": self.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "further_faults": self.further_faults,
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chain::{BEGINNING, chained};
+    use super::*;
+    use crate::random;
+    use crate::vault::hex;
+
+    #[test]
+    fn a_report_counts_what_follows_a_fault_and_each_trail_once() {
+        let folder = std::env::temp_dir().join(format!("sipwake-report-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut chain = BEGINNING;
+        let day = |day: u64, seqs: std::ops::RangeInclusive<u64>, chain: &mut [u8; 32]| {
+            let line = |seq: u64| {
+                let at = format!("2026-11-{day}T09:00:00.000Z");
+                chained(
+                    chain,
+                    &json!({"seq": seq, "at": at, "what": "enabled", "instance": format!("pi_{seq}"), "account": seq.to_string(), "app": "a"}),
+                )
+            };
+            seqs.map(line).collect::<Vec<String>>()
+        };
+        let (first, second) = (day(28, 1..=3, &mut chain), day(29, 4..=5, &mut chain));
+        std::fs::write(folder.join("audit-2026-11-29.jsonl"), second.concat()).unwrap();
+        let write = |lines: &[String]| std::fs::write(folder.join("audit-2026-11-28.jsonl"), lines.concat()).unwrap();
+        let told = |directories: &[PathBuf]| {
+            let told = report(directories, "2026-11-28", "2026-11-29");
+            (told.accounts, told.done.get("enabled").copied(), told.faults.len())
+        };
+        write(&first);
+        let twice = [folder.clone(), folder.join("."), folder.clone()];
+        assert_eq!(told(&twice), (5, Some(5), 0));
+        write(&[first[0].clone(), first[2].clone()]);
+        assert_eq!(told(&twice[..1]), (4, Some(4), 1));
+        write(&vec!["no line\n".to_owned(); 30]);
+        let torn = report(&twice[..1], "2026-11-28", "2026-11-29");
+        assert_eq!((torn.accounts, torn.faults.len(), torn.further_faults), (2, FAULTS, 10));
+        assert_eq!(told(&[folder.join("none")]), (0, None, 1));
+        std::fs::create_dir(folder.join("empty")).unwrap();
+        assert!(matches!(verify_directory(&folder.join("empty"), |_| ()), Err(Fault::Empty { .. })));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::CommandError;
-use crate::audit::report::{CATEGORIES, PROTECTION, report as report_on, verify_directory};
+use crate::audit::report::{CATEGORIES, PROTECTION, Report as Found, report as report_on, verify_directory};
 
 /// Check the audit trail
 #[derive(Args)]
@@ -33,7 +33,7 @@ enum Action {
     },
 }
 
-/// Tell what a notice of a breach needs: how many accounts were held in a time, which kinds of data, what was done
+/// Tell what a notice of a breach needs: how many accounts were held in a time, which kinds of data, what was done; ends with 1 where a trail is not whole
 #[derive(Args)]
 pub struct Report {
     /// The first day (UTC), as 2026-11-27
@@ -51,7 +51,7 @@ pub struct Report {
 }
 
 fn day(text: &str) -> Result<String, &'static str> {
-    if crate::audit::is_day(text) { Ok(text.to_owned()) } else { Err("write it as 2026-11-27") }
+    if crate::audit::is_day(text) { Ok(text.to_owned()) } else { Err("write a day as 2026-11-27") }
 }
 
 /// Checks a trail.
@@ -60,9 +60,12 @@ fn day(text: &str) -> Result<String, &'static str> {
 /// [`CommandError`] when it is not whole, or cannot be read.
 pub fn run(audit: Audit) -> Result<(), CommandError> {
     let Action::Verify { directory, has, json } = audit.action;
-    let (mut lines, mut lost, mut found) = (0_u64, 0, false);
+    let (mut lines, mut lost, mut found, mut first) = (0_u64, 0, false, None);
     let chain = verify_directory(&directory, |line| {
         lines += 1;
+        first.get_or_insert_with(|| {
+            (line["seq"].as_u64().unwrap_or(0), line["at"].as_str().unwrap_or_default().to_owned())
+        });
         lost += line["lines"].as_u64().unwrap_or(0);
         found |= has.as_deref().is_some_and(|chain| line["chain"] == chain);
     })?;
@@ -71,27 +74,40 @@ pub fn run(audit: Audit) -> Result<(), CommandError> {
     }
     let chain: String = chain.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
     let mut out = std::io::stdout();
+    let (first, at) = first.unwrap_or_default();
     if json {
-        writeln!(out, "{}", json!({"whole": true, "lines": lines, "lost": lost, "chain": chain}))?;
+        let told = json!({"whole": true, "first": first, "lines": lines, "lost": lost, "chain": chain});
+        writeln!(out, "{told}")?;
         return Ok(());
     }
-    writeln!(out, "whole: {lines} lines, {lost} lost for want of room\nlast chain: {chain}")?;
+    writeln!(out, "whole: {lines} lines, {lost} lost for want of room")?;
+    if first > 1 {
+        writeln!(
+            out,
+            "begins with line {first} of this trail, of {at}: what was before is gone, with a day whose time was over (audit.keep), or by somebody's hand"
+        )?;
+    }
+    writeln!(out, "last chain: {chain}")?;
     Ok(())
 }
 
 /// Reports.
 ///
 /// # Errors
-/// [`CommandError`] when nothing can be printed; the faults of a trail stand in the report.
+/// [`CommandError`] when the last day is before the first, when nothing can be printed, or, behind the report, when a trail is not whole.
 pub fn report(report: Report) -> Result<(), CommandError> {
     let Report { from, to, directories, json } = report;
+    if to < from {
+        return Err(CommandError::Usage("--to is a day before --from"));
+    }
     let found = report_on(&directories, &from, &to);
     let mut out = std::io::stdout();
     if json {
         writeln!(out, "{:#}", found.to_json())?;
-        return Ok(());
+        return whole(&found);
     }
-    writeln!(out, "Accounts held between {from} and {to} (UTC): about {}", found.accounts)?;
+    let about = if found.faults.is_empty() { "about" } else { "more than" };
+    writeln!(out, "Accounts held between {from} and {to} (UTC): {about} {}", found.accounts)?;
     for (app, count) in &found.instances {
         writeln!(out, "  {count} devices of {app}")?;
     }
@@ -107,5 +123,12 @@ pub fn report(report: Report) -> Result<(), CommandError> {
     for fault in &found.faults {
         writeln!(out, "  NOT WHOLE: {fault}")?;
     }
-    Ok(())
+    if found.further_faults > 0 {
+        writeln!(out, "  NOT WHOLE: {} faults more", found.further_faults)?;
+    }
+    whole(&found)
+}
+
+fn whole(found: &Found) -> Result<(), CommandError> {
+    if found.faults.is_empty() { Ok(()) } else { Err(CommandError::NotWhole) }
 }

@@ -187,6 +187,11 @@ pub enum CommandError {
     /// A trail is not whole.
     #[error("{0}")]
     Trail(#[from] crate::audit::Fault),
+    /// A report on a trail that is not whole.
+    #[error(
+        "a trail is not whole, or was not read: the numbers are too small; the report names where (NOT WHOLE, trail.faults)"
+    )]
+    NotWhole,
     /// A line that was there is not.
     #[error("no line of the trail has the chain {0}: it was cut, or made anew")]
     NotInTrail(String),

@@ -111,6 +111,16 @@ async fn the_audit_trail_tells_what_was_done_and_of_nobody() -> Outcome {
     let broken = sipwake(&["audit", "verify", directory])?;
     assert_eq!(broken.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&broken.stderr).contains("does not follow"), "{broken:?}");
+    let told = sipwake(&["report", "--from", &today, "--to", &today, "--audit", directory, "--json"])?;
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    let told: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert_eq!((&told["accounts"], &told["trail"]["whole"]), (&json!(1), &json!(false)), "{told}");
+    let nowhere = sipwake(&["report", "--from", &today, "--to", &today, "--audit", "/nowhere"])?;
+    assert_eq!(nowhere.status.code(), Some(1), "{nowhere:?}");
+    for (from, to) in [("2026-11-30", "2026-11-28"), ("2026-13-45", "2026-99-99")] {
+        let wrong = sipwake(&["report", "--from", from, "--to", to, "--audit", directory])?;
+        assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    }
     assert_eq!(sipwake(&["report", "--from", "today", "--to", &today, "--audit", directory])?.status.code(), Some(2));
     world.registrar.await_contacts(&world.aor(), 1, SOON).await?;
     Ok(())
