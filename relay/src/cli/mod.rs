@@ -140,9 +140,12 @@ pub enum CommandError {
     /// Something bad was found.
     #[error("a call would not come; what is BAD above must be mended")]
     Unhealthy,
-    /// The file is no receipt, or there are no keys.
-    #[error("a receipt, and keys as GET /v1/keys answers, are JSON objects; one of the files is none")]
-    NotAReceipt,
+    /// The file is no receipt.
+    #[error("{} is no receipt as DELETE answers it: a JSON object", .0.display())]
+    NotAReceipt(PathBuf),
+    /// The file has no keys.
+    #[error("{} holds no keys as GET /v1/keys answers them: a JSON object", .0.display())]
+    NoKeys(PathBuf),
     /// None of the named keys has signed it.
     #[error("none of these keys has signed this receipt: it was altered, or is another relay's")]
     WrongReceipt,

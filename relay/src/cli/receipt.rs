@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::CommandError;
@@ -49,13 +50,17 @@ enum Action {
 /// [`CommandError`] when the receipt is not right, or cannot be checked.
 pub async fn run(receipt: Receipt) -> Result<(), CommandError> {
     let Action::Verify { file, keys, api, ca, json } = receipt.action;
-    let receipt: Signed = serde_json::from_value(read(&file)?).map_err(|_| CommandError::NotAReceipt)?;
-    let keys = match (keys, api) {
-        (Some(keys), _) => read(&keys)?,
+    let receipt: Signed = read(&file, CommandError::NotAReceipt)?;
+    let asked_keys = keys.clone();
+    let keys: Value = match (keys, api) {
+        (Some(keys), _) => read(&keys, CommandError::NoKeys)?,
         (None, Some(api)) => Https::new(&api, ca.as_deref())?.ask("GET", "/v1/keys", "", None).await?,
         // The command line asks for one of them.
         (None, None) => Value::Null,
     };
+    if public_keys(&keys).next().is_none() {
+        return Err(asked_keys.map_or(CommandError::NotARelay, CommandError::NoKeys));
+    }
     if !public_keys(&keys).any(|key| verify_receipt(&receipt, &key).is_ok()) {
         return Err(CommandError::WrongReceipt);
     }
@@ -70,9 +75,10 @@ pub async fn run(receipt: Receipt) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn read(file: &Path) -> Result<Value, CommandError> {
+/// Reads JSON, also behind a byte order mark; `none` is said of a file that is something else.
+fn read<T: DeserializeOwned>(file: &Path, none: fn(PathBuf) -> CommandError) -> Result<T, CommandError> {
     let text = std::fs::read_to_string(file).map_err(|why| CommandError::File { file: file.to_owned(), why })?;
-    serde_json::from_str(&text).map_err(|_| CommandError::NotAReceipt)
+    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|_| none(file.to_owned()))
 }
 
 /// The Ed25519 keys of a JWK Set (RFC 8037 §2).

@@ -27,7 +27,17 @@ async fn a_receipt_verifies_against_the_relays_keys_and_not_when_it_was_altered(
     let wrong = verify(&altered)?;
     assert_eq!(wrong.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("altered"));
-    assert_eq!(verify(&json!({"instance": 1}))?.status.code(), Some(1));
+    let none = verify(&json!({"instance": 1}))?;
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("receipt.json is no receipt"), "which of the two is said");
+    // A shell of Windows writes a byte order mark.
+    let marked = scratch.file("marked.json", format!("\u{feff}{receipt}"));
+    let verify_with = |keys: &std::path::Path| -> Result<Output, Missed> {
+        Ok(Command::new(binary()?).args(["receipt", "verify"]).arg(&marked).arg("--keys").arg(keys).output()?)
+    };
+    assert!(verify_with(keys.as_ref())?.status.success());
+    let keyless = verify_with(marked.as_ref())?;
+    assert!(String::from_utf8_lossy(&keyless.stderr).contains("marked.json holds no keys"));
     // Straight from the relay, too.
     let api = format!("https://localhost:{}", world.relay.api_address().port());
     let ca = scratch.file("ca.pem", world.authority.ca_pem());
