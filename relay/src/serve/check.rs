@@ -186,6 +186,10 @@ async fn check_store(config: &Config, findings: &mut Findings) {
             return problems.push(config.problem("store.keyring", error.to_string(), remedy));
         }
     };
+    if let Err(error) = keyring.try_to_write() {
+        let remedy = "give its directory to the relay's user, and mount the directory, not the file";
+        problems.push(config.problem("store.keyring", error.to_string(), remedy));
+    }
     let vault = open_vault(&config.store, keyring, &config.edge.public.to_string());
     if let Ok(Err(error)) = vault.as_ref().map(Vault::look_at_tombstones) {
         let remedy = "make the file readable and writable for the relay's user alone";

@@ -32,6 +32,8 @@ const HEADER: &[u8] = b"sipwake keyring 2";
 const OLD_HEADER: &[u8] = b"sipwake keyring 1";
 /// The longest line: `epoch`, an id, a time and a key.
 const LINE_LIMIT: usize = 5 + 1 + 10 + 1 + 20 + 1 + 64 + 1;
+/// What a trial writes, in bytes: more than a keyring has.
+const TRIAL: usize = 4 * 1024;
 /// A file that is longer is no keyring: in bytes, room for some 600 epochs.
 const FILE_LIMIT: u64 = 64 * 1024;
 
@@ -191,6 +193,35 @@ fn replace_file(path: &Path, text: &[u8]) -> io::Result<Stamp> {
         overwrite(&old)?;
     }
     new.metadata().map(|found| Stamp::from_metadata(&found))
+}
+
+/// Whether [`replace`] would find room for a new file beside the one at `path`, and could put it in its place.
+pub(super) fn try_to_replace(path: &Path) -> Result<(), KeyringError> {
+    let new_path = beside(path, "new");
+    let made = || {
+        discard(&new_path)?;
+        let mut new = open_options().create_new(true).open(&new_path)?;
+        new.write_all(&[0; TRIAL])?;
+        new.sync_all()
+    };
+    let made = made();
+    let gone = discard(&new_path);
+    made.and(gone).map_err(writing(path))?;
+    // Where the system does not tell its mounts, the next day does.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let real = std::fs::canonicalize(path).map_err(reading(path))?;
+    if is_mounted(&mounts, &real) {
+        return Err(writing(path)(io::Error::other("the file is mounted by itself, and no new one takes its place")));
+    }
+    Ok(())
+}
+
+/// Whether one of the mounts (`/proc/self/mountinfo`, proc(5)) is this very file.
+fn is_mounted(mounts: &str, file: &Path) -> bool {
+    let escaped =
+        |text: &str| text.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
+    let file = escaped(&file.to_string_lossy());
+    mounts.lines().any(|mount| mount.split(' ').nth(4) == Some(file.as_str()))
 }
 
 /// Overwrites and removes a file, if it is there.
@@ -429,6 +460,28 @@ pub(super) mod tests {
         keyring.tend(Reading::steady(START + KEY_LIFETIME_S)).expect("tended");
         assert!(!std::fs::read_to_string(&path).expect("text").contains(&hex(key.expose())));
         assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn a_trial_says_what_the_next_change_would_meet_and_leaves_nothing() {
+        let place = TempFolder::new();
+        let path = place.keyring();
+        let keyring = Keyring::open_at(&path, START).expect("made");
+        let whole = std::fs::read(&path).expect("bytes");
+        keyring.try_to_write().expect("it can be written");
+        assert!(!beside(&path, "new").exists());
+        assert_eq!(std::fs::read(&path).expect("bytes"), whole);
+        // Also root makes no file there.
+        std::fs::create_dir(beside(&path, "new")).expect("made");
+        let error = keyring.try_to_write().expect_err("it cannot");
+        assert!(error.to_string().contains("its directory must be writable"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_mounted_by_itself_is_told_from_one_in_a_mounted_folder() {
+        let mounts = "36 35 98:0 / /var/lib rw - ext4 /dev/sda rw\n37 36 98:0 /k /var/lib/a\\040b/keyring rw - ext4 /dev/sda rw\n";
+        assert!(is_mounted(mounts, Path::new("/var/lib/a b/keyring")));
+        assert!(!is_mounted(mounts, Path::new("/var/lib/keyring")));
     }
 
     #[test]

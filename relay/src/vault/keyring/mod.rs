@@ -120,6 +120,14 @@ impl Keyring {
         }
     }
 
+    /// Tries whether its file could be changed, and changes nothing.
+    ///
+    /// # Errors
+    /// [`KeyringError::Write`], as the next day would meet it.
+    pub fn try_to_write(&self) -> Result<(), KeyringError> {
+        self.0.path.as_deref().map_or(Ok(()), |path| locked(path, || file::try_to_replace(path)))
+    }
+
     #[cfg(test)]
     fn open_at(path: &Path, now: u64) -> Result<Self, KeyringError> {
         let keyring = Self::read_at(path, now)?;
