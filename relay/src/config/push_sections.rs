@@ -53,8 +53,8 @@ fn apns_certificate(apns: &mut Reader<'_>) -> ApnsCredentials {
     }
     for key in ["key_file", "key_id"] {
         if apns.has(key) {
-            apns.known(key);
             apns.problem(key, "stands beside certificate_file", "name a provider key or a certificate, not both");
+            apns.ignore(key);
         }
     }
     let file = file.map(|(path, _)| path).unwrap_or_default();

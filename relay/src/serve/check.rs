@@ -217,6 +217,10 @@ async fn check_store(config: &Config, findings: &mut Findings) {
             }
         }
         Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
+        Err(StoreError::Url(what)) => {
+            let remedy = "correct it: redis://USER:PASSWORD@HOST:PORT/DATABASE, with each %-encoded that holds one of @ : / ? # %";
+            problems.push(config.problem("store.url", what, remedy));
+        }
         Err(error) => {
             problems.push(config.problem("store.url", error.to_string(), error.remedy()));
         }
