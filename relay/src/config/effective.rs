@@ -2,6 +2,8 @@
 //!
 //! Invariant: no secret stands here: files are named and not opened, and of a store's URL user, password and query are left out.
 
+use std::net::Ipv6Addr;
+
 use toml::Value;
 
 /// The table of settings, which has the defaults.
@@ -76,7 +78,25 @@ fn without_credentials(url: &str) -> String {
         None => ("", rest),
     };
     let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?…"));
+    if !has_hosts_alone(rest) {
+        return format!("{scheme}://…");
+    }
     format!("{scheme}://{user}{rest}{query}")
+}
+
+/// Whether what stands before the path are hosts with their ports. Else it may be a user and a password whose `@` and host were forgotten.
+fn has_hosts_alone(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    authority.split(',').all(|host| {
+        let (name, port) = match host.rsplit_once(':') {
+            // An IPv6 address ends with its bracket.
+            Some((name, port)) if !port.ends_with(']') => (name, port.parse::<u16>().is_ok()),
+            _ => (host, true),
+        };
+        let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        port && inside.map_or_else(|| name.chars().all(is_name), |address| address.parse::<Ipv6Addr>().is_ok())
+    })
 }
 
 #[cfg(test)]
@@ -103,6 +123,16 @@ mod tests {
         assert_eq!(shown("redis://u:pa#ss@h/"), "\"redis://…\"");
         let sentinels = "redis+sentinel://a:26379,b/main/1?sentinel_password=secret";
         assert_eq!(shown(sentinels), "\"redis+sentinel://a:26379,b/main/1?…\"");
+        for forgotten in
+            ["redis://relay:secret", "redis://:secret/0", "rediss://relay:secret,b:6379", "redis://a:1:secret"]
+        {
+            let scheme = forgotten.split(':').next().unwrap();
+            assert_eq!(shown(forgotten), format!("\"{scheme}://…\""), "{forgotten}");
+        }
+        for whole in ["redis://[2001:db8::1]:6379/0", "redis://[::1]/", "redis://redis", "redis+cluster://a:1,b_c.d:2"]
+        {
+            assert_eq!(shown(whole), format!("\"{whole}\""));
+        }
         assert_eq!(shown("secret"), "\"…\"");
         assert_eq!(shown("memory:"), "\"memory:\"");
     }
