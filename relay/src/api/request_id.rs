@@ -40,11 +40,37 @@ pub(crate) fn answered(mut response: Response) -> (Response, HeaderValue) {
 pub(crate) fn log(id: &HeaderValue, method: &Method, route: &'static str, status: u16, took: Duration) {
     let request = id.to_str().unwrap_or_default();
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    tracing::debug!(event = "http-request", request, method = method.as_str(), route, status, took_ms, "answered");
+    tracing::debug!(event = "http-request", request, method = word(method), route, status, took_ms, "answered");
+}
+
+/// A method by its name, where it is a standard one (RFC 9110 §9.3, RFC 5789): another one is any text that a client has sent.
+fn word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::CONNECT => "CONNECT",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        _ => "other",
+    }
 }
 
 fn new() -> HeaderValue {
     // Hex is a header's value.
     HeaderValue::from_str(&format!("r_{}", hex(&random::bytes::<8>())))
         .unwrap_or_else(|_| HeaderValue::from_static("r_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_a_client_made_up_is_not_repeated() {
+        assert_eq!((word(&Method::PATCH), word(&Method::from_bytes(b"C072CNRYQZ").unwrap())), ("PATCH", "other"));
+    }
 }
