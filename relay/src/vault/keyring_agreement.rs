@@ -7,7 +7,7 @@
 //! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
 //! | one whose keyring was not the others', and no other node has a lease | likewise |
 //! | the same, and another node has one | when none was there for as long as a name lasts |
-//! | one whose keyring was made because there was none, and the store holds instances | never; its operator says what is to be |
+//! | one whose keyring was made because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
 //!
 //! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
 //! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
@@ -118,7 +118,10 @@ impl Vault {
                 }
                 agreement.note(Known::Stands);
             }
-            Compared::Fault(fault) => agreement.note(Known::Fault(fault)),
+            Compared::Fault(fault) => {
+                let fault = self.explained(fault).await?;
+                agreement.note(Known::Fault(fault));
+            }
             Compared::Absent => {}
         }
         Ok(agreement.fault())
@@ -130,7 +133,7 @@ impl Vault {
     /// [`StoreError::Away`].
     pub async fn peek_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
         Ok(match self.look(Look::Only).await? {
-            Compared::Fault(fault) => Some(fault),
+            Compared::Fault(fault) => Some(self.explained(fault).await?),
             Compared::Absent => self.is_untried().await?.then_some(KeyringMismatch::Untried),
             Compared::Stands => None,
         })
@@ -152,6 +155,13 @@ impl Vault {
             tracing::warn!(event = "keyring-unreadable", %error, "what is noted beside the keyring cannot be removed");
         }
         Ok(fault.filter(|fault| *fault == KeyringMismatch::Untried))
+    }
+
+    /// The fault as an operator is told it: what stands may be this node's own from before its keyring was gone, for a name lasts longer than a run.
+    async fn explained(&self, fault: KeyringMismatch) -> Result<KeyringMismatch, StoreError> {
+        let is_own =
+            fault == KeyringMismatch::Other && self.is_untried().await? && self.living_peers().await?.is_empty();
+        Ok(if is_own { KeyringMismatch::Untried } else { fault })
     }
 
     /// Whether the keyring was made because there was none, and the store holds instances, which it does not open.

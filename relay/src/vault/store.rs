@@ -238,7 +238,7 @@ pub enum AwayReason {
 pub enum KeyringMismatch {
     /// It is another one.
     #[error(
-        "the other nodes of this store use another keyring; nothing is taken over and no account is taken with this one"
+        "the other nodes of this store, or an earlier run of this one, have another keyring; nothing is taken over and no account is taken with this one"
     )]
     Other,
     /// It was a copy, and is none any more.
@@ -272,7 +272,10 @@ impl KeyringMismatch {
     /// What to do about it.
     pub const fn remedy(self) -> &'static str {
         match self {
-            Self::Other | Self::Parted => "put their keyring in its place",
+            Self::Other => {
+                "put their keyring in its place; where no other node runs, the one of before, or wait ten minutes behind `sipwake keys accept`"
+            }
+            Self::Parted => "put their keyring in its place",
             Self::Behind => {
                 "run `sipwake keys rotate` with the same entropy on the same day, or put their keyring in its place"
             }

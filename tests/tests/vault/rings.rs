@@ -114,6 +114,16 @@ pub async fn a_keyring_that_was_made_for_want_of_one_takes_nothing_of_a_store_th
     lost.hold_lease().await.expect("leased");
     enable(&lost, 1, "alice").await;
     lost.release_lease().await.expect("released");
+    // A node whose own keyring is gone is told so, while the name of its earlier run stands; beside another one that lives it has another one.
+    let early = node(bench, "a", &Keyring::open(&scratch.path().join("early")).expect("made"));
+    assert_eq!(early.begin_keyring().await, Ok(Some(KeyringMismatch::Untried)));
+    assert_eq!(early.peek_keyring().await, Ok(Some(KeyringMismatch::Untried)));
+    assert_eq!(early.check_keyring().await, Ok(Some(KeyringMismatch::Untried)));
+    let living = node(bench, "c", &Keyring::ephemeral());
+    living.hold_lease().await.expect("leased");
+    assert_eq!(early.begin_keyring().await, Ok(None));
+    assert_eq!(early.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
+    living.release_lease().await.expect("released");
     // Longer ago than a name lasts.
     bench.server().ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
     let made = Keyring::open(&file).expect("made");
