@@ -34,7 +34,7 @@ mod swap;
 pub mod unconfigured;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -192,7 +192,7 @@ impl Relay {
             let prepared = acme::Files::new(&acme.state).prepare(&acme.names);
             prepared.map_err(|why| StartError::Acme { folder: acme.state.clone(), why })?;
         }
-        let (tls, development_ca) = server_tls(&config.tls)?;
+        let (tls, development_ca) = server_tls(&config)?;
         let listeners = Listeners::open(&config, &tls, &metrics, &stopping, &ending).await?;
         let public_edge = named(&config.edge.public, listeners.edge.local_address());
         let public_websocket = listeners.websocket.as_ref().map(|listener| {
@@ -573,10 +573,14 @@ fn resolver(config: &Config) -> Result<Resolver, ResolveError> {
     }
 }
 
-fn server_tls(tls: &Tls) -> Result<(Arc<ServerTls>, Option<String>), TlsError> {
-    match tls {
+fn server_tls(config: &Config) -> Result<(Arc<ServerTls>, Option<String>), TlsError> {
+    match &config.tls {
         Tls::Files { certificate, key } => Ok((ServerTls::load(certificate, key)?, None)),
-        Tls::Development { ca_key } => ServerTls::development(ca_key.as_ref()).map(|(tls, ca)| (tls, Some(ca))),
+        Tls::Development { ca_key } => {
+            let listeners = [config.edge.listen, config.api.listen, config.operator.listen];
+            let addresses: Vec<IpAddr> = listeners.iter().chain(&config.edge.websocket).map(SocketAddr::ip).collect();
+            ServerTls::development(ca_key.as_ref(), &addresses).map(|(tls, ca)| (tls, Some(ca)))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: it names loopback alone. A CA whose key nobody keeps is gone with the function that made it; one that is kept has
 //! the same name and key each time, so that who trusts an earlier certificate of it trusts the next one.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -21,9 +22,12 @@ const CA_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// How far back it is valid, for clocks that are behind.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 
-/// The certificate and its CA's PEM.
-pub(super) fn certificate(ca_key: Option<&SecretText>) -> Result<(CertifiedKey, String), TlsError> {
-    make(ca_key).map_err(TlsError::Development)
+/// The certificate and its CA's PEM; it names these addresses, too, as far as they are of loopback.
+pub(super) fn certificate(
+    ca_key: Option<&SecretText>,
+    addresses: &[IpAddr],
+) -> Result<(CertifiedKey, String), TlsError> {
+    make(ca_key, addresses).map_err(TlsError::Development)
 }
 
 /// A key for a CA that is to be kept, in PEM.
@@ -35,20 +39,26 @@ pub fn new_ca_key() -> Result<Zeroizing<String>, TlsError> {
     Ok(Zeroizing::new(key.serialize_pem()))
 }
 
-fn make(ca_key: Option<&SecretText>) -> Result<(CertifiedKey, String), String> {
+fn make(ca_key: Option<&SecretText>, addresses: &[IpAddr]) -> Result<(CertifiedKey, String), String> {
     let text = |error: rcgen::Error| error.to_string();
     let kept = ca_key.is_some();
     let ca_key = match ca_key {
         Some(key) => KeyPair::from_pem(key.expose()).map_err(text)?,
         None => KeyPair::generate().map_err(text)?,
     };
-    let mut ca = params("sipwake development CA", &[], if kept { CA_LIFETIME } else { LIFETIME })?;
+    let mut ca = params("sipwake development CA", Vec::new(), if kept { CA_LIFETIME } else { LIFETIME })?;
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let ca_pem = ca.self_signed(&ca_key).map_err(text)?.pem();
 
     let key = KeyPair::generate().map_err(text)?;
-    let mut leaf = params("sipwake development", &["localhost", "127.0.0.1", "::1"], LIFETIME)?;
+    let mut hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    for address in addresses.iter().filter(|address| address.is_loopback()).map(ToString::to_string) {
+        if !hosts.contains(&address) {
+            hosts.push(address);
+        }
+    }
+    let mut leaf = params("sipwake development", hosts, LIFETIME)?;
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).map_err(text)?;
 
@@ -57,8 +67,7 @@ fn make(ca_key: Option<&SecretText>) -> Result<(CertifiedKey, String), String> {
     Ok((certified, ca_pem))
 }
 
-fn params(name: &str, hosts: &[&str], lifetime: Duration) -> Result<CertificateParams, String> {
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+fn params(name: &str, hosts: Vec<String>, lifetime: Duration) -> Result<CertificateParams, String> {
     let mut params = CertificateParams::new(hosts).map_err(|error| error.to_string())?;
     params.distinguished_name.push(DnType::CommonName, name);
     let now = SystemTime::now();
