@@ -385,7 +385,7 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::CONTENT_SECURITY_POLICY)),
     ];
     let inner = &operator.0;
-    let last = WhichCalls { limit: page::calls::SHOWN, ..WhichCalls::default() };
+    let last = WhichCalls { limit: page::calls::SHOWN, once: true, ..WhichCalls::default() };
     let calls = inner.service.calls(last).await;
     let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries).with_calls(calls);
     let view = page::View::of(request.uri().query().unwrap_or_default());

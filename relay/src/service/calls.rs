@@ -13,7 +13,7 @@ use super::Inner;
 use super::operators::{CallStories, WhichCalls};
 use crate::agent::request::Request;
 use crate::agent::stories::RecentCall;
-use crate::domain::story::Story;
+use crate::domain::story::{Story, StoryOutcome};
 use crate::vault::StoreError;
 
 /// How long an answer waits for what an earlier run has kept.
@@ -22,6 +22,8 @@ const WAIT_FOR_RECALL: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Instances whose stories are read from the store at once.
 const AT_ONCE: usize = 16;
+/// Devices of one call among which the one is looked for that stands for it.
+const DEVICES: usize = 64;
 
 impl Inner {
     /// The calls of this node that were asked for, newest first.
@@ -36,7 +38,12 @@ impl Inner {
         let going_on = going_on.into_iter().flatten().filter(|story| which.is_one(&RecentCall::of(story)));
         let mut told: BTreeMap<(InstanceId, CallId), Story> =
             going_on.map(|story| ((story.instance, story.call), story)).collect();
-        let over = stories.recent(which.limit, |call| which.is_one(call));
+        let mut over =
+            stories.recent(if which.once { which.limit * DEVICES } else { which.limit }, |call| which.is_one(call));
+        if which.once {
+            over = once(over, |call| call.call, |call| call.outcome);
+            over.truncate(which.limit);
+        }
         let mut wanted: BTreeMap<InstanceId, Vec<CallId>> = BTreeMap::new();
         for RecentCall { instance, call, .. } in over {
             if !told.contains_key(&(instance, call)) {
@@ -65,6 +72,9 @@ impl Inner {
         }
         let mut stories: Vec<Story> = told.into_values().collect();
         stories.sort_by_key(|story| std::cmp::Reverse((story.at_ms, story.call)));
+        if which.once {
+            stories = once(stories, |story| story.call, Story::outcome);
+        }
         stories.truncate(which.limit);
         CallStories { stories, is_whole }
     }
@@ -78,5 +88,40 @@ impl Inner {
             all.push(story);
         }
         Ok(all)
+    }
+}
+
+/// Of each call one device, in the order of the calls: the one that answered it, else the first.
+fn once<T>(devices: Vec<T>, call: impl Fn(&T) -> CallId, outcome: impl Fn(&T) -> StoryOutcome) -> Vec<T> {
+    let mut calls: Vec<T> = Vec::new();
+    for device in devices {
+        match calls.iter_mut().find(|known| call(known) == call(&device)) {
+            None => calls.push(device),
+            Some(known) if outcome(&device) == StoryOutcome::Answered => *known = device,
+            Some(_) => {}
+        }
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn the_device_that_answered_stands_for_its_call() {
+        let call = |number: u128| CallId::new(number << 16, ShardTag(0));
+        let devices = vec![
+            (call(3), StoryOutcome::AnsweredElsewhere, "a"),
+            (call(3), StoryOutcome::Answered, "b"),
+            (call(3), StoryOutcome::AnsweredElsewhere, "c"),
+            (call(2), StoryOutcome::TimedOut, "d"),
+            (call(2), StoryOutcome::TimedOut, "e"),
+            (call(1), StoryOutcome::Answered, "f"),
+        ];
+        let told = once(devices, |device| device.0, |device| device.1);
+        assert_eq!(told.iter().map(|device| device.2).collect::<Vec<_>>(), ["b", "d", "f"]);
     }
 }

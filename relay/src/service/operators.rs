@@ -175,6 +175,8 @@ pub struct WhichCalls {
     pub call: Option<CallId>,
     /// The newest so many.
     pub limit: usize,
+    /// Of each call one device alone: the one that answered it, else one of the others.
+    pub once: bool,
     /// The answer waits a moment for what an earlier run has kept.
     pub waits: bool,
 }
