@@ -51,7 +51,14 @@ pub(super) fn apply(root: &mut Table, variables: &[(String, String)], problems: 
     // The tables of an array one after the other, each by its number.
     ours.sort();
     let mut origins = Origins::new();
+    let mut before: Option<(Vec<Step>, &String)> = None;
     for (path, name, value) in ours {
+        // Of two that are written differently none is the right one: upper and lower case, `0` and `00`.
+        if let Some((_, other)) = before.as_ref().filter(|(earlier, _)| *earlier == path) {
+            problems.push(Problem::new(name, format!("sets what {other} sets, too"), "remove one of the two"));
+            continue;
+        }
+        before = Some((path.clone(), name));
         let remedy = match set(root, &path, value) {
             Ok(place) => {
                 origins.push((place, name.clone()));
@@ -222,6 +229,39 @@ mod tests {
         apply(&mut root, &[number(64)], &mut problems);
         assert!(problems.is_empty(), "{problems:?}");
         assert_eq!((ids(&root)[63].as_str(), ids(&root)[64].as_str()), ("file-63", "pbx-64"));
+    }
+
+    #[test]
+    fn two_variables_for_one_setting_are_a_problem_that_names_both() {
+        for (one, other) in [
+            ("SIPWAKE_EDGE__LISTEN", "SIPWAKE_edge__listen"),
+            ("SIPWAKE_APP__0__ID", "SIPWAKE_APP__00__ID"),
+            ("SIPWAKE_APP__0__APNS__KEY_ID", "SIPWAKE_APP__+0__Apns__KEY_ID"),
+        ] {
+            let variables = [(one.to_owned(), "a".to_owned()), (other.to_owned(), "a".to_owned())];
+            let mut problems = Vec::new();
+            apply(&mut Table::new(), &variables, &mut problems);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            let told = problems[0].to_string();
+            assert!(told.contains(one) && told.contains(other), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_a_variable_brings_in_is_told_with_its_name_and_with_no_line_of_the_file() {
+        let text = "[[app]]\nid = \"com.example.one\"\n[edge]\n";
+        for (variable, place) in [
+            ("SIPWAKE_FOO__BAR", "foo (from SIPWAKE_FOO__BAR)"),
+            ("SIPWAKE_APP__0__APNSX__KEY_ID", "app[0].apnsx (from SIPWAKE_APP__0__APNSX__KEY_ID)"),
+            ("SIPWAKE_EDGE__LISTN", "edge.listn (from SIPWAKE_EDGE__LISTN)"),
+            ("SIPWAKE_APP__1__ID", "app[1].api_key_file (beside SIPWAKE_APP__1__ID)"),
+        ] {
+            let set = [(variable.to_owned(), "com.example.two".to_owned())];
+            let read = crate::config::Config::read(text, std::path::Path::new("/nowhere"), set);
+            let problems = read.expect_err("there are problems");
+            let told = problems.iter().find(|problem| problem.place == place);
+            assert!(told.is_some_and(|problem| problem.line.is_none()), "{place}: {problems}");
+        }
     }
 
     #[test]

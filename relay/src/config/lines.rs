@@ -31,6 +31,11 @@ impl Lines {
         }
     }
 
+    /// Whether the file has this place itself.
+    pub(super) fn has(&self, place: &str) -> bool {
+        self.0.contains_key(place)
+    }
+
     fn take_in(&mut self, text: &str, prefix: &str, table: &DeTable<'_>) {
         for (key, value) in table {
             let place = format!("{prefix}{}", key.get_ref());

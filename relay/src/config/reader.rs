@@ -386,12 +386,13 @@ impl<'a> Reader<'a> {
         is_short || path.exists() || folders.any(|folder| self.shared.directory.join(folder).is_dir())
     }
 
-    fn caution_if_others_can_read(&self, key: &str, path: &Path) {
+    /// Says it of a file with a secret that every user of this machine can read.
+    pub fn caution_if_others_can_read(&self, key: &str, path: &Path) {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(path).map(|metadata| metadata.permissions().mode());
         if mode.is_ok_and(|mode| mode & 0o004 != 0) {
             let what = format!("{} can be read by every user of this machine", path.display());
-            self.caution(key, what, "chmod 600 it");
+            self.caution(key, what, "chmod 600 it; 640 where the relay reads it by its group");
         }
     }
 
@@ -420,18 +421,49 @@ impl<'a> Reader<'a> {
 
     /// Its line in the file; none when it came from the environment.
     fn line(&self, key: &str) -> Option<usize> {
-        match self.origin(key) {
+        match self.variable(key) {
             Some(_) => None,
             None => self.shared.lines.of(&format!("{}{key}", self.prefix)),
         }
     }
 
     fn place(&self, key: &str) -> String {
-        match self.origin(key) {
-            Some(variable) => format!("{}{key} (from {variable})", self.prefix),
+        match self.variable(key) {
+            Some((variable, Part::OfIt)) => format!("{}{key} (from {variable})", self.prefix),
+            Some((variable, Part::Around)) => format!("{}{key} (beside {variable})", self.prefix),
             None => format!("{}{key}", self.prefix),
         }
     }
+
+    /// The variable that set `key`, or something in it; else one that set something in the `[[section]]` around it, where the file has no such one.
+    fn variable(&self, key: &str) -> Option<(&str, Part)> {
+        let mut place = format!("{}{key}", self.prefix);
+        let mut part = Part::OfIt;
+        loop {
+            let of_it = |known: &str| {
+                known.strip_prefix(&place).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            };
+            let origin = self.shared.origins.iter().find(|(known, _)| of_it(known));
+            let is_in_file = self.shared.lines.has(&place);
+            if let Some((known, variable)) = origin
+                && (*known == place || !is_in_file)
+                && (matches!(part, Part::OfIt) || place.ends_with(']'))
+            {
+                return Some((variable, part));
+            }
+            if is_in_file {
+                return None;
+            }
+            place.truncate(place.rfind(['.', '['])?);
+            part = Part::Around;
+        }
+    }
+}
+
+/// A variable's part in a place.
+enum Part {
+    OfIt,
+    Around,
 }
 
 /// The file that a configuration in `directory` means by `text`; `credentials`: where a service manager hands files over.
@@ -549,6 +581,25 @@ mod tests {
         assert_eq!(problems("one/key", "two/other"), Vec::<String>::new());
         let told = problems("one/key", "two/key");
         assert!(told.iter().any(|line| line.contains("/nowhere/one/key has already")), "{told:?}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_private_key_of_tls_that_everybody_can_read_is_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = std::env::temp_dir().join(format!("sipwake-open-key-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for file in ["relay.pem", "relay.key"] {
+            std::fs::write(folder.join(file), "").unwrap();
+        }
+        let told = |mode: u32| {
+            std::fs::set_permissions(folder.join("relay.key"), std::fs::Permissions::from_mode(mode)).unwrap();
+            let text = "[tls]\ncertificate = \"relay.pem\"\nkey = \"relay.key\"\n";
+            let profile = crate::config::sections::Profile::Development;
+            let read = crate::config::sections::read(text, &folder, [], profile).expect("a configuration");
+            read.cautions.iter().any(|caution| caution.place == "tls.key" && caution.line == Some(3))
+        };
+        assert_eq!([0o644, 0o640, 0o600].map(told), [true, false, false]);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

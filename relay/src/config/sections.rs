@@ -234,6 +234,7 @@ fn tls(root: &mut Reader<'_>, profile: Profile, acme: Option<&Acme>) -> Tls {
         let certificate = tls.required_file("certificate", "name the PEM file of the certificate chain, leaf first");
         let key = tls.required_file("key", "name the PEM file of the certificate's private key");
         tls.holds("key", &key, Held::TlsKey);
+        tls.caution_if_others_can_read("key", &key);
         Tls::Files { certificate, key }
     };
     tls.finish();
