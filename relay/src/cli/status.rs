@@ -77,7 +77,8 @@ fn screen(told: &Value) -> String {
     }
     let attention = told["attention"].as_array().map(Vec::as_slice).unwrap_or_default();
     if attention.is_empty() {
-        return text + "\nNothing has gone wrong since the start.\n";
+        let nothing = if told["state"] == "good" { "Nothing" } else { "Nothing else" };
+        return text + &format!("\n{nothing} has gone wrong since the start.\n");
     }
     let row = |row: &Value| {
         let count = |member: &str| cell(&row[member]).trim_end_matches(".0").to_owned();

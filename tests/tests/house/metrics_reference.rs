@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use relay::domain::CanaryStep;
 use relay::metrics::{Metric, Metrics};
 
 use super::page::{code, is_current, row, table};
@@ -26,7 +27,11 @@ type Labels = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 fn the_reference_of_the_metrics_is_what_a_relay_exposes() {
     let mut page = HEAD.to_owned();
     let metrics = Metrics::new();
-    drop(["apns", "fcm"].map(|provider| metrics.push_service("com.example.phone", provider)));
+    drop(
+        ["apns", "apns-sandbox", "fcm", "webpush"].map(|provider| metrics.push_service("com.example.phone", provider)),
+    );
+    let steps: Vec<_> = CanaryStep::ALL.iter().map(|step| (*step, 1)).collect();
+    metrics.canary("com.example.phone", 1, None, &steps);
     let labels = labels(&metrics.render());
     table(&mut page, "metric | kind | means | labels");
     for metric in Metric::ALL {

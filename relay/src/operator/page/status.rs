@@ -18,7 +18,9 @@ pub fn status(name: &str, look: &Look<'_>) -> Value {
     let numbers = numbers(look);
     let attention = attention::rows(look).into_iter().map(|row| {
         let [short, long, total] = row.counts;
-        json!({"what": row.what, "last_5_min": short, "last_hour": long, "since_start": total, "why": row.why})
+        json!({
+            "what": row.what, "last_5_min": whole(short), "last_hour": whole(long), "since_start": whole(total), "why": row.why,
+        })
     });
     json!({
         "node": name,
@@ -27,14 +29,19 @@ pub fn status(name: &str, look: &Look<'_>) -> Value {
         "state": word_of(state),
         "says": says.collect::<Vec<_>>(),
         "numbers": {
-            "phones_reachable": numbers.reached,
-            "phones": numbers.all,
-            "calls_waiting": numbers.waiting,
-            "pushes_accepted_5_min": numbers.pushes.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect::<serde_json::Map<_, _>>(),
+            "phones_reachable": whole(numbers.reached),
+            "phones": whole(numbers.all),
+            "calls_waiting": whole(numbers.waiting),
+            "pushes_accepted_5_min": numbers.pushes.iter().map(|(name, count)| ((*name).to_owned(), whole(*count))).collect::<serde_json::Map<_, _>>(),
             "wake_p90": bound(numbers.wake),
         },
         "attention": attention.collect::<Vec<_>>(),
     })
+}
+
+/// A count as a whole number, which metrics hold as a float.
+fn whole(count: f64) -> Value {
+    if count.fract() == 0.0 { json!(count as i64) } else { json!(count) }
 }
 
 fn word_of(state: State) -> &'static str {
