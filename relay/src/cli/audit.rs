@@ -106,7 +106,7 @@ pub fn report(report: Report) -> Result<(), CommandError> {
         writeln!(out, "{:#}", found.to_json())?;
         return whole(&found);
     }
-    let about = if found.faults.is_empty() { "about" } else { "more than" };
+    let about = if found.faults.is_empty() { "about" } else { "at least" };
     writeln!(out, "Accounts held between {from} and {to} (UTC): {about} {}", found.accounts)?;
     for (app, count) in &found.instances {
         writeln!(out, "  {count} devices of {app}")?;
