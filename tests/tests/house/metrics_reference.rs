@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use relay::domain::CanaryStep;
+use relay::domain::{CanaryStep, Word as _};
 use relay::metrics::{Metric, Metrics};
 
 use super::page::{code, is_current, row, table};
