@@ -20,7 +20,7 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::audit::Act;
-use crate::clock::{self, Moment, unix_now};
+use crate::clock::{self, Moment, told_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::Withheld;
@@ -40,7 +40,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 impl Shard {
     /// A call waits for its device: push. The App that is pushed, or why none is.
     pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
-        let now = unix_now();
+        let now = told_now();
         let deadline = now + call.wait.as_secs();
         let push = Push {
             event: Event::Call,
