@@ -247,7 +247,7 @@ impl Link {
     ) -> Result<T, Failure> {
         let failure = match timeout_at(deadline, question.ask(&mut connection)).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Failure::of(&error),
+            Ok(Err(error)) => Failure::of(&error).within(self.is_cluster),
             Err(_) => Failure::timed_out(),
         };
         if failure.broken {
@@ -301,11 +301,11 @@ impl Link {
         &self,
         mut client: OwnedMutexGuard<RedisClient>,
     ) -> JoinHandle<Result<(Connection, u64), StoreError>> {
-        let (current, limit) = (self.current.clone(), self.limit);
+        let (current, limit, is_cluster) = (self.current.clone(), self.limit, self.is_cluster);
         tokio::spawn(async move {
             let made = timeout(limit * CONNECT_LIMITS, connect(&mut client, limit)).await;
-            let made =
-                made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(|error| Failure::of(&error)));
+            let failure = |error| Failure::of(&error).within(is_cluster);
+            let made = made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(failure));
             let connection = made.map_err(|failure| failure.error)?;
             let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
             current.generation += 1;
