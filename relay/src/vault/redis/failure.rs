@@ -94,6 +94,11 @@ impl Failure {
         self
     }
 
+    /// The relay's user may not do it, or the server does not know it.
+    pub fn is_denial(&self) -> bool {
+        matches!(&self.error, StoreError::Away(AwayReason::Refused(code)) if matches!(&**code, "NOPERM" | "ERR"))
+    }
+
     /// Nothing was heard for as long as one operation may take.
     pub fn is_silence(&self) -> bool {
         self.broken && self.error == StoreError::Away(AwayReason::TimedOut)
