@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub mod watch;
 
-pub use watch::{Reading, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot};
+pub use watch::{Reading, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot, told_now};
 
 /// Seconds in a day; a leap second is not counted.
 pub const DAY_S: u64 = 86_400;
@@ -46,14 +46,14 @@ pub fn now() -> Instant {
 pub struct Moment {
     /// When it is. The schedule goes by this alone, however the wall clock changes.
     pub at: Instant,
-    /// The same by the system's wall clock, in seconds since 1970, as it is shown.
+    /// The same as phones are [told](told_now) it, in seconds since 1970.
     pub unix: u64,
 }
 
 impl Moment {
     /// After this time.
     pub fn after(wait: Duration) -> Self {
-        Self { at: now() + wait, unix: unix_now() + wait.as_secs() }
+        Self { at: now() + wait, unix: told_now() + wait.as_secs() }
     }
 }
 

@@ -19,7 +19,8 @@
 //!
 //! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's
 //! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
-//! above holds for it in place of the system's clock. Times that other parties judge (push services, certificates) go by the system's.
+//! above holds for it in place of the system's clock. Times that phones are told go by whichever of both is nearer to the trusted time
+//! ([`told_now`]): which of them is the wrong one only that tells. Times that push services and certificates are judged by are the system's.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
@@ -144,10 +145,29 @@ pub fn shared_now_ms() -> u64 {
 }
 
 fn shared_ms() -> i64 {
-    match with_trusted(|trusted| trusted.store_anchor_ms.load(Ordering::Relaxed)) {
-        UNSET => unix_now_ms() as i64,
-        anchor_ms => (anchor_ms + boot_ms()).max(0),
-    }
+    store_ms().unwrap_or_else(|| unix_now_ms() as i64)
+}
+
+/// The store's time, while that is the shared one.
+fn store_ms() -> Option<i64> {
+    let anchor_ms = with_trusted(|trusted| trusted.store_anchor_ms.load(Ordering::Relaxed));
+    (anchor_ms != UNSET).then(|| (anchor_ms + boot_ms()).max(0))
+}
+
+/// Whether the shared time is the store's, since the system's clock is far from it.
+pub fn is_of_store() -> bool {
+    store_ms().is_some()
+}
+
+/// The time that phones are told, in seconds since 1970: the system's, unless the store's is the shared one and nearer to the trusted time.
+pub fn told_now() -> u64 {
+    let (system_ms, trusted_ms) = (unix_now_ms() as i64, trusted_ms());
+    let off_ms = |ms: i64| trusted_ms.map(|trusted_ms| ms.abs_diff(trusted_ms));
+    let told_ms = match store_ms() {
+        Some(store_ms) if off_ms(store_ms) <= off_ms(system_ms) => store_ms,
+        _ => system_ms,
+    };
+    (told_ms / 1_000) as u64
 }
 
 /// The store's clock says `store_ms` (milliseconds since 1970). How far the system's is ahead of it, in milliseconds, when that is
@@ -325,6 +345,36 @@ mod tests {
         fn error_ms(&self) -> i64 {
             self.watch.anchor_ms + BOOT_MS - START_MS
         }
+    }
+
+    #[test]
+    fn phones_are_told_the_time_of_the_clock_that_has_not_jumped() {
+        const UP: Duration = Duration::from_secs(1_000);
+        // The simulated machine is that of its thread.
+        let simulated = std::thread::spawn(|| {
+            let mut machine = super::super::Machine { up: UP, ..Default::default() };
+            let right_ms = super::super::virtual_unix_ms(UP);
+            let mut set = |off_ms: i64| {
+                machine.off_ms = off_ms;
+                super::super::set_virtual(&machine);
+            };
+            set(0);
+            begin(None);
+            assert_eq!((store_says(right_ms), told_now(), is_of_store()), (None, right_ms / 1_000, false));
+            for off_ms in [-45_000, 45_000, 3 * DAY_MS] {
+                set(off_ms);
+                assert_eq!(store_says(right_ms), Some(off_ms));
+                assert_eq!((told_now(), shared_now()), (right_ms / 1_000, right_ms / 1_000), "{off_ms}");
+            }
+            set(0);
+            for off_ms in [-6 * DAY_MS, 6 * DAY_MS] {
+                let said_ms = right_ms.saturating_add_signed(off_ms);
+                assert_eq!(store_says(said_ms), Some(-off_ms));
+                assert_eq!((told_now(), shared_now()), (right_ms / 1_000, said_ms / 1_000), "the store's has jumped");
+                assert!(is_of_store());
+            }
+        });
+        simulated.join().expect("no panic");
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub struct Push {
     pub name: Option<Box<str>>,
     /// The public edge of the node at which the call waits: `host:port`.
     pub edge: Box<str>,
-    /// Seconds since 1970, by the system's clock.
+    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::told_now).
     pub sent_at: u64,
     /// Likewise; after it the push is worthless and is not sent.
     pub deadline: u64,
@@ -131,7 +131,7 @@ impl fmt::Debug for Push {
 
 impl Push {
     /// Until when it is worth sending: as long after it was made as its deadline lies behind `sent_at`, whatever becomes of the
-    /// system's clock meanwhile.
+    /// wall clock meanwhile.
     pub fn until(&self) -> Instant {
         self.made_at + Duration::from_secs(self.life_s())
     }

@@ -125,15 +125,16 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
     match verdict {
         Verdict::Steady => {}
         Verdict::Jumped { by_ms, new } => {
-            let warning = warning(by_ms);
+            let clocks = if watch::is_of_store() { ["store's", "system's"] } else { ["system's", "store's"] };
             if new {
                 tracing::warn!(
                     event = "clock-jumped",
+                    clock = clocks[0],
                     by_s = by_ms / 1_000,
-                    "the system's clock has jumped: set it right (NTP); nothing ends by it before it has stayed for hours"
+                    "a clock has jumped: set it right (NTP); nothing ends by it before it has stayed for hours"
                 );
             }
-            readiness.warn_of(Warning::Clock, vec![warning.into()]);
+            readiness.warn_of(Warning::Clock, vec![warning(by_ms, clocks).into()]);
         }
         Verdict::Returned => {
             tracing::info!(event = "clock-right-again", "the clock is right again; nothing was ended by it");
@@ -150,11 +151,12 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
     }
 }
 
-fn warning(by_ms: i64) -> String {
+/// Of the clock that has jumped, beside the other one.
+fn warning(by_ms: i64, [jumped, other]: [&str; 2]) -> String {
     let way = if by_ms > 0 { "ahead of" } else { "behind" };
     let trusted = watch::trusted_now().unwrap_or_default();
     format!(
-        "clock: the system's clock is {} s {way} the time that passed ({} by this relay's count): set it right (NTP). Until then no lease ends and no key is destroyed; if it stays, it is trusted after {} h, unless the store's clock says otherwise.",
+        "clock: the {jumped} clock is {} s {way} the time that passed ({} by this relay's count): set it right (NTP). Until then no lease ends and no key is destroyed; if it stays, it is trusted after {} h, unless the {other} clock says otherwise.",
         by_ms.unsigned_abs() / 1_000,
         rfc3339(trusted),
         JUMP_STEADY_MS / 3_600_000,
@@ -170,6 +172,18 @@ mod tests {
     use super::*;
     use crate::random;
     use crate::vault::Keyring;
+
+    #[test]
+    fn the_clock_that_has_jumped_is_named_with_its_way() {
+        let of_store = warning(518_400_000, ["store's", "system's"]);
+        assert!(
+            of_store.starts_with("clock: the store's clock is 518400 s ahead of the time that passed"),
+            "{of_store}"
+        );
+        assert!(of_store.ends_with("unless the system's clock says otherwise."), "{of_store}");
+        let of_system = warning(-90_000, ["system's", "store's"]);
+        assert!(of_system.starts_with("clock: the system's clock is 90 s behind the time"), "{of_system}");
+    }
 
     #[tokio::test]
     async fn a_disk_that_is_slow_keeps_no_task_waiting() {

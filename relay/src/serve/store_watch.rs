@@ -12,8 +12,8 @@ use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
 use crate::vault::{StoreFault, Vault};
 
-/// How often the store is examined: its settings may change while it runs. One that may be another, since the connection is, is examined at the next
-/// look.
+/// How often the store is examined: its settings may change while it runs. One that may be another, since the connection is, or has denied
+/// something, is examined at the next look.
 const EVERY: Duration = Duration::from_secs(60);
 /// How soon a store that did not answer, or makes the relay unready, is examined again; and how often is looked whether it may be another.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -37,6 +37,8 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
             sleep(AGAIN).await;
             continue;
         };
+        // The examination has been denied what is named now.
+        let denials = vault.denials();
         for fault in faults.iter().filter(|fault| !known.contains(fault)) {
             if fault.is_grave() || require_ephemeral && fault.is_persistence() {
                 tracing::error!(event = "store-fault", %fault, remedy = fault.remedy(), "the store is not set up as the relay needs it");
@@ -58,7 +60,7 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
         readiness.warn_of(Warning::Store, faults.iter().map(words).collect());
         known = faults;
         let until = Instant::now() + pause;
-        while Instant::now() < until && vault.connections() == examined {
+        while Instant::now() < until && vault.connections() == examined && vault.denials() == denials {
             sleep(AGAIN).await;
         }
     }

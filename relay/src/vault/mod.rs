@@ -400,6 +400,14 @@ impl Vault {
         }
     }
 
+    /// How often the store has denied a command until now, or did not know it: one that is set up as the relay needs it does neither.
+    pub fn denials(&self) -> u64 {
+        match &self.0.store {
+            Store::Memory(_) => 0,
+            Store::Redis(redis) => redis.denials(),
+        }
+    }
+
     /// The live instance that was last put with this lookup.
     ///
     /// # Errors

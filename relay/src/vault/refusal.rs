@@ -1,6 +1,7 @@
 //! What a store that refuses says, in words, and what an operator is to do about it.
 //!
-//! Invariant: nothing of what the store said is repeated but its code, and that where it is one of these.
+//! Invariant: nothing of what the store said is repeated but its code, and that where it is one of these; `ERR` says nothing by itself, and is told with
+//! its sentence where that is known.
 
 use super::store::{AwayReason, StoreError};
 use crate::net::tls_fault::TlsFault;
@@ -38,7 +39,13 @@ refusals! {
         "raise maxclients, or end what else holds its connections";
     "DENIED" => "the store is in protected mode, and takes no connection from another host (DENIED)",
         "give it a user and a password, or protected-mode no on a network of its own";
-    "MOVED" | "ASK" | "CROSSSLOT" => "the store is a Cluster, and store.url names one Redis (MOVED or ASK)", "write redis+cluster://";
+    "NOPERM for SELECT" => "the store refuses the database of store.url to the relay's user (NOPERM)",
+        "grant its user +select, or name database 0";
+    "ERR DB index is out of range" => "the store has no database of the number in store.url",
+        "name one that it has (its setting databases), or 0";
+    "MOVED by its Cluster" => "the Cluster sends the relay on to another of its nodes, and that does not answer for it yet (MOVED or ASK)",
+        "bring back the node that fell out, or wait until a replica has taken over (CLUSTER NODES tells)";
+    "MOVED" | "ASK" | "CROSSSLOT" | "ERR SELECT is not allowed in cluster mode" => "the store is a Cluster, and store.url names one Redis (MOVED or ASK)", "write redis+cluster://";
     "LOADING" => "the store is reading its data (LOADING)", "wait until it has";
     "CLUSTERDOWN" | "TRYAGAIN" => "a part of the Cluster has no master (CLUSTERDOWN)",
         "bring its node back, or wait until a replica has taken over";
@@ -46,10 +53,14 @@ refusals! {
     "FULL" => "a node does not read its letters", "look at that node";
 }
 
+/// What to do about a refusal that has no remedy here: a server writes none down.
+const ASK_IT: &str =
+    "log in to it by redis-cli with the user and the database of store.url: what it refuses stands there in its words";
+
 impl StoreError {
     /// In short, for a check: what is the matter, and what an operator is to do or to look at.
     pub fn in_words(&self) -> &'static str {
-        const OTHER: &str = "the store refuses; the log has its word";
+        const OTHER: &str = "the store refuses; the log has the code";
         match self {
             Self::Away(AwayReason::Refused(code)) => named(code).map_or(OTHER, |(words, _)| words),
             Self::Away(AwayReason::Tls(_)) => "TLS with the store fails; the log has the reason",
@@ -60,7 +71,7 @@ impl StoreError {
     /// What an operator is to do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Away(AwayReason::Refused(code)) => named(code).map_or("look at its own log", |(_, remedy)| remedy),
+            Self::Away(AwayReason::Refused(code)) => named(code).map_or(ASK_IT, |(_, remedy)| remedy),
             Self::Away(AwayReason::Tls(fault)) => tls_remedy(*fault),
             Self::Away(AwayReason::Unreachable) => {
                 "start the store, or correct its address; a Redis that speaks TLS closes each plain connection at once, and so does one that speaks TLS and has all its clients (maxclients)"

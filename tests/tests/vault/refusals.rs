@@ -23,7 +23,7 @@ async fn refuses<T>(code: &str, mut ask: impl AsyncFnMut() -> Result<T, StoreErr
     for _ in 0..200 {
         let answer = ask().await.err();
         if answer.as_ref() == Some(&refused) {
-            assert_ne!(refused.in_words(), "the store refuses; the log has its word", "{code}");
+            assert_ne!(refused.in_words(), "the store refuses; the log has the code", "{code}");
             assert!(refused.in_words().ends_with(refused.remedy()), "{code}");
             return;
         }
@@ -85,6 +85,23 @@ async fn a_cluster_that_misses_a_part_says_so() {
     assert!(one.load(id(1)).await.is_ok());
     server.ask::<()>(redis::cmd("CLUSTER").arg("DELSLOTSRANGE").arg(0).arg(16_383));
     refuses("CLUSTERDOWN", async || one.load(id(1)).await).await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_absent_or_refused_is_named() {
+    let (one, cluster) = (RedisServer::start(), RedisServer::start_cluster());
+    let vault = open(&format!("{}/99", one.url()));
+    refuses("ERR DB index is out of range", async || vault.ping().await).await;
+    let user = ["relay", "on", ">a-long-password", "~*", "+@all", "-select"];
+    one.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg(&user));
+    let url = one.url().replace("://", "://relay:a-long-password@");
+    let vault = open(&format!("{url}/3"));
+    refuses("NOPERM for SELECT", async || vault.ping().await).await;
+    assert!(open(&format!("{url}/0")).ping().await.is_ok(), "which is the first one");
+    one.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("relay").arg("+select"));
+    assert!(vault.ping().await.is_ok());
+    let vault = open(&format!("{}/3", cluster.url().replace("redis+cluster", "redis")));
+    refuses("ERR SELECT is not allowed in cluster mode", async || vault.ping().await).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
 //! Invariant: a call is pushed to each token at most once on APNs, and at most twice elsewhere, the second time because the device
-//! gave no sign (its app tells the two by the call's id). A token that another has replaced gets nothing further: the other one gets
+//! gave no sign (its app tells the two by the call's id), or three times where the answers to two were lost on the way. A token that another has replaced gets nothing further: the other one gets
 //! it, at once where the push was not taken. The push is on its way within the same turn of the loop in which the INVITE came; the
 //! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 
@@ -20,7 +20,7 @@ use crate::agent::delivery::{deliver, outcome_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::audit::Act;
-use crate::clock::{self, Moment, unix_now};
+use crate::clock::{self, Moment, told_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::Withheld;
@@ -40,7 +40,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 impl Shard {
     /// A call waits for its device: push. The App that is pushed, or why none is.
     pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
-        let now = unix_now();
+        let now = told_now();
         let deadline = now + call.wait.as_secs();
         let push = Push {
             event: Event::Call,

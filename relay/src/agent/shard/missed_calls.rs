@@ -12,7 +12,7 @@ use super::messages::keep;
 use super::stories::How;
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, unix_now};
+use crate::clock::{self, told_now};
 use crate::domain::story::Withheld;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
@@ -46,7 +46,7 @@ impl Shard {
             call,
             from: missed.from.clone(),
             name: missed.name.clone(),
-            at: unix_now().saturating_sub(clock::now().saturating_duration_since(missed.arrived).as_secs()),
+            at: told_now().saturating_sub(clock::now().saturating_duration_since(missed.arrived).as_secs()),
             expires_at,
             given_up: state == CallState::Cancelled,
         });

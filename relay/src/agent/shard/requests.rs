@@ -19,7 +19,7 @@ use crate::agent::request::{
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, unix_now};
+use crate::clock::{self, told_now};
 use crate::domain::InstanceState;
 use crate::vault::record::Presence;
 use crate::vault::{Fence, Lookup, Sealed};
@@ -244,7 +244,7 @@ impl Shard {
         }
         self.instances.insert(row);
         if told_failing && binding.presence == Presence::Background {
-            self.instances.set_told_lost(id, unix_now());
+            self.instances.set_told_lost(id, told_now());
         }
         let shared = binding.binding;
         self.early.note_bound(shared);

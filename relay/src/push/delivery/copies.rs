@@ -6,11 +6,14 @@
 //! | is refused | that counts, unless another copy is still open: it may be taken yet |
 //! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
-//! | is lost on the way, taken or not | a second copy goes out after a pause; when there was one, that is the end |
+//! | is lost on the way, taken or not | a second copy goes out after a short pause; when all until now were lost, a last one after [a part](LAST_AFTER) of the time that is left, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, that is the end |
 //!
 //! A copy that is still to go out when the device has another token does not: that is the end here, whatever is still open.
 //!
-//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is.
+//! Two copies that are cut off in one moment have met one fault: the last one goes out when that may be over.
+//!
+//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is, and [`LOST_MAX`] where all but the last were lost on
+//! the way.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -26,7 +29,11 @@ use crate::push::connection::departure::Departure;
 use crate::push::fcm::ATTEMPT_TIMEOUT;
 
 /// Copies of one call's push that the service may have taken.
-pub(super) const COPIES_MAX: usize = 2;
+const COPIES_MAX: usize = 2;
+/// Likewise, where all but the last were lost on the way.
+const LOST_MAX: usize = 3;
+/// Behind which part of the time that is left the last copy goes out: a quarter.
+const LAST_AFTER: u32 = 4;
 
 /// The outcome of a push that was tried as often as it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +68,8 @@ pub(super) async fn run_with<'a>(
             let verdict = if copies(&flights) == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
             return Settled { verdict, attempts, copies: copies(&flights) };
         }
-        let next = next_at.filter(|_| flights.len() + lost < COPIES_MAX);
+        let most = if flights.is_empty() { LOST_MAX } else { COPIES_MAX };
+        let next = next_at.filter(|_| flights.len() + lost < most);
         if flights.is_empty() && next.is_some_and(|at| at <= Instant::now()) {
             if attempts > 0 && !recipient.stays().await {
                 return Settled { verdict: Verdict::Moved, attempts, copies: copies(&flights) };
@@ -107,6 +115,7 @@ pub(super) async fn run_with<'a>(
             }
             Some(again) => {
                 leaving = None;
+                let was_lost = again == Attempt::Lost;
                 let after = match again {
                     Attempt::Again { after } | Attempt::Limited { after } => after,
                     Attempt::Lost | Attempt::Done(_) => {
@@ -117,14 +126,18 @@ pub(super) async fn run_with<'a>(
                 if let Some(refusal) = refusal.take_if(|_| flights.is_empty()) {
                     return Settled { verdict: refusal, attempts, copies: lost as u32 };
                 }
-                let pause = RETRY.pause_or(attempts, after);
-                let at = Instant::now() + pause;
+                if flights.is_empty() && lost >= LOST_MAX {
+                    return Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost as u32 };
+                }
+                let now = Instant::now();
+                let at = if was_lost && lost >= COPIES_MAX {
+                    now + (deadline.saturating_duration_since(now) / LAST_AFTER).min(ATTEMPT_TIMEOUT)
+                } else {
+                    now + RETRY.pause_or(attempts, after)
+                };
                 if flights.is_empty() && at >= deadline {
                     let verdict = if lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
                     return Settled { verdict, attempts, copies: lost as u32 };
-                }
-                if flights.is_empty() && lost >= COPIES_MAX {
-                    return Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost as u32 };
                 }
                 next_at = Some(at);
             }
@@ -227,8 +240,26 @@ mod tests {
         assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 4, 1));
         let (verdict, attempts, copies, _) = play(&[(0, Attempt::Lost), (0, ACCEPTED)]).await;
         assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 2, 2));
-        let (verdict, attempts, copies, _) = play(&[(0, Attempt::Lost), (0, Attempt::Lost), (0, ACCEPTED)]).await;
-        assert_eq!((verdict, attempts, copies), (Verdict::Unconfirmed, 2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_copies_were_lost_the_last_one_waits_until_their_fault_may_be_over() {
+        const LOST: Attempt = Attempt::Lost;
+        assert_eq!(play(&[(0, LOST), (0, LOST), (0, ACCEPTED)]).await, (Verdict::Accepted, 3, 3, 5));
+        let (verdict, attempts, copies, _) = play(&[(0, LOST), (0, AWAY), (0, LOST), (0, AWAY), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, copies), (Verdict::Accepted, 5, 3));
+        assert_eq!(play(&[(0, LOST), (0, LOST), (0, LOST), (0, ACCEPTED)]).await, (Verdict::Unconfirmed, 3, 3, 5));
+        assert_eq!(play(&[(9, LOST), (2, LOST), (1, ACCEPTED)]).await, (Verdict::Accepted, 3, 3, 15));
+        assert_eq!(
+            play(&[(0, LOST), (0, LOST), (60, ACCEPTED), (0, ACCEPTED)]).await,
+            (Verdict::Unconfirmed, 3, 3, 30)
+        );
+        assert_eq!(play(&[(9, ACCEPTED), (0, LOST), (0, ACCEPTED)]).await, (Verdict::Accepted, 2, 2, 9), "one is open");
+        assert_eq!(
+            play(&[(0, LOST), (28, LOST), (0, ACCEPTED)]).await,
+            (Verdict::Accepted, 3, 3, 28),
+            "soon, where there is little"
+        );
     }
 
     /// A recipient whose token changes at this moment.

@@ -35,6 +35,11 @@ impl Boxes {
     pub fn on(link: Arc<Link>) -> Self {
         Self { link, large: Semaphore::new(LARGE_AT_ONCE), instances: Shares::new(1) }
     }
+
+    /// How often something was denied on it.
+    pub fn denials(&self) -> u64 {
+        self.link.denials()
+    }
 }
 
 impl RedisStore {

@@ -1,6 +1,6 @@
 //! What an error of the Redis library means: for whoever asked, and for the connection.
 //!
-//! Invariant: of what a server says only the code is kept.
+//! Invariant: of what a server says only the code is kept, or which of the sentences that are named here it was.
 
 use std::error::Error;
 use std::io;
@@ -17,6 +17,17 @@ const LATE: &str = "LATE";
 
 /// Refusals of a command that a script may pass on.
 const IN_SCRIPTS: [&str; 6] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOPERM"];
+
+/// What a server says of a database that cannot be had, and what is told: `ERR` has many meanings, and the
+/// command is none that an operator has granted for the relay's own use.
+const OF_DATABASES: [(&str, &str); 3] = [
+    ("DB index is out of range", "ERR DB index is out of range"),
+    ("the 'select' command", "NOPERM for SELECT"),
+    ("SELECT is not allowed in cluster mode", "ERR SELECT is not allowed in cluster mode"),
+];
+
+/// What is told in place of MOVED and ASK of a Cluster.
+const MOVED_WITHIN: &str = "MOVED by its Cluster";
 
 /// What an error means for the call and for the connection.
 pub(super) struct Failure {
@@ -72,6 +83,22 @@ impl Failure {
         Self { error: StoreError::Away(reason), broken, stale, may_be_done, late_at: None }
     }
 
+    /// The same, of what a whole Cluster was asked, or one server: a library that speaks to a Cluster follows it to where it sends, and tells only of one
+    /// that it could not follow.
+    pub fn within(mut self, is_cluster: bool) -> Self {
+        if is_cluster
+            && matches!(&self.error, StoreError::Away(AwayReason::Refused(code)) if **code == *"MOVED" || **code == *"ASK")
+        {
+            self.error = StoreError::Away(AwayReason::Refused(MOVED_WITHIN.into()));
+        }
+        self
+    }
+
+    /// The relay's user may not do it, or the server does not know it.
+    pub fn is_denial(&self) -> bool {
+        matches!(&self.error, StoreError::Away(AwayReason::Refused(code)) if matches!(&**code, "NOPERM" | "ERR"))
+    }
+
     /// Nothing was heard for as long as one operation may take.
     pub fn is_silence(&self) -> bool {
         self.broken && self.error == StoreError::Away(AwayReason::TimedOut)
@@ -93,6 +120,9 @@ fn code_of(error: &RedisError) -> &str {
     let Some(detail) = error.detail() else { return code };
     if let Some(unasked) = unasked::code_of(detail.as_bytes()) {
         return unasked;
+    }
+    if let Some((_, told)) = OF_DATABASES.iter().find(|(words, _)| detail.contains(words)) {
+        return told;
     }
     match code {
         // Before Redis 7, and of a transaction, the code of what was refused within stands in the words.
@@ -153,5 +183,21 @@ mod tests {
             assert_eq!(of(detail).as_deref(), Some(code), "{detail}");
         }
         assert_eq!(refused(ServerErrorKind::BusyLoading, "Redis is loading").as_deref(), Some("LOADING"));
+    }
+
+    #[test]
+    fn a_cluster_that_sends_elsewhere_is_told_from_one_redis_of_it() {
+        for kind in [ServerErrorKind::Moved, ServerErrorKind::Ask] {
+            let error = || RedisError::from((ErrorKind::Server(kind), "an error", "3999 127.0.0.1:6381".to_owned()));
+            let words = |is_cluster| Failure::of(&error()).within(is_cluster).error.in_words();
+            assert!(words(false).ends_with("write redis+cluster://"), "{}", words(false));
+            assert!(
+                words(true).starts_with("the Cluster sends the relay on to another of its nodes"),
+                "{}",
+                words(true)
+            );
+        }
+        let full = RedisError::from((ErrorKind::Server(ServerErrorKind::ResponseError), "an error", "-OOM".to_owned()));
+        assert!(Failure::of(&full).within(true).error.in_words().contains("(OOM)"));
     }
 }

@@ -9,6 +9,7 @@
 //! What was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives. What is for a store that forgets
 //! is asked over a connection alone whose other end was [looked at](super::persistence).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(super) struct Link {
     current: Arc<Mutex<Current>>,
     limit: Duration,
     is_cluster: bool,
+    /// How often the relay's user was denied something, or the server did not know it.
+    denials: AtomicU64,
 }
 
 #[derive(Default)]
@@ -105,7 +108,8 @@ impl Question for ScriptInvocation<'_> {
 impl Link {
     pub fn new(client: RedisClient, limit: Duration) -> Self {
         let is_cluster = matches!(client, RedisClient::Cluster { .. });
-        Self { client: Arc::new(tokio::sync::Mutex::new(client)), current: Arc::default(), limit, is_cluster }
+        let client = Arc::new(tokio::sync::Mutex::new(client));
+        Self { client, current: Arc::default(), limit, is_cluster, denials: AtomicU64::new(0) }
     }
 
     /// Whether this is a Cluster, where no one node knows all keys.
@@ -121,6 +125,11 @@ impl Link {
     /// Likewise, with a connection that is open.
     pub async fn open_generation(&self) -> Result<u64, StoreError> {
         self.connected(Instant::now() + self.limit).await.map(|(_, generation)| generation)
+    }
+
+    /// How often something was denied that a store which is set up as it should be grants.
+    pub fn denials(&self) -> u64 {
+        self.denials.load(Ordering::Relaxed)
     }
 
     /// How long one operation may take.
@@ -247,9 +256,12 @@ impl Link {
     ) -> Result<T, Failure> {
         let failure = match timeout_at(deadline, question.ask(&mut connection)).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Failure::of(&error),
+            Ok(Err(error)) => Failure::of(&error).within(self.is_cluster),
             Err(_) => Failure::timed_out(),
         };
+        if failure.is_denial() {
+            self.denials.fetch_add(1, Ordering::Relaxed);
+        }
         if failure.broken {
             self.give_up(generation, failure.is_silence());
         }
@@ -301,11 +313,11 @@ impl Link {
         &self,
         mut client: OwnedMutexGuard<RedisClient>,
     ) -> JoinHandle<Result<(Connection, u64), StoreError>> {
-        let (current, limit) = (self.current.clone(), self.limit);
+        let (current, limit, is_cluster) = (self.current.clone(), self.limit, self.is_cluster);
         tokio::spawn(async move {
             let made = timeout(limit * CONNECT_LIMITS, connect(&mut client, limit)).await;
-            let made =
-                made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(|error| Failure::of(&error)));
+            let failure = |error| Failure::of(&error).within(is_cluster);
+            let made = made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(failure));
             let connection = made.map_err(|failure| failure.error)?;
             let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
             current.generation += 1;

@@ -162,6 +162,11 @@ impl RedisStore {
         self.link.generation()
     }
 
+    /// How often the relay's user was denied something until now, or the server did not know it.
+    pub fn denials(&self) -> u64 {
+        self.link.denials() + self.letters.denials() + self.boxes.denials()
+    }
+
     pub async fn put(
         &self,
         owner: &Owner,

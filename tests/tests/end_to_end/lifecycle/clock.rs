@@ -106,9 +106,20 @@ async fn a_call_is_known_as_long_as_it_waits_whatever_the_clock_of_the_node_says
     let world = world_by(&clock, &redis).await?;
     let alice = world.enable_android().await?;
     clock.set(-120);
-    await_warning(&world, true).await?;
+    let goes_by_store = || async {
+        world.relay.operator().get("/readyz").await.ok()?.text().contains("This node goes by the store's").then_some(())
+    };
+    world.until("that it goes by the store's clock", goes_by_store).await?;
     let caller = world.call()?;
     let push = world.android_push().await?;
+    // The phone's clock is right, and so is what it is told.
+    let known = world.api.call(&alice, push["call"].as_str().unwrap_or_default()).await?.json();
+    let right = now();
+    for deadline in [&push["deadline"], &known["deadline"]] {
+        let deadline = deadline.as_u64().unwrap_or_default();
+        assert!((right..right + 35).contains(&deadline), "{deadline} at {right}: {push} {known}");
+    }
+    assert!(push["sent_at"].as_u64().is_some_and(|at| at.abs_diff(right) < 5), "{push}");
     caller.expect(180, SOON).await?;
     assert_eq!(world.state(&alice, &push).await?, "ringing");
     world.cancel(&caller).await?;

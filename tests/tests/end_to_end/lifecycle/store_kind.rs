@@ -129,7 +129,16 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
     redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("-get").arg("-mget").arg("-hmget"));
     says("store: the store refuses what the relay needs (NOPERM)").await?;
     redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("+@all"));
-    says("\"status\":\"ready\"").await
+    says("\"status\":\"ready\"").await?;
+    // Nothing but a change needs it, and the first one that is refused has it told.
+    redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("-evalsha"));
+    let answer = world.api.enable(&world.enable_request(TOKEN)).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    says("its Redis user may not use EVALSHA").await?;
+    world.relay.await_log("may not use EVALSHA", SOON).await?;
+    redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg("+@all"));
+    says("\"status\":\"ready\"").await?;
+    world.enable().await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
