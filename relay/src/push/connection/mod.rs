@@ -3,6 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `http2` | the connection that all pushes of a service share |
+//! | `http1` | the connections to a service that speaks no HTTP/2 |
 //! | `own_lines` | the connections that cores have for themselves |
 //! | `state` | whether a request may go over a connection |
 //! | `history` | how the earlier connections ended, and the wait before the next dial |
@@ -34,6 +35,7 @@ pub(super) mod departure;
 mod dial;
 pub(super) mod endpoint;
 mod history;
+mod http1;
 pub(super) mod http2;
 pub(super) mod identity;
 pub(super) mod network;
