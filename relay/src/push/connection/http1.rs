@@ -192,7 +192,13 @@ impl Http1 {
             record.trouble(Trouble::light("Unreachable"), &error.to_string());
         };
         let (stream, withdrawal) = endpoint.dialler().dial_http1(None).await.inspect_err(|error| failed(error)).ok()?;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.inspect_err(|error| failed(error)).ok()?;
+        // Some stand-ins and proxies know a header by its usual case alone.
+        let (sender, driver) = http1::Builder::new()
+            .title_case_headers(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .inspect_err(|error| failed(error))
+            .ok()?;
         let mut driven = JoinSet::new();
         // Its end is told by what was sent.
         driven.spawn(async { drop(driver.await) });
