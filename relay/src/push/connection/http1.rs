@@ -31,7 +31,7 @@ use super::answer::{Answer, Bearing};
 use super::answer_timeout::Patience;
 use super::departure::Body;
 use super::endpoint::Endpoint;
-use super::http2::{Failure, Request};
+use super::request::{Failure, Request};
 use super::state::LineFate;
 use super::withdrawal::Withdrawal;
 use crate::push::health::{Record, Trouble};

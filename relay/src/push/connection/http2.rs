@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use hyper::{HeaderMap, Method};
+use hyper::Method;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -34,6 +34,7 @@ use super::http1::{Http1, Way};
 use super::identity::Objection;
 use super::not_before::{Probe, Rest, RestFor};
 use super::own_lines::OwnLines;
+pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 use super::state::{Line, LineFate, Place};
@@ -81,33 +82,6 @@ pub(crate) struct Channel {
     pub(crate) retries: Arc<Retries>,
     faults: Faults,
     record: Arc<Record>,
-}
-
-/// A POST.
-#[derive(Clone)]
-pub(crate) struct Request {
-    /// The device that it is for, by [`name_of`](crate::push::health::device_faults::name_of); `None`: it is for no device.
-    pub(crate) whom: Option<u64>,
-    /// The path, from the slash on.
-    pub(crate) path: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-/// Why nothing came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The service certainly did not process the request; another try makes sense after the pause.
-    Unsent { after: Option<Duration> },
-    /// There are too many here that wait for it. That says nothing of the service; another try makes sense after the pause.
-    NoPlace { after: Option<Duration> },
-    /// The service may have processed it.
-    Unconfirmed,
-    /// The service lets nobody in who shows our certificate.
-    ShutOut {
-        /// The reason: one of the words of `reasons`.
-        reason: &'static str,
-    },
 }
 
 enum Lost {
@@ -590,6 +564,7 @@ async fn drive(
 mod tests {
     use std::collections::HashMap;
 
+    use hyper::HeaderMap;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;

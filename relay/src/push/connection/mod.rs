@@ -15,6 +15,7 @@
 //! | `single_flight` | one making, however many wait for it |
 //! | `backoff` | the wait after a failure |
 //! | *one request* | |
+//! | `request` | what is sent, and why nothing came back |
 //! | `departure` | the moment at which a push leaves |
 //! | `withdrawal` | taking back what has not left |
 //! | `answer_timeout` | the wait for an answer |
@@ -41,6 +42,7 @@ pub(super) mod identity;
 pub(super) mod network;
 pub(super) mod not_before;
 mod own_lines;
+mod request;
 pub(super) mod retries;
 pub(super) mod single_flight;
 pub(super) mod state;
