@@ -1,4 +1,6 @@
 //! A request to a push service, and why nothing came back, whatever is spoken.
+//!
+//! Invariant: [`Failure::Unsent`] means that the service certainly did not process the request.
 
 use std::time::Duration;
 
