@@ -198,6 +198,11 @@ impl Fcm {
         self.settings.service_account_file.clone()
     }
 
+    /// The answer of a token endpoint elsewhere, with an access token that is taken here.
+    pub fn issue_token(&self) -> String {
+        self.google.grant().1
+    }
+
     /// Scripts the answers of the token endpoint, one each; then it grants again.
     pub fn answer_token_with(&self, answers: impl IntoIterator<Item = TokenAnswer>) {
         lock(&self.google.token_answers).extend(answers);

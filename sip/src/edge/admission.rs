@@ -19,7 +19,7 @@ use crate::message::{Message, Method, Name, Uri};
 
 /// The realm in which devices prove themselves at the edge (RFC 7616 §3.3); no other is accepted.
 pub const EDGE_REALM: &str = "sipwake";
-/// How long a nonce is good; an older one is answered 401 with `stale=true`.
+/// How long a nonce is good; an older one, and one that was not given on the flow, is answered 401 with `stale=true` (RFC 7616 §3.3).
 pub const NONCE_LIFE: Duration = Duration::from_secs(300);
 
 /// User-Agents that give up when any challenge names another algorithm than MD5, instead of taking the one they know
@@ -106,12 +106,11 @@ impl Nonces {
         if credentials.realm.as_ref() != EDGE_REALM || credentials.algorithm.session {
             return self.challenge(now, flow, false, hashes);
         }
-        let Some(nonce) = self.open(now, &credentials.nonce, flow) else {
-            return self.challenge(now, flow, false, hashes);
-        };
-        if nonce.age.is_none_or(|age| age > NONCE_LIFE) {
+        // A nonce of another flow, or of the process before, says nothing of the secret: its client needs no user to try anew.
+        let nonce = self.open(now, &credentials.nonce, flow);
+        let Some(nonce) = nonce.filter(|nonce| nonce.age.is_some_and(|age| age <= NONCE_LIFE)) else {
             return self.challenge(now, flow, true, hashes);
-        }
+        };
         if !is_same_resource(&credentials.uri, register.request_uri().unwrap_or_default(), own) {
             return Admission::OtherResource;
         }

@@ -145,6 +145,21 @@ pub fn token_for(request: &Message, key: &TokenKey, from: Side, token: &FlowToke
     key.sign(token, &DialogKey { call_id, begun_by: from, tag })
 }
 
+/// A device's request without the Route values that name this relay's address alone and stand in front of a signed one: its outbound proxy, which
+/// is this relay, is left out by the first hop (RFC 3261 §16.4). `named`: how many of the topmost values name this relay. `None`: there are none.
+pub fn past_outbound_proxy(request: &Message, key: &TokenKey, named: impl FnOnce() -> usize) -> Option<Message> {
+    let is_plain = |index| request.route(index).is_some_and(|route| route.uri.user.is_none());
+    if !is_plain(0) {
+        return None;
+    }
+    let is_signed = |index: usize| {
+        request.route_user(index).is_some_and(|user| open_token(request, key, user, Side::Device).is_some())
+    };
+    let ahead = (1..=named()).find(|index| !is_plain(*index)).filter(|index| is_signed(*index))?;
+    let edit = (0..ahead).fold(request.edit(), |edit, _| edit.pop(Name::Route));
+    Message::parse(&edit.finish(), &Limits::COMPOSED).ok()
+}
+
 /// Takes our `ours` values off the Route of a request that is forwarded. Where a strict router comes next, one without `lr`,
 /// its URI becomes the Request-URI, and the Request-URI the last value of Route (RFC 3261 §16.6 step 6).
 pub fn take_route<'a>(edit: Edit<'a>, request: &'a Message, ours: usize) -> Edit<'a> {

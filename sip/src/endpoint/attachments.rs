@@ -601,6 +601,9 @@ impl Endpoint {
             self.leave_legs(now, instance, earlier);
             self.leave_flow(now, instance, earlier);
         }
+        if let Some(earlier) = attached.filter(|earlier| *earlier != flow) {
+            self.left_flows.note(instance, earlier, flow);
+        }
         self.answer_asked(instance, flow, [detached, attached].into_iter().flatten().filter(|it| *it != flow));
         if attached != Some(flow) {
             self.core.event(Event::Attached(instance));
@@ -615,6 +618,7 @@ impl Endpoint {
     }
 
     fn detach(&mut self, now: Instant, instance: InstanceId) {
+        self.left_flows.take(instance);
         if let Some(attached) = self.attachments.attached.remove(&instance) {
             let Attached { flow, transport, .. } = attached;
             // A later flow that it has proved itself on stays.
@@ -629,6 +633,7 @@ impl Endpoint {
 
     /// A device is known no more, and has left its calls: it is by no flow any more. Requests that it was sent there are not sent again.
     pub(super) fn retire(&mut self, now: Instant, instance: InstanceId, is_wiped: bool) {
+        self.left_flows.take(instance);
         let was_attached = self.attachments.is_attached(instance);
         let (forwarded, oldest) = self.attachments.retire(instance, is_wiped);
         for branch in forwarded {
@@ -675,8 +680,11 @@ impl Endpoint {
         for Carried { instance, .. } in state.instances {
             self.end_beside(instance, flow);
             if self.attachments.get(instance).is_some_and(|attached| attached.flow == flow) {
+                let left = self.left_flows.take(instance);
                 self.detach(now, instance);
+                self.close_left(instance, left);
             } else {
+                self.left_flows.forget(instance, flow);
                 self.leave_legs(now, instance, flow);
             }
             if self.attachments.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow) {

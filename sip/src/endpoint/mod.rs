@@ -25,6 +25,7 @@
 //! | `budgets` | `Budgets`, `Callers` | how much each device may be sent and may begin, and the share of each caller |
 //! | [`successors`] | `Successors` | instances that were enabled again, and their predecessors |
 //! | `attachments` | `Attachments` | REGISTERs at the edge, and the flow by which each device is attached |
+//! | `left_flows` | `LeftFlows` | the flows that devices have left for later ones |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
@@ -61,6 +62,7 @@ pub mod forwarded_registers;
 mod groups;
 mod io;
 mod late_answers;
+mod left_flows;
 mod lost_time;
 pub mod messages;
 mod notify;
@@ -106,6 +108,7 @@ use devices::Devices;
 use dialogs::DialogForwarding;
 use flows::FlowTable;
 use groups::Groups;
+use left_flows::LeftFlows;
 use messages::Messages;
 use outgoing::Outgoing;
 use parked::ParkedRequests;
@@ -123,6 +126,7 @@ pub struct Endpoint {
     devices: Devices,
     groups: Groups,
     attachments: Attachments,
+    left_flows: LeftFlows,
     flows: FlowTable,
     dialogs: DialogForwarding,
     outgoing: Outgoing,
@@ -153,6 +157,7 @@ impl Endpoint {
             devices: Devices::default(),
             groups: Groups::default(),
             attachments: Attachments::new(nonce_key, now),
+            left_flows: LeftFlows::default(),
             flows: FlowTable::default(),
             dialogs: DialogForwarding::default(),
             outgoing: Outgoing::default(),

@@ -57,6 +57,8 @@ enum Refusal {
     Nobody,
     Route,
     Method,
+    /// The request has a To tag, and names no dialog that this relay has carried.
+    InDialog,
 }
 
 impl Refusal {
@@ -77,6 +79,9 @@ impl Refusal {
             }
             Self::Route => "the Route behind this relay is not the Service-Route of the registration",
             Self::Method => "this method begins nothing here",
+            Self::InDialog => {
+                "a request in a call passes by the Route that the Record-Routes of its INVITE or of the 2xx gave, whole and in their order"
+            }
         }
     }
 }
@@ -178,6 +183,9 @@ impl Endpoint {
         request: &Message,
         own_routes: usize,
     ) -> Result<(InstanceId, Vec<Box<str>>), Refusal> {
+        if request.to().is_some_and(|to| to.tag().is_some()) {
+            return Err(Refusal::InDialog);
+        }
         let attached = self.attachments.attached_by(source.flow);
         let registered = || attached.iter().copied().filter(|instance| self.push_bindings.knows(*instance));
         if registered().next().is_none() {
@@ -194,7 +202,7 @@ impl Endpoint {
                     | Method::Refer
             )
         );
-        if !begins || request.to().is_some_and(|to| to.tag().is_some()) {
+        if !begins {
             return Err(Refusal::Method);
         }
         let instance = self.sender_of(source, request, &registered().collect::<Vec<_>>())?;

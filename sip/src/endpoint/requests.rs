@@ -192,7 +192,12 @@ impl Endpoint {
             return;
         }
         let loose = forward::from_strict_router(&request, &self.core.token_key, source.side);
-        self.judge_request(now, source, loose.unwrap_or(request));
+        let request = loose.unwrap_or(request);
+        let is_devices = source.side == Side::Device;
+        let inner = is_devices
+            .then(|| forward::past_outbound_proxy(&request, &self.core.token_key, || self.own_routes(&request)));
+        let inner = inner.flatten();
+        self.judge_request(now, source, inner.unwrap_or(request));
     }
 
     /// A sound request has come, now or when its device had not proved itself.

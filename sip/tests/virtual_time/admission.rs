@@ -42,6 +42,24 @@ fn an_older_nonce_is_counted_on_after_a_newer_one_was_used() {
 }
 
 #[test]
+fn a_nonce_of_another_flow_is_called_stale_and_another_realm_is_not() {
+    let mut world = World::registered();
+    let user = world.instance.to_string();
+    world.attach(2);
+    let earlier = sip::auth::Challenge::parse(world.last("REGISTER 401").text(Name::WwwAuthenticate).unwrap()).unwrap();
+    let value = |nc| world::answer(&earlier, &user, world::SECRET, "sip:relay.test", nc, "c");
+    register_with(&mut world, 1, "sip:relay.test", &value(2));
+    let stale = world.last("REGISTER 401");
+    assert!(stale.values(Name::WwwAuthenticate).all(|value| value.ends_with(b"stale=true")), "{stale:?}");
+    let value = world::answer(&last_challenge(&world), &user, world::SECRET, "sip:relay.test", 1, "c");
+    register_with(&mut world, 2, "sip:relay.test", &value);
+    assert_eq!(world.count("REGISTER 200"), 2);
+    register_with(&mut world, 3, "sip:relay.test", &value.replace("\"sipwake\"", "\"other\""));
+    let other = world.last("REGISTER 401");
+    assert!(!other.text(Name::WwwAuthenticate).unwrap().contains("stale"), "{other:?}");
+}
+
+#[test]
 fn a_proof_for_another_resource_is_refused() {
     let mut world = World::registered();
     let user = world.instance.to_string();

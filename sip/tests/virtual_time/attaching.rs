@@ -1,5 +1,7 @@
 //! Which of a device's REGISTERs attach it, and which detach it (RFC 3261 §10.3).
 
+use sip::endpoint::Input;
+use sip::id::{BindingId, InstanceId, ShardTag};
 use sip::message::Name;
 
 use crate::world::{World, seconds};
@@ -57,6 +59,59 @@ fn a_flow_that_the_phone_has_left_does_not_detach_it() {
             assert_eq!(attached(&world), 0, "{removal}");
         }
     }
+}
+
+#[test]
+fn a_flow_that_the_phone_has_left_is_closed_when_the_later_one_ends_so_that_it_registers_anew() {
+    let binds = "Contact: <sip:p@192.168.1.2:5061>\r\nExpires: 600\r\n";
+    let flow = |world: &World, number| world.device(number).flow;
+    let mut world = World::registered();
+    for number in 1..=3 {
+        world.register(number, 1, binds);
+    }
+    assert_eq!(
+        (attached(&world), world.closed.len()),
+        (1, 0),
+        "two clients of one account would close each other's for ever"
+    );
+    // The first has ended before.
+    let (first, second, third) = (flow(&world, 1), flow(&world, 2), flow(&world, 3));
+    world.input(Input::Closed(first));
+    world.input(Input::Closed(third));
+    assert_eq!((&world.closed[..], attached(&world)), (&[second][..], 0));
+    world.input(Input::Closed(second));
+    world.register(4, 1, binds);
+    world.invite("call-1");
+    assert_eq!((world.sent.last().unwrap().flow, world.wakes().len()), (flow(&world, 4), 0));
+}
+
+#[test]
+fn a_flow_that_the_phone_has_left_stays_for_another_device_and_where_the_later_one_is_left_in_good_manners() {
+    let binds = "Contact: <sip:p@192.168.1.2:5061>\r\nExpires: 600\r\n";
+    let mut world = World::registered();
+    // It has come back to the first before the second ends.
+    for number in [1, 2, 1] {
+        world.register(number, number as u32 + world.sent.len() as u32, binds);
+    }
+    let second = world.device(2).flow;
+    world.input(Input::Closed(second));
+    assert_eq!((world.closed.len(), attached(&world)), (0, 1));
+    world.register(3, 1, binds);
+    world.register(3, 2, "Contact: *\r\nExpires: 0\r\n");
+    let third = world.device(3).flow;
+    world.input(Input::Closed(third));
+    assert_eq!((world.closed.len(), attached(&world)), (0, 0), "it is away by its own word");
+    // Another account of the phone is by the first.
+    let other = InstanceId::new(77 << 64, ShardTag(0));
+    world.bind_another(BindingId::new(77 << 64, ShardTag(0)), other);
+    let mine = std::mem::replace(&mut world.instance, other);
+    world.register(1, 90, binds);
+    world.instance = mine;
+    world.register(1, 91, binds);
+    world.register(4, 1, binds);
+    let fourth = world.device(4).flow;
+    world.input(Input::Closed(fourth));
+    assert_eq!((world.closed.len(), attached(&world)), (0, 1), "the other account's");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -102,6 +102,8 @@ pub(crate) struct Dialler {
     port: u16,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
+    /// Whether a service that speaks no HTTP/2 is dialled for HTTP/1.1 then.
+    may_speak_http1: bool,
     network: Arc<dyn Network>,
     memory: Mutex<Memory>,
 }
@@ -122,7 +124,13 @@ impl Dialler {
         tls: Arc<ClientConfig>,
         network: Arc<dyn Network>,
     ) -> Self {
-        Self { host: host.into(), port, name, tls, network, memory: Mutex::default() }
+        let may_speak_http1 = tls.alpn_protocols.iter().any(|protocol| protocol == b"http/1.1");
+        Self { host: host.into(), port, name, tls, may_speak_http1, network, memory: Mutex::default() }
+    }
+
+    /// As one whose service may speak HTTP/1.1 alone, which is offered when HTTP/2 was not taken.
+    pub(super) fn or_http1(self) -> Self {
+        Self { may_speak_http1: true, ..self }
     }
 
     /// Connects; also to which address. All that the connection will ever read is charged to the allowance, where there is one.
@@ -131,15 +139,15 @@ impl Dialler {
         timeout(DIAL_TIMEOUT, self.race(connect)).await.unwrap_or(Err(DialError::Timeout))
     }
 
-    /// Connects for HTTP/1.1.
-    pub(crate) async fn dial_http1(&self, allowance: &Arc<Allowance>) -> Result<DialledHttp1, DialError> {
+    /// Connects for HTTP/1.1, likewise.
+    pub(crate) async fn dial_http1(&self, allowance: Option<&Arc<Allowance>>) -> Result<DialledHttp1, DialError> {
         let mut tls = ClientConfig::clone(&self.tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let connector = TlsConnector::from(Arc::new(tls));
         let connect = |(connecting, withdrawal): Connecting| {
-            let (connector, name, allowance) = (connector.clone(), self.name.clone(), Arc::clone(allowance));
+            let (connector, name, allowance) = (connector.clone(), self.name.clone(), allowance.cloned());
             async move {
-                let tcp = metered(connecting.await.map_err(DialError::Tcp)?, Some(allowance));
+                let tcp = metered(connecting.await.map_err(DialError::Tcp)?, allowance);
                 Ok((connector.connect(name, tcp).await.map_err(DialError::Tls)?, withdrawal))
             }
         };
@@ -148,8 +156,8 @@ impl Dialler {
     }
 
     /// Whether a service that speaks no HTTP/2 is dialled for HTTP/1.1 then.
-    fn may_speak_http1(&self) -> bool {
-        self.tls.alpn_protocols.iter().any(|protocol| protocol == b"http/1.1")
+    pub(super) fn may_speak_http1(&self) -> bool {
+        self.may_speak_http1
     }
 
     /// `host:port`, as a request names it.
@@ -184,7 +192,7 @@ impl Dialler {
                 open.spawn(async move { (address, connected.await) });
             }
             // The service will be dialled for HTTP/1.1, and silent addresses have had their time.
-            let is_settled = self.may_speak_http1() && matches!(worst, Some(DialError::NotHttp2));
+            let is_settled = self.may_speak_http1 && matches!(worst, Some(DialError::NotHttp2));
             let more = !waiting.is_empty() || !repeated || is_settled;
             let pause = if waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
             tokio::select! {
@@ -266,7 +274,11 @@ async fn handshake(
 ) -> Result<Dialled, DialError> {
     let tcp = metered(connecting.await.map_err(DialError::Tcp)?, allowance);
     let stream = TlsConnector::from(tls).connect(name, tcp).await;
-    let stream = stream.map_err(|error| objection(&error).map_or(DialError::Tls(error), DialError::ShutOut))?;
+    let stream = stream.map_err(|error| match objection(&error) {
+        Some(reason) => DialError::ShutOut(reason),
+        None if is_of_protocols(&error) => DialError::NotHttp2,
+        None => DialError::Tls(error),
+    })?;
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(DialError::NotHttp2);
     }
@@ -276,6 +288,12 @@ async fn handshake(
     let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
     let (sender, driven) = made.map_err(told)?;
     Ok(Dialled { sender, driven, objection: heard, withdrawal })
+}
+
+/// Whether the service takes none of the protocols that were offered (RFC 7301 §3.2).
+fn is_of_protocols(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 /// The families of addresses in turn, the first one's first (RFC 8305 §4).

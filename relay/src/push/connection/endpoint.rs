@@ -52,6 +52,11 @@ impl Endpoint {
         Ok(Self { origin: origin.into(), authority, path, dialler })
     }
 
+    /// As one whose service may speak HTTP/1.1 alone.
+    pub(crate) fn or_http1(self) -> Self {
+        Self { dialler: self.dialler.or_http1(), ..self }
+    }
+
     /// `https://host:port`
     pub(crate) fn origin(&self) -> &str {
         &self.origin

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use hyper::{HeaderMap, Method};
+use hyper::Method;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -30,9 +30,11 @@ use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
 use super::history::Ancestry;
+use super::http1::{Http1, Way};
 use super::identity::Objection;
 use super::not_before::{Probe, Rest, RestFor};
 use super::own_lines::OwnLines;
+pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 use super::state::{Line, LineFate, Place};
@@ -64,6 +66,8 @@ pub(crate) struct Channel {
     /// The connection for all.
     flight: Arc<Flight>,
     own: OwnLines<Arc<Connection>, Option<&'static str>>,
+    /// The way to a service that speaks no HTTP/2, where that is taken.
+    http1: Option<Http1>,
     ancestry: Arc<Ancestry>,
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
@@ -78,33 +82,6 @@ pub(crate) struct Channel {
     pub(crate) retries: Arc<Retries>,
     faults: Faults,
     record: Arc<Record>,
-}
-
-/// A POST.
-#[derive(Clone)]
-pub(crate) struct Request {
-    /// The device that it is for, by [`name_of`](crate::push::health::device_faults::name_of); `None`: it is for no device.
-    pub(crate) whom: Option<u64>,
-    /// The path, from the slash on.
-    pub(crate) path: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-/// Why nothing came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The service certainly did not process the request; another try makes sense after the pause.
-    Unsent { after: Option<Duration> },
-    /// There are too many here that wait for it. That says nothing of the service; another try makes sense after the pause.
-    NoPlace { after: Option<Duration> },
-    /// The service may have processed it.
-    Unconfirmed,
-    /// The service lets nobody in who shows our certificate.
-    ShutOut {
-        /// The reason: one of the words of `reasons`.
-        reason: &'static str,
-    },
 }
 
 enum Lost {
@@ -129,6 +106,7 @@ impl Channel {
     pub(crate) fn new(label: String, endpoint: Endpoint, cautious: bool, record: Arc<Record>) -> Self {
         Self {
             label: label.into(),
+            http1: endpoint.dialler().may_speak_http1().then(Http1::default),
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
             own: OwnLines::new(DIAL_BACKOFF),
@@ -145,9 +123,9 @@ impl Channel {
     }
 
     /// For a service that a device has chosen: its traffic, however much, occupies `runtime` and no core that
-    /// calls are on.
+    /// calls are on. HTTP/1.1 to it is its user's to speak.
     pub(crate) fn of_any_service(self, runtime: Option<Handle>) -> Self {
-        Self { any_service: true, runtime, ..self }
+        Self { any_service: true, http1: None, runtime, ..self }
     }
 
     /// Applies the consequences of an answer by another connection to all later requests.
@@ -207,7 +185,7 @@ impl Channel {
         read: impl Fn(&Answer) -> (M, Bearing),
     ) -> Result<M, Failure> {
         let mut place = if patience.urgent { Some(self.place(true)?) } else { None };
-        let mut moved = false;
+        let (mut moved, mut is_without_http2) = (false, false);
         loop {
             let probe = self.rest.leave(patience.until, patience.urgent).await;
             let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
@@ -215,7 +193,23 @@ impl Channel {
             if place.is_none() {
                 place = Some(self.place(false)?);
             }
+            if let Some(http1) = &self.http1 {
+                let way = Way { endpoint: &self.endpoint, record: &self.record };
+                if let Some(sent) = http1.send(way, request, patience, &read).await {
+                    let (meaning, bearing) = sent?;
+                    self.heed(bearing);
+                    return Ok(meaning);
+                }
+            }
             let (connection, stream) = match timeout_at(patience.until, self.admit(patience.urgent)).await {
+                Ok(Err(Failure::ShutOut { reason: NOT_HTTP2 })) if let Some(http1) = &self.http1 => {
+                    if is_without_http2 {
+                        return Err(Failure::Unsent { after: None });
+                    }
+                    is_without_http2 = true;
+                    http1.note_spoken();
+                    continue;
+                }
                 Ok(admitted) => admitted?,
                 Err(_) => return Err(Failure::Unsent { after: None }),
             };
@@ -274,6 +268,7 @@ impl Channel {
                 under_way: Arc::clone(&self.under_way),
                 cautious: self.cautious,
                 any_service: self.any_service,
+                may_speak_http1: self.any_service || self.http1.is_some(),
                 record: Arc::clone(&self.record),
             };
             let runtime = self.runtime.clone();
@@ -447,6 +442,7 @@ struct Making {
     under_way: Arc<AtomicUsize>,
     cautious: bool,
     any_service: bool,
+    may_speak_http1: bool,
     record: Arc<Record>,
 }
 
@@ -469,8 +465,8 @@ impl Making {
                 tokio::spawn(drive((driven, objection, withdrawal), Arc::downgrade(&made), line, (self, address)));
                 Ok(made)
             }
-            // The error concerns the device that has chosen the service, and says nothing of the service.
-            Err(DialError::NotHttp2) if self.any_service => Err(Some(NOT_HTTP2)),
+            // What it speaks instead is known to whom has asked; and where a device has chosen the service, nothing here says that the service fails.
+            Err(DialError::NotHttp2) if self.may_speak_http1 => Err(Some(NOT_HTTP2)),
             Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
             Err(error) => {
                 self.report(&error);
@@ -568,6 +564,7 @@ async fn drive(
 mod tests {
     use std::collections::HashMap;
 
+    use hyper::HeaderMap;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;

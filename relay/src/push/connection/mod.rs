@@ -3,6 +3,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `http2` | the connection that all pushes of a service share |
+//! | `http1` | the connections to a service that speaks no HTTP/2 |
 //! | `own_lines` | the connections that cores have for themselves |
 //! | `state` | whether a request may go over a connection |
 //! | `history` | how the earlier connections ended, and the wait before the next dial |
@@ -14,6 +15,7 @@
 //! | `single_flight` | one making, however many wait for it |
 //! | `backoff` | the wait after a failure |
 //! | *one request* | |
+//! | `request` | what is sent, and why nothing came back |
 //! | `departure` | the moment at which a push leaves |
 //! | `withdrawal` | taking back what has not left |
 //! | `answer_timeout` | the wait for an answer |
@@ -34,11 +36,13 @@ pub(super) mod departure;
 mod dial;
 pub(super) mod endpoint;
 mod history;
+mod http1;
 pub(super) mod http2;
 pub(super) mod identity;
 pub(super) mod network;
 pub(super) mod not_before;
 mod own_lines;
+mod request;
 pub(super) mod retries;
 pub(super) mod single_flight;
 pub(super) mod state;

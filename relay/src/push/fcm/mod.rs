@@ -104,7 +104,10 @@ impl Fcm {
     ) -> Result<Self, Problem> {
         let account = Arc::new(ServiceAccount::read(&settings.service_account_file)?);
         let tls = trust(settings.ca_file.as_deref(), None)?;
-        let dialled = |url: &str, setting| Endpoint::new(url, setting, Arc::clone(&tls), Arc::clone(network));
+        // Google speaks HTTP/2; a proxy on the way there may not.
+        let dialled = |url: &str, setting| {
+            Endpoint::new(url, setting, Arc::clone(&tls), Arc::clone(network)).map(Endpoint::or_http1)
+        };
         let endpoint = dialled(settings.endpoint.as_deref().unwrap_or(SERVICE), "endpoint")?;
         let oauth = dialled(&account.token_uri, "token_uri")?;
         let path = format!("{}/v1/projects/{}/messages:send", endpoint.path(), account.project_id);

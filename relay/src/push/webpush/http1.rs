@@ -70,7 +70,7 @@ async fn opened(endpoint: Arc<Endpoint>) -> Result<Opened, Failure> {
     let allowance = Arc::new(Allowance::of_one_answer());
     let dialler = endpoint.dialler();
     // The caller may have given up.
-    let (stream, withdrawal) = match timeout(DIAL_WITHIN, dialler.dial_http1(&allowance)).await {
+    let (stream, withdrawal) = match timeout(DIAL_WITHIN, dialler.dial_http1(Some(&allowance))).await {
         Ok(Ok(dialled)) => dialled,
         Ok(Err(error)) if error.is_forbidden() => return Err(Failure::ShutOut { reason: NOT_ALLOWED }),
         Ok(Err(_)) | Err(_) => return Err(unsent),

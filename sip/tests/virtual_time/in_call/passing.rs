@@ -304,6 +304,45 @@ fn a_strict_router_gets_its_own_uri_as_request_uri_and_the_target_as_last_route(
 }
 
 #[test]
+fn a_device_may_name_this_relay_as_its_outbound_proxy_in_front_of_the_routes_of_its_dialog() {
+    // RFC 3261 §16.4.
+    for proxy in [
+        "Route: <sip:relay.test;lr>\r\n",
+        "Route: <sip:Relay.TEST:5061;transport=tls;lr>\r\n",
+        "Route: <sips:relay.test:5061;lr>, <sip:relay.test:5061;lr>\r\n",
+    ] {
+        let mut world = World::registered();
+        let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+        for (cseq, method) in [(1, "ACK"), (2, "INFO"), (3, "INVITE"), (4, "BYE")] {
+            let request = dialog.request(End::Device, method, cseq, "", b"x");
+            let device = world.device(1);
+            world.receive_bytes(device, &swapped(&request, &[("Route: ", &format!("{proxy}Route: "))]));
+            let forwarded = world.last(method);
+            let routes: Vec<_> = forwarded.elements(Name::Route).collect();
+            assert_eq!(routes, ["<sip:192.0.2.10;lr>"], "{method} {proxy}");
+            assert_eq!(world.sent.last().unwrap().flow, world.upstream.flow, "{method} {proxy}");
+            assert_unharmed(&request, &forwarded);
+        }
+    }
+}
+
+#[test]
+fn another_name_in_front_of_the_routes_of_a_dialog_is_no_way_into_it() {
+    let mut world = World::registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    for (cseq, proxy) in
+        (1..).zip(["<sip:elsewhere.test;lr>", "<sip:x@relay.test:5061;lr>", "<sip:relay.test:9999;lr>"])
+    {
+        let request = dialog.request(End::Device, "BYE", cseq, "", b"");
+        let device = world.device(1);
+        world.receive_bytes(device, &swapped(&request, &[("Route: ", &format!("Route: {proxy}\r\nRoute: "))]));
+        let refused = world.last("BYE 403");
+        assert!(refused.text(Name::Warning).unwrap().contains("Record-Route"), "{proxy}");
+    }
+    assert_eq!(world.count("BYE"), 0);
+}
+
+#[test]
 fn what_a_strict_router_sends_reaches_the_device_with_its_target() {
     // RFC 3261 §16.4: it has put our Record-Route into the Request-URI.
     let mut world = World::registered();

@@ -163,8 +163,8 @@ fn what_is_not_for_its_own_sip_server_goes_nowhere_and_a_warning_says_why() {
         (Begun::new("NOTIFY"), "method"),
         (Begun::new("INFO"), "method"),
         (Begun::new("X-NEW"), "method"),
-        (Begun { to: "<sip:bob@example.com>;tag=made-up", ..Begun::new("BYE") }, "method"),
-        (Begun { to: "<sip:bob@example.com>;tag=made-up", ..Begun::new("INVITE") }, "method"),
+        (Begun { to: "<sip:bob@example.com>;tag=made-up", ..Begun::new("BYE") }, "Record-Routes"),
+        (Begun { to: "<sip:bob@example.com>;tag=made-up", ..Begun::new("INVITE") }, "Record-Routes"),
     ];
     for (number, (begun, why)) in cases.into_iter().enumerate() {
         let warning = refused(&mut through, &Begun { call_id: format!("c{number}"), ..begun });

@@ -1,0 +1,56 @@
+//! The flows that devices have left for later ones, as long as the later one stands.
+//!
+//! A device is attached by its latest flow alone. When that one ends, those that it has left are closed: a device that is still at one of them, as a
+//! phone is that has tried another network, registers anew, and is not away for the rest of the time that it was granted there.
+//!
+//! Invariant: nothing is closed that another device is attached by, or has its dialogs by. At most [`LEFT_MAX`] are known of a device.
+
+use std::collections::HashMap;
+
+use super::{Endpoint, Output};
+use crate::id::{FlowId, InstanceId};
+
+/// Flows of one device; of more the oldest is forgotten, and stays open.
+const LEFT_MAX: usize = 4;
+
+/// The flows that each device has left.
+#[derive(Debug, Default)]
+pub(super) struct LeftFlows(HashMap<InstanceId, Vec<FlowId>>);
+
+impl LeftFlows {
+    /// A device is by `flow` from now on, and has left `earlier`.
+    pub(super) fn note(&mut self, instance: InstanceId, earlier: FlowId, flow: FlowId) {
+        let left = self.0.entry(instance).or_default();
+        left.retain(|known| *known != flow && *known != earlier);
+        if left.len() >= LEFT_MAX {
+            left.remove(0);
+        }
+        left.push(earlier);
+    }
+
+    /// A flow has ended that has carried a device.
+    pub(super) fn forget(&mut self, instance: InstanceId, ended: FlowId) {
+        let Some(left) = self.0.get_mut(&instance) else { return };
+        left.retain(|known| *known != ended);
+        if left.is_empty() {
+            self.0.remove(&instance);
+        }
+    }
+
+    /// The flows of a device that is by none any more.
+    pub(super) fn take(&mut self, instance: InstanceId) -> Vec<FlowId> {
+        self.0.remove(&instance).unwrap_or_default()
+    }
+}
+
+impl Endpoint {
+    /// Closes those of the flows that only this device was by.
+    pub(super) fn close_left(&mut self, instance: InstanceId, left: Vec<FlowId>) {
+        for flow in left {
+            if self.attachments.carries(flow, instance) && self.attachments.carried_by(flow, instance) == 0 {
+                self.core.flush();
+                self.core.outputs.push_back(Output::Close(flow));
+            }
+        }
+    }
+}
