@@ -235,6 +235,8 @@ impl Keeping {
             return false;
         }
         if self.lapsed.is_some() {
+            // First: what another node has ended is unregistered, and what it has taken over is not.
+            it.let_go_of_ended().await;
             self.look_up_lapsed(it).await;
             if self.lapsed.is_none() {
                 it.dependencies.agent.be_sure(self.held_at);
