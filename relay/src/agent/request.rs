@@ -123,6 +123,15 @@ pub enum Request {
         /// The answer, when all is done; [`Denied::Unknown`]: it is not here, and does not come.
         reply: WipeWaiter,
     },
+    /// End an instance that no node looks after, as its owner would: one that is not here is bound for its unregistration alone.
+    EndLeft {
+        /// The instance.
+        new: Box<NewInstance>,
+        /// How it ends.
+        kind: EndKind,
+        /// The answer, when all is done; [`Denied::Unknown`]: this node leaves.
+        reply: WipeWaiter,
+    },
     /// A call's state; with a request, after that was tried.
     Call {
         /// The instance.

@@ -1,7 +1,8 @@
 //! The facts for a notice of a breach (GDPR Art. 33(3)): whose data were held in a time, of which kinds, and the actions on them.
 //!
 //! An account counts as held from its first line in the trails up to its wipe. A lease lasts six days at most, and is renewed by a
-//! line; so every account that was held leaves a line in the week before.
+//! line; so every account that was held leaves a line in the week before. One that has left none since has ended unheard, while no node ran: the
+//! store has erased it by itself, and it counts up to six days behind its last line.
 //!
 //! Invariant: the figures come from the lines alone, and the faults of a trail stand beside them.
 
@@ -13,6 +14,9 @@ use serde_json::{Value, json};
 
 use super::chain::{self, Fault};
 use super::files::{self, AuditError};
+use crate::clock::{DAY_S, rfc3339};
+use crate::net::tls::validity::days_since_1970;
+use crate::vault::MAX_LIFETIME_S;
 
 /// The data held of an account, in the words of a notice.
 pub const CATEGORIES: &[&str] = &[
@@ -52,6 +56,7 @@ struct Held {
     account: Option<Box<str>>,
     app: Option<Box<str>>,
     from: Box<str>,
+    last: Box<str>,
     wiped_at: Option<Box<str>>,
 }
 
@@ -71,8 +76,8 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
         report.faults.append(&mut faults);
         report.further_faults += further;
     }
-    let live = |it: &&Held| *it.from <= *last && it.wiped_at.as_deref().is_none_or(|at| at >= first.as_str());
-    let live: Vec<&Held> = held.values().filter(live).collect();
+    let known_from = lease_before(from);
+    let live: Vec<&Held> = held.values().filter(|it| it.is_held(&first, &last, &known_from)).collect();
     report.accounts = live.iter().filter_map(|it| it.account.as_deref()).collect::<BTreeSet<_>>().len() as u64;
     for it in &live {
         *report.instances.entry(it.app.clone().unwrap_or_else(|| "unknown".into())).or_default() += 1;
@@ -150,11 +155,31 @@ fn report_line(report: &mut Report, held: &mut BTreeMap<Box<str>, Held>, line: &
     if it.from.is_empty() || at < &*it.from {
         it.from = at.into();
     }
+    if at > &*it.last {
+        it.last = at.into();
+    }
     it.account = it.account.take().or_else(|| text("account").map(Into::into));
     it.app = it.app.take().or_else(|| text("app").map(Into::into));
     if what == "wiped" {
         it.wiped_at = Some(at.into());
     }
+}
+
+impl Held {
+    /// Whether it was held between two times. `known_from`: the longest lease that ends with the first began then.
+    fn is_held(&self, first: &str, last: &str, known_from: &str) -> bool {
+        *self.from <= *last && *self.last >= *known_from && self.wiped_at.as_deref().is_none_or(|at| at >= first)
+    }
+}
+
+/// The beginning of a day (`2026-11-27`), less the longest lease; empty where it is no day.
+fn lease_before(day: &str) -> String {
+    let mut parts = day.split('-').map(str::parse);
+    let (Some(Ok(year)), Some(Ok(month)), Some(Ok(date))) = (parts.next(), parts.next(), parts.next()) else {
+        return String::new();
+    };
+    let days = days_since_1970(year, month, date);
+    days.map(|days| rfc3339((days * DAY_S).saturating_sub(MAX_LIFETIME_S))).unwrap_or_default()
 }
 
 impl Report {
@@ -218,5 +243,25 @@ mod tests {
         std::fs::create_dir(folder.join("empty")).unwrap();
         assert!(matches!(verify_directory(&folder.join("empty"), |_| ()), Err(Fault::Empty { .. })));
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_account_counts_up_to_its_wipe_or_to_the_longest_lease_behind_its_last_line() {
+        assert_eq!(
+            (lease_before("2026-03-02"), lease_before("no day")),
+            ("2026-02-24T00:00:00Z".into(), String::new())
+        );
+        let held = |last: &str, wiped: bool| {
+            let (mut report, mut held) = (Report::default(), BTreeMap::new());
+            let what = if wiped { "wiped" } else { "renewed" };
+            for (at, what) in [("2026-02-01T10:00:00Z", "enabled"), (last, what)] {
+                let line = json!({"at": at, "what": what, "instance": "pi_1"});
+                report_line(&mut report, &mut held, &line, ("2026-03-02T", "2026-03-03T~"));
+            }
+            held["pi_1"].is_held("2026-03-02T", "2026-03-03T~", &lease_before("2026-03-02"))
+        };
+        assert!(held("2026-02-24T00:00:01Z", false) && held("2026-03-02T08:00:00Z", true));
+        assert!(!held("2026-02-23T23:59:59Z", false), "no node has seen its end");
+        assert!(!held("2026-03-01T08:00:00Z", true));
     }
 }

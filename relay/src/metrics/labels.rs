@@ -261,6 +261,8 @@ words!(
         Refused = "refused",
         /// No such instance.
         Unknown = "unknown",
+        /// No such instance yet, and some may be on their way here.
+        Early = "early",
         /// A limit was reached.
         Limited = "limited",
     }

@@ -1,7 +1,8 @@
 //! Changing an instance: a new push token, a renewed lifetime, another presence, other events.
 //!
 //! Invariant: the store has the changed record before the shard has it, so that a restart forgets no change that was
-//! answered; what the store refuses is not changed. One change at a time for an instance. Nothing here stores what its enabling has not stored.
+//! answered; what the store refuses is not changed, and what it does not answer for is
+//! [taken back](super::ownership::unanswered_writes) where it has it all the same. One change at a time for an instance. Nothing here stores what its enabling has not stored.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
 use crate::audit::{Act, Whose};
-use crate::clock::latest_now;
+use crate::clock::{self, latest_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
@@ -264,7 +265,11 @@ impl Inner {
                 self.let_go_if_taken(id).await;
                 Err(AccessError::StoreAway.into())
             }
-            Err(_) => Err(AccessError::StoreAway.into()),
+            Err(_) => {
+                // Its answer alone may have been lost.
+                self.unanswered_writes.note(id, clock::now());
+                Err(AccessError::StoreAway.into())
+            }
         }
     }
 

@@ -138,6 +138,8 @@ struct Inner {
     leavers: nodes::drain_messages::Leavers,
     /// Permits for devices that take a registration back.
     taking_back: Semaphore,
+    /// Changes for which the store has not answered.
+    unanswered_writes: ownership::unanswered_writes::UnansweredWrites,
     /// How far this node is in handing its instances over.
     hand_over: drain::hand_over::HandOver,
 }
@@ -158,6 +160,7 @@ impl Service {
             passed_on: nodes::forwarded_requests::PassedOn::default(),
             leavers: nodes::drain_messages::Leavers::default(),
             taking_back: Semaphore::new(wipe::taken_back::AT_ONCE),
+            unanswered_writes: ownership::unanswered_writes::UnansweredWrites::default(),
             hand_over: drain::hand_over::HandOver::default(),
         }))
     }

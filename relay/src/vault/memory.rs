@@ -122,7 +122,7 @@ impl MemoryStore {
             if let Some(earlier) = &taken_from {
                 entry.put_by.get_or_insert_with(|| earlier.node.clone());
             }
-            Stored { taken_from, put_by: entry.put_by.clone(), ..entry.stored(owner, *id) }
+            Stored { taken_from, ..entry.stored(owner, *id) }
         };
         let tags = wanted.take();
         if !tags.is_empty() {
@@ -313,7 +313,7 @@ impl Entry {
             owned: *self.owner == *owner,
             owner: Owner::clone(&self.owner),
             taken_from: None,
-            put_by: None,
+            put_by: self.put_by.clone(),
         }
     }
 }

@@ -160,7 +160,7 @@ pub struct Stored {
     pub owner: Owner,
     /// The run of another node that it was just claimed from.
     pub taken_from: Option<Owner>,
-    /// As it was just claimed: the node that has put it last, where another one has claimed it since.
+    /// The node that has put it last, where another one has claimed it since.
     pub put_by: Option<Arc<str>>,
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Attachments {
     nonces: Nonces,
     verifications: HashMap<VerificationId, Verification>,
     next: u64,
+    /// Whether instances may be on their way here.
+    pub(super) is_incomplete: bool,
 }
 
 /// A device that has come.
@@ -82,6 +84,8 @@ struct DeviceFlow {
     /// Devices that are known no more and whose dialogs go by it, at most [`INSTANCES_PER_FLOW`]; the oldest gives way.
     gone: Vec<InstanceId>,
     failures: u8,
+    /// REGISTERs that came before their instance, if there is one.
+    early: u8,
     /// Requests forwarded on it that may still be answered, and for which instance.
     forwarded: Vec<(InstanceId, BranchId)>,
     /// A device has left on it what any device answers at once, and nothing has come by it since.
@@ -127,6 +131,7 @@ impl Attachments {
             nonces: Nonces::new(nonce_key, now),
             verifications: HashMap::new(),
             next: 0,
+            is_incomplete: false,
         }
     }
 
@@ -183,6 +188,13 @@ impl Attachments {
         let is_verified = || self.verifications.values().any(|it| it.instance == instance && it.source.flow == flow);
         let carried = self.flows.get(&flow).and_then(|state| state.instances.iter().find(|it| it.instance == instance));
         carried.is_some_and(|it| it.registers_until.is_some_and(|until| now < until) || is_verified())
+    }
+
+    /// A REGISTER came by this flow before its instance, if there is one; how many have.
+    pub(super) fn note_early(&mut self, flow: FlowId) -> u8 {
+        let state = self.flows.entry(flow).or_default();
+        state.early = state.early.saturating_add(1);
+        state.early
     }
 
     /// Judges the proof of a request in a call; `None` when its flow carries as many instances as it may.
@@ -422,9 +434,7 @@ impl Endpoint {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),
             Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 400),
             Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
-            Admission::Verify(_) if !self.devices.knows(instance) => {
-                self.on_failed_proof(now, source, reply, &register, EdgeRegister::Unknown, 403);
-            }
+            Admission::Verify(_) if !self.devices.knows(instance) => self.deny_unknown(now, source, reply, &register),
             Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
         }
     }
@@ -521,11 +531,11 @@ impl Endpoint {
         };
         let tag = self.core.random.tag();
         if !granted {
-            let response = Composer::response(&register, 403, Composer::reason(403), Some(&tag));
-            self.core.transactions.respond(now, server, 403, response.finish());
+            let (status, response) = self.answer_to_wrong_proof(&register);
+            self.core.transactions.respond(now, server, status, response);
             self.core.flush();
             self.refuse_all_unproven(now, instance, source.flow);
-            return self.count_failure(source.flow);
+            return self.count_wrong_proof(source.flow);
         }
         match ContactRequest::read(&register) {
             ContactRequest::Query => {}

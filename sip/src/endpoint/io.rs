@@ -666,6 +666,8 @@ pub enum EdgeRegister {
     Refused,
     /// 403: no such instance is served here.
     Unknown,
+    /// 503: no such instance is here yet, and some may be on their way.
+    Early,
     /// 403 or 503: the flow carries as many instances as it may, or the endpoint is full.
     Limited,
 }

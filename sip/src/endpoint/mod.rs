@@ -56,6 +56,7 @@ mod counts;
 mod credentials;
 mod devices;
 mod dialogs;
+pub mod early_proofs;
 mod flow_bindings;
 mod flows;
 pub mod forwarded_registers;

@@ -430,6 +430,8 @@ impl Registration {
             instance: self.sip_instance,
             outbound: self.outbound,
             earlier: self.earlier_hosts(),
+            is_theirs: self.goal != Goal::Registered && !self.registered,
+            is_ours_too: !self.contacts.is_none(),
             others: self.contacts.others(),
             answers,
         };

@@ -1,6 +1,6 @@
 //! The REGISTER as it is written (RFC 3261 §10.2, RFC 5626 §4.2, RFC 3327 §5.1, RFC 5627 §4.1).
 //!
-//! Invariant: one binding has one Call-ID, one From tag and one Contact from its first REGISTER to its last, so that a
+//! Invariant: one binding has one Call-ID, one From tag and one Contact from its first REGISTER to its last, where it is registered from here, so that a
 //! registrar never keeps two of it; one that comes again has another Call-ID, because its CSeq begins anew.
 
 use std::fmt;
@@ -49,6 +49,11 @@ impl Contacts {
     /// The transports other than the last REGISTER's.
     pub(super) fn others(self) -> Ways {
         Ways(self.may_stand.0 & !self.latest.0)
+    }
+
+    /// Whether none was registered from here.
+    pub(super) fn is_none(self) -> bool {
+        self.may_stand == Ways::default()
     }
 
     /// Forgets the other Contacts, which are gone or are to be named no more; returns whether there were any.
@@ -112,6 +117,10 @@ pub(super) struct RegisterRequest<'a> {
     pub(super) outbound: bool,
     /// The earlier relays at which it was registered, whose Contacts are removed.
     pub(super) earlier: &'a [Arc<ContactHosts>],
+    /// Nothing was granted from here, and nothing is to be: the Contacts of the earlier relays come first, for some registrars read, or take, one.
+    pub(super) is_theirs: bool,
+    /// A Contact of this relay may stand all the same.
+    pub(super) is_ours_too: bool,
     /// The other transports by which it was registered from here, whose Contacts are removed, too.
     pub(super) others: Ways,
     pub(super) answers: &'a [(Challenger, String)],
@@ -142,15 +151,20 @@ impl RegisterRequest<'_> {
     }
 
     fn contact(&self, head: &RequestContext<'_>) -> String {
-        let mut contact = self.contact_uri(head.transport, head.local);
+        // Relays behind one name have one Contact.
+        let earlier = self.earlier.iter().map(|hosts| hosts.on(head.transport));
+        let mut earlier = earlier.filter(|host| *host != head.local);
+        let first = if self.is_theirs { earlier.next() } else { None };
+        let mut contact = self.contact_uri(head.transport, first.unwrap_or(head.local));
         contact += &format!(";+sip.instance=\"<urn:uuid:{}>\"", Uuid(self.instance));
         if self.outbound {
             contact += ";reg-id=1";
         }
         contact += &format!(";expires={}", self.expires);
-        // Relays behind one name have one Contact.
-        let earlier = self.earlier.iter().map(|hosts| hosts.on(head.transport));
-        for host in earlier.filter(|host| *host != head.local) {
+        if first.is_some() && self.is_ours_too {
+            contact += &format!(", {};expires=0", self.contact_uri(head.transport, head.local));
+        }
+        for host in earlier {
             contact += &format!(", {};expires=0", self.contact_uri(head.transport, host));
         }
         for (transport, host) in CONTACT_TRANSPORTS.into_iter().zip(head.hosts) {

@@ -453,6 +453,39 @@ fn the_contact_of_a_relay_that_is_gone_goes_with_the_first_register_of_the_next(
 }
 
 #[test]
+fn what_ends_before_it_was_registered_from_here_takes_the_contact_of_the_relay_away_that_had_it() {
+    let taken = |nodes: &[&str], is_asked_for: bool| {
+        let mut walk = Walk::to("Waiting");
+        walk.registration = walk.registration.established();
+        for node in nodes {
+            let hosts = ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: (*node).into() };
+            walk.registration.take_from(Some(hosts.into()));
+        }
+        if is_asked_for {
+            assert_eq!(step(&walk.registration.begin()), "Send");
+            walk.send();
+        }
+        let now = walk.now;
+        assert_eq!(step(&walk.registration.aim(now, Goal::Gone)), "WantFlow");
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        let contacts = walk.send().text(Name::Contact).unwrap().to_owned();
+        let uris = contacts.split('@').skip(1).map(|uri| uri.split_once(';').unwrap().0.to_owned());
+        (uris.collect::<Vec<_>>(), contacts.matches("expires=0").count(), contacts.matches("+sip.instance").count())
+    };
+    for (nodes, is_asked_for, named) in [
+        (&[][..], false, &["r:1"][..]),
+        (&["r:1"], true, &["r:1"]),
+        (&["gone:2"], false, &["gone:2"]),
+        (&["gone:2"], true, &["gone:2", "r:1"]),
+        (&["gone:2", "third:2", "r:1"], false, &["gone:2", "third:2"]),
+    ] {
+        let (uris, removed, instances) = taken(nodes, is_asked_for);
+        let named: Vec<_> = named.iter().map(|it| (*it).to_owned()).collect();
+        assert_eq!((&uris, removed, instances), (&named, named.len(), 1));
+    }
+}
+
+#[test]
 fn the_contact_of_a_relay_whose_device_joins_goes_at_once_also_when_a_register_is_under_way() {
     let gone = |tls: &str| Some(ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: tls.into() }.into());
     let contacts = |walk: &mut Walk| walk.send().text(Name::Contact).unwrap().to_owned();

@@ -1,10 +1,11 @@
 //! Which of a device's REGISTERs attach it, and which detach it (RFC 3261 §10.3).
 
 use sip::endpoint::Input;
+use sip::endpoint::early_proofs::EARLY_PER_FLOW;
 use sip::id::{BindingId, InstanceId, ShardTag};
 use sip::message::Name;
 
-use crate::world::{World, seconds};
+use crate::world::{SECRET, World, seconds};
 
 fn attached(world: &World) -> usize {
     world.endpoint.counts().attached
@@ -168,5 +169,45 @@ fn options_that_requires_what_is_not_understood_is_420_whoever_is_asked() {
         let answer = &world.sent.last().unwrap().message;
         assert_eq!(answer.status(), Some(status), "{uri} {option}");
         assert_eq!(answer.text(Name::Unsupported), (status == 420).then_some(option), "{uri} {option}");
+    }
+}
+
+#[test]
+fn while_instances_are_on_their_way_no_proof_is_final_and_nobody_learns_which_are_here() {
+    let mut world = World::registered();
+    let (here, unknown) = (world.instance, InstanceId::new(0x3333 << 64, ShardTag(0)));
+    let ask = |world: &mut World, instance: InstanceId, flow: u64, cseq: u32, secret: &str| {
+        world.instance = instance;
+        let text = format!(
+            "REGISTER sip:relay.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9999;branch=z9hG4bK{flow}.{cseq}\r\n\
+             From: <sip:{instance}@relay.test>;tag=d\r\nTo: <sip:{instance}@relay.test>\r\nCall-ID: r{flow}\r\n\
+             CSeq: {cseq} REGISTER\r\nContact: <sip:p@10.0.0.5:9999>\r\nAuthorization: Bearer {secret}\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        world.receive(world.device(flow), &text);
+        let answer = &world.sent.last().expect("an answer").message;
+        (answer.status(), answer.text(Name::RetryAfter).map(str::to_owned))
+    };
+    world.endpoint.expect_instances(true);
+    let early = (Some(503), Some("2".to_owned()));
+    for (instance, flow) in [(here, 1), (unknown, 2)] {
+        for cseq in 1..u32::from(EARLY_PER_FLOW) {
+            assert_eq!(ask(&mut world, instance, flow, cseq, "wrong"), early);
+        }
+        assert!(world.closed.is_empty(), "{flow}");
+    }
+    let right = SECRET.replace(' ', "-");
+    assert_eq!(ask(&mut world, unknown, 2, 100, &right), early);
+    assert_eq!(world.closed, [world.device(2).flow], "one flow asks no more often than that");
+    assert_eq!(ask(&mut world, here, 1, 100, &right).0, Some(200));
+    assert_eq!(attached(&world), 1);
+    // They are all here.
+    world.endpoint.expect_instances(false);
+    for (instance, flow) in [(here, 3), (unknown, 4)] {
+        for cseq in 1..=5 {
+            assert!(!world.closed.contains(&world.device(flow).flow));
+            assert_eq!(ask(&mut world, instance, flow, cseq, "wrong"), (Some(403), None));
+        }
+        assert!(world.closed.contains(&world.device(flow).flow));
     }
 }

@@ -141,6 +141,7 @@ impl Shard {
                 EdgeRegister::Challenged => EdgeRegisterOutcome::Challenged,
                 EdgeRegister::Refused => EdgeRegisterOutcome::Refused,
                 EdgeRegister::Unknown => EdgeRegisterOutcome::Unknown,
+                EdgeRegister::Early => EdgeRegisterOutcome::Early,
                 EdgeRegister::Limited => EdgeRegisterOutcome::Limited,
             }),
             Event::Name { name, given } => self.shared.shards.names.note(self.index, &name.0, given),

@@ -345,8 +345,12 @@ impl Shard {
                 if let (Input::Received { source, message }, false) = (&input, self.traces.is_empty()) {
                     self.trace_in(source, message);
                 }
-                if let Input::Received { source: source @ Source { side: Side::Upstream, .. }, .. } = &input {
-                    self.know_server(source);
+                match &input {
+                    Input::Received { source: source @ Source { side: Side::Upstream, .. }, .. } => {
+                        self.know_server(source);
+                    }
+                    Input::Received { .. } => self.endpoint.expect_instances(self.shared.ownership.is_taking()),
+                    _ => {}
                 }
                 let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
                 if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {

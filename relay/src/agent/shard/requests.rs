@@ -83,6 +83,7 @@ impl Shard {
                     refuse(Some(reply), denied);
                 }
             },
+            Request::EndLeft { new, kind, reply } => self.end_left(*new, kind, reply),
             Request::Call { id, who, call, request, reply } => {
                 let _ = reply.send(self.call(id, &who, call, request));
             }
@@ -190,6 +191,21 @@ impl Shard {
             let again = Box::new(Request::LeaveToOwner { id, fence, until });
             shared.shards.send(shard, ShardInput::Request(again)).await;
         });
+    }
+
+    /// Ends an instance that no node looks after; it is registered by none on the way.
+    fn end_left(&mut self, mut new: NewInstance, kind: EndKind, waiter: WipeWaiter) {
+        let id = new.id;
+        if self.is_handed_over() || self.instances.get(id).is_some() {
+            self.shared.upstreams.release(new.binding.upstream);
+        } else {
+            new.binding.presence = Presence::Foreground;
+            self.bind(new, None, None);
+        }
+        match self.admit(id, &Principal::Relay) {
+            Ok(()) => self.end_here(id, kind, Some(waiter)),
+            Err(denied) => refuse(Some(waiter), denied),
+        }
     }
 
     /// Turns an instance away that has ended before it came; what the store may have of it is erased, unless this node leaves: then its owner does that.

@@ -8,7 +8,8 @@
 //! | nothing: it fails, or is silent | the ones that it had before |
 //!
 //! Invariant: an address that DNS names no more is believed for [`KEPT`] at most, and no longer than until DNS has told all. A name has at most
-//! [`OF_NAME_MAX`]. Of a source that is not believed nothing is said while a name was not told whole.
+//! [`OF_NAME_MAX`]. Of a source that is not believed nothing is said while a name was not told whole, nor once that holds no longer (its TTL, of
+//! [`MIN_TTL`](crate::net::dns::resolve::MIN_TTL) at least) until DNS was asked again.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub(crate) struct Told {
 pub(crate) struct Believed {
     /// The addresses that DNS has given.
     pub(crate) addresses: Arc<[IpAddr]>,
-    /// Whether DNS has told all of each name; else another source may be the SIP server, too.
+    /// Whether DNS has told all of each name, and that holds; else another source may be the SIP server, too.
     pub(crate) is_whole: bool,
 }
 

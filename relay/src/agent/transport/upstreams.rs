@@ -184,6 +184,10 @@ struct Entry {
     targets: Targets,
     /// When its names are to be resolved again.
     stale_at: Option<Instant>,
+    /// Until when what DNS has told of its names holds; `None`: nobody knows, or it is over.
+    holds_until: Option<Instant>,
+    /// DNS may tell otherwise by now.
+    is_over: bool,
     /// The addresses whose requests are believed.
     trusted: Trusted,
     /// The addresses of its next hop by the last answer of DNS, and when that came.
@@ -196,6 +200,13 @@ struct Entry {
     proven: bool,
     /// The shards at which it failed an account since another one was last told that it serves: one bit for each.
     failed_at: u128,
+}
+
+impl Entry {
+    fn believed(&self) -> Believed {
+        let Believed { addresses, is_whole } = self.trusted.believed(self.route.names());
+        Believed { addresses, is_whole: is_whole && !self.is_over }
+    }
 }
 
 /// How old an answer of DNS may be that is used because none comes (RFC 8767 §5 recommends one to three days); then the SIP server has no address.
@@ -261,6 +272,8 @@ impl Upstreams {
                 shards: 0,
                 targets: Targets::default(),
                 stale_at: None,
+                holds_until: None,
+                is_over: false,
                 trusted: Trusted::default(),
                 last: None,
                 nameless_since: None,
@@ -339,6 +352,35 @@ impl Upstreams {
         }
     }
 
+    /// What DNS has told of its names holds until then.
+    pub(crate) fn hold(&self, id: UpstreamId, until: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            (entry.holds_until, entry.is_over) = (Some(until), false);
+        }
+    }
+
+    /// Likewise no longer than until then.
+    pub(crate) fn hold_at_most(&self, id: UpstreamId, until: Instant) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.holds_until = entry.holds_until.map(|holds| holds.min(until));
+        }
+    }
+
+    /// The servers of which DNS may tell otherwise by now, once: the shards that use each, and the addresses that they are to believe until DNS is asked
+    /// again.
+    pub(crate) fn take_over(&self, now: Instant) -> Vec<(UpstreamId, u128, Believed)> {
+        let mut table = self.lock();
+        let over = table.entries.iter_mut().filter(|(_, entry)| entry.holds_until.is_some_and(|until| until <= now));
+        let mut over: Vec<_> = over
+            .map(|(id, entry)| {
+                (entry.holds_until, entry.is_over) = (None, true);
+                (*id, entry.shards, entry.believed())
+            })
+            .collect();
+        over.sort_unstable_by_key(|(id, ..)| *id);
+        over
+    }
+
     /// Its names were resolved, or could not be: all are to be resolved again at `stale_at`.
     pub(crate) fn resolve_again(&self, id: UpstreamId, stale_at: Instant) {
         if let Some(entry) = self.lock().entries.get_mut(&id) {
@@ -361,14 +403,14 @@ impl Upstreams {
         for (name, told) in names {
             entry.trusted.told(*name, told, now);
         }
-        (entry.shards, entry.trusted.believed(entry.route.names()))
+        (entry.shards, entry.believed())
     }
 
     /// The addresses that its shards are to believe, and whether one of these shards has them asked for again and again.
     pub(crate) fn believed(&self, id: UpstreamId) -> (Believed, bool) {
         let table = self.lock();
         let Some(entry) = table.entries.get(&id) else { return (Believed::default(), false) };
-        (entry.trusted.believed(entry.route.names()), entry.shards != 0)
+        (entry.believed(), entry.shards != 0)
     }
 
     /// DNS has answered: with these addresses, which may not be all, or that there are none.
@@ -527,5 +569,28 @@ mod tests {
         assert_ne!(of(one), of(other));
         upstreams.prove(one);
         assert_eq!(upstreams.dial_share(one), Some(DialShare::Proven));
+    }
+
+    #[test]
+    fn what_dns_has_told_is_all_there_is_until_it_is_over() {
+        let (upstreams, now) = (Upstreams::default(), Instant::now());
+        let id = upstreams.acquire(Route::to("sip:alice@example.test", None, None).unwrap());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let is_whole = || {
+            let told = Told { addresses: vec![IpAddr::from([192, 0, 2, 1])], is_whole: true };
+            upstreams.told(id, now, &[(0, told)]).1.is_whole
+        };
+        upstreams.hold(id, at(5));
+        assert!(is_whole() && upstreams.take_over(at(4)).is_empty());
+        let over: Vec<_> =
+            upstreams.take_over(at(5)).into_iter().map(|(id, _, believed)| (id, believed.is_whole)).collect();
+        assert_eq!(over, [(id, false)]);
+        assert!(upstreams.take_over(at(99)).is_empty(), "it is told once");
+        assert!(!is_whole(), "another name may have been asked long ago");
+        upstreams.hold(id, at(60));
+        upstreams.hold_at_most(id, at(90));
+        upstreams.hold_at_most(id, at(10));
+        assert!(is_whole());
+        assert_eq!(upstreams.take_over(at(10)).len(), 1);
     }
 }

@@ -21,7 +21,7 @@ mod identity;
 mod pinned;
 mod sessions;
 mod tickets;
-mod validity;
+pub(crate) mod validity;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

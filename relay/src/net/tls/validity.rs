@@ -68,7 +68,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 /// Days of the Gregorian calendar; `None` before 1970 or when there is no such month.
-fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
+pub(crate) fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
     if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }

@@ -197,6 +197,29 @@ impl Inner {
         }
     }
 
+    /// The hosts that the Contacts of a node lead to, as far as that is known.
+    async fn contact_hosts_of(&self, node: &str) -> Option<Arc<ContactHosts>> {
+        // Without it the registrar forgets the Contact when it expires.
+        let note = self.dependencies.vault.note_of(node).await.ok().flatten();
+        note.and_then(|note| read_note(&note)).map(Arc::new)
+    }
+
+    /// The binding data of an instance that `node` had and nobody looks after: the Contact of that node goes with its end.
+    pub(crate) async fn open_left(self: &Arc<Self>, stored: Stored, node: Option<&str>) -> Option<Box<NewInstance>> {
+        let hosts = match node {
+            Some(node) => self.contact_hosts_of(node).await,
+            None => None,
+        };
+        match self.open_claimed(stored, hosts) {
+            Opened::Lent(new) => Some(new),
+            Opened::PushBinding(known) => {
+                self.dependencies.agent.upstreams().release(known.upstream);
+                None
+            }
+            Opened::Ended | Opened::Not => None,
+        }
+    }
+
     /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
         match self.open_claimed(stored, None) {
@@ -372,9 +395,7 @@ impl<'a> TakingOver<'a> {
         if let Some(known) = self.hosts.get(node) {
             return known.clone();
         }
-        // Without it the registrar forgets the Contact when it expires.
-        let note = self.inner.dependencies.vault.note_of(node).await.ok().flatten();
-        let hosts = note.and_then(|note| read_note(&note)).map(Arc::new);
+        let hosts = self.inner.contact_hosts_of(node).await;
         self.hosts.insert(node.clone(), hosts.clone());
         hosts
     }

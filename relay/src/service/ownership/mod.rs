@@ -7,6 +7,7 @@
 pub(super) mod claims;
 pub(super) mod missing_records;
 mod restore;
+pub(super) mod unanswered_writes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::missing_records::Comparing;
+use self::unanswered_writes::WritingBack;
 use super::Inner;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
 use crate::clock::{confirmed_now, since_boot};
@@ -52,6 +54,7 @@ struct Keeping {
     losses: u64,
     restoring: Option<Restoring>,
     comparing: Comparing,
+    writing_back: WritingBack,
     /// The store was searched for wiped instances since this node got its lease last.
     has_looked_for_wiped: bool,
     looking_for_wiped: Option<JoinHandle<bool>>,
@@ -235,6 +238,8 @@ impl Keeping {
             return false;
         }
         if self.lapsed.is_some() {
+            // First: what another node has ended is unregistered, and what it has taken over is not.
+            it.let_go_of_ended().await;
             self.look_up_lapsed(it).await;
             if self.lapsed.is_none() {
                 it.dependencies.agent.be_sure(self.held_at);
@@ -247,6 +252,9 @@ impl Keeping {
         }
         self.delete_again(it).await;
         it.let_go_of_ended().await;
+        if self.lapsed.is_none() {
+            self.writing_back.go_on(it);
+        }
         it.watch_silent().await;
         self.look_for_wiped(it).await;
         self.restore(it).await;

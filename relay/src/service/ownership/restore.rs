@@ -63,7 +63,7 @@ pub(super) struct Tally {
 
 /// The outcome for one instance.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Restored {
+pub(super) enum Restored {
     /// The store has it as it is here.
     Found,
     /// The record is written again.
@@ -186,7 +186,7 @@ impl Inner {
     }
 
     /// Compares the store's record of an instance with the one here. Its lock is held: the one here is in the store, or is not yet to be.
-    async fn restore(self: &Arc<Self>, id: InstanceId, loss: Loss) -> Result<Restored, StoreError> {
+    pub(super) async fn restore(self: &Arc<Self>, id: InstanceId, loss: Loss) -> Result<Restored, StoreError> {
         let vault = &self.dependencies.vault;
         let stands = |status: &InstanceStatus| status.expires_at > confirmed_now() && status.fence != Fence::NEW;
         let status = self.is_here(id).await.filter(stands);

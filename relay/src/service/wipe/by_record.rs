@@ -1,21 +1,26 @@
 //! Ending an instance by its record: its owner is gone, another node's new instance takes its place, or it is on its way here.
 //!
 //! ```text
-//! record ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
-//!                                           └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to let go
-//!                                                                    └─ the store is away ─ asked again, by this run or the next
+//! record ─┬─ no node looks after it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to let go
+//!         └─ else ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
+//!                                                    └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to let go
+//!                                                                             └─ the store is away ─ asked again, by this run or the next
 //! ```
 //!
+//! An owner without a lease may be gone, or be cut off from the store alone, and push its calls on: so its Contact is taken away at the SIP server from
+//! here, as a node does that takes an instance over, and the owner unregisters once more when it hears of the end.
+//!
 //! Invariant: whichever node owns a record, its tombstone comes before its erasure; and a replaced instance leaves one also where nothing of
-//! it could be read. The SIP server is not spoken to from here: an owner that lives unregisters when it lets go, so the receipt
-//! says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again under the same id.
+//! it could be read. An owner that lives unregisters by itself when it lets go, and a node that leaves, or that cannot open the record, speaks to no SIP
+//! server: then the receipt says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again
+//! under the same id.
 
 use std::sync::Arc;
 
 use sip::id::InstanceId;
 use tokio::time::timeout;
 
-use crate::agent::request::{Principal, Request};
+use crate::agent::request::{EndKind, Principal, Request};
 use crate::audit::{Act, Whose};
 use crate::clock::shared_now;
 use crate::domain::WipeReason;
@@ -49,7 +54,7 @@ impl Inner {
         self.end_earlier(earlier, lookup, WipeReason::Replaced).await
     }
 
-    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here.
+    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here, or its owner is gone.
     pub(crate) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
         let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
         if !is_here {
@@ -129,6 +134,9 @@ impl Inner {
         if !is_lent && !self.is_as_loaded(&stored).await? {
             return Err(AccessError::Unknown);
         }
+        if is_lent && let Some(wiped) = self.wipe_left(&stored, reason).await {
+            return wiped;
+        }
         let tombstone = is_lent.then(|| Tombstone::outliving(lookup, stored.expires_at, reason, proof));
         let raised = tombstone.map(|tombstone| vault.tombstones().raise(id, tombstone));
         match self.end_ahead(id, reason).await {
@@ -161,6 +169,28 @@ impl Inner {
         }
         let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
+    }
+
+    /// Ends an instance as its owner would, which is gone, or to which it is on its way; `None`: that is not for this node.
+    async fn wipe_left(self: &Arc<Self>, stored: &Stored, reason: WipeReason) -> Option<Result<Wiped, AccessError>> {
+        let (id, vault) = (stored.id, &self.dependencies.vault);
+        if self.is_leaving() || !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
+            return None;
+        }
+        let node = if stored.owned { stored.put_by.clone() } else { Some(stored.owner.node().clone()) };
+        let node = node.filter(|node| node != vault.owner().node());
+        let new = self.open_left(stored.clone(), node.as_deref()).await?;
+        let kind = EndKind::Wiped(reason);
+        let done = match self.dependencies.agent.ask(id, |reply| Request::EndLeft { new, kind, reply }).await {
+            Some(Ok(done)) => done,
+            Some(Err(_)) => return None,
+            None => return Some(Err(AccessError::StoreAway)),
+        };
+        if !stored.owned {
+            // Its owner may serve on. The store has told it with the erasure, unless another node has claimed the record from it meanwhile.
+            let _ = vault.tell_ended(&stored.owner, &[id]).await;
+        }
+        Some(self.wiped_here(id, &done))
     }
 
     /// Whether the store has a record as it was loaded.

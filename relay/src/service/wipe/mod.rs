@@ -9,7 +9,7 @@
 //! | has erased it at the word of a node beside, which may be trying to push that, and does not say that it tries no more | that it is being wiped | the receipt |
 //! | has erased it, and the tombstone cannot be written | that it is being wiped | the same, or the receipt when that is written |
 //! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
-//! | has it, but its owner is gone, or it is on its way here | the receipt: the record is erased here | the receipt, for a day |
+//! | has it, but its owner is gone, or it is on its way here | the receipt: it is unregistered and erased from here | the receipt, for a day |
 //!
 //! An instance that is on its way here was claimed, or is about to be, and no shard has it yet:
 //!
@@ -213,7 +213,7 @@ impl Inner {
         Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, unregistered))
     }
 
-    /// Wipes an instance that no shard had, by its record: its owner is gone, and nobody is left who could unregister it; or it is on its way here.
+    /// Wipes an instance that no shard had, by its record: its owner is gone, or it is on its way here.
     async fn wipe_record(
         self: &Arc<Self>,
         id: InstanceId,

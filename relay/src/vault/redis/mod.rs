@@ -307,11 +307,12 @@ impl RedisStore {
 
     pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {
         let mut read = ::redis::cmd("HMGET");
-        read.arg(record_key(id)).arg(&["s", "o", "f", "e"]);
-        let fields: (Option<Vec<u8>>, Option<String>, Option<u64>, Option<u64>) = self.link.ask(&read).await?;
+        read.arg(record_key(id)).arg(&["s", "o", "f", "e", "p"]);
+        type Fields = (Option<Vec<u8>>, Option<String>, Option<u64>, Option<u64>, Option<String>);
+        let fields: Fields = self.link.ask(&read).await?;
         match fields {
-            (None, None, None, None) => Ok(None),
-            (Some(sealed), Some(owned_by), Some(fence), Some(expires_at)) => Ok(Some(Stored {
+            (None, None, None, None, None) => Ok(None),
+            (Some(sealed), Some(owned_by), Some(fence), Some(expires_at), put_by) => Ok(Some(Stored {
                 id,
                 sealed: Sealed::from_bytes(sealed),
                 expires_at,
@@ -319,7 +320,7 @@ impl RedisStore {
                 owned: owned_by == owner.to_string(),
                 owner: Owner::parse(&owned_by).ok_or(StoreError::Malformed)?,
                 taken_from: None,
-                put_by: None,
+                put_by: put_by.filter(|node| !node.is_empty()).map(Into::into),
             })),
             _ => Err(StoreError::Malformed),
         }

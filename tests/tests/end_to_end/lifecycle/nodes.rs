@@ -223,6 +223,7 @@ async fn an_instance_whose_owner_has_died_is_seen_and_wiped_at_another_node() ->
     assert_eq!((seen.status, &seen.json()["state"]), (200, &json!("active")), "{}", seen.text());
     let receipt = there.disable(&wiped).await?;
     assert_eq!((receipt.status, &receipt.json()["instance"]), (200, &json!(wiped.id)), "{}", receipt.text());
+    assert_eq!(receipt.json()["unregistered"], json!(true), "{}", receipt.text());
     assert_eq!(there.disable(&wiped).await?.json(), receipt.json());
     assert_eq!(there.read(&wiped).await?.status, 404);
     world

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use relay::vault::LEASE;
+use serde_json::json;
 use tests::board::Missed;
+use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::stall::Stall;
 use tests::world::{Ringing, SOON, TOKEN, World};
@@ -204,6 +206,31 @@ async fn an_enabling_that_cannot_be_stored_in_the_end_is_unregistered_again() ->
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await?;
     let instance = world.enable().await?;
     world.whole_call(&instance).await
+}
+
+/// The store has carried it out, and its answer was lost.
+#[tokio::test]
+async fn a_change_that_was_refused_is_taken_back_where_the_store_has_it_all_the_same() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    let is_open = |gate: &mut Gate| gate.open().map_err(|error| Missed::new("an open door", error.to_string()));
+    is_open(&mut gate)?;
+    let store = format!("redis://{}", gate.address());
+    let world = World::between(|_| {}, |setup| setup.store = store).await?;
+    let instance = world.enable().await?;
+    let key = format!("sipwake:i:{{{}}}", instance.id);
+    let stored = || redis.ask::<Vec<u8>>(redis::cmd("HGET").arg(&key).arg("s"));
+    let other = stored();
+    assert_eq!(world.api.change(&instance, &json!({"presence": "foreground"})).await?.status, 200);
+    let standing = stored();
+    gate.close();
+    let answer = world.api.change(&instance, &json!({"presence": "background"})).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    redis.ask::<()>(redis::cmd("HSET").arg(&key).arg("s").arg(other.as_slice()));
+    is_open(&mut gate)?;
+    world.until("the record as it was", || async { (stored() == standing).then_some(()) }).await?;
+    world.relay.await_log("change-taken-back", SOON).await?;
+    Ok(())
 }
 
 #[tokio::test]

@@ -92,6 +92,29 @@ async fn a_call_that_rings_at_a_node_that_was_cut_off_is_answered_there_before_t
     world.hang_up(&caller, &call).await
 }
 
+/// It would go on with its calls, as long as its SIP server knows its Contact.
+#[tokio::test]
+async fn what_is_wiped_elsewhere_is_unregistered_although_its_node_is_cut_off_and_knows_of_nothing() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
+    let instance = world.enable().await?;
+    gate.close();
+    let receipt = || async {
+        let answer = other.api().disable(&instance).await.ok()?;
+        (answer.status == 200).then_some(answer)
+    };
+    let receipt = world.until("a receipt", receipt).await?;
+    assert_eq!(receipt.json()["unregistered"], json!(true), "{}", receipt.text());
+    assert_eq!(world.registrar.contacts(&world.aor()).len(), 0, "at the time of the receipt");
+    assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    world.await_gone(&instance).await?;
+    world.relay.await_log("ended-elsewhere", SOON).await?;
+    world.await_contacts(0).await?;
+    assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
+    Ok(())
+}
+
 /// It has heard neither of the other node nor of the token that the app has given to that one.
 #[tokio::test]
 async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_where_it_was_taken_over_and_renewed() -> Outcome {

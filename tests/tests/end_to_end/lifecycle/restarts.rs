@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
+use sip::message::Name;
+use tests::phone::{self, Phone, Proof};
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, World};
 
 use super::Outcome;
@@ -57,6 +59,29 @@ async fn after_kill_9_all_live_instances_are_registered_again_and_their_secrets_
     world.await_contacts(0).await?;
     assert_eq!(redis.instance_keys(), Vec::<String>::new());
     Ok(())
+}
+
+/// At a 403 it would give up (RFC 3261 §21.4.4).
+#[tokio::test]
+async fn a_phone_that_comes_back_before_a_relay_has_read_its_store_is_told_to_try_again() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let instance = world.enable().await?;
+    world.relay.kill_9().await?;
+    redis.freeze();
+    world.relay.relaunch()?;
+    let device = || phone::Settings { proof: Proof::Bearer, ..world.device(&instance) };
+    let phone = world.until("an edge", || async { Phone::connect(device()).await.ok() }).await?;
+    // Not even by the number of its tries.
+    for secret in [&instance.secret, "wrong"].repeat(4) {
+        let answer = phone.register_once(Some(format!("Bearer {secret}")), 600, SOON).await?;
+        assert_eq!((answer.status(), answer.has(Name::RetryAfter)), (Some(503), true), "{secret}");
+    }
+    redis.thaw();
+    let attached = || async {
+        let answer = phone.register_once(Some(format!("Bearer {}", instance.secret)), 600, SOON).await.ok()?;
+        (answer.status() == Some(200)).then_some(())
+    };
+    world.until("the phone attached", attached).await
 }
 
 #[tokio::test]

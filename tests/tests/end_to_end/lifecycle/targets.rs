@@ -261,6 +261,38 @@ async fn a_call_of_a_server_that_dns_has_not_told_waits_although_the_proxy_is_kn
     world.content()
 }
 
+/// Whatever the TTL, names are not resolved again before half a minute is over, unless somebody comes who may be the SIP server.
+#[tokio::test]
+async fn a_server_that_has_moved_in_dns_is_heard_once_the_ttl_is_over_and_strangers_have_dns_asked_no_more_often()
+-> Outcome {
+    let at = |address: &str| vec![Record::address(DOMAIN, address).with_ttl(1)];
+    let dns = Dns::start(at("127.0.0.1")).await?;
+    let world = world(&dns, &[Transport::Udp]).await?;
+    let mut request = by_domain();
+    request["account"]["outbound_proxy"] = json!(format!("sip:{}", world.registrar.address(Transport::Udp)));
+    world.enable_as(&request).await?;
+    let contact = world.registrar.contacts(&world.aor()).pop().expect("it is registered").uri;
+    let (moved, stranger) = (UdpSocket::bind("127.0.0.9:0").await?, UdpSocket::bind("127.0.0.8:0").await?);
+    invite(&moved, &contact, 1, &["403"]).await?;
+    dns.set(at("127.0.0.9"));
+    let begun = Instant::now();
+    let mut number = 2;
+    while invite(&moved, &contact, number, &["100"]).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it has moved");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        number += 1;
+    }
+    world.push().await?;
+    let (before, begun) = (dns.asked(DOMAIN), Instant::now());
+    for number in 1_000..1_100 {
+        invite(&stranger, &contact, number, &["403"]).await?;
+    }
+    // Two questions with each remembered answer that ends, of 5 s at least.
+    let most = 2 * (1 + begun.elapsed().as_secs() as usize / 5);
+    assert!(dns.asked(DOMAIN) - before <= most, "{} of {most}", dns.asked(DOMAIN) - before);
+    world.content()
+}
+
 #[tokio::test]
 async fn an_account_is_served_over_ipv6_by_number_and_by_name() -> Outcome {
     let dns = Dns::start(vec![Record::address(DOMAIN, "::1")]).await?;

@@ -272,7 +272,7 @@ fn expiry_is_the_leafs_date() {
 
 #[tokio::test]
 async fn the_development_certificate_is_good_for_loopback_by_its_own_ca() {
-    let (tls, ca) = ServerTls::development(None).unwrap();
+    let (tls, ca) = ServerTls::development(None, &[]).unwrap();
     let (address, _trigger) = server(&tls).await;
     let scratch = tests::scratch::Scratch::new();
     let client = ClientTls::new(Some(&scratch.file("ca.pem", ca))).unwrap();

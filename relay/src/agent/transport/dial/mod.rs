@@ -65,7 +65,7 @@ const DIALS_PER_ADDRESS: usize = 8;
 const REFRESHES: usize = 256;
 /// How often a dial looks whether anybody still wants it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Names are not resolved again before this, whatever their TTL.
+/// Names are not resolved again before this, whatever their TTL, unless a request comes from an address that they may have by then.
 const RESOLVE_AGAIN_MIN: Duration = Duration::from_secs(30);
 /// How soon names are resolved again that could not be.
 const RESOLVE_RETRY: Duration = Duration::from_secs(60);
@@ -218,6 +218,9 @@ impl Dialler {
                 _ = ticks.tick() => {}
                 () = end.begun() => return,
             }
+            for (upstream, shards, believed) in self.0.upstreams.take_over(clock::now()) {
+                self.0.tell_addresses(upstream, shards, believed).await;
+            }
             for (upstream, route) in self.0.upstreams.take_stale(clock::now()) {
                 let it = self.0.clone();
                 tokio::spawn(async move {
@@ -345,8 +348,9 @@ impl Inner {
         seed: u64,
     ) -> Result<Vec<Candidate>, ResolveError> {
         let next_hop = self.names_for(upstream).resolve(&route.target(), seed).await;
-        let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl).max(RESOLVE_AGAIN_MIN);
-        self.upstreams.resolve_again(upstream, clock::now() + ttl);
+        let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl);
+        self.upstreams.resolve_again(upstream, clock::now() + ttl.max(RESOLVE_AGAIN_MIN));
+        self.upstreams.hold(upstream, clock::now() + ttl);
         let Resolution { candidates, is_whole, .. } = match next_hop {
             Ok(next_hop) => next_hop,
             Err(error) => {

@@ -1,5 +1,8 @@
 //! The addresses from which an upstream's requests are believed: those of all its names, as DNS tells them.
 //!
+//! What DNS has told is over with its TTL, long before the names are resolved again where that is short: then a source that is not believed is looked for by
+//! [`Dialler::addresses`], and DNS asked no more often than its remembered answers end.
+//!
 //! Invariant: all that DNS tells is kept in [`Trusted`](crate::agent::transport::trusted), for whichever shard it was asked. A look for one source ends as soon as
 //! that is known, and within twice [`RESOLVE_TIMEOUT`]: the names are asked for at once.
 
@@ -32,12 +35,17 @@ impl Dialler {
         let (mut shards, mut believed) = (0, before.clone());
         let names = (0..).zip(std::iter::once(route.target()).chain(route.other_targets()));
         let ask = |(name, target): (usize, Target)| async move {
-            let (told, _) = inner.told_of(upstream, &target, |ip| ip == source).await;
-            (name, told)
+            let (told, holds) = inner.told_of(upstream, &target, |ip| ip == source).await;
+            (name, told, holds)
         };
         let mut asked: FuturesUnordered<_> = names.map(ask).collect();
-        while let Some(told) = asked.next().await {
-            (shards, believed) = inner.upstreams.told(upstream, clock::now(), &[told]);
+        let mut ttl = MAX_TTL;
+        while let Some((name, told, holds)) = asked.next().await {
+            ttl = ttl.min(holds);
+            if asked.is_empty() {
+                inner.upstreams.hold(upstream, clock::now() + ttl);
+            }
+            (shards, believed) = inner.upstreams.told(upstream, clock::now(), &[(name, told)]);
             if believed.addresses.contains(&source) {
                 break;
             }
@@ -60,6 +68,7 @@ impl Inner {
             ttl = ttl.min(holds);
         }
         self.upstreams.resolve_by(upstream, clock::now() + ttl.clamp(RESOLVE_AGAIN_MIN, MAX_TTL));
+        self.upstreams.hold_at_most(upstream, clock::now() + ttl.min(MAX_TTL));
         let (shards, believed) = self.upstreams.told(upstream, clock::now(), &names);
         self.tell_addresses(upstream, shards, believed).await;
     }

@@ -1,0 +1,59 @@
+//! Proofs of devices while instances may be on their way here: after a start, and while what another node has left is taken over.
+//!
+//! | the proof | is answered | and counts |
+//! | --- | --- | --- |
+//! | is of an instance that is here, and right | as ever | |
+//! | is of none that is here | 503 with Retry-After | as early |
+//! | is of an instance that is here, and wrong | likewise, so that nobody learns which ones are | likewise |
+//!
+//! At a 403 a client gives up (RFC 3261 §21.4.4), and the device that has shown the proof may be known in a moment.
+//!
+//! Invariant: an early proof is no failed one, and a flow with [`EARLY_PER_FLOW`] of them is closed.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{EdgeRegister, Endpoint, Event, Output, Source};
+use crate::id::FlowId;
+use crate::message::{Composer, Message, Name};
+use crate::transaction::Reply;
+
+/// REGISTERs that one flow may send before their instances are here; then it is closed.
+pub const EARLY_PER_FLOW: u8 = 64;
+/// How soon a device may try again, in seconds.
+const RETRY_AFTER_S: u32 = 2;
+
+impl Endpoint {
+    /// Instances may be on their way here, or are not any more.
+    pub fn expect_instances(&mut self, are_expected: bool) {
+        self.attachments.is_incomplete = are_expected;
+    }
+
+    /// A REGISTER of an instance that is not here.
+    pub(super) fn deny_unknown(&mut self, now: Instant, source: Source, reply: Reply<'_>, register: &Message) {
+        let is_early = self.attachments.is_incomplete;
+        self.core.event(Event::EdgeRegister(if is_early { EdgeRegister::Early } else { EdgeRegister::Unknown }));
+        let (status, response) = self.answer_to_wrong_proof(register);
+        self.respond_once(now, reply, register, status, response);
+        self.count_wrong_proof(source.flow);
+    }
+
+    /// The answer to a REGISTER whose proof is not that of an instance which is here.
+    pub(super) fn answer_to_wrong_proof(&mut self, register: &Message) -> (u16, Bytes) {
+        let is_early = self.attachments.is_incomplete;
+        let (status, tag) = (if is_early { 503 } else { 403 }, self.core.random.tag());
+        let response = Composer::response(register, status, Composer::reason(status), Some(&tag));
+        (status, response.maybe(Name::RetryAfter, is_early.then_some(RETRY_AFTER_S)).finish())
+    }
+
+    pub(super) fn count_wrong_proof(&mut self, flow: FlowId) {
+        if !self.attachments.is_incomplete {
+            return self.count_failure(flow);
+        }
+        if self.attachments.note_early(flow) >= EARLY_PER_FLOW {
+            self.core.flush();
+            self.core.outputs.push_back(Output::Close(flow));
+        }
+    }
+}
