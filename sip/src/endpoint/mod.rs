@@ -25,6 +25,7 @@
 //! | `budgets` | `Budgets`, `Callers` | how much each device may be sent and may begin, and the share of each caller |
 //! | [`successors`] | `Successors` | instances that were enabled again, and their predecessors |
 //! | `attachments` | `Attachments` | REGISTERs at the edge, and the flow by which each device is attached |
+//! | `early_proofs` | | proofs of devices whose instances may be on their way here |
 //! | `left_flows` | `LeftFlows` | the flows that devices have left for later ones |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |

@@ -40,12 +40,14 @@
 //! | `announced`, `invite`, `legs` | the call before its INVITE; the INVITE; its forks to the flows of devices |
 //! | `provisional`, `refused` | the last 1xx; the consequences of one device's refusal |
 //! | `lost`, `succession` | devices between two connections, and enabled again |
+//! | `described` | the call as the shell is told of it |
 //! | `lost_time` | time that has passed without this machine |
 //!
 //! Invariant: the caller gets exactly one final answer; no leg begins after it; each leg is answered or cancelled. A device
 //! is woken at most once.
 
 mod announced;
+mod described;
 pub mod invite;
 mod legs;
 mod lost;
@@ -56,11 +58,11 @@ mod succession;
 
 use std::time::{Duration, Instant};
 
+use super::CallState;
 use super::caller::Caller;
 use super::caller_key::CallerKey;
 use super::invite_mark::InviteMark;
 use super::replaces::Replaces;
-use super::{CallState, IncomingCall};
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::message::Message;
 use crate::timing::EdgeTiming;
@@ -326,22 +328,6 @@ impl Call {
     /// The devices whose state has changed, since this was asked last.
     pub fn take_changes(&mut self) -> Vec<(InstanceId, CallState)> {
         std::mem::take(&mut self.changes)
-    }
-
-    /// The call as the shell is told of it for one of its devices.
-    pub fn describe(&self, now: Instant, instance: InstanceId) -> IncomingCall {
-        IncomingCall {
-            call: self.id,
-            instance,
-            from: self.from.clone(),
-            name: self.name.clone(),
-            caller: self.caller,
-            mark: self.mark,
-            replaces: self.replaces,
-            arrived: self.arrived,
-            wait: self.deadline.saturating_duration_since(now),
-            valid: self.invite().and_then(|invite| invite.valid_until).map(|at| at.saturating_duration_since(now)),
-        }
     }
 
     /// Whether a device shall be woken now; true once, and not while what it has refused may count.
@@ -624,11 +610,6 @@ impl Call {
             self.stage = Stage::Closed { server };
         }
         legs
-    }
-
-    /// Forgets the caller of a closed call: who called is no part of what may still come of it.
-    pub fn forget_caller(&mut self) {
-        (self.from, self.name) = (Box::default(), None);
     }
 
     /// Whether the caller has its final answer.

@@ -14,9 +14,12 @@
 //! is wiped only until its registration would have ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
 //! by now, once its place is needed.
 
+mod gone;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use self::gone::Gone;
 use super::core::OfflinePeer;
 use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
@@ -67,14 +70,6 @@ pub(super) struct Attached {
 pub(super) struct DialogFlow {
     pub(super) flow: FlowId,
     pub(super) transport: Transport,
-}
-
-/// The remaining state of a device that is known no more.
-#[derive(Clone, Copy, Debug)]
-struct Gone {
-    dialogs: DialogFlow,
-    /// When its registration would have ended; `None`: it was not wiped, or was detached, and its flow's end is awaited.
-    until: Option<Instant>,
 }
 
 /// One flow of devices.
@@ -167,16 +162,6 @@ impl Attachments {
         self.get(instance).map(|attached| attached.expires_at).or_else(gone)
     }
 
-    /// Whether a device is known no more, and what is left of it has a flow.
-    pub(super) fn is_gone(&self, instance: InstanceId) -> bool {
-        self.gone.contains_key(&instance)
-    }
-
-    /// Whether what is left of a wiped device goes at this moment.
-    pub(super) fn is_gone_until(&self, instance: InstanceId, at: Instant) -> bool {
-        self.gone.get(&instance).is_some_and(|it| it.until == Some(at))
-    }
-
     /// Whether what comes by a flow may be of this device's dialogs.
     pub(super) fn carries_dialogs(&self, instance: InstanceId, source: &Source) -> bool {
         source.side == Side::Device && self.dialog_flow(instance).is_some_and(|it| it.flow == source.flow)
@@ -228,42 +213,6 @@ impl Attachments {
     /// The dialogs of a device that is not attached go by no flow any more.
     pub(super) fn forget_dialogs(&mut self, instance: InstanceId) {
         self.detached.remove(&instance);
-    }
-
-    /// Retires a device that is known no more: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to
-    /// it there, and the device whose remaining state gives way.
-    fn retire(&mut self, instance: InstanceId, is_wiped: bool) -> (Vec<BranchId>, Option<InstanceId>) {
-        let dialogs = self.dialog_flow(instance);
-        let attached = self.attached.remove(&instance);
-        let detached = self.detached.remove(&instance);
-        let (by, of_dialogs) = (attached.as_ref().map(|it| it.flow), detached.map(|it| it.flow));
-        let mut forwarded = Vec::new();
-        for flow in by.into_iter().chain(of_dialogs.filter(|flow| by != Some(*flow))) {
-            forwarded.extend(self.forwarded_to(instance, flow));
-            if let Some(state) = self.flows.get_mut(&flow) {
-                state.instances.retain(|it| it.instance != instance);
-            }
-        }
-        let dialogs = dialogs.filter(|_| attached.is_some() || detached.is_some());
-        let mut oldest = None;
-        if dialogs.is_some() {
-            self.forget_gone(instance);
-        }
-        if let Some((dialogs, state)) = dialogs.and_then(|it| Some((it, self.flows.get_mut(&it.flow)?))) {
-            oldest = state.gone.first().copied().filter(|_| state.gone.len() >= INSTANCES_PER_FLOW);
-            state.gone.push(instance);
-            let until = attached.filter(|_| is_wiped).map(|it| it.expires_at);
-            self.gone.insert(instance, Gone { dialogs, until });
-        }
-        (forwarded, oldest)
-    }
-
-    /// Forgets the remaining state of a wiped device.
-    fn forget_gone(&mut self, instance: InstanceId) {
-        let Some(Gone { dialogs, .. }) = self.gone.remove(&instance) else { return };
-        if let Some(state) = self.flows.get_mut(&dialogs.flow) {
-            state.gone.retain(|it| *it != instance);
-        }
     }
 
     /// A device is known by another name from now on: the flow that it has carries its dialogs in that name, and what was sent to it there counts as
@@ -639,31 +588,6 @@ impl Endpoint {
             self.on_flow_lost(now, instance);
             self.core.event(Event::Detached(instance));
         }
-    }
-
-    /// A device is known no more, and has left its calls: it is by no flow any more. Requests that it was sent there are not sent again.
-    pub(super) fn retire(&mut self, now: Instant, instance: InstanceId, is_wiped: bool) {
-        self.left_flows.take(instance);
-        let was_attached = self.attachments.is_attached(instance);
-        let (forwarded, oldest) = self.attachments.retire(instance, is_wiped);
-        for branch in forwarded {
-            self.core.transactions.forget_sent(branch);
-        }
-        if let Some(oldest) = oldest {
-            self.forget_gone(now, oldest);
-        }
-        if was_attached {
-            self.core.event(Event::Detached(instance));
-        }
-        if let Some(until) = self.attachments.attached_until(instance) {
-            self.core.timers.set(until, Timer::Device(instance));
-        }
-    }
-
-    /// Forgets the remaining state of a device that was known no more.
-    fn forget_gone(&mut self, now: Instant, instance: InstanceId) {
-        self.attachments.forget_gone(instance);
-        self.leave_kept(now, instance);
     }
 
     pub(super) fn on_device_due(&mut self, now: Instant, instance: InstanceId) {
