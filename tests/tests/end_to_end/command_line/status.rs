@@ -39,7 +39,7 @@ async fn one_screen_says_how_a_relay_stands_and_its_exit_status_tells_scripts() 
     assert!(told["says"][0]["what"].as_str().is_some_and(|what| what.contains("com.example.phone")), "{told}");
     let attention = told["attention"].as_array().cloned().unwrap_or_default();
     let refused = attention.iter().find(|row| row["what"] == "APNs: pushes refused");
-    assert_eq!(refused.map(|row| &row["last_5_min"]), Some(&json!(1.0)), "{told}");
+    assert_eq!(refused.map(|row| &row["last_5_min"]), Some(&json!(1)), "{told}");
     let screen = text(&run(&world.relay, &["status"]));
     assert!(screen.contains("NEEDS ATTENTION") && screen.contains("APNs: pushes refused"), "{screen}");
 

@@ -27,13 +27,12 @@ async fn a_call_is_told_step_by_step() -> Outcome {
             "push-ended",
             "caller-hears-ringing",
             "device-attached",
-            "ringing",
             "answered",
             "ended"
         ],
         "{told:?}"
     );
-    assert_eq!(of_call[7]["by"], json!("caller"));
+    assert_eq!(of_call[6]["by"], json!("caller"));
     assert_eq!((&of_call[1]["provider"], &of_call[2]["outcome"]), (&json!("apns"), &json!("accepted")));
     assert!(of_call[4]["after_ms"].is_u64(), "{}", of_call[4]);
     let times: Vec<_> = told.iter().map(|step| text(&step["at"])).collect();
