@@ -603,11 +603,6 @@ impl Agent {
         }
     }
 
-    /// The instances taken over have yet to meet their SIP server, until [`Self::end_settling`].
-    pub fn begin_settling(&self) {
-        self.0.ownership.begin_settling();
-    }
-
     /// The instances taken over have met their SIP server, or that is silent.
     pub async fn end_settling(&self) {
         if self.0.ownership.end_settling() {

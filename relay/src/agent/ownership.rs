@@ -10,7 +10,7 @@
 //!
 //! Invariant: looking costs a load of an atomic, and of the clock for the doubt, and waits for nobody.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Agent;
@@ -23,6 +23,10 @@ pub struct Ownership {
     claims: AtomicUsize,
     /// How many of them are not with their shards yet.
     taking: AtomicUsize,
+    /// How many of those have found something.
+    bringing: AtomicUsize,
+    /// Whether all that was to be taken at the start is with its shards.
+    has_taken: AtomicBool,
     /// When the store was asked that spoke last of the lease, or was away, in milliseconds since boot: a machine that is suspended
     /// stands still, too.
     sure_at: AtomicU64,
@@ -34,7 +38,15 @@ impl Default for Ownership {
     /// Of a node that starts.
     fn default() -> Self {
         let (claims, taking) = (AtomicUsize::new(1), AtomicUsize::new(1));
-        Self { claims, taking, sure_at: AtomicU64::new(millis(since_boot())), lapses: AtomicU64::new(0) }
+        let (bringing, has_taken) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self {
+            claims,
+            taking,
+            bringing,
+            has_taken,
+            sure_at: AtomicU64::new(millis(since_boot())),
+            lapses: AtomicU64::new(0),
+        }
     }
 }
 
@@ -49,6 +61,19 @@ impl Ownership {
         self.taking.load(Ordering::Acquire) > 0
     }
 
+    /// Whether instances are on their way to their shards, as far as is known: that a claim asks for some is not to say that there are any.
+    pub fn expects_instances(&self) -> bool {
+        self.is_taking() && (!self.has_taken.load(Ordering::Acquire) || self.bringing.load(Ordering::Acquire) > 0)
+    }
+
+    pub(super) fn begin_bringing(&self) {
+        self.bringing.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn end_bringing(&self) {
+        self.bringing.fetch_sub(1, Ordering::Release);
+    }
+
     pub(super) fn begin_claim(&self) {
         self.taking.fetch_add(1, Ordering::Relaxed);
         self.begin_settling();
@@ -56,7 +81,9 @@ impl Ownership {
 
     /// Whether it was the last one.
     pub(super) fn end_claim(&self) -> bool {
-        self.taking.fetch_sub(1, Ordering::Release);
+        if self.taking.fetch_sub(1, Ordering::Release) == 1 {
+            self.has_taken.store(true, Ordering::Release);
+        }
         self.end_settling()
     }
 
@@ -95,6 +122,17 @@ impl Ownership {
 }
 
 impl Agent {
+    /// The instances taken over have yet to meet their SIP server, until [`Self::end_settling`], and their shards, until [`Self::end_bringing`].
+    pub fn begin_bringing(&self) {
+        self.0.ownership.begin_settling();
+        self.0.ownership.begin_bringing();
+    }
+
+    /// The instances taken over are with their shards.
+    pub fn end_bringing(&self) {
+        self.0.ownership.end_bringing();
+    }
+
     /// The store, asked at this time [since boot](crate::clock::since_boot), has spoken of this node's lease, or is away: the instances here may be
     /// acted on for a lease from then on. An answer may have waited for a process that stood still.
     pub fn be_sure(&self, asked_at: Duration) {

@@ -239,6 +239,8 @@ pub enum Request {
         fence: Fence,
         /// Until when calls are waited for.
         until: Instant,
+        /// Whether this is another look.
+        is_again: bool,
     },
     /// Judge the requests that waited for an instance to arrive here: no more instances come.
     JudgeEarly,

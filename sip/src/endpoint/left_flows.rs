@@ -47,7 +47,8 @@ impl Endpoint {
     /// Closes those of the flows that only this device was by.
     pub(super) fn close_left(&mut self, instance: InstanceId, left: Vec<FlowId>) {
         for flow in left {
-            if self.attachments.carries(flow, instance) && self.attachments.carried_by(flow, instance) == 0 {
+            let is_alone = self.attachments.carried_by(flow, instance) == 0 && !self.attachments.has_gone(flow);
+            if is_alone && self.attachments.carries(flow, instance) {
                 self.core.flush();
                 self.core.outputs.push_back(Output::Close(flow));
             }

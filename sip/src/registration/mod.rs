@@ -481,8 +481,9 @@ impl Registration {
                 self.write(attempt, Vec::new())
             }
             400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
-                // The registrar may have refused the second Contact.
-                self.write(attempt, Vec::new())
+                // The registrar may have refused the second Contact. One that was another node's stands where it cannot be named.
+                let is_theirs = self.goal != Goal::Registered && !self.registered;
+                if is_theirs { Step::Unregistered { confirmed: false } } else { self.write(attempt, Vec::new()) }
             }
             300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
                 self.write(Attempt { redirected: true, ..attempt }, Vec::new())

@@ -474,10 +474,15 @@ fn an_app_that_comes_to_the_foreground_or_wants_no_calls_expects_none() {
 }
 
 #[test]
-fn a_call_whose_push_reaches_nobody_is_missed() {
-    let mut world = World::registered();
-    let call = announced(&mut world);
-    let instance = world.instance;
-    world.input(Input::DeviceUnreachable { call, instance });
-    assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], vec![call]));
+fn a_call_whose_push_reaches_nobody_is_missed_unless_somebody_waits_who_sends_its_invite_then() {
+    for waits in [true, false] {
+        let mut world = World::registered();
+        bob_for(&mut world, 2);
+        let call = world.wakes()[0].call;
+        world.advance(seconds(if waits { 1 } else { 3 }));
+        let instance = world.instance;
+        world.input(Input::DeviceUnreachable { call, instance });
+        let expected = if waits { vec![] } else { vec![call] };
+        assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], expected));
+    }
 }

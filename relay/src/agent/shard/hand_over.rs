@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is kept of an instance that neither comes nor goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use sip::endpoint::InviteMark;
@@ -23,11 +23,22 @@ pub(super) struct HandOver {
     woken_elsewhere: WokenElsewhere,
     /// While this node leaves: the receiver of the calls for which devices are woken here.
     leaving: Option<mpsc::UnboundedSender<Woken>>,
+    /// Instances that another node has, and that are let go of when their calls have ended.
+    waiting_for_calls: HashSet<InstanceId>,
     /// Ending instances that another node has taken over from this one, and since when.
     taken: HashMap<InstanceId, Instant>,
 }
 
 impl HandOver {
+    /// An instance waits for the end of its calls; `false`: it does already.
+    pub(super) fn waits_for_calls(&mut self, id: InstanceId) -> bool {
+        self.waiting_for_calls.insert(id)
+    }
+
+    pub(super) fn calls_have_ended(&mut self, id: InstanceId) {
+        self.waiting_for_calls.remove(&id);
+    }
+
     /// An instance is taken over; `settled` is told when it has [settled](Self::settled).
     pub(super) fn settles(&mut self, id: InstanceId, settled: mpsc::UnboundedSender<InstanceId>) {
         self.settling.insert(id, settled);

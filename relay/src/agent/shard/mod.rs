@@ -349,7 +349,7 @@ impl Shard {
                     Input::Received { source: source @ Source { side: Side::Upstream, .. }, .. } => {
                         self.know_server(source);
                     }
-                    Input::Received { .. } => self.endpoint.expect_instances(self.shared.ownership.is_taking()),
+                    Input::Received { .. } => self.endpoint.expect_instances(self.shared.ownership.expects_instances()),
                     _ => {}
                 }
                 let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });

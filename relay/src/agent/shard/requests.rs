@@ -126,7 +126,7 @@ impl Shard {
                 self.path_lookups.doubt(id);
                 self.let_go_of_push_binding(id, fence);
             }
-            Request::LeaveToOwner { id, fence, until } => self.leave_to_owner(id, fence, until),
+            Request::LeaveToOwner { id, fence, until, is_again } => self.leave_to_owner(id, fence, until, is_again),
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::LoseTime { lost, for_sure } => self.drive(clock::now(), Input::TimeLost { lost, for_sure }),
@@ -177,18 +177,29 @@ impl Shard {
         if self.push_bindings.knows(id) { self.end_push_binding(id, kind, waiter) } else { self.end(id, kind, waiter) }
     }
 
-    /// The calls that wait here are not there, where the instance is now: they end first.
-    fn leave_to_owner(&mut self, id: InstanceId, fence: Fence, until: Instant) {
-        if self.instances.get(id).is_some_and(|row| row.fence != fence) {
+    /// The calls that wait here are not there, where the instance is now: they end first, and nothing else is done here meanwhile. What passed through
+    /// here has its next call by the Path of its new node.
+    fn leave_to_owner(&mut self, id: InstanceId, fence: Fence, until: Instant, is_again: bool) {
+        let is_same = self.instances.get(id).is_none_or(|row| row.fence == fence);
+        let waits = self.instances.get(id).is_some() && clock::now() < until && self.endpoint.has_waiting_call(id);
+        if !is_same || !waits {
+            self.hand_over.calls_have_ended(id);
+            if is_same {
+                self.end_here(id, EndKind::HandedOver, None);
+            }
             return;
         }
-        if clock::now() >= until || !self.endpoint.has_waiting_call(id) {
-            return self.end_here(id, EndKind::HandedOver, None);
+        if !is_again {
+            if !self.hand_over.waits_for_calls(id) {
+                return;
+            }
+            // It registers nothing any more, and takes its Contact back.
+            self.next.push_back(Input::Suspend(id));
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             sleep(CALLS_LOOKED_AT).await;
-            let again = Box::new(Request::LeaveToOwner { id, fence, until });
+            let again = Box::new(Request::LeaveToOwner { id, fence, until, is_again: true });
             shared.shards.send(shard, ShardInput::Request(again)).await;
         });
     }

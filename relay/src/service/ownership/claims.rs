@@ -84,7 +84,7 @@ impl Inner {
         let first_batch = self.claim_next().await;
         let is_told = Arc::new(AtomicBool::new(first_batch.is_some()));
         if let Some(first_batch) = first_batch.filter(|batch| !batch.is_empty()) {
-            agent.begin_settling();
+            agent.begin_bringing();
             let (settled, news) = mpsc::unbounded_channel();
             let settling = Arc::new(Settling::default());
             tokio::spawn(self.clone().settle(settling.clone(), news));
@@ -107,6 +107,7 @@ impl Inner {
                 batch = claimed.recv().await;
             }
             let (resumed, left_behind) = taking.end().await;
+            agent.end_bringing();
             settling.claimed_all.store(true, Ordering::Relaxed);
             tracing::info!(
                 event = "instances-taken-over",

@@ -236,7 +236,7 @@ impl Inner {
 
     /// Lets go of an instance that another run has, and had not when it had this fence here; its calls end first.
     pub(crate) async fn leave_to_owner(&self, id: InstanceId, fence: Fence) {
-        let leave = Request::LeaveToOwner { id, fence, until: clock::now() + CALLS_END_WITHIN };
+        let leave = Request::LeaveToOwner { id, fence, until: clock::now() + CALLS_END_WITHIN, is_again: false };
         self.dependencies.agent.tell(id, leave).await;
     }
 

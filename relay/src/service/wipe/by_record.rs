@@ -180,8 +180,10 @@ impl Inner {
         let node = if stored.owned { stored.put_by.clone() } else { Some(stored.owner.node().clone()) };
         let node = node.filter(|node| node != vault.owner().node());
         let new = self.open_left(stored.clone(), node.as_deref()).await?;
+        // Of what was not proven no REGISTER is sent, and without its hosts the owner's Contact is not named.
+        let is_named = new.binding.proven && (node.is_none() || new.binding.taken_from.is_some());
         let kind = EndKind::Wiped(reason);
-        let done = match self.dependencies.agent.ask(id, |reply| Request::EndLeft { new, kind, reply }).await {
+        let mut done = match self.dependencies.agent.ask(id, |reply| Request::EndLeft { new, kind, reply }).await {
             Some(Ok(done)) => done,
             Some(Err(_)) => return None,
             None => return Some(Err(AccessError::StoreAway)),
@@ -190,6 +192,7 @@ impl Inner {
             // Its owner may serve on. The store has told it with the erasure, unless another node has claimed the record from it meanwhile.
             let _ = vault.tell_ended(&stored.owner, &[id]).await;
         }
+        done.unregistered &= is_named;
         Some(self.wiped_here(id, &done))
     }
 

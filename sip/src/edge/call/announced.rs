@@ -81,9 +81,9 @@ impl Call {
         }
     }
 
-    /// Whether none of its devices is there, and none will come: they were there and have gone, or were told that it is over by now.
+    /// Whether none of its devices is there, and none will come: all were there and have gone, or were told that it is over by now.
     pub fn is_stale(&self, now: Instant, is_there: impl Fn(InstanceId) -> bool) -> bool {
-        let are_gone = self.comes_until <= now || self.targets.iter().any(|target| target.attached);
+        let are_gone = self.comes_until <= now || self.targets.iter().all(|target| target.attached);
         !self.state.is_final() && are_gone && !self.instances().any(is_there)
     }
 

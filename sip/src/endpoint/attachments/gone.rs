@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Attachments, DialogFlow, INSTANCES_PER_FLOW};
 use crate::endpoint::{Endpoint, Event, Timer};
-use crate::id::{BranchId, InstanceId};
+use crate::id::{BranchId, FlowId, InstanceId};
 
 /// The remaining state of a device that is known no more.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,11 @@ impl Attachments {
     /// Whether a device is known no more, and what is left of it has a flow.
     pub(in crate::endpoint) fn is_gone(&self, instance: InstanceId) -> bool {
         self.gone.contains_key(&instance)
+    }
+
+    /// Whether the dialogs of any device that is known no more go by a flow.
+    pub(in crate::endpoint) fn has_gone(&self, flow: FlowId) -> bool {
+        self.flows.get(&flow).is_some_and(|state| !state.gone.is_empty())
     }
 
     /// Whether what is left of a wiped device goes at this moment.

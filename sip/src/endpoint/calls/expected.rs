@@ -100,9 +100,9 @@ impl Endpoint {
         self.calls.expected_for(binding, caller, is_fresh)
     }
 
-    /// An INVITE of this caller has become a call of its own, whose devices hear nothing more of the one that was announced, if that is stale.
+    /// An INVITE of this caller has become a call of its own, whose devices hear nothing more of the one that it would have been taken for, if that is stale.
     pub(super) fn end_stale(&mut self, now: Instant, binding: BindingId, caller: CallerKey) {
-        let stale = self.calls.announced_by(binding, caller).filter(|call| self.is_stale(now, call)).map(Call::id);
+        let stale = self.calls.expected_for(binding, caller, |call| self.is_stale(now, call)).map(Call::id);
         if let Some(stale) = stale {
             self.end_expected(stale, CallState::TimedOut);
         }
@@ -182,10 +182,11 @@ impl Endpoint {
         }
     }
 
-    /// No push reaches a device: the call is not expected for it any more. The last one has missed it.
+    /// No push reaches a device: the call is not expected for it any more. The last one has missed it, unless somebody waits for an answer: that nobody
+    /// comes has the INVITE sent, which tells.
     pub(super) fn lose_expected(&mut self, now: Instant, instance: InstanceId, call: CallId) {
         match self.calls.get(call) {
-            Some(row) if row.instances().eq([instance]) => self.miss_expected(now, call),
+            Some(row) if row.is_abandoned(now) && row.instances().eq([instance]) => self.miss_expected(now, call),
             _ => self.leave_expected(instance, call),
         }
     }

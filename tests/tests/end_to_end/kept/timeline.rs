@@ -21,15 +21,7 @@ async fn a_call_is_told_step_by_step() -> Outcome {
     let of_call: Vec<_> = told.iter().filter(|step| step["call"] == call.as_str()).cloned().collect();
     assert_eq!(
         words(&of_call),
-        [
-            "invite",
-            "push-sent",
-            "push-ended",
-            "caller-hears-ringing",
-            "device-attached",
-            "answered",
-            "ended"
-        ],
+        ["invite", "push-sent", "push-ended", "caller-hears-ringing", "device-attached", "answered", "ended"],
         "{told:?}"
     );
     assert_eq!(of_call[6]["by"], json!("caller"));
