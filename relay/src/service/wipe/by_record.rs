@@ -179,9 +179,11 @@ impl Inner {
         }
         let node = if stored.owned { stored.put_by.clone() } else { Some(stored.owner.node().clone()) };
         let node = node.filter(|node| node != vault.owner().node());
-        let new = self.open_left(stored.clone(), node.as_deref()).await?;
-        // Of what was not proven no REGISTER is sent, and without its hosts the owner's Contact is not named.
-        let is_named = new.binding.proven && (node.is_none() || new.binding.taken_from.is_some());
+        let mut new = self.open_left(stored.clone(), node.as_deref()).await?;
+        // Its owner may have had no time to write down that the credentials are right: they are tried.
+        new.binding.proven = true;
+        // Without its hosts the owner's Contact is not named.
+        let is_named = node.is_none() || new.binding.taken_from.is_some();
         let kind = EndKind::Wiped(reason);
         let mut done = match self.dependencies.agent.ask(id, |reply| Request::EndLeft { new, kind, reply }).await {
             Some(Ok(done)) => done,
