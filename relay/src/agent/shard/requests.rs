@@ -177,7 +177,8 @@ impl Shard {
         if self.push_bindings.knows(id) { self.end_push_binding(id, kind, waiter) } else { self.end(id, kind, waiter) }
     }
 
-    /// The calls that wait here are not there, where the instance is now: they end first, and nothing else is done here meanwhile. What passed through
+    /// The calls that wait here are not there, where the instance is now: they end first. Nothing is unregistered: a SIP server may take the
+    /// Contact of the same device at its new node for this one (RFC 5626 §6). What passed through
     /// here has its next call by the Path of its new node.
     fn leave_to_owner(&mut self, id: InstanceId, fence: Fence, until: Instant, is_again: bool) {
         let is_same = self.instances.get(id).is_none_or(|row| row.fence == fence);
@@ -189,12 +190,8 @@ impl Shard {
             }
             return;
         }
-        if !is_again {
-            if !self.hand_over.waits_for_calls(id) {
-                return;
-            }
-            // It registers nothing any more, and takes its Contact back.
-            self.next.push_back(Input::Suspend(id));
+        if !is_again && !self.hand_over.waits_for_calls(id) {
+            return;
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {

@@ -47,8 +47,9 @@ use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
 const COMPARED_WITHIN: Duration = Duration::from_mins(30);
 /// How long the nodes may take to say whether one has it; then nobody can say.
 const SEEK_WAIT: Duration = Duration::from_secs(2);
-/// How long calls may wait here for an instance that another run has taken over: an answer timeout, and a ring timeout before it.
-const CALLS_END_WITHIN: Duration = Duration::from_secs(180);
+/// How long calls may wait here for an instance that another run has taken over. A refresh may fall due in that time, so it is short beside the
+/// lifetime of a registration.
+const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
 /// Searches at once; a further one waits, and fails after [`SEEK_WAIT`] because no node can tell.
 const SEEKS: usize = 32;
 /// How many of them one address may have, and all together that come from none: a requester of invented ids is told so alone.
