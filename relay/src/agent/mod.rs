@@ -453,7 +453,7 @@ impl Agent {
         let upstreams = Upstreams::new(dependencies.tls.clone());
         let metrics = dependencies.metrics;
         let dialler = Dialler::new(
-            (dependencies.resolver, dependencies.tls, dependencies.udp.clone()),
+            (dependencies.resolver, dependencies.tls),
             dependencies.failback_interval,
             dependencies.connection_timing,
             upstreams.clone(),

@@ -102,6 +102,7 @@ impl Doctor {
             Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)?
         };
         let tls = ClientTls::new(upstream.ca_file.as_deref())?;
+        let resolver = resolver.sending_from(upstream.udp_listen.ip());
         Ok(Self { is_discreet: false, ..Self::of_relay(resolver, tls, upstream) })
     }
 
@@ -211,7 +212,8 @@ impl Doctor {
                 }
             }
         }
-        match self.resolver.resolve(&route.target(), 0).await {
+        let found = self.resolver.resolve(&route.target(), 0).await;
+        match found.and_then(|found| self.resolver.sendable(found)) {
             Ok(found) => {
                 let order: Vec<String> =
                     found.candidates.iter().map(|it| format!("{} {}", it.transport, it.address)).collect();
@@ -226,7 +228,7 @@ impl Doctor {
                         "publish SRV or A records for the domain, or name the registrar's host"
                     }
                     ResolveError::NoUsableTransport => {
-                        "publish a record for a transport that upstream.transports names, or let the operator add one"
+                        "publish a record for a transport that upstream.transports names and, over UDP, an address of the family of upstream.udp_listen; or let the operator add one"
                     }
                     ResolveError::Timeout | ResolveError::Unavailable => {
                         "look at the name servers (upstream.name_servers, or the system's)"
@@ -297,7 +299,8 @@ impl Doctor {
             bad.map_or_else(String::new, |finding| finding.what.clone())
         };
         let Some(route) = self.look_at_account(patient, &mut report) else { return Err(said(&report)) };
-        let found = self.resolver.resolve(&route.target(), 0).await.map_err(|error| error.to_string())?;
+        let found = self.resolver.resolve(&route.target(), 0).await;
+        let found = found.and_then(|found| self.resolver.sendable(found)).map_err(|error| error.to_string())?;
         let mut last = "its SIP server has no address".to_owned();
         for candidate in found.candidates.iter().take(CONNECTIONS) {
             match self.open(candidate, route.verified_domain()).await {

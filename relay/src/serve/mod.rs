@@ -566,11 +566,12 @@ fn audit(config: &Config, node: &str) -> Result<Audit, AuditError> {
 fn resolver(config: &Config) -> Result<Resolver, ResolveError> {
     let upstream = &config.upstream;
     let reach = Reach::new(&upstream.allow_addresses);
-    if upstream.name_servers.is_empty() {
-        Resolver::new(reach, upstream.transports)
+    let resolver = if upstream.name_servers.is_empty() {
+        Resolver::new(reach, upstream.transports)?
     } else {
-        Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)
-    }
+        Resolver::with_nameservers(&upstream.name_servers, reach, upstream.transports)?
+    };
+    Ok(resolver.sending_from(upstream.udp_listen.ip()))
 }
 
 fn server_tls(config: &Config) -> Result<(Arc<ServerTls>, Option<String>), TlsError> {

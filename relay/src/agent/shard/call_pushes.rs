@@ -1,7 +1,8 @@
 //! Waking a device: the push for a call, and what its verdict means.
 //!
 //! Invariant: a call is pushed to each token at most once on APNs, and at most twice elsewhere, the second time because the device
-//! gave no sign (its app tells the two by the call's id), or three times where the answers to two were lost on the way. A token that another has replaced gets nothing further: the other one gets
+//! gave no sign (its app tells the two by the call's id); where the answers to two were lost on the way three times, and four where that befell the
+//! push for want of a sign. A token that another has replaced gets nothing further: the other one gets
 //! it, at once where the push was not taken. The push is on its way within the same turn of the loop in which the INVITE came; the
 //! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
 

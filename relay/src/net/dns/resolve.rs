@@ -43,6 +43,7 @@ use crate::config::{self, Transports};
 use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::address_policy::{Reach, Refused};
+use crate::net::udp::sends_to;
 
 /// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,6 +142,8 @@ pub struct Resolver {
     askers: Arc<[Asker]>,
     reach: Reach,
     transports: Transports,
+    /// The address of the one socket for datagrams, where its family limits them.
+    datagrams_from: Option<IpAddr>,
 }
 
 impl Resolver {
@@ -177,7 +180,25 @@ impl Resolver {
     }
 
     fn of(names: Names, reach: Reach, transports: Transports) -> Self {
-        Self { names: Arc::new(names), questions: Arc::default(), askers: Arc::new([]), reach, transports }
+        let (questions, askers) = (Arc::default(), Arc::new([]));
+        Self { names: Arc::new(names), questions, askers, reach, transports, datagrams_from: None }
+    }
+
+    /// The same for a relay that sends its datagrams from this address.
+    pub fn sending_from(self, datagrams_from: IpAddr) -> Self {
+        Self { datagrams_from: Some(datagrams_from), ..self }
+    }
+
+    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone. Fails with
+    /// [`ResolveError::NoUsableTransport`] when that is nothing.
+    pub fn sendable(&self, found: Resolution) -> Result<Resolution, ResolveError> {
+        let is_sendable = |candidate: &Candidate| {
+            let from = self.datagrams_from.filter(|_| candidate.transport == Transport::Udp);
+            from.is_none_or(|from| sends_to(from, candidate.address.ip()))
+        };
+        let candidates: Vec<_> = found.candidates.into_iter().filter(is_sendable).collect();
+        let is_none = candidates.is_empty();
+        if is_none { Err(ResolveError::NoUsableTransport) } else { Ok(Resolution { candidates, ..found }) }
     }
 
     /// The same for names that others have chosen: a question takes the share of the first of `askers` that has room.
@@ -591,5 +612,30 @@ mod tests {
             async |host: &str| resolver.resolve(&Target { host: host.into(), port: None, transport: None }, 0).await;
         assert!(ask("8.8.8.8").await.is_ok());
         assert_eq!(ask("example.com").await, Err(ResolveError::Unavailable));
+    }
+
+    #[tokio::test]
+    async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
+        let transports = Transports { udp: true, tcp: true, tls: true };
+        let config = ResolverConfig::from_name_servers(Vec::new());
+        let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+        let cases = [
+            ("0.0.0.0", "[2606:4700::1]", vec![Transport::Tls, Transport::Tcp]),
+            ("203.0.113.1", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
+            ("::", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
+            ("2606:4700::2", "8.8.8.8", vec![Transport::Tls, Transport::Tcp]),
+        ];
+        for (from, host, expected) in cases {
+            let resolver = resolver.clone().sending_from(from.parse().unwrap());
+            let ask = async |transport| {
+                let found = resolver.resolve(&Target { host: host.into(), port: Some(5080), transport }, 0).await;
+                resolver.sendable(found.unwrap())
+            };
+            let spoken = ask(None).await.unwrap().candidates.iter().map(|it| it.transport).collect::<Vec<_>>();
+            assert_eq!(spoken, expected, "{from} to {host}");
+            let by_datagrams = ask(Some(Transport::Udp)).await.err();
+            let none = (!expected.contains(&Transport::Udp)).then_some(ResolveError::NoUsableTransport);
+            assert_eq!(by_datagrams, none, "{from} to {host}");
+        }
     }
 }

@@ -80,15 +80,6 @@ impl Udp {
         self.local
     }
 
-    /// Whether a datagram to this address can be sent at all: by IPv4 to IPv4, by IPv6 to IPv6, and by both where it is bound to all addresses
-    /// of IPv6.
-    pub fn sends_to(&self, to: IpAddr) -> bool {
-        match (self.local.ip(), to.to_canonical()) {
-            (IpAddr::V6(own), IpAddr::V4(_)) => own.is_unspecified() || own.to_ipv4_mapped().is_some(),
-            (own, to) => own.is_ipv4() == to.is_ipv4(),
-        }
-    }
-
     /// Sends one datagram without waiting. Fails when the system refuses, as for a datagram over its MTU or an unreachable
     /// network, and with `WouldBlock` when the kernel's buffer is full.
     pub fn send(&self, core: usize, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
@@ -146,6 +137,15 @@ impl Udp {
 
     fn of(&self, core: usize) -> &UdpSocket {
         &self.sockets[core % self.sockets.len()]
+    }
+}
+
+/// Whether a datagram from this address of a socket to that one can be sent at all: by IPv4 to IPv4, by IPv6 to IPv6, and by both from all addresses
+/// of IPv6.
+pub fn sends_to(from: IpAddr, to: IpAddr) -> bool {
+    match (from, to.to_canonical()) {
+        (IpAddr::V6(from), IpAddr::V4(_)) => from.is_unspecified() || from.to_ipv4_mapped().is_some(),
+        (from, to) => from.is_ipv4() == to.is_ipv4(),
     }
 }
 

@@ -186,9 +186,11 @@ impl Channel {
     ) -> Result<M, Failure> {
         let mut place = if patience.urgent { Some(self.place(true)?) } else { None };
         let (mut moved, mut is_without_http2) = (false, false);
+        let mut leave = None;
         loop {
-            let probe = self.rest.leave(patience.until, patience.urgent).await;
-            let _probe = probe.map_err(|after| Failure::Unsent { after: Some(after) })?;
+            if leave.is_none() {
+                leave = Some(self.leave(patience).await?);
+            }
             // A push that is no call takes a place when it may leave.
             if place.is_none() {
                 place = Some(self.place(false)?);
@@ -206,6 +208,7 @@ impl Channel {
                     if is_without_http2 {
                         return Err(Failure::Unsent { after: None });
                     }
+                    // Nothing has left: the leave stands.
                     is_without_http2 = true;
                     http1.note_spoken();
                     continue;
@@ -234,7 +237,7 @@ impl Channel {
                     return Ok(meaning);
                 }
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
-                Err(Lost::Ending) if !moved => moved = true,
+                Err(Lost::Ending) if !moved => (moved, leave) = (true, None),
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(Lost::Unknown) => {
                     self.record.trouble(Trouble::light("ConnectionLost"), "");

@@ -412,7 +412,8 @@ impl Inner {
         }
         let route = Route::of(account)?;
         let names = self.dependencies.resolver.asked_by_source(source);
-        match names.resolve(&route.target(), 0).await {
+        let found = names.resolve(&route.target(), 0).await;
+        match found.and_then(|found| names.sendable(found)) {
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
             _ if foreign => Err(EnableError::DomainNotAllowed),
             Ok(found) => Ok((route, found.addresses())),

@@ -11,7 +11,7 @@
 //! Invariant: a device has one stream kept at most. Each is one reference to its SIP server, told by [`Event::UpstreamKept`] and given back by
 //! [`Event::UpstreamReleased`]; nobody is dialled for it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::{Link, Upstream, Upstreams};
@@ -20,7 +20,7 @@ use crate::endpoint::{Endpoint, Event, Output};
 use crate::id::{FlowId, InstanceId, UpstreamId};
 
 /// The SIP servers of the devices that are known no more; [`Upstream::kept`] has the streams.
-pub(super) type Kept = HashMap<InstanceId, UpstreamId>;
+pub(super) type Kept = BTreeMap<InstanceId, UpstreamId>;
 
 impl Upstream {
     /// Whether registrations, or REGISTERs, want a flow.
@@ -58,11 +58,10 @@ impl Endpoint {
         self.forget_unless_needed(now, id, true);
     }
 
-    /// A stream has ended. Returns the SIP server, if the stream was kept.
-    pub(super) fn lose_kept(&mut self, stream: FlowId, was_dialled: bool) -> Option<UpstreamId> {
-        let Upstreams { links, rows, .. } = &self.upstreams;
-        let replaced = || rows.iter().find(|(_, it)| was_dialled && it.replaced.contains(&stream)).map(|(id, _)| *id);
-        let id = links.get(&stream).copied().or_else(replaced)?;
+    /// A stream has ended. Returns the SIP server, if the stream was kept, also where it is none of its streams any more.
+    pub(super) fn lose_kept(&mut self, stream: FlowId) -> Option<UpstreamId> {
+        let Upstreams { kept, rows, .. } = &self.upstreams;
+        let id = *kept.values().find(|id| rows.get(id).is_some_and(|upstream| upstream.is_kept(stream)))?;
         let lost = self.upstreams.rows.get_mut(&id)?.kept.extract_if(.., |_, kept| *kept == stream);
         let lost: Vec<_> = lost.map(|(instance, _)| instance).collect();
         for instance in &lost {

@@ -246,7 +246,7 @@ impl Endpoint {
     /// A stream has ended; nothing happens here when it led to no SIP server.
     pub(in crate::endpoint) fn on_upstream_closed(&mut self, now: Instant, flow: FlowId) {
         let was_dialled = self.upstreams.addresses.remove(&flow).is_some();
-        let kept_by = self.lose_kept(flow, was_dialled);
+        let kept_by = self.lose_kept(flow);
         match self.upstreams.links.remove(&flow) {
             Some(id) if !self.lost_probe(now, id, flow) => self.on_link_closed(now, id),
             None if was_dialled => self.on_replaced_closed(now, flow),

@@ -182,3 +182,16 @@ fn a_connection_keeps_so_many_streams_at_most() {
     through.advance(7);
     assert_eq!((through.world.closed.len(), through.world.endpoint.counts().upstreams), (20, 0));
 }
+
+#[test]
+fn a_stream_that_is_read_no_more_is_kept_no_more_once_it_has_ended() {
+    let (mut through, _) = talking();
+    through.registered(&register(1).expires(0));
+    through.world.input(Input::Doubted(STREAM));
+    while !through.world.closed.contains(&STREAM) {
+        through.advance(10);
+    }
+    close(&mut through, STREAM);
+    through.advance(10);
+    assert_eq!((through.world.endpoint.counts().upstreams, through.left()), (0, 2 + kept(&through)));
+}

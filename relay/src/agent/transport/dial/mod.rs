@@ -49,10 +49,9 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net;
 use crate::net::dns::questions::Asker;
-use crate::net::dns::resolve::{Candidate, Resolution, ResolveError, Resolver, Target};
+use crate::net::dns::resolve::{Candidate, ResolveError, Resolver, Target};
 use crate::net::drain::Drain;
 use crate::net::tls::ClientTls;
-use crate::net::udp::Udp;
 use crate::timing::ConnectionTiming;
 
 /// Connections that are being opened at once.
@@ -81,8 +80,6 @@ pub(crate) struct Dialler(Arc<Inner>);
 struct Inner {
     resolver: Resolver,
     tls: ClientTls,
-    /// The sockets that datagrams are sent from.
-    datagrams: Option<Udp>,
     failback_interval: Duration,
     connection_timing: ConnectionTiming,
     upstreams: Upstreams,
@@ -107,7 +104,7 @@ struct Inner {
 
 impl Dialler {
     pub(crate) fn new(
-        (resolver, tls, datagrams): (Resolver, ClientTls, Option<Udp>),
+        (resolver, tls): (Resolver, ClientTls),
         failback_interval: Duration,
         connection_timing: ConnectionTiming,
         upstreams: Upstreams,
@@ -118,7 +115,6 @@ impl Dialler {
         Self(Arc::new(Inner {
             resolver,
             tls,
-            datagrams,
             failback_interval,
             connection_timing,
             upstreams,
@@ -302,7 +298,8 @@ impl Inner {
             }
             // Of equals, each shard draws its own.
             let drawn = self.names_for(upstream).resolve(&route.target(), self.seed(upstream, Some(shard))).await;
-            let drawn = drawn.map(|found| self.reached(found.candidates)).unwrap_or_default();
+            let drawn =
+                drawn.and_then(|found| self.resolver.sendable(found)).map(|found| found.candidates).unwrap_or_default();
             let Some(candidate) = self.better(upstream, shard, &drawn) else { continue };
             let way = self.connect(upstream, route, candidate, Patience::None);
             match timeout(self.dial_timeout, way).await {
@@ -351,14 +348,15 @@ impl Inner {
         let ttl = next_hop.as_ref().map_or(RESOLVE_RETRY, |found| found.ttl);
         self.upstreams.resolve_again(upstream, clock::now() + ttl.max(RESOLVE_AGAIN_MIN));
         self.upstreams.hold(upstream, clock::now() + ttl);
-        let Resolution { candidates, is_whole, .. } = match next_hop {
+        let next_hop = match next_hop {
             Ok(next_hop) => next_hop,
             Err(error) => {
                 self.learn_nothing(upstream, route, &error).await;
                 return Err(error);
             }
         };
-        let hop: Vec<IpAddr> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        let is_whole = next_hop.is_whole;
+        let hop: Vec<IpAddr> = next_hop.candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.shards.lf_servers.resolved(&route.target().host, &hop);
         let hop = Told { addresses: hop, is_whole };
         let (shards, believed) = self.upstreams.told(upstream, clock::now(), &[(0, hop)]);
@@ -366,9 +364,9 @@ impl Inner {
         if !is_whole || route.other_targets().next().is_some() {
             tokio::spawn(self.clone().learn_others(upstream, route.clone(), is_whole));
         }
-        let reached = self.reached(candidates);
-        self.upstreams.answered(upstream, clock::now(), &reached, is_whole);
-        if reached.is_empty() { Err(ResolveError::NoUsableTransport) } else { Ok(reached) }
+        let sendable = self.resolver.sendable(next_hop).map(|found| found.candidates);
+        self.upstreams.answered(upstream, clock::now(), sendable.as_deref().unwrap_or_default(), is_whole);
+        sendable
     }
 
     /// DNS tells no address of an upstream's next hop. Its other names are asked for all the same: from their addresses, too, requests are believed.
@@ -385,15 +383,6 @@ impl Inner {
         if route.other_targets().next().is_some() {
             tokio::spawn(self.clone().learn_others(upstream, route.clone(), true));
         }
-    }
-
-    /// The candidates to which anything can be sent: the one socket for datagrams may know IPv4 alone.
-    fn reached(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
-        let can_reach = |candidate: &Candidate| {
-            let datagrams = self.datagrams.as_ref().filter(|_| candidate.transport == net::Transport::Udp);
-            datagrams.is_none_or(|datagrams| datagrams.sends_to(candidate.address.ip()))
-        };
-        candidates.into_iter().filter(can_reach).collect()
     }
 
     /// Asks for an upstream's names in the same shares in which it is dialled.
@@ -458,7 +447,7 @@ mod tests {
         let config = config::Config::development().unwrap();
         let reach = Reach::new(&["127.0.0.0/8".parse().unwrap()]);
         let resolver = Resolver::with_nameservers(&[], reach, config.upstream.transports).unwrap();
-        let names = (resolver, ClientTls::new(None).unwrap(), None);
+        let names = (resolver, ClientTls::new(None).unwrap());
         let (timing, metrics) = (ConnectionTiming::default(), Metrics::new());
         let dialler = Dialler::new(names, Duration::from_secs(60), timing, upstreams, shards, metrics, &config.limits);
         (dialler, upstream, inbox)
