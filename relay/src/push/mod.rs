@@ -38,6 +38,7 @@ pub use connection::network::{ByteStream, Network, Opening, System};
 pub use connection::withdrawal::Withdrawal;
 pub use delivery::dry_run::DryRun;
 pub use delivery::recipient::{Fixed, Recipient, Staying};
+pub(crate) use delivery::service::Mode;
 pub use delivery::service::{AppPush, Delivery, PushService, check, take_printed};
 pub use health::{Report, State};
 pub use payload::collapse::Subject;
