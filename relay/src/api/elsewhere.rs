@@ -23,7 +23,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
 use axum::middleware::Next;
@@ -44,7 +44,7 @@ use crate::vault::Owner;
 /// Of a request, what its handler reads.
 const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING, REQUEST_ID];
 /// Of an answer, what a client reads.
-const ANSWERED_WITH: [HeaderName; 3] = [CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE];
+const ANSWERED_WITH: [HeaderName; 4] = [CONTENT_TYPE, CONTENT_DISPOSITION, RETRY_AFTER, WWW_AUTHENTICATE];
 
 /// The path below which operators ask.
 const OPERATORS: &str = "/v1/operator/";
@@ -311,8 +311,10 @@ pub(crate) fn status_and_body(letter: &[u8]) -> Option<(StatusCode, &[u8])> {
 
 pub(crate) fn read_response(letter: &[u8]) -> Option<Response> {
     let (status, headers, body) = read(letter)?;
-    let status: StatusCode = status.parse().ok()?;
-    Some((status, headers, body.to_vec()).into_response())
+    let mut response = Response::new(Body::from(body.to_vec()));
+    *response.status_mut() = status.parse().ok()?;
+    *response.headers_mut() = headers;
+    Some(response)
 }
 
 #[cfg(test)]
@@ -340,6 +342,15 @@ mod tests {
         let answered = Response::builder().status(503).header(RETRY_AFTER, "5").body(()).unwrap();
         let response = read_response(&write_response(&answered.into_parts().0, b"{}")).unwrap();
         assert_eq!((response.status().as_u16(), &response.headers()[RETRY_AFTER]), (503, &"5".parse().unwrap()));
+        let file = ("attachment; filename=\"a.pcap\"", "application/vnd.tcpdump.pcap");
+        let answered =
+            Response::builder().header(CONTENT_DISPOSITION, file.0).header(CONTENT_TYPE, file.1).body(()).unwrap();
+        let response = read_response(&write_response(&answered.into_parts().0, b"trace")).unwrap();
+        let fields = [CONTENT_DISPOSITION, CONTENT_TYPE].map(|name| response.headers()[name].clone());
+        assert_eq!(fields, [file.0, file.1]);
+        let done = Response::builder().status(204).body(()).unwrap();
+        let response = read_response(&write_response(&done.into_parts().0, b"")).unwrap();
+        assert_eq!((response.status().as_u16(), response.headers().len()), (204, 0), "nothing is invented");
         assert!(read_response(b"").is_none() && read_request(b"GET\n\n").is_none(), "what is torn is no answer");
     }
 
