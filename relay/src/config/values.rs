@@ -47,9 +47,11 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 impl DomainRules {
-    /// Whether an account of `domain` (any case, a trailing dot allowed) is served.
+    /// Whether an account of `domain` (any case, a trailing dot allowed, an IPv6 address in any of its forms) is served.
     pub fn allow(&self, domain: &str) -> bool {
-        let domain = domain.strip_suffix('.').unwrap_or(domain).to_ascii_lowercase();
+        let domain = domain.strip_suffix('.').unwrap_or(domain);
+        let address = host(domain).filter(|_| domain.starts_with('['));
+        let domain = address.unwrap_or_else(|| domain.to_ascii_lowercase().into());
         self.0.iter().any(|rule| match rule {
             DomainRule::Any => true,
             DomainRule::Exactly(name) => **name == *domain,

@@ -261,8 +261,8 @@ pub fn of_caller(answer: &Message, method: Method) -> Option<Message> {
     Message::parse(&request.finish(), &Limits::COMPOSED).ok()
 }
 
-/// Whether it is a `sips:` URI.
-fn is_secure(uri: &str) -> bool {
+/// Whether it is a `sips:` URI, whose every hop is TLS (RFC 3261 §26.2.2).
+pub fn is_secure(uri: &str) -> bool {
     uri.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("sips"))
 }
 

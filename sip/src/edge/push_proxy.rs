@@ -287,7 +287,7 @@ fn aor_of(uri: &Uri<'_>) -> Option<Box<str>> {
         Scheme::Sips => "sips",
         Scheme::Other => return None,
     };
-    Some(format!("{scheme}:{}@{}", uri.user?, uri.host.to_ascii_lowercase()).into())
+    Some(format!("{scheme}:{}@{}", uri.user?, uri.canonical_host()).into())
 }
 
 /// The lifetime that a Contact asks for, in seconds.
@@ -412,7 +412,8 @@ pub fn spelling(uri: &str) -> Option<String> {
         uri.params.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("lr")).map(named).collect();
     params.sort_unstable();
     let headers = uri.headers.map(|headers| format!("?{headers}")).unwrap_or_default();
-    let host = uri.host.trim_end_matches('.').to_ascii_lowercase();
+    let host = uri.canonical_host();
+    let host = host.trim_end_matches('.');
     Some(format!("{scheme}{user}{host}{port}{}{headers}", params.concat()))
 }
 
@@ -463,7 +464,7 @@ pub fn preferred(request: &Message) -> impl Iterator<Item = Uri<'_>> {
 /// An address as an AOR is spelt, also without a user; `None` for one that is not of SIP.
 pub fn address_of(uri: &Uri<'_>) -> Option<Box<str>> {
     let named = aor_of(uri);
-    named.or_else(|| (uri.scheme != Scheme::Other).then(|| format!("sip:{}", uri.host.to_ascii_lowercase()).into()))
+    named.or_else(|| (uri.scheme != Scheme::Other).then(|| format!("sip:{}", uri.canonical_host()).into()))
 }
 
 /// Eight bits of the AOR's hash: enough for as many shards as there may be, and next to nothing about the AOR.

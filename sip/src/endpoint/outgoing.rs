@@ -9,6 +9,7 @@
 //! | another From, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
 //! | more than the device's or its address's [budget](super::budgets) | nowhere: 503 with Retry-After |
 //! | an emergency call (RFC 5031), while its device has one of its own for these left | as any other, whatever the other budgets |
+//! | a `sips:` target, and the SIP server is reached in the clear | nowhere: 480 with Warning 380 (RFC 5630 §5.3) |
 //! | no flow is up to the SIP server | nowhere: 503, and one is dialled, soon where the last dial failed |
 //!
 //! The SIP server asks for credentials (401, 407), judges the target and routes, as if the device had come by itself: a transfer or a redirection
@@ -27,7 +28,7 @@ use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Sou
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::own_proof::{self, Sender};
 use crate::edge::{forward, push_proxy};
-use crate::flow::FlowToken;
+use crate::flow::{FlowToken, Transport};
 use crate::id::InstanceId;
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -112,6 +113,7 @@ impl Endpoint {
         let granted = self.may_begin(now, &source, instance, request);
         let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
         match upstream.and_then(|upstream| self.hop_to_server(upstream, instance)).filter(|_| granted) {
+            Some(hop) if in_the_clear(request, hop.transport) => self.refuse_sips(now, reply, request),
             Some(hop) => self.send_outgoing(now, source, reply, request, &routes, hop),
             None => {
                 if let Some(upstream) = upstream.filter(|_| granted) {
@@ -245,10 +247,23 @@ impl Endpoint {
         preferred.or(is_one_account.then_some(*first)).ok_or(Refusal::Nobody)
     }
 
+    fn refuse_sips(&mut self, now: Instant, reply: Reply<'_>, request: &Message) {
+        let tag = self.core.random.tag();
+        let response = Composer::response(request, 480, Composer::reason(480), Some(&tag));
+        let warning =
+            format!("380 {} \"SIPS Not Allowed: your SIP server is reached without TLS\"", self.core.settings.edge);
+        self.respond_once(now, reply, request, 480, response.header(Name::Warning, warning).finish());
+    }
+
     fn refuse_outgoing(&mut self, now: Instant, reply: Reply<'_>, request: &Message, why: Refusal) {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
         self.refuse_with_warning(now, reply, request, why.text());
     }
+}
+
+/// Whether a request whose every hop is to be TLS would leave by another transport.
+fn in_the_clear(request: &Message, transport: Transport) -> bool {
+    transport != Transport::Tls && request.request_uri().is_some_and(forward::is_secure)
 }
 
 /// Whether the Routes of a request, each in one spelling, are these.

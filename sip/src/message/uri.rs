@@ -140,12 +140,24 @@ impl<'a> Uri<'a> {
                 (Some(one), Some(other)) => units(one).eq(units(other)),
                 (one, other) => one == other,
             }
-            && self.host.eq_ignore_ascii_case(other.host)
+            && self.has_host_of(other)
             && self.port == other.port
             && self.has_params_of(other)
             && other.has_params_of(self)
             && self.has_headers_of(other)
             && other.has_headers_of(self)
+    }
+
+    /// The host in one form: a name in lower case, an IPv6 address as RFC 5952 writes it, for it is compared by its value (RFC 5954 §4.2).
+    pub fn canonical_host(&self) -> String {
+        let inside = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let address = inside.and_then(|host| host.parse::<Ipv6Addr>().ok());
+        address.map_or_else(|| self.host.to_ascii_lowercase(), |address| format!("[{address}]"))
+    }
+
+    fn has_host_of(&self, other: &Uri<'_>) -> bool {
+        self.host.eq_ignore_ascii_case(other.host)
+            || self.host.starts_with('[') && self.canonical_host() == other.canonical_host()
     }
 
     /// User and password as written.
@@ -289,6 +301,21 @@ fn is_ipv6(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv6_address_is_compared_by_its_value() {
+        let one = Uri::parse("sip:a@[2001:DB8::1]:5060").unwrap();
+        for (other, is_equal) in [
+            ("sip:a@[2001:db8:0:0:0:0:0:1]:5060", true),
+            ("sip:a@[2001:db8::0001]:5060", true),
+            ("sip:a@[2001:db8::2]:5060", false),
+            ("sip:a@example.com:5060", false),
+        ] {
+            assert_eq!(one.is_equivalent(&Uri::parse(other).unwrap()), is_equal, "{other}");
+        }
+        assert_eq!(one.canonical_host(), "[2001:db8::1]");
+        assert_eq!(Uri::parse("sip:a@Example.COM").unwrap().canonical_host(), "example.com");
+    }
 
     #[test]
     fn a_user_is_compared_without_its_escapes() {

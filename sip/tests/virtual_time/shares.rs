@@ -199,7 +199,8 @@ fn a_device_that_does_not_get_a_call_misses_it_when_the_others_stack_refuses_it_
         (500, false, 0, 1),
         (404, false, 0, 1),
         (488, false, 5, 1),
-        (500, true, 0, 0),
+        (500, true, 0, 1),
+        (480, true, 0, 0),
         (486, false, 0, 0),
         (603, false, 0, 0),
     ] {

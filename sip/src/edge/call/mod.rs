@@ -526,13 +526,13 @@ impl Call {
     }
 
     /// A device has nothing to do with the call any more: the legs to cancel, and what that means for the caller.
-    pub fn drop_target(&mut self, instance: InstanceId) -> (Vec<BranchId>, Outcome) {
+    pub fn drop_target(&mut self, now: Instant, instance: InstanceId) -> (Vec<BranchId>, Outcome) {
         let legs = self.legs.end(|leg| leg.instance == instance);
         let Some(target) = self.open(instance) else { return (legs, self.after_a_loss()) };
         target.state = CallState::TimedOut;
         self.changes.push((instance, CallState::TimedOut));
         self.forget_provisional(instance);
-        (legs, if self.may_be_answered() { Outcome::Ignore } else { Outcome::Fail })
+        (legs, if self.goes_on_without(now) { Outcome::Ignore } else { Outcome::Fail })
     }
 
     /// Ends it by a CANCEL, whose reason is `state`: the legs to cancel, and whether to answer 487 at once, for none of them is alive.

@@ -15,9 +15,11 @@
 //!
 //! | its refusal | its device has said that it rings | it has not |
 //! | --- | --- | --- |
-//! | 3xx, 486, 6xx | declined | declined |
-//! | 482; 401, 407, 420, 421 and 422, after which the caller's server sends the call again | declined | declined |
-//! | any other | declined | it has missed the call, for nobody has heard of it, unless somebody declines on another device; of 413 to 416, 484 and 488 it is told when the call has not come again |
+//! | 3xx, 482, 486, 6xx | declined | declined |
+//! | 408, 487, 5xx | it has missed the call, for no button says so: its stack has given up | likewise |
+//! | any other | declined: there are buttons that say 480 | it has missed the call, for nobody has heard of it, unless somebody declines on another device; of what its caller's server may send again it is told when the call has not come again |
+//!
+//! When a device that rang is out, the others are waited for as long as if none had rung.
 //!
 //! Invariant: a device declines a call once; what it has refused is kept no longer than until that counts, it rings, or the call ends.
 
@@ -53,10 +55,10 @@ impl Call {
             target.has_it = true;
             // Where no other leg is left, the INVITE that the device has is the one that it has refused.
             let refused = target.refused.take().filter(|_| !is_live);
-            return refused.map_or(Outcome::Ignore, |refused| self.decline(instance, &refused.response));
+            return refused.map_or(Outcome::Ignore, |refused| self.decline(now, instance, &refused.response));
         }
         if status >= 600 || !is_live {
-            return self.decline(instance, response);
+            return self.decline(now, instance, response);
         }
         if !is_alive {
             target.refused = Some(Box::new(Refused { response: response.clone(), counts_at }));
@@ -74,7 +76,7 @@ impl Call {
         let (instance, refused) =
             open.filter_map(|target| Some((target.instance, target.refused.take_if(is_due)?))).next()?;
         let legs = self.legs.end(|leg| leg.instance == instance);
-        Some((legs, self.decline(instance, &refused.response)))
+        Some((legs, self.decline(now, instance, &refused.response)))
     }
 
     /// When [`Self::settle_refusal`] must be asked.
@@ -113,9 +115,23 @@ impl Call {
         self.targets.iter().any(|target| target.state == CallState::Declined)
     }
 
-    fn decline(&mut self, instance: InstanceId, response: &Message) -> Outcome {
+    /// A device is out: whether another one may still answer. Where none of these rings, they are waited for as long as if none had.
+    pub(super) fn goes_on_without(&mut self, now: Instant) -> bool {
+        if !self.may_be_answered() {
+            return false;
+        }
+        let open = || self.targets.iter().filter(|target| !target.state.is_final());
+        if !open().any(|target| target.rings) {
+            let has_leg = open().any(|target| self.has_live_leg(target.instance));
+            let sign_by = if has_leg { now + self.timing.first_sign } else { now };
+            self.deadline = self.deadline.min(self.comes_until.max(sign_by));
+        }
+        self.deadline > now
+    }
+
+    fn decline(&mut self, now: Instant, instance: InstanceId, response: &Message) -> Outcome {
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
-        target.refused_itself = !target.rings && response.status().is_some_and(is_of_its_stack);
+        target.refused_itself = response.status().is_some_and(|status| is_of_its_stack(status, target.rings));
         target.state = if target.refused_itself { CallState::TimedOut } else { CallState::Declined };
         let state = target.state;
         self.changes.push((instance, state));
@@ -127,7 +143,7 @@ impl Call {
             self.state = CallState::Declined;
             return Outcome::Fail;
         }
-        if self.may_be_answered() {
+        if self.goes_on_without(now) {
             return Outcome::Ignore;
         }
         self.end_refused();
@@ -135,7 +151,11 @@ impl Call {
     }
 }
 
-/// Whether a refusal with this status says of a device that has not rung that its user knows nothing of the call.
-fn is_of_its_stack(status: u16) -> bool {
-    !matches!(status, 300..=399 | 401 | 407 | 420..=422 | MERGED | 486 | 600..)
+/// Whether a refusal with this status is no user's doing. Of a device that has not rung its user knows nothing.
+fn is_of_its_stack(status: u16, rang: bool) -> bool {
+    match status {
+        300..=399 | MERGED | 486 | 600.. => false,
+        408 | 487 | 500..=599 => true,
+        _ => !rang,
+    }
 }

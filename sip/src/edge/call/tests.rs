@@ -196,24 +196,26 @@ fn each_device_that_rings_has_its_time_whatever_has_rung_before_it() {
 }
 
 #[test]
-fn what_a_device_refuses_by_itself_before_it_has_rung_its_user_has_missed() {
+fn what_a_device_refuses_by_itself_its_user_has_missed() {
     use CallState::{Declined, TimedOut};
     let now = Instant::now();
-    for (status, unheard) in [
-        (302, Declined),
-        (486, Declined),
-        (603, Declined),
-        (482, Declined),
-        (422, Declined),
-        (400, TimedOut),
-        (404, TimedOut),
-        (415, TimedOut),
-        (480, TimedOut),
-        (488, TimedOut),
-        (500, TimedOut),
-        (503, TimedOut),
+    for (status, unheard, heard) in [
+        (302, Declined, Declined),
+        (486, Declined, Declined),
+        (603, Declined, Declined),
+        (482, Declined, Declined),
+        (400, TimedOut, Declined),
+        (404, TimedOut, Declined),
+        (415, TimedOut, Declined),
+        (420, TimedOut, Declined),
+        (480, TimedOut, Declined),
+        (488, TimedOut, Declined),
+        (408, TimedOut, TimedOut),
+        (487, TimedOut, TimedOut),
+        (500, TimedOut, TimedOut),
+        (503, TimedOut, TimedOut),
     ] {
-        for (rings, state) in [(false, unheard), (true, Declined)] {
+        for (rings, state) in [(false, unheard), (true, heard)] {
             let mut pending = if rings { in_state(now, CallState::Ringing) } else { forked(now, &[1]) };
             pending.take_changes();
             assert_eq!(pending.on_response(now, branch(1), &response(status), ANSWER), Outcome::Fail);

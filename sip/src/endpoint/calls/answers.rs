@@ -153,7 +153,10 @@ impl Endpoint {
     /// A device has nothing to do with a call any more; the others ring on. `status`: what the caller gets without any other.
     pub(in crate::endpoint) fn leave_call(&mut self, now: Instant, call: CallId, instance: InstanceId, status: u16) {
         let Some(row) = self.calls.get_mut(call) else { return };
-        let (legs, outcome) = row.drop_target(instance);
+        let (legs, outcome) = row.drop_target(now, instance);
+        if let Some(at) = row.deadline(now).filter(|_| outcome == Outcome::Ignore) {
+            self.core.timers.set(at, Timer::Call(call));
+        }
         self.cancel_legs(now, legs, None);
         self.calls.leave(instance, call);
         self.tell_changes(call);
@@ -249,7 +252,7 @@ impl Endpoint {
         let Some(server) = row.server() else { return };
         match outcome {
             Outcome::Ignore => {
-                if let Some(at) = row.refusal_due() {
+                if let Some(at) = row.deadline(now).filter(|_| status >= 300) {
                     self.core.timers.set(at, Timer::Call(call));
                 }
             }

@@ -98,11 +98,8 @@ fn the_best_refusal_goes_up_when_no_device_is_left() {
     ] {
         let mut world = ringing();
         answer(&mut world, 1, first);
-        assert_eq!(
-            (finals(&world), ends(&world)),
-            (vec![], vec![(device(1), Declined)]),
-            "{first}: the other rings on"
-        );
+        let state = if matches!(first, 408 | 500 | 503) { TimedOut } else { Declined };
+        assert_eq!((finals(&world), ends(&world)), (vec![], vec![(device(1), state)]), "{first}: the other rings on");
         answer(&mut world, 2, second);
         assert_eq!(finals(&world), [best], "{first} and {second}");
         assert_eq!(world.count("ACK"), 2);

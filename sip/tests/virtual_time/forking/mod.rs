@@ -6,6 +6,7 @@ mod joining;
 mod late;
 mod late_answers;
 mod missed;
+mod out;
 mod passwords;
 mod reconnecting;
 mod unheard;

@@ -359,12 +359,6 @@ fn a_call_to_a_sips_address_has_sips_record_routes_where_all_is_tls() {
     let (alice, bob) = ("<sip:alice@example.com>;tag=a", "<sip:bob@example.com>;tag=peer");
     world.receive(device, &in_dialog("BYE", "sips:bob@192.0.2.77", &reversed, alice, bob, "10.0.0.5:9"));
     assert_eq!((flow_of(world, "BYE"), world.last("BYE").has(Name::Route)), (server.flow, false));
-    // By UDP nobody can promise it.
-    let mut through = Through::new();
-    through.registered(&Register::by(1));
-    Begun { uri: "sips:bob@example.com", ..Begun::new("INVITE") }.send(&mut through.world);
-    let routes = values(&through.world.last("INVITE"), Name::RecordRoute);
-    assert!(routes.iter().all(|route| route.starts_with("<sip:")), "{routes:?}");
 }
 
 #[test]
@@ -604,4 +598,14 @@ fn without_a_flow_to_its_sip_server_a_request_is_503_and_one_is_dialled() {
     Begun::new("INVITE").send(world);
     assert_eq!(world.count("INVITE 503"), 1);
     assert!(world.dialled > 0 && world.last("INVITE 503").has(Name::RetryAfter));
+}
+
+#[test]
+fn a_call_that_wants_tls_on_every_hop_leaves_by_no_other_transport() {
+    let mut through = Through::new();
+    through.registered(&Register::by(1));
+    through.world.sent.clear();
+    Begun { uri: "SIPS:bob@example.com", ..Begun::new("INVITE") }.send(&mut through.world);
+    assert_eq!(through.world.descriptions(), ["INVITE 480"]);
+    assert!(through.world.last("INVITE 480").text(Name::Warning).unwrap().starts_with("380 "));
 }
