@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 /// The environment variable by which a test of a debug build shortens or lengthens every wait: a factor from 0.01 to 10. A second
-/// one behind a space, from 0.0001 to 10, is for the waits of minutes: those after refusals, and until a user is told.
+/// one behind a space, from 0.0001 to 10, is for the waits of minutes: those after refusals, until a user is told, and until
+/// another node is asked to take accounts.
 pub const VARIABLE: &str = "SIPWAKE_TIMING";
 
 /// The environment variable by which a test of a debug build has this many shards, whatever the machine has.
@@ -28,6 +29,8 @@ pub struct Timing {
     pub connection: ConnectionTiming,
     /// How long a registration is lost before its user is told of it; 10 min.
     pub lost_notice: LostNotice,
+    /// How long a SIP server has answered nothing when another node is asked whether it reaches that; 1 min.
+    pub marooned_after: MaroonedAfter,
     /// How long after a failure a certificate is ordered again for the first time; 1 min.
     pub acme_retry: AcmeRetry,
 }
@@ -49,6 +52,16 @@ pub struct LostNotice(pub Duration);
 impl Default for LostNotice {
     fn default() -> Self {
         Self(Duration::from_secs(600))
+    }
+}
+
+/// How long a SIP server has answered nothing when another node is asked whether it reaches that: longer than a SIP server takes to start again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaroonedAfter(pub Duration);
+
+impl Default for MaroonedAfter {
+    fn default() -> Self {
+        Self(Duration::from_secs(60))
     }
 }
 
@@ -103,8 +116,9 @@ impl Timing {
             large: scaled(default.large),
         };
         let lost_notice = LostNotice(scaled(LostNotice::default().0));
+        let marooned_after = MaroonedAfter(scaled(MaroonedAfter::default().0));
         let acme_retry = AcmeRetry(scaled(AcmeRetry::default().0));
-        Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice, acme_retry }
+        Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice, marooned_after, acme_retry }
     }
 
     /// With the waits of minutes at their default times `factor`, above 0.
@@ -115,6 +129,7 @@ impl Timing {
         waits.refused_once = default.refused_once.mul_f64(factor);
         waits.refused_twice = default.refused_twice.mul_f64(factor);
         self.lost_notice = LostNotice(LostNotice::default().0.mul_f64(factor));
+        self.marooned_after = MaroonedAfter(MaroonedAfter::default().0.mul_f64(factor));
         self
     }
 

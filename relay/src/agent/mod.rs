@@ -20,6 +20,7 @@
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
 //! | `refusal_doubts` | whether a SIP server is believed that it refuses an account |
+//! | `silent_servers` | SIP servers that answer nothing here |
 //! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
@@ -38,6 +39,7 @@ mod ownership;
 mod refusal_doubts;
 pub mod request;
 mod shard;
+mod silent_servers;
 pub mod stories;
 pub(crate) mod tables;
 mod token_doubts;
@@ -77,6 +79,7 @@ use ownership::Ownership;
 use refusal_doubts::RefusalDoubts;
 use request::{DeadToken, NewInstance, Request, Woken};
 use shard::Shard;
+use silent_servers::SilentServers;
 use stories::Stories;
 use token_doubts::TokenDoubts;
 use transport::dial::Dialler;
@@ -382,6 +385,7 @@ struct Shared {
     push: PushService,
     token_doubts: TokenDoubts,
     refusal_doubts: RefusalDoubts,
+    silent_servers: SilentServers,
     push_is_printed: bool,
     domains: DomainRules,
     flow_domains: DomainRules,
@@ -472,6 +476,7 @@ impl Agent {
             push: dependencies.push,
             token_doubts: TokenDoubts::default(),
             refusal_doubts: RefusalDoubts::default(),
+            silent_servers: SilentServers::default(),
             push_is_printed: dependencies.push_is_printed,
             domains: dependencies.domains,
             flow_domains: dependencies.flow_domains,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
-use sip::id::{CallId, InstanceId, UpstreamId};
+use sip::id::{BindingId, CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agent::tables::calls::Call;
@@ -273,6 +273,13 @@ pub enum Request {
     Ids(oneshot::Sender<Vec<InstanceId>>),
     /// All whose record the store is to have as this node's, each with what it is put with; none that is on its way into the store, or out of it.
     Owned(oneshot::Sender<Vec<(InstanceId, Fence)>>),
+    /// The stored instances that do not end, and whose requests go to one of these SIP servers.
+    AtServer {
+        /// The SIP servers, in order.
+        upstreams: Arc<[UpstreamId]>,
+        /// The answer, in no order.
+        reply: oneshot::Sender<Vec<AtServer>>,
+    },
     /// How many calls wait or are being set up.
     OpenCalls(oneshot::Sender<usize>),
     /// End every call that has no final answer yet; how many there were.
@@ -282,6 +289,17 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<usize>,
     },
+}
+
+/// An instance of a SIP server.
+#[derive(Clone, Copy, Debug)]
+pub struct AtServer {
+    /// Its id.
+    pub id: InstanceId,
+    /// The binding that it shares with the other devices of its account.
+    pub binding: BindingId,
+    /// How it stands.
+    pub state: InstanceState,
 }
 
 /// An instance to bind.

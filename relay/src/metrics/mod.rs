@@ -78,6 +78,7 @@ macro_rules! metrics {
 metrics! {
     Instances = "sipwake_instances", Gauge, "Push instances that this node serves, by state.";
     RegistrationsWaiting = "sipwake_registrations_waiting", Gauge, "Registrations, refreshes included, that wait for their turn at their SIP server (upstream.registrations_per_second).";
+    InstancesGiven = "sipwake_instances_given_total", Counter, "Instances that another node has taken over because their SIP server cannot be reached from this one.";
     Registrations = "sipwake_registrations_total", Counter, "REGISTER requests to the accounts' servers, by how they ended.";
     Invites = "sipwake_invites_total", Counter, "INVITE requests from the accounts' servers, by how they ended.";
     Pushes = "sipwake_pushes_total", Counter, "Pushes, by service and by how they ended, retries included.";
@@ -156,6 +157,7 @@ struct Handles {
     canary_last_whole: Family<Canary<()>, Gauge>,
     canary_seconds: Family<Canary<CanaryStep>, Gauge<f64, AtomicU64>>,
     call_pushes_unsent: Counter,
+    instances_given: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
     wake: Histogram,
@@ -231,6 +233,7 @@ impl Metrics {
             canary_last_whole: family(r, Metric::CanaryLastWhole),
             canary_seconds: family(r, Metric::CanarySeconds),
             call_pushes_unsent: single(r, Metric::CallPushesUnsent),
+            instances_given: single(r, Metric::InstancesGiven),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
             wake: histogram(r, Metric::Wake),
@@ -321,6 +324,11 @@ impl Metrics {
     /// The push of a call is sent a second time.
     pub fn push_resend(&self) {
         self.0.push_resends.inc();
+    }
+
+    /// Another node has taken over so many instances whose SIP server cannot be reached from here.
+    pub fn instances_given(&self, count: usize) {
+        self.0.instances_given.inc_by(count as u64);
     }
 
     /// The push of a call ended without having left.

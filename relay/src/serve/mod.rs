@@ -492,6 +492,11 @@ impl Opened {
         let mut chores = self.watch_names(readiness);
         chores.extend([
             chore(readiness, "keeping what this node owns", self.service.clone().keep_ownership(told)),
+            chore(
+                readiness,
+                "looking for SIP servers that another node reaches",
+                self.service.clone().leave_unreachable_servers(self.config.timing.marooned_after.0),
+            ),
             chore(readiness, "taking new certificates", self.tls.clone().watch(refused)),
             chore(readiness, "taking new CAs of SIP servers", self.upstream_tls.clone().watch()),
             chore(readiness, "watching the keyring", keyring_watch::watch(self.vault.clone(), readiness.clone())),

@@ -23,6 +23,8 @@ pub(super) struct MemoryStore {
     table: Arc<Mutex<Table>>,
     /// Where the last claim of this clone's node left off.
     cursor: Arc<Mutex<Option<InstanceId>>>,
+    /// What other nodes have offered this clone's node, each with its owner and until when.
+    offered: Arc<Mutex<BTreeMap<InstanceId, (Owner, Instant)>>>,
 }
 
 #[derive(Default)]
@@ -61,7 +63,7 @@ struct Held {
 impl MemoryStore {
     /// The same store, for another node.
     pub fn as_another(&self) -> Self {
-        Self { table: self.table.clone(), cursor: Arc::default() }
+        Self { table: self.table.clone(), ..Self::default() }
     }
 
     pub fn put(&self, owner: &Owner, record: RecordToWrite<'_>, naming: Naming<'_>) -> Result<Placed, StoreError> {
@@ -124,6 +126,15 @@ impl MemoryStore {
             }
             Stored { taken_from, ..entry.stored(owner, *id) }
         };
+        let offered = std::mem::take(&mut *self.offered.lock().unwrap_or_else(PoisonError::into_inner));
+        let is_held = |from: &Owner| leases.get(&from.node).is_some_and(|it| it.run == from.run && it.until > now);
+        let stands = offered.into_iter().filter(|(_, (from, until))| *until > now && is_held(from));
+        let given: Vec<_> = stands
+            .filter_map(|(id, (from, _))| Some(place(&id, records.get_mut(&id).filter(|entry| *entry.owner == from)?)))
+            .collect();
+        if !given.is_empty() {
+            return given;
+        }
         let tags = wanted.take();
         if !tags.is_empty() {
             let is_wanted = |id: &InstanceId, entry: &Entry| tags.contains(&id.tag()) && is_orphan(entry);
@@ -138,6 +149,11 @@ impl MemoryStore {
         let claimed: Vec<_> = orphans.map(|(id, entry)| place(id, entry)).collect();
         *cursor = claimed.last().map(|stored| stored.id);
         claimed
+    }
+
+    pub fn take_offered(&self, from: &Owner, ids: &[InstanceId], until: Instant) {
+        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        offered.extend(ids.iter().map(|id| (*id, (from.clone(), until))));
     }
 
     /// True when this run held it until now.

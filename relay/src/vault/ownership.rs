@@ -3,8 +3,9 @@
 //! Invariant: a node takes nothing over before its own time is sure, while another process has its name that had it before, and nothing at all while something lost is being written again.
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
-use sip::id::ShardTag;
+use sip::id::{InstanceId, ShardTag};
 use tokio::time::timeout;
 
 use super::peer_messages::Letter;
@@ -31,6 +32,22 @@ impl Vault {
                 redis.claim(&self.0.owner, batch, wanted).await
             }
             Store::Redis(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// A node that lives has offered these of its own: they are [claimed](Self::claim) next, until then, if that node has its lease still.
+    pub fn take_offered(&self, from: &Owner, ids: Vec<InstanceId>, until: Instant) {
+        match &self.0.store {
+            Store::Memory(memory) => memory.take_offered(from, &ids, until),
+            Store::Redis(redis) => redis.take_offered(from.clone(), ids, until),
+        }
+    }
+
+    /// Whether what others leave behind is claimed here only when no other node has done so for two leases.
+    pub fn yield_claims(&self, yields: bool) {
+        match &self.0.store {
+            Store::Memory(_) => {}
+            Store::Redis(redis) => redis.yield_claims(yields),
         }
     }
 

@@ -109,6 +109,16 @@ fn a_store_that_comes_back_empty_or_with_older_data_costs_no_call_and_brings_bac
     nodes_hold(&[13, 30], 60, Some(Duration::from_secs(18)));
 }
 
+#[test]
+fn accounts_of_a_node_that_is_cut_off_from_the_sip_server_for_long_are_called_at_the_other_nodes() {
+    let seed = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(5);
+    let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
+    let plan = nodes::Plan { accounts: 6, seconds: 0, seed, loses_after: None, breaks: None, watch };
+    let report = nodes::run_marooned(plan);
+    assert!(report.wrongs.is_empty(), "{}\nSIPWAKE_SIM_NODES_SEED={seed} repeats it", report.wrongs.join("\n"));
+    assert!(report.pushes > 0, "{report:?}");
+}
+
 /// Runs whole nodes; what is wrong is told with all that repeats it.
 fn nodes_hold(seeds: &[u64], seconds: u64, loses_after: Option<Duration>) {
     let seconds = told("SIPWAKE_SIM_NODES_SECONDS").unwrap_or(seconds);

@@ -110,6 +110,32 @@ pub async fn a_node_that_released_its_lease_is_followed_at_once(bench: &Bench) {
     assert_eq!(claim_all(&b, 10).await, [id(1)]);
 }
 
+pub async fn what_a_living_node_has_offered_is_claimed_by_the_node_that_it_was_offered_to_and_nothing_else(
+    bench: &Bench,
+) {
+    let (a, b, c) = (bench.node("a"), bench.node("b"), bench.node("c"));
+    for node in [&a, &b, &c] {
+        node.hold_lease().await.expect("leased");
+    }
+    for number in 1..=3 {
+        enable(&a, number, &format!("user{number}")).await;
+    }
+    let (soon, now) = (Instant::now() + PATIENCE, Instant::now());
+    // Too late; by a run that has not its lease; of what it has not.
+    b.take_offered(a.owner(), vec![id(3)], now);
+    b.take_offered(bench.node("a").owner(), vec![id(3)], soon);
+    b.take_offered(a.owner(), vec![id(1), id(2), id(9)], soon);
+    assert_eq!(claim_all(&c, 10).await, []);
+    let claimed = b.claim(10).await.expect("claimed");
+    let mut ids: Vec<_> = claimed.iter().map(|stored| stored.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [id(1), id(2)]);
+    assert!(claimed.iter().all(|stored| stored.owned && stored.taken_from.as_ref() == Some(a.owner())));
+    assert_eq!(claim_all(&b, 10).await, [], "each once");
+    assert!(load(&a, 3).await.expect("stored").owned);
+    assert!(!load(&a, 1).await.expect("stored").owned);
+}
+
 pub async fn two_nodes_that_claim_at_once_never_get_the_same_record(bench: &Bench) {
     let a = bench.node("a");
     a.hold_lease().await.expect("leased");

@@ -234,6 +234,7 @@ conformance! {
     the_records_of_a_living_node_are_left_to_it,
     the_records_of_a_dead_node_are_claimed_and_its_late_put_is_refused,
     a_node_that_released_its_lease_is_followed_at_once,
+    what_a_living_node_has_offered_is_claimed_by_the_node_that_it_was_offered_to_and_nothing_else,
     two_nodes_that_claim_at_once_never_get_the_same_record,
     a_node_hears_that_its_lease_lapsed,
     a_message_that_was_kept_is_there_until_it_is_dropped,

@@ -221,6 +221,7 @@ impl Shard {
         let mut proves = !refresh;
         if let Some((upstream, is_proven)) = self.instances.get(by).map(|row| (row.upstream, row.is_proven)) {
             self.shared.dialler.serves(self.index, upstream);
+            self.shared.silent_servers.answers(&self.shared.upstreams, upstream);
             self.shared.refusal_doubts.granted(&self.shared.upstreams, upstream, by, is_proven.then(clock::now));
         }
         let mut asked = self.asked.remove(&by).filter(|asked| !asked.is_empty());
@@ -269,6 +270,15 @@ impl Shard {
     }
 
     fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {
+        if let Some(row) = self.instances.get(instance) {
+            let (servers, upstreams) = (&self.shared.silent_servers, &self.shared.upstreams);
+            match failure {
+                // An account that was never registered may name a server that there is not.
+                RegistrationFailure::Retry { status: None, .. } if !row.is_proven => {}
+                RegistrationFailure::Retry { status: None, .. } => servers.fails(upstreams, row.upstream, clock::now()),
+                _ => servers.answers(upstreams, row.upstream),
+            }
+        }
         match failure {
             RegistrationFailure::Refused { status } => {
                 self.shared.metrics.registration(RegistrationOutcome::Refused);

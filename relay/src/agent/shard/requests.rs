@@ -13,8 +13,8 @@ use super::Shard;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
-    CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance, Principal,
-    Request, TestDenied, WipeWaiter,
+    AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance,
+    Principal, Request, TestDenied, WipeWaiter,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -149,6 +149,13 @@ impl Shard {
                 owned.extend(self.push_bindings.owned());
                 owned.sort_unstable();
                 let _ = reply.send(owned);
+            }
+            Request::AtServer { upstreams, reply } => {
+                let of_them = self.instances.of_upstreams(&upstreams).into_iter();
+                let binding = |id| self.endpoint.binding_of_instance(id);
+                let _ = reply.send(
+                    of_them.filter_map(|(id, state)| Some(AtServer { id, binding: binding(id)?, state })).collect(),
+                );
             }
             Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());

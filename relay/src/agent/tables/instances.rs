@@ -414,6 +414,13 @@ impl Instances {
         owned.map(|(_, row)| (row.id, row.fence)).collect()
     }
 
+    /// The stored instances that do not end and have one of these SIP servers, each as it stands; in no order.
+    pub(crate) fn of_upstreams(&self, upstreams: &[UpstreamId]) -> Vec<(InstanceId, InstanceState)> {
+        let stay = self.rows.iter().filter(|(_, row)| row.is_stored && row.ending.is_none());
+        let of_them = stay.filter(|(_, row)| upstreams.binary_search(&row.upstream).is_ok());
+        of_them.map(|(_, row)| (row.id, row.state)).collect()
+    }
+
     /// At most `limit` ids behind `after`, in order.
     pub(crate) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
         let ids = self.rows.iter().map(|(_, row)| row.id);

@@ -198,6 +198,8 @@ struct Entry {
     asked_by: Vec<IpAddr>,
     /// An account has been registered at it.
     proven: bool,
+    /// It has granted a registration in this run.
+    granted: bool,
     /// The shards at which it failed an account since another one was last told that it serves: one bit for each.
     failed_at: u128,
 }
@@ -279,6 +281,7 @@ impl Upstreams {
                 nameless_since: None,
                 asked_by: vec![asked_by],
                 proven: false,
+                granted: false,
                 failed_at: 0,
             },
         );
@@ -328,7 +331,24 @@ impl Upstreams {
 
     /// The server has granted a registration of a shard. Returns the other shards that it has failed, each once.
     pub(crate) fn serves(&self, id: UpstreamId, shard: usize) -> u128 {
-        self.lock().entries.get_mut(&id).map_or(0, |entry| std::mem::take(&mut entry.failed_at) & !(1 << shard))
+        self.lock().entries.get_mut(&id).map_or(0, |entry| {
+            entry.granted = true;
+            std::mem::take(&mut entry.failed_at) & !(1 << shard)
+        })
+    }
+
+    /// The numbers of the routes whose requests go to this [server](Route::server), in order.
+    pub(crate) fn of_server(&self, server: &str) -> Vec<UpstreamId> {
+        let table = self.lock();
+        let of_it = table.entries.iter().filter(|(_, entry)| entry.route.server() == server);
+        let mut of_it: Vec<UpstreamId> = of_it.map(|(id, _)| *id).collect();
+        of_it.sort_unstable();
+        of_it
+    }
+
+    /// Whether this server has granted a registration in this run.
+    pub(crate) fn has_granted(&self, server: &str) -> bool {
+        self.lock().entries.values().any(|entry| entry.granted && entry.route.server() == server)
     }
 
     /// The share that a dial of it takes a place of; `None` when no binding uses it any more.

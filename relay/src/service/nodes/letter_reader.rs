@@ -16,6 +16,7 @@ use crate::agent::request::Woken;
 use crate::clock;
 use crate::outage::Outage;
 use crate::service::ownership::missing_records::Question;
+use crate::service::ownership::offers::Offer;
 use crate::service::{Inner, Service};
 use crate::vault::peer_messages::{Letter, LetterNumber, WokenCall};
 use crate::vault::{AwayReason, Owner, StoreError};
@@ -29,6 +30,8 @@ enum Ask {
     Word(Option<Word>),
     /// A question about records.
     Question(Question),
+    /// A word about accounts whose SIP server the writer does not reach.
+    Offer(Offer),
     /// A request of an app, a SIP server or an operator, in bytes that only the floor above reads.
     Request(Body),
 }
@@ -135,6 +138,10 @@ impl Reader<'_> {
                 let body = it.answer_lost(question).await;
                 it.write_answer(&back, body).await;
             }),
+            Ask::Offer(offer) => self.desks.answer(kind, async move |_place| {
+                let body = it.hear_offer(&back.to, offer).await;
+                it.write_answer(&back, body).await;
+            }),
             Ask::Request(body) => {
                 let answering = self.answering.clone();
                 self.desks.answer(kind, async move |place| {
@@ -159,6 +166,9 @@ impl Ask {
         if is_word(&body) {
             return Self::Word(Word::decode(&body));
         }
+        if let Some(offer) = Offer::read(&body) {
+            return Self::Offer(offer);
+        }
         match Question::read(&body) {
             Some(question) => Self::Question(question),
             None => Self::Request(body),
@@ -169,7 +179,7 @@ impl Ask {
         match self {
             Self::Word(_) => Kind::Word,
             Self::Question(Question::Seek(_)) => Kind::Seek,
-            Self::Question(Question::Have(_)) => Kind::Have,
+            Self::Question(Question::Have(_)) | Self::Offer(_) => Kind::Have,
             Self::Request(_) => Kind::Request,
         }
     }

@@ -32,7 +32,7 @@ pub(super) enum Kind {
     Word,
     /// A question whether a lost instance is here: the answering node may ask the others which instances they have wiped.
     Seek,
-    /// A list of instances that this node has wiped: its answer depends on no other node.
+    /// A list of instances that this node has wiped, or an offer: the answer depends on no other node.
     Have,
 }
 

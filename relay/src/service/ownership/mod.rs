@@ -1,11 +1,19 @@
-//! Ownership: the node's lease, and the consequences when it was lost, or the store has lost something. Instances without an owner are taken over by
-//! `claims`; lost records are written again by `restore`.
+//! Ownership: the node's lease, and the consequences when it was lost, or the store has lost something.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | `claims` | instances without an owner are taken over |
+//! | `restore`, `missing_records` | what the store has lost is written again |
+//! | `unanswered_writes` | changes that the store may have, though its answer was lost |
+//! | `marooned`, `offers` | what fails here, and not at another node, goes there |
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 pub(super) mod claims;
+mod marooned;
 pub(super) mod missing_records;
+pub(super) mod offers;
 mod restore;
 pub(super) mod unanswered_writes;
 

@@ -57,6 +57,7 @@ impl Inner {
             Principal::Device(secret) => Some(secret.clone()),
             Principal::Relay => None,
         };
+        self.offered.settled(id).await;
         let kind = EndKind::Wiped(reason);
         let end = |reply| Request::End { id, who, kind, reply: Some(reply) };
         match self.dependencies.agent.ask(id, end).await {

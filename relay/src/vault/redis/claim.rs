@@ -4,6 +4,7 @@
 //!
 //! | stage | candidates | when |
 //! | --- | --- | --- |
+//! | offered | what a node that lives has offered ([`Offered`]) | before each round |
 //! | own | the index of this node: an earlier run's | in each round of a run until it was read to its end |
 //! | peers | the indexes of the nodes that are believed dead | in each round |
 //! | scan | every record there is: the indexes are hints | from the second round on, [`SCAN_PAGES`] in each, then every [`SCAN_EVERY`]; not in a Cluster |
@@ -12,9 +13,10 @@
 //! with it whatever else has its shard tag, so that the devices of an account come together. The others follow in the order of their tags.
 //!
 //! What a dead node leaves is shared among those that live ([`Shares`]); another node's share is taken only
-//! [`GRACE`] of a lease after the death was seen, when that node has not taken it.
+//! [`GRACE`] of a lease after the death was seen, when that node has not taken it. A node that [yields](Claims::yield_to_others) takes its own share [`YIELD`]
+//! after that at the earliest.
 //!
-//! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before. A
+//! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before: it is to be held still where that node has offered it. A
 //! node is believed dead when it released its lease, or when its lease has been missing for longer than a renewal and this
 //! node's connection has not broken for a whole lease, or the one server of a Cluster that has the lease has answered for so long: for a Redis that comes back empty, or after a pause, or that somebody has
 //! flushed, has lost the leases of nodes that live, and they renew them meanwhile. A lease that would last longer than one, because the store's clock was set back, is cut
@@ -22,7 +24,8 @@
 //! nothing from being taken that others have, and is tried again with each round.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
@@ -50,6 +53,9 @@ const UNREAD_LIMITS: u32 = 4;
 /// How long the shares of a dead node are left to those whose they are, in tenths of a lease.
 const GRACE: u32 = 5;
 
+/// How long a node that yields leaves its own shares to the others, in leases.
+const YIELD: u32 = 2;
+
 /// How many pages of all keys a round looks through: beside the claims of each round it costs nobody a wait.
 const SCAN_PAGES: usize = 8;
 
@@ -67,7 +73,21 @@ const AT_ONCE: usize = 64;
 
 /// The claims of one run of one node.
 #[derive(Default)]
-pub(super) struct Claims(Mutex<Round>);
+pub(super) struct Claims {
+    round: Mutex<Round>,
+    offered: std::sync::Mutex<Vec<Offered>>,
+    yields: AtomicBool,
+}
+
+/// Records that a node which lives has offered.
+pub(super) struct Offered {
+    /// The run that owns them.
+    pub from: Owner,
+    /// The records.
+    pub ids: Vec<InstanceId>,
+    /// When they are not tried any more that were not tried before.
+    pub until: Instant,
+}
 
 #[derive(Default)]
 struct Round {
@@ -79,6 +99,10 @@ struct Round {
     /// What is tried; after a failure the same again.
     trying: Vec<Candidate>,
     taken: Vec<Stored>,
+    /// What was offered and is tried, each with its owner's node; after a failure the same again.
+    offered: Vec<(Arc<str>, Vec<Candidate>)>,
+    /// Other nodes claim before this one.
+    yields: bool,
     /// Of a Cluster: what a server did not answer for, each to be tried again with its ticket; and what is among it.
     postponed: VecDeque<Candidate>,
     is_postponed: BTreeSet<InstanceId>,
@@ -131,6 +155,21 @@ struct Candidate {
 }
 
 impl Claims {
+    /// Has these claimed next.
+    pub fn offer(&self, offered: Offered) {
+        self.offered().push(offered);
+    }
+
+    /// Whether other nodes claim before this one.
+    pub fn yield_to_others(&self, yields: bool) {
+        self.yields.store(yields, Ordering::Relaxed);
+    }
+
+    // A panic while the lock was held leaves a whole list behind: each change is one statement.
+    fn offered(&self) -> MutexGuard<'_, Vec<Offered>> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub async fn claim(
         &self,
         store: &RedisStore,
@@ -138,10 +177,15 @@ impl Claims {
         batch: usize,
         wanted: &Wanted,
     ) -> Result<Vec<Stored>, StoreError> {
-        let mut round = self.0.lock().await;
+        let mut round = self.round.lock().await;
+        round.yields = self.yields.load(Ordering::Relaxed);
         let mut has_ended = false;
         // What an earlier call has left is not mixed with what is taken now: it may end in the middle of a tag.
         let is_left = !round.taken.is_empty();
+        if !is_left {
+            let offered = std::mem::take(&mut *self.offered());
+            round.take_offered(store, owner, offered).await?;
+        }
         while !is_left && round.taken.len() < batch {
             if round.is_named() {
                 let ends = round.wave(store, owner, batch, wanted).await?;
@@ -163,6 +207,42 @@ impl Claims {
 }
 
 impl Round {
+    /// Takes what nodes that live have offered.
+    async fn take_offered(
+        &mut self,
+        store: &RedisStore,
+        owner: &Owner,
+        offered: Vec<Offered>,
+    ) -> Result<(), StoreError> {
+        for Offered { from, ids, until } in offered {
+            // What is not taken stays with its owner, which offers it again. A later run of that node has offered nothing.
+            if clock::now() >= until || !store.holds_lease(&from).await.unwrap_or(false) {
+                continue;
+            }
+            let candidates = ids.into_iter().map(|id| {
+                self.tickets += 1;
+                Candidate { id, index: Some(from.node.clone()), ticket: self.tickets }
+            });
+            let candidates = candidates.collect();
+            self.offered.push((from.node, candidates));
+        }
+        while let Some((node, candidates)) = self.offered.last().cloned() {
+            let connection = store.link.generation();
+            let (outcomes, unanswered) = try_all(store, owner, &candidates, std::slice::from_ref(&node)).await?;
+            let trying = std::mem::take(&mut self.trying);
+            let settled = self.settle(store, owner, outcomes, connection).await;
+            self.trying = trying;
+            settled?;
+            self.offered.pop();
+            if !unanswered.is_empty() {
+                self.has_missed = true;
+                self.offered.push((node, unanswered));
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether something can be tried: all that the indexes name is known, or a page of a scan is.
     fn is_named(&self) -> bool {
         !self.trying.is_empty() || !self.named.is_empty() && !matches!(self.stage, Stage::Index { .. })
@@ -190,7 +270,8 @@ impl Round {
                 };
                 let waits = self.is_in_grace(store, &node);
                 let shares = std::mem::take(&mut self.shares);
-                let ours = |id: &InstanceId| !waits || shares.is_of(&owner.node, id.tag());
+                let yields = self.yields;
+                let ours = |id: &InstanceId| !waits || !yields && shares.is_of(&owner.node, id.tag());
                 self.add(names.iter().filter_map(|name| InstanceId::parse(name)).filter(ours), Some(&node));
                 self.shares = shares;
                 self.stage = match cursor {
@@ -242,7 +323,8 @@ impl Round {
 
     /// Whether what a dead node left is still for those whose share it is.
     fn is_in_grace(&self, store: &RedisStore, node: &str) -> bool {
-        self.dead_since.get(node).is_some_and(|since| since.elapsed() < store.lease * GRACE / 10)
+        let grace = if self.yields && !self.shares.is_alone() { store.lease * YIELD } else { store.lease * GRACE / 10 };
+        self.dead_since.get(node).is_some_and(|since| since.elapsed() < grace)
     }
 
     fn after_index(&self, store: &RedisStore, mut others: Vec<Arc<str>>) -> Stage {

@@ -68,7 +68,7 @@ use super::store::{
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use bulk_reads::Boxes;
-use claim::Claims;
+use claim::{Claims, Offered};
 use client::RedisClient;
 use hints::{or_none, text};
 pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look};
@@ -426,6 +426,16 @@ impl RedisStore {
     pub async fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Result<Vec<Stored>, StoreError> {
         self.losses(owner, false).await?;
         if self.is_being_restored() { Ok(Vec::new()) } else { self.claims.claim(self, owner, batch, wanted).await }
+    }
+
+    /// Another node has offered these of its own, until then.
+    pub fn take_offered(&self, from: Owner, ids: Vec<InstanceId>, until: Instant) {
+        self.claims.offer(Offered { from, ids, until });
+    }
+
+    /// Whether other nodes claim before this one.
+    pub fn yield_claims(&self, yields: bool) {
+        self.claims.yield_to_others(yields);
     }
 
     /// `held_at`: when it asked for the one that it got last, since boot. `note`: what the node says of itself, asked for when it

@@ -27,6 +27,11 @@ impl Shares {
         self.living.iter().any(|living| **living == *node)
     }
 
+    /// Whether no other node lives.
+    pub fn is_alone(&self) -> bool {
+        self.living.len() <= 1
+    }
+
     /// Whether what carries this tag is for `node`.
     pub fn is_of(&self, node: &str, tag: ShardTag) -> bool {
         let best = self.living.iter().max_by_key(|living| weight(living, tag));

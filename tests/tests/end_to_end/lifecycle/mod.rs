@@ -24,6 +24,7 @@ mod lease;
 mod leaving;
 mod logs;
 mod lost_records;
+mod marooned;
 mod nodes;
 mod on_their_way;
 mod outages;

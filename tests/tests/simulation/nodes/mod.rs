@@ -56,6 +56,9 @@ const STEP: Duration = Duration::from_millis(20);
 const TURNS: usize = 6;
 /// How long nothing goes wrong at the beginning, and at the end.
 const CALM: Duration = Duration::from_secs(20);
+/// How long a node is cut off from the SIP server when others are to have its accounts: half a grant and the wait for an answer, a minute, and that once more for what
+/// stood by its grant.
+const MAROONED: Duration = Duration::from_secs(190);
 /// How long nothing else goes wrong before the store loses something, and after: it is one failure.
 const ALONE: Duration = Duration::from_secs(16);
 
@@ -126,6 +129,15 @@ pub fn run(plan: Plan) -> Report {
     world.oracle.report(world.exchange.calls().len(), world.faults)
 }
 
+/// Simulates one node that is cut off from the SIP server alone, for long. What was not pushed meanwhile is among the wrongs.
+pub fn run_marooned(plan: Plan) -> Report {
+    let mut world = World::new(plan);
+    let unheard = world.be_marooned();
+    let mut report = world.oracle.report(world.exchange.calls().len(), world.faults);
+    report.wrongs.extend(unheard);
+    report
+}
+
 impl World {
     fn new(plan: Plan) -> Self {
         let mut seed = [0; 32];
@@ -179,7 +191,8 @@ impl World {
         }
     }
 
-    fn go(&mut self) {
+    /// All nodes run, and all devices are lent.
+    fn begin(&mut self) {
         for node in &mut self.nodes {
             node.start(self.now);
         }
@@ -190,14 +203,52 @@ impl World {
                 self.run_for(STEP * 5);
             }
         }
+    }
+
+    /// The calls that did not ring while a node was cut off from the SIP server, and the accounts that were there still.
+    fn be_marooned(&mut self) -> Vec<String> {
+        self.begin();
+        self.run_for(CALM);
+        let (port, mut wrongs, mut calls) = (self.nodes[0].port(), Vec::new(), Vec::new());
+        let of_node = |world: &Self| {
+            let of_it = |account: &usize| world.exchange.nodes_of(*account).contains(&port);
+            (0..world.plan.accounts).filter(of_it).count()
+        };
+        if of_node(self) == 0 {
+            wrongs.push("no account is at the node that is to be cut off".to_owned());
+        }
+        self.exchange.set_cut_off(port, true);
+        self.exchange_well_at[0] = Duration::MAX;
+        self.run_for(MAROONED);
+        if of_node(self) > 0 {
+            wrongs.push("a Contact leads to the node that is cut off".to_owned());
+        }
+        for account in 0..self.plan.accounts {
+            calls.push(self.exchange.calls().len());
+            self.call(account);
+            self.run_for(STEP * 20);
+        }
+        self.run_for(CALM);
+        let unheard = calls.into_iter().filter(|call| self.exchange.calls()[*call].rang.is_none());
+        wrongs.extend(unheard.map(|call| format!("call {call} never rang")));
+        self.end();
+        wrongs
+    }
+
+    fn go(&mut self) {
+        self.begin();
         let end = CALM + Duration::from_secs(self.plan.seconds);
         while self.now < end && self.oracle.is_content() {
             self.happen();
             self.step();
         }
-        if !self.oracle.is_content() {
-            return;
+        if self.oracle.is_content() {
+            self.end();
         }
+    }
+
+    /// All is well again, and judged.
+    fn end(&mut self) {
         self.heal();
         self.run_for(CALM * 2);
         self.oracle.expect_calm();

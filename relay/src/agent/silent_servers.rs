@@ -1,0 +1,98 @@
+//! SIP servers that have answered no registration of a proven account here for a while: no route, refused, no TLS, no name, or silence.
+//!
+//! A server is the host and port where requests go: one that answers for any account is reached. What the outage does to each account is for the
+//! endpoint; this is for the question whether another node may reach what this one does not.
+//!
+//! Invariant: any answer takes a server out, a refusal as well. While none is silent, an answer costs one look.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sip::id::UpstreamId;
+
+use super::Agent;
+use super::transport::upstreams::Upstreams;
+
+/// How long after its last failure a server is not counted as silent any more: no account here asks it, or seldom.
+const FORGOTTEN: Duration = Duration::from_mins(15);
+
+/// The silent servers, each with its silence.
+#[derive(Default)]
+pub(crate) struct SilentServers(Mutex<BTreeMap<Box<str>, Silence>>);
+
+struct Silence {
+    since: Instant,
+    last: Instant,
+}
+
+impl SilentServers {
+    /// A registration was left without an answer.
+    pub(crate) fn fails(&self, upstreams: &Upstreams, upstream: UpstreamId, now: Instant) {
+        let Some(route) = upstreams.route(upstream) else { return };
+        let mut servers = self.lock();
+        servers.entry(route.server().into()).or_insert(Silence { since: now, last: now }).last = now;
+    }
+
+    /// A registration was answered, whatever the answer.
+    pub(crate) fn answers(&self, upstreams: &Upstreams, upstream: UpstreamId) {
+        let mut servers = self.lock();
+        if servers.is_empty() {
+            return;
+        }
+        if let Some(route) = upstreams.route(upstream) {
+            servers.remove(route.server().as_str());
+        }
+    }
+
+    /// The silence of a server counts no more.
+    pub(crate) fn forget(&self, server: &str) {
+        self.lock().remove(server);
+    }
+
+    /// All of them, each with the time of its first failure.
+    pub(crate) fn all(&self, now: Instant) -> Vec<(Box<str>, Instant)> {
+        let mut servers = self.lock();
+        servers.retain(|_, silence| now.saturating_duration_since(silence.last) < FORGOTTEN);
+        servers.iter().map(|(server, silence)| (server.clone(), silence.since)).collect()
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Silence>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Agent {
+    /// The SIP servers that answer no registration here, by host and port, each with the time of its first failure.
+    pub fn silent_servers(&self, now: Instant) -> Vec<(Box<str>, Instant)> {
+        self.0.silent_servers.all(now)
+    }
+
+    /// The silence of a SIP server counts no more.
+    pub fn forget_silence(&self, server: &str) {
+        self.0.silent_servers.forget(server);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::transport::upstreams::Route;
+
+    #[test]
+    fn a_server_is_silent_from_its_first_failure_until_it_answers_for_any_domain() {
+        let (servers, upstreams, now) = (SilentServers::default(), Upstreams::default(), Instant::now());
+        let proxy = Some("sip:proxy.example.net:5061;transport=tls");
+        let of = |domain: &str, proxy| upstreams.acquire(Route::to(&format!("sip:a@{domain}"), None, proxy).unwrap());
+        let (one, other, alone) = (of("one.test", proxy), of("other.test", proxy), of("alone.test", None));
+        let later = now + Duration::from_secs(9);
+        servers.fails(&upstreams, one, now);
+        servers.fails(&upstreams, other, later);
+        servers.fails(&upstreams, alone, later);
+        assert_eq!(servers.all(later), [("alone.test".into(), later), ("proxy.example.net:5061".into(), now)]);
+        servers.answers(&upstreams, other);
+        assert_eq!(servers.all(later), [("alone.test".into(), later)]);
+        assert!(servers.all(later + FORGOTTEN).is_empty(), "nobody asks it any more");
+    }
+}

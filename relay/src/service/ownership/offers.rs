@@ -1,0 +1,393 @@
+//! Accounts that go to another node because their SIP server cannot be reached from here.
+//!
+//! ```text
+//! node that is cut off ── "take these" ─┬─ it does not reach the server either ── the next node
+//!                                       └─ claims them ── registers them
+//! node that is cut off ── the store: whose are they? ── lets go, without a word to the SIP server; a call that waits here ends first
+//!                      ── "is it registered?" ── yes: the others follow
+//! ```
+//!
+//! The taking node claims by the script by which it takes over what the dead leave, so that a fence parts the two owners at each moment. The word for it
+//! is the owner's own: nobody takes anything from a node that lives and has not offered it.
+//!
+//! Invariant: an instance is let go of here only when the store names another owner for it. A wipe waits until it is known whose the instance is: its receipt
+//! comes from there. A node that is alone, that leaves, or whose store is in doubt offers nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sip::id::{BindingId, InstanceId};
+use tokio::sync::watch;
+use tokio::time::{Instant, interval, sleep, timeout};
+use zeroize::Zeroizing;
+
+use super::marooned::{Marooned, Step, Tried};
+use crate::agent::request::{AtServer, Request};
+use crate::clock;
+use crate::domain::InstanceState;
+use crate::service::{Inner, Service};
+use crate::vault::Owner;
+
+/// How many looks come to the time after which another node is asked.
+const LOOKS: u32 = 12;
+/// How long another node may take to say that it takes what is offered.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long it may take to claim it: longer than it claims.
+const TAKEN_WITHIN: Duration = Duration::from_secs(8);
+/// For how long after it was read an offer is claimed: its writer looks longer whose the instances are.
+pub(super) const OFFER_HOLDS: Duration = Duration::from_secs(4);
+/// How long it may take to register it.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Instances of one offer: a claim's batch.
+const OFFERED_AT_ONCE: usize = 256;
+/// The longest name and port of a server.
+const SERVER_MAX: usize = 300;
+
+const OFFER: &[u8] = b"OFFR";
+const REGISTERED: &[u8] = b"REGD";
+const YES: &[u8] = b"yes";
+const NO: &[u8] = b"no";
+
+/// A word about accounts whose SIP server the writer does not reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// The reader may claim these of the writer.
+    Take {
+        /// The host and port where their requests go.
+        server: Box<str>,
+        /// Whether the reader is to take them only if the server has granted something there.
+        only_if_reached: bool,
+        /// The instances.
+        ids: Vec<InstanceId>,
+    },
+    /// Whether an instance is registered at the reader.
+    IsRegistered(InstanceId),
+}
+
+/// The instances whose owner is not known at this moment.
+pub(crate) struct Offered(watch::Sender<HashSet<InstanceId>>);
+
+/// Instances on offer; no more when this is dropped.
+struct OnOffer<'a>(&'a Offered, &'a [InstanceId]);
+
+/// What came of an offer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The node does not reach the server, or takes nothing.
+    Declined,
+    /// Nothing was claimed in time.
+    NotTaken,
+    /// At least one was claimed.
+    Taken,
+}
+
+impl Offer {
+    fn write(&self) -> Zeroizing<Vec<u8>> {
+        let mut body;
+        match self {
+            Self::Take { server, only_if_reached, ids } => {
+                body = OFFER.to_vec();
+                body.push(u8::from(*only_if_reached));
+                body.extend_from_slice(&u16::try_from(server.len()).unwrap_or(0).to_be_bytes());
+                body.extend_from_slice(server.as_bytes());
+                for id in ids {
+                    body.extend_from_slice(&id.to_bytes());
+                }
+            }
+            Self::IsRegistered(id) => {
+                body = REGISTERED.to_vec();
+                body.extend_from_slice(&id.to_bytes());
+            }
+        }
+        Zeroizing::new(body)
+    }
+
+    /// Reads what [`Self::write`] has written; `None` for a request of the API, which begins with its method and a space.
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+        let (word, rest) = body.split_first_chunk::<4>()?;
+        let id = |bytes: &[u8; 16]| InstanceId::from_bytes(*bytes);
+        match &word[..] {
+            OFFER => {
+                let ([only_if_reached, high, low], rest) = rest.split_first_chunk::<3>()?;
+                let (server, ids) = rest.split_at_checked(u16::from_be_bytes([*high, *low]).into())?;
+                let (ids, []) = ids.as_chunks::<16>() else { return None };
+                let server = std::str::from_utf8(server).ok()?.into();
+                Some(Self::Take { server, only_if_reached: *only_if_reached != 0, ids: ids.iter().map(id).collect() })
+            }
+            REGISTERED => Some(Self::IsRegistered(id(rest.try_into().ok()?))),
+            _ => None,
+        }
+    }
+}
+
+impl Default for Offered {
+    fn default() -> Self {
+        Self(watch::Sender::new(HashSet::new()))
+    }
+}
+
+impl Offered {
+    fn put<'a>(&'a self, ids: &'a [InstanceId]) -> OnOffer<'a> {
+        self.0.send_modify(|offered| offered.extend(ids));
+        OnOffer(self, ids)
+    }
+
+    /// Waits until it is known whose an instance is.
+    pub(crate) async fn settled(&self, id: InstanceId) {
+        if self.0.borrow().is_empty() {
+            return;
+        }
+        // There is no error: the sender lives as long as this node.
+        let _ = self.0.subscribe().wait_for(|offered| !offered.contains(&id)).await;
+    }
+}
+
+impl Drop for OnOffer<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|offered| offered.retain(|id| !self.1.contains(id)));
+    }
+}
+
+impl Service {
+    /// Looks for SIP servers that this node does not reach, and has other nodes take the accounts there, until the process ends. `after`: how long nobody
+    /// has answered then.
+    pub async fn leave_unreachable_servers(self, after: Duration) {
+        let (it, mut marooned, mut ticks) = (self.0, Marooned::new(after), interval(after / LOOKS));
+        loop {
+            ticks.tick().await;
+            it.look_for_silent_servers(&mut marooned).await;
+        }
+    }
+}
+
+impl Inner {
+    async fn look_for_silent_servers(self: &Arc<Self>, marooned: &mut Marooned) {
+        let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
+        let steps = marooned.due(clock::now(), &agent.silent_servers(clock::now()));
+        vault.yield_claims(marooned.yields());
+        if steps.is_empty() || self.is_leaving() || agent.is_doubtful() || vault.is_being_restored() {
+            return;
+        }
+        let peers = self.takers().await;
+        for step in steps {
+            match step {
+                Step::Forget(server) => agent.forget_silence(&server),
+                // A node that is alone keeps what it has.
+                _ if peers.is_empty() => {}
+                Step::Try(server, times) => {
+                    let tried = self.try_elsewhere(&server, times, &peers).await;
+                    marooned.note(&server, tried, clock::now());
+                    vault.yield_claims(marooned.yields());
+                    if tried == Tried::Registered {
+                        tracing::warn!(
+                            event = "sip-server-reached-elsewhere",
+                            upstream = agent.upstreams().of_server(&server).first().map(|upstream| upstream.0),
+                            "this node does not reach a SIP server that another node reaches: the others take its accounts there; look at this node's routes, firewall and name servers"
+                        );
+                        self.ask_standing(&server).await;
+                    }
+                }
+                Step::GiveAll(server) => self.give_all(&server, &peers).await,
+            }
+        }
+    }
+
+    /// The nodes that may take something.
+    async fn takers(&self) -> Vec<Owner> {
+        let leavers = self.leavers.living(clock::now());
+        // A store that is away is asked again with the next look.
+        let mut peers = self.dependencies.vault.living_peers().await.unwrap_or_default();
+        peers.retain(|peer| !leavers.contains(peer));
+        peers.sort_unstable();
+        peers
+    }
+
+    /// The instances here whose requests go to a server.
+    async fn at_server(&self, server: &str) -> Vec<AtServer> {
+        let agent = &self.dependencies.agent;
+        let upstreams: Arc<[_]> = agent.upstreams().of_server(server).into();
+        let of_shards = agent.ask_all(|reply| Request::AtServer { upstreams: upstreams.clone(), reply }).await;
+        of_shards.into_iter().flatten().collect()
+    }
+
+    /// The accounts that fail at a server, each with its instances; those of a shard tag follow each other.
+    async fn failing_at(&self, server: &str) -> Vec<Vec<InstanceId>> {
+        let mut accounts: BTreeMap<(u16, BindingId), (Vec<InstanceId>, bool)> = BTreeMap::new();
+        for AtServer { id, binding, state } in self.at_server(server).await {
+            let (ids, fails) = accounts.entry((id.tag().0, binding)).or_default();
+            ids.push(id);
+            *fails |= state == InstanceState::Retrying;
+        }
+        accounts.into_values().filter(|(_, fails)| *fails).map(|(ids, _)| ids).collect()
+    }
+
+    /// Has the accounts that stand by an earlier grant ask the server, too: it is seen whether that answers for them.
+    async fn ask_standing(&self, server: &str) {
+        let mut asked = BTreeSet::new();
+        for AtServer { id, binding, state } in self.at_server(server).await {
+            if state == InstanceState::Registered && asked.insert(binding) {
+                self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await;
+            }
+        }
+    }
+
+    /// Has another node try one account of a server.
+    async fn try_elsewhere(self: &Arc<Self>, server: &str, times: usize, peers: &[Owner]) -> Tried {
+        let failing = self.failing_at(server).await;
+        let Some(ids) = failing.get(times % failing.len().max(1)) else { return Tried::NotRegistered };
+        for turn in 0..peers.len() {
+            let peer = &peers[(times + turn) % peers.len()];
+            match self.offer(peer, server, ids, false).await {
+                Outcome::Declined => {}
+                Outcome::NotTaken => return Tried::NotRegistered,
+                Outcome::Taken => {
+                    let registered = self.await_registered(peer, ids);
+                    let registered = timeout(REGISTERED_WITHIN, registered).await.is_ok();
+                    return if registered { Tried::Registered } else { Tried::NotRegistered };
+                }
+            }
+        }
+        Tried::NotRegistered
+    }
+
+    async fn await_registered(&self, peer: &Owner, ids: &[InstanceId]) {
+        loop {
+            for id in ids {
+                let asked = self.ask_within(peer, Offer::IsRegistered(*id).write(), ANSWER_WITHIN).await;
+                if asked.is_some_and(|answer| **answer == *YES) {
+                    return;
+                }
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Offers all that fails at a server, divided among the nodes that reach it.
+    async fn give_all(self: &Arc<Self>, server: &str, peers: &[Owner]) {
+        let mut shares = vec![Vec::new(); peers.len()];
+        for ids in self.failing_at(server).await {
+            // The devices of one account, and of those that are claimed with it, go to one node.
+            let tag = ids.first().map_or(0, |id| usize::from(id.tag().0));
+            shares[tag % peers.len()].extend(ids);
+        }
+        for (share, ids) in shares.into_iter().enumerate() {
+            for some in ids.chunks(OFFERED_AT_ONCE) {
+                for turn in 0..peers.len() {
+                    if self.is_leaving() {
+                        return;
+                    }
+                    let peer = &peers[(share + turn) % peers.len()];
+                    match self.offer(peer, server, some, true).await {
+                        Outcome::Declined => {}
+                        Outcome::Taken => break,
+                        // The next look goes on.
+                        Outcome::NotTaken => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Offers some instances to a node, and lets go of what it claims.
+    async fn offer(self: &Arc<Self>, peer: &Owner, server: &str, ids: &[InstanceId], only_if_reached: bool) -> Outcome {
+        let _on_offer = self.offered.put(ids);
+        let offer = Offer::Take { server: server.into(), only_if_reached, ids: ids.to_vec() };
+        let begun = Instant::now();
+        if let Some(answer) = self.ask_within(peer, offer.write(), ANSWER_WITHIN).await
+            && **answer != *YES
+        {
+            return Outcome::Declined;
+        }
+        let (mut left, mut taken) = (ids.to_vec(), 0);
+        while !left.is_empty() && begun.elapsed() < TAKEN_WITHIN {
+            sleep(LOOK_AGAIN).await;
+            let (mut ended, mut gone) = (BTreeSet::new(), BTreeSet::new());
+            self.look_up(&left, |id, stored| match stored {
+                Ok(None) => drop(ended.insert(id)),
+                Ok(Some(stored)) if !stored.owned => drop(gone.insert(id)),
+                // What is still this node's, and what could not be asked about, is looked at again.
+                Ok(Some(_)) | Err(_) => {}
+            })
+            .await;
+            for id in &gone {
+                let _guard = self.changing.lock_key(*id).await;
+                self.let_go_if_taken(*id).await;
+            }
+            taken += gone.len();
+            left.retain(|id| !ended.contains(id) && !gone.contains(id));
+        }
+        if taken == 0 {
+            return Outcome::NotTaken;
+        }
+        self.dependencies.metrics.instances_given(taken);
+        tracing::info!(
+            event = "instances-given",
+            instances = taken,
+            "another node has taken instances over whose SIP server this node does not reach"
+        );
+        Outcome::Taken
+    }
+
+    /// Answers what a node says of accounts whose SIP server it does not reach.
+    pub(crate) async fn hear_offer(&self, from: &Owner, offer: Offer) -> Zeroizing<Vec<u8>> {
+        let is_yes = match offer {
+            Offer::IsRegistered(id) => {
+                self.look_as_relay(id).await.is_ok_and(|status| status.state == InstanceState::Registered)
+            }
+            Offer::Take { server, only_if_reached, ids } => {
+                let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
+                let is_silent = agent.silent_servers(clock::now()).iter().any(|(silent, _)| *silent == server);
+                let takes = !self.is_leaving() && !agent.is_doubtful() && !vault.is_contested();
+                let reaches = !is_silent && (!only_if_reached || agent.upstreams().has_granted(&server));
+                let may_be = server.len() <= SERVER_MAX && ids.len() <= OFFERED_AT_ONCE;
+                let takes = takes && reaches && may_be;
+                if takes {
+                    vault.take_offered(from, ids, clock::now() + OFFER_HOLDS);
+                }
+                takes
+            }
+        };
+        Zeroizing::new(if is_yes { YES } else { NO }.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    fn id(number: u128) -> InstanceId {
+        InstanceId::new(number << 32, ShardTag(1))
+    }
+
+    #[test]
+    fn an_offer_reads_back_and_a_request_of_the_api_is_none() {
+        let server: Box<str> = "sip.example.net:5061".into();
+        for offer in [
+            Offer::Take { server: server.clone(), only_if_reached: true, ids: vec![id(1), id(2)] },
+            Offer::Take { server, only_if_reached: false, ids: Vec::new() },
+            Offer::IsRegistered(id(3)),
+        ] {
+            let mut body = offer.write();
+            assert_eq!(Offer::read(&body), Some(offer));
+            body.push(0);
+            assert_eq!(Offer::read(&body), None, "of another length");
+        }
+        for other in [&b"GET /v1/instances/pi_1\n\n"[..], b"OFFR", b"OFFR\0\0\x09short", b"REGD", b""] {
+            assert_eq!(Offer::read(other), None, "{other:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wipe_waits_until_it_is_known_whose_the_instance_is_and_no_other_one_does() {
+        let (offered, ids) = (Offered::default(), [id(1), id(2)]);
+        let on_offer = offered.put(&ids);
+        assert!(timeout(TAKEN_WITHIN, offered.settled(id(3))).await.is_ok());
+        assert!(timeout(TAKEN_WITHIN, offered.settled(id(1))).await.is_err());
+        drop(on_offer);
+        assert!(timeout(TAKEN_WITHIN, offered.settled(id(1))).await.is_ok());
+    }
+}
