@@ -26,6 +26,7 @@ use super::chain::Chain;
 use super::{Epoch, Keys};
 use crate::file_owner;
 use crate::secret::SecretKey;
+use crate::regular_file;
 use crate::vault::lookup::unhex;
 
 const HEADER: &[u8] = b"sipwake keyring 2";
@@ -142,11 +143,7 @@ pub(super) fn read(path: &Path) -> Result<Option<(Keys, Stamp)>, KeyringError> {
 }
 
 pub(super) fn read_existing(path: &Path) -> Result<(Keys, Stamp), KeyringError> {
-    // A pipe is not waited for.
-    if !std::fs::metadata(path).map_err(reading(path))?.is_file() {
-        return Err(reading(path)(io::Error::other("it is no regular file")));
-    }
-    let mut file = File::open(path).map_err(reading(path))?;
+    let mut file = regular_file::open(path).map_err(reading(path))?;
     let found = file.metadata().map_err(reading(path))?;
     let mode = found.mode() & 0o7777;
     if mode & 0o077 != 0 {
