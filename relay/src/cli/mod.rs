@@ -169,12 +169,12 @@ pub enum CommandError {
     NotAll(usize),
     /// Some are being wiped, and something of them may be left in the store.
     #[error(
-        "{0} being wiped, and not erased yet: the store is away; run it again with their ids, and it prints their receipts"
+        "{0} being wiped, and not erased yet: the store is away, or the wipe cannot be written down (sipwake status says which); run it again with their ids, and it prints their receipts"
     )]
     Wiping(usize),
     /// Some were not wiped, and some are being wiped.
     #[error(
-        "{failed} could not be wiped, and {wiping} being wiped are not erased yet: the store is away; run it again with their ids"
+        "{failed} could not be wiped, and {wiping} being wiped are not erased yet: the store is away, or the wipes cannot be written down (sipwake status says which); run it again with their ids"
     )]
     NotAllAndWiping {
         /// How many could not be wiped.
