@@ -52,6 +52,7 @@ mod table;
 pub mod trace;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,6 +106,16 @@ pub enum CommandError {
     /// No connection.
     #[error("{0}")]
     Dial(#[from] DialError),
+    /// The relay is known by a certificate, and shows another one.
+    #[error(
+        "what answers at {address} shows another certificate than {} holds, and none that the relay of this configuration has noted as in use: another program listens there, or it is a relay of another configuration; name its CA (--ca) if it is to be asked", file.display()
+    )]
+    OtherCertificate {
+        /// The address that was asked.
+        address: SocketAddr,
+        /// The file of `tls.certificate`.
+        file: PathBuf,
+    },
     /// The connection broke.
     #[error("the relay did not answer: {0}")]
     Http(#[from] hyper::Error),

@@ -260,11 +260,11 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     let mut of_a_relay = Vec::new();
     let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);
     // Whether a relay runs here is told by its operator listener; its data in the clear cannot be asked for.
-    let runs = is_taken && running_relay::is_ours(&config.tls, config.operator.listen).await;
+    let runs = is_taken && running_relay::is_ours(config, config.operator.listen).await;
     for (setting, address, error) in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;
         let clear = matches!(setting, "upstream.tcp_listen" | "upstream.udp_listen");
-        if runs && in_use && (clear || running_relay::is_ours(&config.tls, address).await) {
+        if runs && in_use && (clear || running_relay::is_ours(config, address).await) {
             of_a_relay.push(setting);
             continue;
         }

@@ -27,7 +27,7 @@ mod listeners;
 mod lost_time_watch;
 mod push_services;
 mod reload;
-mod running_relay;
+pub mod running_relay;
 mod shard_watch;
 mod store_watch;
 mod swap;

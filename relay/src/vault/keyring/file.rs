@@ -303,6 +303,16 @@ fn write_key(key: &SecretKey, text: &mut Vec<u8>) {
 fn parse(text: &[u8]) -> Result<Keys, usize> {
     let mut lines = text.split(|&byte| byte == b'\n').enumerate().map(|(before, line)| (before + 1, line));
     let mut line = || lines.next().unwrap_or((0, b""));
+/// The file of this kind that a node has beside the keyring, which may be a link.
+///
+/// # Errors
+/// When the link leads nowhere.
+pub fn file_of_node(keyring: &Path, kind: &str, node: &str) -> Result<PathBuf, KeyringError> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' };
+    let node: String = node.chars().map(plain).collect();
+    Ok(beside(&real_path(keyring)?, &format!("{kind}-{node}")))
+}
+
     let (number, header) = line();
     if header != HEADER && header != OLD_HEADER {
         return Err(number);

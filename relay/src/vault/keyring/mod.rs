@@ -42,6 +42,7 @@ pub use file::KeyringError;
 #[cfg(test)]
 pub(super) use file::tests::TempFolder;
 pub(super) use file::{beside, reading_wipes};
+pub use file::{KeyringError, file_of_node};
 
 /// How long a key seals, in seconds: 1 day.
 pub const EPOCH_S: u64 = DAY_S;
