@@ -288,7 +288,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("sipwake-audit-closed-{}", hex(&random::bytes::<8>())));
         // A file where the directory is to be: nobody, root neither, makes it there.
         std::fs::write(&folder, "").unwrap();
-        let audit = Audit::open(Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() }).unwrap();
+        let settings = || Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() };
+        let audit = Audit::open(settings()).unwrap();
         assert!(audit.trouble().is_some_and(|why| why.contains("audit.directory")));
         audit.note(Act::Woken, Whose::default);
         std::fs::remove_file(&folder).unwrap();
@@ -300,8 +301,21 @@ mod tests {
             acts.len() == 2 && audit.trouble().is_none()
         });
         drop(audit);
-        std::fs::remove_dir_all(&folder).unwrap();
         assert!(written, "{acts:?}");
+        // A whole run without room: a folder where its file of today is to be.
+        let file = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let file = file.into_iter().find(|path| path.extension().is_some()).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let audit = Audit::open(settings()).unwrap();
+        audit.note(Act::Woken, Whose::default);
+        until("owed", || owed::read(&folder) == 1);
+        drop(audit);
+        std::fs::remove_dir(&file).unwrap();
+        let audit = Audit::open(settings()).unwrap();
+        until("counted", || lines(&folder) == [("started".to_owned(), None), ("lost".to_owned(), Some(1))]);
+        drop(audit);
+        std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(acts, [Some("started".to_owned()), Some("woken".to_owned())]);
     }
 }

@@ -51,7 +51,8 @@ impl Writer {
         });
         self.tell(trouble);
         self.trail = opened.ok();
-        if self.trail.is_some() {
+        // Also beside a trail that a full disk keeps from being opened.
+        if self.owed.is_none() {
             self.owed = Owed::open(&self.settings.directory).ok();
             let earlier = self.owed.as_ref().map_or(0, Owed::lines);
             self.count_lost(earlier);
@@ -62,6 +63,7 @@ impl Writer {
     pub(super) fn run(mut self, mut received: Receiver<Entry>) {
         loop {
             let Some(mut trail) = self.trail.take() else {
+                self.note_owed(&received);
                 if received.is_closed() {
                     return;
                 }
