@@ -32,12 +32,10 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random;
-    use crate::vault::hex;
 
     #[test]
     fn a_pipe_and_a_folder_are_refused_at_once_and_a_file_is_read() {
-        let folder = std::env::temp_dir().join(format!("sipwake-regular-{}", hex(&random::bytes::<8>())));
+        let folder = std::env::temp_dir().join(format!("sipwake-regular-{}", std::process::id()));
         std::fs::create_dir(&folder).unwrap();
         let (file, pipe) = (folder.join("file"), folder.join("pipe"));
         std::fs::write(&file, "content").unwrap();

@@ -43,6 +43,11 @@ pub async fn check(config: &Config) -> Findings {
             problems.push(Problem::new(&format!("app {}", error.app), what, remedy).at_line(line));
         }
     }
+    if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
+        let what = "the CA has issued no certificate yet: until it has, no phone and no app connects";
+        let remedy = "start the relay, which orders one; one that runs says in /readyz (warnings) why there is none";
+        findings.notes.push(config.problem("acme", what, remedy));
+    }
     for doubt in certificate(config) {
         let (what, remedy) = (doubt.to_string(), doubt.remedy());
         let problem = config.problem("tls.certificate", what, remedy);

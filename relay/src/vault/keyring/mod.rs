@@ -3,6 +3,12 @@
 //! A record that was sealed with a day's key lives at most [`MAX_LIFETIME_S`]; so the key is destroyed when that day
 //! and that time are over, and with it whatever a backup or a replica may still hold.
 //!
+//! | room | contents |
+//! | --- | --- |
+//! | `chain`, `keys` | the chain of keys, and all keys of a keyring |
+//! | `file`, `found` | its file, and what a run finds in that one's place |
+//! | `seen`, `untried` | notes beside it: the last moment of a run; that it has not stood for its store yet |
+//!
 //! | key of a day (UTC) | it |
 //! | --- | --- |
 //! | today, by the shared clock | seals, and opens |

@@ -67,7 +67,7 @@ async fn a_keyring_whose_file_is_gone_and_an_audit_file_that_was_taken_away_are_
     assert!(!keyring.exists(), "a check makes no keyring");
     // Another one in its place, as a start would have made it.
     let other = scratch.path().join("another");
-    drop(Keyring::open(&other)?);
+    drop(Keyring::open(&other).expect("made"));
     fs::rename(&other, &keyring)?;
     warns(&world, "keyring-file", "another keyring lies there", true).await?;
     assert_eq!(world.api.read(&instance).await?.status, 200);
