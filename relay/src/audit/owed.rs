@@ -1,32 +1,22 @@
-//! The number of lines that a trail owes: those that wait for room, and those that were lost for want of it. In the file `waiting` of its directory.
+//! The number of lines that a trail owes: those that wait for room, and those that were lost for want of it. As the target of a link, `.waiting`, in
+//! its directory, which is there while it is not 0.
 //!
-//! Invariant: the file has its place on the disk before the disk is full, and is written where it is, so that a run that ends while there is no room
-//! leaves the number to the next one. It holds 20 digits and a line feed.
+//! Invariant: a link needs no block of a disk that is full, so that a run that ends then leaves the number to the next one.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::file_owner;
-use crate::regular_file;
-
-/// The file, and what it says.
+/// The link, and what it says.
 pub(super) struct Owed {
-    file: File,
+    path: PathBuf,
     lines: u64,
 }
 
 impl Owed {
-    /// Opens it, or makes it.
-    pub fn open(directory: &Path) -> io::Result<Self> {
-        let path = path(directory);
-        let lines = read(directory);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        file_owner::give_if_it_can(&path);
-        let owed = Self { file, lines };
-        owed.write()?;
-        Ok(owed)
+    /// Reads what an earlier run has left.
+    pub fn of(directory: &Path) -> Self {
+        Self { path: path(directory), lines: read(directory) }
     }
 
     /// The number of an earlier run, or of the last [`Self::set`].
@@ -34,26 +24,31 @@ impl Owed {
         self.lines
     }
 
-    /// Says so many. A disk that fails leaves the number that it had.
+    /// Says so many; what cannot be said is tried again with the next call.
     pub fn set(&mut self, lines: u64) {
-        if lines != std::mem::replace(&mut self.lines, lines) {
-            // It is said anew with the next change.
-            let _ = self.write();
+        if lines != self.lines && self.say(lines).is_ok() {
+            self.lines = lines;
         }
     }
 
-    fn write(&self) -> io::Result<()> {
-        self.file.write_all_at(format!("{:020}\n", self.lines).as_bytes(), 0)?;
-        self.file.sync_data()
+    fn say(&self, lines: u64) -> io::Result<()> {
+        if lines == 0 {
+            return std::fs::remove_file(&self.path);
+        }
+        let new = self.path.with_extension("new");
+        // Left by a crash.
+        let _ = std::fs::remove_file(&new);
+        symlink(lines.to_string(), &new)?;
+        std::fs::rename(&new, &self.path)
     }
 }
 
 /// The number of a trail; 0 where none is told.
 pub(super) fn read(directory: &Path) -> u64 {
-    let text = regular_file::read(&path(directory)).unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().next().and_then(|line| line.parse().ok()).unwrap_or(0)
+    let target = std::fs::read_link(path(directory)).unwrap_or_default();
+    target.to_str().and_then(|lines| lines.parse().ok()).unwrap_or(0)
 }
 
 fn path(directory: &Path) -> PathBuf {
-    directory.join("waiting")
+    directory.join(".waiting")
 }

@@ -30,8 +30,7 @@ pub(super) struct Writer {
     lost: Arc<AtomicU64>,
     /// `None`: it could not be opened yet.
     trail: Option<Trail>,
-    /// `None`: there is no room for it.
-    owed: Option<Owed>,
+    owed: Owed,
     /// The lines to be written next.
     batch: Vec<Entry>,
     failing: bool,
@@ -39,7 +38,11 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(settings: Settings, told: Weak<Inner>, lost: Arc<AtomicU64>) -> Self {
-        Self { settings, told, lost, trail: None, owed: None, batch: Vec::new(), failing: false }
+        let owed = Owed::of(&settings.directory);
+        let earlier = owed.lines();
+        let mut writer = Self { settings, told, lost, trail: None, owed, batch: Vec::new(), failing: false };
+        writer.count_lost(earlier);
+        writer
     }
 
     /// Tries to open the trail.
@@ -51,12 +54,6 @@ impl Writer {
         });
         self.tell(trouble);
         self.trail = opened.ok();
-        // Also beside a trail that a full disk keeps from being opened.
-        if self.owed.is_none() {
-            self.owed = Owed::open(&self.settings.directory).ok();
-            let earlier = self.owed.as_ref().map_or(0, Owed::lines);
-            self.count_lost(earlier);
-        }
     }
 
     /// Writes until nobody can write anything more.
@@ -124,12 +121,8 @@ impl Writer {
 
     /// Writes down how many lines are on no disk.
     fn note_owed(&mut self, received: &Receiver<Entry>) {
-        let Some(owed) = &mut self.owed else { return };
-        owed.set(if self.failing {
-            lost_with(&self.batch) + received.len() as u64 + self.lost.load(Ordering::Relaxed)
-        } else {
-            0
-        });
+        let waiting = lost_with(&self.batch) + received.len() as u64 + self.lost.load(Ordering::Relaxed);
+        self.owed.set(if self.failing { waiting } else { 0 });
     }
 
     /// Logs a new error once; `None`: writing works.
