@@ -31,6 +31,7 @@ use crate::clock;
 use crate::config::Acme as Settings;
 use crate::file_owner::{give_to_owner_of_its_folder, make_folder};
 use crate::net::tls::{Doubt, ServerTls, doubts, web_client};
+use crate::regular_file;
 
 /// How long what stands in for a certificate says that it has been valid, and is.
 const PAST: Duration = Duration::from_secs(30 * 86_400);
@@ -89,7 +90,7 @@ impl Files {
         let (chain, key) = self.pair();
         // A file that is there and cannot be read is no reason to write over it.
         let readable = |file: &Path| {
-            fs::read(file).map(drop).or_else(|error| match error.kind() {
+            regular_file::read(file).map(drop).or_else(|error| match error.kind() {
                 io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
             })
@@ -164,7 +165,8 @@ impl Files {
 
     /// Whether what is in use only stands in for a certificate.
     pub fn has_stand_in(&self) -> bool {
-        CertificateDer::from_pem_file(self.pair().0).is_ok_and(|leaf| stands_in(&leaf))
+        let leaf = regular_file::open(&self.pair().0).map(CertificateDer::from_pem_reader);
+        matches!(leaf, Ok(Ok(leaf)) if stands_in(&leaf))
     }
 
     /// The CA knows the account no more: the next order makes one.

@@ -173,11 +173,18 @@ impl Acme {
                     self.metrics.certificate_order(CertificateOrder::Failed);
                     let pause = self.pause(failures);
                     failures = failures.saturating_add(1);
-                    let days = self.tls.expiry().saturating_sub(clock::unix_now()) / 86_400;
+                    let is_stand_in = self.tls.chain().first().is_some_and(stands_in);
+                    let left = if is_stand_in { 0 } else { self.tls.expiry().saturating_sub(clock::unix_now()) };
+                    let days = left / 86_400;
                     let again = pause.as_secs();
-                    tracing::warn!(event = "certificate-not-issued", %error, failures, again_in_s = again, days_left = days, "no certificate was issued; the old one stays in use");
+                    let until_then = if is_stand_in {
+                        "there is none yet, and nobody can connect".to_owned()
+                    } else {
+                        format!("the one in use ends in {days} days")
+                    };
+                    tracing::warn!(event = "certificate-not-issued", %error, failures, again_in_s = again, days_left = days, "no certificate was issued; what is in use stays in use");
                     told(Some(format!(
-                        "acme: no certificate was issued ({failures} times): {error}; the one in use ends in {days} days, tried again in {again} s"
+                        "acme: no certificate was issued ({failures} times): {error}; {until_then}, tried again in {again} s"
                     )));
                     sleep(pause).await;
                 }

@@ -13,11 +13,12 @@
 //! | `chain` | SHA-256, in hex, of the `chain` of the line before and of this line's other bytes |
 //!
 //! Invariant: nothing is on a line but what the table says: no address, no token, no caller, no source. Writing never holds anybody
-//! up, nor keeps a relay from starting: a line for which there is no room is left out, and the next one counts how many were. A line is written whole or not at
+//! up, nor keeps a relay from starting: lines wait for a disk that is full, and one for which there is no room in memory either is left out, and counted by a line `lost`. A line is written whole or not at
 //! all: what a crash has torn is cut off by the next run, which says so.
 
 mod chain;
 mod files;
+mod owed;
 pub mod report;
 mod writer;
 
@@ -146,7 +147,8 @@ pub struct Audit(Option<Arc<Inner>>);
 
 struct Inner {
     entries: mpsc::Sender<Entry>,
-    lost: AtomicU64,
+    /// Lines for which there was no room.
+    lost: Arc<AtomicU64>,
     trouble: Mutex<Option<Box<str>>>,
 }
 
@@ -165,8 +167,8 @@ impl Audit {
     /// When no thread can be had.
     pub fn open(settings: Settings) -> Result<Self, AuditError> {
         let (entries, received) = mpsc::channel(QUEUE);
-        let inner = Arc::new(Inner { entries, lost: AtomicU64::new(0), trouble: Mutex::default() });
-        let mut writer = Writer::new(settings, Arc::downgrade(&inner));
+        let inner = Arc::new(Inner { entries, lost: Arc::default(), trouble: Mutex::default() });
+        let mut writer = Writer::new(settings, Arc::downgrade(&inner), inner.lost.clone());
         // Before anything is served: trouble with the trail is known from the beginning.
         writer.open();
         let thread = std::thread::Builder::new().name("audit".to_owned());
@@ -202,39 +204,100 @@ mod tests {
     use crate::random;
     use crate::vault::hex;
 
+    /// Lines of a trail, by what they tell and how many they count.
+    fn lines(folder: &std::path::Path) -> Vec<(String, Option<u64>)> {
+        let mut lines = Vec::new();
+        let _ = report::verify_directory(folder, |line| {
+            lines.push((line["what"].as_str().unwrap_or_default().to_owned(), line["lines"].as_u64()));
+        });
+        lines
+    }
+
+    /// A folder in the place of the day's file: nobody, root neither, writes lines there.
+    struct Blocked(PathBuf);
+
+    impl Blocked {
+        fn file_of_today(folder: &std::path::Path) -> Self {
+            let file = files::days(folder).unwrap().pop().unwrap().1;
+            std::fs::rename(&file, file.with_extension("aside")).unwrap();
+            std::fs::create_dir(&file).unwrap();
+            Self(file)
+        }
+    }
+
+    impl Drop for Blocked {
+        fn drop(&mut self) {
+            std::fs::remove_dir(&self.0).unwrap();
+            std::fs::rename(self.0.with_extension("aside"), &self.0).unwrap();
+        }
+    }
+
+    fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let came = (0..2_000).any(|_| {
+            is_so() || {
+                std::thread::sleep(Duration::from_millis(10));
+                false
+            }
+        });
+        assert!(came, "{what}");
+    }
+
     #[test]
-    fn what_is_lost_while_a_trail_cannot_be_written_is_told_whole_however_often_it_failed() {
+    fn what_a_trail_cannot_take_waits_for_it_and_what_a_run_still_owes_is_counted_by_the_next_one() {
         let folder = std::env::temp_dir().join(format!("sipwake-audit-lost-{}", hex(&random::bytes::<8>())));
-        let aside = folder.with_extension("aside");
-        let settings = Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() };
-        let audit = Audit::open(settings).unwrap();
-        let inner = audit.0.clone().unwrap();
-        std::fs::rename(&folder, &aside).unwrap();
-        for lost in 1..=2 {
+        let open = || {
+            let settings = Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() };
+            Audit::open(settings).unwrap()
+        };
+        let audit = open();
+        for times in 1..=2 {
+            let blocked = Blocked::file_of_today(&folder);
             for _ in 0..10 {
                 audit.note(Act::Woken, Whose::default);
             }
-            let told = (0..1_000).any(|_| {
-                std::thread::sleep(Duration::from_millis(10));
-                inner.lost.load(Ordering::Relaxed) == lost * 10
-            });
-            assert!(told, "{lost}: {}", inner.lost.load(Ordering::Relaxed));
+            until("owed", || owed::read(&folder) == 10);
+            assert!(audit.trouble().is_some_and(|why| why.contains("waits")));
+            drop(blocked);
+            // Without a further line.
+            until("written", || lines(&folder).len() == 1 + 10 * times && owed::read(&folder) == 0);
         }
-        std::fs::rename(&aside, &folder).unwrap();
-        audit.note(Act::Renewed, Whose::default);
-        let mut lines = Vec::new();
-        for _ in 0..1_000 {
-            lines.clear();
-            let _ = report::verify_directory(&folder, |line| lines.push(line.clone()));
-            if lines.len() >= 3 {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        until("no trouble", || audit.trouble().is_none());
+        assert!(lines(&folder).iter().all(|(_, lost)| lost.is_none()), "nothing was lost");
+        let blocked = Blocked::file_of_today(&folder);
+        let noted = QUEUE as u64 + 2 * 4_096;
+        for _ in 0..noted {
+            audit.note(Act::Renewed, Whose::default);
         }
+        until("all owed", || owed::read(&folder) == noted);
+        drop(audit);
+        drop(blocked);
+        let audit = open();
+        until("counted", || lines(&folder).last().is_some_and(|last| last.0 == "lost"));
+        assert_eq!(lines(&folder).last().and_then(|last| last.1), Some(noted));
+        until("settled", || owed::read(&folder) == 0);
         drop(audit);
         std::fs::remove_dir_all(&folder).unwrap();
-        let told: Vec<_> = lines.iter().map(|line| (line["what"].as_str(), line["lines"].as_u64())).collect();
-        assert_eq!(told, [(Some("started"), None), (Some("renewed"), None), (Some("lost"), Some(20))]);
+    }
+
+    #[test]
+    fn a_queue_that_was_full_is_told_by_a_line() {
+        let folder = std::env::temp_dir().join(format!("sipwake-audit-full-{}", hex(&random::bytes::<8>())));
+        let audit = Audit::open(Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() }).unwrap();
+        let blocked = Blocked::file_of_today(&folder);
+        let noted = QUEUE as u64 + 2 * 4_096;
+        for _ in 0..noted {
+            audit.note(Act::Woken, Whose::default);
+        }
+        drop(blocked);
+        let counted = || {
+            let told = lines(&folder);
+            let lost: u64 = told.iter().filter_map(|(_, lost)| *lost).sum();
+            (told.iter().filter(|(what, _)| what == "woken").count() as u64 + lost, lost)
+        };
+        until("each line, or its number", || counted().0 == noted);
+        assert!(counted().1 > 0);
+        drop(audit);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
@@ -242,7 +305,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("sipwake-audit-closed-{}", hex(&random::bytes::<8>())));
         // A file where the directory is to be: nobody, root neither, makes it there.
         std::fs::write(&folder, "").unwrap();
-        let audit = Audit::open(Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() }).unwrap();
+        let settings = || Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() };
+        let audit = Audit::open(settings()).unwrap();
         assert!(audit.trouble().is_some_and(|why| why.contains("audit.directory")));
         audit.note(Act::Woken, Whose::default);
         std::fs::remove_file(&folder).unwrap();
@@ -254,8 +318,18 @@ mod tests {
             acts.len() == 2 && audit.trouble().is_none()
         });
         drop(audit);
-        std::fs::remove_dir_all(&folder).unwrap();
         assert!(written, "{acts:?}");
+        // A whole run without room: a folder where its file of today is to be.
+        let blocked = Blocked::file_of_today(&folder);
+        let audit = Audit::open(settings()).unwrap();
+        audit.note(Act::Woken, Whose::default);
+        until("owed", || owed::read(&folder) == 1);
+        drop(audit);
+        drop(blocked);
+        let audit = Audit::open(settings()).unwrap();
+        until("counted", || lines(&folder).last() == Some(&("lost".to_owned(), Some(1))));
+        drop(audit);
+        std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(acts, [Some("started".to_owned()), Some("woken".to_owned())]);
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::chain::{self, Fault};
 use super::files::{self, AuditError};
+use super::owed;
 use crate::clock::{DAY_S, rfc3339};
 use crate::net::tls::validity::days_since_1970;
 use crate::vault::MAX_LIFETIME_S;
@@ -37,9 +38,11 @@ const FAULTS: usize = 20;
 pub struct Report {
     /// Lines that were read.
     pub lines: u64,
-    /// Lines that could not be written at the time.
+    /// Lines that could not be written, and may be of that time.
     pub lost: u64,
-    /// The faults of the trails, at most 20 of each; if there are any, the figures come from the lines that can be read, and are too small.
+    /// Lines that wait to be written, or were lost with the last run.
+    pub waiting: u64,
+    /// The faults of the trails, at most 20 of each; if there are any, or lines are missing, the figures come from the lines that can be read, and are too small.
     pub faults: Vec<Fault>,
     /// How many more there are.
     pub further_faults: u64,
@@ -64,19 +67,28 @@ struct Held {
 pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
     let (mut report, mut held) = (Report::default(), BTreeMap::<Box<str>, Held>::new());
     let (first, last) = (format!("{from}T"), format!("{to}T~"));
-    let mut walked = BTreeSet::new();
+    let (mut walked, known_from) = (BTreeSet::new(), lease_before(from));
     for directory in directories {
         // A trail that is named twice is one.
         if !walked.insert(std::fs::canonicalize(directory).unwrap_or_else(|_| directory.clone())) {
             continue;
         }
         let (mut faults, mut further) = (Vec::new(), 0);
-        let seen = |line: &Value| report_line(&mut report, &mut held, line, (&first, &last));
+        let mut before = String::new();
+        let seen = |line: &Value| {
+            let at = line["at"].as_str().unwrap_or_default();
+            // What was lost is of the time between the line before and this one.
+            if *before <= *last && *at >= *known_from {
+                report.lost += line["lines"].as_u64().unwrap_or(0);
+            }
+            at.clone_into(&mut before);
+            report_line(&mut report, &mut held, line, (&first, &last));
+        };
         walk_directory(directory, seen, |fault| if faults.len() < FAULTS { faults.push(fault) } else { further += 1 });
         report.faults.append(&mut faults);
         report.further_faults += further;
+        report.waiting += owed::read(directory);
     }
-    let known_from = lease_before(from);
     let live: Vec<&Held> = held.values().filter(|it| it.is_held(&first, &last, &known_from)).collect();
     report.accounts = live.iter().filter_map(|it| it.account.as_deref()).collect::<BTreeSet<_>>().len() as u64;
     for it in &live {
@@ -143,7 +155,6 @@ fn report_line(report: &mut Report, held: &mut BTreeMap<Box<str>, Held>, line: &
     let (Some(at), Some(what)) = (text("at"), text("what")) else { return };
     report.lines += 1;
     if first <= at && at <= last {
-        report.lost += line["lines"].as_u64().unwrap_or(0);
         let done = match text("why") {
             Some(why) => format!("{what}: {why}"),
             None => what.to_owned(),
@@ -182,11 +193,22 @@ fn lease_before(day: &str) -> String {
     days.map(|days| rfc3339((days * DAY_S).saturating_sub(MAX_LIFETIME_S))).unwrap_or_default()
 }
 
+/// How many lines of a node's trail wait to be written, or were lost with its last run.
+pub fn waiting(directory: &Path) -> u64 {
+    owed::read(directory)
+}
+
 impl Report {
+    /// Whether no line is missing: else the figures are too small.
+    pub fn is_whole(&self) -> bool {
+        self.faults.is_empty() && self.lost == 0 && self.waiting == 0
+    }
+
     /// For programs.
     pub fn to_json(&self) -> Value {
         json!({
             "accounts": self.accounts,
+            "at_least": !self.is_whole(),
             "instances": self.instances,
             "done": self.done,
             "categories": CATEGORIES,
@@ -194,6 +216,7 @@ impl Report {
             "trail": {
                 "lines": self.lines,
                 "lost": self.lost,
+                "waiting": self.waiting,
                 "whole": self.faults.is_empty(),
                 "faults": self.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "further_faults": self.further_faults,
@@ -242,6 +265,38 @@ mod tests {
         assert_eq!(told(&[folder.join("none")]), (0, None, 1));
         std::fs::create_dir(folder.join("empty")).unwrap();
         assert!(matches!(verify_directory(&folder.join("empty"), |_| ()), Err(Fault::Empty { .. })));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn lines_that_are_missing_make_the_figures_of_their_days_a_least_and_those_of_no_other_day() {
+        let folder = std::env::temp_dir().join(format!("sipwake-report-lost-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut chain = BEGINNING;
+        let lines = [("20", "enabled"), ("21", "lost"), ("22", "enabled")].map(|(day, what)| {
+            let at = format!("2026-11-{day}T09:00:00.000Z");
+            let line = match what {
+                "lost" => json!({"seq": 2, "at": at, "what": what, "lines": 26}),
+                _ => json!({"seq": if day == "20" { 1 } else { 3 }, "at": at, "what": what, "instance": "pi_1"}),
+            };
+            chained(&mut chain, &line)
+        });
+        std::fs::write(folder.join("audit-2026-11-20.jsonl"), lines.concat()).unwrap();
+        let told = |from: &str, to: &str| {
+            let told = report(std::slice::from_ref(&folder), from, to);
+            assert!(told.faults.is_empty(), "{:?}", told.faults);
+            assert_eq!(told.to_json()["at_least"], !told.is_whole());
+            (told.is_whole(), told.lost)
+        };
+        // Counted a day later, and of an account that is still held days later.
+        for (from, to) in [("2026-11-20", "2026-11-20"), ("2026-11-21", "2026-11-22"), ("2026-11-26", "2026-11-27")] {
+            assert_eq!(told(from, to), (false, 26), "{from} {to}");
+        }
+        for (from, to) in [("2026-11-10", "2026-11-19"), ("2026-11-28", "2026-11-29")] {
+            assert_eq!(told(from, to), (true, 0), "{from} {to}");
+        }
+        std::os::unix::fs::symlink("3", folder.join(".waiting")).unwrap();
+        assert_eq!((told("2026-11-28", "2026-11-29"), waiting(&folder)), ((false, 0), 3));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

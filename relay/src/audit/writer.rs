@@ -1,32 +1,48 @@
 //! The thread that writes a trail, and tells what is the matter with it.
 //!
-//! Invariant: nobody waits for it. A trail that cannot be opened is tried again every [`RETRY`], and what is to be written waits in the
-//! queue; lines of a trail that cannot be written are lost, and counted by the first that can.
+//! Invariant: nobody waits for it. A trail that cannot be opened or written is tried again every [`RETRY`], and what is to be written waits in the
+//! queue. Lines for which there is no room there are lost, and counted by a line once there is; what a run still owed at its end counts as
+//! lost in the next one.
 
-use std::sync::Weak;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 
 use super::files::Trail;
+use super::owed::Owed;
 use super::{Act, AuditError, Entry, Inner, Settings, Whose};
+use crate::clock::unix_now_ms;
 
 /// How long a trail that cannot be opened or written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the number of lines that wait is written down meanwhile, for each [`RETRY`].
+const LOOKS: u32 = 10;
+/// Lines that are written at once at most.
+const BATCH: usize = 4_096;
 
 /// The writer of a trail.
 pub(super) struct Writer {
     settings: Settings,
     told: Weak<Inner>,
+    /// Lines for which there was no room in the queue.
+    lost: Arc<AtomicU64>,
     /// `None`: it could not be opened yet.
     trail: Option<Trail>,
+    owed: Owed,
+    /// The lines to be written next.
+    batch: Vec<Entry>,
     failing: bool,
 }
 
 impl Writer {
-    pub(super) fn new(settings: Settings, told: Weak<Inner>) -> Self {
-        Self { settings, told, trail: None, failing: false }
+    pub(super) fn new(settings: Settings, told: Weak<Inner>, lost: Arc<AtomicU64>) -> Self {
+        let owed = Owed::of(&settings.directory);
+        let earlier = owed.lines();
+        let mut writer = Self { settings, told, lost, trail: None, owed, batch: Vec::new(), failing: false };
+        writer.count_lost(earlier);
+        writer
     }
 
     /// Tries to open the trail.
@@ -44,6 +60,7 @@ impl Writer {
     pub(super) fn run(mut self, mut received: Receiver<Entry>) {
         loop {
             let Some(mut trail) = self.trail.take() else {
+                self.note_owed(&received);
                 if received.is_closed() {
                     return;
                 }
@@ -51,35 +68,61 @@ impl Writer {
                 self.open();
                 continue;
             };
-            let Some(first) = received.blocking_recv() else { return };
-            let mut batch = vec![first];
-            while let Ok(entry) = received.try_recv() {
-                batch.push(entry);
+            if self.batch.is_empty() {
+                let Some(first) = received.blocking_recv() else { return };
+                self.batch.push(first);
             }
-            self.write(&mut trail, batch);
+            while self.batch.len() < BATCH
+                && let Ok(entry) = received.try_recv()
+            {
+                self.batch.push(entry);
+            }
+            self.write(&mut trail);
             self.trail = Some(trail);
-            if self.failing {
-                std::thread::sleep(RETRY);
+            for _ in 0..LOOKS {
+                self.note_owed(&received);
+                if !self.failing {
+                    break;
+                }
+                if received.is_closed() {
+                    return;
+                }
+                std::thread::sleep(RETRY / LOOKS);
             }
         }
     }
 
-    fn write(&mut self, trail: &mut Trail, mut batch: Vec<Entry>) {
-        let lost = self.told.upgrade().map_or(0, |inner| inner.lost.swap(0, Ordering::Relaxed));
-        if lost > 0 {
-            batch.push(Entry { at_ms: batch[0].at_ms, what: Act::Lost(lost), whose: Whose::default() });
-        }
-        let written = trail.write(&batch);
+    /// Writes the batch; what cannot be written stays in it.
+    fn write(&mut self, trail: &mut Trail) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        self.count_lost(lost);
+        let written = trail.write(&self.batch);
         self.fails(written.as_ref().err());
         self.tell(match &written {
             Ok(()) => trail.gone().map(|path| format!("audit.directory: {} was removed or renamed while it was written; the trail goes on in a new file, and is whole only with what is gone", path.display())),
-            Err(error) => Some(format!("audit.directory: {error}; lines are lost and counted")),
+            Err(error) => Some(format!("audit.directory: {error}; what is to be written waits as long as there is room in memory for it, and further lines are lost and counted")),
         });
-        if self.failing
-            && let Some(inner) = self.told.upgrade()
-        {
-            inner.lost.fetch_add(lost_with(&batch), Ordering::Relaxed);
+        if written.is_ok() {
+            self.batch.clear();
         }
+    }
+
+    /// Has the batch tell that so many lines were lost.
+    fn count_lost(&mut self, lines: u64) {
+        if lines == 0 {
+            return;
+        }
+        if let Some(Act::Lost(earlier)) = self.batch.last_mut().map(|last| &mut last.what) {
+            *earlier += lines;
+        } else {
+            self.batch.push(Entry { at_ms: unix_now_ms(), what: Act::Lost(lines), whose: Whose::default() });
+        }
+    }
+
+    /// Writes down how many lines are on no disk.
+    fn note_owed(&mut self, received: &Receiver<Entry>) {
+        let waiting = lost_with(&self.batch) + received.len() as u64 + self.lost.load(Ordering::Relaxed);
+        self.owed.set(if self.failing { waiting } else { 0 });
     }
 
     /// Logs a new error once; `None`: writing works.

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::CommandError;
-use crate::audit::report::{CATEGORIES, PROTECTION, Report as Found, report as report_on, verify_directory};
+use crate::audit::report::{CATEGORIES, PROTECTION, Report as Found, report as report_on, verify_directory, waiting};
 
 /// Check the audit trail
 #[derive(Args)]
@@ -33,7 +33,7 @@ enum Action {
     },
 }
 
-/// Tell what a notice of a breach needs: how many accounts were held in a time, which kinds of data, what was done; ends with 1 where a trail is not whole
+/// Tell what a notice of a breach needs: how many accounts were held in a time, which kinds of data, what was done; ends with 1 where a trail is not whole or lacks lines
 #[derive(Args)]
 pub struct Report {
     /// The first day (UTC), as 2026-11-27
@@ -73,14 +73,16 @@ pub fn run(audit: Audit) -> Result<(), CommandError> {
         return Err(CommandError::NotInTrail(chain));
     }
     let chain: String = chain.iter().flatten().map(|byte| format!("{byte:02x}")).collect();
-    let mut out = std::io::stdout();
+    let (mut out, waiting) = (std::io::stdout(), waiting(&directory));
     let (first, at) = first.unwrap_or_default();
     if json {
-        let told = json!({"whole": true, "first": first, "lines": lines, "lost": lost, "chain": chain});
+        let told =
+            json!({"whole": true, "first": first, "lines": lines, "lost": lost, "waiting": waiting, "chain": chain});
         writeln!(out, "{told}")?;
         return Ok(());
     }
     writeln!(out, "whole: {lines} lines, {lost} lost for want of room")?;
+    tell_waiting(&mut out, waiting)?;
     if first > 1 {
         writeln!(
             out,
@@ -106,7 +108,7 @@ pub fn report(report: Report) -> Result<(), CommandError> {
         writeln!(out, "{:#}", found.to_json())?;
         return whole(&found);
     }
-    let about = if found.faults.is_empty() { "about" } else { "at least" };
+    let about = if found.is_whole() { "about" } else { "at least" };
     writeln!(out, "Accounts held between {from} and {to} (UTC): {about} {}", found.accounts)?;
     for (app, count) in &found.instances {
         writeln!(out, "  {count} devices of {app}")?;
@@ -120,6 +122,7 @@ pub fn report(report: Report) -> Result<(), CommandError> {
         writeln!(out, "  {count:>8} {done}")?;
     }
     writeln!(out, "Trails: {} lines, {} lost for want of room", found.lines, found.lost)?;
+    tell_waiting(&mut out, found.waiting)?;
     for fault in &found.faults {
         writeln!(out, "  NOT WHOLE: {fault}")?;
     }
@@ -129,6 +132,17 @@ pub fn report(report: Report) -> Result<(), CommandError> {
     whole(&found)
 }
 
+/// Lines that are in no file.
+fn tell_waiting(out: &mut impl std::io::Write, waiting: u64) -> std::io::Result<()> {
+    match waiting {
+        0 => Ok(()),
+        _ => writeln!(
+            out,
+            "{waiting} lines wait to be written, or were lost with the last run, which had no room for them"
+        ),
+    }
+}
+
 fn whole(found: &Found) -> Result<(), CommandError> {
-    if found.faults.is_empty() { Ok(()) } else { Err(CommandError::NotWhole) }
+    if found.is_whole() { Ok(()) } else { Err(CommandError::NotWhole) }
 }

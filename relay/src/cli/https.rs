@@ -3,7 +3,7 @@
 //! Invariant: the relay's certificate is verified, always; credentials shown to it are in no error.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::CommandError;
-use crate::net::dial;
+use crate::net::dial::{self, DialError};
 use crate::net::https_port::https_port;
 use crate::net::stream::Stream;
 use crate::net::tls::ClientTls;
@@ -36,6 +36,8 @@ pub(super) struct Https {
     host: String,
     port: u16,
     tls: ClientTls,
+    /// The file with the certificate that the relay is known by.
+    known_by: Option<PathBuf>,
 }
 
 impl Https {
@@ -48,18 +50,18 @@ impl Https {
             return Err(wrong());
         }
         let (host, port) = (authority.host().to_owned(), https_port(&uri).ok_or_else(wrong)?);
-        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::web(ca)? })
+        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::web(ca)?, known_by: None })
     }
 
-    /// A relay of this machine, verified as `tls` does it.
-    pub(super) fn at(address: SocketAddr, tls: ClientTls) -> Self {
+    /// A relay of this machine, verified as `tls` does it; `known_by`: by the certificate in this file.
+    pub(super) fn at(address: SocketAddr, tls: ClientTls, known_by: Option<PathBuf>) -> Self {
         let (host, port) = (address.ip().to_string(), address.port());
-        Self { authority: address.to_string(), host, port, tls }
+        Self { authority: address.to_string(), host, port, tls, known_by }
     }
 
     /// A TLS connection to a host of the same relay.
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<Stream, CommandError> {
-        connect(&self.tls, host, port).await
+        connect(&self.tls, host, port).await.map_err(|error| self.explained(error))
     }
 
     /// Asks; the answer's body when it is a success, `Null` when it has none.
@@ -112,8 +114,18 @@ impl Https {
         timeout(OPEN_WITHIN, self.exchange(request)).await.map_err(|_| CommandError::Timeout)?
     }
 
+    /// A relay that is known by a file, and shows something else, mostly has not taken what lies there.
+    fn explained(&self, error: CommandError) -> CommandError {
+        match (error, &self.known_by) {
+            (CommandError::Dial(DialError::NotTrusted { address, .. }), Some(file)) => {
+                CommandError::OtherCertificate { address, file: file.clone() }
+            }
+            (error, _) => error,
+        }
+    }
+
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), CommandError> {
-        let stream = connect(&self.tls, &self.host, self.port).await?;
+        let stream = connect(&self.tls, &self.host, self.port).await.map_err(|error| self.explained(error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let answer = sender.send_request(request).await?;

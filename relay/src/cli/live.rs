@@ -24,7 +24,7 @@ pub async fn live(file: Option<&Path>, ready: bool) -> Result<String, CommandErr
     let https = if ready {
         of_this_machine(&configuration(file)?.ok_or(nameless)?)?
     } else {
-        Https::at(operator_listener(named(file).ok_or(nameless)?), ClientTls::anyone())
+        Https::at(operator_listener(named(file).ok_or(nameless)?), ClientTls::anyone(), None)
     };
     if https.get_open("/healthz").await?.0 != 200 {
         return Err(CommandError::NotReady("does not serve".to_owned()));

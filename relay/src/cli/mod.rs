@@ -52,6 +52,7 @@ mod table;
 pub mod trace;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,6 +106,16 @@ pub enum CommandError {
     /// No connection.
     #[error("{0}")]
     Dial(#[from] DialError),
+    /// The relay is known by a certificate, and shows another one.
+    #[error(
+        "what answers at {address} shows another certificate than {} holds, and none that the relay of this configuration has noted as in use: another program listens there, or it is a relay of another configuration; name its CA (--ca) if it is to be asked", file.display()
+    )]
+    OtherCertificate {
+        /// The address that was asked.
+        address: SocketAddr,
+        /// The file of `tls.certificate`.
+        file: PathBuf,
+    },
     /// The connection broke.
     #[error("the relay did not answer: {0}")]
     Http(#[from] hyper::Error),
@@ -169,12 +180,12 @@ pub enum CommandError {
     NotAll(usize),
     /// Some are being wiped, and something of them may be left in the store.
     #[error(
-        "{0} being wiped, and not erased yet: the store is away; run it again with their ids, and it prints their receipts"
+        "{0} being wiped, and not erased yet: the store is away, or the wipe cannot be written down (sipwake status says which); run it again with their ids, and it prints their receipts"
     )]
     Wiping(usize),
     /// Some were not wiped, and some are being wiped.
     #[error(
-        "{failed} could not be wiped, and {wiping} being wiped are not erased yet: the store is away; run it again with their ids"
+        "{failed} could not be wiped, and {wiping} being wiped are not erased yet: the store is away, or the wipes cannot be written down (sipwake status says which); run it again with their ids"
     )]
     NotAllAndWiping {
         /// How many could not be wiped.
@@ -192,7 +203,7 @@ pub enum CommandError {
     Trail(#[from] crate::audit::Fault),
     /// A report on a trail that is not whole.
     #[error(
-        "a trail is not whole, or was not read: the numbers are too small; the report names where (NOT WHOLE, trail.faults)"
+        "a trail is not whole, lacks lines for which there was no room, or was not read: the numbers are too small; the report names where (NOT WHOLE, lost, trail.faults)"
     )]
     NotWhole,
     /// A line that was there is not.

@@ -3,7 +3,7 @@
 //! Values that are not given are taken from the configuration of a relay on this machine: where it listens, the token, and its
 //! certificate, which is then trusted as it is.
 //!
-//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names. A configuration decides to whom
+//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names or that it has noted. A configuration decides to whom
 //! the token is shown to, so that none is taken that the operator has not named, but root's: the current folder may be anybody's. The
 //! token is in no error.
 
@@ -19,6 +19,7 @@ use super::{CommandError, key_from};
 use crate::config::{Config, Tls};
 use crate::net::tls::ClientTls;
 use crate::secret::ApiKey;
+use crate::serve::running_relay;
 
 /// The places where an unnamed configuration is looked for: root alone writes there.
 const CONFIGURATIONS: [&str; 2] = ["/etc/sipwake/sipwake.toml", "/etc/sipwake/relay.toml"];
@@ -102,13 +103,14 @@ pub(super) fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
     at_this_machine(config, config.operator_address())
 }
 
-/// A listener of the relay with this configuration, by its very certificate.
+/// A listener of the relay with this configuration, by its very certificate: that of the file, or the one that the relay has noted as in use.
 pub(super) fn at_this_machine(config: &Config, address: SocketAddr) -> Result<Https, CommandError> {
-    let tls = match &config.tls {
-        Tls::Files { certificate, .. } => ClientTls::only(certificate)?,
-        Tls::Development { .. } => ClientTls::web(None)?,
+    let tls = running_relay::client(config).unwrap_or_else(|| ClientTls::web(None))?;
+    let file = match &config.tls {
+        Tls::Files { certificate, .. } => Some(certificate.clone()),
+        Tls::Development { .. } => None,
     };
-    Ok(Https::at(address, tls))
+    Ok(Https::at(address, tls, file))
 }
 
 impl Listener {

@@ -17,6 +17,7 @@ use super::lines::Lines;
 use super::problem::Problem;
 use super::secret_files::{Held, SecretFiles};
 use super::values;
+use crate::regular_file;
 use crate::secret::{ApiKey, MAX_KEY, SecretText};
 
 /// The largest secret or certificate file read, in bytes; a larger one is refused.
@@ -325,7 +326,7 @@ impl<'a> Reader<'a> {
     /// The path of a file that can be opened.
     pub fn file(&mut self, key: &'static str) -> Option<PathBuf> {
         let path = self.path(key)?;
-        match open_file(&path) {
+        match regular_file::open(&path) {
             Ok(_) => Some(path),
             Err(error) => {
                 self.unreadable(key, &path, &error);
@@ -507,19 +508,10 @@ fn why_nobody_can_show(text: &str) -> Option<&'static str> {
     }
 }
 
-/// Opens a regular file; a pipe is not waited for.
-fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
-    if std::fs::metadata(path)?.is_file() {
-        std::fs::File::open(path)
-    } else {
-        Err(std::io::Error::other("it is no regular file"))
-    }
-}
-
 /// Reads a file into a buffer sized beforehand, so that no copy of its content stays behind.
 fn read_secret(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     use std::io::{Error, Read};
-    let file = open_file(path)?;
+    let file = regular_file::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_FILE {
         return Err(Error::other(format!("it is larger than {MAX_FILE} bytes")));

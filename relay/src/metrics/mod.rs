@@ -118,7 +118,7 @@ metrics! {
     StoreErrors = "sipwake_store_errors_total", Counter, "Requests that the store did not answer or refused, by operation.";
     HttpRequests = "sipwake_http_requests_total", Counter, "HTTP requests answered, by route template and status.";
     HttpDuration = "sipwake_http_duration_seconds", Histogram, "From an HTTP request's arrival until its answer is ready.";
-    CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while none is loaded.";
+    CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while there is none but what stands in until a CA has issued one.";
     CertificateOrders = "sipwake_certificate_orders_total", Counter, "Certificates ordered by ACME, by how it ended.";
     LogLinesDropped = "sipwake_log_lines_dropped_total", Counter, "Lines of the log that this process has lost: nobody read the standard error in time, or it could not be written to.";
     Warnings = "sipwake_warnings", Gauge, "What /readyz warns of, by what it is about: how many sentences.";
@@ -511,9 +511,8 @@ impl Metrics {
     /// The Prometheus text exposition, version 0.0.4.
     pub fn render(&self) -> String {
         let not_after = self.0.certificate_not_after.load(Ordering::Relaxed);
-        if not_after > 0 {
-            self.0.certificate_expiry.set(whole(not_after) - whole(clock::unix_now()));
-        }
+        let left = if not_after > 0 { whole(not_after) - whole(clock::unix_now()) } else { 0 };
+        self.0.certificate_expiry.set(left);
         let process = Process::read();
         self.0.resident_memory.set(whole(process.resident_bytes));
         self.0.virtual_memory.set(whole(process.virtual_bytes));

@@ -15,6 +15,7 @@ use serde_json::Value;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::setup::Problem;
+use crate::regular_file;
 
 /// The largest key file that is read, in bytes; a service account's is about 2,400.
 const MAX_KEY_FILE: u64 = 64 * 1024;
@@ -58,7 +59,7 @@ pub(super) fn sensitive(text: SecretBytes) -> Option<HeaderValue> {
 /// Reads a whole key file into a buffer that is wiped.
 pub(super) fn read_key_file(path: &Path) -> Result<SecretBytes, Problem> {
     let unreadable = |source| Problem::Unreadable { path: path.into(), source };
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut file = regular_file::open(path).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
     if length > MAX_KEY_FILE {
         return Err(Problem::TooLarge { path: path.into() });

@@ -1,7 +1,7 @@
 //! Watching the certificate: when it ends, and whether those who connect will take it.
 //!
 //! Invariant: its warnings are about the certificate in use; faults of new files are reported by [`ServerTls::watch`]. Each doubt is logged once
-//! while it lasts.
+//! while it lasts. Beside the keyring stands which one is in use, for the commands of this machine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use tokio::time::{Instant, interval};
 
-use super::check;
+use super::{check, running_relay};
+use crate::acme;
 use crate::config::{Config, Tls};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Warning;
@@ -21,16 +22,30 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How often one that is as it was is examined again: its time goes on.
 const AGAIN: Duration = Duration::from_secs(600);
 
+/// The warning while nothing but a stand-in can be shown.
+const NO_CERTIFICATE: &str = "acme: the CA has issued no certificate yet: no phone, no app and no SIP server that connects by TLS is served until it has; what is shown is signed by the relay itself";
+
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics, readiness: Readiness) {
     let mut ticks = interval(EVERY);
     let mut examined: Option<(Vec<CertificateDer<'static>>, Instant)> = None;
-    let mut known: Vec<Doubt> = Vec::new();
+    let (mut known, mut is_unnoted): (Vec<Doubt>, bool) = (Vec::new(), false);
     loop {
         ticks.tick().await;
-        metrics.certificate_ends(tls.expiry());
-        let Tls::Files { .. } = &config.tls else { continue };
         let chain = tls.chain();
+        let stands_in = chain.first().is_some_and(acme::stands_in);
+        metrics.certificate_ends(if stands_in { 0 } else { tls.expiry() });
+        let Tls::Files { .. } = &config.tls else { continue };
+        if let Some(leaf) = chain.first() {
+            match running_relay::note(&config, leaf) {
+                Ok(()) => is_unnoted = false,
+                Err(error) if !is_unnoted => {
+                    is_unnoted = true;
+                    tracing::warn!(event = "certificate-not-noted", %error, "the certificate in use cannot be noted beside the keyring: while the file holds another one, commands by --config need --ca");
+                }
+                Err(_) => {}
+            }
+        }
         if examined.as_ref().is_some_and(|(was, at)| *was == chain && at.elapsed() < AGAIN) {
             continue;
         }
@@ -42,7 +57,8 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
             tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
         }
         let words = |doubt: &Doubt| format!("tls.certificate: {doubt}; {}", doubt.remedy()).into();
-        readiness.warn_of(Warning::Trust, doubts.iter().map(words).collect());
+        let waits = stands_in.then(|| NO_CERTIFICATE.into());
+        readiness.warn_of(Warning::Trust, waits.into_iter().chain(doubts.iter().map(words)).collect());
         known = doubts;
     }
 }
@@ -67,6 +83,37 @@ mod tests {
         params.not_after = date_time_ymd(last_year, 1, 1);
         std::fs::write(file, params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(key_file, key.serialize_pem()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn until_the_ca_has_issued_one_nobody_connects_and_that_is_told() {
+        let folder = std::env::temp_dir().join(format!("sipwake-stand-in-{}", hex(&random::bytes::<8>())));
+        let files = acme::Files::new(&folder);
+        files.prepare(&[HOST.to_owned()]).unwrap();
+        let (certificate, key) = files.pair();
+        let mut config = Config::development().unwrap();
+        config.edge.public.host = HOST.into();
+        config.upstream.public_host = HOST.into();
+        config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
+        let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
+        Check::ALL.iter().for_each(|check| readiness.pass(*check));
+        let metrics = Metrics::new();
+        let watching = tokio::spawn(watch(config, tls.clone(), metrics.clone(), readiness.clone()));
+        let ends_in = || {
+            let text = metrics.render();
+            let line = text.lines().find_map(|line| line.strip_prefix("sipwake_certificate_expiry_seconds "));
+            line.and_then(|left| left.parse::<i64>().ok()).unwrap()
+        };
+        tokio::time::sleep(EVERY * 2).await;
+        assert_eq!((readiness.standing(), ends_in()), (Standing::Degraded, 0));
+        assert!(readiness.degradation().contains("has issued no certificate yet"), "{}", readiness.degradation());
+        write(&certificate, &key, 2090);
+        tls.reload().unwrap();
+        tokio::time::sleep(EVERY * 2).await;
+        assert_eq!(readiness.standing(), Standing::Ready);
+        assert!(ends_in() > 0);
+        watching.abort();
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 //! Whether a relay could start: everything that `serve` needs, tried and given back.
 //!
 //! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that holds
-//! the addresses; every problem is found, not only the first. (A keyring and a folder of ACME that do not exist yet are made, as `serve` would, for the
-//! user whose folder they are in.)
+//! the addresses; every problem is found, not only the first. No keyring is made: beside a relay that has lost the file of its own, a new one would be
+//! taken for it by the next run. (A folder of ACME that does not exist yet is made, as `serve` would, for the user whose folder it is in.)
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,7 +19,7 @@ use crate::clock;
 use crate::config::{ApnsCredentials, Config, Otlp, Problem, Tls};
 use crate::net::tls::{ClientTls, Doubt, ServerTls, dated, doubts, doubts_of};
 use crate::push;
-use crate::vault::{Keyring, StoreError, Vault};
+use crate::vault::{Keyring, KeyringMismatch, StoreError, Vault};
 
 /// The findings of a look at everything.
 #[derive(Debug, Default)]
@@ -42,6 +42,11 @@ pub async fn check(config: &Config) -> Findings {
             let line = config.lines.of(&format!("app[{index}].{}", error.service));
             problems.push(Problem::new(&format!("app {}", error.app), what, remedy).at_line(line));
         }
+    }
+    if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
+        let what = "the CA has issued no certificate yet: until it has, no phone and no app connects";
+        let remedy = "start the relay, which orders one; one that runs says in /readyz (warnings) why there is none";
+        findings.notes.push(config.problem("acme", what, remedy));
     }
     for doubt in certificate(config) {
         let (what, remedy) = (doubt.to_string(), doubt.remedy());
@@ -178,17 +183,23 @@ fn is_anothers(file: &Path) -> bool {
 
 async fn check_store(config: &Config, findings: &mut Findings) {
     let Findings { problems, notes } = findings;
-    let keyring = match config.store.keyring.as_deref().map(Keyring::open) {
+    let keyring = match config.store.keyring.as_deref().map(Keyring::look) {
         None => Keyring::ephemeral(),
         Some(Ok(keyring)) => keyring,
         Some(Err(error)) => {
-            let remedy = "make the file readable and writable for the relay's user alone";
-            return problems.push(config.problem("store.keyring", error.to_string(), remedy));
+            return problems.push(config.problem("store.keyring", error.to_string(), error.remedy()));
         }
     };
     if let Err(error) = keyring.try_to_write() {
-        let remedy = "give its directory to the relay's user, and mount the directory, not the file";
-        problems.push(config.problem("store.keyring", error.to_string(), remedy));
+        problems.push(config.problem("store.keyring", error.to_string(), error.remedy()));
+    }
+    let is_missing = keyring.is_to_be_made();
+    let file = config.store.keyring.as_deref().unwrap_or(Path::new("")).display();
+    let runs = is_missing && running_relay::is_ours(config, config.operator.listen).await;
+    if runs {
+        let what = format!("{file}: there is no keyring, and the relay that runs here has read it");
+        let remedy = "put the file back, from a copy or from another node, before that relay ends: no run after it could open what is stored";
+        problems.push(config.problem("store.keyring", what, remedy));
     }
     let vault = open_vault(&config.store, keyring, &config.edge.public.to_string());
     if let Ok(Err(error)) = vault.as_ref().map(Vault::look_at_tombstones) {
@@ -198,8 +209,21 @@ async fn check_store(config: &Config, findings: &mut Findings) {
     let answer = match vault {
         Ok(vault) => match vault.examine().await {
             Ok(faults) => {
-                if let Ok(Some(fault)) = vault.peek_keyring().await {
-                    problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy()));
+                match vault.peek_keyring().await {
+                    Ok(Some(_)) if runs => {}
+                    Ok(Some(_)) if is_missing => {
+                        let what = format!(
+                            "{file}: there is no keyring, and the store holds what one has sealed, or other nodes have one"
+                        );
+                        problems.push(config.problem("store.keyring", what, KeyringMismatch::Untried.remedy()));
+                    }
+                    Ok(Some(fault)) => problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy())),
+                    Ok(None) if is_missing && !runs => {
+                        let what =
+                            format!("{file}: there is no keyring yet, and there is nothing that it would have to open");
+                        notes.push(config.problem("store.keyring", what, "the first start makes it; check makes none"));
+                    }
+                    Ok(None) | Err(_) => {}
                 }
                 Ok(faults)
             }
@@ -260,11 +284,11 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     let mut of_a_relay = Vec::new();
     let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);
     // Whether a relay runs here is told by its operator listener; its data in the clear cannot be asked for.
-    let runs = is_taken && running_relay::is_ours(&config.tls, config.operator.listen).await;
+    let runs = is_taken && running_relay::is_ours(config, config.operator.listen).await;
     for (setting, address, error) in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;
         let clear = matches!(setting, "upstream.tcp_listen" | "upstream.udp_listen");
-        if runs && in_use && (clear || running_relay::is_ours(&config.tls, address).await) {
+        if runs && in_use && (clear || running_relay::is_ours(config, address).await) {
             of_a_relay.push(setting);
             continue;
         }

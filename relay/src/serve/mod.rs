@@ -27,7 +27,7 @@ mod listeners;
 mod lost_time_watch;
 mod push_services;
 mod reload;
-mod running_relay;
+pub mod running_relay;
 mod shard_watch;
 mod store_watch;
 mod swap;
@@ -68,6 +68,7 @@ use crate::operator::controls::Reloaded;
 use crate::operator::readiness::{Check, Readiness};
 use crate::otlp::Exporter;
 use crate::push::{Network, PushService, SetupError, System, webpush};
+use crate::regular_file;
 use crate::service::{self, Service};
 use crate::timing::ConnectionTiming;
 use crate::vault::{self, Keyring, KeyringError, KeyringMismatch, StoreError, StoreFault, StoreTls, Vault};
@@ -549,7 +550,7 @@ impl Opened {
 
 /// The vault in the store that is named; it is not asked anything yet.
 fn open_vault(store: &config::Store, keyring: Keyring, node: &str) -> Result<Vault, StoreError> {
-    let read = |path: &Path, failed| std::fs::read(path).map_err(|_| StoreError::Tls(failed));
+    let read = |path: &Path, failed| regular_file::read(path).map_err(|_| StoreError::Tls(failed));
     let ca = store.ca_file.as_deref().map(|path| read(path, "the file of store.ca_file cannot be read"));
     let client = store.client.as_ref().map(|(certificate, key)| {
         let certificate = read(certificate, "the file of store.client_certificate cannot be read")?;

@@ -24,6 +24,7 @@ use crate::net::tls::{ClientTls, ReadCertificate, ReadRoots, ServerTls, TlsError
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
 use crate::push::{Network, PushService};
+use crate::regular_file;
 use crate::service::Service;
 use crate::vault::Vault;
 
@@ -234,7 +235,7 @@ fn other_files(old: &Fingerprints, new: &Fingerprints) -> Vec<String> {
 
 fn fingerprints(config: &Config) -> Fingerprints {
     let print = |file: &Path| {
-        let content = std::fs::read(file).map(zeroize::Zeroizing::new).ok()?;
+        let content = regular_file::read(file).map(zeroize::Zeroizing::new).ok()?;
         digest(&SHA256, &content).as_ref().try_into().ok()
     };
     let mut prints = Fingerprints::new();

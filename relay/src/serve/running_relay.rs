@@ -1,18 +1,92 @@
-//! Whether an address that is in use is a running relay's.
+//! The relay of a configuration that runs on this machine, known by the certificate that it shows.
 //!
-//! Invariant: it is one only when it shows the very certificate of this configuration and has its key.
+//! It notes the certificate in use in `….certificate-NODE` beside the keyring, in DER. So a command knows it while the file of `tls.certificate` holds
+//! another one, which the relay has not taken yet, or does not take.
+//!
+//! Invariant: it is one only when it shows the very certificate that its configuration names, or that it has noted, and has its key. A note counts
+//! only when it is of the user whose folder it is in, or root's, and nobody else may write it.
 
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
-use crate::config::Tls;
+use rustls_pki_types::CertificateDer;
+
 use crate::config::values::reachable;
+use crate::config::{Config, Tls};
+use crate::file_owner;
 use crate::net::dial;
-use crate::net::tls::ClientTls;
+use crate::net::tls::{ClientTls, TlsError};
+use crate::regular_file;
+use crate::vault;
 
-/// Whether a relay with this certificate answers at `address`.
-pub(super) async fn is_ours(tls: &Tls, address: SocketAddr) -> bool {
-    let Tls::Files { certificate, .. } = tls else { return false };
-    let Ok(client) = ClientTls::only(certificate) else { return false };
+/// Whether the relay of this configuration answers at `address`.
+pub(super) async fn is_ours(config: &Config, address: SocketAddr) -> bool {
+    let Some(Ok(client)) = client(config) else { return false };
     // The name decides nothing: the certificate is known.
     dial::tls(reachable(address), &client, "localhost").await.is_ok()
+}
+
+/// Trusts the relay of this configuration alone; `None`: its certificate is in no file.
+///
+/// # Errors
+/// [`TlsError`] when neither the file nor a note holds a certificate.
+pub fn client(config: &Config) -> Option<Result<ClientTls, TlsError>> {
+    let Tls::Files { certificate, .. } = &config.tls else { return None };
+    Some(ClientTls::only(certificate, place(config).as_deref().and_then(noted)))
+}
+
+/// Notes the certificate in use.
+pub(super) fn note(config: &Config, leaf: &CertificateDer<'_>) -> io::Result<()> {
+    let Some(file) = place(config) else { return Ok(()) };
+    if noted(&file).is_some_and(|noted| noted == *leaf) {
+        return Ok(());
+    }
+    let mut aside = file.clone().into_os_string();
+    aside.push(".new");
+    let mut options = std::fs::OpenOptions::new();
+    let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    new.write_all(leaf)?;
+    file_owner::give_if_it_can(Path::new(&aside));
+    std::fs::rename(&aside, &file)
+}
+
+fn place(config: &Config) -> Option<PathBuf> {
+    vault::file_of_node(config.store.keyring.as_deref()?, "certificate", &config.edge.public.to_string()).ok()
+}
+
+fn noted(file: &Path) -> Option<CertificateDer<'static>> {
+    let (found, folder) = (std::fs::symlink_metadata(file).ok()?, std::fs::metadata(file.parent()?).ok()?);
+    let is_trusted = (found.uid() == folder.uid() || found.uid() == 0) && found.mode() & 0o022 == 0;
+    if !is_trusted || !found.is_file() {
+        return None;
+    }
+    regular_file::read(file).ok().filter(|leaf| !leaf.is_empty()).map(CertificateDer::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::random;
+    use crate::vault::hex;
+
+    #[test]
+    fn a_noted_certificate_is_that_of_the_last_note_and_of_nobody_elses() {
+        let folder = std::env::temp_dir().join(format!("sipwake-note-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir(&folder).unwrap();
+        let mut config = Config::development().unwrap();
+        config.store.keyring = Some(folder.join("keyring"));
+        let file = place(&config).unwrap();
+        assert!(noted(&file).is_none());
+        for leaf in ["one", "two"] {
+            note(&config, &CertificateDer::from(leaf.as_bytes())).unwrap();
+            assert_eq!(noted(&file).unwrap(), CertificateDer::from(leaf.as_bytes()));
+        }
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o622)).unwrap();
+        assert!(noted(&file).is_none(), "others may write it");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

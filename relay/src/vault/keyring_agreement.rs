@@ -7,17 +7,18 @@
 //! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
 //! | one whose keyring was not the others', and no other node has a lease | likewise |
 //! | the same, and another node has one | when none was there for as long as a name lasts |
-//! | one whose keyring was made because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
+//! | one whose keyring was made, or is to be, because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
 //!
 //! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
 //! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
-//! makes a wrong keyring no right one while a node with the right one lives.
+//! makes a wrong keyring no right one while a node with the right one lives. A keyring that stands is exchanged for no other one that lies in its
+//! file's place.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::keyring::Fingerprint;
-use super::redis::{AGREEMENT_TTL, Compared, Look};
+use super::keyring::{Fingerprint, KeyringError};
+use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore};
 use super::store::{KeyringMismatch, StoreError};
 use super::{Store, Vault};
 use crate::clock::{self, DAY_S, Reading};
@@ -189,9 +190,13 @@ impl Vault {
             if look == Look::Only {
                 return Ok(found);
             }
-            // Another process may just have changed the file.
-            if let Err(error) = keyring.tend(Reading::now()) {
-                tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
+            match keyring.tend(Reading::now()) {
+                // Another process may just have changed the file.
+                Ok(()) => {}
+                Err(KeyringError::Other { .. }) => self.take_that_of_the_others(redis).await?,
+                Err(error) => {
+                    tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
+                }
             }
             return redis.check_keyring(&keyring.fingerprint(Reading::now()), look).await;
         }
@@ -204,6 +209,16 @@ impl Vault {
             redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), look).await?;
         }
         Ok(found)
+    }
+
+    /// Takes the keyring that was put in the place of this one, where the store names it.
+    async fn take_that_of_the_others(&self, redis: &RedisStore) -> Result<(), StoreError> {
+        if let Some(other) = self.0.keyring.other()
+            && !matches!(redis.check_keyring(&other.fingerprint(Reading::now()), Look::Only).await?, Compared::Fault(_))
+        {
+            self.0.keyring.take(other);
+        }
+        Ok(())
     }
 
     /// For how long none is to be written down before this node writes down its own.

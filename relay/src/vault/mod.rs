@@ -52,7 +52,7 @@ use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack}
 use record::{Account, PushTarget, Record, Storable, StoredRecord};
 
 pub use fault::StoreFault;
-pub use keyring::{EPOCH_S, Fingerprint, KEY_LIFETIME_S, Keyring, KeyringError};
+pub use keyring::{EPOCH_S, Fingerprint, KEY_LIFETIME_S, Keyring, KeyringError, file_of_node};
 pub use lookup::{AorHash, AorKey, GroupKey, Lookup};
 pub(crate) use lookup::{hex, unhex};
 pub use receipt::{Receipt, ReceiptError, verify_receipt};

@@ -154,7 +154,7 @@ async fn a_certificate_is_ordered_at_the_https_listener_told_of_until_it_comes_a
     let relay = Relay::start(places, &authority, "", places.tls)?;
     let told = relay.await_answer("/readyz", |answer| answer.contains("acme: no certificate was issued")).await?;
     assert!(told.contains("cannot be") || told.contains("refused") || told.contains("127.0.0.1"), "why: {told}");
-    relay.child.await_line("no certificate was issued; the old one stays in use", SOON).await?;
+    relay.child.await_line("no certificate was issued; what is in use stays in use", SOON).await?;
     let failed = |page: &str| page.contains("sipwake_certificate_orders_total{outcome=\"failed\"}");
     relay.await_answer("/metrics", failed).await?;
 

@@ -38,6 +38,7 @@ const RELAY: &[(&str, u8)] = &[
     ("outage", 0),
     ("process", 0),
     ("random", 0),
+    ("regular_file", 0),
     ("secret", 0),
     ("systemd", 0),
     ("timing", 0),

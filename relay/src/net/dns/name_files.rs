@@ -4,11 +4,11 @@
 //! Invariant: name servers that are known stay in use until a file names others: one that is gone, empty or half written
 //! takes none away. No question waits for a file.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use hickory_resolver::Hosts;
@@ -23,6 +23,7 @@ use super::cache::{self, Answers, Found};
 use super::name_server::is_silence;
 use super::name_servers::Dns;
 use crate::net::file_stamp::Look;
+use crate::regular_file;
 
 /// How often the files are looked at; a change is in use at most this much later.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -266,7 +267,7 @@ struct Named {
 
 /// The content of the file; `None` when it has not changed.
 fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
-    let content = fs::read(path).map_err(Unusable::Unread)?;
+    let content = regular_file::read(path).map_err(Unusable::Unread)?;
     if !content.is_empty() && content == was.content {
         return Ok(None);
     }
@@ -278,12 +279,14 @@ fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
 fn read_hosts(path: &Path) -> Hosts {
     let mut hosts = Hosts::default();
     // The readable part counts.
-    let _ = fs::File::open(path).and_then(|file| hosts.read_hosts_conf(file));
+    let _ = regular_file::open(path).and_then(|file| hosts.read_hosts_conf(file));
     hosts
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
     use hickory_resolver::proto::op::Query;
 

@@ -131,8 +131,13 @@ impl ClientTls {
     ///
     /// # Errors
     /// [`TlsError`] when the file holds no certificate.
-    pub fn only(certificate: &Path) -> Result<Self, TlsError> {
-        Ok(Self::pinned(pinned::Pinned::new(certificates(certificate)?.swap_remove(0))))
+    pub fn only(certificate: &Path, noted: Option<CertificateDer<'static>>) -> Result<Self, TlsError> {
+        let leaf = certificates(certificate).map(|mut chain| chain.swap_remove(0));
+        let known = match (leaf, noted) {
+            (Err(error), None) => return Err(error),
+            (leaf, noted) => leaf.into_iter().chain(noted).collect(),
+        };
+        Ok(Self::pinned(pinned::Pinned::new(known)))
     }
 
     /// Trusts any server: for a question to this machine that shows no secret.

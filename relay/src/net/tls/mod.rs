@@ -39,6 +39,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::file_stamp::Look;
 use crate::clock;
+use crate::regular_file;
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use client::{ClientTls, ReadRoots};
@@ -288,8 +289,9 @@ impl Files {
 
     fn load(&self) -> Result<CertifiedKey, TlsError> {
         let chain = certificates(&self.certificate)?;
-        let key =
-            PrivateKeyDer::from_pem_file(&self.key).map_err(|error| pem_error(&self.key, "private key", error))?;
+        let unreadable = |error| TlsError::Unreadable(self.key.clone(), error);
+        let key = PrivateKeyDer::from_pem_reader(regular_file::open(&self.key).map_err(unreadable)?)
+            .map_err(|error| pem_error(&self.key, "private key", error))?;
         let again = key.clone_key();
         certified(chain.clone(), key).map_err(|error| TlsError::Unusable {
             certificate: self.certificate.clone(),
@@ -366,7 +368,8 @@ fn why_not_together(error: &rustls::Error, chain: &[CertificateDer<'static>], ke
 /// All certificates of a PEM file; at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem_error = |error| pem_error(path, "certificate", error);
-    let certificates = CertificateDer::pem_file_iter(path).map_err(pem_error)?;
+    let file = regular_file::open(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
+    let certificates = CertificateDer::pem_reader_iter(file);
     let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(pem_error)?;
     if certificates.is_empty() { Err(TlsError::Empty(path.into(), "certificate")) } else { Ok(certificates) }
 }

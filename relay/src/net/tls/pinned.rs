@@ -1,6 +1,6 @@
-//! One certificate, known byte for byte; or none, for a question without a secret.
+//! Certificates that are known byte for byte; or none, for a question without a secret.
 //!
-//! Invariant: an accepted server has the key of the certificate that was shown, and that is this very one where one is known; its names, dates
+//! Invariant: an accepted server has the key of the certificate that was shown, and that is a known one where any is known; its names, dates
 //! and issuer decide nothing.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -9,14 +9,14 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// Accepts one certificate, or each.
+/// Accepts these certificates, or each.
 #[derive(Debug)]
-pub(super) struct Pinned(Option<CertificateDer<'static>>);
+pub(super) struct Pinned(Option<Vec<CertificateDer<'static>>>);
 
 impl Pinned {
-    /// Accepts `certificate`.
-    pub(super) fn new(certificate: CertificateDer<'static>) -> Self {
-        Self(Some(certificate))
+    /// Accepts each of these.
+    pub(super) fn new(known: Vec<CertificateDer<'static>>) -> Self {
+        Self(Some(known))
     }
 
     /// Accepts any server: the question is no secret, and the answer is believed of any process at that address.
@@ -34,7 +34,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.0.as_ref().is_none_or(|known| end_entity == known) {
+        if self.0.as_ref().is_none_or(|known| known.iter().any(|known| end_entity == known)) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())

@@ -3,7 +3,7 @@
 //! | state | when |
 //! | --- | --- |
 //! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min that it did not refuse; the certificate has ended |
-//! | warn | the store is away; a push service refused all pushes, took none of fewer, or failed three times in 5 min; more registrations failed than not; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
+//! | warn | the store is away; a push service refused all pushes, took none of fewer, or failed three times in 5 min; more registrations failed than not; no phone of any is reachable; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
 //! | good | else |
 //!
 //! Invariant: it is never good while every push of a service fails.
@@ -13,7 +13,7 @@ use std::fmt::Write;
 use super::Look;
 use super::attention::SPANS;
 use super::html::{Escaped, count, span, time};
-use super::service_name;
+use super::{phones, service_name};
 use crate::domain::Word as _;
 use crate::metrics::Metric;
 use crate::metrics::reading::Reading;
@@ -95,6 +95,12 @@ pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
     if failed >= SOME && failed * 2.0 > all {
         let what = format!("{} of {} registrations failed in 5 min", count(failed), count(all));
         say(State::Warn, what, "a SIP server is away or refuses the relay: sipwake doctor --aor tells why");
+    } else if let (0.0, all @ 1.0..) = phones(&look.reading) {
+        say(
+            State::Warn,
+            format!("None of {} phones is reachable: no SIP server has accepted a registration yet", count(all)),
+            "wait a minute behind a start; else a SIP server is away or refuses the relay: sipwake doctor --aor tells why",
+        );
     }
     let waiting = |reading: &Reading| reading.value(Metric::RegistrationsWaiting, &[]);
     let wait_now = waiting(&look.reading);

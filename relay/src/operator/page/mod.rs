@@ -223,12 +223,16 @@ struct Numbers {
     wake: Option<f64>,
 }
 
-fn numbers(look: &Look<'_>) -> Numbers {
-    let reading = &look.reading;
+/// Phones that a call reaches, and all that should be.
+fn phones(reading: &Reading) -> (f64, f64) {
     let state = |state| reading.value(Metric::Instances, &[("state", state)]);
     let passed = reading.value(Metric::PushRegistrations, &[]);
-    let (reached, all) =
-        (state("registered") + passed, reading.value(Metric::Instances, &[]) - state("foreground") + passed);
+    (state("registered") + passed, reading.value(Metric::Instances, &[]) - state("foreground") + passed)
+}
+
+fn numbers(look: &Look<'_>) -> Numbers {
+    let reading = &look.reading;
+    let (reached, all) = phones(reading);
     let mut pushes = Vec::new();
     for (name, provider) in [("APNs", "apns"), ("FCM", "fcm"), ("Web Push", "webpush"), ("printed", "printed")] {
         let ever = reading.value(Metric::Pushes, &[("provider", provider)]);
@@ -386,6 +390,16 @@ mod tests {
         take(330);
         metrics.registrations_waiting(1);
         assert!(shown(340).contains("banner good"), "none waited some seconds ago");
+    }
+
+    #[test]
+    fn a_relay_that_reaches_no_phone_of_any_says_so() {
+        let (metrics, readiness) = (Metrics::new(), ready());
+        (0..5).for_each(|_| metrics.instance_enters(InstanceState::Retrying));
+        let none = page(&metrics, &readiness, "");
+        assert!(none.contains("banner warn") && none.contains("None of 5 phones is reachable"), "{none}");
+        metrics.instance_enters(InstanceState::Registered);
+        assert!(page(&metrics, &readiness, "").contains("banner good"));
     }
 
     #[test]

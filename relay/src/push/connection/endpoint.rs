@@ -17,6 +17,7 @@ use super::identity;
 use super::network::Network;
 use crate::net::https_port::https_port;
 use crate::push::setup::Problem;
+use crate::regular_file;
 
 /// One `https` origin and how it is dialled.
 pub(crate) struct Endpoint {
@@ -89,7 +90,7 @@ pub(crate) fn trust(ca_file: Option<&Path>, identity: Option<&Path>) -> Result<A
     roots.add_parsable_certificates(system_roots().iter().cloned());
     if let Some(path) = ca_file {
         let unreadable = |source| Problem::Unreadable { path: path.into(), source };
-        let text = std::fs::read(path).map_err(unreadable)?;
+        let text = regular_file::read(path).map_err(unreadable)?;
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text).filter_map(Result::ok).collect();
         if roots.add_parsable_certificates(certificates).0 == 0 {
             return Err(Problem::NoCertificate { path: path.into() });

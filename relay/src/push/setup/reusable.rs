@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
 use super::Problem;
+use crate::regular_file;
 
 /// The hash of a file.
 pub(crate) type Fingerprint = [u8; 32];
@@ -54,6 +55,6 @@ impl<S, T> Deref for Made<S, T> {
 
 /// The hash of a file; `None` when it cannot be read.
 pub(crate) fn fingerprint(file: &Path) -> Option<Fingerprint> {
-    let content = std::fs::read(file).map(Zeroizing::new).ok()?;
+    let content = regular_file::read(file).map(Zeroizing::new).ok()?;
     digest(&SHA256, &content).as_ref().try_into().ok()
 }

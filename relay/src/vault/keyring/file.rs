@@ -20,11 +20,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use zeroize::Zeroizing;
 
 use super::chain::Chain;
 use super::{Epoch, Keys};
 use crate::file_owner;
+use crate::regular_file;
 use crate::secret::SecretKey;
 use crate::vault::lookup::unhex;
 
@@ -75,13 +77,43 @@ pub enum KeyringError {
         source: io::Error,
     },
     /// It cannot be made or changed.
-    #[error("{path}: cannot write the keyring ({source}); its directory must be writable, for keys change every day")]
+    #[error("{path}: cannot write the keyring ({source}); {}, for keys change every day", wanted(source))]
     Write {
         /// The keyring's file.
         path: Box<str>,
         /// What the system says.
         source: io::Error,
     },
+    /// It is another one than this run has.
+    #[error(
+        "{path}: another keyring lies there than this run has read, and it is not taken: it opens nothing of what this run has sealed"
+    )]
+    Other {
+        /// The keyring's file.
+        path: Box<str>,
+    },
+}
+
+impl KeyringError {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Write { source, .. } if is_full(source) => "make room on its disk",
+            Self::Write { .. } => "give its directory to the relay's user, and mount the directory, not the file",
+            Self::Other { .. } => "put the right one in its place, from a copy or from another node",
+            _ => "make the file readable and writable for the relay's user alone",
+        }
+    }
+}
+
+/// Whether the disk, or the user's part of it, is full.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The need that a failure to write shows.
+fn wanted(error: &io::Error) -> &'static str {
+    if is_full(error) { "its disk needs room" } else { "its directory must be writable" }
 }
 
 /// Tells one version of the file from another.
@@ -142,11 +174,7 @@ pub(super) fn read(path: &Path) -> Result<Option<(Keys, Stamp)>, KeyringError> {
 }
 
 pub(super) fn read_existing(path: &Path) -> Result<(Keys, Stamp), KeyringError> {
-    // A pipe is not waited for.
-    if !std::fs::metadata(path).map_err(reading(path))?.is_file() {
-        return Err(reading(path)(io::Error::other("it is no regular file")));
-    }
-    let mut file = File::open(path).map_err(reading(path))?;
+    let mut file = regular_file::open(path).map_err(reading(path))?;
     let found = file.metadata().map_err(reading(path))?;
     let mode = found.mode() & 0o7777;
     if mode & 0o077 != 0 {
@@ -198,13 +226,7 @@ fn replace_file(path: &Path, text: &[u8]) -> io::Result<Stamp> {
 /// Whether [`replace`] would find room for a new file beside the one at `path`, and could put it in its place.
 pub(super) fn try_to_replace(path: &Path) -> Result<(), KeyringError> {
     let new_path = beside(path, "new");
-    let made = || {
-        discard(&new_path)?;
-        let mut new = open_options().create_new(true).open(&new_path)?;
-        new.write_all(&[0; TRIAL])?;
-        new.sync_all()
-    };
-    let made = made();
+    let made = write_trial(&new_path);
     let gone = discard(&new_path);
     made.and(gone).map_err(writing(path))?;
     // Where the system does not tell its mounts, the next day does.
@@ -214,6 +236,28 @@ pub(super) fn try_to_replace(path: &Path) -> Result<(), KeyringError> {
         return Err(writing(path)(io::Error::other("the file is mounted by itself, and no new one takes its place")));
     }
     Ok(())
+}
+
+/// Whether [`replace`] would make a file where there is none, as far as a look tells that leaves nothing.
+pub(super) fn try_to_make(path: &Path) -> Result<(), KeyringError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        let trial = beside(path, "trial");
+        let made = write_trial(&trial);
+        return made.and(discard(&trial)).map_err(writing(path));
+    }
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    if !there.is_dir() {
+        return Err(writing(path)(io::ErrorKind::NotADirectory.into()));
+    }
+    access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| writing(path)(error.into()))
+}
+
+fn write_trial(path: &Path) -> io::Result<()> {
+    discard(path)?;
+    let mut new = open_options().create_new(true).open(path)?;
+    new.write_all(&[0; TRIAL])?;
+    new.sync_all()
 }
 
 /// Whether one of the mounts (`/proc/self/mountinfo`, proc(5)) is this very file.
@@ -257,6 +301,16 @@ pub(in crate::vault) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     name.into()
+}
+
+/// The file of this kind that a node has beside the keyring, which may be a link.
+///
+/// # Errors
+/// When the link leads nowhere.
+pub fn file_of_node(keyring: &Path, kind: &str, node: &str) -> Result<PathBuf, KeyringError> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' };
+    let node: String = node.chars().map(plain).collect();
+    Ok(beside(&real_path(keyring)?, &format!("{kind}-{node}")))
 }
 
 fn shown(path: &Path) -> Box<str> {

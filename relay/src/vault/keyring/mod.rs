@@ -3,6 +3,12 @@
 //! A record that was sealed with a day's key lives at most [`MAX_LIFETIME_S`]; so the key is destroyed when that day
 //! and that time are over, and with it whatever a backup or a replica may still hold.
 //!
+//! | room | contents |
+//! | --- | --- |
+//! | `chain`, `keys` | the chain of keys, and all keys of a keyring |
+//! | `file`, `found` | its file, and what a run finds in that one's place |
+//! | `seen`, `untried` | notes beside it: the last moment of a run; that it has not stood for its store yet |
+//!
 //! | key of a day (UTC) | it |
 //! | --- | --- |
 //! | today, by the shared clock | seals, and opens |
@@ -16,11 +22,13 @@
 //! is not right, begins anew when the clock is; what it sealed opens for a week from then, or for as long as by its own day.
 //!
 //! Invariant: there is always a key to seal with. Keys leave memory wiped, and leave the file by a rewrite whose old
-//! bytes are overwritten. Several processes may share the file: whoever changes it holds its lock and has read it anew. Copies of
+//! bytes are overwritten. Several processes may share the file: whoever changes it holds its lock and has read it anew. What lies there is taken over
+//! as long as it is [this keyring](found). Copies of
 //! the file stay as good as one file, until something is [mixed](Keyring::mix) into one alone.
 
 mod chain;
 mod file;
+mod found;
 mod keys;
 mod seen;
 mod untried;
@@ -38,9 +46,9 @@ use chain::day_of_id;
 use file::{Stamp, locked, writing};
 use keys::Keys;
 
-pub use file::KeyringError;
 #[cfg(test)]
 pub(super) use file::tests::TempFolder;
+pub use file::{KeyringError, file_of_node};
 pub(super) use file::{beside, reading_wipes};
 
 /// How long a key seals, in seconds: 1 day.
@@ -85,7 +93,11 @@ struct Epoch {
 impl Keyring {
     /// Keys that live in this process alone: what they sealed ends with it.
     pub fn ephemeral() -> Self {
-        Self(Arc::new(Inner { path: None, state: RwLock::new(State::of(Keys::new(shared_now()), None)) }))
+        Self::of(None, State::of(Keys::new(shared_now()), None))
+    }
+
+    fn of(path: Option<PathBuf>, state: State) -> Self {
+        Self(Arc::new(Inner { path, state: RwLock::new(state) }))
     }
 
     /// Reads the keyring at `path`, or makes it (mode 0600, its directory 0700) when there is none. Nothing in it is changed before it is
@@ -111,21 +123,12 @@ impl Keyring {
                 let path = file::real_path(path)?;
                 // A rename changes it as a whole, so that it is read without its lock as well.
                 let Ok((keys, stamp)) = file::read_existing(&path) else { return Err(error) };
-                let keyring =
-                    Self(Arc::new(Inner { path: Some(path), state: RwLock::new(State::of(keys, Some(stamp))) }));
+                let keyring = Self::of(Some(path), State::of(keys, Some(stamp)));
                 clock::watch::begin(keyring.last_seen());
                 Ok(keyring)
             }
             opened => opened,
         }
-    }
-
-    /// Tries whether its file could be changed, and changes nothing.
-    ///
-    /// # Errors
-    /// [`KeyringError::Write`], as the next day would meet it.
-    pub fn try_to_write(&self) -> Result<(), KeyringError> {
-        self.0.path.as_deref().map_or(Ok(()), |path| locked(path, || file::try_to_replace(path)))
     }
 
     #[cfg(test)]
@@ -146,7 +149,7 @@ impl Keyring {
                 Ok((keys, stamp))
             }
         })?;
-        Ok(Self(Arc::new(Inner { path: Some(path), state: RwLock::new(State::of(keys, Some(stamp))) })))
+        Ok(Self::of(Some(path), State::of(keys, Some(stamp))))
     }
 
     /// Writes down that it is `now` (the believed time, in seconds since 1970), for the next run to begin with.
@@ -171,7 +174,7 @@ impl Keyring {
     /// process did to the file. Does nothing, but look at the file, when nothing is due.
     ///
     /// # Errors
-    /// When the file cannot be read or changed; the keys in memory are led on all the same, and the file by the next call that can.
+    /// When the file cannot be read or changed, or is another keyring's; the keys in memory are led on all the same, and the file by the next call that can.
     pub fn tend(&self, now: Reading) -> Result<(), KeyringError> {
         let Some(path) = &self.0.path else {
             self.write().keys.rotate(now);
@@ -185,7 +188,7 @@ impl Keyring {
             return self.reread_if_changed(path);
         }
         let led_on = locked(path, || {
-            let (mut keys, stamp) = file::read_existing(path)?;
+            let (mut keys, stamp) = self.own(path)?;
             if !keys.rotation_is_due(now) {
                 return Ok((keys, stamp));
             }
@@ -203,15 +206,6 @@ impl Keyring {
                 return Err(error);
             }
         }
-        Ok(())
-    }
-
-    fn reread_if_changed(&self, path: &Path) -> Result<(), KeyringError> {
-        if self.read().stamp == Some(Stamp::of(path)?) {
-            return Ok(());
-        }
-        let (keys, stamp) = locked(path, || file::read_existing(path))?;
-        *self.write() = State::of(keys, Some(stamp));
         Ok(())
     }
 
@@ -260,33 +254,21 @@ impl Keyring {
 
     /// What may be shown of it, and compared with another one's.
     pub fn fingerprint(&self, now: Reading) -> Fingerprint {
-        let day = self.sealing_day(now);
-        self.fingerprint_of(day)
+        let state = self.read();
+        fingerprint_of(&state.keys, state.keys.sealing_day(now))
     }
 
     /// Likewise, as it will be on the day after.
     pub(super) fn fingerprint_of_tomorrow(&self, now: Reading) -> Fingerprint {
-        let day = self.sealing_day(now).saturating_add(1);
-        self.fingerprint_of(day)
-    }
-
-    fn sealing_day(&self, now: Reading) -> u16 {
-        self.read().keys.sealing_day(now)
-    }
-
-    fn fingerprint_of(&self, day: u16) -> Fingerprint {
         let state = self.read();
-        let chain = state.keys.chain.on(day);
-        Fingerprint {
-            identity: identity_of(&state.keys),
-            day: chain.day,
-            rotation: chain.rotation,
-            chain: chain.fingerprint(),
-        }
+        fingerprint_of(&state.keys, state.keys.sealing_day(now).saturating_add(1))
     }
 
-    /// Whether it was made where none was found, and has not stood for its store yet: then it opens nothing that is there.
+    /// Whether it was made where none was found, or is to be, and has not stood for its store yet: then it opens nothing that is there.
     pub(super) fn is_untried(&self) -> bool {
+        if self.is_to_be_made() {
+            return true;
+        }
         let identity = hex(&identity_of(&self.read().keys));
         self.path().is_some_and(|path| untried::is_noted(path, &identity))
     }
@@ -343,6 +325,12 @@ impl Keyring {
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.0.state.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn fingerprint_of(keys: &Keys, day: u16) -> Fingerprint {
+    let chain = keys.chain.on(day);
+    let (day, rotation, chain_hash) = (chain.day, chain.rotation, chain.fingerprint());
+    Fingerprint { identity: identity_of(keys), day, rotation, chain: chain_hash }
 }
 
 fn identity_of(keys: &Keys) -> [u8; 8] {

@@ -1,7 +1,10 @@
 //! What is to be mended although a relay does its work: told in `/readyz` while it lasts, and counted.
 
 use std::fs;
+use std::process::{Command, Output, Stdio};
 
+use relay::vault::Keyring;
+use tests::relay_process::binary;
 use tests::scratch::Scratch;
 use tests::world::{SOON, TOKEN, World};
 
@@ -9,6 +12,12 @@ use super::Outcome;
 
 /// The gauge that counts them.
 const GAUGE: &str = "sipwake_warnings";
+
+/// A command of the binary that asks this relay by its configuration.
+fn sipwake(world: &World, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary().expect("the binary"));
+    command.args(arguments).arg("--config").arg(world.relay.config()).stdin(Stdio::null()).output().expect("it runs")
+}
 
 /// Waits until `/readyz` warns of `what`, and the gauge has it; or until neither does.
 async fn warns(world: &World, about: &str, what: &str, does: bool) -> Outcome {
@@ -51,7 +60,18 @@ async fn a_keyring_whose_file_is_gone_and_an_audit_file_that_was_taken_away_are_
     fs::remove_file(&keyring)?;
     warns(&world, "keyring-file", "put the file back, from a copy", true).await?;
     // What was read is still there to seal with.
-    world.enable_as(&world.enable_request(TOKEN)).await?;
+    let instance = world.enable_as(&world.enable_request(TOKEN)).await?;
+    let check = sipwake(&world, &["check"]);
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(!check.status.success() && said.contains("put the file back"), "{said}");
+    assert!(!keyring.exists(), "a check makes no keyring");
+    // Another one in its place, as a start would have made it.
+    let other = scratch.path().join("another");
+    drop(Keyring::open(&other).expect("made"));
+    fs::rename(&other, &keyring)?;
+    warns(&world, "keyring-file", "another keyring lies there", true).await?;
+    assert_eq!(world.api.read(&instance).await?.status, 200);
+    assert_eq!(world.api.enable(&world.enable_request(tests::world::OTHER_TOKEN)).await?.status, 201);
     fs::write(&keyring, kept)?;
     fs::set_permissions(&keyring, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     warns(&world, "keyring-file", "put the file back", false).await?;
@@ -61,6 +81,42 @@ async fn a_keyring_whose_file_is_gone_and_an_audit_file_that_was_taken_away_are_
     world.enable_as(&world.enable_request(tests::world::OTHER_TOKEN)).await?;
     warns(&world, "audit", "was removed or renamed", true).await?;
     assert!(fs::read_to_string(&file)?.contains("\"enabled\""), "the trail goes on");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_reaches_the_relay_whatever_lies_where_its_certificate_was_and_a_pipe_there_stops_nothing() -> Outcome
+{
+    let world = World::start().await?;
+    let (certificate, key) = world.relay.certificate_files();
+    let kept = fs::read(&certificate)?;
+    let reaches = |arguments: &[&str]| {
+        let output = sipwake(&world, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.code() != Some(2) && !said.contains("shows another certificate"),
+            "{arguments:?}: {said}"
+        );
+        assert!(!said.contains("in PEM"), "{arguments:?}: {said}");
+    };
+    // Half a file, as a copy leaves it for a moment.
+    fs::write(&certificate, &kept[..kept.len() / 2])?;
+    for arguments in [&["status"][..], &["nodes"], &["check", "--ready"]] {
+        reaches(arguments);
+    }
+    warns(&world, "certificate", "old certificate stays in use", true).await?;
+    reaches(&["status"]);
+    fs::remove_file(&certificate)?;
+    assert!(Command::new("mkfifo").arg(&certificate).status()?.success());
+    warns(&world, "certificate", "no regular file", true).await?;
+    // A renewal, and its hook at once.
+    let issued = world.authority.issue(&["localhost", "127.0.0.1"]);
+    fs::rename(issued.key_file, &key)?;
+    fs::rename(issued.certificate_file, &certificate)?;
+    let reloaded = sipwake(&world, &["reload"]);
+    assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+    warns(&world, "certificate", "old certificate stays in use", false).await?;
+    reaches(&["status"]);
     Ok(())
 }
 
