@@ -1,7 +1,7 @@
 //! The changes that a proxy makes in a request (RFC 3261 §16.3, §16.6; RFC 3581; RFC 5658).
 //!
-//! Invariant: Via, Record-Route, Route, Max-Forwards and the Request-URI are all that changes; every other header and the
-//! body leave byte for byte as they came.
+//! Invariant: Via, Record-Route, Route, Max-Forwards and the Request-URI are all that changes, and `Sipwake-Call` toward a device; every other
+//! header and the body leave byte for byte as they came.
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use super::CallState;
 use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
-use crate::id::{BindingId, BranchId};
+use crate::id::{BindingId, BranchId, CallId};
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Uri};
 
 /// The maximum length of `received` and `rport`, in bytes.
@@ -95,6 +95,11 @@ pub fn forward_request<'a>(request: &'a Message, sent_by: SentBy<'_>, branch: Br
     let rport = if sent_by.transport == Transport::Udp { ";rport" } else { "" };
     let via = format!("SIP/2.0/{} {};branch={branch}.{mark}{rport}", sent_by.transport.via(), sent_by.host);
     request.edit().set(Name::MaxForwards, hops.to_string()).prepend(Name::Via, via)
+}
+
+/// Names the call in its INVITE to a device, as its pushes name it. The relay alone says it there: what a caller has sent is left out.
+pub fn name_call(edit: Edit<'_>, call: CallId) -> Edit<'_> {
+    edit.set(Name::SipwakeCall, call.to_string())
 }
 
 /// The two Record-Routes of a call, the device's on top: each side sees a name that it can reach (RFC 5658). Both are `sips:` where the request

@@ -23,7 +23,7 @@ use crate::edge::own_proof::{self, Sender};
 use crate::edge::{forward, push_proxy, returned};
 use crate::flow::{FlowToken, OpenedToken};
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Composer, Message, Method};
+use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::{Reply, ServerId};
 
 /// Bytes of a BYE that is kept beyond its time, for a stream that ended unseen or a device that is away; a longer one is not.
@@ -200,6 +200,8 @@ impl Endpoint {
             let passes = self.push_bindings.knows(hop.device);
             edit = forward::strip_asserted_identity(edit, Side::Device);
             edit = own_proof::take(edit, request, if passes { Sender::Passing } else { Sender::Lent });
+        } else {
+            edit = edit.remove(Name::SipwakeCall);
         }
         edit = forward::take_route(edit, request, passage.ours);
         if let Some((flow, transport)) = passage.begun_by {

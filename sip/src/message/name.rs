@@ -78,6 +78,7 @@ names! {
     SessionExpires "Session-Expires" b"x",
     MinSe "Min-SE",
     Replaces "Replaces",
+    SipwakeCall "Sipwake-Call",
 }
 
 impl Name {
@@ -104,7 +105,7 @@ const fn slot(name: &[u8]) -> Option<usize> {
         return None;
     };
     let (first, last) = (first.to_ascii_lowercase() as usize, last.to_ascii_lowercase() as usize);
-    Some((name.len() + first * 23 + last * 52) % SLOT_COUNT)
+    Some((name.len() + first * 24 + last * 51) % SLOT_COUNT)
 }
 
 const SLOT_COUNT: usize = 256;

@@ -15,6 +15,7 @@ mod instructions;
 mod interoperability;
 mod invitations;
 mod largest;
+mod named_calls;
 mod presence;
 mod push_proxy;
 mod recovery;

@@ -80,6 +80,7 @@ pub(crate) fn scrub(message: &Message) -> Vec<u8> {
             Kept::Number => number_element(call, value),
             Kept::Via => list(&|element| via(call, element)),
             Kept::CallId => name_of(value),
+            Kept::OwnCall => sip::id::CallId::parse(value).map_or_else(|| CUT.to_owned(), |call| call.to_string()),
             Kept::Dialog => dialog(value),
             Kept::CSeq => match value.split_once([' ', '\t']) {
                 Some((number, method)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -107,6 +108,8 @@ enum Kept {
     Number,
     Via,
     CallId,
+    /// The relay's own identifier of a call.
+    OwnCall,
     /// The Call-ID and the tags of another dialog.
     Dialog,
     CSeq,
@@ -122,6 +125,7 @@ fn kept(name: Name, written: &str) -> Kept {
     match name {
         Name::Via => Kept::Via,
         Name::CallId => Kept::CallId,
+        Name::SipwakeCall => Kept::OwnCall,
         Name::CSeq => Kept::CSeq,
         Name::MaxForwards | Name::Expires | Name::MinExpires | Name::RetryAfter => Kept::Number,
         Name::FlowTimer | Name::SessionExpires | Name::MinSe => Kept::Number,

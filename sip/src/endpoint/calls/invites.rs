@@ -259,7 +259,7 @@ impl Endpoint {
         );
         let token = FlowToken { instance, upstream: invite.source.flow };
         let token = forward::token_for(&invite.message, &self.core.token_key, Side::Upstream, &token);
-        let edit = forward::forward_request(&invite.message, device, branch);
+        let edit = forward::name_call(forward::forward_request(&invite.message, device, branch), call);
         // A request that came back by our Path names its device itself (RFC 8599 §5.6.2).
         let edit = if self.push_bindings.knows(instance) {
             edit

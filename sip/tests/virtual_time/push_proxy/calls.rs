@@ -24,6 +24,8 @@ fn a_sleeping_device_is_woken_registers_and_gets_the_call_as_it_was() {
         Some(format!("sip:alice@10.0.0.5:1{PN}").as_str()),
         "the Request-URI is the registrar's"
     );
+    let call = through.world.wakes()[0].call.to_string();
+    assert_eq!(values(&invite, Name::SipwakeCall), [call], "as its push names it");
     assert!(!invite.has(Name::Route), "our Path is taken off");
     assert_eq!(values(&invite, Name::RecordRoute).len(), 3);
     let order: Vec<String> = through.world.descriptions();
