@@ -222,7 +222,7 @@ async fn a_page_that_subscribed_to_web_push_rings_from_its_service_worker_and_is
         ended = push_server.next_push(SOON).await.ok_or_else(|| pair.told(Missed::new("call-ended", "none")))?;
     }
     assert_eq!((&ended.payload["event"], &ended.payload["call"]), (&json!("call-ended"), &push.payload["call"]));
-    pair.phone.run(&format!("phone.call = {}", push.payload["call"])).await?;
+    pair.phone.run(&format!("phone.call = {{ id: {} }}; 1", push.payload["call"])).await?;
     pair.phone.deliver_push(&ended.payload.to_string()).await?;
     pair.shows("it is over").await?;
     assert_eq!(push_server.violations(), Vec::<String>::new());
@@ -254,8 +254,11 @@ async fn a_page_that_loses_its_socket_in_a_call_comes_back_and_either_side_can_h
         if by_caller {
             pair.answered().await?;
         } else {
+            pair.phone.run("$('caller').textContent = 'who was pushed before'").await?;
             pair.calls().await?;
             pair.shows("ringing").await?;
+            pair.phone.until("$('caller').textContent !== 'who was pushed before'", SOON).await?;
+            pair.phone.until("phone.session.call.startsWith('c_')", SOON).await?;
             pair.phone.run("$('answer').click()").await?;
             pair.shows("talking").await?;
             pair.hears("talking").await?;
@@ -275,6 +278,38 @@ async fn a_page_that_loses_its_socket_in_a_call_comes_back_and_either_side_can_h
         }
         pair.phone.until("phone.ua.isRegistered() && phone.ua.isConnected()", SOON).await?;
     }
+    pair.world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_keeps_its_secret_until_the_relay_has_taken_the_account_back() -> Outcome {
+    let pair = Pair::start().await?;
+    pair.phone.run("window.asks = window.fetch; 1").await?;
+    let stub = |body: &str| format!("window.fetch = async () => {{ {body} }}; 1");
+    for (body, told) in [
+        ("return new Response('{}', { status: 503, headers: { 'Retry-After': '5' } })", "not taken back: 503"),
+        ("return new Response('no JSON', { status: 429 })", "not taken back: 429"),
+        ("throw new TypeError('gone')", "not taken back: no answer"),
+    ] {
+        pair.phone.run(&stub(body)).await?;
+        pair.phone.run("$('end').click()").await?;
+        pair.phone.until(&format!("$('state').textContent.startsWith('{told}')"), SOON).await?;
+        assert_eq!(pair.phone.run("!!localStorage.getItem('lease') && !$('end').disabled").await?, json!(true));
+    }
+    pair.phone.run("window.fetch = window.asks; 1").await?;
+    pair.phone.run("$('end').click()").await?;
+    pair.shows("wiped").await?;
+    assert_eq!(pair.phone.run("[phone.lease, localStorage.getItem('lease')]").await?, json!([null, null]));
+    pair.world.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_whose_pushed_call_is_over_hears_so_of_the_relay() -> Outcome {
+    let pair = Pair::start().await?;
+    let push = "({ event: 'call', call: 'c_aaaaaaaaaaaaaaaaaaaaaaaaaa', name: 'Bob', sent_at: 100, deadline: 130 })";
+    pair.phone.run(&format!("phone.onPush({push})")).await?;
+    pair.shows("it is over").await?;
+    assert_eq!(pair.phone.run("phone.call").await?, json!(null));
     pair.world.end().await
 }
 
