@@ -228,8 +228,6 @@ impl Shard {
         if let Some((app, target)) = self.moved(&pushed.push, &pushed.target, verdict) {
             // A device that has given a sign meanwhile comes by itself.
             if self.awaits_sign(call, instance) {
-                let provider = self.shared.provider(target.provider);
-                self.note(instance, Some(call), What::PushSent { event: Event::Call, provider });
                 let Pushed { push, second, .. } = *pushed;
                 self.push_again(call, app, target, push, second);
             }
@@ -270,6 +268,9 @@ impl Shard {
         if let Some(known) = self.calls.get_mut(call, push.instance) {
             known.pushed = Some(target.provider);
         }
+        let provider = self.shared.provider(target.provider);
+        self.note(push.instance, Some(call), What::PushSent { event: Event::Call, provider });
+        self.tell_pushed_again(push.instance, call, provider);
         self.push_call(None, app, target, push, second);
     }
 

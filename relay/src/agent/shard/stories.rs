@@ -12,6 +12,7 @@ use sip::id::{CallId, InstanceId};
 use super::Shard;
 use crate::agent::tables::timeline::What;
 use crate::clock::unix_now_ms;
+use crate::domain::PushProvider;
 use crate::domain::story::{self, Moment, Story, Withheld};
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
@@ -95,6 +96,14 @@ impl Shard {
         if let (Some(moment), Some(story)) = (moment, self.stories.open.get_mut(&key)) {
             tracing::debug!(event = "call-step", call = %id, %instance, step = moment.word(), "a call goes on");
             story.tell(now, moment);
+        }
+    }
+
+    /// Tells a story that its push was sent once more, which no other step of it is.
+    pub(crate) fn tell_pushed_again(&mut self, instance: InstanceId, call: CallId, provider: PushProvider) {
+        self.begin_stories();
+        if let Some(story) = self.stories.open.get_mut(&(instance, call)) {
+            story.tell(unix_now_ms(), Moment::PushSent(provider));
         }
     }
 

@@ -228,6 +228,16 @@ async fn an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_p
     assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(1.0));
     world.talks(&caller, &instance).await?;
     assert_eq!(world.fcm.requests(), 2, "once more, not again and again");
+    let pushes = |steps: &serde_json::Value| {
+        let steps =
+            steps.as_array().into_iter().flatten().filter(|step| step.get("event").is_none_or(|it| it == "call"));
+        let words = steps.filter_map(|step| step["step"].as_str()).filter(|word| word.starts_with("push-"));
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let export = world.api.of("GET", &instance, "/export").await?.json();
+    let both = ["push-sent", "push-ended"].repeat(2);
+    assert_eq!(pushes(&export["timeline"]), both, "each push has its verdict: {}", export["timeline"]);
+    assert_eq!(pushes(&export["call_stories"][0]["steps"]), both, "{}", export["call_stories"]);
     world.content()
 }
 
