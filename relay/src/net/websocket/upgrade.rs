@@ -131,14 +131,14 @@ fn judge<B>(request: &Request<B>) -> Result<String, No> {
     let names = |header, wanted: &str| tokens(request, header).any(|token| token.eq_ignore_ascii_case(wanted));
     if !names(UPGRADE, "websocket") || !names(CONNECTION, "upgrade") {
         let why = "here is SIP over WebSocket (RFC 7118): ask for Upgrade: websocket";
-        return no(StatusCode::UPGRADE_REQUIRED, why, vec![(UPGRADE, "websocket")]);
+        return no(StatusCode::UPGRADE_REQUIRED, why, vec![(UPGRADE, "websocket"), (CONNECTION, "close, upgrade")]);
     }
     let only = |header: HeaderName| {
         let mut values = request.headers().get_all(header).iter();
         values.next().filter(|_| values.next().is_none()).map(|value| value.as_bytes().trim_ascii())
     };
     if only(SEC_WEBSOCKET_VERSION) != Some(b"13") {
-        let with = vec![(UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, "13")];
+        let with = vec![(UPGRADE, "websocket"), (CONNECTION, "close, upgrade"), (SEC_WEBSOCKET_VERSION, "13")];
         return no(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken", with);
     }
     let key = only(SEC_WEBSOCKET_KEY).filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16));
@@ -210,7 +210,9 @@ mod tests {
         ] {
             let response = ask(changes);
             assert_eq!(response.status(), status, "{changes:?}");
-            assert_eq!(response.headers()[CONNECTION], "close");
+            // A hop takes what Upgrade says for the next one where Connection does not name it (RFC 9110 §7.8).
+            let connection = if status == 426 { "close, upgrade" } else { "close" };
+            assert_eq!(response.headers()[CONNECTION], connection);
         }
         assert_eq!(ask(&[("sec-websocket-version", Some("8"))]).headers()[SEC_WEBSOCKET_VERSION], "13");
         assert_eq!(ask(&[("upgrade", None)]).headers()[UPGRADE], "websocket");
