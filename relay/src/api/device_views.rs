@@ -84,7 +84,7 @@ fn missed_call(missed: &MissedCall) -> Value {
 }
 
 fn steps(timeline: &Timeline) -> Value {
-    let enabled = json!({"at": rfc3339_ms(timeline.created_at.saturating_mul(1_000)), "step": "enabled"});
+    let enabled = json!({"at": rfc3339_ms(timeline.enabled_at_ms), "step": "enabled"});
     std::iter::once(enabled).chain(timeline.steps.iter().map(step)).collect()
 }
 

@@ -154,8 +154,8 @@ pub enum Field<T> {
 /// The timeline of an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeline {
-    /// When it was enabled, in seconds since 1970.
-    pub created_at: u64,
+    /// When it was enabled, in milliseconds since 1970.
+    pub enabled_at_ms: u64,
     /// The steps since then that this process knows of, oldest first.
     pub steps: Vec<Step>,
 }

@@ -12,7 +12,7 @@ use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, Te
 use crate::secret::InstanceSecret;
 use crate::vault::StoreError;
 use crate::vault::items::{Message, MissedCall};
-use crate::vault::record::Proof;
+use crate::vault::record::{Proof, Record};
 
 impl Inner {
     /// An instance with what is kept for it.
@@ -68,8 +68,8 @@ impl Inner {
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
         let status = self.look(id, proof).await?;
         let ActivityView { steps, .. } = self.told(id, proof).await?;
-        let created_at = self.with_record(&status, |record| record.created_at).ok_or(AccessError::Unknown)?;
-        Ok(Timeline { created_at, steps })
+        let enabled_at_ms = self.with_record(&status, enabled_at_ms).ok_or(AccessError::Unknown)?;
+        Ok(Timeline { enabled_at_ms, steps })
     }
 
     pub(super) async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
@@ -91,7 +91,7 @@ impl Inner {
             registrar: record.account.registrar.clone(),
             outbound_proxy: record.account.outbound_proxy.clone(),
             calls: calls.iter().map(|(id, call)| (*id, call_view(call))).collect(),
-            timeline: Timeline { created_at: record.created_at, steps },
+            timeline: Timeline { enabled_at_ms: enabled_at_ms(record), steps },
             view,
             messages,
             missed_calls,
@@ -119,6 +119,12 @@ impl Inner {
             None => Err(AccessError::StoreAway),
         }
     }
+}
+
+/// When an instance was enabled, in milliseconds since 1970: to the second where another push token was given since.
+fn enabled_at_ms(record: &Record) -> u64 {
+    let (second, confirmed) = (record.created_at, record.device.call_push.confirmed_at_ms);
+    if confirmed / 1_000 == second { confirmed } else { second.saturating_mul(1_000) }
 }
 
 fn away(_: StoreError) -> AccessError {

@@ -7,6 +7,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::request::ActivityView;
+use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, What};
 use crate::clock::unix_now_ms;
 
@@ -18,7 +19,7 @@ impl Shard {
             Some(activity) => {
                 ActivityView { steps: activity.steps().copied().collect(), mailbox: activity.mailbox.clone() }
             }
-            None => ActivityView { steps: registered_step(row.registered_at).into_iter().collect(), mailbox: None },
+            None => ActivityView { steps: registered_step(row).into_iter().collect(), mailbox: None },
         }
     }
 
@@ -29,6 +30,7 @@ impl Shard {
         if what == What::Registered {
             let Some(row) = self.instances.get_mut(instance) else { return };
             row.registered_at = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
+            row.registered_ms = (now % 1_000) as u16;
             // A registration that stands is told without a timeline.
             if row.activity.is_none() {
                 return;
@@ -80,11 +82,11 @@ impl Shard {
     /// The activity of an instance that is not over, made when it is first needed.
     pub(crate) fn activity(&mut self, instance: InstanceId) -> Option<&mut Activity> {
         let row = self.instances.get_mut(instance).filter(|row| row.ending.is_none())?;
-        let registered_at = row.registered_at;
+        let registered = registered_step(row);
         let steps = &mut self.steps;
         Some(row.activity.get_or_insert_with(|| {
             let mut activity = Activity::default();
-            if let Some(step) = registered_step(registered_at) {
+            if let Some(step) = registered {
                 *steps += activity.note(step.at_ms, None, step.what, true);
             }
             Box::new(activity)
@@ -93,7 +95,7 @@ impl Shard {
 }
 
 /// The registration that stands, of an instance without a timeline.
-fn registered_step(registered_at: u32) -> Option<Step> {
-    let at_ms = u64::from(registered_at) * 1_000;
-    (registered_at > 0).then_some(Step { at_ms, last_ms: at_ms, count: 1, call: None, what: What::Registered })
+fn registered_step(row: &Row) -> Option<Step> {
+    let at_ms = u64::from(row.registered_at) * 1_000 + u64::from(row.registered_ms);
+    (row.registered_at > 0).then_some(Step { at_ms, last_ms: at_ms, count: 1, call: None, what: What::Registered })
 }

@@ -208,7 +208,7 @@ fn timeline() -> Timeline {
         one(None, What::Message { outcome: MessageOutcome::Kept }),
         one(None, What::Voicemail { new: Some(2), old: None }),
     ];
-    Timeline { created_at: EXPIRES_AT, steps }
+    Timeline { enabled_at_ms: EXPIRES_AT * 1_000, steps }
 }
 
 fn receipt(reason: WipeReason) -> ReceiptView {
