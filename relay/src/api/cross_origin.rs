@@ -22,7 +22,7 @@ use super::Endpoint;
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
-const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static("location, retry-after, www-authenticate");
+const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static("location, retry-after, www-authenticate, x-request-id");
 
 /// The origins whose pages may call, as browsers name them: `https://phone.example.com`.
 pub type Origins = Arc<[Box<str>]>;
