@@ -36,17 +36,16 @@ pub(crate) struct Challenged<'a> {
 /// The `Authorization` that answers the challenge to a REGISTER or SUBSCRIBE on behalf of the account.
 pub(crate) fn answer(record: &Record, challenged: &Challenged<'_>) -> Result<String, Unanswerable> {
     let Challenged { challenge, nc, cnonce, uri, method } = *challenged;
-    let ha1 = ha1_for(record, challenge)?;
+    let ha1 = ha1_for(&record.account.auth_username, &record.account.proof, challenge)?;
     let answer = DigestResponse { username: &record.account.auth_username, method, uri, cnonce, nc, body: b"" };
     challenge.answer(&ha1, &answer).map_err(|_| Unanswerable::Algorithm)
 }
 
-fn ha1_for(record: &Record, challenge: &Challenge) -> Result<Ha1, Unanswerable> {
+/// The HA1 that answers a challenge to this user.
+pub(crate) fn ha1_for(username: &str, proof: &Proof, challenge: &Challenge) -> Result<Ha1, Unanswerable> {
     let hash = challenge.algorithm.hash;
-    match &record.account.proof {
-        Proof::Password(password) => {
-            Ok(Ha1::compute(hash, &record.account.auth_username, &challenge.realm, password.expose()))
-        }
+    match proof {
+        Proof::Password(password) => Ok(Ha1::compute(hash, username, &challenge.realm, password.expose())),
         Proof::Ha1(ha1s) => from(std::slice::from_ref(ha1s), challenge, hash),
         Proof::Derived(all) => from(all, challenge, hash),
     }

@@ -32,7 +32,7 @@
 mod asking;
 mod delivery;
 mod departures;
-mod digest;
+pub(crate) mod digest;
 mod erasures;
 mod lost_time;
 mod ownership;

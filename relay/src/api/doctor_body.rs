@@ -2,12 +2,11 @@
 //!
 //! Invariant: every error of a body is reported in one answer; none repeats a value.
 
-use super::enable_body::{self, MAX_PASSWORD, MAX_USERNAME};
+use super::enable_body::{self, MAX_USERNAME};
 use super::json::{At, Errors, Json};
 use super::problem::Problem;
 use super::sip_uri::SipUri;
 use crate::doctor::Patient;
-use crate::secret::Password;
 
 /// Reads the body of an examination.
 pub fn read(body: &Json) -> Result<Patient, Problem> {
@@ -18,7 +17,7 @@ pub fn read(body: &Json) -> Result<Patient, Problem> {
 
 fn patient(body: &Json, errors: &mut Errors) -> Option<Patient> {
     let body = At::root(body).object(&["account"], errors)?;
-    let known = ["aor", "auth_username", "password", "registrar", "outbound_proxy"];
+    let known = ["aor", "auth_username", "password", "ha1", "registrar", "outbound_proxy"];
     let fields = body.require("account", errors).and_then(|at| at.object(&known, errors))?;
     let aor = fields.require("aor", errors).and_then(|at| enable_body::uri(&at, SipUri::address_of_record, errors));
     let mut server = |name| match fields.get(name) {
@@ -30,13 +29,9 @@ fn patient(body: &Json, errors: &mut Errors) -> Option<Patient> {
         Some(at) => at.text(1, MAX_USERNAME, errors).map(Box::from),
         None => aor.as_ref().and_then(|aor| enable_body::username_of(aor, &fields, errors)),
     };
-    let credentials = match fields.get("password") {
+    let credentials = match fields.get("password").or(fields.get("ha1")) {
         None => Some(None),
-        Some(at) => at
-            .text(1, MAX_PASSWORD, errors)
-            .map(Password::new)
-            .zip(username)
-            .map(|(password, user)| Some((user, password))),
+        Some(_) => enable_body::proof(&fields, errors).zip(username).map(|(proof, user)| Some((user, proof))),
     };
     Some(Patient {
         aor: aor?.to_string().into(),

@@ -13,7 +13,7 @@ use crate::vault::record::{Account, Device, Ha1s, Proof, Provider, WakeFor};
 /// The longest user name of a digest, in characters.
 pub(super) const MAX_USERNAME: usize = 128;
 /// The longest password, in characters.
-pub(super) const MAX_PASSWORD: usize = 256;
+const MAX_PASSWORD: usize = 256;
 /// The longest realm, in characters.
 const MAX_REALM: usize = 255;
 /// The longest label of a device, in characters.
@@ -82,13 +82,23 @@ pub(super) fn username_of(aor: &SipUri, fields: &Fields, errors: &mut Errors) ->
     }
 }
 
-fn proof(fields: &Fields, errors: &mut Errors) -> Option<Proof> {
+pub(super) fn proof(fields: &Fields, errors: &mut Errors) -> Option<Proof> {
     match (fields.get("password"), fields.get("ha1")) {
         (Some(at), None) => at.text(1, MAX_PASSWORD, errors).map(|text| Proof::Password(Password::new(text))),
         (None, Some(at)) => ha1(&at, errors),
         (None, None) => errors.add(fields.pointer(), "one of password and ha1 is required"),
         (Some(_), Some(_)) => errors.add(fields.pointer(), "expected one of password and ha1, not both"),
     }
+}
+
+/// Reads HA1s that stand by themselves, as `account.ha1` has them.
+///
+/// # Errors
+/// Every place that is wrong.
+pub fn read_ha1(body: &Json) -> Result<Proof, Problem> {
+    let mut errors = Errors::default();
+    let proof = ha1(&At::root(body), &mut errors);
+    errors.into_result(proof)
 }
 
 fn ha1(at: &At, errors: &mut Errors) -> Option<Proof> {

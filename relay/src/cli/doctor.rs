@@ -3,19 +3,21 @@
 //! Invariant: it goes as a relay with the same configuration goes, from this machine. No password stands among the arguments.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sip::message::Uri;
 
-use super::{CommandError, password};
+use super::{CommandError, password, secret_file};
+use crate::api::{enable_body, json};
 use crate::config::Config;
 use crate::doctor::{Doctor as Examiner, Patient};
+use crate::vault::record::Proof;
 
 /// Walk an account's path to its SIP server as the relay would, and say what would go wrong and what to do
 ///
-/// DNS, connections, certificates, OPTIONS, and REGISTER up to the challenge. With --password-file, or --ask-password for the
-/// standard input, the account is registered, too, and unregistered again. Ends with 1 when a call would not come.
+/// DNS, connections, certificates, OPTIONS, and REGISTER up to the challenge. With --password-file, --ask-password for the
+/// standard input, or --ha1-file, the account is registered, too, and unregistered again. Ends with 1 when a call would not come.
 #[derive(Args)]
 pub struct Doctor {
     /// The relay's configuration (TOML); without it that of `serve` without one
@@ -39,6 +41,9 @@ pub struct Doctor {
     /// Read the password from the first line of the standard input, which is asked on a terminal
     #[arg(long, conflicts_with = "password_file")]
     ask_password: bool,
+    /// The file with the account's HA1 in place of its password, as enabling takes it: {"realm": "…", "MD5": "…", "SHA-256": "…"}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["password_file", "ask_password"])]
+    ha1_file: Option<PathBuf>,
     /// Print JSON, as POST /v1/doctor answers
     #[arg(long)]
     json: bool,
@@ -56,8 +61,10 @@ pub async fn run(doctor: Doctor) -> Result<(), CommandError> {
     let config = config.map_err(|problems| CommandError::Configuration(problems.to_string()))?;
     let user = Uri::parse(&doctor.aor).and_then(|uri| uri.user.map(str::to_owned)).unwrap_or_default();
     let username = doctor.auth_username.unwrap_or(user).into_boxed_str();
-    let credentials = if doctor.password_file.is_some() || doctor.ask_password {
-        Some((username, password::read(doctor.password_file.as_deref())?))
+    let credentials = if let Some(file) = &doctor.ha1_file {
+        Some((username, ha1(file)?))
+    } else if doctor.password_file.is_some() || doctor.ask_password {
+        Some((username, Proof::Password(password::read(doctor.password_file.as_deref())?)))
     } else {
         None
     };
@@ -75,4 +82,12 @@ pub async fn run(doctor: Doctor) -> Result<(), CommandError> {
         write!(out, "{report}")?
     }
     if report.is_healthy() { Ok(()) } else { Err(CommandError::Unhealthy) }
+}
+
+/// # Errors
+/// [`CommandError`] when the file cannot be read, or holds something else.
+fn ha1(file: &Path) -> Result<Proof, CommandError> {
+    let text = secret_file::read(file)?;
+    let read = json::parse(text.as_bytes()).and_then(|tree| enable_body::read_ha1(&tree));
+    read.map_err(|_| CommandError::NotHa1(file.to_owned()))
 }

@@ -89,6 +89,12 @@ pub enum CommandError {
     /// No password was given.
     #[error("no password: name a --password-file, or write it as the first line of the standard input")]
     NoPassword,
+    /// The text is no HA1.
+    #[error(
+        "{} is no ha1: write what enabling takes, an object with realm and at least one of MD5, SHA-256 and SHA-512-256",
+        .0.display()
+    )]
+    NotHa1(PathBuf),
     /// The address of the relay is none.
     #[error("{0:?} is not an address such as https://relay1.example.net:8443")]
     Address(String),

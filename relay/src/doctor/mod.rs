@@ -6,7 +6,7 @@
 //! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
 //! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone, some side by side |
 //! | `options` | OPTIONS by the best connection |
-//! | `register` | REGISTER without a Contact, up to the challenge; with the password: the registered Contacts, then a Contact of its own with a Path, and its end |
+//! | `register` | REGISTER without a Contact, up to the challenge; with the password or its HA1: the registered Contacts, then a Contact of its own with a Path, and its end |
 //!
 //! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a Contact is
 //! registered that is taken away again. A password is tried once: a refusal ends the examination. DNS findings about addresses that the relay does
@@ -21,10 +21,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
+use sip::auth::{Challenge, DigestResponse, Hash};
 use sip::message::{Message, Method, Name, Uri};
 use tokio::time::timeout;
 
+use crate::agent::digest::{Unanswerable, ha1_for};
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::config::{DomainRules, Upstream};
 use crate::net::Transport;
@@ -33,7 +34,8 @@ use crate::net::dial::{self, DialError};
 use crate::net::dns::report::{Answer, Leads};
 use crate::net::dns::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::tls::{ClientTls, TlsError};
-use crate::secret::{Password, with_clean_stack};
+use crate::secret::with_clean_stack;
+use crate::vault::record::Proof;
 use discreet::{NOWHERE, discreet};
 pub use line::{Line, LineError, token};
 pub use report::{DoctorStep, Finding, Report, Verdict};
@@ -85,8 +87,8 @@ pub struct Patient {
     pub registrar: Option<Box<str>>,
     /// Its outbound proxy.
     pub outbound_proxy: Option<Box<str>>,
-    /// The digest's user and password, if its registration shall be tried.
-    pub credentials: Option<(Box<str>, Password)>,
+    /// The digest's user, and what it is computed from, if its registration shall be tried.
+    pub credentials: Option<(Box<str>, Proof)>,
 }
 
 impl Doctor {
@@ -372,7 +374,7 @@ impl Registering<'_> {
             status => return Err(refused(status, &first)),
         }
         if self.patient.credentials.is_none() {
-            report.note(STEP, "not tried any further", "give the password to see it registered");
+            report.note(STEP, "not tried any further", "give the password, or ha1, to see it registered");
             return Ok(());
         }
         let before = self.send_authorized(&[]).await?;
@@ -460,6 +462,11 @@ impl Registering<'_> {
         } else {
             report.good(DoctorStep::Register, what);
         }
+        if let Some((user, proof)) = &self.patient.credentials
+            && let Err(error) = with_clean_stack(|| ha1_for(user, proof, &challenge).map(drop))
+        {
+            return Err(unanswerable(error));
+        }
         self.challenge = Some((challenge, header, 0));
         Ok(())
     }
@@ -537,13 +544,13 @@ impl Registering<'_> {
     async fn send(&mut self, headers: &[(Name, String)]) -> Result<Message, LineError> {
         let mut headers = headers.to_vec();
         let (registrar, aor) = (self.route.registrar(), &*self.patient.aor);
-        if let (Some((challenge, header, count)), Some((user, password))) =
+        if let (Some((challenge, header, count)), Some((user, proof))) =
             (&mut self.challenge, &self.patient.credentials)
         {
             *count += 1;
             let (cnonce, nc) = (token(), *count);
             let answer = with_clean_stack(|| {
-                let ha1 = Ha1::compute(challenge.algorithm.hash, user, &challenge.realm, password.expose());
+                let ha1 = ha1_for(user, proof, challenge).ok()?;
                 let terms = DigestResponse {
                     username: user,
                     method: "REGISTER",
@@ -569,9 +576,22 @@ fn contacts(response: &Message) -> BTreeSet<String> {
     response.contacts().iter().filter_map(|contact| contact.target().map(str::to_owned)).collect()
 }
 
+/// Hashes that were given do not fit the challenge, which a password always does.
+fn unanswerable(error: Unanswerable) -> Ended {
+    match error {
+        Unanswerable::Realm => {
+            Ended("ha1 is of another realm".to_owned(), "make it of the realm that the server asks in, above")
+        }
+        Unanswerable::Algorithm | Unanswerable::Digest | Unanswerable::Challenge => Ended(
+            "ha1 holds no hash for the algorithm that the server asks for first".to_owned(),
+            "make one of that algorithm, above, too",
+        ),
+    }
+}
+
 fn refused(status: u16, response: &Message) -> Ended {
     let remedy = match status {
-        401 | 407 => "the user name or the password is wrong, or the realm is another account's",
+        401 | 407 => "the user name, the password or the hash is wrong, or the realm is another account's",
         403 => "the account is not allowed to register from here: look at the server's rules for addresses and users",
         404 | 604 => "the server does not know this address of record",
         301 | 302 | 305 => "the account has moved: name the server that the answer does as its registrar",

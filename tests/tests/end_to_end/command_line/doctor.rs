@@ -3,6 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
+use sip::auth::{Ha1, Hash};
 use sip::message::Name;
 use tests::api_client::Answer;
 use tests::authority::Authority;
@@ -72,6 +73,15 @@ async fn an_account_is_walked_to_its_end_over_every_transport_and_left_as_it_was
         assert!(!report.contains("BAD") && !report.contains("wonderland"), "{report}");
         assert_eq!(code, Some(0), "{report}");
         assert!(ward.registrar.contacts(&ward.registrar.aor("alice")).is_empty(), "its own Contact is gone");
+    }
+    let (aor, registrar) = (ward.registrar.aor("alice"), ward.registrar.uri(Transport::Tls));
+    let realm = aor.split_once('@').map(|(_, domain)| domain).unwrap_or_default();
+    let ha1 = json!({"realm": realm, "SHA-256": Ha1::compute(Hash::Sha256, "alice", realm, "wonderland").expose()});
+    for (ha1, told) in [(ha1.to_string(), "credentials are accepted"), ("{}".to_owned(), "is no ha1")] {
+        let file = ward.scratch.file("ha1", &ha1);
+        let file = file.to_str().unwrap_or_default();
+        let output = ward.ask(None, &["--aor", &aor, "--registrar", &registrar, "--ha1-file", file])?;
+        says(&text(&output), &[told]);
     }
     let before = ward.registrar.register_count();
     let (code, report) = ward.ask_about_alice(Transport::Tls, None)?;
@@ -180,6 +190,42 @@ async fn every_record_on_the_way_to_a_domain_is_told_with_its_verdict() -> Outco
     let last = json["findings"].as_array().and_then(|it| it.last()).cloned().unwrap_or_default();
     assert_eq!((&last["step"], &last["verdict"]), (&"dns".into(), &"bad".into()), "{json}");
     assert!(last["remedy"].as_str().is_some_and(|remedy| remedy.contains("SRV")), "{json}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_keeps_its_password_hears_whether_its_hashes_fit() -> Outcome {
+    let world = World::start().await?;
+    let key = world.relay.setup().apps[0].api_key.clone();
+    let hash = |hash, realm: &str| Ha1::compute(hash, "alice", realm, "wonderland").expose().to_owned();
+    let ask = async |ha1: serde_json::Value| {
+        let (aor, registrar) = (world.aor(), world.registrar.uri(Transport::Tls));
+        let body = json!({"account": {"aor": aor, "auth_username": "alice", "ha1": ha1, "registrar": registrar}});
+        world
+            .until("an examination", || async {
+                let answer = world.api.json("POST", "/v1/doctor", Some(&key), Some(&body)).await.ok()?;
+                (answer.status != 429).then_some(answer)
+            })
+            .await
+    };
+    let realm = world.aor().split_once('@').map(|(_, domain)| domain.to_owned()).unwrap_or_default();
+    let (md5, sha256) = (hash(Hash::Md5, &realm), hash(Hash::Sha256, &realm));
+    let told = ask(json!({"realm": realm, "MD5": md5, "SHA-256": sha256})).await?;
+    assert_eq!((told.status, &told.json()["healthy"]), (200, &json!(true)), "{}", told.text());
+    says(&told.text(), &["credentials are accepted", "registered for"]);
+    let told = ask(json!({"realm": realm, "SHA-256": hash(Hash::Sha256, "another")})).await?;
+    says(&told.text(), &["REGISTER is answered 401", "or the hash is wrong"]);
+    let before = world.registrar.register_count();
+    for (ha1, told_as) in [
+        (json!({"realm": "another", "SHA-256": hash(Hash::Sha256, "another")}), "ha1 is of another realm"),
+        (json!({"realm": realm, "SHA-512-256": sha256}), "no hash for the algorithm"),
+    ] {
+        let told = ask(ha1).await?;
+        assert_eq!(told.json()["healthy"], false);
+        says(&told.text(), &[told_as]);
+    }
+    assert_eq!(world.registrar.register_count() - before, 2, "up to the challenge, and no further");
+    assert!(world.contacts().is_empty());
     Ok(())
 }
 

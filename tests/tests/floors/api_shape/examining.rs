@@ -19,6 +19,11 @@ async fn an_examination_is_answered_in_words_and_ends_the_connection() {
     let finding = json!({"step": "register", "verdict": "good", "what": "21"});
     assert_eq!((answer.status, answer.json()), (200, json!({"healthy": true, "findings": [finding]})));
     assert!(answer.ends_connection, "a password was shown on it");
+    let hashed = json!({"account": {
+        "aor": "sip:alice@example.com", "ha1": {"realm": "example.com", "MD5": "0123456789abcdef".repeat(2)},
+    }});
+    let answer = door.ask.of("POST", "/v1/doctor", APP_KEY, &hashed.to_string()).await;
+    assert_eq!((answer.status, &answer.json()["healthy"]), (200, &json!(true)), "what enabling takes: {}", answer.text);
     let answer = door.ask.of("POST", "/v1/doctor", APP_KEY, ALICE).await;
     assert_eq!((answer.status, &answer.json()["healthy"]), (200, &json!(false)), "without a password");
 }
@@ -33,6 +38,13 @@ async fn each_wrong_examination_has_its_status_and_repeats_nothing() {
         (APP_KEY, "{}", 422, "invalid-body"),
         (APP_KEY, r#"{"account": {"aor": "alice"}}"#, 422, "invalid-body"),
         (APP_KEY, r#"{"account": {"aor": "sip:alice@example.com", "ha1": {}}}"#, 422, "invalid-body"),
+        (APP_KEY, r#"{"account": {"aor": "sip:alice@example.com", "ha1": {"realm": "r"}}}"#, 422, "invalid-body"),
+        (
+            APP_KEY,
+            r#"{"account": {"aor": "sip:alice@example.com", "password": "x", "ha1": {"realm": "r", "MD5": "00"}}}"#,
+            422,
+            "invalid-body",
+        ),
         (APP_KEY, r#"{"account": {"aor": "sip:alice@example.com", "password": ""}}"#, 422, "invalid-body"),
         (APP_KEY, r#"{"account": {"aor": "sip:alice@example.com", "registrar": "tel:1"}}"#, 422, "invalid-body"),
     ] {
