@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `access`, `limits`, `cross_origin` | who may ask, how often, and from which web pages |
 //! | `handlers`, `device_handlers`, `doctor`, `trace`, `wake` | the routes |
+//! | `conditions` | what a request is to depend on |
 //! | `body`, `json`, `sip_uri` | what every body is read with |
 //! | `device_body`, `doctor_body`, `enable_body`, `wake_body` | the bodies |
 //! | `views`, `device_views`, `story_views` | the answers |
@@ -38,6 +39,7 @@ pub mod access;
 mod answer_budget;
 pub mod body;
 pub(crate) mod carried;
+mod conditions;
 pub mod cross_origin;
 #[cfg(test)]
 mod described;
@@ -171,6 +173,7 @@ impl<E: ApiService> Api<E> {
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(middleware::from_fn_with_state(self.clone(), elsewhere::carry::<E>))
+            .layer(middleware::from_fn_with_state(self.clone(), conditions::judge::<E>))
             .layer(middleware::from_fn_with_state(self.0.origins.clone(), cross_origin::allow))
             .layer(middleware::from_fn_with_state(self.clone(), observe::<E>))
             .with_state(self.clone())

@@ -76,6 +76,8 @@ problems! {
     CallOver = "call-over", 409, "The call is over";
     /// The instance has only a VoIP token, which takes nothing but calls.
     NoAlertTarget = "no-alert-target", 409, "The instance has no target that takes a test push";
+    /// A condition of the request is false; nothing was done.
+    PreconditionFailed = "precondition-failed", 412, "A condition of the request is false";
     /// The body is over 16 KiB.
     BodyTooLarge = "body-too-large", 413, "The body is too large";
     /// The body is not declared as JSON.

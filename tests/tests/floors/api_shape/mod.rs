@@ -13,6 +13,7 @@ use relay::service::devices::Field;
 use relay::vault::record::Presence;
 use serde_json::{Value, json};
 
+mod conditional;
 mod elsewhere;
 mod examining;
 mod hostile;
