@@ -90,7 +90,7 @@ fn steps() -> Vec<Value> {
     let what =
         what.into_iter().chain(ended.map(What::CallEnded)).chain(providers).chain(pushes).chain(messages).chain(others);
     let steps = what.map(|what| Step { at_ms: 0, last_ms: 0, count: 1, call: None, what }).collect();
-    let timeline = device_views::timeline(InstanceId::new(1, ShardTag(1)), &Timeline { created_at: 0, steps });
+    let timeline = device_views::timeline(InstanceId::new(1, ShardTag(1)), &Timeline { enabled_at_ms: 0, steps });
     timeline["steps"].as_array().cloned().unwrap_or_default()
 }
 
@@ -152,11 +152,13 @@ fn of_code() -> BTreeMap<&'static str, Words> {
     });
     let registrations = every!(RegistrationState { Registered, Registering, Retrying, Unregistered });
     let instances = every!(InstanceStatusView { Active, Foreground, Ending });
+    let states = set(instances.map(views::instance_state));
     let presence = set(every!(Presence { Foreground, Background }).map(views::presence));
     let verdicts = every!(Verdict { Good, Note, Bad }).map(|it| serde_json::to_value(it).expect("a word"));
     assert_eq!(presence, read(|at, errors| device_body::presence(at, errors).is_some()));
     let read_services = read(|at, errors| device_body::kind(at, errors).is_some());
     assert_eq!(services, read_services, "what is read is what is told");
+    assert_eq!(services, set(["apns", "fcm", "webpush"]), "each has a type of its own");
     assert_eq!(environments, read(|at, errors| device_body::environment(at, errors).is_some()));
     let keys = views::keys(&[0; 32])["keys"].as_array().cloned().unwrap_or_default();
     let problems = ProblemType::ALL.iter().map(|kind| format!("urn:sipwake:problem:{}", kind.name())).collect();
@@ -180,8 +182,10 @@ fn of_code() -> BTreeMap<&'static str, Words> {
         ("CallStory.steps[].by", set(["device", "caller"])),
         ("WakeFor[]", set(device_body::WAKE_FOR.iter().map(|(word, _)| *word))),
         ("Presence", presence),
-        ("PushTarget.provider", services.clone()),
-        ("PushTarget.environment", environments.clone()),
+        ("ApnsTarget.provider", set(["apns"])),
+        ("ApnsTarget.environment", environments.clone()),
+        ("FcmTarget.provider", set(["fcm"])),
+        ("WebPushTarget.provider", set(["webpush"])),
         ("Wiping.state", told([&views::wiped(&Wiped::Wiping)], "state")),
         ("Keys.keys[].kty", told(&keys, "kty")),
         ("Keys.keys[].crv", told(&keys, "crv")),
@@ -190,7 +194,8 @@ fn of_code() -> BTreeMap<&'static str, Words> {
         ("Registration.state", set(registrations.map(RegistrationState::word))),
         ("PushService.provider", services),
         ("PushService.environment", environments),
-        ("Instance.state", set(instances.map(views::instance_state))),
+        ("Instance.state", states.clone()),
+        ("Export.state", states),
         ("Receipt.reason", all::<WipeReason>()),
         ("Call.state", call_states.clone()),
         ("KnownCall.state", call_states.clone()),
