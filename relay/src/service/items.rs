@@ -5,7 +5,7 @@
 use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Inner;
-use super::devices::{AccessError, OwnCredential, OwnExport, TestError, Tested, Timeline};
+use super::devices::{AccessError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline};
 use super::status::call_view;
 use super::views::View;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
@@ -68,7 +68,8 @@ impl Inner {
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
         let status = self.look(id, proof).await?;
         let ActivityView { steps, .. } = self.told(id, proof).await?;
-        let enabled_at_ms = self.with_record(&status, enabled_at_ms).ok_or(AccessError::Unknown)?;
+        let enabled_at_ms =
+            self.with_record(&status, |record| enabled_at_ms(record, &steps)).ok_or(AccessError::Unknown)?;
         Ok(Timeline { enabled_at_ms, steps })
     }
 
@@ -91,7 +92,7 @@ impl Inner {
             registrar: record.account.registrar.clone(),
             outbound_proxy: record.account.outbound_proxy.clone(),
             calls: calls.iter().map(|(id, call)| (*id, call_view(call))).collect(),
-            timeline: Timeline { enabled_at_ms: enabled_at_ms(record), steps },
+            timeline: Timeline { enabled_at_ms: enabled_at_ms(record, &steps), steps },
             view,
             messages,
             missed_calls,
@@ -121,10 +122,11 @@ impl Inner {
     }
 }
 
-/// When an instance was enabled, in milliseconds since 1970: to the second where another push token was given since.
-fn enabled_at_ms(record: &Record) -> u64 {
+/// When an instance was enabled, in milliseconds since 1970, and before its first step: to the second where another push token was given since.
+fn enabled_at_ms(record: &Record, steps: &[Step]) -> u64 {
     let (second, confirmed) = (record.created_at, record.device.call_push.confirmed_at_ms);
-    if confirmed / 1_000 == second { confirmed } else { second.saturating_mul(1_000) }
+    let enabled = if confirmed / 1_000 == second { confirmed } else { second.saturating_mul(1_000) };
+    steps.first().map_or(enabled, |step| enabled.min(step.at_ms))
 }
 
 fn away(_: StoreError) -> AccessError {

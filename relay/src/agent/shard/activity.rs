@@ -30,7 +30,7 @@ impl Shard {
         if what == What::Registered {
             let Some(row) = self.instances.get_mut(instance) else { return };
             row.registered_at = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
-            row.registered_ms = (now % 1_000) as u16;
+            row.registered_part = (now % 1_000 / 4) as u8;
             // A registration that stands is told without a timeline.
             if row.activity.is_none() {
                 return;
@@ -96,6 +96,6 @@ impl Shard {
 
 /// The registration that stands, of an instance without a timeline.
 fn registered_step(row: &Row) -> Option<Step> {
-    let at_ms = u64::from(row.registered_at) * 1_000 + u64::from(row.registered_ms);
+    let at_ms = u64::from(row.registered_at) * 1_000 + u64::from(row.registered_part) * 4;
     (row.registered_at > 0).then_some(Step { at_ms, last_ms: at_ms, count: 1, call: None, what: What::Registered })
 }

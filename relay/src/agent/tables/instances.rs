@@ -38,8 +38,8 @@ pub(crate) struct Row {
     aor: AorKey,
     /// When its registration was accepted last, in seconds since 1970; 0: never.
     pub registered_at: u32,
-    /// And in which millisecond of that second.
-    pub registered_ms: u16,
+    /// And in which part of that second, of 250: a byte has room in the block.
+    pub registered_part: u8,
     /// Until when its registration stands, in seconds since 1970.
     registered_until: u32,
     /// Since when its registration has been lost, in seconds since 1970; 0: it is not.
@@ -93,7 +93,7 @@ impl Row {
             reminded: lease.reminded,
             aor,
             registered_at: 0,
-            registered_ms: 0,
+            registered_part: 0,
             registered_until: 0,
             lost_since: 0,
             tell_lost_at: 0,
