@@ -591,7 +591,9 @@ fn unanswerable(error: Unanswerable) -> Ended {
 
 fn refused(status: u16, response: &Message) -> Ended {
     let remedy = match status {
-        401 | 407 => "the user name, the password or the hash is wrong, or the realm is another account's",
+        401 | 407 => {
+            "the user name or the password is wrong, or what ha1 was made of; or the realm is another account's"
+        }
         403 => "the account is not allowed to register from here: look at the server's rules for addresses and users",
         404 | 604 => "the server does not know this address of record",
         301 | 302 | 305 => "the account has moved: name the server that the answer does as its registrar",
