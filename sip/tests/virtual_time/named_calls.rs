@@ -2,7 +2,7 @@
 
 use sip::endpoint::*;
 use sip::id::CallId;
-use sip::message::{Message, Name};
+use sip::message::{Message, Method, Name};
 
 use crate::in_call::leg::{CONTACT, Dialog, End};
 use crate::world::{SDP, World};
@@ -27,13 +27,8 @@ fn each_invite_names_its_call_as_its_push_did_whatever_its_caller_has_written() 
     let pushed: Vec<(CallId, String)> = world.wakes().iter().map(|wake| (wake.call, wake.call.to_string())).collect();
     assert_eq!(pushed.len(), 2);
     world.attach(1);
-    let invites: Vec<&Message> =
-        world.sent.iter().map(|sent| &sent.message).filter(|it| it.method().is_some()).collect();
-    let mut told: Vec<(String, Vec<String>)> = invites
-        .into_iter()
-        .filter(|it| it.cseq().is_some_and(|(_, method)| method.to_string() == "INVITE"))
-        .map(|it| (it.call_id().unwrap_or_default().to_owned(), named(it)))
-        .collect();
+    let invites = world.sent.iter().map(|sent| &sent.message).filter(|it| it.method() == Some(Method::Invite));
+    let mut told: Vec<_> = invites.map(|it| (it.call_id().unwrap_or_default().to_owned(), named(it))).collect();
     told.sort();
     let expected = [("one", &pushed[0].1), ("two", &pushed[1].1)].map(|(id, call)| (id.to_owned(), vec![call.clone()]));
     assert_eq!(told, expected);
