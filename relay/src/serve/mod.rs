@@ -419,7 +419,7 @@ impl Opened {
         operators_door.introduce(&self.public_edge);
         let history = operators_door.history().clone().keep(self.metrics.clone());
         let operator_routes = operators_door.router();
-        let answering = api::answering(api_routes.clone(), operator_routes.clone());
+        let answering = api::answering(api_routes.clone(), operator_routes.clone(), self.vault.clone());
         let letters = self.service.clone().read_letters(answering);
         let controls = operators_door.controls().clone();
         let reloader = Arc::new(Reloader {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::scripts::SCRIPTS;
-use super::{RedisStore, millis};
+use super::{NODES_KEY, RedisStore, millis};
 use crate::vault::peer_messages::{LETTER_LIFE, LETTERS_MAX};
 use crate::vault::store::{AwayReason, Owner, StoreError};
 
@@ -18,7 +18,6 @@ const READ_WITHIN: Duration = Duration::from_millis(250);
 const READ_AGAIN: Duration = Duration::from_millis(10);
 /// The code of a refusal: so many letters wait for a run that it reads none.
 pub(super) const LETTERS_FULL: &str = "FULL";
-
 impl RedisStore {
     pub async fn write_letter(&self, to: &Owner, sealed: &[u8]) -> Result<(), StoreError> {
         let mut post = SCRIPTS.post.key(letters_key(to));
@@ -36,6 +35,11 @@ impl RedisStore {
             }
             sleep(READ_AGAIN).await;
         }
+    }
+
+    /// The time by one server's clock, the same for all nodes, in milliseconds since 1970: a Cluster has several clocks.
+    pub async fn one_time_ms(&self) -> Result<u64, StoreError> {
+        self.link.ask(&SCRIPTS.time.key(NODES_KEY)).await
     }
 
     /// Waits up to [`WAIT_S`].

@@ -128,6 +128,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         release: script(&[READ, include_str!("scripts/release.lua")]),
         add: script(&[READ, include_str!("scripts/add.lua")]),
         mark: script(&[READ, include_str!("scripts/mark.lua")]),
+        time: script(&[include_str!("scripts/time.lua")]),
         post: script(&[READ, include_str!("scripts/post.lua")]),
     }
 });
@@ -151,6 +152,8 @@ pub(super) struct Scripts {
     pub add: Script,
     /// Counts the writes of a run: the count.
     pub mark: Script,
+    /// Tells the time: in milliseconds since 1970.
+    pub time: Script,
     /// Puts a letter into a list: whether it was taken.
     pub post: Script,
 }
