@@ -336,7 +336,7 @@ impl Running {
         agent.end_calls(elsewhere).await;
         self.service.tell_left().await;
         self.agent.flush_erasures().await;
-        if let Err(error) = self.vault.release_lease().await {
+        if let Err(error) = self.service.give_up_lease().await {
             tracing::warn!(event = "lease-not-released", %error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
