@@ -18,6 +18,9 @@ const READ_WITHIN: Duration = Duration::from_millis(250);
 const READ_AGAIN: Duration = Duration::from_millis(10);
 /// The code of a refusal: so many letters wait for a run that it reads none.
 pub(super) const LETTERS_FULL: &str = "FULL";
+/// The code of an answer to a wait that a server breaks off.
+const UNBLOCKED: &str = "UNBLOCKED";
+
 impl RedisStore {
     pub async fn write_letter(&self, to: &Owner, sealed: &[u8]) -> Result<(), StoreError> {
         let mut post = SCRIPTS.post.key(letters_key(to));
@@ -52,6 +55,8 @@ impl RedisStore {
                 self.link.ask::<()>(::redis::cmd("DEL").arg(letters_key(owner))).await?;
                 None
             }
+            // The server has become a replica in the middle of the wait; the next question is told so by a word that its operator knows.
+            Err(StoreError::Away(AwayReason::Refused(code))) if *code == *UNBLOCKED => None,
             taken => taken?,
         };
         Ok(taken.map(|(_, sealed)| sealed))
