@@ -24,6 +24,7 @@
 //! | [`stories`] | the stories of calls that are over |
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
+//! | `last_calls` | the calls of a node that ends |
 //! | `lost_time` | telling the shards that time has passed without this machine |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
@@ -34,6 +35,7 @@ mod delivery;
 mod departures;
 pub(crate) mod digest;
 mod erasures;
+mod last_calls;
 mod lost_time;
 mod ownership;
 mod refusal_doubts;
@@ -666,30 +668,6 @@ impl Agent {
         let left = self.0.erasures.flush(FLUSH).await;
         if left > 0 {
             tracing::warn!(event = "erasures-left", left, "the store is away; the next run erases what is left");
-        }
-    }
-
-    /// Waits until no call waits for its device or is being set up, at most `patience`; those that are left are ended.
-    pub async fn wait_for_calls(&self, patience: Duration, elsewhere: bool) {
-        const LOOK_AGAIN: Duration = Duration::from_millis(100);
-        /// How long the last answers may take to leave the connections' queues.
-        const LEAVING: Duration = Duration::from_millis(200);
-        /// How long the request after a last answer may take to arrive: its ACK is a round trip away, and a phone without it ends its call.
-        const FOLLOWING: Duration = Duration::from_secs(1);
-        let quiet = async {
-            let mut were_open = false;
-            while self.ask_all(Request::OpenCalls).await.into_iter().any(|open| open > 0) {
-                were_open = true;
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            if were_open {
-                tokio::time::sleep(FOLLOWING).await;
-            }
-        };
-        if tokio::time::timeout(patience, quiet).await.is_err() {
-            let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
-            tracing::warn!(event = "drain-ended-calls", ended, "the drain ended calls that were being set up");
-            tokio::time::sleep(LEAVING).await;
         }
     }
 

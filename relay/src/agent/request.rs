@@ -282,6 +282,8 @@ pub enum Request {
     },
     /// How many calls wait or are being set up.
     OpenCalls(oneshot::Sender<usize>),
+    /// Take no new call from now on: it is refused, and wakes nobody.
+    RefuseCalls(oneshot::Sender<()>),
     /// End every call that has no final answer yet; how many there were.
     EndCalls {
         /// Another node can take them.

@@ -19,6 +19,8 @@
 //! instance has another owner by then. While nodes leave, a call is not reported as unknown before each node that may have it has said so: a phone
 //! would stop ringing.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -33,13 +35,21 @@ use tower::Service as _;
 use zeroize::Zeroizing;
 
 use super::carried::Carried;
-use super::handlers::Asker;
+use super::handlers::{Asker, owner_away};
 use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
 use crate::service::devices::AccessError;
-use crate::service::nodes::{Answering, Body as Letter};
-use crate::vault::Owner;
+use crate::service::nodes::{ANSWER_WAIT, Answering, Body as Letter, HEARD_WITHIN, OwnersWord};
+use crate::vault::{Owner, Vault};
+
+/// What is said of a change that another node may have made.
+pub(crate) const UNSURE: &str = "It is not known whether this was done: the node that looks after the instance was asked, and has not answered in time. Look how the instance stands, or ask for the same again, after the seconds that Retry-After names.";
+/// Likewise, of a call.
+const CALL_UNSURE: &str = "It is not known whether this was done: the node that has the call was asked, and has not answered in time. Ring on, and ask again after the seconds that Retry-After names.";
+
+/// Until when a request is wanted that a letter carries, in milliseconds since 1970 by the clock of questions. An earlier version does not look at it.
+const WANTED_UNTIL: HeaderName = HeaderName::from_static("sipwake-wanted-until");
 
 /// Of a request, what its handler reads.
 const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING, REQUEST_ID];
@@ -101,15 +111,57 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
-    let answer = api.0.service.ask_owner(&owner, write_request(&parts, &body)).await;
-    match (answer.as_deref().and_then(|answer| read_response(answer)), place) {
+    let letter = letter_to(&api, &parts, &body, ANSWER_WAIT).await;
+    let word = match letter {
+        Some(letter) => api.0.service.ask_owner(&owner, letter).await,
+        None => OwnersWord::NotAsked,
+    };
+    let is_unsure = changes(&parts) && word.is_unsure();
+    match (word.said().and_then(|answer| read_response(&answer)), place) {
         (Some(response), None) => response,
         (Some(response), Some(place)) => place.hold(response).await.unwrap_or_else(IntoResponse::into_response),
         (None, place) => {
             drop(place);
-            next.run(as_if_owned(parts, &body)).await
+            let own = next.run(as_if_owned(parts, &body)).await;
+            let detail = if is_of_call { CALL_UNSURE } else { UNSURE };
+            if is_unsure { unsure(own, detail).await } else { own }
         }
     }
+}
+
+/// The letter for a request, whose answer is waited for `within` this time: what changes something is wanted no longer than that. `None`: the store does not
+/// tell the time, and nothing is to be asked.
+async fn letter_to<E: ApiService>(
+    api: &Api<E>,
+    parts: &request::Parts,
+    body: &[u8],
+    within: Duration,
+) -> Option<Letter> {
+    let letter = write_request(parts, body);
+    if !changes(parts) {
+        return Some(letter);
+    }
+    api.0.service.wanted_until(within).await.map(|until| wanted_until(&letter, until))
+}
+
+/// Whether a request does more than look.
+pub(crate) fn changes(parts: &request::Parts) -> bool {
+    !parts.method.is_safe()
+}
+
+/// The answer of a node that cannot do itself what it has asked another one in vain, with the right word about what became of that.
+pub(crate) async fn unsure(own: Response, detail: &str) -> Response {
+    if own.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return own;
+    }
+    let (mut parts, body) = own.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let Ok(serde_json::Value::Object(mut problem)) = serde_json::from_slice(&body) else {
+        return Response::from_parts(parts, Body::from(body));
+    };
+    problem.insert("detail".to_owned(), detail.into());
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(serde_json::Value::from(problem).to_string()))
 }
 
 /// Finds the node that knows a call while nodes leave: this one where it leaves, the owner of the instance, then each other one that leaves. That the call is
@@ -131,9 +183,9 @@ async fn carry_call<E: ApiService>(
         }
         own = Some(said);
     }
-    let letter = write_request(&parts, &[]);
-    let mut is_silent = false;
-    let unknown = match (ask_owner_of(api, asker, letter.clone()).await, own) {
+    let (mut is_silent, mut is_unsure) = (false, false);
+    let owners = ask_owner_of(api, asker, &parts, &mut is_unsure).await;
+    let unknown = match (owners, own) {
         (Owners::Said(said), _) | (Owners::Own, Some(said)) => said,
         // This node's answer is not the complete one.
         (Owners::Silent | Owners::Refused(AccessError::StoreAway), Some(said)) => {
@@ -141,13 +193,20 @@ async fn carry_call<E: ApiService>(
             said
         }
         (Owners::Refused(error), _) => return asker.refusal(api, error).into_response(),
-        (Owners::Own | Owners::Silent, None) => written(next.run(as_if_owned(parts, &[])).await).await,
+        (Owners::Own | Owners::Silent, None) => {
+            let own = next.run(as_if_owned(parts.clone(), &[])).await;
+            written(if is_unsure { unsure(own, CALL_UNSURE).await } else { own }).await
+        }
     };
     if !is_unknown(&unknown) {
         return given_out(&unknown);
     }
     for leaver in leavers {
-        match api.0.service.ask_leaver(leaver, letter.clone()).await {
+        let answer = match letter_to(api, &parts, &[], HEARD_WITHIN).await {
+            Some(letter) => api.0.service.ask_leaver(leaver, letter).await,
+            None => None,
+        };
+        match answer {
             Some(answer) if status_and_body(&answer).is_none() => is_silent = true,
             Some(answer) if !is_refused(&answer) => return given_out(&answer),
             Some(_) => {}
@@ -157,15 +216,22 @@ async fn carry_call<E: ApiService>(
     if is_silent { unheard() } else { given_out(&unknown) }
 }
 
-/// Asks the owner of the instance about a call.
-async fn ask_owner_of<E: ApiService>(api: &Api<E>, asker: &Asker, letter: Letter) -> Owners {
+/// Asks the owner of the instance about a call. `is_unsure`: it may have done what it was asked without a word.
+async fn ask_owner_of<E: ApiService>(
+    api: &Api<E>,
+    asker: &Asker,
+    parts: &request::Parts,
+    is_unsure: &mut bool,
+) -> Owners {
     let owner = match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
         Ok(Some(owner)) => owner,
         Ok(None) => return Owners::Own,
         Err(error) => return Owners::Refused(error),
     };
-    let answer = api.0.service.ask_owner(&owner, letter).await;
-    answer.filter(|answer| read_response(answer).is_some()).map_or(Owners::Silent, Owners::Said)
+    let Some(letter) = letter_to(api, parts, &[], ANSWER_WAIT).await else { return Owners::Silent };
+    let word = api.0.service.ask_owner(&owner, letter).await;
+    *is_unsure = changes(parts) && word.is_unsure();
+    word.said().filter(|answer| read_response(answer).is_some()).map_or(Owners::Silent, Owners::Said)
 }
 
 /// The request for this node's own handler, which asks nobody else.
@@ -202,25 +268,54 @@ fn unheard() -> Response {
 }
 
 /// How questions of other nodes are answered: by these routes.
-pub(super) fn answering(apps: Router, operators: Router) -> Answering {
+pub(super) fn answering(apps: Router, operators: Router, vault: Vault) -> Answering {
     std::sync::Arc::new(move |letter, tell| {
-        let (apps, operators) = (apps.clone(), operators.clone());
+        let (apps, operators, vault) = (apps.clone(), operators.clone(), vault.clone());
         Box::pin(async move {
             let Some(mut request) = read_request(&letter) else {
                 // An empty answer is better than a wait for one.
                 let _ = tell.send(Zeroizing::default());
                 return;
             };
+            if let Some(until) = request.headers_mut().remove(WANTED_UNTIL)
+                && !is_wanted(&vault, &until).await
+            {
+                tracing::info!(
+                    event = "question-too-late",
+                    "another node asked for something that it does not wait for any more; nothing was done"
+                );
+                // An error means that nobody waits any more, here as below.
+                let _ = tell.send(written(owner_away().into_response()).await);
+                return;
+            }
             let mut router = if request.uri().path().starts_with(OPERATORS) { operators } else { apps };
             request.extensions_mut().insert(Carried(Some(tell.clone())));
             let response = match router.call(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
             };
-            // An error means that nobody waits any more.
             let _ = tell.send(written(response).await);
         })
     })
+}
+
+/// Whether a request is wanted still. The store is asked, for this node may have stood still with its clocks, or been away from it: then nothing can be
+/// done, either.
+async fn is_wanted(vault: &Vault, until: &HeaderValue) -> bool {
+    let until: Option<u64> = until.to_str().ok().and_then(|until| until.parse().ok());
+    let now = vault.question_time_ms().await.ok();
+    until.zip(now).is_some_and(|(until, now)| now < until)
+}
+
+/// The same letter, with the moment until which what it asks for is wanted.
+pub(crate) fn wanted_until(letter: &[u8], until: u64) -> Letter {
+    let line = letter.iter().position(|byte| *byte == b'\n').unwrap_or(letter.len());
+    let field = format!("\n{WANTED_UNTIL}: {until}");
+    let mut out = Zeroizing::new(Vec::with_capacity(letter.len() + field.len()));
+    for part in [&letter[..line], field.as_bytes(), &letter[line..]] {
+        out.extend_from_slice(part);
+    }
+    out
 }
 
 async fn written(response: Response) -> Letter {
@@ -352,6 +447,30 @@ mod tests {
         let response = read_response(&write_response(&done.into_parts().0, b"")).unwrap();
         assert_eq!((response.status().as_u16(), response.headers().len()), (204, 0), "nothing is invented");
         assert!(read_response(b"").is_none() && read_request(b"GET\n\n").is_none(), "what is torn is no answer");
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_no_longer_is_not_done_and_an_earlier_version_names_no_moment() {
+        let vault = Vault::open("memory:", crate::vault::Keyring::ephemeral(), "a").expect("opened");
+        let now = vault.question_time_ms().await.expect("a clock");
+        let asked = Request::builder().method("PATCH").uri("/v1/instances/pi_1").header(CONTENT_TYPE, "text/plain");
+        let letter = write_request(&asked.body(()).unwrap().into_parts().0, b"{}");
+        for (until, is_done) in [(None, true), (Some(now + 60_000), true), (Some(now), false), (Some(0), false)] {
+            let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let (doing, order) = (done.clone(), std::sync::atomic::Ordering::SeqCst);
+            let apps = Router::new().fallback(async move |request: Request| {
+                assert_eq!(request.headers().len(), 2, "what a handler reads");
+                doing.store(true, order);
+                StatusCode::NO_CONTENT
+            });
+            let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+            let asked = until.map_or_else(|| letter.clone(), |until| wanted_until(&letter, until));
+            answering(apps, Router::new(), vault.clone())(asked, tell).await;
+            let said = told.recv().await.expect("an answer");
+            let (status, body) = status_and_body(&said).expect("whole");
+            assert_eq!((done.load(order), status.as_u16()), (is_done, if is_done { 204 } else { 503 }), "{until:?}");
+            assert!(is_done || body.windows(19).any(|part| part == b"Nothing was changed"), "it was not");
+        }
     }
 
     #[test]

@@ -243,7 +243,7 @@ fn store_away() -> Problem {
     Problem::new(ProblemType::StoreAway, detail).retry_after(STORE_AWAY_RETRY_S)
 }
 
-fn owner_away() -> Problem {
+pub(super) fn owner_away() -> Problem {
     let detail = "Nothing was changed. Another node takes the instance over within seconds; try again then.";
     Problem::new(ProblemType::OwnerAway, detail).retry_after(STORE_AWAY_RETRY_S)
 }

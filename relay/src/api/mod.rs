@@ -76,6 +76,7 @@ use problem::Problem;
 use crate::metrics::{Metrics, UNMATCHED};
 use crate::service::nodes::{Answering, NodeService};
 use crate::service::{AppService, DeviceService, SipServerService};
+use crate::vault::Vault;
 
 /// The description of this API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -181,8 +182,8 @@ impl<E: ApiService> Api<E> {
 }
 
 /// Answers the questions of other nodes by the routes of [`Api::router`].
-pub fn answering(apps: Router, operators: Router) -> Answering {
-    elsewhere::answering(apps, operators)
+pub fn answering(apps: Router, operators: Router, vault: Vault) -> Answering {
+    elsewhere::answering(apps, operators, vault)
 }
 
 /// Every route of the API.

@@ -189,7 +189,10 @@ async fn at_all_nodes<E: ApiService>(
 
 /// Asks every other node.
 async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
-    let others = api.0.service.others().await;
+    // A store that does not tell the time is away.
+    let until = api.0.service.wanted_until(FIRST_WORD).await;
+    let letter = elsewhere::wanted_until(&letter, until.unwrap_or_default());
+    let others = api.0.service.others().await.filter(|_| until.is_some());
     // An error means that the answer was given, here as below.
     let _ = tell.send(Word::Others(others.as_ref().map(Vec::len)));
     let mut asked = JoinSet::new();

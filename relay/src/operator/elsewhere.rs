@@ -26,8 +26,9 @@ use tokio::task::JoinSet;
 use super::{Endpoint, Operator};
 use crate::api::body;
 use crate::api::carried::Carried;
-use crate::api::elsewhere::{read_response, status_and_body, write_operators_request};
+use crate::api::elsewhere::{self, read_response, status_and_body, write_operators_request};
 use crate::service::OperatorService;
+use crate::service::nodes::OwnersWord;
 
 /// Has the owner of the instance answer, where that is another node.
 pub(super) async fn carry<E: OperatorService>(
@@ -49,11 +50,22 @@ pub(super) async fn carry<E: OperatorService>(
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
-    let answer = operator.0.service.ask_node(&owner, write_operators_request(&parts, &body)).await;
-    match answer.as_deref().and_then(|answer| read_response(answer)) {
-        Some(response) => response,
-        None => next.run(Request::from_parts(parts, Body::from(body.to_vec()))).await,
+    let (letter, changes) = (write_operators_request(&parts, &body), elsewhere::changes(&parts));
+    let letter = if changes {
+        operator.0.service.question_until().await.map(|until| elsewhere::wanted_until(&letter, until))
+    } else {
+        Some(letter)
+    };
+    let word = match letter {
+        Some(letter) => operator.0.service.ask_node(&owner, letter).await,
+        None => OwnersWord::NotAsked,
+    };
+    let is_unsure = changes && word.is_unsure();
+    if let Some(response) = word.said().and_then(|answer| read_response(&answer)) {
+        return response;
     }
+    let own = next.run(Request::from_parts(parts, Body::from(body.to_vec()))).await;
+    if is_unsure { elsewhere::unsure(own, elsewhere::UNSURE).await } else { own }
 }
 
 /// Whether another node has carried it here.
@@ -73,7 +85,7 @@ pub(super) async fn others<E: OperatorService>(
     for node in nodes {
         let (service, letter) = (service.clone(), write_operators_request(parts, body));
         asked.spawn(async move {
-            let answer = service.ask_node(&node, letter).await;
+            let answer = service.ask_node(&node, letter).await.said();
             let read = answer.as_deref().and_then(|answer| status_and_body(answer));
             let body = read.filter(|(status, _)| *status == StatusCode::OK).map(|(_, body)| body);
             body.and_then(|body| serde_json::from_slice(body).ok()).ok_or_else(|| node.node().to_string())

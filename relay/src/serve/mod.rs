@@ -43,7 +43,7 @@ use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
 use crate::acme::{self, Acme};
@@ -81,8 +81,12 @@ use reload::{InForce, Reloader};
 /// The time that calls being set up have to end when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 
-/// The least that those get of it which an app's last request has begun.
+/// How long of it new calls are taken, while others wait with this node: one that comes later would have too little time left to be answered.
+const CALLS_TAKEN: Duration = Duration::from_secs(5);
+/// The least that those get of it which have come last.
 const LAST_CALLS: Duration = Duration::from_secs(1);
+/// How long the request after a last answer may take to arrive: its ACK is a round trip away, and a phone without it ends its call.
+const FOLLOWING: Duration = Duration::from_secs(1);
 
 /// Why a relay cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -302,7 +306,8 @@ impl Relay {
 
 impl Running {
     /// Drains and stops: no new request of an app, the requests being answered and the calls that are being set up to their end,
-    /// at most [`CALLS_DRAIN`]. Operators are answered until the end. Nothing is unregistered.
+    /// at most [`CALLS_DRAIN`]; no new call once none waits any more, at the latest after half of that. Operators are answered until the end. Nothing is
+    /// unregistered.
     pub async fn shutdown(mut self) {
         self.readiness.fail(Check::Serving, "shutting down");
         self.service.leave().await;
@@ -310,14 +315,29 @@ impl Running {
         let begun = Instant::now();
         // The store is asked for no longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
+        let (agent, api) = (&self.agent, &mut self.https.api);
         // An error means that the task is gone, which is what is waited for.
-        let _ = tokio::join!(&mut self.https.api, self.agent.wait_for_calls(CALLS_DRAIN, elsewhere));
-        // A request that was answered last may have begun one.
+        let quiet = async { tokio::join!(&mut *api, agent.wait_for_calls()).1 };
+        let mut were_open = timeout(CALLS_TAKEN, quiet).await.unwrap_or(true);
+        // From here on nothing begins to wait that would wait in vain, whatever the rest of the end takes.
+        agent.refuse_calls().await;
         let left = CALLS_DRAIN.saturating_sub(begun.elapsed()).max(LAST_CALLS);
-        self.agent.wait_for_calls(left, elsewhere).await;
+        let last_calls = timeout(left, async {
+            were_open |= agent.wait_for_calls().await;
+            if were_open {
+                sleep(FOLLOWING).await;
+            }
+        });
+        let last_answers = async {
+            if !api.is_finished() {
+                let _ = api.await;
+            }
+        };
+        let _ = tokio::join!(last_answers, last_calls);
+        agent.end_calls(elsewhere).await;
         self.service.tell_left().await;
         self.agent.flush_erasures().await;
-        if let Err(error) = self.vault.release_lease().await {
+        if let Err(error) = self.service.give_up_lease().await {
             tracing::warn!(event = "lease-not-released", %error, "the lease could not be given up; others wait until it runs out");
         }
         self.end.begin();
@@ -400,7 +420,7 @@ impl Opened {
         operators_door.introduce(&self.public_edge);
         let history = operators_door.history().clone().keep(self.metrics.clone());
         let operator_routes = operators_door.router();
-        let answering = api::answering(api_routes.clone(), operator_routes.clone());
+        let answering = api::answering(api_routes.clone(), operator_routes.clone(), self.vault.clone());
         let letters = self.service.clone().read_letters(answering);
         let controls = operators_door.controls().clone();
         let reloader = Arc::new(Reloader {

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::devices::AccessError;
 use super::devices::{TraceAnswer, TraceError, TraceRequest};
-use super::nodes::{Body, NodeService};
+use super::nodes::{ANSWER_WAIT, Body, NodeService, OwnersWord};
 use super::views::{CallView, InstanceStatusView, Registration, Wiped};
 use super::{Dependencies, Service};
 use crate::agent::request::Principal;
@@ -69,9 +69,14 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         AboutNode::default()
     }
 
-    /// Asks another node; `None`: it does not answer in time.
-    fn ask_node(&self, _node: &Owner, _body: Body) -> impl Future<Output = Option<Body>> + Send {
-        async { None }
+    /// Asks another node.
+    fn ask_node(&self, _node: &Owner, _body: Body) -> impl Future<Output = OwnersWord> + Send {
+        async { OwnersWord::NotAsked }
+    }
+
+    /// Until when a question to another node is wanted that is asked now, as [`NodeService::wanted_until`] says.
+    fn question_until(&self) -> impl Future<Output = Option<u64>> + Send {
+        async { Some(u64::MAX) }
     }
 
     /// The instances of an account on this node.
@@ -292,8 +297,12 @@ impl OperatorService for Service {
         }
     }
 
-    async fn ask_node(&self, node: &Owner, body: Body) -> Option<Body> {
+    async fn ask_node(&self, node: &Owner, body: Body) -> OwnersWord {
         self.ask_owner(node, body).await
+    }
+
+    async fn question_until(&self) -> Option<u64> {
+        self.0.wanted_until(ANSWER_WAIT).await
     }
 
     async fn list(&self, after: Option<InstanceId>, limit: usize, which: Which) -> Result<Page, OperatorError> {

@@ -218,4 +218,17 @@ impl Vault {
             Store::Redis(redis) => redis.release_lease(&self.0.owner).await,
         }
     }
+    /// Ends this node's lease as if it had run out: its next run has its records at once, and others take them over when they have missed the lease for a while.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn drop_lease(&self) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Memory(memory) => {
+                memory.release_lease(&self.0.owner);
+                Ok(())
+            }
+            Store::Redis(redis) => redis.drop_lease(&self.0.owner).await,
+        }
+    }
 }

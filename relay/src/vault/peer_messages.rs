@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::store::{Owner, StoreError};
 use super::{Sealed, Store, Vault, seal};
-use crate::clock::{self, Reading, shared_now};
+use crate::clock::{self, Reading, shared_now, shared_now_ms};
 use crate::random;
 
 /// How long a letter lies in the store.
@@ -218,6 +218,18 @@ impl Vault {
             letter.encode(out);
         });
         redis.write_letter(to, sealed.as_bytes()).await
+    }
+
+    /// The time by which a question between nodes says until when it is wanted, in milliseconds since 1970: one clock for all nodes, however far
+    /// their own are apart, and however long a node stood still.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn question_time_ms(&self) -> Result<u64, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(shared_now_ms()),
+            Store::Redis(redis) => redis.one_time_ms().await,
+        }
     }
 
     /// Waits a moment for the next letter to this run; `None`: there is none yet, or one that is not to be believed.

@@ -223,6 +223,7 @@ impl Endpoint {
             Input::MessageStored { request, instance, outcome } => {
                 self.on_message_stored(now, request, instance, outcome);
             }
+            Input::RefuseCalls => self.calls.are_refused = true,
             Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
             Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),
@@ -361,7 +362,12 @@ impl Endpoint {
 
     /// How many calls wait for their final answer, or for the word that they were missed; a shutdown waits until there are none.
     pub fn open_calls(&self) -> usize {
-        self.calls.open().len() + self.calls.untold()
+        self.calls.open().len() + self.calls.overtaking() + self.calls.untold()
+    }
+
+    /// How many calls are announced whose INVITE has not come.
+    pub fn expected_calls(&self) -> usize {
+        self.calls.all_expected().len()
     }
 
     /// How many registrations wait for their turn: `registrations_per_second` of the [`UpstreamPolicy`].

@@ -10,6 +10,7 @@
 //! | more than the device's or its address's [budget](super::budgets) | nowhere: 503 with Retry-After |
 //! | an emergency call (RFC 5031), while its device has one of its own for these left | as any other, whatever the other budgets |
 //! | a `sips:` target, and the SIP server is reached in the clear | nowhere: 480 with Warning 380 (RFC 5630 §5.3) |
+//! | an INVITE, when the process is about to end | nowhere: 503 with Retry-After |
 //! | no flow is up to the SIP server | nowhere: 503, and one is dialled, soon where the last dial failed |
 //!
 //! The SIP server asks for credentials (401, 407), judges the target and routes, as if the device had come by itself: a transfer or a redirection
@@ -109,6 +110,9 @@ impl Endpoint {
         };
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
+        }
+        if self.calls.are_refused && request.method() == Some(Method::Invite) {
+            return self.refuse_at_end(&source, request);
         }
         let granted = self.may_begin(now, &source, instance, request);
         let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));

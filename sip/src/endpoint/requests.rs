@@ -10,7 +10,7 @@
 //! | device | REGISTER | `devices`, or `push_bindings` when it is for a SIP server |
 //! | device | anything else | `outgoing`: to the SIP server that it has registered at, or 403 |
 //! | SIP server | anything with our Path as Route | `push_bindings` |
-//! | SIP server | INVITE to a binding | `calls` |
+//! | SIP server | INVITE to a binding | `calls`; 503 when the process is about to end |
 //! | SIP server | OPTIONS to a binding | 200, from `notify` |
 //! | SIP server | OPTIONS to the relay itself | 200: a ping |
 //! | SIP server | MESSAGE to a binding | `messages` |
@@ -38,6 +38,9 @@ use crate::transaction::{Arrival, Asked, Reply, RequestKey};
 /// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
 /// sent, because a datagram's sender may be somebody else than it says.
 const REFLECTED_HALVES_MAX: usize = 3;
+
+/// When a request may be tried again that came as the process was about to end, in seconds.
+const AT_END_AFTER_S: u32 = 1;
 
 /// The bytes of an answer that is kept for a request of which nothing more will come. As many as there may be of them take 200 MB.
 const ONCE_BYTES: usize = 4 * 1024;
@@ -438,6 +441,16 @@ impl Endpoint {
     pub fn refuse_early(&mut self, source: &Source, request: &Message) {
         self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
         self.refuse_stranger(source, request, 503);
+    }
+
+    /// Refuses a request that nobody would answer, since the process is about to end: another node, or the next run, takes it when it is tried again.
+    pub fn refuse_at_end(&mut self, source: &Source, request: &Message) {
+        let tag = self.stateless_tag(request);
+        let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
+        self.send_reflected(source.flow, request, response.header(Name::RetryAfter, AT_END_AFTER_S).finish());
+        if request.method() == Some(Method::Invite) && source.side == Side::Upstream {
+            self.core.event(Event::InviteRefused { status: 503 });
+        }
     }
 
     /// A To tag that is the same each time a request comes, without anything being remembered of it (RFC 3261 §8.2.7).

@@ -467,6 +467,22 @@ fn the_end_of_the_process_ends_the_calls_that_ring_and_those_that_wait() {
 }
 
 #[test]
+fn a_call_that_comes_when_the_process_is_about_to_end_is_tried_again_elsewhere_and_wakes_nobody() {
+    let mut world = World::registered();
+    world.invite("waiting");
+    let wakes = world.wakes().len();
+    world.input(Input::RefuseCalls);
+    world.invite("late");
+    assert_eq!((world.count("INVITE 503"), world.wakes().len(), world.endpoint.open_calls()), (1, wakes, 1));
+    assert_eq!(world.last("INVITE 503").text(Name::RetryAfter), Some("1"));
+    // What waited before is answered.
+    world.attach(1);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
+    world.reply(device, &invite, 486, &[], "");
+    assert_eq!((world.count("INVITE 486"), world.endpoint.open_calls()), (1, 0));
+}
+
+#[test]
 fn the_calls_of_a_process_that_ends_go_to_another_node_where_there_is_one() {
     let mut world = World::registered();
     world.invite("waiting");

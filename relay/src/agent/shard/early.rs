@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use sip::endpoint::calls::CALLS_PER_INSTANCE;
 use sip::endpoint::{Input, Missing};
 use sip::id::{BindingId, UpstreamId};
+use sip::message::Method;
 
 use super::Shard;
 use super::waiting::{Cancelled, bytes_of, is_first_cancel, is_same};
@@ -101,7 +102,7 @@ impl Early {
         taken
     }
 
-    fn take_all(&mut self) -> Vec<(Instant, Input)> {
+    pub(super) fn take_all(&mut self) -> Vec<(Instant, Input)> {
         std::mem::take(self).waiting.into_values().flatten().collect()
     }
 
@@ -136,7 +137,9 @@ impl Shard {
         }
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some(binding) = self.endpoint.early(source, message) else { return Some(input) };
-        if self.early.has(binding, &input) {
+        if self.refuses_calls && message.method() == Some(Method::Invite) {
+            self.endpoint.refuse_at_end(source, message);
+        } else if self.early.has(binding, &input) {
             // The request was sent again, before the 100 came.
             self.endpoint.say_trying(source, message);
         } else if self.early.has_room(binding, &input, || self.endpoint.is_sip_server(source)) {

@@ -127,6 +127,8 @@ pub(crate) struct Shard {
     doubt: Doubt<ShardInput>,
     /// Requests by our Path that wait for the store.
     path_lookups: PathLookups,
+    /// The process is about to end: no new call begins to wait.
+    refuses_calls: bool,
 
     // Instances whose accounts are lent.
     instances: Instances,
@@ -184,6 +186,7 @@ impl Shard {
             early: Early::default(),
             doubt: Doubt::new(),
             path_lookups: PathLookups::default(),
+            refuses_calls: false,
             instances: Instances::default(),
             attached: Attached::default(),
             asked: HashMap::new(),

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use sip::endpoint::{Input, Missing, Side, Source};
 use sip::id::{BindingId, InstanceId, UpstreamId};
-use sip::message::Message;
+use sip::message::{Message, Method};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::Shard;
@@ -139,6 +139,11 @@ impl PathLookups {
         taken
     }
 
+    /// Takes all that waits.
+    pub(super) fn take_all(&mut self) -> Vec<Input> {
+        std::mem::take(self).all.into_values().flat_map(|lookup| lookup.waiting).map(|it| it.request).collect()
+    }
+
     /// Takes what has waited for so long, and leaves the rest to the answer that is on its way.
     fn take_old(&mut self, id: Named, now: Instant, wait: Duration) -> Vec<Waiting> {
         let Some(lookup) = self.all.get_mut(&id) else { return Vec::new() };
@@ -172,6 +177,11 @@ impl Shard {
     pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
+        if self.refuses_calls && message.method() == Some(Method::Invite) {
+            self.endpoint.refuse_at_end(source, message);
+            self.drain(at);
+            return None;
+        }
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
         // The request was sent again, before a 100 came: it has its place.
         let has_place = self.path_lookups.has(id, &input);
@@ -425,7 +435,7 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
 mod tests {
     use sip::endpoint::{Source, Transport};
     use sip::id::{FlowId, ShardTag};
-    use sip::message::{Limits, Message};
+    use sip::message::Limits;
 
     use super::*;
 

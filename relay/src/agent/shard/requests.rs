@@ -160,10 +160,15 @@ impl Shard {
             Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());
             }
+            Request::RefuseCalls(reply) => {
+                self.refuses_calls = true;
+                self.drive(clock::now(), Input::RefuseCalls);
+                let _ = reply.send(());
+            }
             Request::EndCalls { elsewhere, reply } => {
-                let open = self.endpoint.open_calls();
+                let open = self.endpoint.open_calls() + self.endpoint.expected_calls();
                 self.drive(clock::now(), Input::EndCalls { elsewhere });
-                let _ = reply.send(open);
+                let _ = reply.send(open + self.refuse_what_waits());
             }
         }
     }

@@ -12,6 +12,7 @@ use sip::message::{Message, Method};
 
 use super::Shard;
 use crate::agent::ShardInput;
+use crate::clock;
 
 /// The bytes of the message that an input is.
 pub(super) fn bytes_of(input: &Input) -> usize {
@@ -94,6 +95,19 @@ impl Shard {
         self.is_cancelled = cancelled.has(&input);
         self.drive(at, input);
         self.is_cancelled = false;
+    }
+
+    /// The process ends: what waits is refused, and none of it is left with a 100 alone. How many these were.
+    pub(super) fn refuse_what_waits(&mut self) -> usize {
+        let mut waiting: Vec<Input> = self.early.take_all().into_iter().map(|(_, request)| request).collect();
+        waiting.extend(self.path_lookups.take_all());
+        for input in &waiting {
+            if let Input::Received { source, message } = input {
+                self.endpoint.refuse_at_end(source, message);
+            }
+        }
+        self.drain(clock::now());
+        waiting.len()
     }
 }
 

@@ -62,7 +62,7 @@ impl Service {
             match vault.load(id).await {
                 Ok(None) => return,
                 Ok(Some(stored)) if !stored.owned => {
-                    if self.ask_owner(&stored.owner, Word::TokenDead { id, token }.encode()).await.is_some() {
+                    if self.ask_owner(&stored.owner, Word::TokenDead { id, token }.encode()).await.said().is_some() {
                         return;
                     }
                 }

@@ -19,6 +19,8 @@
 //! call that the next node has. This node is told of later changes to an instance there ([`drain_messages`](crate::service::nodes::drain_messages)):
 //! a device that was disabled there gets nothing more.
 //!
+//! At the end the lease is given up: for good where others have taken something, and else as by a crash, so that the next run has its own.
+//!
 //! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
 //! take holds up no other.
 
@@ -56,12 +58,15 @@ struct Waiting {
     ids: HashSet<InstanceId>,
     /// How many others have registered.
     registered: usize,
+    /// Another node has taken some.
+    is_taking: bool,
 }
 
 impl HandOver {
     /// Another node reports which instances of this one it has registered or left.
     pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId]) {
-        let Waiting { ids, registered: count } = &mut *self.waiting();
+        let Waiting { ids, registered: count, is_taking } = &mut *self.waiting();
+        *is_taking = true;
         *count += registered.iter().filter(|id| ids.remove(*id)).count();
         for id in left {
             ids.remove(id);
@@ -118,6 +123,23 @@ impl Service {
                 "not all instances were registered by other nodes"
             )
         }
+    }
+}
+
+impl Service {
+    /// Gives this node's lease up at its end. Where no other node has taken anything, as when all are told to end at once, it ends as by a crash: those that
+    /// start again in the same moment take nothing from each other, and calls wait for the node whose Contact they have.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn give_up_lease(&self) -> Result<(), StoreError> {
+        let (it, vault) = (&self.0, &self.0.dependencies.vault);
+        let is_left = !it.hand_over.waiting().is_taking && !it.instances_here().await.is_empty();
+        // Nobody takes anything by mistake where there is no other node; what a node by another name is to take has it at once.
+        if is_left && vault.peers().await.is_ok_and(|peers| !peers.is_empty()) {
+            return vault.drop_lease().await;
+        }
+        vault.release_lease().await
     }
 }
 

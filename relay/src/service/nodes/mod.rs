@@ -9,6 +9,9 @@
 //!
 //! Messages between nodes when one of them leaves have the form of a question, too (`drain_messages`).
 //!
+//! A question that changes something carries the moment until which it is wanted, by the store's clock, which is the same for all nodes: an owner that comes to
+//! it later, because it stood still or was cut off, does nothing of it. Who has asked in vain does not know whether that was done, and says so.
+//!
 //! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; the answering node checks it once
 //! more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`peer_request_queues`).
 
@@ -31,7 +34,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use self::drain_messages::HEARD_WITHIN;
+pub use self::drain_messages::HEARD_WITHIN;
 use super::devices::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request};
@@ -45,6 +48,9 @@ use crate::vault::{Owner, Stored};
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
 /// by itself. An owner without a lease is not asked.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// The part of the wait for an answer that is left when a question is wanted no longer: whoever begins with it before may answer in that time.
+const ANSWERED_IN: u32 = 5;
 
 /// The body of a question or an answer, in bytes that only the floor above reads.
 pub type Body = Zeroizing<Vec<u8>>;
@@ -68,6 +74,28 @@ impl Drop for Asked<'_> {
     }
 }
 
+/// What an owner says that was asked.
+pub enum OwnersWord {
+    /// Its answer.
+    Said(Body),
+    /// Nothing in time: it may have done what it was asked.
+    Nothing,
+    /// It was not asked, since it has no lease.
+    NotAsked,
+}
+
+impl OwnersWord {
+    /// Its answer, if there is one.
+    pub fn said(self) -> Option<Body> {
+        if let Self::Said(body) = self { Some(body) } else { None }
+    }
+
+    /// Whether it may have done what it was asked without a word.
+    pub const fn is_unsure(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+}
+
 /// The API's questions about other nodes.
 pub trait NodeService: Clone + Send + Sync + 'static {
     /// The owner of an instance that is not this node, for a requester that has shown the instance's secret; `None`: this node is to answer, from its
@@ -83,8 +111,14 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         from: IpAddr,
     ) -> impl Future<Output = Result<Option<Owner>, AccessError>> + Send;
 
-    /// Asks the owner; `None`: it did not answer within [`ANSWER_WAIT`].
-    fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = Option<Body>> + Send;
+    /// Asks the owner, which has [`ANSWER_WAIT`].
+    fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = OwnersWord> + Send;
+
+    /// Until when a question is wanted that is asked now, and whose answer is waited for `within` this time, in milliseconds since 1970 by the
+    /// [clock of questions](crate::vault::Vault::question_time_ms); `None`: the store does not tell, and is away.
+    fn wanted_until(&self, _within: Duration) -> impl Future<Output = Option<u64>> + Send {
+        async { Some(u64::MAX) }
+    }
 
     /// Whether this node leaves: others have taken over what it has, or will.
     fn is_leaving(&self) -> bool {
@@ -171,13 +205,19 @@ impl NodeService for Service {
         }
     }
 
-    async fn ask_owner(&self, owner: &Owner, body: Body) -> Option<Body> {
+    async fn ask_owner(&self, owner: &Owner, body: Body) -> OwnersWord {
         let asked = async {
-            let holds = self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds);
-            if holds { self.0.ask_once(owner, body).await } else { None }
+            if !self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds) {
+                return OwnersWord::NotAsked;
+            }
+            self.0.ask_once(owner, body).await.map_or(OwnersWord::Nothing, OwnersWord::Said)
         };
         // Too late is as never.
-        timeout(ANSWER_WAIT, asked).await.ok().flatten()
+        timeout(ANSWER_WAIT, asked).await.unwrap_or(OwnersWord::Nothing)
+    }
+
+    async fn wanted_until(&self, within: Duration) -> Option<u64> {
+        self.0.wanted_until(within).await
     }
 
     fn is_leaving(&self) -> bool {
@@ -207,6 +247,15 @@ impl Inner {
         // A letter sent in vain costs its reader one look.
         let told = self.dependencies.vault.write_letter(owner, &Letter::Ended).await;
         told.map_or(AccessError::StoreAway, |()| AccessError::OwnerAway)
+    }
+
+    /// As [`NodeService::wanted_until`] says.
+    pub(super) async fn wanted_until(&self, within: Duration) -> Option<u64> {
+        let asked = clock::now();
+        let now_ms = self.dependencies.vault.question_time_ms().await.ok()?;
+        // The store may have said this at once, or at last.
+        let wanted = (within - within / ANSWERED_IN).saturating_sub(asked.elapsed());
+        Some(now_ms.saturating_add(wanted.as_millis() as u64))
     }
 
     /// Asks a node, as [`NodeService::ask`] says.

@@ -8,14 +8,17 @@ use std::path::Path;
 
 use super::KeyringError;
 use super::file::{beside, writing};
-use crate::file_owner;
+use crate::{file_owner, random};
 
 /// The longest such file, in bytes.
 const FILE_LIMIT: usize = 32;
 
 /// Puts `now` in the place of whatever was written before.
 pub(super) fn write(keyring: &Path, now: u64) -> Result<(), KeyringError> {
-    let (path, new) = (beside(keyring, "clock"), beside(keyring, "clock.new"));
+    // Nodes that share the folder have a file of their own each until it has its name.
+    let number: [u8; 4] = random::bytes();
+    let new = format!("clock.new-{:08x}", u32::from_be_bytes(number));
+    let (path, new) = (beside(keyring, "clock"), beside(keyring, &new));
     let written = || {
         let mut file = File::create(&new)?;
         file.write_all(format!("{now}\n").as_bytes())?;
@@ -24,7 +27,12 @@ pub(super) fn write(keyring: &Path, now: u64) -> Result<(), KeyringError> {
         file_owner::give_if_it_can(&new);
         std::fs::rename(&new, &path)
     };
-    written().map_err(writing(&path))
+    written()
+        .inspect_err(|_| {
+            // It may not be there.
+            let _ = std::fs::remove_file(&new);
+        })
+        .map_err(writing(&path))
 }
 
 /// What was written last.
@@ -37,6 +45,20 @@ pub(super) fn read(keyring: &Path) -> Option<u64> {
 mod tests {
     use super::super::file::tests::TempFolder;
     use super::*;
+
+    #[test]
+    fn nodes_that_share_the_folder_write_beside_each_other() {
+        let place = TempFolder::new();
+        let folder = place.keyring().parent().expect("a folder").to_owned();
+        std::fs::create_dir_all(&folder).expect("made");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..50).for_each(|_| write(&place.keyring(), 1_795_000_000).expect("written")));
+            }
+        });
+        assert_eq!(read(&place.keyring()), Some(1_795_000_000));
+        assert_eq!(std::fs::read_dir(folder).expect("read").count(), 1, "nothing else is left");
+    }
 
     #[test]
     fn what_is_written_last_is_read_and_what_is_damaged_is_not() {

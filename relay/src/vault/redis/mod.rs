@@ -563,6 +563,11 @@ impl RedisStore {
         self.link.ask(release.arg(&*owner.run).arg(RELEASED).arg(millis(self.lease))).await
     }
 
+    pub async fn drop_lease(&self, owner: &Owner) -> Result<(), StoreError> {
+        let mut drop = SCRIPTS.drop.key(lease_key(&owner.node));
+        self.link.ask(drop.arg(&*owner.run).arg(RELEASED)).await
+    }
+
     pub async fn ping(&self) -> Result<Duration, StoreError> {
         let asked = clock::now();
         let _: String = self.link.ask(&::redis::cmd("PING")).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::scripts::SCRIPTS;
-use super::{RedisStore, millis};
+use super::{NODES_KEY, RedisStore, millis};
 use crate::vault::peer_messages::{LETTER_LIFE, LETTERS_MAX};
 use crate::vault::store::{AwayReason, Owner, StoreError};
 
@@ -18,6 +18,8 @@ const READ_WITHIN: Duration = Duration::from_millis(250);
 const READ_AGAIN: Duration = Duration::from_millis(10);
 /// The code of a refusal: so many letters wait for a run that it reads none.
 pub(super) const LETTERS_FULL: &str = "FULL";
+/// The code of an answer to a wait that a server breaks off.
+const UNBLOCKED: &str = "UNBLOCKED";
 
 impl RedisStore {
     pub async fn write_letter(&self, to: &Owner, sealed: &[u8]) -> Result<(), StoreError> {
@@ -38,6 +40,11 @@ impl RedisStore {
         }
     }
 
+    /// The time by one server's clock, the same for all nodes, in milliseconds since 1970: a Cluster has several clocks.
+    pub async fn one_time_ms(&self) -> Result<u64, StoreError> {
+        self.link.ask(&SCRIPTS.time.key(NODES_KEY)).await
+    }
+
     /// Waits up to [`WAIT_S`].
     pub async fn next_letter(&self, owner: &Owner) -> Result<Option<Vec<u8>>, StoreError> {
         let mut take = ::redis::cmd("BLPOP");
@@ -48,6 +55,8 @@ impl RedisStore {
                 self.link.ask::<()>(::redis::cmd("DEL").arg(letters_key(owner))).await?;
                 None
             }
+            // The server has become a replica in the middle of the wait; the next question is told so by a word that its operator knows.
+            Err(StoreError::Away(AwayReason::Refused(code))) if *code == *UNBLOCKED => None,
             taken => taken?,
         };
         Ok(taken.map(|(_, sealed)| sealed))

@@ -126,8 +126,10 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         point: script(&[IN_TIME, READ, include_str!("scripts/point.lua")]),
         unpoint: script(&[READ, include_str!("scripts/unpoint.lua")]),
         release: script(&[READ, include_str!("scripts/release.lua")]),
+        drop: script(&[READ, include_str!("scripts/drop.lua")]),
         add: script(&[READ, include_str!("scripts/add.lua")]),
         mark: script(&[READ, include_str!("scripts/mark.lua")]),
+        time: script(&[include_str!("scripts/time.lua")]),
         post: script(&[READ, include_str!("scripts/post.lua")]),
     }
 });
@@ -147,10 +149,14 @@ pub(super) struct Scripts {
     pub unpoint: Script,
     /// Gives a lease back.
     pub release: Script,
+    /// Ends a lease without giving it back.
+    pub drop: Script,
     /// Adds members to a set.
     pub add: Script,
     /// Counts the writes of a run: the count.
     pub mark: Script,
+    /// Tells the time: in milliseconds since 1970.
+    pub time: Script,
     /// Puts a letter into a list: whether it was taken.
     pub post: Script,
 }

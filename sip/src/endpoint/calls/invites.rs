@@ -44,6 +44,9 @@ impl Endpoint {
         if let Err(stop) = forward::check(&invite, &self.core.settings.own_addresses()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
+        if self.calls.are_refused {
+            return self.refuse_at_end(&source, &invite);
+        }
         let callees = self.callees(binding);
         if self.has_overtaken(binding, &callees) {
             return self.defer_overtaking(now, source, reply, invite, binding);

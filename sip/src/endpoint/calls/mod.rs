@@ -70,6 +70,8 @@ pub(super) struct Calls {
     untold: Untold,
     /// Whether a registration has changed since the overtaking INVITEs were looked at.
     pub(super) registration_changed: bool,
+    /// The process is about to end: no new INVITE is taken.
+    pub(super) are_refused: bool,
 }
 
 impl Calls {
@@ -94,6 +96,11 @@ impl Calls {
     /// The calls that have a deadline, those that are expected among them.
     fn unfinished(&self) -> Vec<CallId> {
         self.sorted(|call| !call.is_closed())
+    }
+
+    /// INVITEs that wait for their binding's first REGISTER.
+    pub(super) fn overtaking(&self) -> usize {
+        self.overtaking.len()
     }
 
     /// Callers whose calls were missed, which nobody has been told yet.
@@ -177,7 +184,7 @@ impl Calls {
     }
 
     /// All calls whose INVITE has not come.
-    fn all_expected(&self) -> Vec<CallId> {
+    pub(super) fn all_expected(&self) -> Vec<CallId> {
         self.sorted(Call::is_expected)
     }
 

@@ -131,6 +131,30 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
 }
 
 #[tokio::test]
+async fn nodes_that_end_and_start_again_together_take_nothing_from_each_other() -> Outcome {
+    let redis = RedisServer::start();
+    let mut callees = Callees::enabled(&redis).await?;
+    let mut other = callees.second_node().await?;
+    let contact = |callees: &Callees, aor: &str| callees.world.registrar.contacts(aor)[0].uri.clone();
+    let before: Vec<_> = callees.aors.iter().map(|aor| contact(&callees, aor)).collect();
+    assert!(other.terminate(SOON).await?.success());
+    assert!(callees.world.relay.terminate(SOON).await?.success());
+    // The node that had nothing is there first.
+    other.restart().await?;
+    meanwhile(1.0).await;
+    callees.world.relay.restart().await?;
+    let mut calls = Vec::new();
+    for aor in &callees.aors {
+        let relay = callees.world.relay.upstream(tests::wire::Transport::Tls);
+        calls.push(ring(callees.world.registrar.call_anew(aor, relay, &CallOptions::default()).await?, Duration::ZERO));
+    }
+    callees.all_rang(calls).await?;
+    let after: Vec<_> = callees.aors.iter().map(|aor| contact(&callees, aor)).collect();
+    assert_eq!(before, after);
+    Ok(())
+}
+
+#[tokio::test]
 async fn instances_that_nobody_can_take_hold_up_no_hand_over() -> Outcome {
     let redis = RedisServer::start();
     let callees = Callees::enabled(&redis).await?;

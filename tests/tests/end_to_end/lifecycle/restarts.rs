@@ -132,14 +132,36 @@ async fn a_held_call_is_handed_over_while_the_relay_drains() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_drain_ends_in_time_although_a_phone_never_comes() -> Outcome {
+async fn a_drain_ends_in_time_although_a_phone_never_comes_and_each_caller_is_answered() -> Outcome {
     let world = World::start().await?;
     world.enable().await?;
     let (caller, _) = world.call_and_push().await?;
-    let exit = world.relay.terminate(Duration::from_secs(20)).await?;
+    // Others come until the end.
+    let (mut callers, mut ticks) = (vec![caller], tokio::time::interval(Duration::from_secs(1)));
+    let ending = world.relay.terminate(Duration::from_secs(20));
+    tokio::pin!(ending);
+    let exit = loop {
+        tokio::select! {
+            exit = &mut ending => break exit?,
+            _ = ticks.tick() => callers.extend(world.call().ok()),
+        }
+    };
     assert_eq!(exit.code(), Some(0));
-    let last = caller.final_response(SOON).await;
-    assert!(last.is_ok(), "a waiting call is finished or answered: {last:?}");
+    let mut refused = 0;
+    for caller in &callers {
+        let last = caller.final_response(SOON).await?;
+        if last.status() == Some(503) {
+            assert!(last.text(Name::RetryAfter).is_some());
+            assert!(caller.responses().iter().all(|(_, status)| *status != 180), "{:?}", caller.responses());
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "those that come last are told to try again");
+    let mut pushes = 1;
+    while world.apns.next_push(Duration::from_millis(300)).await.is_some() {
+        pushes += 1;
+    }
+    assert_eq!(pushes, callers.len() - refused, "what is refused wakes nobody");
     assert_eq!(world.contacts().len(), 1, "a drain unregisters nothing");
     Ok(())
 }

@@ -11,7 +11,7 @@ use hyper::Request;
 use relay::api::Peer;
 use relay::secret::InstanceSecret;
 use relay::service::devices::AccessError;
-use relay::service::nodes::{Body, NodeService};
+use relay::service::nodes::{Body, NodeService, OwnersWord};
 use relay::vault::Owner;
 use serde_json::json;
 use sip::id::InstanceId;
@@ -49,8 +49,8 @@ impl NodeService for Scripted {
         }
     }
 
-    async fn ask_owner(&self, owner: &Owner, _: Body) -> Option<Body> {
-        self.answer_of(owner)
+    async fn ask_owner(&self, owner: &Owner, _: Body) -> OwnersWord {
+        self.answer_of(owner).map_or(OwnersWord::Nothing, OwnersWord::Said)
     }
 
     fn is_leaving(&self) -> bool {
@@ -166,6 +166,22 @@ async fn of_nodes_that_leave_at_once_each_asks_the_others_for_a_call_that_the_ow
         assert_eq!(torn.status, 503, "leaving: {is_leaving}");
         let none = ask(&door, nodes(&[(2, unknown()), (3, unknown()), (4, unknown())])).await;
         assert_eq!((none.status, none.text.contains("unknown-call")), (404, true), "leaving: {is_leaving}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_has_asked_the_owner_in_vain_does_not_say_that_nothing_was_changed() {
+    let door = Door::new();
+    door.script.with(|script| {
+        script.nodes = Nodes { owner: Some(node(2)), ..Nodes::default() };
+        script.store_away = true;
+    });
+    for endpoint in [Endpoint::Change, Endpoint::Disable, Endpoint::Progress, Endpoint::Decline, Endpoint::Read] {
+        let answer = door.ask.of(endpoint.method().as_str(), &path_of(endpoint), SECRET, "{}").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "store-away"), "{endpoint:?}");
+        let (says, looks) = (answer.json()["detail"].to_string(), endpoint == Endpoint::Read);
+        assert_eq!((says.contains("not known"), says.contains("Nothing was changed")), (!looks, looks), "{says}");
+        assert!(!answer.header("retry-after").is_empty());
     }
 }
 

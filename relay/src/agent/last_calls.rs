@@ -1,0 +1,39 @@
+//! The calls of a node that ends: those that wait are waited for, then none is taken any more, and those that are left are ended.
+//!
+//! Invariant: once calls are refused, nothing begins to wait; what has begun to wait is answered before the node is gone.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Agent;
+use super::request::Request;
+
+impl Agent {
+    /// Waits until no call waits for its device or is being set up; whether one did.
+    pub async fn wait_for_calls(&self) -> bool {
+        const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        let mut were_open = false;
+        while self.ask_all(Request::OpenCalls).await.into_iter().any(|open| open > 0) {
+            were_open = true;
+            sleep(LOOK_AGAIN).await;
+        }
+        were_open
+    }
+
+    /// Takes no new calls from now on: each is refused with 503 and Retry-After, and wakes nobody.
+    pub async fn refuse_calls(&self) {
+        self.ask_all(Request::RefuseCalls).await;
+    }
+
+    /// Ends the calls that are left, so that neither a caller nor a phone hears ringing from a process that is gone.
+    pub async fn end_calls(&self, elsewhere: bool) {
+        /// How long the last answers may take to leave the connections' queues.
+        const LEAVING: Duration = Duration::from_millis(200);
+        let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
+        if ended > 0 {
+            tracing::warn!(event = "drain-ended-calls", ended, "the drain ended calls that were being set up");
+            sleep(LEAVING).await;
+        }
+    }
+}
