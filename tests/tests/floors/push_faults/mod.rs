@@ -5,6 +5,7 @@ mod fresh_lines;
 mod http1;
 mod isolation;
 mod lines;
+mod operators_mistakes;
 mod reloads;
 mod rests;
 mod table;
