@@ -449,8 +449,8 @@ impl Connection {
         *head.version_mut() = hyper::Version::HTTP_2;
         *head.uri_mut() = endpoint.uri(&request.path).ok_or(Lost::Refused)?;
         *head.headers_mut() = request.headers.clone();
+        let (body, passage) = departure.begin(request.body.clone()).ok_or(Lost::Refused)?;
         let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
-        let (body, passage) = departure.begin(request.body.clone());
         // When the stream is already reset this fails, and the response says why.
         let _ = stream.send_data(body, true);
         Ok((response, passage))
