@@ -37,7 +37,7 @@ pub(super) struct Begun<'a>(Option<&'a AtomicUsize>);
 
 impl Begun<'_> {
     /// A request goes over it.
-    pub(super) fn is_used(mut self) {
+    pub(super) fn take_up(mut self) {
         self.0 = None;
     }
 }
@@ -96,11 +96,11 @@ mod tests {
         let (line, beside) = (Line::new(true, Arc::default()), Beside::default());
         let _held = line.try_admit(true, || 1);
         let began = Instant::now();
-        beside.due(&line).await.is_used();
+        beside.due(&line).await.take_up();
         assert!(began.elapsed() >= HELD_UP_AFTER);
         // One that is not used is none.
         drop(beside.due(&line).await);
-        beside.due(&line).await.is_used();
+        beside.due(&line).await.take_up();
         assert!(timeout(HELD_UP_AFTER * 20, beside.due(&line)).await.is_err());
         beside.answered();
         assert!(timeout(HELD_UP_AFTER, beside.due(&line)).await.is_ok());

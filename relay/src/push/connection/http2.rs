@@ -342,7 +342,7 @@ impl Channel {
             let Ok(connection) = make(&self.ancestry).await else { continue };
             connection.line.set_aside(true);
             if let Some(stream) = connection.line.admit(true, || connection.streams_allowed()).await {
-                begun.is_used();
+                begun.take_up();
                 return (connection, stream);
             }
         }
