@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -86,6 +87,21 @@ impl VirtualNet {
     /// Hands each connection to this port to `with`.
     pub fn listen(&self, port: u16, with: impl Fn(Box<dyn ByteStream>) + Send + Sync + 'static) {
         self.lock().listening.insert(port, Arc::new(with));
+    }
+
+    /// Hands the next `count` connections to this port to `with`, and those that follow to who has it.
+    pub fn intercept(&self, port: u16, count: usize, with: impl Fn(Box<dyn ByteStream>) + Send + Sync + 'static) {
+        let mut tables = self.lock();
+        let (left, then) = (AtomicUsize::new(count), tables.listening.get(&port).cloned());
+        let interceptor = move |stream| {
+            let is_meant = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+            match &then {
+                _ if is_meant => with(stream),
+                Some(then) => then(stream),
+                None => {}
+            }
+        };
+        tables.listening.insert(port, Arc::new(interceptor));
     }
 
     fn lock(&self) -> MutexGuard<'_, Tables> {

@@ -9,12 +9,13 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::{ShardInput, Shared};
+use crate::domain::story::ANSWER_LOST;
 use crate::domain::{PushOutcome, PushProvider};
-use crate::push::{Delivery, Departure, Push, Recipient, Staying, Verdict};
+use crate::push::{Delivery, Departure, Push, Recalled, Recipient, Staying, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
 /// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. It is tried until `until` at
-/// most; `departure` is told when it leaves.
+/// most; `departure` is told when it leaves. `None`: it was recalled before anything of it had left.
 pub(crate) async fn deliver(
     (shared, shard): (&Arc<Shared>, usize),
     app: &str,
@@ -22,9 +23,21 @@ pub(crate) async fn deliver(
     push: &Push,
     until: Instant,
     departure: &Departure,
-) -> (Verdict, u32) {
-    let device = Device { shared, shard, push, target };
-    let delivery = shared.push.deliver_measured(app, target, push, until, departure, &device).await;
+) -> Option<(Verdict, u32)> {
+    let (device, began) = (Device { shared, shard, push, target }, Instant::now());
+    let ended_so = |verdict| {
+        let copies = departure.count();
+        Delivery { verdict, attempts: copies, copies, elapsed: began.elapsed() }
+    };
+    let delivery = tokio::select! {
+        biased;
+        delivery = shared.push.deliver_measured(app, target, push, until, departure, &device) => delivery,
+        recalled = departure.recalled() => match recalled {
+            Recalled::Withdrawn => return None,
+            Recalled::Answered => ended_so(Verdict::Retry { after: None }),
+            Recalled::Unanswered => ended_so(Verdict::Unconfirmed),
+        },
+    };
     let Delivery { verdict, attempts, copies, elapsed } = delivery;
     let verdict = match verdict {
         Verdict::BadToken if shared.believes_bad_token(app, target.provider, &target.token).await => {
@@ -43,7 +56,7 @@ pub(crate) async fn deliver(
     let outcome = outcome_of(&verdict);
     shared.metrics.push(provider, outcome, elapsed);
     shared.push.count(app, target.provider, outcome);
-    (verdict, copies)
+    Some((verdict, copies))
 }
 
 /// The device that a push is for.
@@ -75,6 +88,15 @@ pub(crate) fn outcome_of(verdict: &Verdict) -> PushOutcome {
         Verdict::Refused { .. } | Verdict::BadToken => PushOutcome::Refused,
         Verdict::Retry { .. } | Verdict::Unconfirmed | Verdict::Moved => PushOutcome::Failed,
         Verdict::TooLate => PushOutcome::TooLate,
+    }
+}
+
+/// Why it ended so, where that is known.
+pub(crate) fn reason_of(verdict: &Verdict) -> Option<&'static str> {
+    match verdict {
+        Verdict::Refused { reason } => Some(reason),
+        Verdict::Unconfirmed => Some(ANSWER_LOST),
+        _ => None,
     }
 }
 

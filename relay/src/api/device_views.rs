@@ -11,6 +11,7 @@ use sip::id::InstanceId;
 use super::{story_views, views};
 use crate::clock::{rfc3339, rfc3339_ms};
 use crate::domain::Word as _;
+use crate::push::payload::shown_name;
 use crate::service::devices::{OwnExport, Step, Timeline, What};
 use crate::vault::items::{Message, MissedCall};
 
@@ -63,7 +64,7 @@ fn message(message: &Message) -> Value {
         "received_at": rfc3339(message.received_at),
         "expires_at": rfc3339(message.expires_at),
     });
-    if let Some(name) = &message.name {
+    if let Some(name) = message.name.as_deref().and_then(shown_name) {
         value["name"] = json!(name);
     }
     value
@@ -77,7 +78,7 @@ fn missed_call(missed: &MissedCall) -> Value {
         "at": rfc3339(missed.at),
         "expires_at": rfc3339(missed.expires_at),
     });
-    if let Some(name) = &missed.name {
+    if let Some(name) = missed.name.as_deref().and_then(shown_name) {
         value["name"] = json!(name);
     }
     value

@@ -11,6 +11,8 @@ use super::{PushOutcome, PushProvider, words};
 
 /// Steps of one story; further ones are not told.
 pub const STEPS_MAX: usize = 64;
+/// The reason of a push that was sent, and of which nobody knows whether it arrived.
+pub const ANSWER_LOST: &str = "AnswerLost";
 /// Characters of a push service's reason that are kept.
 const REASON_MAX: usize = 64;
 
@@ -243,7 +245,11 @@ impl Story {
         if let Some(why) = self.failed_push() {
             return why;
         }
-        match self.when(|moment| matches!(moment, Moment::PushEnded(PushOutcome::Accepted, _))) {
+        let taken = self.when(|moment| matches!(moment, Moment::PushEnded(PushOutcome::Accepted, _)));
+        if taken.is_none() && self.when(is_unanswered).is_some() {
+            return "the push was sent, and no answer to it came: the phone may have rung".to_owned();
+        }
+        match taken {
             Some(at) => format!(
                 "the push service took the push after {}, and the phone did not come; it is off, without network, or does not let the app run",
                 seconds(at)
@@ -263,6 +269,7 @@ impl Story {
         for step in &self.steps {
             failure = Some(match &step.moment {
                 Moment::PushEnded(PushOutcome::Accepted, _) => return None,
+                moment if is_unanswered(moment) => return None,
                 Moment::PushEnded(outcome, reason) => {
                     let what = match outcome {
                         PushOutcome::Gone => "the push token is dead: the app is gone from the phone",
@@ -295,6 +302,11 @@ impl Story {
         }
         failure
     }
+}
+
+/// A push has left, and may have arrived.
+fn is_unanswered(moment: &Moment) -> bool {
+    matches!(moment, Moment::PushEnded(PushOutcome::Failed, Some(reason)) if **reason == *ANSWER_LOST)
 }
 
 /// A push service's reason, as it is kept.
@@ -369,6 +381,20 @@ mod tests {
                 vec![sent.clone(), accepted, (2_300, DeviceAttached), (2_500, Ringing), timed_out],
                 "timed-out",
                 "the phone rang from 2.5 s on",
+            ),
+            (
+                vec![sent.clone(), (40, PushEnded(PushOutcome::Failed, None)), (30_000, Ended(CallState::TimedOut))],
+                "unreachable",
+                "the push service could not be reached",
+            ),
+            (
+                vec![
+                    sent.clone(),
+                    (40, PushEnded(PushOutcome::Failed, Some(reason(ANSWER_LOST)))),
+                    (30_000, Ended(CallState::TimedOut)),
+                ],
+                "timed-out",
+                "nobody answered within 30.0 s: the push was sent, and no answer to it came: the phone may have rung",
             ),
             (
                 vec![sent, (900, Ended(CallState::Cancelled))],

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 
-pub use connection::departure::Departure;
+pub use connection::departure::{Departure, Recall, Recalled};
 pub use connection::identity::chain;
 pub use connection::network::{ByteStream, Network, Opening, System};
 pub use connection::withdrawal::Withdrawal;

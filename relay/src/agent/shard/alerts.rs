@@ -19,7 +19,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use super::final_pushes::LAST_WORDS;
-use crate::agent::delivery::{deliver, outcome_of};
+use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
@@ -153,8 +153,11 @@ impl Shard {
     pub(crate) fn on_alert_ended(&mut self, ended: AlertEnded) {
         let AlertEnded { target, push, verdict } = ended;
         let Push { instance, event, call, .. } = push;
-        let reason = if let Verdict::Refused { reason } = verdict { Some(reason) } else { None };
-        self.note(instance, call, What::PushEnded { event, outcome: outcome_of(&verdict), reason });
+        self.note(
+            instance,
+            call,
+            What::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict) },
+        );
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_told(instance, event);
         }
@@ -169,6 +172,9 @@ impl Shard {
 
 /// Sends an alert, which is tried until `until` at most, and tells its shard the verdict.
 async fn send(shared: Arc<Shared>, shard: usize, app: Box<str>, target: PushTarget, push: Push, until: Instant) {
-    let (verdict, _) = deliver((&shared, shard), &app, &target, &push, until, &Departure::unmeasured()).await;
+    let departure = Departure::unmeasured();
+    let delivered = deliver((&shared, shard), &app, &target, &push, until, &departure).await;
+    // Nobody recalls it.
+    let Some((verdict, _)) = delivered else { return };
     shared.shards.send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict }))).await;
 }

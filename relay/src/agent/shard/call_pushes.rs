@@ -4,7 +4,8 @@
 //! gave no sign (its app tells the two by the call's id); where the answers to two were lost on the way three times, and four where that befell the
 //! push for want of a sign. A token that another has replaced gets nothing further: the other one gets
 //! it, at once where the push was not taken. The push is on its way within the same turn of the loop in which the INVITE came; the
-//! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call.
+//! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call, but for the answer to what has left whole: that
+//! counts, and a token that it calls gone ends its instance.
 
 use std::future::Future as _;
 use std::task::{Context, Waker};
@@ -12,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, IncomingCall, Input};
 use sip::id::{CallId, InstanceId};
+use tokio::task::AbortHandle;
 
 use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::Pushed;
 use crate::agent::ShardInput;
-use crate::agent::delivery::{deliver, outcome_of};
+use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::audit::Act;
@@ -25,7 +27,7 @@ use crate::clock::{self, Moment, told_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::Withheld;
-use crate::push::{Departure, Event, Push, Verdict};
+use crate::push::{Departure, Event, Push, Recall, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
@@ -37,6 +39,13 @@ const COPIES: u32 = 2;
 
 /// How long a call may be on its way to a Contact that another node's has replaced.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+/// The push of a call that is on its way, or may be sent a second time.
+pub(super) struct CallPush {
+    pub(super) task: AbortHandle,
+    /// Ends the one that is on its way with its call.
+    recall: Option<Recall>,
+}
 
 impl Shard {
     /// A call waits for its device: push. The App that is pushed, or why none is.
@@ -97,10 +106,12 @@ impl Shard {
     fn push_call(&mut self, arrived: Option<Instant>, app: Box<str>, target: PushTarget, push: Push, second: bool) {
         let Push { call: Some(call), instance, .. } = push else { return };
         let (shared, shard) = (self.shared.clone(), self.index);
+        let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
+        let recall = departure.recall();
         let mut sending = Box::pin(async move {
-            let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
-            let (verdict, copies) = deliver((&shared, shard), &app, &target, &push, push.until(), &departure).await;
+            let delivered = deliver((&shared, shard), &app, &target, &push, push.until(), &departure).await;
             drop(departure);
+            let Some((verdict, copies)) = delivered else { return };
             let pushed = Pushed { target, push, second, verdict, copies };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
@@ -108,7 +119,8 @@ impl Shard {
         let mut context = Context::from_waker(Waker::noop());
         if sending.as_mut().poll(&mut context).is_pending() {
             self.hurried = true;
-            self.pushes.insert((call, instance), tokio::spawn(sending).abort_handle());
+            let task = tokio::spawn(sending).abort_handle();
+            self.pushes.insert((call, instance), CallPush { task, recall: Some(recall) });
         }
     }
 
@@ -151,11 +163,26 @@ impl Shard {
         call.mark.is_some_and(|mark| self.hand_over.is_woken_elsewhere(call.instance, mark))
     }
 
-    /// The call is over for a device: a push that is still being tried would make it ring in vain.
+    /// The call is over for a device: a push that is still being tried would make it ring in vain. One that has left whole has its answer waited for.
     pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
-        if let Some(push) = self.pushes.remove(&(call, instance)) {
-            push.abort();
+        let Some(push) = self.pushes.remove(&(call, instance)) else { return };
+        let row = self.instances.get(instance);
+        let stays = row.is_some_and(|row| row.ending.is_none()) || self.push_bindings.knows(instance);
+        if push.recall.as_ref().filter(|_| stays).is_some_and(Recall::ask) {
+            self.pushes.insert((call, instance), push);
+        } else {
+            push.task.abort();
         }
+    }
+
+    /// An instance ends: nothing that holds its token is waited for.
+    pub(crate) fn drop_pushes(&mut self, instance: InstanceId) {
+        self.pushes.retain(|(_, of), push| {
+            if *of == instance {
+                push.task.abort();
+            }
+            *of != instance
+        });
     }
 
     /// Whether a call still waits for a device that has given no sign, and is not there.
@@ -219,7 +246,7 @@ impl Shard {
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
         let verdict = &pushed.verdict;
         self.pushes.remove(&(call, instance));
-        let reason = if let Verdict::Refused { reason } = *verdict { Some(reason) } else { None };
+        let reason = reason_of(verdict);
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
         if self.end_dead_token(instance, &pushed.target, verdict) {
@@ -239,9 +266,10 @@ impl Shard {
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_woken(call, instance);
         }
+        let is_over = self.calls.of(instance, call).is_some_and(|call| call.told().is_final());
         match verdict {
             Verdict::Accepted => {
-                if self.shared.early_ringing == EarlyRinging::AfterPushAccepted {
+                if self.shared.early_ringing == EarlyRinging::AfterPushAccepted && !is_over {
                     self.next.push_back(Input::Ring { call, instance });
                 }
                 self.audit(instance, Act::Woken);
@@ -256,7 +284,13 @@ impl Shard {
             | Verdict::TooLate
             | Verdict::Moved => {
                 tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
-                if !self.attached.contains(instance) {
+                // The device knows nothing of the call, and need not be told of its end.
+                if pushed.copies == 0
+                    && let Some(known) = self.calls.get_mut(call, instance)
+                {
+                    known.pushed = None;
+                }
+                if !self.attached.contains(instance) && !is_over {
                     self.give_up(call, instance);
                 }
             }
@@ -287,7 +321,7 @@ impl Shard {
             tokio::time::sleep(SIGN_WITHIN).await;
             shared.shards.send(shard, ShardInput::SignDue(pushed)).await;
         });
-        self.pushes.insert(key, waiting.abort_handle());
+        self.pushes.insert(key, CallPush { task: waiting.abort_handle(), recall: None });
     }
 
     /// A device should have given a sign by now: without one the call is pushed to it a second time, where it is pushed to now.

@@ -63,7 +63,6 @@ use std::time::{Duration, Instant};
 use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings, Side, Source};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
 use crate::agent::ShardInput;
@@ -91,6 +90,7 @@ use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
+use call_pushes::CallPush;
 use final_pushes::LastWords;
 
 /// Inputs taken from the inbox at once.
@@ -153,8 +153,8 @@ pub(crate) struct Shard {
     // Calls.
     calls: Calls,
     stories: Stories,
-    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over.
-    pushes: HashMap<(CallId, InstanceId), AbortHandle>,
+    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over; and those that have left, for an answer.
+    pushes: HashMap<(CallId, InstanceId), CallPush>,
     /// The requesters that wait for a device that was woken for an announced call.
     arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<Arrival>>>,
     /// Whether a call's push has been handed over in this turn.

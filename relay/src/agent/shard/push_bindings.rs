@@ -399,6 +399,7 @@ impl Shard {
         let is_busy = row.busy;
         if end != PushBindingEnd::Expired {
             self.ask_no_more(id);
+            self.drop_pushes(id);
         }
         self.shared.metrics.push_registrations(-1);
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");

@@ -55,7 +55,7 @@ impl Shard {
         if let Some(push) = self.pushes.remove(&(call, earlier)) {
             // If the call has been pushed in the other name as well, that push is enough.
             match self.pushes.entry((call, successor)) {
-                Entry::Occupied(_) => push.abort(),
+                Entry::Occupied(_) => push.task.abort(),
                 Entry::Vacant(place) => {
                     place.insert(push);
                 }

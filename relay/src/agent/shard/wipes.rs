@@ -83,6 +83,9 @@ impl Shard {
         self.asked.remove(&id);
         self.forget_trace(id);
         self.forget_activity(id);
+        if kind != EndKind::HandedOver {
+            self.drop_pushes(id);
+        }
         if let EndKind::Wiped(reason) = kind {
             self.erase(id, reason);
         }

@@ -78,7 +78,7 @@ pub enum What {
         event: push::Event,
         /// How it ended.
         outcome: PushOutcome,
-        /// The service's own word for a refusal.
+        /// The service's own word for a refusal, or that the answer was lost.
         reason: Option<&'static str>,
     },
     /// The device came to the edge.

@@ -326,6 +326,15 @@ enum Meaning {
     TokenExpired,
 }
 
+/// The reason of a refusal; of these two statuses each reason is of the credentials, or of the path.
+fn refused_for(status: u16, reason: &str) -> &'static str {
+    match (status, reasons::of_apns(reason)) {
+        (403, reasons::OTHER) => "Forbidden",
+        (404, reasons::OTHER) => "BadPath",
+        (_, reason) => reason,
+    }
+}
+
 /// The meaning of an answer for its push and for the channel; where the body did not come, the status alone decides, and it wipes
 /// nothing.
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
@@ -347,7 +356,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         (400, "IdleTimeout") | (408 | 421 | 425 | 429 | 500..=599, _) => {
             Meaning::Settled(Attempt::Again { after: answer.retry_after() })
         }
-        (_, reason) => done(Verdict::Refused { reason: reasons::of_apns(reason) }),
+        (status, reason) => done(Verdict::Refused { reason: refused_for(status, reason) }),
     };
     let bearing = answer.bearing();
     let bearing = match (status, reason) {
@@ -367,7 +376,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
             Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing }
         }
         (403, "ExpiredProviderToken") => bearing,
-        (403 | 404, _) => Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing },
+        (403 | 404, _) => Bearing { note: Note::Trouble(Trouble::grave(refused_for(status, reason))), ..bearing },
         _ => bearing,
     };
     (meaning, bearing)

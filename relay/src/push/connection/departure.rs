@@ -1,4 +1,5 @@
-//! When a push leaves: at the moment at which the last byte of its request is handed to the TLS of a connection.
+//! When a push leaves: at the moment at which the last byte of its request is handed to the TLS of a connection. And how it is recalled when its call
+//! is over: what has not left never does, and what has left whole may be answered within [`ANSWERED_WITHIN`].
 //!
 //! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
 //! system's buffer. A request whose body has not left was certainly not processed.
@@ -12,13 +13,13 @@
 //! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
 //! way its delivery ends. A departure wakes only the tasks that wait for it.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
-use tokio::time;
+use tokio::time::{self, timeout_at};
 
 use super::state::Place;
 use crate::metrics::Metrics;
@@ -27,6 +28,10 @@ const WAITS: u8 = 0;
 const LEAVES: u8 = 1;
 const HAS_LEFT: u8 = 2;
 const TAKEN_BACK: u8 = 3;
+/// Its answer is waited for no more; it may leave yet.
+const FORGOTTEN: u8 = 4;
+/// How long the answer to a push is waited for whose call is over.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// The replacement of a body that was taken back.
 static BLANKS: [u8; 1_024] = [b' '; 1_024];
 
@@ -45,6 +50,39 @@ struct Departures {
     /// When the latest left, in microseconds since `began`.
     latest: AtomicU64,
     changed: Notify,
+    /// Requests that have left whole and are not answered.
+    unanswered: AtomicU32,
+    /// The call is over; and then one had left whole.
+    is_recalled: AtomicBool,
+    had_left: AtomicBool,
+    /// For the one that waits for the recall, and then for the answers.
+    recalled: Notify,
+}
+
+/// The end of a call, for its push.
+#[derive(Clone)]
+pub struct Recall(Arc<Departures>);
+
+impl Recall {
+    /// The call is over: from now on no request leaves. Whether one has left whole, the answer to which is waited for.
+    pub fn ask(&self) -> bool {
+        let had_left = self.0.unanswered.load(Ordering::Acquire) > 0;
+        self.0.had_left.store(had_left, Ordering::Relaxed);
+        self.0.is_recalled.store(true, Ordering::Release);
+        self.0.recalled.notify_one();
+        had_left
+    }
+}
+
+/// The end of a push that was recalled before its verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recalled {
+    /// Nothing had left.
+    Withdrawn,
+    /// What had left was answered, and would have to be tried again.
+    Answered,
+    /// What had left has no answer.
+    Unanswered,
 }
 
 impl Departure {
@@ -60,7 +98,11 @@ impl Departure {
 
     fn new(call: Option<(Instant, Metrics)>) -> Self {
         let (count, latest, changed) = (AtomicU32::new(0), AtomicU64::new(0), Notify::new());
-        let departures = Arc::new(Departures { call, began: time::Instant::now(), count, latest, changed });
+        let (unanswered, is_recalled, had_left) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let (began, recalled) = (time::Instant::now(), Notify::new());
+        let departures =
+            Departures { call, began, count, latest, changed, unanswered, is_recalled, had_left, recalled };
+        let departures = Arc::new(departures);
         Self { departures, unsure: Mutex::default() }
     }
 
@@ -69,10 +111,38 @@ impl Departure {
         self.departures.note();
     }
 
-    /// A request is on its way out, with this body.
-    pub(super) fn begin(&self, body: Bytes) -> (Body, Passage) {
+    /// A request is on its way out, with this body. `None`: the push was recalled.
+    pub(super) fn begin(&self, body: Bytes) -> Option<(Body, Passage)> {
+        if self.is_recalled() {
+            return None;
+        }
         let passage = Arc::new(Passing { departures: Arc::clone(&self.departures), stage: AtomicU8::new(WAITS) });
-        (Body { rest: body, passing: Arc::clone(&passage) }, Passage(passage))
+        Some((Body { rest: body, passing: Arc::clone(&passage) }, Passage(passage)))
+    }
+
+    /// Recalls it when its call is over.
+    pub fn recall(&self) -> Recall {
+        Recall(Arc::clone(&self.departures))
+    }
+
+    /// Whether it was recalled: nothing more is to leave.
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.departures.is_recalled.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is recalled and no answer is to be waited for any more; one alone waits.
+    pub async fn recalled(&self) -> Recalled {
+        let it = &self.departures;
+        while !self.is_recalled() {
+            it.recalled.notified().await;
+        }
+        let until = time::Instant::now() + ANSWERED_WITHIN;
+        while it.unanswered.load(Ordering::Acquire) > 0 {
+            if timeout_at(until, it.recalled.notified()).await.is_err() {
+                return Recalled::Unanswered;
+            }
+        }
+        if it.had_left.load(Ordering::Relaxed) { Recalled::Answered } else { Recalled::Withdrawn }
     }
 
     /// Holds the place of a request that may arrive yet, as long as anybody waits for what comes of the push.
@@ -129,7 +199,24 @@ struct Passing {
     stage: AtomicU8,
 }
 
-/// The sender's handle on a request.
+impl Passing {
+    /// All of it has left.
+    fn has_left(&self) {
+        // Before it is seen: an answer is taken off when it is waited for no more.
+        self.departures.unanswered.fetch_add(1, Ordering::AcqRel);
+        let left = self.stage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stage| {
+            (!matches!(stage, TAKEN_BACK | FORGOTTEN)).then_some(HAS_LEFT)
+        });
+        if left.is_err() {
+            self.departures.unanswered.fetch_sub(1, Ordering::AcqRel);
+        }
+        if left != Err(TAKEN_BACK) {
+            self.departures.note();
+        }
+    }
+}
+
+/// The sender's handle on a request; when it is dropped the answer is not waited for any more.
 pub(super) struct Passage(Arc<Passing>);
 
 impl Passage {
@@ -141,6 +228,18 @@ impl Passage {
     /// Takes the request back, unless its body has begun to leave: then nothing of that ever leaves.
     pub(super) fn take_back(&self) -> bool {
         self.0.stage.compare_exchange(WAITS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let Passing { departures, stage } = &*self.0;
+        if stage.swap(FORGOTTEN, Ordering::AcqRel) == HAS_LEFT {
+            departures.unanswered.fetch_sub(1, Ordering::AcqRel);
+            if departures.is_recalled.load(Ordering::Acquire) {
+                departures.recalled.notify_one();
+            }
+        }
     }
 }
 
@@ -156,7 +255,9 @@ impl Buf for Body {
     }
 
     fn chunk(&self) -> &[u8] {
-        match self.passing.stage.compare_exchange(WAITS, LEAVES, Ordering::AcqRel, Ordering::Acquire) {
+        let next = if self.passing.departures.is_recalled.load(Ordering::Acquire) { TAKEN_BACK } else { LEAVES };
+        match self.passing.stage.compare_exchange(WAITS, next, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) if next == TAKEN_BACK => &BLANKS[..self.rest.len().min(BLANKS.len())],
             Err(TAKEN_BACK) => &BLANKS[..self.rest.len().min(BLANKS.len())],
             _ => &self.rest,
         }
@@ -164,9 +265,8 @@ impl Buf for Body {
 
     fn advance(&mut self, count: usize) {
         self.rest.advance(count);
-        if self.rest.is_empty() && count > 0 && self.passing.stage.load(Ordering::Acquire) != TAKEN_BACK {
-            self.passing.stage.store(HAS_LEFT, Ordering::Release);
-            self.passing.departures.note();
+        if self.rest.is_empty() && count > 0 {
+            self.passing.has_left();
         }
     }
 }
@@ -178,14 +278,14 @@ mod tests {
     #[tokio::test]
     async fn a_request_has_left_with_the_last_byte_of_its_body() {
         let departure = Departure::unmeasured();
-        let (mut body, passage) = departure.begin(Bytes::from_static(b"whole"));
+        let (mut body, passage) = departure.begin(Bytes::from_static(b"whole")).expect("it goes on");
         body.advance(4);
         assert!(!passage.is_over() && departure.latest_beyond(0).is_none());
         body.advance(0);
         body.advance(1);
         assert!(passage.is_over() && departure.latest_beyond(0).is_some());
         departure.beyond(0).await;
-        let (_, passage) = departure.begin(Bytes::from_static(b"another"));
+        let (_, passage) = departure.begin(Bytes::from_static(b"another")).expect("it goes on");
         assert!(!passage.is_over(), "each for itself");
         assert_eq!(departure.count(), 1);
     }
@@ -194,15 +294,42 @@ mod tests {
     fn nothing_of_a_body_leaves_that_was_taken_back_and_one_that_leaves_is_not() {
         let departure = Departure::unmeasured();
         let whole = Bytes::from(vec![b'x'; 3_000]);
-        let (mut body, passage) = departure.begin(whole.clone());
+        let (mut body, passage) = departure.begin(whole.clone()).expect("it goes on");
         assert!(passage.take_back() && !passage.take_back());
         let written = body.copy_to_bytes(3_000);
         assert!(written.iter().all(|byte| *byte == b' '), "the frame has its length");
         assert!(!passage.is_over() && departure.count() == 0);
-        let (mut body, passage) = departure.begin(whole.clone());
+        let (mut body, passage) = departure.begin(whole.clone()).expect("it goes on");
         assert_eq!(body.chunk().len(), 3_000);
         assert!(!passage.take_back(), "some of it may be written");
         assert_eq!(body.copy_to_bytes(3_000), whole);
         assert!(passage.is_over() && departure.count() == 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_that_is_recalled_waits_for_the_answer_to_what_has_left_and_nothing_else_leaves() {
+        let whole = || Bytes::from_static(b"whole");
+        let departure = Departure::unmeasured();
+        let (mut waits, _passage) = departure.begin(whole()).expect("it goes on");
+        assert!(!departure.recall().ask() && departure.begin(whole()).is_none());
+        assert_eq!(departure.recalled().await, Recalled::Withdrawn);
+        assert!(waits.copy_to_bytes(5).iter().all(|byte| *byte == b' '), "what has not left never does");
+        for (is_answered, recalled) in [(true, Recalled::Answered), (false, Recalled::Unanswered)] {
+            let departure = Departure::unmeasured();
+            let (mut body, passage) = departure.begin(whole()).expect("it goes on");
+            body.advance(5);
+            assert!(departure.recall().ask());
+            let passage = (!is_answered).then_some(passage);
+            let began = time::Instant::now();
+            assert_eq!(departure.recalled().await, recalled);
+            assert_eq!((passage.is_some(), began.elapsed() >= ANSWERED_WITHIN), (!is_answered, !is_answered));
+        }
+        // What was answered before the end is not waited for.
+        let departure = Departure::unmeasured();
+        let (mut body, passage) = departure.begin(whole()).expect("it goes on");
+        body.advance(5);
+        drop(passage);
+        assert!(!departure.recall().ask());
+        assert_eq!(departure.recalled().await, Recalled::Withdrawn);
     }
 }

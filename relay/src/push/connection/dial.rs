@@ -7,13 +7,20 @@
 //! | [`AGAIN_AFTER`] after the last one | once more each that has said nothing yet |
 //! | [`NEXT_AFTER`] after the last one, where one speaks HTTP/1.1 alone and may | nothing more: that is told |
 //!
+//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before has taken
+//! nothing, and no push is spent on it; one that says nothing within [`SETTINGS_WITHIN`] is used nevertheless.
+//!
 //! Invariant: the first whole handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Nothing but
 //! TLS with a certificate for the service's own name, and nothing but HTTP/2 in it, or HTTP/1.1 where that is dialled.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::{AlertDescription, ClientConfig};
@@ -36,6 +43,8 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How long name, addresses and both handshakes may take together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the service may take for its first bytes in TLS.
+const SETTINGS_WITHIN: Duration = Duration::from_secs(1);
 /// How long the resolver may take while the addresses of the last time are known.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of one name that are dialled.
@@ -75,6 +84,8 @@ pub(crate) enum DialError {
     NotHttp2,
     #[error("the HTTP/2 handshake failed: {0}")]
     Http2(#[source] h2::Error),
+    #[error("it ends the connection before it speaks HTTP/2")]
+    Ended,
     #[error("it did not answer in time")]
     Timeout,
     /// The reason: one of the words of `reasons`.
@@ -284,10 +295,26 @@ async fn handshake(
     }
     let heard = Objection::default();
     let stream = ObservedStream::new(stream, heard.clone());
+    let has_spoken = stream.has_spoken();
     let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
     let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
-    let (sender, driven) = made.map_err(told)?;
+    let (sender, mut driven) = made.map_err(told)?;
+    match timeout(SETTINGS_WITHIN, first_bytes(&mut driven, &has_spoken)).await {
+        Ok(Some(Err(error))) => return Err(told(error)),
+        Ok(Some(Ok(()))) => return Err(DialError::Ended),
+        Ok(None) | Err(_) => {}
+    }
     Ok(Dialled { sender, driven, objection: heard, withdrawal })
+}
+
+/// Drives a connection until the service has said anything in it, or it has ended, and how.
+async fn first_bytes(driven: &mut Driven, has_spoken: &AtomicBool) -> Option<Result<(), h2::Error>> {
+    poll_fn(|context| match Pin::new(&mut *driven).poll(context) {
+        Poll::Ready(end) => Poll::Ready(Some(end)),
+        Poll::Pending if has_spoken.load(Ordering::Acquire) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// Whether the service takes none of the protocols that were offered (RFC 7301 §3.2).
@@ -312,11 +339,13 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 /// The more telling of two errors: a server that was reached and refused says more than one that was not reached.
 fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
     match known {
-        Some(known @ (DialError::Tls(_) | DialError::NotHttp2 | DialError::Http2(_) | DialError::ShutOut(_)))
-            if matches!(new, DialError::Tcp(_) | DialError::Timeout) =>
-        {
-            known
-        }
+        Some(
+            known @ (DialError::Tls(_)
+            | DialError::NotHttp2
+            | DialError::Http2(_)
+            | DialError::Ended
+            | DialError::ShutOut(_)),
+        ) if matches!(new, DialError::Tcp(_) | DialError::Timeout) => known,
         _ => new,
     }
 }

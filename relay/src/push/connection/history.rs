@@ -91,6 +91,12 @@ impl Ancestry {
         }
     }
 
+    /// Whether the last line ended young, without a good answer and just now: what ended it may end the next.
+    pub(super) fn is_doubtful(&self) -> bool {
+        let ends = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.young > 0 && !ends.served && ends.last.is_some_and(|last| last.elapsed() < YOUNG)
+    }
+
     /// An answer took so long.
     pub(super) fn note_slow_answer(&self, took: Duration) {
         let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -217,7 +217,7 @@ impl Http1 {
         let Patience { until, departure, .. } = patience;
         let Ok(Ok(())) = timeout_at(until, connection.sender.ready()).await else { return Err(unsent) };
         let target = endpoint.uri(&request.path).and_then(|uri| uri.path_and_query().cloned()).ok_or(unsent)?;
-        let (body, passage) = departure.begin(request.body.clone());
+        let (body, passage) = departure.begin(request.body.clone()).ok_or(unsent)?;
         let mut head = hyper::Request::new(Full::new(body));
         *head.method_mut() = hyper::Method::POST;
         *head.uri_mut() = target.into();

@@ -26,6 +26,7 @@ use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
 use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::backoff::Backoff;
+use super::beside::Beside;
 use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
@@ -66,6 +67,8 @@ pub(crate) struct Channel {
     /// The connection for all.
     flight: Arc<Flight>,
     own: OwnLines<Arc<Connection>, Option<&'static str>>,
+    /// Those for calls that wait behind it while it is not proven.
+    beside: Beside,
     /// The way to a service that speaks no HTTP/2, where that is taken.
     http1: Option<Http1>,
     ancestry: Arc<Ancestry>,
@@ -110,6 +113,7 @@ impl Channel {
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
             own: OwnLines::new(DIAL_BACKOFF),
+            beside: Beside::default(),
             ancestry: Arc::default(),
             cautious,
             any_service: false,
@@ -233,6 +237,10 @@ impl Channel {
                     {
                         self.faults.cost_a_line(whom);
                     }
+                    self.beside.answered();
+                    if line.is_aside() && line.is_proven() {
+                        self.promote(&connection);
+                    }
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -301,12 +309,55 @@ impl Channel {
                     None => Failure::Unsent { after: Some(after) },
                 },
             )?;
-            let stream = connection.line.admit(urgent, || connection.streams_allowed()).await;
+            let admitted = connection.line.admit(urgent, || connection.streams_allowed());
+            let stream = if urgent && self.cautious && !connection.line.is_proven() {
+                let further = Box::pin(self.further(&connection.line, &make));
+                tokio::select! {
+                    biased;
+                    stream = admitted => stream,
+                    further = further => return Ok(further),
+                }
+            } else {
+                admitted.await
+            };
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
             }
             if let Some(stream) = stream {
                 return Ok((connection, stream));
+            }
+        }
+    }
+}
+
+impl Channel {
+    /// A connection of its own for a call that waits behind this line, when that is due.
+    async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
+    where
+        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>>,
+    {
+        loop {
+            let begun = self.beside.due(line).await;
+            // A dial that fails tells why by itself.
+            let Ok(connection) = make(&self.ancestry).await else { continue };
+            connection.line.set_aside(true);
+            if let Some(stream) = connection.line.admit(true, || connection.streams_allowed()).await {
+                begun.take_up();
+                return (connection, stream);
+            }
+        }
+    }
+
+    /// A connection beside the one for all, on which the service has answered, takes the place of one on which it has not.
+    fn promote(&self, connection: &Arc<Connection>) {
+        let is_worse = |now: &Arc<Connection>| !now.line.is_proven() || now.line.is_retired();
+        if connection.line.is_retired() {
+            return;
+        }
+        if let Ok(earlier) = self.flight.supersede(Arc::clone(connection), is_worse) {
+            connection.line.set_aside(false);
+            if let Some(earlier) = earlier {
+                earlier.line.retire();
             }
         }
     }
@@ -398,8 +449,8 @@ impl Connection {
         *head.version_mut() = hyper::Version::HTTP_2;
         *head.uri_mut() = endpoint.uri(&request.path).ok_or(Lost::Refused)?;
         *head.headers_mut() = request.headers.clone();
+        let (body, passage) = departure.begin(request.body.clone()).ok_or(Lost::Refused)?;
         let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
-        let (body, passage) = departure.begin(request.body.clone());
         // When the stream is already reset this fails, and the response says why.
         let _ = stream.send_data(body, true);
         Ok((response, passage))
@@ -564,106 +615,4 @@ async fn drive(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use hyper::HeaderMap;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-
-    use super::*;
-    use crate::push::connection::endpoint::trust;
-    use crate::push::connection::network::Nowhere;
-
-    const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
-
-    /// A connection to a peer that has announced this one setting.
-    async fn connected(setting: u16, value: u32) -> (Arc<Connection>, DuplexStream) {
-        let (ours, mut theirs) = duplex(64 * 1024);
-        let mut frame = vec![0, 0, 6, 4, 0, 0, 0, 0, 0];
-        frame.extend_from_slice(&setting.to_be_bytes());
-        frame.extend_from_slice(&value.to_be_bytes());
-        theirs.write_all(&frame).await.unwrap();
-        let (sender, driven) = h2::client::Builder::new().handshake::<_, Body>(ours).await.unwrap();
-        tokio::spawn(driven);
-        let mut heard = Vec::new();
-        while !heard.ends_with(&SETTINGS_ACK) {
-            theirs.read_buf(&mut heard).await.unwrap();
-        }
-        let (objection, line) = (Objection::default(), Line::new(false, Arc::default()));
-        (Arc::new(Connection { sender, core: None, objection, allowance: None, made_at: Instant::now(), line }), theirs)
-    }
-
-    /// Reads until so many HEADERS and DATA have come.
-    async fn read_frames(theirs: &mut DuplexStream, headers: usize, data: usize) {
-        let mut counts = HashMap::from([(0, 0), (1, 0)]);
-        while (counts[&1], counts[&0]) != (headers, data) {
-            let mut head = [0; 9];
-            theirs.read_exact(&mut head).await.unwrap();
-            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
-            theirs.read_exact(&mut vec![0; length]).await.unwrap();
-            *counts.entry(head[3]).or_default() += 1;
-        }
-    }
-
-    #[tokio::test]
-    async fn what_a_service_writes_into_its_goaway_is_not_repeated() {
-        let (ours, mut theirs) = duplex(64 * 1024);
-        // SETTINGS; GOAWAY (RFC 9113 §6.8) with INTERNAL_ERROR and five bytes beside.
-        let frames = b"\0\0\0\x04\0\0\0\0\0\0\0\x0d\x07\0\0\0\0\0\0\0\0\0\0\0\0\x02evil!";
-        theirs.write_all(frames).await.unwrap();
-        let (_sender, driven) = h2::client::Builder::new().handshake::<_, Body>(ours).await.unwrap();
-        let error = driven.await.unwrap_err();
-        assert_eq!((error.to_string().contains("evil!"), ending(&error).as_str()), (true, "INTERNAL_ERROR"));
-    }
-
-    #[tokio::test]
-    async fn what_is_no_call_leaves_calls_a_quarter_of_the_places() {
-        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
-        let series = crate::metrics::Metrics::new().push_service("com.example.phone", "apns");
-        let record = Record::new("com.example.phone", "apns", series, None);
-        let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
-        let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
-        let none = channel.place(false).err();
-        assert!(alerts.iter().all(Result::is_ok) && matches!(none, Some(Failure::NoPlace { .. })), "{none:?}");
-        let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(true)).collect();
-        assert!(calls.iter().all(Result::is_ok) && channel.place(true).is_err() && channel.place(false).is_err());
-        drop(calls);
-        assert!(channel.place(true).is_ok() && channel.place(false).is_err());
-    }
-
-    #[tokio::test]
-    async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
-        let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
-        let endpoint = Arc::new(endpoint.ok().unwrap());
-        // SETTINGS_MAX_CONCURRENT_STREAMS of one, and a SETTINGS_INITIAL_WINDOW_SIZE that lets no body go (RFC 9113 §6.5.2).
-        for (setting, value, (headers, data)) in [(3, 1, (1, 1)), (4, 0, (8, 0)), (4, 3, (8, 8))] {
-            let (connection, mut theirs) = connected(setting, value).await;
-            let exchanges: Vec<_> = (0..8)
-                .map(|_| {
-                    let (connection, endpoint) = (Arc::clone(&connection), Arc::clone(&endpoint));
-                    tokio::spawn(async move {
-                        let departure = Departure::unmeasured();
-                        let body = Bytes::from_static(b"a push");
-                        let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
-                        let until = Instant::now() + Duration::from_secs(60);
-                        let when_silent = WhenSilent::Stays;
-                        let patience = Patience { until, when_silent, urgent: false, departure: &departure };
-                        let lost = connection.exchange(&endpoint, &request, patience).await.err();
-                        (matches!(lost, Some(Lost::Ending)), matches!(lost, Some(Lost::Unknown)), departure.count())
-                    })
-                })
-                .collect();
-            read_frames(&mut theirs, headers, data).await;
-            drop(theirs);
-            let has_left = usize::from(setting == 3);
-            let (mut ending, mut unknown, mut left) = (0, 0, 0);
-            for exchange in exchanges {
-                let (is_ending, is_unknown, count) = exchange.await.unwrap();
-                ending += usize::from(is_ending);
-                unknown += usize::from(is_unknown);
-                left += count as usize;
-            }
-            assert_eq!((ending, unknown, left), (8 - has_left, has_left, has_left), "{setting}: {value}");
-        }
-    }
-}
+mod tests;

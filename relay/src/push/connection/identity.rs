@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -83,17 +84,25 @@ pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// A stream that keeps in mind what its peer objects to.
+/// A stream that keeps in mind what its peer objects to, and whether it has said anything.
 pub(super) struct ObservedStream<S> {
     stream: S,
     objection: Objection,
+    /// Told with the first byte that comes.
+    has_spoken: Arc<AtomicBool>,
+    is_mute: bool,
     /// The error of a write, kept until all earlier input is read.
     unwritable: Option<io::Error>,
 }
 
 impl<S> ObservedStream<S> {
     pub(super) fn new(stream: S, objection: Objection) -> Self {
-        Self { stream, objection, unwritable: None }
+        Self { stream, objection, has_spoken: Arc::default(), is_mute: true, unwritable: None }
+    }
+
+    /// Becomes true with the first byte that comes.
+    pub(super) fn has_spoken(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_spoken)
     }
 
     fn noted<T>(&self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -136,7 +145,12 @@ impl<S: AsyncRead + Unpin> ObservedStream<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = into.filled().len();
         let outcome = Pin::new(&mut this.stream).poll_read(context, into);
+        if this.is_mute && into.filled().len() > before {
+            this.is_mute = false;
+            this.has_spoken.store(true, Ordering::Release);
+        }
         this.noted(outcome)
     }
 }

@@ -117,6 +117,19 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         }
     }
 
+    /// Has this value in place of one that `is_worse`, or of none; the earlier one. It comes back where the one that there is is as good.
+    pub(super) fn supersede(&self, value: T, is_worse: impl FnOnce(&T) -> bool) -> Result<Option<T>, T> {
+        let mut state = self.lock();
+        if !state.value.as_ref().is_none_or(is_worse) {
+            return Err(value);
+        }
+        let earlier = state.value.replace(value);
+        (state.failures, state.cooling_down) = (0, None);
+        drop(state);
+        self.done.notify_waiters();
+        Ok(earlier)
+    }
+
     fn look(&self, freshness: &impl Fn(&T) -> Freshness) -> Look<T, E> {
         let mut state = self.lock();
         let judged = state.value.as_ref().map(|value| (freshness(value), value.clone()));

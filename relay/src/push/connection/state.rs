@@ -12,6 +12,9 @@
 //! is [`ANSWER_MIN`], or [`ANSWER_UNKNOWN`] or [`ANSWER_UNPROVEN`] where the line has answered nothing yet, or four times what slow answers of its
 //! service took lately; it is counted from the last answer on, while any request waits.
 //!
+//! A line that follows one which ended young without a good answer is asked before its first request ([`Ancestry::is_doubtful`]): what ended that one
+//! may end this.
+//!
 //! Pushes other than calls have a part of the streams ([`ALERTS_PART`]) and wait for that in a line of their own: a call takes the next stream
 //! that is free, however many others wait.
 //!
@@ -101,6 +104,10 @@ pub(super) struct Line {
     is_deaf: AtomicBool,
     /// The service has taken our credentials on it.
     proven: AtomicBool,
+    /// When a line that is not proven last let a request go; in milliseconds since `opened`.
+    busy_since: AtomicU64,
+    /// It is one beside the connection for all: its end says nothing of that.
+    is_aside: AtomicBool,
     /// A successor is wanted.
     tired: AtomicBool,
     good: AtomicU32,
@@ -144,13 +151,14 @@ impl Line {
     /// A `cautious` one carries one request alone until the service has taken our credentials.
     pub(super) fn new(cautious: bool, ancestry: Arc<Ancestry>) -> Arc<Self> {
         let granted = if cautious { 1 } else { STREAMS_BEFORE_SETTINGS };
+        let state = if ancestry.is_doubtful() { ASKED } else { GOOD };
         Arc::new(Self {
             gate: Semaphore::new(granted),
             granted: AtomicUsize::new(granted),
             alerts: Semaphore::new(part_of_alerts(granted)),
             alerts_granted: AtomicUsize::new(part_of_alerts(granted)),
             resizing: Mutex::new(()),
-            state: AtomicU8::new(GOOD),
+            state: AtomicU8::new(state),
             changed: Notify::new(),
             look: Notify::new(),
             is_doubted: AtomicBool::new(false),
@@ -161,6 +169,8 @@ impl Line {
             vain: Mutex::default(),
             is_deaf: AtomicBool::new(false),
             proven: AtomicBool::new(!cautious),
+            busy_since: AtomicU64::new(0),
+            is_aside: AtomicBool::new(false),
             tired: AtomicBool::new(false),
             good: AtomicU32::new(0),
             faults_in_a_row: AtomicU32::new(0),
@@ -208,6 +218,9 @@ impl Line {
 
     fn place(self: &Arc<Self>, stream: SemaphorePermit<'_>, alerts: Option<SemaphorePermit<'_>>) -> Place {
         let is_alerts = alerts.is_some();
+        if !self.is_proven() {
+            self.busy_since.store(self.age(Instant::now()), Ordering::Relaxed);
+        }
         stream.forget();
         alerts.into_iter().for_each(SemaphorePermit::forget);
         Place { line: Arc::clone(self), is_kept: true, is_alerts }
@@ -340,6 +353,26 @@ impl Line {
         false
     }
 
+    /// Whether the service has taken our credentials on it.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// When a line that is not proven let its request go.
+    pub(super) fn busy_since(&self) -> Instant {
+        self.opened + Duration::from_millis(self.busy_since.load(Ordering::Relaxed))
+    }
+
+    /// It is one beside the connection for all, or takes its place.
+    pub(super) fn set_aside(&self, is_aside: bool) {
+        self.is_aside.store(is_aside, Ordering::Relaxed);
+    }
+
+    /// Whether it is one beside the connection for all.
+    pub(super) fn is_aside(&self) -> bool {
+        self.is_aside.load(Ordering::Relaxed)
+    }
+
     /// Lets no further request go; requests under way go on.
     pub(super) fn retire(&self) {
         self.end(RETIRED);
@@ -424,7 +457,7 @@ impl Line {
         self.alerts.close();
         let ended = self.state.fetch_max(state, Ordering::AcqRel);
         fence(Ordering::SeqCst);
-        if ended < RETIRED {
+        if ended < RETIRED && !self.is_aside() {
             self.ancestry.note_end(self.opened.elapsed(), self.good.load(Ordering::Relaxed), state == SILENT);
         }
         self.changed.notify_waiters();

@@ -5,11 +5,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
 
 use super::copies::{self, Flight, Settled};
@@ -26,6 +29,7 @@ use crate::push::connection::network::{Network, Nowhere};
 use crate::push::connection::not_before::PROBE_EVERY;
 use crate::push::connection::retries::{Retries, longest_pause};
 use crate::push::fcm::{self, Fcm};
+use crate::push::health::reasons::is_of_configuration;
 use crate::push::health::token_refusals::is_of_a_token;
 use crate::push::health::{NOT_IN_TIME, Record, Report, Trouble};
 use crate::push::setup::SetupError;
@@ -65,7 +69,13 @@ pub struct Delivery {
 
 /// Delivers pushes; cheap to clone.
 #[derive(Clone)]
-pub struct PushService(Arc<ArcSwap<Mode>>);
+pub struct PushService(Arc<InForce>);
+
+/// The services that are used, and the news that others are.
+struct InForce {
+    mode: ArcSwap<Mode>,
+    changed: Notify,
+}
 
 pub(crate) enum Mode {
     Sent(HashMap<Box<str>, App>),
@@ -137,19 +147,21 @@ impl PushService {
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
     }
 
-    /// Takes the services and keys of another one from now on; deliveries under way go on as they began.
+    /// Takes the services and keys of another one from now on; calls under way go on as they began, and what waits to be tried again is
+    /// tried by these.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
-        self.0.swap(Arc::clone(&mode)).note_in_force(false);
+        self.0.mode.swap(Arc::clone(&mode)).note_in_force(false);
         mode.note_in_force(true);
+        self.0.changed.notify_waiters();
     }
 
     pub(crate) fn mode(&self) -> Arc<Mode> {
-        self.0.load_full()
+        self.0.mode.load_full()
     }
 
     fn of(mode: Mode) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(mode)))
+        Self(Arc::new(InForce { mode: ArcSwap::from_pointee(mode), changed: Notify::new() }))
     }
 
     /// Prints each push to the log instead of sending it, and calls it accepted: for a relay without a configuration.
@@ -176,7 +188,38 @@ impl PushService {
     ) -> Delivery {
         let started = Instant::now();
         let deadline = Instant::from_std(push.until().min(until));
-        let (verdict, attempts, copies) = match &*self.mode() {
+        let mut earlier = Earlier::default();
+        let (verdict, attempts, copies) = loop {
+            // Told of whatever comes after this, though it is not polled yet: before it is looked which are in force.
+            let changed = pin!(self.0.changed.notified());
+            match self
+                .deliver_by(&self.mode(), (app, target, push), deadline, departure, recipient, (earlier, changed))
+                .await
+            {
+                Ok(ended) => break ended,
+                Err(tried) => earlier = tried,
+            }
+        };
+        let verdict = match verdict {
+            // The push was tried for long enough; the device would still be told something that it does not know.
+            Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
+            verdict => verdict,
+        };
+        Delivery { verdict, attempts, copies, elapsed: started.elapsed() }
+    }
+
+    /// Delivers by these services; the verdict, the attempts and the copies. An error: others are in force before it is settled.
+    async fn deliver_by(
+        &self,
+        mode: &Mode,
+        (app, target, push): (&str, &PushTarget, &Push),
+        deadline: Instant,
+        departure: &Departure,
+        recipient: &dyn Recipient,
+        (earlier, changed): (Earlier, Pin<&mut Notified<'_>>),
+    ) -> Result<(Verdict, u32, u32), Earlier> {
+        let started = Instant::now();
+        Ok(match mode {
             Mode::Printed => {
                 departure.note();
                 (print(app, target, push), 1, 1)
@@ -185,7 +228,7 @@ impl PushService {
                 Ok(run) => {
                     let record = Arc::clone(run.record());
                     let _waiting = record.wait();
-                    let ended = run.run(push.event, deadline, departure, recipient).await;
+                    let ended = run.run(push.event, deadline, departure, recipient, (earlier, changed)).await?;
                     let Ended { settled: Settled { verdict, attempts, copies }, limited } = ended;
                     if push.event == Event::Call && !limited && not_in_time(&verdict, started) {
                         record.trouble(Trouble::grave(NOT_IN_TIME), "");
@@ -199,15 +242,9 @@ impl PushService {
                     }
                     (verdict, attempts, copies)
                 }
-                Err(verdict) => (verdict, 0, 0),
+                Err(verdict) => (verdict, earlier.attempts, 0),
             },
-        };
-        let verdict = match verdict {
-            // The push was tried for long enough; the device would still be told something that it does not know.
-            Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
-            verdict => verdict,
-        };
-        Delivery { verdict, attempts, copies, elapsed: started.elapsed() }
+        })
     }
 
     /// Counts how a push ended for its app.
@@ -335,6 +372,13 @@ pub(crate) enum DeliveryRun<'a> {
     WebPush(&'a WebPush, webpush::PreparedPush),
 }
 
+/// How often a push was tried by services that are not in force any more, and how often it was lost on the way.
+#[derive(Clone, Copy, Default)]
+struct Earlier {
+    attempts: u32,
+    lost: u32,
+}
+
 /// The outcome of a push, and what its service said last.
 struct Ended {
     settled: Settled,
@@ -380,8 +424,15 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
-    /// Tries until it is settled, `deadline` comes, or its recipient has another token.
-    async fn run(self, event: Event, deadline: Instant, departure: &Departure, recipient: &dyn Recipient) -> Ended {
+    /// Tries until it is settled, `deadline` comes, or its recipient has another token. An error: other services are in force, and it is no call.
+    async fn run(
+        self,
+        event: Event,
+        deadline: Instant,
+        departure: &Departure,
+        recipient: &dyn Recipient,
+        (earlier, changed): (Earlier, Pin<&mut Notified<'_>>),
+    ) -> Result<Ended, Earlier> {
         let limited = &AtomicBool::new(false);
         let waits_with_others = event.is_of_a_call();
         let retries = Arc::clone(&self.channel().retries);
@@ -411,39 +462,57 @@ impl<'a> DeliveryRun<'a> {
                 };
                 copies::run_with(send, deadline, departure, recipient).await
             }
-            run => run.repeated(event, &retries, deadline, departure, recipient, noted).await,
+            run => {
+                let again = Again { retries: &retries, earlier, changed };
+                run.repeated(event, deadline, departure, recipient, noted, again).await?
+            }
         };
-        Ended { settled, limited: limited.load(Ordering::Relaxed) }
+        Ok(Ended { settled, limited: limited.load(Ordering::Relaxed) })
     }
 
     /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again.
     pub(crate) async fn try_out(self, deadline: Instant) -> Verdict {
         let retries = Arc::clone(&self.channel().retries);
-        let departure = Departure::unmeasured();
-        self.repeated(Event::Test, &retries, deadline, &departure, &Fixed, |attempt| attempt).await.verdict
+        let (departure, changed) = (Departure::unmeasured(), Notify::new());
+        let again = Again { retries: &retries, earlier: Earlier::default(), changed: pin!(changed.notified()) };
+        let tried = self.repeated(Event::Test, deadline, &departure, &Fixed, |attempt| attempt, again).await;
+        // These are in force as long as it lasts.
+        tried.map_or(Verdict::Retry { after: None }, |settled| settled.verdict)
     }
 
     async fn repeated(
         mut self,
         event: Event,
-        retries: &Retries,
         deadline: Instant,
         departure: &Departure,
         recipient: &dyn Recipient,
         noted: impl Fn(Attempt) -> Attempt,
-    ) -> Settled {
-        let settled = |verdict, attempts| Settled { verdict, attempts, copies: 1 };
-        let (mut attempts, mut lost) = (0, 0);
+        Again { retries, earlier: Earlier { mut attempts, mut lost }, mut changed }: Again<'_, '_>,
+    ) -> Result<Settled, Earlier> {
+        // The mistake of the operator's that it was refused for.
+        let mut refused_for = None;
+        let settled = |verdict, attempts| Ok(Settled { verdict, attempts, copies: 1 });
+        let in_vain =
+            |verdict, refused_for: Option<_>| refused_for.map_or(verdict, |reason| Verdict::Refused { reason });
         // A push that may wait for long leaves others the way.
         let life = deadline.saturating_duration_since(Instant::now());
         let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
         let pauses = Backoff { most: longest.unwrap_or(RETRY.most), ..RETRY };
         let mut turn = None;
+        if attempts > 0 && longest.is_some() {
+            // So many may have waited for these services that they are no flood for them.
+            turn = retries.turn(deadline).await;
+            if turn.is_none() {
+                return settled(Verdict::Retry { after: None }, attempts);
+            }
+        }
+        let mut tries = 0;
         loop {
             if Instant::now() >= deadline {
-                return settled(Verdict::TooLate, attempts);
+                return settled(in_vain(Verdict::TooLate, refused_for), attempts);
             }
             attempts += 1;
+            tries += 1;
             let attempt = match &mut self {
                 Self::Apns(apns, prepared) => apns.attempt(prepared, deadline, departure).await,
                 Self::Fcm(fcm, prepared) => {
@@ -455,40 +524,69 @@ impl<'a> DeliveryRun<'a> {
                     webpush.attempt(prepared, until, departure).await
                 }
             };
-            let attempt = noted(attempt);
+            refused_for = match &attempt {
+                Attempt::Done(Verdict::Refused { reason }) if is_waited_out(event) && is_of_configuration(reason) => {
+                    Some(*reason)
+                }
+                _ => None,
+            };
+            let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
             let after = match attempt {
                 Attempt::Done(verdict) => return settled(verdict, attempts),
                 Attempt::Again { after } | Attempt::Limited { after } => after,
                 // The device takes an alert that comes twice for one, but not for ever.
                 Attempt::Lost if lost + 1 >= ALERT_COPIES_MAX => {
-                    return Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost + 1 };
+                    return Ok(Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost + 1 });
                 }
                 Attempt::Lost => {
                     lost += 1;
                     None
                 }
             };
-            let pause = pauses.pause_or(attempts, after);
+            let pause = pauses.pause_or(tries, after);
             let now = Instant::now();
             if now >= deadline {
-                return settled(Verdict::TooLate, attempts);
+                return settled(in_vain(Verdict::TooLate, refused_for), attempts);
             }
             if pause >= deadline - now {
-                return settled(Verdict::Retry { after }, attempts);
+                return settled(in_vain(Verdict::Retry { after }, refused_for), attempts);
             }
-            sleep(pause).await;
-            if longest.is_some() {
-                turn = retries.turn(deadline).await;
-                if turn.is_none() {
-                    return settled(Verdict::Retry { after }, attempts);
+            let its_turn = async {
+                sleep(pause).await;
+                if longest.is_some() { retries.turn(deadline).await.map(Some) } else { Some(None) }
+            };
+            turn = tokio::select! {
+                its_turn = its_turn => match its_turn {
+                    Some(turn) => turn,
+                    None => return settled(in_vain(Verdict::Retry { after }, refused_for), attempts),
+                },
+                () = &mut changed, if !event.is_of_a_call() => {
+                    if !recipient.stays().await {
+                        return settled(Verdict::Moved, attempts);
+                    }
+                    return Err(Earlier { attempts, lost });
                 }
-            }
+            };
             if !recipient.stays().await {
                 return settled(Verdict::Moved, attempts);
             }
         }
     }
+}
+
+/// What a push that is tried again goes by.
+struct Again<'a, 'b> {
+    /// The retries of its service.
+    retries: &'a Retries,
+    earlier: Earlier,
+    /// Other services are in force.
+    changed: Pin<&'a mut Notified<'b>>,
+}
+
+/// Whether a push waits for the operator to mend a mistake. A call is for now or never; and a test is asked for to see the mistake.
+fn is_waited_out(event: Event) -> bool {
+    !event.is_of_a_call() && event != Event::Test
 }
 
 /// Whether a call was not taken although the service had time for it.

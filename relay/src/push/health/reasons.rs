@@ -7,7 +7,10 @@ pub(crate) const NOT_HTTP2: &str = "NotHttp2";
 /// A device's endpoint leads to an address that the relay does not talk to.
 pub(crate) const NOT_ALLOWED: &str = "EndpointNotAllowed";
 
-/// The reasons for which APNs refuses a push; a word that is not here is told as `OtherReason`.
+/// A reason that is not known.
+pub(crate) const OTHER: &str = "OtherReason";
+
+/// The reasons for which APNs refuses a push; a word that is not here is told as [`OTHER`].
 const APNS: &[&str] = &[
     "BadCertificate",
     "BadCertificateEnvironment",
@@ -35,7 +38,7 @@ const APNS: &[&str] = &[
 
 /// One of the words of APNs.
 pub(crate) fn of_apns(reason: &str) -> &'static str {
-    APNS.iter().find(|known| **known == reason).copied().unwrap_or("OtherReason")
+    APNS.iter().find(|known| **known == reason).copied().unwrap_or(OTHER)
 }
 
 /// The meaning of a reason for an operator, and its remedy.
@@ -103,6 +106,7 @@ pub(crate) fn words(reason: &str) -> &'static str {
             "it knows none of many subscriptions (404): nobody is wiped for that; look what stands before it, if it is yours"
         }
         "Redirected" => "it sends pushes elsewhere, and none is followed",
+        "BadPath" => "Apple's service is not at this endpoint: check app.apns.endpoint",
         NOT_ALLOWED => "the endpoint leads to an address that upstream.allow_addresses does not list",
         "TokenEndpointAway" => "the service's token endpoint gives no access token",
         "Unreachable" => "no connection can be made",
@@ -114,6 +118,35 @@ pub(crate) fn words(reason: &str) -> &'static str {
         "NotInTime" => "calls were not taken before their callers gave up",
         _ => "it refuses pushes; the reason is in its documentation",
     }
+}
+
+/// Whether a push is refused for a mistake of the operator's, or of the service's about us: of the key, the topic, the project. Once that is mended the
+/// same push is taken.
+pub(crate) fn is_of_configuration(reason: &str) -> bool {
+    matches!(
+        reason,
+        "BadCertificate"
+            | "BadCertificateEnvironment"
+            | "CertificateExpired"
+            | "CertificateRevoked"
+            | "CertificateRefused"
+            | "BadEnvironmentKeyIdInToken"
+            | "InvalidProviderToken"
+            | "MissingProviderToken"
+            | "Forbidden"
+            | "UnrelatedKeyIdInToken"
+            | "ExpiredProviderToken"
+            | "BadTopic"
+            | "MissingTopic"
+            | "TopicDisallowed"
+            | "BadPath"
+            | "CannotSign"
+            | "PERMISSION_DENIED"
+            | "NOT_FOUND"
+            | "UNAUTHENTICATED"
+            | "ServiceAccountRefused"
+            | "VapidRefused"
+    )
 }
 
 #[cfg(test)]

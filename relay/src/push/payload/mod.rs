@@ -237,6 +237,11 @@ fn visible(text: &str, most: Longest) -> String {
     text
 }
 
+/// A caller's name as a push tells it; `None` where nothing of it shows.
+pub fn shown_name(name: &str) -> Option<String> {
+    Some(visible(name, NAME_MAX)).filter(|shown| !shown.is_empty())
+}
+
 fn encode(value: &impl Serialize) -> Vec<u8> {
     // Writing strings, numbers and string keys into memory cannot fail.
     serde_json::to_vec(value).unwrap_or_default()

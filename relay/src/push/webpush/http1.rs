@@ -49,6 +49,9 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     head = head.header(HOST, &opened.authority);
     let mut head = head.body(Full::new(request.body.clone())).map_err(|_| unsent)?;
     head.headers_mut().extend(request.headers.clone());
+    if departure.is_recalled() {
+        return Err(unsent);
+    }
     departure.note();
     // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
     opened.withdrawal.ask(true);

@@ -109,10 +109,18 @@ async fn a_push_names_whom_the_accounts_server_asserts_and_not_whom_the_caller_s
 
 #[tokio::test]
 async fn a_callers_name_cannot_break_or_mislead_the_push() -> Outcome {
-    let (world, _) = World::lent().await?;
+    let (world, instance) = World::lent().await?;
     let name = "\"Bo\\\"b \u{202e}evil\u{2028} {}</x>\" <sip:bob%0d%0aX@example.test>";
     let push = push_of(&world, &CallOptions::default().from(name)).await?;
     assert_eq!(push["name"], "Bo\"b evil {}</x>");
+    // It is one name wherever it is told.
+    let missed = loop {
+        let missed = world.api.of("GET", &instance, "/missed-calls").await?.json();
+        if missed["missed_calls"][0].is_object() {
+            break missed;
+        }
+    };
+    assert_eq!(missed["missed_calls"][0]["name"], push["name"]);
     let from = text(&push["from"]);
     assert!(!from.contains(['\r', '\n']), "{from:?}");
     let long = format!("\"{}\" <sip:bob@example.test>", "\u{1f4de}".repeat(3_000));
@@ -175,6 +183,20 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
     let next = world.call()?;
     assert_eq!(push_of_a_call(&world).await?["event"], "call");
     next.cancel().await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn the_end_of_a_call_is_not_told_to_a_phone_whose_push_was_refused() -> Outcome {
+    let world = World::start().await?;
+    world.enable_android().await?;
+    world.fcm.answer_with(FCM_TOKEN, [Answer::Http { status: 400, headers: Vec::new(), body: "{}".to_owned() }]);
+    world.call()?.expect(480, SOON).await?;
+    // Whatever the refused call had caused would come before the next call's push.
+    let next = world.call()?;
+    assert_eq!(push_of_a_call(&world).await?["event"], "call");
+    world.cancel(&next).await?;
+    assert_eq!(push_of_a_call(&world).await?["event"], "call-ended");
     world.content()
 }
 

@@ -52,6 +52,20 @@ async fn a_message_that_meets_a_dead_token_ends_the_instance() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_call_whose_caller_has_hung_up_before_it_meets_a_dead_token_ends_the_instance() -> Outcome {
+    let world = World::start().await?;
+    let late = Answer::Late(std::time::Duration::from_millis(700), Box::new(Unregistered));
+    world.fcm.answer_with(FCM_TOKEN, [late, Accept, Accept]);
+    let instance = world.enable_android().await?;
+    let caller = world.call()?;
+    assert!(world.fcm.wait_for_requests(1, SOON).await);
+    world.cancel(&caller).await?;
+    world.await_gone(&instance).await?;
+    world.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await?;
+    world.await_metric("sipwake_pushes_total{provider=\"fcm\",outcome=\"gone\"}", 1.0).await
+}
+
+#[tokio::test]
 async fn voicemail_that_meets_a_dead_token_ends_the_instance() -> Outcome {
     ends(DAYS, &[Unregistered], |world| async move {
         let options = CallOptions::request("NOTIFY").header("Event", "message-summary");

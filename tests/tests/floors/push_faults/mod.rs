@@ -1,9 +1,11 @@
 //! Push services that misbehave, in virtual time: TLS and HTTP/2 as they are, over streams within this process.
 
 mod certificates;
+mod fresh_lines;
 mod http1;
 mod isolation;
 mod lines;
+mod operators_mistakes;
 mod reloads;
 mod rests;
 mod table;

@@ -14,7 +14,7 @@ use super::{APP, World, apple, apple_token, call, google, google_token};
 
 impl World {
     /// What a reload would put in force.
-    fn renewed(&self, change: impl FnOnce(&mut AppPush)) -> PushService {
+    pub(super) fn renewed(&self, change: impl FnOnce(&mut AppPush)) -> PushService {
         let (apns, fcm) = (Some(self.apns.settings()), Some(self.fcm.settings()));
         let mut app = AppPush { apns, fcm, ..AppPush::default() };
         change(&mut app);

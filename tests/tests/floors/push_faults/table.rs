@@ -182,7 +182,15 @@ fn apns_rows() -> Vec<Row<apns::Answer>> {
         (500, AFRESH, &["InternalServerError", "SomethingNew", ""]),
         (503, AFRESH, &["ServiceUnavailable", "Shutdown", ""]),
     ] {
-        rows.extend(reasons.iter().map(|reason| Row(http(status, reason, Vec::new()), outcome, outcome)));
+        rows.extend(reasons.iter().map(|reason| {
+            // What is no call waits for the operator to put it right.
+            let is_of_configuration = matches!(
+                (status, *reason),
+                (400, "BadTopic" | "MissingTopic" | "TopicDisallowed" | "BadEnvironmentKeyIdInToken") | (403 | 404, _)
+            );
+            let for_alert = if is_of_configuration { AGAIN } else { outcome };
+            Row(http(status, reason, Vec::new()), outcome, for_alert)
+        }));
     }
     for (status, outcome) in [
         (301, REFUSED),
@@ -286,7 +294,9 @@ fn fcm_rows() -> Vec<Row<fcm::Answer>> {
         (400, "SOMETHING_NEW", "SOMETHING_NEW", REFUSED),
         (418, "SOMETHING_NEW", "", REFUSED),
     ] {
-        rows.push(Row(http(status, general, code, Vec::new()), outcome, outcome));
+        let is_of_configuration = matches!((general, code), ("PERMISSION_DENIED" | "NOT_FOUND", ""));
+        let for_alert = if is_of_configuration { AGAIN } else { outcome };
+        rows.push(Row(http(status, general, code, Vec::new()), outcome, for_alert));
     }
     for (status, outcome) in [
         // Whoever has taken a message names it.
@@ -313,7 +323,7 @@ fn fcm_rows() -> Vec<Row<fcm::Answer>> {
     ] {
         let page =
             Answer::Http { status, headers: Vec::new(), body: "<html>A page of somebody between</html>".to_owned() };
-        rows.push(Row(page, outcome, outcome));
+        rows.push(Row(page, outcome, if matches!(status, 403 | 404) { AGAIN } else { outcome }));
     }
     let after = |text: &str| vec![("retry-after", text.to_owned())];
     for (status, text, outcome) in [
@@ -339,7 +349,7 @@ fn fcm_rows() -> Vec<Row<fcm::Answer>> {
         Row(Answer::InvalidToken, REFUSED, REFUSED),
         // It may have named the message.
         Row(Answer::StalledErrorBody { status: 200 }, AGAIN, AGAIN),
-        Row(Answer::StalledErrorBody { status: 404 }, REFUSED, REFUSED),
+        Row(Answer::StalledErrorBody { status: 404 }, REFUSED, AGAIN),
         Row(Answer::StalledErrorBody { status: 503 }, AFRESH, AFRESH),
         Row(Answer::Slow(seconds(35)), TAKEN, TAKEN),
         Row(Answer::Slow(seconds(60)), AFRESH, AFRESH),

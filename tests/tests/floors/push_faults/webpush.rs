@@ -87,6 +87,8 @@ async fn each_answer_and_fault_of_a_web_push_service_has_its_consequence() {
             // Where a service asks for longer than calls wait, they ask, and so do their ends.
             let wanted = match (&answer, push.event) {
                 (Answer::Status(503, Some(600)), Event::Call | Event::CallEnded) => AFRESH,
+                // What is no call waits for the operator to put it right.
+                (Answer::Status(401 | 403, _), Event::Message) => AGAIN,
                 _ => wanted,
             };
             let push = Push { made_at: relay::clock::now(), ..push };

@@ -1,0 +1,113 @@
+//! Further connections for calls that wait behind one which carries a single request until our credentials are taken: that request may go
+//! unanswered for its device alone.
+//!
+//! | the call waits behind a line that is not proven, which let its request go [`HELD_UP_AFTER`] ago | consequence |
+//! | --- | --- |
+//! | no further line was begun for so long | one more is dialled for this call, and carries it alone |
+//! | its answer proves it | it takes the other's place, and all that wait go over it |
+//! | the other one is proven before | all that wait go over that, and the further one ends with its request |
+//!
+//! Invariant: at most [`FURTHER_MAX`] requests leave by further lines until the service answers anything: one that is slow in all it does, or answers
+//! nothing, gets three requests where it would get one. What has left by one line never leaves by another.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::state::Line;
+
+/// How long a line may hold calls up before one of them gets a line of its own.
+pub(super) const HELD_UP_AFTER: Duration = Duration::from_millis(1_500);
+/// So many further lines there are until the service answers.
+const FURTHER_MAX: usize = 2;
+
+/// The further connections of one channel.
+#[derive(Default)]
+pub(super) struct Beside {
+    /// How many were begun since the service has answered anything.
+    begun: AtomicUsize,
+    /// When the latest was.
+    latest: Mutex<Option<Instant>>,
+}
+
+/// A further connection that is being made; it counts for nothing when it is dropped before a request may go over it.
+pub(super) struct Begun<'a>(Option<&'a AtomicUsize>);
+
+impl Begun<'_> {
+    /// A request goes over it.
+    pub(super) fn take_up(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(begun) = self.0 {
+            // An answer may have come meanwhile.
+            let _ = begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        }
+    }
+}
+
+impl Beside {
+    /// Waits until one is due for a call that waits behind this line; never, once it is proven.
+    pub(super) async fn due(&self, line: &Line) -> Begun<'_> {
+        loop {
+            if line.is_proven() {
+                std::future::pending::<()>().await;
+            }
+            let now = Instant::now();
+            let at = {
+                let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+                let since = latest.map_or(line.busy_since(), |latest| latest.max(line.busy_since()));
+                let is_due = since + HELD_UP_AFTER <= now;
+                if is_due && self.begun.load(Ordering::Relaxed) < FURTHER_MAX {
+                    self.begun.fetch_add(1, Ordering::Relaxed);
+                    *latest = Some(now);
+                    return Begun(Some(&self.begun));
+                }
+                if is_due { now + HELD_UP_AFTER } else { since + HELD_UP_AFTER }
+            };
+            sleep_until(at).await;
+        }
+    }
+
+    /// The service has answered something.
+    pub(super) fn answered(&self) {
+        if self.begun.load(Ordering::Relaxed) > 0 {
+            self.begun.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::timeout;
+
+    use super::super::state::LineFate;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn two_are_due_one_after_the_other_and_the_next_once_the_service_has_answered() {
+        let (line, beside) = (Line::new(true, Arc::default()), Beside::default());
+        let _held = line.try_admit(true, || 1);
+        let began = Instant::now();
+        beside.due(&line).await.take_up();
+        assert!(began.elapsed() >= HELD_UP_AFTER);
+        // One that is not used is none.
+        drop(beside.due(&line).await);
+        beside.due(&line).await.take_up();
+        assert!(timeout(HELD_UP_AFTER * 20, beside.due(&line)).await.is_err());
+        beside.answered();
+        assert!(timeout(HELD_UP_AFTER, beside.due(&line)).await.is_ok());
+        line.answered(LineFate::Good, true, || 1);
+        assert!(
+            timeout(HELD_UP_AFTER * 20, beside.due(&line)).await.is_err(),
+            "its streams are those that the service allows"
+        );
+    }
+}
