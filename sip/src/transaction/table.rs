@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::client::{InviteClient, OtherClient};
-use super::hop_by_hop::{compose_ack, compose_cancel};
+use super::hop_by_hop::compose_ack;
 use super::io::{Arrival, Expired, Full, InviteChange, Reply, ServerId, Transmit};
 use super::large::{self, Line, Unheard, Way};
 use super::machine::{ClientMachine, ServerMachine};
@@ -34,9 +34,11 @@ pub(super) struct Client<C> {
     ack: Option<Bytes>,
     /// CANCEL as soon as a provisional response allows it.
     pub(super) cancel: bool,
+    /// Likewise as soon as the peer has another flow, whether it has said anything or not.
+    pub(super) cancel_by_next: bool,
     /// Why (RFC 3326), for the CANCEL.
-    reason: Option<Box<str>>,
-    owner: C,
+    pub(super) reason: Option<Box<str>>,
+    pub(super) owner: C,
     armed: Armed,
     pub(super) patience: Patience,
     /// The flow that it began on, where it has gone to another one since.
@@ -155,7 +157,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.start(now, branch, method, large.unwrap_or(request), Line { flow, way }, owner)
     }
 
-    fn start(
+    pub(super) fn start(
         &mut self,
         now: Instant,
         branch: BranchId,
@@ -178,6 +180,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             request,
             ack: None,
             cancel: false,
+            cancel_by_next: false,
             reason: None,
             owner,
             armed: Armed::default(),
@@ -228,22 +231,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.send_cancel(now, key.branch);
         }
         (verdict.pass && !key.cancel).then_some((key.branch, owner))
-    }
-
-    /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
-    /// is left alone. `reason`: the value of its Reason header (RFC 3326), if it has one. Whether a CANCEL goes now.
-    pub fn cancel(&mut self, now: Instant, branch: BranchId, reason: Option<&str>) -> bool {
-        let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return false };
-        let first = !std::mem::replace(&mut client.cancel, true);
-        if first {
-            client.reason = reason.map(Into::into);
-            client.shrink_if_late();
-        }
-        let goes = first && client.machine.may_cancel();
-        if goes {
-            self.send_cancel(now, branch);
-        }
-        goes
     }
 
     /// The owner of a client transaction that is not over, and whether it still waits for a final response.
@@ -605,23 +592,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.invites.push_back(InviteChange { key: server.key, begun: false });
         }
         Some(server.owner)
-    }
-
-    pub(super) fn send_cancel(&mut self, now: Instant, branch: BranchId) {
-        let key = ClientKey { branch, cancel: false };
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        let (mut line, owner) = (client.line, client.owner);
-        if let ClientMachine::Invite(machine) = &mut client.machine {
-            machine.on_cancelled(now, &self.timing);
-        }
-        let cancel = compose_cancel(&client.request, client.reason.as_deref());
-        self.arm_client(key);
-        let Some(cancel) = cancel else { return };
-        if line.is_beside() {
-            line.way = Way::Stream;
-        }
-        // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
-        let _ = self.start(now, branch, Method::Cancel, cancel, line, owner);
     }
 
     pub(super) fn arm_client(&mut self, key: ClientKey) {
