@@ -587,7 +587,8 @@ pub enum Event {
     },
     /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
     RequestRefused(RequestRefusal),
-    /// A response to a datagram was dropped, because it came from another address than the datagram was sent to.
+    /// A response was dropped: the sent-by of its topmost Via is none of this relay's (RFC 3261 §18.1.2), or its request was a datagram, and it came from
+    /// another address than that was sent to.
     ResponseRefused,
     /// A device's REGISTER was answered without [`Event::VerifyDevice`].
     EdgeRegister(EdgeRegister),

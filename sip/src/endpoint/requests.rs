@@ -90,7 +90,11 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some(asked) = self.core.transactions.asked(response) else {
+        // RFC 3261 §18.1.2: it is for another client.
+        let Some(via) = response.via().filter(|via| self.core.settings.has_sent_by(source.side, via)) else {
+            return self.core.event(Event::ResponseRefused);
+        };
+        let Some(asked) = self.core.transactions.asked(response, &via) else {
             return self.on_late_response(now, &source, response);
         };
         if !self.was_asked(&source, &asked) && !self.is_answered_elsewhere(&source, &asked, response) {

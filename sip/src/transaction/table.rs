@@ -19,7 +19,7 @@ use super::patience::Patience;
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Reliability, Timing};
 use crate::id::{BranchId, FlowId, InstanceId};
-use crate::message::{Limits, Message, Method};
+use crate::message::{Limits, Message, Method, Via};
 use crate::timers::{Armed, Timers};
 
 /// Transactions that there is always room for once there was; about 250 KB.
@@ -30,6 +30,7 @@ pub(super) struct Client<C> {
     pub(super) machine: ClientMachine,
     pub(super) line: Line,
     pub(super) request: Bytes,
+    method: Method,
     /// The ACK of a failed INVITE, for its retransmissions.
     ack: Option<Bytes>,
     /// CANCEL as soon as a provisional response allows it.
@@ -178,6 +179,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             machine,
             line,
             request,
+            method,
             ack: None,
             cancel: false,
             cancel_by_next: false,
@@ -195,12 +197,13 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Ok(())
     }
 
-    /// The request that a response claims to answer. Anybody who knows a branch may claim it: the caller of this method checks that the response came
+    /// The request that a response, whose topmost Via this is, claims to answer. Anybody who knows a branch may claim it: the caller of this method checks that the response came
     /// from where the request went.
-    pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
+    pub fn asked(&self, response: &Message, via: &Via<'_>) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
-        let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
-        let client = self.clients.get(&key)?;
+        let key = ClientKey { branch: own_branch(via)?, cancel: method == "CANCEL" };
+        // RFC 3261 §17.1.3: the branch alone does not make it an answer to this request.
+        let client = self.clients.get(&key).filter(|client| client.method == Method::from_bytes(method.as_bytes()))?;
         let begun_on = client.begun_on.as_deref().copied();
         Some(Asked { key, flow: client.line.flow, begun_on, owner: client.owner })
     }
