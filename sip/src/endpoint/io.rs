@@ -526,6 +526,13 @@ pub enum Event {
         /// Whether the device hung up; otherwise the other side did.
         by_device: bool,
     },
+    /// A device's final response to a call is longer than its SIP server may take; the caller gets 500 in its place.
+    AnswerTooLong {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+    },
     /// The caller has its final answer; told once for a call, after the last [`Event::Call`] of each device.
     Ended {
         /// The identifier that the pushes carried.

@@ -241,9 +241,13 @@ impl Endpoint {
         if matches!(fitting, Cow::Owned(_)) {
             self.end_late_answer(now, branch, status, response);
         }
+        let is_too_long = matches!(fitting, Cow::Owned(_)) && status != 503 && status >= 200;
         let response = &*fitting;
         let status = response.status().unwrap_or(status);
         let Some(row) = self.calls.get_mut(call) else { return };
+        if is_too_long && let Some(instance) = row.instance_of(branch) {
+            self.core.event(Event::AnswerTooLong { call, instance });
+        }
         let received = if status == MERGED { row.confirmed_by(branch) } else { Vec::new() };
         let outcome = row.on_response(now, branch, response, wait);
         for earlier in received {
