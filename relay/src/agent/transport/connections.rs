@@ -517,7 +517,8 @@ impl Connection {
                         }
                     };
                     if !self.framing.is_whole(&bytes, message.head().len() + message.body().len()) {
-                        return Err(self.refused(Broken::NotSip));
+                        // What follows is discarded; a body that is too short is answered 400 (RFC 3261 §18.3).
+                        self.refused(Broken::NotSip);
                     }
                     self.proven = true;
                     if self.source.side == Side::Upstream && self.learn(&message) {
