@@ -5,7 +5,7 @@
 //!
 //! | refused unless listed in `upstream.allow_addresses` | |
 //! | --- | --- |
-//! | IPv4 | this network, private (RFC 1918), shared (100.64/10), loopback, link-local, protocol assignments, documentation, benchmarks, 6to4 relays, multicast, reserved, broadcast |
+//! | IPv4 | this network, private (RFC 1918), shared (100.64/10), loopback, link-local, protocol assignments, documentation, benchmarks, 6to4 relays, multicast, reserved, broadcast; the host of an Azure machine (168.63.129.16) |
 //! | IPv6 | all outside 2000::/3 (so loopback, link-local, unique local, multicast, unspecified), documentation, benchmarks, Teredo, ORCHID |
 //! | IPv4 inside IPv6 | mapped, NAT64 (64:ff9b::/96) and 6to4 by the IPv4 address they hold; IPv4-compatible always |
 //! | ports | below 1024 save 443, and the ports of databases, queues and control planes |
@@ -72,12 +72,14 @@ fn is_public(ip: IpAddr) -> bool {
     }
 }
 
-/// The registry of special-purpose IPv4 addresses (RFC 6890), multicast and reserved.
+/// The registry of special-purpose IPv4 addresses (RFC 6890), multicast and reserved; and the address that is a machine's own host in Azure wherever
+/// that machine is, and nobody's elsewhere.
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     !matches!(
         ip.octets(),
         [0 | 10 | 127, ..]
             | [100, 64..=127, ..]
+            | [168, 63, 129, 16]
             | [169, 254, ..]
             | [172, 16..=31, ..]
             | [192, 0, 0 | 2, _]
@@ -122,6 +124,8 @@ mod tests {
             "100.127.255.255",
             "127.0.0.1",
             "127.255.0.1",
+            "168.63.129.16",
+            "[::ffff:168.63.129.16]",
             "169.254.169.254",
             "172.16.0.1",
             "172.31.255.255",
@@ -169,6 +173,7 @@ mod tests {
             "8.8.8.8",
             "100.63.0.1",
             "100.128.0.1",
+            "168.63.129.15",
             "172.32.0.1",
             "192.0.1.1",
             "[2606:4700::1]",

@@ -211,6 +211,11 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     })
 }
 
+/// Whether a REGISTER is to register more than one Contact, which [`read`] refuses.
+pub fn registers_several(register: &Message) -> bool {
+    register.contacts().iter().filter(|contact| lasts_for(register, contact) > 0).nth(1).is_some()
+}
+
 /// The AOR that a REGISTER is for. Its SIP server says whether it may be registered, so that server must read the same one in
 /// The address of To: there is one, however odd the text beside it may be.
 fn address_of_record(register: &Message) -> Result<Box<str>, Unfit> {

@@ -54,10 +54,13 @@ impl Endpoint {
         let own_routes = self.own_routes(&register);
         let intent = match push_proxy::read(&register, own_routes) {
             Ok(intent) => intent,
+            Err(400) if push_proxy::registers_several(&register) => {
+                return self.refuse_with_warning(now, reply, &register, 400, "a REGISTER may register one Contact");
+            }
             Err(status) => return self.refuse(now, reply, &register, status),
         };
         if let Err(why) = self.may_pass(&source, &intent) {
-            return self.refuse_with_warning(now, reply, &register, why);
+            return self.refuse_with_warning(now, reply, &register, 403, why);
         }
         if !self.registers.spend_quota(now, source.flow) {
             return self.slow_down(now, source.flow, reply, &register);

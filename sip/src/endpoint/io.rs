@@ -529,6 +529,13 @@ pub enum Event {
         /// Whether the device hung up; otherwise the other side did.
         by_device: bool,
     },
+    /// A device's final response to a call is longer than its SIP server may take; the caller gets 500 in its place.
+    AnswerTooLong {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+    },
     /// The caller has its final answer; told once for a call, after the last [`Event::Call`] of each device.
     Ended {
         /// The identifier that the pushes carried.
@@ -590,7 +597,8 @@ pub enum Event {
     },
     /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
     RequestRefused(RequestRefusal),
-    /// A response to a datagram was dropped, because it came from another address than the datagram was sent to.
+    /// A response was dropped: the sent-by of its topmost Via is none of this relay's (RFC 3261 §18.1.2), or its request was a datagram, and it came from
+    /// another address than that was sent to.
     ResponseRefused,
     /// A device's REGISTER was answered without [`Event::VerifyDevice`].
     EdgeRegister(EdgeRegister),

@@ -261,7 +261,7 @@ impl Endpoint {
 
     fn refuse_outgoing(&mut self, now: Instant, reply: Reply<'_>, request: &Message, why: Refusal) {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
-        self.refuse_with_warning(now, reply, request, why.text());
+        self.refuse_with_warning(now, reply, request, 403, why.text());
     }
 }
 

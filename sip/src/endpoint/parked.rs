@@ -7,7 +7,8 @@
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
 //! | a BYE for a device was answered 480 so | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | likewise, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
-//! | a device was sent the INVITE of a call, unanswered | likewise, also when the call is over | what it says of it comes by the new flow, and a CANCEL that waits for that goes there | – |
+//! | a device was sent the INVITE of a call, unanswered | likewise | what it says of it comes by the new flow | – |
+//! | likewise, and the call is over for it | likewise | a CANCEL goes there, whether the device has said anything or not | – |
 //! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a SIP server was sent one, unanswered, by a stream | it waits; a BYE longer | it is sent again, once | 480; an INVITE 408 |
 //! | a waiting INVITE is cancelled | 487 | – | – |
@@ -288,8 +289,8 @@ impl Endpoint {
         }
     }
 
-    /// A leg that is not cancelled, or whose CANCEL waits for its first response (RFC 3261 §9.1), goes on by this flow: its device may ring by it when the
-    /// call is long over.
+    /// A leg that is not cancelled, or whose device has the call by another leg, so that its CANCEL waits for its first response (RFC 3261 §9.1), goes on by
+    /// this flow: its device may ring by it when the call is long over.
     fn turn_leg(&mut self, branch: BranchId, NextHop { flow, device, .. }: NextHop) {
         let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return };
         self.calls.turn_leg(call, branch, flow);

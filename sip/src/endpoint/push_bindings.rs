@@ -290,6 +290,7 @@ impl Endpoint {
                 transport: source.transport,
                 contact: DeviceContact::default(),
                 expires_at,
+                order: None,
             };
             self.attach(now, instance, attached);
             self.fork_waiting(now, instance);

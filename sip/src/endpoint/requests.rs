@@ -93,7 +93,11 @@ impl Endpoint {
         if response.check().is_err() {
             return;
         }
-        let Some(asked) = self.core.transactions.asked(response) else {
+        // RFC 3261 §18.1.2: it is for another client.
+        let Some(via) = response.via().filter(|via| self.core.settings.has_sent_by(source.side, via)) else {
+            return self.core.event(Event::ResponseRefused);
+        };
+        let Some(asked) = self.core.transactions.asked(response, &via) else {
             return self.on_late_response(now, &source, response);
         };
         if !self.was_asked(&source, &asked) && !self.is_answered_elsewhere(&source, &asked, response) {
@@ -492,11 +496,18 @@ impl Endpoint {
         !is_fit
     }
 
-    /// 403 with a Warning that tells a developer why (RFC 3261 §20.43).
-    pub(super) fn refuse_with_warning(&mut self, now: Instant, reply: Reply<'_>, request: &Message, why: &'static str) {
+    /// Refuses with a Warning that tells a developer why (RFC 3261 §20.43).
+    pub(super) fn refuse_with_warning(
+        &mut self,
+        now: Instant,
+        reply: Reply<'_>,
+        request: &Message,
+        status: u16,
+        why: &'static str,
+    ) {
         let tag = self.core.random.tag();
-        let response = Composer::response(request, 403, Composer::reason(403), Some(&tag));
-        self.respond_once(now, reply, request, 403, response.header(Name::Warning, self.warning(why)).finish());
+        let response = Composer::response(request, status, Composer::reason(status), Some(&tag));
+        self.respond_once(now, reply, request, status, response.header(Name::Warning, self.warning(why)).finish());
     }
 
     /// The value of a Warning of ours.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::edge::forward::SentBy;
 use crate::flow::{Side, Transport};
 use crate::id::ShardTag;
-use crate::message::Limits;
+use crate::message::{Limits, Via};
 pub use crate::timing::Timing;
 
 /// The settings of an endpoint; fixed for its life.
@@ -92,6 +92,14 @@ impl Settings {
     /// How long a request may wait for its final answer, and for the consequences of that.
     pub(super) fn answered_within(&self) -> Duration {
         self.ring_timeout + self.answer_timeout + self.timing.upstream.replaced
+    }
+
+    /// Whether the sent-by of a Via is one that the relay writes toward this side.
+    pub(super) fn has_sent_by(&self, side: Side, via: &Via<'_>) -> bool {
+        match side {
+            Side::Device => via.is_sent_by(&self.edge) || via.is_sent_by(&self.edge_websocket),
+            Side::Upstream => self.contact_hosts().iter().any(|name| via.is_sent_by(name)),
+        }
     }
 
     /// All names of the relay.

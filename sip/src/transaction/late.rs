@@ -8,7 +8,7 @@
 //! | a re-INVITE for a device has no response | its user says until when it waits, which is longer | likewise |
 //! | another request has no response | its user is told so, and it waits on | likewise: it goes there |
 //!
-//! Otherwise a phone that reads its INVITE late rings for nobody: no CANCEL may be sent before a response (§9.1), and none would be after. A phone
+//! Otherwise a phone that reads its INVITE late rings for nobody: no CANCEL may be sent by its stream before a response (§9.1), and none would be after. A phone
 //! that gets no BYE stays in a dead call.
 //!
 //! Invariant: a transaction that waits on is over [`LATE`] later, and a quarter of the table at most waits so; of a cancelled INVITE the CANCEL alone

@@ -10,8 +10,8 @@ use crate::message::{Message, Method, Via};
 
 /// The branch that this relay put on a request, from the topmost Via of its response. The part after the identifier (the loop mark) does not matter
 /// here.
-pub(super) fn own_branch(response: &Message) -> Option<BranchId> {
-    let branch = response.via()?.branch()?;
+pub(super) fn own_branch(via: &Via<'_>) -> Option<BranchId> {
+    let branch = via.branch()?;
     BranchId::parse(branch.split_once('.').map_or(branch, |(id, _)| id))
 }
 

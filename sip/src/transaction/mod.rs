@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | `client`, `server`, `machine` | the machines of both sides |
 //! | `hop_by_hop` | CANCEL and ACK of a client transaction |
+//! | `cancel` | when a CANCEL goes, and by which flow |
 //! | `table`, `matching` | the running transactions, and the messages that belong to them |
 //! | `io` | inputs and outputs |
 //! | `streams`, `late`, `patience` | moves to another stream, late requests, and their end |
@@ -20,6 +21,7 @@
 //! Invariant: a machine is a pure function of its state, the time and one event; only the [`Table`] holds bytes. The
 //! table never holds more than its capacity; beyond it a new transaction is refused and the request answered 503.
 
+mod cancel;
 pub mod client;
 mod hop_by_hop;
 mod io;

@@ -51,12 +51,6 @@ impl<S> Server<S> {
 }
 
 impl<C: Copy, S: Copy> Table<C, S> {
-    /// Whether a CANCEL was sent for a client transaction that waits for its final response.
-    pub fn has_cancelled(&self, branch: BranchId) -> bool {
-        let client = self.clients.get(&ClientKey { branch, cancel: false });
-        client.is_some_and(|client| client.cancel && client.machine.may_cancel())
-    }
-
     /// The peer of a client transaction has another stream now, and has the request, as far as is known: its responses come by that one.
     pub fn follow(&mut self, branch: BranchId, flow: FlowId) {
         if let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) {
@@ -82,14 +76,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn turn_to(&mut self, asked: &Asked<C>, flow: FlowId) {
         if let Some(client) = self.clients.get_mut(&asked.key) {
             client.turn(flow);
-        }
-    }
-
-    /// The CANCEL of an INVITE, which was just sent, goes by this flow as well, unless that is the one that it went by.
-    pub fn cancel_beside(&mut self, branch: BranchId, flow: FlowId) {
-        let cancel = self.clients.get(&ClientKey { branch, cancel: true });
-        if let Some(cancel) = cancel.filter(|cancel| cancel.line.flow != flow) {
-            self.transmits.push_back(Transmit::again(flow, cancel.request.clone()));
         }
     }
 

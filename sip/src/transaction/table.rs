@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::client::{InviteClient, OtherClient};
-use super::hop_by_hop::{compose_ack, compose_cancel};
+use super::hop_by_hop::compose_ack;
 use super::io::{Arrival, Expired, Full, InviteChange, Reply, ServerId, Transmit};
 use super::large::{self, Line, Unheard, Way};
 use super::machine::{ClientMachine, ServerMachine};
@@ -19,7 +19,7 @@ use super::patience::Patience;
 use super::server::{InviteServer, OtherServer};
 use super::{Due, Reliability, Timing};
 use crate::id::{BranchId, FlowId, InstanceId};
-use crate::message::{Limits, Message, Method};
+use crate::message::{Limits, Message, Method, Via};
 use crate::timers::{Armed, Timers};
 
 /// Transactions that there is always room for once there was; about 250 KB.
@@ -30,13 +30,16 @@ pub(super) struct Client<C> {
     pub(super) machine: ClientMachine,
     pub(super) line: Line,
     pub(super) request: Bytes,
+    method: Method,
     /// The ACK of a failed INVITE, for its retransmissions.
     ack: Option<Bytes>,
     /// CANCEL as soon as a provisional response allows it.
     pub(super) cancel: bool,
+    /// Likewise as soon as the peer has another flow, whether it has said anything or not.
+    pub(super) cancel_by_next: bool,
     /// Why (RFC 3326), for the CANCEL.
-    reason: Option<Box<str>>,
-    owner: C,
+    pub(super) reason: Option<Box<str>>,
+    pub(super) owner: C,
     armed: Armed,
     pub(super) patience: Patience,
     /// The flow that it began on, where it has gone to another one since.
@@ -155,7 +158,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.start(now, branch, method, large.unwrap_or(request), Line { flow, way }, owner)
     }
 
-    fn start(
+    pub(super) fn start(
         &mut self,
         now: Instant,
         branch: BranchId,
@@ -176,8 +179,10 @@ impl<C: Copy, S: Copy> Table<C, S> {
             machine,
             line,
             request,
+            method,
             ack: None,
             cancel: false,
+            cancel_by_next: false,
             reason: None,
             owner,
             armed: Armed::default(),
@@ -192,12 +197,13 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Ok(())
     }
 
-    /// The request that a response claims to answer. Anybody who knows a branch may claim it: the caller of this method checks that the response came
+    /// The request that a response, whose topmost Via this is, claims to answer. Anybody who knows a branch may claim it: the caller of this method checks that the response came
     /// from where the request went.
-    pub fn asked(&self, response: &Message) -> Option<Asked<C>> {
+    pub fn asked(&self, response: &Message, via: &Via<'_>) -> Option<Asked<C>> {
         let (_, method) = response.cseq()?;
-        let key = ClientKey { branch: own_branch(response)?, cancel: method == "CANCEL" };
-        let client = self.clients.get(&key)?;
+        let key = ClientKey { branch: own_branch(via)?, cancel: method == "CANCEL" };
+        // RFC 3261 §17.1.3: the branch alone does not make it an answer to this request.
+        let client = self.clients.get(&key).filter(|client| client.method == Method::from_bytes(method.as_bytes()))?;
         let begun_on = client.begun_on.as_deref().copied();
         Some(Asked { key, flow: client.line.flow, begun_on, owner: client.owner })
     }
@@ -228,22 +234,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.send_cancel(now, key.branch);
         }
         (verdict.pass && !key.cancel).then_some((key.branch, owner))
-    }
-
-    /// Cancels an INVITE: at once, or when a provisional response allows it (RFC 3261 §9.1). A request of another method
-    /// is left alone. `reason`: the value of its Reason header (RFC 3326), if it has one. Whether a CANCEL goes now.
-    pub fn cancel(&mut self, now: Instant, branch: BranchId, reason: Option<&str>) -> bool {
-        let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return false };
-        let first = !std::mem::replace(&mut client.cancel, true);
-        if first {
-            client.reason = reason.map(Into::into);
-            client.shrink_if_late();
-        }
-        let goes = first && client.machine.may_cancel();
-        if goes {
-            self.send_cancel(now, branch);
-        }
-        goes
     }
 
     /// The owner of a client transaction that is not over, and whether it still waits for a final response.
@@ -605,23 +595,6 @@ impl<C: Copy, S: Copy> Table<C, S> {
             self.invites.push_back(InviteChange { key: server.key, begun: false });
         }
         Some(server.owner)
-    }
-
-    pub(super) fn send_cancel(&mut self, now: Instant, branch: BranchId) {
-        let key = ClientKey { branch, cancel: false };
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        let (mut line, owner) = (client.line, client.owner);
-        if let ClientMachine::Invite(machine) = &mut client.machine {
-            machine.on_cancelled(now, &self.timing);
-        }
-        let cancel = compose_cancel(&client.request, client.reason.as_deref());
-        self.arm_client(key);
-        let Some(cancel) = cancel else { return };
-        if line.is_beside() {
-            line.way = Way::Stream;
-        }
-        // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
-        let _ = self.start(now, branch, Method::Cancel, cancel, line, owner);
     }
 
     pub(super) fn arm_client(&mut self, key: ClientKey) {

@@ -72,13 +72,18 @@ fn send(
     message
 }
 
+/// The request that a response answers.
+fn asked_by(table: &Table<&'static str, &'static str>, response: &Message) -> Option<super::Asked<&'static str>> {
+    table.asked(response, &response.via()?)
+}
+
 /// A response from whoever was asked.
 fn respond(
     table: &mut Table<&'static str, &'static str>,
     now: Instant,
     response: &Message,
 ) -> Option<(BranchId, &'static str)> {
-    let asked = table.asked(response)?;
+    let asked = asked_by(table, response)?;
     table.on_response(now, &asked, response)
 }
 
@@ -121,8 +126,8 @@ fn of_what_may_be_late_a_quarter_of_the_table_waits_and_what_was_heard_counts_no
     let at = start + Duration::from_secs(32);
     assert_eq!((expired(&mut table, at), table.len()), (2, 4));
     // A late response reaches four of them, and the CANCEL that follows is that of its own INVITE.
-    let heard = invites.iter().filter(|invite| table.asked(&answer(invite, 180)).is_some()).count();
-    let late = invites.iter().find(|invite| table.asked(&answer(invite, 180)).is_some()).expect("one waits");
+    let heard = invites.iter().filter(|invite| asked_by(&table, &answer(invite, 180)).is_some()).count();
+    let late = invites.iter().find(|invite| asked_by(&table, &answer(invite, 180)).is_some()).expect("one waits");
     assert_eq!((heard, respond(&mut table, at, &answer(late, 180)).is_some()), (4, true));
     let cancel = parsed(table.poll_transmit().expect("a CANCEL").bytes);
     assert_eq!((cancel.method(), cancel.via().map(|it| it.text)), (Some(Method::Cancel), late.via().map(|it| it.text)));
@@ -163,7 +168,7 @@ fn a_cancel_waits_for_a_provisional_response_and_its_own_answer_is_nobodys() {
 fn a_response_finds_where_its_request_went_until_that_is_over() {
     let (mut table, now) = (table(9), Instant::now());
     let options = send(&mut table, now, Method::Options, 1, TCP);
-    let asked = table.asked(&answer(&options, 200)).map(|asked| (asked.flow, asked.owner));
+    let asked = asked_by(&table, &answer(&options, 200)).map(|asked| (asked.flow, asked.owner));
     assert_eq!(asked, Some((TCP, "asker")));
     assert_eq!(respond(&mut table, now, &answer(&options, 200)), Some((branch(1), "asker")));
     assert_eq!(table.flow_of(branch(1)), None, "K is zero: forgotten at once");

@@ -211,3 +211,23 @@ fn while_instances_are_on_their_way_no_proof_is_final_and_nobody_learns_which_ar
         assert!(world.closed.contains(&world.device(flow).flow));
     }
 }
+
+/// RFC 3261 §10.3 step 7
+#[test]
+fn a_register_that_a_later_one_of_its_connection_has_overtaken_changes_nothing() {
+    let binds = "Contact: <sip:p@10.0.0.5:9999>\r\nExpires: 600\r\n";
+    let removals = ["Contact: <sip:p@10.0.0.5:9999>\r\nExpires: 0\r\n", "Contact: *\r\nExpires: 0\r\n"];
+    for late in removals.into_iter().chain(["Contact: <sip:q@h>\r\nExpires: 60\r\n"]) {
+        let mut world = World::registered();
+        world.register(1, 7, binds);
+        let answer = world.register(1, 6, late);
+        assert_eq!((answer.status(), attached(&world)), (Some(500), 1), "{late}");
+        let stands = world.register(1, 5, "");
+        let contact = stands.text(Name::Contact).unwrap_or_default();
+        assert!(stands.status() == Some(200) && contact.starts_with("<sip:p@10.0.0.5:9999>"), "a question: {contact}");
+        // A client that does not count, and one that has started again.
+        assert_eq!(world.register(1, 7, binds).status(), Some(200));
+        assert_eq!(world.register(2, 1, binds).status(), Some(200));
+        assert_eq!((world.register(2, 2, late).status(), late.contains(": 0")), (Some(200), attached(&world) == 0));
+    }
+}

@@ -441,3 +441,36 @@ fn a_sip_server_is_told_from_a_stranger_by_its_flow_and_by_its_addresses() {
         assert!(!world.endpoint.is_sip_server(&by_flow) && !world.endpoint.is_sip_server(&accepted(other)));
     }
 }
+
+/// The 200 to a REGISTER, with something else in place of one of its texts.
+fn odd_grant(world: &mut World, odd: &str, instead: &str) {
+    let register = world.last("REGISTER");
+    let lines = [Name::Via, Name::From, Name::To, Name::CallId, Name::CSeq, Name::Contact];
+    let line = |name| format!("{name}: {}\r\n", register.text(name).unwrap());
+    let text: String = lines.into_iter().map(line).collect();
+    assert!(text.contains(odd), "{text}");
+    let text = format!("SIP/2.0 200 OK\r\n{}Content-Length: 0\r\n\r\n", text.replacen(odd, instead, 1));
+    world.receive(world.upstream, &text);
+}
+
+/// RFC 3261 §17.1.3, §18.1.2
+#[test]
+fn a_response_to_another_method_or_for_another_client_is_none() {
+    for flow in [FlowId::Datagram(server_address()), FlowId::Stream(7)] {
+        let mut world = World::new(flow);
+        world.bind();
+        for (odd, instead) in [
+            ("1 REGISTER", "1 INVITE"),
+            ("1 REGISTER", "1 register"),
+            ("1 REGISTER", "1 CANCEL"),
+            ("1 REGISTER", "1 OTHER"),
+            ("relay.test:507", "10.0.0.1:507"),
+            ("relay.test:507", "relay.test:990"),
+        ] {
+            odd_grant(&mut world, odd, instead);
+            assert!(!world.endpoint.is_registered(world.binding), "{instead}");
+        }
+        odd_grant(&mut world, "relay.test", "Relay.TEST.");
+        assert!(world.endpoint.is_registered(world.binding), "the same name");
+    }
+}

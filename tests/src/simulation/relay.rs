@@ -229,7 +229,7 @@ impl World {
             | Event::GivenUp { .. }
             | Event::Ended { .. } => {}
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
-            Event::ResponseRefused | Event::Unanswerable { .. } => {}
+            Event::ResponseRefused | Event::Unanswerable { .. } | Event::AnswerTooLong { .. } => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
             Event::InviteTransaction(_)
@@ -355,6 +355,7 @@ fn event_kind(event: &Event) -> String {
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
         Event::RequestRefused(why) => format!("request refused {why:?}"),
         Event::ResponseRefused => "response refused".to_owned(),
+        Event::AnswerTooLong { call, instance } => format!("too long {call} {instance}"),
         Event::EdgeRegister(outcome) => format!("edge register {outcome:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::FlowSettled { upstream, flow, outcome } => format!("settled {} {flow:?} {outcome:?}", upstream.0),

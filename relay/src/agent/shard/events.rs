@@ -116,6 +116,12 @@ impl Shard {
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::GivenUp { call, instance, state } => self.on_given_up(call, instance, state),
+            Event::AnswerTooLong { call, instance } => tracing::info!(
+                event = "answer-too-long",
+                %call,
+                %instance,
+                "a device's answer to a call is longer than 15 KiB: its caller gets 500"
+            ),
             Event::Ended { call, state } => self.on_call_ended(call, state),
             Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
             Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),

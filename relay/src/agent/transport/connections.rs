@@ -48,6 +48,8 @@ use crate::timing::ConnectionTiming;
 
 /// Messages that wait for one device to read; with one more the connection ends.
 const DEVICE_QUEUE: usize = 64;
+/// Messages of a device in one go, and the pause behind so many: their answers are written then, lest they fill its queue.
+const DEVICE_BURST: (usize, Duration) = (16, Duration::from_millis(10));
 /// Likewise for a SIP server, whose one connection carries all of its bindings.
 const SERVER_QUEUE: usize = 4_096;
 /// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
@@ -109,6 +111,8 @@ pub(crate) struct Connection {
     proven: bool,
     /// When the message began that is not whole yet.
     partial_since: Option<Instant>,
+    /// Messages that it has handed over since it last wrote.
+    handed: usize,
     /// With the SIP server at the other end.
     acquaintance: Option<Box<Acquaintance>>,
 }
@@ -184,6 +188,7 @@ impl Connection {
             unheard: None,
             proven: false,
             partial_since: None,
+            handed: 0,
             acquaintance: is_of_server.then(|| Box::new(Acquaintance::with(place))),
         }
     }
@@ -339,6 +344,7 @@ impl Connection {
                     Found::Overflow => return Ending::Silent,
                     Found::Nobody => return Ending::Closed(CLOSE_GOING_AWAY),
                     Found::Work => {
+                        self.handed = 0;
                         if let Err(ending) = self.write(stream, None).await {
                             return ending;
                         }
@@ -452,6 +458,11 @@ impl Connection {
     async fn deliver(&mut self, stream: &mut Stream) -> Result<(), Ending> {
         let at = clock::now();
         loop {
+            if self.handed >= DEVICE_BURST.0 && self.source.side == Side::Device {
+                self.handed = 0;
+                Box::pin(tokio::time::sleep(DEVICE_BURST.1)).await;
+                self.write(stream, None).await?;
+            }
             let frame = match self.framing.next() {
                 // The first byte of a first message may be odd, too.
                 Err(Broken::Stream(FrameError::NotSip)) if self.is_of_known_server().await => continue,
@@ -506,7 +517,8 @@ impl Connection {
                         }
                     };
                     if !self.framing.is_whole(&bytes, message.head().len() + message.body().len()) {
-                        return Err(self.refused(Broken::NotSip));
+                        // What follows is discarded; a body that is too short is answered 400 (RFC 3261 §18.3).
+                        self.refused(Broken::NotSip);
                     }
                     self.proven = true;
                     if self.source.side == Side::Upstream && self.learn(&message) {
@@ -531,6 +543,7 @@ impl Connection {
             }
             self.tell(shard).await;
             self.shards.send(shard, input).await;
+            self.handed += 1;
         }
     }
 

@@ -1,7 +1,7 @@
 //! How messages lie in a stream: one after the other with their length, or each in a WebSocket message.
 //!
-//! Invariant: over WebSocket a message is one SIP message, a ping or a pong, whole and alone (RFC 7118 §5.1) but for line ends around it, which a
-//! stream may have as well (RFC 3261 §7.5); another meaning is not guessed at. Bytes that are to be sent are never copied.
+//! Invariant: over WebSocket a message is one SIP message, a ping or a pong (RFC 7118 §5.1), with line ends around it, which a stream may have as
+//! well (RFC 3261 §7.5); what else is behind it is discarded (§18.3), and never taken for another message. Bytes that are to be sent are never copied.
 
 use bytes::{Buf as _, Bytes};
 use sip::message::{Frame, FrameError, Framer, Limits};

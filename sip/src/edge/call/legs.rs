@@ -17,7 +17,8 @@
 //! copy says that it has the earlier one, as a 100 would.
 //!
 //! Nor can anybody tell whether the earlier connection has broken: a phone may have opened the next one beside it, or be two, with one secret.
-//! So a leg is answered where it began (§18.2.2) as well as where its device is, and its CANCEL goes to both.
+//! So a leg is answered where it began (§18.2.2) as well as where its device is, and its CANCEL goes to both. Of one of which nothing was heard the CANCEL
+//! goes to the device's next flow, when the call is over for it: see [`transaction`](crate::transaction).
 //!
 //! Invariant: a flow gets at most one INVITE of a call for each device, and of at most [`UNHEARD_MAX`] legs of a device nothing was heard.
 

@@ -17,6 +17,7 @@
 mod gone;
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::time::{Duration, Instant};
 
 use self::gone::Gone;
@@ -63,6 +64,29 @@ pub(super) struct Attached {
     /// The Contact of the device; empty where its SIP server knows it.
     pub(super) contact: DeviceContact,
     pub(super) expires_at: Instant,
+    /// The Call-ID and the CSeq of its REGISTER, where the relay is its registrar.
+    pub(super) order: Option<RegisterOrder>,
+}
+
+/// The place of a REGISTER among those of its client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RegisterOrder {
+    /// A hash of the Call-ID: a client that finds two with the same one is harmed by itself.
+    client: u64,
+    number: u32,
+}
+
+impl RegisterOrder {
+    fn of(register: &Message) -> Option<Self> {
+        let mut client = DefaultHasher::new();
+        client.write(register.call_id()?.as_bytes());
+        Some(Self { client: client.finish(), number: register.cseq()?.0 })
+    }
+
+    /// Whether this one was sent before another one.
+    fn is_before(self, other: Self) -> bool {
+        self.client == other.client && self.number < other.number
+    }
 }
 
 /// The flow that a device's dialogs go by.
@@ -486,7 +510,13 @@ impl Endpoint {
             self.refuse_all_unproven(now, instance, source.flow);
             return self.count_wrong_proof(source.flow);
         }
-        match ContactRequest::read(&register) {
+        let asked = ContactRequest::read(&register);
+        let order = RegisterOrder::of(&register);
+        if asked != ContactRequest::Query && self.is_overtaken(instance, source.flow, order) {
+            let response = Composer::response(&register, 500, "CSeq Out Of Order", Some(&tag));
+            return self.core.transactions.respond(now, server, 500, response.finish());
+        }
+        match asked {
             ContactRequest::Query => {}
             ContactRequest::Remove(named) => {
                 if self.attachments.get(instance).is_some_and(|it| it.contact.is_among(&named)) {
@@ -496,7 +526,7 @@ impl Endpoint {
             ContactRequest::RemoveAll => self.detach_by(now, instance, &source),
             ContactRequest::Bind { contact, expires } => {
                 let expires_at = now + Duration::from_secs(u64::from(expires));
-                let attached = Attached { flow: source.flow, transport: source.transport, contact, expires_at };
+                let attached = Attached { flow: source.flow, transport: source.transport, contact, expires_at, order };
                 self.attach(now, instance, attached);
             }
             ContactRequest::Malformed => {
@@ -517,6 +547,13 @@ impl Endpoint {
             self.answer_asked(instance, flow, None);
         }
         self.release_unproven(now, instance, source.flow);
+    }
+
+    /// Whether a REGISTER was sent before the one that stands (RFC 3261 §10.3 step 7). Those of different connections are not compared: a client
+    /// that has started again may count anew.
+    fn is_overtaken(&self, instance: InstanceId, flow: FlowId, order: Option<RegisterOrder>) -> bool {
+        let standing = self.attachments.get(instance).filter(|it| it.flow == flow).and_then(|it| it.order);
+        order.zip(standing).is_some_and(|(order, standing)| order.is_before(standing))
     }
 
     /// The shell has verified the proof of a request in a call: the dialogs of its device go by that flow from now on.

@@ -241,9 +241,13 @@ impl Endpoint {
         if matches!(fitting, Cow::Owned(_)) {
             self.end_late_answer(now, branch, status, response);
         }
+        let is_too_long = matches!(fitting, Cow::Owned(_)) && status != 503 && status >= 200;
         let response = &*fitting;
         let status = response.status().unwrap_or(status);
         let Some(row) = self.calls.get_mut(call) else { return };
+        if is_too_long && let Some(instance) = row.instance_of(branch) {
+            self.core.event(Event::AnswerTooLong { call, instance });
+        }
         let received = if status == MERGED { row.confirmed_by(branch) } else { Vec::new() };
         let outcome = row.on_response(now, branch, response, wait);
         for earlier in received {
@@ -266,7 +270,7 @@ impl Endpoint {
                 }
                 let replaced = row.replaced_by(branch);
                 self.core.transactions.respond(now, server, status, passed);
-                self.cancel_legs(now, replaced, None);
+                self.cancel_surplus_legs(now, replaced);
             }
             Outcome::Tell => {
                 let Some(invite) = row.invite() else { return };
@@ -275,13 +279,13 @@ impl Endpoint {
             }
             Outcome::Answer => {
                 let (moved, others) = row.others(branch);
-                self.cancel_legs(now, moved, None);
+                self.cancel_surplus_legs(now, moved);
                 self.cancel_legs(now, others, Some(ANSWERED_ELSEWHERE));
                 return self.pass_answer(now, call, branch, response);
             }
             Outcome::Fail => {
                 let (moved, others) = row.others(branch);
-                self.cancel_legs(now, moved, None);
+                self.cancel_surplus_legs(now, moved);
                 self.cancel_legs(now, others, (status >= 600).then_some(DECLINED_ELSEWHERE));
                 return self.conclude(now, call, 480);
             }
@@ -377,13 +381,28 @@ impl Endpoint {
         self.core.later(now, self.core.settings.timing.transaction.t1_64(), Timer::Forget(call));
     }
 
+    /// The call is over for the devices of these legs.
     pub(super) fn cancel_legs(&mut self, now: Instant, legs: Vec<BranchId>, reason: Option<&str>) {
         for branch in legs {
-            let sent = self.core.transactions.cancel(now, branch, reason);
-            let beside = if sent { self.flows_beside(branch) } else { Vec::new() };
-            for flow in beside {
-                self.core.transactions.cancel_beside(branch, flow);
+            if self.core.transactions.cancel_by_any(now, branch, reason) {
+                self.cancel_beside(branch);
             }
+        }
+    }
+
+    /// The devices of these legs have the call by another one: a leg of which nothing is heard is left alone, for some stacks find a call by its Call-ID
+    /// and would end the other one.
+    pub(super) fn cancel_surplus_legs(&mut self, now: Instant, legs: Vec<BranchId>) {
+        for branch in legs {
+            if self.core.transactions.cancel(now, branch, None) {
+                self.cancel_beside(branch);
+            }
+        }
+    }
+
+    fn cancel_beside(&mut self, branch: BranchId) {
+        for flow in self.flows_beside(branch) {
+            self.core.transactions.cancel_beside(branch, flow);
         }
     }
 

@@ -280,7 +280,7 @@ impl Endpoint {
         let woke_after = row.note_attached(now, instance);
         let state = row.state_of(instance).unwrap_or(CallState::Waking);
         self.note_forwarded(flow, instance, branch);
-        self.cancel_legs(now, unheard, None);
+        self.cancel_surplus_legs(now, unheard);
         self.core.event(Event::Call { call, instance, state, woke_after });
         true
     }

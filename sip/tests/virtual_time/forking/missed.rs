@@ -152,3 +152,23 @@ fn a_call_that_may_come_again_was_missed_when_another_node_takes_its_device_over
     world.advance(seconds(10));
     assert_eq!(missed(&world), [bobs(1), bobs(2)], "each once");
 }
+
+#[test]
+fn an_answer_that_is_too_long_to_be_passed_is_a_missed_call() {
+    for rings in [true, false] {
+        let mut world = devices(1);
+        attach(&mut world, 1);
+        world.invite("call-1");
+        if rings {
+            answer(&mut world, 1, 180);
+        }
+        let (source, invite) = (world.device(1), to_device(&world, 1, "INVITE"));
+        let long = "x".repeat(15 * 1024);
+        world.reply(source, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999>"), ("X-Long", &long)], SDP);
+        assert_eq!((finals(&world), world.count("ACK"), world.count("BYE")), (vec![500], 1, 1), "{rings}");
+        assert_eq!(ends(&world), [(device(1), CallState::TimedOut)], "{rings}");
+        assert_eq!(missed(&world), [bobs(1)], "{rings}");
+        let told = world.events.iter().filter(|it| matches!(it, Event::AnswerTooLong { .. })).count();
+        assert_eq!(told, 1, "{rings}");
+    }
+}

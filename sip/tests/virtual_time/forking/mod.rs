@@ -10,6 +10,7 @@ mod out;
 mod passwords;
 mod reconnecting;
 mod unheard;
+mod unheard_end;
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::world::World;
 
 /// The device has come before the call or has been woken for it, and is sent the INVITE by flow 1. Its connection has ended, or nobody knows yet.
-fn unheard(woken: bool, noticed: bool) -> (World, Message) {
+pub(super) fn unheard(woken: bool, noticed: bool) -> (World, Message) {
     let mut world = devices(1);
     if woken {
         world.invite("call-1");
@@ -30,7 +30,7 @@ fn lose(world: &mut World, noticed: bool) {
     world.sent.clear();
 }
 
-fn each() -> impl Iterator<Item = (bool, bool)> {
+pub(super) fn each() -> impl Iterator<Item = (bool, bool)> {
     [true, false].into_iter().flat_map(|woken| [true, false].map(|noticed| (woken, noticed)))
 }
 
@@ -83,9 +83,9 @@ fn a_phone_that_says_that_it_has_the_call_is_believed_without_a_180() {
         let (mut world, first) = unheard(woken, noticed);
         let second = come_back(&mut world);
         cancel(&mut world);
-        assert_eq!((branches(&world, "CANCEL"), finals(&world)), (vec![], vec![487]));
+        assert_eq!((branches(&world, "CANCEL"), finals(&world)), (vec![branch(&first)], vec![487]));
         reply(&mut world, &second, 482, "copy");
-        assert_eq!(branches(&world, "CANCEL"), [branch(&first)]);
+        assert_eq!(branches(&world, "CANCEL"), [branch(&first)], "once");
     }
 }
 
@@ -139,9 +139,9 @@ fn a_phone_that_moves_before_it_rings_hears_that_its_caller_has_hung_up() {
                 cancel(&mut world);
                 world.attach(2);
             }
-            assert_eq!((finals(&world), branches(&world, "CANCEL")), (vec![487], vec![]));
+            assert_eq!((finals(&world), branches(&world, "CANCEL")), (vec![487], vec![branch(&first)]));
             reply(&mut world, &first, 180, "one");
-            assert_eq!(branches(&world, "CANCEL"), [branch(&first)], "{woken} {noticed} {moves_first}");
+            assert_eq!(branches(&world, "CANCEL").len(), 1, "{woken} {noticed} {moves_first}");
             reply(&mut world, &first, 487, "one");
             assert!(branches(&world, "ACK").contains(&branch(&first)));
         }

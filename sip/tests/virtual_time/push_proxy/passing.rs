@@ -156,6 +156,8 @@ fn a_register_that_wants_no_pushes_goes_nowhere_unless_the_shell_lets_its_domain
     through.register(&Register::by(1).contact("<sip:a@h>, <sip:b@h>"));
     through.register(&Register { to: "tel:+4930", ..Register::by(1) });
     assert_eq!(through.world.descriptions(), ["REGISTER 403", "REGISTER 400", "REGISTER 416"]);
+    let warning = through.world.last("REGISTER 400").text(Name::Warning).map(str::to_owned);
+    assert!(warning.is_some_and(|it| it.contains("one Contact")));
     through.register(&Register::by(1).contact("<sip:alice@h>;expires=0"));
     assert_eq!(through.world.descriptions()[3..], ["REGISTER"]);
 }
