@@ -7,13 +7,18 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
 
 use super::files::Trail;
 use super::{Act, AuditError, Entry, Inner, Settings, Whose};
 
 /// How long a trail that cannot be opened or written is left alone.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often old files are looked for while nothing is written.
+const TIDY: Duration = Duration::from_secs(600);
 
 /// The writer of a trail.
 pub(super) struct Writer {
@@ -42,6 +47,8 @@ impl Writer {
 
     /// Writes until nobody can write anything more.
     pub(super) fn run(mut self, mut received: Receiver<Entry>) {
+        // Without a timer old files are deleted with the next line.
+        let timer = Builder::new_current_thread().enable_time().build().ok();
         loop {
             let Some(mut trail) = self.trail.take() else {
                 if received.is_closed() {
@@ -51,7 +58,16 @@ impl Writer {
                 self.open();
                 continue;
             };
-            let Some(first) = received.blocking_recv() else { return };
+            let first = match &timer {
+                Some(timer) => timer.block_on(async { timeout(TIDY, received.recv()).await }),
+                None => Ok(received.blocking_recv()),
+            };
+            let Ok(first) = first else {
+                trail.tidy();
+                self.trail = Some(trail);
+                continue;
+            };
+            let Some(first) = first else { return };
             let mut batch = vec![first];
             while let Ok(entry) = received.try_recv() {
                 batch.push(entry);
