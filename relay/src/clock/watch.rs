@@ -49,6 +49,9 @@ pub const JUMP_STEADY_MS: i64 = 6 * 3_600_000;
 /// How long a relay may have been off without anybody wondering, in seconds: 1 hour.
 pub const DOWNTIME_S: u64 = 3_600;
 
+/// How long leases that were moved may take to be sealed anew, in milliseconds: 1 hour.
+const RESEALED_MS: i64 = 3_600_000;
+
 /// How far the system's clock may be from the store's, in milliseconds: 30 s. Past it the store's is the shared one.
 pub const STORE_OFF_MAX_MS: i64 = 30_000;
 
@@ -64,12 +67,21 @@ pub(super) struct Trusted {
     anchor_ms: AtomicI64,
     /// The store's time at boot, in milliseconds since 1970.
     store_anchor_ms: AtomicI64,
+    /// When a jump ahead was trusted last, in milliseconds since boot, and how far it was.
+    believed_at_ms: AtomicI64,
+    believed_ms: AtomicI64,
     watch: Mutex<Option<Watch>>,
 }
 
 impl Trusted {
     const fn new() -> Self {
-        Self { anchor_ms: AtomicI64::new(UNSET), store_anchor_ms: AtomicI64::new(UNSET), watch: Mutex::new(None) }
+        Self {
+            anchor_ms: AtomicI64::new(UNSET),
+            store_anchor_ms: AtomicI64::new(UNSET),
+            believed_at_ms: AtomicI64::new(0),
+            believed_ms: AtomicI64::new(0),
+            watch: Mutex::new(None),
+        }
     }
 
     // A panic between two assignments of numbers leaves nothing broken.
@@ -119,6 +131,15 @@ impl Reading {
             }
         }
     }
+}
+
+/// How far the destruction of keys is behind [`confirmed_now`], in seconds: a jump ahead counts for it [`RESEALED_MS`] after it was trusted, when what
+/// lives on has been sealed anew.
+pub fn keys_held_back_s() -> u64 {
+    let (at_ms, by_ms) = with_trusted(|trusted| {
+        (trusted.believed_at_ms.load(Ordering::Relaxed), trusted.believed_ms.load(Ordering::Relaxed))
+    });
+    if boot_ms() - at_ms < RESEALED_MS { by_ms.unsigned_abs() / 1_000 } else { 0 }
 }
 
 /// By when something has ended for sure, in seconds since 1970.
@@ -215,6 +236,10 @@ pub fn look(contradicted: bool) -> Verdict {
         let Some(watch) = watch.as_mut() else { return Verdict::Steady };
         let verdict = watch.look(shared_ms, boot_ms, contradicted);
         trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
+        if let Verdict::Believed(by_ms @ 1..) = verdict {
+            trusted.believed_at_ms.store(boot_ms, Ordering::Relaxed);
+            trusted.believed_ms.store(by_ms, Ordering::Relaxed);
+        }
         verdict
     })
 }
