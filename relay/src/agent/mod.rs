@@ -220,6 +220,8 @@ pub enum RecordNote {
         /// The registration fails.
         fails: bool,
     },
+    /// The end of this lease was told by another clock than the one that is trusted now, and was moved.
+    EndMoved(InstanceId),
     /// A SIP server has accepted the credentials of this instance for the first time, after it was stored.
     Proven(InstanceId),
     /// A SIP server has accepted a password, and this is what it had asked for.

@@ -72,6 +72,8 @@ pub enum Request {
         sealed: Sealed,
         /// When it ends.
         lease: LeaseExpiry,
+        /// When it ended as this node had changed it from, in seconds since 1970; `None`: another node has changed it.
+        was: Option<u64>,
         /// The fence under which the record was stored.
         fence: Fence,
         /// Which side registers from now on; `None`: as before.

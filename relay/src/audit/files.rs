@@ -148,10 +148,7 @@ impl Trail {
             self.day.clone_from(&day);
             self.gone = None;
         }
-        // By the clock, not by the file, which may be of a day to come.
-        if day != self.tidied && self.tidy_from <= Instant::now() {
-            if self.delete_old() { self.tidied = day } else { self.tidy_from = Instant::now() + TIDY_AGAIN }
-        }
+        self.tidy_on(day);
         let (mut seq, mut chain, mut text) = (self.seq, self.chain, String::new());
         for entry in entries {
             seq += 1;
@@ -160,6 +157,18 @@ impl Trail {
         self.append(&text)?;
         (self.seq, self.chain) = (seq, chain);
         Ok(())
+    }
+
+    /// Deletes what is old, once a day, also while nothing is written.
+    pub fn tidy(&mut self) {
+        self.tidy_on(day_of(unix_now_ms()));
+    }
+
+    /// Likewise; `day`: by the clock, not by the file, which may be of a day to come.
+    fn tidy_on(&mut self, day: String) {
+        if day != self.tidied && self.tidy_from <= Instant::now() {
+            if self.delete_old() { self.tidied = day } else { self.tidy_from = Instant::now() + TIDY_AGAIN }
+        }
     }
 
     /// Has the text on the disk, or nothing of it.
@@ -502,6 +511,19 @@ mod tests {
         let left: Vec<String> = days(&place.0).expect("files").into_iter().map(|(day, _)| day).collect();
         assert_eq!(left[..2], [day(30), day(29)]);
         assert!(place.0.join("audit-notes.txt").exists(), "what is not ours stays");
+    }
+
+    #[test]
+    fn an_old_day_of_the_trail_is_deleted_also_while_nothing_is_written() {
+        let place = Folder::new();
+        let mut trail = place.open();
+        let old = file_of(&place.0, &day_of(unix_now_ms() - 31 * DAY_S * 1_000));
+        std::fs::write(&old, "").expect("written");
+        trail.tidy();
+        assert!(old.exists(), "once a day");
+        trail.tidied = day_of(unix_now_ms() - DAY_S * 1_000);
+        trail.tidy();
+        assert!(!old.exists());
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
 
 use super::files::Trail;
 use super::owed::Owed;
@@ -21,6 +23,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 10;
 /// Lines that are written at once at most.
 const BATCH: usize = 4_096;
+
+/// How often old files are looked for while nothing is written.
+const TIDY: Duration = Duration::from_secs(600);
 
 /// The writer of a trail.
 pub(super) struct Writer {
@@ -58,6 +63,8 @@ impl Writer {
 
     /// Writes until nobody can write anything more.
     pub(super) fn run(mut self, mut received: Receiver<Entry>) {
+        // Without a timer old files are deleted with the next line.
+        let timer = Builder::new_current_thread().enable_time().build().ok();
         loop {
             let Some(mut trail) = self.trail.take() else {
                 self.note_owed(&received);
@@ -69,8 +76,19 @@ impl Writer {
                 continue;
             };
             if self.batch.is_empty() {
-                let Some(first) = received.blocking_recv() else { return };
-                self.batch.push(first);
+                let first = match &timer {
+                    Some(timer) => timer.block_on(async { timeout(TIDY, received.recv()).await }),
+                    None => Ok(received.blocking_recv()),
+                };
+                match first {
+                    Ok(Some(first)) => self.batch.push(first),
+                    Ok(None) => return,
+                    Err(_) => {
+                        trail.tidy();
+                        self.trail = Some(trail);
+                        continue;
+                    }
+                }
             }
             while self.batch.len() < BATCH
                 && let Ok(entry) = received.try_recv()

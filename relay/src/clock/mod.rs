@@ -11,8 +11,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+mod frame;
+pub mod token_times;
 pub mod watch;
 
+#[cfg(test)]
+pub(crate) use frame::tests::later;
+pub use frame::{Frame, Frames};
 pub use watch::{Reading, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot, told_now};
 
 /// Seconds in a day; a leap second is not counted.

@@ -14,13 +14,16 @@
 //! | at start: up to [`DOWNTIME_S`] ahead of the last run, and not behind it | at once: the relay was off | |
 //! | at start: anything else | as a jump from where the last run ended | as above |
 //!
-//! A machine that was off for long, or a virtual one that was paused, looks like a jump: then an expired lease ends
-//! [`JUMP_STEADY_MS`] late, and a store with a clock of its own has forgotten it in time.
+//! A jump that is trusted moves the ends that were told before it ([`Frame`](super::Frame)): a lease lasts as long as it was granted, by the time
+//! since boot, whichever clock granted it. A machine that was off for long looks like a jump, too: of what it finds in the store then nobody knows which
+//! clock granted it, and an expired lease ends [`JUMP_STEADY_MS`] late. A virtual machine that was paused, and whose time since boot stood still meanwhile,
+//! goes on with what was left of its leases; a store with a clock of its own has forgotten them in time.
 //!
 //! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's
 //! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
 //! above holds for it in place of the system's clock. Times that phones are told go by whichever of both is nearer to the trusted time
-//! ([`told_now`]): which of them is the wrong one only that tells. Times that push services and certificates are judged by are the system's.
+//! ([`told_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
+//! it ([`TokenTimes`](super::token_times::TokenTimes)). Times that certificates are judged by are the system's.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
@@ -39,12 +42,15 @@ const NOISE_MS: i64 = 2_000;
 const FOLLOWED_MS: i64 = 1_000;
 const FOLLOW_EVERY_MS: i64 = 60_000;
 /// A step as time services make them, in milliseconds, and how long it is to be steady.
-const STEP_MS: i64 = 300_000;
+pub(super) const STEP_MS: i64 = 300_000;
 const STEP_STEADY_MS: i64 = 60_000;
 /// How long a jump is to be steady, in milliseconds: 6 hours, in which somebody is told.
 pub const JUMP_STEADY_MS: i64 = 6 * 3_600_000;
 /// How long a relay may have been off without anybody wondering, in seconds: 1 hour.
 pub const DOWNTIME_S: u64 = 3_600;
+
+/// How long leases that were moved may take to be sealed anew, in milliseconds: 1 hour.
+const RESEALED_MS: i64 = 3_600_000;
 
 /// How far the system's clock may be from the store's, in milliseconds: 30 s. Past it the store's is the shared one.
 pub const STORE_OFF_MAX_MS: i64 = 30_000;
@@ -61,12 +67,21 @@ pub(super) struct Trusted {
     anchor_ms: AtomicI64,
     /// The store's time at boot, in milliseconds since 1970.
     store_anchor_ms: AtomicI64,
+    /// When a jump ahead was trusted last, in milliseconds since boot, and how far it was.
+    believed_at_ms: AtomicI64,
+    believed_ms: AtomicI64,
     watch: Mutex<Option<Watch>>,
 }
 
 impl Trusted {
     const fn new() -> Self {
-        Self { anchor_ms: AtomicI64::new(UNSET), store_anchor_ms: AtomicI64::new(UNSET), watch: Mutex::new(None) }
+        Self {
+            anchor_ms: AtomicI64::new(UNSET),
+            store_anchor_ms: AtomicI64::new(UNSET),
+            believed_at_ms: AtomicI64::new(0),
+            believed_ms: AtomicI64::new(0),
+            watch: Mutex::new(None),
+        }
     }
 
     // A panic between two assignments of numbers leaves nothing broken.
@@ -116,6 +131,15 @@ impl Reading {
             }
         }
     }
+}
+
+/// How far the destruction of keys is behind [`confirmed_now`], in seconds: a jump ahead counts for it [`RESEALED_MS`] after it was trusted, when what
+/// lives on has been sealed anew.
+pub fn keys_held_back_s() -> u64 {
+    let (at_ms, by_ms) = with_trusted(|trusted| {
+        (trusted.believed_at_ms.load(Ordering::Relaxed), trusted.believed_ms.load(Ordering::Relaxed))
+    });
+    if boot_ms() - at_ms < RESEALED_MS { by_ms.unsigned_abs() / 1_000 } else { 0 }
 }
 
 /// By when something has ended for sure, in seconds since 1970.
@@ -212,6 +236,10 @@ pub fn look(contradicted: bool) -> Verdict {
         let Some(watch) = watch.as_mut() else { return Verdict::Steady };
         let verdict = watch.look(shared_ms, boot_ms, contradicted);
         trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
+        if let Verdict::Believed(by_ms @ 1..) = verdict {
+            trusted.believed_at_ms.store(boot_ms, Ordering::Relaxed);
+            trusted.believed_ms.store(by_ms, Ordering::Relaxed);
+        }
         verdict
     })
 }
@@ -285,7 +313,7 @@ impl Watch {
     }
 }
 
-fn trusted_ms() -> Option<i64> {
+pub(super) fn trusted_ms() -> Option<i64> {
     let anchor_ms = with_trusted(|trusted| trusted.anchor_ms.load(Ordering::Relaxed));
     (anchor_ms != UNSET).then(|| (anchor_ms + boot_ms()).max(0))
 }

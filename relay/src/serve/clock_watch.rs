@@ -131,7 +131,7 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
                     event = "clock-jumped",
                     clock = clocks[0],
                     by_s = by_ms / 1_000,
-                    "a clock has jumped: set it right (NTP); nothing ends by it before it has stayed for hours"
+                    "a clock has jumped: where it is wrong now, set it right (NTP), and where it was just set right, leave it; nothing ends by it before it has stayed for hours"
                 );
             }
             readiness.warn_of(Warning::Clock, vec![warning(by_ms, clocks).into()]);
@@ -144,7 +144,7 @@ fn tell(verdict: Verdict, readiness: &Readiness) {
             tracing::warn!(
                 event = "clock-trusted",
                 by_s = by_ms / 1_000,
-                "the clock is trusted now; what is over by it ends"
+                "the clock is trusted now; leases that this run has granted by the earlier one last as long as they were granted"
             );
             readiness.warn_of(Warning::Clock, Vec::new());
         }
@@ -156,7 +156,7 @@ fn warning(by_ms: i64, [jumped, other]: [&str; 2]) -> String {
     let way = if by_ms > 0 { "ahead of" } else { "behind" };
     let trusted = watch::trusted_now().unwrap_or_default();
     format!(
-        "clock: the {jumped} clock is {} s {way} the time that passed ({} by this relay's count): set it right (NTP). Until then no lease ends and no key is destroyed; if it stays, it is trusted after {} h, unless the {other} clock says otherwise.",
+        "clock: the {jumped} clock is {} s {way} the time that passed ({} by this relay's count). If it is wrong, set it right (NTP); if it was just set right, leave it. Until then no lease ends and no key is destroyed; if it stays, it is trusted after {} h, unless the {other} clock says otherwise.",
         by_ms.unsigned_abs() / 1_000,
         rfc3339(trusted),
         JUMP_STEADY_MS / 3_600_000,

@@ -114,6 +114,7 @@ impl Inner {
     async fn write_down(self: &Arc<Self>, note: RecordNote) {
         match note {
             RecordNote::Reminded(reminded) => self.write_down_reminder(reminded).await,
+            RecordNote::EndMoved(id) => self.write_down_end(id).await,
             RecordNote::ToldFailing { id, fails } => self.write_down_failing(id, fails).await,
             RecordNote::Proven(id) => drop(tokio::spawn(self.clone().succeed(id))),
             RecordNote::Accepted { id, asked } => self.give_up_password(id, &asked).await,
@@ -134,6 +135,16 @@ impl Inner {
         let Ok(changed) = changed else { return };
         if self.put_change(&status, changed, None).await.is_err() {
             tracing::warn!(event = "reminder-not-written", instance = %id, "a reminder could not be written down; a restart may repeat it");
+        }
+    }
+
+    /// Writes down when a lease ends by the clock that is trusted now.
+    async fn write_down_end(self: &Arc<Self>, id: InstanceId) {
+        let _guard = self.changing.lock_key(id).await;
+        let Ok(status) = self.look_as_relay(id).await else { return };
+        let Ok(changed) = self.changed(&status, |_| Ok(())) else { return };
+        if self.put_change(&status, changed, None).await.is_err() {
+            tracing::warn!(event = "end-not-written", instance = %id, "the end of a lease, moved since the clock was wrong, could not be written down; the next change of the instance writes it");
         }
     }
 
@@ -195,8 +206,8 @@ impl Inner {
     ) -> Result<InstanceStatus, ChangeError> {
         let fence = self.store_change(status, &changed).await?;
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
-        let ends_at = lease.expires_at;
-        let replace = |reply| Request::Replace { id, sealed, lease, fence, presence, reply };
+        let (ends_at, was) = (lease.expires_at, Some(status.expires_at));
+        let replace = |reply| Request::Replace { id, sealed, lease, was, fence, presence, reply };
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
@@ -217,8 +228,8 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let (sealed, (before, lookup, lease, is_proven)) = vault.reseal(status.id, &status.sealed, |record| {
             let before = vault.lookup_of(record);
-            // The shard may have cut a lease that was granted by a clock that was ahead, and know of a reminder that was not written.
-            (record.expires_at, record.reminded) = (record.expires_at.min(status.expires_at), status.reminded);
+            // The shard may have moved an end that was told by another clock, and know of a reminder that was not written.
+            (record.expires_at, record.reminded) = (status.expires_at, status.reminded);
             change(record)?;
             Ok::<_, ChangeError>((before, vault.lookup_of(record), LeaseExpiry::of(record), record.proven))
         })?;

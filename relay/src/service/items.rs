@@ -21,19 +21,32 @@ impl Inner {
         self.view(status).map(|view| View { kept, ..view })
     }
 
-    /// Whether a requester may see the items kept for an instance, whichever node owns it: its shard or its record tells. Where neither has shown
-    /// that the secret is right, nobody may: the record may not open here, or be lost while another node has the instance.
-    async fn admit(&self, id: InstanceId, proof: &InstanceSecret) -> Result<(), AccessError> {
+    /// When an instance ends, in seconds since 1970, for a requester that may see the items kept for it, whichever node owns it: its shard or its
+    /// record tells. Where neither has shown that the secret is right, nobody may: the record may not open here, or be lost while another node has
+    /// the instance.
+    async fn admit(&self, id: InstanceId, proof: &InstanceSecret) -> Result<u64, AccessError> {
         match self.look(id, proof).await {
-            Ok(_) => Ok(()),
-            Err(AccessError::OwnerAway) => self.look_at_record(id, proof).await.map(drop).ok_or(AccessError::OwnerAway),
+            Ok(status) => Ok(status.expires_at),
+            Err(AccessError::OwnerAway) => {
+                let view = self.look_at_record(id, proof).await.ok_or(AccessError::OwnerAway)?;
+                Ok(view.expires_at)
+            }
             Err(error) => Err(error),
         }
     }
 
     pub(super) async fn messages(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Message>, AccessError> {
-        self.admit(id, proof).await?;
-        self.dependencies.vault.messages(id).await.map_err(away)
+        let ends_at = self.admit(id, proof).await?;
+        self.messages_until(id, ends_at).await
+    }
+
+    /// The messages of an instance that ends then, in seconds since 1970.
+    async fn messages_until(&self, id: InstanceId, ends_at: u64) -> Result<Vec<Message>, AccessError> {
+        let mut all = self.dependencies.vault.messages(id).await.map_err(away)?;
+        for message in &mut all {
+            message.expires_at = message.expires_at.min(ends_at);
+        }
+        Ok(all)
     }
 
     pub(super) async fn forget_message(
@@ -51,8 +64,17 @@ impl Inner {
         id: InstanceId,
         proof: &InstanceSecret,
     ) -> Result<Vec<MissedCall>, AccessError> {
-        self.admit(id, proof).await?;
-        self.dependencies.vault.missed_calls(id).await.map_err(away)
+        let ends_at = self.admit(id, proof).await?;
+        self.missed_calls_until(id, ends_at).await
+    }
+
+    /// Likewise the missed calls.
+    async fn missed_calls_until(&self, id: InstanceId, ends_at: u64) -> Result<Vec<MissedCall>, AccessError> {
+        let mut all = self.dependencies.vault.missed_calls(id).await.map_err(away)?;
+        for missed in &mut all {
+            missed.expires_at = missed.expires_at.min(ends_at);
+        }
+        Ok(all)
     }
 
     pub(super) async fn forget_missed_call(
@@ -77,8 +99,8 @@ impl Inner {
         let status = self.look(id, proof).await?;
         let ActivityView { steps, .. } = self.told(id, proof).await?;
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
-        let messages = self.dependencies.vault.messages(id).await.map_err(away)?;
-        let missed_calls = self.dependencies.vault.missed_calls(id).await.map_err(away)?;
+        let messages = self.messages_until(id, status.expires_at).await?;
+        let missed_calls = self.missed_calls_until(id, status.expires_at).await?;
         let stories = self.stories_of(id).await.map_err(away)?;
         let view = self.whole_view(&status).await.ok_or(AccessError::Unknown)?;
         let export = self.with_record(&status, |record| OwnExport {

@@ -51,7 +51,7 @@ pub struct Message {
     pub body: Box<[u8]>,
     /// When it came, in seconds since 1970.
     pub received_at: u64,
-    /// When it is forgotten, in seconds since 1970; never after the instance's end.
+    /// When it is forgotten, in seconds since 1970, unless its instance ends before; at most [`MAX_LIFETIME_S`] after it came.
     pub expires_at: u64,
 }
 
@@ -66,7 +66,7 @@ pub struct MissedCall {
     pub name: Option<Box<str>>,
     /// When it ended, in seconds since 1970.
     pub at: u64,
-    /// When it is forgotten, in seconds since 1970; never after the instance's end.
+    /// Likewise.
     pub expires_at: u64,
     /// The caller gave up; else nobody answered in time.
     pub given_up: bool,
@@ -117,6 +117,11 @@ impl Collection {
     /// How long one is kept, in seconds, where that is not as long as the record.
     pub(super) fn life_s(self) -> Option<u64> {
         (self == Self::Stories).then_some(STORY_LIFE_S)
+    }
+
+    /// How long its key lasts after its newest item at most, in milliseconds: nothing is kept for longer after it came.
+    pub(super) fn kept_ms(self) -> u64 {
+        self.life_s().unwrap_or(MAX_LIFETIME_S).saturating_mul(1_000)
     }
 
     /// Whether a later one of the same name takes the place of an earlier one.

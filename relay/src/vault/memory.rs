@@ -13,9 +13,9 @@ use sip::id::InstanceId;
 use super::items::{Collection, ItemKey, Kept, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{Expiry, Fence, LookupChange, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
+use super::store::{Fence, LookupChange, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
 use super::wanted::Wanted;
-use crate::clock::{self, confirmed_now};
+use crate::clock::{self, since_boot};
 
 /// A store that ends with the process. Clones are one store.
 #[derive(Clone, Default)]
@@ -32,7 +32,8 @@ struct Table {
     /// Boxed: a node of the tree has room for a half more than it holds.
     records: BTreeMap<InstanceId, Box<Entry>>,
     lookups: BTreeMap<Lookup, InstanceId>,
-    by_expiry: BTreeSet<(u64, InstanceId)>,
+    /// By [`Entry::ends_at_ms`].
+    by_expiry: BTreeSet<(i64, InstanceId)>,
     /// Each owner of a record, once.
     owners: Vec<Arc<Owner>>,
     leases: BTreeMap<Arc<str>, Held>,
@@ -46,6 +47,8 @@ struct Entry {
     owner: Arc<Owner>,
     fence: Fence,
     expires_at: u64,
+    /// The same by the time since boot, in milliseconds.
+    ends_at_ms: i64,
     lookup: Lookup,
     kept: Option<Box<Collections>>,
     /// The node that has put it last, where another one has claimed it since.
@@ -263,9 +266,9 @@ impl MemoryStore {
     /// index names a record that is gone, which every reader takes for what it is.
     fn table(&self) -> MutexGuard<'_, Table> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = confirmed_now();
-        while let Some(&(expires_at, id)) = table.by_expiry.first()
-            && expires_at <= now
+        let now_ms = since_boot_ms();
+        while let Some(&(ends_at_ms, id)) = table.by_expiry.first()
+            && ends_at_ms <= now_ms
         {
             table.by_expiry.pop_first();
             table.remove(id);
@@ -274,9 +277,15 @@ impl MemoryStore {
     }
 }
 
+/// The clock by which records end, as those of a Redis end by its own: whatever is told of the time, what is left of a record goes by.
+fn since_boot_ms() -> i64 {
+    since_boot().as_millis() as i64
+}
+
 /// Writes a record of this owner.
 fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<'_>, naming: Naming<'_>) -> Placed {
-    let RecordToWrite { id, sealed, expiry: Expiry { at_s: expires_at, .. }, fence } = record;
+    let RecordToWrite { id, sealed, expiry, fence } = record;
+    let (expires_at, ends_at_ms) = (expiry.at_s, since_boot_ms().saturating_add_unsigned(expiry.left_ms()));
     let is_another = |lookup: &Lookup| table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
     let (lookup, takes_lookup) = match naming {
         Naming::Takes(lookup) => (lookup, is_another(lookup)),
@@ -289,9 +298,11 @@ fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<
     if takes_lookup || displaced.is_none() {
         table.lookups.insert(*lookup, id);
     }
-    table.by_expiry.insert((expires_at, id));
+    table.by_expiry.insert((ends_at_ms, id));
     let (sealed, owner, lookup) = (sealed.clone(), table.shared(owner), *lookup);
-    table.records.insert(id, Box::new(Entry { sealed, owner, fence, expires_at, lookup, kept, put_by: None }));
+    table
+        .records
+        .insert(id, Box::new(Entry { sealed, owner, fence, expires_at, ends_at_ms, lookup, kept, put_by: None }));
     Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
 }
 
@@ -311,7 +322,7 @@ impl Table {
         let Some(entry) = self.records.remove(&id) else {
             return false;
         };
-        self.by_expiry.remove(&(entry.expires_at, id));
+        self.by_expiry.remove(&(entry.ends_at_ms, id));
         if self.lookups.get(&entry.lookup) == Some(&id) {
             self.lookups.remove(&entry.lookup);
         }

@@ -251,7 +251,7 @@ impl Endpoint {
         let terms = Terms {
             hashes,
             registrar,
-            back_off: self.upstreams.back_off(id, &self.core.settings.timing.upstream.back_off),
+            back_off: self.upstreams.back_off(id, &self.core.settings.timing.upstream.back_off, registration.granted()),
         };
         let gruus = registration.gruus().to_vec();
         let granted = response.status().is_some_and(|status| (200..300).contains(&status));
@@ -306,7 +306,8 @@ impl Endpoint {
         if was_current && registration.is_on_trial() {
             return self.fail_trial(now, binding);
         }
-        let waits = self.upstreams.back_off(upstream, &self.core.settings.timing.upstream.back_off);
+        let waits =
+            self.upstreams.back_off(upstream, &self.core.settings.timing.upstream.back_off, registration.granted());
         let step = registration.on_silence(now, branch, &waits, &mut self.core.random);
         self.carry_out(now, binding, step);
         if was_current {

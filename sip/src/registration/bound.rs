@@ -65,6 +65,11 @@ impl Bound {
 }
 
 impl Registration {
+    /// The lifetime that was granted last in this run, 18 hours at most.
+    pub fn granted(&self) -> Option<Duration> {
+        (self.granted_s != 0).then(|| Duration::from_secs(self.granted_s.into()))
+    }
+
     /// When the SIP server said that it has no Contact of it any more; `None` where it may have one.
     pub fn let_go_at(&self) -> Option<Instant> {
         match self.state {

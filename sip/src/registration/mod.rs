@@ -194,6 +194,8 @@ pub struct Registration {
     generation: u32,
     /// Requested lifetime in seconds.
     expires: u32,
+    /// The lifetime that was granted last, in seconds; 0: none was in this run.
+    granted_s: u16,
     failures: u8,
     /// Whether it was begun before its wait was over, and has not waited in full since.
     hurried: bool,
@@ -254,6 +256,7 @@ impl Registration {
             cseq: 0,
             generation,
             expires: expires.clamp(EXPIRES_MIN, EXPIRES_MAX).as_secs() as u32,
+            granted_s: 0,
             failures: 0,
             hurried: false,
             established: false,
@@ -634,6 +637,7 @@ impl Registration {
         self.forget_named();
         (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
         self.hurried = false;
+        self.granted_s = u16::try_from(expires.as_secs().max(1)).unwrap_or(u16::MAX);
         self.pause_until(None);
         // The refresh is early enough for a second try, and never at the same moment for all. A registrar that grants more than was asked for is
         // asked as often as any other: otherwise the loss of all its bindings would be noticed the later, the more it grants. The lifetime that a 423

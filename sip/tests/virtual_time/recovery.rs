@@ -157,6 +157,17 @@ fn accounts_that_a_server_refuses_for_good_wait_as_long_as_they_should_while_oth
 }
 
 #[test]
+fn an_account_that_is_granted_seconds_has_no_other_one_asked_for_sooner() {
+    let mut crowd = Crowd::granted(STREAM, 5, 600);
+    crowd.serve(seconds(2_400), |number, _, _| if number == 1 { Grant(10) } else { Status(503) });
+    let others: Vec<_> = (2..=5).map(|number| crowd.asked[&number]).collect();
+    // After half a minute, twice that and so on, to half of what each was granted.
+    assert!(others.iter().all(|asked| *asked <= 25), "{others:?}");
+    crowd.serve(seconds(310), |number, _, _| Grant(if number == 1 { 10 } else { 600 }));
+    assert_eq!(crowd.registered(), 5, "all are back within half of it");
+}
+
+#[test]
 fn after_an_outage_a_few_begin_and_all_are_back_after_some_round_trips() {
     let mut crowd = Crowd::granted(udp(), 400, 120);
     crowd.serve(seconds(600), |_, _, _| Status(503));

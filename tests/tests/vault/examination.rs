@@ -1,8 +1,13 @@
 //! What kind of store it is: each fault of a real Redis is found and named.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use relay::vault::{AwayReason, Fence, Keyring, Settings, StoreError, StoreFault, StoreTls, Vault};
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Bench, enable, id, open_on, record, settings, tls_of, until};
 
@@ -28,6 +33,47 @@ async fn a_store_that_forgets_has_no_fault_and_an_examination_leaves_nothing_beh
         let lasting = keys.iter().filter(|key| server.ask::<i64>(redis::cmd("PTTL").arg(key)) < 0).count();
         assert_eq!(lasting, 0, "{keys:?}");
         assert!(keys.iter().all(|key| key.starts_with("sipwake:check:")), "{keys:?}");
+    }
+}
+
+/// A way to a server by which so many pieces of what it is asked come through, and nothing after them.
+async fn way_that_ends(server: SocketAddr, pieces: usize) -> SocketAddr {
+    let door = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = door.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (from, _) = door.accept().await?;
+        let to = TcpStream::connect(server).await?;
+        let ((mut asks, mut hears), (mut answers, mut asked)) = (from.into_split(), to.into_split());
+        let back = tokio::spawn(async move { copy(&mut answers, &mut hears).await });
+        let mut piece = vec![0; 65_536];
+        for _ in 0..pieces {
+            let read = asks.read(&mut piece).await?;
+            asked.write_all(&piece[..read]).await?;
+        }
+        // Held open: a server does what it has heard.
+        let _ = back.await;
+        drop(asked);
+        std::io::Result::Ok(())
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_examination_that_breaks_off_leaves_no_key_for_ever_wherever_that_is() {
+    let server = RedisServer::start();
+    let limit = Duration::from_millis(150);
+    for pieces in 1.. {
+        assert!(pieces < 200, "it comes to no end");
+        let way = way_that_ends(([127, 0, 0, 1], server.port()).into(), pieces).await;
+        let settings = Settings { operation_limit: limit, ..settings() };
+        let vault = Vault::open_with(&format!("redis://{way}"), Keyring::ephemeral(), "first", settings);
+        let examined = vault.expect("opened").examine().await;
+        for key in server.keys() {
+            assert_ne!(server.ask::<i64>(redis::cmd("PTTL").arg(&key)), -1, "{key}, behind {pieces} pieces");
+        }
+        if examined.is_ok() {
+            break;
+        }
     }
 }
 

@@ -122,6 +122,35 @@ pub async fn what_is_kept_is_listed_in_the_order_in_which_it_came(bench: &Bench)
     }
 }
 
+/// A device that renews finds what came before, as long as each lasts by itself.
+pub async fn what_is_kept_goes_on_with_a_lease_that_is_renewed_and_ends_with_one_that_is_shortened(bench: &Bench) {
+    let vault = bench.node("a");
+    let record = record("alice");
+    let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
+    let placed = vault.put(id(1), &sealed, unix_now() + 3, &lookup, Fence::NEW).await.expect("put");
+    let put_until = async |until| vault.put(id(1), &sealed, until, &lookup, placed.fence).await;
+    assert_eq!(put_item(&vault, 1, &message(1)).await, Ok(Placement::Kept));
+    let over = unix_now() + 4;
+    assert_eq!(put_item(&vault, 1, &Message { expires_at: over, ..message(2) }).await, Ok(Placement::Kept));
+    assert_eq!(keep_missed(&vault, 1, &missed(3)).await, Ok(Placement::Kept));
+    assert!(put_until(unix_now() + DAY_S).await.is_ok());
+    until("the time of the first lease, and of one message", async || unix_now() > over).await;
+    assert_eq!(vault.messages(id(1)).await, Ok(vec![message(1)]));
+    assert_eq!(vault.missed_calls(id(1)).await, Ok(vec![missed(3)]));
+    let lasts = |collection: &str| {
+        let key = format!("sipwake:{collection}:{{{}}}", id(1));
+        bench.server.as_ref().map(|server| server.ask::<i64>(redis::cmd("TTL").arg(&key)))
+    };
+    for collection in ["m", "c"] {
+        assert!(lasts(collection).is_none_or(|left| (86_000..=86_400).contains(&left)), "{:?}", lasts(collection));
+    }
+    assert!(put_until(unix_now() + 2).await.is_ok());
+    for collection in ["m", "c"] {
+        assert!(lasts(collection).is_none_or(|left| (0..=2).contains(&left)), "{:?}", lasts(collection));
+    }
+    until("the end", async || vault.messages(id(1)).await == Ok(vec![])).await;
+}
+
 /// Whoever adds a story takes the old ones away; the TTL takes the last.
 pub async fn a_story_goes_after_a_day_and_with_its_instance(bench: &Bench) {
     let vault = bench.node("a");

@@ -15,7 +15,7 @@ use crate::domain::MessageOutcome;
 use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
 use crate::vault::items::{MESSAGES_MAX, Message, Placement, SealedItem};
-use crate::vault::{StoreError, Vault};
+use crate::vault::{MAX_LIFETIME_S, StoreError, Vault};
 
 /// The store's outcome for a message.
 pub(crate) struct MessageStored {
@@ -25,7 +25,7 @@ pub(crate) struct MessageStored {
     from: Box<str>,
     name: Option<Box<str>>,
     outcome: Result<Placement, StoreError>,
-    /// Until when it is kept, in seconds since 1970.
+    /// Until when it is kept, as long as nobody renews the lease, in seconds since 1970.
     expires_at: u64,
     /// Its user is told of it.
     told: bool,
@@ -41,8 +41,10 @@ impl Shard {
         };
         // By the clock by which it is forgotten.
         let now = shared_now();
-        let lasts = inbound.lasts.map_or(u64::MAX, |lasts| now.saturating_add(lasts.as_secs()));
-        let expires_at = row.expires_at().min(lasts);
+        // A lease that is renewed lengthens what is kept beside its record.
+        let lasts = inbound.lasts.map_or(MAX_LIFETIME_S, |lasts| lasts.as_secs().min(MAX_LIFETIME_S));
+        let kept_until = now.saturating_add(lasts);
+        let expires_at = row.expires_at().min(kept_until);
         let item = self.shared.vault.seal_message(instance, || Message {
             id: message,
             from: inbound.from.clone(),
@@ -50,7 +52,7 @@ impl Shard {
             content_type: inbound.content_type.clone(),
             body: inbound.body[..].into(),
             received_at: now,
-            expires_at,
+            expires_at: kept_until,
         });
         let places = self.activity(instance).map_or(MESSAGES_MAX, |activity| activity.senders.note(inbound.sender));
         let item = item.within(places);

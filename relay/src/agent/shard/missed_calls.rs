@@ -12,10 +12,11 @@ use super::messages::keep;
 use super::stories::How;
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, told_now};
+use crate::clock::{self, shared_now, told_now};
 use crate::domain::story::Withheld;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
+use crate::vault::MAX_LIFETIME_S;
 use crate::vault::items::MissedCall;
 
 impl Shard {
@@ -42,12 +43,14 @@ impl Shard {
         let row = self.instances.get(instance).filter(|row| row.ending.as_deref().is_none_or(goes_on));
         let Some(row) = row else { return };
         let (call, expires_at) = (missed.call, row.expires_at());
+        // By the clock by which it is forgotten; a lease that is renewed lengthens what is kept beside its record.
+        let kept_until = shared_now().saturating_add(MAX_LIFETIME_S);
         let item = self.shared.vault.seal_missed_call(instance, || MissedCall {
             call,
             from: missed.from.clone(),
             name: missed.name.clone(),
             at: told_now().saturating_sub(clock::now().saturating_duration_since(missed.arrived).as_secs()),
-            expires_at,
+            expires_at: kept_until,
             given_up: state == CallState::Cancelled,
         });
         let gone = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));

@@ -65,6 +65,7 @@ use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
+use crate::agent::RecordNote;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
@@ -85,7 +86,7 @@ use crate::agent::tables::attached::Attached;
 use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
-use crate::clock::{self, Reading, confirmed_now, unix_now};
+use crate::clock::{self, Frames, Reading, confirmed_now, unix_now};
 use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
 use crate::random;
@@ -132,6 +133,8 @@ pub(crate) struct Shard {
 
     // Instances whose accounts are lent.
     instances: Instances,
+    /// When their ends are to be moved.
+    frames: Frames,
     /// Devices that have a flow.
     attached: Attached,
     /// Challenges by SIP servers to passwords that they have not accepted yet.
@@ -188,6 +191,7 @@ impl Shard {
             path_lookups: PathLookups::default(),
             refuses_calls: false,
             instances: Instances::default(),
+            frames: Frames::default(),
             attached: Attached::default(),
             asked: HashMap::new(),
             steps: 0,
@@ -407,6 +411,11 @@ impl Shard {
         self.calls.forget_old(now);
         self.ask_left_behind(now);
         self.look_at_services(now);
+        if let Some(frame) = self.frames.look() {
+            for id in self.instances.move_ends_to(frame) {
+                let _ = self.shared.record_notes.send(RecordNote::EndMoved(id));
+            }
+        }
         let reading = Reading::now();
         if reading.is_steady {
             self.instances.cut_leases(reading.system + MAX_LIFETIME_S);

@@ -19,7 +19,7 @@ use crate::agent::request::{
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, told_now};
+use crate::clock::{self, Frame, told_now};
 use crate::domain::InstanceState;
 use crate::vault::record::Presence;
 use crate::vault::{Fence, Lookup, Sealed};
@@ -53,8 +53,8 @@ impl Shard {
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
             }
-            Request::Replace { id, sealed, lease, fence, presence, reply } => {
-                let _ = reply.send(self.replace(id, sealed, lease, fence, presence));
+            Request::Replace { id, sealed, lease, was, fence, presence, reply } => {
+                let _ = reply.send(self.replace(id, sealed, (lease, was), fence, presence));
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
                 Ok(()) => self.end_here(id, kind, reply),
@@ -255,7 +255,7 @@ impl Shard {
             row.fence = fence;
             if is_newer {
                 row.sealed = sealed;
-                self.instances.set_lease(id, lease);
+                self.instances.set_lease(id, lease, Frame::of_found());
             }
             self.shared.upstreams.release(binding.upstream);
             if is_newer {
@@ -279,6 +279,7 @@ impl Shard {
             self.shared.stories.recall(id);
         }
         self.instances.insert(row);
+        self.instances.set_told_by(id, if fence == Fence::NEW { Frame::of_grants() } else { Frame::of_found() });
         if told_failing && binding.presence == Presence::Background {
             self.instances.set_told_lost(id, told_now());
         }
@@ -374,17 +375,19 @@ impl Shard {
         &mut self,
         id: InstanceId,
         sealed: Sealed,
-        lease: LeaseExpiry,
+        (lease, was): (LeaseExpiry, Option<u64>),
         fence: Fence,
         presence: Option<Presence>,
     ) -> Result<InstanceStatus, Denied> {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
-        // A reminder may have been sent since the record was looked at.
-        let same_end = lease.expires_at == row.expires_at();
+        // A reminder may have been sent since the record was looked at, and an end that nobody renewed have been moved.
+        let same_end = lease.expires_at == row.expires_at() || was == Some(lease.expires_at);
+        let expires_at = if same_end { row.expires_at() } else { lease.expires_at };
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
-        self.instances.set_lease(id, LeaseExpiry { reminded, ..lease });
+        let told_by = if was.is_some() { Frame::of_grants() } else { Frame::of_found() };
+        self.instances.set_lease(id, LeaseExpiry { expires_at, reminded }, told_by);
         if let Some(presence) = presence {
             self.be_present(id, presence);
         }

@@ -15,8 +15,10 @@ use super::index::Index;
 use super::lease::{self, LeaseExpiry};
 use super::moments::Moments;
 use super::timeline::Activity;
+use super::told_by::ToldBy;
 use super::untold::{Notice, Untold};
 use crate::agent::digest::Unanswerable;
+use crate::clock::Frame;
 use crate::domain::InstanceState;
 use crate::limits::holdings::Holding;
 use crate::push::{Event, Subject};
@@ -191,6 +193,8 @@ pub(crate) struct Instances {
     ahead: Vec<u32>,
     /// There were too many to list: all are to be looked at.
     all_may_be_ahead: bool,
+    /// By which clocks their ends were told.
+    told_by: ToldBy,
 }
 
 impl Instances {
@@ -210,6 +214,7 @@ impl Instances {
         self.ids.remove(self.hasher.hash_one(id), slot);
         self.accounts.remove(self.hasher.hash_one(row.aor), slot);
         self.moments.clear(slot);
+        self.told_by.forget(slot);
         self.untold.forget(slot, Subject::Lease);
         self.untold.forget(slot, Subject::Registration);
         Some(row)
@@ -271,17 +276,28 @@ impl Instances {
         }
     }
 
-    /// Moves an instance's end.
-    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry) {
+    /// Moves an instance's end to one that the clock of this frame has told.
+    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry, told_by: Frame) {
         if let Some(slot) = self.slot_of(id) {
-            self.move_end(slot, lease);
+            self.move_end(slot, lease, Some(told_by));
         }
     }
 
-    fn move_end(&mut self, slot: u32, lease: LeaseExpiry) {
+    /// The clock of this frame has told an instance's end.
+    pub(crate) fn set_told_by(&mut self, id: InstanceId, frame: Frame) {
+        if let Some(slot) = self.slot_of(id) {
+            self.told_by.note(slot, frame);
+        }
+    }
+
+    fn move_end(&mut self, slot: u32, lease: LeaseExpiry, told_by: Option<Frame>) {
         if let Some(row) = self.rows.get_mut(slot as usize) {
             if row.expires_at != small(lease.expires_at) {
                 self.untold.forget(slot, Subject::Lease);
+                match told_by {
+                    Some(frame) => self.told_by.note(slot, frame),
+                    None => self.told_by.forget(slot),
+                }
             }
             (row.expires_at, row.reminded) = (small(lease.expires_at), lease.reminded);
         }
@@ -364,9 +380,28 @@ impl Instances {
         };
         for slot in looked_at {
             if self.row(slot).is_some_and(|row| row.expires_at() > self.granted_until) {
-                self.move_end(slot, LeaseExpiry { expires_at: latest, reminded: None });
+                self.move_end(slot, LeaseExpiry { expires_at: latest, reminded: None }, None);
             }
         }
+    }
+
+    /// Moves the ends that another clock has told than the one of this frame, which is trusted now; those of which that is to be written down.
+    pub(crate) fn move_ends_to(&mut self, frame: Frame) -> Vec<InstanceId> {
+        let earlier = self.told_by.begin(frame);
+        let slots: Vec<_> = self.rows.iter().map(|(slot, row)| (slot as u32, row.id)).collect();
+        let mut moved = Vec::new();
+        for (slot, id) in slots {
+            let Some(by_s) = self.told_by.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else { continue };
+            let moment = |at: u32| if at == 0 { 0 } else { small(u64::from(at).saturating_add_signed(by_s)) };
+            self.untold.forget(slot, Subject::Lease);
+            self.change(slot, |row| {
+                row.expires_at = moment(row.expires_at);
+                (row.lost_since, row.tell_lost_at) = (moment(row.lost_since), moment(row.tell_lost_at));
+            });
+            self.note_end(slot);
+            moved.push(id);
+        }
+        moved
     }
 
     /// When the next reminder is due or the next instance ends, in seconds since 1970; or an earlier moment, at which nothing is due
@@ -442,6 +477,7 @@ mod tests {
     use sip::id::ShardTag;
 
     use super::*;
+    use crate::clock::later;
     use crate::limits::holdings::Holdings;
     use crate::secret::InstanceSecret;
 
@@ -499,7 +535,7 @@ mod tests {
         assert!(!instances.has_untold());
         assert_eq!(instances.pop_due(END - 43_201), None);
         assert_eq!(instances.pop_due(END - 43_200), Some((id, Due::Reminder(Reminder::Soon))));
-        instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None });
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None }, Frame::of_grants());
         assert!(!instances.has_untold(), "what was said of the earlier end");
     }
 
@@ -532,13 +568,41 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_lasts_as_long_as_it_was_granted_whichever_clock_is_trusted_then() {
+        const JUMP: u64 = 864_000;
+        let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: Some(Reminder::Renew) });
+        let ends_at = |instances: &Instances| instances.get(id).map(Row::expires_at);
+        let before = Frame::of_grants();
+        instances.set_told_by(id, before);
+        assert_eq!(instances.move_ends_to(before), []);
+        for (by_s, end) in [(JUMP as i64, END + JUMP), (0, END)] {
+            let frame = later(before, by_s);
+            assert_eq!(instances.move_ends_to(frame), [id]);
+            assert_eq!(ends_at(&instances), Some(end));
+            assert_eq!(instances.move_ends_to(frame), [], "once");
+        }
+        assert_eq!(instances.move_ends_to(later(before, JUMP as i64)), [id]);
+        assert_eq!(instances.pop_due(END + JUMP - 43_201), None);
+        assert_eq!(instances.pop_due(END + JUMP - 43_200), Some((id, Due::Reminder(Reminder::Soon))), "the next one");
+        // The right clock grants.
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 5, reminded: None }, Frame::of_grants());
+        assert_eq!(instances.move_ends_to(before), []);
+        assert_eq!(instances.pop_due(END + 5), Some((id, Due::End)));
+        assert_eq!(instances.move_ends_to(later(before, JUMP as i64)), [], "its end was told");
+    }
+
+    #[test]
     fn an_end_that_was_told_is_not_told_again_by_a_loss_and_is_by_a_new_lease() {
         let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: Some(Reminder::VerySoon) });
         assert_eq!(instances.pop_due(END), Some((id, Due::End)));
         instances.set_lost(id, END, END + 600);
         instances.set_not_lost(id);
         assert_eq!(instances.pop_due(END + 1_000), None);
-        instances.set_lease(id, LeaseExpiry { expires_at: END + 2_000, reminded: Some(Reminder::VerySoon) });
+        instances.set_lease(
+            id,
+            LeaseExpiry { expires_at: END + 2_000, reminded: Some(Reminder::VerySoon) },
+            Frame::of_grants(),
+        );
         assert_eq!(instances.pop_due(END + 2_000), Some((id, Due::End)));
     }
 
@@ -547,7 +611,7 @@ mod tests {
         let (mut instances, id) = instances(LeaseExpiry { expires_at: END + 3_600, reminded: None });
         instances.cut_leases(END);
         assert_eq!(instances.get(id).map(Row::expires_at), Some(END + 3_600));
-        instances.set_lease(id, LeaseExpiry { expires_at: END + 3_601, reminded: None });
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 3_601, reminded: None }, Frame::of_grants());
         instances.cut_leases(END);
         assert_eq!(instances.get(id).map(Row::expires_at), Some(END));
         // The clock was set back.
@@ -555,7 +619,7 @@ mod tests {
         assert_eq!(instances.get(id).map(Row::expires_at), Some(END - 10_000));
         // More changes than rows, while the clock is not believed.
         for _ in 0..5 {
-            instances.set_lease(id, LeaseExpiry { expires_at: END + 100_000, reminded: None });
+            instances.set_lease(id, LeaseExpiry { expires_at: END + 100_000, reminded: None }, Frame::of_grants());
         }
         assert!(instances.ahead.len() <= 1);
         instances.cut_leases(END - 10_000);
@@ -637,7 +701,7 @@ mod tests {
         assert_eq!(instances.pop_due(END - 86_400), Some((id, Due::Reminder(Reminder::Renew))));
         assert!(instances.take_told(id, Event::Renew).is_some());
         assert_eq!(instances.pop_due(END - 50_000), None, "once");
-        instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None });
+        instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None }, Frame::of_grants());
         assert_eq!(instances.pop_due(END), None);
         assert_eq!(instances.next_moment(), Some(END + 259_200 - 86_400));
         assert_eq!(instances.pop_due(END + 259_200 - 3_000), Some((id, Due::Reminder(Reminder::VerySoon))));

@@ -13,6 +13,7 @@
 //! | [`senders`] | the senders of a device's latest messages |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
+//! | `told_by` | which clock has told the ends of leases |
 //! | [`untold`] | notices that no push service has taken yet |
 //!
 //! Invariant: a table reads no clock and sends nothing; each states its own limit.
@@ -28,5 +29,6 @@ pub(crate) mod missed;
 mod moments;
 pub(crate) mod senders;
 pub(crate) mod timeline;
+mod told_by;
 pub(crate) mod untold;
 pub(crate) mod woken_elsewhere;

@@ -14,7 +14,7 @@ pub(super) mod provider_token;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -40,6 +40,7 @@ use super::payload::collapse;
 use super::setup::Problem;
 use super::setup::reusable::{Fingerprint, fingerprint};
 use super::{Event, Push, Verdict, payload};
+use crate::clock::token_times::TokenTimes;
 use crate::config::ApnsCredentials;
 use crate::random;
 use crate::vault::record::PushTarget;
@@ -52,6 +53,10 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long Apple is left alone that sees too many provider tokens of one key. Calls wait meanwhile, and get their try.
 const TOKEN_UPDATES: Backoff = Backoff { first: Duration::from_secs(2), most: Duration::from_secs(5) };
+
+/// The words for a token that is too old, and for one that is none, or is of a time to come.
+const EXPIRED: &str = "ExpiredProviderToken";
+const INVALID: &str = "InvalidProviderToken";
 
 /// How to reach APNs for one App.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -284,7 +289,7 @@ impl Apns {
             channel.record().trouble(Trouble::grave(reason), "");
             Attempt::Done(Verdict::Refused { reason })
         };
-        let mut pass = match signer.map(|signer| signer.pass(SystemTime::now())) {
+        let mut pass = match signer.map(|signer| signer.pass(&TokenTimes::now())) {
             Some(None) => return refused("CannotSign"),
             pass => pass.flatten(),
         };
@@ -300,12 +305,18 @@ impl Apns {
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
                 Ok(Meaning::Settled(attempt)) => return attempt,
-                Ok(Meaning::TokenExpired) => {
-                    let next = signer.zip(pass.as_ref());
-                    let next = next.and_then(|(signer, pass)| signer.pass_instead_of(pass, SystemTime::now()));
+                Ok(Meaning::TokenRefused(reason)) => {
+                    let times = TokenTimes::now();
+                    let next = signer.zip(pass.as_ref()).and_then(|(signer, pass)| {
+                        signer.refused(pass);
+                        // One that is no token for Apple becomes one by another clock, if by anything.
+                        let may_become = !resigned && (reason == EXPIRED || times.other.is_some());
+                        may_become.then(|| signer.pass_instead_of(pass, &times)).flatten()
+                    });
                     match next {
-                        Some(next) if !resigned => (pass, resigned) = (Some(next), true),
-                        _ => return refused("ExpiredProviderToken"),
+                        Some(next) => (pass, resigned) = (Some(next), true),
+                        None if reason == EXPIRED => return refused(EXPIRED),
+                        None => return Attempt::Done(Verdict::Refused { reason }),
                     }
                 }
             }
@@ -323,7 +334,7 @@ fn uuid() -> HeaderValue {
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     Settled(Attempt),
-    TokenExpired,
+    TokenRefused(&'static str),
 }
 
 /// The reason of a refusal; of these two statuses each reason is of the credentials, or of the path.
@@ -351,7 +362,8 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         // Beside a reason, a time that cannot be read says as little as none: the token is gone.
         (410, _) => done(Verdict::Gone { since }),
         (400, "BadDeviceToken") => done(Verdict::BadToken),
-        (403, "ExpiredProviderToken") => Meaning::TokenExpired,
+        (403, EXPIRED) => Meaning::TokenRefused(EXPIRED),
+        (403, INVALID) => Meaning::TokenRefused(INVALID),
         (429, "TooManyRequests") => Meaning::Settled(Attempt::Limited { after: answer.retry_after() }),
         (400, "IdleTimeout") | (408 | 421 | 425 | 429 | 500..=599, _) => {
             Meaning::Settled(Attempt::Again { after: answer.retry_after() })
@@ -375,7 +387,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         (400, "BadTopic" | "MissingTopic" | "TopicDisallowed" | "BadEnvironmentKeyIdInToken" | "BadPath") => {
             Bearing { note: Note::Trouble(Trouble::grave(reasons::of_apns(reason))), ..bearing }
         }
-        (403, "ExpiredProviderToken") => bearing,
+        (403, EXPIRED) => bearing,
         (403 | 404, _) => Bearing { note: Note::Trouble(Trouble::grave(refused_for(status, reason))), ..bearing },
         _ => bearing,
     };
@@ -384,6 +396,8 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use hyper::StatusCode;
     use hyper::header::RETRY_AFTER;
 
@@ -425,8 +439,8 @@ mod tests {
             (400, r#"{"reason":"DeviceTokenNotForTopic"}"#, refused("DeviceTokenNotForTopic")),
             (400, r#"{"reason":"SomethingNew","more":{}}"#, refused("OtherReason")),
             (400, "<html>", refused("OtherReason")),
-            (403, r#"{"reason":"ExpiredProviderToken"}"#, Meaning::TokenExpired),
-            (403, r#"{"reason":"InvalidProviderToken"}"#, refused("InvalidProviderToken")),
+            (403, r#"{"reason":"ExpiredProviderToken"}"#, Meaning::TokenRefused(EXPIRED)),
+            (403, r#"{"reason":"InvalidProviderToken"}"#, Meaning::TokenRefused(INVALID)),
             (413, r#"{"reason":"PayloadTooLarge"}"#, refused("PayloadTooLarge")),
             (
                 429,

@@ -19,6 +19,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::clock::since_boot;
+use crate::clock::token_times::TokenTimes;
 use crate::push::connection::answer::{Answer, Bearing};
 use crate::push::connection::answer_body;
 use crate::push::connection::answer_timeout::{Patience, WhenSilent};
@@ -64,8 +66,8 @@ pub(super) struct Tokens {
     account: Arc<ServiceAccount>,
     channel: Arc<Channel>,
     flight: Arc<SingleFlight<AccessToken, Denial>>,
-    /// When one was last replaced because it was refused, and which.
-    replaced: Mutex<Option<(Instant, u64)>>,
+    /// When one was last replaced because it was refused, since boot, and which: it may have ended while the machine was suspended.
+    replaced: Mutex<Option<(Duration, u64)>>,
 }
 
 /// The consequence of FCM's refusal of a token.
@@ -177,8 +179,8 @@ impl Tokens {
     /// FCM has refused this one.
     pub(super) fn refused(&self, token: &AccessToken) -> Refusal {
         let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        match replaced.filter(|(at, _)| now.saturating_duration_since(*at) < REPLACED_EVERY) {
+        let now = since_boot();
+        match replaced.filter(|(at, _)| now.saturating_sub(*at) < REPLACED_EVERY) {
             Some((_, serial)) if token.serial > serial => Refusal::Ground,
             Some(_) => Refusal::Replace,
             None => {
@@ -221,7 +223,22 @@ impl Tokens {
 }
 
 async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>, urgent: bool) -> Result<AccessToken, Denial> {
-    let assertion = account.assertion(SystemTime::now()).ok_or(Denial::Refused)?;
+    let TokenTimes { first, other, .. } = TokenTimes::now();
+    let outcome = exchange_at(first, &account, &channel, urgent).await;
+    match other {
+        // One of the clocks is wrong.
+        Some(other) if matches!(outcome, Err(Denial::Refused)) => exchange_at(other, &account, &channel, urgent).await,
+        _ => outcome,
+    }
+}
+
+async fn exchange_at(
+    now: SystemTime,
+    account: &ServiceAccount,
+    channel: &Channel,
+    urgent: bool,
+) -> Result<AccessToken, Denial> {
+    let assertion = account.assertion(now).ok_or(Denial::Refused)?;
     let mut form = Zeroizing::new(Vec::with_capacity(FORM.len() + assertion.len()));
     form.extend_from_slice(FORM);
     form.extend_from_slice(&assertion);

@@ -60,7 +60,8 @@ pub(crate) fn words(reason: &str) -> &'static str {
             "the key is for the other environment: name one that is for both, or for this one"
         }
         "InvalidProviderToken" | "MissingProviderToken" | "Forbidden" => {
-            "Apple does not take the provider token: key_file, key_id and team_id do not belong together, or the key was revoked"
+            "Apple does not take the provider token: key_file, key_id and team_id do not belong together, the key was revoked, or this \
+             machine's clock is ahead"
         }
         "UnrelatedKeyIdInToken" => "Apple knows the key, but not as this team's: check key_id and team_id",
         "ExpiredProviderToken" => "Apple calls fresh provider tokens expired: check this machine's clock",

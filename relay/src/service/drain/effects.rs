@@ -226,7 +226,7 @@ impl Inner {
         let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };
         // Nothing is put from here any more.
         let (sealed, fence) = (stored.sealed, status.fence);
-        let replace = |reply| Request::Replace { id, sealed, lease, fence, presence: None, reply };
+        let replace = |reply| Request::Replace { id, sealed, lease, was: None, fence, presence: None, reply };
         let _ = self.dependencies.agent.ask(id, replace).await;
     }
 

@@ -4,6 +4,7 @@
 
 use super::chain::{Chain, day_of, day_of_id};
 use super::{Epoch, KEY_LIFETIME_S};
+use crate::clock::watch::keys_held_back_s;
 use crate::clock::{DAY_S, Reading};
 use crate::random;
 use crate::secret::SecretKey;
@@ -117,10 +118,11 @@ impl Keys {
     }
 
     fn is_dead(&self, epoch: &Epoch, now: Reading) -> bool {
-        let is_over = |since: u64| now.confirmed.saturating_sub(since) >= KEY_LIFETIME_S;
+        let confirmed = now.confirmed.saturating_sub(keys_held_back_s());
+        let is_over = |since: u64| confirmed.saturating_sub(since) >= KEY_LIFETIME_S;
         // One that a clock which was behind has taken for one of the future is as old as its day.
         let began = u64::from(day_of_id(epoch.id)) * DAY_S;
-        let is_of_now = began <= now.confirmed && !is_over(began);
+        let is_of_now = began <= confirmed && !is_over(began);
         is_over(epoch.created_at) && !is_of_now && day_of_id(epoch.id) != self.chain.day
     }
 }

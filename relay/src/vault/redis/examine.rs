@@ -2,17 +2,18 @@
 //! that a relay does.
 //!
 //! Invariant: each command and each script that the store uses is run on keys of this examination alone, which end after
-//! [`SCRATCH_TTL`] when they are not removed. An answer that is no verdict on a right (the server is loading, or out of memory)
+//! [`SCRATCH_TTL`] when they are not removed: a command that makes a key is run by a script that has the key end in the same step, so that
+//! none is left for ever where the examination breaks off. An answer that is no verdict on a right (the server is loading, or out of memory)
 //! is that the store is away.
 
 use std::time::Duration;
 
-use redis::{Cmd, Value, cmd};
+use redis::{Cmd, ScriptInvocation, Value, cmd};
 use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::persistence::{Persistence, Way};
-use super::scripts::SCRIPTS;
+use super::scripts::{SCRIPTS, ScratchVerdict};
 use super::{RedisStore, millis};
 use crate::random;
 use crate::vault::fault::StoreFault;
@@ -39,10 +40,18 @@ impl RedisStore {
 
     async fn try_commands(&self, scratch: &Scratch) -> Result<Vec<StoreFault>, StoreError> {
         let mut faults = Vec::new();
-        for (name, command) in scratch.commands() {
-            let answer = self.link.ask::<Value>(&command).await.map(drop);
-            faults.extend(verdict(name, answer)?);
+        for (name, trial) in scratch.trials() {
+            faults.extend(match trial {
+                Trial::Asks(command) => verdict(name, self.link.ask::<Value>(&command).await.map(drop))?,
+                Trial::Makes(script) => match self.link.ask(&script).await {
+                    Ok(ScratchVerdict::Granted) => None,
+                    Ok(ScratchVerdict::Forbidden) => Some(StoreFault::Forbidden(name)),
+                    Ok(ScratchVerdict::Unknown) => Some(StoreFault::Unknown(name)),
+                    Err(error) => verdict("EVALSHA", Err(error))?,
+                },
+            });
         }
+        faults.dedup();
         Ok(faults)
     }
 
@@ -57,7 +66,18 @@ impl RedisStore {
         // None of them is late.
         let never = i64::MAX;
         let mut put = SCRIPTS.put.key(&record);
-        put.key(&messages).key(&calls).arg(never).arg("-").arg(one).arg(0).arg(0).arg("-").arg(ttl).arg(0).arg(0);
+        put.key(&messages)
+            .key(&calls)
+            .arg(never)
+            .arg("-")
+            .arg(one)
+            .arg(0)
+            .arg(0)
+            .arg("-")
+            .arg(ttl)
+            .arg(0)
+            .arg(0)
+            .arg(0);
         let mut keep = SCRIPTS.keep.key(&record);
         keep.key(&messages).arg("-").arg("00000000-").arg(1).arg(1).arg(0).arg(0).arg(0);
         let mut keep_again = SCRIPTS.keep.key(&record);
@@ -116,6 +136,14 @@ impl RedisStore {
     }
 }
 
+/// A try of one command.
+enum Trial {
+    /// By itself: it makes no key, or one that ends.
+    Asks(Cmd),
+    /// By a script that has the key end in the same step.
+    Makes(ScriptInvocation<'static>),
+}
+
 /// The keys of one examination, in one slot of a Cluster.
 struct Scratch(String);
 
@@ -129,47 +157,48 @@ impl Scratch {
     }
 
     /// Each command that the store uses by itself or in a script, in an order in which what is made is removed.
-    fn commands(&self) -> Vec<(&'static str, Cmd)> {
-        let (ttl, key) = (millis(SCRATCH_TTL), |of: &str| self.key(of));
-        let on = |name: &'static str, key: String| {
+    fn trials(&self) -> Vec<(&'static str, Trial)> {
+        let (ttl, key) = (millis(SCRATCH_TTL).to_string(), |of: &str| self.key(of));
+        let asks = |name: &'static str, of: &str, args: &[&str]| {
             let mut command = cmd(name);
-            command.arg(key);
-            command
+            command.arg(key(of)).arg(args);
+            (name, Trial::Asks(command))
         };
-        let with = |mut command: Cmd, args: &[&str]| {
-            command.arg(args);
-            command
+        let makes = |name: &'static str, of: &str, args: &[&str]| {
+            let mut script = SCRIPTS.scratch.key(key(of));
+            script.arg(&ttl).arg(name).arg(args);
+            (name, Trial::Makes(script))
         };
-        let lasting = |of: &str| with(on("PEXPIRE", key(of)), &[&ttl.to_string()]);
-        let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg("return 1");
+        let of_none = |name: &'static str, words: &[&str]| {
+            let mut command = cmd(words[0]);
+            command.arg(&words[1..]);
+            (name, Trial::Asks(command))
+        };
         vec![
-            ("PING", cmd("PING")),
-            ("TIME", cmd("TIME")),
-            ("SET", with(on("SET", key("s")), &["1", "PX", &ttl.to_string(), "GET"])),
-            ("GET", on("GET", key("s"))),
-            ("EXISTS", on("EXISTS", key("s"))),
-            ("PTTL", on("PTTL", key("s"))),
-            ("HSET", with(on("HSET", key("h")), &["a", "1", "b", "2"])),
-            ("PEXPIRE", lasting("h")),
-            ("HGET", with(on("HGET", key("h")), &["a"])),
-            ("HMGET", with(on("HMGET", key("h")), &["a", "b"])),
-            ("HGETALL", on("HGETALL", key("h"))),
-            ("HLEN", on("HLEN", key("h"))),
-            ("HINCRBY", with(on("HINCRBY", key("h")), &["a", "1"])),
-            ("HDEL", with(on("HDEL", key("h")), &["b"])),
-            ("SADD", with(on("SADD", key("set")), &["a"])),
-            ("PEXPIRE", lasting("set")),
-            ("SSCAN", with(on("SSCAN", key("set")), &["0", "COUNT", "1"])),
-            ("SREM", with(on("SREM", key("set")), &["a"])),
-            ("RPUSH", with(on("RPUSH", key("list")), &["a"])),
-            ("PEXPIRE", lasting("list")),
-            ("LLEN", on("LLEN", key("list"))),
-            ("BLPOP", with(on("BLPOP", key("list")), &["0.1"])),
-            ("SCAN", with(cmd("SCAN"), &["0", "MATCH", &key("*"), "COUNT", "1"])),
-            ("SCRIPT LOAD", load),
-            ("DEL", on("DEL", key("s"))),
-            ("DEL", on("DEL", key("h"))),
+            of_none("PING", &["PING"]),
+            of_none("TIME", &["TIME"]),
+            asks("SET", "s", &["1", "PX", &ttl, "GET"]),
+            asks("GET", "s", &[]),
+            asks("EXISTS", "s", &[]),
+            asks("PTTL", "s", &[]),
+            asks("PEXPIRE", "s", &[&ttl]),
+            of_none("SCRIPT LOAD", &["SCRIPT", "LOAD", "return 1"]),
+            makes("HSET", "h", &["a", "1", "b", "2"]),
+            asks("HGET", "h", &["a"]),
+            asks("HMGET", "h", &["a", "b"]),
+            asks("HGETALL", "h", &[]),
+            asks("HLEN", "h", &[]),
+            makes("HINCRBY", "h", &["a", "1"]),
+            asks("HDEL", "h", &["b"]),
+            makes("SADD", "set", &["a"]),
+            asks("SSCAN", "set", &["0", "COUNT", "1"]),
+            asks("SREM", "set", &["a"]),
+            makes("RPUSH", "list", &["a"]),
+            asks("LLEN", "list", &[]),
+            asks("BLPOP", "list", &["0.1"]),
+            of_none("SCAN", &["SCAN", "0", "MATCH", &key("*"), "COUNT", "1"]),
+            asks("DEL", "s", &[]),
+            asks("DEL", "h", &[]),
         ]
     }
 }

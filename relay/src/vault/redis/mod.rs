@@ -3,8 +3,8 @@
 //! | key | type | holds | TTL |
 //! | --- | --- | --- | --- |
 //! | `sipwake:i:{pi_…}` | hash | `s` sealed, `o` owner, `f` fence, `e` expiry, `l` lookup, `c` ticket of the last claim | the record's |
-//! | `sipwake:m:{pi_…}` | hash | by item key: `order[8] sealed`, of each message that is kept | the record's, at most |
-//! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | the record's, at most |
+//! | `sipwake:m:{pi_…}` | hash | by item key: `order[8] sealed`, of each message that is kept | the record's, six days after the last at most |
+//! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | likewise |
 //! | `sipwake:s:{pi_…}` | hash | likewise, of each call's story | a day after the last, the record's at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
@@ -58,7 +58,7 @@ use futures_util::future::join_all;
 use sip::id::InstanceId;
 
 use super::MAX_LIFETIME_S;
-use super::items::{Collection, STORY_LIFE_S};
+use super::items::Collection;
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
@@ -223,10 +223,10 @@ impl RedisStore {
                 put.key(collection_key(id, collection));
             }
             put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expiry.at_s);
-            put.arg(lookup.to_string())
-                .arg(left_ms)
-                .arg(STORY_LIFE_S.saturating_mul(1_000))
-                .arg(u8::from(writing == Writing::Restore));
+            put.arg(lookup.to_string()).arg(left_ms).arg(u8::from(writing == Writing::Restore));
+            for collection in Collection::ALL {
+                put.arg(collection.kept_ms());
+            }
             put
         };
         // What is erased because this has failed is not to be written then.

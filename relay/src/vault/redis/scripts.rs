@@ -85,6 +85,18 @@ answers!(
     }
 );
 
+answers!(
+    /// What an examination hears of a command.
+    ScratchVerdict {
+        /// It was run.
+        Granted = 0 "GRANTED",
+        /// The relay's user may not run it.
+        Forbidden = 1 "FORBIDDEN",
+        /// The server does not know it.
+        Unknown = 2 "UNKNOWN",
+    }
+);
+
 /// What [`Scripts::erase`] answers: the outcome, the owner, the lookup.
 pub(super) type Erased = (EraseOutcome, Vec<u8>, Vec<u8>);
 
@@ -115,6 +127,7 @@ const PUT: &str = include_str!("scripts/put.lua");
 const ERASE: &str = include_str!("scripts/erase.lua");
 const KEEP: &str = include_str!("scripts/keep.lua");
 const CLAIM: &str = include_str!("scripts/claim.lua");
+const SCRATCH: &str = include_str!("scripts/scratch.lua");
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
     let script = |parts: &[&str]| Script::new(&parts.concat());
@@ -131,6 +144,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
         mark: script(&[READ, include_str!("scripts/mark.lua")]),
         time: script(&[include_str!("scripts/time.lua")]),
         post: script(&[READ, include_str!("scripts/post.lua")]),
+        scratch: script(&[SCRATCH]),
     }
 });
 
@@ -159,6 +173,8 @@ pub(super) struct Scripts {
     pub time: Script,
     /// Puts a letter into a list: whether it was taken.
     pub post: Script,
+    /// Makes a key of an examination: [`ScratchVerdict`].
+    pub scratch: Script,
 }
 
 #[cfg(test)]
@@ -172,6 +188,7 @@ mod tests {
             (ERASE, EraseOutcome::IN_LUA),
             (KEEP, KeepOutcome::IN_LUA),
             (CLAIM, ClaimOutcome::IN_LUA),
+            (SCRATCH, ScratchVerdict::IN_LUA),
         ];
         for (script, answers) in all {
             let (names, numbers): (Vec<_>, Vec<_>) =

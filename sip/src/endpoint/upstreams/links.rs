@@ -37,7 +37,7 @@ const FAILURES_MAX: u8 = 16;
 
 /// A SIP server that has registered somebody is dialled again after this part, an eighth, of the shortest time that it has granted, at the latest.
 const DIALLED_IN: u32 = 8;
-/// For an account it is asked again after a half of that, at the latest: there may be many.
+/// For an account it is asked again after a half of what it has granted that, at the latest: there may be many.
 const ASKED_IN: u32 = 2;
 /// However short a time it has granted, it is left alone for this long.
 const WAIT_MIN: Duration = Duration::from_secs(5);
@@ -430,9 +430,14 @@ impl Endpoint {
 }
 
 impl Upstream {
-    /// The waits after an account's failures here.
-    pub(super) fn asks_again(&self, timing: &BackOff) -> BackOff {
-        self.back_off(timing, ASKED_IN)
+    /// The waits after failures of an account that it has `granted` so long. One that it has granted nothing in this run waits no less than any
+    /// does at first, however short another one was granted.
+    pub(super) fn asks_again(&self, timing: &BackOff, granted: Option<Duration>) -> BackOff {
+        match (granted, self.shortest_grant) {
+            (Some(granted), _) => bounded(timing, granted / ASKED_IN),
+            (None, Some((shortest, _))) => bounded(timing, (shortest / ASKED_IN).max(timing.base)),
+            (None, None) => *timing,
+        }
     }
 
     fn back_off(&self, timing: &BackOff, part: u32) -> BackOff {

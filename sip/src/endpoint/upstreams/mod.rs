@@ -390,9 +390,9 @@ impl Upstreams {
         self.rows.get(&id).is_some_and(|upstream| matches!(upstream.link, Link::Dialling | Link::BackingOff))
     }
 
-    /// The waits after an account's failures at this SIP server.
-    pub(super) fn back_off(&self, id: UpstreamId, timing: &BackOff) -> BackOff {
-        self.rows.get(&id).map_or(*timing, |upstream| upstream.asks_again(timing))
+    /// The waits after failures of an account at this SIP server, which has `granted` it so long.
+    pub(super) fn back_off(&self, id: UpstreamId, timing: &BackOff, granted: Option<Duration>) -> BackOff {
+        self.rows.get(&id).map_or(*timing, |upstream| upstream.asks_again(timing, granted))
     }
 }
 

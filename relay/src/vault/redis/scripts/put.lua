@@ -2,12 +2,12 @@
 -- keys: the record, its collections
 -- answers: the fence or a refusal, the earlier lookup, the earlier owner
 local NOT_OWNER, GONE = -1, -2
-local record, last = KEYS[1], KEYS[#KEYS]
+local record = KEYS[1]
 local sealed, owner, fence, expires_at, lookup, left_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
--- The last collection is kept so long after its newest item, in milliseconds, if the record lives so long.
-local life_ms = tonumber(ARGV[7])
 -- What an earlier owner has is written over.
-local restores = ARGV[8] == '1'
+local restores = ARGV[7] == '1'
+-- Behind it: how long each collection is kept after its newest item, in milliseconds, if the record lives so long.
+local LIVES = 7
 
 local have = read('HMGET', record, 'o', 'f', 'l')
 if not have then
@@ -30,15 +30,18 @@ redis.call('HSET', record, 's', sealed, 'o', owner, 'f', fence, 'e', expires_at,
 redis.call('HDEL', record, 'p')
 redis.call('PEXPIRE', record, left_ms)
 local left = redis.call('PTTL', record)
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for place = 2, #KEYS do
-  if redis.call('PTTL', KEYS[place]) > left then redis.call('PEXPIRE', KEYS[place], left_ms) end
-end
-if life_ms > 0 and redis.call('EXISTS', last) == 1 then
-  local time, newest, all = redis.call('TIME'), 0, read('HGETALL', last) or {}
-  for place = 2, #all, 2 do
-    newest = math.max(newest, order_of(all[place]))
+  local collection, lasts = KEYS[place], redis.call('PTTL', KEYS[place])
+  if lasts > left then
+    redis.call('PEXPIRE', collection, left_ms)
+  elseif lasts >= 0 and lasts < left - 1000 then
+    -- A lease that was renewed has what lies beside it go on, as long as its own time.
+    local newest, all = 0, read('HGETALL', collection) or {}
+    for item = 2, #all, 2 do newest = math.max(newest, order_of(all[item])) end
+    local more = math.min(left, newest + tonumber(ARGV[LIVES + place - 1]) - now)
+    if more > lasts then redis.call('PEXPIRE', collection, string.format('%.0f', more)) end
   end
-  local more = math.min(left, newest + life_ms - time[1] * 1000 - math.floor(time[2] / 1000))
-  if more > redis.call('PTTL', last) then redis.call('PEXPIRE', last, string.format('%.0f', more)) end
 end
 return {fence, had_lookup or '', had_owner or ''}
