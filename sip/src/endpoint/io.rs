@@ -597,8 +597,7 @@ pub enum Event {
     },
     /// A request was refused before it reached a binding; an INVITE also with [`Event::InviteRefused`].
     RequestRefused(RequestRefusal),
-    /// A response was dropped: the sent-by of its topmost Via is none of this relay's (RFC 3261 §18.1.2), or its request was a datagram, and it came from
-    /// another address than that was sent to.
+    /// A response was dropped: its topmost Via is not this relay's (RFC 3261 §18.1.2), or it came from another address than its request's datagram went to.
     ResponseRefused,
     /// A device's REGISTER was answered without [`Event::VerifyDevice`].
     EdgeRegister(EdgeRegister),
