@@ -36,5 +36,10 @@ impl TokenTimes {
 
 /// Whether the two are about the same.
 pub fn is_about(one: SystemTime, other: SystemTime) -> bool {
-    one.duration_since(other).unwrap_or_else(|error| error.duration()) <= ABOUT
+    is_within(one, other, ABOUT)
+}
+
+/// Whether two times differ by no more than `most`.
+pub fn is_within(one: SystemTime, other: SystemTime, most: Duration) -> bool {
+    one.duration_since(other).unwrap_or_else(|error| error.duration()) <= most
 }

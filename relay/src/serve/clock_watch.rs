@@ -191,7 +191,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("sipwake-clock-{:x}", u64::from_be_bytes(random::bytes())));
         let vault = Vault::open("memory:", Keyring::open(&folder.join("keyring")).expect("made"), "a").expect("opened");
         // A writer there waits for a reader.
-        let slow = folder.join("keyring.clock.new");
+        let slow = folder.join("keyring.clock.new-a");
         mknodat(CWD, &slow, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
         let (go_on, disk) = mpsc::channel();
         let disk = std::thread::spawn(move || {

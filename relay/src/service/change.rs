@@ -5,10 +5,12 @@
 //! [taken back](super::ownership::unanswered_writes) where it has it all the same. One change at a time for an instance. Nothing here stores what its enabling has not stored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::devices::{AccessError, Change, ChangeError, Field};
 use super::nodes::drain_messages::Word;
@@ -27,6 +29,9 @@ use crate::vault::{Fence, Lookup, LookupChange, Sealed, StoreError};
 
 /// Notes that are written down at once; each waits for its own instance, and for the store.
 const NOTES_AT_ONCE: usize = 64;
+/// When the end of a lease that could not be written down is tried again, and how often: the old record's key is kept for an hour.
+const END_AGAIN: Duration = Duration::from_secs(60);
+const END_TRIES: u32 = 59;
 
 /// A record that is changed, not yet stored.
 struct Changed {
@@ -138,14 +143,29 @@ impl Inner {
         }
     }
 
-    /// Writes down when a lease ends by the clock that is trusted now.
+    /// Writes down when a lease ends by the clock that is trusted now: at once, or later, while the key of the record that is stored is kept.
     async fn write_down_end(self: &Arc<Self>, id: InstanceId) {
-        let _guard = self.changing.lock_key(id).await;
-        let Ok(status) = self.look_as_relay(id).await else { return };
-        let Ok(changed) = self.changed(&status, |_| Ok(())) else { return };
-        if self.put_change(&status, changed, None).await.is_err() {
-            tracing::warn!(event = "end-not-written", instance = %id, "the end of a lease, moved since the clock was wrong, could not be written down; the next change of the instance writes it");
+        if self.try_to_write_end(id).await {
+            return;
         }
+        tracing::warn!(event = "end-not-written", instance = %id, "the end of a lease, moved since the clock was wrong, could not be written down; the next change of the instance writes it");
+        let it = self.clone();
+        tokio::spawn(async move {
+            for _ in 0..END_TRIES {
+                sleep(END_AGAIN).await;
+                if it.try_to_write_end(id).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether there is nothing to be written down any more.
+    async fn try_to_write_end(self: &Arc<Self>, id: InstanceId) -> bool {
+        let _guard = self.changing.lock_key(id).await;
+        let Ok(status) = self.look_as_relay(id).await else { return true };
+        let Ok(changed) = self.changed(&status, |_| Ok(())) else { return true };
+        self.put_change(&status, changed, None).await.is_ok()
     }
 
     /// Writes down that its user was told that the registration fails, or is back.

@@ -615,7 +615,7 @@ impl Vault {
     /// # Errors
     /// When the file beside the keyring cannot be written.
     pub fn note_time(&self, now: u64) -> Result<(), KeyringError> {
-        self.0.keyring.note_time(now)
+        self.0.keyring.note_time(&self.0.owner.node, now)
     }
 
     /// What the store's own clock says, in milliseconds since 1970; `None`: it has none, or does not answer.

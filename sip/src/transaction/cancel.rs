@@ -27,6 +27,11 @@ impl<C> Client<C> {
     pub(super) fn is_over_unheard(&self) -> bool {
         self.cancel && self.cancel_by_next && self.machine.is_pending() && !self.machine.is_proceeding()
     }
+
+    /// Whether it is by another flow than the one that it went by first.
+    pub(super) fn has_moved(&self) -> bool {
+        self.begun_on.as_deref().is_some_and(|begun_on| *begun_on != self.line.flow)
+    }
 }
 
 impl<C: Copy, S: Copy> Table<C, S> {
@@ -46,7 +51,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
         let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }) else { return false };
         client.cancel_by_next = client.machine.is_invite();
-        let has_moved = client.begun_on.is_some() && client.is_over_unheard();
+        let has_moved = client.has_moved() && client.is_over_unheard();
         if has_moved {
             self.send_cancel(now, branch);
         }
@@ -77,6 +82,13 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn has_cancelled(&self, branch: BranchId) -> bool {
         let client = self.clients.get(&ClientKey { branch, cancel: false });
         client.is_some_and(|client| client.cancel && client.machine.may_cancel() || client.is_over_unheard())
+    }
+
+    /// The peer of a CANCEL does not know its INVITE: none goes to it by a further flow.
+    pub(super) fn cancel_no_more(&mut self, branch: BranchId) {
+        if let Some(client) = self.clients.get_mut(&ClientKey { branch, cancel: false }).filter(|it| it.has_moved()) {
+            client.is_unknown = true;
+        }
     }
 
     /// The CANCEL of an INVITE, which was just sent, goes by this flow as well, unless that is the one that it went by.

@@ -92,7 +92,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
             }
         }
         // The CANCEL was given up, and what it is for was not.
-        if cancelled && !self.clients.contains_key(&ClientKey { branch, cancel: true }) {
+        let invite = self.clients.get(&ClientKey { branch, cancel: false });
+        let may_go = invite.is_some_and(|it| it.machine.may_cancel() || it.has_moved() && !it.is_unknown);
+        if cancelled && may_go && !self.clients.contains_key(&ClientKey { branch, cancel: true }) {
             self.send_cancel(now, branch);
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct Client<C> {
     pub(super) cancel: bool,
     /// Likewise as soon as the peer has another flow, whether it has said anything or not.
     pub(super) cancel_by_next: bool,
+    /// The peer has said that it does not have the INVITE.
+    pub(super) is_unknown: bool,
     /// Why (RFC 3326), for the CANCEL.
     pub(super) reason: Option<Box<str>>,
     pub(super) owner: C,
@@ -183,6 +185,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             ack: None,
             cancel: false,
             cancel_by_next: false,
+            is_unknown: false,
             reason: None,
             owner,
             armed: Armed::default(),
@@ -232,6 +235,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
         if cancels {
             self.send_cancel(now, key.branch);
+        }
+        if key.cancel && response.status() == Some(481) {
+            self.cancel_no_more(key.branch);
         }
         (verdict.pass && !key.cancel).then_some((key.branch, owner))
     }

@@ -411,12 +411,13 @@ impl Shard {
         self.calls.forget_old(now);
         self.ask_left_behind(now);
         self.look_at_services(now);
+        // First: a clock that is trusted in between moves ends, and ends none.
+        let reading = Reading::now();
         if let Some(frame) = self.frames.look() {
             for id in self.instances.move_ends_to(frame) {
                 let _ = self.shared.record_notes.send(RecordNote::EndMoved(id));
             }
         }
-        let reading = Reading::now();
         if reading.is_steady {
             self.instances.cut_leases(reading.system + MAX_LIFETIME_S);
         }

@@ -15,7 +15,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use hyper::header::HeaderValue;
 
-use crate::clock::token_times::{TokenTimes, is_about};
+use crate::clock::token_times::{TokenTimes, is_about, is_within};
 use crate::push::jwt;
 use crate::push::setup::Problem;
 
@@ -23,6 +23,8 @@ use crate::push::setup::Problem;
 const RENEW_AFTER: Duration = Duration::from_secs(45 * 60);
 /// How long after one refusal another does not lead to a new token.
 const RESIGN_EVERY: Duration = Duration::from_secs(20 * 60);
+/// A step of the clock after which a refused token is made anew.
+const SMALL_STEP: Duration = Duration::from_secs(2);
 
 /// Signs and keeps the provider token of one key.
 pub(crate) struct Signer {
@@ -83,9 +85,12 @@ impl Signer {
     pub(super) fn pass(&self, times: &TokenTimes) -> Option<Pass> {
         let mut issued = self.lock();
         issued.by_other &= times.other.is_some();
-        // A token of a clock that is not the node's any more is good while that clock may be the right one, unless APNs has refused it.
+        // A token of a clock that is not the node's any more is good while that clock may be the right one, unless APNs has refused it; one that was refused
+        // does not outlive the smallest step of its clock.
         let stands = |(now, age)| {
-            age < RENEW_AFTER && (is_about(now, times.first) || times.other.is_some() && !issued.is_refused)
+            let is_same =
+                if issued.is_refused { is_within(now, times.first, SMALL_STEP) } else { is_about(now, times.first) };
+            age < RENEW_AFTER && (is_same || times.other.is_some() && !issued.is_refused)
         };
         match &issued.pass {
             Some(pass) if issued.now(times.up).is_some_and(stands) => Some(pass.clone()),

@@ -51,7 +51,7 @@ pub(super) async fn head_of_answer(
     sent: Instant,
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
-    let Patience { until, when_silent, .. } = patience;
+    let Patience { until, when_silent, departure, .. } = patience;
     // A caller that gives up has waited, too.
     let waiting = Waiting { line, sent, is_over: false };
     if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
@@ -79,19 +79,20 @@ pub(super) async fn head_of_answer(
             }
             Err(_) => Err(NoAnswer::Late),
         },
-        why = forsaken(line, passage, when_silent) => Err(why),
+        why = forsaken(line, passage, (when_silent, departure)) => Err(why),
     }
 }
 
-/// Waits until there is nothing to wait for on the line any more.
-async fn forsaken(line: &Line, passage: &Passage, when_silent: WhenSilent) -> NoAnswer {
+/// Waits until there is nothing to wait for on the line any more. On a silent one nothing that was recalled is waited for: it may be on its way yet, and is
+/// withdrawn with its place.
+async fn forsaken(line: &Line, passage: &Passage, (when_silent, departure): (WhenSilent, &Departure)) -> NoAnswer {
     line.failure().await;
     if passage.take_back() {
         return NoAnswer::TakenBack;
     }
     line.silence().await;
     if when_silent == WhenSilent::Stays {
-        std::future::pending::<()>().await;
+        departure.over().await;
     }
     NoAnswer::Late
 }

@@ -57,6 +57,8 @@ struct Departures {
     had_left: AtomicBool,
     /// For the one that waits for the recall, and then for the answers.
     recalled: Notify,
+    /// For all that wait for the recall alone.
+    over: Notify,
 }
 
 /// The end of a call, for its push.
@@ -70,6 +72,7 @@ impl Recall {
         self.0.had_left.store(had_left, Ordering::Relaxed);
         self.0.is_recalled.store(true, Ordering::Release);
         self.0.recalled.notify_one();
+        self.0.over.notify_waiters();
         had_left
     }
 }
@@ -99,9 +102,9 @@ impl Departure {
     fn new(call: Option<(Instant, Metrics)>) -> Self {
         let (count, latest, changed) = (AtomicU32::new(0), AtomicU64::new(0), Notify::new());
         let (unanswered, is_recalled, had_left) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        let (began, recalled) = (time::Instant::now(), Notify::new());
+        let (began, recalled, over) = (time::Instant::now(), Notify::new(), Notify::new());
         let departures =
-            Departures { call, began, count, latest, changed, unanswered, is_recalled, had_left, recalled };
+            Departures { call, began, count, latest, changed, unanswered, is_recalled, had_left, recalled, over };
         let departures = Arc::new(departures);
         Self { departures, unsure: Mutex::default() }
     }
@@ -128,6 +131,16 @@ impl Departure {
     /// Whether it was recalled: nothing more is to leave.
     pub(crate) fn is_recalled(&self) -> bool {
         self.departures.is_recalled.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is recalled.
+    pub(super) async fn over(&self) {
+        let told = self.departures.over.notified();
+        tokio::pin!(told);
+        told.as_mut().enable();
+        if !self.is_recalled() {
+            told.await;
+        }
     }
 
     /// Waits until it is recalled and no answer is to be waited for any more; one alone waits.
@@ -234,9 +247,15 @@ impl Passage {
 impl Drop for Passage {
     fn drop(&mut self) {
         let Passing { departures, stage } = &*self.0;
-        if stage.swap(FORGOTTEN, Ordering::AcqRel) == HAS_LEFT {
+        let is_recalled = || departures.is_recalled.load(Ordering::Acquire);
+        let left = stage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stage| match stage {
+            TAKEN_BACK => None,
+            WAITS if is_recalled() => Some(TAKEN_BACK),
+            _ => Some(FORGOTTEN),
+        });
+        if left == Ok(HAS_LEFT) {
             departures.unanswered.fetch_sub(1, Ordering::AcqRel);
-            if departures.is_recalled.load(Ordering::Acquire) {
+            if is_recalled() {
                 departures.recalled.notify_one();
             }
         }
@@ -296,9 +315,10 @@ mod tests {
         let whole = Bytes::from(vec![b'x'; 3_000]);
         let (mut body, passage) = departure.begin(whole.clone()).expect("it goes on");
         assert!(passage.take_back() && !passage.take_back());
+        drop(passage);
         let written = body.copy_to_bytes(3_000);
         assert!(written.iter().all(|byte| *byte == b' '), "the frame has its length");
-        assert!(!passage.is_over() && departure.count() == 0);
+        assert_eq!(departure.count(), 0);
         let (mut body, passage) = departure.begin(whole.clone()).expect("it goes on");
         assert_eq!(body.chunk().len(), 3_000);
         assert!(!passage.take_back(), "some of it may be written");

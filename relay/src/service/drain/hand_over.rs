@@ -66,7 +66,7 @@ impl HandOver {
     /// Another node reports which instances of this one it has registered or left.
     pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId]) {
         let Waiting { ids, registered: count, is_taking } = &mut *self.waiting();
-        *is_taking = true;
+        *is_taking |= !registered.is_empty();
         *count += registered.iter().filter(|id| ids.remove(*id)).count();
         for id in left {
             ids.remove(id);

@@ -103,8 +103,8 @@ impl Reader<'_> {
             Letter::TakenOver { registered, left } => {
                 if it.is_leaving() {
                     it.dependencies.agent.taken_over(&registered).await;
+                    it.hand_over.note_taken(&registered, &left);
                 }
-                it.hand_over.note_taken(&registered, &left);
             }
             Letter::Woken(calls) => {
                 let now = clock::now();

@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sip::id::{BindingId, InstanceId};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::marooned::{Marooned, Step, Tried};
@@ -42,6 +43,8 @@ const REGISTERED_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Instances of one offer: a claim's batch.
 const OFFERED_AT_ONCE: usize = 256;
+/// SIP servers that are tried at other nodes at once.
+const TRIED_AT_ONCE: usize = 8;
 /// The longest name and port of a server.
 const SERVER_MAX: usize = 300;
 
@@ -155,6 +158,7 @@ impl Service {
     /// has answered then.
     pub async fn leave_unreachable_servers(self, after: Duration) {
         let (it, mut marooned, mut ticks) = (self.0, Marooned::new(after), interval(after / LOOKS));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             it.look_for_silent_servers(&mut marooned).await;
@@ -170,26 +174,41 @@ impl Inner {
         if steps.is_empty() || self.is_leaving() || agent.is_doubtful() || vault.is_being_restored() {
             return;
         }
-        let peers = self.takers().await;
+        let (mut tries, mut given) = (Vec::new(), Vec::new());
         for step in steps {
             match step {
                 Step::Forget(server) => agent.forget_silence(&server),
-                // A node that is alone keeps what it has.
-                _ if peers.is_empty() => {}
-                Step::Try(server, times) => {
-                    let tried = self.try_elsewhere(&server, times, &peers).await;
-                    marooned.note(&server, tried, clock::now());
-                    vault.yield_claims(marooned.yields());
-                    if tried == Tried::Registered {
-                        tracing::warn!(
-                            event = "sip-server-reached-elsewhere",
-                            upstream = agent.upstreams().of_server(&server).first().map(|upstream| upstream.0),
-                            "this node does not reach a SIP server that another node reaches: the others take its accounts there; look at this node's routes, firewall and name servers"
-                        );
-                        self.ask_standing(&server).await;
-                    }
+                Step::Try(server, times) => tries.push((server, times)),
+                Step::GiveAll(server) => given.push(server),
+            }
+        }
+        let peers = self.takers().await;
+        // A node that is alone keeps what it has.
+        if peers.is_empty() {
+            return;
+        }
+        for server in given {
+            self.give_all(&server, &peers).await;
+        }
+        for some in tries.chunks(TRIED_AT_ONCE) {
+            let tried = some.iter().map(|(server, times)| self.try_elsewhere(server, *times, &peers));
+            let tried: Vec<Tried> = join_all(tried).await;
+            let mut reached = Vec::new();
+            for ((server, _), tried) in some.iter().zip(tried) {
+                marooned.note(server, tried, clock::now());
+                if tried == Tried::Registered {
+                    reached.push(server);
                 }
-                Step::GiveAll(server) => self.give_all(&server, &peers).await,
+            }
+            vault.yield_claims(marooned.yields());
+            for server in reached {
+                tracing::warn!(
+                    event = "sip-server-reached-elsewhere",
+                    upstream = agent.upstreams().of_server(server).first().map(|upstream| upstream.0),
+                    "this node does not reach a SIP server that another node reaches: the others take its accounts there; look at this node's routes, firewall and name servers"
+                );
+                self.ask_standing(server).await;
+                self.give_all(server, &peers).await;
             }
         }
     }
@@ -240,8 +259,8 @@ impl Inner {
         for turn in 0..peers.len() {
             let peer = &peers[(times + turn) % peers.len()];
             match self.offer(peer, server, ids, false).await {
-                Outcome::Declined => {}
-                Outcome::NotTaken => return Tried::NotRegistered,
+                // Another node may take it: it is still this one's.
+                Outcome::Declined | Outcome::NotTaken => {}
                 Outcome::Taken => {
                     let registered = self.await_registered(peer, ids);
                     let registered = timeout(REGISTERED_WITHIN, registered).await.is_ok();
@@ -280,10 +299,9 @@ impl Inner {
                     }
                     let peer = &peers[(share + turn) % peers.len()];
                     match self.offer(peer, server, some, true).await {
-                        Outcome::Declined => {}
+                        // What one node has not taken another may take: it is still this one's.
+                        Outcome::Declined | Outcome::NotTaken => {}
                         Outcome::Taken => break,
-                        // The next look goes on.
-                        Outcome::NotTaken => return,
                     }
                 }
             }
@@ -339,7 +357,8 @@ impl Inner {
             Offer::Take { server, only_if_reached, ids } => {
                 let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
                 let is_silent = agent.silent_servers(clock::now()).iter().any(|(silent, _)| *silent == server);
-                let takes = !self.is_leaving() && !agent.is_doubtful() && !vault.is_contested();
+                let takes =
+                    !self.is_leaving() && !agent.is_doubtful() && !vault.is_contested() && !vault.is_being_restored();
                 let reaches = !is_silent && (!only_if_reached || agent.upstreams().has_granted(&server));
                 let may_be = server.len() <= SERVER_MAX && ids.len() <= OFFERED_AT_ONCE;
                 let takes = takes && reaches && may_be;

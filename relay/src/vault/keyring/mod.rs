@@ -156,8 +156,8 @@ impl Keyring {
     ///
     /// # Errors
     /// [`KeyringError::Write`]; then the next run takes the moment before.
-    pub fn note_time(&self, now: u64) -> Result<(), KeyringError> {
-        self.0.path.as_deref().map_or(Ok(()), |path| seen::write(path, now))
+    pub fn note_time(&self, node: &str, now: u64) -> Result<(), KeyringError> {
+        self.0.path.as_deref().map_or(Ok(()), |path| seen::write(path, node, now))
     }
 
     /// Until when an earlier run was there at least, in seconds since 1970; `None`: nothing tells more than the clock does.
@@ -535,7 +535,7 @@ mod tests {
         let keyring = Keyring::read_at(&place.keyring(), ahead).expect("made");
         let begun = u64::from(day_of(ahead)) * DAY_S;
         assert_eq!(keyring.last_seen(), Some(begun), "without a note");
-        keyring.note_time(shared_now() - 60).expect("noted");
+        keyring.note_time("a", shared_now() - 60).expect("noted");
         assert_eq!(keyring.last_seen(), Some(begun), "with one by the same wrong clock");
         let before = Keyring::ephemeral();
         assert_eq!(before.last_seen(), None, "of today");

@@ -7,18 +7,16 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::KeyringError;
-use super::file::{beside, writing};
-use crate::{file_owner, random};
+use super::file::{beside, file_of_node, writing};
+use crate::file_owner;
 
 /// The longest such file, in bytes.
 const FILE_LIMIT: usize = 32;
 
 /// Puts `now` in the place of whatever was written before.
-pub(super) fn write(keyring: &Path, now: u64) -> Result<(), KeyringError> {
+pub(super) fn write(keyring: &Path, node: &str, now: u64) -> Result<(), KeyringError> {
     // Nodes that share the folder have a file of their own each until it has its name.
-    let number: [u8; 4] = random::bytes();
-    let new = format!("clock.new-{:08x}", u32::from_be_bytes(number));
-    let (path, new) = (beside(keyring, "clock"), beside(keyring, &new));
+    let (path, new) = (beside(keyring, "clock"), file_of_node(keyring, "clock.new", node)?);
     let written = || {
         let mut file = File::create(&new)?;
         file.write_all(format!("{now}\n").as_bytes())?;
@@ -52,8 +50,9 @@ mod tests {
         let folder = place.keyring().parent().expect("a folder").to_owned();
         std::fs::create_dir_all(&folder).expect("made");
         std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| (0..50).for_each(|_| write(&place.keyring(), 1_795_000_000).expect("written")));
+            for node in ["a:5061", "b:5061", "c:5061", "d:5061"] {
+                let write = || write(&place.keyring(), node, 1_795_000_000).expect("written");
+                scope.spawn(move || (0..50).for_each(|_| write()));
             }
         });
         assert_eq!(read(&place.keyring()), Some(1_795_000_000));
@@ -66,7 +65,7 @@ mod tests {
         std::fs::create_dir_all(place.keyring().parent().expect("a folder")).expect("made");
         assert_eq!(read(&place.keyring()), None);
         for now in [1_795_000_000, 1_795_000_060] {
-            write(&place.keyring(), now).expect("written");
+            write(&place.keyring(), "a", now).expect("written");
             assert_eq!(read(&place.keyring()), Some(now));
         }
         for damaged in ["", "1795000000", "179500x000\n", "-1\n"] {

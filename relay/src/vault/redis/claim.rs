@@ -99,8 +99,8 @@ struct Round {
     /// What is tried; after a failure the same again.
     trying: Vec<Candidate>,
     taken: Vec<Stored>,
-    /// What was offered and is tried, each with its owner's node; after a failure the same again.
-    offered: Vec<(Arc<str>, Vec<Candidate>)>,
+    /// What was offered and is tried, each with its owner's node and the end of the offer; after a failure the same again.
+    offered: Vec<(Arc<str>, Instant, Vec<Candidate>)>,
     /// Other nodes claim before this one.
     yields: bool,
     /// Of a Cluster: what a server did not answer for, each to be tried again with its ticket; and what is among it.
@@ -224,9 +224,10 @@ impl Round {
                 Candidate { id, index: Some(from.node.clone()), ticket: self.tickets }
             });
             let candidates = candidates.collect();
-            self.offered.push((from.node, candidates));
+            self.offered.push((from.node, until, candidates));
         }
-        while let Some((node, candidates)) = self.offered.last().cloned() {
+        self.offered.retain(|(_, until, _)| clock::now() < *until);
+        while let Some((node, until, candidates)) = self.offered.last().cloned() {
             let connection = store.link.generation();
             let (outcomes, unanswered) = try_all(store, owner, &candidates, std::slice::from_ref(&node)).await?;
             let trying = std::mem::take(&mut self.trying);
@@ -236,7 +237,7 @@ impl Round {
             self.offered.pop();
             if !unanswered.is_empty() {
                 self.has_missed = true;
-                self.offered.push((node, unanswered));
+                self.offered.push((node, until, unanswered));
                 break;
             }
         }

@@ -646,7 +646,7 @@ mod tests {
         if std::fs::metadata(secrets).expect("there").uid() == 0 {
             chown(secrets, Some(12_345), Some(12_346)).expect("root");
             let opened = crate::vault::Keyring::open(&keyring).expect("made");
-            opened.note_time(1_795_000_000).expect("noted");
+            opened.note_time("relay1:5061", 1_795_000_000).expect("noted");
             drop(Tombstones::open(&keyring, "relay1:5061").expect("opened"));
             let mut found: Vec<_> = std::fs::read_dir(secrets).expect("read").flatten().collect();
             found.sort_by_key(std::fs::DirEntry::file_name);

@@ -121,8 +121,10 @@ impl Call {
             return false;
         }
         let open = || self.targets.iter().filter(|target| !target.state.is_final());
-        if !open().any(|target| target.rings) {
-            let has_leg = open().any(|target| self.has_live_leg(target.instance));
+        // One that has the INVITE already may ring by it, and its 180 be lost; one between two connections has its time to come back.
+        if !open().any(|target| target.rings || target.has_it) {
+            let legs = &self.legs;
+            let has_leg = open().any(|it| legs.any_live_of(it.instance) || legs.any_heard_of(it.instance));
             let sign_by = if has_leg { now + self.timing.first_sign } else { now };
             self.deadline = self.deadline.min(self.comes_until.max(sign_by));
         }
