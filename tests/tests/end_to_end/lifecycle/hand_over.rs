@@ -130,8 +130,8 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
     Ok(())
 }
 
-#[tokio::test]
-async fn nodes_that_end_and_start_again_together_take_nothing_from_each_other() -> Outcome {
+/// Two nodes end and start again together; whether they were back while others wait for a node.
+async fn end_and_start_together() -> Result<bool, tests::board::Missed> {
     let redis = RedisServer::start();
     let mut callees = Callees::enabled(&redis).await?;
     let mut other = callees.second_node().await?;
@@ -139,10 +139,14 @@ async fn nodes_that_end_and_start_again_together_take_nothing_from_each_other() 
     let before: Vec<_> = callees.aors.iter().map(|aor| contact(&callees, aor)).collect();
     assert!(other.terminate(SOON).await?.success());
     assert!(callees.world.relay.terminate(SOON).await?.success());
+    let ended = Instant::now();
     // The node that had nothing is there first.
     other.restart().await?;
     meanwhile(1.0).await;
     callees.world.relay.restart().await?;
+    if ended.elapsed() > Duration::from_secs(4) {
+        return Ok(false);
+    }
     let mut calls = Vec::new();
     for aor in &callees.aors {
         let relay = callees.world.relay.upstream(tests::wire::Transport::Tls);
@@ -151,7 +155,18 @@ async fn nodes_that_end_and_start_again_together_take_nothing_from_each_other() 
     callees.all_rang(calls).await?;
     let after: Vec<_> = callees.aors.iter().map(|aor| contact(&callees, aor)).collect();
     assert_eq!(before, after);
-    Ok(())
+    Ok(true)
+}
+
+#[tokio::test]
+async fn nodes_that_end_and_start_again_together_take_nothing_from_each_other() -> Outcome {
+    // A machine on which a start takes longer tells nothing.
+    for _ in 0..5 {
+        if end_and_start_together().await? {
+            return Ok(());
+        }
+    }
+    panic!("a start takes longer than others wait for a node");
 }
 
 #[tokio::test]
