@@ -6,6 +6,7 @@ mod answered_call;
 mod attaching;
 mod beside_calls;
 mod doubts;
+mod ending;
 mod endpoint;
 mod failback;
 mod flows;

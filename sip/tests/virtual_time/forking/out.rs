@@ -59,3 +59,22 @@ fn a_device_that_has_the_invite_is_waited_for_until_it_says_something() {
     world.advance(seconds(1));
     assert_eq!(finals(&world), [486]);
 }
+
+#[test]
+fn a_device_that_says_it_has_the_invite_already_rings_on_when_another_one_refuses() {
+    let mut world = devices(2);
+    for number in [1, 2] {
+        attach(&mut world, number);
+    }
+    world.invite("call-1");
+    answer(&mut world, 1, 180);
+    // Its 180 is lost with its connection; the copy that it gets by the next one is none to it (RFC 3261 §8.2.2.2).
+    world.input(Input::Closed(FlowId::Stream(2)));
+    world.instance = device(2);
+    world.attach(3);
+    answer(&mut world, 3, 482);
+    world.advance(seconds(40));
+    answer(&mut world, 1, 486);
+    world.advance(seconds(60));
+    assert_eq!(finals(&world), [], "its user has as long as any");
+}

@@ -147,3 +147,34 @@ fn a_phone_that_answers_by_its_next_connection_what_is_over_is_hung_up() {
         }
     }
 }
+
+#[test]
+fn a_phone_that_does_not_have_the_invite_gets_no_cancel_by_a_further_connection() {
+    for (woken, noticed) in each() {
+        let (mut world, _) = unheard(woken, noticed);
+        cancel(&mut world);
+        world.attach(2);
+        let sent = to_device(&world, 2, "CANCEL");
+        reply(&mut world, &sent, 481, "one");
+        for (number, after) in [(3, 1), (4, 40)] {
+            world.advance(seconds(after));
+            world.attach(number);
+            let again = branches_by(&world, number, "CANCEL");
+            assert_eq!((again, world.count("INVITE")), (vec![], 0), "{woken} {noticed} {number}");
+        }
+    }
+}
+
+#[test]
+fn a_phone_that_is_back_at_the_connection_of_its_invite_is_cancelled_there_once_it_says_something() {
+    for woken in [true, false] {
+        let (mut world, first) = unheard(woken, false);
+        world.attach(2);
+        world.attach(1);
+        world.sent.clear();
+        cancel(&mut world);
+        assert_eq!(branches_by(&world, 1, "CANCEL"), Vec::<String>::new(), "RFC 3261 §9.1: {woken}");
+        world.reply(world.device(1), &first, 180, &[], "");
+        assert!(branches_by(&world, 1, "CANCEL").contains(&branch(&first)), "{woken}");
+    }
+}
