@@ -146,6 +146,22 @@ fn of_what_may_be_late_a_quarter_of_the_table_waits_and_what_was_heard_counts_no
 }
 
 #[test]
+fn an_invite_is_cancelled_unheard_by_another_flow_alone() {
+    for (back, cancels) in [(false, 1), (true, 0)] {
+        let (mut table, now) = (table(9), Instant::now());
+        send(&mut table, now, Method::Invite, 1, TCP);
+        table.carry(now, branch(1), FlowId::Stream(77));
+        if back {
+            table.carry(now, branch(1), TCP);
+        }
+        while table.poll_transmit().is_some() {}
+        table.cancel_by_any(now, branch(1), None);
+        let sent = std::iter::from_fn(|| table.poll_transmit()).map(|it| parsed(it.bytes).method());
+        assert_eq!(sent.filter(|method| *method == Some(Method::Cancel)).count(), cancels, "RFC 3261 §9.1: {back}");
+    }
+}
+
+#[test]
 fn a_cancel_waits_for_a_provisional_response_and_its_own_answer_is_nobodys() {
     let (mut table, now) = (table(9), Instant::now());
     let invite = send(&mut table, now, Method::Invite, 1, UDP());

@@ -164,17 +164,3 @@ fn a_phone_that_does_not_have_the_invite_gets_no_cancel_by_a_further_connection(
         }
     }
 }
-
-#[test]
-fn a_phone_that_is_back_at_the_connection_of_its_invite_is_cancelled_there_once_it_says_something() {
-    for woken in [true, false] {
-        let (mut world, first) = unheard(woken, false);
-        world.attach(2);
-        world.attach(1);
-        world.sent.clear();
-        cancel(&mut world);
-        assert_eq!(branches_by(&world, 1, "CANCEL"), Vec::<String>::new(), "RFC 3261 §9.1: {woken}");
-        world.reply(world.device(1), &first, 180, &[], "");
-        assert!(branches_by(&world, 1, "CANCEL").contains(&branch(&first)), "{woken}");
-    }
-}
