@@ -27,7 +27,7 @@ pub(crate) async fn deliver(
     let (device, began) = (Device { shared, shard, push, target }, Instant::now());
     let ended_so = |verdict| {
         let copies = departure.count();
-        Delivery { verdict, attempts: copies, copies, elapsed: began.elapsed() }
+        Delivery { verdict, attempts: copies, copies, elapsed: began.elapsed(), is_in_force: false }
     };
     let delivery = tokio::select! {
         biased;
@@ -38,15 +38,15 @@ pub(crate) async fn deliver(
             Recalled::Unanswered => ended_so(Verdict::Unconfirmed),
         },
     };
-    let Delivery { verdict, attempts, copies, elapsed } = delivery;
+    let Delivery { verdict, attempts, copies, elapsed, is_in_force } = delivery;
     let verdict = match verdict {
-        Verdict::BadToken if shared.believes_bad_token(app, target.provider, &target.token).await => {
+        Verdict::BadToken if is_in_force && shared.believes_bad_token(app, target.provider, &target.token).await => {
             Verdict::Gone { since: None }
         }
         Verdict::BadToken => Verdict::Refused { reason: "BadDeviceToken" },
         verdict => verdict,
     };
-    if verdict == Verdict::Accepted {
+    if verdict == Verdict::Accepted && is_in_force {
         shared.note_accepted(app, target.provider);
     }
     let provider = shared.provider(target.provider);

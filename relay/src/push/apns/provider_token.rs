@@ -180,6 +180,17 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_token_does_not_outlive_a_small_step_of_its_clock_and_a_good_one_does() {
+        let signer = signer();
+        let first = signer.pass(&at(10)).unwrap();
+        let back = TokenTimes { up: at(11).up, ..at(7) };
+        assert_eq!(signer.pass(&back).unwrap().header, first.header);
+        signer.refused(&first);
+        assert_eq!(signer.pass(&at(11)).unwrap().header, first.header, "its clock stands by it");
+        assert_ne!(signer.pass(&back).unwrap().header, first.header);
+    }
+
+    #[test]
     fn a_refused_token_is_replaced_once_in_20_minutes_for_all_who_were_refused() {
         let signer = signer();
         let first = signer.pass(&at(0)).unwrap();

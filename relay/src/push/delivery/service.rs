@@ -65,6 +65,8 @@ pub struct Delivery {
     pub copies: u32,
     /// From the call of [`PushService::deliver`] to the verdict.
     pub elapsed: Duration,
+    /// Whether the services that gave the verdict are in force still: it says nothing of others.
+    pub is_in_force: bool,
 }
 
 /// Delivers pushes; cheap to clone.
@@ -189,14 +191,13 @@ impl PushService {
         let started = Instant::now();
         let deadline = Instant::from_std(push.until().min(until));
         let mut earlier = Earlier::default();
-        let (verdict, attempts, copies) = loop {
+        let ((verdict, attempts, copies), is_in_force) = loop {
             // Told of whatever comes after this, though it is not polled yet: before it is looked which are in force.
             let changed = pin!(self.0.changed.notified());
-            match self
-                .deliver_by(&self.mode(), (app, target, push), deadline, departure, recipient, (earlier, changed))
-                .await
+            let mode = self.mode();
+            match self.deliver_by(&mode, (app, target, push), deadline, departure, recipient, (earlier, changed)).await
             {
-                Ok(ended) => break ended,
+                Ok(ended) => break (ended, Arc::ptr_eq(&mode, &self.mode())),
                 Err(tried) => earlier = tried,
             }
         };
@@ -205,7 +206,7 @@ impl PushService {
             Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
             verdict => verdict,
         };
-        Delivery { verdict, attempts, copies, elapsed: started.elapsed() }
+        Delivery { verdict, attempts, copies, elapsed: started.elapsed(), is_in_force }
     }
 
     /// Delivers by these services; the verdict, the attempts and the copies. An error: others are in force before it is settled.
