@@ -21,9 +21,9 @@ impl Agent {
         were_open
     }
 
-    /// Takes no new calls from now on: each is refused with 503 and Retry-After, and wakes nobody.
-    pub async fn refuse_calls(&self) {
-        self.ask_all(Request::RefuseCalls).await;
+    /// Takes no new calls from now on: each is refused with 503 and Retry-After, and wakes nobody. Where no other node lives its devices have missed it.
+    pub async fn refuse_calls(&self, elsewhere: bool) {
+        self.ask_all(|reply| Request::RefuseCalls { elsewhere, reply }).await;
     }
 
     /// Ends the calls that are left, so that neither a caller nor a phone hears ringing from a process that is gone.

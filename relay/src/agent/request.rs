@@ -285,7 +285,12 @@ pub enum Request {
     /// How many calls wait or are being set up.
     OpenCalls(oneshot::Sender<usize>),
     /// Take no new call from now on: it is refused, and wakes nobody.
-    RefuseCalls(oneshot::Sender<()>),
+    RefuseCalls {
+        /// Another node can take them.
+        elsewhere: bool,
+        /// The answer.
+        reply: oneshot::Sender<()>,
+    },
     /// End every call that has no final answer yet; how many there were.
     EndCalls {
         /// Another node can take them.

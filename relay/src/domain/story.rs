@@ -83,6 +83,8 @@ words!(
         Replaces = "replaces",
         /// The caller had given up while the call waited to be told whose it is.
         Cancelled = "cancelled",
+        /// This node was about to end.
+        Ending = "ending",
     }
 );
 
@@ -296,6 +298,9 @@ impl Story {
                 Moment::Withheld(Withheld::Replaces) => {
                     "no push was sent: the call takes the place of one that this device is not in (Replaces), and is not for it"
                         .to_owned()
+                }
+                Moment::Withheld(Withheld::Ending) => {
+                    "the phone was not called: this node was about to end, and the SIP server was asked to try again".to_owned()
                 }
                 _ => continue,
             });

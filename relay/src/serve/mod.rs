@@ -320,7 +320,7 @@ impl Running {
         let quiet = async { tokio::join!(&mut *api, agent.wait_for_calls()).1 };
         let mut were_open = timeout(CALLS_TAKEN, quiet).await.unwrap_or(true);
         // From here on nothing begins to wait that would wait in vain, whatever the rest of the end takes.
-        agent.refuse_calls().await;
+        agent.refuse_calls(elsewhere).await;
         let left = CALLS_DRAIN.saturating_sub(begun.elapsed()).max(LAST_CALLS);
         let last_calls = timeout(left, async {
             were_open |= agent.wait_for_calls().await;

@@ -264,8 +264,11 @@ pub enum Input {
         elsewhere: bool,
     },
     /// The process is about to end, and calls that come from now on would wait in vain: each new INVITE gets 503 with Retry-After, and wakes nobody. Calls that
-    /// wait already, and dialogs, are served on.
-    RefuseCalls,
+    /// wait already or were announced, and dialogs, are served on.
+    RefuseCalls {
+        /// Whether another node can take the call; otherwise its devices have missed it.
+        elsewhere: bool,
+    },
     /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
     HandOver,
     /// The machine stood still for a time, and so did its monotonic clock: a registrar may have forgotten its bindings, and callers have waited.

@@ -105,6 +105,7 @@ use asked_servers::AskedOfServers;
 use attachments::Attachments;
 use bindings::Bindings;
 use calls::Calls;
+use calls::at_end::AtEnd;
 use core::{ClientOwner, Core, ServerOwner, TIMERS_SPARE, Timer};
 use devices::Devices;
 use dialogs::DialogForwarding;
@@ -223,7 +224,7 @@ impl Endpoint {
             Input::MessageStored { request, instance, outcome } => {
                 self.on_message_stored(now, request, instance, outcome);
             }
-            Input::RefuseCalls => self.calls.are_refused = true,
+            Input::RefuseCalls { elsewhere } => self.calls.refused = Some(AtEnd::new(elsewhere)),
             Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
             Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),

@@ -111,7 +111,7 @@ impl Endpoint {
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
         }
-        if self.calls.are_refused && request.method() == Some(Method::Invite) && !is_emergency(request) {
+        if self.calls.refused.is_some() && request.method() == Some(Method::Invite) && !is_emergency(request) {
             return self.refuse_at_end(&source, request);
         }
         let granted = self.may_begin(now, &source, instance, request);

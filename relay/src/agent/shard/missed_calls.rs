@@ -26,8 +26,9 @@ impl Shard {
             return;
         }
         let (id, instance) = (call.call, call.instance);
+        let why = if self.refuses_calls { Withheld::Ending } else { Withheld::Limit };
         self.note(instance, Some(id), What::Invite);
-        self.begin_story(call.clone(), arrived, How::Withheld(Withheld::Limit));
+        self.begin_story(call.clone(), arrived, How::Withheld(why));
         self.note(instance, Some(id), What::CallEnded(CallState::TimedOut));
         self.on_missed(&call, CallState::TimedOut);
     }

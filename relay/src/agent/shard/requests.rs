@@ -160,9 +160,9 @@ impl Shard {
             Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());
             }
-            Request::RefuseCalls(reply) => {
+            Request::RefuseCalls { elsewhere, reply } => {
                 self.refuses_calls = true;
-                self.drive(clock::now(), Input::RefuseCalls);
+                self.drive(clock::now(), Input::RefuseCalls { elsewhere });
                 let _ = reply.send(());
             }
             Request::EndCalls { elsewhere, reply } => {

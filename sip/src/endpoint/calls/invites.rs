@@ -44,8 +44,8 @@ impl Endpoint {
         if let Err(stop) = forward::check(&invite, &self.core.settings.own_addresses()) {
             return self.refuse_call(now, reply, &invite, stop.status());
         }
-        if self.calls.are_refused {
-            return self.refuse_at_end(&source, &invite);
+        if self.is_refused_at_end(now, binding, &invite) {
+            return self.refuse_call_at_end(now, &source, &invite, binding);
         }
         let callees = self.callees(binding);
         if self.has_overtaken(binding, &callees) {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `expected` | calls that a SIP server has announced, before their INVITE comes |
 //! | `invites` | an INVITE, and the devices that it is forked to or that are woken for it |
+//! | `at_end` | an INVITE that comes when the process is about to end |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
 //! | `answers` | later answers of devices and callers, and the end of a call |
 //! | `early_dialog` | the dialog that the relay's own provisional responses make |
@@ -17,6 +18,7 @@
 //! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE, or when that is expected no longer.
 
 mod answers;
+pub(super) mod at_end;
 mod early_dialog;
 mod expected;
 mod invites;
@@ -33,6 +35,7 @@ use crate::edge::invite_mark::InviteMark;
 use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
+use at_end::AtEnd;
 use missed::Untold;
 use overtaking::Overtaking;
 
@@ -71,7 +74,7 @@ pub(super) struct Calls {
     /// Whether a registration has changed since the overtaking INVITEs were looked at.
     pub(super) registration_changed: bool,
     /// The process is about to end: no new INVITE is taken.
-    pub(super) are_refused: bool,
+    pub(super) refused: Option<AtEnd>,
 }
 
 impl Calls {
