@@ -35,8 +35,9 @@ impl HandOver {
         self.waiting_for_calls.insert(id)
     }
 
-    pub(super) fn calls_have_ended(&mut self, id: InstanceId) {
-        self.waiting_for_calls.remove(&id);
+    /// Nothing waits for the instance's calls any more; whether something did.
+    pub(super) fn calls_have_ended(&mut self, id: InstanceId) -> bool {
+        self.waiting_for_calls.remove(&id)
     }
 
     /// An instance is taken over; `settled` is told when it has [settled](Self::settled).

@@ -57,6 +57,11 @@ impl Shard {
                 let _ = reply.send(self.replace(id, sealed, (lease, was), fence, presence));
             }
             Request::End { id, who, kind, reply } => match self.admit(id, &who) {
+                // Another run has it, and only that can say that nothing is left.
+                Ok(()) if matches!(kind, EndKind::Wiped(_)) && self.hand_over.calls_have_ended(id) => {
+                    self.end_here(id, EndKind::HandedOver, None);
+                    refuse(reply, Denied::Unknown);
+                }
                 Ok(()) => self.end_here(id, kind, reply),
                 Err(denied) => refuse(reply, denied),
             },
