@@ -24,6 +24,16 @@ impl Owed {
         self.lines
     }
 
+    /// Looks at a directory that may have come back, or be another one: what an earlier run has left there, if this one has not said it.
+    pub fn look_again(&mut self, directory: &Path) -> u64 {
+        let there = read(directory);
+        if there == self.lines {
+            return 0;
+        }
+        self.lines = there;
+        there
+    }
+
     /// Says so many; what cannot be said is tried again with the next call.
     pub fn set(&mut self, lines: u64) {
         if lines != self.lines && self.say(lines).is_ok() {
@@ -51,4 +61,23 @@ pub(super) fn read(directory: &Path) -> u64 {
 
 fn path(directory: &Path) -> PathBuf {
     directory.join(".waiting")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_has_left_is_counted_once_when_its_directory_comes_late() {
+        let directory = std::env::temp_dir().join(format!("sipwake-owed-{}", std::process::id()));
+        let mut owed = Owed::of(&directory);
+        assert_eq!((owed.lines(), owed.look_again(&directory)), (0, 0));
+        std::fs::create_dir(&directory).expect("a directory");
+        Owed::of(&directory).set(120);
+        let seen = [owed.look_again(&directory), owed.look_again(&directory)];
+        owed.set(0);
+        let left = read(&directory);
+        std::fs::remove_dir(&directory).expect("an empty directory");
+        assert_eq!((seen, left), ([120, 0], 0));
+    }
 }

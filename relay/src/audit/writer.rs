@@ -59,6 +59,10 @@ impl Writer {
         });
         self.tell(trouble);
         self.trail = opened.ok();
+        if self.trail.is_some() {
+            let earlier = self.owed.look_again(&self.settings.directory);
+            self.count_lost(earlier);
+        }
     }
 
     /// Writes until nobody can write anything more.

@@ -140,6 +140,8 @@ struct Inner {
     taking_back: Semaphore,
     /// Changes for which the store has not answered.
     unanswered_writes: ownership::unanswered_writes::UnansweredWrites,
+    /// What another node has, while its calls end here.
+    left_to_owner: ownership::left_to_owner::LeftToOwner,
     /// What another node may have by now.
     offered: ownership::offers::Offered,
     /// How far this node is in handing its instances over.
@@ -163,6 +165,7 @@ impl Service {
             leavers: nodes::drain_messages::Leavers::default(),
             taking_back: Semaphore::new(wipe::taken_back::AT_ONCE),
             unanswered_writes: ownership::unanswered_writes::UnansweredWrites::default(),
+            left_to_owner: ownership::left_to_owner::LeftToOwner::default(),
             offered: ownership::offers::Offered::default(),
             hand_over: drain::hand_over::HandOver::default(),
         }))

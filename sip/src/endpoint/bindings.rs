@@ -114,6 +114,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_bind(&mut self, now: Instant, new: NewBinding) {
+        let was_taken = self.is_taken(new.binding);
         self.add_device(new.instance, new.binding, new.same_as);
         self.devices.set_presence(new.instance, new.presence);
         self.devices.set_proven(new.instance, new.proven);
@@ -123,6 +124,10 @@ impl Endpoint {
             }
             self.join(now, new.instance, new.binding);
             self.redirect(now, new.binding, Registration::replace_earlier);
+            if was_taken {
+                // A refresh that fell due meanwhile was held back.
+                self.redirect(now, new.binding, Registration::on_flow_lost);
+            }
             return self.want_flow_anew(now, new.binding);
         }
         self.join_upstream(now, new.upstream, new.registrar, new.binding);
@@ -154,7 +159,13 @@ impl Endpoint {
     /// Whether a binding is not to be registered from here any more.
     fn is_handed_over(&self, binding: BindingId) -> bool {
         let goal = self.bindings.get(binding).map(|registration| registration.goal());
-        self.bindings.handed_over && goal == Some(Goal::Registered)
+        goal == Some(Goal::Registered) && (self.bindings.handed_over || self.is_taken(binding))
+    }
+
+    /// Whether another relay has all devices of a binding.
+    fn is_taken(&self, binding: BindingId) -> bool {
+        let devices = self.all_instances(binding);
+        !devices.is_empty() && devices.iter().all(|it| self.devices.is_taken(*it))
     }
 
     pub(super) fn on_unbind_due(&mut self, now: Instant, binding: BindingId) {

@@ -35,6 +35,8 @@ struct Device {
     presence: Presence,
     /// The SIP server has accepted its credentials.
     proven: bool,
+    /// Another relay has it, and registers it; its calls end here.
+    taken: bool,
 }
 
 /// State of a device that is not only asleep.
@@ -82,6 +84,17 @@ impl Devices {
 
     fn awake(&self, instance: InstanceId) -> Option<&Awake> {
         self.rows.get(&instance)?.awake.as_deref()
+    }
+
+    /// Whether another relay has the device.
+    pub(super) fn is_taken(&self, instance: InstanceId) -> bool {
+        self.rows.get(&instance).is_some_and(|device| device.taken)
+    }
+
+    pub(super) fn set_taken(&mut self, instance: InstanceId) {
+        if let Some(device) = self.rows.get_mut(&instance) {
+            device.taken = true;
+        }
     }
 
     /// Whether the SIP server has accepted the device's own credentials.
@@ -210,6 +223,6 @@ impl Endpoint {
 
 impl Device {
     fn new(binding: BindingId, credentials: Credentials) -> Self {
-        Self { binding, credentials, awake: None, presence: Presence::Background, proven: false }
+        Self { binding, credentials, awake: None, presence: Presence::Background, proven: false, taken: false }
     }
 }

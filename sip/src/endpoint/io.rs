@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::new_binding::NewBinding;
 use super::pushed::{
     FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession, RegisterRoute,
     RestoredPushBinding, RouteRefusal, RouteRequest, TakenBack,
@@ -31,49 +32,6 @@ use crate::message::Message;
 pub use crate::registration::ContactHosts;
 pub use crate::registration::{REFUSALS_MAX, RegistrationFailure};
 pub use crate::transaction::InviteChange;
-
-/// Whether an app registers for itself at this moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// The app is awake and registered by itself; the relay keeps the lease and does not register.
-    Foreground,
-    /// The relay registers.
-    Background,
-}
-
-/// The share that a device has in a binding, which is registered and refreshed until its last device is unbound. Where several devices share a
-/// binding, the first one determines what is registered; the others name the same account.
-#[derive(Clone)]
-pub struct NewBinding {
-    /// The opaque user of its Contact.
-    pub binding: BindingId,
-    /// The device; it gets the calls of the binding once it is proven.
-    pub instance: InstanceId,
-    /// The address of record, with its scheme.
-    pub aor: Box<str>,
-    /// The Request-URI of REGISTER: the registrar, without a user.
-    pub registrar: Box<str>,
-    /// The SIP server or outbound proxy that requests are sent to; [`Output::Dial`] asks for a flow to it.
-    pub upstream: UpstreamId,
-    /// `+sip.instance`, a UUID.
-    pub sip_instance: [u8; 16],
-    /// A device whose app is in the foreground is not registered.
-    pub presence: Presence,
-    /// Whether the SIP server has accepted this device's credentials before. A device that is not proven gets no call: the
-    /// binding is registered again with its credentials first.
-    pub proven: bool,
-    /// Another device of the binding with identical credentials, if there is one: a verdict of the SIP server on either holds for both.
-    pub same_as: Option<InstanceId>,
-    /// The Contact of the relay that had the device before, and is gone or leaving: it is removed by the next REGISTER, which follows at once.
-    pub taken_from: Option<Arc<ContactHosts>>,
-}
-
-impl fmt::Debug for NewBinding {
-    /// Shows nothing of the account.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NewBinding({}, {})", self.binding, self.instance)
-    }
-}
 
 /// An external event that the shell reports to an endpoint.
 #[derive(Clone)]
@@ -269,6 +227,9 @@ pub enum Input {
         /// Whether another node can take the call; otherwise its devices have missed it.
         elsewhere: bool,
     },
+    /// Another relay has taken this instance over, whose calls still wait here: a binding whose instances are all taken is not registered, or refreshed, from
+    /// here any more.
+    Taken(InstanceId),
     /// Another relay takes all bindings over: none is registered, or refreshed, from here any more. Calls are served on.
     HandOver,
     /// The machine stood still for a time, and so did its monotonic clock: a registrar may have forgotten its bindings, and callers have waited.

@@ -10,7 +10,7 @@
 //! | room | owner | what it holds |
 //! | --- | --- | --- |
 //! | `core` | `Core` | settings, randomness, deadlines, transactions, outputs |
-//! | `io`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much an endpoint holds; the settings that an endpoint is given once |
+//! | `io`, `new_binding`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much an endpoint holds; the settings that an endpoint is given once |
 //! | `requests` | | classification of requests and responses from the network, and dispatch to the rooms below |
 //! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and the peer that it led to |
 //! | `flows` | `FlowTable` | flows of both sides: pings, and the end of a stream |
@@ -67,6 +67,7 @@ mod late_answers;
 mod left_flows;
 mod lost_time;
 pub mod messages;
+mod new_binding;
 mod notify;
 pub mod outgoing;
 pub mod parked;
@@ -91,6 +92,7 @@ use std::time::Instant;
 pub use core::TRANSACTIONS_MAX;
 pub use counts::Counts;
 pub use io::*;
+pub use new_binding::*;
 pub use pushed::*;
 pub use settings::*;
 
@@ -227,6 +229,7 @@ impl Endpoint {
             Input::RefuseCalls { elsewhere } => self.calls.refused = Some(AtEnd::new(elsewhere)),
             Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
             Input::HandOver => self.on_hand_over(),
+            Input::Taken(instance) => self.devices.set_taken(instance),
             Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),

@@ -156,6 +156,20 @@ fn a_node_that_hands_over_refreshes_nothing_whether_credentials_are_asked_for_or
 }
 
 #[test]
+fn what_another_relay_has_taken_over_is_not_refreshed_while_its_calls_end_here_and_is_when_it_comes_back() {
+    let mut world = begun();
+    world.grant(600);
+    world.invite("waiting");
+    let before = world.count("REGISTER");
+    world.input(Input::Taken(world.instance));
+    world.advance(seconds(590));
+    assert_eq!((world.count("REGISTER"), world.wakes().len()), (before, 1));
+    world.bind();
+    world.next_register();
+    assert!(world.count("REGISTER") > before);
+}
+
+#[test]
 fn of_several_challenges_the_topmost_that_is_known_is_answered() {
     // RFC 8760 §2.4: the order is the server's preference.
     let unknown = "Digest realm=\"example.com\", nonce=\"n0\", algorithm=SHA3-512, qop=\"auth\"";

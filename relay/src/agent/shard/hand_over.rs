@@ -35,6 +35,11 @@ impl HandOver {
         self.waiting_for_calls.insert(id)
     }
 
+    /// Whether another node has it.
+    pub(super) fn is_left(&self, id: InstanceId) -> bool {
+        self.waiting_for_calls.contains(&id)
+    }
+
     /// Nothing waits for the instance's calls any more; whether something did.
     pub(super) fn calls_have_ended(&mut self, id: InstanceId) -> bool {
         self.waiting_for_calls.remove(&id)

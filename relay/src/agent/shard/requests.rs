@@ -151,6 +151,7 @@ impl Shard {
             }
             Request::Owned(reply) => {
                 let mut owned = self.instances.owned();
+                owned.retain(|(id, _)| !self.hand_over.is_left(*id));
                 owned.extend(self.push_bindings.owned());
                 owned.sort_unstable();
                 let _ = reply.send(owned);
@@ -207,8 +208,11 @@ impl Shard {
             }
             return;
         }
-        if !is_again && !self.hand_over.waits_for_calls(id) {
-            return;
+        if !is_again {
+            if !self.hand_over.waits_for_calls(id) {
+                return;
+            }
+            self.drive(clock::now(), Input::Taken(id));
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {

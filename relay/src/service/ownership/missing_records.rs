@@ -47,9 +47,6 @@ use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
 const COMPARED_WITHIN: Duration = Duration::from_mins(30);
 /// How long the nodes may take to say whether one has it; then nobody can say.
 const SEEK_WAIT: Duration = Duration::from_secs(2);
-/// How long calls may wait here for an instance that another run has taken over. A refresh may fall due in that time, so it is short beside the
-/// lifetime of a registration.
-const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
 /// Searches at once; a further one waits, and fails after [`SEEK_WAIT`] because no node can tell.
 const SEEKS: usize = 32;
 /// How many of them one address may have, and all together that come from none: a requester of invented ids is told so alone.
@@ -224,7 +221,7 @@ impl Inner {
 
     /// Lets go, without a word to its SIP server, of an instance that another run has taken over since it came here. Its lock is held. A record that
     /// is in the store as it was before is no taking over: that has no later fence.
-    pub(crate) async fn let_go_if_taken(&self, id: InstanceId) {
+    pub(crate) async fn let_go_if_taken(self: &Arc<Self>, id: InstanceId) {
         let here = self.is_here(id).await.filter(|_| !self.dependencies.agent.is_doubtful());
         let Some(status) = here else { return };
         if let Ok(Some(stored)) = self.dependencies.vault.load(id).await
@@ -233,12 +230,6 @@ impl Inner {
         {
             self.leave_to_owner(id, status.fence).await;
         }
-    }
-
-    /// Lets go of an instance that another run has, and had not when it had this fence here; its calls end first.
-    pub(crate) async fn leave_to_owner(&self, id: InstanceId, fence: Fence) {
-        let leave = Request::LeaveToOwner { id, fence, until: clock::now() + CALLS_END_WITHIN, is_again: false };
-        self.dependencies.agent.tell(id, leave).await;
     }
 
     /// Looks for an instance of which the store has nothing, and its record when a node had it. `from`: the address of who asks, where that is known.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `claims` | instances without an owner are taken over |
 //! | `restore`, `missing_records` | what the store has lost is written again |
+//! | `left_to_owner` | what another node has, while its calls still end here |
 //! | `unanswered_writes` | changes that the store may have, though its answer was lost |
 //! | `marooned`, `offers` | what fails here, and not at another node, goes there |
 //!
@@ -11,6 +12,7 @@
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 pub(super) mod claims;
+pub(super) mod left_to_owner;
 mod marooned;
 pub(super) mod missing_records;
 pub(super) mod offers;

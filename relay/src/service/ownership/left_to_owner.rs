@@ -1,0 +1,60 @@
+//! Instances that another run has, and whose calls still end here.
+//!
+//! Such an instance is registered from here no more, and its calls are served on for a while. Its owner may wipe it meanwhile, and does not know that something
+//! of it is left here: so the store is asked for it, and when that has nothing of it the other nodes are.
+//!
+//! Invariant: nothing of them is written. What another node says to have wiped is let go of at once, with its calls.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::time::{Instant, sleep};
+
+use crate::agent::request::Request;
+use crate::clock;
+use crate::service::Inner;
+use crate::vault::{Fence, Whose};
+
+/// How long calls may wait here for an instance that another run has taken over.
+const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
+/// How often the store is asked for it meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The instances that are looked after here.
+#[derive(Default)]
+pub(crate) struct LeftToOwner(Mutex<HashSet<InstanceId>>);
+
+impl LeftToOwner {
+    fn lock(&self) -> MutexGuard<'_, HashSet<InstanceId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Lets go of an instance that another run has, and had not when it had this fence here; its calls end first.
+    pub(crate) async fn leave_to_owner(self: &Arc<Self>, id: InstanceId, fence: Fence) {
+        let leave = Request::LeaveToOwner { id, fence, until: clock::now() + CALLS_END_WITHIN, is_again: false };
+        self.dependencies.agent.tell(id, leave).await;
+        if self.left_to_owner.lock().insert(id) {
+            tokio::spawn(self.clone().watch_left(id, fence));
+        }
+    }
+
+    /// Waits until nothing of it is here any more. Boxed, because what it calls may leave more to their owners.
+    fn watch_left(self: Arc<Self>, id: InstanceId, fence: Fence) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            let until = Instant::now() + CALLS_END_WITHIN;
+            while Instant::now() < until && self.is_here(id).await.is_some_and(|status| status.fence == fence) {
+                if self.dependencies.vault.whose(id).await == Ok(Whose::Nobodys) {
+                    let (wiped, _) = self.wiped_elsewhere(&[(id, fence)]).await;
+                    self.let_go_of_wiped(&wiped).await;
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+            self.left_to_owner.lock().remove(&id);
+        })
+    }
+}
