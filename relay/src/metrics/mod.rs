@@ -84,7 +84,7 @@ metrics! {
     Pushes = "sipwake_pushes_total", Counter, "Pushes, by service and by how they ended, retries included.";
     PushRetries = "sipwake_push_retries_total", Counter, "Further attempts at a push, by service.";
     PushTokensDoubted = "sipwake_push_tokens_doubted_total", Counter, "Tokens that APNs called bad (BadDeviceToken) and that are not believed to be: an operator's mistake wipes nobody.";
-    PushResends = "sipwake_push_resends_total", Counter, "Pushes of a call that were sent a second time, because the device gave no sign (FCM alone).";
+    PushResends = "sipwake_push_resends_total", Counter, "Pushes of a call that were sent a second time, because the device gave no sign (FCM and Web Push).";
     AppPushes = "sipwake_app_pushes_total", Counter, "Pushes, by service, by how they ended and by app.";
     PushServiceUp = "sipwake_push_service_up", Gauge, "1 while a push service takes the pushes of an app, or has not been needed yet, else 0.";
     PushServiceWaiting = "sipwake_push_service_waiting", Gauge, "Pushes that wait for a push service, by app.";

@@ -180,8 +180,14 @@ fn kind(schema: &Value) -> String {
         _ => Vec::new(),
     };
     if types == ["array"] {
-        let most = schema["maxItems"].as_u64().map(|most| format!(", at most {most}")).unwrap_or_default();
-        return format!("list of {}{most}", kind(&schema["items"]));
+        let mut told = format!("list of {}", kind(&schema["items"]));
+        told += &match (bound(schema, "minItems"), bound(schema, "maxItems")) {
+            (Some(least), Some(most)) => format!(", {least} to {most}"),
+            (Some(least), None) => format!(", at least {least}"),
+            (None, Some(most)) => format!(", at most {most}"),
+            (None, None) => String::new(),
+        };
+        return told + if schema["uniqueItems"] == true { ", each once" } else { "" };
     }
     let format = schema["format"].as_str().map(|format| if format == "date-time" { " (time)" } else { " (bytes)" });
     let mut told = format!("{}{}", types.join(" or "), format.unwrap_or_default());

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::agent::request::Request;
 use crate::clock;
+use crate::domain::InstanceState;
 use crate::service::Inner;
 use crate::vault::{Fence, Whose};
 
@@ -47,14 +48,27 @@ impl Inner {
     fn watch_left(self: Arc<Self>, id: InstanceId, fence: Fence) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let until = Instant::now() + CALLS_END_WITHIN;
-            while Instant::now() < until && self.is_here(id).await.is_some_and(|status| status.fence == fence) {
-                if self.dependencies.vault.whose(id).await == Ok(Whose::Nobodys) {
-                    let (wiped, _) = self.wiped_elsewhere(&[(id, fence)]).await;
-                    self.let_go_of_wiped(&wiped).await;
+            while Instant::now() < until && self.is_left(id, fence).await {
+                if self.is_wiped_by_owner(id, fence).await {
+                    self.let_go_of_wiped(&[id]).await;
                 }
                 sleep(LOOK_AGAIN).await;
             }
             self.left_to_owner.lock().remove(&id);
         })
+    }
+
+    async fn is_left(&self, id: InstanceId, fence: Fence) -> bool {
+        let status = self.look_as_relay(id).await;
+        status.is_ok_and(|status| status.fence == fence && status.state != InstanceState::Ending)
+    }
+
+    /// Whether another node says that it has wiped it: by what lies beside the own keyring, or when it is asked.
+    async fn is_wiped_by_owner(&self, id: InstanceId, fence: Fence) -> bool {
+        let vault = &self.dependencies.vault;
+        if vault.tombstones().forbids(id, Some(fence)).is_some() {
+            return true;
+        }
+        vault.whose(id).await == Ok(Whose::Nobodys) && self.wiped_elsewhere(&[(id, fence)]).await.0.contains(&id)
     }
 }

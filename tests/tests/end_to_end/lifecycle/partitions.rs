@@ -95,7 +95,7 @@ async fn a_call_that_rings_at_a_node_that_was_cut_off_is_answered_there_before_t
 }
 
 /// Two nodes, and a phone that rings by the one that had its account until the other one took it over.
-async fn ringing_where_it_was(redis: &RedisServer) -> Result<(World, RelayProcess, Instance, Caller), Missed> {
+async fn ringing_where_it_was(redis: &RedisServer) -> Result<(World, RelayProcess, Gate, (Instance, Caller)), Missed> {
     let (world, other, mut gate) = two_nodes_and_a_gate(redis).await?;
     let instance = world.enable().await?;
     let caller = world.call()?;
@@ -108,13 +108,13 @@ async fn ringing_where_it_was(redis: &RedisServer) -> Result<(World, RelayProces
     gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
     world.relay.await_log("lease-lapsed", SOON * 2).await?;
     await_registered(&world, &other, 1.0).await?;
-    Ok((world, other, instance, caller))
+    Ok((world, other, gate, (instance, caller)))
 }
 
 #[tokio::test]
 async fn a_receipt_that_is_asked_for_where_a_call_still_rings_comes_from_the_node_that_has_the_account() -> Outcome {
     let redis = RedisServer::start();
-    let (world, other, instance, caller) = ringing_where_it_was(&redis).await?;
+    let (world, other, _gate, (instance, caller)) = ringing_where_it_was(&redis).await?;
     let receipt = || async {
         let answer = world.relay.api().disable(&instance).await.ok()?;
         (answer.status == 200).then_some(answer)
@@ -131,12 +131,13 @@ async fn a_receipt_that_is_asked_for_where_a_call_still_rings_comes_from_the_nod
 #[tokio::test]
 async fn what_is_wiped_by_the_node_that_has_it_ends_where_a_call_still_rings() -> Outcome {
     let redis = RedisServer::start();
-    let (world, other, instance, caller) = ringing_where_it_was(&redis).await?;
+    let (world, other, _gate, (instance, caller)) = ringing_where_it_was(&redis).await?;
     let receipt = other.api().disable(&instance).await?;
     assert_eq!(receipt.status, 200, "{}", receipt.text());
     caller.final_response(SOON).await?;
     world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
-    world.await_contacts(0).await
+    world.await_contacts(0).await?;
+    Ok(())
 }
 
 /// It would go on with its calls, as long as its SIP server knows its Contact.
