@@ -6,15 +6,11 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::cell::LazyCell;
-use std::fmt::Write as _;
 
 use super::CallState;
 use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
 use crate::id::{BindingId, BranchId, CallId};
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Uri};
-
-/// The maximum length of `received` and `rport`, in bytes.
-const MARKS_BYTES: usize = 72;
 
 /// How a name of this relay is written in one direction.
 #[derive(Clone, Copy, Debug)]
@@ -200,36 +196,7 @@ pub fn strip_asserted_identity(edit: Edit<'_>, from: Side) -> Edit<'_> {
 /// Adds `received` and `rport` to the topmost Via where the sender's address is another than it says (RFC 3261 §18.2.1,
 /// RFC 3581 §4). `None`: nothing to add.
 pub fn add_received(request: &Message, source: &Source) -> Option<Message> {
-    let via = request.via()?;
-    let ip = source.peer.ip().to_canonical();
-    let named = via.host.trim_start_matches('[').trim_end_matches(']').parse() == Ok(ip);
-    let wants_port = via.params.get("rport").is_some_and(|value| value.is_none());
-    if named && !wants_port {
-        return None;
-    }
-    let mut text = String::with_capacity(via.text.len() + MARKS_BYTES);
-    text.push_str(via.text[..via.text.find(';').unwrap_or(via.text.len())].trim_end());
-    for (name, value) in via.params.iter() {
-        if name.eq_ignore_ascii_case("received") || wants_port && name.eq_ignore_ascii_case("rport") {
-            continue;
-        }
-        text.push(';');
-        text.push_str(name);
-        if let Some(value) = value {
-            text.push('=');
-            text.push_str(value);
-        }
-    }
-    // Writing to a String does not fail.
-    let _ = write!(text, ";received={ip}");
-    if wants_port {
-        let _ = write!(text, ";rport={}", source.peer.port());
-    }
-    if text.contains(|char: char| char.is_ascii_control()) {
-        // A line that is folded is one line from here on.
-        text = text.replace(|char: char| char.is_ascii_control(), " ");
-    }
-    request.with_part(via.text, &text)
+    request.received_from(source.peer)
 }
 
 /// ACK and BYE for a 2xx that comes when the call is over (RFC 3261 §16.7: it must not be left unanswered). One that names no Contact, as

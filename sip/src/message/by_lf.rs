@@ -226,7 +226,8 @@ mod tests {
         ] {
             let came = format!("{FIRST}{lines}Via: SIP/2.0/TLS h;branch=z9hG4bKa\r\n{identity}");
             let Frame::BareLf(head) = first_of(&came) else { panic!("{came:?}") };
-            let answer = Message::refusal(&head, Malformed::BareLf, &Limits::default()).expect("an answer");
+            let peer = ([192, 0, 2, 1], 5060).into();
+            let answer = Message::refusal(&head, Malformed::BareLf, &Limits::default(), peer).expect("an answer");
             assert!(String::from_utf8_lossy(&answer).contains(to), "{answer:?}");
         }
         let response = "SIP/2.0 200 OK\r\nSubject: a\nb: c\r\nl: 5\r\n\r\nhello";

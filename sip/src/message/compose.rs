@@ -387,11 +387,9 @@ mod tests {
         let request = Message::parse(&text.into(), &Limits::COMPOSED).unwrap();
         let answer = Composer::response(&request, 400, "Bad Request", Some("t")).finish();
         assert_eq!(memchr::memmem::find_iter(&answer, b";tag=t\r\n").count(), count + 1);
-        assert_eq!(
-            Message::refusal(request.head(), crate::message::Malformed::TooManyHeaders, &Limits::default()),
-            None,
-            "it has one To"
-        );
+        let (beyond, peer) = (crate::message::Malformed::TooManyHeaders, ([192, 0, 2, 1], 5060).into());
+        let refusal = Message::refusal(request.head(), beyond, &Limits::default(), peer);
+        assert_eq!(refusal, None, "it has one To");
     }
 
     #[test]

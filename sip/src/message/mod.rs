@@ -5,7 +5,8 @@
 //! ([`Message::edit`]).
 //!
 //! Two tiers of judgement, because their consequences differ:
-//! * [`Message::parse`] fails with [`Malformed`] when the bytes have no structure; such a message is dropped.
+//! * [`Message::parse`] fails with [`Malformed`] when the bytes have no structure; such a message is dropped, and answered where
+//!   [`Message::refusal`] finds what an answer needs.
 //! * [`Message::check`] names the first [`Fault`] of a message that has structure; a request with one is answered 400.
 //!
 //! | room | what it is |
@@ -19,8 +20,8 @@
 //! | `frame`, `head_reader`, `length` | where a message ends |
 //! | `by_lf`, `long_head` | servers that see bare LFs, and heads that are passed over |
 //! | *writing* | |
-//! | `compose` | new messages |
-//! | `edit`, `replace` | changed copies, and the change of one part of a value |
+//! | `compose`, `refusal` | new messages, and the answers to what is no message |
+//! | `edit`, `replace`, `received` | changed copies, the change of one part of a value, and the sender's address in a Via |
 //!
 //! Invariant: bytes that this module does not understand leave as they came. No input makes it panic, recurse, or
 //! allocate more than a constant times the input's length.
@@ -41,6 +42,8 @@ mod name;
 mod params;
 mod parse;
 mod party;
+mod received;
+mod refusal;
 mod replace;
 mod uri;
 mod via;
@@ -124,7 +127,7 @@ pub struct Message {
     hides_length: bool,
 }
 
-/// Reason why bytes are not a SIP message at all. Such bytes get no answer.
+/// Reason why bytes are not a SIP message at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// Longer than [`Limits::message_bytes`].
@@ -161,25 +164,6 @@ impl Message {
     /// The first [`Fault`], for the 400 that answers a request.
     pub fn check(&self) -> Result<(), Fault> {
         check::message(self)
-    }
-
-    /// The answer to a request that is `beyond` one of its limits: 513, or 400 whose reason phrase names the limit. `bytes`: the message, or
-    /// its head, or what [`Frame::TooLong`] or [`Frame::BareLf`] has of that. `None` for what is no request, for an ACK, and for what has not each once that
-    /// an answer copies (RFC 3261 §8.2.6.2).
-    pub fn refusal(bytes: &Bytes, beyond: Malformed, limits: &Limits) -> Option<Bytes> {
-        let (status, reason) = match beyond {
-            Malformed::TooLong => (513, Composer::reason(513).to_owned()),
-            Malformed::TooManyHeaders => (400, format!("More Than {} Header Lines", limits.headers)),
-            Malformed::TooManyVias => (400, format!("More Than {} Via Values", limits.vias)),
-            Malformed::BareLf => (400, "Line Without CRLF".to_owned()),
-            Malformed::NoEnd | Malformed::StartLine | Malformed::HeaderLine => return None,
-        };
-        let request = Self::parse(bytes, &Limits::COMPOSED).ok().filter(|it| it.is_request() && it.via().is_some())?;
-        let is_one = |name| request.fields.iter().filter(|field| field.name == name).count() == 1;
-        let has_all = [Name::From, Name::To, Name::CallId, Name::CSeq].into_iter().all(is_one);
-        let tag = format!("{:08x}", request.head.len());
-        let answered = has_all && request.method() != Some(Method::Ack);
-        answered.then(|| Composer::response(&request, status, &reason, Some(&tag)).finish())
     }
 
     /// A response without the line breaks in it that only some readers see: each is a space from then on. `None`: there are none.

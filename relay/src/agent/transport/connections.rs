@@ -575,7 +575,7 @@ impl Connection {
         broken: Broken,
     ) -> Result<(), Ending> {
         let ending = self.refused(broken);
-        if let Some(answer) = Message::refusal(bytes, fault, &self.limits) {
+        if let Some(answer) = Message::refusal(bytes, fault, &self.limits, self.source.peer) {
             self.write(stream, Some(Outgoing::Bytes(answer))).await?;
         }
         if self.proven || self.is_of_known_server().await { Ok(()) } else { Err(ending) }

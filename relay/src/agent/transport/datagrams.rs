@@ -1,7 +1,7 @@
 //! The upstream UDP socket of a core: each datagram to its shard.
 //!
 //! Invariant: a datagram that is no SIP, or whose shard is behind, is dropped and counted; its sender sends it again
-//! (RFC 3261 §17). A request beyond a limit is answered, once, to where it came from. STUN goes to the shard that asked.
+//! (RFC 3261 §17). A request beyond a limit, or in lines that not all readers see, is answered, once, to where it came from. STUN goes to the shard that asked.
 //! Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
 
 use bytes::Bytes;
@@ -16,6 +16,9 @@ use crate::metrics::Metrics;
 use crate::metrics::labels::SipRefusal;
 use crate::net::drain::Drain;
 use crate::net::udp::{Datagram, Udp};
+
+/// An answer is at most so many times as large as what it answers, in halves, as the endpoint's to those whom it does not believe.
+const REFLECTED_HALVES_MAX: usize = 3;
 
 /// Receives until the drain is over.
 pub(crate) async fn receive(core: usize, socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
@@ -44,8 +47,9 @@ fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, 
         Ok(message) => message,
         Err(fault) => {
             metrics.sip_refused(SipRefusal::Malformed);
-            // Its sender may be somebody else than it says, and gets no more than was sent in its name.
-            let answer = Message::refusal(&bytes, fault, limits).filter(|answer| answer.len() <= bytes.len());
+            // Its sender may be somebody else than it says, and gets hardly more than was sent in its name.
+            let is_short = |answer: &Bytes| answer.len() * 2 <= bytes.len() * REFLECTED_HALVES_MAX;
+            let answer = Message::refusal(&bytes, fault, limits, peer).filter(is_short);
             if let Some(answer) = answer {
                 // An answer that cannot be sent is lost, as a datagram may be.
                 let _ = socket.send(core, &answer, peer);
