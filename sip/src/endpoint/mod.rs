@@ -12,6 +12,7 @@
 //! | `core` | `Core` | settings, randomness, deadlines, transactions, outputs |
 //! | `io`, `new_binding`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much an endpoint holds; the settings that an endpoint is given once |
 //! | `requests` | | classification of requests and responses from the network, and dispatch to the rooms below |
+//! | `broken` | | requests that lack what every one has, or break its grammar |
 //! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and the peer that it led to |
 //! | `flows` | `FlowTable` | flows of both sides: pings, and the end of a stream |
 //! | `bindings` | `Bindings` | registrations and GRUUs |
@@ -50,6 +51,7 @@ mod asked;
 mod asked_servers;
 mod attachments;
 mod bindings;
+mod broken;
 mod budgets;
 pub mod calls;
 mod core;

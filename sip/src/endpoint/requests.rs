@@ -5,6 +5,7 @@
 //! | the peer that was asked | response | its client transaction's owner |
 //! | its SIP server, late | response to a REGISTER | `late_answers` |
 //! | anybody else | response | nowhere; with the branch of what a device was sent in a call: `unproven` |
+//! | either | what breaks the rules of every message | `broken` |
 //! | either | CANCEL of a pending INVITE | the call, or the forwarded INVITE |
 //! | either | ACK, or a request with our signed Route | `dialogs` |
 //! | device | REGISTER | `devices`, or `push_bindings` when it is for a SIP server |
@@ -32,7 +33,7 @@ use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy, returned};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
-use crate::message::{Composer, Fault, Message, Method, Name, Uri, Via};
+use crate::message::{Composer, Message, Method, Name, Uri, Via};
 use crate::transaction::{Arrival, Asked, Reply, RequestKey};
 
 /// An answer to a sender that is not believed is at most so many times as large as its request, in halves; else it is not
@@ -185,12 +186,13 @@ impl Endpoint {
 
     fn on_request(&mut self, now: Instant, source: Source, request: Message) {
         let method = request.method().unwrap_or(Method::Other);
-        if let Err(fault) = request.check() {
-            if method != Method::Ack {
-                self.refuse_broken(&source, &request, fault);
-            }
-            return;
-        }
+        let request = match request.check() {
+            Ok(()) => request,
+            Err(fault) => match self.as_of_its_invite(&source, &request) {
+                Some(sound) => sound,
+                None => return self.refuse_broken(&source, &request, fault),
+            },
+        };
         let request = forward::add_received(&request, &source).unwrap_or(request);
         if source.side == Side::Device && !returned::is_fit(&request) {
             if method != Method::Ack {
@@ -370,7 +372,7 @@ impl Endpoint {
         self.send_reflected(source.flow, request, response);
     }
 
-    fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
+    pub(super) fn send_reflected(&mut self, flow: FlowId, request: &Message, response: Bytes) {
         // Parameters that the relay added to the Via did not come by the network.
         let added = request.via().map_or(0, |via| {
             let value = |name| via.params.get(name).flatten().map(str::len);
@@ -550,20 +552,6 @@ impl Endpoint {
         let tag = self.core.random.tag();
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
         self.core.send(reply.flow, response.header(Name::RetryAfter, 10).finish());
-    }
-
-    /// 400 (or 505) without a transaction, from what can be copied of a broken request. A SIP server may end a stream for an answer without what it
-    /// knows its requests by (Kamailio does), and all accounts there share it.
-    fn refuse_broken(&mut self, source: &Source, request: &Message, fault: Fault) {
-        let has_all = [Name::From, Name::To, Name::CallId, Name::CSeq].into_iter().all(|name| request.has(name));
-        let is_shared = source.side == Side::Upstream && source.flow.is_reliable();
-        if !request.has(Name::Via) || is_shared && !has_all {
-            return;
-        }
-        let status = if fault == Fault::Version { 505 } else { 400 };
-        let tag = self.stateless_tag(request);
-        let response = Composer::response(request, status, &fault.to_string(), Some(&tag)).finish();
-        self.send_reflected(source.flow, request, response);
     }
 }
 

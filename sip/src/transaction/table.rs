@@ -74,6 +74,13 @@ pub(super) struct Server<S> {
     pub(super) beside: Option<Box<FlowId>>,
 }
 
+impl<S> Server<S> {
+    fn to_tag(&self) -> Option<String> {
+        let last = Message::parse(&self.last, &Limits::COMPOSED).ok()?;
+        last.to()?.tag().map(str::to_owned)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Timer {
     Client(ClientKey),
@@ -284,8 +291,25 @@ impl<C: Copy, S: Copy> Table<C, S> {
 
     /// The To tag of the responses of the INVITE that a CANCEL names, which that of its own response should be (RFC 3261 §9.2).
     pub fn to_tag_for(&self, cancel: &RequestKey) -> Option<String> {
-        let last = Message::parse(&self.cancelled(cancel)?.last, &Limits::COMPOSED).ok()?;
-        last.to()?.tag().map(str::to_owned)
+        self.cancelled(cancel)?.to_tag()
+    }
+
+    /// The To tag of the last response to a request.
+    pub fn to_tag_of(&self, id: ServerId) -> Option<String> {
+        self.servers.get(&id)?.to_tag()
+    }
+
+    /// A message with the From, To, Call-ID and CSeq of the INVITE that a CANCEL, or the ACK of a refusal, names by its key (RFC 3261 §9.1, §17.1.1.3):
+    /// the INVITE, or its last response.
+    pub fn invite_named_by(&self, key: &RequestKey, method: Method) -> Option<Message> {
+        let named = match method {
+            Method::Cancel => self.cancelled(key),
+            Method::Ack => self.servers.get(self.by_key.get(key.as_str())?).filter(|it| !it.machine.is_accepted()),
+            _ => None,
+        };
+        let server = named.filter(|server| matches!(server.machine, ServerMachine::Invite(_)))?;
+        let asked = server.asked.as_deref().map(|(request, _)| request.clone());
+        asked.or_else(|| Message::parse(&server.last, &Limits::COMPOSED).ok())
     }
 
     /// Whether the INVITE that a CANCEL names has its Call-ID, as far as its last response tells.

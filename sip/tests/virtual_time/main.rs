@@ -17,6 +17,7 @@ mod interoperability;
 mod invitations;
 mod largest;
 mod named_calls;
+mod odd_requests;
 mod presence;
 mod push_proxy;
 mod recovery;

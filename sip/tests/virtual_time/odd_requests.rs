@@ -1,0 +1,132 @@
+//! Requests that break the rules of every message, or name the relay in their Route, in virtual time.
+
+use sip::endpoint::*;
+use sip::id::FlowId;
+use sip::message::Name;
+
+use crate::world::{World, server_address};
+
+const CALL: &str = "odd";
+
+/// The CANCEL or the ACK of the caller's server, as it should be.
+fn sound(world: &World, method: &str) -> String {
+    let head = world.head(CALL, method, 1, "");
+    format!("{method} sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding)
+}
+
+/// The text with a line in place of the one that begins so.
+fn with(text: &str, begins: &str, line: &str) -> String {
+    let lines: Vec<String> = text
+        .split_inclusive("\r\n")
+        .map(|it| if it.starts_with(begins) { line.to_owned() } else { it.to_owned() })
+        .collect();
+    assert_ne!(lines.concat(), text, "{begins}");
+    lines.concat()
+}
+
+/// A sound request in the ways in which its answerer may find it broken though it names its transaction.
+fn broken(text: &str) -> Vec<String> {
+    let mut all: Vec<String> = ["From", "To", "Call-ID", "CSeq"].iter().map(|name| with(text, name, "")).collect();
+    all.push(with(text, "To", "To: <sip:a@b>\r\nTo: <sip:a@b>\r\n"));
+    all.push(with(text, "CSeq", "CSeq: 1 INVITE\r\n"));
+    all.push(with(text, "Max-Forwards", "Max-Forwards: 300\r\n"));
+    all.push(with(text, "Contact", "Contact: <sip:a@b>\nX: y\r\n"));
+    all.push(with(text, "From", "From: <sip:a\n@b>\r\n"));
+    all.push(with(text, "Call-ID", "Call-ID: a b\r\n"));
+    all.push(with(text, "Content-Length", "Content-Length: x\r\n"));
+    let line = text.lines().next().unwrap();
+    let method = line.split(' ').next().unwrap();
+    all.push(text.replacen(line, &format!("{method} <sip:x> SIP/2.0"), 1));
+    all.push(text.replacen(line, &format!("{method} sip:x?y SIP/2.0"), 1));
+    all
+}
+
+fn by_datagram_and_stream() -> [FlowId; 2] {
+    [FlowId::Datagram(server_address()), FlowId::Stream(900)]
+}
+
+#[test]
+fn a_cancel_that_names_its_invite_ends_the_call_however_broken_it_is() {
+    for flow in by_datagram_and_stream() {
+        let count = broken(&sound(&World::registered(), "CANCEL")).len();
+        for at in 0..count {
+            for awake in [false, true] {
+                let mut world = World::registered_with(flow, |_| {});
+                let source = world.upstream;
+                if awake {
+                    world.attach(1);
+                }
+                world.invite(CALL);
+                if awake {
+                    let (device, leg) = (world.device(1), world.last("INVITE"));
+                    world.reply(device, &leg, 180, &[], "");
+                }
+                let cancel = with(&broken(&sound(&world, "CANCEL"))[at], "Record-Route", "Reason: SIP;cause=200\r\n");
+                world.receive(source, &cancel);
+                let taken = world.last("CANCEL 200");
+                let (call_id, cseq) = (taken.call_id(), taken.cseq());
+                assert_eq!((call_id, cseq), (Some(CALL), Some((1, "CANCEL"))), "{cancel}");
+                assert_eq!(taken.from().unwrap().tag(), Some("bob"));
+                if awake {
+                    assert_eq!(taken.to().unwrap().tag(), Some("peer"), "that of its INVITE (RFC 3261 §9.2)");
+                    let (device, leg) = (world.device(1), world.last("INVITE"));
+                    assert_eq!(world.last("CANCEL").text(Name::Reason), Some("SIP;cause=200"));
+                    world.reply(device, &leg, 487, &[], "");
+                }
+                assert_eq!(world.count("INVITE 487"), 1, "{cancel}");
+                world.receive(source, &cancel);
+                assert_eq!(world.count("CANCEL 400"), 0, "the same one again");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_broken_cancel_that_names_no_invite_is_refused() {
+    for (branch, from) in [("z9hG4bKother", "192.0.2.10"), ("z9hG4bKserver.odd", "198.51.100.9")] {
+        let mut world = World::registered();
+        world.invite(CALL);
+        let cancel = with(&sound(&world, "CANCEL"), "To", "").replacen("z9hG4bKserver.odd", branch, 1);
+        let peer = std::net::SocketAddr::new(from.parse().unwrap(), 5060);
+        let source = Source { flow: FlowId::Datagram(peer), peer, ..world.upstream };
+        world.receive(source, &cancel);
+        let counts = (world.count("CANCEL 200"), world.count("INVITE 487"), world.endpoint.open_calls());
+        assert_eq!(counts, (0, 0, 1), "{branch} {from}");
+    }
+}
+
+#[test]
+fn an_ack_that_names_a_refused_invite_ends_its_repetition_however_broken_it_is() {
+    let count = broken(&sound(&World::registered(), "ACK")).len();
+    for at in 0..count {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite(CALL);
+        let (source, device, leg) = (world.upstream, world.device(1), world.last("INVITE"));
+        world.reply(device, &leg, 603, &[], "");
+        let ack = broken(&sound(&world, "ACK")).swap_remove(at);
+        world.receive(source, &ack);
+        let before = world.descriptions();
+        world.advance(std::time::Duration::from_secs(40));
+        assert_eq!((world.count("INVITE 603"), world.count("ACK 400")), (1, 0), "{ack}: {before:?}");
+    }
+}
+
+#[test]
+fn a_refusal_of_a_broken_request_says_where_that_came_from() {
+    let mut world = World::registered();
+    let peer = std::net::SocketAddr::from(([198, 51, 100, 9], 7000));
+    let source = Source { flow: FlowId::Datagram(peer), peer, ..world.upstream };
+    for (broken, status) in [("SIP/2.0\r\nMax-Forwards: x", 400), ("SIP/3.0\r\nX: y", 505)] {
+        world.receive(
+            source,
+            &format!(
+                "OPTIONS sip:relay.test {broken}\r\nVia: SIP/2.0/UDP other.example:5999;branch=z9hG4bK1;rport\r\n\
+                 From: <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\nCall-ID: x\r\nCSeq: 1 OPTIONS\r\n\r\n"
+            ),
+        );
+        let refused = world.last(&format!("OPTIONS {status}"));
+        let via = "SIP/2.0/UDP other.example:5999;branch=z9hG4bK1;received=198.51.100.9;rport=7000";
+        assert_eq!(refused.text(Name::Via), Some(via), "RFC 3581 §4");
+    }
+}
