@@ -157,8 +157,13 @@ pub fn past_outbound_proxy(request: &Message, key: &TokenKey, named: impl FnOnce
         request.route_user(index).is_some_and(|user| open_token(request, key, user, Side::Device).is_some())
     };
     let ahead = (1..=named()).find(|index| !is_plain(*index)).filter(|index| is_signed(*index))?;
-    let edit = (0..ahead).fold(request.edit(), |edit, _| edit.pop(Name::Route));
-    Message::parse(&edit.finish(), &Limits::COMPOSED).ok()
+    past_routes(request, ahead)
+}
+
+/// A request without its `count` topmost Routes. `None`: that is as it is.
+pub fn past_routes(request: &Message, count: usize) -> Option<Message> {
+    let popped = |count: usize| (0..count).fold(request.edit(), |edit, _| edit.pop(Name::Route)).finish();
+    (count > 0).then(|| popped(count)).and_then(|bytes| Message::parse(&bytes, &Limits::COMPOSED).ok())
 }
 
 /// Takes our `ours` values off the Route of a request that is forwarded. Where a strict router comes next, one without `lr`,

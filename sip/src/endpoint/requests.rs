@@ -324,6 +324,7 @@ impl Endpoint {
                     self.on_notified(now, binding, &request);
                 }
             }
+        let request = self.past_own_route(&request, binding).unwrap_or(request);
             Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}
             _ if in_dialog => self.refuse(now, reply, &request, 481),
             _ if self.has_let_go(now, binding) => {
@@ -352,6 +353,16 @@ impl Endpoint {
             self.core.event(Event::InviteRefused { status });
         }
     }
+    /// A SIP server's request for a binding without the topmost Routes that name this relay, as its address or as the Contact of the binding
+    /// (RFC 3261 §16.4). `None`: there are none.
+    fn past_own_route(&self, request: &Message, binding: BindingId) -> Option<Message> {
+        if !request.has(Name::Route) {
+            return None;
+        }
+        let is_contact = request.route_user(0).and_then(BindingId::parse) == Some(binding);
+        forward::past_routes(request, if is_contact { 1 } else { self.own_routes(request) })
+    }
+
 
     pub(super) fn answer_stranger(&mut self, source: &Source, request: &Message, status: u16) {
         let tag = self.stateless_tag(request);

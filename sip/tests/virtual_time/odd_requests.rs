@@ -130,3 +130,57 @@ fn a_refusal_of_a_broken_request_says_where_that_came_from() {
         assert_eq!(refused.text(Name::Via), Some(via), "RFC 3581 §4");
     }
 }
+
+/// The Routes of the INVITE that the device gets.
+fn routes_at_device(routes: &str) -> Vec<String> {
+    let mut world = World::registered();
+    world.attach(1);
+    let (source, text) = (world.upstream, world.invite_text(CALL));
+    let routes = routes.replace("BINDING", &world.binding.to_string());
+    world.receive(source, &text.replace("X-Odd:", &format!("{routes}X-Odd:")));
+    let invite = world.last("INVITE");
+    assert_eq!(invite.values_written("X-Odd").next(), Some(&b"kept  as it is"[..]));
+    invite.elements(Name::Route).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_route_that_names_the_relay_is_taken_off_a_first_invite() {
+    for (routes, left) in [
+        ("Route: <sip:relay.test:5070;lr>\r\n", &[][..]),
+        ("Route: <sip:RELAY.test:5071;transport=tls;lr>\r\n", &[]),
+        ("Route: <sip:relay.test;lr>, <sip:relay.test:5070;transport=tcp;lr>\r\n", &[]),
+        ("Route: <sip:BINDING@192.0.2.1:5070;lr>\r\n", &[]),
+        ("Route: <sip:relay.test:5070;lr>, <sip:next.example;lr>\r\n", &["<sip:next.example;lr>"]),
+        ("Route: <sip:relay.test:5070;lr>\r\nRoute: <tel:+1>\r\n", &["<tel:+1>"]),
+        (
+            "Route: <sip:next.example;lr>, <sip:relay.test:5070;lr>\r\n",
+            &["<sip:next.example;lr>", "<sip:relay.test:5070;lr>"],
+        ),
+        ("Route: <sip:relay.test:9;lr>\r\n", &["<sip:relay.test:9;lr>"]),
+        ("Route: x\r\n", &["x"]),
+        ("", &[]),
+    ] {
+        assert_eq!(routes_at_device(routes), left, "{routes}");
+    }
+}
+
+#[test]
+fn a_loop_is_seen_with_and_without_a_route_that_names_the_relay() {
+    for routes in ["", "Route: <sip:relay.test:5070;lr>\r\n"] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite(CALL);
+        let forwarded = world.last("INVITE");
+        let (source, text) = (world.upstream, world.invite_text(CALL));
+        let own = forwarded.text(Name::Via).unwrap();
+        let back =
+            text.replace("X-Odd:", &format!("{routes}X-Odd:")).replacen("Via:", &format!("Via: {own}\r\nVia:"), 1);
+        world.receive(source, &with_branch_on_top(&back));
+        assert_eq!(world.count("INVITE 482"), 1, "{routes}");
+    }
+}
+
+/// The request as another hop would have passed it on.
+fn with_branch_on_top(text: &str) -> String {
+    text.replacen("Via:", "Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKback\r\nVia:", 1)
+}
