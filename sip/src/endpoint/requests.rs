@@ -311,12 +311,20 @@ impl Endpoint {
         let Some(binding) = request.request_uri().and_then(|uri| self.binding_of(uri, &source)) else {
             self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
             let is_sip = request.request_uri().is_some_and(Uri::is_sip);
-            return self.refuse_stranger(&source, &request, if is_sip { 404 } else { 416 });
+            let status = if !is_sip {
+                416
+            } else if is_in_dialog(&request) {
+                481
+            } else {
+                404
+            };
+            return self.refuse_stranger(&source, &request, status);
         };
         if !self.is_trusted(binding, &source) {
             self.core.event(Event::RequestRefused(RequestRefusal::WrongSource));
             return self.refuse_stranger(&source, &request, 403);
         }
+        let request = self.past_own_route(&request, binding).unwrap_or(request);
         let in_dialog = is_in_dialog(&request);
         match request.method() {
             Some(Method::Notify) if in_dialog && self.is_subscribed(binding, &request) => {
@@ -324,7 +332,6 @@ impl Endpoint {
                     self.on_notified(now, binding, &request);
                 }
             }
-        let request = self.past_own_route(&request, binding).unwrap_or(request);
             Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}
             _ if in_dialog => self.refuse(now, reply, &request, 481),
             _ if self.has_let_go(now, binding) => {
@@ -346,13 +353,6 @@ impl Endpoint {
         }
     }
 
-    /// Answers a sender that is not known to be the SIP server of what it asks for.
-    pub(super) fn refuse_stranger(&mut self, source: &Source, request: &Message, status: u16) {
-        self.answer_stranger(source, request, status);
-        if request.method() == Some(Method::Invite) {
-            self.core.event(Event::InviteRefused { status });
-        }
-    }
     /// A SIP server's request for a binding without the topmost Routes that name this relay, as its address or as the Contact of the binding
     /// (RFC 3261 §16.4). `None`: there are none.
     fn past_own_route(&self, request: &Message, binding: BindingId) -> Option<Message> {
@@ -363,6 +363,13 @@ impl Endpoint {
         forward::past_routes(request, if is_contact { 1 } else { self.own_routes(request) })
     }
 
+    /// Answers a sender that is not known to be the SIP server of what it asks for.
+    pub(super) fn refuse_stranger(&mut self, source: &Source, request: &Message, status: u16) {
+        self.answer_stranger(source, request, status);
+        if request.method() == Some(Method::Invite) {
+            self.core.event(Event::InviteRefused { status });
+        }
+    }
 
     pub(super) fn answer_stranger(&mut self, source: &Source, request: &Message, status: u16) {
         let tag = self.stateless_tag(request);

@@ -184,3 +184,18 @@ fn a_loop_is_seen_with_and_without_a_route_that_names_the_relay() {
 fn with_branch_on_top(text: &str) -> String {
     text.replacen("Via:", "Via: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKback\r\nVia:", 1)
 }
+
+#[test]
+fn a_request_in_a_dialog_that_is_not_here_is_481_whatever_contact_it_names() {
+    let mut world = World::registered();
+    let source = world.upstream;
+    for (method, tag, status) in
+        [("INFO", ";tag=x", 481), ("BYE", "", 481), ("INVITE", ";tag=x", 481), ("INVITE", "", 404)]
+    {
+        world.sent.clear();
+        let head = world.head(&format!("{method}{status}"), method, 2, tag);
+        world.receive(source, &format!("{method} sip:phone1@10.0.0.5:9999 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
+        let statuses: Vec<Option<u16>> = world.sent.iter().map(|sent| sent.message.status()).collect();
+        assert_eq!(statuses, [Some(status)], "{method} {tag}");
+    }
+}
