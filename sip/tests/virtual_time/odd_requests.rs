@@ -2,7 +2,7 @@
 
 use sip::endpoint::*;
 use sip::id::FlowId;
-use sip::message::Name;
+use sip::message::{Message, Name};
 
 use crate::world::{World, server_address};
 
@@ -197,5 +197,41 @@ fn a_request_in_a_dialog_that_is_not_here_is_481_whatever_contact_it_names() {
         world.receive(source, &format!("{method} sip:phone1@10.0.0.5:9999 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n"));
         let statuses: Vec<Option<u16>> = world.sent.iter().map(|sent| sent.message.status()).collect();
         assert_eq!(statuses, [Some(status)], "{method} {tag}");
+    }
+}
+
+/// The end of a call that its caller cancels; `tags`: those of the device's 180, if it says one, and 487.
+fn ended_by(tags: (&'static str, &'static str)) -> Message {
+    let mut world = World::registered();
+    world.attach(1);
+    world.invite(CALL);
+    let (source, device, leg) = (world.upstream, world.device(1), world.last("INVITE"));
+    if !tags.0.is_empty() {
+        world.tag = tags.0;
+        world.reply(device, &leg, 180, &[], "");
+    }
+    let cancel = sound(&world, "CANCEL");
+    world.receive(source, &cancel);
+    world.tag = tags.1;
+    world.reply(device, &leg, 487, &[("Reason", "Q.850;cause=16"), ("X-From", "phone")], "");
+    assert_eq!(world.count("INVITE 487"), 1);
+    let (taken, ended) = (world.last("CANCEL 200"), world.last("INVITE 487"));
+    assert_eq!(
+        taken.to().unwrap().tag() == ended.to().unwrap().tag(),
+        tags.0 == tags.1 || tags.0.is_empty(),
+        "{tags:?}"
+    );
+    ended
+}
+
+#[test]
+fn the_487_of_the_device_that_rang_is_what_the_caller_gets() {
+    let ended = ended_by(("dev1", "dev1"));
+    let has = |ended: &Message| (ended.reason().unwrap().to_owned(), ended.values_written("X-From").count());
+    assert_eq!(has(&ended), ("Whatever".to_owned(), 1));
+    assert_eq!((ended.to().unwrap().tag(), ended.text(Name::Reason)), (Some("dev1"), Some("Q.850;cause=16")));
+    // One with another tag than the CANCEL was answered by, is said in the relay's own words.
+    for tags in [("dev1", "dev2"), ("", "dev1")] {
+        assert_eq!(has(&ended_by(tags)), ("Request Terminated".to_owned(), 0), "{tags:?}");
     }
 }

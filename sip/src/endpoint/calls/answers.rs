@@ -290,7 +290,17 @@ impl Endpoint {
                 return self.conclude(now, call, 480);
             }
             Outcome::TooLate => self.end_late_answer(now, branch, status, response),
-            Outcome::Terminated => self.answer_call(now, call, 487),
+            Outcome::Terminated => {
+                // By the same tag as the 200 to the caller's CANCEL (RFC 3261 §9.2), else the relay says it.
+                let said = self.core.transactions.to_tag_of(server);
+                let its =
+                    row.invite().filter(|_| status == 487 && response.to().and_then(|to| to.tag()) == said.as_deref());
+                let passed = its.map(|invite| returned::forward_response(&invite.message, response, Side::Device));
+                return match passed {
+                    Some(passed) => self.close_call(now, call, status, passed),
+                    None => self.answer_call(now, call, 487),
+                };
+            }
         }
         self.tell_changes(call);
     }
