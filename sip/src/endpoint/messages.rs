@@ -14,7 +14,7 @@ use super::{
 use crate::edge::pending_message::{FinalResponse, PendingMessage};
 use crate::edge::{caller, forward, returned};
 use crate::id::{BindingId, BranchId, InstanceId, MessageId};
-use crate::message::{Composer, Message, Method, Name, Uri};
+use crate::message::{Composer, Message, Method, Name, Uri, unfolded};
 use crate::transaction::Reply;
 
 /// MESSAGEs on their way at once; a further one is answered 503.
@@ -181,7 +181,7 @@ impl Endpoint {
             from: cut(&from, FROM_BYTES).into(),
             name: name.map(|name| name.chars().take(NAME_CHARS).collect::<String>().into()),
             sender: counted_by,
-            content_type: request.text(Name::ContentType).map_or("text/plain", |text| cut(text, TYPE_BYTES)).into(),
+            content_type: cut(&unfolded(request.text(Name::ContentType).unwrap_or("text/plain")), TYPE_BYTES).into(),
             body: request.body().clone(),
             lasts: lasts.map(|seconds| Duration::from_secs(seconds.into())),
         };

@@ -63,6 +63,7 @@ pub use frame::{Frame, FrameError, Framer, PASSED_OVER_MAX};
 pub use limits::Limits;
 pub use method::Method;
 pub use name::Name;
+pub(crate) use params::unfolded;
 pub use params::{Params, is_quoted_text, unquote};
 pub use party::Party;
 pub(crate) use uri::unescaped;

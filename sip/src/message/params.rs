@@ -81,6 +81,16 @@ pub fn unquote(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A value that may be folded over several lines as one line: each fold is one space (RFC 3261 §7.3.1), and so is a bare CR or LF.
+pub(crate) fn unfolded(text: &str) -> Cow<'_, str> {
+    let is_break = |char: char| matches!(char, '\r' | '\n');
+    if !text.contains(is_break) {
+        return Cow::Borrowed(text);
+    }
+    let lines = text.split(is_break).map(|line| line.trim_matches([' ', '\t'])).filter(|line| !line.is_empty());
+    Cow::Owned(lines.collect::<Vec<_>>().join(" "))
+}
+
 /// Whether a text is one quoted string, white space around it aside.
 pub fn is_quoted_text(text: &str) -> bool {
     is_quoted(trim(text))

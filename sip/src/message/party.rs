@@ -15,7 +15,7 @@
 use std::borrow::Cow;
 
 use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, saturating_digits, trim_bytes};
-use super::{Params, Uri, unquote};
+use super::{Params, Uri, unfolded, unquote};
 
 /// Brackets behind a quote that was left open that are looked at, from the last one: so many `<` that are none end the search,
 /// because each is followed to its `>`, and a sender may write thousands.
@@ -80,7 +80,7 @@ impl<'a> Party<'a> {
         (is_scheme(scheme) && !rest.is_empty() && text.bytes().all(legible)).then_some(text)
     }
 
-    /// The display name without quotes and escapes, each control character as a space; bytes that are no text as U+FFFD.
+    /// The display name without quotes and escapes, each fold and each control character as a space; bytes that are no text as U+FFFD.
     pub fn name(&self) -> Option<Cow<'a, str>> {
         let text = match String::from_utf8_lossy(trim_bytes(self.display)) {
             Cow::Borrowed(text) if is_quoted(text) => unquote(text),
@@ -88,6 +88,10 @@ impl<'a> Party<'a> {
             // A quote that belongs to no pair says nothing.
             text if text.contains('"') => Cow::Owned(text.replace('"', "")),
             text => text,
+        };
+        let text = match text {
+            Cow::Borrowed(text) => unfolded(text),
+            Cow::Owned(text) => Cow::Owned(unfolded(&text).into_owned()),
         };
         let text = if text.contains(char::is_control) {
             Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
@@ -203,6 +207,8 @@ mod tests {
     fn what_is_odd_is_read_as_far_as_it_goes() {
         let name = |name: &str| Some(name.to_owned());
         for (value, expected) in [
+            ("Bob\r\n\tSmith <sip:u@h>", (name("Bob Smith"), Some("sip:u@h"), None)),
+            ("\"Bob \r\n  Smith\" <sip:u@h>", (name("Bob Smith"), Some("sip:u@h"), None)),
             ("\"\"unknown\"\" <sip:u@h>", (name("unknown"), Some("sip:u@h"), None)),
             ("\"John \"Duke\" W\" <sip:u@h>;tag=1", (name("John Duke W"), Some("sip:u@h"), Some("1"))),
             ("<sip:@192.0.2.1>;tag=1", (None, Some("sip:@192.0.2.1"), Some("1"))),

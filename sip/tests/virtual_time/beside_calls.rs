@@ -115,6 +115,14 @@ fn a_message_to_a_sleeping_device_is_answered_202_once_the_store_has_it() {
 }
 
 #[test]
+fn a_content_type_that_is_folded_over_lines_is_told_as_one() {
+    let mut world = World::registered();
+    world.receive_message("m1", "c :\r\n TEXT/Plain\r\n\t; charset = \"utf-8\"\r\n", "hello");
+    let [message] = &world.messages()[..] else { panic!("one copy") };
+    assert_eq!(&*message.content_type, "TEXT/Plain ; charset = \"utf-8\"");
+}
+
+#[test]
 fn a_message_that_is_sent_again_is_answered_from_its_transaction_and_a_copy_of_it_has_the_same_name() {
     let mut world = World::registered();
     for _ in 0..3 {
