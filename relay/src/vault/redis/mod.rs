@@ -20,7 +20,7 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `client`, `connect`, `link` | the URL, making a connection, and the one that all share |
+//! | `client`, `connect`, `sentinel`, `link` | the URL, making a connection, and the one that all share |
 //! | `scripts`, `claim`, `shares` | changes as a whole; taking over, and which node does |
 //! | `items`, `bulk_reads` | what is kept beside records |
 //! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
@@ -48,6 +48,7 @@ mod peer_messages;
 mod persistence;
 mod rivals;
 mod scripts;
+mod sentinel;
 mod shares;
 mod unasked;
 
