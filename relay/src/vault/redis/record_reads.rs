@@ -9,7 +9,7 @@ use super::hints::or_none;
 use super::{RedisStore, collection_key, record_key};
 use crate::vault::items::Collection;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{Fence, Owner, StoreError, Stored, Whose};
+use crate::vault::store::{AwayReason, Fence, Owner, StoreError, Stored, Whose};
 
 /// Digits of a number that the scripts take.
 const DIGITS_MAX: usize = 15;
@@ -47,8 +47,15 @@ impl RedisStore {
         type Field = Option<Vec<u8>>;
         type Fields = (Field, Field, Field, Field, Field);
         let fields: Fields = match self.link.ask(&read).await {
-            // What a server answers that makes no sense is no word of a record.
-            Err(StoreError::Malformed) if !self.exists(id).await? => return Ok(None),
+            Err(StoreError::Malformed) => {
+                return match self.exists(id).await {
+                    Ok(true) => Err(StoreError::Malformed),
+                    Ok(false) => Ok(None),
+                    // A server whose answers make no sense says nothing of a record.
+                    Err(StoreError::Malformed) => Err(StoreError::Away(AwayReason::Unreachable)),
+                    Err(error) => Err(error),
+                };
+            }
             fields => fields?,
         };
         let (Some(sealed), Some(owned_by), Some(fence), Some(expires_at), put_by) = fields else {
