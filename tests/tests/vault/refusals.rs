@@ -115,8 +115,8 @@ async fn sentinels_that_want_a_password_get_that_of_the_url_and_are_named_where_
     let user = ["SETUSER", "relay", "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"];
     let mut at_master = redis::Client::open(master.url().replace("://", &format!("://{hush}@"))).expect("a client");
     redis::cmd("ACL").arg(&user).query::<()>(&mut at_master).expect("a user");
-    sentinel.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(format!(">{PASSWORD}")).arg("resetpass"));
-    sentinel.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(format!(">{PASSWORD}")));
+    let wants_it = ["SETUSER", "default", "resetpass", &format!(">{PASSWORD}")];
+    sentinel.ask::<()>(redis::cmd("ACL").arg(&wants_it));
     for who in [&*hush, &format!("default{hush}"), &format!("relay{hush}")] {
         let vault = open(&as_user(who));
         assert!(vault.ping().await.is_ok(), "{who}: {:?}", vault.ping().await);
