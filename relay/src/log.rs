@@ -4,7 +4,8 @@
 //! a relay that serves: a line is handed over, and its writer goes on.
 //!
 //! Invariant: lines are written whole and in the order in which they were handed over, and nobody who hands one over waits for the reader. A
-//! line that finds [`WAITING_MAX`] bytes before it is dropped and counted, and the log says how many were once it is read again. A program that
+//! line that finds [`WAITING_MAX`] bytes before it, or cannot be written, is dropped and counted, and the log says how many were once it is read again;
+//! one that was cut in its midst ends before the next begins. A program that
 //! never calls [`begin`] writes each line at once. Of a panic the log has what stands in the program's own text, and nothing else.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -46,7 +47,11 @@ pub fn begin() -> LastWords {
     let begun = thread::Builder::new().name("log".to_owned()).spawn(|| {
         let queue = QUEUE.get_or_init(|| Queue::new(WAITING_MAX));
         queue.write_to(io::stderr().as_fd(), |lines| {
-            tracing::warn!(event = "log-lines-dropped", lines, "lines were dropped here: nobody read the log");
+            tracing::warn!(
+                event = "log-lines-dropped",
+                lines,
+                "lines were dropped here: nobody read the log, or it could not be written"
+            );
         });
     });
     // A process that gets no thread says everything at once, as any other program.
@@ -188,29 +193,43 @@ impl Queue {
 
     /// Writes for as long as the process lives. `tell` says how many lines were dropped, by handing a line over.
     fn write_to(&self, reader: BorrowedFd<'_>, tell: impl Fn(u64)) {
-        let mut lines = Vec::new();
+        let (mut lines, mut unsaid, mut said) = (Vec::new(), 0, 0);
+        let (mut fails, mut is_cut) = (false, false);
         loop {
-            let dropped = self.take(&mut lines);
-            if dropped > 0 {
+            unsaid += self.take(&mut lines, unsaid > 0 && !fails);
+            // The line that says so may be lost itself.
+            let just_said = std::mem::take(&mut said);
+            if unsaid > 0 && !fails {
                 // Behind the lines that waited when it happened, and before those that are to come.
-                tell(dropped);
+                tell(unsaid);
+                said = std::mem::take(&mut unsaid);
             }
-            if let Err(unwritten) = write_all(reader, &lines) {
-                self.dropped.fetch_add(count(unwritten), Ordering::Relaxed);
+            if is_cut && !lines.is_empty() {
+                is_cut = write_all(reader, b"\n").is_err();
+            }
+            match write_all(reader, if is_cut { &[] } else { &lines }) {
+                Ok(()) if !is_cut => fails = false,
+                outcome => {
+                    let unwritten = outcome.err().unwrap_or(&lines);
+                    is_cut |= lines[..lines.len() - unwritten.len()].last().is_some_and(|last| *last != b'\n');
+                    self.dropped.fetch_add(count(unwritten), Ordering::Relaxed);
+                    unsaid += count(unwritten) + just_said;
+                    fails = true;
+                }
             }
             lines.zeroize();
             lines.shrink_to(KEPT);
         }
     }
 
-    /// Waits for lines, and takes all that there are; how many were dropped meanwhile.
-    fn take(&self, lines: &mut Vec<u8>) -> u64 {
+    /// Waits for lines, unless something `is_to_say`, and takes all that there are; how many were dropped meanwhile.
+    fn take(&self, lines: &mut Vec<u8>, is_to_say: bool) -> u64 {
         let mut state = self.lock();
         state.is_writing = false;
         if state.waiting.is_empty() {
             self.written.notify_all();
         }
-        while state.waiting.is_empty() {
+        while state.waiting.is_empty() && !is_to_say {
             state.is_idle = true;
             state = self.handed_over.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -253,7 +272,11 @@ fn count(lines: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
     use std::io::{BufRead as _, BufReader, PipeReader, pipe};
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
     use super::*;
 
@@ -289,6 +312,37 @@ mod tests {
         }
         queue.hand_over(b"later\n");
         assert_eq!([lines.next(), lines.next()], [Some(format!("dropped {lost}")), Some("later".to_owned())]);
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_told_once_there_is_room_and_a_line_that_was_cut_ends() {
+        let queue: &'static Queue = Box::leak(Box::new(Queue::new(WAITING_MAX)));
+        let fifo = std::env::temp_dir().join(format!("sipwake-log-{:x}", u64::from_be_bytes(crate::random::bytes())));
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let open = |options: &mut OpenOptions| options.open(&fifo).unwrap();
+        let daemon = open(OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()));
+        let log = open(OpenOptions::new().write(true));
+        thread::spawn(move || {
+            queue.write_to(log.as_fd(), |lines| queue.hand_over(format!("dropped {lines}\n").as_bytes()));
+        });
+        queue.hand_over(format!("whole\n{}\n", "x".repeat(200_000)).as_bytes());
+        while rustix::io::ioctl_fionread(&daemon).unwrap() < 4_096 {
+            thread::yield_now();
+        }
+        drop(daemon);
+        while queue.lost() == 0 {
+            thread::yield_now();
+        }
+        queue.hand_over(b"unread\n");
+        while queue.lost() == 1 {
+            thread::yield_now();
+        }
+        let mut lines = BufReader::new(open(OpenOptions::new().read(true))).lines().map(Result::unwrap);
+        assert_eq!(lines.next().as_deref(), Some("whole"));
+        queue.hand_over(b"later\n");
+        assert!(lines.next().is_some_and(|cut| cut.bytes().all(|byte| byte == b'x')), "it ends before the next begins");
+        assert_eq!([lines.next(), lines.next()], [Some("later".to_owned()), Some("dropped 2".to_owned())]);
+        std::fs::remove_file(fifo).unwrap();
     }
 
     #[test]

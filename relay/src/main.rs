@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
@@ -103,6 +104,9 @@ enum Command {
     Man(shell::Man),
 }
 
+/// How long threads have to end that still do something when all has ended.
+const LAST_THREADS: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     // Before any other file is opened.
     sockets::adopt();
@@ -128,7 +132,10 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve { config, state, with_registrar } => {
             raise_open_files();
-            runtime.block_on(serve(config, state, with_registrar, cli.log_format))
+            let code = runtime.block_on(serve(config, state, with_registrar, cli.log_format));
+            // A thread that waits for a disk which does not answer is not waited for.
+            runtime.shutdown_timeout(LAST_THREADS);
+            code
         }
         Command::Check { config: Some(config), push, json, live: false, ready: false } => {
             runtime.block_on(check_file(config, push, json)).unwrap_or_else(|error| ended(Err(error)))

@@ -401,7 +401,8 @@ struct Shared {
     pub(crate) audit: Audit,
     exporter: Exporter,
     lost_notice: Duration,
-    /// How long a device may ring.
+    /// How long a call waits for a device, and how long that may ring.
+    ring_timeout: Duration,
     answer_timeout: Duration,
     /// The edge's public address, as pushes name it.
     edge: Box<str>,
@@ -491,6 +492,7 @@ impl Agent {
             audit: dependencies.audit,
             exporter: dependencies.exporter,
             lost_notice: dependencies.lost_notice,
+            ring_timeout: endpoint.ring_timeout,
             answer_timeout: endpoint.answer_timeout,
             edge: endpoint.edge.clone(),
             udp: dependencies.udp,

@@ -63,6 +63,7 @@ use crate::api::problem::{self, Problem, ProblemType};
 use crate::api::request_id;
 use crate::api::too_many_failures;
 use crate::api::{BadHead, Peer};
+use crate::aside::aside;
 use crate::config::Operator as Settings;
 use crate::limits::counted_as;
 use crate::metrics::{Metrics, UNMATCHED};
@@ -402,7 +403,13 @@ async fn status<E: OperatorService>(State(operator): State<Operator<E>>) -> Resp
 async fn reload<E: OperatorService>(State(operator): State<Operator<E>>) -> Result<Response, Problem> {
     // The reload reads files.
     let controls = operator.0.controls.clone();
-    let told = tokio::task::spawn_blocking(move || controls.reload()).await.ok().flatten();
+    let Ok(reloading) = aside(move || controls.reload()) else {
+        return Err(Problem::new(
+            ProblemType::NotReady,
+            "The system gives the relay no thread to reload with. Try again.",
+        ));
+    };
+    let told = reloading.await.ok().flatten();
     match told {
         Some(told) if told.problems.is_empty() => Ok(answer(&told.to_json())),
         Some(told) => Err(Problem::new(

@@ -5,11 +5,14 @@
 //! and is as ready as before: where the store's is the wrong one, all nodes are off it at once. A disk that is slow keeps nothing
 //! waiting but the next note.
 
+use std::fmt::Display;
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::{Instant, interval};
 
+use crate::aside::aside;
 use crate::clock::watch::{self, JUMP_STEADY_MS, STORE_OFF_MAX_MS, Verdict};
 use crate::clock::{rfc3339, shared_now, unix_now};
 use crate::metrics::labels::Warning;
@@ -39,7 +42,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     let (mut noted, mut asked): (Option<Instant>, Option<Instant>) = (None, None);
     let mut store = Store::default();
     let mut is_wrong = false;
-    let mut noting: Option<JoinHandle<()>> = None;
+    let mut noting: Option<Receiver<()>> = None;
     loop {
         ticks.tick().await;
         let is_due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
@@ -51,22 +54,24 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
         is_wrong = matches!(verdict, Verdict::Jumped { .. });
         tell(verdict, &readiness);
         if is_due(noted, NOTE)
-            && noting.as_ref().is_none_or(JoinHandle::is_finished)
+            && noting.as_mut().is_none_or(|noting| noting.try_recv() != Err(TryRecvError::Empty))
             && let Some(now) = watch::trusted_now()
         {
-            (noted, noting) = (Some(Instant::now()), Some(note(&vault, now)));
+            (noted, noting) = (Some(Instant::now()), note(&vault, now));
         }
     }
 }
 
-/// Writes the time down, on a thread that may wait for the disk.
-fn note(vault: &Vault, now: u64) -> JoinHandle<()> {
+/// Writes the time down, on a thread that may wait for the disk; `None`: there is none to be had.
+fn note(vault: &Vault, now: u64) -> Option<Receiver<()>> {
+    let not_written = |error: &dyn Display| tracing::warn!(event = "clock-not-written", %error, "the time could not be written down; a next run under a wrong clock may not notice");
     let vault = vault.clone();
-    spawn_blocking(move || {
+    let noting = aside(move || {
         if let Err(error) = vault.note_time(now) {
-            tracing::warn!(event = "clock-not-written", %error, "the time could not be written down; a next run under a wrong clock may not notice");
+            not_written(&error);
         }
-    })
+    });
+    noting.inspect_err(|error| not_written(error)).ok()
 }
 
 /// The store's clock, as far as it was heard.
@@ -198,9 +203,9 @@ mod tests {
             let was_told = disk.recv_timeout(LONG).is_ok();
             (std::fs::read_to_string(slow).expect("read"), was_told)
         });
-        let noting = note(&vault, 1_795_000_000);
+        let mut noting = note(&vault, 1_795_000_000).expect("a thread");
         tokio::task::yield_now().await;
-        assert!(!noting.is_finished());
+        assert_eq!(noting.try_recv(), Err(TryRecvError::Empty));
         go_on.send(()).expect("it waits");
         noting.await.expect("no panic");
         assert_eq!(disk.join().expect("no panic"), ("1795000000\n".to_owned(), true), "this thread has gone on");

@@ -1,12 +1,15 @@
 //! Watching the keyring: that all nodes of a store have the same, and that its file is there.
 //!
 //! Invariant: a fault is logged once while it lasts, and stands in `/readyz` as long: a node with another keyring is not ready, one whose
-//! file is gone works on with the keys that it has read, and warns; so does one that cannot write down its wipes beside it.
+//! file is gone works on with the keys that it has read, and warns; so does one that cannot write down its wipes beside it, or whose disk does not
+//! answer.
 
 use std::time::Duration;
 
-use tokio::time::{interval, sleep};
+use tokio::sync::oneshot::Receiver;
+use tokio::time::{interval, sleep, timeout};
 
+use crate::aside::aside;
 use crate::clock;
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
@@ -18,6 +21,9 @@ const EVERY: Duration = Duration::from_secs(20);
 const TEND: Duration = Duration::from_secs(10);
 /// How soon again, while something is wrong or the store away.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// A disk that takes longer is stalled, and is waited for beside everything else.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// Wipes that are remembered for each instance, where there are many.
 const TOMBSTONES_EACH: usize = 6;
@@ -56,16 +62,50 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     }
 }
 
+/// What a thread that waits for the disk will say.
+type Tending = Receiver<Result<(), KeyringError>>;
+
+/// Why the keyring is not looked after.
+#[derive(thiserror::Error, Debug)]
+enum Fault {
+    #[error("{0}")]
+    Keyring(#[from] KeyringError),
+    #[error(
+        "its disk does not answer: keys and wipes wait to be written, and calls go on; look at the disk, or at the network that it lies behind"
+    )]
+    Stalled,
+}
+
+/// Looks after the keyring once, or waits on for what is under way.
+async fn tend_once(vault: &Vault, tending: &mut Option<Tending>) -> Option<Fault> {
+    let mut under_way = match tending.take() {
+        Some(under_way) => under_way,
+        None => {
+            let beside = vault.clone();
+            let Ok(begun) = aside(move || beside.tend_keys()) else { return vault.tend_keys().err().map(Fault::from) };
+            begun
+        }
+    };
+    match timeout(STALLED, &mut under_way).await {
+        Ok(said) => said.ok()?.err().map(Fault::from),
+        Err(_) => {
+            *tending = Some(under_way);
+            Some(Fault::Stalled)
+        }
+    }
+}
+
 /// Looks after the sealing keys for as long as the relay runs; and that there is room for the wipes of as many `instances` as there are.
 pub(super) async fn tend(vault: Vault, instances: impl Fn() -> u32, readiness: Readiness) {
     let mut ticks = interval(TEND);
-    let mut known: Option<String> = None;
+    let (mut tending, mut known): (Option<Tending>, Option<String>) = (None, None);
     let (mut forgotten, mut forgotten_at) = (0, None);
     loop {
         ticks.tick().await;
-        let fault = vault.tend_keys().err();
-        let is_there = matches!(fault, Some(KeyringError::Write { .. }));
-        let fault = fault.map(|error| error.to_string());
+        let fault = tend_once(&vault, &mut tending).await;
+        // The keys are in the file, and what it says is known.
+        let is_there = matches!(fault, Some(Fault::Stalled | Fault::Keyring(KeyringError::Write { .. })));
+        let fault = fault.map(|fault| fault.to_string());
         match &fault {
             Some(error) if known.as_ref() != Some(error) && is_there => {
                 tracing::error!(event = "keyring-not-tended", %error, "the keyring could not be written: this run goes on with keys that follow from it, and those that are over stay in the file");
@@ -105,5 +145,24 @@ pub(super) async fn tend(vault: Vault, instances: impl Fn() -> u32, readiness: R
         let warnings = unwritten.into_iter().chain(is_forgotten.then(|| FORGOTTEN.into()));
         readiness.warn_of(Warning::Tombstones, warnings.collect());
         known = fault;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::Keyring;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_is_told_until_it_does() {
+        let vault = Vault::open("memory:", Keyring::ephemeral(), "a").expect("opened");
+        let (answer, disk) = tokio::sync::oneshot::channel();
+        let mut tending = Some(disk);
+        for _ in 0..2 {
+            assert!(matches!(tend_once(&vault, &mut tending).await, Some(Fault::Stalled)));
+        }
+        answer.send(Ok(())).expect("it is waited for");
+        assert!(tend_once(&vault, &mut tending).await.is_none());
+        assert!(tending.is_none());
     }
 }

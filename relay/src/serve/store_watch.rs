@@ -1,7 +1,10 @@
 //! Watching what kind of store it is: one that keeps on a disk what was wiped, throws accounts away or refuses commands is told
 //! to the operator, with its consequence.
 //!
-//! Invariant: each fault is logged once while it lasts, and stands in `/readyz` as long.
+//! A Cluster may have lost a part, which the lease of this node does not lie in: that is looked for, too.
+//!
+//! Invariant: each fault is logged once while it lasts, and stands in `/readyz` as long. A Cluster that moves a part of its own accord has one look's time
+//! for it before that is told.
 
 use std::time::Duration;
 
@@ -10,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::StartError;
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
-use crate::vault::{StoreFault, Vault};
+use crate::vault::{StoreError, StoreFault, Vault};
 
 /// How often the store is examined: its settings may change while it runs. One that may be another, since the connection is, or has denied
 /// something, is examined at the next look.
@@ -27,6 +30,7 @@ pub(super) async fn require_ephemeral(vault: &Vault) -> Result<(), StartError> {
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Readiness) {
     let mut known: Vec<StoreFault> = Vec::new();
+    let mut part = Part::default();
     if !require_ephemeral {
         // The kind of a store that does not answer is another question.
         readiness.pass(Check::StoreKind);
@@ -57,11 +61,71 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
             None => readiness.pass(Check::StoreKind),
         }
         let words = |fault: &StoreFault| format!("store: {fault}; {}", fault.remedy()).into();
-        readiness.warn_of(Warning::Store, faults.iter().map(words).collect());
+        let told: Vec<Box<str>> = faults.iter().map(words).collect();
         known = faults;
         let until = Instant::now() + pause;
-        while Instant::now() < until && vault.connections() == examined && vault.denials() == denials {
+        loop {
+            readiness.warn_of(Warning::Store, told.iter().cloned().chain(part.warning()).collect());
+            if Instant::now() >= until || vault.connections() != examined || vault.denials() != denials {
+                break;
+            }
             sleep(AGAIN).await;
+            part.note(vault.store_part_away().await);
         }
+    }
+}
+
+/// How the parts of a Cluster stand.
+#[derive(Default)]
+struct Part {
+    /// What the last look found.
+    seen: Option<StoreError>,
+    /// What two looks in a row have found.
+    away: Option<StoreError>,
+}
+
+impl Part {
+    fn note(&mut self, found: Option<StoreError>) {
+        match (&found, &self.seen) {
+            (Some(error), Some(_)) => {
+                if self.away.is_none() {
+                    tracing::error!(event = "store-part-away", %error, remedy = error.remedy(), "a part of the Cluster does not serve: accounts whose records lie there are not enabled, changed or taken over until it does");
+                }
+                self.away.clone_from(&found);
+            }
+            (None, _) if self.away.take().is_some() => {
+                tracing::info!(event = "store-part-back", "all parts of the Cluster serve again");
+            }
+            _ => {}
+        }
+        self.seen = found;
+    }
+
+    fn warning(&self) -> Option<Box<str>> {
+        let error = self.away.as_ref()?;
+        Some(format!("store: a part of the Cluster does not serve ({error}): accounts whose records lie there ring where they are known, and are not enabled, changed or taken over; {}", error.remedy()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::AwayReason;
+
+    #[test]
+    fn a_part_that_is_away_for_two_looks_is_told_until_one_finds_it() {
+        let away = || Some(StoreError::Away(AwayReason::Refused("CLUSTERDOWN".into())));
+        let mut part = Part::default();
+        part.note(away());
+        assert_eq!(part.warning(), None, "a fail-over takes a moment");
+        part.note(None);
+        part.note(away());
+        assert_eq!(part.warning(), None);
+        part.note(away());
+        assert!(
+            part.warning().is_some_and(|words| words.contains("CLUSTERDOWN") && words.contains("bring its node back"))
+        );
+        part.note(None);
+        assert_eq!(part.warning(), None);
     }
 }

@@ -16,7 +16,7 @@ use crate::clock::unix_now;
 use crate::domain::InstanceState;
 use crate::secret::{Aor, InstanceSecret};
 use crate::vault::record::{Device, Provider, Record, StoredRecord};
-use crate::vault::{AorHash, Stored};
+use crate::vault::{AorHash, StoreError, Stored};
 
 impl Inner {
     /// How an instance stands, for who has its secret.
@@ -73,9 +73,10 @@ impl Inner {
 
     /// The record of an instance from the store, or from another node that writes it again.
     pub(super) async fn load_or_seek(&self, id: InstanceId) -> Result<Option<Stored>, AccessError> {
-        match self.dependencies.vault.load(id).await.map_err(|_| AccessError::StoreAway)? {
-            None => self.seek(id, None).await,
-            stored => Ok(stored),
+        match self.dependencies.vault.load(id).await {
+            // A damaged record is as good as none.
+            Ok(None) | Err(StoreError::Malformed) => self.seek(id, None).await,
+            stored => stored.map_err(|_| AccessError::StoreAway),
         }
     }
 

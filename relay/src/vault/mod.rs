@@ -601,6 +601,14 @@ impl Vault {
         }
     }
 
+    /// What is the matter with a part of a Cluster whose other parts answer; `None`: nothing, or all of it is away, or it is no Cluster.
+    pub async fn store_part_away(&self) -> Option<StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => None,
+            Store::Redis(redis) => redis.part_away().await,
+        }
+    }
+
     /// Makes the keys of a new day and destroys those that are over; to be called at least once an hour. It reads and
     /// writes a small file, now and then.
     ///

@@ -50,6 +50,13 @@ refusals! {
     "CLUSTERDOWN" | "TRYAGAIN" => "a part of the Cluster has no master (CLUSTERDOWN)",
         "bring its node back, or wait until a replica has taken over";
     "EXECABORT" | "UNKILLABLE" => "the store is busy with something that has failed in it", "look at its own log";
+    "NOAUTH of a sentinel" => "a sentinel wants a password, and refuses the user and password of store.url (NOAUTH)",
+        "give the sentinels the user and password of Redis, or none (requirepass, or a user, in their own configuration)";
+    "NOPERM of a sentinel" => "a sentinel refuses to say where the master is (NOPERM)", "grant its user +sentinel|masters";
+    "no such service at the sentinels" => "the sentinels know no service of the name in store.url",
+        "write the name that they watch: sentinel monitor NAME in their configuration";
+    "no master at the sentinels" => "the sentinels name no Redis that is a master now",
+        "wait for their fail-over, or end it (SENTINEL MASTERS tells); a Redis that was told by hand to follow another one is none";
     "FULL" => "a node does not read its letters", "look at that node";
 }
 

@@ -461,17 +461,21 @@ impl Endpoint {
         }
     }
 
-    /// Refuses a request that has stayed early: its sender may try again, or elsewhere.
-    pub fn refuse_early(&mut self, source: &Source, request: &Message) {
+    /// Refuses a request that has stayed early: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or elsewhere.
+    pub fn refuse_early(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
         self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
-        self.refuse_stranger(source, request, 503);
+        self.refuse_for_now(source, request, retry_after_s);
     }
 
     /// Refuses a request that nobody would answer, since the process is about to end: another node, or the next run, takes it when it is tried again.
     pub fn refuse_at_end(&mut self, source: &Source, request: &Message) {
+        self.refuse_for_now(source, request, Some(AT_END_AFTER_S));
+    }
+
+    fn refuse_for_now(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
         let tag = self.stateless_tag(request);
         let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
-        self.send_reflected(source.flow, request, response.header(Name::RetryAfter, AT_END_AFTER_S).finish());
+        self.send_reflected(source.flow, request, response.maybe(Name::RetryAfter, retry_after_s).finish());
         if request.method() == Some(Method::Invite) && source.side == Side::Upstream {
             self.core.event(Event::InviteRefused { status: 503 });
         }

@@ -26,6 +26,7 @@ const SIP: &[(&str, u8)] = &[
     ("lib", 5),
 ];
 const RELAY: &[(&str, u8)] = &[
+    ("aside", 0),
     ("clock", 0),
     ("config", 0),
     ("cores", 0),

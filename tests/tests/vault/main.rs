@@ -270,6 +270,7 @@ conformance! {
     what_was_deleted_is_deleted_again_by_whoever_did_so,
     what_gave_its_place_to_another_is_not_remembered,
     an_odd_value_keeps_nobody_else_from_anything,
+    a_damaged_record_is_its_owners_to_write_again_and_nobody_elses_to_take,
     an_odd_value_under_a_name_of_ones_own_gives_way,
     a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,
     copies_are_one_keyring_until_something_is_mixed_into_one_of_them,

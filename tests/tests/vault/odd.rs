@@ -2,7 +2,7 @@
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{Fence, Lease, StoreError};
+use relay::vault::{Fence, Lease, StoreError, Whose};
 
 use super::{Bench, claim_until, enable, id, load, record, until};
 
@@ -68,6 +68,46 @@ pub async fn an_odd_value_keeps_nobody_else_from_anything(bench: &Bench) {
     let ends = unix_now() + DAY_S;
     assert!(b.put(id(1), &sealed, ends, &lookup, Fence::NEW).await.is_ok());
     assert!(load(&b, 1).await.expect("stored").owned);
+}
+
+pub async fn a_damaged_record_is_its_owners_to_write_again_and_nobody_elses_to_take(bench: &Bench) {
+    let (a, b, redis) = (bench.node("a"), bench.node("b"), bench.server());
+    a.hold_lease().await.expect("leased");
+    let key = format!("sipwake:i:{{{}}}", id(1));
+    let digits = "9".repeat(20);
+    let (lookup, mut fence) = enable(&a, 1, "alice").await;
+    let sealed = a.seal(id(1), &record("alice"));
+    let ends = unix_now() + DAY_S;
+    for (field, value) in [
+        ("o", &b""[..]),
+        ("o", b"x"),
+        ("o", NO_TEXT),
+        ("f", b""),
+        ("f", b"-1"),
+        ("f", digits.as_bytes()),
+        ("e", NO_TEXT),
+        ("", b""),
+    ] {
+        if field.is_empty() {
+            redis.ask::<()>(redis::cmd("SET").arg(&key).arg("x"));
+        } else {
+            redis.ask::<u64>(redis::cmd("HSET").arg(&key).arg(field).arg(value));
+        }
+        let what = format!("{field} {value:?}");
+        assert_eq!(a.load(id(1)).await.map(drop), Err(StoreError::Malformed), "{what}");
+        assert_eq!(a.whose(id(1)).await, Ok(Whose::Nobodys), "{what}");
+        if field != "e" {
+            assert_eq!(a.put(id(1), &sealed, ends, &lookup, fence).await.map(drop), Err(StoreError::Gone), "{what}");
+        }
+        assert_eq!(a.restore(id(1), &sealed, ends, &lookup, fence).await, Ok(()), "{what}");
+        let stored = load(&a, 1).await.expect("stored");
+        assert!(stored.owned && stored.fence == fence, "{what}");
+        fence = stored.fence;
+        assert_eq!(a.whose(id(1)).await, Ok(Whose::Ours), "{what}");
+    }
+    // What another node owns is its own, whatever its fence.
+    redis.ask::<u64>(redis::cmd("HSET").arg(&key).arg("o").arg(b.owner().to_string()).arg("f").arg("x"));
+    assert_eq!(a.put(id(1), &sealed, ends, &lookup, fence).await.map(drop), Err(StoreError::NotOwner));
 }
 
 pub async fn an_odd_value_under_a_name_of_ones_own_gives_way(bench: &Bench) {

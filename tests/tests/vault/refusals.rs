@@ -88,6 +88,54 @@ async fn a_cluster_that_misses_a_part_says_so() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_has_lost_a_part_is_told_although_the_rest_of_it_answers() {
+    let server = RedisServer::start_cluster();
+    let (cluster, one) = (open(&server.url()), open(&server.url().replace("redis+cluster", "redis")));
+    set(&server, "cluster-require-full-coverage", "no");
+    assert_eq!((cluster.store_part_away().await, one.store_part_away().await), (None, None));
+    server.ask::<()>(redis::cmd("CLUSTER").arg("DELSLOTSRANGE").arg(0).arg(5_460));
+    refuses("CLUSTERDOWN", async || cluster.store_part_away().await.map_or(Ok(()), Err)).await;
+    assert!(cluster.ping().await.is_ok());
+}
+
+#[tokio::test]
+async fn sentinels_that_want_a_password_get_that_of_the_url_and_are_named_where_they_refuse_it() {
+    const PASSWORD: &str = "a-long-password";
+    let master = RedisServer::start();
+    let sentinel = master.start_sentinel();
+    until("the sentinel knows the master", async || open(&sentinel.url()).ping().await.is_ok()).await;
+    let as_user = |who: &str| sentinel.url().replace("://", &format!("://{who}@"));
+    let hush = format!(":{PASSWORD}");
+    sentinel.ask::<()>(redis::cmd("SENTINEL").arg("SET").arg("main").arg("auth-pass").arg(PASSWORD));
+    set(&master, "requirepass", PASSWORD);
+    let open_sentinel = open(&as_user(&hush));
+    until("an open sentinel", async || open_sentinel.ping().await.is_ok()).await;
+    let unknown = open(&as_user(&hush).replace("/main", "/other"));
+    refuses("no such service at the sentinels", async || unknown.ping().await).await;
+    let user = ["SETUSER", "relay", "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"];
+    let mut at_master = redis::Client::open(master.url().replace("://", &format!("://{hush}@"))).expect("a client");
+    redis::cmd("ACL").arg(&user).query::<()>(&mut at_master).expect("a user");
+    let wants_it = ["SETUSER", "default", "resetpass", &format!(">{PASSWORD}")];
+    sentinel.ask::<()>(redis::cmd("ACL").arg(&wants_it));
+    for who in [&*hush, &format!("default{hush}"), &format!("relay{hush}")] {
+        let vault = open(&as_user(who));
+        assert!(vault.ping().await.is_ok(), "{who}: {:?}", vault.ping().await);
+    }
+    // A connection that broke is made anew by the way that was found.
+    let mut at_sentinel =
+        redis::Client::open(format!("redis://{hush}@127.0.0.1:{}", sentinel.port())).expect("a client");
+    redis::cmd("ACL")
+        .arg("SETUSER")
+        .arg("default")
+        .arg("resetpass")
+        .arg(">another-password")
+        .query::<()>(&mut at_sentinel)
+        .expect("set");
+    let refused = open(&as_user(&hush));
+    refuses("NOAUTH of a sentinel", async || refused.ping().await).await;
+}
+
+#[tokio::test]
 async fn a_database_that_is_absent_or_refused_is_named() {
     let (one, cluster) = (RedisServer::start(), RedisServer::start_cluster());
     let vault = open(&format!("{}/99", one.url()));

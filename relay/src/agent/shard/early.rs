@@ -1,6 +1,6 @@
 //! Requests that come before their instance: while instances are being taken over, a SIP server may call one that is on its way
 //! here. Its request waits, an INVITE with a 100, and that instance is claimed and opened next. The request is judged when the instance is here, or
-//! when no more instances come.
+//! when no more instances come. A store that does not answer at first keeps a call waiting as long as a phone could still be woken for it.
 //!
 //! | a request waits for | until |
 //! | --- | --- |
@@ -8,8 +8,8 @@
 //! | the addresses of its SIP server | they are known |
 //!
 //! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
-//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`]; and no more than [`EARLY_BYTES`] or
-//! [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
+//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`], a call and its CANCEL until [`LEAST_RING`] before the
+//! end of its time to ring; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
 //! An input that ends no wait costs no look at those that wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -33,8 +33,13 @@ const EARLY_BYTES: usize = 8 << 20;
 const SERVERS_BYTES: usize = 64 << 20;
 /// Requests that may wait for one binding, which has as many calls at once; a further one is refused with 503.
 const OF_BINDING_MAX: usize = CALLS_PER_INSTANCE;
-/// How long one waits; then it is refused with 503, and its sender may try elsewhere.
+/// How long one waits that is no call; then it is refused with 503, and its sender may try elsewhere. Its transaction ends after 32 s (RFC 3261 §17.1.2.2).
 const EARLY_WAIT: Duration = Duration::from_secs(10);
+/// How much of a call's time to ring is left at least when it is judged, and a quarter of it where that is less: a push that leaves later wakes a phone for
+/// nothing.
+const LEAST_RING: Duration = Duration::from_secs(3);
+/// The `Retry-After` of what has waited in vain, in seconds: the store is asked all the time.
+pub(super) const RETRY_AFTER_S: u32 = 2;
 /// How often all waiting requests are looked at: their instance may have come in another way, or may be wanted once more.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -46,8 +51,8 @@ pub(crate) struct Early {
     /// How many they are, and of how many bytes.
     count: usize,
     bytes: usize,
-    /// When they came, oldest first; some do not wait any more.
-    order: VecDeque<(Instant, BindingId)>,
+    /// When they came, oldest first, calls and others, for these wait longer; some do not wait any more.
+    order: [VecDeque<(Instant, BindingId)>; 2],
     /// Bindings that have come since they were looked at last.
     bound: Vec<BindingId>,
     /// Bindings that are here, and whose SIP server is not known by its addresses.
@@ -58,9 +63,9 @@ pub(crate) struct Early {
 impl Early {
     /// When they are to be looked at.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let (oldest, _) = self.order.front()?;
-        let sweep = self.swept_at.unwrap_or(*oldest) + SWEEP;
-        Some((*oldest + EARLY_WAIT).min(sweep))
+        // Each wait is longer than a sweep, or ends with the next one.
+        let oldest = self.order.iter().filter_map(|order| order.front()).map(|(at, _)| *at).min()?;
+        Some(self.swept_at.unwrap_or(oldest) + SWEEP)
     }
 
     /// A binding is here now.
@@ -89,8 +94,8 @@ impl Early {
 
     fn add(&mut self, at: Instant, binding: BindingId, request: Input) {
         self.bytes += bytes_of(&request);
+        self.order[usize::from(is_of_call(&request))].push_back((at, binding));
         self.waiting.entry(binding).or_default().push((at, request));
-        self.order.push_back((at, binding));
         self.count += 1;
     }
 
@@ -106,27 +111,39 @@ impl Early {
         std::mem::take(self).waiting.into_values().flatten().collect()
     }
 
-    /// Takes what has waited long enough.
-    fn take_old(&mut self, now: Instant) -> Vec<Input> {
+    /// Takes what has waited long enough; a call may ring for so long.
+    fn take_old(&mut self, now: Instant, ring_timeout: Duration) -> Vec<Input> {
         let mut old = Vec::new();
-        while let Some((at, binding)) = self.order.front().copied() {
-            let Some(requests) = self.waiting.get_mut(&binding).filter(|requests| requests[0].0 <= at) else {
-                self.order.pop_front();
-                continue;
-            };
-            if now.saturating_duration_since(at) < EARLY_WAIT {
-                break;
-            }
-            let (_, request) = requests.remove(0);
-            self.bytes -= bytes_of(&request);
-            old.push(request);
-            self.count -= 1;
-            if requests.is_empty() {
-                self.waiting.remove(&binding);
+        for (is_call, wait) in [(false, EARLY_WAIT), (true, ring_timeout - LEAST_RING.min(ring_timeout / 4))] {
+            while let Some((at, binding)) = self.order[usize::from(is_call)].front().copied() {
+                let requests = self.waiting.get_mut(&binding);
+                let place = requests.as_ref().and_then(|requests| {
+                    requests.iter().position(|(came_at, request)| *came_at <= at && is_of_call(request) == is_call)
+                });
+                let (Some(requests), Some(place)) = (requests, place) else {
+                    self.order[usize::from(is_call)].pop_front();
+                    continue;
+                };
+                if now.saturating_duration_since(at) < wait {
+                    break;
+                }
+                let (_, request) = requests.remove(place);
+                self.bytes -= bytes_of(&request);
+                old.push(request);
+                self.count -= 1;
+                if requests.is_empty() {
+                    self.waiting.remove(&binding);
+                }
             }
         }
         old
     }
+}
+
+/// Whether a request begins a call, or ends one that waits: the two wait equally long.
+fn is_of_call(request: &Input) -> bool {
+    let Input::Received { message, .. } = request else { return false };
+    matches!(message.method(), Some(Method::Invite | Method::Cancel))
 }
 
 impl Shard {
@@ -150,7 +167,7 @@ impl Shard {
                 self.early.note_bound(binding);
             }
         } else {
-            self.endpoint.refuse_early(source, message);
+            self.endpoint.refuse_early(source, message, None);
         }
         self.drain(at);
         None
@@ -177,9 +194,9 @@ impl Shard {
                     ready.extend(self.early.take(binding));
                 }
             }
-            for input in self.early.take_old(now) {
+            for input in self.early.take_old(now, self.shared.ring_timeout) {
                 let Input::Received { source, message } = &input else { continue };
-                self.endpoint.refuse_early(source, message);
+                self.endpoint.refuse_early(source, message, Some(RETRY_AFTER_S));
                 self.drain(now);
             }
         } else {
@@ -221,8 +238,14 @@ mod tests {
 
     use super::*;
 
+    const RING: Duration = Duration::from_secs(30);
+
     fn request(number: usize, bytes: usize) -> Input {
-        let text = format!("INVITE sip:a@h SIP/2.0\r\nCall-ID: {number}\r\n\r\n{}", "x".repeat(bytes));
+        request_of("INVITE", number, bytes)
+    }
+
+    fn request_of(method: &str, number: usize, bytes: usize) -> Input {
+        let text = format!("{method} sip:a@h SIP/2.0\r\nCall-ID: {number}\r\n\r\n{}", "x".repeat(bytes));
         let peer = "192.0.2.1:5060".parse().unwrap();
         let source =
             Source { flow: FlowId::Stream(1), side: Side::Upstream, transport: Transport::Tls, peer, split: false };
@@ -266,7 +289,31 @@ mod tests {
         }
         assert!(!early.has_room(binding(0), &request(99, 10), || true));
         assert!(early.has_room(binding(1), &request(99, 10), || false));
-        assert_eq!(early.take_old(now + EARLY_WAIT).len(), OF_BINDING_MAX);
+        assert!(early.take_old(now + EARLY_WAIT, RING).is_empty(), "a phone can still be woken");
+        assert_eq!(early.take_old(now + RING - LEAST_RING, RING).len(), OF_BINDING_MAX);
         assert_eq!((early.count, early.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_call_waits_while_a_phone_can_be_woken_and_its_cancel_with_it() {
+        let (mut early, now) = (Early::default(), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let methods = |old: Vec<Input>| -> Vec<Method> {
+            let method = |input: &Input| match input {
+                Input::Received { message, .. } => message.method(),
+                _ => None,
+            };
+            old.iter().filter_map(method).collect()
+        };
+        for (second, method) in [(0, "MESSAGE"), (1, "INVITE"), (2, "CANCEL"), (3, "OPTIONS")] {
+            early.add(at(second), binding(0), request_of(method, 0, 10));
+        }
+        assert_eq!(early.due(), Some(at(1)));
+        assert!(early.take_old(at(9), RING).is_empty());
+        assert_eq!(methods(early.take_old(at(12), RING)), [Method::Message]);
+        assert_eq!(methods(early.take_old(at(20), RING)), [Method::Options]);
+        assert_eq!(methods(early.take_old(at(28), RING)), [Method::Invite]);
+        assert_eq!(methods(early.take_old(at(29), RING)), [Method::Cancel]);
+        assert_eq!((early.count, early.bytes, early.due()), (0, 0, None));
     }
 }

@@ -27,6 +27,7 @@ use sip::message::{Message, Method};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::Shard;
+use super::early::RETRY_AFTER_S;
 use super::waiting::{Cancelled, bytes_of, is_first_cancel, is_same};
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::trusted::Believed;
@@ -197,7 +198,7 @@ impl Shard {
             if self.can_judge(missing) {
                 return Some(input);
             }
-            self.refuse_for_now(at, &input);
+            self.refuse_for_now(at, &input, None);
             return None;
         }
         let source = source.peer.ip().to_canonical();
@@ -275,7 +276,7 @@ impl Shard {
             LookedUp::Away => return self.wait_for_answer(id),
             LookedUp::Unreadable => {
                 for Waiting { at, request, .. } in self.path_lookups.take(id) {
-                    self.refuse_for_now(at, &request);
+                    self.refuse_for_now(at, &request, None);
                 }
                 return;
             }
@@ -375,15 +376,15 @@ impl Shard {
     fn judge_or_refuse(&mut self, at: Instant, request: Input, cancelled: &Cancelled) {
         let Input::Received { source, message } = &request else { return };
         match self.missing(source, message) {
-            Some((_, missing)) if !self.can_judge(missing) => self.refuse_for_now(at, &request),
+            Some((_, missing)) if !self.can_judge(missing) => self.refuse_for_now(at, &request, Some(RETRY_AFTER_S)),
             _ => self.hand_in(at, request, cancelled),
         }
     }
 
     /// Refuses a request whose registration cannot be looked up now: its sender may try again, or elsewhere.
-    fn refuse_for_now(&mut self, at: Instant, input: &Input) {
+    fn refuse_for_now(&mut self, at: Instant, input: &Input, retry_after_s: Option<u32>) {
         if let Input::Received { source, message } = input {
-            self.endpoint.refuse_early(source, message);
+            self.endpoint.refuse_early(source, message, retry_after_s);
             self.drain(at);
         }
     }

@@ -27,6 +27,7 @@ use rustls_pki_types::CertificateDer;
 use super::identity::SipIdentity;
 use super::sessions::Sessions;
 use super::{RELOAD_INTERVAL, TlsError, certificates, client_builder, pinned, root_store, server_name};
+use crate::aside::aside;
 use crate::clock;
 use crate::net::file_stamp::Look;
 
@@ -228,7 +229,8 @@ impl ClientTls {
             }
             let it = self.clone();
             // There are some hundred, in as many files.
-            let Ok(read) = tokio::task::spawn_blocking(move || it.reload()).await else { continue };
+            let Ok(reading) = aside(move || it.reload()) else { continue };
+            let Ok(read) = reading.await else { continue };
             let refused = match read {
                 Ok(true) => {
                     tracing::info!(event = "roots-taken", "the trusted roots have changed");

@@ -43,7 +43,7 @@ use crate::random;
 use crate::secret::InstanceSecret;
 use crate::vault::peer_messages::{Letter, LetterNumber};
 use crate::vault::record::StoredRecord;
-use crate::vault::{Owner, Stored};
+use crate::vault::{Owner, StoreError, Stored};
 
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
 /// by itself. An owner without a lease is not asked.
@@ -183,13 +183,14 @@ impl NodeService for Service {
             // An instance that this node has ended by itself may go on at another node.
             Ok(Some(stored)) if tombstones.bars(id, Some(stored.fence)).is_some() => return Ok(None),
             Ok(Some(stored)) => stored,
-            Ok(None) if is_here || tombstones.look(id).is_some() => return Ok(None),
+            Ok(None) | Err(StoreError::Malformed) if is_here || tombstones.look(id).is_some() => return Ok(None),
             Err(_) if tombstones.look(id).is_some() => return Ok(None),
-            Err(_) => return Err(AccessError::StoreAway),
-            Ok(None) => match it.who_wiped(id, Some(proof)).await {
+            // A damaged record is as good as none; a node that has the instance writes it again.
+            Ok(None) | Err(StoreError::Malformed) => match it.who_wiped(id, Some(proof)).await {
                 Err(AccessError::Unknown) => it.seek(id, Some(from)).await?.ok_or(AccessError::Unknown)?,
                 told => return told,
             },
+            Err(_) => return Err(AccessError::StoreAway),
         };
         if stored.owned {
             // The instance is on its way here.

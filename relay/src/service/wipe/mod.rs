@@ -41,7 +41,7 @@ use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::service::nodes::drain_messages::{HEARD_WITHIN, Word, is_heard};
-use crate::vault::{Beside, Lookup, Owner, Tombstone, WRITE_LIMIT};
+use crate::vault::{Beside, Lookup, Owner, StoreError, Tombstone, WRITE_LIMIT};
 
 /// For how long after a wipe its node may try to tell the device of it, in seconds.
 const LAST_WORDS_S: u64 = 70;
@@ -224,8 +224,8 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let stored = match vault.load(id).await {
             Ok(Some(stored)) => stored,
-            // The instance was wiped in this moment.
-            Ok(None) => return self.wiped_before(id, proof, Denied::Unknown).await,
+            // The instance was wiped in this moment, or its record is damaged.
+            Ok(None) | Err(StoreError::Malformed) => return self.wiped_before(id, proof, Denied::Unknown).await,
             Err(_) => return Err(AccessError::StoreAway),
         };
         match proof.map(|proof| self.is_secret_of(&stored, proof)) {

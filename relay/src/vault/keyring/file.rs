@@ -15,10 +15,11 @@
 //! the old one's bytes are overwritten. It is read and changed under the lock of the file beside it, `….lock`. The
 //! buffers that hold its text are sized beforehand and wiped.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, access};
 use zeroize::Zeroizing;
@@ -99,6 +100,9 @@ impl KeyringError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Write { source, .. } if is_full(source) => "make room on its disk",
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                "look at its disk, and end the process that hangs there (fuser tells it by the file beside it, .lock)"
+            }
             Self::Write { .. } => "give its directory to the relay's user, and mount the directory, not the file",
             Self::Other { .. } => "put the right one in its place, from a copy or from another node",
             _ => "make the file readable and writable for the relay's user alone",
@@ -113,7 +117,11 @@ fn is_full(error: &io::Error) -> bool {
 
 /// The need that a failure to write shows.
 fn wanted(error: &io::Error) -> &'static str {
-    if is_full(error) { "its disk needs room" } else { "its directory must be writable" }
+    match error.kind() {
+        _ if is_full(error) => "its disk needs room",
+        io::ErrorKind::TimedOut => "its disk must answer, and what hangs there must end",
+        _ => "its directory must be writable",
+    }
 }
 
 /// Tells one version of the file from another.
@@ -133,6 +141,11 @@ impl Stamp {
         Self { inode: found.ino(), len: found.len(), modified: (found.mtime(), found.mtime_nsec()) }
     }
 }
+
+/// How long the lock of the keyring is waited for. One that is held longer is held by a process that hangs.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How often it is tried meanwhile.
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The links that a keyring's name may lead over: as many as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -158,11 +171,29 @@ pub(super) fn locked<T>(path: &Path, work: impl FnOnce() -> Result<T, KeyringErr
     let lock_path = beside(path, "lock");
     let lock = open_options().create(true).truncate(false).open(&lock_path).map_err(writing(path))?;
     file_owner::give_if_it_can(&lock_path);
-    lock.lock().map_err(writing(path))?;
+    take(&lock, LOCK_WAIT).map_err(writing(path))?;
     let outcome = work();
     // Closing the file would release it too; a failure leaves nothing else to do.
     let _ = lock.unlock();
     outcome
+}
+
+/// Takes the lock, which others hold for as long as a small file takes to be written.
+fn take(lock: &File, within: Duration) -> io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < within => std::thread::sleep(LOCK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "another process holds its lock and does not let go",
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 /// Reads the keyring; `None` when there is no such file.
@@ -424,6 +455,21 @@ pub(super) mod tests {
 
     /// The beginning of a day.
     const START: u64 = 20_775 * EPOCH_S;
+
+    #[test]
+    fn a_lock_that_another_process_does_not_let_go_of_is_told_and_waited_for_no_longer() {
+        let folder = TempFolder::new();
+        std::fs::create_dir_all(&folder.0).expect("made");
+        let open = || open_options().create(true).truncate(false).open(folder.0.join("keyring.lock")).expect("opened");
+        let (held, waits) = (open(), open());
+        held.lock().expect("held");
+        let refused = take(&waits, LOCK_AGAIN * 3).expect_err("it is held");
+        let told = writing(&folder.keyring())(refused);
+        assert!(told.to_string().contains("another process holds its lock"), "{told}");
+        assert!(told.remedy().contains("end the process"), "{}", told.remedy());
+        held.unlock().expect("let go");
+        assert!(take(&waits, LOCK_AGAIN * 3).is_ok());
+    }
 
     /// A directory of its own, removed at the end.
     pub(in crate::vault) struct TempFolder(PathBuf);

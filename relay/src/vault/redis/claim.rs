@@ -71,6 +71,9 @@ const WAVE: usize = 256;
 /// How many records one script claims where no slots part them: few enough that Redis stands still for no time that anybody feels.
 const AT_ONCE: usize = 64;
 
+/// Damaged records that are told, each once.
+const DAMAGED_MAX: usize = 1_000;
+
 /// The claims of one run of one node.
 #[derive(Default)]
 pub(super) struct Claims {
@@ -122,6 +125,8 @@ struct Round {
     scanned_at: Option<Instant>,
     /// Where the next round goes on with a scan that has begun.
     scan_from: Option<u64>,
+    /// What was found damaged, and told.
+    damaged: BTreeSet<InstanceId>,
     /// A round has ended.
     not_first: bool,
     /// The index of this node was read to its end: what an earlier run had is known.
@@ -511,6 +516,13 @@ impl Round {
         Ok(ends)
     }
 
+    /// Says once of a record that it is damaged.
+    fn tell_damaged(&mut self, id: InstanceId) {
+        if self.damaged.len() < DAMAGED_MAX && self.damaged.insert(id) {
+            tracing::error!(event = "record-damaged", instance = %id, "a stored record is damaged, or in a form of another version: nobody takes it over; it is left to its expiry, and its phone enables again when its app is told that there is none");
+        }
+    }
+
     /// Keeps what was taken over this connection, corrects the indexes, and ends the try.
     async fn settle(
         &mut self,
@@ -525,6 +537,10 @@ impl Round {
             let index = candidate.index.as_ref();
             let stays = match claimed.outcome {
                 ClaimOutcome::Gone => None,
+                ClaimOutcome::Damaged => {
+                    self.tell_damaged(candidate.id);
+                    None
+                }
                 ClaimOutcome::Taken => {
                     is_taken = true;
                     if index != Some(&owner.node) {

@@ -5,20 +5,20 @@
 //! redis[s]+sentinel://[USER[:PASSWORD]@]HOST[:PORT],…/SERVICE[/DB]      the sentinels; 26379
 //! redis[s]+cluster://[USER[:PASSWORD]@]HOST[:PORT],…
 //! ```
-//! User and password are those of the data nodes. Of a query nothing is read but `protocol`, of the first form.
+//! User and password are those of the data nodes; sentinels that want to know who asks are asked with them, too. Of a query nothing is read but `protocol`, of the first form.
 //!
 //! Invariant: no error repeats any of the URL.
 
 use redis::cluster::ClusterClient;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates,
-    TlsMode,
+    Client, ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates, TlsMode,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::super::store::{StoreError, StoreTls};
+use super::sentinel::{Sentinel, Way};
 
 const SENTINEL_PORT: u16 = 26_379;
 /// How long the library waits before it asks again a Cluster that is about to replace a node, at least and at most, in milliseconds. Both
@@ -29,7 +29,7 @@ const RETRY_WAIT_MS: (u64, u64) = (10, 100);
 pub(super) enum RedisClient {
     One(Box<Client>),
     /// One for each sentinel.
-    Sentinel(Vec<SentinelClient>),
+    Sentinel(Vec<Sentinel>),
     Cluster {
         cluster: Box<ClusterClient>,
         /// Each node of the URL by itself.
@@ -127,21 +127,46 @@ impl<'a> Parts<'a> {
         let sentinels = self.hosts.iter().map(|host| {
             let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
             let host = if has_port { (*host).to_owned() } else { format!("{host}:{SENTINEL_PORT}") };
-            self.one_sentinel(self.info(&host, "")?.addr().clone(), service, &settings, tls.as_ref())
+            self.one_sentinel(&self.info(&host, "")?, service, &settings, tls.as_ref())
         });
         sentinels.collect::<Result<_, _>>().map(RedisClient::Sentinel)
     }
 
     fn one_sentinel(
         &self,
-        at: ConnectionAddr,
+        at: &ConnectionInfo,
         service: &str,
         settings: &RedisConnectionInfo,
         tls: Option<&TlsCertificates>,
-    ) -> Result<SentinelClient, StoreError> {
-        let mut builder = SentinelClientBuilder::new([at], service, SentinelServerType::Master)
+    ) -> Result<Sentinel, StoreError> {
+        let mut ways = vec![(None, None)];
+        if let Some(password) = settings.password() {
+            ways.push((settings.username(), Some(password)));
+            ways.extend(settings.username().map(|_| (None, Some(password))));
+        }
+        let ways = ways.into_iter().map(|who| self.way(at, who, service, settings, tls));
+        Ok(Sentinel::new(service, ways.collect::<Result<_, _>>()?))
+    }
+
+    /// To a sentinel that is asked as this user, with this password.
+    fn way(
+        &self,
+        at: &ConnectionInfo,
+        (user, password): (Option<&str>, Option<&str>),
+        service: &str,
+        settings: &RedisConnectionInfo,
+        tls: Option<&TlsCertificates>,
+    ) -> Result<Way, StoreError> {
+        let mut asks = RedisConnectionInfo::default();
+        let mut builder = SentinelClientBuilder::new([at.addr().clone()], service, SentinelServerType::Master)
             .map_err(|_| BAD_TLS)?
             .set_client_to_redis_db(settings.db());
+        if let Some(user) = user {
+            (asks, builder) = (asks.set_username(user), builder.set_client_to_sentinel_username(user));
+        }
+        if let Some(password) = password {
+            (asks, builder) = (asks.set_password(password), builder.set_client_to_sentinel_password(password));
+        }
         if let Some(username) = settings.username() {
             builder = builder.set_client_to_redis_username(username);
         }
@@ -156,7 +181,8 @@ impl<'a> Parts<'a> {
                     .set_client_to_sentinel_certificates(tls.clone());
             }
         }
-        builder.build().map_err(|_| BAD_TLS)
+        let masters = builder.build().map_err(|_| BAD_TLS)?;
+        Ok(Way { masters, itself: client(at.clone().set_redis_settings(asks), tls.cloned())? })
     }
 
     fn cluster(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {

@@ -18,12 +18,12 @@ use futures_util::{FutureExt, StreamExt};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
-use redis::sentinel::SentinelClient;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::{Instant, sleep_until};
 
 use super::client::RedisClient;
 use super::failure::Failure;
+use super::sentinel::Sentinel;
 use super::unasked::or_unasked;
 
 /// The last sentinel is asked within a quarter of the limit, whoever is silent.
@@ -56,12 +56,12 @@ async fn to_one(client: &Client, limit: Duration) -> RedisResult<MultiplexedConn
 }
 
 /// To the master that a sentinel names.
-async fn to_master(sentinel: &mut SentinelClient, limit: Duration) -> RedisResult<MultiplexedConnection> {
-    to_one(&sentinel.async_get_client().await?, limit).await
+async fn to_master(sentinel: &mut Sentinel, limit: Duration) -> RedisResult<MultiplexedConnection> {
+    to_one(&sentinel.master().await?, limit).await
 }
 
 /// As Redis' guide for Sentinel clients has it: one after the other, each with little time, and the first that answers is put first.
-async fn by_sentinels(sentinels: &mut Vec<SentinelClient>, limit: Duration) -> RedisResult<MultiplexedConnection> {
+async fn by_sentinels(sentinels: &mut Vec<Sentinel>, limit: Duration) -> RedisResult<MultiplexedConnection> {
     let each = limit / SENTINELS_WITHIN / u32::try_from(sentinels.len().max(1)).unwrap_or(u32::MAX);
     let asked = sentinels.iter_mut().map(|sentinel| to_master(sentinel, limit).boxed()).collect();
     let (place, connection) = first_of(asked, each, Instant::now() + limit * TOLD_TENTHS / 10).await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use super::unasked;
+use super::{sentinel, unasked};
 use crate::net::tls_fault::TlsFault;
 use crate::vault::store::{AwayReason, StoreError};
 
@@ -118,6 +118,9 @@ impl Failure {
 fn code_of(error: &RedisError) -> &str {
     let code = error.code().unwrap_or("AUTH");
     let Some(detail) = error.detail() else { return code };
+    if let Some(told) = sentinel::code_of(detail) {
+        return told;
+    }
     if let Some(unasked) = unasked::code_of(detail.as_bytes()) {
         return unasked;
     }

@@ -20,11 +20,11 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `client`, `connect`, `link` | the URL, making a connection, and the one that all share |
+//! | `client`, `connect`, `sentinel`, `link` | the URL, making a connection, and the one that all share |
 //! | `scripts`, `claim`, `shares` | changes as a whole; taking over, and which node does |
+//! | `record_reads` | what stands in the place of a record |
 //! | `items`, `bulk_reads` | what is kept beside records |
 //! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
-//! | `rivals` | two processes by one name |
 //! | `examine`, `persistence`, `marks` | what kind of Redis it is, and whether it has lost something |
 //! | `rivals` | another process by this node's name |
 //! | `failure`, `unasked` | what an error means |
@@ -46,8 +46,10 @@ mod link;
 mod marks;
 mod peer_messages;
 mod persistence;
+mod record_reads;
 mod rivals;
 mod scripts;
+mod sentinel;
 mod shares;
 mod unasked;
 
@@ -63,14 +65,14 @@ use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
     AwayReason, Expiry, Fence, Lease, LookupChange, Naming, OPERATION_LIMIT, Owner, Peer, Placed, RecordToWrite,
-    Settings, StoreError, Stored, Whose,
+    Settings, StoreError, Stored,
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use bulk_reads::Boxes;
 use claim::{Claims, Offered};
 use client::RedisClient;
-use hints::{or_none, text};
+use hints::text;
 pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look};
 use link::{Link, Whereto};
 use marks::Marked;
@@ -270,16 +272,6 @@ impl RedisStore {
         Ok(exists.then_some(id))
     }
 
-    /// What is no record, and lies in the place of one, is nobody's.
-    pub async fn whose(&self, owner: &Owner, id: InstanceId) -> Result<Whose, StoreError> {
-        let owned_by = self.link.ask(::redis::cmd("HGET").arg(record_key(id)).arg("o")).await;
-        Ok(match or_none::<Vec<u8>>(owned_by)? {
-            None => Whose::Nobodys,
-            Some(owned_by) if owned_by == owner.to_string().as_bytes() => Whose::Ours,
-            Some(_) => Whose::Others,
-        })
-    }
-
     /// Names instances of this node in its index again. One whose record is erased meanwhile is struck off behind it: an erasure takes the record away
     /// first and the name after it, and here it is the other way round, so whichever comes last leaves none.
     pub async fn name_again(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
@@ -293,37 +285,6 @@ impl RedisStore {
             self.unindex(&owner.node, &erased).await?;
         }
         Ok(())
-    }
-
-    /// Whether there is a record, or anything that was kept beside one.
-    pub async fn has_any_of(&self, id: InstanceId) -> Result<bool, StoreError> {
-        let mut exist = ::redis::cmd("EXISTS");
-        exist.arg(record_key(id));
-        for collection in Collection::ALL {
-            exist.arg(collection_key(id, collection));
-        }
-        self.link.ask::<u64>(&exist).await.map(|count| count > 0)
-    }
-
-    pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {
-        let mut read = ::redis::cmd("HMGET");
-        read.arg(record_key(id)).arg(&["s", "o", "f", "e", "p"]);
-        type Fields = (Option<Vec<u8>>, Option<String>, Option<u64>, Option<u64>, Option<String>);
-        let fields: Fields = self.link.ask(&read).await?;
-        match fields {
-            (None, None, None, None, None) => Ok(None),
-            (Some(sealed), Some(owned_by), Some(fence), Some(expires_at), put_by) => Ok(Some(Stored {
-                id,
-                sealed: Sealed::from_bytes(sealed),
-                expires_at,
-                fence: Fence::from_number(fence),
-                owned: owned_by == owner.to_string(),
-                owner: Owner::parse(&owned_by).ok_or(StoreError::Malformed)?,
-                taken_from: None,
-                put_by: put_by.filter(|node| !node.is_empty()).map(Into::into),
-            })),
-            _ => Err(StoreError::Malformed),
-        }
     }
 
     /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from. `fence`: what this node had it with,
@@ -606,20 +567,6 @@ impl RedisStore {
     /// Removes a lookup that names this instance.
     async fn unpoint(&self, lookup: &Lookup, id: InstanceId) -> Result<(), StoreError> {
         self.link.ask(SCRIPTS.unpoint.key(lookup_key(lookup)).arg(id.to_string())).await
-    }
-
-    /// Who owns each of these records; not in a Cluster.
-    async fn owners_of(&self, ids: &[InstanceId]) -> Result<Vec<Option<Owner>>, StoreError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut read = ::redis::pipe();
-        for id in ids {
-            read.hget(record_key(*id), "o");
-        }
-        let owners: Vec<Option<Vec<u8>>> = self.link.ask(&read).await?;
-        let owner = |text: Option<Vec<u8>>| Owner::parse(std::str::from_utf8(&text?).ok()?);
-        Ok(owners.into_iter().map(owner).collect())
     }
 }
 

@@ -82,6 +82,8 @@ answers!(
         Left = 1 "LEFT",
         /// It is now this run's.
         Taken = 2 "TAKEN",
+        /// What lies there is no record that a relay has written so.
+        Damaged = 3 "DAMAGED",
     }
 );
 
@@ -122,6 +124,7 @@ impl FromRedisValue for Claimed {
 
 const IN_TIME: &str = include_str!("scripts/in_time.lua");
 const READ: &str = include_str!("scripts/read.lua");
+const SOUND: &str = include_str!("scripts/sound.lua");
 const ORDER: &str = include_str!("scripts/order.lua");
 const PUT: &str = include_str!("scripts/put.lua");
 const ERASE: &str = include_str!("scripts/erase.lua");
@@ -132,10 +135,10 @@ const SCRATCH: &str = include_str!("scripts/scratch.lua");
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
     let script = |parts: &[&str]| Script::new(&parts.concat());
     Scripts {
-        put: script(&[IN_TIME, READ, ORDER, PUT]),
+        put: script(&[IN_TIME, READ, ORDER, SOUND, PUT]),
         erase: script(&[READ, ERASE]),
         keep: script(&[READ, ORDER, KEEP]),
-        claim: script(&[IN_TIME, CLAIM]),
+        claim: script(&[IN_TIME, SOUND, CLAIM]),
         point: script(&[IN_TIME, READ, include_str!("scripts/point.lua")]),
         unpoint: script(&[READ, include_str!("scripts/unpoint.lua")]),
         release: script(&[READ, include_str!("scripts/release.lua")]),

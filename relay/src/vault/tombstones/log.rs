@@ -25,6 +25,7 @@ use sip::id::InstanceId;
 use tokio::sync::oneshot;
 
 use super::{Table, Tombstone, retain_live};
+use crate::clock;
 use crate::domain::{WipeReason, Word as _};
 use crate::file_owner;
 use crate::vault::keyring::{KeyringError, beside as named_beside, reading_wipes};
@@ -35,6 +36,8 @@ use crate::vault::store::Fence;
 const AGAIN: Duration = Duration::from_secs(1);
 /// How soon the file is rid again of what is over, where there was no room for a new one.
 const TIDY_AGAIN: Duration = Duration::from_mins(1);
+/// A disk that has taken longer than this for what it was told is stalled.
+const STALLED: Duration = Duration::from_secs(5);
 /// Lines beyond those that count, after which the file is written anew.
 const SURPLUS_MAX: usize = 20_000;
 
@@ -56,7 +59,12 @@ pub(super) enum Line {
 pub(super) struct Log {
     orders: Sender<Order>,
     trouble: Trouble,
+    busy: Busy,
+    path: Box<str>,
 }
+
+/// Since when the thread waits for the disk, and whether that was told as too long; `None`: it does not.
+type Busy = Arc<Mutex<Option<(Instant, bool)>>>;
 
 /// Why the file is behind what happened; `None`: it is not.
 type Trouble = Arc<Mutex<Option<Box<str>>>>;
@@ -107,14 +115,16 @@ impl Log {
         let trouble = Trouble::default();
         let (file, error) = file.map_or_else(|error| (None, Some(error)), |file| (Some(file), None));
         let (torn, tried_at, tidied_at) = (false, None, None);
-        let writer = Writer { path, table, file, lines, torn, trouble: trouble.clone(), tried_at, tidied_at };
+        let (busy, shown) = (Busy::default(), path.display().to_string().into());
+        let waits = busy.clone();
+        let writer = Writer { path, table, file, lines, torn, trouble: trouble.clone(), busy, tried_at, tidied_at };
         if let Some(error) = error {
             writer.fall_behind(&error);
         }
         let spawned = std::thread::Builder::new().name("tombstones".to_owned()).spawn(move || writer.run(&waiting));
         spawned
             .map_err(|error| KeyringError::Write { path: "the thread that writes tombstones".into(), source: error })?;
-        Ok(Self { orders, trouble })
+        Ok(Self { orders, trouble, busy: waits, path: shown })
     }
 
     /// Appends a line; `written` hears when it is durable, or that it is not.
@@ -125,7 +135,22 @@ impl Log {
 
     /// Why the file is behind what happened, while it is.
     pub(super) fn trouble(&self) -> Option<Box<str>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let failed = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        failed.or_else(|| self.stall(clock::now()))
+    }
+
+    /// Likewise, where the disk does not answer; that is logged once.
+    fn stall(&self, now: Instant) -> Option<Box<str>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, is_told) = busy.as_mut()?;
+        if now.saturating_duration_since(*since) < STALLED {
+            return None;
+        }
+        let error = "its disk does not answer";
+        if !std::mem::replace(is_told, true) {
+            tracing::error!(event = "tombstone-not-written", error, path = %self.path, "a wipe waits to be written down: it has no receipt until it is; look at the disk");
+        }
+        Some(format!("{}: {error}", self.path).into())
     }
 
     #[cfg(test)]
@@ -143,6 +168,7 @@ struct Writer {
     /// The last line may be half there.
     torn: bool,
     trouble: Trouble,
+    busy: Busy,
     /// When it was last tried in vain to write all anew.
     tried_at: Option<Instant>,
     /// Likewise, to rid the file of what is over.
@@ -152,6 +178,7 @@ struct Writer {
 impl Writer {
     fn run(mut self, waiting: &Receiver<Order>) {
         loop {
+            self.note_busy(None);
             let first = if !self.is_behind() {
                 waiting.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
@@ -160,11 +187,13 @@ impl Writer {
             let first = match first {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => {
+                    self.note_busy(Some(clock::now()));
                     let _ = self.catch_up();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
+            self.note_busy(Some(clock::now()));
             let (mut text, mut written, mut raised) = (String::new(), Vec::new(), Vec::new());
             for order in std::iter::once(first).chain(waiting.try_iter()) {
                 match order {
@@ -193,6 +222,10 @@ impl Writer {
             }
             self.tidy_up();
         }
+    }
+
+    fn note_busy(&self, since: Option<Instant>) {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = since.map(|since| (since, false));
     }
 
     fn note_durable(&self, written: Vec<InstanceId>) {
@@ -461,4 +494,23 @@ impl Line {
 /// `-` or something; `None` when it is neither.
 fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     if text == "-" { Some(None) } else { parse(text).map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_told_as_long_as_it_does_not() {
+        let (orders, _waiting) = mpsc::channel();
+        let log = Log { orders, trouble: Trouble::default(), busy: Busy::default(), path: "/k.wiped-a".into() };
+        let start = Instant::now();
+        assert_eq!(log.stall(start), None);
+        *log.busy.lock().unwrap() = Some((start, false));
+        assert_eq!(log.stall(start + STALLED / 2), None, "a disk may take its time");
+        assert_eq!(log.stall(start + STALLED).as_deref(), Some("/k.wiped-a: its disk does not answer"));
+        assert_eq!(*log.busy.lock().unwrap(), Some((start, true)), "it is logged once");
+        *log.busy.lock().unwrap() = None;
+        assert_eq!(log.stall(start + STALLED * 2), None);
+    }
 }

@@ -92,6 +92,26 @@ async fn what_is_lost_together_with_the_lease_goes_on_also_where_something_odd_l
     world.content()
 }
 
+#[tokio::test]
+async fn a_damaged_record_is_written_again_by_its_owner_and_is_none_where_nobody_has_it() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let instance = world.enable().await?;
+    let owner = || redis.ask::<Vec<u8>>(redis::cmd("HGET").arg(key(&instance)).arg("o"));
+    let written = owner();
+    redis.ask::<u64>(redis::cmd("HSET").arg(key(&instance)).arg("o").arg(&b"\xff"[..]));
+    world.change(&instance, json!({"lifetime_s": 300_000})).await?;
+    assert_eq!(owner(), written);
+    world.relay.kill_9().await?;
+    redis.ask::<u64>(redis::cmd("HSET").arg(key(&instance)).arg("f").arg("x"));
+    world.relay.restart().await?;
+    world.relay.await_log("record-damaged", SOON).await?;
+    for asked in [world.api.read(&instance).await?, world.api.disable(&instance).await?] {
+        assert_eq!((asked.status, asked.problem().as_deref()), (404, Some("unknown-instance")), "{}", asked.text());
+    }
+    assert_eq!(world.relay.log().matches("record-damaged").count(), 1);
+    Ok(())
+}
+
 /// Memory runs out: all stalls, the system kills Redis, and it is back empty before the relay runs on.
 #[tokio::test]
 async fn what_is_lost_while_its_node_stands_still_is_written_again() -> Outcome {

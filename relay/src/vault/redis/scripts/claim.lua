@@ -1,7 +1,7 @@
 -- Takes over the records of nodes that are dead. What is no record of this version keeps none of the others from being taken.
 -- keys: the records, which are one in a Cluster
--- answers: of each an outcome, the earlier owner, sealed, expiry, fence, the node that put it last where another one has claimed it since
-local GONE, LEFT, TAKEN = 0, 1, 2
+-- answers: of each an outcome (one that is damaged is nobody's, and is left), the earlier owner, sealed, expiry, fence, the node that put it last where another one has claimed it since
+local GONE, LEFT, TAKEN, DAMAGED = 0, 1, 2, 3
 -- The owner to be, a ticket for each record, each node whose records may be taken. A ticket tells a repeated call, whose first answer was
 -- lost, from one that finds a record already owned.
 local owner, takeable, nodes = ARGV[1], {}, {}
@@ -18,14 +18,14 @@ end
 
 local function claim(record, ticket)
   local have = redis.pcall('HMGET', record, 'o', 's', 'e', 'f', 'c', 'p')
-  if have.err then return {LEFT, '', '', 0, 0, ''} end
+  if have.err then return {DAMAGED, '', '', 0, 0, ''} end
   local had_owner, sealed, expires_at, had_fence, had_ticket = have[1], have[2], have[3], have[4], have[5]
-  if not (had_owner and sealed and expires_at and had_fence) then return {GONE, '', '', 0, 0, ''} end
+  if not (had_owner or sealed or expires_at or had_fence) then return {GONE, '', '', 0, 0, ''} end
+  if not (is_owner(had_owner) and sealed and is_number(expires_at) and is_number(had_fence)) then
+    return {DAMAGED, had_owner or '', '', 0, 0, ''}
+  end
   local put_by = have[6] or ''
   local left = {LEFT, had_owner, '', 0, 0, ''}
-  for _, number in ipairs({expires_at, had_fence}) do
-    if not string.match(number, '^%d+$') or #number > 15 then return left end
-  end
   if had_owner == owner then
     return had_ticket == ticket and {TAKEN, had_owner, sealed, expires_at, had_fence, put_by} or left
   end

@@ -11,11 +11,15 @@ local LIVES = 7
 
 local have = read('HMGET', record, 'o', 'f', 'l')
 if not have then
-  if fence > 0 and not restores then return {NOT_OWNER, '', ''} end
+  if fence > 0 and not restores then return {GONE, '', ''} end
   redis.call('DEL', record)
   have = {}
 end
 local had_owner, had_fence, had_lookup = have[1], have[2], have[3]
+if not is_owner(had_owner) or had_owner == owner and not is_number(had_fence) then
+  -- A damaged record is as good as none: its owner, which has it, writes it again.
+  had_owner = nil
+end
 if had_owner then
   local stored = tonumber(had_fence) or -1
   if fence == 0 and stored == 1 then fence = 1 end
