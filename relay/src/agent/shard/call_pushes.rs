@@ -253,6 +253,12 @@ impl Shard {
             return;
         }
         if let Some((app, target)) = self.moved(&pushed.push, &pushed.target, verdict) {
+        // Nobody is there any more to be told of the end.
+        if matches!(verdict, Verdict::Gone { .. })
+            && let Some(known) = self.calls.get_mut(call, instance)
+        {
+            known.pushed = None;
+        }
             // A device that has given a sign meanwhile comes by itself.
             if self.awaits_sign(call, instance) {
                 let Pushed { push, second, .. } = *pushed;
