@@ -68,6 +68,7 @@ fn steps() -> Vec<Value> {
         RegistrationRestored,
         Foreground,
         Background,
+        Announced,
         Invite,
         PushSent = What::PushSent { event: Event::Test, provider: PushProvider::Apns },
         PushEnded = What::PushEnded { event: Event::Test, outcome: PushOutcome::Gone, reason: None },
@@ -97,6 +98,7 @@ fn steps() -> Vec<Value> {
 /// The steps of a call's story.
 fn moments() -> Vec<Moment> {
     let moments = every!(Moment {
+        Announced,
         Invite,
         Withheld = Moment::Withheld(Withheld::Limit),
         PushSent = Moment::PushSent(PushProvider::Apns),

@@ -131,6 +131,7 @@ fn step(step: &Step) -> Value {
         What::Registered
         | What::Foreground
         | What::Background
+        | What::Announced
         | What::Invite
         | What::DeviceAttached { after_ms: None }
         | What::DeviceDetached
@@ -150,6 +151,7 @@ fn word(what: What) -> &'static str {
         What::RegistrationRestored => "registration-restored",
         What::Foreground => "foreground",
         What::Background => "background",
+        What::Announced => "announced",
         What::Invite => "invite",
         What::PushSent { .. } => "push-sent",
         What::PushEnded { .. } => "push-ended",

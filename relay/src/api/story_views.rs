@@ -59,7 +59,8 @@ fn step(story: &Story, step: &Step) -> Value {
             }
         }
         Moment::HungUp { by_device } => value["by"] = if *by_device { "device" } else { "caller" }.into(),
-        Moment::Invite
+        Moment::Announced
+        | Moment::Invite
         | Moment::DeviceAttached
         | Moment::InviteSent
         | Moment::CallerHearsRinging

@@ -140,6 +140,7 @@ fn words(step: &Value) -> String {
     let of = |member: &str| cell(&step[member]);
     let reason = if step["reason"].is_string() { format!(" ({})", of("reason")) } else { String::new() };
     match step["step"].as_str().unwrap_or_default() {
+        "announced" => "announced by the SIP server".to_owned(),
         "invite" => "INVITE came".to_owned(),
         "push-withheld" => format!("no push was sent{reason}"),
         "push-sent" => format!("push sent by {}", of("provider")),

@@ -27,7 +27,7 @@ pub struct Story {
     pub app: Box<str>,
     /// The caller, shortened.
     pub from: Caller,
-    /// When the INVITE came, in milliseconds since 1970.
+    /// When the INVITE came, or was announced, in milliseconds since 1970.
     pub at_ms: u64,
     /// The moments of the call, in their order.
     pub steps: Vec<Step>,
@@ -45,6 +45,8 @@ pub struct Step {
 /// An event at one moment of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Moment {
+    /// The call was announced by its SIP server, which sends the INVITE later.
+    Announced,
     /// The INVITE came.
     Invite,
     /// No push was sent.
@@ -114,6 +116,7 @@ impl Moment {
     /// The timeline's word for it, or one of its own.
     pub fn word(&self) -> &'static str {
         match self {
+            Self::Announced => "announced",
             Self::Invite => "invite",
             Self::Withheld(_) => "push-withheld",
             Self::PushSent(_) => "push-sent",
@@ -183,7 +186,12 @@ impl fmt::Debug for Caller {
 impl Story {
     /// A call that has just come, at this time in milliseconds since 1970.
     pub fn new(call: CallId, instance: InstanceId, app: &str, from: &str, at_ms: u64) -> Self {
-        let steps = vec![Step { after_ms: 0, moment: Moment::Invite }];
+        Self::begun(Moment::Invite, call, instance, app, from, at_ms)
+    }
+
+    /// A call that begins by this moment, at this time in milliseconds since 1970.
+    pub fn begun(moment: Moment, call: CallId, instance: InstanceId, app: &str, from: &str, at_ms: u64) -> Self {
+        let steps = vec![Step { after_ms: 0, moment }];
         Self { call, instance, app: app.into(), from: Caller::of(from), at_ms, steps }
     }
 

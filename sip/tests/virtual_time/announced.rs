@@ -3,6 +3,7 @@
 use sip::endpoint::*;
 use sip::id::CallId;
 
+use crate::shares::another_device;
 use crate::world::{World, seconds};
 
 fn announce(world: &mut World) {
@@ -474,15 +475,69 @@ fn an_app_that_comes_to_the_foreground_or_wants_no_calls_expects_none() {
 }
 
 #[test]
-fn a_call_whose_push_reaches_nobody_is_missed_unless_somebody_waits_who_sends_its_invite_then() {
-    for waits in [true, false] {
+fn a_call_whose_push_reaches_nobody_is_over_at_once_and_is_missed_unless_its_invite_follows() {
+    for (waits, invited) in [(true, false), (true, true), (false, false)] {
         let mut world = World::registered();
         bob_for(&mut world, 2);
         let call = world.wakes()[0].call;
         world.advance(seconds(if waits { 1 } else { 3 }));
         let instance = world.instance;
         world.input(Input::DeviceUnreachable { call, instance });
-        let expected = if waits { vec![] } else { vec![call] };
-        assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], expected));
+        let at_once = if waits { vec![] } else { vec![call] };
+        assert_eq!((world.final_states(), missed(&world)), (vec![CallState::TimedOut], at_once), "{waits} {invited}");
+        world.advance(seconds(4));
+        if invited {
+            world.invite("a");
+            assert_eq!((arrived(&world), world.wakes().len()), (vec![], 2), "a call of its own, with a push");
+            world.attach(1);
+            let (device, invite) = (world.device(1), world.last("INVITE"));
+            world.reply(device, &invite, 200, &[], "");
+        }
+        world.advance(seconds(40));
+        let expected = if invited { vec![] } else { vec![call] };
+        assert_eq!(missed(&world), expected, "{waits} {invited}");
+        world.advance(seconds(3600));
+        assert_eq!(world.endpoint.counts().calls, 0);
     }
+}
+
+#[test]
+fn a_device_that_no_push_reached_misses_an_announced_call_with_the_others_and_is_woken_by_its_invite() {
+    for invited in [false, true] {
+        let mut world = World::registered();
+        let other = another_device(&mut world);
+        bob_for(&mut world, 20);
+        let (from, wait) = ("sip:bob@example.com".into(), seconds(20));
+        world.input(Input::ExpectCall { instance: other, from, name: None, wait });
+        let calls: Vec<CallId> = world.wakes().iter().map(|wake| wake.call).collect();
+        assert!(calls.len() == 2 && calls[0] == calls[1], "{calls:?}");
+        world.input(Input::DeviceUnreachable { call: calls[0], instance: other });
+        assert_eq!(
+            (world.final_states(), missed(&world)),
+            (vec![CallState::TimedOut], vec![]),
+            "the other one may come"
+        );
+        if invited {
+            world.invite("a");
+            let woken: Vec<_> = world.wakes().iter().map(|wake| (wake.call, wake.instance)).collect();
+            assert_eq!(woken, [(calls[0], world.instance), (calls[0], other), (calls[0], other)]);
+        }
+        world.advance(seconds(60));
+        assert_eq!(missed(&world), calls, "{invited}");
+    }
+}
+
+#[test]
+fn a_call_whose_push_reaches_nobody_is_pushed_anew_when_it_is_announced_again_and_is_missed_once_each_time() {
+    let mut world = World::registered();
+    let instance = world.instance;
+    for number in 1..4 {
+        bob_for(&mut world, 20);
+        assert_eq!((world.wakes().len(), missed(&world).len()), (number, number - 1));
+        let call = world.wakes()[number - 1].call;
+        world.input(Input::DeviceUnreachable { call, instance });
+        world.advance(seconds(2));
+    }
+    world.advance(seconds(5));
+    assert_eq!(missed(&world).len(), 3);
 }

@@ -46,7 +46,7 @@ impl World {
 }
 
 /// The world's binding is shared by one more device.
-fn another_device(world: &mut World) -> InstanceId {
+pub fn another_device(world: &mut World) -> InstanceId {
     let instance = InstanceId::new(0x3333 << 64, ShardTag(0));
     world.input(Input::Bind(Box::new(NewBinding {
         binding: world.binding,

@@ -26,7 +26,7 @@ use crate::agent::{ShardInput, Shared};
 use crate::clock::{self, shared_now, told_now};
 use crate::domain::WipeReason;
 use crate::push::{Departure, Event, Push, Subject, Verdict};
-use crate::vault::record::{PushTarget, WakeFor};
+use crate::vault::record::{PushTarget, Record, WakeFor};
 
 /// How long any alert is tried at a service that does not take it, however long it would be worth delivering: so long its service may keep
 /// it for a device that is off.
@@ -68,13 +68,22 @@ impl Shard {
         content: AlertContent,
         wanted: fn(&WakeFor) -> bool,
     ) -> bool {
-        let target = self.with_record(instance, |record| {
-            let target = record.device.alert_target().filter(|_| wanted(&record.wake_for))?;
-            Some((record.app.clone(), target.clone()))
-        });
-        let Some(Some((app, target))) = target else { return false };
+        let Some((app, target)) = self.alert_target_of(instance, wanted) else { return false };
         self.send_alert_to(app, target, instance, event, life_s, content);
         true
+    }
+
+    /// Where an instance gets its alerts, and its app, if `wanted` says so of what the device is woken for.
+    pub(super) fn alert_target_of(
+        &self,
+        instance: InstanceId,
+        wanted: fn(&WakeFor) -> bool,
+    ) -> Option<(Box<str>, PushTarget)> {
+        let target = |record: &Record| {
+            let target = record.device.alert_target().filter(|_| wanted(&record.wake_for))?;
+            Some((record.app.clone(), target.clone()))
+        };
+        self.with_record(instance, target).flatten()
     }
 
     /// Pushes an alert to this target; it is worth delivering for `life_s` seconds.

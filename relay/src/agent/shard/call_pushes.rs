@@ -197,6 +197,10 @@ impl Shard {
         // A call that was forked to a device may be pushed after all.
         match self.calls.get_mut(id, instance) {
             Some(known) => {
+                if known.mark.is_none() && call.mark.is_some() && !known.state.is_final() {
+                    // Its caller has heard nothing before.
+                    known.state = CallState::Waking;
+                }
                 known.pushed = known.pushed.or(pushed);
                 known.mark = known.mark.or(call.mark);
                 known.valid_until = known.valid_until.or(valid_until);
@@ -249,6 +253,12 @@ impl Shard {
         let reason = reason_of(verdict);
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
+        // Nobody is there any more to be told of the end.
+        if matches!(verdict, Verdict::Gone { .. })
+            && let Some(known) = self.calls.get_mut(call, instance)
+        {
+            known.pushed = None;
+        }
         if self.end_dead_token(instance, &pushed.target, verdict) {
             return;
         }

@@ -390,11 +390,17 @@ impl Shard {
         }
     }
 
-    /// A call came, of which nothing was told before.
+    /// A call came of which nothing was told before, or was announced.
     fn note_invite(&mut self, call: &IncomingCall) {
-        if self.calls.of(call.instance, call.call).is_none() {
-            self.note(call.instance, Some(call.call), What::Invite);
-        }
+        let has_come = call.mark.is_some();
+        let what = match self.calls.of(call.instance, call.call) {
+            None if has_come => What::Invite,
+            None => What::Announced,
+            // Its INVITE comes after it was announced.
+            Some(known) if known.mark.is_none() && has_come => What::Invite,
+            Some(_) => return,
+        };
+        self.note(call.instance, Some(call.call), what);
     }
 
     fn on_call(&mut self, id: CallId, instance: InstanceId, state: CallState, woke_after: Option<Duration>) {
@@ -411,7 +417,8 @@ impl Shard {
         }
         let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
-        let pushed = call.pushed;
+        // Of a call that is only announced no caller hears anything yet.
+        let (pushed, has_come) = (call.pushed, call.mark.is_some());
         if woke_after.is_some() || state.is_final() {
             self.set_waiting(id, instance, false);
         }
@@ -420,8 +427,11 @@ impl Shard {
             self.note(instance, Some(id), What::DeviceAttached { after_ms });
         }
         if state != was && !was_final {
-            let what = if state.is_final() { What::CallEnded(state) } else { What::CallerHearsRinging };
-            self.note(instance, Some(id), what);
+            if state.is_final() {
+                self.note(instance, Some(id), What::CallEnded(state));
+            } else if has_come {
+                self.note(instance, Some(id), What::CallerHearsRinging);
+            }
         } else if woke_after.is_none() && state == CallState::Ringing && !was_final {
             self.note_device_rings(id, instance);
         }

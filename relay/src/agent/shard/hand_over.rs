@@ -27,6 +27,8 @@ pub(super) struct HandOver {
     waiting_for_calls: HashSet<InstanceId>,
     /// Ending instances that another node has taken over from this one, and since when.
     taken: HashMap<InstanceId, Instant>,
+    /// The instances that take the place of ending ones, and that their calls do not go on for.
+    heirs: HashMap<InstanceId, InstanceId>,
 }
 
 impl HandOver {
@@ -102,6 +104,21 @@ impl HandOver {
     /// Another node has taken these over.
     pub(super) fn note_taken(&mut self, ids: &[InstanceId]) {
         self.taken.extend(ids.iter().map(|id| (*id, clock::now())));
+    }
+
+    /// An instance is about to end for this one, and its calls with it.
+    pub(super) fn note_heir(&mut self, earlier: InstanceId, heir: InstanceId) {
+        self.heirs.insert(earlier, heir);
+    }
+
+    /// The instance that has missed what an ending one misses.
+    pub(super) fn heir_of(&self, earlier: InstanceId) -> Option<InstanceId> {
+        self.heirs.get(&earlier).copied()
+    }
+
+    /// An instance is here no more.
+    pub(super) fn forget_heir_of(&mut self, earlier: InstanceId) {
+        self.heirs.remove(&earlier);
     }
 
     /// The time since which another node has an instance of this one.

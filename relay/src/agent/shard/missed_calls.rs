@@ -13,6 +13,7 @@ use super::stories::How;
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::clock::{self, shared_now, told_now};
+use crate::domain::WipeReason;
 use crate::domain::story::Withheld;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
@@ -39,14 +40,20 @@ impl Shard {
         if self.calls.of(instance, missed.call).is_some_and(|call| call.is_of_others) {
             return;
         }
-        // An instance that another node goes on with has missed the call here.
-        let goes_on = |ending: &Ending| ending.kind == EndKind::HandedOver;
+        let heir = self.hand_over.heir_of(instance);
+        // An instance that another node goes on with has missed the call here; one that ends for another has missed it in that one's name.
+        let goes_on = |ending: &Ending| match ending.kind {
+            EndKind::HandedOver => true,
+            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) => heir.is_some(),
+            EndKind::Wiped(_) => false,
+        };
         let row = self.instances.get(instance).filter(|row| row.ending.as_deref().is_none_or(goes_on));
         let Some(row) = row else { return };
+        let named = heir.filter(|_| row.ending.is_some()).unwrap_or(instance);
         let (call, expires_at) = (missed.call, row.expires_at());
         // By the clock by which it is forgotten; a lease that is renewed lengthens what is kept beside its record.
         let kept_until = shared_now().saturating_add(MAX_LIFETIME_S);
-        let item = self.shared.vault.seal_missed_call(instance, || MissedCall {
+        let item = self.shared.vault.seal_missed_call(named, || MissedCall {
             call,
             from: missed.from.clone(),
             name: missed.name.clone(),
@@ -57,18 +64,20 @@ impl Shard {
         let gone = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            shared.metrics.missed_call(match keep(&shared, instance, &item).await {
+            shared.metrics.missed_call(match keep(&shared, named, &item).await {
                 Ok(_) => MissedCallOutcome::Kept,
                 Err(_) => MissedCallOutcome::Lost,
             });
             if let Some(gone) = gone {
                 // A store that is away keeps one more of them.
-                drop(shared.vault.displace_missed_call(instance, gone).await);
+                drop(shared.vault.displace_missed_call(named, gone).await);
             }
         });
         let (from, name) = (Some(missed.from.clone()), missed.name.clone());
         let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };
-        let _ = self
-            .send_alert(instance, Event::MissedCall, kept_life_s(expires_at), content, |wake_for| wake_for.missed_call);
+        // The device is the same, and what it wants is known by its earlier record.
+        if let Some((app, target)) = self.alert_target_of(instance, |wake_for| wake_for.missed_call) {
+            self.send_alert_to(app, target, named, Event::MissedCall, kept_life_s(expires_at), content);
+        }
     }
 }

@@ -79,9 +79,11 @@ impl Shard {
                 }
             };
             let Some(app) = known else { return };
-            tracing::debug!(event = "call-step", call = %id, %instance, step = "invite", "a call goes on");
+            let first = if call.mark.is_some() { Moment::Invite } else { Moment::Announced };
+            tracing::debug!(event = "call-step", call = %id, %instance, step = first.word(), "a call goes on");
             let waited = u64::try_from(arrived.elapsed().as_millis()).unwrap_or(0);
-            self.stories.open.insert(key, Story::new(id, instance, &app, &call.from, now.saturating_sub(waited)));
+            let story = Story::begun(first, id, instance, &app, &call.from, now.saturating_sub(waited));
+            self.stories.open.insert(key, story);
         }
         let moment = match how {
             How::Pushed(_) => {

@@ -9,7 +9,9 @@
 //! | calls that are over | can be asked of the later one, as long as they are known |
 //! | its timeline, its mailbox, the items kept beside its record | ends with it |
 //!
-//! Invariant: nothing goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
+//! Where the later one is of another binding, another shard or another node, the calls end with the earlier one, and the later one has missed them.
+//!
+//! Invariant: nothing else goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
 
 use std::collections::hash_map::Entry;
 
@@ -24,7 +26,11 @@ impl Shard {
     /// An instance is about to end for one that was enabled later.
     pub(crate) fn succeed(&mut self, earlier: InstanceId, successor: InstanceId) {
         let stands = |id| self.instances.get(id).is_some_and(|row| row.ending.is_none());
-        if !stands(earlier) || !stands(successor) || !self.endpoint.may_succeed(earlier, successor) {
+        if !stands(earlier) || earlier == successor {
+            return;
+        }
+        if !stands(successor) || !self.endpoint.may_succeed(earlier, successor) {
+            self.hand_over.note_heir(earlier, successor);
             return;
         }
         let calls = self.endpoint.calls_for(earlier);

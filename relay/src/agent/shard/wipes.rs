@@ -188,6 +188,7 @@ impl Shard {
         }
         // Of one that was begun meanwhile nothing is left, either.
         self.forget_trace(id);
+        self.hand_over.forget_heir_of(id);
         let Some(row) = self.instances.remove(id) else { return };
         if self.attached.remove(id) {
             self.shared.metrics.edge_flows(-1);

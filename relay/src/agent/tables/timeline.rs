@@ -63,6 +63,8 @@ pub enum What {
     Foreground,
     /// The relay registers from now on.
     Background,
+    /// A SIP server has announced a call, whose INVITE has not come.
+    Announced,
     /// A call came.
     Invite,
     /// A push was handed to its service.

@@ -37,9 +37,7 @@ impl Inner {
         }
         tracing::info!(event = "replacing-resumed", instance = %id, later = %later, "a later instance has taken the place of one that has not ended for it; it ends now");
         self.tell_leavers(Word::Succeeded { earlier: id, later }).await;
-        if id.tag() == later.tag() {
-            self.dependencies.agent.tell(id, Request::Succeed { earlier: id, successor: later }).await;
-        }
+        self.dependencies.agent.tell(id, Request::Succeed { earlier: id, successor: later }).await;
         let kind = EndKind::Wiped(WipeReason::Replaced);
         let end = |reply| Request::End { id, who: Principal::Relay, kind, reply: Some(reply) };
         self.dependencies.agent.ask(id, end).await;

@@ -502,8 +502,14 @@ impl Inner {
             let lookup = status.and_then(|status| self.place_of(&status)).map(|place| place.lookup);
             let vault = self.dependencies.vault.clone();
             // A wiped instance has no successor there.
-            self.give_way(id, async move { vault.find(&lookup?).await.ok().flatten().filter(|named| *named != id) })
-                .await;
+            let find = || {
+                let vault = vault.clone();
+                async move { vault.find(&lookup?).await.ok().flatten().filter(|named| *named != id) }
+            };
+            if let Some(successor) = find().await {
+                agent.tell(id, Request::Succeed { earlier: id, successor }).await;
+            }
+            self.give_way(id, find()).await;
             return Ok(true);
         };
         match self.dependencies.vault.load(id).await {

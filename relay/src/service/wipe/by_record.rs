@@ -45,12 +45,10 @@ impl Inner {
         });
     }
 
-    /// Ends an instance for one that takes its place, with its calls where they are of one shard; whether it was here.
+    /// Ends an instance for one that takes its place, which its calls go on for where both are of one binding, or which has missed them; whether it was here.
     pub(crate) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
         self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
-        if earlier.tag() == new.tag() {
-            self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
-        }
+        self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
         self.end_earlier(earlier, lookup, WipeReason::Replaced).await
     }
 

@@ -51,6 +51,7 @@ pub(in crate::vault) fn visit(story: &Story, expires_at: u64, sink: &mut dyn FnM
                 sink(&[8, end as u8]);
             }
             Moment::HungUp { by_device } => sink(&[9, u8::from(*by_device)]),
+            Moment::Announced => sink(&[10]),
         }
     }
 }
@@ -94,6 +95,7 @@ fn step(rest: &mut Reader<'_>) -> Result<Step, NotARecord> {
         7 => Moment::Ringing,
         8 => Moment::Ended(*ENDS.get(usize::from(rest.byte()?)).ok_or(NotARecord)?),
         9 => Moment::HungUp { by_device: flag(rest)? },
+        10 => Moment::Announced,
         _ => return Err(NotARecord),
     };
     Ok(Step { after_ms, moment })
@@ -130,6 +132,7 @@ mod tests {
             Moment::Ringing,
             Moment::HungUp { by_device: true },
             Moment::HungUp { by_device: false },
+            Moment::Announced,
         ];
         moments.extend(Withheld::ALL.iter().map(|why| Moment::Withheld(*why)));
         moments.extend(PushProvider::ALL.iter().map(|provider| Moment::PushSent(*provider)));

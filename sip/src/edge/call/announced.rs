@@ -1,7 +1,7 @@
 //! A call that its SIP server has announced: its devices are woken, and its INVITE is still to come.
 //!
 //! Invariant: it ends once, and each of its devices hears so. No INVITE and no further announcement is taken for it once its devices have been there and
-//! have gone, or were told that it is over by then: none of them would come for it.
+//! have gone, were told that it is over by then, or were reached by no push: none of them would come for it.
 
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ impl Call {
     /// One more device is woken for an expected call, with the caller as its announcement names it.
     pub fn expect(&mut self, instance: InstanceId, key: CallerKey, (from, name): Caller) {
         (self.from, self.name, self.caller) = (from, name, key);
+        // One that no push reached before is woken once more.
+        self.targets.retain(|target| target.instance != instance);
         self.targets.push(Target { woken: true, ..Target::new(instance) });
     }
 
@@ -75,7 +77,7 @@ impl Call {
 
     /// A device has come that was woken for an expected call.
     pub fn note_come(&mut self, now: Instant, instance: InstanceId) {
-        if let Some(target) = self.targets.iter_mut().find(|target| target.instance == instance) {
+        if let Some(target) = self.targets.iter_mut().find(|target| target.instance == instance && target.woken) {
             target.attached = true;
             self.asked.has_come |= now <= self.asked.until;
         }
@@ -83,8 +85,14 @@ impl Call {
 
     /// Whether none of its devices is there, and none will come: all were there and have gone, or were told that it is over by now.
     pub fn is_stale(&self, now: Instant, is_there: impl Fn(InstanceId) -> bool) -> bool {
-        let are_gone = self.comes_until <= now || self.targets.iter().all(|target| target.attached);
-        !self.state.is_final() && are_gone && !self.instances().any(is_there)
+        let awaited = || self.targets.iter().filter(|target| target.woken);
+        let are_gone = self.comes_until <= now || awaited().all(|target| target.attached);
+        !self.state.is_final() && are_gone && !awaited().any(|target| is_there(target.instance))
+    }
+
+    /// Whether none of its devices was reached by a push.
+    pub fn reaches_nobody(&self) -> bool {
+        self.targets.iter().all(|target| !target.woken)
     }
 
     /// Ends an expected call, whose INVITE has not come; whether it had not ended before.
@@ -92,7 +100,7 @@ impl Call {
         let ends = !self.state.is_final();
         if ends {
             self.state = state;
-            for target in &mut self.targets {
+            for target in self.targets.iter_mut().filter(|target| !target.state.is_final()) {
                 target.state = state;
                 self.changes.push((target.instance, state));
             }
@@ -100,13 +108,23 @@ impl Call {
         ends
     }
 
-    /// A device has nothing to do with an expected call any more; whether no device is left.
-    pub fn leave_expected(&mut self, instance: InstanceId) -> bool {
-        let before = self.targets.len();
-        self.targets.retain(|target| target.instance != instance);
-        if self.targets.len() < before && !self.state.is_final() {
+    /// No push reaches a device: an expected call is over for it, and it has missed the call where the others do.
+    pub fn lose_expected(&mut self, instance: InstanceId) {
+        if self.state.is_final() {
+            return;
+        }
+        if let Some(target) = self.targets.iter_mut().find(|target| target.instance == instance && target.woken) {
+            (target.woken, target.state) = (false, CallState::TimedOut);
             self.changes.push((instance, CallState::TimedOut));
         }
+    }
+
+    /// A device has nothing to do with an expected call any more; whether no device is left.
+    pub fn leave_expected(&mut self, instance: InstanceId) -> bool {
+        if self.has_woken(instance) && !self.state.is_final() {
+            self.changes.push((instance, CallState::TimedOut));
+        }
+        self.targets.retain(|target| target.instance != instance);
         self.targets.is_empty()
     }
 }

@@ -246,7 +246,7 @@ impl Call {
             targets.iter().filter(|target| filter(target)).map(|target| target.instance).collect::<Vec<_>>()
         };
         let rang = all(|target| target.state == CallState::Ringing);
-        let announced = Announced { woken: all(|_| true), rang, until: self.deadline };
+        let announced = Announced { woken: all(|target| target.woken), rang, until: self.deadline };
         let woken = |instance| announced.woken.contains(&instance);
         let target = |instance| Target { woken: woken(instance), ..Target::new(instance) };
         self.targets = instances.iter().copied().map(target).collect();

@@ -9,7 +9,8 @@
 //! | nobody is found in time, or who has asked waits no longer, and its INVITE does not follow within [`comes_again`](crate::timing::EdgeTiming::comes_again) | timed out |
 //! | another caller is announced | one more call, with a push and a deadline of its own |
 //! | a device declines it | declined; its INVITE, should it come, is answered 603: that of its caller, and any other only where no other caller was announced in its time |
-//! | no INVITE by the deadline, or no device can be reached | timed out |
+//! | no INVITE by the deadline | timed out |
+//! | no push reaches any of its devices | over for these at once; timed out when its INVITE does not follow within [`comes_again`](crate::timing::EdgeTiming::comes_again): that is another call, with pushes of its own |
 //! | the app of a device comes to the foreground, or wants no calls any more | of the others alone |
 //!
 //! A call that has timed out is one that its devices have missed, unless its INVITE makes another call of it, or the process ends.
@@ -182,17 +183,21 @@ impl Endpoint {
         }
     }
 
-    /// No push reaches a device: the call is not expected for it any more. The last one has missed it, unless somebody waits for an answer: that nobody
-    /// comes has the INVITE sent, which tells.
+    /// No push reaches a device: the call is not expected for it any more. Without another one nobody waits for its devices: whoever did hears so.
     pub(super) fn lose_expected(&mut self, now: Instant, instance: InstanceId, call: CallId) {
-        match self.calls.get(call) {
-            Some(row) if row.is_abandoned(now) && row.instances().eq([instance]) => self.miss_expected(now, call),
-            _ => self.leave_expected(instance, call),
+        let Some(row) = self.calls.get_mut(call) else { return };
+        row.lose_expected(instance);
+        let (is_lost, is_abandoned) = (row.reaches_nobody(), row.is_abandoned(now));
+        self.tell_changes(call);
+        match (is_lost, is_abandoned) {
+            (true, true) => self.miss_expected(now, call),
+            (true, false) => self.on_stop_expecting(now, call),
+            (false, _) => {}
         }
     }
 
     fn leave_expected(&mut self, instance: InstanceId, call: CallId) {
-        let Some(row) = self.calls.get_mut(call).filter(|row| row.has_woken(instance)) else { return };
+        let Some(row) = self.calls.get_mut(call) else { return };
         let (binding, left) = (row.binding(), row.leave_expected(instance));
         self.tell_changes(call);
         if left {

@@ -247,7 +247,8 @@ impl Calls {
 
     /// The calls that are expected for an instance of this binding.
     pub(super) fn expected_of(&self, binding: BindingId, instance: InstanceId) -> Vec<CallId> {
-        self.expected_by(binding).filter(|call| call.has_woken(instance)).map(Call::id).collect()
+        let is_for = |call: &&Call| call.instances().any(|it| it == instance);
+        self.expected_by(binding).filter(is_for).map(Call::id).collect()
     }
 
     /// A call that waits for an instance, or is expected for it, goes on for the one that takes its place, which may be of another binding.

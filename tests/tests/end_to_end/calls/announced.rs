@@ -89,6 +89,13 @@ impl Holding {
         self.world.until("the calls are missed", missed).await
     }
 
+    /// The words of the device's timeline that are of calls.
+    async fn steps(&self, device: &Instance) -> Result<Vec<String>, Missed> {
+        let answer = self.world.api.of("GET", device, "/timeline").await?;
+        let steps = answer.json()["steps"].as_array().cloned().unwrap_or_default();
+        Ok(steps.iter().filter(|step| step["call"].is_string()).map(|step| text(&step["step"])).collect())
+    }
+
     /// Has Alice's devices woken, none of which comes in time.
     async fn nobody_comes(&self) -> Outcome {
         self.is_refused(504, "no-device-in-time").await
@@ -113,6 +120,35 @@ async fn a_call_that_was_announced_reaches_the_device_that_came_for_it_without_a
     world.hang_up(&caller, &call).await?;
     assert_eq!(world.apns.requests(), 1, "one VoIP push for one call");
     world.content()
+}
+
+#[tokio::test]
+async fn an_announced_call_whose_push_is_refused_is_missed_when_no_invite_follows() -> Outcome {
+    let it = Holding::start().await?;
+    let alice = it.world.enable().await?;
+    it.world.apns.answer_with(TOKEN, [apns::Answer::Error { status: 413, reason: "PayloadTooLarge" }]);
+    it.nobody_comes().await?;
+    let missed = || async { it.world.kept(&alice, "missed-calls").await.ok().filter(|kept| !kept.is_empty()) };
+    let missed = it.world.until("the missed call", missed).await?;
+    assert_eq!((missed.len(), &missed[0]["state"]), (1, &json!("timed-out")));
+    assert_eq!(it.steps(&alice).await?, ["announced", "push-sent", "push-ended", "timed-out"]);
+    it.world.content()
+}
+
+#[tokio::test]
+async fn a_timeline_tells_an_announcement_and_an_invite_apart() -> Outcome {
+    let mut it = Holding::start().await?;
+    let alice = it.world.enable().await?;
+    it.request["wait_ms"] = json!(1_000);
+    it.nobody_comes().await?;
+    let pushed = ["announced", "push-sent", "push-ended"];
+    assert_eq!(it.steps(&alice).await?, pushed, "no INVITE came, and no caller hears anything");
+    let caller = it.world.call()?;
+    caller.expect(180, SOON).await?;
+    assert_eq!(it.steps(&alice).await?, [&pushed[..], &["invite", "caller-hears-ringing"]].concat());
+    it.world.cancel(&caller).await?;
+    assert_eq!(it.world.apns.requests(), 1);
+    it.world.content()
 }
 
 #[tokio::test]

@@ -87,6 +87,27 @@ async fn an_account_that_is_enabled_again_on_another_node_is_let_go_of_by_the_fi
     world.until("one record", || async { (redis.instance_keys().len() == alone).then_some(()) }).await
 }
 
+/// An app that enables at each start is started by the push.
+#[tokio::test]
+async fn a_call_that_waits_while_its_device_is_enabled_again_on_another_node_is_missed_by_the_new_instance() -> Outcome
+{
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes(&redis).await?;
+    let request = world.enable_request_with_alerts();
+    world.enable_as(&request).await?;
+    let (caller, push) = world.call_and_push().await?;
+    let enabled = other.api().enabled(&request).await;
+    let later = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    caller.expect(480, SOON).await?;
+    let alert = world.alert("missed-call").await?;
+    assert_eq!((&alert["call"], &alert["instance"]), (&push["call"], &json!(later.id)));
+    let missed = || async { world.kept(&later, "missed-calls").await.ok().filter(|kept| !kept.is_empty()) };
+    let missed = world.until("the missed call", missed).await?;
+    assert_eq!((&missed[0]["call"], &missed[0]["state"]), (&push["call"], &json!("timed-out")));
+    assert_eq!((missed.len(), world.apns.requests()), (1, 2), "a call and an alert");
+    Ok(())
+}
+
 /// It has its `+sip.instance` again, with which the other one has gone on.
 #[tokio::test]
 async fn an_account_that_comes_back_to_its_node_stays_registered_when_the_other_one_unregisters_it() -> Outcome {

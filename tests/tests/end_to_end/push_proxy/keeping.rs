@@ -467,6 +467,7 @@ async fn a_dead_push_token_ends_the_registration() -> Outcome {
     world.await_metric(REGISTRATIONS, 0.0).await?;
     let again = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
     assert_eq!(again.final_response(SOON).await?.status(), Some(430), "its Path leads nowhere any more");
+    assert_eq!(world.fcm.requests(), 1, "nobody is there to be told of the end");
     Ok(())
 }
 
