@@ -62,8 +62,8 @@ pub use method::Method;
 pub use name::Name;
 pub use params::{Params, is_quoted_text, unquote};
 pub use party::Party;
-pub(crate) use uri::unescaped;
 pub use uri::{Scheme, Uri};
+pub(crate) use uri::{unescaped, wholly_unescaped};
 pub use via::Via;
 
 /// The place of some bytes in a message's head.
