@@ -36,7 +36,7 @@ pub struct Limits {
     pub examine_per_address: Rate,
     /// Wakes by one SIP server.
     pub wake_per_server: Rate,
-    /// Wakes of one AOR, from any requester: each may be a push.
+    /// Wakes of one AOR by one SIP server: each may be a push, and a device has its budget for these whoever asks.
     pub wake_per_aor: Rate,
     /// Wrong keys and secrets from one address (IPv6: one /64). Right ones are served at any rate.
     pub failures_per_address: Rate,

@@ -54,7 +54,9 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     check_domain(&server, &wake)?;
     let now = Instant::now();
     api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
-    api.0.wakes_by_aor.take(api.0.aor_hash.hash_one(AorHash::of(&wake.aor)), now).map_err(too_many)?;
+    // A server whose key wakes nobody there takes nothing from one whose does.
+    let asked = api.0.aor_hash.hash_one((&server.id, AorHash::of(&wake.aor)));
+    api.0.wakes_by_aor.take(asked, now).map_err(too_many)?;
     // Dropped without an answer where the connection ends before that.
     let (answered, waits) = watch::channel(false);
     let awake = match parts.extensions.get::<Carried>() {

@@ -6,10 +6,10 @@
 //! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
 //! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone, some side by side |
 //! | `options` | OPTIONS by the best connection |
-//! | `register` | REGISTER without a Contact, up to the challenge; with the password or its HA1: the registered Contacts, then a Contact of its own with a Path, and its end |
+//! | `register` | REGISTER without a Contact, up to the challenge; with the password or its HA1: the registered Contacts, then, where none is a relay's, a Contact of its own with a Path, and its end |
 //!
 //! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a Contact is
-//! registered that is taken away again. A password is tried once: a refusal ends the examination. DNS findings about addresses that the relay does
+//! registered that is taken away again, unless a relay has the account registered: of some servers it would take that one's place. A password is tried once: a refusal ends the examination. DNS findings about addresses that the relay does
 //! not dial are told at the machine itself alone (`discreet`).
 
 mod discreet;
@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sip::auth::{Challenge, DigestResponse, Hash};
+use sip::id::BindingId;
 use sip::message::{Message, Method, Name, Uri};
 use tokio::time::timeout;
 
@@ -388,6 +389,12 @@ impl Registering<'_> {
             return Err(refused(status, &before));
         }
         report.good(STEP, "the credentials are accepted");
+        if let Some(left) = relays_contact(&before) {
+            let left = left.map(|seconds| format!(", for another {seconds} s")).unwrap_or_default();
+            let what = format!("a relay has the account registered{left}: no other Contact is tried beside it");
+            report.good(STEP, what);
+            return Ok(());
+        }
         let before = contacts(&before);
         let own = self.line.contact(&format!("doctor-{}", token()));
         // As the relay registers: with an instance, and a flow (RFC 5626).
@@ -569,6 +576,14 @@ impl Registering<'_> {
         }
         self.line.ask(Method::Register, registrar, aor, &headers).await
     }
+}
+
+/// Whether a Contact that a relay has registered for a lent account is among those that an answer lists, and for how many seconds more, where that is told.
+fn relays_contact(response: &Message) -> Option<Option<u64>> {
+    let contacts = response.contacts();
+    let is_relays = |uri: &str| Uri::parse(uri).and_then(|uri| uri.user).and_then(BindingId::parse).is_some();
+    let found = contacts.iter().find(|contact| contact.target().is_some_and(is_relays))?;
+    Some(found.params.value("expires").and_then(|value| value.trim_matches('"').parse().ok()))
 }
 
 /// The URIs of the Contacts that an answer lists.

@@ -14,8 +14,9 @@
 //! told: a piece of a password could be taken for a host, and a password without its scheme for a user.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
-use crate::message::{Message, Name, Party, Uri, unescaped};
+use crate::message::{Message, Name, Party, Uri, unescaped, wholly_unescaped};
 
 /// The address shown for a caller whose identity may not be told.
 pub const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
@@ -24,6 +25,9 @@ pub const ANONYMOUS: &str = "sip:anonymous@anonymous.invalid";
 const OTHER_SCHEMES: &[&str] = &["im", "pres", "xmpp", "mailto", "h323", "acct"];
 /// The parameters of a number that are a part of it (RFC 3966 §5.1.5, §5.3).
 const NUMBER_PARAMS: &[&str] = &["ext", "isub", "phone-context"];
+
+/// The visual separators of a number (RFC 3966 §3).
+const SEPARATORS: &[u8] = b"-.()";
 
 /// The identities that a SIP server asserts, of which the first that can be read are believed: it may assert two (RFC 3325 §9.1).
 const IDENTITIES_READ: usize = 8;
@@ -70,6 +74,13 @@ pub fn counted_caller<'a>(request: &'a Message, caller: &'a Caller) -> Cow<'a, s
 pub fn told(address: &str) -> Option<Box<str>> {
     let address = Address::read(address)?;
     Some(if address.is_anonymous() { ANONYMOUS.into() } else { address.told() })
+}
+
+/// The form in which an address is counted: one for all ways to write an address that a SIP server may take for the same caller's (RFC 3261 §19.1.4,
+/// RFC 3966 §4). Case, escapes, separators of a number, parameters of a user and ways to write a host are no more in it; an address that cannot be
+/// read is as it was written. It must be hashed, and neither stored nor shown.
+pub fn counted(address: &str) -> Cow<'_, [u8]> {
+    Address::read(address).map_or(Cow::Borrowed(address.as_bytes()), |it| Cow::Owned(it.counted()))
 }
 
 /// A display name as it is shown: without control characters; one that is an address itself, as what may be told of it.
@@ -135,6 +146,18 @@ impl<'a> Address<'a> {
         }
     }
 
+    fn counted(&self) -> Vec<u8> {
+        let (scheme, user, context) = match *self {
+            Self::User { scheme, user, host } => (scheme, user, counted_host(host)),
+            Self::Host(host) => ("sip", "", counted_host(host)),
+            Self::Number(number) => ("tel", number, counted_context(number)),
+        };
+        // The user is last: the others cannot hold what stands between them.
+        let mut form = [scheme, "\n", &context, "\n"].concat().to_ascii_lowercase().into_bytes();
+        form.extend(counted_user(user));
+        form
+    }
+
     fn told(&self) -> Box<str> {
         match *self {
             Self::User { scheme, user, host } => {
@@ -161,6 +184,46 @@ impl<'a> Address<'a> {
     }
 }
 
+/// A user, or a number, without its parameters. A server may compare users without case.
+fn counted_user(user: &str) -> Vec<u8> {
+    let mut user = wholly_unescaped(user);
+    user.truncate(user.iter().position(|byte| *byte == b';').unwrap_or(user.len()));
+    if std::str::from_utf8(&user).is_ok_and(is_number) {
+        user.retain(|byte| !SEPARATORS.contains(byte));
+    }
+    user.make_ascii_lowercase();
+    user
+}
+
+/// The place where a number of `tel:` that is not global is one (RFC 3966 §5.1.5).
+fn counted_context(number: &str) -> String {
+    if number.starts_with('+') {
+        return String::new();
+    }
+    let contexts = number.split(';').filter_map(|param| param.split_once('='));
+    let context =
+        contexts.filter(|(name, _)| name.eq_ignore_ascii_case("phone-context")).map(|(_, value)| value).next();
+    let context = String::from_utf8_lossy(&wholly_unescaped(context.unwrap_or_default())).into_owned();
+    if is_number(&context) {
+        context.replace(|c: char| c.is_ascii() && SEPARATORS.contains(&(c as u8)), "")
+    } else {
+        counted_host(&context)
+    }
+}
+
+/// A host without its final dot; an address by its value.
+fn counted_host(host: &str) -> String {
+    if let Some(Ok(address)) = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).map(str::parse::<Ipv6Addr>) {
+        return address.to_canonical().to_string();
+    }
+    let labels: Vec<Option<u16>> = host.split('.').map(|label| label.parse().ok()).collect();
+    match labels[..] {
+        // Leading zeros are in the grammar.
+        [Some(a), Some(b), Some(c), Some(d)] => format!("{a}.{b}.{c}.{d}"),
+        _ => host.strip_suffix('.').unwrap_or(host).to_owned(),
+    }
+}
+
 /// The parameters that are a part of a number; not their values that could be an address themselves.
 fn push_params(text: &mut String, params: &str) {
     for param in params.split(';') {
@@ -178,7 +241,7 @@ fn is_number(text: &str) -> bool {
     let text = unescaped(text);
     let digit = |b: &u8| b.is_ascii_digit() || matches!(b, b'*' | b'#');
     let number = text.strip_prefix('+').unwrap_or(&text).as_bytes();
-    number.iter().any(digit) && number.iter().all(|b| digit(b) || matches!(b, b'-' | b'.' | b'(' | b')'))
+    number.iter().any(digit) && number.iter().all(|b| digit(b) || SEPARATORS.contains(b))
 }
 
 fn before_params(user: &str) -> &str {
@@ -254,6 +317,51 @@ mod tests {
             ("sip:anonymous.invalid", ANONYMOUS),
         ] {
             assert_eq!(told(address).as_deref(), Some(expected), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_address_counts_as_one_however_it_is_written_and_others_as_others() {
+        let callers: &[&[&str]] = &[
+            &[
+                "sip:mal@x.example",
+                "SIPS:mal@x.EXample",
+                "sip:%6dal@x.example.",
+                "sip:m%61%4C@X.example:5062;a=1?b=c",
+                "sip:mal;a1=1@x.example",
+                "sip:mal%3Ba1=2:pw@x.example",
+                "sip:MAL;;@x.example",
+            ],
+            &["sip:mall@x.example"],
+            &["sip:mal@y.example"],
+            &["sip:m%00al@x.example"],
+            &[
+                "sip:+15550001@x.example",
+                "sip:+1-555-00.01@x.example;user=phone",
+                "sip:%2B1(555)0001;ext=7@x.example",
+                "sip:+1%2d5550001;phone-context=a@x.example",
+            ],
+            &["sip:15550001@x.example"],
+            &["tel:+15550001", "TEL:+1-555-0001;ext=2", "tel:+1.(555).0001;isub=1;x=y"],
+            &["tel:110;phone-context=+49", "tel:1-1-0;x=y;Phone-Context=+4-9"],
+            &["tel:110;phone-context=example.com", "tel:110;phone-context=EXAMPLE.com."],
+            &["tel:110"],
+            &["sip:a@[2001:db8::1]", "sip:A@[2001:0DB8:0::1]:5060"],
+            &["sip:a@127.0.0.1", "sip:a@127.000.0.01", "sip:a@[::ffff:127.0.0.1]"],
+            &["sip:x.example", "sip:X.example.;lr"],
+            &["xmpp:bob@x.example", "XMPP:b%6Fb@X.example"],
+            &["https://bob@x.example"],
+            &["https://BOB@x.example"],
+        ];
+        for (place, ways) in callers.iter().enumerate() {
+            let form = counted(ways[0]);
+            for way in *ways {
+                assert_eq!(counted(way), form, "{way}");
+                // What is told of it is counted, too.
+                assert_eq!(told(way).map_or(form.clone().into_owned(), |it| counted(&it).into_owned()), *form, "{way}");
+            }
+            let others = callers.iter().skip(place + 1).flat_map(|it| it.iter());
+            others.for_each(|other| assert_ne!(counted(other), form, "{other}"));
         }
     }
 

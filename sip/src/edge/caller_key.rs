@@ -4,6 +4,8 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
+use super::caller;
+
 /// One caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallerKey(u64);
@@ -18,8 +20,20 @@ impl CallerKey {
 }
 
 impl CallerKeys {
-    /// That of a caller with this address.
+    /// That of a caller with this address, however it is written.
     pub fn of(&self, caller: &str) -> CallerKey {
-        CallerKey(self.0.hash_one(caller))
+        CallerKey(self.0.hash_one(caller::counted(caller)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_has_one_key_however_the_address_is_written() {
+        let keys = CallerKeys::default();
+        assert_eq!(keys.of("sip:mal@x.example"), keys.of("sip:%6dal;a=1@X.EXAMPLE"));
+        assert_ne!(keys.of("sip:mal@x.example"), keys.of("sip:mal@y.example"));
     }
 }

@@ -170,7 +170,7 @@ impl Endpoint {
         let Some(binding) = self.devices.binding_of(instance) else {
             return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
         };
-        self.attachments.forget_dialogs(instance);
+        self.attachments.end_dialogs(now, instance);
         self.remove_device(now, instance, true);
         self.give_up_messages(now, instance);
         if self.leave_group(now, instance, binding) {

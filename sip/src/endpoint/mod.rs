@@ -236,7 +236,7 @@ impl Endpoint {
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::RemovePushBinding(instance) => {
-                self.attachments.forget_dialogs(instance);
+                self.attachments.end_dialogs(now, instance);
                 self.remove_push_binding(now, instance, PushBindingEnd::Removed);
             }
         }

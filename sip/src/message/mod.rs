@@ -66,8 +66,8 @@ pub use name::Name;
 pub(crate) use params::unfolded;
 pub use params::{Params, is_quoted_text, unquote};
 pub use party::Party;
-pub(crate) use uri::unescaped;
 pub use uri::{Scheme, Uri};
+pub(crate) use uri::{unescaped, wholly_unescaped};
 pub use via::Via;
 
 /// The place of some bytes in a message's head.

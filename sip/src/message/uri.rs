@@ -244,6 +244,17 @@ pub(crate) fn unescaped(user: &str) -> Cow<'_, str> {
     text.map_or(Cow::Borrowed(user), Cow::Owned)
 }
 
+/// A part of a URI with each escape as the byte that it stands for.
+pub(crate) fn wholly_unescaped(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((byte, behind)) = rest.split_first() {
+        let escaped = escape(rest);
+        bytes.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &behind[2..] } else { behind };
+    }
+    bytes
+}
+
 /// The characters of a part of a URI, an escape as what it stands for, unless that is reserved (RFC 3261 §19.1.4).
 fn units(text: &str) -> impl Iterator<Item = u16> {
     const ESCAPED: u16 = 0x100;

@@ -51,6 +51,9 @@ use super::drain::Drain;
 use super::listen::{Accepted, Listener};
 use super::tls::ACME_PROTOCOL;
 
+/// The port that is meant where none is named.
+const HTTPS_PORT: u16 = 443;
+
 /// The application protocols that a listener served here offers, best first.
 pub const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// A request's header that takes longer, or an HTTP/1.1 connection without a request for as long, is closed.
@@ -259,16 +262,25 @@ fn bad_head<B>(request: &Request<B>) -> Option<BadHead> {
     }
 }
 
-/// Whether a request has one Host that can be one. HTTP/1.0 may do without, and HTTP/2 names it elsewhere.
+/// Whether a request has one Host that can be one. HTTP/1.0 may do without, and HTTP/2 names it in `:authority`, which has no user and which no Host
+/// contradicts (RFC 9113 §8.3.1).
 fn names_its_host<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let can_be = |host: &HeaderValue| {
         let host = host.as_bytes();
         host.is_empty() || !host.contains(&b'@') && Authority::try_from(host).is_ok()
     };
+    let authority = request.uri().authority().filter(|_| request.version() == Version::HTTP_2);
+    if authority.is_some_and(|it| it.as_str().contains('@')) {
+        return false;
+    }
+    let name = |it: &Authority| (it.host().to_ascii_lowercase(), it.port_u16().unwrap_or(HTTPS_PORT));
+    let is_of = |host: &HeaderValue, authority| {
+        Authority::try_from(host.as_bytes()).is_ok_and(|it| name(&it) == name(authority))
+    };
     match (hosts.next(), hosts.next()) {
         (None, _) => request.version() != Version::HTTP_11,
-        (Some(host), None) => can_be(host),
+        (Some(host), None) => can_be(host) && authority.is_none_or(|it| is_of(host, it)),
         (Some(_), Some(_)) => false,
     }
 }
@@ -325,5 +337,18 @@ mod tests {
         }
         assert!(request(Version::HTTP_10, &[]) && request(Version::HTTP_2, &[]));
         assert!(!request(Version::HTTP_10, &["a", "b"]));
+        let by_http2 = |authority: &str, hosts: &[&str]| {
+            let begin = Request::builder().version(Version::HTTP_2).uri(format!("https://{authority}/"));
+            let built = hosts.iter().fold(begin, |built, host| built.header(HOST, *host));
+            names_its_host(&built.body(Body::empty()).unwrap())
+        };
+        for (authority, hosts) in
+            [("a", &[][..]), ("a:8443", &["A:8443"]), ("a", &["a:443"]), ("[::1]:1", &["[::1]:1"])]
+        {
+            assert!(by_http2(authority, hosts), "{authority} {hosts:?}");
+        }
+        for (authority, hosts) in [("x@a", &[][..]), ("a", &["b"]), ("a", &["a:1"]), ("a", &["a", "a"]), ("a", &[""])] {
+            assert!(!by_http2(authority, hosts), "{authority} {hosts:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! | state | a request |
 //! | --- | --- |
 //! | none | goes |
+//! | resting for what is no call ([`RestFor::Sparing`]) | a call, or the end of one, goes at once |
 //! | resting | waits, or is told how long when that is longer than it may wait |
 //! | resting for longer than [`HEEDED`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`], and the others wait for an answer as long as they may: one answer to one device is not the end of all calls |
 //! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
@@ -37,6 +38,8 @@ pub(crate) enum RestFor {
     Asked(Duration),
     /// The service has named no time: twice as long each time.
     Growing(Backoff),
+    /// Likewise, for what is no call: the answers were about single devices, and calls of others go on.
+    Sparing(Backoff),
     /// A request goes alone, at once: its answer decides.
     Probe,
 }
@@ -58,6 +61,8 @@ struct State {
     probes: u64,
     /// The service asked for more than [`HEEDED`].
     is_long: bool,
+    /// Calls do not wait.
+    spares_calls: bool,
     /// When it was last heard, or asked.
     asked_at: Option<Instant>,
 }
@@ -80,6 +85,9 @@ impl Rest {
     /// deadline has come, anything else at once.
     pub(crate) async fn leave(&self, deadline: Instant, urgent: bool) -> Result<Option<Probe<'_>>, Duration> {
         while let Some(until) = self.until() {
+            if urgent && self.lock().spares_calls {
+                return Ok(None);
+            }
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
@@ -135,12 +143,14 @@ impl Rest {
             return;
         };
         let mut state = self.lock();
+        let stands = self.until().is_some_and(|until| until > Instant::now());
         let length = match asked {
             RestFor::Asked(length) => length.min(REST_MAX),
             RestFor::Probe => Duration::ZERO,
             // Requests that went at the same time are answered at the same time: that is one rest.
-            RestFor::Growing(_) if self.until().is_some_and(|until| until > Instant::now()) => return,
-            RestFor::Growing(steps) => {
+            RestFor::Growing(_) if stands && !state.spares_calls => return,
+            RestFor::Sparing(_) if stands => return,
+            RestFor::Growing(steps) | RestFor::Sparing(steps) => {
                 state.rests_in_a_row = state.rests_in_a_row.saturating_add(1);
                 steps.pause(state.rests_in_a_row)
             }
@@ -148,6 +158,7 @@ impl Rest {
         let now = Instant::now();
         // A longer one that was asked for before stands.
         let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
+        state.spares_calls = matches!(asked, RestFor::Sparing(_));
         (state.is_long, state.asked_at) = (length > HEEDED || goes_on, Some(now));
         // A probe that has had its time says nothing of this rest.
         state.probing.take_if(|(_, began)| now >= *began + PROBE_PATIENCE);
@@ -272,6 +283,21 @@ mod tests {
         assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() >= 9 * SECOND, "a short one is kept");
         assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_for_what_is_no_call_keeps_no_call_back_and_one_for_all_does() {
+        let (rest, began) = (Rest::default(), Instant::now());
+        let (steps, deadline) = (Backoff { first: 2 * SECOND, most: 5 * SECOND }, began + 30 * SECOND);
+        rest.answered(Some(RestFor::Sparing(steps)));
+        assert!(rest.leave(deadline, true).await.is_ok_and(|probe| probe.is_none()));
+        assert!(rest.leave(began, false).await.is_err() && began.elapsed() < SECOND);
+        assert!(rest.leave(deadline, false).await.is_ok_and(|probe| probe.is_some()) && began.elapsed() >= SECOND);
+        let again = Instant::now();
+        rest.answered(Some(RestFor::Sparing(steps)));
+        rest.answered(Some(RestFor::Asked(5 * SECOND)));
+        rest.answered(Some(RestFor::Sparing(steps)));
+        assert!(rest.leave(deadline, true).await.is_ok() && again.elapsed() >= 5 * SECOND, "the service has asked all");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,10 +3,11 @@
 //!
 //! | who is told 429 | what follows |
 //! | --- | --- |
-//! | a subscription | nothing is sent to it until the time that was named has passed |
-//! | [`SEVERAL`] of them, and none is taken meanwhile | it is the service that is asked too much: see [`Limits::note`] |
+//! | a subscription, with a time | nothing is sent to it until that has passed |
+//! | a subscription, without one | likewise for the pauses between the tries of a push, which grow |
+//! | [`SEVERAL`] of them, none of which was told so lately, and none is taken meanwhile | the service may be asked too much: see [`Limits::note`] |
 //!
-//! Invariant: a limit told to one device holds no other back. Without any of it a push costs one atomic read. No endpoint is kept, but its
+//! Invariant: a limit told to one device holds no call of another back. Without any of it a push costs one atomic read. No endpoint is kept, but its
 //! keyed hash.
 
 use std::collections::HashMap;
@@ -17,12 +18,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::push::connection::backoff::RETRY;
 use crate::push::connection::not_before::REST_MAX;
 
 /// Subscriptions of one service that are told so before the service itself is taken to be asked too much.
 const SEVERAL: usize = 8;
 /// Subscriptions of one service that are remembered; each push to a further one asks again.
 const LIMITED_MAX: usize = 256;
+/// How long it is remembered that a subscription was told so: one that is told again says nothing new of the service.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// The limits of one service.
 #[derive(Default)]
@@ -34,9 +38,22 @@ pub(super) struct Limits {
 
 #[derive(Default)]
 struct State {
-    until: HashMap<u64, Instant>,
-    /// Devices that were told so since a push was taken, at most [`SEVERAL`].
+    held: HashMap<u64, Held>,
+    /// Devices that were told so since a push was taken, and not lately before that; at most [`SEVERAL`].
     told: Vec<u64>,
+}
+
+/// A subscription that was told 429.
+struct Held {
+    until: Instant,
+    /// How often in a row.
+    times: u32,
+}
+
+impl Held {
+    fn is_remembered(&self, now: Instant) -> bool {
+        now < self.until + REMEMBERED
+    }
 }
 
 impl Limits {
@@ -45,40 +62,49 @@ impl Limits {
         if !self.any.load(Ordering::Relaxed) {
             return None;
         }
-        let until = self.lock().until.get(&self.hasher.hash_one(path)).copied()?;
+        let until = self.lock().held.get(&self.hasher.hash_one(path))?.until;
         Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
-    /// Notes that the device at `path` is told 429, and perhaps for how long, of which [`REST_MAX`] is kept. Whether so many are that the service
-    /// itself is to be left alone.
+    /// Notes that the device at `path` is told 429, and perhaps for how long, of which [`REST_MAX`] is kept. Whether so many are, this one for the
+    /// first time, that the service itself may be asked too much.
     pub(super) fn note(&self, path: &str, asked: Option<Duration>) -> bool {
         let (key, now) = (self.hasher.hash_one(path), Instant::now());
         let mut state = self.lock();
-        if let Some(asked) = asked {
-            if state.until.len() >= LIMITED_MAX {
-                state.until.retain(|_, until| *until > now);
-            }
-            if state.until.len() < LIMITED_MAX || state.until.contains_key(&key) {
-                state.until.insert(key, now + asked.min(REST_MAX));
-            }
+        self.any.store(true, Ordering::Relaxed);
+        let again = state.held.get(&key).filter(|held| held.is_remembered(now)).map(|held| (held.times, held.until));
+        let times = again.map_or(1, |(times, _)| times.saturating_add(1));
+        let until = match asked {
+            Some(asked) => now + asked.min(REST_MAX),
+            // A time that was named stands.
+            None => again.map_or(now, |(_, until)| until).max(now + RETRY.pause(times)),
+        };
+        if state.held.len() >= LIMITED_MAX {
+            state.held.retain(|_, held| held.until > now);
+        }
+        if state.held.len() < LIMITED_MAX || state.held.contains_key(&key) {
+            state.held.insert(key, Held { until, times });
+        }
+        if again.is_some() {
+            return false;
         }
         if state.told.len() < SEVERAL && !state.told.contains(&key) {
             state.told.push(key);
         }
-        self.any.store(true, Ordering::Relaxed);
         state.told.len() >= SEVERAL
     }
 
-    /// A push was taken.
-    pub(super) fn taken(&self) {
+    /// A push to the device at `path` was taken.
+    pub(super) fn taken(&self, path: &str) {
         if !self.any.load(Ordering::Relaxed) {
             return;
         }
         let mut state = self.lock();
         let now = Instant::now();
         state.told.clear();
-        state.until.retain(|_, until| *until > now);
-        self.any.store(!state.until.is_empty(), Ordering::Relaxed);
+        state.held.remove(&self.hasher.hash_one(path));
+        state.held.retain(|_, held| held.is_remembered(now));
+        self.any.store(!state.held.is_empty(), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -98,19 +124,41 @@ mod tests {
         let limits = Limits::default();
         assert!(!limits.note("/a", Some(10 * SECOND)));
         assert_eq!((limits.left("/a"), limits.left("/b")), (Some(10 * SECOND), None));
-        limits.taken();
+        limits.taken("/b");
         assert_eq!(limits.left("/a"), Some(10 * SECOND), "by another one");
         tokio::time::advance(10 * SECOND).await;
         assert_eq!(limits.left("/a"), None);
-        limits.taken();
+        tokio::time::advance(REMEMBERED).await;
+        limits.taken("/b");
         assert!(!limits.any.load(Ordering::Relaxed), "nothing is to be looked up any more");
         for number in 1..SEVERAL {
             assert!(!limits.note(&number.to_string(), None) && !limits.note("1", None), "{number}");
         }
         assert!(limits.note("one more", None));
-        limits.taken();
+        limits.taken("/b");
         assert!(!limits.note("one more", Some(REST_MAX * 100)));
         assert_eq!(limits.left("one more"), Some(REST_MAX));
+        assert!(!limits.note("one more", None) && limits.left("one more") == Some(REST_MAX), "the time stands");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_told_no_time_is_left_alone_for_longer_and_longer_and_says_nothing_new_of_its_service() {
+        let limits = Limits::default();
+        let tell_all = || (0..20).filter(|number| limits.note(&number.to_string(), None)).count();
+        assert_eq!(tell_all(), 20 - SEVERAL + 1);
+        let mut before = Duration::ZERO;
+        for _ in 0..5 {
+            let left = limits.left("0").unwrap();
+            assert!(left >= before && limits.left("other").is_none(), "{left:?}");
+            before = left;
+            tokio::time::advance(left).await;
+            assert_eq!((limits.left("0"), tell_all()), (None, 0));
+            limits.taken("other");
+        }
+        assert!((SECOND..=5 * SECOND).contains(&before), "{before:?}");
+        limits.taken("0");
+        assert_eq!(limits.left("0"), None);
+        assert!(!limits.note("0", None) && limits.left("0").is_some_and(|left| left < SECOND), "it begins anew");
     }
 
     #[tokio::test(start_paused = true)]
@@ -122,6 +170,6 @@ mod tests {
         assert_eq!(limits.left(&LIMITED_MAX.to_string()), None);
         tokio::time::advance(SECOND).await;
         limits.note("later", Some(SECOND));
-        assert_eq!((limits.left("later"), limits.lock().until.len()), (Some(SECOND), 1));
+        assert_eq!((limits.left("later"), limits.lock().held.len()), (Some(SECOND), 1));
     }
 }

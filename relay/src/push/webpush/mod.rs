@@ -7,7 +7,7 @@
 //! | 410 | the subscription is gone |
 //! | 404 | likewise, unless it is said of more than eight, one after the other (`unknown.rs`): then a call is refused, and what is no call tried again |
 //! | 413, 400 | this push is refused |
-//! | 429 | this subscription is left alone as long as Retry-After says, and the push tried again (`limits.rs`) |
+//! | 429 | this subscription is left alone as long as Retry-After says, or for growing pauses, and the push tried again (`limits.rs`) |
 //! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
 //! | 408, 421, 425, 5xx | it is tried again; of a call at most two copies go out |
 //! | 401, 403 | the service does not take our key, or the subscription is for another one |
@@ -182,7 +182,10 @@ impl WebPush {
             Ok(attempt) => {
                 let attempt = origin.judged(&request.path, *urgent, attempt);
                 origin.note(&request.path, &attempt);
-                attempt
+                match attempt {
+                    Attempt::Limited { after: None } => Attempt::Limited { after: origin.limits.left(&request.path) },
+                    attempt => attempt,
+                }
             }
             Err(Failure::Unsent { after }) => Attempt::Again { after },
             Err(Failure::NoPlace { after }) => Attempt::Limited { after },

@@ -51,7 +51,7 @@ const IDLE: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// TLS sessions that one origin's next connection may go on with.
 const SESSIONS: usize = 1;
-/// How long a service is left alone that tells one subscription after the other to wait. Calls wait meanwhile, and get their try.
+/// How long what is no call leaves a service alone that tells one subscription after the other to wait.
 const TOLD_BY_ALL: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 
 /// The origins of one App.
@@ -239,11 +239,11 @@ impl Origin {
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
                 self.has_taken.store(true, Ordering::Relaxed);
-                self.limits.taken();
+                self.limits.taken(path);
                 self.unknown.taken();
             }
             Attempt::Limited { after } if self.limits.note(path, *after) => {
-                self.channel.ground(RestFor::Growing(TOLD_BY_ALL));
+                self.channel.ground(RestFor::Sparing(TOLD_BY_ALL));
                 self.channel.record().trouble(Trouble::light("AskedToWait"), "");
             }
             _ => {}

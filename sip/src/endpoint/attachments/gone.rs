@@ -12,7 +12,7 @@ use crate::id::{BranchId, FlowId, InstanceId};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gone {
     pub(super) dialogs: DialogFlow,
-    /// When its registration would have ended; `None`: it was not wiped, or was detached, and its flow's end is awaited.
+    /// When its registration, or its predecessor's, would have ended; `None`: it was not wiped, or was detached, and its flow's end is awaited.
     pub(super) until: Option<Instant>,
 }
 
@@ -38,7 +38,7 @@ impl Attachments {
         let dialogs = self.dialog_flow(instance);
         let attached = self.attached.remove(&instance);
         let detached = self.detached.remove(&instance);
-        let (by, of_dialogs) = (attached.as_ref().map(|it| it.flow), detached.map(|it| it.flow));
+        let (by, of_dialogs) = (attached.as_ref().map(|it| it.flow), detached.map(|it| it.dialogs.flow));
         let mut forwarded = Vec::new();
         for flow in by.into_iter().chain(of_dialogs.filter(|flow| by != Some(*flow))) {
             forwarded.extend(self.forwarded_to(instance, flow));
@@ -54,7 +54,7 @@ impl Attachments {
         if let Some((dialogs, state)) = dialogs.and_then(|it| Some((it, self.flows.get_mut(&it.flow)?))) {
             oldest = state.gone.first().copied().filter(|_| state.gone.len() >= INSTANCES_PER_FLOW);
             state.gone.push(instance);
-            let until = attached.filter(|_| is_wiped).map(|it| it.expires_at);
+            let until = attached.map(|it| it.expires_at).or(detached.and_then(|it| it.until)).filter(|_| is_wiped);
             self.gone.insert(instance, Gone { dialogs, until });
         }
         (forwarded, oldest)

@@ -11,7 +11,7 @@
 //! Invariant: of these there is at most one for each instance that an open flow carries.
 //!
 //! Of a device that is known no more the flow alone is kept, by which a dialog that stands may be hung up, as long as that is open; of one whose account
-//! is wiped only until its registration would have ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
+//! is wiped only until its registration, or that of the predecessor whose flow it has, would have ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
 //! by now, once its place is needed.
 
 mod gone;
@@ -45,7 +45,7 @@ const FORWARDED_PER_FLOW: usize = 64;
 pub(super) struct Attachments {
     attached: HashMap<InstanceId, Attached>,
     /// The flows that devices have proved themselves on last without being attached by them.
-    detached: HashMap<InstanceId, DialogFlow>,
+    detached: HashMap<InstanceId, Detached>,
     /// The state of devices that are known no more and were attached or detached; each stands in [`DeviceFlow::gone`] of its flow.
     gone: HashMap<InstanceId, Gone>,
     flows: HashMap<FlowId, DeviceFlow>,
@@ -94,6 +94,14 @@ impl RegisterOrder {
 pub(super) struct DialogFlow {
     pub(super) flow: FlowId,
     pub(super) transport: Transport,
+}
+
+/// The flow that carries the dialogs of a device which is not attached by it.
+#[derive(Clone, Copy, Debug)]
+struct Detached {
+    dialogs: DialogFlow,
+    /// When the registration of its predecessor ends, which came by that flow; `None`: there is none.
+    until: Option<Instant>,
 }
 
 /// One flow of devices.
@@ -177,7 +185,7 @@ impl Attachments {
     pub(super) fn dialog_flow(&self, instance: InstanceId) -> Option<DialogFlow> {
         let attached = || self.get(instance).map(|it| DialogFlow { flow: it.flow, transport: it.transport });
         let gone = || self.gone.get(&instance).map(|it| it.dialogs);
-        self.detached.get(&instance).copied().or_else(attached).or_else(gone)
+        self.detached.get(&instance).map(|it| it.dialogs).or_else(attached).or_else(gone)
     }
 
     /// When the registration of a device ends that is attached, or was when it was wiped.
@@ -230,7 +238,16 @@ impl Attachments {
     /// The dialogs of a device that is not attached go by a flow that it has proved itself on, as long as that is open.
     fn leave_dialogs(&mut self, instance: InstanceId, dialogs: DialogFlow) {
         if self.carries(dialogs.flow, instance) {
-            self.detached.insert(instance, dialogs);
+            let same = self.detached.get(&instance).filter(|it| it.dialogs.flow == dialogs.flow);
+            let until = same.and_then(|it| it.until);
+            self.detached.insert(instance, Detached { dialogs, until });
+        }
+    }
+
+    /// The device is wiped: the flow that it is not attached by carries its dialogs no longer than the registration of its predecessor would have lasted.
+    pub(super) fn end_dialogs(&mut self, now: Instant, instance: InstanceId) {
+        if self.detached.get(&instance).is_some_and(|it| it.until.is_none_or(|until| until <= now)) {
+            self.detached.remove(&instance);
         }
     }
 
@@ -243,8 +260,8 @@ impl Attachments {
     /// sent to that one. That flow, if it has one.
     pub(super) fn hand_over(&mut self, earlier: InstanceId, successor: InstanceId) -> Option<FlowId> {
         let dialogs = self.dialog_flow(earlier)?;
-        self.attached.remove(&earlier);
-        self.detached.remove(&earlier);
+        let attached_until = self.attached.remove(&earlier).map(|it| it.expires_at);
+        let until = self.detached.remove(&earlier).and_then(|it| it.until).or(attached_until);
         let state = self.flows.get_mut(&dialogs.flow)?;
         for (of, _) in state.forwarded.iter_mut().filter(|(of, _)| *of == earlier) {
             *of = successor;
@@ -256,6 +273,9 @@ impl Attachments {
         }
         if self.dialog_flow(successor).is_none() {
             self.leave_dialogs(successor, dialogs);
+            if let Some(detached) = self.detached.get_mut(&successor) {
+                detached.until = until;
+            }
         }
         Some(dialogs.flow)
     }
@@ -279,7 +299,7 @@ impl Attachments {
     /// Whether a device is attached by a flow, or its dialogs go by it.
     fn is_by(&self, instance: InstanceId, flow: FlowId) -> bool {
         self.get(instance).is_some_and(|attached| attached.flow == flow)
-            || self.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow)
+            || self.detached.get(&instance).is_some_and(|it| it.dialogs.flow == flow)
     }
 
     /// Makes a place on a full flow for this instance, in place of one that is not attached by that flow; an instance that may be about to show its
@@ -591,7 +611,7 @@ impl Endpoint {
         if let Some(carried) = self.attachments.flows.get_mut(&flow).and_then(|state| state.carried(instance)) {
             carried.has_bound = true;
         }
-        let detached = self.attachments.detached.remove(&instance).map(|earlier| earlier.flow);
+        let detached = self.attachments.detached.remove(&instance).map(|earlier| earlier.dialogs.flow);
         let attached = self.attachments.attached.insert(instance, attached).map(|earlier| earlier.flow);
         for earlier in [detached, attached].into_iter().flatten().filter(|earlier| *earlier != flow) {
             self.leave_legs(now, instance, earlier);
@@ -658,7 +678,7 @@ impl Endpoint {
                 self.left_flows.forget(instance, flow);
                 self.leave_legs(now, instance, flow);
             }
-            if self.attachments.detached.get(&instance).is_some_and(|dialogs| dialogs.flow == flow) {
+            if self.attachments.detached.get(&instance).is_some_and(|it| it.dialogs.flow == flow) {
                 self.attachments.forget_dialogs(instance);
             }
         }

@@ -225,6 +225,30 @@ fn a_dialog_outlives_two_successions_and_a_wipe() {
 }
 
 #[test]
+fn a_call_goes_on_by_the_connection_of_the_earlier_instance_when_the_later_one_is_wiped() {
+    for is_enabled_twice in [false, true] {
+        let mut world = World::registered();
+        let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+        enable_again(&mut world);
+        if is_enabled_twice {
+            let third = InstanceId::new(0x8888 << 64, ShardTag(0));
+            world.bind_another(world.binding, third);
+            world.input(Input::Vouch(third));
+            world.input(Input::Succeed { earlier: later(), successor: third });
+            world.input(Input::Unbind { instance: later(), deadline: seconds(3) });
+            world.instance = third;
+        }
+        world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
+        talks(&mut world, &dialog, 1);
+        // No longer than a device that is wiped itself.
+        world.advance(seconds(700));
+        world.sent.clear();
+        dialog.send(&mut world, End::Caller, "BYE", 90);
+        assert_eq!((flow_of(&world, "BYE"), world.count("BYE 480")), (None, 1));
+    }
+}
+
+#[test]
 fn who_is_not_proven_or_registers_otherwise_gets_nothing_of_the_earlier_one() {
     for (binding, proven) in [(0x1111, false), (0x9999, true)] {
         let mut world = World::registered();

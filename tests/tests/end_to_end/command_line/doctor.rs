@@ -230,6 +230,26 @@ async fn an_app_that_keeps_its_password_hears_whether_its_hashes_fit() -> Outcom
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_lent_keeps_its_registration_where_the_server_takes_one_contact() -> Outcome {
+    let world = World::between(|settings| settings.contacts = 1, |_| {}).await?;
+    world.enable().await?;
+    let lent = world.contacts();
+    let key = world.relay.setup().apps[0].api_key.clone();
+    let account = json!({
+        "aor": world.aor(), "auth_username": "alice", "password": "wonderland",
+        "registrar": world.registrar.uri(Transport::Tls),
+    });
+    let answer = world.api.json("POST", "/v1/doctor", Some(&key), Some(&json!({"account": account}))).await?;
+    assert_eq!((answer.status, &answer.json()["healthy"]), (200, &json!(true)), "{}", answer.text());
+    says(&answer.text(), &["credentials are accepted", "a relay has the account registered, for another "]);
+    let asked = world.registrar.registers(&world.aor());
+    let bind = |contact: &str| contact.contains("doctor-");
+    assert!(!asked.iter().flat_map(|it| it.request.contacts()).any(|it| it.target().is_some_and(bind)));
+    assert_eq!((lent.len(), world.contacts().len()), (1, 1));
+    world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_asks_the_relay_and_guesses_no_passwords_by_it() -> Outcome {
     let world = World::start().await?;
     let key = world.relay.setup().apps[0].api_key.clone();

@@ -46,8 +46,10 @@ use super::elsewhere::Nodes;
 
 /// The key of the one App.
 pub const APP_KEY: &str = "app-key-1";
-/// The key of the one SIP server.
+/// The key of a SIP server.
 pub const SERVER_KEY: &str = "sip-server-key-1";
+/// The key of another SIP server of the same domain.
+pub const OTHER_SERVER_KEY: &str = "sip-server-key-2";
 /// The secret of the one instance.
 pub const SECRET: &str = "instance-secret-1";
 /// 2026-11-27T09:00:00Z
@@ -479,12 +481,16 @@ impl Door {
         };
         let lifetime = LifetimeRange { min_s: 259_200, default_s: 432_000, max_s: 518_400 };
         let domains = DomainRules::parse(&["example.com".to_owned()]).unwrap();
-        let server =
-            SipServer { id: "pbx-1".into(), key: ApiKey::new(SERVER_KEY), domains, registrars: Arc::default() };
+        let servers = [("pbx-1", SERVER_KEY), ("pbx-2", OTHER_SERVER_KEY)].map(|(id, key)| SipServer {
+            id: id.into(),
+            key: ApiKey::new(key),
+            domains: domains.clone(),
+            registrars: Arc::default(),
+        });
         let origins = origins.iter().map(|origin| (*origin).into()).collect();
         let settings = Settings {
             apps: vec![app],
-            sip_servers: vec![server],
+            sip_servers: servers.into(),
             lifetime,
             limits,
             receipt_key: Box::new(|| [7; 32]),

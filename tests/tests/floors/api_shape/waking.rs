@@ -3,7 +3,7 @@
 use relay::api::limits::{Limits, Rate};
 use serde_json::json;
 
-use super::scripted::{APP_KEY, Door, SERVER_KEY};
+use super::scripted::{APP_KEY, Door, OTHER_SERVER_KEY, SERVER_KEY};
 
 const ALICE: &str = r#"{"aor": "sip:alice@example.com"}"#;
 
@@ -70,5 +70,7 @@ async fn wakes_are_limited_by_address_of_record_and_by_sip_server() {
         assert!(!again.header("retry-after").is_empty());
         let other = door.ask.of("POST", "/v1/wake", SERVER_KEY, r#"{"aor": "sip:asleep@example.com"}"#).await;
         assert_eq!(other.status == 504, other_passes);
+        let by_other = door.ask.of("POST", "/v1/wake", OTHER_SERVER_KEY, ALICE).await;
+        assert_eq!(by_other.status, 200, "one server uses up nothing of another");
     }
 }

@@ -190,18 +190,46 @@ async fn a_subscription_that_is_told_to_wait_is_left_alone_and_no_other_one_is()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_tells_one_subscription_after_the_other_to_wait_is_left_alone_for_seconds() {
-    let web = Web::new(&Authority::new());
-    for number in 1..=8 {
-        let device = web.server.subscribe();
-        web.server.answer_with(&device.token, [Answer::Status(429, Some(600))]);
-        let delivery = web.service.deliver(APP, &device.push_target(), &call(number)).await;
-        assert!(matches!(delivery.verdict, Verdict::Retry { .. }) && delivery.elapsed < Duration::from_millis(100));
+async fn a_service_that_tells_one_subscription_after_the_other_to_wait_is_left_alone_for_seconds_by_all_but_calls() {
+    for (push, waits) in [(alert(), 500..6_000), (call(9), 0..100)] {
+        let web = Web::new(&Authority::new());
+        for number in 1..=8 {
+            let device = web.server.subscribe();
+            web.server.answer_with(&device.token, [Answer::Status(429, Some(600))]);
+            let delivery = web.service.deliver(APP, &device.push_target(), &call(number)).await;
+            assert!(matches!(delivery.verdict, Verdict::Retry { .. }) && delivery.elapsed < Duration::from_millis(100));
+        }
+        let push = Push { deadline: push.sent_at + 30, ..push };
+        let delivery = web.service.deliver(APP, &web.server.subscribe().push_target(), &push).await;
+        assert_eq!(delivery.verdict, Verdict::Accepted);
+        let waited = delivery.elapsed.as_millis();
+        assert!(waits.contains(&waited), "{waited} ms");
     }
-    let delivery = web.service.deliver(APP, &web.server.subscribe().push_target(), &call(9)).await;
-    assert_eq!(delivery.verdict, Verdict::Accepted, "calls wait, and get their try");
-    let waited = delivery.elapsed.as_millis();
-    assert!((500..6_000).contains(&waited), "{waited} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_who_are_told_to_wait_without_a_time_delay_no_call_of_another_subscription() {
+    let web = Web::new(&Authority::new());
+    let device = web.server.subscribe();
+    let strangers: Vec<_> = (0..20)
+        .map(|number| {
+            let stranger = web.server.subscribe();
+            web.server.answer_with(&stranger.token, std::iter::repeat_n(Answer::Status(429, None), 1_000));
+            let (service, target) = (web.service.clone(), stranger.push_target());
+            tokio::spawn(async move { service.deliver(APP, &target, &call(100 + number)).await })
+        })
+        .collect();
+    for number in 0..25 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let delivery = web.service.deliver(APP, &device.push_target(), &call(number)).await;
+        assert_eq!(delivery.verdict, Verdict::Accepted);
+        assert!(delivery.elapsed < Duration::from_millis(100), "call {number}: {:?}", delivery.elapsed);
+    }
+    for stranger in strangers {
+        assert!(stranger.await.is_ok_and(|delivery| matches!(delivery.verdict, Verdict::Retry { .. })));
+    }
+    let asked = web.server.requests() - 25;
+    assert!((20 * 4..20 * 16).contains(&asked), "each asks again, and seldom: {asked}");
 }
 
 #[tokio::test(start_paused = true)]
