@@ -19,6 +19,7 @@ use relay::cli::{
 use relay::config::{Config, Problem, Problems};
 use relay::log;
 use relay::log_filter::{self, Filtered};
+use relay::operator::controls::Reloaded;
 use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
 use relay::secret::ZeroOnFree;
 use relay::serve::Relay;
@@ -27,6 +28,7 @@ use relay::serve::check_push::check_push;
 use relay::serve::unconfigured::Unconfigured;
 use relay::systemd::{self, Notifier, sockets};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing::Level;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -35,6 +37,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Freed heap memory is zeroed, so no secret outlives its allocation.
 #[global_allocator]
 static MEMORY: ZeroOnFree<MiMalloc> = ZeroOnFree(MiMalloc);
+
+/// How long the end waits for files that are being read or written: one that hangs (a reload of a file on a server that is away) keeps nobody from it.
+const LAST_FILES: Duration = Duration::from_secs(5);
 
 /// A push relay for SIP softphones: it keeps a sleeping phone's account registered and rings the phone by push.
 #[derive(Parser)]
@@ -129,7 +134,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return not_started(cli.log_format, &format!("the runtime cannot start: {error}")),
     };
-    match cli.command {
+    let code = match cli.command {
         Command::Serve { config, state, with_registrar } => {
             raise_open_files();
             let code = runtime.block_on(serve(config, state, with_registrar, cli.log_format));
@@ -167,7 +172,9 @@ fn main() -> ExitCode {
         Command::Man(arguments) => ended(shell::man(&arguments, Cli::command())),
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
-    }
+    };
+    runtime.shutdown_timeout(LAST_FILES);
+    code
 }
 
 async fn serve(
@@ -229,16 +236,20 @@ async fn serve(
             print!("{ca}");
         }
     }
+    let mut reloading = None;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = running.asked_to_leave() => break,
-            _ = hangup.recv() => {
+            // One at a time: a signal that comes meanwhile is heard behind it.
+            _ = hangup.recv(), if reloading.is_none() => {
                 manager.reloading();
-                let told = running.reload();
-                let refused = "serves; a reload was refused, and the log says why";
-                manager.ready(if told.problems.is_empty() { "serves" } else { refused });
+                reloading = Some(running.reload());
+            }
+            is_taken = taken(&mut reloading) => {
+                reloading = None;
+                manager.ready(if is_taken { "serves" } else { "serves; a reload was refused, and the log says why" });
             }
         }
     }
@@ -248,6 +259,14 @@ async fn serve(
     watchdog.abort();
     tracing::info!(event = "drained", "drained");
     ExitCode::SUCCESS
+}
+
+/// Whether the reload that goes on is taken, once it has ended. Without one, never.
+async fn taken(reloading: &mut Option<JoinHandle<Reloaded>>) -> bool {
+    match reloading {
+        Some(reload) => reload.await.is_ok_and(|told| told.problems.is_empty()),
+        None => std::future::pending().await,
+    }
 }
 
 /// Tells the service manager that this process is alive: that its runtime runs, and that every shard of the protocol answers.
