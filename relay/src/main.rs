@@ -14,7 +14,8 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
 use relay::agent::Agent;
 use relay::cli::{
-    CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, receipt, shell, status, trace,
+    CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, printable, receipt, shell,
+    status, trace,
 };
 use relay::config::{Config, Problem, Problems};
 use relay::log;
@@ -348,7 +349,7 @@ fn ended(outcome: Result<(), CommandError>) -> ExitCode {
 
 fn fail(why: &str) -> ExitCode {
     for line in why.lines() {
-        log::say(&format!("error: {line}\n"));
+        log::say(&format!("error: {}\n", printable(line)));
     }
     ExitCode::FAILURE
 }
