@@ -116,7 +116,10 @@ const LAST_THREADS: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     // Before any other file is opened.
     sockets::adopt();
-    let cli = Cli::parse();
+    let cli = match arguments() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     log_to_stderr(cli.log_format);
     if cli.log_format == LogFormat::Json {
         log::write_json();
@@ -176,6 +179,18 @@ fn main() -> ExitCode {
     };
     runtime.shutdown_timeout(LAST_FILES);
     code
+}
+
+/// The command line. What was asked for (`--help`, `--version`) and cannot be written is no success.
+fn arguments() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| {
+        let written = error.print().and_then(|()| std::io::stdout().flush());
+        match (error.exit_code(), written) {
+            (0, Ok(())) => ExitCode::SUCCESS,
+            (0, Err(_)) => ExitCode::FAILURE,
+            _ => ExitCode::from(2),
+        }
+    })
 }
 
 async fn serve(
