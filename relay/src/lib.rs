@@ -32,7 +32,7 @@
 //! | 0 | [`outage`] | recurring faults are logged once, then counted |
 //! | 0 | [`process`] | requests to the system at the start: no dumps, open files, small pages |
 //! | 0 | `random` | random bytes from the system |
-//! | 0 | `regular_file` | files that are opened without waiting for anybody |
+//! | 0 | `regular_file` | files that are read up to a limit, without waiting for anybody for long |
 //! | 0 | [`systemd`] | the sockets and messages of a service manager |
 //! | 0 | [`secret`] | types that cannot print and are wiped on drop |
 //! | 0 | [`timing`] | the waits that nobody configures |

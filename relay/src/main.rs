@@ -14,11 +14,13 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
 use relay::agent::Agent;
 use relay::cli::{
-    CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, receipt, shell, status, trace,
+    CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, printable, receipt, shell,
+    status, trace,
 };
 use relay::config::{Config, Problem, Problems};
 use relay::log;
 use relay::log_filter::{self, Filtered};
+use relay::operator::controls::Reloaded;
 use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
 use relay::secret::ZeroOnFree;
 use relay::serve::Relay;
@@ -27,6 +29,7 @@ use relay::serve::check_push::check_push;
 use relay::serve::unconfigured::Unconfigured;
 use relay::systemd::{self, Notifier, sockets};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing::Level;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -35,6 +38,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Freed heap memory is zeroed, so no secret outlives its allocation.
 #[global_allocator]
 static MEMORY: ZeroOnFree<MiMalloc> = ZeroOnFree(MiMalloc);
+
+/// How long the end waits for files that are being read or written: one that hangs (a reload of a file on a server that is away) keeps nobody from it.
+const LAST_FILES: Duration = Duration::from_secs(5);
 
 /// A push relay for SIP softphones: it keeps a sleeping phone's account registered and rings the phone by push.
 #[derive(Parser)]
@@ -110,7 +116,10 @@ const LAST_THREADS: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     // Before any other file is opened.
     sockets::adopt();
-    let cli = Cli::parse();
+    let cli = match arguments() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     log_to_stderr(cli.log_format);
     if cli.log_format == LogFormat::Json {
         log::write_json();
@@ -129,7 +138,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return not_started(cli.log_format, &format!("the runtime cannot start: {error}")),
     };
-    match cli.command {
+    let code = match cli.command {
         Command::Serve { config, state, with_registrar } => {
             raise_open_files();
             let code = runtime.block_on(serve(config, state, with_registrar, cli.log_format));
@@ -167,7 +176,21 @@ fn main() -> ExitCode {
         Command::Man(arguments) => ended(shell::man(&arguments, Cli::command())),
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
-    }
+    };
+    runtime.shutdown_timeout(LAST_FILES);
+    code
+}
+
+/// The command line. What was asked for (`--help`, `--version`) and cannot be written is no success.
+fn arguments() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| {
+        let written = error.print().and_then(|()| std::io::stdout().flush());
+        match (error.exit_code(), written) {
+            (0, Ok(())) => ExitCode::SUCCESS,
+            (0, Err(_)) => ExitCode::FAILURE,
+            _ => ExitCode::from(2),
+        }
+    })
 }
 
 async fn serve(
@@ -229,16 +252,20 @@ async fn serve(
             print!("{ca}");
         }
     }
+    let mut reloading = None;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = running.asked_to_leave() => break,
-            _ = hangup.recv() => {
+            // One at a time: a signal that comes meanwhile is heard behind it.
+            _ = hangup.recv(), if reloading.is_none() => {
                 manager.reloading();
-                let told = running.reload();
-                let refused = "serves; a reload was refused, and the log says why";
-                manager.ready(if told.problems.is_empty() { "serves" } else { refused });
+                reloading = Some(running.reload());
+            }
+            is_taken = taken(&mut reloading) => {
+                reloading = None;
+                manager.ready(if is_taken { "serves" } else { "serves; a reload was refused, and the log says why" });
             }
         }
     }
@@ -248,6 +275,14 @@ async fn serve(
     watchdog.abort();
     tracing::info!(event = "drained", "drained");
     ExitCode::SUCCESS
+}
+
+/// Whether the reload that goes on is taken, once it has ended. Without one, never.
+async fn taken(reloading: &mut Option<JoinHandle<Reloaded>>) -> bool {
+    match reloading {
+        Some(reload) => reload.await.is_ok_and(|told| told.problems.is_empty()),
+        None => std::future::pending().await,
+    }
 }
 
 /// Tells the service manager that this process is alive: that its runtime runs, and that every shard of the protocol answers.
@@ -329,7 +364,7 @@ fn ended(outcome: Result<(), CommandError>) -> ExitCode {
 
 fn fail(why: &str) -> ExitCode {
     for line in why.lines() {
-        log::say(&format!("error: {line}\n"));
+        log::say(&format!("error: {}\n", printable(line)));
     }
     ExitCode::FAILURE
 }

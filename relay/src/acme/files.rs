@@ -165,8 +165,8 @@ impl Files {
 
     /// Whether what is in use only stands in for a certificate.
     pub fn has_stand_in(&self) -> bool {
-        let leaf = regular_file::open(&self.pair().0).map(CertificateDer::from_pem_reader);
-        matches!(leaf, Ok(Ok(leaf)) if stands_in(&leaf))
+        let chain = regular_file::read(&self.pair().0).unwrap_or_default();
+        CertificateDer::from_pem_slice(&chain).is_ok_and(|leaf| stands_in(&leaf))
     }
 
     /// The CA knows the account no more: the next order makes one.

@@ -145,10 +145,10 @@ fn endpoint(at: &At, errors: &mut Errors) -> Option<PushToken> {
         return errors.add(&at.pointer, "expected a string");
     };
     let fits = (1..=MAX_ENDPOINT).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    match fits && webpush::endpoint(text).is_some() {
-        true => Some(PushToken::new(text)),
-        false if text.split('/').nth(2).is_some_and(|host| !host.is_ascii()) => errors.add(&at.pointer, IN_ASCII),
-        false => {
+    match webpush::canonical_endpoint(text).filter(|_| fits) {
+        Some(endpoint) => Some(PushToken::new(&endpoint)),
+        None if text.split('/').nth(2).is_some_and(|host| !host.is_ascii()) => errors.add(&at.pointer, IN_ASCII),
+        None => {
             errors.add(&at.pointer, "expected an https:// URL of at most 2048 characters, without user and fragment")
         }
     }
@@ -226,6 +226,8 @@ mod tests {
     use super::*;
     use crate::api::json;
 
+    /// A point of P-256 (RFC 8291 §5).
+    const P256DH: &str = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4";
     const LIFETIME: LifetimeRange = LifetimeRange { min_s: 100, default_s: 200, max_s: 300 };
 
     fn read(body: &str) -> Result<Change, Problem> {
@@ -274,6 +276,40 @@ mod tests {
             assert_eq!(places, [place]);
         }
         assert!(read(r#"{"device": {"alert_push": null, "public_key": null}}"#).is_ok());
+    }
+
+    #[test]
+    fn an_endpoint_in_another_spelling_is_the_same_token() {
+        let token = |endpoint: &str| {
+            let auth = "AAAAAAAAAAAAAAAAAAAAAA";
+            let web = serde_json::json!({"provider": "webpush", "endpoint": endpoint, "p256dh": P256DH, "auth": auth});
+            let read = read(&serde_json::json!({"device": {"call_push": web}}).to_string());
+            read.unwrap().call_push.unwrap().token.expose().to_owned()
+        };
+        for (wanted, spellings) in [
+            (
+                "https://push.example.com/x/Y%2fz?a=B",
+                &[
+                    "https://push.example.com/x/Y%2fz?a=B",
+                    "HTTPS://PUSH.example.COM/x/Y%2fz?a=B",
+                    "https://push.example.com:443/x/Y%2fz?a=B",
+                    "https://push.example.com:/x/Y%2fz?a=B",
+                    "https://push.example.com./x/Y%2fz?a=B",
+                ][..],
+            ),
+            ("https://push.example.com/", &["https://push.example.com", "https://push.example.com:0443"]),
+            ("https://push.example.com/?x", &["https://push.example.com?x"]),
+            ("https://push.example.com:8443/x", &["https://Push.example.com:08443/x"]),
+            ("https://[2001:db8::1]/x", &["https://[2001:DB8:0:0:0:0:0:1]:443/x"]),
+            ("https://192.0.2.1/x", &["https://192.0.2.1:443/x"]),
+            // Opaque: the service may tell them apart.
+            ("https://push.example.com/X", &["https://push.example.com/X"]),
+            ("https://push.example.com/%2F", &["https://push.example.com/%2F"]),
+        ] {
+            for spelling in spellings {
+                assert_eq!(token(spelling), wanted, "{spelling}");
+            }
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::CommandError;
+use super::answer::list;
 use super::colour::{Colour, paint};
 use super::operator::At;
-use super::table::{cell, incomplete, pretty, table_in};
+use super::table::{cell, incomplete, pretty, printable, table_in};
 
 /// The last calls of all nodes: for whom, how each ended, and why nobody answered; kept for a day
 #[derive(Args)]
@@ -59,11 +60,12 @@ pub async fn run(calls: Calls) -> Result<(), CommandError> {
     if let Some(Action::Show { call, at }) = &calls.action {
         let id: String = call.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         let told = at.open()?.call("GET", &format!("/calls/{id}"), None).await?;
+        let list = list(&told, "calls")?;
         if at.json {
             print(&pretty(&told["calls"]))?;
             return say_missing(&told);
         }
-        let all: Vec<String> = told["calls"].as_array().into_iter().flatten().map(story).collect();
+        let all: Vec<String> = list.iter().map(story).collect();
         print(&all.join("\n"))?;
         return say_missing(&told);
     }
@@ -80,6 +82,7 @@ pub async fn run(calls: Calls) -> Result<(), CommandError> {
         }
     }
     let told = calls.at.open()?.call("GET", &path, None).await?;
+    let list = list(&told, "calls")?;
     if calls.at.json {
         print(&pretty(&told["calls"]))?;
         return say_missing(&told);
@@ -88,7 +91,7 @@ pub async fn run(calls: Calls) -> Result<(), CommandError> {
         let columns = ["at", "call", "instance", "app", "from", "outcome", "why"].map(|column| cell(&call[column]));
         (colour(call), columns)
     };
-    let rows = told["calls"].as_array().into_iter().flatten().map(row);
+    let rows = list.iter().map(row);
     print(&table_in(["AT", "CALL", "INSTANCE", "APP", "FROM", "OUTCOME", "WHY"], rows))?;
     say_missing(&told)
 }
@@ -151,7 +154,7 @@ fn words(step: &Value) -> String {
         "ringing" => "the device rings".to_owned(),
         "ended" => format!("the {} hung up", of("by")),
         "answered" => "answered".to_owned(),
-        other => other.to_owned(),
+        other => printable(other),
     }
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::CommandError;
+use super::answer::{list, text};
 use super::operator::{At, configuration};
 use super::question::confirm;
 use super::table::{cell, pretty, table};
@@ -60,18 +61,17 @@ enum Action {
 /// [`CommandError`] when the listener is not reached, or the configuration cannot be used.
 pub async fn reload(reload: Reload) -> Result<(), CommandError> {
     let told = reload.at.open()?.call("POST", "/reload", None).await?;
+    let list = |member: &str| Ok::<_, CommandError>(list(&told, member)?.iter().map(cell).collect::<Vec<_>>());
+    let (taken, needs_restart) = (list("taken")?, list("needs_restart")?);
     let mut out = std::io::stdout();
     if reload.at.json {
         return Ok(out.write_all(pretty(&told).as_bytes())?);
     }
-    let list = |member: &str| {
-        told[member].as_array().map(|list| list.iter().map(cell).collect::<Vec<_>>()).unwrap_or_default()
-    };
-    match list("taken").as_slice() {
+    match taken.as_slice() {
         [] => writeln!(out, "nothing has changed")?,
         taken => writeln!(out, "taken: {}", taken.join(", "))?,
     }
-    match list("needs_restart").as_slice() {
+    match needs_restart.as_slice() {
         [] => {}
         places => writeln!(out, "in force after a restart: {}", places.join(", "))?,
     }
@@ -89,6 +89,9 @@ pub async fn drain(drain: Drain) -> Result<(), CommandError> {
     let listener = drain.at.open()?;
     confirm("The relay will end.", drain.yes)?;
     let told = listener.call("POST", "/drain", None).await?;
+    if text(&told, "state")? != "draining" {
+        return Err(CommandError::NotARelay);
+    }
     let text = if drain.at.json { pretty(&told) } else { format!("{}\n", cell(&told["state"])) };
     std::io::stdout().write_all(text.as_bytes())?;
     if !drain.at.json {

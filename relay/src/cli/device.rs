@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::https::Https;
-use super::{CommandError, interrupted, key_from, password, seal_key, secret_file, subscription};
+use super::table::{one_line, printable};
+use super::{CommandError, answer, interrupted, key_from, password, seal_key, secret_file, subscription};
 use crate::development::folder::{APP_KEY, Addresses, CA, Folder, PASSWORD};
 use crate::hpke::PrivateKey;
 use crate::secret::InstanceSecret;
@@ -173,7 +174,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
             Ok(())
         }
     };
-    let receipt = https.ask("DELETE", &path, secret.expose(), None).await;
+    let receipt = https.ask("DELETE", &path, secret.expose(), None).await.and_then(answer::of_wipe);
     if let Ok(receipt) = &receipt {
         say(&match receipt["state"].as_str() {
             Some(state) => format!("disabled: {state}; the relay's store is away, and the receipt comes later"),
@@ -374,7 +375,7 @@ async fn await_registered(https: &Https, who: &Identity) -> Result<(), CommandEr
     loop {
         tokio::time::sleep(LOOK_AT_REGISTRATION).await;
         let view = https.ask("GET", &format!("/v1/instances/{}", who.user), who.secret.expose(), None).await?;
-        if view["registration"]["state"] == "registered" {
+        if answer::text(&view["registration"], "state")? == "registered" {
             say(&told(&view["registration"]));
             return Ok(());
         }
@@ -420,7 +421,7 @@ fn open_all(key: &PrivateKey) -> Result<(), CommandError> {
     for line in std::io::stdin().lock().lines() {
         let line = Zeroizing::new(line?);
         if !line.trim().is_empty() {
-            say(&seal_key::opened(key, &line)?.to_string());
+            say(&one_line(&seal_key::opened(key, &line)?));
         }
     }
     Ok(())
@@ -429,7 +430,7 @@ fn open_all(key: &PrivateKey) -> Result<(), CommandError> {
 /// One step, as it happens.
 fn say(what: &str) {
     // A reader that has gone is not told.
-    let _ = writeln!(std::io::stdout(), "{what}");
+    let _ = writeln!(std::io::stdout(), "{}", printable(what));
     let _ = std::io::stdout().flush();
 }
 

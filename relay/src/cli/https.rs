@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::CommandError;
+use super::table::printable;
 use crate::net::dial::{self, DialError};
 use crate::net::https_port::https_port;
 use crate::net::stream::Stream;
@@ -151,16 +152,17 @@ async fn connect(tls: &ClientTls, host: &str, port: u16) -> Result<Stream, Comma
 
 /// A problem (RFC 9457), as text for a person.
 fn told(problem: &Value) -> String {
-    let text = |member: &str| problem[member].as_str().unwrap_or_default();
+    // Its lines are ours, and nothing in them a command to the terminal.
+    let text = |member: &str| printable(problem[member].as_str().unwrap_or_default());
     let mut told = format!("{}. {}", text("title"), text("detail"));
     if let Some(status) = problem["sip_status"].as_u64() {
         told += &format!(" (SIP status {status})");
     }
     for problem in problem["problems"].as_array().into_iter().flatten() {
-        told += &format!("\n  {}", problem.as_str().unwrap_or_default());
+        told += &format!("\n  {}", printable(problem.as_str().unwrap_or_default()));
     }
     for error in problem["errors"].as_array().into_iter().flatten() {
-        let part = |member: &str| error[member].as_str().unwrap_or_default();
+        let part = |member: &str| printable(error[member].as_str().unwrap_or_default());
         told += &format!("\n  {}: {}", part("pointer"), part("detail"));
     }
     told
@@ -194,5 +196,16 @@ mod tests {
         });
         let text = told(&problem);
         assert!(text.contains("Correct each place.") && text.contains("/account/aor: expected a string"), "{text}");
+    }
+
+    #[test]
+    fn a_refusal_gives_the_terminal_no_command() {
+        let odd = "\u{1b}]0;title\u{7}\u{1b}[2J\r\n\u{9b}2J";
+        let problem = serde_json::json!({
+            "title": odd, "detail": odd, "problems": [odd], "errors": [{"pointer": odd, "detail": odd}],
+        });
+        let text = told(&problem);
+        assert_eq!(text.lines().count(), 3, "{text:?}");
+        assert!(text.lines().all(|line| !line.contains(char::is_control)), "{text:?}");
     }
 }

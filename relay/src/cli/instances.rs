@@ -14,9 +14,10 @@ use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use super::CommandError;
+use super::answer::{is_receipt, of_instance, of_wipe};
 use super::operator::{At, Listener};
 use super::question::{confirm, is_attended};
-use super::table::{cell, incomplete, lines, pretty, table};
+use super::table::{cell, incomplete, lines, one_line, pretty, table};
 use crate::api::sip_uri::SipUri;
 use crate::secret::Aor;
 use crate::vault::AorHash;
@@ -143,11 +144,11 @@ pub async fn run(instances: Instances) -> Result<(), CommandError> {
             find(&listener, asked_account()?).await?.print(&at)
         }
         Action::Show { id, at } => {
-            let one = at.open()?.ask("GET", &id, "").await?;
+            let one = of_instance(at.open()?.ask("GET", &id, "").await?)?;
             print(&if at.json { pretty(&one) } else { lines(&one) })
         }
         Action::Wipe { ids, which, aor, yes, at } => wipe(ids, &which, aor, yes, &at).await,
-        Action::Export { id, at } => print(&pretty(&at.open()?.ask("GET", &id, "/export").await?)),
+        Action::Export { id, at } => print(&pretty(&of_instance(at.open()?.ask("GET", &id, "/export").await?)?)),
     }
 }
 
@@ -174,12 +175,28 @@ async fn all(listener: &Listener, which: &Which) -> Result<Seen, CommandError> {
         }
     }
     let mut path = format!("/instances?limit={PAGE}{filter}");
+    let mut pages = Pages::default();
     loop {
         let mut page = listener.call("GET", &path, None).await?;
         seen.add(&mut page)?;
-        match page["next"].as_str() {
+        match pages.next(&page)? {
             Some(next) => path = format!("/instances?limit={PAGE}&after={next}{filter}"),
             None => return Ok(seen),
+        }
+    }
+}
+
+/// The places where pages began.
+#[derive(Default)]
+struct Pages(BTreeSet<String>);
+
+impl Pages {
+    /// Where the page behind this one begins, if there is one. A list that goes round is no relay's.
+    fn next(&mut self, page: &Value) -> Result<Option<String>, CommandError> {
+        match &page["next"] {
+            Value::Null => Ok(None),
+            Value::String(next) if self.0.insert(next.clone()) => Ok(Some(next.clone())),
+            _ => Err(CommandError::NotARelay),
         }
     }
 }
@@ -194,7 +211,8 @@ struct Seen {
 
 impl Seen {
     fn add(&mut self, answer: &mut Value) -> Result<(), CommandError> {
-        let Value::Array(instances) = answer["instances"].take() else { return Err(CommandError::NotARelay) };
+        let instances = answer.get_mut("instances").map(Value::take);
+        let Some(Value::Array(instances)) = instances else { return Err(CommandError::NotARelay) };
         self.instances.extend(instances);
         self.silent.extend(answer["silent"].as_array().into_iter().flatten().map(cell));
         Ok(())
@@ -295,11 +313,11 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
     }
     let (mut failed, mut wiping) = (0, 0);
     for (index, id) in ids.iter().enumerate() {
-        let told = listener.ask("POST", id, "/wipe").await;
+        let told = listener.ask("POST", id, "/wipe").await.and_then(of_wipe);
         wiping += usize::from(told.as_ref().is_ok_and(|told| !is_receipt(told)));
         match told {
             Ok(receipt) if single => print(&if at.json { pretty(&receipt) } else { lines(&receipt) })?,
-            Ok(receipt) if at.json => print(&format!("{receipt}\n"))?,
+            Ok(receipt) if at.json => print(&format!("{}\n", one_line(&receipt)))?,
             Ok(receipt) => print(&wiped(id, &receipt))?,
             Err(error) if single => return Err(error),
             Err(error) => {
@@ -321,11 +339,6 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
         (failed, 0) => Err(CommandError::NotAll(failed)),
         (failed, wiping) => Err(CommandError::NotAllAndWiping { failed, wiping }),
     }
-}
-
-/// Whether nothing is left of an instance: a receipt is signed then, and not before.
-fn is_receipt(told: &Value) -> bool {
-    told["signature"].is_string()
 }
 
 /// A line of what became of an instance among several.
@@ -357,6 +370,22 @@ fn listed(all: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_pages_that_goes_round_ends_and_one_of_another_service_is_none() {
+        let mut seen = Seen::default();
+        for mut other in [json!([]), json!(null), json!({}), json!("instances"), json!({"instances": {}})] {
+            assert!(matches!(seen.add(&mut other), Err(CommandError::NotARelay)), "{other}");
+        }
+        let mut pages = Pages::default();
+        let page = |next: Value| json!({"instances": [], "next": next});
+        assert_eq!(pages.next(&page(json!("pi_b"))).unwrap().as_deref(), Some("pi_b"));
+        assert_eq!(pages.next(&page(json!("pi_a"))).unwrap().as_deref(), Some("pi_a"));
+        for round in [json!("pi_b"), json!("pi_a"), json!(7)] {
+            assert!(matches!(pages.next(&page(round)), Err(CommandError::NotARelay)));
+        }
+        assert!(pages.next(&page(json!(null))).unwrap().is_none());
+    }
 
     #[test]
     fn what_has_no_receipt_is_not_called_wiped() {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::CommandError;
 use super::https::Https;
 use super::operator::{configuration, named, of_this_machine};
+use super::table::printable;
 use crate::config::operator_listener;
 use crate::net::tls::ClientTls;
 
@@ -31,7 +32,7 @@ pub async fn live(file: Option<&Path>, ready: bool) -> Result<String, CommandErr
     }
     let (status, told) = https.get_open("/readyz").await?;
     let told: Value = serde_json::from_slice(&told).unwrap_or_default();
-    let detail = told["detail"].as_str().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let detail = told["detail"].as_str().map(|detail| format!(": {}", printable(detail))).unwrap_or_default();
     let line = match (status, told["status"].as_str()) {
         (200, Some("degraded")) => format!("serves, degraded{detail}"),
         (200, _) => "serves, and is ready".to_owned(),

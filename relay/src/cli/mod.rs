@@ -5,6 +5,7 @@
 //! | [`calls`] | `sipwake calls`: the last calls, and the story of one |
 //! | `colour` | colours on a terminal |
 //! | [`control`] | `sipwake reload`, `drain`, `config show` |
+//! | `answer` | a relay's answer in the shape that is asked for |
 //! | [`audit`] | `sipwake audit`, `sipwake report`: whether a trail is whole, and what it tells |
 //! | [`canary`] | `sipwake canary`: rings a test account end to end, and tells the relay how that went |
 //! | [`device`] | `sipwake device`: enable, wait, answer or decline, disable |
@@ -28,6 +29,7 @@
 //! Invariant: a command is a client like any other: it knows the relay's published interface, and nothing of the
 //! process's inside. Its result goes to stdout, everything else to stderr. No secret is printed.
 
+mod answer;
 pub mod audit;
 pub mod calls;
 pub mod canary;
@@ -55,10 +57,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub use table::printable;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::net::dial::DialError;
 use crate::net::tls::TlsError;
+use crate::regular_file::BYTE_ORDER_MARK;
 use crate::secret::ApiKey;
 
 /// Why a command did not do what it was asked.
@@ -245,7 +249,7 @@ pub enum CommandError {
 
 /// Reads a key from a file: its one line.
 fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
-    Ok(ApiKey::new(secret_file::read(file)?.trim()))
+    Ok(ApiKey::new(secret_file::read(file)?.trim_start_matches(BYTE_ORDER_MARK).trim()))
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -11,8 +11,8 @@ use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::CommandError;
 use super::https::Https;
+use super::{CommandError, secret_file};
 use crate::domain::Word as _;
 use crate::vault::{Receipt as Signed, verify_receipt};
 
@@ -77,7 +77,7 @@ pub async fn run(receipt: Receipt) -> Result<(), CommandError> {
 
 /// Reads JSON, also behind a byte order mark; `none` is said of a file that is something else.
 fn read<T: DeserializeOwned>(file: &Path, none: fn(PathBuf) -> CommandError) -> Result<T, CommandError> {
-    let text = std::fs::read_to_string(file).map_err(|why| CommandError::File { file: file.to_owned(), why })?;
+    let text = secret_file::text(file).map_err(|why| CommandError::File { file: file.to_owned(), why })?;
     serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|_| none(file.to_owned()))
 }
 

@@ -8,7 +8,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
-use zeroize::Zeroizing;
 
 use super::{CommandError, secret_file};
 use crate::hpke::PrivateKey;
@@ -18,7 +17,7 @@ use crate::push::payload::sealed;
 pub(super) fn read_or_make(file: &Path) -> Result<PrivateKey, CommandError> {
     let fault = |why| CommandError::File { file: file.to_owned(), why };
     secret_file::warn_if_others_can_read(file);
-    match std::fs::read_to_string(file).map(Zeroizing::new) {
+    match secret_file::text(file) {
         Ok(text) => PrivateKey::read(text.trim()).ok_or_else(|| CommandError::NoSealKey(file.to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = PrivateKey::generate().ok_or_else(|| fault(ErrorKind::Other.into()))?;

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -16,11 +16,20 @@ use super::CommandError;
 use crate::random;
 use crate::vault::hex;
 
-/// The whole of a file.
+/// The largest file that is read, in bytes.
+const MAX: u64 = 1024 * 1024;
+
+/// The whole text of a file, or of a pipe in its place (`--password-file <(…)`), whose writer takes its time.
+pub(super) fn text(file: &Path) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    fs::File::open(file)?.take(MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX { Err(io::Error::other(format!("it is larger than {MAX} bytes"))) } else { Ok(text) }
+}
+
+/// The same of a secret, with a warning where it can be read by everybody.
 pub(super) fn read(file: &Path) -> Result<Zeroizing<String>, CommandError> {
     warn_if_others_can_read(file);
-    let read = fs::read_to_string(file).map(Zeroizing::new);
-    read.map_err(|why| CommandError::File { file: file.to_owned(), why })
+    text(file).map_err(|why| CommandError::File { file: file.to_owned(), why })
 }
 
 pub(super) fn warn_if_others_can_read(file: &Path) {
@@ -102,6 +111,17 @@ mod tests {
         assert_eq!(fs::read(&elsewhere).unwrap(), b"in place");
         assert_eq!(fs::metadata(&elsewhere).unwrap().permissions().mode() & 0o777, 0o600);
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_read_no_further_than_to_the_limit() {
+        let file = std::env::temp_dir().join(format!("sipwake-secret-large-{}", hex(&random::bytes::<8>())));
+        for (length, is_read) in [(MAX, true), (MAX + 1, false)] {
+            fs::File::create(&file).unwrap().set_len(length).unwrap();
+            assert_eq!(text(&file).is_ok(), is_read, "{length}");
+        }
+        fs::remove_file(&file).unwrap();
+        assert_eq!(text(Path::new("/dev/null")).unwrap().as_str(), "");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::CommandError;
 use super::colour::{Colour, paint};
 use super::operator::At;
-use super::table::{cell, pretty, table, table_in};
+use super::table::{cell, pretty, printable, table, table_in};
+use super::{CommandError, answer};
 
 /// How a relay stands, on one screen; ends with 0: well, 1: to be looked at, 2: calls fail, or no answer
 #[derive(Args)]
@@ -33,7 +33,7 @@ pub struct Nodes {
 /// [`CommandError`] when the listener is not reached or refuses.
 pub async fn status(status: Status) -> Result<ExitCode, CommandError> {
     let told = status.at.open()?.call("GET", "/status", None).await?;
-    let state = told["state"].as_str().ok_or(CommandError::NotARelay)?;
+    let state = answer::text(&told, "state")?;
     let text = if status.at.json { pretty(&told) } else { screen(&told) };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::from(match state {
@@ -65,7 +65,8 @@ fn screen(told: &Value) -> String {
     }
     let number = |member: &str| cell(&told["numbers"][member]).trim_end_matches(".0").to_owned();
     let pushes = told["numbers"]["pushes_accepted_5_min"].as_object().into_iter().flatten();
-    let pushes: Vec<_> = pushes.map(|(name, count)| format!("{} {name}", cell(count).trim_end_matches(".0"))).collect();
+    let pushes: Vec<_> =
+        pushes.map(|(name, count)| format!("{} {}", cell(count).trim_end_matches(".0"), printable(name))).collect();
     text.push('\n');
     for (what, value) in [
         ("phones reachable", format!("{} of {}", number("phones_reachable"), number("phones"))),
@@ -97,7 +98,7 @@ fn screen(told: &Value) -> String {
 /// [`CommandError`] when the listener is not reached or refuses.
 pub async fn nodes(nodes: Nodes) -> Result<(), CommandError> {
     let told = nodes.at.open()?.call("GET", "/nodes", None).await?;
-    let list = told["nodes"].as_array().ok_or(CommandError::NotARelay)?;
+    let list = answer::list(&told, "nodes")?;
     let text = if nodes.at.json {
         pretty(&told["nodes"])
     } else {

@@ -5,15 +5,13 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
 
-use super::CommandError;
+use super::{CommandError, secret_file};
 
 /// Reads it: what `PushSubscription.toJSON()` gives, or the same without `keys` around the two keys. It comes back as `call_push` of
 /// an enabling names it; whether the keys are any is the relay's to say.
 pub(super) fn read(file: &Path) -> Result<Value, CommandError> {
-    let text = std::fs::read_to_string(file).map(Zeroizing::new);
-    let text = text.map_err(|why| CommandError::File { file: file.to_owned(), why })?;
+    let text = secret_file::text(file).map_err(|why| CommandError::File { file: file.to_owned(), why })?;
     target(&text).ok_or_else(|| CommandError::NotASubscription(file.to_owned()))
 }
 

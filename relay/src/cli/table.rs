@@ -10,7 +10,40 @@ use super::colour::{Colour, paint};
 
 /// JSON for a program, indented for a person who looks on.
 pub(super) fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
+    escaped(&format!("{value:#}\n"))
+}
+
+/// JSON for a program, on one line.
+pub(super) fn one_line(value: &Value) -> String {
+    escaped(&value.to_string())
+}
+
+/// JSON in which the characters are escaped that it may hold as they are, and that a terminal would obey. Only its texts have any.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\0'..='~' => text.push(c),
+            c if is_obeyed(c) => drop(write!(text, "\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// A text on one line, with an escape in the place of each character that a terminal would obey.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_obeyed(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Whether a terminal takes a character for a command, or turns what follows it around (Unicode, Bidi_Control) or to another line.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A line for each row, below the columns' names.
@@ -42,7 +75,8 @@ pub(super) fn lines(value: &Value) -> String {
         match value {
             Value::Object(members) => {
                 for (key, value) in members {
-                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    let key = printable(key);
+                    let path = if path.is_empty() { key } else { format!("{path}.{key}") };
                     write(text, &path, value);
                 }
             }
@@ -63,7 +97,7 @@ pub(super) fn cell(value: &Value) -> String {
         Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
-    text.chars().filter(|c| !c.is_control()).collect()
+    text.chars().filter(|c| !is_obeyed(*c)).collect()
 }
 
 /// The notice for a list that lacks a node's part; `unknown` stands for nodes that the store could not name.
@@ -86,6 +120,18 @@ mod tests {
         let text = table(["NAME", "STATUS"], [row("com.example.phone\u{1b}[2J"), row("a")]);
         assert_eq!(text, "NAME                  STATUS\ncom.example.phone[2J  200\na                     200\n");
         assert_eq!(table(["NAME"], []).lines().count(), 1);
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped_and_json_stays_the_same() {
+        let odd = json!({"a\u{9b}2J": "\u{1b}[2J\u{7f}\u{85}\u{202e}é\u{2028}\r"});
+        for text in [pretty(&odd), one_line(&odd)] {
+            let obeyed: String = text.chars().filter(|c| is_obeyed(*c) && *c != '\n').collect();
+            assert_eq!(obeyed, "", "{text}");
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), odd);
+        }
+        assert_eq!(printable("a\u{1b}[2J\rb\u{9b}é\u{202e}"), "a\\u{1b}[2J\\u{d}b\\u{9b}é\\u{202e}");
+        assert!(lines(&odd).chars().all(|c| c == '\n' || !is_obeyed(c)));
     }
 
     #[test]

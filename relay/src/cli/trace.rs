@@ -2,8 +2,8 @@
 //!
 //! Invariant: the file was scrubbed by the relay, and can be read by its owner alone; when the command ends, the relay's copy is erased.
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,9 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::operator::{At, Listener};
-use super::{CommandError, secret_file};
+use super::table::{one_line, printable};
+use super::{CommandError, answer, secret_file};
 use crate::config::values::duration;
 
+/// The beginning of a pcapng file: the type of its first block.
+const PCAPNG: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 /// How often the file is written anew.
 const EVERY: Duration = Duration::from_secs(2);
 /// The relay's copy is fetched for the last time so long before it erases itself.
@@ -28,7 +31,7 @@ pub struct Trace {
     /// How long: 30s, 10m, 1h at most
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = parsed)]
     time: Duration,
-    /// The file that is written
+    /// The file that is written; - is the standard output, at the end
     #[arg(long, value_name = "FILE", default_value = "sipwake.pcapng")]
     output: PathBuf,
     #[command(flatten)]
@@ -41,18 +44,34 @@ pub struct Trace {
 /// [`CommandError`] when the listener is not reached or refuses, or when the file cannot be written.
 pub async fn run(trace: Trace) -> Result<(), CommandError> {
     let listener = trace.at.open()?;
+    can_be_written(&trace.output)?;
     let body = json!({"for_s": trace.time.as_secs().max(1)});
     let begun = listener.ask_with("POST", &trace.id, "/trace", Some(&body)).await?;
-    eprintln!("recording until {} into {}", begun["until"].as_str().unwrap_or("?"), trace.output.display());
+    let until = printable(answer::text(&begun, "until")?);
+    let place = if is_output(&trace.output) { "the standard output".into() } else { trace.output.to_string_lossy() };
+    eprintln!("recording until {until} into {place}");
     let recorded = record(&listener, &trace).await;
     // However it ended. It may have erased itself by now.
     drop(listener.ask("DELETE", &trace.id, "/trace").await);
     recorded?;
-    if trace.at.json {
+    if trace.at.json && !is_output(&trace.output) {
         let told = json!({"instance": trace.id, "file": trace.output, "until": begun["until"]});
-        writeln!(std::io::stdout(), "{told}")?;
+        writeln!(std::io::stdout(), "{}", one_line(&told))?;
     }
     Ok(())
+}
+
+fn is_output(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+/// That the file can be there. What else keeps it from being written is told with its first writing.
+fn can_be_written(output: &Path) -> Result<(), CommandError> {
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let why =
+        if output.is_dir() { Some(ErrorKind::IsADirectory) } else { folder.metadata().err().map(|why| why.kind()) };
+    let not_written = |why: ErrorKind| CommandError::NotWritten { file: output.to_owned(), why: why.into() };
+    why.map_or(Ok(()), |why| Err(not_written(why)))
 }
 
 async fn record(listener: &Listener, trace: &Trace) -> Result<(), CommandError> {
@@ -66,8 +85,15 @@ async fn record(listener: &Listener, trace: &Trace) -> Result<(), CommandError> 
             _ = terminate.recv() => true,
         };
         let file = listener.fetch(&trace.id, "/trace").await?;
-        secret_file::write(&trace.output, &file)
-            .map_err(|why| CommandError::NotWritten { file: trace.output.clone(), why })?;
+        if !file.starts_with(&PCAPNG) {
+            return Err(CommandError::NotARelay);
+        }
+        if !is_output(&trace.output) {
+            secret_file::write(&trace.output, &file)
+                .map_err(|why| CommandError::NotWritten { file: trace.output.clone(), why })?;
+        } else if over {
+            std::io::stdout().write_all(&file)?;
+        }
         if over {
             return Ok(());
         }
@@ -76,4 +102,19 @@ async fn record(listener: &Listener, trace: &Trace) -> Result<(), CommandError> 
 
 fn parsed(text: &str) -> Result<Duration, String> {
     duration(text).filter(|time| !time.is_zero()).ok_or_else(|| "write a time such as 30s or 10m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_there_is_told_before_a_recording_begins() {
+        for right in ["-", "sipwake.pcapng", "/dev/null", "/tmp/sipwake.pcapng"] {
+            assert!(can_be_written(Path::new(right)).is_ok(), "{right}");
+        }
+        for wrong in ["/tmp", "/nowhere/at/all/sipwake.pcapng"] {
+            assert!(matches!(can_be_written(Path::new(wrong)), Err(CommandError::NotWritten { .. })), "{wrong}");
+        }
+    }
 }

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::regular_file;
 use crate::secret::{ApiKey, SecretText};
 use crate::timing::Timing;
 
@@ -427,13 +428,7 @@ pub struct SipServer {
 impl Config {
     /// Reads the file and the process's environment. Fails with every problem there is, in the order of the file.
     pub fn load(file: &Path) -> Result<Config, Problems> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Problems::one(Problem::new(
-                &file.display().to_string(),
-                format!("cannot be read: {error}"),
-                "name an existing file with --config",
-            ))
-        })?;
+        let text = whole_text(file).map_err(Problems::one)?;
         let directory = file.parent().unwrap_or(Path::new(""));
         let read = Config::read(&text, directory, environment::of_this_process());
         let mut config = Problems::before(environment::unreadable(std::env::vars_os()), read)?;
@@ -489,6 +484,69 @@ impl Config {
     }
 }
 
+/// The text of a configuration's file, or of a pipe in its place (`--config <(…)`); at most [`regular_file::MAX_FILE`] bytes.
+fn whole_text(file: &Path) -> Result<String, Problem> {
+    let problem = |what: String, remedy: &str| Problem::new(&file.display().to_string(), what, remedy);
+    let content = regular_file::read_anything(file, regular_file::MAX_FILE)
+        .map_err(|error| problem(format!("cannot be read: {error}"), "name an existing file with --config"))?;
+    String::from_utf8(content).map_err(|error| {
+        let (place, content) = (error.utf8_error().valid_up_to(), error.as_bytes());
+        if content.starts_with(b"\xff\xfe") || content.starts_with(b"\xfe\xff") {
+            return problem("is written in UTF-16".to_owned(), "save it as UTF-8");
+        }
+        let line = content[..place].iter().filter(|byte| **byte == b'\n').count() + 1;
+        problem("holds a byte that is no UTF-8".to_owned(), "save it as UTF-8").at_line(Some(line))
+    })
+}
+
 fn can_be_read_by_all(file: &Path) -> bool {
     std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random;
+
+    /// The problems of a file with this content, and with these files beside it.
+    fn told(content: &[u8], beside: &[(&str, &str)]) -> String {
+        let folder = std::env::temp_dir().join(format!("sipwake-config-{:016x}", u64::from_ne_bytes(random::bytes())));
+        std::fs::create_dir(&folder).unwrap();
+        for (name, content) in beside {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+        let file = folder.join("relay.toml");
+        std::fs::write(&file, content).unwrap();
+        let told = Config::load(&file).unwrap_err().to_string();
+        std::fs::remove_dir_all(&folder).unwrap();
+        told
+    }
+
+    #[test]
+    fn a_file_that_is_no_utf_8_is_foundwith_its_line_and_how_to_save_it() {
+        for (content, wanted) in [
+            (&b"[edge]\n# f\xfcr\n"[..], "holds a byte that is no UTF-8; save it as UTF-8 (line 2)"),
+            (b"\xff\xfe[\0e\0", "is written in UTF-16; save it as UTF-8"),
+            (b"\xfe\xff\0[\0e", "is written in UTF-16; save it as UTF-8"),
+        ] {
+            let told = told(content, &[]);
+            assert!(told.ends_with(wanted), "{told}");
+        }
+        assert!(told(b"\xef\xbb\xbf[edge]\nlisten = 30\n", &[]).contains("edge.listen: is an integer, not a text"));
+    }
+
+    #[test]
+    fn a_remedy_is_that_of_the_file_that_is_empty_and_too_many_sections_are_not_none() {
+        let app = "[[app]]\nid = \"com.example.phone\"\napi_key_file = \"key\"\n";
+        let text =
+            format!("{app}[app.fcm]\nservice_account_file = \"fcm.json\"\n[app.webpush]\nkey_file = \"vapid\"\n");
+        let found = told(text.as_bytes(), &[("key", ""), ("fcm.json", ""), ("vapid", "")]);
+        let line = |place: &str| found.lines().find(|line| line.starts_with(place)).unwrap_or_default();
+        assert!(line("app[0].api_key_file").contains("openssl rand"), "{found}");
+        assert!(line("app[0].fcm").ends_with("name the JSON file of the service account (line 5)"), "{found}");
+        assert!(line("app[0].webpush").contains("openssl genpkey"), "{found}");
+
+        let many = told(app.repeat(1_025).as_bytes(), &[]);
+        assert!(many.contains("app: is there 1025 times") && !many.contains("app: is missing"), "{many}");
+    }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use toml::Table;
 
 use super::values;
+use crate::regular_file;
 
 /// The usual address of the listener.
 const USUAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9443);
@@ -16,7 +17,8 @@ const VARIABLE: &str = "SIPWAKE_OPERATOR__LISTEN";
 
 /// The address that reaches it from this machine, by the environment, the configuration in `file`, or the usual one.
 pub fn operator_listener(file: &Path) -> SocketAddr {
-    let text = std::fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = regular_file::read_anything(file, regular_file::MAX_FILE).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let named = std::env::var(VARIABLE).ok().or_else(|| listen_of(&text));
     values::reachable(named.and_then(|text| values::socket_address(&text)).unwrap_or(USUAL))
 }

@@ -8,6 +8,7 @@ use toml::Table;
 
 use super::reader::{found, token_in};
 use super::{environment, sections};
+use crate::regular_file;
 use crate::secret::ApiKey;
 
 const VARIABLE: &str = "SIPWAKE_OPERATOR__TOKEN_FILE";
@@ -17,7 +18,8 @@ pub fn operator_token(source: &Path) -> Option<ApiKey> {
     let environment = environment::of_this_process();
     let named = environment.iter().find(|(name, _)| name == VARIABLE).map(|(_, file)| file.clone());
     let named = named.or_else(|| {
-        let table: Table = std::fs::read_to_string(source).ok()?.parse().ok()?;
+        let text = String::from_utf8(regular_file::read(source).ok()?).ok()?;
+        let table: Table = text.parse().ok()?;
         table.get("operator")?.get("token_file")?.as_str().map(str::to_owned)
     })?;
     let directory = source.parent().unwrap_or(Path::new(""));

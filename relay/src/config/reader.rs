@@ -17,14 +17,14 @@ use super::lines::Lines;
 use super::problem::Problem;
 use super::secret_files::{Held, SecretFiles};
 use super::values;
-use crate::regular_file;
+use crate::regular_file::{self, BYTE_ORDER_MARK, MAX_SECRET};
 use crate::secret::{ApiKey, MAX_KEY, SecretText};
-
-/// The largest secret or certificate file read, in bytes; a larger one is refused.
-const MAX_FILE: u64 = 256 * 1024;
 
 /// The shortest key or token accepted, in characters.
 pub(super) const MIN_KEY: usize = 16;
+
+/// The remedy for a secret that anybody may make up.
+const RANDOM: &str = "put a random secret there, for example from: openssl rand -hex 32";
 
 /// A value with fewer bytes is no key.
 const NO_SECRET: usize = 16;
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
         match self.take(key)? {
             Value::String(text) => Some(text),
             other => {
-                self.problem(key, format!("is {}, not a text", other.type_str()), "write it in quotes");
+                self.problem(key, format!("is {}, not a text", a_kind(&other)), "write it in quotes");
                 None
             }
         }
@@ -203,7 +203,7 @@ impl<'a> Reader<'a> {
         self.require(key, remedy);
         let path = self.path(key)?;
         self.holds(key, &path, held);
-        Some((path.clone(), self.secret_at(key, &path, 1)?))
+        Some((path.clone(), self.secret_at(key, &path, 1, remedy)?))
     }
 
     /// Notes that the file holds a secret, and reports one that holds another already.
@@ -339,10 +339,10 @@ impl<'a> Reader<'a> {
     pub fn secret(&mut self, key: &'static str, min: usize) -> Option<SecretText> {
         let path = self.path(key)?;
         self.holds(key, &path, Held::Token);
-        self.secret_at(key, &path, min)
+        self.secret_at(key, &path, min, RANDOM)
     }
 
-    fn secret_at(&self, key: &'static str, path: &Path, min: usize) -> Option<SecretText> {
+    fn secret_at(&self, key: &'static str, path: &Path, min: usize, remedy: &str) -> Option<SecretText> {
         let content = match read_secret(path) {
             Ok(content) => content,
             Err(error) => {
@@ -354,14 +354,14 @@ impl<'a> Reader<'a> {
             self.problem(key, format!("{} is not text", path.display()), "write the secret as UTF-8 text");
             return None;
         };
-        let text = text.trim_end_matches(['\r', '\n']);
+        let text = text.trim_start_matches(BYTE_ORDER_MARK).trim_end_matches(['\r', '\n']);
         if text.chars().count() < min {
             let what = if text.is_empty() {
                 format!("{} is empty", path.display())
             } else {
                 format!("the secret in {} is shorter than {min} characters", path.display())
             };
-            self.problem(key, what, "put a random secret there, for example from: openssl rand -hex 32");
+            self.problem(key, what, remedy);
             return None;
         }
         self.caution_if_others_can_read(key, path);
@@ -478,9 +478,17 @@ pub(super) fn found(text: &str, directory: &Path, credentials: Option<&Path>) ->
 /// The key in the file at `path` that somebody shows in an HTTP header; `None` where there is none that a configuration could name.
 pub fn token_in(path: &Path) -> Option<ApiKey> {
     let content = read_secret(path).ok()?;
-    let text = std::str::from_utf8(&content).ok()?.trim_end_matches(['\r', '\n']);
+    let text = std::str::from_utf8(&content).ok()?;
+    let text = text.trim_start_matches(BYTE_ORDER_MARK).trim_end_matches(['\r', '\n']);
     let is_one = text.chars().count() >= MIN_KEY && why_nobody_can_show(text).is_none();
     is_one.then(|| ApiKey::new(text))
+}
+
+/// The kind of a value, with its article.
+fn a_kind(value: &Value) -> String {
+    let kind = value.type_str();
+    let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {kind}")
 }
 
 /// A text as a problem repeats it: not where it may hold a user and a password.
@@ -513,8 +521,8 @@ fn read_secret(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
     use std::io::{Error, Read};
     let file = regular_file::open(path)?;
     let length = file.metadata()?.len();
-    if length > MAX_FILE {
-        return Err(Error::other(format!("it is larger than {MAX_FILE} bytes")));
+    if length > MAX_SECRET {
+        return Err(Error::other(format!("it is larger than {MAX_SECRET} bytes")));
     }
     let mut content = Zeroizing::new(vec![0; length as usize]);
     let mut file = file.take(length);

@@ -116,7 +116,8 @@ pub(super) fn read(
     config.settings = settings(&shared);
     let (meant, strays) = environment::strays(&environment, &shared.asked.take());
     config.faults = strays;
-    if config.apps.is_empty() && profile == Profile::File {
+    let is_told = shared.problems.borrow().iter().any(|problem| problem.place == "app");
+    if config.apps.is_empty() && !is_told && profile == Profile::File {
         let what = "is missing: no app can enable push, and no device can register through the edge";
         config.faults.push(Problem::new(
             "app",

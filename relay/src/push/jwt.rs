@@ -79,7 +79,7 @@ pub(super) fn read_key_file(path: &Path) -> Result<SecretBytes, Problem> {
 
 /// The PKCS#8 key in PEM text. `None` when there is none.
 pub(super) fn pkcs8_from_pem(pem: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let mut key = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
+    let mut key = PrivatePkcs8KeyDer::from_pem_slice(regular_file::without_byte_order_mark(pem)).ok()?;
     let der = Zeroizing::new(key.secret_pkcs8_der().to_vec());
     key.zeroize();
     Some(der)

@@ -37,7 +37,10 @@ pub async fn check(config: &Config) -> Findings {
     check_tls(config, problems);
     for (index, app) in config.apps.iter().enumerate() {
         for error in push::check(&app.id, &push_settings(app, &config.upstream)) {
-            let remedy = "name the file and the ids as the push service gave them";
+            let remedy = match error.service {
+                "webpush" => "name the file of the App's VAPID key, and a subject that push services can write to",
+                _ => "name the file and the ids as the push service gave them",
+            };
             let what = format!("{}: {}", error.service, error.problem);
             let line = config.lines.of(&format!("app[{index}].{}", error.service));
             problems.push(Problem::new(&format!("app {}", error.app), what, remedy).at_line(line));
@@ -242,12 +245,25 @@ async fn check_store(config: &Config, findings: &mut Findings) {
         }
         Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
         Err(StoreError::Url(what)) => {
-            let remedy = "correct it: redis://USER:PASSWORD@HOST:PORT/DATABASE, with each %-encoded that holds one of @ : / ? # %";
-            problems.push(config.problem("store.url", what, remedy));
+            problems.push(unreadable_store_url(config, what));
         }
         Err(error) => {
             problems.push(config.problem("store.url", error.to_string(), error.remedy()));
         }
+    }
+}
+
+fn unreadable_store_url(config: &Config, what: &str) -> Problem {
+    let remedy =
+        "correct it: redis://USER:PASSWORD@HOST:PORT/DATABASE, with each %-encoded that holds one of @ : / ? # %";
+    config.problem("store.url", what, remedy)
+}
+
+/// The fault of a `store.url` that cannot be read; nothing is connected to.
+pub(super) fn store_url(config: &Config) -> Option<Problem> {
+    match open_vault(&config.store, Keyring::ephemeral(), &config.edge.public.to_string()) {
+        Err(StoreError::Url(what)) => Some(unreadable_store_url(config, what)),
+        _ => None,
     }
 }
 

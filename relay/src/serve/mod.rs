@@ -344,9 +344,10 @@ impl Running {
         let (_, ()) = tokio::join!(&mut self.https.operator, self.agent.ended());
     }
 
-    /// Reads the configuration and its files again, takes what can change, and says what became of it.
-    pub fn reload(&self) -> Reloaded {
-        self.reloader.reload()
+    /// Reads the configuration and its files again, takes what can change, and says what became of it. Files may be slow: nothing but this waits for them.
+    pub fn reload(&self) -> JoinHandle<Reloaded> {
+        let reloader = self.reloader.clone();
+        tokio::task::spawn_blocking(move || reloader.reload())
     }
 
     /// Comes back when an operator has the relay drain.

@@ -6,7 +6,7 @@
 //! | the operator's token; keys of apps and SIP servers | apps that come or go, or get another push service |
 //! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
 //!
-//! Invariant: a file with a problem changes nothing at all. The changes taken are in force when [`Reloader::reload`] comes back.
+//! Invariant: a file with a problem changes nothing at all, nor does a store that no start could read. The changes taken are in force when [`Reloader::reload`] comes back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::api_settings;
-use super::check::push_certificates;
+use super::check::{self, push_certificates};
 use super::push_services::push_service;
 use crate::api::Api;
 use crate::config::{ApnsCredentials, Config, Setting};
@@ -81,6 +81,8 @@ impl Reloader {
                 return Reloaded { problems: problems.iter().map(ToString::to_string).collect(), ..told };
             }
         };
+        // Of the store nothing changes before a restart, which would not come about with this.
+        told.problems.extend(check::store_url(&new).map(|problem| problem.to_string()));
         let InForce { config: old, files: was } = &*running;
         let keys = other_keys(old, &new);
         // The roots of another file wait for a restart, and the file of before may be gone.
@@ -298,6 +300,26 @@ mod tests {
             let mut in_force = new.clone();
             keep_what_waits(&old, &mut in_force);
             old = in_force;
+        }
+    }
+
+    #[test]
+    fn a_store_that_no_start_could_read_is_a_problem_and_one_that_is_away_is_none() {
+        let mut config = Config::development().expect("it has no problem");
+        for (url, is_read) in [
+            ("memory:", true),
+            ("redis://127.0.0.1:1/", true),
+            ("redis+sentinel://127.0.0.1:1/service", true),
+            ("redis://127.0.0.1:6379/x", false),
+            ("redis://127.0.0.1:hunter2/", false),
+            ("redis://127.0.0.1/?db=1", false),
+            ("redis+sentinel://127.0.0.1:1", false),
+            ("postgres://127.0.0.1/", false),
+        ] {
+            config.store.url = SecretText::new(url);
+            let told = check::store_url(&config).map(|problem| problem.to_string());
+            assert_eq!(told.is_none(), is_read, "{url}: {told:?}");
+            assert!(told.is_none_or(|told| told.starts_with("store.url: ") && !told.contains("hunter2")), "{url}");
         }
     }
 

@@ -25,7 +25,7 @@ use self::caller::Identity;
 use self::round::{Canary as Rounds, RoundResult};
 use super::https::Https;
 use super::operator::{At, at_this_machine};
-use super::table::pretty;
+use super::table::{pretty, printable};
 use super::{CommandError, interrupted, key_from, password, subscription};
 use crate::config::Config;
 use crate::doctor::Doctor;
@@ -208,7 +208,7 @@ impl Canary {
                 writeln!(out, "{:<7} {seconds:>8.3} s", step.word())?;
             }
             match &told.failed {
-                Some((step, why)) => writeln!(out, "{:<7} FAILED: {why}", step.word())?,
+                Some((step, why)) => writeln!(out, "{:<7} FAILED: {}", step.word(), printable(why))?,
                 None => writeln!(out, "rung, answered and taken back")?,
             }
         }

@@ -4,7 +4,7 @@
 //! Invariant: name servers that are known stay in use until a file names others: one that is gone, empty or half written
 //! takes none away. No question waits for a file.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,9 @@ use crate::regular_file;
 
 /// How often the files are looked at; a change is in use at most this much later.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The part of a hosts file that is read, in bytes.
+const MAX_HOSTS: u64 = 16 * 1024 * 1024;
 
 /// The name servers to ask, and the answers that need no asking.
 pub(crate) struct Names {
@@ -279,7 +282,7 @@ fn name_servers(path: &Path, was: &Known) -> Result<Option<Named>, Unusable> {
 fn read_hosts(path: &Path) -> Hosts {
     let mut hosts = Hosts::default();
     // The readable part counts.
-    let _ = regular_file::open(path).and_then(|file| hosts.read_hosts_conf(file));
+    let _ = regular_file::open(path).and_then(|file| hosts.read_hosts_conf(file.take(MAX_HOSTS)));
     hosts
 }
 

@@ -36,10 +36,11 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use zeroize::Zeroizing;
 
 use super::file_stamp::Look;
 use crate::clock;
-use crate::regular_file;
+use crate::regular_file::{self, MAX_SECRET, without_byte_order_mark};
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use client::{ClientTls, ReadRoots};
@@ -52,6 +53,9 @@ pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Tickets that a client gets with a handshake of TLS 1.3: a phone has one connection, and each brings the next ticket.
 const TICKETS: usize = 1;
 
+/// A word in the PEM of a key that has a passphrase.
+const ENCRYPTED: &[u8] = b"ENCRYPTED";
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -61,6 +65,9 @@ pub enum TlsError {
     /// A file holds no certificate, or no private key, in PEM.
     #[error("{0} holds no {1} in PEM")]
     Empty(PathBuf, &'static str),
+    /// The key is there, and nobody can say its passphrase.
+    #[error("{0} holds an encrypted private key: write it without a passphrase (openssl pkey -in KEY -out NEW)")]
+    Encrypted(PathBuf),
     /// The certificate and the key cannot be used, or not together.
     #[error("{} and {} cannot be used together: {why}", certificate.display(), key.display())]
     Unusable {
@@ -290,8 +297,16 @@ impl Files {
     fn load(&self) -> Result<CertifiedKey, TlsError> {
         let chain = certificates(&self.certificate)?;
         let unreadable = |error| TlsError::Unreadable(self.key.clone(), error);
-        let key = PrivateKeyDer::from_pem_reader(regular_file::open(&self.key).map_err(unreadable)?)
-            .map_err(|error| pem_error(&self.key, "private key", error))?;
+        let text = regular_file::read_at_most(&self.key, MAX_SECRET).map(Zeroizing::new).map_err(unreadable)?;
+        let key = PrivateKeyDer::from_pem_slice(without_byte_order_mark(&text)).map_err(|error| {
+            // Both forms have the word: of PKCS #8 (RFC 5958), and of OpenSSL's own (`Proc-Type: 4,ENCRYPTED`).
+            let is_encrypted = text.windows(ENCRYPTED.len()).any(|part| part == ENCRYPTED);
+            if is_encrypted {
+                TlsError::Encrypted(self.key.clone())
+            } else {
+                pem_error(&self.key, "private key", error)
+            }
+        })?;
         let again = key.clone_key();
         certified(chain.clone(), key).map_err(|error| TlsError::Unusable {
             certificate: self.certificate.clone(),
@@ -368,8 +383,8 @@ fn why_not_together(error: &rustls::Error, chain: &[CertificateDer<'static>], ke
 /// All certificates of a PEM file; at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem_error = |error| pem_error(path, "certificate", error);
-    let file = regular_file::open(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
-    let certificates = CertificateDer::pem_reader_iter(file);
+    let text = regular_file::read(path).map_err(|error| TlsError::Unreadable(path.into(), error))?;
+    let certificates = CertificateDer::pem_slice_iter(without_byte_order_mark(&text));
     let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(pem_error)?;
     if certificates.is_empty() { Err(TlsError::Empty(path.into(), "certificate")) } else { Ok(certificates) }
 }
@@ -378,5 +393,37 @@ fn pem_error(path: &Path, what: &'static str, error: rustls_pki_types::pem::Erro
     match error {
         rustls_pki_types::pem::Error::Io(error) => TlsError::Unreadable(path.into(), error),
         _ => TlsError::Empty(path.into(), what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random;
+
+    #[test]
+    fn a_pair_with_byte_order_marks_is_read_and_an_encrypted_key_is_called_that() {
+        let folder = std::env::temp_dir().join(format!("sipwake-pair-{:016x}", u64::from_ne_bytes(random::bytes())));
+        std::fs::create_dir(&folder).unwrap();
+        let (chain, key) = (folder.join("relay.pem"), folder.join("relay.key"));
+        let pair = rcgen::generate_simple_self_signed(["relay.example".to_owned()]).unwrap();
+        let with_mark = |text: &str| format!("\u{feff}{text}");
+        std::fs::write(&chain, with_mark(&pair.cert.pem())).unwrap();
+        std::fs::write(&key, with_mark(&pair.signing_key.serialize_pem())).unwrap();
+        assert!(ServerTls::load(&chain, &key).is_ok());
+        for encrypted in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIF\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIF\n-----END EC PRIVATE KEY-----\n",
+        ] {
+            std::fs::write(&key, encrypted).unwrap();
+            assert!(matches!(ServerTls::load(&chain, &key), Err(TlsError::Encrypted(_))), "{encrypted}");
+        }
+        std::fs::File::create(&key).unwrap().set_len(MAX_SECRET + 1).unwrap();
+        let told = ServerTls::load(&chain, &key).unwrap_err().to_string();
+        assert!(told.ends_with("it is larger than 262144 bytes"), "{told}");
+        std::fs::File::create(&chain).unwrap().set_len(regular_file::MAX_FILE + 1).unwrap();
+        let told = ServerTls::load(&chain, &key).unwrap_err().to_string();
+        assert!(told.ends_with("it is larger than 4194304 bytes"), "{told}");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -73,7 +73,8 @@ impl Signer {
             }
         }
         let text = jwt::read_key_file(key_file)?;
-        let der = jwt::pkcs8_from_pem(&text).ok_or_else(|| Problem::NoKey { path: key_file.into() })?;
+        let der = jwt::pkcs8_from_pem(&text)
+            .ok_or_else(|| Problem::NoKey { path: key_file.into(), remedy: "download it again" })?;
         let wrong = || Problem::WrongKey { path: key_file.into(), wanted: "a P-256 key, as Apple issues" };
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der).map_err(|_| wrong())?;
         let signer = Self { key, key_id: key_id.into(), team_id: team_id.into(), issued: Mutex::default() };

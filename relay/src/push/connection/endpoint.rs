@@ -91,7 +91,9 @@ pub(crate) fn trust(ca_file: Option<&Path>, identity: Option<&Path>) -> Result<A
     if let Some(path) = ca_file {
         let unreadable = |source| Problem::Unreadable { path: path.into(), source };
         let text = regular_file::read(path).map_err(unreadable)?;
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text).filter_map(Result::ok).collect();
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(regular_file::without_byte_order_mark(&text))
+            .filter_map(Result::ok)
+            .collect();
         if roots.add_parsable_certificates(certificates).0 == 0 {
             return Err(Problem::NoCertificate { path: path.into() });
         }

@@ -21,6 +21,7 @@ use zeroize::Zeroize;
 
 use crate::push::jwt;
 use crate::push::setup::Problem;
+use crate::regular_file::without_byte_order_mark;
 
 /// The certificates of the file, the app's first.
 ///
@@ -31,7 +32,7 @@ pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
 }
 
 fn chain_in(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_byte_order_mark(text)).collect();
     chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| Problem::Certificate { path: path.into() })
 }
 
@@ -40,7 +41,7 @@ pub(super) fn read(path: &Path) -> Result<CertifiedKey, Problem> {
     let unfit = || Problem::Certificate { path: path.into() };
     let text = jwt::read_key_file(path)?;
     let chain = chain_in(path, &text)?;
-    let mut key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| unfit())?;
+    let mut key = PrivateKeyDer::from_pem_slice(without_byte_order_mark(&text)).map_err(|_| unfit())?;
     let signing = any_supported_type(&key);
     key.zeroize();
     let certified = CertifiedKey::new(chain, signing.map_err(|_| unfit())?);

@@ -32,6 +32,7 @@ use crate::push::connection::single_flight::{CoolingDown, Freshness, SingleFligh
 use crate::push::health::{Note, Trouble};
 use crate::push::jwt;
 use crate::push::setup::Problem;
+use crate::regular_file::without_byte_order_mark;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 /// The body up to the assertion (RFC 7523 §2.1), form-encoded.
@@ -102,11 +103,8 @@ impl ServiceAccount {
     /// Reads the key file; its private key must be RSA in PKCS#8.
     pub(crate) fn read(path: &Path) -> Result<Self, Problem> {
         let text = jwt::read_key_file(path)?;
-        let file: KeyFile = serde_json::from_slice(&text).map_err(|error| Problem::NotJson {
-            path: path.into(),
-            line: error.line(),
-            column: error.column(),
-        })?;
+        let file: KeyFile = serde_json::from_slice(without_byte_order_mark(&text))
+            .map_err(|error| Problem::NotJson { path: path.into(), line: error.line(), column: error.column() })?;
         let need = |member| move || Problem::Member { path: path.into(), member };
         if file.kind.as_deref() != Some("service_account") {
             return Err(need("type")());

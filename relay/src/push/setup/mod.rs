@@ -37,10 +37,12 @@ pub enum Problem {
         path: PathBuf,
     },
     /// No private key was found in the file.
-    #[error("{} holds no private key (a PEM block \"PRIVATE KEY\"): download it again", path.display())]
+    #[error("{} holds no private key (a PEM block \"PRIVATE KEY\"): {remedy}", path.display())]
     NoKey {
         /// The file.
         path: PathBuf,
+        /// Where there is one.
+        remedy: &'static str,
     },
     /// The private key cannot sign what this service wants.
     #[error("the private key in {} is not {wanted}", path.display())]

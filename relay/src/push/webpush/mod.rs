@@ -32,6 +32,7 @@ mod turns;
 mod unknown;
 mod vapid;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, H
 use hyper::{HeaderMap, Uri};
 use ipnet::IpNet;
 use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
 use self::encryption::{PLAINTEXT_MAX, encrypted};
@@ -113,9 +115,33 @@ pub fn endpoint(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let authority = uri.authority()?.as_str();
     let whole = uri.scheme_str() == Some("https") && !authority.contains('@') && !text.contains('#');
-    let host = uri.host()?.trim_matches(['[', ']']);
-    let named = rustls_pki_types::ServerName::try_from(host).is_ok();
-    (whole && named && https_port(&uri).is_some()).then_some(uri)
+    (whole && host(&uri).is_some() && https_port(&uri).is_some()).then_some(uri)
+}
+
+fn host(uri: &Uri) -> Option<ServerName<'_>> {
+    ServerName::try_from(uri.host()?.trim_matches(['[', ']'])).ok()
+}
+
+/// An endpoint as it is kept: however its scheme, host and port are spelled, it is one (RFC 3986 §6.2.2.1 and §6.2.3). What follows them is the
+/// service's, and stays as it is. `None` as of [`endpoint`].
+pub fn canonical_endpoint(text: &str) -> Option<String> {
+    let uri = endpoint(text)?;
+    let host = match host(&uri)? {
+        // A name that ends in a dot is the same name.
+        ServerName::DnsName(name) => name.as_ref().trim_end_matches('.').to_ascii_lowercase(),
+        ServerName::IpAddress(address) => match IpAddr::from(address) {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        },
+        _ => return None,
+    };
+    let port = match https_port(&uri)? {
+        443 => String::new(),
+        port => format!(":{port}"),
+    };
+    let rest = text.get("https://".len() + uri.authority()?.as_str().len()..)?;
+    let root = if rest.starts_with('/') { "" } else { "/" };
+    Some(format!("https://{host}{port}{root}{rest}"))
 }
 
 /// Whether something can be encrypted for a device with this key (`p256dh`, uncompressed).

@@ -17,6 +17,8 @@ use crate::push::setup::Problem;
 
 /// How long a token lives; services take none beyond a day (RFC 8292 §2).
 const LIFE: Duration = Duration::from_secs(12 * 3_600);
+/// Nobody gives an app its key: the operator makes it.
+const MAKE: &str = "make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out webpush.pem";
 /// How old a token may become.
 pub(super) const RENEW_AFTER: Duration = Duration::from_secs(6 * 3_600);
 
@@ -71,7 +73,7 @@ pub fn public_key(key_file: &Path) -> Result<Box<str>, Problem> {
 
 fn read(key_file: &Path) -> Result<EcdsaKeyPair, Problem> {
     let text = jwt::read_key_file(key_file)?;
-    let der = jwt::pkcs8_from_pem(&text).ok_or_else(|| Problem::NoKey { path: key_file.into() })?;
+    let der = jwt::pkcs8_from_pem(&text).ok_or_else(|| Problem::NoKey { path: key_file.into(), remedy: MAKE })?;
     EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)
         .map_err(|_| Problem::WrongKey { path: key_file.into(), wanted: "a P-256 key (PKCS #8)" })
 }

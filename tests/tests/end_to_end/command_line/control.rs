@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tests::apns::BUNDLE;
 use tests::board::Missed;
 use tests::relay_process::RelayProcess;
 use tests::world::{SOON, World};
 
 use super::{said, sipwake};
+
+/// How soon a relay ends whose reload reads on: sooner than that gives up.
+const END: Duration = Duration::from_secs(20);
 
 type Outcome = Result<(), Missed>;
 
@@ -126,6 +130,32 @@ async fn a_reload_takes_what_it_can_where_the_cas_are_in_another_file_and_the_on
     let refused = sipwake(&["reload", "--operator", &at, "--ca", &ca, "--token-file", &token]);
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
     relay.await_log("event=\"not-reloaded\"", SOON).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_reload_reads_what_nobody_writes_serves_on_and_ends_when_it_is_told_to() -> Outcome {
+    let world = World::start().await?;
+    let relay = &world.relay;
+    let config = relay.config().to_owned();
+    // A store that no start could read waits for none.
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("url = \"memory:\"", "url = \"redis://127.0.0.1:1/x\"")).unwrap();
+    relay.hang_up();
+    relay.await_log("problem=store.url: has a host, a port, a user or a database that cannot be read", SOON).await?;
+    assert!(!relay.log().contains("restart-needed"), "{}", relay.log());
+
+    std::fs::remove_file(&config).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&config).status().unwrap().success());
+    relay.hang_up();
+    // It opens once the relay reads there, and stays open: the end does not come.
+    let (told, opened) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(std::fs::OpenOptions::new().write(true).open(config)));
+    let held = opened.recv_timeout(SOON).expect("the relay reads its file").unwrap();
+    assert_eq!(relay.operator().get("/readyz").await?.status, 200);
+    let ended = relay.signal(Signal::TERM, END).await?;
+    assert!(ended.success() && relay.log().contains("event=\"drained\""), "{}", relay.log());
+    drop(held);
     Ok(())
 }
 
