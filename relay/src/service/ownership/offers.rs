@@ -356,7 +356,7 @@ impl Inner {
             }
             Offer::Take { server, only_if_reached, ids } => {
                 let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
-                let is_silent = agent.silent_servers(clock::now()).iter().any(|(silent, _)| *silent == server);
+                let is_silent = agent.silent_servers(clock::now()).iter().any(|silent| silent.server == server);
                 let takes =
                     !self.is_leaving() && !agent.is_doubtful() && !vault.is_contested() && !vault.is_being_restored();
                 let reaches = !is_silent && (!only_if_reached || agent.upstreams().has_granted(&server));
