@@ -97,6 +97,7 @@ pub(crate) use digest::same_credentials;
 #[doc(hidden)]
 pub use digest::verify_device;
 pub use digest::{Asked, Unanswerable, give_up_password};
+pub use silent_servers::SilentServer;
 pub use tables::calls::Call;
 
 /// Inputs that wait for one shard; with more, their senders wait (streams, use cases) or they are dropped (datagrams).

@@ -21,17 +21,31 @@ const FORGOTTEN: Duration = Duration::from_mins(15);
 #[derive(Default)]
 pub(crate) struct SilentServers(Mutex<BTreeMap<Box<str>, Silence>>);
 
+/// A server that answers nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SilentServer {
+    /// The host and port.
+    pub server: Box<str>,
+    /// When the first registration was left without an answer.
+    pub since: Instant,
+    /// Whether an account is not registered there any more, for its grant was over when it failed: a short grant ends before much is tried.
+    pub has_lost: bool,
+}
+
 struct Silence {
     since: Instant,
     last: Instant,
+    has_lost: bool,
 }
 
 impl SilentServers {
-    /// A registration was left without an answer.
-    pub(crate) fn fails(&self, upstreams: &Upstreams, upstream: UpstreamId, now: Instant) {
+    /// A registration was left without an answer. `has_lost`: its grant is over.
+    pub(crate) fn fails(&self, upstreams: &Upstreams, upstream: UpstreamId, now: Instant, has_lost: bool) {
         let Some(route) = upstreams.route(upstream) else { return };
         let mut servers = self.lock();
-        servers.entry(route.server().into()).or_insert(Silence { since: now, last: now }).last = now;
+        let silence = servers.entry(route.server().into()).or_insert(Silence { since: now, last: now, has_lost });
+        silence.last = now;
+        silence.has_lost |= has_lost;
     }
 
     /// A registration was answered, whatever the answer.
@@ -50,11 +64,14 @@ impl SilentServers {
         self.lock().remove(server);
     }
 
-    /// All of them, each with the time of its first failure.
-    pub(crate) fn all(&self, now: Instant) -> Vec<(Box<str>, Instant)> {
+    /// All of them.
+    pub(crate) fn all(&self, now: Instant) -> Vec<SilentServer> {
         let mut servers = self.lock();
         servers.retain(|_, silence| now.saturating_duration_since(silence.last) < FORGOTTEN);
-        servers.iter().map(|(server, silence)| (server.clone(), silence.since)).collect()
+        let silent = servers.iter();
+        silent
+            .map(|(server, it)| SilentServer { server: server.clone(), since: it.since, has_lost: it.has_lost })
+            .collect()
     }
 
     // A panic while the lock was held leaves a whole table behind: each change is one statement.
@@ -64,8 +81,8 @@ impl SilentServers {
 }
 
 impl Agent {
-    /// The SIP servers that answer no registration here, by host and port, each with the time of its first failure.
-    pub fn silent_servers(&self, now: Instant) -> Vec<(Box<str>, Instant)> {
+    /// The SIP servers that answer no registration here.
+    pub fn silent_servers(&self, now: Instant) -> Vec<SilentServer> {
         self.0.silent_servers.all(now)
     }
 
@@ -87,12 +104,14 @@ mod tests {
         let of = |domain: &str, proxy| upstreams.acquire(Route::to(&format!("sip:a@{domain}"), None, proxy).unwrap());
         let (one, other, alone) = (of("one.test", proxy), of("other.test", proxy), of("alone.test", None));
         let later = now + Duration::from_secs(9);
-        servers.fails(&upstreams, one, now);
-        servers.fails(&upstreams, other, later);
-        servers.fails(&upstreams, alone, later);
-        assert_eq!(servers.all(later), [("alone.test".into(), later), ("proxy.example.net:5061".into(), now)]);
+        servers.fails(&upstreams, one, now, false);
+        servers.fails(&upstreams, other, later, true);
+        servers.fails(&upstreams, alone, later, false);
+        let silent = |server: &str, since, has_lost| SilentServer { server: server.into(), since, has_lost };
+        let both = [silent("alone.test", later, false), silent("proxy.example.net:5061", now, true)];
+        assert_eq!(servers.all(later), both);
         servers.answers(&upstreams, other);
-        assert_eq!(servers.all(later), [("alone.test".into(), later)]);
+        assert_eq!(servers.all(later), both[..1]);
         assert!(servers.all(later + FORGOTTEN).is_empty(), "nobody asks it any more");
     }
 }

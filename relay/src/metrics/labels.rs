@@ -289,6 +289,8 @@ words!(
     Warning {
         /// An error of the CA in ACME.
         Acme = "acme",
+        /// Accounts of an app that is not in this node's configuration.
+        Apps = "apps",
         /// The audit trail.
         Audit = "audit",
         /// The certificate in its files.

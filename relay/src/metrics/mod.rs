@@ -78,7 +78,7 @@ macro_rules! metrics {
 metrics! {
     Instances = "sipwake_instances", Gauge, "Push instances that this node serves, by state.";
     RegistrationsWaiting = "sipwake_registrations_waiting", Gauge, "Registrations, refreshes included, that wait for their turn at their SIP server (upstream.registrations_per_second).";
-    InstancesGiven = "sipwake_instances_given_total", Counter, "Instances that another node has taken over because their SIP server cannot be reached from this one.";
+    InstancesGiven = "sipwake_instances_given_total", Counter, "Instances that another node has taken over because their SIP server cannot be reached from this one, or their app is not configured here.";
     Registrations = "sipwake_registrations_total", Counter, "REGISTER requests to the accounts' servers, by how they ended.";
     Invites = "sipwake_invites_total", Counter, "INVITE requests from the accounts' servers, by how they ended.";
     Pushes = "sipwake_pushes_total", Counter, "Pushes, by service and by how they ended, retries included.";

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tokio::sync::oneshot::Receiver;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::aside::aside;
 use crate::clock;
@@ -16,7 +16,7 @@ use crate::operator::readiness::{Check, Readiness};
 use crate::vault::{KeyringError, KeyringMismatch, MAX_LIFETIME_S, Vault};
 
 /// How often the keyrings are compared.
-const EVERY: Duration = Duration::from_secs(20);
+const EVERY: Duration = Duration::from_secs(5);
 /// How often the sealing keys are changed where it is time, and the file is looked at.
 const TEND: Duration = Duration::from_secs(10);
 /// How soon again, while something is wrong or the store away.
@@ -33,7 +33,7 @@ const FORGOTTEN: &str = "more was wiped within six days than there is room to re
 
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(vault: Vault, readiness: Readiness) {
-    let mut known: Option<KeyringMismatch> = None;
+    let (mut tending, mut known): (Option<Tending>, Option<KeyringMismatch>) = (None, None);
     // As long as the store cannot be asked, nothing is taken from it.
     readiness.pass(Check::Keyring);
     loop {
@@ -58,7 +58,15 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
             }
         }
         known = fault;
-        sleep(if known.is_some() { AGAIN } else { EVERY }).await;
+        let (looked, begun) = (vault.fingerprint(), Instant::now());
+        loop {
+            sleep(AGAIN).await;
+            // A rotation is known to the others before much is sealed behind it. A file that cannot be read is told of by who tends the keys.
+            let _ = tend_once(&vault, &mut tending).await;
+            if known.is_some() || begun.elapsed() >= EVERY || vault.fingerprint() != looked {
+                break;
+            }
+        }
     }
 }
 

@@ -75,7 +75,7 @@ use crate::vault::{self, Keyring, KeyringError, KeyringMismatch, StoreError, Sto
 
 use chore::chore;
 use listeners::Listeners;
-use push_services::{has_none, push_service, services};
+use push_services::{has_none, push_service, services, warn_of_unserved};
 use reload::{InForce, Reloader};
 
 /// The time that calls being set up have to end when the drain begins; then they are ended.
@@ -518,6 +518,11 @@ impl Opened {
                 readiness,
                 "looking for SIP servers that another node reaches",
                 self.service.clone().leave_unreachable_servers(self.config.timing.marooned_after.0),
+            ),
+            chore(
+                readiness,
+                "looking for apps that another node serves",
+                self.service.clone().leave_unserved(warn_of_unserved(readiness)),
             ),
             chore(readiness, "taking new certificates", self.tls.clone().watch(refused)),
             chore(readiness, "taking new CAs of SIP servers", self.upstream_tls.clone().watch()),

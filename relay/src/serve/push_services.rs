@@ -8,8 +8,10 @@ use std::sync::Arc;
 use super::StartError;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
+use crate::metrics::labels::Warning;
 use crate::net::address_policy::Reach;
 use crate::net::dns::resolve::{ResolveError, Resolver};
+use crate::operator::readiness::Readiness;
 use crate::push::{AppPush, Network, PushService, apns, fcm, webpush};
 use crate::service::Services;
 
@@ -59,6 +61,17 @@ pub(super) fn push_settings(app: &config::App, upstream: &config::Upstream) -> A
             ca_file: webpush.ca_file.clone(),
             allow_addresses: upstream.allow_addresses.clone(),
         }),
+    }
+}
+
+/// Warns of as many instances as are here of apps that are not in the configuration.
+pub(super) fn warn_of_unserved(readiness: &Readiness) -> impl Fn(usize) + use<> {
+    let readiness = readiness.clone();
+    move |count| {
+        let words = format!(
+            "app: {count} accounts that this node took over are of an app, or of a push service of it, that is not in this configuration: their calls fail; give all nodes the same [[app]] sections"
+        );
+        readiness.warn_of(Warning::Apps, (count > 0).then(|| words.into()).into_iter().collect());
     }
 }
 

@@ -12,10 +12,10 @@ use sip::id::InstanceId;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::Inner;
 use super::devices::{AccessError, Change, ChangeError, Field};
 use super::nodes::drain_messages::Word;
 use super::views::View;
-use super::{Inner, Services};
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
@@ -24,7 +24,7 @@ use crate::clock::{self, latest_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
-use crate::vault::record::{Presence, Provider, PushTarget, Record};
+use crate::vault::record::{Presence, PushTarget, Record};
 use crate::vault::{Fence, Lookup, LookupChange, Sealed, StoreError};
 
 /// Notes that are written down at once; each waits for its own instance, and for the store.
@@ -306,13 +306,7 @@ impl Inner {
 
     /// Whether the App has the push services that a change names.
     fn check_services(&self, record: &Record, change: &Change) -> Result<(), ChangeError> {
-        let none = Services { apns: false, fcm: false, webpush: false };
-        let services = self.dependencies.services.get(&record.app).copied().unwrap_or(none);
-        let served = |target: &PushTarget| match target.provider {
-            Provider::ApnsProduction | Provider::ApnsSandbox => services.apns,
-            Provider::Fcm => services.fcm,
-            Provider::WebPush => services.webpush,
-        };
+        let served = |target: &PushTarget| self.serves(&record.app, target.provider);
         if change.call_push.as_ref().is_some_and(|target| !served(target)) {
             return Err(ChangeError::ProviderNotConfigured { alert: false });
         }

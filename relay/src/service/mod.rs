@@ -38,6 +38,7 @@ use crate::limits::shares::Shares;
 use crate::metrics::Metrics;
 use crate::net::dns::resolve::Resolver;
 use crate::net::drain::Drain;
+use crate::vault::record::Provider;
 use crate::vault::{Lookup, Vault};
 
 mod app_requests;
@@ -110,6 +111,17 @@ pub struct Services {
     pub webpush: bool,
 }
 
+impl Services {
+    /// Whether this one is among them.
+    pub(crate) const fn has(self, provider: Provider) -> bool {
+        match provider {
+            Provider::ApnsProduction | Provider::ApnsSandbox => self.apns,
+            Provider::Fcm => self.fcm,
+            Provider::WebPush => self.webpush,
+        }
+    }
+}
+
 /// Accounts that are examined at once; a further one is answered 429.
 const EXAMINATIONS: usize = 16;
 /// Of these those of one app, and of one address (an IPv6 /64).
@@ -144,8 +156,17 @@ struct Inner {
     left_to_owner: ownership::left_to_owner::LeftToOwner,
     /// What another node may have by now.
     offered: ownership::offers::Offered,
+    /// What was taken over and cannot be pushed for here.
+    unserved: ownership::unserved::Unserved,
     /// How far this node is in handing its instances over.
     hand_over: drain::hand_over::HandOver,
+}
+
+impl Inner {
+    /// Whether an App has this push service here.
+    fn serves(&self, app: &str, provider: Provider) -> bool {
+        self.dependencies.services.get(app).is_some_and(|services| services.has(provider))
+    }
 }
 
 impl Service {
@@ -167,6 +188,7 @@ impl Service {
             unanswered_writes: ownership::unanswered_writes::UnansweredWrites::default(),
             left_to_owner: ownership::left_to_owner::LeftToOwner::default(),
             offered: ownership::offers::Offered::default(),
+            unserved: ownership::unserved::Unserved::default(),
             hand_over: drain::hand_over::HandOver::default(),
         }))
     }

@@ -7,13 +7,21 @@
 //! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
 //! | one whose keyring was not the others', and no other node has a lease | likewise |
 //! | the same, and another node has one | when none was there for as long as a name lasts |
+//! | one whose keyring opens nothing of what this node has stored, or was rotated since | never |
 //! | one whose keyring was made, or is to be, because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
+//!
+//! A keyring that opens what this node has stored, or that its operator has accepted, stands at once where no other node has a lease, whatever name does. How
+//! often a keyring was rotated is written down beside the names, and for longer.
+//!
+//! A run whose keyring is not the others' from its start, and that can open nothing of what its node has, leaves that to them: it
+//! [holds no lease](Vault::leaves_lease) while another node does.
 //!
 //! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
 //! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
 //! makes a wrong keyring no right one while a node with the right one lives. A keyring that stands is exchanged for no other one that lies in its
 //! file's place.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,13 +31,26 @@ use super::store::{KeyringMismatch, StoreError};
 use super::{Store, Vault};
 use crate::clock::{self, DAY_S, Reading};
 
+/// Rotations that are looked for beyond a keyring's own.
+const ROTATIONS_AHEAD: u32 = 8;
+
 /// What is known of it.
 #[derive(Default)]
-pub(super) struct AgreementState(Mutex<Looked>);
+pub(super) struct AgreementState {
+    looked: Mutex<Looked>,
+    /// This run has put something new.
+    has_put: AtomicBool,
+    /// This run has left its lease to the others.
+    has_left_lease: AtomicBool,
+    /// The day and the rotation that were written down last.
+    rotation: AtomicU64,
+}
 
 #[derive(Default)]
 struct Looked {
     known: Known,
+    /// This run's keyring has stood.
+    has_stood: bool,
     /// Since when none is written down.
     absent_since: Option<Instant>,
 }
@@ -63,8 +84,24 @@ impl AgreementState {
         }
     }
 
+    /// This run puts something new.
+    pub fn note_put(&self) {
+        self.has_put.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing that was sealed for this run can be anywhere.
+    fn has_nothing(&self) -> bool {
+        !self.has_put.load(Ordering::Relaxed) && !self.has_stood()
+    }
+
+    fn has_stood(&self) -> bool {
+        self.lock().has_stood
+    }
+
     fn note(&self, known: Known) {
-        *self.lock() = Looked { known, absent_since: None };
+        let mut looked = self.lock();
+        let has_stood = looked.has_stood || known == Known::Stands;
+        *looked = Looked { known, has_stood, absent_since: None };
     }
 
     /// None is written down: for how long that is known.
@@ -74,7 +111,7 @@ impl AgreementState {
 
     // A panic between two assignments leaves nothing broken.
     fn lock(&self) -> MutexGuard<'_, Looked> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,20 +141,23 @@ impl Vault {
         let look = if agreement.stands() { Look::Found } else { Look::Refresh };
         let mut found = self.look(look).await?;
         if matches!(found, Compared::Absent) && agreement.note_absent() >= self.founds_after().await? {
-            found = if self.is_untried().await? {
-                Compared::Fault(KeyringMismatch::Untried)
-            } else {
-                self.look(Look::Found).await?
+            found = match self.bars_founding().await? {
+                Some(fault) => Compared::Fault(fault),
+                None => self.look(Look::Found).await?,
             };
+        }
+        if matches!(found, Compared::Fault(KeyringMismatch::Other)) && self.may_take_name().await? {
+            found = self.look(Look::Take).await?;
         }
         match found {
             Compared::Stands => {
                 if !agreement.stands()
-                    && let Err(error) = self.0.keyring.accept()
+                    && let Err(error) = self.0.keyring.note_stands()
                 {
                     tracing::warn!(event = "keyring-unreadable", %error, "what is noted beside the keyring cannot be removed");
                 }
                 agreement.note(Known::Stands);
+                self.remember_rotation().await?;
             }
             Compared::Fault(fault) => {
                 let fault = self.explained(fault).await?;
@@ -135,7 +175,7 @@ impl Vault {
     pub async fn peek_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
         Ok(match self.look(Look::Only).await? {
             Compared::Fault(fault) => Some(self.explained(fault).await?),
-            Compared::Absent => self.is_untried().await?.then_some(KeyringMismatch::Untried),
+            Compared::Absent => self.bars_founding().await?,
             Compared::Stands => None,
         })
     }
@@ -151,7 +191,7 @@ impl Vault {
         }
         let fault = self.peek_keyring().await?;
         if fault.is_none()
-            && let Err(error) = self.0.keyring.accept()
+            && let Err(error) = self.0.keyring.note_stands()
         {
             tracing::warn!(event = "keyring-unreadable", %error, "what is noted beside the keyring cannot be removed");
         }
@@ -160,9 +200,75 @@ impl Vault {
 
     /// The fault as an operator is told it: what stands may be this node's own from before its keyring was gone, for a name lasts longer than a run.
     async fn explained(&self, fault: KeyringMismatch) -> Result<KeyringMismatch, StoreError> {
-        let is_own =
-            fault == KeyringMismatch::Other && self.is_untried().await? && self.living_peers().await?.is_empty();
-        Ok(if is_own { KeyringMismatch::Untried } else { fault })
+        if fault != KeyringMismatch::Other || !self.living_peers().await?.is_empty() {
+            return Ok(fault);
+        }
+        Ok(match self.is_untried().await? {
+            true => KeyringMismatch::Untried,
+            false if self.has_foreign_records().await? => KeyringMismatch::Foreign,
+            false => fault,
+        })
+    }
+
+    /// Why this keyring is not to be written down where none is.
+    async fn bars_founding(&self) -> Result<Option<KeyringMismatch>, StoreError> {
+        if self.is_untried().await? {
+            return Ok(Some(KeyringMismatch::Untried));
+        }
+        if self.0.agreement.has_stood() {
+            return Ok(None);
+        }
+        let rotation = self.fingerprint().rotation;
+        for later in (1..=ROTATIONS_AHEAD).filter_map(|ahead| rotation.checked_add(ahead)) {
+            if self.remembers(&rotated(later)).await? {
+                return Ok(Some(KeyringMismatch::Behind));
+            }
+        }
+        Ok(self.has_foreign_records().await?.then_some(KeyringMismatch::Foreign))
+    }
+
+    /// Whether this node has stored something, and nothing of it opens; an operator who has accepted that is asked no more.
+    async fn has_foreign_records(&self) -> Result<bool, StoreError> {
+        Ok(!self.0.keyring.is_accepted() && self.own_records().await?.are_foreign())
+    }
+
+    /// Whether another keyring's name is this one's to write over: nobody lives who may have that, and this one is what this node's records were
+    /// sealed with, or its operator has accepted it.
+    async fn may_take_name(&self) -> Result<bool, StoreError> {
+        if self.0.agreement.has_stood() || self.is_untried().await? || !self.living_peers().await?.is_empty() {
+            return Ok(false);
+        }
+        Ok(self.0.keyring.is_accepted() || self.own_records().await?.open())
+    }
+
+    /// Writes down each day how often the keyring was rotated, for longer than a name stands.
+    async fn remember_rotation(&self) -> Result<(), StoreError> {
+        let (Fingerprint { day, rotation, .. }, known) = (self.fingerprint(), &self.0.agreement.rotation);
+        let now = u64::from(day) << 32 | u64::from(rotation);
+        if rotation > 0 && known.load(Ordering::Relaxed) != now {
+            self.remember(&rotated(rotation)).await?;
+            known.store(now, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Gives this run's lease up, or takes none, while it can serve nothing of what its node has and another node lives; whether that is so.
+    pub(super) async fn leaves_lease(&self, redis: &RedisStore) -> Result<bool, StoreError> {
+        let agreement = &self.0.agreement;
+        let may_leave = agreement.is_other() && agreement.has_nothing() && !self.living_peers().await?.is_empty();
+        let has_left = agreement.has_left_lease.load(Ordering::Relaxed);
+        if !may_leave || !has_left && self.own_records().await?.open() {
+            agreement.has_left_lease.store(false, Ordering::Relaxed);
+            return Ok(false);
+        }
+        redis.release_lease(&self.0.owner).await?;
+        if !agreement.has_left_lease.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                event = "lease-left-to-others",
+                "this node's keyring is not that of the others, and opens nothing of what the node has; its lease is given up, and the others take that over"
+            );
+        }
+        Ok(true)
     }
 
     /// Whether the keyring was made because there was none, and the store holds instances, which it does not open.
@@ -172,9 +278,9 @@ impl Vault {
         Ok(keyring.is_untried() && redis.holds_instances().await? && keyring.is_untried())
     }
 
-    /// Whether a keyring that was just made is still to be compared, before anything is sealed with it.
-    pub(super) fn keyring_is_untried(&self) -> bool {
-        self.0.agreement.is_unknown() && self.0.keyring.is_untried()
+    /// Whether the keyring is still to be compared, before anything is sealed with it.
+    pub(super) fn keyring_is_unknown(&self) -> bool {
+        self.0.agreement.is_unknown()
     }
 
     /// Whether this node's keyring is the one that the store names, by one look.
@@ -238,4 +344,9 @@ impl Vault {
         }
         Ok(self.0.agreement.stands())
     }
+}
+
+/// The memo of a rotation.
+fn rotated(rotation: u32) -> String {
+    format!("keyring rotated {rotation}")
 }

@@ -7,7 +7,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `record`, `codec`, `seal` | a record in the clear, as bytes, and sealed |
-//! | `keyring`, `keyring_agreement` | the keys, and whether all nodes have the same |
+//! | `keyring`, `keyring_agreement`, `own_records` | the keys, and whether all nodes, and what is stored, have the same |
 //! | `lookup` | finding an instance, and the devices of an account |
 //! | `items`, `item_order`, `deletions` | what is kept beside a record |
 //! | `store`, `memory`, `redis` | what the stores have in common, and the two |
@@ -30,6 +30,7 @@ mod keyring;
 mod keyring_agreement;
 mod lookup;
 mod memory;
+mod own_records;
 mod ownership;
 pub mod peer_messages;
 mod receipt;
@@ -316,6 +317,7 @@ impl Vault {
     ) -> Result<Placed, StoreError> {
         if fence == Fence::NEW {
             self.takes_new().await?;
+            self.0.agreement.note_put();
         }
         let (record, owner) = (RecordToWrite { id, sealed, expiry: Expiry::at(expires_at), fence }, &self.0.owner);
         match &self.0.store {
@@ -385,7 +387,7 @@ impl Vault {
                 return Err(StoreError::Away(AwayReason::GivenWay));
             }
             redis.takes_new().await?;
-            if self.keyring_is_untried() {
+            if self.keyring_is_unknown() {
                 self.check_keyring().await?;
             }
         }

@@ -70,7 +70,8 @@ impl Vault {
 
     /// Takes or renews this node's lease; to be called every [`RENEWAL`](super::RENEWAL). [`Lease::Lapsed`] tells that it had
     /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
-    /// [`Stored::owned`], before it is registered again. [`Lease::GivenWay`] tells that it is not this run's, and nothing new.
+    /// [`Stored::owned`], before it is registered again. [`Lease::GivenWay`] tells that it is not this run's, and nothing new:
+    /// another process has it, or this run [opens nothing](super::keyring_agreement) of what its node has.
     ///
     /// # Errors
     /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`](super::LEASE) has lost its lease.
@@ -85,6 +86,11 @@ impl Vault {
                 }
             }
             Store::Redis(redis) => {
+                if self.leaves_lease(redis).await? {
+                    // It begins as a new one.
+                    *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    return Ok(Lease::GivenWay);
+                }
                 let held_at = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
                 redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
             }

@@ -232,7 +232,7 @@ impl PushTarget {
 }
 
 /// A push service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Provider {
     /// Apple's, production environment.
     ApnsProduction,

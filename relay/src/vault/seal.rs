@@ -133,6 +133,11 @@ pub(super) fn open_as<T>(
     })
 }
 
+/// Whether this keyring has sealed it; `None`: that cannot be told.
+pub(super) fn is_of(keyring: &Keyring, sealed: &Sealed) -> Option<bool> {
+    Header::read(&sealed.0).ok().and_then(|(header, _)| keyring.has_sealed_with(header.epoch))
+}
+
 struct Header {
     version: u8,
     epoch: u32,

@@ -248,7 +248,7 @@ pub enum KeyringMismatch {
     Parted,
     /// Something was mixed into the others' alone.
     #[error(
-        "the other nodes' keyring was rotated, and this copy was not; nothing is taken over and no account is taken with it"
+        "the keyring was rotated, at another node or for an earlier run of this one, and this copy was not; nothing is taken over and no account is taken with it"
     )]
     Behind,
     /// It was made where none was found, and the store holds accounts that it does not open.
@@ -256,6 +256,11 @@ pub enum KeyringMismatch {
         "there was no keyring, and one was made; what the store holds was sealed with another one, and nothing is taken over and no account is taken with this one"
     )]
     Untried,
+    /// What this node has stored was sealed with another one.
+    #[error(
+        "what this node has stored was sealed with another keyring; nothing is taken over and no account is taken with this one"
+    )]
+    Foreign,
 }
 
 impl KeyringMismatch {
@@ -264,8 +269,9 @@ impl KeyringMismatch {
         match self {
             Self::Other => "the other nodes use another keyring",
             Self::Parted => "this copy of the keyring has parted from the others",
-            Self::Behind => "the others' keyring was rotated, and this copy was not",
+            Self::Behind => "the keyring was rotated, and this copy was not",
             Self::Untried => "there was no keyring, and the store holds what another one has sealed",
+            Self::Foreign => "another keyring has sealed what this node has stored",
         }
     }
 
@@ -277,10 +283,10 @@ impl KeyringMismatch {
             }
             Self::Parted => "put their keyring in its place",
             Self::Behind => {
-                "run `sipwake keys rotate` with the same entropy on the same day, or put their keyring in its place"
+                "run `sipwake keys rotate` with the same entropy on the same day, or put the rotated keyring in its place"
             }
-            Self::Untried => {
-                "put the keyring in its place, from its disk, a copy or another node, and start again; where it is lost for good, `sipwake keys accept`: then each app has to lend its account anew"
+            Self::Untried | Self::Foreign => {
+                "put the keyring of before in its place, from its disk, a copy or another node, and start again; where it is lost for good, `sipwake keys accept`: then each app has to lend its account anew"
             }
         }
     }

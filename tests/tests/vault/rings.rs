@@ -4,7 +4,7 @@ use relay::clock::Reading;
 use relay::vault::{AwayReason, Fence, Keyring, KeyringMismatch, StoreError, Vault};
 use tests::scratch::Scratch;
 
-use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
+use super::{Bench, LEASE, Lease, claim_all, claim_until, enable, id, load, record, until};
 
 /// A node of its own machine: with a copy of the keyring.
 fn node(bench: &Bench, name: &str, keyring: &Keyring) -> Vault {
@@ -165,6 +165,106 @@ pub async fn a_keyring_that_is_made_for_an_empty_store_stands_at_once_and_stays(
     begun.hold_lease().await.expect("leased");
     enable(&begun, 2, "bob").await;
     assert_eq!(begun.check_keyring().await, Ok(None), "what it has stored itself is its own");
+}
+
+/// Has what stands be forgotten, as ten minutes do.
+fn forget_name(bench: &Bench) {
+    for key in bench.server().keys().into_iter().filter(|key| key.starts_with("sipwake:ring")) {
+        bench.server().ask::<()>(redis::cmd("DEL").arg(key));
+    }
+}
+
+pub async fn a_node_that_opens_nothing_of_what_it_has_leaves_it_to_those_who_do(bench: &Bench) {
+    let right = Keyring::ephemeral();
+    let (a, b) = (node(bench, "a", &right), node(bench, "b", &right));
+    for node in [&a, &b] {
+        assert_eq!(node.check_keyring().await, Ok(None));
+        node.hold_lease().await.expect("leased");
+    }
+    enable(&a, 1, "alice").await;
+    // Killed, and back at once with another keyring: before it has compared it has its lease.
+    let astray = node(bench, "a", &Keyring::ephemeral());
+    assert_eq!(astray.hold_lease().await, Ok(Lease::Held));
+    assert_eq!(astray.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
+    assert_eq!(astray.hold_lease().await, Ok(Lease::GivenWay));
+    assert!(!b.holds_lease(astray.owner()).await.expect("answered"));
+    b.hold_lease().await.expect("leased");
+    assert_eq!(claim_until(&b, 1).await, [id(1)]);
+    assert_eq!(put_new(&astray, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)));
+    // With the right one it is a node as any other.
+    let back = node(bench, "a", &right);
+    assert_eq!((back.check_keyring().await, back.hold_lease().await), (Ok(None), Ok(Lease::Held)));
+    assert_eq!(claim_all(&back, 10).await, []);
+    assert!(load(&b, 1).await.expect("there").owned);
+}
+
+pub async fn a_node_keeps_its_lease_while_it_is_alone_or_serves_something_or_opens_something(bench: &Bench) {
+    let right = Keyring::ephemeral();
+    let (a, b) = (node(bench, "a", &right), node(bench, "b", &right));
+    assert_eq!(a.check_keyring().await, Ok(None));
+    a.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    let astray = node(bench, "a", &Keyring::ephemeral());
+    assert_eq!(astray.check_keyring().await, Ok(Some(KeyringMismatch::Foreign)), "it is alone");
+    assert_eq!(astray.hold_lease().await, Ok(Lease::Held));
+    b.hold_lease().await.expect("leased");
+    // The name in the store is another one all at once.
+    bench.server().ask::<()>(redis::cmd("SET").arg("sipwake:ring").arg("0123456789abcdef"));
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
+    assert_ne!(a.hold_lease().await, Ok(Lease::GivenWay), "its keyring has stood");
+    let again = node(bench, "a", &right);
+    assert_eq!(again.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
+    assert_ne!(again.hold_lease().await, Ok(Lease::GivenWay), "it opens what the node has");
+}
+
+pub async fn a_keyring_that_opens_nothing_of_its_node_does_not_stand_and_the_right_one_does_at_once(bench: &Bench) {
+    let right = Keyring::ephemeral();
+    let a = node(bench, "a", &right);
+    assert_eq!(a.check_keyring().await, Ok(None));
+    enable(&a, 1, "alice").await;
+    forget_name(bench);
+    let scratch = Scratch::new();
+    let file = scratch.path().join("keyring");
+    let wrong = Keyring::open(&file).expect("made");
+    std::fs::remove_file(scratch.path().join("keyring.untried")).expect("it is of another cluster");
+    let astray = node(bench, "a", &wrong);
+    assert_eq!(
+        put_new(&astray, 2).await,
+        Err(StoreError::Away(AwayReason::OtherKeyring)),
+        "before anybody has compared"
+    );
+    assert_eq!(astray.check_keyring().await, Ok(Some(KeyringMismatch::Foreign)));
+    assert_eq!(astray.peek_keyring().await, Ok(Some(KeyringMismatch::Foreign)));
+    tokio::time::sleep(LEASE + LEASE / 4).await;
+    assert_eq!(astray.check_keyring().await, Ok(Some(KeyringMismatch::Foreign)), "however long none stands");
+    let back = node(bench, "a", &right);
+    assert_eq!(back.check_keyring().await, Ok(None));
+    // An earlier version has written the wrong one down.
+    bench
+        .server()
+        .ask::<()>(redis::cmd("SET").arg("sipwake:ring").arg(wrong.fingerprint(Reading::now()).identity_text()));
+    let back = node(bench, "a", &right);
+    assert_eq!(back.check_keyring().await, Ok(None));
+    assert_eq!(claim_all(&back, 10).await, [id(1)]);
+    // The right one is lost for good.
+    wrong.accept().expect("accepted");
+    let anew = node(bench, "a", &wrong);
+    assert_eq!((anew.check_keyring().await, put_new(&anew, 2).await), (Ok(None), Ok(())));
+}
+
+pub async fn a_copy_from_before_a_rotation_does_not_stand_when_the_name_is_forgotten(bench: &Bench) {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("keyring");
+    let rotated = Keyring::open(&file).expect("made");
+    let before = copy_of(&scratch, &file, "before");
+    let a = node(bench, "a", &rotated);
+    assert_eq!(a.check_keyring().await, Ok(None));
+    rotated.mix(b"sixteen bytes or more", Reading::now()).expect("mixed");
+    assert_eq!(a.check_keyring().await, Ok(None));
+    forget_name(bench);
+    let old = node(bench, "a", &before);
+    assert_eq!(old.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
+    assert_eq!(node(bench, "a", &rotated).check_keyring().await, Ok(None));
 }
 
 pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {

@@ -281,7 +281,9 @@ impl Shard {
             match failure {
                 // An account that was never registered may name a server that there is not.
                 RegistrationFailure::Retry { status: None, .. } if !row.is_proven => {}
-                RegistrationFailure::Retry { status: None, .. } => servers.fails(upstreams, row.upstream, clock::now()),
+                RegistrationFailure::Retry { status: None, .. } => {
+                    servers.fails(upstreams, row.upstream, clock::now(), row.registered_until() <= unix_now());
+                }
                 _ => servers.answers(upstreams, row.upstream),
             }
         }

@@ -251,6 +251,7 @@ impl Inner {
                 self.name_as_compared(id, record);
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
+                self.note_unserved(id, record, route.server());
                 let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
                 Read::Lent(binding, (LeaseExpiry::of(record), record.told_failing), aor, place)
             }),

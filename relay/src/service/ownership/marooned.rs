@@ -2,7 +2,7 @@
 //!
 //! | standing | since | what is done |
 //! | --- | --- | --- |
-//! | – | the first registration that nobody answered | nothing, for as long as `after` |
+//! | – | the first registration that nobody answered | nothing, for as long as `after`, or a [part](LOST) of it where an account's grant is over |
 //! | tried | one account was offered to another node, and was not registered there | one is offered again, after a wait that doubles up to ten times `after` |
 //! | reached | another node has registered one | all that fail here are offered, and nothing left behind is claimed before others had the time to |
 //! | – | the server has answered here, or `reached` is ten times `after` old | as at first |
@@ -12,8 +12,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::agent::SilentServer;
+
 /// How many times as long the longest wait is, and how long other nodes are taken to reach what this one does not.
 const LONGEST: u32 = 10;
+
+/// What part of the time another node is asked after where an account is registered nowhere any more: it gets no call, and a failed try costs little.
+const LOST: u32 = 6;
 
 /// How the silent servers stand.
 pub(super) struct Marooned {
@@ -48,18 +53,19 @@ pub(super) enum Tried {
 }
 
 impl Marooned {
-    /// `after`: how long a server has answered nothing when another node is asked.
+    /// `after`: how long a server has answered nothing when another node is asked, as long as the accounts there stand by an earlier grant.
     pub(super) fn new(after: Duration) -> Self {
         Self { after, servers: BTreeMap::new() }
     }
 
-    /// The steps that are due, of these silent servers, each with the time of its first failure.
-    pub(super) fn due(&mut self, now: Instant, silent: &[(Box<str>, Instant)]) -> Vec<Step> {
-        self.servers.retain(|server, _| silent.iter().any(|(other, _)| other == server));
+    /// The steps that are due, of these silent servers.
+    pub(super) fn due(&mut self, now: Instant, silent: &[SilentServer]) -> Vec<Step> {
+        self.servers.retain(|server, _| silent.iter().any(|other| other.server == *server));
         let mut steps = Vec::new();
-        for (server, since) in silent {
+        for SilentServer { server, since, has_lost } in silent {
+            let after = if *has_lost { self.after / LOST } else { self.after };
             match self.servers.get(server) {
-                None if *since + self.after <= now => steps.push(Step::Try(server.clone(), 0)),
+                None if *since + after <= now => steps.push(Step::Try(server.clone(), 0)),
                 Some(Standing::Tried { again_at, times, .. }) if *again_at <= now => {
                     steps.push(Step::Try(server.clone(), *times));
                 }
@@ -104,16 +110,18 @@ mod tests {
     struct Walk {
         marooned: Marooned,
         began: Instant,
+        has_lost: bool,
     }
 
     impl Walk {
         fn new() -> Self {
-            Self { marooned: Marooned::new(AFTER), began: Instant::now() }
+            Self { marooned: Marooned::new(AFTER), began: Instant::now(), has_lost: false }
         }
 
         fn at(&mut self, second: u64) -> Vec<Step> {
             let now = self.began + Duration::from_secs(second);
-            self.marooned.due(now, &[(SERVER.into(), self.began)])
+            let silent = SilentServer { server: SERVER.into(), since: self.began, has_lost: self.has_lost };
+            self.marooned.due(now, &[silent])
         }
 
         fn answered_at(&mut self, second: u64) {
@@ -157,6 +165,18 @@ mod tests {
         }
         assert_eq!(tries, [60, 120, 240, 480, 960, 1_560, 2_160, 2_760, 3_360]);
         assert!(!walk.marooned.yields());
+    }
+
+    #[test]
+    fn an_account_that_is_registered_nowhere_any_more_is_tried_after_ten_seconds_and_not_more_often() {
+        let mut walk = Walk::new();
+        assert!(walk.at(9).is_empty());
+        walk.has_lost = true;
+        assert!(walk.at(9).is_empty());
+        assert_eq!(walk.at(10), try_again(0));
+        walk.note(12, Tried::NotRegistered);
+        assert!(walk.at(71).is_empty());
+        assert_eq!(walk.at(72), try_again(1));
     }
 
     #[test]

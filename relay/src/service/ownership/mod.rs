@@ -6,7 +6,7 @@
 //! | `restore`, `missing_records` | what the store has lost is written again |
 //! | `left_to_owner` | what another node has, while its calls still end here |
 //! | `unanswered_writes` | changes that the store may have, though its answer was lost |
-//! | `marooned`, `offers` | what fails here, and not at another node, goes there |
+//! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
@@ -18,6 +18,7 @@ pub(super) mod missing_records;
 pub(super) mod offers;
 mod restore;
 pub(super) mod unanswered_writes;
+pub(super) mod unserved;
 
 use std::collections::HashMap;
 use std::sync::Arc;

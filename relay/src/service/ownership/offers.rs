@@ -1,4 +1,4 @@
-//! Accounts that go to another node because their SIP server cannot be reached from here.
+//! Accounts that go to another node because their SIP server cannot be reached from here, or this node cannot push for them.
 //!
 //! ```text
 //! node that is cut off ── "take these" ─┬─ it does not reach the server either ── the next node
@@ -29,6 +29,7 @@ use crate::clock;
 use crate::domain::InstanceState;
 use crate::service::{Inner, Service};
 use crate::vault::Owner;
+use crate::vault::record::Provider;
 
 /// How many looks come to the time after which another node is asked.
 const LOOKS: u32 = 12;
@@ -50,6 +51,9 @@ const SERVER_MAX: usize = 300;
 
 const OFFER: &[u8] = b"OFFR";
 const REGISTERED: &[u8] = b"REGD";
+const SERVES: &[u8] = b"SERV";
+/// The push services by their number in a word.
+const PROVIDERS: [Provider; 4] = [Provider::ApnsProduction, Provider::ApnsSandbox, Provider::Fcm, Provider::WebPush];
 const YES: &[u8] = b"yes";
 const NO: &[u8] = b"no";
 
@@ -67,6 +71,22 @@ pub(crate) enum Offer {
     },
     /// Whether an instance is registered at the reader.
     IsRegistered(InstanceId),
+    /// Whether the reader can push for an app by this service.
+    Serves {
+        /// The app.
+        app: Box<str>,
+        /// The push service.
+        provider: Provider,
+    },
+}
+
+/// Why instances are offered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Their SIP server is not reached from here.
+    NotReached,
+    /// Their app, or its push service, is not in this node's configuration.
+    NotConfigured,
 }
 
 /// The instances whose owner is not known at this moment.
@@ -77,7 +97,7 @@ struct OnOffer<'a>(&'a Offered, &'a [InstanceId]);
 
 /// What came of an offer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// The node does not reach the server, or takes nothing.
     Declined,
     /// Nothing was claimed in time.
@@ -103,6 +123,11 @@ impl Offer {
                 body = REGISTERED.to_vec();
                 body.extend_from_slice(&id.to_bytes());
             }
+            Self::Serves { app, provider } => {
+                body = SERVES.to_vec();
+                body.extend(PROVIDERS.iter().position(|it| it == provider).and_then(|it| u8::try_from(it).ok()));
+                body.extend_from_slice(app.as_bytes());
+            }
         }
         Zeroizing::new(body)
     }
@@ -120,6 +145,11 @@ impl Offer {
                 Some(Self::Take { server, only_if_reached: *only_if_reached != 0, ids: ids.iter().map(id).collect() })
             }
             REGISTERED => Some(Self::IsRegistered(id(rest.try_into().ok()?))),
+            SERVES => {
+                let (provider, app) = rest.split_first()?;
+                let provider = *PROVIDERS.get(usize::from(*provider))?;
+                Some(Self::Serves { app: std::str::from_utf8(app).ok()?.into(), provider })
+            }
             _ => None,
         }
     }
@@ -214,7 +244,7 @@ impl Inner {
     }
 
     /// The nodes that may take something.
-    async fn takers(&self) -> Vec<Owner> {
+    pub(super) async fn takers(&self) -> Vec<Owner> {
         let leavers = self.leavers.living(clock::now());
         // A store that is away is asked again with the next look.
         let mut peers = self.dependencies.vault.living_peers().await.unwrap_or_default();
@@ -258,7 +288,7 @@ impl Inner {
         let Some(ids) = failing.get(times % failing.len().max(1)) else { return Tried::NotRegistered };
         for turn in 0..peers.len() {
             let peer = &peers[(times + turn) % peers.len()];
-            match self.offer(peer, server, ids, false).await {
+            match self.offer(peer, server, ids, (Why::NotReached, false)).await {
                 // Another node may take it: it is still this one's.
                 Outcome::Declined | Outcome::NotTaken => {}
                 Outcome::Taken => {
@@ -274,8 +304,7 @@ impl Inner {
     async fn await_registered(&self, peer: &Owner, ids: &[InstanceId]) {
         loop {
             for id in ids {
-                let asked = self.ask_within(peer, Offer::IsRegistered(*id).write(), ANSWER_WITHIN).await;
-                if asked.is_some_and(|answer| **answer == *YES) {
+                if self.agrees(peer, &Offer::IsRegistered(*id)).await {
                     return;
                 }
             }
@@ -298,7 +327,7 @@ impl Inner {
                         return;
                     }
                     let peer = &peers[(share + turn) % peers.len()];
-                    match self.offer(peer, server, some, true).await {
+                    match self.offer(peer, server, some, (Why::NotReached, true)).await {
                         // What one node has not taken another may take: it is still this one's.
                         Outcome::Declined | Outcome::NotTaken => {}
                         Outcome::Taken => break,
@@ -308,8 +337,37 @@ impl Inner {
         }
     }
 
+    /// Whether a node says yes to this.
+    pub(super) async fn agrees(&self, peer: &Owner, question: &Offer) -> bool {
+        self.ask_within(peer, question.write(), ANSWER_WITHIN).await.is_some_and(|answer| **answer == *YES)
+    }
+
+    /// Offers instances to a node, some at a time, until it takes none of them.
+    pub(super) async fn offer_all(
+        self: &Arc<Self>,
+        peer: &Owner,
+        server: &str,
+        ids: &[InstanceId],
+        why: Why,
+    ) -> Outcome {
+        let mut outcome = Outcome::NotTaken;
+        for some in ids.chunks(OFFERED_AT_ONCE) {
+            outcome = self.offer(peer, server, some, (why, false)).await;
+            if outcome != Outcome::Taken {
+                break;
+            }
+        }
+        outcome
+    }
+
     /// Offers some instances to a node, and lets go of what it claims.
-    async fn offer(self: &Arc<Self>, peer: &Owner, server: &str, ids: &[InstanceId], only_if_reached: bool) -> Outcome {
+    async fn offer(
+        self: &Arc<Self>,
+        peer: &Owner,
+        server: &str,
+        ids: &[InstanceId],
+        (why, only_if_reached): (Why, bool),
+    ) -> Outcome {
         let _on_offer = self.offered.put(ids);
         let offer = Offer::Take { server: server.into(), only_if_reached, ids: ids.to_vec() };
         let begun = Instant::now();
@@ -340,23 +398,31 @@ impl Inner {
             return Outcome::NotTaken;
         }
         self.dependencies.metrics.instances_given(taken);
-        tracing::info!(
-            event = "instances-given",
-            instances = taken,
-            "another node has taken instances over whose SIP server this node does not reach"
-        );
+        match why {
+            Why::NotReached => tracing::info!(
+                event = "instances-given",
+                instances = taken,
+                "another node has taken instances over whose SIP server this node does not reach"
+            ),
+            Why::NotConfigured => tracing::info!(
+                event = "instances-given",
+                instances = taken,
+                "another node has taken instances over whose app is not in this node's configuration"
+            ),
+        }
         Outcome::Taken
     }
 
-    /// Answers what a node says of accounts whose SIP server it does not reach.
+    /// Answers what a node says of accounts that fail there.
     pub(crate) async fn hear_offer(&self, from: &Owner, offer: Offer) -> Zeroizing<Vec<u8>> {
         let is_yes = match offer {
             Offer::IsRegistered(id) => {
                 self.look_as_relay(id).await.is_ok_and(|status| status.state == InstanceState::Registered)
             }
+            Offer::Serves { app, provider } => self.serves(&app, provider),
             Offer::Take { server, only_if_reached, ids } => {
                 let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
-                let is_silent = agent.silent_servers(clock::now()).iter().any(|(silent, _)| *silent == server);
+                let is_silent = agent.silent_servers(clock::now()).iter().any(|silent| silent.server == server);
                 let takes =
                     !self.is_leaving() && !agent.is_doubtful() && !vault.is_contested() && !vault.is_being_restored();
                 let reaches = !is_silent && (!only_if_reached || agent.upstreams().has_granted(&server));
@@ -398,6 +464,15 @@ mod tests {
         for other in [&b"GET /v1/instances/pi_1\n\n"[..], b"OFFR", b"OFFR\0\0\x09short", b"REGD", b""] {
             assert_eq!(Offer::read(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_question_about_an_app_reads_back_for_each_push_service() {
+        for provider in PROVIDERS {
+            let serves = Offer::Serves { app: "com.example.phone".into(), provider };
+            assert_eq!(Offer::read(&serves.write()), Some(serves));
+        }
+        assert_eq!(Offer::read(b"SERV	com.example.phone"), None, "a service of a later version");
     }
 
     #[tokio::test(start_paused = true)]

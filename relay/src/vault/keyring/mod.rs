@@ -26,6 +26,7 @@
 //! as long as it is [this keyring](found). Copies of
 //! the file stay as good as one file, until something is [mixed](Keyring::mix) into one alone.
 
+mod accepted;
 mod chain;
 mod file;
 mod found;
@@ -231,6 +232,14 @@ impl Keyring {
         })
     }
 
+    /// Whether the key with this id is one of this keyring; `None`: it is too old for that to be told, or no key of any.
+    pub(super) fn has_sealed_with(&self, id: u32) -> Option<bool> {
+        let (now, state) = (Reading::now(), self.read());
+        let (day, today) = (u64::from(day_of_id(id)), u64::from(state.keys.sealing_day(now)));
+        let is_kept = day <= today + 1 && (today + 1).saturating_sub(day) * DAY_S < KEY_LIFETIME_S;
+        if state.keys.find(id, now).is_some() { Some(true) } else { is_kept.then_some(false) }
+    }
+
     /// Begins a new chain from the present one and `entropy`, which nobody can tell from the file as it was until now. Copies of
     /// the keyring stay alike that have the same mixed in on the same day. What was sealed before opens.
     ///
@@ -273,11 +282,11 @@ impl Keyring {
         self.path().is_some_and(|path| untried::is_noted(path, &identity))
     }
 
-    /// Takes it as the store's, whatever that holds.
+    /// It stands for its store, and is tried.
     ///
     /// # Errors
     /// [`KeyringError::Write`].
-    pub fn accept(&self) -> Result<(), KeyringError> {
+    pub(super) fn note_stands(&self) -> Result<(), KeyringError> {
         self.path().map_or(Ok(()), |path| untried::forget(path).map_err(writing(path)))
     }
 

@@ -96,6 +96,12 @@ impl RedisStore {
         }
     }
 
+    /// Some of what the index of a node names, at most so many.
+    pub async fn some_named_of(&self, node: &str, most: usize) -> Result<Vec<InstanceId>, StoreError> {
+        let (_, names) = self.page_of(&node_key(node), 0, most).await?;
+        Ok(names.iter().take(most).filter_map(|name| InstanceId::parse(name)).collect())
+    }
+
     /// About [`PAGE`] members of a set; none when it is empty.
     pub(super) async fn some_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
         let mut cursor = 0;

@@ -27,6 +27,8 @@ pub(in crate::vault) enum Look {
     Refresh,
     /// Likewise, and this keyring stands where none does.
     Found,
+    /// Likewise, and where another keyring does. Of its copies the one stands that was rotated further.
+    Take,
 }
 
 /// What a look has found.
@@ -43,6 +45,10 @@ impl RedisStore {
     /// Looks at what stands beside this keyring.
     pub async fn check_keyring(&self, mine: &Fingerprint, look: Look) -> Result<Compared, StoreError> {
         let identity = hex(&mine.identity);
+        if look == Look::Take {
+            let mut set = ::redis::cmd("SET");
+            self.link.ask::<()>(set.arg(AGREEMENT_KEY).arg(&identity).arg("PX").arg(millis(AGREEMENT_TTL))).await?;
+        }
         match self.stands(AGREEMENT_KEY, &identity, look).await? {
             None => return Ok(Compared::Absent),
             Some(theirs) if theirs != identity => return Ok(Compared::Fault(KeyringMismatch::Other)),
@@ -72,7 +78,7 @@ impl RedisStore {
         if look == Look::Only {
             return Ok(stands);
         }
-        if stands.is_none() && look == Look::Found {
+        if stands.is_none() && matches!(look, Look::Found | Look::Take) {
             let mut set = ::redis::cmd("SET");
             let _: Option<String> =
                 self.link.ask(set.arg(key).arg(mine).arg("PX").arg(millis(AGREEMENT_TTL)).arg("NX")).await?;

@@ -82,6 +82,35 @@ async fn a_node_with_another_keyring_says_so_and_is_not_ready_until_it_has_that_
 }
 
 #[tokio::test]
+async fn a_node_that_comes_back_without_its_keyring_leaves_what_it_had_to_the_others() -> Outcome {
+    let (redis, scratch) = (RedisServer::start(), Scratch::new());
+    let mut world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let instance = world.enable().await?;
+    let keyring = world.relay.setup().keyring.clone().expect("a file");
+    let copy = scratch.path().join("keyring");
+    std::fs::copy(&keyring, &copy)?;
+    let mut setup = world.relay.setup().clone();
+    (setup.ports, setup.keyring) = (Ports::default(), Some(copy.clone()));
+    let other = RelayProcess::start(setup).await?;
+    world.relay.kill_9().await?;
+    std::fs::remove_file(&keyring)?;
+    world.relay.relaunch()?;
+    let taken = world.until("the other node has it", || async {
+        let answer = other.api().read(&instance).await.ok()?.json();
+        (answer["registration"]["state"] == "registered").then_some(())
+    });
+    taken.await?;
+    world.relay.await_log("lease-left-to-others", SOON).await?;
+    assert_eq!(world.relay.operator().get("/readyz").await?.status, 503);
+    // Its keyring is there again, and so it is a node as any other.
+    std::fs::copy(&copy, &keyring)?;
+    let ready = || async { (world.relay.operator().get("/readyz").await.ok()?.status == 200).then_some(()) };
+    world.until("ready by itself", ready).await?;
+    assert_eq!(world.relay.api().enable(&world.enable_request(OTHER_TOKEN)).await?.status, 201);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_node_that_gets_the_keyring_of_the_others_while_it_runs_tells_the_key_of_its_receipts() -> Outcome {
     let (redis, scratch) = (RedisServer::start(), Scratch::new());
     let world = World::with(|setup| setup.store = redis.url()).await?;

@@ -189,3 +189,30 @@ async fn a_node_that_is_alone_keeps_what_it_has() -> Outcome {
     cluster.await_registered(&cluster.world.relay, 1.0).await?;
     cluster.rings().await.map(drop)
 }
+
+#[tokio::test]
+async fn what_a_node_cannot_push_for_goes_to_one_that_can_and_stays_while_there_is_none() -> Outcome {
+    let redis = RedisServer::start();
+    let mut world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let instance = world.enable().await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    setup.apps[0].apns = None;
+    let other = RelayProcess::start(setup).await?;
+    let is_registered_at = async |node: &RelayProcess| {
+        let answer = node.api().read(&instance).await.ok()?.json();
+        (answer["registration"]["state"] == "registered").then_some(())
+    };
+    world.relay.kill_9().await?;
+    world.until("the other node has it", || is_registered_at(&other)).await?;
+    let warns =
+        async || other.operator().get("/readyz").await.ok().map(|answer| answer.text().contains("app: 1 account"));
+    world.until("a warning", || async { warns().await.filter(|warns| *warns) }).await?;
+    assert_eq!(other.setup().metric(GIVEN).await, Some(0.0), "nobody else is there");
+    world.relay.restart().await?;
+    let is_given = || async { (other.setup().metric(GIVEN).await? >= 1.0).then_some(()) };
+    world.until("given back", is_given).await?;
+    world.until("the first node has it", || is_registered_at(&world.relay)).await?;
+    world.until("no warning", || async { warns().await.filter(|warns| !*warns) }).await?;
+    Ok(())
+}

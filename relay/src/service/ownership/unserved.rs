@@ -1,0 +1,137 @@
+//! Accounts here whose app, or a push service of it, is not in this node's configuration: a node that has it takes them.
+//!
+//! ```text
+//! claimed, opened ── no such app here ── noted ── "have you it?" ── yes: offered ── claimed there
+//!                                                              └─── no: the next node
+//! ```
+//!
+//! Invariant: nothing is offered before a node has said that it has the app and the push service, so that no account goes back and forth. What nobody
+//! else has stays, and is warned of for as long as it is here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sip::id::InstanceId;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::offers::{Offer, Outcome, Why};
+use crate::agent::request::Request;
+use crate::service::{Inner, Service};
+use crate::vault::record::{Provider, Record};
+
+/// How often it is looked whether another node serves what this one does not.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// The instances that this node took over and cannot push for.
+#[derive(Default)]
+pub(crate) struct Unserved(Mutex<BTreeMap<InstanceId, Need>>);
+
+/// What an instance needs of its node.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Need {
+    app: Box<str>,
+    provider: Provider,
+    server: Box<str>,
+}
+
+impl Unserved {
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Forgets what is not among these, which are here; the rest, by what they need.
+    fn keep(&self, here: &BTreeSet<InstanceId>) -> BTreeMap<Need, Vec<InstanceId>> {
+        let mut unserved = self.lock();
+        unserved.retain(|id, _| here.contains(id));
+        let mut by_need: BTreeMap<Need, Vec<InstanceId>> = BTreeMap::new();
+        for (id, need) in unserved.iter() {
+            by_need.entry(need.clone()).or_default().push(*id);
+        }
+        by_need
+    }
+
+    // A panic while the lock was held leaves a whole table behind: each change is one statement.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Need>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service {
+    /// Has other nodes take what this one cannot push for, until the process ends. `told` hears of how many there are, each time that it is another number.
+    pub async fn leave_unserved(self, told: impl Fn(usize)) {
+        let (it, mut ticks, mut known) = (self.0, interval(EVERY), 0);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let count = it.look_for_unserved().await;
+            if count > known {
+                tracing::warn!(
+                    event = "app-not-configured",
+                    instances = count,
+                    "this node has taken over instances whose app, or a push service of it, is not in its configuration; calls for them fail, unless another node takes them"
+                );
+            }
+            if count != known {
+                told(count);
+            }
+            known = count;
+        }
+    }
+}
+
+impl Inner {
+    /// Takes note of an account that was taken over, if this node cannot push for it.
+    pub(super) fn note_unserved(&self, id: InstanceId, record: &Record, server: String) {
+        let provider = record.device.call_push.provider;
+        if !self.serves(&record.app, provider) {
+            self.unserved.lock().insert(id, Need { app: record.app.clone(), provider, server: server.into() });
+        }
+    }
+
+    /// Offers what is not served here to those who serve it; how many are left.
+    async fn look_for_unserved(self: &Arc<Self>) -> usize {
+        if self.unserved.is_empty() {
+            return 0;
+        }
+        let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
+        let here = async || -> BTreeSet<InstanceId> {
+            agent.ask_all(Request::Owned).await.into_iter().flatten().map(|(id, _)| id).collect()
+        };
+        let by_need = self.unserved.keep(&here().await);
+        let may_offer = !self.is_leaving() && !agent.is_doubtful() && !vault.is_being_restored();
+        let peers = if may_offer && !by_need.is_empty() { self.takers().await } else { Vec::new() };
+        for (Need { app, provider, server }, ids) in by_need {
+            let serves = Offer::Serves { app, provider };
+            for peer in &peers {
+                if self.is_leaving() || !self.agrees(peer, &serves).await {
+                    continue;
+                }
+                if self.offer_all(peer, &server, &ids, Why::NotConfigured).await == Outcome::Taken {
+                    break;
+                }
+            }
+        }
+        self.unserved.keep(&here().await).values().map(Vec::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn what_is_here_no_more_is_forgotten_and_the_rest_is_told_by_what_it_needs() {
+        let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
+        let need = |app: &str| Need { app: app.into(), provider: Provider::Fcm, server: "sip.example.net".into() };
+        let unserved = Unserved::default();
+        for (number, app) in [(1, "a"), (2, "b"), (3, "a"), (4, "a")] {
+            unserved.lock().insert(id(number), need(app));
+        }
+        let kept = unserved.keep(&[1, 2, 3].map(id).into());
+        assert!(kept == [(need("a"), vec![id(1), id(3)]), (need("b"), vec![id(2)])].into());
+        assert!(unserved.keep(&BTreeSet::new()).is_empty() && unserved.is_empty());
+    }
+}

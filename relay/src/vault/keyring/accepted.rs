@@ -1,0 +1,65 @@
+//! A keyring that its operator has taken as the store's, whatever that holds: `….accepted` beside it, with what tells the keyring from another one, and
+//! when that was.
+//!
+//! Invariant: it holds nothing secret, and counts for as long as something may be stored from before.
+
+use std::io;
+use std::path::Path;
+
+use super::file::{KeyringError, beside, writing};
+use super::{Keyring, MAX_LIFETIME_S, identity_of};
+use crate::clock::shared_now;
+use crate::file_owner;
+use crate::vault::lookup::hex;
+
+impl Keyring {
+    /// Takes it as the store's, whatever that holds: its operator says so.
+    ///
+    /// # Errors
+    /// [`KeyringError::Write`].
+    pub fn accept(&self) -> Result<(), KeyringError> {
+        if let Some(path) = self.path() {
+            note(path, &self.identity(), shared_now()).map_err(writing(path))?;
+        }
+        self.note_stands()
+    }
+
+    /// Whether its operator has done so since what is stored may have been sealed.
+    pub(in crate::vault) fn is_accepted(&self) -> bool {
+        self.path().is_some_and(|path| is_noted(path, &self.identity(), shared_now()))
+    }
+
+    fn identity(&self) -> String {
+        hex(&identity_of(&self.read().keys))
+    }
+}
+
+fn note(keyring: &Path, identity: &str, now: u64) -> io::Result<()> {
+    let path = beside(keyring, "accepted");
+    std::fs::write(&path, format!("{identity} {now}\n"))?;
+    file_owner::give_if_it_can(&path);
+    Ok(())
+}
+
+fn is_noted(keyring: &Path, identity: &str, now: u64) -> bool {
+    let text = std::fs::read_to_string(beside(keyring, "accepted")).unwrap_or_default();
+    let at = text.trim_end().strip_prefix(identity).and_then(|at| at.trim_start().parse::<u64>().ok());
+    at.is_some_and(|at| now < at.saturating_add(MAX_LIFETIME_S))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::tests::TempFolder;
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_is_this_keyring_for_as_long_as_a_record_lasts() {
+        let place = TempFolder::new();
+        let keyring = Keyring::open(&place.keyring()).expect("made");
+        assert!(!keyring.is_accepted());
+        keyring.accept().expect("accepted");
+        assert!(keyring.is_accepted() && !keyring.is_untried());
+        let (path, identity, now) = (place.keyring(), keyring.identity(), shared_now());
+        assert!(!is_noted(&path, "another", now) && !is_noted(&path, &identity, now + MAX_LIFETIME_S + 1));
+    }
+}

@@ -1,0 +1,56 @@
+//! Whether a keyring opens what its node has stored in earlier runs.
+//!
+//! Invariant: only a record counts that this node has put itself and whose key this keyring would still have: what was taken from another node, what was
+//! altered, and what is as old as a key lives, tells nothing. A look reads some records, and changes none.
+
+use futures_util::future::join_all;
+
+use super::{Store, StoreError, Vault, seal};
+
+/// Records that are looked at, about: enough to tell one keyring from another.
+const LOOKED_AT: usize = 256;
+/// Records that are read at once.
+const AT_ONCE: usize = 64;
+
+/// How many of this node's own records can be opened, and how many cannot.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct OwnRecords {
+    pub opened: usize,
+    pub foreign: usize,
+}
+
+impl OwnRecords {
+    /// Whether this is the keyring that has sealed them.
+    pub const fn open(self) -> bool {
+        self.opened > 0
+    }
+
+    /// Whether another one has sealed them all.
+    pub const fn are_foreign(self) -> bool {
+        self.opened == 0 && self.foreign > 0
+    }
+}
+
+impl Vault {
+    /// Looks at some of what this node has stored.
+    pub(super) async fn own_records(&self) -> Result<OwnRecords, StoreError> {
+        let (Store::Redis(redis), owner) = (&self.0.store, &self.0.owner) else { return Ok(OwnRecords::default()) };
+        let mut found = OwnRecords::default();
+        for some in redis.some_named_of(&owner.node, LOOKED_AT).await?.chunks(AT_ONCE) {
+            for stored in join_all(some.iter().map(|id| redis.load(owner, *id))).await {
+                let stored = match stored {
+                    Ok(Some(stored)) => stored,
+                    Ok(None) | Err(StoreError::Malformed) => continue,
+                    Err(error) => return Err(error),
+                };
+                let is_own = stored.owner.node == owner.node && stored.put_by.is_none_or(|node| node == owner.node);
+                match seal::is_of(&self.0.keyring, &stored.sealed).filter(|_| is_own) {
+                    Some(true) => found.opened += 1,
+                    Some(false) => found.foreign += 1,
+                    None => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+}
