@@ -148,6 +148,13 @@ impl Registration {
         Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
     }
 
+    /// Another server has taken the place of the one that was asked: what that one refused says nothing of this one.
+    pub fn on_server_replaced(&mut self) -> Step {
+        (self.refusals, self.is_refused) = (0, false);
+        self.pause_until(None);
+        self.on_server_changed()
+    }
+
     pub(super) fn refused(&mut self, status: u16) -> Step {
         self.challenges.clear();
         self.state = State::Refused;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sip::endpoint::*;
 
 use crate::registration::{MD5, begun, is_pause};
-use crate::world::World;
+use crate::world::{REGISTRAR, World};
 
 #[test]
 fn an_account_that_was_registered_is_refused_for_good_by_the_third_refusal_in_a_row_and_asked_for_until_it_is_unbound()
@@ -68,6 +68,32 @@ fn an_account_that_was_registered_and_is_unknown_or_has_no_answer_is_asked_for_s
         }
         world.next_register();
         world.grant(600);
+    }
+}
+
+#[test]
+fn what_another_server_had_refused_is_asked_of_the_one_that_has_taken_its_place_at_once() {
+    for refused in [403, 404] {
+        let mut world = begun();
+        world.grant(600);
+        for _ in 0..2 {
+            world.next_register();
+            world.respond(refused, &[]);
+        }
+        let before = world.count("REGISTER");
+        world.advance(Duration::from_secs(60));
+        world.input(Input::UpstreamReplaced(REGISTRAR));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER") - before, 1, "{refused}");
+        world.respond(403, &[]);
+        assert!(is_pause(&world, 403, 600), "the first of its own: {:?}", world.failure());
+        // One that stands goes on.
+        world.next_register();
+        world.grant(600);
+        let before = world.count("REGISTER");
+        world.input(Input::UpstreamReplaced(REGISTRAR));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER"), before);
     }
 }
 
