@@ -380,7 +380,8 @@ impl Shard {
     fn on_retried(&mut self, id: InstanceId, status: Option<u16>, after: Duration) {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
         row.set_registered_until(0);
-        row.status = status.unwrap_or(row.status);
+        // A grant of the time before is no answer to what was left unanswered.
+        row.status = status.unwrap_or(if row.status < 300 { 0 } else { row.status });
         // A challenge that had no answer was another attempt's.
         row.unanswerable = row.unanswerable.filter(|_| matches!(status, Some(401 | 407)));
         let (first, registered_before) = (row.first.take(), row.registered_at > 0);
