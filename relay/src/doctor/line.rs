@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::net::Transport;
 use crate::net::stream::Stream;
+use crate::net::tls_fault::TlsFault;
 use crate::random;
 
 /// How long a SIP server may take to answer.
@@ -26,7 +27,10 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub enum LineError {
     /// The system's word.
     #[error("the connection broke: {0}")]
-    Broken(#[from] std::io::Error),
+    Broken(std::io::Error),
+    /// TLS broke it.
+    #[error("the connection broke: {0}")]
+    Tls(TlsFault),
     /// The SIP server closed the connection.
     #[error("it closed the connection")]
     Closed,
@@ -36,6 +40,17 @@ pub enum LineError {
     /// No response in time.
     #[error("it did not answer within {} s", ANSWER_WITHIN.as_secs())]
     Silent,
+}
+
+impl From<std::io::Error> for LineError {
+    fn from(error: std::io::Error) -> Self {
+        match TlsFault::within(&error) {
+            // The library's words for an end without close_notify are for its programmers.
+            None if error.kind() == std::io::ErrorKind::UnexpectedEof => Self::Closed,
+            None => Self::Broken(error),
+            Some(fault) => Self::Tls(fault),
+        }
+    }
 }
 
 enum Way {

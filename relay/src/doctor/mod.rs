@@ -35,6 +35,7 @@ use crate::net::dial::{self, DialError};
 use crate::net::dns::report::{Answer, Leads};
 use crate::net::dns::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::tls::{ClientTls, TlsError};
+use crate::net::tls_fault::TlsFault;
 use crate::secret::with_clean_stack;
 use crate::vault::record::Proof;
 use discreet::{NOWHERE, discreet};
@@ -625,9 +626,16 @@ fn remedy_of(error: &DialError, domain: &str) -> String {
         DialError::Timeout(_) => {
             "open the firewall for the relay's address, or correct the address and port in DNS".into()
         }
+        DialError::Unreachable(_, error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "it closed the connection before TLS stood: let it speak TLS 1.2 or 1.3 there, and look at its log".into()
+        }
         DialError::Unreachable(..) => "nobody listens there: start the server, or correct the port in DNS".into(),
         DialError::NotTls(..) => {
             "it does not speak TLS on this port: correct the port, or name the transport that it speaks".into()
+        }
+        DialError::NotTrusted { fault: TlsFault::Expired, .. } => "renew the certificate".into(),
+        DialError::NotTrusted { fault: TlsFault::NotYetValid, .. } => {
+            "set the relay's clock right, or issue a certificate that is valid now".into()
         }
         DialError::NotTrusted { .. } => format!(
             "issue a certificate with the subjectAltName {domain} (RFC 5922: no wildcard, no common name), from a CA that the system or upstream.ca_file trusts"
@@ -642,6 +650,28 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+
+    #[test]
+    fn the_remedy_is_for_the_fault_that_was_found() {
+        let address = "192.0.2.1:5061".parse().expect("an address");
+        let closed = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "tls handshake eof");
+        let not_trusted = |fault| {
+            let (domain, why) = ("sip.example.com".to_owned(), String::new());
+            DialError::NotTrusted { address, domain, why, fault }
+        };
+        for (error, word) in [
+            (DialError::Unreachable(address, closed), "TLS 1.2"),
+            (DialError::Unreachable(address, std::io::ErrorKind::ConnectionRefused.into()), "nobody listens"),
+            (not_trusted(TlsFault::Expired), "renew"),
+            (not_trusted(TlsFault::NotYetValid), "clock"),
+            (not_trusted(TlsFault::OtherName), "subjectAltName sip.example.com"),
+        ] {
+            let remedy = remedy_of(&error, "sip.example.com");
+            assert!(remedy.contains(word), "{error}: {remedy}");
+        }
+        let end = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "peer closed, see https://library.example");
+        assert_eq!(line::LineError::from(end).to_string(), "it closed the connection");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_behind_many_that_are_silent_is_found_and_the_examination_goes_on_by_it() {

@@ -14,7 +14,7 @@ use crate::vault::record::{Presence, Provider, WakeFor};
 pub struct Registration {
     /// The state.
     pub state: RegistrationState,
-    /// The SIP status of the last answer, 100 to 699; `None` before the first.
+    /// The SIP status of the last answer, 100 to 699; `None` before the first, and when nothing was answered since the registration was lost.
     pub status: Option<u16>,
     /// How many seconds the server will keep it; `None` unless registered.
     pub expires_in_s: Option<u32>,

@@ -72,14 +72,14 @@ pub enum Input {
         /// The transport that Via, Contact and Record-Route on it name.
         transport: Transport,
     },
-    /// The next [`Input::Dialled`] of this upstream leads to another address than the one that [`Output::Dial`] was to avoid: a binding whose
-    /// REGISTER failed there does not wait for its back-off (RFC 3263 §4.3).
+    /// The next [`Input::Dialled`] leads elsewhere than what [`Output::Dial`] was to avoid: a binding that failed there waits no longer (RFC 3263 §4.3).
     UpstreamAddressChanged(UpstreamId),
-    /// This upstream has granted a registration of another endpoint: a binding that has failed once here does not wait for its back-off, nor does the
-    /// dial of an upstream that could not be reached.
+    /// DNS has put the address of its flow in the place of the one before: what was refused there is asked for here at once.
+    UpstreamReplaced(UpstreamId),
+    /// This upstream has granted another endpoint's registration: neither bindings that have failed once nor a dial that has failed wait longer.
     UpstreamServes(UpstreamId),
-    /// A flow to a better address than the one in use is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and with the REGISTER of
-    /// one binding that stands, and moves to it when that is granted; ends with [`Event::FlowSettled`].
+    /// A flow to a better address is open (RFC 3263 §4.3). The endpoint probes it with OPTIONS and the REGISTER of a binding that stands, and
+    /// moves to it when that is granted; ends with [`Event::FlowSettled`].
     FailbackDialled {
         /// The upstream that the address belongs to.
         upstream: UpstreamId,

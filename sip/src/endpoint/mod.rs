@@ -191,6 +191,7 @@ impl Endpoint {
             Input::LeadsTo { flow, address } => self.upstreams.note_address(flow, address),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),
             Input::UpstreamServes(upstream) => self.on_upstream_serves(now, upstream),
+            Input::UpstreamReplaced(upstream) => self.on_upstream_replaced(now, upstream),
             Input::UpstreamAddressChanged(upstream) => self.on_address_changed(now, upstream),
             Input::FailbackDialled { upstream, flow, transport } => {
                 self.on_failback_dialled(now, upstream, flow, transport);

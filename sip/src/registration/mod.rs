@@ -3,7 +3,7 @@
 //! | state | flow up | answer | response | timer | flow lost |
 //! | --- | --- | --- | --- | --- | --- |
 //! | Waiting | → Asking when a challenge is known; else send | – | – | – | – |
-//! | Asking (for a digest) | – | ask on, or send; none: another challenge, else as refused credentials | – | – | → Waiting |
+//! | Asking (for a digest) | – | ask on, or send; none: another challenge, else as 404 | – | – | → Waiting |
 //! | Sent | – | – | see below | – | → Waiting |
 //! | Registered | – | – | – | refresh: → Waiting | → Waiting |
 //! | BackingOff | – | – | – | → Waiting | – |
@@ -24,7 +24,8 @@
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
 //! | silence | BackingOff | likewise |
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
-//! | to one whose credentials were accepted before: refused credentials, 403, 404, 604 | BackingOff | a server that restarts may know nobody; it is asked again after [`BackOff::refused_once`], and then each [`BackOff::refused_twice`], until the shell unbinds it: see `refusals` |
+//! | to one whose credentials were accepted before: refused credentials, 403 | BackingOff | a server that restarts may know nobody; it is asked again after [`BackOff::refused_once`], and then each [`BackOff::refused_twice`], until the shell unbinds it: see `refusals` |
+//! | to such a one: 404, 604, or a challenge that it has no answer to | BackingOff | likewise, but for ever: see [`Registration::put_off`] |
 //! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
@@ -409,7 +410,7 @@ impl Registration {
             }
             _ => {
                 if let Err(status) = self.challenges.skip(asking.at, &mut asking.others) {
-                    return self.credentials_refused(now, status, waits, random);
+                    return self.unanswered(now, status, waits, random);
                 }
             }
         }
@@ -494,7 +495,8 @@ impl Registration {
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
             }
-            403 | 404 | 604 => self.credentials_refused(now, status, &terms.back_off, random),
+            403 => self.credentials_refused(now, status, &terms.back_off, random),
+            404 | 604 => self.put_off(now, status, &terms.back_off, random),
             _ if self.established => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
             _ => self.refused(status),
         }

@@ -3,6 +3,9 @@
 //! Whether the third refusal ends an account is the shell's word: it alone knows whether the same server refuses others, too. Until it has
 //! unbound the account, that is asked for once in [`refused_twice`](BackOff::refused_twice).
 //!
+//! An account that its SIP server does not know any more (404, 604), or asks for a digest that the shell cannot make, is [put off](Registration::put_off): no
+//! credentials were refused.
+//!
 //! Invariant: refused credentials are tried far apart, and only where they had been accepted before.
 
 use std::time::{Duration, Instant};
@@ -117,6 +120,39 @@ impl Registration {
         self.pause_until(Some(now + after));
         self.registered = false;
         Step::Failed(RegistrationFailure::CredentialsRefused { status, in_a_row: self.refusals, after })
+    }
+
+    /// The shell has no answer to a challenge. Nothing was shown, so nothing was refused of an account that was registered before.
+    pub(super) fn unanswered(&mut self, now: Instant, status: u16, waits: &BackOff, random: &mut Random) -> Step {
+        if !self.established || self.goal != Goal::Registered {
+            return self.credentials_refused(now, status, waits, random);
+        }
+        self.challenges.clear();
+        self.put_off(now, status, waits, random)
+    }
+
+    /// The SIP server does not know the account, or asks for what it has not. An account that was registered before is tried again as seldom as one
+    /// whose credentials are refused, for a server may ban who repeats either, but without an end.
+    pub(super) fn put_off(&mut self, now: Instant, status: u16, waits: &BackOff, random: &mut Random) -> Step {
+        if !self.established || self.goal != Goal::Registered {
+            return self.refused(status);
+        }
+        self.refusals = 0;
+        self.failures = self.failures.saturating_add(1);
+        let (once, further) = (waits.refused_once.as_millis() as u64, BackOff { max: waits.refused_twice, ..*waits });
+        let least = Duration::from_millis(random.between(once, once * 11 / 10));
+        let after = back_off(self.failures, &further, random).max(least);
+        self.state = State::BackingOff { until: now + after, told: false };
+        self.pause_until(Some(now + after));
+        self.registered = false;
+        Step::Failed(RegistrationFailure::Retry { status: Some(status), after })
+    }
+
+    /// Another server has taken the place of the one that was asked: what that one refused says nothing of this one.
+    pub fn on_server_replaced(&mut self) -> Step {
+        (self.refusals, self.is_refused) = (0, false);
+        self.pause_until(None);
+        self.on_server_changed()
     }
 
     pub(super) fn refused(&mut self, status: u16) -> Step {

@@ -5,36 +5,95 @@ use std::time::Duration;
 use sip::endpoint::*;
 
 use crate::registration::{MD5, begun, is_pause};
-use crate::world::World;
+use crate::world::{REGISTRAR, World};
 
 #[test]
 fn an_account_that_was_registered_is_refused_for_good_by_the_third_refusal_in_a_row_and_asked_for_until_it_is_unbound()
 {
-    for refused in [403, 404, 604] {
-        let mut world = begun();
-        world.grant(600);
-        for pause in [600, 3_600] {
-            world.next_register();
-            world.respond(refused, &[]);
-            assert!(is_pause(&world, refused, pause), "{:?}", world.failure());
-        }
-        for _ in 0..3 {
-            world.next_register();
-            world.respond(refused, &[]);
-            let failure = world.failure().unwrap();
-            assert!(failure.is_final(), "{failure:?}");
-            // As long as the shell does not unbind it, it is asked for again.
-            assert!(
-                matches!(failure, RegistrationFailure::CredentialsRefused { status, in_a_row: REFUSALS_MAX, after }
-                    if status == refused && after >= Duration::from_secs(3_600)),
-                "{failure:?}"
-            );
-        }
-        world.next_register();
-        world.grant(600);
+    let refused = 403;
+    let mut world = begun();
+    world.grant(600);
+    for pause in [600, 3_600] {
         world.next_register();
         world.respond(refused, &[]);
-        assert!(is_pause(&world, refused, 600), "{:?}", world.failure());
+        assert!(is_pause(&world, refused, pause), "{:?}", world.failure());
+    }
+    for _ in 0..3 {
+        world.next_register();
+        world.respond(refused, &[]);
+        let failure = world.failure().unwrap();
+        assert!(failure.is_final(), "{failure:?}");
+        // As long as the shell does not unbind it, it is asked for again.
+        assert!(
+            matches!(failure, RegistrationFailure::CredentialsRefused { status, in_a_row: REFUSALS_MAX, after }
+                if status == refused && after >= Duration::from_secs(3_600)),
+            "{failure:?}"
+        );
+    }
+    world.next_register();
+    world.grant(600);
+    world.next_register();
+    world.respond(refused, &[]);
+    assert!(is_pause(&world, refused, 600), "{:?}", world.failure());
+}
+
+/// The next REGISTER is answered so; the wait that follows.
+fn put_off_by(world: &mut World, status: u16, headers: &[(&str, &str)]) -> Duration {
+    world.next_register();
+    world.respond(status, headers);
+    match world.failure() {
+        Some(RegistrationFailure::Retry { status: Some(told), after }) if told == status => after,
+        other => panic!("{status}: {other:?}"),
+    }
+}
+
+/// A server that loads its users anew says so of each, and one that has other challenges than before has refused nothing.
+#[test]
+fn an_account_that_was_registered_and_is_unknown_or_has_no_answer_is_asked_for_seldom_and_for_ever() {
+    let challenge = &[("WWW-Authenticate", MD5)][..];
+    for (status, headers) in [(404, &[][..]), (604, &[]), (401, challenge), (407, &[("Proxy-Authenticate", MD5)])] {
+        let mut world = begun();
+        world.grant(600);
+        world.hashes.clear();
+        let mut waits: Vec<_> = (0..20).map(|_| put_off_by(&mut world, status, headers).as_secs()).collect();
+        assert!(waits.iter().all(|wait| (600..=3_600).contains(wait)), "{status}: {waits:?}");
+        assert!(waits.split_off(10).iter().all(|wait| *wait >= 1_800), "{status}");
+        // Refusals before it are not in a row with those after it.
+        world.next_register();
+        world.grant(600);
+        for refused in [403, status, 403, status, 403] {
+            world.next_register();
+            world.respond(refused, if refused == status { headers } else { &[] });
+            assert!(!world.failure().unwrap().is_final(), "{status}");
+        }
+        world.next_register();
+        world.grant(600);
+    }
+}
+
+#[test]
+fn what_another_server_had_refused_is_asked_of_the_one_that_has_taken_its_place_at_once() {
+    for refused in [403, 404] {
+        let mut world = begun();
+        world.grant(600);
+        for _ in 0..2 {
+            world.next_register();
+            world.respond(refused, &[]);
+        }
+        let before = world.count("REGISTER");
+        world.advance(Duration::from_secs(60));
+        world.input(Input::UpstreamReplaced(REGISTRAR));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER") - before, 1, "{refused}");
+        world.respond(403, &[]);
+        assert!(is_pause(&world, 403, 600), "the first of its own: {:?}", world.failure());
+        // One that stands goes on.
+        world.next_register();
+        world.grant(600);
+        let before = world.count("REGISTER");
+        world.input(Input::UpstreamReplaced(REGISTRAR));
+        world.advance(Duration::from_millis(200));
+        assert_eq!(world.count("REGISTER"), before);
     }
 }
 

@@ -278,6 +278,13 @@ impl Shard {
     fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {
         if let Some(row) = self.instances.get(instance) {
             let (servers, upstreams) = (&self.shared.silent_servers, &self.shared.upstreams);
+            // What a server says that DNS names no more is not the word of the account's.
+            let is_anothers = row.is_proven
+                && !matches!(failure, RegistrationFailure::Retry { status: None, .. })
+                && self.shared.dialler.refused(self.index, row.upstream);
+            if is_anothers && let RegistrationFailure::CredentialsRefused { status, after, .. } = failure {
+                return self.on_registration_retried(binding, instance, Some(status), after);
+            }
             match failure {
                 // An account that was never registered may name a server that there is not.
                 RegistrationFailure::Retry { status: None, .. } if !row.is_proven => {}
@@ -375,7 +382,8 @@ impl Shard {
     fn on_retried(&mut self, id: InstanceId, status: Option<u16>, after: Duration) {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
         row.set_registered_until(0);
-        row.status = status.unwrap_or(row.status);
+        // A grant of the time before is no answer to what was left unanswered.
+        row.status = status.unwrap_or(if row.status < 300 { 0 } else { row.status });
         // A challenge that had no answer was another attempt's.
         row.unanswerable = row.unanswerable.filter(|_| matches!(status, Some(401 | 407)));
         let (first, registered_before) = (row.first.take(), row.registered_at > 0);

@@ -282,6 +282,7 @@ impl Shard {
             | Input::LeadsTo { .. }
             | Input::DialFailed(_)
             | Input::UpstreamAddressChanged(_)
+            | Input::UpstreamReplaced(_)
             | Input::Addresses { .. } => Claim::ToldOnce,
             Input::Received { source, .. } if self.endpoint.is_sip_server(source) => {
                 Claim::OfServer(waiting::bytes_of(input))

@@ -120,15 +120,15 @@ impl Shard {
             (row.status, row.unanswerable, self.unreachable.contains(&row.upstream));
         let why = match status {
             _ if unreachable => "the SIP server cannot be reached",
-            0 | 200 => "the SIP server does not answer",
+            0 => "the SIP server does not answer",
             _ => reason(status, unanswerable),
         };
         let mut said = vec![("reason", why.into()), ("since", since.into())];
-        if !matches!(status, 0 | 200) && !unreachable {
+        if status != 0 && !unreachable {
             said.push(("status", status.into()));
         }
         tracing::info!(event = "registration-lost", instance = %id, status, "a registration has been lost for long");
-        self.note(id, None, What::RegistrationFailing { status: Some(status).filter(|it| !matches!(it, 0 | 200)) });
+        self.note(id, None, What::RegistrationFailing { status: Some(status).filter(|it| *it != 0) });
         self.tell_until_taken(Event::RegistrationFailing, id, LOST_LIFE_S, said);
     }
 
@@ -169,6 +169,7 @@ fn reason(status: u16, unanswerable: Option<Unanswerable>) -> &'static str {
         (Some(Unanswerable::Algorithm), _) => "the SIP server asks for a digest algorithm that no HA1 was given for",
         (Some(Unanswerable::Digest), _) => "the SIP server offers no digest that this relay makes",
         (Some(Unanswerable::Challenge), _) => "the SIP server asks for the password in a way that cannot be read",
+        (None, 200..=299) => "the SIP server grants no registration",
         (None, 401 | 407) => "the SIP server refused the password",
         (None, 403) => "the SIP server forbids this account to register",
         (None, 404 | 410 | 604) => "the SIP server does not know this account",
@@ -222,6 +223,7 @@ mod tests {
             (403, None, "forbids"),
             (404, None, "does not know"),
             (604, None, "does not know"),
+            (200, None, "grants no registration"),
             (302, None, "moved"),
             (606, None, "refused the registration"),
         ] {

@@ -13,8 +13,9 @@
 //! served for [`SETTLED`]. After that time it may be tried; it is dialled like the others again once it has answered.
 //!
 //! A flow is left for another address only when that one is better by DNS's own word: a lower rank, which is a transport or
-//! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as
-//! the worst after [`UNLISTED`], because some name servers name a few of many at a time.
+//! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as the worst after
+//! [`UNNAMED`], and at once where it refuses an account that it had accepted: the server has moved. Some name servers name a few of many at a time:
+//! where DNS has named an address again that it had left out, such an address is kept for [`UNLISTED`], whatever it answers.
 //!
 //! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be let go, because the server in use
 //! serves again, or because it is not wanted any more. That says nothing of its address.
@@ -36,7 +37,11 @@ pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
 /// The service time of an address after which its next failure counts as the first.
 const SETTLED: Duration = Duration::from_secs(600);
 /// How long DNS must have named others alone, until a flow to an address that it named before is left.
+const UNNAMED: Duration = Duration::from_secs(300);
+/// Likewise where DNS names a few of many at a time.
 const UNLISTED: Duration = Duration::from_secs(3_600);
+/// How long it is held to do so after it has named an address again.
+const ROTATES: Duration = Duration::from_secs(6 * 3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
 const REMEMBERED: usize = 32;
 
@@ -57,6 +62,10 @@ pub(crate) struct Targets {
     /// Flows of which an endpoint has not said yet whether it takes them: dialled, and to be tried as better ones.
     dialled: BTreeMap<usize, (FlowId, Candidate)>,
     trying: BTreeMap<usize, (FlowId, Candidate)>,
+    /// Addresses that were left because DNS named them no more.
+    left: BTreeMap<Destination, Instant>,
+    /// When DNS has named an address again that it had left out.
+    rotated_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +80,19 @@ struct Away {
 struct Current {
     candidate: Candidate,
     since: Instant,
-    listed_at: Instant,
+    /// Since when DNS names others alone.
+    unnamed_since: Option<Instant>,
+    /// It has refused an account that it had accepted.
+    refuses: bool,
+}
+
+/// What has become of a flow that was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// It was tried as a better one.
+    pub tried: bool,
+    /// It has taken the place of one to an address that DNS names no more.
+    pub replaces: bool,
 }
 
 impl Targets {
@@ -118,10 +139,63 @@ impl Targets {
         }
     }
 
-    /// A shard's flow leads there from now on.
-    fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) {
+    /// A shard's flow leads there from now on. Whether it took the place of one to an address that DNS names no more.
+    fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) -> bool {
         self.be_back(shard, place_of(&candidate));
-        self.current.insert(shard, Current { candidate, since: now, listed_at: now });
+        let current = Current { candidate, since: now, unnamed_since: None, refuses: false };
+        let before = self.current.insert(shard, current).filter(|it| place_of(&it.candidate) != place_of(&candidate));
+        let Some(left) = before.filter(|it| it.unnamed_since.is_some()) else { return false };
+        note_left(&mut self.left, place_of(&left.candidate), now);
+        !self.rotates(now)
+    }
+
+    /// DNS has answered, with all addresses that it has to name now.
+    pub(crate) fn named(&mut self, all: &[Candidate], now: Instant) {
+        let names = |place: Destination| all.iter().find(|candidate| place_of(candidate) == place);
+        let mut again = false;
+        self.left.retain(|place, _| {
+            let is_named = names(*place).is_some();
+            again |= is_named;
+            !is_named
+        });
+        for current in self.current.values_mut() {
+            match names(place_of(&current.candidate)) {
+                Some(named) => {
+                    current.candidate.rank = named.rank;
+                    again |= current.unnamed_since.take().is_some();
+                }
+                None => {
+                    current.unnamed_since.get_or_insert(now);
+                }
+            }
+        }
+        if again {
+            self.rotated_at = Some(now);
+        }
+    }
+
+    fn rotates(&self, now: Instant) -> bool {
+        self.rotated_at.is_some_and(|at| at + ROTATES > now)
+    }
+
+    /// The address of a shard's flow has refused an account that it had accepted. Whether DNS has put another one in its place, so that this says
+    /// nothing of the account.
+    pub(crate) fn refused(&mut self, shard: usize, now: Instant) -> bool {
+        let rotates = self.rotates(now);
+        let Some(current) = self.current.get_mut(&shard) else { return false };
+        current.refuses = true;
+        let kept = if rotates { UNLISTED } else { Duration::ZERO };
+        current.unnamed_since.is_some_and(|since| since + kept <= now)
+    }
+
+    /// Whether a shard's flow is to be left for any address that DNS names.
+    fn is_over(&self, current: &Current, now: Instant) -> bool {
+        let kept = match (self.rotates(now), current.refuses) {
+            (true, _) => UNLISTED,
+            (false, true) => Duration::ZERO,
+            (false, false) => UNNAMED,
+        };
+        current.unnamed_since.is_some_and(|since| since + kept <= now)
     }
 
     /// The address of a shard's flow, or of its last one.
@@ -132,30 +206,29 @@ impl Targets {
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
     /// The verdict of `is_away` on an address counts beside this table.
     pub(crate) fn better(
-        &mut self,
+        &self,
         shard: usize,
         candidates: &[Candidate],
         now: Instant,
         is_away: impl Fn(&Candidate) -> bool,
     ) -> Option<Candidate> {
-        let current = self.current.get_mut(&shard).filter(|_| !self.trying.contains_key(&shard))?;
+        let current = self.current.get(&shard).filter(|_| !self.trying.contains_key(&shard))?;
         let place = place_of(&current.candidate);
-        if let Some(listed) = candidates.iter().find(|candidate| place_of(candidate) == place) {
-            current.candidate.rank = listed.rank;
-            current.listed_at = now;
-        }
-        let (rank, unlisted) = (current.candidate.rank, current.listed_at + UNLISTED <= now);
+        let listed = candidates.iter().find(|candidate| place_of(candidate) == place);
+        let rank = listed.map_or(current.candidate.rank, |listed| listed.rank);
+        let is_over = listed.is_none() && self.is_over(current, now);
         candidates
             .iter()
-            .filter(|candidate| (unlisted || candidate.rank < rank) && place_of(candidate) != place)
+            .filter(|candidate| (is_over || candidate.rank < rank) && place_of(candidate) != place)
             .find(|candidate| self.away_until(shard, candidate, now).is_none() && !is_away(candidate))
             .copied()
     }
 
-    /// Whether a shard's flow leads to a worse address than the best of these.
+    /// Whether a shard's flow leads to a worse address than the best of these, or to one that DNS names no more.
     pub(crate) fn is_second_best(&self, candidates: &[Candidate]) -> bool {
         let best = candidates.iter().map(|candidate| candidate.rank).min();
-        best.is_some_and(|best| self.current.values().any(|current| current.candidate.rank > best))
+        let is_worse = |it: &Current| best.is_some_and(|best| it.candidate.rank > best) || it.unnamed_since.is_some();
+        self.current.values().any(is_worse)
     }
 
     /// A shard's endpoint will be told of this flow, which was dialled for it.
@@ -168,7 +241,7 @@ impl Targets {
         self.trying.insert(shard, (flow, candidate));
     }
 
-    /// Takes note of the endpoint's verdict on a flow; returns whether that was to be tried as a better one.
+    /// Takes note of the endpoint's verdict on a flow.
     pub(crate) fn on_flow_outcome(
         &mut self,
         shard: usize,
@@ -176,7 +249,7 @@ impl Targets {
         outcome: FlowOutcome,
         now: Instant,
         first: Duration,
-    ) -> bool {
+    ) -> Settled {
         let take = |flows: &mut BTreeMap<usize, (FlowId, Candidate)>| {
             let entry = flows.remove(&shard)?;
             let is_meant = entry.0 == flow;
@@ -186,9 +259,10 @@ impl Targets {
             is_meant.then_some(entry.1)
         };
         let (tried, dialled) = (take(&mut self.trying), take(&mut self.dialled));
-        let Some(candidate) = tried.or(dialled) else { return false };
+        let Some(candidate) = tried.or(dialled) else { return Settled::default() };
+        let mut replaces = false;
         match outcome {
-            FlowOutcome::Taken => self.leads(shard, candidate, now),
+            FlowOutcome::Taken => replaces = self.leads(shard, candidate, now),
             // The account that is tried there may be the one that it has failed.
             FlowOutcome::DoesNotServe if self.away_for_one.contains_key(&(shard, place_of(&candidate))) => {
                 self.failed_one(shard, place_of(&candidate), now, first);
@@ -203,7 +277,7 @@ impl Targets {
             }
             FlowOutcome::NotWanted => {}
         }
-        tried.is_some()
+        Settled { tried: tried.is_some(), replaces }
     }
 
     /// No flow of a shard leads anywhere, and none is wanted.
@@ -226,6 +300,15 @@ fn note_failure<K: Ord + Copy>(all: &mut BTreeMap<K, Away>, key: K, settled: boo
     while all.len() > REMEMBERED {
         let soonest = all.iter().min_by_key(|(_, away)| away.until).map(|(key, _)| *key);
         soonest.map(|key| all.remove(&key));
+    }
+}
+
+/// An address was left; of too many the earliest is forgotten.
+fn note_left(left: &mut BTreeMap<Destination, Instant>, place: Destination, now: Instant) {
+    left.insert(place, now);
+    while left.len() > REMEMBERED {
+        let earliest = left.iter().min_by_key(|(_, at)| **at).map(|(place, _)| *place);
+        earliest.map(|place| left.remove(&place));
     }
 }
 
@@ -285,7 +368,7 @@ mod tests {
         assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
         targets.tries(0, FLOW, at(1, 0));
         assert_eq!(better(&mut targets, 0, &answer, now), None, "one at a time");
-        assert!(targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE));
+        assert!(targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE).tried);
         assert!(!targets.is_second_best(&answer));
         assert_eq!(better(&mut targets, 0, &answer, now), None);
     }
@@ -315,21 +398,76 @@ mod tests {
         assert!(targets.away_until(0, &at(1, 0), now + MINUTE).is_none());
     }
 
+    /// What DNS names each minute, until a flow is left: the minutes.
+    fn left_after(targets: &mut Targets, answer: &[Candidate], now: &mut Instant) -> u32 {
+        for minutes in 0..600 {
+            targets.named(answer, *now);
+            if better(targets, 0, answer, *now).is_some() {
+                return minutes;
+            }
+            *now += MINUTE;
+        }
+        panic!("it stays")
+    }
+
+    fn moves(targets: &mut Targets, to: Candidate, now: Instant) -> Settled {
+        targets.tries(0, FLOW, to);
+        targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE)
+    }
+
+    #[test]
+    fn a_server_that_moves_by_dns_is_followed_after_minutes_and_at_once_where_the_old_one_refuses() {
+        let (mut now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), now);
+        targets.named(&[at(1, 0), at(2, 0)], now);
+        assert!(!targets.is_second_best(&[at(1, 0), at(2, 0)]));
+        assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 5);
+        assert!(targets.is_second_best(&[at(2, 0)]), "it is looked for");
+        assert_eq!(moves(&mut targets, at(2, 0), now), Settled { tried: true, replaces: true });
+        // What is refused counts until DNS names others alone.
+        assert!(!targets.refused(0, now));
+        targets.named(&[at(2, 0)], now);
+        assert!(!targets.refused(0, now));
+        assert_eq!(better(&mut targets, 0, &[at(3, 0)], now), None, "an answer that is not known to be whole");
+        targets.named(&[at(3, 0)], now);
+        assert!(targets.refused(0, now));
+        assert_eq!(left_after(&mut targets, &[at(3, 0)], &mut now), 0);
+        assert!(moves(&mut targets, at(3, 0), now).replaces);
+        assert!(!targets.refused(0, now), "another server");
+        // One that is dialled because the old one is gone.
+        targets.named(&[at(4, 0)], now);
+        targets.dialled(0, FLOW, at(4, 0));
+        let settled = targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE);
+        assert_eq!(settled, Settled { tried: false, replaces: true });
+    }
+
     #[test]
     fn a_flow_stays_where_dns_names_few_of_many_and_leaves_what_is_gone_for_long() {
         let (mut now, mut targets) = (Instant::now(), Targets::default());
         targets.leads(0, at(1, 0), now);
+        let mut moved = 0;
         for round in 0..200 {
             now += MINUTE;
-            let answer = if round % 30 == 0 { [at(1, 0)] } else { [at(2, 0)] };
+            let answer = if round % 3 == 0 { [at(1, 0)] } else { [at(2, 0)] };
+            targets.named(&answer, now);
             assert_eq!(better(&mut targets, 0, &answer, now), None, "round {round}");
+            assert!(round < 3 || !targets.refused(0, now), "it may be the same server: round {round}");
         }
-        let mut minutes = 0;
-        while better(&mut targets, 0, &[at(2, 0)], now).is_none() {
+        assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 60);
+        assert!(!moves(&mut targets, at(2, 0), now).replaces, "it may be the same server");
+        // Where they are named again late, it is known after one move.
+        let (mut now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), now);
+        for round in 0..200 {
             now += MINUTE;
-            minutes += 1;
+            let answer = if round / 20 % 2 == 0 { at(1, 0) } else { at(2, 0) };
+            targets.named(&[answer], now);
+            if better(&mut targets, 0, &[answer], now).is_some() {
+                moved += 1;
+                moves(&mut targets, answer, now);
+            }
         }
-        assert!((30..=60).contains(&minutes), "{minutes}");
+        assert_eq!(moved, 1);
     }
 
     #[test]
@@ -340,9 +478,9 @@ mod tests {
         targets.leads(0, at(1, 0), now);
         fails(&mut targets, at(1, 0), now);
         targets.dialled(0, FLOW, at(2, 1));
-        assert!(!targets.on_flow_outcome(0, other, FlowOutcome::NotWanted, now, MINUTE), "another flow's end");
+        assert!(!targets.on_flow_outcome(0, other, FlowOutcome::NotWanted, now, MINUTE).tried, "another flow's end");
         assert!(targets.away_until(0, &at(1, 0), now).is_some());
-        assert!(!targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE));
+        assert!(!targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE).tried);
         assert_eq!(targets.led_to(0), Some(at(1, 0).address));
         assert_eq!((better(&mut targets, 0, &answer, now), targets.is_second_best(&answer)), (None, false));
         assert_eq!(targets.in_order(0, answer.to_vec(), now)[0], at(1, 0), "and is dialled first when it breaks");
@@ -351,7 +489,7 @@ mod tests {
             targets.leads(shard, at(2, 1), now);
         }
         targets.tries(0, FLOW, at(1, 0));
-        assert!(targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE));
+        assert!(targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE).tried);
         assert_eq!(better(&mut targets, 1, &answer, now), Some(at(1, 0)));
         // The server has no account there any more.
         targets.tries(0, FLOW, at(1, 0));
@@ -361,7 +499,7 @@ mod tests {
         assert!(!targets.is_second_best(&answer), "nobody looks for a better one");
         // Accounts that come to it later go back as all others do.
         targets.dialled(0, other, at(2, 1));
-        assert!(!targets.on_flow_outcome(0, other, FlowOutcome::Taken, now, MINUTE));
+        assert!(!targets.on_flow_outcome(0, other, FlowOutcome::Taken, now, MINUTE).tried);
         assert_eq!(better(&mut targets, 0, &answer, now), Some(at(1, 0)));
     }
 

@@ -443,6 +443,9 @@ impl Upstreams {
                 known.extend(before.iter().filter(|earlier| !candidates.contains(earlier)));
                 known.truncate(MAX_CANDIDATES);
             }
+            if !known.is_empty() {
+                entry.targets.named(&known, now);
+            }
             entry.last = (!known.is_empty()).then_some((now, known));
             entry.nameless_since = None;
         }

@@ -179,6 +179,17 @@ impl Known {
         self.answers.always_fails(query, Instant::now())
     }
 
+    /// The name servers have said this, `at` a time.
+    #[cfg(test)]
+    pub(super) fn learn(
+        &self,
+        query: &Query,
+        answer: Result<hickory_resolver::proto::op::Message, NetError>,
+        at: Instant,
+    ) {
+        let _ = self.answers.insert(query, answer, at);
+    }
+
     /// Asks the name servers, and remembers what they say.
     pub(crate) async fn ask(&self, query: &Query) -> Result<Found, NetError> {
         let answer = self.dns.lookup(query.name().clone(), query.query_type()).await;

@@ -8,9 +8,11 @@
 //! | a name with a transport, or without NAPTR | by SRV: `_sips._tcp`, `_sip._tcp`, `_sip._udp` | SRV, by priority and weight |
 //! | a name without SRV | see below | A and AAAA, the transport's own port |
 //!
-//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. A domain whose
-//! NAPTR records name none of them is looked up by SRV all the same, and then given up. Where it is not known whether there are such records, the usual SRV records
-//! are followed as far as TLS alone is spoken, and nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
+//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. NAPTR records of no SIP service are as none
+//! (RFC 3263 §4.1). A domain whose services are of other transports is looked up by SRV all the same, and then given up; one whose service has no SRV
+//! records, by SRV and then by address, in that service's transport. Where it is not known whether there are NAPTR records, the usual SRV records
+//! are followed as far as TLS alone is spoken, or once that question has been answered with errors alone for a minute: some name servers have nothing
+//! else for a type that they do not know (RFC 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
 //! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
 //! `localhost`, never reaches DNS.
 //!
@@ -322,7 +324,7 @@ impl Resolver {
             tokio::join!(self.services(name, wanted), ask(Transport::Tls), ask(Transport::Tcp), ask(Transport::Udp));
         let (services, unanswered) = match services {
             // If TLS alone may be spoken, the usual service is nothing weaker than another one may be.
-            Err(why) if usable == [Transport::Tls] => (None, Some(why)),
+            Err(why) if usable == [Transport::Tls] || self.always_fails(name, RecordType::NAPTR) => (None, Some(why)),
             services => (services?, None),
         };
         if let Some((services, ttl)) = &services {
@@ -344,12 +346,16 @@ impl Resolver {
             (false, _, Some(_)) => self.of_servers(groups, ttl, seed, wait).await.map(Resolution::in_part),
             // Whether the domain serves by another name is not known, and its own addresses may be anybody's.
             (true, _, Some(why)) => Err(why),
-            (true, Some(_), None) => Err(ResolveError::NoUsableTransport),
+            (true, Some((services, _)), None) => {
+                let usable = services.iter().find(|service| usable.contains(&service.transport));
+                let Service { transport, .. } = usable.ok_or(ResolveError::NoUsableTransport)?;
+                self.at(&self.addresses(name, wait).await?, None, Some(*transport))
+            }
             (true, None, None) => self.at(&self.addresses(name, wait).await?, None, wanted),
         }
     }
 
-    /// The services that a domain's NAPTR records offer, best first; `None` when there are none, or when the account named
+    /// The services that a domain's NAPTR records offer, best first; `None` when they offer none that is known, or when the account named
     /// a transport in the clear, which leaves nothing to ask (RFC 3263 §4.1).
     async fn services(
         &self,
@@ -364,8 +370,8 @@ impl Resolver {
             RData::NAPTR(record) => Some(record),
             _ => None,
         });
-        let records: Vec<_> = records.collect();
-        Ok((!records.is_empty()).then(|| (naptr::services(records), ttl)))
+        let services = naptr::services(records.collect());
+        Ok((!services.is_empty()).then_some((services, ttl)))
     }
 
     /// The addresses behind services, in their order; `None` when none of them has a SRV record.
@@ -396,13 +402,16 @@ impl Resolver {
         wait: Patience,
     ) -> Result<Resolution, ResolveError> {
         let mut candidates = Vec::new();
-        let mut error = ResolveError::NoUsableTransport;
+        // That there is no such service is said by the domain (RFC 2782), and no setting of the operator's changes it.
+        let mut error = ResolveError::NoSuchDomain;
         let (mut is_whole, mut has_failed) = (true, false);
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
             let ordered = srv::order(records, seed, MAX_SERVERS).into_iter();
-            ordered.filter(|server| !server.host.is_empty()).map(move |server| (group, transport, server))
+            ordered
+                .filter(|server| !server.host.is_empty() && server.port != 0)
+                .map(move |server| (group, transport, server))
         });
         let known = ordered.take(MAX_CANDIDATES).map(|(group, transport, server)| async move {
             let known = match Host::parse(&server.host) {
@@ -499,10 +508,15 @@ impl Resolver {
         let mut known = known.ok_or(ResolveError::NoSuchDomain)?;
         known.ips.truncate(MAX_CANDIDATES);
         // A name that is half known is asked for again soon, unless the other half has been an error for long.
-        let always_fails = |kind| self.names.known().always_fails(&Query::query(name.clone(), kind));
-        let is_soon = !known.is_whole && !always_fails(RecordType::A) && !always_fails(RecordType::AAAA);
+        let is_soon =
+            !known.is_whole && !self.always_fails(name, RecordType::A) && !self.always_fails(name, RecordType::AAAA);
         known.ttl = known.ttl.min(if is_soon { MIN_TTL } else { MAX_TTL });
         Ok(known)
+    }
+
+    /// Whether a question about a name has been answered with errors alone for some time.
+    fn always_fails(&self, name: &Name, kind: RecordType) -> bool {
+        self.names.known().always_fails(&Query::query(name.clone(), kind))
     }
 
     /// The addresses that the hosts file has for a name; `localhost` is known without it (RFC 6761 §6.3).
@@ -600,42 +614,4 @@ pub(super) fn dns_name(text: &str) -> Option<Name> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_system_without_name_servers_still_resolves_numeric_hosts() {
-        let transports = Transports { udp: false, tcp: false, tls: true };
-        let config = ResolverConfig::from_name_servers(Vec::new());
-        let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
-        let ask =
-            async |host: &str| resolver.resolve(&Target { host: host.into(), port: None, transport: None }, 0).await;
-        assert!(ask("8.8.8.8").await.is_ok());
-        assert_eq!(ask("example.com").await, Err(ResolveError::Unavailable));
-    }
-
-    #[tokio::test]
-    async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
-        let transports = Transports { udp: true, tcp: true, tls: true };
-        let config = ResolverConfig::from_name_servers(Vec::new());
-        let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
-        let cases = [
-            ("0.0.0.0", "[2606:4700::1]", vec![Transport::Tls, Transport::Tcp]),
-            ("203.0.113.1", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
-            ("::", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
-            ("2606:4700::2", "8.8.8.8", vec![Transport::Tls, Transport::Tcp]),
-        ];
-        for (from, host, expected) in cases {
-            let resolver = resolver.clone().sending_from(from.parse().unwrap());
-            let ask = async |transport| {
-                let found = resolver.resolve(&Target { host: host.into(), port: Some(5080), transport }, 0).await;
-                resolver.sendable(found.unwrap())
-            };
-            let spoken = ask(None).await.unwrap().candidates.iter().map(|it| it.transport).collect::<Vec<_>>();
-            assert_eq!(spoken, expected, "{from} to {host}");
-            let by_datagrams = ask(Some(Transport::Udp)).await.err();
-            let none = (!expected.contains(&Transport::Udp)).then_some(ResolveError::NoUsableTransport);
-            assert_eq!(by_datagrams, none, "{from} to {host}");
-        }
-    }
-}
+mod tests;

@@ -346,6 +346,7 @@ impl World {
                 let (flow, transport) = self.new_flow(upstream);
                 self.input(Input::FailbackDialled { upstream, flow, transport });
             }
+            3 if which & 8 == 0 => self.input(Input::UpstreamReplaced(upstream)),
             3 => self.input(Input::UpstreamAddressChanged(upstream)),
             4 => self.addresses(upstream, which & 1 == 0),
             5 => self.input(Input::Ping(source)),

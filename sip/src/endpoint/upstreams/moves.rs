@@ -18,6 +18,8 @@
 //! An account that failed while others were granted is [known by that](Fitness::alone) until it is granted, and counts for nothing meanwhile.
 //! A binding that was told how long to wait (Retry-After) waits for the server that said it.
 //!
+//! When DNS has put another server in its place, what it had refused is asked for there at once.
+//!
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
 //!
 //! Invariant: one account's misfortune moves no flow by which others are served; an address is sought once in 32 s at most, and
@@ -362,6 +364,16 @@ impl Endpoint {
                 }
                 self.ask_elsewhere(now, id);
             }
+        }
+    }
+
+    /// The flow in use leads to another server than the one before: what that one refused is asked for there, each in its turn.
+    pub(in crate::endpoint) fn on_upstream_replaced(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            let step = registration.on_server_replaced();
+            self.carry_out(now, binding, step);
         }
     }
 

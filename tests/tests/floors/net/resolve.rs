@@ -181,6 +181,21 @@ async fn a_domain_whose_naptr_records_name_none_of_ours_is_asked_for_by_srv_and_
     dns.set(vec![udp, srv, host]);
     let only_tls = Resolver::with_nameserver(dns.address(), nothing_listed(), ONLY_TLS).unwrap();
     assert_eq!(ask(&only_tls, target("example.com", None, None)).await.unwrap(), ["tls 8.8.0.1:5061"]);
+    // Services that are not SIP's (RFC 3263 §4.1), and one that has no servers.
+    let radius = Record::naptr("edu.example", 10, 10, "x-eduroam:radius.tls", "_radsec._tcp.edu.example");
+    let absent = Record::naptr("some.example", 10, 10, "SIP+D2T", "_sip._tcp.some.example");
+    dns.set(vec![
+        radius,
+        Record::address("edu.example", "8.8.0.4"),
+        absent,
+        Record::address("some.example", "8.8.0.5"),
+    ]);
+    let all = Resolver::with_nameserver(dns.address(), nothing_listed(), ALL).unwrap();
+    let edu = ask(&all, target("edu.example", None, None)).await.unwrap();
+    assert_eq!(edu, ["tls 8.8.0.4:5061", "tcp 8.8.0.4:5060", "udp 8.8.0.4:5060"]);
+    assert_eq!(ask(&all, target("some.example", None, None)).await.unwrap(), ["tcp 8.8.0.5:5060"]);
+    let only_tls = Resolver::with_nameserver(dns.address(), nothing_listed(), ONLY_TLS).unwrap();
+    assert_eq!(ask(&only_tls, target("some.example", None, None)).await, Err(ResolveError::NoUsableTransport));
     // Records that lead nowhere, and inside: as if they were not there, and refused.
     let nowhere = Record::naptr("odd.example", 10, 10, "SIPS+D2T", "_sips._tcp.gone.example");
     let inside = Record::naptr("in.example", 10, 10, "SIPS+D2T", "_sips._tcp.in.example");
@@ -245,9 +260,13 @@ async fn a_port_skips_srv_and_the_well_known_ones_say_the_transport() {
 
 #[tokio::test]
 async fn a_service_that_is_declared_absent_is_not_guessed_at() {
-    let records = vec![Record::srv("_sips._tcp.example.com", 0, 0, 0, "."), Record::address("example.com", "8.8.0.1")];
-    let (_dns, resolver) = resolver(records, ONLY_TLS).await;
-    assert_eq!(ask(&resolver, target("example.com", None, None)).await, Err(ResolveError::NoUsableTransport));
+    // RFC 2782; the others are no servers.
+    for (port, host) in [(0, "."), (0, "example.com"), (5061, "8.8.0.1")] {
+        let service = Record::srv("_sips._tcp.example.com", 0, 0, port, host);
+        let (_dns, resolver) = resolver(vec![service, Record::address("example.com", "8.8.0.1")], ONLY_TLS).await;
+        let found = ask(&resolver, target("example.com", None, None)).await;
+        assert_eq!(found, Err(ResolveError::NoSuchDomain), "it says nothing of what the operator enabled: {host}");
+    }
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ use unreachable::Unreachable;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
-use crate::agent::transport::targets::{Targets, place_of};
+use crate::agent::transport::targets::{Settled, Targets, place_of};
 use crate::agent::transport::trusted::Told;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
@@ -139,7 +139,14 @@ impl Dialler {
     pub(crate) fn on_flow_outcome(&self, shard: usize, upstream: UpstreamId, flow: FlowId, outcome: FlowOutcome) {
         let (now, first) = (clock::now(), self.0.failback_interval);
         let settle = |targets: &mut Targets| targets.on_flow_outcome(shard, flow, outcome, now, first);
-        if self.0.upstreams.targets(upstream, settle) == Some(true) {
+        let Settled { tried, replaces } = self.0.upstreams.targets(upstream, settle).unwrap_or_default();
+        if replaces {
+            let it = self.0.clone();
+            tokio::spawn(async move {
+                it.shards.send(shard, ShardInput::sip(Input::UpstreamReplaced(upstream))).await;
+            });
+        }
+        if tried {
             tracing::info!(
                 event = "failback-tried",
                 upstream = upstream.0,
@@ -163,6 +170,17 @@ impl Dialler {
     /// The last address of a shard's flow to a SIP server.
     pub(crate) fn led_to(&self, shard: usize, upstream: UpstreamId) -> Option<SocketAddr> {
         self.0.upstreams.targets(upstream, |targets| targets.led_to(shard)).flatten()
+    }
+
+    /// The address of a shard's flow has refused an account that it had accepted. Whether DNS names others in its place: the refusal is another
+    /// server's then, and they are tried at once.
+    pub(crate) fn refused(&self, shard: usize, upstream: UpstreamId) -> bool {
+        let now = clock::now();
+        let is_moved = self.0.upstreams.targets(upstream, |targets| targets.refused(shard, now)) == Some(true);
+        if is_moved {
+            self.0.upstreams.resolve_by(upstream, now);
+        }
+        is_moved
     }
 
     /// A SIP server has granted a registration of a shard: the others that it has failed hear of it.
@@ -522,6 +540,44 @@ mod tests {
         upstreams.answered(upstream, clock::now(), &at, true);
         upstreams.nameless(upstream, clock::now() + minute * 6);
         assert!(upstreams.last_answer(upstream, clock::now()).is_some(), "it was named meanwhile");
+    }
+
+    #[tokio::test]
+    async fn what_an_address_refuses_that_dns_names_no_more_is_anothers_word_and_is_asked_of_its_successor() {
+        let (dialler, upstream, mut inbox) = dialler();
+        let listeners =
+            [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let of = |listener: &TcpListener| listener.local_addr().unwrap();
+        let [old, new] = listeners.each_ref().map(|listener| Candidate {
+            address: of(listener),
+            transport: net::Transport::Tcp,
+            rank: 0,
+        });
+        let upstreams = &dialler.0.upstreams;
+        upstreams.prove(upstream);
+        upstreams.answered(upstream, clock::now(), &[old], true);
+        assert!(open(&dialler, upstream).await);
+        dialler.on_flow_outcome(0, upstream, dialled(&mut inbox).unwrap(), FlowOutcome::Taken);
+        assert!(!dialler.refused(0, upstream));
+        upstreams.answered(upstream, clock::now(), &[new], false);
+        assert!(!dialler.refused(0, upstream), "DNS has not told all");
+        upstreams.answered(upstream, clock::now(), &[new], true);
+        upstreams.resolve_again(upstream, clock::now() + Duration::from_secs(3_600));
+        assert!(dialler.refused(0, upstream));
+        assert_eq!(upstreams.take_stale(clock::now()).len(), 1, "its successor is sought at once");
+        assert!(open(&dialler, upstream).await);
+        dialler.on_flow_outcome(0, upstream, dialled(&mut inbox).unwrap(), FlowOutcome::Taken);
+        assert_eq!(dialler.led_to(0, upstream), Some(new.address));
+        let told = async {
+            while let Some(told) = inbox.recv().await {
+                if matches!(told, ShardInput::Sip { input: Input::UpstreamReplaced(_), .. }) {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(timeout(Duration::from_secs(10), told).await.unwrap());
+        assert!(!dialler.refused(0, upstream));
     }
 
     #[test]

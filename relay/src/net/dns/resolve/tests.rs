@@ -1,0 +1,85 @@
+//! Tests of the way from a name to addresses.
+
+use std::time::Instant;
+
+use hickory_resolver::proto::op::{Message, MessageType, OpCode};
+use hickory_resolver::proto::rr::Record;
+use hickory_resolver::proto::rr::rdata::{A, SRV};
+
+use super::*;
+
+#[tokio::test]
+async fn a_system_without_name_servers_still_resolves_numeric_hosts() {
+    let transports = Transports { udp: false, tcp: false, tls: true };
+    let config = ResolverConfig::from_name_servers(Vec::new());
+    let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+    let ask = async |host: &str| resolver.resolve(&Target { host: host.into(), port: None, transport: None }, 0).await;
+    assert!(ask("8.8.8.8").await.is_ok());
+    assert_eq!(ask("example.com").await, Err(ResolveError::Unavailable));
+}
+
+#[tokio::test]
+async fn a_question_about_services_that_has_had_errors_for_answers_alone_keeps_nobody_from_the_usual_ones() {
+    let transports = Transports { udp: true, tcp: true, tls: true };
+    let config = ResolverConfig::from_name_servers(Vec::new());
+    let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let host = RData::SRV(SRV::new(1, 0, 5060, name("sip.example.net.")));
+    let address = RData::A(A::from(Ipv4Addr::new(8, 8, 0, 1)));
+    let learn = |owner: &str, kind, records: &[RData]| {
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.answers = records.iter().map(|data| Record::from_rdata(name(owner), 600, data.clone())).collect();
+        resolver.names.known().learn(&Query::query(name(owner), kind), Ok(message), Instant::now());
+    };
+    learn("sip.example.net.", RecordType::A, std::slice::from_ref(&address));
+    learn("sip.example.net.", RecordType::AAAA, &[]);
+    let unavailable = Err(ResolveError::Unavailable);
+    let found = Ok(vec!["udp 8.8.0.1:5060".to_owned()]);
+    for (domain, failing_for, has_servers, expected) in [
+        ("new.example", 10, true, &unavailable),
+        ("old.example", 61, true, &found),
+        // Its own address may be anybody's.
+        ("web.example", 61, false, &unavailable),
+    ] {
+        learn(&format!("_sips._tcp.{domain}."), RecordType::SRV, &[]);
+        learn(&format!("_sip._tcp.{domain}."), RecordType::SRV, &[]);
+        let servers = if has_servers { std::slice::from_ref(&host) } else { &[] };
+        learn(&format!("_sip._udp.{domain}."), RecordType::SRV, servers);
+        learn(&format!("{domain}."), RecordType::A, std::slice::from_ref(&address));
+        let since = Instant::now() - Duration::from_secs(failing_for);
+        let services = Query::query(name(&format!("{domain}.")), RecordType::NAPTR);
+        resolver.names.known().learn(&services, Err(NetError::NoConnections), since);
+        let target = Target { host: domain.into(), port: None, transport: None };
+        let found = resolver.resolve(&target, 0).await;
+        let texts = found.map(|found| {
+            assert!(!found.is_whole && found.ttl == MIN_TTL, "it is asked again");
+            found.candidates.iter().map(|it| format!("{} {}", it.transport, it.address)).collect::<Vec<_>>()
+        });
+        assert_eq!(&texts, expected, "{domain}");
+    }
+}
+
+#[tokio::test]
+async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
+    let transports = Transports { udp: true, tcp: true, tls: true };
+    let config = ResolverConfig::from_name_servers(Vec::new());
+    let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+    let cases = [
+        ("0.0.0.0", "[2606:4700::1]", vec![Transport::Tls, Transport::Tcp]),
+        ("203.0.113.1", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
+        ("::", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
+        ("2606:4700::2", "8.8.8.8", vec![Transport::Tls, Transport::Tcp]),
+    ];
+    for (from, host, expected) in cases {
+        let resolver = resolver.clone().sending_from(from.parse().unwrap());
+        let ask = async |transport| {
+            let found = resolver.resolve(&Target { host: host.into(), port: Some(5080), transport }, 0).await;
+            resolver.sendable(found.unwrap())
+        };
+        let spoken = ask(None).await.unwrap().candidates.iter().map(|it| it.transport).collect::<Vec<_>>();
+        assert_eq!(spoken, expected, "{from} to {host}");
+        let by_datagrams = ask(Some(Transport::Udp)).await.err();
+        let none = (!expected.contains(&Transport::Udp)).then_some(ResolveError::NoUsableTransport);
+        assert_eq!(by_datagrams, none, "{from} to {host}");
+    }
+}
