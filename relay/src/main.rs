@@ -39,9 +39,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[global_allocator]
 static MEMORY: ZeroOnFree<MiMalloc> = ZeroOnFree(MiMalloc);
 
-/// How long the end waits for files that are being read or written: one that hangs (a reload of a file on a server that is away) keeps nobody from it.
-const LAST_FILES: Duration = Duration::from_secs(5);
-
 /// A push relay for SIP softphones: it keeps a sleeping phone's account registered and rings the phone by push.
 #[derive(Parser)]
 #[command(name = "sipwake", version, arg_required_else_help = true)]
@@ -141,10 +138,7 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Serve { config, state, with_registrar } => {
             raise_open_files();
-            let code = runtime.block_on(serve(config, state, with_registrar, cli.log_format));
-            // A thread that waits for a disk which does not answer is not waited for.
-            runtime.shutdown_timeout(LAST_THREADS);
-            code
+            runtime.block_on(serve(config, state, with_registrar, cli.log_format))
         }
         Command::Check { config: Some(config), push, json, live: false, ready: false } => {
             runtime.block_on(check_file(config, push, json)).unwrap_or_else(|error| ended(Err(error)))
@@ -177,7 +171,8 @@ fn main() -> ExitCode {
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     };
-    runtime.shutdown_timeout(LAST_FILES);
+    // A thread that waits for a disk or a file which does not answer is not waited for.
+    runtime.shutdown_timeout(LAST_THREADS);
     code
 }
 
