@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `chain`, `keys` | the chain of keys, and all keys of a keyring |
 //! | `file`, `found` | its file, and what a run finds in that one's place |
-//! | `seen`, `untried` | notes beside it: the last moment of a run; that it has not stood for its store yet |
+//! | `seen`, `untried`, `accepted` | notes beside it: the last moment of a run; that it has not stood for its store yet; that its operator has taken it as the store's |
 //!
 //! | key of a day (UTC) | it |
 //! | --- | --- |
