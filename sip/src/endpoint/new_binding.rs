@@ -29,7 +29,7 @@ pub struct NewBinding {
     pub aor: Box<str>,
     /// The Request-URI of REGISTER: the registrar, without a user.
     pub registrar: Box<str>,
-    /// The SIP server or outbound proxy that requests are sent to; [`Output::Dial`] asks for a flow to it.
+    /// The SIP server or outbound proxy that requests are sent to; [`Output::Dial`](super::Output::Dial) asks for a flow to it.
     pub upstream: UpstreamId,
     /// `+sip.instance`, a UUID.
     pub sip_instance: [u8; 16],
