@@ -197,6 +197,9 @@ impl Shard {
         // A call that was forked to a device may be pushed after all.
         match self.calls.get_mut(id, instance) {
             Some(known) => {
+                if pushed.is_some() {
+                    known.wake_again(call.wait);
+                }
                 if known.mark.is_none() && call.mark.is_some() && !known.state.is_final() {
                     // Its caller has heard nothing before.
                     known.state = CallState::Waking;

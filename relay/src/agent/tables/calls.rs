@@ -77,6 +77,15 @@ impl Call {
         self.waits_until = until;
     }
 
+    /// The device is pushed for it. An announced call of which an earlier push told it nothing begins anew.
+    pub(crate) fn wake_again(&mut self, wait: Duration) {
+        if self.state.is_final() && self.mark.is_none() {
+            (self.state, self.given_up) = (CallState::Waking, None);
+            (self.unreachable, self.sign, self.rings, self.accepted) = (false, false, false, false);
+            self.expect_until(clock::now() + wait);
+        }
+    }
+
     /// The device as one that was woken for this call.
     pub(crate) fn woken(&self, instance: InstanceId) -> Option<Woken> {
         let mark = self.mark.filter(|_| self.accepted)?;
@@ -263,6 +272,18 @@ mod tests {
             mark: None,
             waits_until: Instant::now() + Duration::from_secs(30),
         }
+    }
+
+    #[test]
+    fn an_announced_call_that_no_push_brought_begins_anew_with_the_next_one_and_one_whose_invite_came_does_not() {
+        let over = Call { state: CallState::TimedOut, unreachable: true, waiting: false, ..call(1) };
+        let mut again = over;
+        again.wake_again(Duration::from_secs(30));
+        assert_eq!((again.told(), again.unreachable), (CallState::Waking, false));
+        assert!(again.deadline.at > Instant::now() + Duration::from_secs(20));
+        let mut arrived = Call { mark: Some(InviteMark::from_bytes([7; 16])), ..over };
+        arrived.wake_again(Duration::from_secs(30));
+        assert_eq!(arrived.told(), CallState::TimedOut);
     }
 
     #[test]
