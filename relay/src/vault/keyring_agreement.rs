@@ -10,8 +10,9 @@
 //! | one whose keyring opens nothing of what this node has stored, or was rotated since | never |
 //! | one whose keyring was made, or is to be, because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
 //!
-//! A keyring that opens what this node has stored, or that its operator has accepted, stands at once where no other node has a lease, whatever name does. How
-//! often a keyring was rotated is written down beside the names, and for longer.
+//! A keyring that opens what this node has stored stands at once where no other node has a lease, whatever name does. So does one that its operator has
+//! accepted, where no other node is known of: others may be back in a moment, and their name outlasts their absence. How often a keyring was rotated is
+//! written down beside the names, and for longer.
 //!
 //! A run whose keyring is not the others' from its start, and that can open nothing of what its node has, leaves that to them: it
 //! [holds no lease](Vault::leaves_lease) while another node does.
@@ -233,12 +234,16 @@ impl Vault {
     }
 
     /// Whether another keyring's name is this one's to write over: nobody lives who may have that, and this one is what this node's records were
-    /// sealed with, or its operator has accepted it.
+    /// sealed with, or its operator has accepted it and there is no other node that could come back with that.
     async fn may_take_name(&self) -> Result<bool, StoreError> {
-        if self.0.agreement.has_stood() || self.is_untried().await? || !self.living_peers().await?.is_empty() {
+        if self.0.agreement.has_stood() || self.is_untried().await? {
             return Ok(false);
         }
-        Ok(self.0.keyring.is_accepted() || self.own_records().await?.open())
+        let peers = self.peers().await?;
+        if peers.iter().any(|peer| peer.run.is_some()) {
+            return Ok(false);
+        }
+        Ok(peers.is_empty() && self.0.keyring.is_accepted() || self.own_records().await?.open())
     }
 
     /// Writes down each day how often the keyring was rotated, for longer than a name stands.

@@ -279,7 +279,7 @@ impl KeyringMismatch {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Other => {
-                "put their keyring in its place; where no other node runs, the one of before, or wait ten minutes behind `sipwake keys accept`"
+                "put their keyring in its place; where no other node runs, the one of before. Where that is lost on every node, wait ten minutes behind `sipwake keys accept` while none of the others runs"
             }
             Self::Parted => "put their keyring in its place",
             Self::Behind => {

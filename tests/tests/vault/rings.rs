@@ -252,6 +252,29 @@ pub async fn a_keyring_that_opens_nothing_of_its_node_does_not_stand_and_the_rig
     assert_eq!((anew.check_keyring().await, put_new(&anew, 2).await), (Ok(None), Ok(())));
 }
 
+pub async fn a_keyring_that_was_accepted_beside_others_leaves_theirs_standing_while_they_begin_again(bench: &Bench) {
+    let right = Keyring::ephemeral();
+    let b = node(bench, "b", &right);
+    assert_eq!(b.check_keyring().await, Ok(None));
+    b.hold_lease().await.expect("leased");
+    enable(&b, 1, "alice").await;
+    let scratch = Scratch::new();
+    let made = Keyring::open(&scratch.path().join("keyring")).expect("made");
+    made.accept().expect("accepted");
+    let a = node(bench, "a", &made);
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
+    b.release_lease().await.expect("released");
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)), "the others are back in a moment");
+    assert_eq!(claim_all(&a, 10).await, []);
+    let back = node(bench, "b", &right);
+    assert_eq!((back.check_keyring().await, back.hold_lease().await), (Ok(None), Ok(Lease::Held)));
+    assert_eq!(claim_until(&back, 1).await, [id(1)]);
+    back.release_lease().await.expect("released");
+    // None of them has run for ten minutes.
+    forget_name(bench);
+    until("the accepted one stands", async || a.check_keyring().await == Ok(None)).await;
+}
+
 pub async fn a_copy_from_before_a_rotation_does_not_stand_when_the_name_is_forgotten(bench: &Bench) {
     let scratch = Scratch::new();
     let file = scratch.path().join("keyring");
