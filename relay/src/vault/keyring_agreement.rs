@@ -27,9 +27,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::keyring::{Fingerprint, KeyringError};
-use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore};
+use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore, beside_agreement};
 use super::store::{KeyringMismatch, StoreError};
-use super::{Store, Vault};
+use super::{Store, Vault, lookup};
 use crate::clock::{self, DAY_S, Reading};
 
 /// Rotations that are looked for beyond a keyring's own.
@@ -221,16 +221,25 @@ impl Vault {
         }
         let rotation = self.fingerprint().rotation;
         for later in (1..=ROTATIONS_AHEAD).filter_map(|ahead| rotation.checked_add(ahead)) {
-            if self.remembers(&rotated(later)).await? {
+            if self.remembers_rotation(later).await? {
                 return Ok(Some(KeyringMismatch::Behind));
             }
         }
         Ok(self.has_foreign_records().await?.then_some(KeyringMismatch::Foreign))
     }
 
-    /// Whether this node has stored something, and nothing of it opens; an operator who has accepted that is asked no more.
+    /// Whether this node has stored something, and nothing of it opens; an operator who has accepted that is asked no more. What lies in a part of a
+    /// Cluster that is away alone tells nothing: the others' accounts do not wait for it.
     async fn has_foreign_records(&self) -> Result<bool, StoreError> {
-        Ok(!self.0.keyring.is_accepted() && self.own_records().await?.are_foreign())
+        let Store::Redis(redis) = &self.0.store else { return Ok(false) };
+        if self.0.keyring.is_accepted() {
+            return Ok(false);
+        }
+        match self.own_records().await {
+            Ok(own) => Ok(own.are_foreign()),
+            Err(_) if redis.part_away().await.is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether another keyring's name is this one's to write over: nobody lives who may have that, and this one is what this node's records were
@@ -251,10 +260,22 @@ impl Vault {
         let (Fingerprint { day, rotation, .. }, known) = (self.fingerprint(), &self.0.agreement.rotation);
         let now = u64::from(day) << 32 | u64::from(rotation);
         if rotation > 0 && known.load(Ordering::Relaxed) != now {
-            self.remember(&rotated(rotation)).await?;
+            if let Store::Redis(redis) = &self.0.store {
+                redis.remember(&self.memo_of_rotation(rotation)).await?;
+            }
             known.store(now, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    async fn remembers_rotation(&self, rotation: u32) -> Result<bool, StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(false) };
+        redis.remembers(&self.memo_of_rotation(rotation)).await
+    }
+
+    /// The memo of a rotation. A Cluster that tells which keyring stands tells that as well.
+    fn memo_of_rotation(&self, rotation: u32) -> String {
+        beside_agreement(&lookup::memo(&self.0.keyring.index_key(), &format!("keyring rotated {rotation}")))
     }
 
     /// Gives this run's lease up, or takes none, while it can serve nothing of what its node has and another node lives; whether that is so.
@@ -349,9 +370,4 @@ impl Vault {
         }
         Ok(self.0.agreement.stands())
     }
-}
-
-/// The memo of a rotation.
-fn rotated(rotation: u32) -> String {
-    format!("keyring rotated {rotation}")
 }

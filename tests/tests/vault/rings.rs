@@ -2,6 +2,7 @@
 
 use relay::clock::Reading;
 use relay::vault::{AwayReason, Fence, Keyring, KeyringMismatch, StoreError, Vault};
+use tests::redis_server::RedisServer;
 use tests::scratch::Scratch;
 
 use super::{Bench, LEASE, Lease, claim_all, claim_until, enable, id, load, record, until};
@@ -288,6 +289,39 @@ pub async fn a_copy_from_before_a_rotation_does_not_stand_when_the_name_is_forgo
     let old = node(bench, "a", &before);
     assert_eq!(old.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
     assert_eq!(node(bench, "a", &rotated).check_keyring().await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_part_of_a_cluster_that_is_away_keeps_no_right_keyring_from_standing() {
+    let bench = Bench::on(RedisServer::start_cluster());
+    let server = bench.server();
+    let (right, wrong) = (Keyring::ephemeral(), Keyring::ephemeral());
+    let a = node(&bench, "a", &right);
+    assert_eq!(a.check_keyring().await, Ok(None));
+    a.hold_lease().await.expect("leased");
+    for number in 1..=30 {
+        enable(&a, number, &format!("user{number}")).await;
+    }
+    server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("cluster-require-full-coverage").arg("no"));
+    let slot = |key: &str| server.ask::<u16>(redis::cmd("CLUSTER").arg("KEYSLOT").arg(key));
+    let is_there =
+        |key: &String| ["sipwake:ring", "sipwake:nodes", "sipwake:lease:"].iter().any(|of| key.starts_with(of));
+    let names: Vec<u16> = server.keys().iter().filter(|key| is_there(key)).map(|key| slot(key)).collect();
+    let index = slot("sipwake:n:a");
+    let is_away = |slot: &u16| (*slot >= 5_461 || *slot == index) && !names.contains(slot);
+    forget_name(&bench);
+    let away: Vec<u16> = (0..16_384).filter(is_away).collect();
+    server.ask::<()>(redis::cmd("CLUSTER").arg("DELSLOTS").arg(away));
+    // What there is to be opened cannot be found.
+    let back = node(&bench, "a", &right);
+    until("it stands without the index", async || back.check_keyring().await == Ok(None)).await;
+    forget_name(&bench);
+    server.ask::<()>(redis::cmd("CLUSTER").arg("ADDSLOTS").arg(index));
+    // A third of it can be read.
+    let astray = node(&bench, "a", &wrong);
+    until("it is told", async || astray.check_keyring().await == Ok(Some(KeyringMismatch::Foreign))).await;
+    let back = node(&bench, "a", &right);
+    until("it stands without most records", async || back.check_keyring().await == Ok(None)).await;
 }
 
 pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {
