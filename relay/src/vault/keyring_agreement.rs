@@ -15,7 +15,8 @@
 //! written down beside the names, and for longer.
 //!
 //! A run whose keyring is not the others' from its start, and that can open nothing of what its node has, leaves that to them: it
-//! [holds no lease](Vault::leaves_lease) while another node does.
+//! [holds no lease](Vault::leaves_lease) while another node does. So does one whose copy was not rotated: it may take nothing of what it opens, and the
+//! others open that as well.
 //!
 //! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
 //! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
@@ -278,12 +279,13 @@ impl Vault {
         beside_agreement(&lookup::memo(&self.0.keyring.index_key(), &format!("keyring rotated {rotation}")))
     }
 
-    /// Gives this run's lease up, or takes none, while it can serve nothing of what its node has and another node lives; whether that is so.
+    /// Gives this run's lease up, or takes none, while it serves nothing of what its node has and another node lives; whether that is so.
     pub(super) async fn leaves_lease(&self, redis: &RedisStore) -> Result<bool, StoreError> {
         let agreement = &self.0.agreement;
         let may_leave = agreement.is_other() && agreement.has_nothing() && !self.living_peers().await?.is_empty();
         let has_left = agreement.has_left_lease.load(Ordering::Relaxed);
-        if !may_leave || !has_left && self.own_records().await?.open() {
+        let others_open = agreement.fault() == Some(KeyringMismatch::Behind);
+        if !may_leave || !has_left && !others_open && self.own_records().await?.open() {
             agreement.has_left_lease.store(false, Ordering::Relaxed);
             return Ok(false);
         }
@@ -291,7 +293,7 @@ impl Vault {
         if !agreement.has_left_lease.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 event = "lease-left-to-others",
-                "this node's keyring is not that of the others, and opens nothing of what the node has; its lease is given up, and the others take that over"
+                "this node's keyring is not that of the others, and nothing of what the node has is served with it; its lease is given up, and the others take that over"
             );
         }
         Ok(true)

@@ -283,6 +283,7 @@ conformance! {
     a_keyring_that_opens_nothing_of_its_node_does_not_stand_and_the_right_one_does_at_once,
     a_keyring_that_was_accepted_beside_others_leaves_theirs_standing_while_they_begin_again,
     a_copy_from_before_a_rotation_does_not_stand_when_the_name_is_forgotten,
+    a_copy_from_before_a_rotation_leaves_what_its_node_has_to_those_who_have_rotated,
     whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,
     what_no_index_names_any_more_is_named_again_by_its_owner,
     what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_claimed_it_since,

@@ -324,6 +324,28 @@ async fn a_part_of_a_cluster_that_is_away_keeps_no_right_keyring_from_standing()
     until("it stands without most records", async || back.check_keyring().await == Ok(None)).await;
 }
 
+pub async fn a_copy_from_before_a_rotation_leaves_what_its_node_has_to_those_who_have_rotated(bench: &Bench) {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("keyring");
+    let rotated = Keyring::open(&file).expect("made");
+    let before = copy_of(&scratch, &file, "before");
+    let (a, b) = (node(bench, "a", &rotated), node(bench, "b", &before));
+    for node in [&a, &b] {
+        assert_eq!(node.check_keyring().await, Ok(None));
+        node.hold_lease().await.expect("leased");
+    }
+    enable(&b, 1, "alice").await;
+    rotated.mix(b"sixteen bytes or more", Reading::now()).expect("mixed");
+    assert_eq!(a.check_keyring().await, Ok(None));
+    assert_eq!(b.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
+    assert_eq!(b.hold_lease().await, Ok(Lease::Held), "it serves what it has");
+    let again = node(bench, "b", &before);
+    assert_eq!(again.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
+    assert_eq!(again.hold_lease().await, Ok(Lease::GivenWay));
+    a.hold_lease().await.expect("leased");
+    assert_eq!(claim_until(&a, 1).await, [id(1)]);
+}
+
 pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {
     let scratch = Scratch::new();
     let file = scratch.path().join("keyring");
