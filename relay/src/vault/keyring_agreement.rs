@@ -7,7 +7,7 @@
 //! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
 //! | one whose keyring was not the others', and no other node has a lease | likewise |
 //! | the same, and another node has one | when none was there for as long as a name lasts |
-//! | one whose keyring opens nothing of what this node has stored, or was rotated since | never |
+//! | one whose keyring opens nothing of what this node has stored, or was rotated since | never, unless its operator has accepted it |
 //! | one whose keyring was made, or is to be, because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
 //!
 //! A keyring that opens what this node has stored stands at once where no other node has a lease, whatever name does. So does one that its operator has
@@ -217,7 +217,7 @@ impl Vault {
         if self.is_untried().await? {
             return Ok(Some(KeyringMismatch::Untried));
         }
-        if self.0.agreement.has_stood() {
+        if self.0.agreement.has_stood() || self.0.keyring.is_accepted() {
             return Ok(None);
         }
         let rotation = self.fingerprint().rotation;

@@ -283,7 +283,7 @@ impl KeyringMismatch {
             }
             Self::Parted => "put their keyring in its place",
             Self::Behind => {
-                "run `sipwake keys rotate` with the same entropy on the same day, or put the rotated keyring in its place"
+                "run `sipwake keys rotate` with the same entropy on the same day, or put the rotated keyring in its place; where that is lost on every node, wait ten minutes behind `sipwake keys accept`"
             }
             Self::Untried | Self::Foreign => {
                 "put the keyring of before in its place, from its disk, a copy or another node, and start again; where it is lost for good, `sipwake keys accept`: then each app has to lend its account anew"
