@@ -56,7 +56,7 @@ impl Inner {
             Err(AccessError::OwnerAway) => return Err(self.why_away(id).await.into()),
             looked => looked?,
         };
-        let presence = change.presence;
+        let (presence, is_served) = (change.presence, change.call_push.is_some());
         let names_token = change.call_push.is_some() || !matches!(change.alert_push, Field::Keep);
         let before = self.place_of(&status);
         let acts = [(change.lifetime_s.is_some(), Act::Renewed), (names_token, Act::TokenChanged)];
@@ -67,6 +67,10 @@ impl Inner {
         })?;
         let lookup = changed.lookup;
         let status = self.put_change(&status, changed, presence).await?;
+        if is_served {
+            // Only what is served here may be named.
+            self.unserved.forget(id);
+        }
         self.tell_leavers(Word::Changed(id)).await;
         if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
             // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.

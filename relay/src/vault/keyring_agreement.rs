@@ -7,14 +7,16 @@
 //! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
 //! | one whose keyring was not the others', and no other node has a lease | likewise |
 //! | the same, and another node has one | when none was there for as long as a name lasts |
-//! | one whose keyring opens nothing of what this node has stored, or was rotated since | never |
+//! | one whose keyring opens nothing of what this node has stored, or was rotated since | never, unless its operator has accepted it |
 //! | one whose keyring was made, or is to be, because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
 //!
-//! A keyring that opens what this node has stored, or that its operator has accepted, stands at once where no other node has a lease, whatever name does. How
-//! often a keyring was rotated is written down beside the names, and for longer.
+//! A keyring that opens what this node has stored stands at once where no other node has a lease, whatever name does. So does one that its operator has
+//! accepted, where no other node is known of: others may be back in a moment, and their name outlasts their absence. How often a keyring was rotated is
+//! written down beside the names, and for longer.
 //!
 //! A run whose keyring is not the others' from its start, and that can open nothing of what its node has, leaves that to them: it
-//! [holds no lease](Vault::leaves_lease) while another node does.
+//! [holds no lease](Vault::leaves_lease) while another node does. So does one whose copy was not rotated: it may take nothing of what it opens, and the
+//! others open that as well.
 //!
 //! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
 //! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
@@ -26,9 +28,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::keyring::{Fingerprint, KeyringError};
-use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore};
+use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore, beside_agreement};
 use super::store::{KeyringMismatch, StoreError};
-use super::{Store, Vault};
+use super::{Store, Vault, lookup};
 use crate::clock::{self, DAY_S, Reading};
 
 /// Rotations that are looked for beyond a keyring's own.
@@ -215,30 +217,43 @@ impl Vault {
         if self.is_untried().await? {
             return Ok(Some(KeyringMismatch::Untried));
         }
-        if self.0.agreement.has_stood() {
+        if self.0.agreement.has_stood() || self.0.keyring.is_accepted() {
             return Ok(None);
         }
         let rotation = self.fingerprint().rotation;
         for later in (1..=ROTATIONS_AHEAD).filter_map(|ahead| rotation.checked_add(ahead)) {
-            if self.remembers(&rotated(later)).await? {
+            if self.remembers_rotation(later).await? {
                 return Ok(Some(KeyringMismatch::Behind));
             }
         }
         Ok(self.has_foreign_records().await?.then_some(KeyringMismatch::Foreign))
     }
 
-    /// Whether this node has stored something, and nothing of it opens; an operator who has accepted that is asked no more.
+    /// Whether this node has stored something, and nothing of it opens; an operator who has accepted that is asked no more. What lies in a part of a
+    /// Cluster that is away alone tells nothing: the others' accounts do not wait for it.
     async fn has_foreign_records(&self) -> Result<bool, StoreError> {
-        Ok(!self.0.keyring.is_accepted() && self.own_records().await?.are_foreign())
+        let Store::Redis(redis) = &self.0.store else { return Ok(false) };
+        if self.0.keyring.is_accepted() {
+            return Ok(false);
+        }
+        match self.own_records().await {
+            Ok(own) => Ok(own.are_foreign()),
+            Err(_) if redis.part_away().await.is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether another keyring's name is this one's to write over: nobody lives who may have that, and this one is what this node's records were
-    /// sealed with, or its operator has accepted it.
+    /// sealed with, or its operator has accepted it and there is no other node that could come back with that.
     async fn may_take_name(&self) -> Result<bool, StoreError> {
-        if self.0.agreement.has_stood() || self.is_untried().await? || !self.living_peers().await?.is_empty() {
+        if self.0.agreement.has_stood() || self.is_untried().await? {
             return Ok(false);
         }
-        Ok(self.0.keyring.is_accepted() || self.own_records().await?.open())
+        let peers = self.peers().await?;
+        if peers.iter().any(|peer| peer.run.is_some()) {
+            return Ok(false);
+        }
+        Ok(peers.is_empty() && self.0.keyring.is_accepted() || self.own_records().await?.open())
     }
 
     /// Writes down each day how often the keyring was rotated, for longer than a name stands.
@@ -246,18 +261,31 @@ impl Vault {
         let (Fingerprint { day, rotation, .. }, known) = (self.fingerprint(), &self.0.agreement.rotation);
         let now = u64::from(day) << 32 | u64::from(rotation);
         if rotation > 0 && known.load(Ordering::Relaxed) != now {
-            self.remember(&rotated(rotation)).await?;
+            if let Store::Redis(redis) = &self.0.store {
+                redis.remember(&self.memo_of_rotation(rotation)).await?;
+            }
             known.store(now, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Gives this run's lease up, or takes none, while it can serve nothing of what its node has and another node lives; whether that is so.
+    async fn remembers_rotation(&self, rotation: u32) -> Result<bool, StoreError> {
+        let Store::Redis(redis) = &self.0.store else { return Ok(false) };
+        redis.remembers(&self.memo_of_rotation(rotation)).await
+    }
+
+    /// The memo of a rotation. A Cluster that tells which keyring stands tells that as well.
+    fn memo_of_rotation(&self, rotation: u32) -> String {
+        beside_agreement(&lookup::memo(&self.0.keyring.index_key(), &format!("keyring rotated {rotation}")))
+    }
+
+    /// Gives this run's lease up, or takes none, while it serves nothing of what its node has and another node lives; whether that is so.
     pub(super) async fn leaves_lease(&self, redis: &RedisStore) -> Result<bool, StoreError> {
         let agreement = &self.0.agreement;
         let may_leave = agreement.is_other() && agreement.has_nothing() && !self.living_peers().await?.is_empty();
         let has_left = agreement.has_left_lease.load(Ordering::Relaxed);
-        if !may_leave || !has_left && self.own_records().await?.open() {
+        let others_open = agreement.fault() == Some(KeyringMismatch::Behind);
+        if !may_leave || !has_left && !others_open && self.own_records().await?.open() {
             agreement.has_left_lease.store(false, Ordering::Relaxed);
             return Ok(false);
         }
@@ -265,7 +293,7 @@ impl Vault {
         if !agreement.has_left_lease.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 event = "lease-left-to-others",
-                "this node's keyring is not that of the others, and opens nothing of what the node has; its lease is given up, and the others take that over"
+                "this node's keyring is not that of the others, and nothing of what the node has is served with it; its lease is given up, and the others take that over"
             );
         }
         Ok(true)
@@ -344,9 +372,4 @@ impl Vault {
         }
         Ok(self.0.agreement.stands())
     }
-}
-
-/// The memo of a rotation.
-fn rotated(rotation: u32) -> String {
-    format!("keyring rotated {rotation}")
 }

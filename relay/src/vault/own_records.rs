@@ -1,7 +1,8 @@
 //! Whether a keyring opens what its node has stored in earlier runs.
 //!
 //! Invariant: only a record counts that this node has put itself and whose key this keyring would still have: what was taken from another node, what was
-//! altered, and what is as old as a key lives, tells nothing. A look reads some records, and changes none.
+//! altered, and what is as old as a key lives, tells nothing; in a Cluster so does what lies in a part that is away, where another record is told.
+//! A look reads some records, and changes none.
 
 use futures_util::future::join_all;
 
@@ -35,13 +36,17 @@ impl Vault {
     /// Looks at some of what this node has stored.
     pub(super) async fn own_records(&self) -> Result<OwnRecords, StoreError> {
         let (Store::Redis(redis), owner) = (&self.0.store, &self.0.owner) else { return Ok(OwnRecords::default()) };
-        let mut found = OwnRecords::default();
+        let (mut found, mut away) = (OwnRecords::default(), None);
         for some in redis.some_named_of(&owner.node, LOOKED_AT).await?.chunks(AT_ONCE) {
             for stored in join_all(some.iter().map(|id| redis.load(owner, *id))).await {
                 let stored = match stored {
                     Ok(Some(stored)) => stored,
                     Ok(None) | Err(StoreError::Malformed) => continue,
-                    Err(error) => return Err(error),
+                    Err(error) if redis.is_ordered() => return Err(error),
+                    Err(error) => {
+                        away = Some(error);
+                        continue;
+                    }
                 };
                 let is_own = stored.owner.node == owner.node && stored.put_by.is_none_or(|node| node == owner.node);
                 match seal::is_of(&self.0.keyring, &stored.sealed).filter(|_| is_own) {
@@ -50,7 +55,14 @@ impl Vault {
                     None => {}
                 }
             }
+            if away.is_some() && found != OwnRecords::default() {
+                // A part that is silent is waited for once.
+                break;
+            }
         }
-        Ok(found)
+        match away {
+            Some(error) if found == OwnRecords::default() => Err(error),
+            _ => Ok(found),
+        }
     }
 }

@@ -71,7 +71,7 @@ impl Vault {
     /// Takes or renews this node's lease; to be called every [`RENEWAL`](super::RENEWAL). [`Lease::Lapsed`] tells that it had
     /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
     /// [`Stored::owned`], before it is registered again. [`Lease::GivenWay`] tells that it is not this run's, and nothing new:
-    /// another process has it, or this run [opens nothing](super::keyring_agreement) of what its node has.
+    /// another process has it, or this run [serves nothing](super::keyring_agreement) of what its node has.
     ///
     /// # Errors
     /// [`StoreError::Away`]; a node that hears it for a whole [`LEASE`](super::LEASE) has lost its lease.

@@ -279,11 +279,11 @@ impl KeyringMismatch {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Other => {
-                "put their keyring in its place; where no other node runs, the one of before, or wait ten minutes behind `sipwake keys accept`"
+                "put their keyring in its place; where no other node runs, the one of before. Where that is lost on every node, wait ten minutes behind `sipwake keys accept` while none of the others runs"
             }
             Self::Parted => "put their keyring in its place",
             Self::Behind => {
-                "run `sipwake keys rotate` with the same entropy on the same day, or put the rotated keyring in its place"
+                "run `sipwake keys rotate` with the same entropy on the same day, or put the rotated keyring in its place; where that is lost on every node, wait ten minutes behind `sipwake keys accept`"
             }
             Self::Untried | Self::Foreign => {
                 "put the keyring of before in its place, from its disk, a copy or another node, and start again; where it is lost for good, `sipwake keys accept`: then each app has to lend its account anew"

@@ -2,6 +2,7 @@
 
 use relay::clock::Reading;
 use relay::vault::{AwayReason, Fence, Keyring, KeyringMismatch, StoreError, Vault};
+use tests::redis_server::RedisServer;
 use tests::scratch::Scratch;
 
 use super::{Bench, LEASE, Lease, claim_all, claim_until, enable, id, load, record, until};
@@ -252,6 +253,29 @@ pub async fn a_keyring_that_opens_nothing_of_its_node_does_not_stand_and_the_rig
     assert_eq!((anew.check_keyring().await, put_new(&anew, 2).await), (Ok(None), Ok(())));
 }
 
+pub async fn a_keyring_that_was_accepted_beside_others_leaves_theirs_standing_while_they_begin_again(bench: &Bench) {
+    let right = Keyring::ephemeral();
+    let b = node(bench, "b", &right);
+    assert_eq!(b.check_keyring().await, Ok(None));
+    b.hold_lease().await.expect("leased");
+    enable(&b, 1, "alice").await;
+    let scratch = Scratch::new();
+    let made = Keyring::open(&scratch.path().join("keyring")).expect("made");
+    made.accept().expect("accepted");
+    let a = node(bench, "a", &made);
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
+    b.release_lease().await.expect("released");
+    assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)), "the others are back in a moment");
+    assert_eq!(claim_all(&a, 10).await, []);
+    let back = node(bench, "b", &right);
+    assert_eq!((back.check_keyring().await, back.hold_lease().await), (Ok(None), Ok(Lease::Held)));
+    assert_eq!(claim_until(&back, 1).await, [id(1)]);
+    back.release_lease().await.expect("released");
+    // None of them has run for ten minutes.
+    forget_name(bench);
+    until("the accepted one stands", async || a.check_keyring().await == Ok(None)).await;
+}
+
 pub async fn a_copy_from_before_a_rotation_does_not_stand_when_the_name_is_forgotten(bench: &Bench) {
     let scratch = Scratch::new();
     let file = scratch.path().join("keyring");
@@ -264,7 +288,65 @@ pub async fn a_copy_from_before_a_rotation_does_not_stand_when_the_name_is_forgo
     forget_name(bench);
     let old = node(bench, "a", &before);
     assert_eq!(old.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
+    // The rotated one is lost for good.
+    before.accept().expect("accepted");
+    until("the copy stands", async || old.check_keyring().await == Ok(None)).await;
     assert_eq!(node(bench, "a", &rotated).check_keyring().await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_part_of_a_cluster_that_is_away_keeps_no_right_keyring_from_standing() {
+    let bench = Bench::on(RedisServer::start_cluster());
+    let server = bench.server();
+    let (right, wrong) = (Keyring::ephemeral(), Keyring::ephemeral());
+    let a = node(&bench, "a", &right);
+    assert_eq!(a.check_keyring().await, Ok(None));
+    a.hold_lease().await.expect("leased");
+    for number in 1..=30 {
+        enable(&a, number, &format!("user{number}")).await;
+    }
+    server.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("cluster-require-full-coverage").arg("no"));
+    let slot = |key: &str| server.ask::<u16>(redis::cmd("CLUSTER").arg("KEYSLOT").arg(key));
+    let is_there =
+        |key: &String| ["sipwake:ring", "sipwake:nodes", "sipwake:lease:"].iter().any(|of| key.starts_with(of));
+    let names: Vec<u16> = server.keys().iter().filter(|key| is_there(key)).map(|key| slot(key)).collect();
+    let index = slot("sipwake:n:a");
+    let is_away = |slot: &u16| (*slot >= 5_461 || *slot == index) && !names.contains(slot);
+    forget_name(&bench);
+    let away: Vec<u16> = (0..16_384).filter(is_away).collect();
+    server.ask::<()>(redis::cmd("CLUSTER").arg("DELSLOTS").arg(away));
+    // What there is to be opened cannot be found.
+    let back = node(&bench, "a", &right);
+    until("it stands without the index", async || back.check_keyring().await == Ok(None)).await;
+    forget_name(&bench);
+    server.ask::<()>(redis::cmd("CLUSTER").arg("ADDSLOTS").arg(index));
+    // A third of it can be read.
+    let astray = node(&bench, "a", &wrong);
+    until("it is told", async || astray.check_keyring().await == Ok(Some(KeyringMismatch::Foreign))).await;
+    let back = node(&bench, "a", &right);
+    until("it stands without most records", async || back.check_keyring().await == Ok(None)).await;
+}
+
+pub async fn a_copy_from_before_a_rotation_leaves_what_its_node_has_to_those_who_have_rotated(bench: &Bench) {
+    let scratch = Scratch::new();
+    let file = scratch.path().join("keyring");
+    let rotated = Keyring::open(&file).expect("made");
+    let before = copy_of(&scratch, &file, "before");
+    let (a, b) = (node(bench, "a", &rotated), node(bench, "b", &before));
+    for node in [&a, &b] {
+        assert_eq!(node.check_keyring().await, Ok(None));
+        node.hold_lease().await.expect("leased");
+    }
+    enable(&b, 1, "alice").await;
+    rotated.mix(b"sixteen bytes or more", Reading::now()).expect("mixed");
+    assert_eq!(a.check_keyring().await, Ok(None));
+    assert_eq!(b.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
+    assert_eq!(b.hold_lease().await, Ok(Lease::Held), "it serves what it has");
+    let again = node(bench, "b", &before);
+    assert_eq!(again.check_keyring().await, Ok(Some(KeyringMismatch::Behind)));
+    assert_eq!(again.hold_lease().await, Ok(Lease::GivenWay));
+    a.hold_lease().await.expect("leased");
+    assert_eq!(claim_until(&a, 1).await, [id(1)]);
 }
 
 pub async fn a_file_that_is_shared_is_rotated_for_all(bench: &Bench) {

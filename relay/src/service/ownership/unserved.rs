@@ -6,26 +6,35 @@
 //! ```
 //!
 //! Invariant: nothing is offered before a node has said that it has the app and the push service, so that no account goes back and forth. What nobody
-//! else has stays, and is warned of for as long as it is here.
+//! else has stays, and is warned of for as long as it is here. What is opened and not bound yet is not forgotten meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::offers::{Offer, Outcome, Why};
 use crate::agent::request::Request;
+use crate::clock;
 use crate::service::{Inner, Service};
 use crate::vault::record::{Provider, Record};
 
 /// How often it is looked whether another node serves what this one does not.
 const EVERY: Duration = Duration::from_secs(2);
+/// What was opened is bound within this time, or never.
+const BOUND_WITHIN: Duration = Duration::from_secs(60);
 
 /// The instances that this node took over and cannot push for.
 #[derive(Default)]
-pub(crate) struct Unserved(Mutex<BTreeMap<InstanceId, Need>>);
+pub(crate) struct Unserved(Mutex<BTreeMap<InstanceId, Noted>>);
+
+struct Noted {
+    need: Need,
+    /// When it was opened; `None`: it has been here.
+    opened_at: Option<Instant>,
+}
 
 /// What an instance needs of its node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,19 +49,32 @@ impl Unserved {
         self.lock().is_empty()
     }
 
-    /// Forgets what is not among these, which are here; the rest, by what they need.
+    fn note(&self, id: InstanceId, need: Need) {
+        self.lock().insert(id, Noted { need, opened_at: Some(clock::now()) });
+    }
+
+    /// It is served here by now.
+    pub fn forget(&self, id: InstanceId) {
+        self.lock().remove(&id);
+    }
+
+    /// Forgets what is not among these any more, which are here, or has not come there in time. What is here, by what it needs.
     fn keep(&self, here: &BTreeSet<InstanceId>) -> BTreeMap<Need, Vec<InstanceId>> {
-        let mut unserved = self.lock();
-        unserved.retain(|id, _| here.contains(id));
+        let (mut unserved, now) = (self.lock(), clock::now());
         let mut by_need: BTreeMap<Need, Vec<InstanceId>> = BTreeMap::new();
-        for (id, need) in unserved.iter() {
-            by_need.entry(need.clone()).or_default().push(*id);
-        }
+        unserved.retain(|id, noted| {
+            if here.contains(id) {
+                noted.opened_at = None;
+                by_need.entry(noted.need.clone()).or_default().push(*id);
+                return true;
+            }
+            noted.opened_at.is_some_and(|at| now.saturating_duration_since(at) < BOUND_WITHIN)
+        });
         by_need
     }
 
     // A panic while the lock was held leaves a whole table behind: each change is one statement.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Need>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Noted>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,7 +107,7 @@ impl Inner {
     pub(super) fn note_unserved(&self, id: InstanceId, record: &Record, server: String) {
         let provider = record.device.call_push.provider;
         if !self.serves(&record.app, provider) {
-            self.unserved.lock().insert(id, Need { app: record.app.clone(), provider, server: server.into() });
+            self.unserved.note(id, Need { app: record.app.clone(), provider, server: server.into() });
         }
     }
 
@@ -122,14 +144,39 @@ mod tests {
 
     use super::*;
 
+    fn id(number: u128) -> InstanceId {
+        InstanceId::new(number << 32, ShardTag(1))
+    }
+
+    fn need(app: &str) -> Need {
+        Need { app: app.into(), provider: Provider::Fcm, server: "sip.example.net".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_opened_and_not_bound_yet_is_known_once_it_is_here_and_forgotten_when_it_does_not_come() {
+        let unserved = Unserved::default();
+        for number in [1, 2, 3] {
+            unserved.note(id(number), need("a"));
+        }
+        assert_eq!(unserved.keep(&BTreeSet::new()).len(), 0, "not here yet");
+        tokio::time::advance(EVERY).await;
+        assert!(unserved.keep(&[1, 2].map(id).into()) == [(need("a"), vec![id(1), id(2)])].into());
+        unserved.forget(id(2));
+        assert!(unserved.keep(&[1, 2].map(id).into()) == [(need("a"), vec![id(1)])].into(), "it is served by now");
+        assert_eq!(unserved.keep(&BTreeSet::new()).len(), 0);
+        assert_eq!(unserved.keep(&[id(1)].into()).len(), 0, "it was here, and is no more");
+        tokio::time::advance(BOUND_WITHIN).await;
+        assert_eq!(unserved.keep(&BTreeSet::new()).len(), 0);
+        assert!(unserved.is_empty());
+    }
+
     #[test]
     fn what_is_here_no_more_is_forgotten_and_the_rest_is_told_by_what_it_needs() {
-        let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
-        let need = |app: &str| Need { app: app.into(), provider: Provider::Fcm, server: "sip.example.net".into() };
         let unserved = Unserved::default();
         for (number, app) in [(1, "a"), (2, "b"), (3, "a"), (4, "a")] {
-            unserved.lock().insert(id(number), need(app));
+            unserved.note(id(number), need(app));
         }
+        unserved.keep(&[1, 2, 3, 4].map(id).into());
         let kept = unserved.keep(&[1, 2, 3].map(id).into());
         assert!(kept == [(need("a"), vec![id(1), id(3)]), (need("b"), vec![id(2)])].into());
         assert!(unserved.keep(&BTreeSet::new()).is_empty() && unserved.is_empty());

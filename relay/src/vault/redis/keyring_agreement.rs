@@ -18,6 +18,11 @@ pub(in crate::vault) const AGREEMENT_TTL: Duration = Duration::from_secs(600);
 
 const AGREEMENT_KEY: &str = "sipwake:ring";
 
+/// The name of a memo in the slot of [`AGREEMENT_KEY`]: its hash tag is that key.
+pub(in crate::vault) fn beside_agreement(memo: &str) -> String {
+    format!("{{{AGREEMENT_KEY}}}:{memo}")
+}
+
 /// What a look at the names in the store does to them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::vault) enum Look {
@@ -94,5 +99,17 @@ impl RedisStore {
             self.link.ask::<()>(::redis::cmd("PEXPIRE").arg(key).arg(millis(AGREEMENT_TTL))).await?;
         }
         Ok(stands)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memo_beside_what_stands_has_its_key_as_hash_tag() {
+        let name = beside_agreement("0123");
+        let tag = name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+        assert_eq!(tag, Some(AGREEMENT_KEY));
     }
 }

@@ -14,6 +14,7 @@
 //! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
 //! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
 //! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
+//! | `sipwake:memo:{sipwake:ring}:<hex>` | string | how often a keyring was rotated; a keyed hash, in the slot of what stands | [`INDEX_TTL`] |
 //! | `sipwake:ring`, `sipwake:ring:<hex>:<day>` | string | what tells the keyring of the living nodes from another one: keyed hashes | ten minutes after the last look |
 //! | `sipwake:check:{<hex>}:…` | any | what an examination tries | 5 s |
 //! | `sipwake:lease:<node>` | string | the run that holds the node's lease, or `-`: released | the lease |
@@ -73,7 +74,7 @@ use bulk_reads::Boxes;
 use claim::{Claims, Offered};
 use client::RedisClient;
 use hints::text;
-pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look};
+pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look, beside_agreement};
 use link::{Link, Whereto};
 use marks::Marked;
 use rivals::Rivals;
