@@ -8,11 +8,12 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
 use relay::agent::Agent;
+use relay::aside;
 use relay::cli::{
     CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, printable, receipt, shell,
     status, trace,
@@ -171,8 +172,10 @@ fn main() -> ExitCode {
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     };
-    // A thread that waits for a disk or a file which does not answer is not waited for.
-    runtime.shutdown_timeout(LAST_THREADS);
+    // A keyring that is being written is written. A thread that waits for a disk or a file which does not answer is not waited for.
+    let ending = Instant::now();
+    aside::wait(LAST_THREADS);
+    runtime.shutdown_timeout(LAST_THREADS.saturating_sub(ending.elapsed()));
     code
 }
 
