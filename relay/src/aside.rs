@@ -2,10 +2,12 @@
 //!
 //! The runtime's own threads for such work are waited for when it ends, and a runtime that gets none panics.
 //!
-//! Invariant: no task waits for a disk, no end of the process does, and a system that gives no thread ends nothing.
+//! Invariant: no task waits for a disk, the end of the process does for a limited time, and a system that gives no thread ends nothing.
 
 use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -16,19 +18,52 @@ use tokio::sync::oneshot;
 /// The system gives no further thread.
 pub fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<oneshot::Receiver<T>> {
     let (said, hears) = oneshot::channel();
-    let runtime = Handle::current();
+    let (runtime, under_way) = (Handle::current(), UnderWay::begin());
     Builder::new().name("aside".to_owned()).spawn(move || {
-        let _inside = runtime.enter();
+        let (_under_way, _inside) = (under_way, runtime.enter());
         // Nobody may hear it any more.
         let _ = said.send(work());
     })?;
     Ok(hears)
 }
 
+/// Waits until no such work is under way in this process, for `limit` at most: an end cuts it off between two of its steps.
+pub fn wait(limit: Duration) {
+    // Whether some is left changes nothing.
+    let _ = ENDED.wait_timeout_while(under_way(), limit, |count| *count > 0);
+}
+
+/// How much work is under way.
+static UNDER_WAY: Mutex<usize> = Mutex::new(0);
+/// Some of it has ended.
+static ENDED: Condvar = Condvar::new();
+
+fn under_way() -> MutexGuard<'static, usize> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A piece of work that is under way.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Self {
+        *under_way() += 1;
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        *under_way() -= 1;
+        ENDED.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::{Duration, Instant};
+    use std::thread::sleep;
+    use std::time::Instant;
 
     use super::*;
 
@@ -44,5 +79,19 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(30));
         drop(go_on);
         assert!(hears.blocking_recv().unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn work_is_waited_for_when_all_ends_and_not_for_ever() {
+        let (go_on, disk) = mpsc::channel::<()>();
+        let mut hears =
+            aside(move || disk.recv_timeout(Duration::from_secs(30)).map(|()| sleep(Duration::from_millis(200))))
+                .unwrap();
+        let begun = Instant::now();
+        wait(Duration::from_millis(50));
+        assert!(hears.try_recv().is_err() && begun.elapsed() < Duration::from_secs(20));
+        go_on.send(()).unwrap();
+        wait(Duration::from_secs(30));
+        assert_eq!(hears.try_recv(), Ok(Ok(())));
     }
 }

@@ -19,7 +19,7 @@
 //!
 //! | floor | module | contents |
 //! | --- | --- | --- |
-//! | 0 | `aside` | work that may wait for a disk, on a thread of its own |
+//! | 0 | [`aside`] | work that may wait for a disk, on a thread of its own |
 //! | 0 | [`clock`] | the wall clock, when it is believed, and RFC 3339 |
 //! | 0 | `cores` | a thread and a runtime for each shard |
 //! | 0 | [`config`] | typed TOML; every problem reported at once |
@@ -57,7 +57,7 @@
 pub mod acme;
 pub mod agent;
 pub mod api;
-mod aside;
+pub mod aside;
 pub mod audit;
 pub mod cli;
 pub mod clock;

@@ -8,11 +8,12 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
 use relay::agent::Agent;
+use relay::aside;
 use relay::cli::{
     CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, printable, receipt, shell,
     status, trace,
@@ -23,13 +24,13 @@ use relay::log_filter::{self, Filtered};
 use relay::operator::controls::Reloaded;
 use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
 use relay::secret::ZeroOnFree;
-use relay::serve::Relay;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
 use relay::serve::unconfigured::Unconfigured;
+use relay::serve::{Relay, Running};
 use relay::systemd::{self, Notifier, sockets};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot::Receiver;
 use tracing::Level;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -107,6 +108,8 @@ enum Command {
     Man(shell::Man),
 }
 
+/// What the service manager shows behind a reload that changed nothing.
+const RELOAD_REFUSED: &str = "serves; a reload was refused, and the log says why";
 /// How long threads have to end that still do something when all has ended.
 const LAST_THREADS: Duration = Duration::from_secs(2);
 
@@ -171,8 +174,10 @@ fn main() -> ExitCode {
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
     };
-    // A thread that waits for a disk or a file which does not answer is not waited for.
-    runtime.shutdown_timeout(LAST_THREADS);
+    // A keyring that is being written is written. A thread that waits for a disk or a file which does not answer is not waited for.
+    let ending = Instant::now();
+    aside::wait(LAST_THREADS);
+    runtime.shutdown_timeout(LAST_THREADS.saturating_sub(ending.elapsed()));
     code
 }
 
@@ -247,20 +252,26 @@ async fn serve(
             print!("{ca}");
         }
     }
-    let mut reloading = None;
+    let (mut reloading, mut once_more) = (None, false);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = running.asked_to_leave() => break,
-            // One at a time: a signal that comes meanwhile is heard behind it.
-            _ = hangup.recv(), if reloading.is_none() => {
-                manager.reloading();
-                reloading = Some(running.reload());
-            }
+            _ = hangup.recv() => match &reloading {
+                None => reloading = begin_reload(&running, &manager),
+                Some(_) => {
+                    once_more = true;
+                    tracing::warn!(event = "reload-waits", "a reload goes on, which may wait for a file; another one follows when it has ended");
+                }
+            },
             is_taken = taken(&mut reloading) => {
                 reloading = None;
-                manager.ready(if is_taken { "serves" } else { "serves; a reload was refused, and the log says why" });
+                if std::mem::take(&mut once_more) {
+                    reloading = begin_reload(&running, &manager);
+                    continue;
+                }
+                manager.ready(if is_taken { "serves" } else { RELOAD_REFUSED });
             }
         }
     }
@@ -272,8 +283,20 @@ async fn serve(
     ExitCode::SUCCESS
 }
 
+/// Begins a reload; `None`: it is refused.
+fn begin_reload(running: &Running, manager: &Notifier) -> Option<Receiver<Reloaded>> {
+    manager.reloading();
+    let problem = match running.reload() {
+        Ok(reloading) => return Some(reloading),
+        Err(error) => format!("the system gives no thread to read with: {error}"),
+    };
+    tracing::error!(event = "not-reloaded", %problem, "not reloaded: nothing was changed");
+    manager.ready(RELOAD_REFUSED);
+    None
+}
+
 /// Whether the reload that goes on is taken, once it has ended. Without one, never.
-async fn taken(reloading: &mut Option<JoinHandle<Reloaded>>) -> bool {
+async fn taken(reloading: &mut Option<Receiver<Reloaded>>) -> bool {
     match reloading {
         Some(reload) => reload.await.is_ok_and(|told| told.problems.is_empty()),
         None => std::future::pending().await,

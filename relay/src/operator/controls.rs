@@ -15,6 +15,8 @@ pub struct Reloaded {
     pub needs_restart: Vec<String>,
     /// The problems; if there are any, nothing was taken.
     pub problems: Vec<String>,
+    /// Another reload goes on, and nothing was read; that is among the problems.
+    pub goes_on: bool,
 }
 
 impl Reloaded {

@@ -412,6 +412,10 @@ async fn reload<E: OperatorService>(State(operator): State<Operator<E>>) -> Resu
     let told = reloading.await.ok().flatten();
     match told {
         Some(told) if told.problems.is_empty() => Ok(answer(&told.to_json())),
+        Some(told) if told.goes_on => Err(Problem::new(
+            ProblemType::NotReady,
+            "Another reload goes on, and nothing was read. Try again when it has ended; one that does not end waits for a file.",
+        )),
         Some(told) => Err(Problem::new(
             ProblemType::NotReloaded,
             "Nothing was changed. Mend what problems says, and reload again.",

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, Settings, UpstreamPolicy};
 use sip::id::ShardTag;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
@@ -49,6 +49,7 @@ use zeroize::Zeroizing;
 use crate::acme::{self, Acme};
 use crate::agent::{self, Agent, NodeNews, RecordNote};
 use crate::api::{self, Api};
+use crate::aside::aside;
 use crate::audit::{self, Audit, AuditError};
 use crate::clock::DAY_S;
 use crate::config::{self, Config, HostPort, Tls};
@@ -345,9 +346,12 @@ impl Running {
     }
 
     /// Reads the configuration and its files again, takes what can change, and says what became of it. Files may be slow: nothing but this waits for them.
-    pub fn reload(&self) -> JoinHandle<Reloaded> {
+    ///
+    /// # Errors
+    /// The system gives no thread to read with.
+    pub fn reload(&self) -> io::Result<oneshot::Receiver<Reloaded>> {
         let reloader = self.reloader.clone();
-        tokio::task::spawn_blocking(move || reloader.reload())
+        aside(move || reloader.reload())
     }
 
     /// Comes back when an operator has the relay drain.

@@ -6,11 +6,11 @@
 //! | the operator's token; keys of apps and SIP servers | apps that come or go, or get another push service |
 //! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
 //!
-//! Invariant: a file with a problem changes nothing at all, nor does a store that no start could read. The changes taken are in force when [`Reloader::reload`] comes back.
+//! Invariant: one reload goes on at a time, and a further one is refused. A file with a problem changes nothing at all, nor does a store that no start could read. The changes taken are in force when [`Reloader::reload`] comes back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -67,8 +67,12 @@ impl Reloader {
     }
 
     fn read_again(&self) -> Reloaded {
-        // Nothing under the lock can panic half way: whole values are taken.
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing under the lock can panic half way: whole values are taken. One that waits for a file may hold it for ever.
+        let mut running = match self.running.try_lock() {
+            Ok(running) => running,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return goes_on(),
+        };
         let mut told = Reloaded::default();
         let Some(file) = running.config.source.clone() else {
             let certificate = self.read_certificate(&mut told);
@@ -162,6 +166,11 @@ impl Reloader {
             told.taken.push("tls.certificate".to_owned());
         }
     }
+}
+
+fn goes_on() -> Reloaded {
+    let problem = "another reload goes on, and nothing was read: reload again when it has ended";
+    Reloaded { problems: vec![problem.to_owned()], goes_on: true, ..Reloaded::default() }
 }
 
 /// Tells the log of a reload, whoever asked for it.

@@ -85,7 +85,9 @@ struct Part {
 }
 
 impl Part {
-    fn note(&mut self, found: Option<StoreError>) {
+    /// A Cluster that is away as a whole says nothing of its parts.
+    fn note(&mut self, look: Result<Option<StoreError>, StoreError>) {
+        let Ok(found) = look else { return };
         match (&found, &self.seen) {
             (Some(error), Some(_)) => {
                 if self.away.is_none() {
@@ -114,18 +116,21 @@ mod tests {
 
     #[test]
     fn a_part_that_is_away_for_two_looks_is_told_until_one_finds_it() {
-        let away = || Some(StoreError::Away(AwayReason::Refused("CLUSTERDOWN".into())));
+        let error = || StoreError::Away(AwayReason::Refused("CLUSTERDOWN".into()));
+        let away = || Ok(Some(error()));
         let mut part = Part::default();
         part.note(away());
         assert_eq!(part.warning(), None, "a fail-over takes a moment");
-        part.note(None);
+        part.note(Ok(None));
         part.note(away());
         assert_eq!(part.warning(), None);
         part.note(away());
         assert!(
             part.warning().is_some_and(|words| words.contains("CLUSTERDOWN") && words.contains("bring its node back"))
         );
-        part.note(None);
+        part.note(Err(error()));
+        assert!(part.warning().is_some(), "the rest of it is away as well");
+        part.note(Ok(None));
         assert_eq!(part.warning(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A lent account that a relay takes over which has it already: its record was another node's meanwhile.
+//! A whole relay that is asked to reload beside a reload; and a lent account that it takes over and has already: its record was another node's meanwhile.
 //!
 //! Invariant: these are tests alone; nothing in the relay imports them.
 
@@ -94,6 +94,18 @@ fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence
 async fn later_fence(relay: &Running, id: InstanceId, new: &NewInstance) -> Fence {
     let lookup = relay.vault.lookup("app", &account().aor, &PushToken::new("token"));
     relay.vault.put(id, &new.sealed, u64::MAX >> 1, &lookup, Fence::NEW).await.unwrap().fence
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_beside_one_that_goes_on_is_refused_and_a_later_one_is_taken() {
+    let (relay, _) = relay().await;
+    let refused = {
+        let _goes_on = relay.reloader.running.lock().unwrap();
+        relay.reloader.reload()
+    };
+    assert!(refused.goes_on && refused.problems.len() == 1 && refused.taken.is_empty(), "{refused:?}");
+    let told = relay.reload().unwrap().await.unwrap();
+    assert!(!told.goes_on && told.problems.is_empty(), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -603,10 +603,13 @@ impl Vault {
         }
     }
 
-    /// What is the matter with a part of a Cluster whose other parts answer; `None`: nothing, or all of it is away, or it is no Cluster.
-    pub async fn store_part_away(&self) -> Option<StoreError> {
+    /// What is the matter with a part of a Cluster whose other parts answer; `None`: nothing, or it is no Cluster.
+    ///
+    /// # Errors
+    /// All of it is away.
+    pub async fn store_part_away(&self) -> Result<Option<StoreError>, StoreError> {
         match &self.0.store {
-            Store::Memory(_) => None,
+            Store::Memory(_) => Ok(None),
             Store::Redis(redis) => redis.part_away().await,
         }
     }

@@ -8,8 +8,8 @@
 //! | the addresses of its SIP server | they are known |
 //!
 //! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
-//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`], a call and its CANCEL until [`LEAST_RING`] before the
-//! end of its time to ring; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
+//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`], a call until [`LEAST_RING`] before the
+//! end of its time to ring, and no longer than its CANCEL; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
 //! An input that ends no wait costs no look at those that wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -21,7 +21,7 @@ use sip::id::{BindingId, UpstreamId};
 use sip::message::Method;
 
 use super::Shard;
-use super::waiting::{Cancelled, bytes_of, is_first_cancel, is_same};
+use super::waiting::{Cancelled, bytes_of, ends, is_first_cancel, is_same};
 
 /// Requests that may wait in one shard; a further one is refused with 503, unless a SIP server sends it by which an account is
 /// registered here.
@@ -94,7 +94,7 @@ impl Early {
 
     fn add(&mut self, at: Instant, binding: BindingId, request: Input) {
         self.bytes += bytes_of(&request);
-        self.order[usize::from(is_of_call(&request))].push_back((at, binding));
+        self.order[usize::from(begins_call(&request))].push_back((at, binding));
         self.waiting.entry(binding).or_default().push((at, request));
         self.count += 1;
     }
@@ -111,14 +111,14 @@ impl Early {
         std::mem::take(self).waiting.into_values().flatten().collect()
     }
 
-    /// Takes what has waited long enough; a call may ring for so long.
+    /// Takes what has waited long enough; a call may ring for so long. A call that has ended comes with its CANCEL, before that.
     fn take_old(&mut self, now: Instant, ring_timeout: Duration) -> Vec<Input> {
         let mut old = Vec::new();
         for (is_call, wait) in [(false, EARLY_WAIT), (true, ring_timeout - LEAST_RING.min(ring_timeout / 4))] {
             while let Some((at, binding)) = self.order[usize::from(is_call)].front().copied() {
                 let requests = self.waiting.get_mut(&binding);
                 let place = requests.as_ref().and_then(|requests| {
-                    requests.iter().position(|(came_at, request)| *came_at <= at && is_of_call(request) == is_call)
+                    requests.iter().position(|(came_at, request)| *came_at <= at && begins_call(request) == is_call)
                 });
                 let (Some(requests), Some(place)) = (requests, place) else {
                     self.order[usize::from(is_call)].pop_front();
@@ -128,9 +128,12 @@ impl Early {
                     break;
                 }
                 let (_, request) = requests.remove(place);
-                self.bytes -= bytes_of(&request);
-                old.push(request);
-                self.count -= 1;
+                let ended = requests.iter().position(|(_, other)| ends(&request, other));
+                for request in ended.map(|place| requests.remove(place).1).into_iter().chain([request]) {
+                    self.bytes -= bytes_of(&request);
+                    self.count -= 1;
+                    old.push(request);
+                }
                 if requests.is_empty() {
                     self.waiting.remove(&binding);
                 }
@@ -140,10 +143,8 @@ impl Early {
     }
 }
 
-/// Whether a request begins a call, or ends one that waits: the two wait equally long.
-fn is_of_call(request: &Input) -> bool {
-    let Input::Received { message, .. } = request else { return false };
-    matches!(message.method(), Some(Method::Invite | Method::Cancel))
+fn begins_call(request: &Input) -> bool {
+    matches!(request, Input::Received { message, .. } if message.method() == Some(Method::Invite))
 }
 
 impl Shard {
@@ -245,7 +246,10 @@ mod tests {
     }
 
     fn request_of(method: &str, number: usize, bytes: usize) -> Input {
-        let text = format!("{method} sip:a@h SIP/2.0\r\nCall-ID: {number}\r\n\r\n{}", "x".repeat(bytes));
+        let text = format!(
+            "{method} sip:a@h SIP/2.0\r\nVia: SIP/2.0/TLS pbx.example;branch=z9hG4bK{number}\r\nFrom: <sip:b@h>;tag=1\r\nTo: <sip:a@h>\r\nCall-ID: {number}\r\nCSeq: 1 {method}\r\n\r\n{}",
+            "x".repeat(bytes)
+        );
         let peer = "192.0.2.1:5060".parse().unwrap();
         let source =
             Source { flow: FlowId::Stream(1), side: Side::Upstream, transport: Transport::Tls, peer, split: false };
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_waits_while_a_phone_can_be_woken_and_its_cancel_with_it() {
+    fn a_call_waits_while_a_phone_can_be_woken_and_behind_its_cancel_as_long_as_another_request() {
         let (mut early, now) = (Early::default(), Instant::now());
         let at = |seconds| now + Duration::from_secs(seconds);
         let methods = |old: Vec<Input>| -> Vec<Method> {
@@ -305,15 +309,17 @@ mod tests {
             };
             old.iter().filter_map(method).collect()
         };
-        for (second, method) in [(0, "MESSAGE"), (1, "INVITE"), (2, "CANCEL"), (3, "OPTIONS")] {
-            early.add(at(second), binding(0), request_of(method, 0, 10));
+        for (second, method, call) in
+            [(0, "MESSAGE", 0), (1, "INVITE", 1), (1, "INVITE", 2), (2, "CANCEL", 2), (3, "OPTIONS", 3)]
+        {
+            early.add(at(second), binding(0), request_of(method, call, 10));
         }
         assert_eq!(early.due(), Some(at(1)));
         assert!(early.take_old(at(9), RING).is_empty());
-        assert_eq!(methods(early.take_old(at(12), RING)), [Method::Message]);
+        assert_eq!(methods(early.take_old(at(11), RING)), [Method::Message]);
+        assert_eq!(methods(early.take_old(at(12), RING)), [Method::Invite, Method::Cancel]);
         assert_eq!(methods(early.take_old(at(20), RING)), [Method::Options]);
         assert_eq!(methods(early.take_old(at(28), RING)), [Method::Invite]);
-        assert_eq!(methods(early.take_old(at(29), RING)), [Method::Cancel]);
         assert_eq!((early.count, early.bytes, early.due()), (0, 0, None));
     }
 }

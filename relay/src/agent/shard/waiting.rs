@@ -40,6 +40,11 @@ pub(super) fn is_first_cancel<'a>(request: &Input, waiting: impl Iterator<Item =
     is_there
 }
 
+/// Whether one is the CANCEL of the other, which is an INVITE.
+pub(super) fn ends(cancel: &Input, invite: &Input) -> bool {
+    ended_by(cancel).is_some_and(|ended| invite_of(invite).as_ref() == Some(&ended))
+}
+
 /// The INVITEs that requests which wait have ended.
 pub(super) struct Cancelled(BTreeSet<String>);
 

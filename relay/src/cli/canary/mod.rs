@@ -208,7 +208,7 @@ impl Canary {
                 writeln!(out, "{:<7} {seconds:>8.3} s", step.word())?;
             }
             match &told.failed {
-                Some((step, why)) => writeln!(out, "{:<7} FAILED: {}", step.word(), printable(why))?,
+                Some((step, why)) => writeln!(out, "{}", failed(step.word(), why))?,
                 None => writeln!(out, "rung, answered and taken back")?,
             }
         }
@@ -221,7 +221,24 @@ impl Canary {
     }
 }
 
+/// The failure of a step as it is shown: a refusal may have several lines.
+fn failed(step: &str, why: &str) -> String {
+    let lines: Vec<String> = why.lines().map(printable).collect();
+    format!("{step:<7} FAILED: {}", lines.join("\n"))
+}
+
 fn username(aor: &str, named: Option<&str>) -> String {
     let user = Uri::parse(aor).and_then(|uri| uri.user.map(str::to_owned));
     named.map(str::to_owned).or(user).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_several_lines_is_shown_as_so_many() {
+        let told = failed("enable", "Correct each place.\n  /account/aor: expected a string\u{1b}[2J");
+        assert_eq!(told, "enable  FAILED: Correct each place.\n  /account/aor: expected a string\\u{1b}[2J");
+    }
 }

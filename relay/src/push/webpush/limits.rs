@@ -4,7 +4,7 @@
 //! | who is told 429 | what follows |
 //! | --- | --- |
 //! | a subscription, with a time | nothing is sent to it until that has passed |
-//! | a subscription, without one | likewise for the pauses between the tries of a push, which grow |
+//! | a subscription, without one | likewise for the pauses between the tries of a push, which grow; but a call goes, and has pauses of its own |
 //! | [`SEVERAL`] of them, none of which was told so lately, and none is taken meanwhile | the service may be asked too much: see [`Limits::note`] |
 //!
 //! Invariant: a limit told to one device holds no call of another back. Without any of it a push costs one atomic read. No endpoint is kept, but its
@@ -28,6 +28,25 @@ const LIMITED_MAX: usize = 256;
 /// How long it is remembered that a subscription was told so: one that is told again says nothing new of the service.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
+/// How long a subscription is still to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Its service has said so.
+    Named(Duration),
+    /// Its service has said no time.
+    Unnamed(Duration),
+}
+
+impl Left {
+    /// The time that the service has named.
+    pub(super) fn named(self) -> Option<Duration> {
+        match self {
+            Self::Named(left) => Some(left),
+            Self::Unnamed(_) => None,
+        }
+    }
+}
+
 /// The limits of one service.
 #[derive(Default)]
 pub(super) struct Limits {
@@ -46,6 +65,8 @@ struct State {
 /// A subscription that was told 429.
 struct Held {
     until: Instant,
+    /// Its service named that time.
+    is_named: bool,
     /// How often in a row.
     times: u32,
 }
@@ -57,13 +78,18 @@ impl Held {
 }
 
 impl Limits {
-    /// How long the subscription at `path` is still to be left alone.
-    pub(super) fn left(&self, path: &str) -> Option<Duration> {
+    /// How long the subscription at `path` is still to be left alone, by an `urgent` push for a time alone that was named.
+    pub(super) fn left(&self, path: &str, urgent: bool) -> Option<Left> {
         if !self.any.load(Ordering::Relaxed) {
             return None;
         }
-        let until = self.lock().held.get(&self.hasher.hash_one(path))?.until;
-        Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+        let state = self.lock();
+        let held = state.held.get(&self.hasher.hash_one(path))?;
+        let left = held.until.saturating_duration_since(Instant::now());
+        if left.is_zero() || urgent && !held.is_named {
+            return None;
+        }
+        Some(if held.is_named { Left::Named(left) } else { Left::Unnamed(left) })
     }
 
     /// Notes that the device at `path` is told 429, and perhaps for how long, of which [`REST_MAX`] is kept. Whether so many are, this one for the
@@ -72,20 +98,23 @@ impl Limits {
         let (key, now) = (self.hasher.hash_one(path), Instant::now());
         let mut state = self.lock();
         self.any.store(true, Ordering::Relaxed);
-        let again = state.held.get(&key).filter(|held| held.is_remembered(now)).map(|held| (held.times, held.until));
-        let times = again.map_or(1, |(times, _)| times.saturating_add(1));
-        let until = match asked {
-            Some(asked) => now + asked.min(REST_MAX),
+        let again = state.held.get(&key).filter(|held| held.is_remembered(now));
+        let is_again = again.is_some();
+        let times = again.map_or(1, |held| held.times.saturating_add(1));
+        let pause = now + RETRY.pause(times);
+        let (until, is_named) = match (asked, again) {
+            (Some(asked), _) => (now + asked.min(REST_MAX), true),
             // A time that was named stands.
-            None => again.map_or(now, |(_, until)| until).max(now + RETRY.pause(times)),
+            (None, Some(held)) if held.until > pause => (held.until, held.is_named),
+            (None, _) => (pause, false),
         };
         if state.held.len() >= LIMITED_MAX {
             state.held.retain(|_, held| held.until > now);
         }
         if state.held.len() < LIMITED_MAX || state.held.contains_key(&key) {
-            state.held.insert(key, Held { until, times });
+            state.held.insert(key, Held { until, is_named, times });
         }
-        if again.is_some() {
+        if is_again {
             return false;
         }
         if state.told.len() < SEVERAL && !state.told.contains(&key) {
@@ -123,11 +152,12 @@ mod tests {
     async fn one_that_is_told_is_left_alone_and_several_are_the_service() {
         let limits = Limits::default();
         assert!(!limits.note("/a", Some(10 * SECOND)));
-        assert_eq!((limits.left("/a"), limits.left("/b")), (Some(10 * SECOND), None));
+        assert_eq!((limits.left("/a", false), limits.left("/b", false)), (Some(Left::Named(10 * SECOND)), None));
         limits.taken("/b");
-        assert_eq!(limits.left("/a"), Some(10 * SECOND), "by another one");
+        assert_eq!(limits.left("/a", false), Some(Left::Named(10 * SECOND)), "by another one");
+        assert_eq!(limits.left("/a", true), limits.left("/a", false));
         tokio::time::advance(10 * SECOND).await;
-        assert_eq!(limits.left("/a"), None);
+        assert_eq!(limits.left("/a", false), None);
         tokio::time::advance(REMEMBERED).await;
         limits.taken("/b");
         assert!(!limits.any.load(Ordering::Relaxed), "nothing is to be looked up any more");
@@ -137,8 +167,11 @@ mod tests {
         assert!(limits.note("one more", None));
         limits.taken("/b");
         assert!(!limits.note("one more", Some(REST_MAX * 100)));
-        assert_eq!(limits.left("one more"), Some(REST_MAX));
-        assert!(!limits.note("one more", None) && limits.left("one more") == Some(REST_MAX), "the time stands");
+        assert_eq!(limits.left("one more", false), Some(Left::Named(REST_MAX)));
+        assert!(
+            !limits.note("one more", None) && limits.left("one more", false) == Some(Left::Named(REST_MAX)),
+            "the time stands"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -148,17 +181,19 @@ mod tests {
         assert_eq!(tell_all(), 20 - SEVERAL + 1);
         let mut before = Duration::ZERO;
         for _ in 0..5 {
-            let left = limits.left("0").unwrap();
-            assert!(left >= before && limits.left("other").is_none(), "{left:?}");
+            assert_eq!(limits.left("0", true), None, "a call has pauses of its own");
+            let Some(Left::Unnamed(left)) = limits.left("0", false) else { panic!("no time was named") };
+            assert!(left >= before && limits.left("other", false).is_none(), "{left:?}");
             before = left;
             tokio::time::advance(left).await;
-            assert_eq!((limits.left("0"), tell_all()), (None, 0));
+            assert_eq!((limits.left("0", false), tell_all()), (None, 0));
             limits.taken("other");
         }
         assert!((SECOND..=5 * SECOND).contains(&before), "{before:?}");
         limits.taken("0");
-        assert_eq!(limits.left("0"), None);
-        assert!(!limits.note("0", None) && limits.left("0").is_some_and(|left| left < SECOND), "it begins anew");
+        assert_eq!(limits.left("0", false), None);
+        let is_short = |left| matches!(left, Some(Left::Unnamed(left)) if left < SECOND);
+        assert!(!limits.note("0", None) && is_short(limits.left("0", false)), "it begins anew");
     }
 
     #[tokio::test(start_paused = true)]
@@ -167,9 +202,9 @@ mod tests {
         for number in 0..=LIMITED_MAX {
             limits.note(&number.to_string(), Some(SECOND));
         }
-        assert_eq!(limits.left(&LIMITED_MAX.to_string()), None);
+        assert_eq!(limits.left(&LIMITED_MAX.to_string(), false), None);
         tokio::time::advance(SECOND).await;
         limits.note("later", Some(SECOND));
-        assert_eq!((limits.left("later"), limits.lock().held.len()), (Some(SECOND), 1));
+        assert_eq!((limits.left("later", false), limits.lock().held.len()), (Some(Left::Named(SECOND)), 1));
     }
 }

@@ -46,6 +46,7 @@ use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
 use self::encryption::{PLAINTEXT_MAX, encrypted};
+use self::limits::Left;
 use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
@@ -195,8 +196,9 @@ impl WebPush {
         until: Instant,
         departure: &Departure,
     ) -> Attempt {
-        if let Some(left) = origin.limits.left(&request.path) {
-            return Attempt::Limited { after: Some(left) };
+        // A push that was told no time has growing pauses of its own; one of a call is tried although another push was told so.
+        if let Some(left) = origin.limits.left(&request.path, *urgent) {
+            return Attempt::Limited { after: left.named() };
         }
         let Some(authorization) = origin.authorization(&self.vapid) else {
             self.record().trouble(Trouble::grave("CannotSign"), "");
@@ -209,7 +211,9 @@ impl WebPush {
                 let attempt = origin.judged(&request.path, *urgent, attempt);
                 origin.note(&request.path, &attempt);
                 match attempt {
-                    Attempt::Limited { after: None } => Attempt::Limited { after: origin.limits.left(&request.path) },
+                    Attempt::Limited { after: None } => {
+                        Attempt::Limited { after: origin.limits.left(&request.path, true).and_then(Left::named) }
+                    }
                     attempt => attempt,
                 }
             }

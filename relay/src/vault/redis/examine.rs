@@ -41,16 +41,22 @@ impl RedisStore {
         Ok(faults)
     }
 
-    /// What is the matter with a part of a Cluster whose other parts answer; `None`: nothing, or it is away as a whole, or it is no Cluster.
-    pub async fn part_away(&self) -> Option<StoreError> {
+    /// What is the matter with a part of a Cluster whose other parts answer; `None`: nothing, or it is no Cluster.
+    ///
+    /// # Errors
+    /// It is away as a whole, which says nothing of its parts.
+    pub async fn part_away(&self) -> Result<Option<StoreError>, StoreError> {
         if !self.link.is_cluster() {
-            return None;
+            return Ok(None);
         }
         let looks = (0..PARTS_ASKED).map(|place| async move {
             self.link.ask::<bool>(::redis::cmd("EXISTS").arg(format!("sipwake:check:{{{place}}}"))).await
         });
         let (answered, failed): (Vec<_>, Vec<_>) = join_all(looks).await.into_iter().partition(Result::is_ok);
-        failed.into_iter().find_map(Result::err).filter(|_| !answered.is_empty())
+        match failed.into_iter().find_map(Result::err) {
+            Some(error) if answered.is_empty() => Err(error),
+            found => Ok(found),
+        }
     }
 
     async fn try_commands(&self, scratch: &Scratch) -> Result<Vec<StoreFault>, StoreError> {

@@ -190,6 +190,29 @@ async fn a_subscription_that_is_told_to_wait_is_left_alone_and_no_other_one_is()
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_alert_that_is_told_to_wait_without_a_time_asks_seldom_and_delays_no_call_of_its_device() {
+    let web = Web::new(&Authority::new());
+    let device = web.server.subscribe();
+    web.server.answer_with(&device.token, std::iter::repeat_n(Answer::Status(429, None), 10_000));
+    let deliver = |push: Push| {
+        let (service, target) = (web.service.clone(), device.push_target());
+        tokio::spawn(async move { service.deliver(APP, &target, &push).await })
+    };
+    let push = alert();
+    let waiting = deliver(Push { deadline: push.sent_at + 3_600, ..push });
+    tokio::time::sleep(Duration::from_secs(1_800)).await;
+    let asked = web.server.requests();
+    assert!(!waiting.is_finished() && (8..60).contains(&asked), "{asked} in half an hour");
+    for number in 2..10 {
+        let before = web.server.requests();
+        let ringing = deliver(call(number));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(web.server.requests() >= before + 2, "call {number} is tried at once, and again");
+        ringing.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_tells_one_subscription_after_the_other_to_wait_is_left_alone_for_seconds_by_all_but_calls() {
     for (push, waits) in [(alert(), 500..6_000), (call(9), 0..100)] {
         let web = Web::new(&Authority::new());
