@@ -14,8 +14,9 @@
 //!
 //! A flow is left for another address only when that one is better by DNS's own word: a lower rank, which is a transport or
 //! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as the worst after
-//! [`UNNAMED`], and at once where it refuses an account that it had accepted: the server has moved. Some name servers name a few of many at a time:
-//! where DNS has named an address again that it had left out, such an address is kept for [`UNLISTED`], whatever it answers.
+//! [`UNNAMED`], and at once where it refuses an account that it had accepted: the server has moved. Some name servers name
+//! a few of many at a time: where DNS has twice named addresses again that it had left out, such an address is kept for [`UNLISTED`], whatever it
+//! answers.
 //!
 //! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be let go, because the server in use
 //! serves again, or because it is not wanted any more. That says nothing of its address.
@@ -40,7 +41,7 @@ const SETTLED: Duration = Duration::from_secs(600);
 const UNNAMED: Duration = Duration::from_secs(300);
 /// Likewise where DNS names a few of many at a time.
 const UNLISTED: Duration = Duration::from_secs(3_600);
-/// How long it is held to do so after it has named an address again.
+/// How long it is held to do so after it has named an address again, for the second time within as long.
 const ROTATES: Duration = Duration::from_secs(6 * 3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
 const REMEMBERED: usize = 32;
@@ -65,6 +66,8 @@ pub(crate) struct Targets {
     /// Addresses that were left because DNS named them no more.
     left: BTreeMap<Destination, Instant>,
     /// When DNS has named an address again that it had left out.
+    returned_at: Option<Instant>,
+    /// When it has done so soon after another time.
     rotated_at: Option<Instant>,
 }
 
@@ -169,7 +172,7 @@ impl Targets {
                 }
             }
         }
-        if again {
+        if again && self.returned_at.replace(now).is_some_and(|at| at + ROTATES > now) {
             self.rotated_at = Some(now);
         }
     }
@@ -455,7 +458,7 @@ mod tests {
         }
         assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 60);
         assert!(!moves(&mut targets, at(2, 0), now).replaces, "it may be the same server");
-        // Where they are named again late, it is known after one move.
+        // Where they are named again late, it is known after two moves.
         let (mut now, mut targets) = (Instant::now(), Targets::default());
         targets.leads(0, at(1, 0), now);
         for round in 0..200 {
@@ -467,7 +470,23 @@ mod tests {
                 moves(&mut targets, answer, now);
             }
         }
-        assert_eq!(moved, 1);
+        assert_eq!(moved, 2);
+    }
+
+    #[test]
+    fn a_single_answer_of_the_time_before_keeps_nobody_at_a_server_that_has_moved() {
+        let (mut now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), now);
+        for old_or_new in [2, 1, 2] {
+            now += MINUTE;
+            targets.named(&[at(old_or_new, 0)], now);
+        }
+        assert!(targets.refused(0, now));
+        assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 0);
+        assert!(moves(&mut targets, at(2, 0), now).replaces);
+        // It moves back within hours.
+        targets.named(&[at(1, 0)], now + 10 * MINUTE);
+        assert!(!targets.refused(0, now + 10 * MINUTE), "names a few of many");
     }
 
     #[test]
