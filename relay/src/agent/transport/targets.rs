@@ -60,6 +60,8 @@ pub(crate) struct Targets {
     away_for_one: BTreeMap<(usize, Destination), Away>,
     /// By shard.
     current: BTreeMap<usize, Current>,
+    /// Those of shards whose last flow ended while none was wanted.
+    last: BTreeMap<usize, Current>,
     /// Flows of which an endpoint has not said yet whether it takes them: dialled, and to be tried as better ones.
     dialled: BTreeMap<usize, (FlowId, Candidate)>,
     trying: BTreeMap<usize, (FlowId, Candidate)>,
@@ -146,7 +148,8 @@ impl Targets {
     fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) -> bool {
         self.be_back(shard, place_of(&candidate));
         let current = Current { candidate, since: now, unnamed_since: None, refuses: false };
-        let before = self.current.insert(shard, current).filter(|it| place_of(&it.candidate) != place_of(&candidate));
+        let (before, last) = (self.current.insert(shard, current), self.last.remove(&shard));
+        let before = before.or(last).filter(|it| place_of(&it.candidate) != place_of(&candidate));
         let Some(left) = before.filter(|it| it.unnamed_since.is_some()) else { return false };
         note_left(&mut self.left, place_of(&left.candidate), now);
         !self.rotates(now)
@@ -161,7 +164,7 @@ impl Targets {
             again |= is_named;
             !is_named
         });
-        for current in self.current.values_mut() {
+        for current in self.current.values_mut().chain(self.last.values_mut()) {
             match names(place_of(&current.candidate)) {
                 Some(named) => {
                     current.candidate.rank = named.rank;
@@ -285,7 +288,9 @@ impl Targets {
 
     /// No flow of a shard leads anywhere, and none is wanted.
     pub(crate) fn let_go(&mut self, shard: usize) {
-        self.current.remove(&shard);
+        if let Some(last) = self.current.remove(&shard) {
+            self.last.insert(shard, last);
+        }
         self.dialled.remove(&shard);
         self.trying.remove(&shard);
     }
@@ -487,6 +492,19 @@ mod tests {
         // It moves back within hours.
         targets.named(&[at(1, 0)], now + 10 * MINUTE);
         assert!(!targets.refused(0, now + 10 * MINUTE), "names a few of many");
+    }
+
+    #[test]
+    fn a_server_that_moves_while_nobody_wants_a_flow_is_known_for_another_one() {
+        for (answer, replaces) in [(at(1, 0), false), (at(2, 0), true)] {
+            let (now, mut targets) = (Instant::now(), Targets::default());
+            targets.leads(0, at(1, 0), now);
+            targets.let_go(0);
+            targets.named(&[answer], now);
+            targets.dialled(0, FLOW, answer);
+            let settled = targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE);
+            assert_eq!(settled, Settled { tried: false, replaces });
+        }
     }
 
     #[test]
