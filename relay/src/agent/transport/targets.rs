@@ -14,7 +14,7 @@
 //!
 //! A flow is left for another address only when that one is better by DNS's own word: a lower rank, which is a transport or
 //! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as the worst after
-//! [`UNNAMED`], and at once where it refuses an account that it had accepted: the server has moved. Some name servers name
+//! [`UNNAMED`], and at once where it refuses an account that it had accepted, and has granted none since: the server has moved. Some name servers name
 //! a few of many at a time: where DNS has twice named addresses again that it had left out, such an address is kept for [`UNLISTED`], whatever it
 //! answers.
 //!
@@ -87,7 +87,7 @@ struct Current {
     since: Instant,
     /// Since when DNS names others alone.
     unnamed_since: Option<Instant>,
-    /// It has refused an account that it had accepted.
+    /// It has refused an account that it had accepted, and granted none since.
     refuses: bool,
 }
 
@@ -192,6 +192,13 @@ impl Targets {
         current.refuses = true;
         let kept = if rotates { UNLISTED } else { Duration::ZERO };
         current.unnamed_since.is_some_and(|since| since + kept <= now)
+    }
+
+    /// The address of a shard's flow has granted an account.
+    pub(crate) fn grants(&mut self, shard: usize) {
+        if let Some(current) = self.current.get_mut(&shard) {
+            current.refuses = false;
+        }
     }
 
     /// Whether a shard's flow is to be left for any address that DNS names.
@@ -492,6 +499,15 @@ mod tests {
         // It moves back within hours.
         targets.named(&[at(1, 0)], now + 10 * MINUTE);
         assert!(!targets.refused(0, now + 10 * MINUTE), "names a few of many");
+    }
+
+    #[test]
+    fn an_address_that_grants_others_is_not_left_at_once_for_what_it_refused_before() {
+        let (mut now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), now);
+        assert!(!targets.refused(0, now));
+        targets.grants(0);
+        assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 5);
     }
 
     #[test]

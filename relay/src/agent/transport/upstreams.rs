@@ -333,6 +333,7 @@ impl Upstreams {
     pub(crate) fn serves(&self, id: UpstreamId, shard: usize) -> u128 {
         self.lock().entries.get_mut(&id).map_or(0, |entry| {
             entry.granted = true;
+            entry.targets.grants(shard);
             std::mem::take(&mut entry.failed_at) & !(1 << shard)
         })
     }
