@@ -445,7 +445,7 @@ impl Upstreams {
                 known.truncate(MAX_CANDIDATES);
             }
             if !known.is_empty() {
-                entry.targets.named(&known, now);
+                entry.targets.named(candidates, &known, now);
             }
             entry.last = (!known.is_empty()).then_some((now, known));
             entry.nameless_since = None;
