@@ -287,6 +287,8 @@ impl Endpoint {
             self.close_unread(id, by);
         }
         let failed = match step {
+            // A server that does not know an account says nothing of how it serves others.
+            Step::Failed(RegistrationFailure::Retry { status: Some(404 | 604), .. }) => None,
             Step::Failed(RegistrationFailure::Retry { status, .. }) => status,
             _ => None,
         };

@@ -90,7 +90,7 @@ use grant::RegistrarInfo;
 use late::GivenUp;
 pub use new_registration::NewRegistration;
 pub use owners::{Standing, SuspendedAuth};
-use refusals::{leads_to, retry_after, wanted_interval};
+use refusals::{Pause, leads_to, retry_after, wanted_interval};
 pub use request::{ContactHosts, RequestContext};
 use request::{Contacts, RegisterRequest};
 pub use step::{Began, Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
@@ -221,8 +221,8 @@ pub struct Registration {
 struct Rare {
     /// GRUUs and Service-Route.
     info: RegistrarInfo,
-    /// The time before which refused credentials are not shown again.
-    paused_until: Option<Instant>,
+    /// The pause after a refusal.
+    pause: Pause,
     /// The REGISTER that was given up last.
     given_up: Option<GivenUp>,
     /// The relays that had this account before, until their Contacts are gone.
@@ -640,7 +640,7 @@ impl Registration {
         (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
         self.hurried = false;
         self.granted_s = u16::try_from(expires.as_secs().max(1)).unwrap_or(u16::MAX);
-        self.pause_until(None);
+        self.end_pauses();
         // The refresh is early enough for a second try, and never at the same moment for all. A registrar that grants more than was asked for is
         // asked as often as any other: otherwise the loss of all its bindings would be noticed the later, the more it grants. The lifetime that a 423
         // demands is then the one asked for.

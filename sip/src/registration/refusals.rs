@@ -19,6 +19,15 @@ use crate::message::{Message, Name, Party, Uri};
 use crate::random::Random;
 use crate::timing::BackOff;
 
+/// How long a server is left alone that has refused.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Pause {
+    /// The time before which refused credentials are not shown again.
+    until: Option<Instant>,
+    /// How often the registration was [put off](Registration::put_off), without a grant or another failure between.
+    put_offs: u8,
+}
+
 impl Registration {
     pub(super) fn retry(
         &mut self,
@@ -37,7 +46,7 @@ impl Registration {
             // Refusals count in a row.
             self.refusals = 0;
         }
-        self.pause_until(None);
+        self.end_pauses();
         self.failures = self.failures.saturating_add(1);
         let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
         self.state = State::BackingOff { until: now + after, told: retry_after.is_some() };
@@ -46,12 +55,19 @@ impl Registration {
     }
 
     pub(super) fn paused_until(&self) -> Option<Instant> {
-        self.rare.as_ref().and_then(|rare| rare.paused_until)
+        self.rare.as_ref().and_then(|rare| rare.pause.until)
     }
 
     pub(super) fn pause_until(&mut self, until: Option<Instant>) {
         if self.paused_until() != until {
-            self.with_rare(|rare| rare.paused_until = until);
+            self.with_rare(|rare| rare.pause.until = until);
+        }
+    }
+
+    /// No pause goes on, and the next one is the first.
+    pub(super) fn end_pauses(&mut self) {
+        if self.rare.is_some() {
+            self.with_rare(|rare| rare.pause = Pause::default());
         }
     }
 
@@ -138,10 +154,14 @@ impl Registration {
             return self.refused(status);
         }
         self.refusals = 0;
-        self.failures = self.failures.saturating_add(1);
+        // Failures of the server before it say nothing of how often it was asked for this account.
+        let put_offs = self.with_rare(|rare| {
+            rare.pause.put_offs = rare.pause.put_offs.saturating_add(1);
+            rare.pause.put_offs
+        });
         let (once, further) = (waits.refused_once.as_millis() as u64, BackOff { max: waits.refused_twice, ..*waits });
         let least = Duration::from_millis(random.between(once, once * 11 / 10));
-        let after = back_off(self.failures, &further, random).max(least);
+        let after = back_off(put_offs, &further, random).max(least);
         self.state = State::BackingOff { until: now + after, told: false };
         self.pause_until(Some(now + after));
         self.registered = false;
@@ -151,7 +171,7 @@ impl Registration {
     /// Another server has taken the place of the one that was asked: what that one refused says nothing of this one.
     pub fn on_server_replaced(&mut self) -> Step {
         (self.refusals, self.is_refused) = (0, false);
-        self.pause_until(None);
+        self.end_pauses();
         self.on_server_changed()
     }
 

@@ -413,6 +413,39 @@ fn silence_backs_off_and_a_success_forgets_the_failures() {
     assert!(walk.registration.deadline().unwrap() <= walk.now + Duration::from_secs(30));
 }
 
+/// A server that comes back from an outage may know nobody in its first seconds.
+#[test]
+fn the_first_404_after_failures_of_another_kind_waits_as_long_as_any_first_one_and_so_does_a_failure_after_it() {
+    let mut walk = refreshing();
+    let mut fails = |status: u16, within: std::ops::RangeInclusive<u64>| {
+        assert_eq!(walk.respond(status, &[]), "Failed");
+        let until = walk.registration.deadline().unwrap();
+        let wait = (until - walk.now).as_secs();
+        assert!(within.contains(&wait), "{status}: {wait} s");
+        walk.now = until;
+        walk.registration.on_deadline(until);
+        walk.registration.begin();
+        walk.send();
+    };
+    (0..10).for_each(|_| fails(503, 15..=1_800));
+    fails(404, 600..=660);
+    (0..10).for_each(|_| fails(404, 600..=3_600));
+    fails(404, 1_800..=3_600);
+    fails(503, 900..=1_800);
+    fails(404, 600..=660);
+    // Neither do those that are put off count as failures of the server.
+    let mut walk = refreshing();
+    for status in [404; 12] {
+        walk.respond(status, &[]);
+        walk.now = walk.registration.deadline().unwrap();
+        walk.registration.on_deadline(walk.now);
+        walk.registration.begin();
+        walk.send();
+    }
+    walk.respond(503, &[]);
+    assert!(walk.registration.deadline().unwrap() <= walk.now + Duration::from_secs(30));
+}
+
 #[test]
 fn a_registration_keeps_its_bytes() {
     // Resident for each binding, beside its AOR, its challenge and its place in the tables.

@@ -177,6 +177,19 @@ fn two_accounts_that_a_server_had_accepted_and_refuses_go_on_to_the_next_and_the
     assert!((1..=6).all(|number| world.is_registered(number)));
 }
 
+#[test]
+fn accounts_that_a_server_does_not_know_any_more_move_nobody() {
+    for status in [404, 604] {
+        let mut world = granted(FIRST, NEXT, 6, 120);
+        world.serve(seconds(150), FIRST, 120, |_| status);
+        assert_eq!((world.dialled, world.closed.len()), (1, 0), "{status}");
+        // Nor does a single one have its flow dialled anew.
+        let mut world = granted(FIRST, NEXT, 1, 60);
+        world.serve(seconds(90), FIRST, 60, |_| status);
+        assert_eq!((world.dialled, world.closed.len()), (1, 0), "{status}");
+    }
+}
+
 /// Other shards may be served well by an address that fails one account for that account's own reason.
 #[test]
 fn an_address_is_left_for_a_single_account_alone_unless_it_says_itself_that_it_does_not_serve() {

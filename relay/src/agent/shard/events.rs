@@ -278,10 +278,13 @@ impl Shard {
     fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {
         if let Some(row) = self.instances.get(instance) {
             let (servers, upstreams) = (&self.shared.silent_servers, &self.shared.upstreams);
-            // What a server says that DNS names no more is not the word of the account's.
-            let is_anothers = row.is_proven
-                && !matches!(failure, RegistrationFailure::Retry { status: None, .. })
-                && self.shared.dialler.refused(self.index, row.upstream);
+            // What a server says of an account that DNS names no more is not the word of the account's.
+            let is_of_account = matches!(
+                failure,
+                RegistrationFailure::CredentialsRefused { .. }
+                    | RegistrationFailure::Retry { status: Some(403 | 404 | 604), .. }
+            );
+            let is_anothers = row.is_proven && is_of_account && self.shared.dialler.refused(self.index, row.upstream);
             if is_anothers && let RegistrationFailure::CredentialsRefused { status, after, .. } = failure {
                 return self.on_registration_retried(binding, instance, Some(status), after);
             }

@@ -14,8 +14,9 @@
 //!
 //! A flow is left for another address only when that one is better by DNS's own word: a lower rank, which is a transport or
 //! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as the worst after
-//! [`UNNAMED`], and at once where it refuses an account that it had accepted: the server has moved. Some name servers name a few of many at a time:
-//! where DNS has named an address again that it had left out, such an address is kept for [`UNLISTED`], whatever it answers.
+//! [`UNNAMED`], and at once where it refuses an account that it had accepted, and has granted none since: the server has moved. Some name servers name
+//! a few of many at a time: where DNS has twice named addresses again that it had left out, such an address is kept for [`UNLISTED`], whatever it
+//! answers. So is one that is missing in answers of which nobody knows whether they are whole.
 //!
 //! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be let go, because the server in use
 //! serves again, or because it is not wanted any more. That says nothing of its address.
@@ -38,9 +39,9 @@ pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
 const SETTLED: Duration = Duration::from_secs(600);
 /// How long DNS must have named others alone, until a flow to an address that it named before is left.
 const UNNAMED: Duration = Duration::from_secs(300);
-/// Likewise where DNS names a few of many at a time.
+/// Likewise where DNS names a few of many at a time, or may have named others beside.
 const UNLISTED: Duration = Duration::from_secs(3_600);
-/// How long it is held to do so after it has named an address again.
+/// How long it is held to do so after it has named an address again, for the second time within as long.
 const ROTATES: Duration = Duration::from_secs(6 * 3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
 const REMEMBERED: usize = 32;
@@ -59,12 +60,16 @@ pub(crate) struct Targets {
     away_for_one: BTreeMap<(usize, Destination), Away>,
     /// By shard.
     current: BTreeMap<usize, Current>,
+    /// Those of shards whose last flow ended while none was wanted.
+    last: BTreeMap<usize, Current>,
     /// Flows of which an endpoint has not said yet whether it takes them: dialled, and to be tried as better ones.
     dialled: BTreeMap<usize, (FlowId, Candidate)>,
     trying: BTreeMap<usize, (FlowId, Candidate)>,
     /// Addresses that were left because DNS named them no more.
     left: BTreeMap<Destination, Instant>,
     /// When DNS has named an address again that it had left out.
+    returned_at: Option<Instant>,
+    /// When it has done so soon after another time.
     rotated_at: Option<Instant>,
 }
 
@@ -82,8 +87,21 @@ struct Current {
     since: Instant,
     /// Since when DNS names others alone.
     unnamed_since: Option<Instant>,
-    /// It has refused an account that it had accepted.
+    /// Since when no answer of DNS has it, whole or not.
+    unheard_since: Option<Instant>,
+    /// It has refused an account that it had accepted, and granted none since.
     refuses: bool,
+}
+
+impl Current {
+    /// Whether DNS has named others for so long, or may have for [`UNLISTED`].
+    fn is_unnamed_for(&self, kept: Duration, now: Instant) -> bool {
+        self.unnamed_since.is_some_and(|since| since + kept <= now) || self.is_unheard(now)
+    }
+
+    fn is_unheard(&self, now: Instant) -> bool {
+        self.unheard_since.is_some_and(|since| since + UNLISTED <= now)
+    }
 }
 
 /// What has become of a flow that was opened.
@@ -142,23 +160,30 @@ impl Targets {
     /// A shard's flow leads there from now on. Whether it took the place of one to an address that DNS names no more.
     fn leads(&mut self, shard: usize, candidate: Candidate, now: Instant) -> bool {
         self.be_back(shard, place_of(&candidate));
-        let current = Current { candidate, since: now, unnamed_since: None, refuses: false };
-        let before = self.current.insert(shard, current).filter(|it| place_of(&it.candidate) != place_of(&candidate));
-        let Some(left) = before.filter(|it| it.unnamed_since.is_some()) else { return false };
+        let current = Current { candidate, since: now, unnamed_since: None, unheard_since: None, refuses: false };
+        let (before, last) = (self.current.insert(shard, current), self.last.remove(&shard));
+        let before = before.or(last).filter(|it| place_of(&it.candidate) != place_of(&candidate));
+        let Some(left) = before.filter(|it| it.unnamed_since.is_some() || it.is_unheard(now)) else { return false };
         note_left(&mut self.left, place_of(&left.candidate), now);
-        !self.rotates(now)
+        !self.rotates(now) || left.is_unheard(now)
     }
 
-    /// DNS has answered, with all addresses that it has to name now.
-    pub(crate) fn named(&mut self, all: &[Candidate], now: Instant) {
+    /// DNS has answered with these addresses; `all`: these, and those of earlier answers that it may have left out.
+    pub(crate) fn named(&mut self, heard: &[Candidate], all: &[Candidate], now: Instant) {
+        let hears = |place: Destination| heard.iter().any(|candidate| place_of(candidate) == place);
         let names = |place: Destination| all.iter().find(|candidate| place_of(candidate) == place);
         let mut again = false;
         self.left.retain(|place, _| {
-            let is_named = names(*place).is_some();
+            let is_named = hears(*place);
             again |= is_named;
             !is_named
         });
-        for current in self.current.values_mut() {
+        for current in self.current.values_mut().chain(self.last.values_mut()) {
+            if hears(place_of(&current.candidate)) {
+                current.unheard_since = None;
+            } else {
+                current.unheard_since.get_or_insert(now);
+            }
             match names(place_of(&current.candidate)) {
                 Some(named) => {
                     current.candidate.rank = named.rank;
@@ -169,7 +194,7 @@ impl Targets {
                 }
             }
         }
-        if again {
+        if again && self.returned_at.replace(now).is_some_and(|at| at + ROTATES > now) {
             self.rotated_at = Some(now);
         }
     }
@@ -184,8 +209,14 @@ impl Targets {
         let rotates = self.rotates(now);
         let Some(current) = self.current.get_mut(&shard) else { return false };
         current.refuses = true;
-        let kept = if rotates { UNLISTED } else { Duration::ZERO };
-        current.unnamed_since.is_some_and(|since| since + kept <= now)
+        current.is_unnamed_for(if rotates { UNLISTED } else { Duration::ZERO }, now)
+    }
+
+    /// The address of a shard's flow has granted an account.
+    pub(crate) fn grants(&mut self, shard: usize) {
+        if let Some(current) = self.current.get_mut(&shard) {
+            current.refuses = false;
+        }
     }
 
     /// Whether a shard's flow is to be left for any address that DNS names.
@@ -195,7 +226,7 @@ impl Targets {
             (false, true) => Duration::ZERO,
             (false, false) => UNNAMED,
         };
-        current.unnamed_since.is_some_and(|since| since + kept <= now)
+        current.is_unnamed_for(kept, now)
     }
 
     /// The address of a shard's flow, or of its last one.
@@ -227,7 +258,8 @@ impl Targets {
     /// Whether a shard's flow leads to a worse address than the best of these, or to one that DNS names no more.
     pub(crate) fn is_second_best(&self, candidates: &[Candidate]) -> bool {
         let best = candidates.iter().map(|candidate| candidate.rank).min();
-        let is_worse = |it: &Current| best.is_some_and(|best| it.candidate.rank > best) || it.unnamed_since.is_some();
+        let is_missing = |it: &Current| it.unnamed_since.is_some() || it.unheard_since.is_some();
+        let is_worse = |it: &Current| best.is_some_and(|best| it.candidate.rank > best) || is_missing(it);
         self.current.values().any(is_worse)
     }
 
@@ -282,7 +314,9 @@ impl Targets {
 
     /// No flow of a shard leads anywhere, and none is wanted.
     pub(crate) fn let_go(&mut self, shard: usize) {
-        self.current.remove(&shard);
+        if let Some(last) = self.current.remove(&shard) {
+            self.last.insert(shard, last);
+        }
         self.dialled.remove(&shard);
         self.trying.remove(&shard);
     }
@@ -336,6 +370,11 @@ mod tests {
 
     fn better(targets: &mut Targets, shard: usize, candidates: &[Candidate], now: Instant) -> Option<Candidate> {
         targets.better(shard, candidates, now, |_| false)
+    }
+
+    /// DNS names these, and no others.
+    fn named(targets: &mut Targets, answer: &[Candidate], now: Instant) {
+        targets.named(answer, answer, now);
     }
 
     fn fails(targets: &mut Targets, candidate: Candidate, now: Instant) {
@@ -401,7 +440,7 @@ mod tests {
     /// What DNS names each minute, until a flow is left: the minutes.
     fn left_after(targets: &mut Targets, answer: &[Candidate], now: &mut Instant) -> u32 {
         for minutes in 0..600 {
-            targets.named(answer, *now);
+            named(targets, answer, *now);
             if better(targets, 0, answer, *now).is_some() {
                 return minutes;
             }
@@ -419,23 +458,23 @@ mod tests {
     fn a_server_that_moves_by_dns_is_followed_after_minutes_and_at_once_where_the_old_one_refuses() {
         let (mut now, mut targets) = (Instant::now(), Targets::default());
         targets.leads(0, at(1, 0), now);
-        targets.named(&[at(1, 0), at(2, 0)], now);
+        named(&mut targets, &[at(1, 0), at(2, 0)], now);
         assert!(!targets.is_second_best(&[at(1, 0), at(2, 0)]));
         assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 5);
         assert!(targets.is_second_best(&[at(2, 0)]), "it is looked for");
         assert_eq!(moves(&mut targets, at(2, 0), now), Settled { tried: true, replaces: true });
         // What is refused counts until DNS names others alone.
         assert!(!targets.refused(0, now));
-        targets.named(&[at(2, 0)], now);
+        named(&mut targets, &[at(2, 0)], now);
         assert!(!targets.refused(0, now));
         assert_eq!(better(&mut targets, 0, &[at(3, 0)], now), None, "an answer that is not known to be whole");
-        targets.named(&[at(3, 0)], now);
+        named(&mut targets, &[at(3, 0)], now);
         assert!(targets.refused(0, now));
         assert_eq!(left_after(&mut targets, &[at(3, 0)], &mut now), 0);
         assert!(moves(&mut targets, at(3, 0), now).replaces);
         assert!(!targets.refused(0, now), "another server");
         // One that is dialled because the old one is gone.
-        targets.named(&[at(4, 0)], now);
+        named(&mut targets, &[at(4, 0)], now);
         targets.dialled(0, FLOW, at(4, 0));
         let settled = targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE);
         assert_eq!(settled, Settled { tried: false, replaces: true });
@@ -449,25 +488,92 @@ mod tests {
         for round in 0..200 {
             now += MINUTE;
             let answer = if round % 3 == 0 { [at(1, 0)] } else { [at(2, 0)] };
-            targets.named(&answer, now);
+            named(&mut targets, &answer, now);
             assert_eq!(better(&mut targets, 0, &answer, now), None, "round {round}");
             assert!(round < 3 || !targets.refused(0, now), "it may be the same server: round {round}");
         }
         assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 60);
-        assert!(!moves(&mut targets, at(2, 0), now).replaces, "it may be the same server");
-        // Where they are named again late, it is known after one move.
+        assert!(moves(&mut targets, at(2, 0), now).replaces);
+        // Where they are named again late, it is known after two moves.
         let (mut now, mut targets) = (Instant::now(), Targets::default());
         targets.leads(0, at(1, 0), now);
         for round in 0..200 {
             now += MINUTE;
             let answer = if round / 20 % 2 == 0 { at(1, 0) } else { at(2, 0) };
-            targets.named(&[answer], now);
+            named(&mut targets, &[answer], now);
             if better(&mut targets, 0, &[answer], now).is_some() {
                 moved += 1;
                 moves(&mut targets, answer, now);
             }
         }
-        assert_eq!(moved, 1);
+        assert_eq!(moved, 2);
+    }
+
+    #[test]
+    fn a_single_answer_of_the_time_before_keeps_nobody_at_a_server_that_has_moved() {
+        let (mut now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), now);
+        for old_or_new in [2, 1, 2] {
+            now += MINUTE;
+            named(&mut targets, &[at(old_or_new, 0)], now);
+        }
+        assert!(targets.refused(0, now));
+        assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 0);
+        assert!(moves(&mut targets, at(2, 0), now).replaces);
+        // It moves back within hours.
+        named(&mut targets, &[at(1, 0)], now + 10 * MINUTE);
+        assert!(!targets.refused(0, now + 10 * MINUTE), "names a few of many");
+    }
+
+    #[test]
+    fn a_server_that_moves_is_followed_after_an_hour_where_no_answer_of_dns_is_whole() {
+        let (start, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), start);
+        let all = [at(2, 0), at(1, 0)];
+        for minutes in 0..60 {
+            let now = start + minutes * MINUTE;
+            targets.named(&all[..1], &all, now);
+            assert_eq!(
+                (better(&mut targets, 0, &all[..1], now), targets.refused(0, now)),
+                (None, false),
+                "{minutes} min"
+            );
+            assert!(targets.is_second_best(&all), "it is looked for");
+        }
+        let now = start + 60 * MINUTE;
+        targets.named(&all[..1], &all, now);
+        assert!(targets.refused(0, now));
+        assert_eq!(better(&mut targets, 0, &all[..1], now), Some(at(2, 0)));
+        assert!(moves(&mut targets, at(2, 0), now).replaces);
+        // What is heard once in a while stays.
+        for minutes in 0..600 {
+            let now = now + minutes * MINUTE;
+            let heard = if minutes % 50 == 0 { &all[..] } else { &all[1..] };
+            targets.named(heard, &all, now);
+            assert_eq!(better(&mut targets, 0, heard, now), None, "{minutes} min");
+        }
+    }
+
+    #[test]
+    fn an_address_that_grants_others_is_not_left_at_once_for_what_it_refused_before() {
+        let (mut now, mut targets) = (Instant::now(), Targets::default());
+        targets.leads(0, at(1, 0), now);
+        assert!(!targets.refused(0, now));
+        targets.grants(0);
+        assert_eq!(left_after(&mut targets, &[at(2, 0)], &mut now), 5);
+    }
+
+    #[test]
+    fn a_server_that_moves_while_nobody_wants_a_flow_is_known_for_another_one() {
+        for (answer, replaces) in [(at(1, 0), false), (at(2, 0), true)] {
+            let (now, mut targets) = (Instant::now(), Targets::default());
+            targets.leads(0, at(1, 0), now);
+            targets.let_go(0);
+            named(&mut targets, &[answer], now);
+            targets.dialled(0, FLOW, answer);
+            let settled = targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE);
+            assert_eq!(settled, Settled { tried: false, replaces });
+        }
     }
 
     #[test]

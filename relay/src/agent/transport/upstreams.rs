@@ -333,6 +333,7 @@ impl Upstreams {
     pub(crate) fn serves(&self, id: UpstreamId, shard: usize) -> u128 {
         self.lock().entries.get_mut(&id).map_or(0, |entry| {
             entry.granted = true;
+            entry.targets.grants(shard);
             std::mem::take(&mut entry.failed_at) & !(1 << shard)
         })
     }
@@ -444,7 +445,7 @@ impl Upstreams {
                 known.truncate(MAX_CANDIDATES);
             }
             if !known.is_empty() {
-                entry.targets.named(&known, now);
+                entry.targets.named(candidates, &known, now);
             }
             entry.last = (!known.is_empty()).then_some((now, known));
             entry.nameless_since = None;
