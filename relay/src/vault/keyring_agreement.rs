@@ -238,7 +238,7 @@ impl Vault {
         }
         match self.own_records().await {
             Ok(own) => Ok(own.are_foreign()),
-            Err(_) if redis.part_away().await.is_some() => Ok(false),
+            Err(_) if matches!(redis.part_away().await, Ok(Some(_))) => Ok(false),
             Err(error) => Err(error),
         }
     }
