@@ -197,24 +197,29 @@ fn a_device_that_has_come_in_its_new_name_before_its_earlier_one_ends_has_what_t
     talks(&mut world, &dialog, 2);
 }
 
-#[test]
-fn a_dialog_outlives_two_successions_and_a_wipe() {
-    let mut world = World::registered();
-    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
-    enable_again(&mut world);
+/// The later one is enabled again, too.
+fn enable_a_third_time(world: &mut World) {
     let third = InstanceId::new(0x8888 << 64, ShardTag(0));
     world.bind_another(world.binding, third);
     world.input(Input::Vouch(third));
     world.input(Input::Succeed { earlier: later(), successor: third });
     world.input(Input::Unbind { instance: later(), deadline: seconds(3) });
     world.instance = third;
-    assert_eq!(world.endpoint.predecessors(third).len(), 2);
+}
+
+#[test]
+fn a_dialog_outlives_two_successions_and_a_wipe() {
+    let mut world = World::registered();
+    let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+    enable_again(&mut world);
+    enable_a_third_time(&mut world);
+    assert_eq!(world.endpoint.predecessors(world.instance).len(), 2);
     talks(&mut world, &dialog, 1);
     world.attach(2);
     talks(&mut world, &dialog, 2);
 
     // As of any that is wiped: who is in a call can hang up.
-    world.input(Input::Unbind { instance: third, deadline: seconds(3) });
+    world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     world.sent.clear();
     dialog.send(&mut world, End::Caller, "BYE", 30);
     assert_eq!(flow_of(&world, "BYE"), Some(FlowId::Stream(2)));
@@ -231,12 +236,7 @@ fn a_call_goes_on_by_the_connection_of_the_earlier_instance_when_the_later_one_i
         let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
         enable_again(&mut world);
         if is_enabled_twice {
-            let third = InstanceId::new(0x8888 << 64, ShardTag(0));
-            world.bind_another(world.binding, third);
-            world.input(Input::Vouch(third));
-            world.input(Input::Succeed { earlier: later(), successor: third });
-            world.input(Input::Unbind { instance: later(), deadline: seconds(3) });
-            world.instance = third;
+            enable_a_third_time(&mut world);
         }
         world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
         talks(&mut world, &dialog, 1);
