@@ -212,6 +212,13 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Vec<InstanceStatus>>,
     },
+    /// Whether a call waits for the instance here, or goes on, or one is expected.
+    IsInCall {
+        /// The instance.
+        id: InstanceId,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
     /// The instances of an account, however they came here, in order.
     OfAccount {
         /// The account's AOR, as its key.

@@ -13,19 +13,22 @@
 //! node, too. Other nodes ask the leaving node themselves: calls unknown to it, and changes, go to the new owner, and to another node that leaves
 //! with it.
 //!
-//! A wake (`wake`) is carried to every node, and answered by each in the same way.
+//! A wake (`wake`) is carried to every node, and answered by each in the same way. An enabling may be carried to the node that has a call for the device
+//! (`enable_at_call`).
 //!
 //! Invariant: every node refuses the same requests, and reads the same of each. A request is carried once: the owner answers it itself, also when the
 //! instance has another owner by then. While nodes leave, a call is not reported as unknown before each node that may have it has said so: a phone
 //! would stop ringing.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
 use axum::middleware::Next;
@@ -54,7 +57,7 @@ const WANTED_UNTIL: HeaderName = HeaderName::from_static("sipwake-wanted-until")
 /// Of a request, what its handler reads.
 const ASKED_WITH: [HeaderName; 4] = [AUTHORIZATION, CONTENT_TYPE, CONTENT_ENCODING, REQUEST_ID];
 /// Of an answer, what a client reads.
-const ANSWERED_WITH: [HeaderName; 4] = [CONTENT_TYPE, CONTENT_DISPOSITION, RETRY_AFTER, WWW_AUTHENTICATE];
+const ANSWERED_WITH: [HeaderName; 5] = [CONTENT_TYPE, CONTENT_DISPOSITION, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE];
 
 /// The path below which operators ask.
 const OPERATORS: &str = "/v1/operator/";
@@ -131,7 +134,7 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
 
 /// The letter for a request, whose answer is waited for `within` this time: what changes something is wanted no longer than that. `None`: the store does not
 /// tell the time, and nothing is to be asked.
-async fn letter_to<E: ApiService>(
+pub(super) async fn letter_to<E: ApiService>(
     api: &Api<E>,
     parts: &request::Parts,
     body: &[u8],
@@ -309,8 +312,13 @@ async fn is_wanted(vault: &Vault, until: &HeaderValue) -> bool {
 
 /// The same letter, with the moment until which what it asks for is wanted.
 pub(crate) fn wanted_until(letter: &[u8], until: u64) -> Letter {
+    with_field(letter, &WANTED_UNTIL, until)
+}
+
+/// The same letter, with something that a node tells another one. No client's field of that name is ever in one.
+pub(super) fn with_field(letter: &[u8], name: &HeaderName, value: impl fmt::Display) -> Letter {
     let line = letter.iter().position(|byte| *byte == b'\n').unwrap_or(letter.len());
-    let field = format!("\n{WANTED_UNTIL}: {until}");
+    let field = format!("\n{name}: {value}");
     let mut out = Zeroizing::new(Vec::with_capacity(letter.len() + field.len()));
     for part in [&letter[..line], field.as_bytes(), &letter[line..]] {
         out.extend_from_slice(part);

@@ -18,7 +18,7 @@ use super::ApiService;
 use super::access::{Admitted, bearer};
 use super::enable_body::Rules;
 use super::problem::{FieldError, Problem, ProblemType};
-use super::{Api, OPENAPI, body, device_body, enable_body, json, peer, views};
+use super::{Api, OPENAPI, body, device_body, enable_at_call, enable_body, json, peer, views};
 use crate::clock::unix_now_ms;
 use crate::secret::InstanceSecret;
 use crate::service::apps::{EnableError, Refusal};
@@ -34,17 +34,27 @@ pub(super) const FULL_RETRY_S: u64 = 30;
 
 /// `POST /v1/instances`
 pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let from = peer(&request);
+    let (from, at_call) = (enable_at_call::asked_by(&request), enable_at_call::Carried::of(&request));
     let app = admit_app(&api, &request, from)?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON).await?;
     let rules =
         Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, webpush: app.webpush, now_ms: unix_now_ms() };
     let request = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
+    match at_call {
+        // The node that was asked has counted it.
+        Some(carried) => carried.begin(&api, &app.id, &request).await?,
+        None => {
+            let now = Instant::now();
+            api.0.enables_by_address.take(from, now).map_err(too_many)?;
+            api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
+            let asking = enable_at_call::Asking { app: &app.id, from, request: &request };
+            if let Some(done) = enable_at_call::carry(&api, &asking, &parts, &body).await {
+                return Ok(done);
+            }
+        }
+    }
     drop(body);
-    let now = Instant::now();
-    api.0.enables_by_address.take(from, now).map_err(too_many)?;
-    api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
     let enabled = api.0.service.enable(&app.id, from, request).await.map_err(enable_problem)?;
     let status = match enabled.registration.state {
         RegistrationState::Registered => StatusCode::CREATED,

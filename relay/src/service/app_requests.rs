@@ -12,6 +12,7 @@ use super::{Inner, Service};
 use crate::clock;
 use crate::doctor::{Patient, Report};
 use crate::limits::guesses::Attempt;
+use crate::vault::Owner;
 
 impl AppService for Service {
     async fn enable(&self, app: &str, source: IpAddr, request: Enable) -> Result<Enabled, EnableError> {
@@ -24,6 +25,14 @@ impl AppService for Service {
         };
         let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;
         enabled.take().ok_or(EnableError::HungUp)
+    }
+
+    async fn node_in_call(&self, app: &str, request: &Enable) -> Option<Owner> {
+        self.0.node_in_call(app, request).await
+    }
+
+    async fn is_in_call(&self, app: &str, request: &Enable) -> bool {
+        self.0.is_in_call(app, request).await
     }
 
     async fn examine(&self, app: &str, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {

@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::views::{EdgeAddress, Registration};
 use crate::doctor::{Patient, Report};
 use crate::secret::InstanceSecret;
+use crate::vault::Owner;
 use crate::vault::record::{Account, Device, WakeFor};
 
 /// Requests of an app, made with its key.
@@ -23,6 +24,16 @@ pub trait AppService: Clone + Send + Sync + 'static {
         source: IpAddr,
         request: Enable,
     ) -> impl Future<Output = Result<Enabled, EnableError>> + Send;
+
+    /// The other node that may have a call for the device that is to be enabled: it is asked to enable it.
+    fn node_in_call(&self, _app: &str, _request: &Enable) -> impl Future<Output = Option<Owner>> + Send {
+        async { None }
+    }
+
+    /// Whether this node has a call for the device that is to be enabled.
+    fn is_in_call(&self, _app: &str, _request: &Enable) -> impl Future<Output = bool> + Send {
+        async { false }
+    }
 
     /// Walks an account's path, and keeps nothing of it.
     fn examine(

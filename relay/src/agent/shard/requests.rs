@@ -119,6 +119,9 @@ impl Shard {
                 ids.truncate(limit);
                 let _ = reply.send(self.statuses(ids));
             }
+            Request::IsInCall { id, reply } => {
+                let _ = reply.send(self.is_in_call(id));
+            }
             Request::OfAccount { aor, reply } => {
                 let mut ids = self.instances.of_account(aor);
                 ids.extend(self.push_bindings.of_account(aor));

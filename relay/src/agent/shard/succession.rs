@@ -20,6 +20,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::tables::calls::Call;
+use crate::agent::tables::instances::Row;
 use crate::clock;
 
 impl Shard {
@@ -40,6 +41,13 @@ impl Shard {
             self.on_dialog_begun(successor, call, dialog);
         }
         self.drive(clock::now(), Input::Succeed { earlier, successor });
+    }
+
+    /// Whether an instance has something that an heir would go on with.
+    pub(crate) fn is_in_call(&self, id: InstanceId) -> bool {
+        let row = self.instances.get(id).filter(|row| row.ending.is_none());
+        let has_dialogs = |row: &Row| row.activity.as_ref().is_some_and(|activity| !activity.dialogs.is_empty());
+        row.is_some_and(|row| has_dialogs(row) || !self.endpoint.calls_for(id).is_empty())
     }
 
     /// Gives a later instance, or registration, the calls of an earlier one, the stories that go on, and who waits for its device.

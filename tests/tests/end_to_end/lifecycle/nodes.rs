@@ -87,16 +87,48 @@ async fn an_account_that_is_enabled_again_on_another_node_is_let_go_of_by_the_fi
     world.until("one record", || async { (redis.instance_keys().len() == alone).then_some(()) }).await
 }
 
-/// An app that enables at each start is started by the push.
-#[tokio::test]
-async fn a_call_that_waits_while_its_device_is_enabled_again_on_another_node_is_missed_by_the_new_instance() -> Outcome
-{
+/// An app that enables at each start is started by the push, and asks any node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_while_its_device_is_enabled_again_by_another_node_goes_on_in_the_name_of_the_new_instance()
+-> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes(&redis).await?;
+    let request = world.enable_request_with_alerts();
+    let earlier = world.enable_as(&request).await?;
+    let (caller, push) = world.call_and_push().await?;
+    let enabled = other.api().enabled(&request).await;
+    let later = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    assert_eq!(
+        (&later.edge, &push["edge"]),
+        (&earlier.edge, &json!(later.edge.trim_start_matches("sip:").split(';').next()))
+    );
+    let (_phone, invite) = world.wake_to_call(&later).await?;
+    world.answer(&caller, &invite).await?;
+    world.await_gone(&earlier).await?;
+    // While the call goes on, too.
+    let enabled = other.api().enabled(&request).await;
+    let last = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    assert_eq!(last.edge, earlier.edge);
+    world.hang_up(&caller, &invite).await?;
+    world.await_gone(&later).await?;
+    assert_eq!(world.apns.requests(), 1, "a call, and nothing that was missed");
+    let enabled = other.api().enabled(&request).await;
+    let elsewhere = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    assert_ne!(elsewhere.edge, earlier.edge, "without a call it is enabled where its app asks");
+    Ok(())
+}
+
+/// The node that has the call does not answer: the new instance has missed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_at_a_node_that_stands_still_is_missed_by_the_instance_that_is_enabled_again_elsewhere() -> Outcome {
     let redis = RedisServer::start();
     let (world, other) = two_nodes(&redis).await?;
     let request = world.enable_request_with_alerts();
     world.enable_as(&request).await?;
     let (caller, push) = world.call_and_push().await?;
+    world.relay.freeze();
     let enabled = other.api().enabled(&request).await;
+    world.relay.thaw();
     let later = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
     caller.expect(480, SOON).await?;
     let alert = world.alert("missed-call").await?;

@@ -1,0 +1,94 @@
+//! Enabling at the node that has a call for the device.
+//!
+//! ```text
+//! app ── any node ── letter ── the owner of the device's instance ─┬─ has no call ── 404: the node that was asked enables it
+//!                                                                  └─ has one ── 102 ── enables it ── its answer ── app
+//! ```
+//!
+//! The call goes on there, in the name of the new instance, and the answer names the edge that has it.
+//!
+//! Invariant: of an enabling that another node has begun, what that one says is said, but for an error of its own, or silence: then the node that was asked
+//! enables the device, and as the later one of the two that instance stands.
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderName, StatusCode, request};
+use axum::response::{IntoResponse as _, Response};
+use tokio::time::timeout;
+
+use super::elsewhere::{letter_to, read_response, with_field};
+use super::problem::{Problem, ProblemType};
+use super::{Api, ApiService, carried, peer};
+use crate::limits::counted_as;
+use crate::service::apps::Enable;
+use crate::service::nodes::{Body as Letter, HEARD_WITHIN};
+
+/// The address that has asked, in a letter.
+const ASKED_BY: HeaderName = HeaderName::from_static("sipwake-asked-by");
+/// How long an enabling that another node has begun is waited for: longer than a SIP server is.
+const ENABLED_WITHIN: Duration = Duration::from_secs(12);
+
+/// An enabling that an app has asked this node for.
+pub(super) struct Asking<'a> {
+    /// The app's id.
+    pub app: &'a str,
+    /// From where.
+    pub from: IpAddr,
+    /// What is to be enabled.
+    pub request: &'a Enable,
+}
+
+/// An enabling that another node has carried here, for a call that this one may have.
+pub(super) struct Carried(carried::Carried);
+
+/// Who has asked for an enabling, here or at another node.
+pub(super) fn asked_by(request: &Request) -> IpAddr {
+    let elsewhere = || request.headers().get(ASKED_BY)?.to_str().ok()?.parse().ok().map(counted_as);
+    let is_carried = request.extensions().get::<carried::Carried>().is_some();
+    is_carried.then(elsewhere).flatten().unwrap_or_else(|| peer(request))
+}
+
+/// Has the node enable the device that has a call for it; `None`: there is none, and this node is to.
+pub(super) async fn carry<E: ApiService>(
+    api: &Api<E>,
+    asking: &Asking<'_>,
+    parts: &request::Parts,
+    body: &[u8],
+) -> Option<Response> {
+    let service = &api.0.service;
+    let node = service.node_in_call(asking.app, asking.request).await?;
+    let letter = with_field(&letter_to(api, parts, body, HEARD_WITHIN).await?, &ASKED_BY, asking.from);
+    let mut last = None;
+    let heard = |answer: Letter| match read_response(&answer) {
+        Some(begun) if begun.status() == StatusCode::PROCESSING => ControlFlow::Continue(()),
+        told => {
+            last = told;
+            ControlFlow::Break(())
+        }
+    };
+    // Too late is as never.
+    let _ = timeout(ENABLED_WITHIN, service.ask(&node, letter, HEARD_WITHIN, heard)).await;
+    last.filter(|told| told.status() != StatusCode::NOT_FOUND && !told.status().is_server_error())
+}
+
+impl Carried {
+    /// The mark of such an enabling.
+    pub fn of(request: &Request) -> Option<Self> {
+        request.extensions().get::<carried::Carried>().cloned().map(Self)
+    }
+
+    /// Says that it is done here.
+    ///
+    /// # Errors
+    /// There is no call for the device here: nothing is done.
+    pub async fn begin<E: ApiService>(&self, api: &Api<E>, app: &str, request: &Enable) -> Result<(), Problem> {
+        if !api.0.service.is_in_call(app, request).await {
+            return Err(Problem::new(ProblemType::UnknownInstance, "No call goes on here for this device."));
+        }
+        self.0.tell_early(StatusCode::PROCESSING.into_response()).await;
+        Ok(())
+    }
+}
