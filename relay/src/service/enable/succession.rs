@@ -13,7 +13,8 @@
 //! The calls and dialogs of the ending instance go on in the name of the new one, where both are of one binding and the new one is proven or vouched
 //! for (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one
 //! shard, so what lies on another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its
-//! calls end with 480, and the new one has missed them; its dialogs end with its wipe.
+//! calls end with 480, and the new one has missed them; its dialogs end with its wipe. So a device is enabled at the node that has a call for it (`in_call`),
+//! where that one answers.
 //!
 //! While both stand, the earlier one has their lookup in the store, so that after any crash the new one finds the instance that it is to replace.
 //! The device has asked for the new one: disabling that one disables both, and with its push token the earlier one's is gone.
