@@ -12,7 +12,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
-use super::{open_vault, resolver, running_relay, swap};
+use super::settings::{open_vault, resolver};
+use super::{running_relay, swap};
 use crate::acme;
 use crate::audit;
 use crate::clock;

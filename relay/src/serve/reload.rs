@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, TryLockError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::api_settings;
 use super::check::{self, push_certificates};
 use super::push_services::push_service;
+use super::settings;
 use crate::api::Api;
 use crate::config::{ApnsCredentials, Config, Setting};
 use crate::metrics::Metrics;
@@ -127,7 +127,7 @@ impl Reloader {
         } else {
             self.push.become_like(&push);
         }
-        let access = api_settings(&new, &self.vault);
+        let access = settings::api(&new, &self.vault);
         self.api.let_in(access.apps, access.sip_servers);
         // Changes that wait for a restart are reported each time.
         let stays = |setting: &Setting| told.needs_restart.contains(&setting.place);
