@@ -8,11 +8,13 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use sip::bucket::Bucket;
 pub use sip::bucket::Rate;
+
+use crate::lock::Mutex;
 
 /// The most buckets of one table; about 5 MB.
 pub const MAX_BUCKETS: usize = 65_536;
@@ -109,8 +111,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table<K>> {
-        // A panic between two assignments of numbers leaves nothing broken.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }
 

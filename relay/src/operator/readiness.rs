@@ -4,12 +4,13 @@
 //! warning makes no relay unready, and no trouble of a push service does, not even that of all: phones that are attached, apps and
 //! SIP servers are served.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
+use crate::lock::Mutex;
 use crate::metrics::labels::Warning;
 use crate::push::{self, PushService};
 
@@ -221,8 +222,7 @@ impl Readiness {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // One assignment is all that is ever done under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a chore that ends by a fault of its own is reported, in the log and on the status page, for nothing else would notice.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
@@ -14,6 +14,7 @@ use super::{
     store_watch,
 };
 use crate::acme::Acme;
+use crate::lock::Mutex;
 use crate::metrics::labels::Warning;
 use crate::net::dns::resolve::Resolver;
 use crate::net::drain::Drain;
@@ -159,8 +160,7 @@ impl Opened {
             let (names, told, readiness) = (names.clone(), told.clone(), readiness.clone());
             let watched = readiness.clone();
             let tell = move |why: Vec<String>| {
-                // A panic while the lock was held leaves whole lists behind.
-                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut told = told.lock();
                 told[place] = why;
                 readiness.warn_of(Warning::NameServers, told.concat().into_iter().map(Into::into).collect());
             };

@@ -11,12 +11,12 @@
 //! nothing, gets three requests where it would get one. What has left by one line never leaves by another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::state::Line;
+use crate::lock::Mutex;
 
 /// How long a line may hold calls up before one of them gets a line of its own.
 pub(super) const HELD_UP_AFTER: Duration = Duration::from_millis(1_500);
@@ -60,7 +60,7 @@ impl Beside {
             }
             let now = Instant::now();
             let at = {
-                let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut latest = self.latest.lock();
                 let since = latest.map_or(line.busy_since(), |latest| latest.max(line.busy_since()));
                 let is_due = since + HELD_UP_AFTER <= now;
                 if is_due && self.begun.load(Ordering::Relaxed) < FURTHER_MAX {

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,9 +106,8 @@ impl Dialler {
 }
 
 impl Inner {
-    // A panic while the lock was held leaves a whole map behind: each change is one statement.
     fn beside(&self) -> MutexGuard<'_, HashMap<Beside, Answering>> {
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.beside.lock()
     }
 
     /// Opens a stream for the answers that wait for it, and serves it until its end.

@@ -25,7 +25,7 @@ mod unreachable;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, Beside};
@@ -45,6 +45,7 @@ use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
 use crate::limits::shares::Shares;
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net;
