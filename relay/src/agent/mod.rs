@@ -84,14 +84,15 @@ use shard::Shard;
 use silent_servers::SilentServers;
 use stories::Stories;
 use token_doubts::TokenDoubts;
+use transport::datagrams;
 use transport::dial::Dialler;
 use transport::invite_shards::InviteShards;
 use transport::large::LargeStreams;
+use transport::listeners::{self, ListenerKind};
 use transport::name_shards::NameShards;
 use transport::outbox::Writer;
 use transport::servers::{LfServers, OwnNames};
 use transport::upstreams::Upstreams;
-use transport::{datagrams, listeners};
 
 pub(crate) use digest::same_credentials;
 #[doc(hidden)]
@@ -530,35 +531,23 @@ impl Agent {
 
     /// Serves devices that connect here, until the listener ends.
     pub fn open_edge(&self, listener: Listener) {
-        tokio::spawn(listeners::serve(
-            listener,
-            listeners::ListenerKind::Edge,
-            self.0.connection_timing,
-            self.0.shards.clone(),
-            self.0.metrics.clone(),
-        ));
+        self.open(listener, ListenerKind::Edge);
     }
 
     /// Serves devices that connect here by WebSocket, until the listener ends.
     pub fn open_websocket(&self, listener: Listener) {
-        tokio::spawn(listeners::serve(
-            listener,
-            listeners::ListenerKind::Websocket,
-            self.0.connection_timing,
-            self.0.shards.clone(),
-            self.0.metrics.clone(),
-        ));
+        self.open(listener, ListenerKind::Websocket);
     }
 
     /// Serves SIP servers that connect here, until the listener ends.
     pub fn open_upstream(&self, listener: Listener) {
-        tokio::spawn(listeners::serve(
-            listener,
-            listeners::ListenerKind::Upstream,
-            self.0.connection_timing,
-            self.0.shards.clone(),
-            self.0.metrics.clone(),
-        ));
+        self.open(listener, ListenerKind::Upstream);
+    }
+
+    fn open(&self, listener: Listener, kind: ListenerKind) {
+        let shared = &self.0;
+        let (shards, metrics) = (shared.shards.clone(), shared.metrics.clone());
+        tokio::spawn(listeners::serve(listener, kind, shared.connection_timing, shards, metrics));
     }
 
     /// The numbers of the SIP servers.
