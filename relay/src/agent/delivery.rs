@@ -17,7 +17,8 @@ use crate::vault::record::{Provider, PushTarget};
 /// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. It is tried until `until` at
 /// most; `departure` is told when it leaves. `None`: it was recalled before anything of it had left.
 pub(crate) async fn deliver(
-    (shared, shard): (&Arc<Shared>, usize),
+    shared: &Arc<Shared>,
+    shard: usize,
     app: &str,
     target: &PushTarget,
     push: &Push,

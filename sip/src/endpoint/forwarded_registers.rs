@@ -93,8 +93,11 @@ impl Endpoint {
         };
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
-        let request = (Box::new(register), own_routes);
-        self.registers.add(id, ForwardedRegister::new(source, server, request, intent, (registrar, proxy)));
+        let request = Box::new(register);
+        let stage = Stage::Route;
+        let row =
+            ForwardedRegister { source, server, request, intent, registrar, proxy, own_routes, route: None, stage };
+        self.registers.add(id, row);
         self.core.event(Event::RouteNeeded(Box::new(route)));
     }
 

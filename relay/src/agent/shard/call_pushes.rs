@@ -109,7 +109,7 @@ impl Shard {
         let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
         let recall = departure.recall();
         let mut sending = Box::pin(async move {
-            let delivered = deliver((&shared, shard), &app, &target, &push, push.until(), &departure).await;
+            let delivered = deliver(&shared, shard, &app, &target, &push, push.until(), &departure).await;
             drop(departure);
             let Some((verdict, copies)) = delivered else { return };
             let pushed = Pushed { target, push, second, verdict, copies };

@@ -551,7 +551,7 @@ impl Connection {
     /// The question to a SIP server that follows a written message. No other peer is asked anything.
     fn question_behind(&mut self, bytes: &Bytes) -> Option<Bytes> {
         let acquaintance = self.acquaintance.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
-        acquaintance.on_written(bytes, (self.source.transport, self.source.peer), &self.shards.lf_servers)
+        acquaintance.on_written(bytes, self.source.transport, self.source.peer, &self.shards.lf_servers)
     }
 
     /// A sound message came from a SIP server: it takes what it passes on, and may say what it is. Whether the message was for this alone.

@@ -99,7 +99,7 @@ impl Endpoint {
         let ((instances, refused), status) = self.callable(now, binding, callees, key);
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
         if instances.is_empty() {
-            self.tell_refused(now, call, &refused, invite, (&caller, key));
+            self.tell_refused(now, call, &refused, invite, &caller, key);
             return Err(status);
         }
         Ok(Admitted { call, instances, refused, caller, key, mark, valid_until: valid_until(now, invite) })
@@ -119,7 +119,8 @@ impl Endpoint {
         call: CallId,
         instances: &[InstanceId],
         invite: &Message,
-        (caller, key): (&Caller, CallerKey),
+        caller: &Caller,
+        key: CallerKey,
     ) {
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
         for instance in instances.iter().copied().filter(|it| self.devices.spend_told(now, *it, key)) {

@@ -235,7 +235,7 @@ impl Calls {
     ) -> Option<Announced> {
         let was_expected = self.expects_no_more(binding, id);
         let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding, key));
-        let announced = call.arrive(now, wait, instances, (invite, caller));
+        let announced = call.arrive(now, wait, instances, invite, caller);
         if let Some(mark) = call.mark() {
             self.marked.entry((mark, binding)).or_default().push(id);
         }
