@@ -192,11 +192,18 @@ struct Pushed {
     /// The token that it was pushed to.
     target: PushTarget,
     push: Push,
-    /// The push is the second one of this call.
-    second: bool,
+    round: PushRound,
     verdict: Verdict,
     /// How many copies of it the service may have taken.
     copies: u32,
+}
+
+/// Which push of a call to a device it is; what is repeated after a failure stays of its round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PushRound {
+    First,
+    /// The device has given no sign after the first.
+    Second,
 }
 
 /// A push service took a reminder of a lease's end, or may have: the record should say so.

@@ -26,10 +26,10 @@ use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
 use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::backoff::Backoff;
-use super::beside::Beside;
 use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
+use super::further_connections::FurtherConnections;
 use super::history::Ancestry;
 use super::http1::{Http1, Way};
 use super::identity::Objection;
@@ -68,7 +68,7 @@ pub(crate) struct Channel {
     flight: Arc<Flight>,
     own: OwnLines<Arc<Connection>, Option<&'static str>>,
     /// Those for calls that wait behind it while it is not proven.
-    beside: Beside,
+    further: FurtherConnections,
     /// The way to a service that speaks no HTTP/2, where that is taken.
     http1: Option<Http1>,
     ancestry: Arc<Ancestry>,
@@ -113,7 +113,7 @@ impl Channel {
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
             own: OwnLines::new(DIAL_BACKOFF),
-            beside: Beside::default(),
+            further: FurtherConnections::default(),
             ancestry: Arc::default(),
             cautious,
             any_service: false,
@@ -237,7 +237,7 @@ impl Channel {
                     {
                         self.faults.cost_a_line(whom);
                     }
-                    self.beside.answered();
+                    self.further.answered();
                     if line.is_aside() && line.is_proven() {
                         self.promote(&connection);
                     }
@@ -337,7 +337,7 @@ impl Channel {
         F: Future<Output = Result<Arc<Connection>, Option<&'static str>>>,
     {
         loop {
-            let begun = self.beside.due(line).await;
+            let begun = self.further.due(line).await;
             // A dial that fails tells why by itself.
             let Ok(connection) = make(&self.ancestry).await else { continue };
             connection.line.set_aside(true);
