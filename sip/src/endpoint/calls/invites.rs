@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Arrival;
 use crate::edge::call::invite::{Invite, valid_until};
 use crate::edge::call::{Announced, Call};
 use crate::edge::caller::{self, Caller};
@@ -152,7 +153,8 @@ impl Endpoint {
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
-        let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller, key));
+        let announced =
+            self.calls.arrive(now, call, binding, &instances, Arrival { invite, caller, key, timing, wait });
         if let Some(row) = self.calls.get_mut(call) {
             row.limit(key, refused);
         }
