@@ -37,7 +37,7 @@ pub mod unconfigured;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sip::endpoint::ContactHosts;
@@ -52,6 +52,7 @@ use crate::audit::{Audit, AuditError};
 use crate::config::{self, Config};
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::net::dns::resolve::ResolveError;
 use crate::net::drain::{Drain, Trigger, drain};

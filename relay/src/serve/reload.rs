@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -19,6 +19,7 @@ use super::push_services::push_service;
 use super::settings;
 use crate::api::Api;
 use crate::config::{ApnsCredentials, Config, Setting};
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::net::tls::{ClientTls, ReadCertificate, ReadRoots, ServerTls, TlsError};
 use crate::operator::Operator;
@@ -68,11 +69,7 @@ impl Reloader {
 
     fn read_again(&self) -> Reloaded {
         // Nothing under the lock can panic half way: whole values are taken. One that waits for a file may hold it for ever.
-        let mut running = match self.running.try_lock() {
-            Ok(running) => running,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return goes_on(),
-        };
+        let Some(mut running) = self.running.try_lock() else { return goes_on() };
         let mut told = Reloaded::default();
         let Some(file) = running.config.source.clone() else {
             let certificate = self.read_certificate(&mut told);

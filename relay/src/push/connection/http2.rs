@@ -224,23 +224,7 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    let line = &connection.line;
-                    let is_calls_first = patience.urgent && !line.has_served();
-                    let fate = match (bearing.line, request.whom) {
-                        (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => {
-                            LineFate::Borne
-                        }
-                        (fate, _) => fate,
-                    };
-                    if line.answered(fate, bearing.proves, || connection.streams_allowed())
-                        && let Some(whom) = request.whom
-                    {
-                        self.faults.cost_a_line(whom);
-                    }
-                    self.further.answered();
-                    if line.is_aside() && line.is_proven() {
-                        self.promote(&connection);
-                    }
+                    self.note_answer(&connection, request.whom, patience.urgent, &bearing);
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -257,6 +241,25 @@ impl Channel {
                     return Err(Failure::Unconfirmed);
                 }
             }
+        }
+    }
+
+    /// What an answer to a request, which concerns this device, says of its connection.
+    fn note_answer(&self, connection: &Arc<Connection>, whom: Option<u64>, urgent: bool, bearing: &Bearing) {
+        let line = &connection.line;
+        let is_calls_first = urgent && !line.has_served();
+        let fate = match (bearing.line, whom) {
+            (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => LineFate::Borne,
+            (fate, _) => fate,
+        };
+        if line.answered(fate, bearing.proves, || connection.streams_allowed())
+            && let Some(whom) = whom
+        {
+            self.faults.cost_a_line(whom);
+        }
+        self.further.answered();
+        if line.is_aside() && line.is_proven() {
+            self.promote(connection);
         }
     }
 
