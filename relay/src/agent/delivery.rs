@@ -1,4 +1,4 @@
-//! How a push is sent, counted and its verdict named.
+//! One push: its sending, its count, and the name of its verdict.
 //!
 //! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is tried again at a token that
 //! the device has exchanged meanwhile.

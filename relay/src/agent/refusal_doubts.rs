@@ -1,4 +1,4 @@
-//! Whether a SIP server is believed that it refuses an account for good.
+//! Doubts about SIP servers that refuse accounts for good.
 //!
 //! A server whose database is away, whose configuration broke, or that bans this relay's address refuses everybody. An account that it had
 //! accepted is refused for good by the third refusal in a row, but not

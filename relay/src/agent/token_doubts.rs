@@ -1,4 +1,4 @@
-//! Whether APNs is believed that a token is bad.
+//! Doubts about APNs where it calls tokens bad.
 //!
 //! `BadDeviceToken` says that a token is none, or that it is one of the other environment. The first is the app's end, the
 //! second an operator's mistake that concerns every device at once. So it ends an instance only

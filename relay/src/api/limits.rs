@@ -1,4 +1,4 @@
-//! How often an address or an App may ask, and how often an address may be wrong: token buckets in memory.
+//! Limits on the requests of an address and of an App, and on the mistakes of an address: token buckets in memory.
 //!
 //! Failures are counted after a key was found wrong, and nowhere before: what an address has failed at is no reason to
 //! refuse the right key that comes from it, because many people share an address (carrier NAT, load balancers).

@@ -1,4 +1,4 @@
-//! Whether the relay can do its work, as named checks; and what an operator should mend although it can.
+//! The relay's ability to do its work, as named checks; and the warnings that an operator should heed although it can.
 //!
 //! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed. A
 //! warning makes no relay unready, and no trouble of a push service does, not even that of all: phones that are attached, apps and

@@ -1,4 +1,4 @@
-//! Whether a relay could start: everything that `serve` needs, tried and given back.
+//! A trial of the start: everything that `serve` needs, tried and given back.
 //!
 //! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that holds
 //! the addresses; every problem is found, not only the first. No keyring is made: beside a relay that has lost the file of its own, a new one would be

@@ -1,4 +1,4 @@
-//! Whether this node has the keyring that the other nodes of its store have.
+//! The agreement of all nodes of a store on one keyring.
 //!
 //! | who finds that none is written down | writes its own |
 //! | --- | --- |

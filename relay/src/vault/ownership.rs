@@ -1,4 +1,4 @@
-//! Who looks after a record: leases, the nodes that live, what is taken over, and what the store has lost.
+//! The ownership of records: leases, the nodes that live, what is taken over, and what the store has lost.
 //!
 //! Invariant: a node takes nothing over before its own time is sure, while another process has its name that had it before, and nothing at all while something lost is being written again.
 

@@ -1,4 +1,4 @@
-//! How much a device may be sent and may begin, and the share of each caller and of each sender of MESSAGEs.
+//! Limits on what a device may be sent and may begin, and the share of each caller and of each sender of MESSAGEs.
 //!
 //! | of one device | at once, then | a further one |
 //! | --- | --- | --- |

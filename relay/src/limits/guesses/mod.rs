@@ -1,4 +1,4 @@
-//! How fast passwords may be tried through this relay: by HTTPS and by SIP, on any shard, for any App.
+//! Limits on the passwords that are tried through this relay: by HTTPS and by SIP, on any shard, for any App.
 //!
 //! | counted by | free | then |
 //! | --- | --- | --- |

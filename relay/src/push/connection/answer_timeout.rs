@@ -1,4 +1,4 @@
-//! How long a request waits for its answer, and what its line learns from that.
+//! The wait of a request for its answer, and its meaning for the line.
 //!
 //! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; one that waits for longer is counted for
 //! what the line leaves unanswered, also when it gives up.

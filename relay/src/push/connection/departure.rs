@@ -1,4 +1,4 @@
-//! When a push leaves: at the moment at which the last byte of its request is handed to the TLS of a connection. And how it is recalled when its call
+//! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall when its call
 //! is over: what has not left never does, and what has left whole may be answered within [`ANSWERED_WITHIN`].
 //!
 //! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the

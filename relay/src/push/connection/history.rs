@@ -1,4 +1,4 @@
-//! How the connections before have ended, and so how long the next dial waits; and how slow the service's answers were.
+//! The ends of earlier connections, which decide how long the next dial waits; and the slowness of the service's answers.
 //!
 //! | the last two or more | before the next dial |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! What was wiped and must not come back: a tombstone for each wipe, until every form of the record that was ever stored would have ended anyway.
+//! Tombstones of what was wiped and must not come back: one for each wipe, until every form of the record that was ever stored would have ended anyway.
 //!
 //! ```text
 //! raise ── durable ──┬── erased from the store ── a receipt, for a day ── forgotten with the record's own end
