@@ -26,6 +26,7 @@
 //! | 0 | [`domain`] | the words that API, receipts, timelines and metrics share |
 //! | 0 | `file_owner` | the owner of files that root makes |
 //! | 0 | [`hpke`] | sealing to the public key of a device |
+//! | 0 | `lock` | a mutex that no panic poisons |
 //! | 0 | [`log`] | the log's way to the standard error, which makes no task wait |
 //! | 0 | [`log_filter`] | what is let into the log |
 //! | 0 | [`metrics`] | every metric's name, in one enum |
@@ -69,6 +70,7 @@ pub mod domain;
 mod file_owner;
 pub mod hpke;
 pub mod limits;
+mod lock;
 pub mod log;
 pub mod log_filter;
 pub mod metrics;

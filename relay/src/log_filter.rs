@@ -1,4 +1,4 @@
-//! What is let into the log: RUST_LOG speaks for this program, and for the libraries that it names.
+//! The filter of the log: RUST_LOG speaks for this program, and for the libraries that it names.
 //!
 //! | RUST_LOG | what is told |
 //! | --- | --- |

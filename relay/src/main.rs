@@ -29,7 +29,7 @@ use relay::serve::check_push::check_push;
 use relay::serve::unconfigured::Unconfigured;
 use relay::serve::{Relay, Running};
 use relay::systemd::{self, Notifier, sockets};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot::Receiver;
 use tracing::Level;
 use tracing_subscriber::filter::EnvFilter;
@@ -199,40 +199,67 @@ async fn serve(
     registrar: Option<std::net::SocketAddr>,
     format: LogFormat,
 ) -> ExitCode {
-    let is_unconfigured = file.is_none();
-    let loaded = match file {
-        Some(file) => Config::load(&file),
-        None => Config::development(),
+    let (config, unconfigured) = match configuration(file, state, registrar, format).await {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
     };
-    let mut config = match loaded {
-        Ok(config) => config,
-        Err(problems) => return not_configured(format, &problems),
-    };
-    let mut unconfigured = None;
-    if is_unconfigured {
-        match Unconfigured::prepare(&mut config, state, registrar).await {
-            Ok(prepared) => unconfigured = Some(prepared),
-            Err(error) => return not_started(format, &error.to_string()),
-        }
-    }
-    for caution in config.cautions.iter().chain(&config.faults) {
-        tracing::warn!(event = "configuration-caution", %caution, "the configuration works, and holds a risk or a fault");
-    }
-    for doubt in certificate(&config) {
-        tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
-    }
-    for (problem, _) in push_certificates(&config) {
-        tracing::warn!(event = "push-certificate-doubt", %problem, "APNs may refuse a push certificate");
-    }
+    warn_of_risks(&config);
     // Before the start, so that a signal that comes during it is not lost.
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = signals else {
-        return not_started(format, "signals cannot be received");
-    };
+    let Ok(signals) = Signals::receive() else { return not_started(format, "signals cannot be received") };
     let running = match Relay::start(config).await {
         Ok(running) => running,
         Err(error) => return not_started(format, &error.to_string()),
     };
+    log_addresses(&running);
+    let manager = Arc::new(Notifier::of_environment());
+    manager.ready("serves");
+    let watchdog = tokio::spawn(stay_alive(manager.clone(), running.agent().clone()));
+    if let Some(unconfigured) = &unconfigured {
+        unconfigured.say(&running);
+        if let Some(ca) = &running.development_ca {
+            print!("{ca}");
+        }
+    }
+    reload_until_the_end(&running, &manager, signals).await;
+    tracing::info!(event = "draining", "draining");
+    manager.stopping("hands its instances over, and lets calls that are being set up end");
+    running.shutdown().await;
+    watchdog.abort();
+    tracing::info!(event = "drained", "drained");
+    ExitCode::SUCCESS
+}
+
+/// The configuration of the file; without one, that of development.
+async fn configuration(
+    file: Option<PathBuf>,
+    state: Option<PathBuf>,
+    registrar: Option<std::net::SocketAddr>,
+    format: LogFormat,
+) -> Result<(Config, Option<Unconfigured>), ExitCode> {
+    if let Some(file) = file {
+        let config = Config::load(&file).map_err(|problems| not_configured(format, &problems))?;
+        return Ok((config, None));
+    }
+    let mut config = Config::development().map_err(|problems| not_configured(format, &problems))?;
+    match Unconfigured::prepare(&mut config, state, registrar).await {
+        Ok(unconfigured) => Ok((config, Some(unconfigured))),
+        Err(error) => Err(not_started(format, &error.to_string())),
+    }
+}
+
+fn warn_of_risks(config: &Config) {
+    for caution in config.cautions.iter().chain(&config.faults) {
+        tracing::warn!(event = "configuration-caution", %caution, "the configuration works, and holds a risk or a fault");
+    }
+    for doubt in certificate(config) {
+        tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
+    }
+    for (problem, _) in push_certificates(config) {
+        tracing::warn!(event = "push-certificate-doubt", %problem, "APNs may refuse a push certificate");
+    }
+}
+
+fn log_addresses(running: &Running) {
     tracing::info!(
         event = "serving", edge = %running.edge, public_edge = %running.public_edge, websocket = shown(running.websocket),
         api = %running.api, operator = %running.operator,
@@ -243,23 +270,35 @@ async fn serve(
     for address in sockets::unserved() {
         tracing::warn!(event = "socket-unserved", %address, "a socket was handed over that no setting names; nobody serves it");
     }
-    let manager = Arc::new(Notifier::of_environment());
-    manager.ready("serves");
-    let watchdog = tokio::spawn(stay_alive(manager.clone(), running.agent().clone()));
-    if let Some(unconfigured) = &unconfigured {
-        unconfigured.say(&running);
-        if let Some(ca) = &running.development_ca {
-            print!("{ca}");
-        }
+}
+
+/// The signals that end a relay, or have it reload.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn receive() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
+}
+
+/// Reloads at each SIGHUP, until a signal or an operator has the relay end.
+async fn reload_until_the_end(running: &Running, manager: &Notifier, mut signals: Signals) {
     let (mut reloading, mut once_more) = (None, false);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            () = running.asked_to_leave() => break,
-            _ = hangup.recv() => match &reloading {
-                None => reloading = begin_reload(&running, &manager),
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            () = running.asked_to_leave() => return,
+            _ = signals.hangup.recv() => match &reloading {
+                None => reloading = begin_reload(running, manager),
                 Some(_) => {
                     once_more = true;
                     tracing::warn!(event = "reload-waits", "a reload goes on, which may wait for a file; another one follows when it has ended");
@@ -268,19 +307,13 @@ async fn serve(
             is_taken = taken(&mut reloading) => {
                 reloading = None;
                 if std::mem::take(&mut once_more) {
-                    reloading = begin_reload(&running, &manager);
+                    reloading = begin_reload(running, manager);
                     continue;
                 }
                 manager.ready(if is_taken { "serves" } else { RELOAD_REFUSED });
             }
         }
     }
-    tracing::info!(event = "draining", "draining");
-    manager.stopping("hands its instances over, and lets calls that are being set up end");
-    running.shutdown().await;
-    watchdog.abort();
-    tracing::info!(event = "drained", "drained");
-    ExitCode::SUCCESS
 }
 
 /// Begins a reload; `None`: it is refused.

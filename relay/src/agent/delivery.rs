@@ -1,4 +1,4 @@
-//! How a push is sent, counted and its verdict named.
+//! One push: its sending, its count, and the name of its verdict.
 //!
 //! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is tried again at a token that
 //! the device has exchanged meanwhile.
@@ -17,7 +17,8 @@ use crate::vault::record::{Provider, PushTarget};
 /// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. It is tried until `until` at
 /// most; `departure` is told when it leaves. `None`: it was recalled before anything of it had left.
 pub(crate) async fn deliver(
-    (shared, shard): (&Arc<Shared>, usize),
+    shared: &Arc<Shared>,
+    shard: usize,
     app: &str,
     target: &PushTarget,
     push: &Push,

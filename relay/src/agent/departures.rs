@@ -3,8 +3,10 @@
 //! Invariant: one that is not back [`BACK_WITHIN`] counts as gone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::lock::Mutex;
 
 /// How long a node is waited for from its word on: 30 s of hand-over, 10 s of drain, and its start.
 pub(super) const BACK_WITHIN: Duration = Duration::from_secs(60);
@@ -16,15 +18,14 @@ pub(super) struct Departures(Mutex<BTreeMap<Arc<str>, Instant>>);
 impl Departures {
     /// A node says that it leaves.
     pub(super) fn note(&self, node: Arc<str>, now: Instant) {
-        // A panic while the lock was held leaves a whole map behind.
-        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut nodes = self.0.lock();
         nodes.retain(|_, until| *until > now);
         nodes.insert(node, now + BACK_WITHIN);
     }
 
     /// Until when a node is waited for.
     pub(super) fn back_by(&self, node: &str, now: Instant) -> Option<Instant> {
-        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = self.0.lock();
         nodes.get(node).copied().filter(|until| *until > now)
     }
 }
@@ -40,6 +41,6 @@ mod tests {
         assert_eq!(departures.back_by("one", now), Some(now + BACK_WITHIN));
         assert_eq!((departures.back_by("other", now), departures.back_by("one", now + BACK_WITHIN)), (None, None));
         departures.note("other".into(), now + BACK_WITHIN);
-        assert_eq!(departures.0.lock().unwrap().len(), 1, "what is over is forgotten");
+        assert_eq!(departures.0.lock().len(), 1, "what is over is forgotten");
     }
 }

@@ -8,7 +8,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::NodeNews;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::{Lookup, StoreError, Tombstone, Vault};
@@ -178,7 +179,7 @@ impl Orders {
 
     // A panic while the lock was held leaves at worst an instance out whose tombstone the next run goes by.
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

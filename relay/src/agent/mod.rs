@@ -84,14 +84,15 @@ use shard::Shard;
 use silent_servers::SilentServers;
 use stories::Stories;
 use token_doubts::TokenDoubts;
+use transport::datagrams;
 use transport::dial::Dialler;
 use transport::invite_shards::InviteShards;
 use transport::large::LargeStreams;
+use transport::listeners::{self, ListenerKind};
 use transport::name_shards::NameShards;
 use transport::outbox::Writer;
 use transport::servers::{LfServers, OwnNames};
 use transport::upstreams::Upstreams;
-use transport::{datagrams, listeners};
 
 pub(crate) use digest::same_credentials;
 #[doc(hidden)]
@@ -191,11 +192,18 @@ struct Pushed {
     /// The token that it was pushed to.
     target: PushTarget,
     push: Push,
-    /// The push is the second one of this call.
-    second: bool,
+    round: PushRound,
     verdict: Verdict,
     /// How many copies of it the service may have taken.
     copies: u32,
+}
+
+/// Which push of a call to a device it is; what is repeated after a failure stays of its round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PushRound {
+    First,
+    /// The device has given no sign after the first.
+    Second,
 }
 
 /// A push service took a reminder of a lease's end, or may have: the record should say so.
@@ -419,6 +427,58 @@ struct Shared {
     node_news: mpsc::UnboundedSender<NodeNews>,
 }
 
+impl Shared {
+    fn new(dependencies: Dependencies, shards: Shards) -> Self {
+        let (metrics, endpoint) = (dependencies.metrics, dependencies.endpoint);
+        let own = OwnNames { tls: endpoint.upstream_tls.clone(), tcp: endpoint.upstream_tcp.clone() };
+        let shards = shards.knowing(LfServers::new(own, &dependencies.bare_lf_servers));
+        let upstreams = Upstreams::new(dependencies.tls.clone());
+        let dialler = Dialler::new(
+            (dependencies.resolver, dependencies.tls),
+            dependencies.failback_interval,
+            dependencies.connection_timing,
+            upstreams.clone(),
+            shards.clone(),
+            metrics.clone(),
+            dependencies.quotas.limits(),
+        );
+        let large = LargeStreams::new(dependencies.connection_timing, shards.clone(), metrics.clone());
+        Self {
+            departures: Departures::default(),
+            ownership: Ownership::default(),
+            erasures: Erasures::start(dependencies.vault.clone(), metrics.clone(), dependencies.node_news.clone()),
+            stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
+            quotas: dependencies.quotas,
+            vault: dependencies.vault,
+            push: dependencies.push,
+            token_doubts: TokenDoubts::default(),
+            refusal_doubts: RefusalDoubts::default(),
+            silent_servers: SilentServers::default(),
+            push_is_printed: dependencies.push_is_printed,
+            domains: dependencies.domains,
+            flow_domains: dependencies.flow_domains,
+            metrics,
+            early_ringing: dependencies.early_ringing,
+            subscribe: dependencies.subscribe,
+            keep_passwords: dependencies.keep_passwords,
+            audit: dependencies.audit,
+            exporter: dependencies.exporter,
+            lost_notice: dependencies.lost_notice,
+            ring_timeout: endpoint.ring_timeout,
+            answer_timeout: endpoint.answer_timeout,
+            edge: endpoint.edge,
+            udp: dependencies.udp,
+            connection_timing: dependencies.connection_timing,
+            shards,
+            upstreams,
+            dialler,
+            large,
+            record_notes: dependencies.record_notes,
+            node_news: dependencies.node_news,
+        }
+    }
+}
+
 /// The answers of shards that are binding instances.
 pub struct Binding(Vec<oneshot::Receiver<()>>);
 
@@ -450,66 +510,20 @@ impl Agent {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(dependencies: Dependencies) -> io::Result<Self> {
+    pub fn start(mut dependencies: Dependencies) -> io::Result<Self> {
         let count = dependencies.shards.clamp(1, SHARDS_MAX);
         // The operator's figure is the node's.
-        let mut endpoint = dependencies.endpoint;
-        let per_second = endpoint.upstream.registrations_per_second;
-        endpoint.upstream.registrations_per_second = (per_second / count as u32).max(1);
+        let pace = &mut dependencies.endpoint.upstream.registrations_per_second;
+        *pace = (*pace / count as u32).max(1);
+        let (endpoint, end) = (dependencies.endpoint.clone(), dependencies.end.clone());
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(INBOX)).unzip();
         let (ways, cores) = Cores::start(count)?;
-        let own = OwnNames { tls: endpoint.upstream_tls.clone(), tcp: endpoint.upstream_tcp.clone() };
-        let shards = Shards::new(senders, ways).knowing(LfServers::new(own, &dependencies.bare_lf_servers));
-        let upstreams = Upstreams::new(dependencies.tls.clone());
-        let metrics = dependencies.metrics;
-        let dialler = Dialler::new(
-            (dependencies.resolver, dependencies.tls),
-            dependencies.failback_interval,
-            dependencies.connection_timing,
-            upstreams.clone(),
-            shards.clone(),
-            metrics.clone(),
-            dependencies.quotas.limits(),
-        );
-        let large = LargeStreams::new(dependencies.connection_timing, shards.clone(), metrics.clone());
-        let shared = Arc::new(Shared {
-            departures: Departures::default(),
-            ownership: Ownership::default(),
-            erasures: Erasures::start(dependencies.vault.clone(), metrics.clone(), dependencies.node_news.clone()),
-            stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
-            quotas: dependencies.quotas,
-            vault: dependencies.vault,
-            push: dependencies.push,
-            token_doubts: TokenDoubts::default(),
-            refusal_doubts: RefusalDoubts::default(),
-            silent_servers: SilentServers::default(),
-            push_is_printed: dependencies.push_is_printed,
-            domains: dependencies.domains,
-            flow_domains: dependencies.flow_domains,
-            metrics,
-            early_ringing: dependencies.early_ringing,
-            subscribe: dependencies.subscribe,
-            keep_passwords: dependencies.keep_passwords,
-            audit: dependencies.audit,
-            exporter: dependencies.exporter,
-            lost_notice: dependencies.lost_notice,
-            ring_timeout: endpoint.ring_timeout,
-            answer_timeout: endpoint.answer_timeout,
-            edge: endpoint.edge.clone(),
-            udp: dependencies.udp,
-            connection_timing: dependencies.connection_timing,
-            shards,
-            upstreams,
-            dialler,
-            large,
-            record_notes: dependencies.record_notes,
-            node_news: dependencies.node_news,
-        });
+        let shared = Arc::new(Shared::new(dependencies, Shards::new(senders, ways)));
         for (index, (inbox, core)) in inboxes.into_iter().zip(cores).enumerate() {
             let settings = Settings { tag: ShardTag(index as u16), ..endpoint.clone() };
-            core.begin(Shard::new(index, settings, shared.clone()).run(inbox, dependencies.end.clone()));
+            core.begin(Shard::new(index, settings, shared.clone()).run(inbox, end.clone()));
         }
-        tokio::spawn(shared.dialler.clone().refresh(dependencies.end));
+        tokio::spawn(shared.dialler.clone().refresh(end));
         Ok(Self(shared))
     }
 
@@ -530,35 +544,23 @@ impl Agent {
 
     /// Serves devices that connect here, until the listener ends.
     pub fn open_edge(&self, listener: Listener) {
-        tokio::spawn(listeners::serve(
-            listener,
-            listeners::ListenerKind::Edge,
-            self.0.connection_timing,
-            self.0.shards.clone(),
-            self.0.metrics.clone(),
-        ));
+        self.open(listener, ListenerKind::Edge);
     }
 
     /// Serves devices that connect here by WebSocket, until the listener ends.
     pub fn open_websocket(&self, listener: Listener) {
-        tokio::spawn(listeners::serve(
-            listener,
-            listeners::ListenerKind::Websocket,
-            self.0.connection_timing,
-            self.0.shards.clone(),
-            self.0.metrics.clone(),
-        ));
+        self.open(listener, ListenerKind::Websocket);
     }
 
     /// Serves SIP servers that connect here, until the listener ends.
     pub fn open_upstream(&self, listener: Listener) {
-        tokio::spawn(listeners::serve(
-            listener,
-            listeners::ListenerKind::Upstream,
-            self.0.connection_timing,
-            self.0.shards.clone(),
-            self.0.metrics.clone(),
-        ));
+        self.open(listener, ListenerKind::Upstream);
+    }
+
+    fn open(&self, listener: Listener, kind: ListenerKind) {
+        let shared = &self.0;
+        let (shards, metrics) = (shared.shards.clone(), shared.metrics.clone());
+        tokio::spawn(listeners::serve(listener, kind, shared.connection_timing, shards, metrics));
     }
 
     /// The numbers of the SIP servers.

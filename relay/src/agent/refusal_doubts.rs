@@ -1,4 +1,4 @@
-//! Whether a SIP server is believed that it refuses an account for good.
+//! Doubts about SIP servers that refuse accounts for good.
 //!
 //! A server whose database is away, whose configuration broke, or that bans this relay's address refuses everybody. An account that it had
 //! accepted is refused for good by the third refusal in a row, but not
@@ -11,7 +11,7 @@
 //! Invariant: two registrations of one address of record are one account here; what no account refers to any more is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::REFUSALS_MAX;
@@ -21,6 +21,7 @@ use super::Shared;
 use super::tables::instances::Row;
 use super::transport::upstreams::Upstreams;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::vault::AorKey;
 
 /// How often the operator is told of one SIP server.
@@ -117,9 +118,8 @@ impl RefusalDoubts {
         Belief::Believed
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, HashMap<Place, Server>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

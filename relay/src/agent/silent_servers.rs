@@ -6,13 +6,14 @@
 //! Invariant: any answer takes a server out, a refusal as well. While none is silent, an answer costs one look.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use sip::id::UpstreamId;
 
 use super::Agent;
 use super::transport::upstreams::Upstreams;
+use crate::lock::Mutex;
 
 /// How long after its last failure a server is not counted as silent any more: no account here asks it, or seldom.
 const FORGOTTEN: Duration = Duration::from_mins(15);
@@ -74,9 +75,8 @@ impl SilentServers {
             .collect()
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Silence>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 
 use crate::clock::unix_now;
 use crate::domain::story::{Story, StoryOutcome};
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::vault::items::{STORY_LIFE_S, SealedItem};
@@ -140,7 +141,7 @@ impl Stories {
 
 fn lock(recent: &Mutex<Recent>) -> MutexGuard<'_, Recent> {
     // Each change leaves both indexes whole, or one that names what the other does not know: then nothing is told of it.
-    recent.lock().unwrap_or_else(PoisonError::into_inner)
+    recent.lock()
 }
 
 impl Recent {

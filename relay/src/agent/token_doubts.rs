@@ -1,4 +1,4 @@
-//! Whether APNs is believed that a token is bad.
+//! Doubts about APNs where it calls tokens bad.
 //!
 //! `BadDeviceToken` says that a token is none, or that it is one of the other environment. The first is the app's end, the
 //! second an operator's mistake that concerns every device at once. So it ends an instance only
@@ -14,11 +14,12 @@
 //! Invariant: nothing here is on the way of a push that has not been answered yet.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::push::Mode;
 use crate::secret::PushToken;
 use crate::vault::record::Provider;
@@ -103,9 +104,8 @@ impl TokenDoubts {
         work(row)
     }
 
-    // A panic while the lock was held leaves a whole table behind: only numbers are assigned.
     fn lock(&self) -> MutexGuard<'_, HashMap<(Box<str>, Provider), Row>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

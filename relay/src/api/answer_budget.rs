@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -22,6 +22,7 @@ use serde_json::Value;
 use sip::id::InstanceId;
 
 use super::problem::{Problem, ProblemType};
+use crate::lock::Mutex;
 
 /// Answers that wait for one instance.
 const EACH: usize = 4;
@@ -83,9 +84,8 @@ impl Boxes {
         Ok(Place { id, from, len: 0, boxes: self.clone() })
     }
 
-    // A panic between two assignments of numbers leaves nothing broken.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

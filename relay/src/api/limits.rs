@@ -1,4 +1,4 @@
-//! How often an address or an App may ask, and how often an address may be wrong: token buckets in memory.
+//! Limits on the requests of an address and of an App, and on the mistakes of an address: token buckets in memory.
 //!
 //! Failures are counted after a key was found wrong, and nowhere before: what an address has failed at is no reason to
 //! refuse the right key that comes from it, because many people share an address (carrier NAT, load balancers).
@@ -8,11 +8,13 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use sip::bucket::Bucket;
 pub use sip::bucket::Rate;
+
+use crate::lock::Mutex;
 
 /// The most buckets of one table; about 5 MB.
 pub const MAX_BUCKETS: usize = 65_536;
@@ -109,8 +111,7 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table<K>> {
-        // A panic between two assignments of numbers leaves nothing broken.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }
 

@@ -24,12 +24,13 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
 use crate::domain::{WipeReason, Word as _};
+use crate::lock::Mutex;
 use crate::vault::AorKey;
 
 pub use chain::{Fault, walk};
@@ -154,8 +155,7 @@ struct Inner {
 
 impl Inner {
     fn trouble(&self) -> MutexGuard<'_, Option<Box<str>>> {
-        // One assignment is all that is ever done under the lock.
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trouble.lock()
     }
 }
 

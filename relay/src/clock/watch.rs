@@ -28,13 +28,14 @@
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::unix_now_ms;
+use crate::lock::Mutex;
 
 /// A difference that means nothing, in milliseconds.
 const NOISE_MS: i64 = 2_000;
@@ -84,9 +85,8 @@ impl Trusted {
         }
     }
 
-    // A panic between two assignments of numbers leaves nothing broken.
     fn lock(&self) -> MutexGuard<'_, Option<Watch>> {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watch.lock()
     }
 }
 

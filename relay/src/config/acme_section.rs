@@ -17,12 +17,7 @@ const MAX_CONTACTS: usize = 10;
 /// The port at which every CA looks for TLS-ALPN-01 (RFC 8737 §3).
 const HTTPS_PORT: u16 = 443;
 
-pub(super) fn acme(
-    root: &mut Reader<'_>,
-    (edge, api): (&Edge, &Api),
-    upstream: &Upstream,
-    store: &Store,
-) -> Option<Acme> {
+pub(super) fn acme(root: &mut Reader<'_>, edge: &Edge, api: &Api, upstream: &Upstream, store: &Store) -> Option<Acme> {
     let is_there = root.has("acme");
     let mut section = root.section_or_empty("acme");
     let directory_url = section.parsed("directory_url", "an https URL without a user", https_url, DIRECTORY.into());

@@ -11,7 +11,8 @@ use crate::secret::ApiKey;
 /// Reports an id or a key that an earlier section has: a key tells who is calling.
 pub(super) fn distinct<'a>(
     section: &Reader<'_>,
-    (id, key): (&str, &ApiKey),
+    id: &str,
+    key: &ApiKey,
     taken: impl Iterator<Item = (&'a str, &'a ApiKey)>,
     key_setting: &str,
 ) {

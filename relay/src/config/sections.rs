@@ -85,7 +85,7 @@ pub(super) fn read(
     let operator = operator(&mut root, profile);
     let upstream = upstream(&mut root, profile, &edge);
     let store = store(&mut root, profile);
-    let acme = acme(&mut root, (&edge, &api), &upstream, &store);
+    let acme = acme(&mut root, &edge, &api, &upstream, &store);
     let mut config = Config {
         api,
         operator,
@@ -590,7 +590,7 @@ fn apps(root: &mut Reader<'_>, profile: Profile) -> Vec<App> {
             section.problem("print_pushes", "is not the same for each App", remedy);
         }
         let taken = apps.iter().map(|other| (&*other.id, &other.api_key));
-        distinct(&section, (&app.id, &app.api_key), taken, "api_key_file");
+        distinct(&section, &app.id, &app.api_key, taken, "api_key_file");
         section.finish();
         apps.push(app);
     }
@@ -607,7 +607,7 @@ fn sip_servers(root: &mut Reader<'_>) -> Vec<SipServer> {
             registrars: registrars(&mut section),
         };
         let taken = servers.iter().map(|other| (&*other.id, &other.key));
-        distinct(&section, (&server.id, &server.key), taken, "key_file");
+        distinct(&section, &server.id, &server.key, taken, "key_file");
         section.finish();
         servers.push(server);
     }

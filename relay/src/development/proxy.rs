@@ -1,4 +1,4 @@
-//! How that SIP server forwards: as a stateless proxy (RFC 3261 §16.11) that stays in the path of dialogs.
+//! The proxy of that SIP server: stateless (RFC 3261 §16.11), and in the path of dialogs.
 //!
 //! The state that it needs of a request when its response comes, it writes into its own Via: where the request came from.
 //!

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::hop::Hop;
 pub use super::location::Account;
 use super::proxy::{Proxy, read};
+use crate::lock::Mutex;
 
 /// Connections at once; a further one is closed.
 const CONNECTIONS: usize = 64;
@@ -90,7 +91,7 @@ impl Shared {
     fn keep(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<mpsc::Sender<Bytes>> {
         let (sender, mut outgoing) = mpsc::channel::<Bytes>(WAITING);
         {
-            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut connections = self.connections.lock();
             if connections.len() >= CONNECTIONS {
                 return None;
             }
@@ -122,15 +123,13 @@ impl Shared {
                 }
             }
             writer.abort();
-            self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+            self.connections.lock().remove(&peer);
         });
         Some(sender)
     }
 
     async fn take(self: &Arc<Self>, bytes: &Bytes, from: Hop) {
-        let sent = read(bytes).and_then(|message| {
-            self.proxy.lock().unwrap_or_else(PoisonError::into_inner).handle(&message, from, Instant::now())
-        });
+        let sent = read(bytes).and_then(|message| self.proxy.lock().handle(&message, from, Instant::now()));
         if let Some((to, bytes)) = sent {
             self.send(to, bytes).await;
         }
@@ -142,7 +141,7 @@ impl Shared {
             let _ = self.datagrams.send_to(&bytes, to.address).await;
             return;
         }
-        let known = self.connections.lock().unwrap_or_else(PoisonError::into_inner).get(&to.address).cloned();
+        let known = self.connections.lock().get(&to.address).cloned();
         let connection = match known {
             Some(connection) => Some(connection),
             None => match TcpStream::connect(to.address).await {

@@ -14,19 +14,16 @@
 
 mod discreet;
 mod line;
+mod registering;
 mod report;
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sip::auth::{Challenge, DigestResponse, Hash};
-use sip::id::BindingId;
-use sip::message::{Message, Method, Name, Uri};
+use sip::message::{Method, Name, Uri};
 use tokio::time::timeout;
 
-use crate::agent::digest::{Unanswerable, ha1_for};
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::config::{DomainRules, Upstream};
 use crate::net::Transport;
@@ -36,18 +33,16 @@ use crate::net::dns::report::{Answer, Leads};
 use crate::net::dns::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::tls::{ClientTls, TlsError};
 use crate::net::tls_fault::TlsFault;
-use crate::secret::with_clean_stack;
 use crate::vault::record::Proof;
 use discreet::{NOWHERE, discreet};
 pub use line::{Line, LineError, token};
+use registering::{Ended, Registering};
 pub use report::{DoctorStep, Finding, Report, Verdict};
 
 /// Addresses that are connected to side by side; those behind them where none of them stands.
 const CONNECTIONS: usize = 8;
 /// How long names are asked for, all together.
 const NAMES_WITHIN: Duration = Duration::from_secs(20);
-/// A lifetime below this means many refreshes and, without lending, many pushes, in seconds.
-const SHORT_S: u64 = 120;
 
 /// The dependencies of the examinations.
 #[derive(Clone)]
@@ -337,288 +332,10 @@ impl Doctor {
                 );
             }
         }
-        let mut registering = Registering { doctor: self, line, route, patient, challenge: None };
-        if let Err(ended) = registering.look(report).await {
-            report.bad(DoctorStep::Register, ended.0, ended.1);
+        if let Err(Ended { fault, remedy }) = Registering::new(self, line, route, patient).look(report).await {
+            report.bad(DoctorStep::Register, fault, remedy);
         }
     }
-}
-
-/// The REGISTERs of an examination.
-struct Registering<'a> {
-    doctor: &'a Doctor,
-    line: Line,
-    route: &'a Route,
-    patient: &'a Patient,
-    challenge: Option<(Challenge, Name, u32)>,
-}
-
-/// The fault that ended an examination, and its remedy.
-struct Ended(String, &'static str);
-
-impl From<LineError> for Ended {
-    fn from(error: LineError) -> Self {
-        Self(error.to_string(), "look at the SIP server's log and its firewall: the relay's REGISTER would be lost too")
-    }
-}
-
-impl Registering<'_> {
-    async fn look(&mut self, report: &mut Report) -> Result<(), Ended> {
-        const STEP: DoctorStep = DoctorStep::Register;
-        let first = self.send(&[]).await?;
-        match first.status().unwrap_or_default() {
-            401 | 407 => self.look_at_challenge(&first, report)?,
-            status @ 200..300 => report.note(
-                STEP,
-                format!("{status} without credentials"),
-                "whoever reaches this server registers anybody: ask for credentials",
-            ),
-            status => return Err(refused(status, &first)),
-        }
-        if self.patient.credentials.is_none() {
-            report.note(STEP, "not tried any further", "give the password, or ha1, to see it registered");
-            return Ok(());
-        }
-        let before = self.send_authorized(&[]).await?;
-        let status = before.status().unwrap_or_default();
-        report.proof = match status {
-            200..300 => Some(true),
-            401 | 403 | 404 | 407 | 604 => Some(false),
-            _ => None,
-        };
-        if !(200..300).contains(&status) {
-            return Err(refused(status, &before));
-        }
-        report.good(STEP, "the credentials are accepted");
-        if let Some(left) = relays_contact(&before) {
-            let left = left.map(|seconds| format!(", for another {seconds} s")).unwrap_or_default();
-            let what = format!("a relay has the account registered{left}: no other Contact is tried beside it");
-            report.good(STEP, what);
-            return Ok(());
-        }
-        let before = contacts(&before);
-        let own = self.line.contact(&format!("doctor-{}", token()));
-        // As the relay registers: with an instance, and a flow (RFC 5626).
-        let instance = format!("urn:uuid:00000000-0000-4000-8000-{}", &token()[..12]);
-        let wanted = self.doctor.register_expires.as_secs();
-        let bind = |expires: u64, path: bool| {
-            let mut headers = vec![
-                (Name::Contact, format!("<{own}>;+sip.instance=\"<{instance}>\";reg-id=1;expires={expires}")),
-                (Name::Expires, expires.to_string()),
-                (Name::Supported, "path, outbound, gruu".to_owned()),
-            ];
-            headers
-                .extend(path.then(|| (Name::Path, format!("<sip:{};lr>", own.split('@').nth(1).unwrap_or_default()))));
-            headers
-        };
-        let mut granted = self.send_authorized(&bind(wanted, true)).await?;
-        if granted.status() == Some(423) {
-            let min = granted.number(Name::MinExpires).map_or(3600, u64::from);
-            report.note(
-                STEP,
-                format!("it grants nothing below {min} s"),
-                "the relay follows; upstream.register_expires may name as much",
-            );
-            granted = self.send_authorized(&bind(min, true)).await?;
-        }
-        let mut keeps_path = true;
-        if granted.status() == Some(420) {
-            keeps_path = false;
-            granted = self.send_authorized(&bind(wanted, false)).await?;
-        }
-        let status = granted.status().unwrap_or_default();
-        if !(200..300).contains(&status) {
-            return Err(Ended(
-                format!("{status} to a further Contact"),
-                "the server may take no more Contacts of this account: raise its limit, or free one",
-            ));
-        }
-        self.look_at_grant(&granted, &own, &before, keeps_path, report);
-        let gone = self.send_authorized(&bind(0, false)).await?;
-        if !gone.status().is_some_and(|status| (200..300).contains(&status)) {
-            let what = "the examination's own Contact could not be taken away";
-            report.note(STEP, what, "it runs out by itself");
-        }
-        Ok(())
-    }
-
-    fn look_at_challenge(&mut self, response: &Message, report: &mut Report) -> Result<(), Ended> {
-        let header = if response.has(Name::WwwAuthenticate) { Name::WwwAuthenticate } else { Name::ProxyAuthenticate };
-        let values = || response.values(header).filter_map(|value| std::str::from_utf8(value).ok());
-        let offered: Vec<Challenge> = values().filter_map(|value| Challenge::parse(value).ok()).collect();
-        let allowed: &[Hash] = if self.doctor.allow_md5 {
-            &[Hash::Sha256, Hash::Sha512_256, Hash::Md5]
-        } else {
-            &[Hash::Sha256, Hash::Sha512_256]
-        };
-        let Some(challenge) = Challenge::topmost_supported(values(), allowed) else {
-            if Challenge::is_unreadable(values()) {
-                return Err(Ended(
-                    "its digest challenge cannot be read".to_owned(),
-                    "write it as RFC 7616 §3.3 says: a realm and a nonce, commas between parameters, each with a value and once",
-                ));
-            }
-            return Err(Ended(
-                "its challenge is none that this relay answers".to_owned(),
-                "offer SHA-256 (RFC 8760), or let the operator set upstream.allow_md5",
-            ));
-        };
-        let names: Vec<&str> = offered.iter().map(|it| it.algorithm.hash.as_str()).collect();
-        let what = format!("it asks for credentials in the realm {:?} ({})", &*challenge.realm, names.join(", "));
-        if names.iter().all(|name| *name == "MD5") {
-            report.note(DoctorStep::Register, what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)");
-        } else {
-            report.good(DoctorStep::Register, what);
-        }
-        if let Some((user, proof)) = &self.patient.credentials
-            && let Err(error) = with_clean_stack(|| ha1_for(user, proof, &challenge).map(drop))
-        {
-            return Err(unanswerable(error));
-        }
-        self.challenge = Some((challenge, header, 0));
-        Ok(())
-    }
-
-    fn look_at_grant(&self, granted: &Message, own: &str, before: &BTreeSet<String>, path: bool, report: &mut Report) {
-        const STEP: DoctorStep = DoctorStep::Register;
-        let ours = granted
-            .contacts()
-            .iter()
-            .find(|it| it.target() == Some(own))
-            .and_then(|it| it.params.value("expires").and_then(|value| value.trim_matches('"').parse().ok()));
-        let seconds = ours.or(granted.number(Name::Expires).map(u64::from));
-        match seconds {
-            Some(seconds) if seconds < SHORT_S => {
-                report.note(
-                    STEP,
-                    format!("registered for {seconds} s"),
-                    "that is short: each refresh costs, and an app that lends nothing is woken for it",
-                );
-            }
-            Some(seconds) => report.good(STEP, format!("registered for {seconds} s")),
-            None => report.note(
-                STEP,
-                "registered; for how long, the answer does not tell",
-                "list the Contact with its expires",
-            ),
-        }
-        let now = contacts(granted);
-        let lost = before.difference(&now).count();
-        let others = now.iter().filter(|contact| *contact != own).count();
-        if lost > 0 {
-            report.note(
-                STEP,
-                format!("this Contact took the place of {lost} other(s)"),
-                "the server limits the Contacts of an account: a desk phone may be put out by the relay. Devices of one app share the relay's",
-            );
-        }
-        if others > 0 {
-            report.note(
-                STEP,
-                format!("{others} other Contact(s) are registered"),
-                "let the server fork to all of them, so that each device rings",
-            );
-        }
-        if path && granted.has(Name::Path) {
-            report.good(
-                STEP,
-                "it keeps Path (RFC 3327): an app can register through the relay and lend nothing (RFC 8599)",
-            )
-        } else {
-            report.note(STEP, "it does not keep Path (RFC 3327)", "lend the account; RFC 8599 needs Path");
-        }
-        if granted.lists(Name::Require, "outbound") || granted.lists(Name::Supported, "outbound") {
-            report.good(STEP, "it knows flows (RFC 5626)");
-        }
-        if granted.elements(Name::FeatureCaps).any(|value| value.contains("+sip.pns")) {
-            report.note(STEP, "it is a push proxy by itself (RFC 8599)", "");
-        }
-    }
-
-    /// A REGISTER with credentials, again when only its nonce was old.
-    async fn send_authorized(&mut self, headers: &[(Name, String)]) -> Result<Message, Ended> {
-        let response = self.send(headers).await?;
-        let Some((_, header, _)) = self.challenge else { return Ok(response) };
-        let stale = |value: &&str| value.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true");
-        let values: Vec<&str> = response.elements(header).collect();
-        if matches!(response.status(), Some(401 | 407)) && values.iter().any(stale) {
-            let mut unheard = Report::default();
-            self.look_at_challenge(&response, &mut unheard)?;
-            return Ok(self.send(headers).await?);
-        }
-        Ok(response)
-    }
-
-    async fn send(&mut self, headers: &[(Name, String)]) -> Result<Message, LineError> {
-        let mut headers = headers.to_vec();
-        let (registrar, aor) = (self.route.registrar(), &*self.patient.aor);
-        if let (Some((challenge, header, count)), Some((user, proof))) =
-            (&mut self.challenge, &self.patient.credentials)
-        {
-            *count += 1;
-            let (cnonce, nc) = (token(), *count);
-            let answer = with_clean_stack(|| {
-                let ha1 = ha1_for(user, proof, challenge).ok()?;
-                let terms = DigestResponse {
-                    username: user,
-                    method: "REGISTER",
-                    uri: registrar,
-                    cnonce: &cnonce,
-                    nc,
-                    body: b"",
-                };
-                challenge.answer(&ha1, &terms).ok()
-            });
-            let name = match header {
-                Name::ProxyAuthenticate => Name::ProxyAuthorization,
-                _ => Name::Authorization,
-            };
-            headers.extend(answer.map(|answer| (name, answer)));
-        }
-        self.line.ask(Method::Register, registrar, aor, &headers).await
-    }
-}
-
-/// Whether a Contact that a relay has registered for a lent account is among those that an answer lists, and for how many seconds more, where that is told.
-fn relays_contact(response: &Message) -> Option<Option<u64>> {
-    let contacts = response.contacts();
-    let is_relays = |uri: &str| Uri::parse(uri).and_then(|uri| uri.user).and_then(BindingId::parse).is_some();
-    let found = contacts.iter().find(|contact| contact.target().is_some_and(is_relays))?;
-    Some(found.params.value("expires").and_then(|value| value.trim_matches('"').parse().ok()))
-}
-
-/// The URIs of the Contacts that an answer lists.
-fn contacts(response: &Message) -> BTreeSet<String> {
-    response.contacts().iter().filter_map(|contact| contact.target().map(str::to_owned)).collect()
-}
-
-/// Hashes that were given do not fit the challenge, which a password always does.
-fn unanswerable(error: Unanswerable) -> Ended {
-    match error {
-        Unanswerable::Realm => {
-            Ended("ha1 is of another realm".to_owned(), "make it of the realm that the server asks in, above")
-        }
-        Unanswerable::Algorithm | Unanswerable::Digest | Unanswerable::Challenge => Ended(
-            "ha1 holds no hash for the algorithm that the server asks for first".to_owned(),
-            "make one of that algorithm, above, too",
-        ),
-    }
-}
-
-fn refused(status: u16, response: &Message) -> Ended {
-    let remedy = match status {
-        401 | 407 => {
-            "the user name or the password is wrong, or what ha1 was made of; or the realm is another account's"
-        }
-        403 => "the account is not allowed to register from here: look at the server's rules for addresses and users",
-        404 | 604 => "the server does not know this address of record",
-        301 | 302 | 305 => "the account has moved: name the server that the answer does as its registrar",
-        423 => "the lifetime is too short for the server",
-        500..600 => "the server cannot serve now: look at its log",
-        _ => "look at the SIP server's log",
-    };
-    let reason = response.text(Name::Warning).map(|warning| format!(" ({warning})")).unwrap_or_default();
-    Ended(format!("REGISTER is answered {status}{reason}"), remedy)
 }
 
 fn remedy_of(error: &DialError, domain: &str) -> String {

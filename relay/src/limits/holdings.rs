@@ -1,11 +1,13 @@
-//! How much each key holds, given back by being dropped. One thing may count for several keys: its node, its source, …
+//! Counts of what each key holds, given back by being dropped. One thing may count for several keys: its node, its source, …
 //!
 //! Invariant: a key that holds nothing is forgotten; a count is given back once. Keys are hashes: no name lies
 //! here.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
+
+use crate::lock::Mutex;
 
 /// The counts of all keys; cheap to clone.
 #[derive(Clone, Default)]
@@ -56,9 +58,8 @@ impl Holdings {
         Holding { holdings: self.clone(), keys: Box::new(keys) }
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NonZeroU64, u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

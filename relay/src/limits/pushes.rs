@@ -1,4 +1,4 @@
-//! How many pushes a device, a caller and an app may cause.
+//! Limits on the pushes that a device, a caller and an app may cause.
 //!
 //! | counted | for | at the limit |
 //! | --- | --- | --- |

@@ -4,9 +4,11 @@
 //! holds or waits for is forgotten.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::lock::Mutex;
 
 /// Keys that are remembered before those that are over are looked for.
 const SPARE: usize = 64;
@@ -86,9 +88,8 @@ impl<K: Ord> Shares<K> {
         fresh
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, Table<K>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a metric is registered, and the handles that count it.
+//! The registration of a metric, and the handles that count it.
 //!
 //! Invariant: each value of a label has its series from the first scrape on, found by index.
 

@@ -1,4 +1,4 @@
-//! How files look, so that a change is seen without reading them.
+//! The stamps of files, by which a change is seen without reading them.
 //!
 //! Invariant: it never fails: a file that is not there, or that nobody may look at, looks like nothing.
 

@@ -4,12 +4,13 @@
 //! operators alone. There are at most [`APPS_MAX`] apps, so that the metrics stay bounded.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use crate::api::json::{At, Errors, Json};
 use crate::api::problem::{Problem, ProblemType};
 use crate::clock::unix_now;
 use crate::domain::{CanaryStep, Word as _};
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 
 /// Apps that have a canary; a further one is refused with 429.
@@ -96,8 +97,7 @@ impl Canaries {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Round>> {
-        // Whole rounds go in.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

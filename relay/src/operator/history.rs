@@ -4,11 +4,12 @@
 //! is younger than a span is compared with its own start, when everything was zero.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::{Instant, interval};
 
+use crate::lock::Mutex;
 use crate::metrics::reading::Reading;
 use crate::metrics::{Metric, Metrics};
 
@@ -116,8 +117,7 @@ impl History {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, Reading)>> {
-        // Whole samples go in and out.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,15 +1,16 @@
-//! Whether the relay can do its work, as named checks; and what an operator should mend although it can.
+//! The relay's ability to do its work, as named checks; and the warnings that an operator should heed although it can.
 //!
 //! Invariant: a reason is text from the source, so it holds no secret. A check that was never reported is not passed. A
 //! warning makes no relay unready, and no trouble of a push service does, not even that of all: phones that are attached, apps and
 //! SIP servers are served.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use serde_json::{Value, json};
 
 use crate::clock::rfc3339;
 use crate::domain::Word as _;
+use crate::lock::Mutex;
 use crate::metrics::labels::Warning;
 use crate::push::{self, PushService};
 
@@ -221,8 +222,7 @@ impl Readiness {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // One assignment is all that is ever done under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

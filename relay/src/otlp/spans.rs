@@ -39,7 +39,7 @@ fn of_story(story: &Story) -> Vec<Value> {
     let last = story.steps.last().map_or(0, |step| step.after_ms);
     let ended = when(&|moment| matches!(moment, Moment::Ended(_))).unwrap_or(last);
     let outcome = story.outcome();
-    let mut root = span(story, ("call", 0), 0, last);
+    let mut root = span(story, "call", 0, 0, last);
     root["kind"] = SERVER.into();
     let mut attributes = vec![
         attribute("sipwake.call", &story.call.to_string()),
@@ -71,7 +71,7 @@ fn of_story(story: &Story) -> Vec<Value> {
     let parts =
         [("push", sent, verdict), ("wake", sent, came), ("ring", invited, Some(ended)), ("talk", answered, hung_up)];
     let parts = parts.into_iter().enumerate().filter_map(|(index, (name, from, to))| {
-        let mut part = span(story, (name, index as u8 + 1), from?, to?);
+        let mut part = span(story, name, index as u8 + 1, from?, to?);
         part["parentSpanId"] = root["spanId"].clone();
         Some(part)
     });
@@ -79,7 +79,7 @@ fn of_story(story: &Story) -> Vec<Value> {
     std::iter::once(root).chain(parts).collect()
 }
 
-fn span(story: &Story, (name, number): (&str, u8), from_ms: u64, to_ms: u64) -> Value {
+fn span(story: &Story, name: &str, number: u8, from_ms: u64, to_ms: u64) -> Value {
     json!({
         "traceId": hex(&story.call.to_bytes()),
         "spanId": span_id(story, number),

@@ -1,4 +1,4 @@
-//! Whether a relay could start: everything that `serve` needs, tried and given back.
+//! A trial of the start: everything that `serve` needs, tried and given back.
 //!
 //! Invariant: nothing is sent to anyone but the store, which is examined with keys of the examination's own, and a relay that holds
 //! the addresses; every problem is found, not only the first. No keyring is made: beside a relay that has lost the file of its own, a new one would be
@@ -12,7 +12,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
-use super::{open_vault, resolver, running_relay, swap};
+use super::settings::{open_vault, resolver};
+use super::{running_relay, swap};
 use crate::acme;
 use crate::audit;
 use crate::clock;

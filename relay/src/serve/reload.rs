@@ -10,15 +10,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::api_settings;
 use super::check::{self, push_certificates};
 use super::push_services::push_service;
+use super::settings;
 use crate::api::Api;
 use crate::config::{ApnsCredentials, Config, Setting};
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::net::tls::{ClientTls, ReadCertificate, ReadRoots, ServerTls, TlsError};
 use crate::operator::Operator;
@@ -56,6 +57,17 @@ impl InForce {
     pub(super) fn of(config: Config) -> Self {
         Self { files: fingerprints(&config), config }
     }
+
+    /// With what waits for a restart as it was `before`: such changes are reported each time.
+    fn except(mut self, waits: &[String], before: &Self) -> Self {
+        let stays = |setting: &&Setting| waits.contains(&setting.place);
+        self.config.settings.retain(|setting| !stays(&setting));
+        self.config.settings.extend(before.config.settings.iter().filter(stays).cloned());
+        for (place, print) in before.files.iter().filter(|(place, _)| waits.contains(place)) {
+            self.files.insert(place.clone(), *print);
+        }
+        self
+    }
 }
 
 impl Reloader {
@@ -68,11 +80,7 @@ impl Reloader {
 
     fn read_again(&self) -> Reloaded {
         // Nothing under the lock can panic half way: whole values are taken. One that waits for a file may hold it for ever.
-        let mut running = match self.running.try_lock() {
-            Ok(running) => running,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return goes_on(),
-        };
+        let Some(mut running) = self.running.try_lock() else { return goes_on() };
         let mut told = Reloaded::default();
         let Some(file) = running.config.source.clone() else {
             let certificate = self.read_certificate(&mut told);
@@ -114,31 +122,19 @@ impl Reloader {
             told.taken.push("upstream.ca_file".to_owned());
         }
         self.take_certificate(certificate, &mut told);
-        for place in changed(old, &new).into_iter().chain(keys).chain(other_files(was, &prints)) {
-            let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
-            let list = if can { &mut told.taken } else { &mut told.needs_restart };
-            if !list.contains(&place) {
-                list.push(place);
-            }
-        }
+        let places = changed(old, &new).into_iter().chain(keys).chain(other_files(was, &prints));
+        note_changes(&mut told, places, same_apps);
         self.operator.take_token(&new.operator, new.source.as_deref());
         if !same_apps {
             new.apps.clone_from(&old.apps);
         } else {
             self.push.become_like(&push);
         }
-        let access = api_settings(&new, &self.vault);
+        let access = settings::api(&new, &self.vault);
         self.api.let_in(access.apps, access.sip_servers);
-        // Changes that wait for a restart are reported each time.
-        let stays = |setting: &Setting| told.needs_restart.contains(&setting.place);
-        let kept: Vec<Setting> = old.settings.iter().filter(|setting| stays(setting)).cloned().collect();
-        new.settings.retain(|setting| !stays(setting));
-        new.settings.extend(kept);
-        let mut known = if same_apps { prints } else { was.clone() };
-        for (place, print) in was.iter().filter(|(place, _)| told.needs_restart.contains(place)) {
-            known.insert(place.clone(), *print);
-        }
-        *running = InForce { config: new, files: known };
+        let files = if same_apps { prints } else { was.clone() };
+        let in_force = InForce { config: new, files }.except(&told.needs_restart, &running);
+        *running = in_force;
         told
     }
 
@@ -171,6 +167,17 @@ impl Reloader {
 fn goes_on() -> Reloaded {
     let problem = "another reload goes on, and nothing was read: reload again when it has ended";
     Reloaded { problems: vec![problem.to_owned()], goes_on: true, ..Reloaded::default() }
+}
+
+/// Tells of each changed setting or file whether it is taken.
+fn note_changes(told: &mut Reloaded, places: impl Iterator<Item = String>, same_apps: bool) {
+    for place in places {
+        let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
+        let list = if can { &mut told.taken } else { &mut told.needs_restart };
+        if !list.contains(&place) {
+            list.push(place);
+        }
+    }
 }
 
 /// Tells the log of a reload, whoever asked for it.

@@ -1,4 +1,4 @@
-//! Whether what the relay holds in memory may be written to a disk by the system.
+//! The system's swap: it may write to a disk what the relay holds in memory.
 //!
 //! | `/proc/swaps` | `memory.swap.max` of the control group, or of one above | it may |
 //! | --- | --- | --- |

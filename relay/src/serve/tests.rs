@@ -100,7 +100,7 @@ async fn later_fence(relay: &Running, id: InstanceId, new: &NewInstance) -> Fenc
 async fn a_reload_beside_one_that_goes_on_is_refused_and_a_later_one_is_taken() {
     let (relay, _) = relay().await;
     let refused = {
-        let _goes_on = relay.reloader.running.lock().unwrap();
+        let _goes_on = relay.reloader.running.lock();
         relay.reloader.reload()
     };
     assert!(refused.goes_on && refused.problems.len() == 1 && refused.taken.is_empty(), "{refused:?}");

@@ -1,4 +1,4 @@
-//! What is done for an app.
+//! The requests of an app, carried out.
 //!
 //! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
 

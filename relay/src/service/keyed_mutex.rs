@@ -4,9 +4,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::{Notify, OwnedMutexGuard};
+
+use crate::lock::Mutex;
 
 /// KeyedMutex for keys of one kind.
 pub(super) struct KeyedMutex<K>(Mutex<HashMap<K, Waiting>>);
@@ -52,9 +54,8 @@ impl<K: Eq + Hash + Copy> KeyedMutex<K> {
         mine
     }
 
-    // Each change under the lock is one step.
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Waiting>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! How instances and calls stand, told as views.
+//! The state of instances and calls, told as views.
 //!
 //! Invariant: a record is unsealed for the moment that a view is made of it; no view holds a secret.
 

@@ -14,11 +14,13 @@ use std::env;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
+
+use crate::lock::Mutex;
 
 /// The first descriptor that is handed over.
 const FIRST: RawFd = 3;
@@ -110,7 +112,7 @@ fn is_part_of(part: SocketAddr, whole: SocketAddr) -> bool {
 }
 
 fn held() -> MutexGuard<'static, Vec<(TcpListener, SocketAddr)>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    HELD.lock()
 }
 
 #[cfg(test)]

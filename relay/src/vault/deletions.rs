@@ -12,13 +12,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use sip::id::InstanceId;
 
 use super::MAX_LIFETIME_S;
 use super::items::{Collection, ItemKey};
 use crate::clock::since_boot;
+use crate::lock::Mutex;
 
 /// Deletions of one run that are remembered, about 250 bytes each.
 const DELETIONS_MAX: usize = 100_000;
@@ -121,7 +122,7 @@ impl Deletions {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // A panic in between leaves whole maps behind, and at worst one name too few.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is kept beside a record: for its device until it fetches it, messages (RFC 3428) and missed calls; for operators, the
+//! Items that are kept beside a record: for its device until it fetches it, messages (RFC 3428) and missed calls; for operators, the
 //! [stories](codec::story) of its calls for [`STORY_LIFE_S`].
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! Whether this node has the keyring that the other nodes of its store have.
+//! The agreement of all nodes of a store on one keyring.
 //!
 //! | who finds that none is written down | writes its own |
 //! | --- | --- |
@@ -23,8 +23,8 @@
 //! makes a wrong keyring no right one while a node with the right one lives. A keyring that stands is exchanged for no other one that lies in its
 //! file's place.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::keyring::{Fingerprint, KeyringError};
@@ -32,6 +32,7 @@ use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore, beside_agreement};
 use super::store::{KeyringMismatch, StoreError};
 use super::{Store, Vault, lookup};
 use crate::clock::{self, DAY_S, Reading};
+use crate::lock::Mutex;
 
 /// Rotations that are looked for beyond a keyring's own.
 const ROTATIONS_AHEAD: u32 = 8;
@@ -111,9 +112,8 @@ impl AgreementState {
         self.lock().absent_since.get_or_insert_with(clock::now).elapsed()
     }
 
-    // A panic between two assignments leaves nothing broken.
     fn lock(&self) -> MutexGuard<'_, Looked> {
-        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.looked.lock()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
@@ -16,6 +16,7 @@ use super::seal::Sealed;
 use super::store::{Fence, LookupChange, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
+use crate::lock::Mutex;
 
 /// A store that ends with the process. Clones are one store.
 #[derive(Clone, Default)]
@@ -113,7 +114,7 @@ impl MemoryStore {
 
     pub fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Vec<Stored> {
         let mut table = self.table();
-        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cursor = self.cursor.lock();
         let own = table.shared(owner);
         let Table { records, leases, .. } = &mut *table;
         let now = clock::now();
@@ -129,7 +130,7 @@ impl MemoryStore {
             }
             Stored { taken_from, ..entry.stored(owner, *id) }
         };
-        let offered = std::mem::take(&mut *self.offered.lock().unwrap_or_else(PoisonError::into_inner));
+        let offered = std::mem::take(&mut *self.offered.lock());
         let is_held = |from: &Owner| leases.get(&from.node).is_some_and(|it| it.run == from.run && it.until > now);
         let stands = offered.into_iter().filter(|(_, (from, until))| *until > now && is_held(from));
         let given: Vec<_> = stands
@@ -155,7 +156,7 @@ impl MemoryStore {
     }
 
     pub fn take_offered(&self, from: &Owner, ids: &[InstanceId], until: Instant) {
-        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut offered = self.offered.lock();
         offered.extend(ids.iter().map(|id| (*id, (from.clone(), until))));
     }
 
@@ -265,7 +266,7 @@ impl MemoryStore {
     /// The table without what has expired. After a panic under the lock its maps are still whole maps: at worst an
     /// index names a record that is gone, which every reader takes for what it is.
     fn table(&self) -> MutexGuard<'_, Table> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock();
         let now_ms = since_boot_ms();
         while let Some(&(ends_at_ms, id)) = table.by_expiry.first()
             && ends_at_ms <= now_ms

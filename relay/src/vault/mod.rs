@@ -42,13 +42,14 @@ mod store;
 mod tombstones;
 mod wanted;
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sip::id::InstanceId;
 
 use crate::clock::{DAY_S, Reading};
 use crate::domain::WipeReason;
+use crate::lock::Mutex;
 use crate::secret::{Aor, InstanceSecret, PushToken, SecretKey, with_clean_stack};
 use record::{Account, PushTarget, Record, Storable, StoredRecord};
 

@@ -1,4 +1,4 @@
-//! Whether a keyring opens what its node has stored in earlier runs.
+//! The test of a keyring on the records that its node has stored in earlier runs.
 //!
 //! Invariant: only a record counts that this node has put itself and whose key this keyring would still have: what was taken from another node, what was
 //! altered, and what is as old as a key lives, tells nothing; in a Cluster so does what lies in a part that is away, where another record is told.

@@ -1,8 +1,7 @@
-//! Who looks after a record: leases, the nodes that live, what is taken over, and what the store has lost.
+//! The ownership of records: leases, the nodes that live, what is taken over, and what the store has lost.
 //!
 //! Invariant: a node takes nothing over before its own time is sure, while another process has its name that had it before, and nothing at all while something lost is being written again.
 
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use sip::id::{InstanceId, ShardTag};
@@ -88,10 +87,10 @@ impl Vault {
             Store::Redis(redis) => {
                 if self.leaves_lease(redis).await? {
                     // It begins as a new one.
-                    *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    *self.0.held_at.lock() = None;
                     return Ok(Lease::GivenWay);
                 }
-                let held_at = *self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner);
+                let held_at = *self.0.held_at.lock();
                 redis.hold_lease(&self.0.owner, held_at, || self.sealed_note()).await?
             }
         };
@@ -104,7 +103,7 @@ impl Vault {
             let (vault, limit) = (self.clone(), self.0.settings.operation_limit);
             tokio::spawn(async move { drop(timeout(limit, vault.check_keyring()).await) });
         }
-        let earlier = self.0.held_at.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
+        let earlier = self.0.held_at.lock().replace(asked_at);
         Ok(match earlier {
             None => Lease::Held,
             // A renewal that nobody waited for any more may have been carried out since: then the store names this run, and the lease had run out.

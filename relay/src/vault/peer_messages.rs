@@ -17,7 +17,6 @@
 //! neither read nor forge one, nor a note: what it says goes into requests to SIP servers. A letter that comes again, or that is older than [`LETTER_AGE_MAX_S`], is not delivered.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sip::endpoint::InviteMark;
@@ -27,6 +26,7 @@ use zeroize::Zeroizing;
 use super::store::{Owner, StoreError};
 use super::{Sealed, Store, Vault, seal};
 use crate::clock::{self, Reading, shared_now, shared_now_ms};
+use crate::lock::Mutex;
 use crate::random;
 
 /// How long a letter lies in the store.
@@ -192,7 +192,7 @@ impl Seen {
     /// Whether it is the first of its number.
     fn is_new(&self, number: LetterNumber, now: Instant) -> bool {
         // Each change is one statement.
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         if seen.numbers.len() >= seen.sweep_at {
             seen.numbers.retain(|_, at| now.saturating_duration_since(*at) < REMEMBERED);
             seen.sweep_at = seen.numbers.len() * 2 + LETTERS_MAX;

@@ -1,4 +1,4 @@
-//! What is held about one push instance, in the clear only in memory and only while it is used.
+//! The record of one push instance, in the clear only in memory and only while it is used.
 //!
 //! Invariant: nothing here prints a secret, or whom it is of; the encoded form exists only inside a sealed record.
 

@@ -1,4 +1,4 @@
-//! What the stores have in common: who owns a record, what is asked of a store and how it fails.
+//! The interface of the stores: who owns a record, what is asked of a store and how it fails.
 //!
 //! Invariant: no error here holds a URL, a key or a value; a store's own message is reduced to its code.
 

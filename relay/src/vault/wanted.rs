@@ -1,4 +1,4 @@
-//! What is asked for before it was claimed: a call has come for an account whose records still lie in the store.
+//! Accounts that are asked for before they were claimed: a call has come for an account whose records still lie in the store.
 //!
 //! A Contact names its shard tag, and so does each record of its account. So a call tells by 16 bits which records it waits for, and no
 //! index in the store has to.

@@ -1,4 +1,4 @@
-//! How much a device may be sent and may begin, and the share of each caller and of each sender of MESSAGEs.
+//! Limits on what a device may be sent and may begin, and the share of each caller and of each sender of MESSAGEs.
 //!
 //! | of one device | at once, then | a further one |
 //! | --- | --- | --- |
@@ -130,7 +130,8 @@ impl Budgets {
         &mut self,
         now: Instant,
         callers: &mut Callers,
-        (instance, caller): (InstanceId, CallerKey),
+        instance: InstanceId,
+        caller: CallerKey,
         wakes: bool,
     ) -> bool {
         let share = callers.of(now, instance, caller);
@@ -175,7 +176,8 @@ impl Budgets {
         &mut self,
         now: Instant,
         senders: &mut Callers,
-        (instance, sender): (InstanceId, CallerKey),
+        instance: InstanceId,
+        sender: CallerKey,
     ) -> bool {
         let share = senders.of(now, instance, sender).messages;
         let granted =
@@ -313,12 +315,12 @@ mod tests {
 
         fn call(&mut self, now: Instant, caller: &str, wakes: bool) -> bool {
             let caller = self.callers.key(caller);
-            self.budgets.take_call(now, &mut self.callers, (self.instance, caller), wakes)
+            self.budgets.take_call(now, &mut self.callers, self.instance, caller, wakes)
         }
 
         fn message(&mut self, now: Instant, sender: &str) -> bool {
             let sender = self.callers.key(sender);
-            self.budgets.take_message(now, &mut self.callers, (self.instance, sender))
+            self.budgets.take_message(now, &mut self.callers, self.instance, sender)
         }
 
         fn tell(&mut self, now: Instant, caller: &str) -> bool {

@@ -1,4 +1,4 @@
-//! How much an endpoint holds.
+//! Counts of what an endpoint holds.
 //!
 //! Invariant: the numbers name nobody.
 

@@ -126,7 +126,7 @@ impl Devices {
 
     /// Takes one call by this caller from a device's budgets, where it must be woken for it also a push; whether there was one.
     pub(super) fn spend_call(&mut self, now: Instant, instance: InstanceId, caller: CallerKey, wakes: bool) -> bool {
-        self.spend(now, instance, |budgets, callers| budgets.take_call(now, callers, (instance, caller), wakes))
+        self.spend(now, instance, |budgets, callers| budgets.take_call(now, callers, instance, caller, wakes))
     }
 
     /// Takes one push that is for no new call from a device's budget; whether there was one.
@@ -141,7 +141,7 @@ impl Devices {
 
     /// Takes one MESSAGE by this sender from a device's budget; whether there was one.
     pub(super) fn spend_message(&mut self, now: Instant, instance: InstanceId, sender: CallerKey) -> bool {
-        self.spend(now, instance, |budgets, senders| budgets.take_message(now, senders, (instance, sender)))
+        self.spend(now, instance, |budgets, senders| budgets.take_message(now, senders, instance, sender))
     }
 
     /// Takes one NOTIFY from a device's budget; whether there was one.

@@ -93,8 +93,11 @@ impl Endpoint {
         };
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
-        let request = (Box::new(register), own_routes);
-        self.registers.add(id, ForwardedRegister::new(source, server, request, intent, (registrar, proxy)));
+        let request = Box::new(register);
+        let stage = Stage::Route;
+        let row =
+            ForwardedRegister { source, server, request, intent, registrar, proxy, own_routes, route: None, stage };
+        self.registers.add(id, row);
         self.core.event(Event::RouteNeeded(Box::new(route)));
     }
 
@@ -249,78 +252,99 @@ impl Endpoint {
             return;
         }
         let Some(register) = self.registers.take(id) else { return };
-        let (server, flow, bytes) = (register.server, register.source.flow, self.back(&register, status, response));
+        let (server, bytes) = (register.server, self.back(&register, status, response));
         self.core.transactions.respond(now, server, status, bytes);
         self.core.flush();
-        if let Some(id) = register.upstream().filter(|_| (200..300).contains(&status)) {
-            self.close_unread(id, by);
-            let granted = register.intent.granted(response);
-            if let Some(back) = self.upstreams.note_passed(now, id, by, granted) {
-                self.on_upstream_back(now, id, None, &back);
+        if status < 300 {
+            self.on_register_accepted(now, id, by, register, response);
+        } else {
+            self.on_register_refused(now, id, &register, status, response);
+        }
+    }
+
+    fn on_register_accepted(
+        &mut self,
+        now: Instant,
+        id: ForwardedRegisterId,
+        by: FlowId,
+        register: ForwardedRegister,
+        response: &Message,
+    ) {
+        let expires = register.intent.granted(response);
+        if let Some(upstream) = register.upstream() {
+            self.close_unread(upstream, by);
+            if let Some(back) = self.upstreams.note_passed(now, upstream, by, expires) {
+                self.on_upstream_back(now, upstream, None, &back);
             }
         }
-        let failed = is_failed_proof(&register.request, status, response);
-        self.ended(id, &register, failed.then_some(false).or((200..300).contains(&status).then_some(true)));
-        if (200..300).contains(&status) && register.intent.proves {
+        self.ended(id, &register, Some(true));
+        if register.intent.proves {
+            let flow = register.source.flow;
             let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
             self.forgive_failures(flow, forgiven);
         }
-        let taken = match status {
-            200..300 => taken_back(&register.request, &register.intent, &self.core.token_key),
-            _ => Vec::new(),
-        };
+        let taken = taken_back(&register.request, &register.intent, &self.core.token_key);
         self.tell_taken_back(&register, taken.clone());
-        match (register.registration(&self.core.token_key), status) {
-            (Some((instance, _)), 200..300) => {
-                let expires = register.intent.granted(response);
-                let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else {
-                    return;
-                };
-                let push = match &intent.push_request {
-                    PushRequest::Push(push) => Some(push.clone()),
-                    PushRequest::Nothing | PushRequest::Query(_) => None,
-                };
-                let service_route = push_proxy::service_route(response);
-                let identities = push_proxy::identities(response, &intent.aor);
-                let upstream = route.upstream;
-                return self.on_accepted(
-                    now,
-                    Accepted {
-                        source,
-                        intent,
-                        instance,
-                        push,
-                        registrar,
-                        proxy,
-                        service_route,
-                        identities,
-                        upstream,
-                        expires,
-                        taken,
-                    },
-                );
-            }
-            (None, 200..300) if !register.intent.is_question => {
-                let ForwardedRegister { source, intent, .. } = &register;
-                let mut gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
-                if intent.expires > 0 {
-                    gone.extend(self.at_contact(source, intent, &intent.contact));
-                }
-                for instance in gone {
-                    self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
-                }
-            }
-            // A stranger who knows the push token can have a SIP server of its own refuse the account, too: a refusal ends a registration only by the
-            // flow that is attached to it. Any other registration expires.
-            (Some((instance, _)), 403 | 404 | 410 | 604)
-                if self.attachments.is_attached_by(instance, &register.source) =>
-            {
-                self.remove_push_binding(now, instance, PushBindingEnd::Refused);
-            }
-            _ => {}
+        let Some((instance, _)) = register.registration(&self.core.token_key) else {
+            self.remove_taken_away(now, &register, &taken);
+            return self.leave(now, &register);
+        };
+        let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else { return };
+        let push = match &intent.push_request {
+            PushRequest::Push(push) => Some(push.clone()),
+            PushRequest::Nothing | PushRequest::Query(_) => None,
+        };
+        let accepted = Accepted {
+            service_route: push_proxy::service_route(response),
+            identities: push_proxy::identities(response, &intent.aor),
+            source,
+            intent,
+            instance,
+            push,
+            registrar,
+            proxy,
+            upstream: route.upstream,
+            expires,
+            taken,
+        };
+        self.on_accepted(now, accepted);
+    }
+
+    /// A REGISTER that makes no registration here was accepted: those whose Contacts it removes, or takes for its own, end.
+    fn remove_taken_away(&mut self, now: Instant, register: &ForwardedRegister, taken: &[TakenContact]) {
+        let ForwardedRegister { source, intent, .. } = register;
+        if intent.is_question {
+            return;
         }
-        self.leave(now, &register);
+        let mut gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
+        if intent.expires > 0 {
+            gone.extend(self.at_contact(source, intent, &intent.contact));
+        }
+        for instance in gone {
+            self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
+        }
+    }
+
+    fn on_register_refused(
+        &mut self,
+        now: Instant,
+        id: ForwardedRegisterId,
+        register: &ForwardedRegister,
+        status: u16,
+        response: &Message,
+    ) {
+        let failed = is_failed_proof(&register.request, status, response);
+        self.ended(id, register, failed.then_some(false));
+        // A stranger who knows the push token can have a SIP server of its own refuse the account, too: a refusal ends a registration only by the
+        // flow that is attached to it. Any other registration expires.
+        if let (Some((instance, _)), 403 | 404 | 410 | 604) = (register.registration(&self.core.token_key), status)
+            && self.attachments.is_attached_by(instance, &register.source)
+        {
+            self.remove_push_binding(now, instance, PushBindingEnd::Refused);
+        }
+        self.leave(now, register);
         if failed {
+            let flow = register.source.flow;
             self.registers.note_failure(flow, &register.intent.server, &register.intent.aor);
             self.count_failure(flow);
         }

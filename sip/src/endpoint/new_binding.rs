@@ -1,4 +1,4 @@
-//! What a device brings to a binding.
+//! The facts that a device brings to a binding.
 //!
 //! Invariant: nothing here holds a credential of the account.
 

@@ -44,17 +44,6 @@ pub(super) struct ForwardedRegister {
 }
 
 impl ForwardedRegister {
-    /// One whose route is not known yet, with how many of its Routes are ours.
-    pub(super) fn new(
-        source: Source,
-        server: ServerId,
-        (request, own_routes): (Box<Message>, usize),
-        intent: RegisterIntent,
-        (registrar, proxy): (Box<str>, Option<Box<str>>),
-    ) -> Self {
-        Self { source, server, request, intent, registrar, proxy, own_routes, route: None, stage: Stage::Route }
-    }
-
     /// The registration that it asks for and may have, and how that is reached.
     pub(super) fn registration(&self, key: &TokenKey) -> Option<(InstanceId, Reach)> {
         let by_flow = self.route.as_ref().is_some_and(|route| route.by_flow);
@@ -255,7 +244,17 @@ mod tests {
         let reply = Reply { flow, side: source.side, key: &key };
         let server = Table::<(), ()>::new(1, Timing::default(), false).open(&request, reply, ()).unwrap();
         let intent = crate::edge::push_proxy::read(&request, 0).unwrap();
-        ForwardedRegister::new(source, server, (Box::new(request), 0), intent, ("sip:h".into(), None))
+        ForwardedRegister {
+            source,
+            server,
+            request: Box::new(request),
+            intent,
+            registrar: "sip:h".into(),
+            proxy: None,
+            own_routes: 0,
+            route: None,
+            stage: Stage::Route,
+        }
     }
 
     fn route(upstream: u32) -> RegisterRoute {

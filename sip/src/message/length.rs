@@ -1,4 +1,4 @@
-//! How long the body behind a stream's head is: the one length that all who read the head find (RFC 3261 §18.3, §20.14).
+//! The length of the body behind a stream's head: the one length that all who read the head find (RFC 3261 §18.3, §20.14).
 //!
 //! Invariant: an odd head is measured only where all who read it come to the same end of the message: a stream from a SIP server carries
 //! what strangers wrote, and a length that two read otherwise is how a forged request is smuggled in. One exception: behind an empty line of LF

@@ -1,4 +1,4 @@
-//! Whether a registrar may have a Contact of a binding, as far as its answers tell.
+//! The Contacts of a binding that a registrar may have, as far as its answers tell.
 //!
 //! | what happens | what may stand from then on |
 //! | --- | --- |

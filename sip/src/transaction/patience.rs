@@ -1,4 +1,4 @@
-//! Whether a client transaction is given up when its time is over.
+//! The end of a client transaction's patience: it is given up, or waits on, when its time is over.
 //!
 //! Invariant: one that waits on was to, and says so until its peer has spoken.
 

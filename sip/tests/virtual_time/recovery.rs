@@ -350,3 +350,26 @@ fn a_lifetime_of_days_that_a_server_insists_on_is_asked_for_and_refreshed_within
     world.advance(seconds(24 * 3600));
     assert!(world.count("REGISTER") > 0);
 }
+
+#[test]
+fn a_binding_that_registered_again_before_its_refresh_was_due_is_still_refreshed() {
+    for broken in [false, true] {
+        let mut world = World::new(if broken { FlowId::Stream(7) } else { FlowId::Datagram(server_address()) });
+        world.bind();
+        world.grant(600);
+        world.advance(seconds(100));
+        let instance = world.instance;
+        if broken {
+            world.upstream.flow = FlowId::Stream(8);
+            world.input(Input::Closed(FlowId::Stream(7)));
+        } else {
+            world.input(Input::Suspend(instance));
+            world.grant(0);
+            world.input(Input::Resume(instance));
+        }
+        world.grant(600);
+        world.sent.clear();
+        world.advance(seconds(600));
+        assert!(world.count("REGISTER") > 0, "the timer of the first registration is not the one that counts");
+    }
+}

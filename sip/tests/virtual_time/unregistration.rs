@@ -122,3 +122,17 @@ fn an_account_of_an_earlier_run_that_ends_before_its_first_answer_is_unregistere
         assert_eq!(confirmed(&world), Some(true));
     }
 }
+
+#[test]
+fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_gone() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    world.bind();
+    assert_eq!(world.count("REGISTER"), 1);
+    let instance = world.instance;
+    world.input(Input::Unbind { instance, deadline: seconds(3) });
+    assert!(world.count("REGISTER") > 1, "its end does not wait for an answer");
+    world.sent.clear();
+    world.advance(seconds(60));
+    let again = world.sent.iter().filter(|sent| sent.message.number(Name::Expires) != Some(0)).count();
+    assert_eq!(again, 0, "the registration that nobody wants any more");
+}

@@ -1,4 +1,4 @@
-//! How one side takes the other's requests: at once, and the same again for a repetition.
+//! One side's answers to the other's requests: at once, and the same again for a repetition.
 //!
 //! Invariant: a 2xx to an INVITE is sent until its ACK comes; what breaks a rule is recorded and still answered.
 

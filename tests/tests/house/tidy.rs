@@ -33,6 +33,7 @@ const RELAY: &[(&str, u8)] = &[
     ("domain", 0),
     ("file_owner", 0),
     ("hpke", 0),
+    ("lock", 0),
     ("log", 0),
     ("log_filter", 0),
     ("metrics", 0),

@@ -1,5 +1,12 @@
 //! The vault's stores: one conformance suite against each, and what only a real Redis can show.
 //!
+//! | room | subject |
+//! | --- | --- |
+//! | `kept`, `boxes` | what is kept beside a record, and how much of it is read at once |
+//! | `claims`, `nodes`, `rings` | records that are taken over; several nodes; keyrings of several nodes |
+//! | `away`, `silent`, `late` | a Redis that is away or silent, and requests that arrive late |
+//! | `refusals`, `examination`, `odd` | a Redis that refuses, that is of the wrong kind, or holds odd values |
+//!
 //! Invariant: each Redis is a real redis-server of the test's own. Nothing here waits for a time to pass, but for a
 //! condition, with a deadline.
 

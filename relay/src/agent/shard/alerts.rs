@@ -182,7 +182,7 @@ impl Shard {
 /// Sends an alert, which is tried until `until` at most, and tells its shard the verdict.
 async fn send(shared: Arc<Shared>, shard: usize, app: Box<str>, target: PushTarget, push: Push, until: Instant) {
     let departure = Departure::unmeasured();
-    let delivered = deliver((&shared, shard), &app, &target, &push, until, &departure).await;
+    let delivered = deliver(&shared, shard, &app, &target, &push, until, &departure).await;
     // Nobody recalls it.
     let Some((verdict, _)) = delivered else { return };
     shared.shards.send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict }))).await;

@@ -17,11 +17,10 @@ use tokio::task::AbortHandle;
 
 use super::Shard;
 use super::alerts::AlertContent;
-use crate::agent::Pushed;
-use crate::agent::ShardInput;
 use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
+use crate::agent::{PushRound, Pushed, ShardInput};
 use crate::audit::Act;
 use crate::clock::{self, Moment, told_now};
 use crate::config::EarlyRinging;
@@ -98,21 +97,21 @@ impl Shard {
             self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
         let pushed_by = app.clone();
-        self.push_call(Some(arrived), app, target, push, false);
+        self.push_call(Some(arrived), app, target, push, PushRound::First);
         Ok(pushed_by)
     }
 
     /// Pushes a call, which came at `arrived` if this is its first push.
-    fn push_call(&mut self, arrived: Option<Instant>, app: Box<str>, target: PushTarget, push: Push, second: bool) {
+    fn push_call(&mut self, arrived: Option<Instant>, app: Box<str>, target: PushTarget, push: Push, round: PushRound) {
         let Push { call: Some(call), instance, .. } = push else { return };
         let (shared, shard) = (self.shared.clone(), self.index);
         let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
         let recall = departure.recall();
         let mut sending = Box::pin(async move {
-            let delivered = deliver((&shared, shard), &app, &target, &push, push.until(), &departure).await;
+            let delivered = deliver(&shared, shard, &app, &target, &push, push.until(), &departure).await;
             drop(departure);
             let Some((verdict, copies)) = delivered else { return };
-            let pushed = Pushed { target, push, second, verdict, copies };
+            let pushed = Pushed { target, push, round, verdict, copies };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
         // On a connection that stands the request is handed over here and now.
@@ -268,12 +267,12 @@ impl Shard {
         if let Some((app, target)) = self.moved(&pushed.push, &pushed.target, verdict) {
             // A device that has given a sign meanwhile comes by itself.
             if self.awaits_sign(call, instance) {
-                let Pushed { push, second, .. } = *pushed;
-                self.push_again(call, app, target, push, second);
+                let Pushed { push, round, .. } = *pushed;
+                self.push_again(call, app, target, push, round);
             }
             return;
         }
-        if pushed.second {
+        if pushed.round == PushRound::Second {
             return;
         }
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
@@ -311,14 +310,14 @@ impl Shard {
     }
 
     /// Pushes a call once more, to where it goes now.
-    fn push_again(&mut self, call: CallId, app: Box<str>, target: PushTarget, push: Push, second: bool) {
+    fn push_again(&mut self, call: CallId, app: Box<str>, target: PushTarget, push: Push, round: PushRound) {
         if let Some(known) = self.calls.get_mut(call, push.instance) {
             known.pushed = Some(target.provider);
         }
         let provider = self.shared.provider(target.provider);
         self.note(push.instance, Some(call), What::PushSent { event: Event::Call, provider });
         self.tell_pushed_again(push.instance, call, provider);
-        self.push_call(None, app, target, push, second);
+        self.push_call(None, app, target, push, round);
     }
 
     /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push
@@ -350,7 +349,7 @@ impl Shard {
             return;
         }
         self.shared.metrics.push_resend();
-        self.push_again(call, app, target, pushed.push, true);
+        self.push_again(call, app, target, pushed.push, PushRound::Second);
     }
 
     /// A device was woken for a call; what this node tells of it when it leaves.

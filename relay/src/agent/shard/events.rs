@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, RegistrationFailure, RequestRefusal};
+use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, Proof, RegistrationFailure, RequestRefusal};
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
@@ -33,10 +33,7 @@ impl Shard {
             Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri } => {
                 let challenged =
                     Challenged { challenge: &challenge, nc, cnonce: &cnonce, uri: &uri, method: "SUBSCRIBE" };
-                let members = self.endpoint.callable_instances(binding);
-                let answer = |id| self.with_record(id, |it| digest::answer(it, &challenged))?.ok();
-                let authorization = members.into_iter().find_map(answer);
-                self.next.push_back(Input::SubscriptionAuthorization { binding, authorization });
+                self.on_subscription_challenged(binding, &challenged);
             }
             Event::Registered { binding, instance, expires, refresh } => {
                 self.on_registered(binding, instance, expires, refresh);
@@ -54,60 +51,23 @@ impl Shard {
                 self.shared.dialler.idle(self.index, upstream, forgotten);
             }
             Event::Unanswerable { instance, unreadable } => {
-                if let Some(row) = self.instances.get_mut(instance) {
-                    row.unanswerable = Some(if unreadable { Unanswerable::Challenge } else { Unanswerable::Digest });
-                }
+                let why = if unreadable { Unanswerable::Challenge } else { Unanswerable::Digest };
+                self.on_unanswerable(instance, why);
             }
             Event::RegistrationFailed { binding, instance, failure } => {
                 self.on_registration_failed(binding, instance, failure);
             }
             Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
             Event::VerifyDevice { verification, instance, method, proof } => {
-                let shows = |record: &Record| digest::verify_device(instance, &record.secret, &method, &proof);
-                let app = self.with_record(instance, |record| shows(record).then(|| record.app.clone()));
-                if &*method == "REGISTER" {
-                    self.shared.metrics.edge_register(match &app {
-                        Some(Some(_)) => EdgeRegisterOutcome::Attached,
-                        Some(None) => EdgeRegisterOutcome::Refused,
-                        None => EdgeRegisterOutcome::Unknown,
-                    });
-                }
-                let app = app.flatten();
-                let granted = app.is_some();
-                if let Some(app) = app {
-                    self.attached.show(instance, &app);
-                }
+                let granted = self.verify_device(instance, &method, &proof);
                 self.next.push_back(Input::DeviceVerified { verification, granted });
             }
             Event::FlowProven(flow) => self.know(flow),
-            Event::Attached(instance) => {
-                self.tell_arrivals(instance);
-                if self.attached.insert(instance) {
-                    self.shared.metrics.edge_flows(1);
-                }
-                self.note(instance, None, What::DeviceAttached { after_ms: None });
-            }
-            Event::Detached(instance) => {
-                if self.attached.remove(instance) {
-                    self.shared.metrics.edge_flows(-1);
-                }
-                self.note(instance, None, What::DeviceDetached);
-            }
-            Event::Wake(call) => {
-                self.note_invite(&call);
-                let how = self.wake(at, &call).map_or_else(How::Withheld, How::Pushed);
-                self.begin_story(call, at, how);
-            }
-            Event::Forked(call) => {
-                self.note_invite(&call);
-                self.track_call(&call, None);
-                self.begin_story(call, at, How::Forked);
-            }
-            Event::ExpectedCallArrived(call) => {
-                self.note_invite(&call);
-                self.track_call(&call, None);
-                self.begin_story(call, at, How::Arrived);
-            }
+            Event::Attached(instance) => self.on_attached(instance),
+            Event::Detached(instance) => self.on_detached(instance),
+            Event::Wake(call) => self.on_wake(at, call),
+            Event::Forked(call) => self.on_call_without_push(at, call, How::Forked),
+            Event::ExpectedCallArrived(call) => self.on_call_without_push(at, call, How::Arrived),
             Event::Missed { call, state } => self.on_missed(&call, state),
             Event::Refused(call) => self.on_call_refused(at, call),
             Event::StoreMessage(message) => self.store_message(&message),
@@ -137,30 +97,71 @@ impl Shard {
             Event::FlowBindingAccepted(accepted) => self.on_flow_binding(&accepted),
             Event::FlowBindingEnded(instance) => self.on_flow_binding_ended(instance),
             Event::RefreshNeeded(instance) => self.refresh(instance),
-            Event::RequestRefused(reason) => self.shared.metrics.sip_refused(match reason {
-                RequestRefusal::WrongSource => SipRefusal::WrongSource,
-                RequestRefusal::Unknown => SipRefusal::Unknown,
-                RequestRefusal::Method => SipRefusal::Method,
-            }),
+            Event::RequestRefused(reason) => self.shared.metrics.sip_refused(refusal(reason)),
             Event::ResponseRefused => self.shared.metrics.sip_refused(SipRefusal::WrongSource),
-            Event::EdgeRegister(outcome) => self.shared.metrics.edge_register(match outcome {
-                EdgeRegister::Challenged => EdgeRegisterOutcome::Challenged,
-                EdgeRegister::Refused => EdgeRegisterOutcome::Refused,
-                EdgeRegister::Unknown => EdgeRegisterOutcome::Unknown,
-                EdgeRegister::Early => EdgeRegisterOutcome::Early,
-                EdgeRegister::Limited => EdgeRegisterOutcome::Limited,
-            }),
+            Event::EdgeRegister(outcome) => self.shared.metrics.edge_register(edge_register_outcome(outcome)),
             Event::Name { name, given } => self.shared.shards.names.note(self.index, &name.0, given),
             Event::InviteTransaction(change) => self.shared.shards.invites.note(self.index, &change),
-            Event::InviteRefused { status } => self.shared.metrics.invite(match status {
-                404 => InviteOutcome::Unknown,
-                403 => InviteOutcome::WrongSource,
-                430 => InviteOutcome::Unreachable,
-                480 | 486 | 503 => InviteOutcome::Limited,
-                487 => InviteOutcome::Cancelled,
-                _ => InviteOutcome::Refused,
-            }),
+            Event::InviteRefused { status } => self.shared.metrics.invite(invite_outcome(status)),
         }
+    }
+
+    /// Any device of the binding answers for all.
+    fn on_subscription_challenged(&mut self, binding: BindingId, challenged: &Challenged<'_>) {
+        let members = self.endpoint.callable_instances(binding);
+        let answer = |id| self.with_record(id, |it| digest::answer(it, challenged))?.ok();
+        let authorization = members.into_iter().find_map(answer);
+        self.next.push_back(Input::SubscriptionAuthorization { binding, authorization });
+    }
+
+    fn on_unanswerable(&mut self, instance: InstanceId, why: Unanswerable) {
+        if let Some(row) = self.instances.get_mut(instance) {
+            row.unanswerable = Some(why);
+        }
+    }
+
+    /// Whether the device shows the secret of this instance.
+    fn verify_device(&mut self, instance: InstanceId, method: &str, proof: &Proof) -> bool {
+        let shows = |record: &Record| digest::verify_device(instance, &record.secret, method, proof);
+        let app = self.with_record(instance, |record| shows(record).then(|| record.app.clone()));
+        if method == "REGISTER" {
+            self.shared.metrics.edge_register(match &app {
+                Some(Some(_)) => EdgeRegisterOutcome::Attached,
+                Some(None) => EdgeRegisterOutcome::Refused,
+                None => EdgeRegisterOutcome::Unknown,
+            });
+        }
+        let Some(app) = app.flatten() else { return false };
+        self.attached.show(instance, &app);
+        true
+    }
+
+    fn on_attached(&mut self, instance: InstanceId) {
+        self.tell_arrivals(instance);
+        if self.attached.insert(instance) {
+            self.shared.metrics.edge_flows(1);
+        }
+        self.note(instance, None, What::DeviceAttached { after_ms: None });
+    }
+
+    fn on_detached(&mut self, instance: InstanceId) {
+        if self.attached.remove(instance) {
+            self.shared.metrics.edge_flows(-1);
+        }
+        self.note(instance, None, What::DeviceDetached);
+    }
+
+    fn on_wake(&mut self, at: Instant, call: Box<IncomingCall>) {
+        self.note_invite(&call);
+        let how = self.wake(at, &call).map_or_else(How::Withheld, How::Pushed);
+        self.begin_story(call, at, how);
+    }
+
+    /// A call goes to a device that is there, or that was woken before.
+    fn on_call_without_push(&mut self, at: Instant, call: Box<IncomingCall>, how: How) {
+        self.note_invite(&call);
+        self.track_call(&call, None);
+        self.begin_story(call, at, how);
     }
 
     /// Gives `work` the record of a lent account, for this moment. `None` when there is none, or when it does not open.
@@ -480,5 +481,34 @@ impl Shard {
             CallState::TimedOut if self.calls.are_unreachable(id) => InviteOutcome::Unreachable,
             CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
         });
+    }
+}
+
+fn refusal(reason: RequestRefusal) -> SipRefusal {
+    match reason {
+        RequestRefusal::WrongSource => SipRefusal::WrongSource,
+        RequestRefusal::Unknown => SipRefusal::Unknown,
+        RequestRefusal::Method => SipRefusal::Method,
+    }
+}
+
+fn edge_register_outcome(outcome: EdgeRegister) -> EdgeRegisterOutcome {
+    match outcome {
+        EdgeRegister::Challenged => EdgeRegisterOutcome::Challenged,
+        EdgeRegister::Refused => EdgeRegisterOutcome::Refused,
+        EdgeRegister::Unknown => EdgeRegisterOutcome::Unknown,
+        EdgeRegister::Early => EdgeRegisterOutcome::Early,
+        EdgeRegister::Limited => EdgeRegisterOutcome::Limited,
+    }
+}
+
+fn invite_outcome(status: u16) -> InviteOutcome {
+    match status {
+        404 => InviteOutcome::Unknown,
+        403 => InviteOutcome::WrongSource,
+        430 => InviteOutcome::Unreachable,
+        480 | 486 | 503 => InviteOutcome::Limited,
+        487 => InviteOutcome::Cancelled,
+        _ => InviteOutcome::Refused,
     }
 }

@@ -1,4 +1,4 @@
-//! Where the bytes of a shard leave: its connections, and the datagrams of one turn.
+//! The ways out of a shard: its connections, and the datagrams of one turn.
 //!
 //! Invariant: a connection that takes no more is forgotten; datagrams leave together at the end of their turn.
 

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, Input};
-use sip::id::{BindingId, CallId, InstanceId};
+use sip::id::{BindingId, CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
@@ -14,7 +14,7 @@ use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
     AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance,
-    Principal, Request, TestDenied, WipeWaiter,
+    Principal, Request, TestDenied, WipeWaiter, Woken,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -33,18 +33,7 @@ impl Shard {
         match request {
             Request::Bind { new, first } => self.bind(*new, Some(first), None),
             Request::TakeOver { new, settled, reply } => {
-                for new in new {
-                    // The record may have been read before the instance's end.
-                    let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
-                    match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
-                        Some(lookup) => self.turn_away(new, lookup, &settled),
-                        None => {
-                            // An instance that this node had ended by itself, before another one had it, is here again.
-                            self.shared.vault.tombstones().leave(new.id);
-                            self.bind(new, None, Some(&settled));
-                        }
-                    }
-                }
+                new.into_iter().for_each(|new| self.take_over(new, &settled));
                 let _ = reply.send(());
             }
             Request::Stored { id, sealed, fence, vouched, reply } => {
@@ -54,17 +43,9 @@ impl Shard {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
             }
             Request::Replace { id, sealed, lease, was, fence, presence, reply } => {
-                let _ = reply.send(self.replace(id, sealed, (lease, was), fence, presence));
+                let _ = reply.send(self.replace(id, sealed, lease, was, fence, presence));
             }
-            Request::End { id, who, kind, reply } => match self.admit(id, &who) {
-                // Another run has it, and only that can say that nothing is left.
-                Ok(()) if matches!(kind, EndKind::Wiped(_)) && self.hand_over.calls_have_ended(id) => {
-                    self.end_here(id, EndKind::HandedOver, None);
-                    refuse(reply, Denied::Unknown);
-                }
-                Ok(()) => self.end_here(id, kind, reply),
-                Err(denied) => refuse(reply, denied),
-            },
+            Request::End { id, who, kind, reply } => self.end_for(id, &who, kind, reply),
             Request::Silence { id, reply } => {
                 self.silence(id);
                 let _ = reply.send(());
@@ -72,22 +53,7 @@ impl Shard {
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             Request::RegisterAgain { id } => self.drive(clock::now(), Input::RegisterAgain(id)),
-            // The record is ended by the requester.
-            Request::EndAhead { id, reply, .. } if self.is_handed_over() => {
-                if self.admit(id, &Principal::Relay).is_err() {
-                    self.hand_over.note_ended_ahead(id);
-                }
-                // Told when nothing of it is here any more.
-                self.end_let_go(id, reply);
-            }
-            Request::EndAhead { id, kind, reply } => match self.admit(id, &Principal::Relay) {
-                Ok(()) => self.end_here(id, kind, Some(reply)),
-                Err(denied) => {
-                    self.silence(id);
-                    self.hand_over.note_ended_ahead(id);
-                    refuse(Some(reply), denied);
-                }
-            },
+            Request::EndAhead { id, kind, reply } => self.end_ahead(id, kind, reply),
             Request::EndLeft { new, kind, reply } => self.end_left(*new, kind, reply),
             Request::Call { id, who, call, request, reply } => {
                 let _ = reply.send(self.call(id, &who, call, request));
@@ -113,11 +79,7 @@ impl Shard {
                 let _ = reply.send(self.trace(id, &who, request));
             }
             Request::List { after, limit, reply } => {
-                let mut ids = self.instances.ids_after(after, limit);
-                ids.extend(self.push_bindings.ids_after(after, limit));
-                ids.sort_unstable();
-                ids.truncate(limit);
-                let _ = reply.send(self.statuses(ids));
+                let _ = reply.send(self.list(after, limit));
             }
             Request::IsInCall { id, reply } => {
                 let _ = reply.send(self.is_in_call(id));
@@ -139,11 +101,7 @@ impl Shard {
             Request::JudgeEarly => {}
             Request::LoseTime { lost, for_sure } => self.drive(clock::now(), Input::TimeLost { lost, for_sure }),
             Request::HandOver { woken, reply } => {
-                for call in self.calls.woken(clock::now()) {
-                    let _ = woken.send(call);
-                }
-                self.hand_over.leave(woken);
-                self.drive(clock::now(), Input::HandOver);
+                self.leave(woken);
                 let _ = reply.send(());
             }
             Request::WokenElsewhere(woken) => self.hand_over.note_woken_elsewhere(&woken),
@@ -153,18 +111,10 @@ impl Shard {
                 let _ = reply.send(self.instances.ids());
             }
             Request::Owned(reply) => {
-                let mut owned = self.instances.owned();
-                owned.retain(|(id, _)| !self.hand_over.is_left(*id));
-                owned.extend(self.push_bindings.owned());
-                owned.sort_unstable();
-                let _ = reply.send(owned);
+                let _ = reply.send(self.owned());
             }
             Request::AtServer { upstreams, reply } => {
-                let of_them = self.instances.of_upstreams(&upstreams).into_iter();
-                let binding = |id| self.endpoint.binding_of_instance(id);
-                let _ = reply.send(
-                    of_them.filter_map(|(id, state)| Some(AtServer { id, binding: binding(id)?, state })).collect(),
-                );
+                let _ = reply.send(self.at_servers(&upstreams));
             }
             Request::OpenCalls(reply) => {
                 let _ = reply.send(self.endpoint.open_calls());
@@ -180,6 +130,82 @@ impl Shard {
                 let _ = reply.send(open + self.refuse_what_waits());
             }
         }
+    }
+
+    fn take_over(&mut self, new: NewInstance, settled: &mpsc::UnboundedSender<InstanceId>) {
+        // The record may have been read before the instance's end.
+        let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
+        match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
+            Some(lookup) => self.turn_away(new, lookup, settled),
+            None => {
+                // An instance that this node had ended by itself, before another one had it, is here again.
+                self.shared.vault.tombstones().leave(new.id);
+                self.bind(new, None, Some(settled));
+            }
+        }
+    }
+
+    fn end_for(&mut self, id: InstanceId, who: &Principal, kind: EndKind, waiter: Option<WipeWaiter>) {
+        match self.admit(id, who) {
+            // Another run has it, and only that can say that nothing is left.
+            Ok(()) if matches!(kind, EndKind::Wiped(_)) && self.hand_over.calls_have_ended(id) => {
+                self.end_here(id, EndKind::HandedOver, None);
+                refuse(waiter, Denied::Unknown);
+            }
+            Ok(()) => self.end_here(id, kind, waiter),
+            Err(denied) => refuse(waiter, denied),
+        }
+    }
+
+    fn end_ahead(&mut self, id: InstanceId, kind: EndKind, waiter: WipeWaiter) {
+        let admitted = self.admit(id, &Principal::Relay);
+        // The record is ended by the requester.
+        if self.is_handed_over() {
+            if admitted.is_err() {
+                self.hand_over.note_ended_ahead(id);
+            }
+            // Told when nothing of it is here any more.
+            return self.end_let_go(id, waiter);
+        }
+        match admitted {
+            Ok(()) => self.end_here(id, kind, Some(waiter)),
+            Err(denied) => {
+                self.silence(id);
+                self.hand_over.note_ended_ahead(id);
+                refuse(Some(waiter), denied);
+            }
+        }
+    }
+
+    /// Another node takes all over. `woken` hears of the calls for which devices were woken of late, and are from now on.
+    fn leave(&mut self, woken: mpsc::UnboundedSender<Woken>) {
+        for call in self.calls.woken(clock::now()) {
+            let _ = woken.send(call);
+        }
+        self.hand_over.leave(woken);
+        self.drive(clock::now(), Input::HandOver);
+    }
+
+    fn list(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceStatus> {
+        let mut ids = self.instances.ids_after(after, limit);
+        ids.extend(self.push_bindings.ids_after(after, limit));
+        ids.sort_unstable();
+        ids.truncate(limit);
+        self.statuses(ids)
+    }
+
+    fn owned(&self) -> Vec<(InstanceId, Fence)> {
+        let mut owned = self.instances.owned();
+        owned.retain(|(id, _)| !self.hand_over.is_left(*id));
+        owned.extend(self.push_bindings.owned());
+        owned.sort_unstable();
+        owned
+    }
+
+    fn at_servers(&self, upstreams: &[UpstreamId]) -> Vec<AtServer> {
+        let binding = |id| self.endpoint.binding_of_instance(id);
+        let at_server = |(id, state)| Some(AtServer { id, binding: binding(id)?, state });
+        self.instances.of_upstreams(upstreams).into_iter().filter_map(at_server).collect()
     }
 
     /// Lets go of an instance that its owner ends; `waiter` hears that it is unknown when it is.
@@ -387,7 +413,8 @@ impl Shard {
         &mut self,
         id: InstanceId,
         sealed: Sealed,
-        (lease, was): (LeaseExpiry, Option<u64>),
+        lease: LeaseExpiry,
+        was: Option<u64>,
         fence: Fence,
         presence: Option<Presence>,
     ) -> Result<InstanceStatus, Denied> {

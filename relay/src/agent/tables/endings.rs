@@ -1,4 +1,4 @@
-//! How an instance begins and ends, as those are told who wait for it.
+//! The beginning and the end of an instance, and those who wait to be told of them.
 //!
 //! Invariant: nothing here holds a secret, or names an account.
 

@@ -1,4 +1,4 @@
-//! When each slot of a table falls due, in seconds since 1970.
+//! The moments at which the slots of a table fall due, in seconds since 1970.
 //!
 //! A moment that is replaced stays in the order and means nothing there any more. Which one counts is known without a look at the row.
 //!

@@ -15,21 +15,20 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
 use sip::id::FlowId;
 use sip::message::{Frame, FrameError, Limits, Malformed, Message, Method};
-use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::lf_probe::{Acquaintance, Heard};
+use super::read::Read;
 use super::write_batch::Parcel;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
@@ -58,8 +57,6 @@ const IDLE: Duration = Duration::from_secs(2 * 3_600);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the stream of a SIP server that is read no more may still be written on: until another stream has registered the accounts of this one.
 const UNREAD: Duration = Duration::from_secs(5);
-/// Bytes read at once, on the stack.
-const READ_BYTES: usize = 4 * 1024;
 
 /// A number that no other connection has or had: signed tokens hold it, and are believed by the next run, and by every node that
 /// shares the keyring. So the numbers of each run begin where those of no other one come to.
@@ -503,35 +500,19 @@ impl Connection {
                     self.pass_over(stream, &head, Malformed::BareLf, broken).await?;
                     continue;
                 }
-                Frame::Message(bytes) => {
-                    let message = match Message::parse(&bytes, &self.limits) {
-                        Ok(message) => message,
-                        Err(fault) => {
-                            // A WebSocket's message is long enough for a response.
-                            let broken = match fault {
-                                Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
-                                _ => Broken::NotSip,
-                            };
-                            self.pass_over(stream, &bytes, fault, broken).await?;
-                            continue;
-                        }
-                    };
-                    if !self.framing.is_whole(&bytes, message.head().len() + message.body().len()) {
-                        // What follows is discarded; a body that is too short is answered 400 (RFC 3261 §18.3).
-                        self.refused(Broken::NotSip);
-                    }
-                    self.proven = true;
-                    if self.source.side == Side::Upstream && self.learn(&message) {
+                Frame::Message(bytes) => match self.received(&bytes) {
+                    Ok(Some(received)) => received,
+                    Ok(None) => continue,
+                    Err(fault) => {
+                        // A WebSocket's message is long enough for a response.
+                        let broken = match fault {
+                            Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
+                            _ => Broken::NotSip,
+                        };
+                        self.pass_over(stream, &bytes, fault, broken).await?;
                         continue;
                     }
-                    let shard = self.shards.of(&message, self.source.side);
-                    let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
-                    self.home.get_or_insert(shard);
-                    if self.source.side == Side::Device && message.method() == Some(Method::Register) {
-                        self.note_register(shard);
-                    }
-                    (shard, Input::Received { source: self.source, message })
-                }
+                },
                 Frame::Ping => (self.home(), Input::Ping(self.source)),
                 Frame::Pong => (self.home(), Input::Pong(self.source.flow)),
             };
@@ -547,10 +528,30 @@ impl Connection {
         }
     }
 
+    /// A message, for the shard that it names; nothing when it was for this connection alone.
+    fn received(&mut self, bytes: &Bytes) -> Result<Option<(usize, Input)>, Malformed> {
+        let message = Message::parse(bytes, &self.limits)?;
+        if !self.framing.is_whole(bytes, message.head().len() + message.body().len()) {
+            // What follows is discarded; a body that is too short is answered 400 (RFC 3261 §18.3).
+            self.refused(Broken::NotSip);
+        }
+        self.proven = true;
+        if self.source.side == Side::Upstream && self.learn(&message) {
+            return Ok(None);
+        }
+        let shard = self.shards.of(&message, self.source.side);
+        let shard = shard.unwrap_or_else(|| self.shard_of_sender(&message));
+        self.home.get_or_insert(shard);
+        if self.source.side == Side::Device && message.method() == Some(Method::Register) {
+            self.note_register(shard);
+        }
+        Ok(Some((shard, Input::Received { source: self.source, message })))
+    }
+
     /// The question to a SIP server that follows a written message. No other peer is asked anything.
     fn question_behind(&mut self, bytes: &Bytes) -> Option<Bytes> {
         let acquaintance = self.acquaintance.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
-        acquaintance.on_written(bytes, (self.source.transport, self.source.peer), &self.shards.lf_servers)
+        acquaintance.on_written(bytes, self.source.transport, self.source.peer, &self.shards.lf_servers)
     }
 
     /// A sound message came from a SIP server: it takes what it passes on, and may say what it is. Whether the message was for this alone.
@@ -633,34 +634,6 @@ impl Connection {
                 self.shards.send(shard, known).await;
             }
         }
-    }
-}
-
-/// Reads what there is, into this or for nobody; an error at the end of the stream, too.
-struct Read<'a, S> {
-    stream: &'a mut S,
-    framing: Option<&'a mut Framing>,
-}
-
-impl<S: AsyncRead + Unpin> Future for Read<'_, S> {
-    type Output = std::io::Result<()>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        // On the stack of this poll, not in the future: a connection that waits holds no buffer.
-        let mut space = [0; READ_BYTES];
-        let mut buffer = ReadBuf::new(&mut space);
-        std::task::ready!(Pin::new(&mut *this.stream).poll_read(context, &mut buffer))?;
-        if buffer.filled().is_empty() {
-            return Poll::Ready(Err(ErrorKind::UnexpectedEof.into()));
-        }
-        if let Some(framing) = &mut this.framing {
-            framing.push(buffer.filled());
-        }
-        // A device's bearer token or digest is not left on the stack.
-        buffer.filled_mut().fill(0);
-        std::hint::black_box(&space);
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -23,14 +23,14 @@ const REFLECTED_HALVES_MAX: usize = 3;
 /// Receives until the drain is over.
 pub(crate) async fn receive(core: usize, socket: Udp, shards: Shards, metrics: Metrics, end: Drain) {
     let limits = Limits::default();
-    let take = |datagram: Datagram| deliver(&datagram, (&socket, core), &limits, &shards, &metrics);
+    let take = |datagram: Datagram| deliver(&datagram, &socket, core, &limits, &shards, &metrics);
     let received = socket.receive(core, &end, take).await;
     if let Err(error) = received {
         tracing::error!(event = "datagrams-unread", %error, "the system lets nobody read datagrams: SIP servers that speak UDP are not heard");
     }
 }
 
-fn deliver(datagram: &Datagram, (socket, core): (&Udp, usize), limits: &Limits, shards: &Shards, metrics: &Metrics) {
+fn deliver(datagram: &Datagram, socket: &Udp, core: usize, limits: &Limits, shards: &Shards, metrics: &Metrics) {
     let bytes = behind_line_ends(&datagram.bytes);
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return;

@@ -1,4 +1,4 @@
-//! How messages lie in a stream: one after the other with their length, or each in a WebSocket message.
+//! The messages in a stream: one after the other with their length, or each in a WebSocket message.
 //!
 //! Invariant: over WebSocket a message is one SIP message, a ping or a pong (RFC 7118 §5.1), with line ends around it, which a stream may have as
 //! well (RFC 3261 §7.5); what else is behind it is discarded (§18.3), and never taken for another message. Bytes that are to be sent are never copied.

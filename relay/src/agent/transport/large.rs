@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::agent::transport::outbox::Writer;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::net::dial;
 use crate::net::stream::Stream;
@@ -86,9 +87,8 @@ impl LargeStreams {
 }
 
 impl Inner {
-    // A panic while the lock was held leaves a whole map behind: each change is one statement.
     fn streams(&self) -> MutexGuard<'_, HashMap<SocketAddr, State>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streams.lock()
     }
 
     async fn open_and_serve(self: Arc<Self>, shard: usize, peer: SocketAddr) {

@@ -56,7 +56,8 @@ impl Acquaintance {
     pub(super) fn on_written(
         &mut self,
         bytes: &Bytes,
-        (transport, peer): (Transport, SocketAddr),
+        transport: Transport,
+        peer: SocketAddr,
         known: &LfServers,
     ) -> Option<Bytes> {
         // Else a keep-alive.
@@ -217,11 +218,11 @@ mod tests {
     /// A stream to this port on which a REGISTER was written, and the branch of what was asked behind it.
     fn asked(known: &LfServers, port: u16, route: &str) -> (Acquaintance, String) {
         let mut acquaintance = Acquaintance::with(Place::dialled(peer(port)));
-        let question = acquaintance.on_written(&register(route), (Transport::Tls, peer(port)), known).expect("asked");
+        let question = acquaintance.on_written(&register(route), Transport::Tls, peer(port), known).expect("asked");
         let question = Message::parse(&question, &Limits::COMPOSED).expect("a request");
         question.check().expect("a sound one");
         assert_eq!((question.method(), question.text(Name::MaxForwards)), (Some(Method::Options), Some("0")));
-        let again = acquaintance.on_written(&register(route), (Transport::Tls, peer(port)), known);
+        let again = acquaintance.on_written(&register(route), Transport::Tls, peer(port), known);
         assert!(again.is_none(), "once");
         let branch = question.via().unwrap().branch().unwrap().to_owned();
         (acquaintance, branch)
@@ -273,7 +274,7 @@ mod tests {
         let (acquaintance, _) = asked(&known, 5061, "");
         acquaintance.on_ended(&known);
         let mut next = Acquaintance::with(Place::dialled(peer(5061)));
-        assert!(next.on_written(&register(""), (Transport::Tls, peer(5061)), &known).is_none());
+        assert!(next.on_written(&register(""), Transport::Tls, peer(5061), &known).is_none());
         next.on_ended(&known);
         assert!(
             next.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known).sees_lf,
@@ -286,7 +287,7 @@ mod tests {
     fn a_server_none_of_whose_streams_was_in_doubt_is_asked_nothing() {
         let known = LfServers::new(OwnNames { tls: "relay.test:5071".into(), tcp: "relay.test:5070".into() }, &[]);
         let mut acquaintance = Acquaintance::with(Place::dialled(peer(5061)));
-        let mut written = || acquaintance.on_written(&register(""), (Transport::Tls, peer(5061)), &known);
+        let mut written = || acquaintance.on_written(&register(""), Transport::Tls, peer(5061), &known);
         assert!(written().is_none());
         known.note_doubt(Place::dialled(SocketAddr::from(([192, 0, 2, 9], 5061))));
         assert!(written().is_none(), "another one's");
@@ -300,7 +301,7 @@ mod tests {
         let mut acquaintance = Acquaintance::with(Place::accepted(peer(40_000)));
         let known = relay();
         for bytes in ["\r\n\r\n", "\r\n"] {
-            assert!(acquaintance.on_written(&bytes.into(), (Transport::Tls, peer(40_000)), &known).is_none());
+            assert!(acquaintance.on_written(&bytes.into(), Transport::Tls, peer(40_000), &known).is_none());
         }
     }
 }

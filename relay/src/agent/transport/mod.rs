@@ -2,7 +2,7 @@
 //!
 //! | room | contents |
 //! | --- | --- |
-//! | [`connections`], [`framing`] | one stream connection, and the messages in its bytes |
+//! | [`connections`], [`read`], [`framing`] | one stream connection, its reads, and the messages in its bytes |
 //! | [`heartbeat`] | the pings of a WebSocket that alone leads to a device |
 //! | [`lf_probe`], [`servers`] | which SIP servers see a bare LF as the end of a line, as they say themselves |
 //! | [`outbox`], [`write_batch`] | the messages that wait to be written on it, and those written at once |
@@ -28,6 +28,7 @@ mod lf_probe;
 pub(crate) mod listeners;
 pub(crate) mod name_shards;
 pub(crate) mod outbox;
+mod read;
 pub(crate) mod servers;
 pub(crate) mod steering;
 pub(crate) mod targets;

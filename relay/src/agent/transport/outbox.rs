@@ -8,11 +8,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::lock::Mutex;
 use crate::net::listen::Stranger;
 
 /// The way to write on a connection; cheap to clone.
@@ -181,9 +182,8 @@ impl Outbox {
         fits
     }
 
-    // A panic while the lock was held leaves a whole queue behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 

@@ -11,9 +11,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use crate::limits::counted_as;
+use crate::lock::Mutex;
 
 /// Places that are remembered.
 const KNOWN_MAX: usize = 4_096;
@@ -174,9 +175,8 @@ impl LfServers {
         table.shy.push_back(place);
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sip::id::UpstreamId;
@@ -15,6 +15,7 @@ use sip::message::{Scheme, Uri};
 use crate::agent::transport::targets::Targets;
 use crate::agent::transport::trusted::{Believed, NAMELESS, Told, Trusted};
 use crate::limits::counted_as;
+use crate::lock::Mutex;
 use crate::net::Transport;
 use crate::net::dns::resolve::{Candidate, MAX_CANDIDATES, Target};
 use crate::net::tls::ClientTls;
@@ -505,9 +506,8 @@ impl Upstreams {
         due
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

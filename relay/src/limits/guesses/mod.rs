@@ -1,4 +1,4 @@
-//! How fast passwords may be tried through this relay: by HTTPS and by SIP, on any shard, for any App.
+//! Limits on the passwords that are tried through this relay: by HTTPS and by SIP, on any shard, for any App.
 //!
 //! | counted by | free | then |
 //! | --- | --- | --- |
@@ -20,13 +20,14 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sip::bucket::{Bucket, Rate};
 
 use super::counted_as;
 use crate::clock;
+use crate::lock::Mutex;
 use line::{Line, TURN};
 use under_way::UnderWay;
 
@@ -248,9 +249,8 @@ impl Guesses {
         keys
     }
 
-    // A panic while the lock was held leaves whole tables behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the name servers have answered, for as long as it holds.
+//! The answers of name servers, for as long as they hold.
 //!
 //! Invariant: the owner of a domain may have the relay ask for as many names as there are. All answers that are remembered have [`BYTES_MAX`].
 

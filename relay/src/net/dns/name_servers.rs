@@ -14,7 +14,7 @@
 //!
 //! Invariant: what the first one knows is not taken for what is not there because another one, which sees another part of the world, says so sooner.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -27,6 +27,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::time::{Instant, sleep_until};
 
 use super::name_server::{NameServers, is_silence, one};
+use crate::lock::Mutex;
 
 /// How long a name server has to answer before the next one is asked as well.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -89,9 +90,8 @@ impl Server {
         *self.lock() = None;
     }
 
-    // The lock guards a single value.
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.in_doubt_until.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_doubt_until.lock()
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep, timeout};
+
+use crate::lock::Mutex;
 
 /// A request's body that takes longer fails for its handler.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,7 +53,7 @@ pub(super) fn timed(request: Request<Incoming>) -> (Request<Body>, Rest) {
 impl Rest {
     /// Reads it, before an answer with this status: 408 has waited for it already.
     pub(crate) async fn read(self, status: StatusCode) {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let left = self.left.lock().take();
         let Some(mut body) = left.filter(|_| !self.is_asked_for && status != StatusCode::REQUEST_TIMEOUT) else {
             return;
         };
@@ -100,6 +102,6 @@ impl hyper::body::Body for Timed {
 impl Drop for Timed {
     fn drop(&mut self) {
         let left = self.body.take().filter(|body| !body.is_end_stream());
-        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = left;
+        *self.rest.lock() = left;
     }
 }

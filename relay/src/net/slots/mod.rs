@@ -9,13 +9,15 @@ pub(super) mod unproven_slots;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use descriptors::Leaves;
 use unproven_slots::{Place, Places, as_one_peer};
+
+use crate::lock::Mutex;
 
 /// A TLS handshake that takes longer is closed: a phone on a poor network needs two or three seconds.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,7 +116,7 @@ impl Slots {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock()
     }
 }
 

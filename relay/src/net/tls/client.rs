@@ -15,7 +15,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -29,6 +29,7 @@ use super::sessions::Sessions;
 use super::{RELOAD_INTERVAL, TlsError, certificates, client_builder, pinned, root_store, server_name};
 use crate::aside::aside;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::net::file_stamp::Look;
 
 /// How often the system's roots are read again.
@@ -262,7 +263,7 @@ impl Roots {
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
         // Whole values go in: a panic in between leaves what was read before.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock()
     }
 }
 
@@ -325,16 +326,16 @@ mod tests {
     fn the_systems_roots_are_read_again_and_kept_when_they_are_gone() {
         let system = Arc::new(Mutex::new(vec![authority("one")]));
         let read = system.clone();
-        let tls = ClientTls::with(Rules::Sip, None, Box::new(move || read.lock().unwrap().clone())).unwrap();
+        let tls = ClientTls::with(Rules::Sip, None, Box::new(move || read.lock().clone())).unwrap();
         let first = tls.config();
         assert!(!tls.reload().unwrap() && Arc::ptr_eq(&first, &tls.config()), "its sessions stay, too");
-        system.lock().unwrap().insert(0, authority("two"));
+        system.lock().insert(0, authority("two"));
         assert!(tls.reload().unwrap() && !Arc::ptr_eq(&first, &tls.config()));
-        system.lock().unwrap().reverse();
+        system.lock().reverse();
         assert!(!tls.reload().unwrap(), "they are the same in another order");
-        let (second, both) = (tls.config(), std::mem::take(&mut *system.lock().unwrap()));
+        let (second, both) = (tls.config(), std::mem::take(&mut *system.lock()));
         assert!(matches!(tls.reload(), Err(TlsError::NoRoots)) && Arc::ptr_eq(&second, &tls.config()));
-        system.lock().unwrap().extend(both);
+        system.lock().extend(both);
         assert!(!tls.reload().unwrap());
     }
 

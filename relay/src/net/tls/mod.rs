@@ -25,7 +25,7 @@ pub(crate) mod validity;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -40,6 +40,7 @@ use zeroize::Zeroizing;
 
 use super::file_stamp::Look;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::regular_file::{self, MAX_SECRET, without_byte_order_mark};
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
@@ -290,8 +291,7 @@ impl Files {
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<[Look; 2]>> {
-        // One assignment is all that is ever done under the lock.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock()
     }
 
     fn load(&self) -> Result<CertifiedKey, TlsError> {

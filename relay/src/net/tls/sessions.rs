@@ -8,11 +8,13 @@
 //! Invariant: nothing here has the name of a server longer than an account leads there.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls_pki_types::ServerName;
+
+use crate::lock::Mutex;
 
 /// Servers whose sessions are kept; past it the oldest makes a full handshake again.
 const SERVERS_MAX: usize = 4_096;
@@ -85,8 +87,7 @@ impl Sessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Whole sessions go in and out.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

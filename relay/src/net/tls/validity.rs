@@ -1,4 +1,4 @@
-//! When a certificate is valid (RFC 5280 §4.1.2.5).
+//! The validity of a certificate (RFC 5280 §4.1.2.5).
 //!
 //! Invariant: reads two dates and judges nothing: whether a certificate is to be trusted is webpki's to say. Any bytes
 //! at all give an answer, never a panic.

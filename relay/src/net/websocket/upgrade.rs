@@ -15,7 +15,7 @@
 //! answered in words and closed.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
@@ -33,6 +33,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
+use crate::lock::Mutex;
 use crate::net::slots::HANDSHAKE_TIMEOUT;
 use crate::net::stream::Stream;
 
@@ -67,7 +68,7 @@ pub async fn upgrade(stream: Stream) -> Result<Stream, Refused> {
     let service = service_fn(move |mut request: Request<Incoming>| {
         let answer = answer(&request);
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(hyper::upgrade::on(&mut request));
+            *place.lock() = Some(hyper::upgrade::on(&mut request));
         }
         std::future::ready(Ok::<_, Infallible>(answer))
     });
@@ -79,7 +80,7 @@ pub async fn upgrade(stream: Stream) -> Result<Stream, Refused> {
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await?;
-    let upgraded = agreed.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Refused::NotSip)?;
+    let upgraded = agreed.lock().take().ok_or(Refused::NotSip)?;
     let parts = upgraded.await?.downcast::<TokioIo<Stream>>().map_err(|_| Refused::NotSip)?;
     if parts.read_buf.is_empty() { Ok(parts.io.into_inner()) } else { Err(Refused::TooEager) }
 }

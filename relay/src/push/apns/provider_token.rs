@@ -8,7 +8,6 @@
 //! Invariant: the key and the token are never printed.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -16,6 +15,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use hyper::header::HeaderValue;
 
 use crate::clock::token_times::{TokenTimes, is_about, is_within};
+use crate::lock::Mutex;
 use crate::push::jwt;
 use crate::push::setup::Problem;
 
@@ -142,7 +142,7 @@ impl Signer {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Issued> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+        self.issued.lock()
     }
 }
 

@@ -14,7 +14,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::network::ByteStream;
+use crate::lock::Mutex;
 
 /// Twice the longest certificate chain that TLS takes from it.
 const TO_BEGIN: u64 = 128 * 1_024;
@@ -74,8 +75,7 @@ impl Allowance {
     }
 
     fn lock(&self) -> MutexGuard<'_, Balance> {
-        // Each change leaves a balance that holds.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

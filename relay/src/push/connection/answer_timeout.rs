@@ -1,4 +1,4 @@
-//! How long a request waits for its answer, and what its line learns from that.
+//! The wait of a request for its answer, and its meaning for the line.
 //!
 //! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; one that waits for longer is counted for
 //! what the line leaves unanswered, also when it gives up.
@@ -47,7 +47,8 @@ pub(super) enum NoAnswer {
 /// unanswered.
 pub(super) async fn head_of_answer(
     mut response: ResponseFuture,
-    (line, passage): (&Line, &Passage),
+    line: &Line,
+    passage: &Passage,
     sent: Instant,
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
@@ -79,13 +80,13 @@ pub(super) async fn head_of_answer(
             }
             Err(_) => Err(NoAnswer::Late),
         },
-        why = forsaken(line, passage, (when_silent, departure)) => Err(why),
+        why = forsaken(line, passage, when_silent, departure) => Err(why),
     }
 }
 
 /// Waits until there is nothing to wait for on the line any more. On a silent one nothing that was recalled is waited for: it may be on its way yet, and is
 /// withdrawn with its place.
-async fn forsaken(line: &Line, passage: &Passage, (when_silent, departure): (WhenSilent, &Departure)) -> NoAnswer {
+async fn forsaken(line: &Line, passage: &Passage, when_silent: WhenSilent, departure: &Departure) -> NoAnswer {
     line.failure().await;
     if passage.take_back() {
         return NoAnswer::TakenBack;

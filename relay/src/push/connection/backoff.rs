@@ -1,4 +1,4 @@
-//! How long to wait after a failure: twice as long each time, never twice the same.
+//! The wait after a failure: twice as long each time, never twice the same.
 //!
 //! Invariant: a pause lies between half of its step and the whole of it; no step exceeds the most that was named.
 

@@ -1,4 +1,4 @@
-//! When a push leaves: at the moment at which the last byte of its request is handed to the TLS of a connection. And how it is recalled when its call
+//! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall when its call
 //! is over: what has not left never does, and what has left whole may be answered within [`ANSWERED_WITHIN`].
 //!
 //! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
@@ -13,8 +13,8 @@
 //! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
 //! way its delivery ends. A departure wakes only the tasks that wait for it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::{self, timeout_at};
 
 use super::state::Place;
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 
 const WAITS: u8 = 0;
@@ -160,7 +161,7 @@ impl Departure {
 
     /// Holds the place of a request that may arrive yet, as long as anybody waits for what comes of the push.
     pub(super) fn hold(&self, place: Place) {
-        self.unsure.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        self.unsure.lock().push(place);
     }
 
     /// How many requests have left.

@@ -19,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use super::departure::Body;
 use super::identity::{Objection, ObservedStream, objection};
 use super::network::{ByteStream, Network, Opening, is_forbidden};
 use super::withdrawal::Withdrawal;
+use crate::lock::Mutex;
 use crate::net::tls_fault::TlsFault;
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
@@ -273,7 +274,7 @@ impl Dialler {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! How the connections before have ended, and so how long the next dial waits; and how slow the service's answers were.
+//! The ends of earlier connections, which decide how long the next dial waits; and the slowness of the service's answers.
 //!
 //! | the last two or more | before the next dial |
 //! | --- | --- |
@@ -9,12 +9,12 @@
 //!
 //! Invariant: one end is no pattern, for a service restarts now and then.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::backoff::Backoff;
+use crate::lock::Mutex;
 
 /// A line that ends earlier, with fewer good answers than [`FEW_ANSWERS`], has died young.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ impl Slow {
 impl Ancestry {
     /// Comes back when it is time to dial; `waiting` tells how many wait for what comes of it.
     pub(super) async fn turn(&self, waiting: impl Fn() -> usize) {
-        let ends = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = *self.0.lock();
         let (Some(last), 2..) = (ends.last, ends.young) else { return };
         let earlier = ends.young - 2;
         let step = if ends.served {
@@ -93,13 +93,13 @@ impl Ancestry {
 
     /// Whether the last line ended young, without a good answer and just now: what ended it may end the next.
     pub(super) fn is_doubtful(&self) -> bool {
-        let ends = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = *self.0.lock();
         ends.young > 0 && !ends.served && ends.last.is_some_and(|last| last.elapsed() < YOUNG)
     }
 
     /// An answer took so long.
     pub(super) fn note_slow_answer(&self, took: Duration) {
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.0.lock();
         let moment = Instant::now();
         let known = ends.slow.unwrap_or(Slow { since: moment, now: took, before: Duration::ZERO }).at(moment);
         ends.slow = Some(Slow { now: known.now.max(took), ..known });
@@ -107,13 +107,13 @@ impl Ancestry {
 
     /// How long the slowest answer took of late; zero where none was slow.
     pub(super) fn slow_answer(&self) -> Duration {
-        let slow = self.0.lock().unwrap_or_else(PoisonError::into_inner).slow;
+        let slow = self.0.lock().slow;
         slow.map(|slow| slow.at(Instant::now())).map_or(Duration::ZERO, |slow| slow.now.max(slow.before))
     }
 
     /// A line has ended: how long it lived, how often it answered well, and whether it fell silent.
     pub(super) fn note_end(&self, lived: Duration, good: u32, silent: bool) {
-        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ends = self.0.lock();
         let young = lived < YOUNG && good < FEW_ANSWERS;
         ends.young = if young { ends.young.saturating_add(1) } else { 0 };
         (ends.served, ends.silent) = (good > 0, silent);

@@ -14,7 +14,7 @@
 //! open for requests, of which a quarter is for calls alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -34,6 +34,7 @@ use super::endpoint::Endpoint;
 use super::request::{Failure, Request};
 use super::state::LineFate;
 use super::withdrawal::Withdrawal;
+use crate::lock::Mutex;
 use crate::push::health::{Record, Trouble};
 
 /// Connections with a request at once.
@@ -268,6 +269,5 @@ fn told_time(headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change leaves a state that holds.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

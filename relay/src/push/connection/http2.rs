@@ -26,10 +26,10 @@ use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
 use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::backoff::Backoff;
-use super::beside::Beside;
 use super::departure::{Body, Departure, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
+use super::further_connections::FurtherConnections;
 use super::history::Ancestry;
 use super::http1::{Http1, Way};
 use super::identity::Objection;
@@ -68,7 +68,7 @@ pub(crate) struct Channel {
     flight: Arc<Flight>,
     own: OwnLines<Arc<Connection>, Option<&'static str>>,
     /// Those for calls that wait behind it while it is not proven.
-    beside: Beside,
+    further: FurtherConnections,
     /// The way to a service that speaks no HTTP/2, where that is taken.
     http1: Option<Http1>,
     ancestry: Arc<Ancestry>,
@@ -113,7 +113,7 @@ impl Channel {
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
             own: OwnLines::new(DIAL_BACKOFF),
-            beside: Beside::default(),
+            further: FurtherConnections::default(),
             ancestry: Arc::default(),
             cautious,
             any_service: false,
@@ -224,23 +224,7 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    let line = &connection.line;
-                    let is_calls_first = patience.urgent && !line.has_served();
-                    let fate = match (bearing.line, request.whom) {
-                        (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => {
-                            LineFate::Borne
-                        }
-                        (fate, _) => fate,
-                    };
-                    if line.answered(fate, bearing.proves, || connection.streams_allowed())
-                        && let Some(whom) = request.whom
-                    {
-                        self.faults.cost_a_line(whom);
-                    }
-                    self.beside.answered();
-                    if line.is_aside() && line.is_proven() {
-                        self.promote(&connection);
-                    }
+                    self.note_answer(&connection, request.whom, patience.urgent, &bearing);
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -257,6 +241,25 @@ impl Channel {
                     return Err(Failure::Unconfirmed);
                 }
             }
+        }
+    }
+
+    /// What an answer to a request, which concerns this device, says of its connection.
+    fn note_answer(&self, connection: &Arc<Connection>, whom: Option<u64>, urgent: bool, bearing: &Bearing) {
+        let line = &connection.line;
+        let is_calls_first = urgent && !line.has_served();
+        let fate = match (bearing.line, whom) {
+            (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => LineFate::Borne,
+            (fate, _) => fate,
+        };
+        if line.answered(fate, bearing.proves, || connection.streams_allowed())
+            && let Some(whom) = whom
+        {
+            self.faults.cost_a_line(whom);
+        }
+        self.further.answered();
+        if line.is_aside() && line.is_proven() {
+            self.promote(connection);
         }
     }
 
@@ -337,7 +340,7 @@ impl Channel {
         F: Future<Output = Result<Arc<Connection>, Option<&'static str>>>,
     {
         loop {
-            let begun = self.beside.due(line).await;
+            let begun = self.further.due(line).await;
             // A dial that fails tells why by itself.
             let Ok(connection) = make(&self.ancestry).await else { continue };
             connection.line.set_aside(true);
@@ -424,7 +427,7 @@ impl Connection {
                 return Err(self.objection.reason().map_or(lost, Lost::ShutOut));
             }
         };
-        match head_of_answer(response, (&self.line, &passage), Instant::now(), patience).await {
+        match head_of_answer(response, &self.line, &passage, Instant::now(), patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
                 let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
@@ -516,7 +519,16 @@ impl Making {
                     line: Arc::clone(&line),
                     allowance,
                 });
-                tokio::spawn(drive((driven, objection, withdrawal), Arc::downgrade(&made), line, (self, address)));
+                let driver = Driver {
+                    connection: driven,
+                    objection,
+                    withdrawal,
+                    made: Arc::downgrade(&made),
+                    line,
+                    making: self,
+                    address,
+                };
+                tokio::spawn(driver.drive());
                 Ok(made)
             }
             // What it speaks instead is known to whom has asked; and where a device has chosen the service, nothing here says that the service fails.
@@ -547,69 +559,90 @@ fn ending(error: &h2::Error) -> String {
     }
 }
 
-/// Drives a connection until it ends, and watches it. One that has fallen silent is driven on for what is under way, as long as
-/// anybody waits for it; then it takes back what has not arrived.
-async fn drive(
-    (mut connection, objection, withdrawal): (Driven, Objection, Withdrawal),
+/// The task of one connection.
+struct Driver {
+    connection: Driven,
+    objection: Objection,
+    withdrawal: Withdrawal,
+    /// The driver must not keep the connection open by itself.
     made: Weak<Connection>,
     line: Arc<Line>,
-    (making, address): (Making, SocketAddr),
-) {
-    let pings = connection.ping_pong();
-    // The driver must not keep the connection open by itself.
-    let limit = || made.upgrade().map(|made| made.sender.current_max_send_streams());
-    let watch = async {
-        if let Some(mut pings) = pings {
-            line.watch(&mut pings, limit).await;
+    making: Making,
+    /// Where its service was reached.
+    address: SocketAddr,
+}
+
+impl Driver {
+    /// Drives the connection until it ends, and watches it. One that has fallen silent is driven on for what is under way, as long as
+    /// anybody waits for it; then it takes back what has not arrived.
+    async fn drive(mut self) {
+        let has_ended = self.drive_while_heard().await;
+        self.line.retire();
+        if let Some(reason) = self.objection.reason() {
+            self.making.record.trouble(Trouble::grave(reason), "");
         }
-        // A connection that takes no PING any more may still answer what is under way.
-        if !line.is_silent() {
-            std::future::pending::<()>().await;
+        if self.line.was_poor() {
+            self.making.endpoint.dialler().demote(self.address);
         }
-    };
-    // Its service may be well behind another address. Requests under way may still be answered.
-    let deaf = async {
-        line.deafness().await;
-        making.record.trouble(Trouble::light("Unanswered"), "");
-        tracing::debug!(event = "push-unanswered", channel = %making.label, "the push service answers nothing: connecting anew");
-        making.endpoint.dialler().demote(address);
-        withdrawal.ask(true);
-        std::future::pending().await
-    };
-    let silent = tokio::select! {
-        outcome = &mut connection => {
-            if let Err(error) = outcome {
-                tracing::debug!(event = "push-disconnected", channel = %making.label, error = %ending(&error), "the connection to the push service ended");
+        if !has_ended {
+            self.linger().await;
+        }
+    }
+
+    /// Whether the connection has ended; else it has fallen silent.
+    async fn drive_while_heard(&mut self) -> bool {
+        let Self { connection, withdrawal, made, line, making, address, .. } = self;
+        let pings = connection.ping_pong();
+        let limit = || made.upgrade().map(|made| made.sender.current_max_send_streams());
+        let watch = async {
+            if let Some(mut pings) = pings {
+                line.watch(&mut pings, limit).await;
             }
-            false
+            // A connection that takes no PING any more may still answer what is under way.
+            if !line.is_silent() {
+                std::future::pending::<()>().await;
+            }
+        };
+        // Its service may be well behind another address. Requests under way may still be answered.
+        let deaf = async {
+            line.deafness().await;
+            making.record.trouble(Trouble::light("Unanswered"), "");
+            tracing::debug!(event = "push-unanswered", channel = %making.label, "the push service answers nothing: connecting anew");
+            making.endpoint.dialler().demote(*address);
+            withdrawal.ask(true);
+            std::future::pending().await
+        };
+        tokio::select! {
+            outcome = &mut *connection => {
+                if let Err(error) = outcome {
+                    tracing::debug!(event = "push-disconnected", channel = %making.label, error = %ending(&error), "the connection to the push service ended");
+                }
+                true
+            }
+            () = watch => false,
+            () = deaf => true,
         }
-        () = watch => true,
-        () = deaf => false,
-    };
-    line.retire();
-    if let Some(reason) = objection.reason() {
-        making.record.trouble(Trouble::grave(reason), "");
     }
-    if line.was_poor() {
-        making.endpoint.dialler().demote(address);
-    }
-    if silent {
+
+    /// Waits for the answers to what is under way on a connection that has fallen silent. In any case its line takes no further requests. One of a
+    /// service that a device has chosen is not waited for: none of its requests is.
+    async fn linger(&mut self) {
+        let Self { connection, withdrawal, line, making, .. } = self;
         making.record.trouble(Trouble::light("Silent"), "");
         tracing::debug!(event = "push-silent", channel = %making.label, "the push service fell silent: connecting anew");
         withdrawal.ask(true);
-        // In any case the line takes no further requests. One of a service that a device has chosen is not waited for:
-        // none of its requests is.
-        if !making.any_service {
-            // A connection that ends by itself still has its requests on their way.
-            let driven = async {
-                let _ = (&mut connection).await;
-                std::future::pending().await
-            };
-            tokio::select! {
-                () = sleep(LINGER) => {}
-                () = line.abandonment() => {}
-                () = driven => {}
-            }
+        if making.any_service {
+            return;
+        }
+        // A connection that ends by itself still has its requests on their way.
+        let driven = async {
+            let _ = connection.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = sleep(LINGER) => {}
+            () = line.abandonment() => {}
+            () = driven => {}
         }
     }
 }

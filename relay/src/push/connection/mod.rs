@@ -5,7 +5,7 @@
 //! | `http2` | the connection that all pushes of a service share |
 //! | `http1` | the connections to a service that speaks no HTTP/2 |
 //! | `own_lines` | the connections that cores have for themselves |
-//! | `beside` | the further connections for calls that wait behind one that is not proven |
+//! | `further_connections` | the further connections for calls that wait behind one that is not proven |
 //! | `state` | whether a request may go over a connection |
 //! | `history` | how the earlier connections ended, and the wait before the next dial |
 //! | *making one* | |
@@ -33,10 +33,10 @@ pub(super) mod answer_body;
 pub(super) mod answer_timeout;
 pub(super) mod attempt;
 pub(super) mod backoff;
-mod beside;
 pub(super) mod departure;
 mod dial;
 pub(super) mod endpoint;
+mod further_connections;
 mod history;
 mod http1;
 pub(super) mod http2;

@@ -10,13 +10,14 @@
 //!
 //! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::lock::Mutex;
 use crate::push::connection::backoff::Backoff;
 
 /// The longest rest; then one request asks how it stands.
@@ -185,7 +186,7 @@ impl Rest {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

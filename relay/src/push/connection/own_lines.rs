@@ -5,7 +5,7 @@
 //!
 //! Invariant: at most [`LINES`] for each service of an App, made only where pushes have been frequent. Nobody waits for one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use super::backoff::Backoff;
 use super::history::Ancestry;
 use super::single_flight::SingleFlight;
 use crate::cores;
+use crate::lock::Mutex;
 
 /// Connections at most, beside the one for all; cores above it share them.
 const LINES: usize = 8;
@@ -62,7 +63,7 @@ impl<T, E> Own<T, E> {
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
         let (count, period) = OFTEN;
         // Of one core alone: nobody waits here.
-        let mut borrowed = self.borrowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut borrowed = self.borrowed.lock();
         if now.duration_since(borrowed.since) > period {
             *borrowed = Borrowed { since: now, count: 0 };
         }

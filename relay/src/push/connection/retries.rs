@@ -11,14 +11,15 @@
 //!
 //! Invariant: a first try waits for nobody, and a call for none of these. At most [`WAITING_MAX`] wait for one service; one more has ended.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::attempt::Attempt;
+use crate::lock::Mutex;
 use crate::push::Verdict;
 use crate::push::connection::backoff::{Backoff, RETRY};
 
@@ -136,8 +137,7 @@ impl Retries {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Whole values are assigned under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -5,13 +5,14 @@
 //!
 //! Invariant: at most one making is under way; no lock is held while anything waits.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use crate::lock::Mutex;
 
 /// The remaining worth of a value that was made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -157,7 +158,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T, E>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -22,7 +22,7 @@
 //! stream. A line that is not good lets no request go, and wakes all that are held when it is decided.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
@@ -30,6 +30,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::history::Ancestry;
+use crate::lock::Mutex;
 
 /// Requests on one connection at once; the service's own limit, when lower, is kept as well.
 const MAX_STREAMS: usize = 1_000;
@@ -294,7 +295,7 @@ impl Line {
             return;
         }
         let waited = {
-            let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut vain = self.vain.lock();
             let counted = match vain.until {
                 Some(until) if until >= answered && sent < until + VAIN_FOR => until,
                 _ => {
@@ -536,7 +537,7 @@ impl Line {
     }
 
     fn resizing(&self) -> MutexGuard<'_, ()> {
-        self.resizing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.resizing.lock()
     }
 }
 

@@ -54,95 +54,145 @@ pub(super) async fn run_with<'a>(
     departure: &Departure,
     recipient: &dyn Recipient,
 ) -> Settled {
-    let mut flights: Vec<Flight<'a>> = Vec::with_capacity(COPIES_MAX);
-    let (mut attempts, mut lost) = (0, 0);
-    // The answer to one copy while the other was open.
-    let mut refusal: Option<Verdict> = None;
-    // When the next copy goes out, unless an answer comes before.
-    let mut next_at = Some(Instant::now());
-    // How many had left when the latest copy was begun, until it is known when that one has.
-    let mut leaving: Option<u32> = None;
+    let mut copies = Copies {
+        send,
+        deadline,
+        departure,
+        recipient,
+        flights: Vec::with_capacity(COPIES_MAX),
+        attempts: 0,
+        lost: 0,
+        refusal: None,
+        next_at: Some(Instant::now()),
+        leaving: None,
+    };
     loop {
-        let copies = |flights: &[Flight<'a>]| (flights.len() + lost) as u32;
-        if Instant::now() >= deadline {
-            let verdict = if copies(&flights) == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
-            return Settled { verdict, attempts, copies: copies(&flights) };
+        if let Some(settled) = copies.step().await {
+            return settled;
         }
-        let most = if flights.is_empty() { LOST_MAX } else { COPIES_MAX };
-        let next = next_at.filter(|_| flights.len() + lost < most);
-        if flights.is_empty() && next.is_some_and(|at| at <= Instant::now()) {
-            if attempts > 0 && !recipient.stays().await {
-                return Settled { verdict: Verdict::Moved, attempts, copies: copies(&flights) };
-            }
+    }
+}
+
+/// The copies of one push.
+struct Copies<'a, 'b, S> {
+    send: S,
+    deadline: Instant,
+    departure: &'b Departure,
+    recipient: &'b dyn Recipient,
+    /// Those that are under way.
+    flights: Vec<Flight<'a>>,
+    attempts: u32,
+    lost: usize,
+    /// The answer to one copy while the other was open.
+    refusal: Option<Verdict>,
+    /// When the next copy goes out, unless an answer comes before.
+    next_at: Option<Instant>,
+    /// How many had left when the latest copy was begun, until it is known when that one has.
+    leaving: Option<u32>,
+}
+
+impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
+    /// Waits for the next thing that happens, and does what follows from it.
+    async fn step(&mut self) -> Option<Settled> {
+        if Instant::now() >= self.deadline {
+            let verdict = if self.count() == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
+            return Some(self.settled(verdict));
+        }
+        let most = if self.flights.is_empty() { LOST_MAX } else { COPIES_MAX };
+        let next = self.next_at.filter(|_| self.flights.len() + self.lost < most);
+        if self.flights.is_empty() && is_due(next) {
             // In this very turn: a timer that is due fires a millisecond later.
-            attempts += 1;
-            (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
-            flights.push(send());
-            continue;
+            return self.begin_another().await;
         }
-        let landed = tokio::select! {
+        tokio::select! {
             biased;
-            landed = first(&mut flights), if !flights.is_empty() => Some(landed),
-            () = departure.beyond(leaving.unwrap_or_default()), if leaving.is_some() && next_at.is_none() => {
-                (leaving, next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
-                continue;
+            landed = first(&mut self.flights), if !self.flights.is_empty() => match landed {
+                Attempt::Done(verdict) => self.on_verdict(verdict),
+                failed => self.on_failure(failed),
+            },
+            () = self.departure.beyond(self.leaving.unwrap_or_default()), if self.leaving.is_some() && self.next_at.is_none() => {
+                (self.leaving, self.next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
+                None
             }
-            () = sleep_until(next.unwrap_or(deadline).min(deadline)) => None,
-        };
-        match landed {
-            None if next.is_some_and(|at| at <= Instant::now()) => {
-                if let Some(known) = leaving.take() {
-                    // Its time is counted from when it left; it is waited for only when it has not.
-                    next_at = departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
-                    leaving = if next_at.is_none() { Some(known) } else { None };
-                    continue;
-                }
-                if !recipient.stays().await {
-                    return Settled { verdict: Verdict::Moved, attempts, copies: copies(&flights) };
-                }
-                attempts += 1;
-                (leaving, next_at) = (Some(departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
-                flights.push(send());
-            }
-            None => {}
-            Some(Attempt::Done(verdict)) => {
-                let taken = verdict == Verdict::Accepted;
-                let decides = taken || matches!(verdict, Verdict::Gone { .. });
-                if decides || flights.is_empty() {
-                    return Settled { verdict, attempts, copies: copies(&flights) + u32::from(taken) };
-                }
-                (refusal, next_at, leaving) = (Some(verdict), None, None);
-            }
-            Some(again) => {
-                leaving = None;
-                let was_lost = again == Attempt::Lost;
-                let after = match again {
-                    Attempt::Again { after } | Attempt::Limited { after } => after,
-                    Attempt::Lost | Attempt::Done(_) => {
-                        lost += 1;
-                        None
-                    }
-                };
-                if let Some(refusal) = refusal.take_if(|_| flights.is_empty()) {
-                    return Settled { verdict: refusal, attempts, copies: lost as u32 };
-                }
-                if flights.is_empty() && lost >= LOST_MAX {
-                    return Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost as u32 };
-                }
-                let now = Instant::now();
-                let at = if was_lost && lost >= COPIES_MAX {
-                    now + (deadline.saturating_duration_since(now) / LAST_AFTER).min(ATTEMPT_TIMEOUT)
-                } else {
-                    now + RETRY.pause_or(attempts, after)
-                };
-                if flights.is_empty() && at >= deadline {
-                    let verdict = if lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
-                    return Settled { verdict, attempts, copies: lost as u32 };
-                }
-                next_at = Some(at);
+            () = sleep_until(next.unwrap_or(self.deadline).min(self.deadline)) => {
+                if is_due(next) { self.on_due().await } else { None }
             }
         }
     }
+
+    /// It is time for a further copy. The time of the latest one is counted from when it left; it is waited for only when it has not.
+    async fn on_due(&mut self) -> Option<Settled> {
+        let Some(known) = self.leaving.take() else { return self.begin_another().await };
+        self.next_at = self.departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
+        self.leaving = if self.next_at.is_none() { Some(known) } else { None };
+        None
+    }
+
+    async fn begin_another(&mut self) -> Option<Settled> {
+        if self.attempts > 0 && !self.recipient.stays().await {
+            return Some(self.settled(Verdict::Moved));
+        }
+        self.attempts += 1;
+        (self.leaving, self.next_at) = (Some(self.departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
+        self.flights.push((self.send)());
+        None
+    }
+
+    fn on_verdict(&mut self, verdict: Verdict) -> Option<Settled> {
+        let taken = verdict == Verdict::Accepted;
+        let decides = taken || matches!(verdict, Verdict::Gone { .. });
+        if decides || self.flights.is_empty() {
+            let copies = self.count() + u32::from(taken);
+            return Some(Settled { verdict, attempts: self.attempts, copies });
+        }
+        (self.refusal, self.next_at, self.leaving) = (Some(verdict), None, None);
+        None
+    }
+
+    /// A copy was not taken, or is lost.
+    fn on_failure(&mut self, failed: Attempt) -> Option<Settled> {
+        self.leaving = None;
+        let was_lost = failed == Attempt::Lost;
+        let after = match failed {
+            Attempt::Again { after } | Attempt::Limited { after } => after,
+            Attempt::Lost | Attempt::Done(_) => {
+                self.lost += 1;
+                None
+            }
+        };
+        let none_is_open = self.flights.is_empty();
+        if let Some(refusal) = self.refusal.take_if(|_| none_is_open) {
+            return Some(self.settled(refusal));
+        }
+        if none_is_open && self.lost >= LOST_MAX {
+            return Some(self.settled(Verdict::Unconfirmed));
+        }
+        let now = Instant::now();
+        let at = if was_lost && self.lost >= COPIES_MAX {
+            now + (self.deadline.saturating_duration_since(now) / LAST_AFTER).min(ATTEMPT_TIMEOUT)
+        } else {
+            now + RETRY.pause_or(self.attempts, after)
+        };
+        if none_is_open && at >= self.deadline {
+            let verdict = if self.lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
+            return Some(self.settled(verdict));
+        }
+        self.next_at = Some(at);
+        None
+    }
+
+    /// How many the service may have taken.
+    fn count(&self) -> u32 {
+        (self.flights.len() + self.lost) as u32
+    }
+
+    fn settled(&self, verdict: Verdict) -> Settled {
+        Settled { verdict, attempts: self.attempts, copies: self.count() }
+    }
+}
+
+fn is_due(next: Option<Instant>) -> bool {
+    next.is_some_and(|at| at <= Instant::now())
 }
 
 /// The outcome of the first of them that lands; it is taken out.

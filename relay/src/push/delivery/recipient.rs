@@ -1,4 +1,4 @@
-//! Whether a push is still for the token that it was tried with: a device may have another one before the next try.
+//! The recipient of a push, whose token may change between two tries: a device may have another one before the next try.
 //!
 //! Invariant: nobody is asked before a first try.
 

@@ -191,12 +191,12 @@ impl PushService {
         let started = Instant::now();
         let deadline = Instant::from_std(push.until().min(until));
         let mut earlier = Earlier::default();
-        let ((verdict, attempts, copies), is_in_force) = loop {
+        let terms = Terms { event: push.event, deadline, departure, recipient };
+        let (Settled { verdict, attempts, copies }, is_in_force) = loop {
             // Told of whatever comes after this, though it is not polled yet: before it is looked which are in force.
             let changed = pin!(self.0.changed.notified());
             let mode = self.mode();
-            match self.deliver_by(&mode, (app, target, push), deadline, departure, recipient, (earlier, changed)).await
-            {
+            match self.deliver_by(&mode, app, target, push, terms, Resumption { earlier, changed }).await {
                 Ok(ended) => break (ended, Arc::ptr_eq(&mode, &self.mode())),
                 Err(tried) => earlier = tried,
             }
@@ -209,43 +209,37 @@ impl PushService {
         Delivery { verdict, attempts, copies, elapsed: started.elapsed(), is_in_force }
     }
 
-    /// Delivers by these services; the verdict, the attempts and the copies. An error: others are in force before it is settled.
+    /// Delivers by these services. An error: others are in force before it is settled.
     async fn deliver_by(
         &self,
         mode: &Mode,
-        (app, target, push): (&str, &PushTarget, &Push),
-        deadline: Instant,
-        departure: &Departure,
-        recipient: &dyn Recipient,
-        (earlier, changed): (Earlier, Pin<&mut Notified<'_>>),
-    ) -> Result<(Verdict, u32, u32), Earlier> {
+        app: &str,
+        target: &PushTarget,
+        push: &Push,
+        terms: Terms<'_>,
+        from: Resumption<'_, '_>,
+    ) -> Result<Settled, Earlier> {
+        let Mode::Sent(apps) = mode else {
+            terms.departure.note();
+            return Ok(Settled { verdict: print(app, target, push), attempts: 1, copies: 1 });
+        };
         let started = Instant::now();
-        Ok(match mode {
-            Mode::Printed => {
-                departure.note();
-                (print(app, target, push), 1, 1)
-            }
-            Mode::Sent(apps) => match DeliveryRun::new(apps.get(app), target, push) {
-                Ok(run) => {
-                    let record = Arc::clone(run.record());
-                    let _waiting = record.wait();
-                    let ended = run.run(push.event, deadline, departure, recipient, (earlier, changed)).await?;
-                    let Ended { settled: Settled { verdict, attempts, copies }, limited } = ended;
-                    if push.event == Event::Call && !limited && not_in_time(&verdict, started) {
-                        record.trouble(Trouble::grave(NOT_IN_TIME), "");
-                    }
-                    match &verdict {
-                        Verdict::Accepted => record.took(&target.token),
-                        Verdict::Refused { reason } if is_of_a_token(reason) => {
-                            record.token_refused(reason, &target.token);
-                        }
-                        _ => {}
-                    }
-                    (verdict, attempts, copies)
-                }
-                Err(verdict) => (verdict, earlier.attempts, 0),
-            },
-        })
+        let run = match DeliveryRun::new(apps.get(app), target, push) {
+            Ok(run) => run,
+            Err(verdict) => return Ok(Settled { verdict, attempts: from.earlier.attempts, copies: 0 }),
+        };
+        let record = Arc::clone(run.record());
+        let _waiting = record.wait();
+        let Ended { settled, limited } = run.run(terms, from).await?;
+        if push.event == Event::Call && !limited && not_in_time(&settled.verdict, started) {
+            record.trouble(Trouble::grave(NOT_IN_TIME), "");
+        }
+        match &settled.verdict {
+            Verdict::Accepted => record.took(&target.token),
+            Verdict::Refused { reason } if is_of_a_token(reason) => record.token_refused(reason, &target.token),
+            _ => {}
+        }
+        Ok(settled)
     }
 
     /// Counts how a push ended for its app.
@@ -426,14 +420,8 @@ impl<'a> DeliveryRun<'a> {
     }
 
     /// Tries until it is settled, `deadline` comes, or its recipient has another token. An error: other services are in force, and it is no call.
-    async fn run(
-        self,
-        event: Event,
-        deadline: Instant,
-        departure: &Departure,
-        recipient: &dyn Recipient,
-        (earlier, changed): (Earlier, Pin<&mut Notified<'_>>),
-    ) -> Result<Ended, Earlier> {
+    async fn run(self, terms: Terms<'_>, from: Resumption<'_, '_>) -> Result<Ended, Earlier> {
+        let Terms { event, deadline, departure, recipient } = terms;
         let limited = &AtomicBool::new(false);
         let waits_with_others = event.is_of_a_call();
         let retries = Arc::clone(&self.channel().retries);
@@ -463,10 +451,7 @@ impl<'a> DeliveryRun<'a> {
                 };
                 copies::run_with(send, deadline, departure, recipient).await
             }
-            run => {
-                let again = Again { retries: &retries, earlier, changed };
-                run.repeated(event, deadline, departure, recipient, noted, again).await?
-            }
+            run => run.repeated(terms, from, &retries, noted).await?,
         };
         Ok(Ended { settled, limited: limited.load(Ordering::Relaxed) })
     }
@@ -475,20 +460,20 @@ impl<'a> DeliveryRun<'a> {
     pub(crate) async fn try_out(self, deadline: Instant) -> Verdict {
         let retries = Arc::clone(&self.channel().retries);
         let (departure, changed) = (Departure::unmeasured(), Notify::new());
-        let again = Again { retries: &retries, earlier: Earlier::default(), changed: pin!(changed.notified()) };
-        let tried = self.repeated(Event::Test, deadline, &departure, &Fixed, |attempt| attempt, again).await;
+        let terms = Terms { event: Event::Test, deadline, departure: &departure, recipient: &Fixed };
+        let from = Resumption { earlier: Earlier::default(), changed: pin!(changed.notified()) };
+        let tried = self.repeated(terms, from, &retries, |attempt| attempt).await;
         // These are in force as long as it lasts.
         tried.map_or(Verdict::Retry { after: None }, |settled| settled.verdict)
     }
 
+    /// One copy after the other, for what may be late: with the pauses of its service, and while others wait for it, in its turn.
     async fn repeated(
         mut self,
-        event: Event,
-        deadline: Instant,
-        departure: &Departure,
-        recipient: &dyn Recipient,
+        Terms { event, deadline, departure, recipient }: Terms<'_>,
+        Resumption { earlier: Earlier { mut attempts, mut lost }, mut changed }: Resumption<'_, '_>,
+        retries: &Retries,
         noted: impl Fn(Attempt) -> Attempt,
-        Again { retries, earlier: Earlier { mut attempts, mut lost }, mut changed }: Again<'_, '_>,
     ) -> Result<Settled, Earlier> {
         // The mistake of the operator's that it was refused for.
         let mut refused_for = None;
@@ -514,23 +499,8 @@ impl<'a> DeliveryRun<'a> {
             }
             attempts += 1;
             tries += 1;
-            let attempt = match &mut self {
-                Self::Apns(apns, prepared) => apns.attempt(prepared, deadline, departure).await,
-                Self::Fcm(fcm, prepared) => {
-                    let until = deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT);
-                    fcm.attempt(prepared, until, departure).await
-                }
-                Self::WebPush(webpush, prepared) => {
-                    let until = deadline.min(Instant::now() + webpush::ATTEMPT_TIMEOUT);
-                    webpush.attempt(prepared, until, departure).await
-                }
-            };
-            refused_for = match &attempt {
-                Attempt::Done(Verdict::Refused { reason }) if is_waited_out(event) && is_of_configuration(reason) => {
-                    Some(*reason)
-                }
-                _ => None,
-            };
+            let attempt = self.attempt(deadline, departure).await;
+            refused_for = mistake_waited_out(event, &attempt);
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
             let after = match attempt {
@@ -574,15 +544,48 @@ impl<'a> DeliveryRun<'a> {
             }
         }
     }
+
+    /// Tries once.
+    async fn attempt(&mut self, deadline: Instant, departure: &Departure) -> Attempt {
+        match self {
+            Self::Apns(apns, prepared) => apns.attempt(prepared, deadline, departure).await,
+            Self::Fcm(fcm, prepared) => {
+                let until = deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT);
+                fcm.attempt(prepared, until, departure).await
+            }
+            Self::WebPush(webpush, prepared) => {
+                let until = deadline.min(Instant::now() + webpush::ATTEMPT_TIMEOUT);
+                webpush.attempt(prepared, until, departure).await
+            }
+        }
+    }
 }
 
-/// What a push that is tried again goes by.
-struct Again<'a, 'b> {
-    /// The retries of its service.
-    retries: &'a Retries,
+/// How long a push is tried, and who is told and asked meanwhile.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    event: Event,
+    deadline: Instant,
+    /// Told when it leaves.
+    departure: &'a Departure,
+    /// Asked before it is tried again.
+    recipient: &'a dyn Recipient,
+}
+
+/// Where a push goes on that other services have tried, and the news that others than these are in force.
+struct Resumption<'a, 'b> {
     earlier: Earlier,
-    /// Other services are in force.
     changed: Pin<&'a mut Notified<'b>>,
+}
+
+/// The operator's mistake that this push was refused for, where it waits until that is mended.
+fn mistake_waited_out(event: Event, attempt: &Attempt) -> Option<&'static str> {
+    match attempt {
+        Attempt::Done(Verdict::Refused { reason }) if is_waited_out(event) && is_of_configuration(reason) => {
+            Some(*reason)
+        }
+        _ => None,
+    }
 }
 
 /// Whether a push waits for the operator to mend a mistake. A call is for now or never; and a test is asked for to see the mistake.

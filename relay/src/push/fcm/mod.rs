@@ -189,7 +189,7 @@ impl Fcm {
             prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
             let PreparedPush { ref request, urgent, when_silent } = *prepared;
             let patience = Patience { until, when_silent, urgent, departure };
-            let read = |answer: &Answer| self.judged((request.whom.unwrap_or_default(), urgent), answer);
+            let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), urgent, answer);
             match self.channel.send(request, patience, read).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
@@ -212,7 +212,7 @@ impl Fcm {
     }
 
     /// The meaning of an answer to a message for `whom`, of a call or of none, also beside other devices' answers.
-    fn judged(&self, (whom, urgent): (u64, bool), answer: &Answer) -> (Meaning, Bearing) {
+    fn judged(&self, whom: u64, urgent: bool, answer: &Answer) -> (Meaning, Bearing) {
         let (meaning, bearing) = classify(answer);
         if bearing.note == Note::Accepted {
             self.told.clear();

@@ -5,8 +5,8 @@
 //! dropped and never printed.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::since_boot;
 use crate::clock::token_times::TokenTimes;
+use crate::lock::Mutex;
 use crate::push::connection::answer::{Answer, Bearing};
 use crate::push::connection::answer_body;
 use crate::push::connection::answer_timeout::{Patience, WhenSilent};
@@ -176,7 +177,7 @@ impl Tokens {
 
     /// FCM has refused this one.
     pub(super) fn refused(&self, token: &AccessToken) -> Refusal {
-        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replaced = self.replaced.lock();
         let now = since_boot();
         match replaced.filter(|(at, _)| now.saturating_sub(*at) < REPLACED_EVERY) {
             Some((_, serial)) if token.serial > serial => Refusal::Ground,

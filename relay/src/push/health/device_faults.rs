@@ -7,10 +7,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::lock::Mutex;
 
 /// Lines that the faults of one device may cost ...
 const LINES_OF_ONE: u32 = 3;
@@ -54,8 +56,7 @@ impl Faults {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, (u32, Instant)>> {
-        // Whole entries go in and out.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -80,7 +81,7 @@ mod tests {
         for whom in 10..3_000 {
             assert_eq!(cost(whom, 1), 1);
         }
-        assert!(faults.0.lock().unwrap().len() <= DEVICES_MAX);
+        assert!(faults.0.lock().len() <= DEVICES_MAX);
         assert_eq!((name_of("a"), name_of("a") == name_of("b")), (name_of("a"), false));
     }
 }

@@ -22,7 +22,7 @@ pub(super) mod since_taken;
 pub(super) mod token_refusals;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -31,6 +31,7 @@ use self::origin_health::{TROUBLES, Troubled, Weight};
 use self::token_refusals::{Says, Tokens, is_of_a_token};
 use crate::clock::{rfc3339, unix_now};
 use crate::domain::PushOutcome;
+use crate::lock::Mutex;
 use crate::metrics::PushServiceSeries;
 use crate::secret::PushToken;
 
@@ -401,8 +402,7 @@ impl Record {
     }
 
     fn lock(&self) -> MutexGuard<'_, Standing> {
-        // Only whole values are assigned under the lock.
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standing.lock()
     }
 }
 

@@ -17,10 +17,12 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::lock::Mutex;
 
 /// Light troubles in a row at which a service fails.
 pub(super) const TROUBLES: u32 = 3;
@@ -144,8 +146,7 @@ impl Troubled {
     }
 
     fn lock(&self) -> MutexGuard<'_, Services> {
-        // Whole entries go in and out.
-        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+        self.services.lock()
     }
 }
 

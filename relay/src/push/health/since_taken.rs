@@ -1,9 +1,11 @@
-//! What a push service has said since it took the last push: it counts only as long as none is taken.
+//! Answers of a push service since it took the last push: they count only as long as none is taken.
 //!
 //! Invariant: a push that is taken costs one atomic read where nothing was noted. Of a device nothing is kept but the keyed hash that the caller names it by.
 
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::lock::Mutex;
 
 /// A value that is empty again with the next push that is taken.
 #[derive(Default)]
@@ -28,8 +30,7 @@ impl<T: Default> SinceTaken<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, T> {
-        // Whole values go in and out.
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.noted.lock()
     }
 }
 

@@ -12,12 +12,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::lock::Mutex;
 use crate::push::connection::backoff::RETRY;
 use crate::push::connection::not_before::REST_MAX;
 
@@ -137,8 +138,7 @@ impl Limits {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Whole entries go in and out.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, SystemTime};
 
 use hyper::Uri;
@@ -29,6 +29,7 @@ use super::http1_limits::{OwnPlaces, Place, Places};
 use super::limits::Limits;
 use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
+use crate::lock::Mutex;
 use crate::net::address_policy::Reach;
 use crate::net::https_port::https_port;
 use crate::push::Verdict;
@@ -130,7 +131,7 @@ impl Origins {
         let mut table = self.table.lock();
         let now = Instant::now();
         if let Some(known) = table.get(&*origin) {
-            *known.used_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            *known.used_at.lock() = now;
             return Some(Arc::clone(known));
         }
         forget_idle(&mut table, now);
@@ -169,8 +170,7 @@ impl Origins {
 
 impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Origin>>> {
-        // Whole origins go in and out.
-        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+        self.origins.lock()
     }
 }
 
@@ -258,7 +258,7 @@ impl Origin {
     /// The VAPID header that identifies the sender. `None` when the system cannot sign.
     pub(super) fn authorization(&self, vapid: &Vapid) -> Option<HeaderValue> {
         let now = SystemTime::now();
-        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut token = self.token.lock();
         // A clock that was set back makes the age an error: sign anew then, too.
         if let Some((header, at)) = &*token
             && now.duration_since(*at).is_ok_and(|age| age < RENEW_AFTER)
@@ -280,7 +280,7 @@ impl Origin {
     }
 
     fn idle_since(&self) -> Instant {
-        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.used_at.lock()
     }
 }
 

@@ -9,10 +9,12 @@
 //! has fewer than they. No lock is held while anything waits; of a host that has no place and waits for none nothing is kept once a place is given back.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+
+use crate::lock::Mutex;
 
 /// The places.
 pub(super) struct Turns {
@@ -93,7 +95,7 @@ impl Turns {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // The counts go with what is handed out under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

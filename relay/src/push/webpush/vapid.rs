@@ -1,4 +1,4 @@
-//! How an App's pushes are known to push services: VAPID (RFC 8292), a token signed with the App's key for each service.
+//! The App's identity at push services: VAPID (RFC 8292), a token signed with the App's key for each service.
 //!
 //! Invariant: a token is for one origin and lives [`LIFE`]; the private key is never printed.
 

@@ -25,7 +25,7 @@
 //! take holds up no other.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout};
 
 use super::woken_calls::Telling;
 use crate::agent::request::Request;
+use crate::lock::Mutex;
 use crate::service::{Inner, Service};
 use crate::vault::{OPERATION_LIMIT, StoreError};
 
@@ -74,9 +75,8 @@ impl HandOver {
         self.news.notify_one();
     }
 
-    // A panic while the lock was held leaves a whole set behind: each change is one statement.
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 

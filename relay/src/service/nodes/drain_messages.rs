@@ -20,13 +20,14 @@
 //! [`HEARD_WITHIN`] at most, also before a receipt: a silent node may have died.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 use crate::agent::request::DeadToken;
+use crate::lock::Mutex;
 use crate::vault::{AorKey, Owner};
 
 /// How long a node is believed to serve on that has said that it leaves, unless it says that it has left: longer than it takes.
@@ -178,9 +179,8 @@ impl Leavers {
         self.lock().iter().filter(|(_, until)| **until > now).map(|(run, _)| run.clone()).collect()
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Owner, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

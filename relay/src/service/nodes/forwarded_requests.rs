@@ -4,13 +4,14 @@
 //! instances at most, each for [`RECEIPT_LIFE_S`] at most. Nobody is told anything by it who does not show that secret.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
 use subtle::ConstantTimeEq as _;
 
 use crate::clock;
+use crate::lock::Mutex;
 use crate::vault::RECEIPT_LIFE_S;
 
 /// Instances that are known at most; then the older half is forgotten.
@@ -48,9 +49,8 @@ impl PassedOn {
         (is_theirs && is_young).then(|| passed.node.clone())
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Passed>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

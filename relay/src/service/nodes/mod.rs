@@ -26,7 +26,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -39,6 +39,7 @@ use super::devices::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request};
 use crate::clock;
+use crate::lock::Mutex;
 use crate::random;
 use crate::secret::InstanceSecret;
 use crate::vault::peer_messages::{Letter, LetterNumber};
@@ -355,8 +356,7 @@ impl Inner {
 }
 
 impl Questions {
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, Tell>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -10,9 +10,10 @@
 //! Invariant: a silence that nobody has [noted](Silences::note) or [watched](Silences::watch) for a [`GAP`] is over: the next one begins anew.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::lock::Mutex;
 use crate::service::ownership::missing_records::Heard;
 use crate::vault::{Owner, Peer};
 
@@ -66,9 +67,8 @@ impl Silences {
         });
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Silence>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

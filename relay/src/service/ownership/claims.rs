@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use sip::endpoint::{ContactHosts, NewBinding};
@@ -31,6 +31,7 @@ use crate::agent::Binding;
 use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
+use crate::lock::Mutex;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::vault::peer_messages::Letter;
@@ -417,9 +418,8 @@ impl Settling {
         taken
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Option<Owner>>> {
-        self.from.lock().unwrap_or_else(PoisonError::into_inner)
+        self.from.lock()
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::agent::request::Request;
 use crate::clock;
 use crate::domain::InstanceState;
+use crate::lock::Mutex;
 use crate::service::Inner;
 use crate::vault::{Fence, Whose};
 
@@ -30,7 +31,7 @@ pub(crate) struct LeftToOwner(Mutex<HashSet<InstanceId>>);
 
 impl LeftToOwner {
     fn lock(&self) -> MutexGuard<'_, HashSet<InstanceId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -9,7 +9,7 @@
 //! that a record is compared, no write of it is under way: the store carries out none that is late, and changes wait for its lock.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::restore::Loss;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::service::Inner;
 use crate::vault::{OPERATION_LIMIT, StoreError};
 
@@ -43,9 +44,8 @@ impl UnansweredWrites {
         self.lock().extract_if(.., settled).map(|(id, _)| id).collect()
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

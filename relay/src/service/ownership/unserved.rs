@@ -9,7 +9,7 @@
 //! else has stays, and is warned of for as long as it is here. What is opened and not bound yet is not forgotten meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::offers::{Offer, Outcome, Why};
 use crate::agent::request::Request;
 use crate::clock;
+use crate::lock::Mutex;
 use crate::service::{Inner, Service};
 use crate::vault::record::{Provider, Record};
 
@@ -73,9 +74,8 @@ impl Unserved {
         by_need
     }
 
-    // A panic while the lock was held leaves a whole table behind: each change is one statement.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Noted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -25,7 +25,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
@@ -37,6 +37,7 @@ use super::scripts::{ClaimOutcome, Claimed, SCRIPTS};
 use super::shares::Shares;
 use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, node_key, record_id, record_key};
 use crate::clock;
+use crate::lock;
 use crate::vault::seal::Sealed;
 use crate::vault::store::{AwayReason, Fence, Owner, StoreError, Stored};
 use crate::vault::wanted::Wanted;
@@ -78,7 +79,7 @@ const DAMAGED_MAX: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Claims {
     round: Mutex<Round>,
-    offered: std::sync::Mutex<Vec<Offered>>,
+    offered: lock::Mutex<Vec<Offered>>,
     yields: AtomicBool,
 }
 
@@ -170,9 +171,8 @@ impl Claims {
         self.yields.store(yields, Ordering::Relaxed);
     }
 
-    // A panic while the lock was held leaves a whole list behind: each change is one statement.
     fn offered(&self) -> MutexGuard<'_, Vec<Offered>> {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.offered.lock()
     }
 
     pub async fn claim(
@@ -401,7 +401,7 @@ impl Round {
         let nodes = self.nodes.clone();
         if !nodes.iter().any(|node| **node == *owner.node) {
             // Nobody would see this one die: its name is put there again with the next renewal.
-            *store.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *store.enlisted.lock() = None;
         }
         let (mut dead, mut living) = (Vec::new(), vec![owner.node.clone()]);
         for node in nodes.iter().filter(|node| **node != *owner.node) {

@@ -1,4 +1,4 @@
-//! Where the store is: the URL of the configuration, read.
+//! The place of the store: the URL of the configuration, read.
 //!
 //! ```text
 //! redis[s]://[USER[:PASSWORD]@]HOST[:PORT][/DB]

@@ -1,4 +1,4 @@
-//! How a connection to Redis is made: to one server, to the master that a sentinel names, to a Cluster.
+//! Making a connection to Redis: to one server, to the master that a sentinel names, to a Cluster.
 //!
 //! | store | who is asked | who is silent costs |
 //! | --- | --- | --- |

@@ -1,4 +1,4 @@
-//! What kind of Redis it is: whether it forgets, whether it keeps what it is given, and whether the relay's user may do all
+//! The examination of a Redis: whether it forgets, whether it keeps what it is given, and whether the relay's user may do all
 //! that a relay does.
 //!
 //! Invariant: each command and each script that the store uses is run on keys of this examination alone, which end after

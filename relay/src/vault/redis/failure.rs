@@ -1,4 +1,4 @@
-//! What an error of the Redis library means: for whoever asked, and for the connection.
+//! The meaning of an error of the Redis library: for whoever asked, and for the connection.
 //!
 //! Invariant: of what a server says only the code is kept, or which of the sentences that are named here it was.
 

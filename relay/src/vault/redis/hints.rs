@@ -1,4 +1,4 @@
-//! What the store names beside its records: the nodes, the runs that hold their leases, and which instances a node may have.
+//! The names that the store has beside its records: the nodes, the runs that hold their leases, and which instances a node may have.
 //!
 //! Invariant: an odd value (of another type, or no text), which no relay writes, counts as none, so that it costs nobody else anything; the next
 //! write takes its place.

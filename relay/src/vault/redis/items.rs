@@ -1,4 +1,4 @@
-//! What is kept for a device beside its record, in Redis.
+//! Items that are kept for a device beside its record, in Redis.
 //!
 //! Invariant: something is kept only where the record is, in one script with the look at it; an item key and a sealed value
 //! are all that leaves.

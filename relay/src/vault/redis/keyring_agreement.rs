@@ -1,4 +1,4 @@
-//! Whose keyring the living nodes use: each writes down what tells its own from another, and looks before it takes anything.
+//! The keyring of the living nodes: each writes down what tells its own from another, and looks before it takes anything.
 //!
 //! The one that was there first stands, as long as a node that has it lives: its names end [`AGREEMENT_TTL`] after the last look of such a
 //! node. Of the same keyring's copies the one stands that an operator has mixed something into most often. A name that is missing is written by whom the

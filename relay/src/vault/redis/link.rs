@@ -9,8 +9,8 @@
 //! What was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives. What is for a store that forgets
 //! is asked over a connection alone whose other end was [looked at](super::persistence).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation};
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::client::RedisClient;
 use super::connect::{Connection, connect};
 use super::failure::Failure;
+use crate::lock::Mutex;
 use crate::vault::store::{AwayReason, StoreError};
 
 /// How long the store's clock is known after it was told: two clocks part by less than a millisecond in this time.
@@ -119,7 +120,7 @@ impl Link {
 
     /// How many connections were opened until now: what it was between two questions it was for both.
     pub fn generation(&self) -> u64 {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).generation
+        self.current.lock().generation
     }
 
     /// Likewise, with a connection that is open.
@@ -139,12 +140,12 @@ impl Link {
 
     /// When it was found last that the other end of the connection of this generation forgets.
     pub(super) fn forgot_at(&self, generation: u64) -> Option<Instant> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         current.forgot_at.filter(|_| current.generation == generation)
     }
 
     pub(super) fn note_forgets(&self, generation: u64, at: Instant) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         if current.generation == generation {
             current.forgot_at = Some(at);
         }
@@ -152,7 +153,7 @@ impl Link {
 
     /// How long the present connection has served without anything going wrong on it.
     pub fn steady_for(&self) -> Duration {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         let steady_since = current.steady_since.filter(|_| current.connection.is_some());
         steady_since.map_or(Duration::ZERO, |at| at.elapsed())
     }
@@ -205,7 +206,7 @@ impl Link {
                 Err(Failure { late_at: Some(said_ms), .. }) => {
                     clock = Some(StoreClock { said_ms, heard_at: Instant::now() });
                     if !self.is_cluster {
-                        self.current.lock().unwrap_or_else(PoisonError::into_inner).clock = clock;
+                        self.current.lock().clock = clock;
                     }
                 }
                 answer => return answer,
@@ -215,7 +216,7 @@ impl Link {
     }
 
     fn clock(&self) -> Option<StoreClock> {
-        let clock = self.current.lock().unwrap_or_else(PoisonError::into_inner).clock;
+        let clock = self.current.lock().clock;
         clock.filter(|clock| clock.heard_at.elapsed() < CLOCK_KNOWN)
     }
 
@@ -270,7 +271,7 @@ impl Link {
 
     /// The connection of this generation has failed.
     fn give_up(&self, generation: u64, is_silence: bool) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         if current.generation != generation {
             return;
         }
@@ -319,7 +320,7 @@ impl Link {
             let failure = |error| Failure::of(&error).within(is_cluster);
             let made = made.map_err(|_| Failure::timed_out()).and_then(|made| made.map_err(failure));
             let connection = made.map_err(|failure| failure.error)?;
-            let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut current = current.lock();
             current.generation += 1;
             current.steady_since = Some(Instant::now());
             current.made_at = current.steady_since;
@@ -331,7 +332,7 @@ impl Link {
     }
 
     fn open_connection(&self) -> Option<(Connection, u64)> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.lock();
         Some((current.connection.clone()?, current.generation))
     }
 }

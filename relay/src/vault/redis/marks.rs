@@ -19,12 +19,12 @@
 //! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is in doubt whenever it was away.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::scripts::SCRIPTS;
 use super::{INDEX_TTL, RedisStore, millis};
 use crate::clock::{self, since_boot};
+use crate::lock::Mutex;
 use crate::vault::store::{Owner, StoreError};
 
 /// What this run knows of its marks.
@@ -45,7 +45,7 @@ pub(super) struct Marked {
 impl Marked {
     /// The store is not what it was.
     fn note_loss(&self) {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
+        *self.lost_at.lock() = Some(clock::now());
         self.is_lost.store(true, Ordering::Relaxed);
     }
 
@@ -53,7 +53,7 @@ impl Marked {
     /// time has since it was heard last, by more than `most`.
     fn has_jumped(&self, said: Duration, asked_at: Duration, answered_at: Duration, most: Duration) -> bool {
         let at_most = said.saturating_sub(asked_at);
-        let earlier = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).replace(at_most);
+        let earlier = self.ahead.lock().replace(at_most);
         earlier.is_some_and(|earlier| said.saturating_sub(answered_at) > earlier + most)
     }
 
@@ -94,7 +94,7 @@ impl RedisStore {
         if marked.is_lost.load(Ordering::Relaxed) {
             self.mark(owner, self.link.generation()).await?;
             marked.is_lost.store(false, Ordering::Relaxed);
-            *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.enlisted.lock() = None;
             marked.losses.fetch_add(1, Ordering::Relaxed);
         }
         Ok(marked.losses.load(Ordering::Relaxed))
@@ -134,7 +134,7 @@ impl RedisStore {
 
     /// Whether something was lost so lately that its owners may not have written it again yet.
     pub fn is_being_restored(&self) -> bool {
-        let lost_at = *self.marked.lost_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost_at = *self.marked.lost_at.lock();
         lost_at.is_some_and(|at| at.elapsed() < self.lease)
     }
 }

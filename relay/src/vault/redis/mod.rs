@@ -54,7 +54,7 @@ mod sentinel;
 mod shares;
 mod unasked;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -70,6 +70,7 @@ use super::store::{
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
+use crate::lock::Mutex;
 use bulk_reads::Boxes;
 use claim::{Claims, Offered};
 use client::RedisClient;
@@ -442,13 +443,13 @@ impl RedisStore {
             self.note_lost_lease();
         }
         self.rivals.note(&owner.run, earlier.as_deref().map(String::from_utf8_lossy).as_deref());
-        let enlisted = *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        let enlisted = *self.enlisted.lock();
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
             self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
             if let Some(note) = note() {
                 self.write_note(owner, &note).await?;
             }
-            *self.enlisted.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
+            *self.enlisted.lock() = Some(clock::now());
         }
         Ok(if kept { Lease::Held } else { Lease::Lapsed })
     }

@@ -8,13 +8,14 @@
 //! Invariant: of two, the later one, which found the other with its first write, claims nothing and leaves the lease to the other for as long as that lives; unless
 //! it has claimed something by then, for the other stood still. Both say so, and are not ready. Whoever has found nobody else for a lease is alone again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::peer_messages::LETTERS_FULL;
 use super::{RELEASED, RedisStore};
+use crate::lock::Mutex;
 use crate::vault::store::{AwayReason, Owner, StoreError};
 
 /// How often another run's name must be found behind this one's own: one that stood still, and has lost its lease meanwhile, may write it once.
@@ -133,9 +134,8 @@ impl Rivals {
         state.is_contested() && state.is_later() && !state.claims
     }
 
-    // A panic while the lock was held leaves a whole state behind.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which node takes over what a dead one leaves: a share for each that lives.
+//! The shares by which living nodes take over what a dead one leaves: one for each that lives.
 //!
 //! Rendezvous hashing (Thaler and Ravishankar, 1998): for each account the node with the highest weight. All nodes compute the same
 //! without asking each other; when one node goes, only its share moves. An account's devices carry the same

@@ -17,8 +17,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sip::id::InstanceId;
@@ -28,6 +28,7 @@ use super::{Table, Tombstone, retain_live};
 use crate::clock;
 use crate::domain::{WipeReason, Word as _};
 use crate::file_owner;
+use crate::lock::Mutex;
 use crate::vault::keyring::{KeyringError, beside as named_beside, reading_wipes};
 use crate::vault::lookup::{Lookup, hex, unhex};
 use crate::vault::store::Fence;
@@ -110,7 +111,7 @@ impl Log {
     /// Writes `table` anew to `path`, and appends from then on. Where it cannot be written, all of it is in the file already, and the file is behind from the start.
     pub(super) fn open(path: PathBuf, table: Arc<Mutex<Table>>) -> Result<Self, KeyringError> {
         let file = write_anew(&path, &table);
-        let lines = table.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let lines = table.lock().len();
         let (orders, waiting) = mpsc::channel();
         let trouble = Trouble::default();
         let (file, error) = file.map_or_else(|error| (None, Some(error)), |file| (Some(file), None));
@@ -135,13 +136,13 @@ impl Log {
 
     /// Why the file is behind what happened, while it is.
     pub(super) fn trouble(&self) -> Option<Box<str>> {
-        let failed = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed = self.trouble.lock().clone();
         failed.or_else(|| self.stall(clock::now()))
     }
 
     /// Likewise, where the disk does not answer; that is logged once.
     fn stall(&self, now: Instant) -> Option<Box<str>> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self.busy.lock();
         let (since, is_told) = busy.as_mut()?;
         if now.saturating_duration_since(*since) < STALLED {
             return None;
@@ -225,11 +226,11 @@ impl Writer {
     }
 
     fn note_busy(&self, since: Option<Instant>) {
-        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = since.map(|since| (since, false));
+        *self.busy.lock() = since.map(|since| (since, false));
     }
 
     fn note_durable(&self, written: Vec<InstanceId>) {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock();
         for id in written {
             if let Some(tombstone) = table.get_mut(&id) {
                 tombstone.is_durable = true;
@@ -238,12 +239,12 @@ impl Writer {
     }
 
     fn is_behind(&self) -> bool {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.trouble.lock().is_some()
     }
 
     fn fall_behind(&self, error: &io::Error) {
         let path = self.path.display();
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trouble = self.trouble.lock();
         if trouble.is_none() {
             *trouble = Some(format!("{path}: {error}").into());
             tracing::error!(event = "tombstone-not-written", %error, %path, "a wipe could not be written down: it has no receipt until it is; see that there is room");
@@ -257,12 +258,11 @@ impl Writer {
         }
         self.tried_at = Some(Instant::now());
         // Those of before the writing alone are in the file for sure.
-        let before: Vec<InstanceId> =
-            self.table.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        let before: Vec<InstanceId> = self.table.lock().keys().copied().collect();
         self.file = Some(write_anew(&self.path, &self.table)?);
         (self.lines, self.torn, self.tried_at) = (before.len(), false, None);
         self.note_durable(before);
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.trouble.lock() = None;
         tracing::info!(event = "tombstones-written", path = %self.path.display(), "the wipes that could not be written down are written");
         Ok(())
     }
@@ -298,7 +298,7 @@ impl Writer {
             return;
         }
         let count = {
-            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut table = self.table.lock();
             if self.lines <= table.len() * 3 + SURPLUS_MAX {
                 return;
             }
@@ -419,7 +419,7 @@ fn take_in(text: &[u8], table: &mut Table, path: &Path) {
 
 fn write_anew(path: &Path, table: &Mutex<Table>) -> io::Result<File> {
     // Shards ask the table: what takes long is done beside it.
-    let table = table.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let table = table.lock().clone();
     let lines_of = |(id, tombstone): (&InstanceId, &Tombstone)| {
         let mut lines = Line::Wipe(*id, tombstone.clone()).to_text();
         if tombstone.unregistered {
@@ -506,11 +506,11 @@ mod tests {
         let log = Log { orders, trouble: Trouble::default(), busy: Busy::default(), path: "/k.wiped-a".into() };
         let start = Instant::now();
         assert_eq!(log.stall(start), None);
-        *log.busy.lock().unwrap() = Some((start, false));
+        *log.busy.lock() = Some((start, false));
         assert_eq!(log.stall(start + STALLED / 2), None, "a disk may take its time");
         assert_eq!(log.stall(start + STALLED).as_deref(), Some("/k.wiped-a: its disk does not answer"));
-        assert_eq!(*log.busy.lock().unwrap(), Some((start, true)), "it is logged once");
-        *log.busy.lock().unwrap() = None;
+        assert_eq!(*log.busy.lock(), Some((start, true)), "it is logged once");
+        *log.busy.lock() = None;
         assert_eq!(log.stall(start + STALLED * 2), None);
     }
 }

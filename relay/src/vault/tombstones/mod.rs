@@ -1,4 +1,4 @@
-//! What was wiped and must not come back: a tombstone for each wipe, until every form of the record that was ever stored would have ended anyway.
+//! Tombstones of what was wiped and must not come back: one for each wipe, until every form of the record that was ever stored would have ended anyway.
 //!
 //! ```text
 //! raise ── durable ──┬── erased from the store ── a receipt, for a day ── forgotten with the record's own end
@@ -26,7 +26,7 @@ mod room;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -39,6 +39,7 @@ use super::lookup::Lookup;
 use super::store::Fence;
 use crate::clock::{DAY_S, confirmed_now, latest_now, shared_now};
 use crate::domain::WipeReason;
+use crate::lock::Mutex;
 use log::{Line, Log};
 pub use peers::Beside;
 use peers::Peers;
@@ -311,12 +312,12 @@ impl Tombstones {
     }
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
-        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.peers.lock()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // A panic between two assignments leaves whole tombstones behind.
-        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.table.lock()
     }
 }
 

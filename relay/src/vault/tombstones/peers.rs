@@ -1,4 +1,4 @@
-//! What other nodes wiped whose files lie beside ours: several that share a directory see each other's tombstones.
+//! Tombstones of other nodes whose files lie beside ours: several that share a directory see each other's tombstones.
 //!
 //! Invariant: what was read of a file counts until that file is read again, also when it cannot be.
 

@@ -239,7 +239,8 @@ impl Call {
         now: Instant,
         wait: Duration,
         instances: &[InstanceId],
-        (invite, caller): (Invite, Caller),
+        invite: Invite,
+        caller: Caller,
     ) -> Announced {
         let targets = std::mem::take(&mut self.targets);
         let all = |filter: fn(&Target) -> bool| {

@@ -44,7 +44,7 @@ fn waiting_for(now: Instant, instances: &[InstanceId]) -> Call {
     let mut waiting = Call::expected(now, timing, RING, call, binding, key);
     let mark = InviteMark::of(&invite);
     let invite = Invite::new(now, timing, server, source, (invite, mark, None), "tag".into());
-    waiting.arrive(now, RING, instances, (invite, caller));
+    waiting.arrive(now, RING, instances, invite, caller);
     waiting
 }
 

@@ -47,7 +47,7 @@ impl Endpoint {
         if self.calls.refused.as_mut().is_some_and(|refused| refused.is_untold(invite, binding)) {
             let (caller, key) = self.caller_of(invite);
             let call = CallId::new(self.core.random.wide(), binding.tag());
-            self.tell_refused(now, call, &self.callees(binding), invite, (&caller, key));
+            self.tell_refused(now, call, &self.callees(binding), invite, &caller, key);
         }
         self.refuse_at_end(source, invite);
     }

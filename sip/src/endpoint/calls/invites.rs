@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Arrival;
 use crate::edge::call::invite::{Invite, valid_until};
 use crate::edge::call::{Announced, Call};
 use crate::edge::caller::{self, Caller};
@@ -99,7 +100,7 @@ impl Endpoint {
         let ((instances, refused), status) = self.callable(now, binding, callees, key);
         let call = expected.map_or_else(|| CallId::new(self.core.random.wide(), binding.tag()), |(call, _)| call);
         if instances.is_empty() {
-            self.tell_refused(now, call, &refused, invite, (&caller, key));
+            self.tell_refused(now, call, &refused, invite, &caller, key);
             return Err(status);
         }
         Ok(Admitted { call, instances, refused, caller, key, mark, valid_until: valid_until(now, invite) })
@@ -119,7 +120,8 @@ impl Endpoint {
         call: CallId,
         instances: &[InstanceId],
         invite: &Message,
-        (caller, key): (&Caller, CallerKey),
+        caller: &Caller,
+        key: CallerKey,
     ) {
         let (mark, replaces) = (Some(InviteMark::of(invite)), Replaces::of(invite));
         for instance in instances.iter().copied().filter(|it| self.devices.spend_told(now, *it, key)) {
@@ -151,7 +153,8 @@ impl Endpoint {
         let invite = Invite::new(now, timing, server, source, (invite, mark, valid_until), self.core.random.tag());
         let wait = invite.limit(now + self.core.settings.ring_timeout).saturating_duration_since(now);
         self.core.later(now, wait.min(timing.provisional_interval), Timer::Call(call));
-        let announced = self.calls.arrive(now, (timing, wait), call, binding, &instances, (invite, caller, key));
+        let announced =
+            self.calls.arrive(now, call, binding, &instances, Arrival { invite, caller, key, timing, wait });
         if let Some(row) = self.calls.get_mut(call) {
             row.limit(key, refused);
         }

@@ -77,6 +77,17 @@ pub(super) struct Calls {
     pub(super) refused: Option<AtEnd>,
 }
 
+/// The INVITE of a call that has come, and its sender.
+struct Arrival {
+    invite: Invite,
+    caller: Caller,
+    /// The caller, as it is counted.
+    key: CallerKey,
+    timing: EdgeTiming,
+    /// How long it waits for its devices.
+    wait: Duration,
+}
+
 impl Calls {
     pub(super) fn get(&self, call: CallId) -> Option<&Call> {
         self.rows.get(&call)
@@ -227,15 +238,14 @@ impl Calls {
     fn arrive(
         &mut self,
         now: Instant,
-        (timing, wait): (EdgeTiming, Duration),
         id: CallId,
         binding: BindingId,
         instances: &[InstanceId],
-        (invite, caller, key): (Invite, Caller, CallerKey),
+        Arrival { invite, caller, key, timing, wait }: Arrival,
     ) -> Option<Announced> {
         let was_expected = self.expects_no_more(binding, id);
         let call = self.rows.entry(id).or_insert_with(|| Call::expected(now, timing, wait, id, binding, key));
-        let announced = call.arrive(now, wait, instances, (invite, caller));
+        let announced = call.arrive(now, wait, instances, invite, caller);
         if let Some(mark) = call.mark() {
             self.marked.entry((mark, binding)).or_default().push(id);
         }
@@ -342,7 +352,7 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(30);
 
-    fn invite(now: Instant) -> (Invite, Caller, CallerKey) {
+    fn arrival(now: Instant) -> Arrival {
         let text = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP p;branch=z9hG4bK1\r\nFrom: <sip:bob@example.com>;tag=1\r\n\
                     To: <sip:a@b>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
         let invite = Message::parse(&text.into(), &Limits::default()).unwrap();
@@ -354,7 +364,9 @@ mod tests {
         let server = Table::<(), ()>::new(1, Timing::default(), false).open(&invite, reply, ()).unwrap();
         let (mark, caller) = (InviteMark::of(&invite), caller(&invite));
         let key = CallerKeys::default().of(&caller.0);
-        (Invite::new(now, EdgeTiming::default(), server, source, (invite, mark, None), "tag".into()), caller, key)
+        let timing = EdgeTiming::default();
+        let invite = Invite::new(now, timing, server, source, (invite, mark, None), "tag".into());
+        Arrival { invite, caller, key, timing, wait: WAIT }
     }
 
     #[test]
@@ -366,8 +378,7 @@ mod tests {
         };
         for number in 0..1_000 {
             let (call, binding, instance) = of(number);
-            let timing = (EdgeTiming::default(), WAIT);
-            calls.arrive(now, timing, call, binding, &[instance], invite(now));
+            calls.arrive(now, call, binding, &[instance], arrival(now));
         }
         #[expect(clippy::disallowed_methods, reason = "the longest of all")]
         let longest = calls.marked.values().map(Vec::len).max();

@@ -60,7 +60,7 @@ impl Endpoint {
         let (caller, counted_by) = self.caller_of(&invite);
         if let Some(status) = self.overtakes_too_many(binding, &source, counted_by) {
             let call = CallId::new(self.core.random.wide(), binding.tag());
-            self.tell_refused(now, call, &self.all_instances(binding), &invite, (&caller, counted_by));
+            self.tell_refused(now, call, &self.all_instances(binding), &invite, &caller, counted_by);
             return self.refuse_call(now, reply, &invite, status);
         }
         let key = self.core.branch();

@@ -1,4 +1,4 @@
-//! How many registrations may begin in a second: at one SIP server, and at one address, whatever names lead there.
+//! The pace of registrations, in so many a second: at one SIP server, and at one address, whatever names lead there.
 //!
 //! A SIP server is paced by its row; so is the address that its flow leads to, which many names may share. A REGISTER that
 //! is sent again counts at its address like one that begins: an address that answers nothing gets little.

@@ -1,4 +1,4 @@
-//! How many registrations may be under way at one SIP server: its answers are the clock by which further ones begin.
+//! The window of registrations that are under way at one SIP server: its answers are the clock by which further ones begin.
 //!
 //! | a SIP server | so many may be under way |
 //! | --- | --- |

@@ -1,5 +1,15 @@
 //! Calls over the real binary, from the SIP server's INVITE to the device's last BYE, with stand-ins at every side.
 //!
+//! | room | subject |
+//! | --- | --- |
+//! | `handover`, `ringing`, `pushes`, `round_trips` | a call to a sleeping phone: its push, its ringing, its way |
+//! | `dialogs`, `transfers` | requests inside a call, and calls in place of a call |
+//! | `endings` | calls that nobody answers |
+//! | `flows`, `websocket` | devices whose connection breaks, and those by WebSocket |
+//! | `forks`, `passwords` | several devices of one account |
+//! | `announced`, `announced_elsewhere` | calls that their SIP server holds until a device is there |
+//! | `moments`, `enabled_again`, `shards` | several calls, awkward moments, many shards |
+//!
 //! Invariant: each test has a world of its own; nobody sleeps to synchronise.
 
 mod announced;

@@ -1,4 +1,21 @@
 //! The life of a push instance, from enabling to wipe, on stand-ins.
+//!
+//! | room | subject |
+//! | --- | --- |
+//! | *one instance* |  |
+//! | `registrations`, `presence`, `ha1`, `policy` | how an account stays registered |
+//! | `flows`, `targets` | the way to its SIP server |
+//! | `lease`, `changed_tokens`, `dead_tokens` | the lease and the push token |
+//! | `hung_up`, `succession`, `cut_off` | enabling that is interrupted, or done again |
+//! | `ends`, `receipts`, `receipts_elsewhere` | the end, and the promise that it is one |
+//! | *one node* |  |
+//! | `restarts`, `on_their_way`, `seeded` | the process ends and starts |
+//! | `outages`, `slow_store`, `store_kind`, `lost_records` | a store that is away, slow, of the wrong kind, or loses records |
+//! | `clock` | a wall clock that jumps |
+//! | `push_health`, `warnings`, `logs`, `traces`, `audit` | what operators are told |
+//! | *several nodes* |  |
+//! | `nodes`, `leaving`, `hand_over` | nodes that share a store, and leave it |
+//! | `partitions`, `marooned`, `keyrings` | nodes that do not reach the store or a SIP server, or have another keyring |
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,9 +42,9 @@ const IDLE: Duration = Duration::from_secs(32);
 /// Such a stream ends when an answer was not acknowledged for so long: it is sent again by another one.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
-/// A stream beside the flows of SIP servers: for what is too large for a datagram, or for answers whose own stream has ended.
+/// Where a stream for answers leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Beside {
+pub(super) struct StreamKey {
     peer: SocketAddr,
     transport: Transport,
     /// The SIP server for whose domain it was verified: another one's answers do not travel on it.
@@ -78,57 +78,56 @@ impl Dialler {
         bytes: Bytes,
     ) {
         match self.0.resolver.reach().check(peer) {
-            Ok(peer) => self.send_beside(shard, Beside { peer, transport, upstream }, bytes),
+            Ok(peer) => self.send_by_stream(shard, StreamKey { peer, transport, upstream }, bytes),
             Err(error) => {
                 tracing::info!(event = "answer-not-allowed", upstream = upstream.0, %error, "a SIP server's connection has ended, and the port that it names for answers is not allowed");
             }
         }
     }
 
-    fn send_beside(&self, shard: usize, beside: Beside, bytes: Bytes) {
-        let mut streams = self.0.beside();
-        if let Some(Answering::Open(open)) = streams.get_mut(&beside)
+    fn send_by_stream(&self, shard: usize, key: StreamKey, bytes: Bytes) {
+        let mut streams = self.0.answer_streams();
+        if let Some(Answering::Open(open)) = streams.get_mut(&key)
             && open.writer.send(bytes.clone())
         {
             open.used_at = Instant::now();
             return;
         }
-        let Some(place) = self.0.answers_waiting.try_take(beside.upstream) else {
+        let Some(place) = self.0.answers_waiting.try_take(key.upstream) else {
             return self.0.metrics.limit(Limit::Dials);
         };
-        if let Some(Answering::Opening(waiting)) = streams.get_mut(&beside) {
+        if let Some(Answering::Opening(waiting)) = streams.get_mut(&key) {
             return waiting.push((bytes, place));
         }
-        streams.insert(beside, Answering::Opening(vec![(bytes, place)]));
+        streams.insert(key, Answering::Opening(vec![(bytes, place)]));
         drop(streams);
-        self.0.shards.cores.carry(shard, self.0.clone().serve_beside(shard, beside));
+        self.0.shards.cores.carry(shard, self.0.clone().serve_answer_stream(shard, key));
     }
 }
 
 impl Inner {
-    // A panic while the lock was held leaves a whole map behind: each change is one statement.
-    fn beside(&self) -> MutexGuard<'_, HashMap<Beside, Answering>> {
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn answer_streams(&self) -> MutexGuard<'_, HashMap<StreamKey, Answering>> {
+        self.answer_streams.lock()
     }
 
     /// Opens a stream for the answers that wait for it, and serves it until its end.
-    async fn serve_beside(self: Arc<Self>, shard: usize, beside: Beside) {
-        let opened = timeout(self.dial_timeout, self.connect_beside(&beside)).await;
-        let Beside { peer, transport, .. } = beside;
+    async fn serve_answer_stream(self: Arc<Self>, shard: usize, key: StreamKey) {
+        let opened = timeout(self.dial_timeout, self.open_answer_stream(&key)).await;
+        let StreamKey { peer, transport, .. } = key;
         let (timing, shards, metrics) = (self.connection_timing, self.shards.clone(), self.metrics.clone());
         let mut connection = Connection::dialled(transport, peer, timing, shard, shards, metrics);
         let flow = connection.flow();
         let (Ok(Some(stream)), Some(writer)) = (opened, connection.writer()) else {
-            self.beside().remove(&beside);
+            self.answer_streams().remove(&key);
             return;
         };
         self.shards.send(shard, ShardInput::Flow { flow, writer: writer.clone(), peer }).await;
         {
-            let mut streams = self.beside();
-            make_room(&mut streams, beside.upstream);
+            let mut streams = self.answer_streams();
+            make_room(&mut streams, key.upstream);
             let open = Open { flow, writer: writer.clone(), used_at: Instant::now() };
             // Under the lock: later answers go behind those that have waited.
-            if let Some(Answering::Opening(waiting)) = streams.insert(beside, Answering::Open(open)) {
+            if let Some(Answering::Opening(waiting)) = streams.insert(key, Answering::Open(open)) {
                 for (bytes, _place) in waiting {
                     writer.send(bytes);
                 }
@@ -139,26 +138,26 @@ impl Inner {
         let mut served = pin!(connection.serve(stream));
         tokio::select! {
             () = &mut served => {}
-            () = self.end_when_idle(beside, flow) => served.await,
+            () = self.end_when_idle(key, flow) => served.await,
         }
         self.metrics.upstream_flows(-1);
-        let mut streams = self.beside();
-        if matches!(streams.get(&beside), Some(Answering::Open(open)) if open.flow == flow) {
-            streams.remove(&beside);
+        let mut streams = self.answer_streams();
+        if matches!(streams.get(&key), Some(Answering::Open(open)) if open.flow == flow) {
+            streams.remove(&key);
         }
     }
 
     /// Waits until a stream has carried no answer for [`IDLE`], and has it end.
-    async fn end_when_idle(&self, beside: Beside, flow: FlowId) {
+    async fn end_when_idle(&self, key: StreamKey, flow: FlowId) {
         loop {
-            let until = match self.beside().get(&beside) {
+            let until = match self.answer_streams().get(&key) {
                 Some(Answering::Open(open)) if open.flow == flow => open.used_at + IDLE,
                 // The stream has had to make room.
                 _ => return,
             };
             sleep_until(until).await;
-            let mut streams = self.beside();
-            if let Entry::Occupied(entry) = streams.entry(beside)
+            let mut streams = self.answer_streams();
+            if let Entry::Occupied(entry) = streams.entry(key)
                 && let Answering::Open(open) = entry.get()
                 && open.flow == flow
                 && open.used_at + IDLE <= Instant::now()
@@ -170,17 +169,16 @@ impl Inner {
         }
     }
 
-    async fn connect_beside(&self, beside: &Beside) -> Option<Stream> {
-        let _own = self.answer_dials.take(beside.upstream).await;
-        let to =
-            (beside.peer, if beside.transport == Transport::Tls { net::Transport::Tls } else { net::Transport::Tcp });
-        let _admitted = self.admitted(beside.upstream, to, Turns::Answers, Patience::Whole).await?;
-        let stream = match beside.transport {
+    async fn open_answer_stream(&self, key: &StreamKey) -> Option<Stream> {
+        let _own = self.answer_dials.take(key.upstream).await;
+        let to = (key.peer, if key.transport == Transport::Tls { net::Transport::Tls } else { net::Transport::Tcp });
+        let _admitted = self.admitted(key.upstream, to, Turns::Answers, Patience::Whole).await?;
+        let stream = match key.transport {
             Transport::Tls => {
-                let route = self.upstreams.route(beside.upstream)?;
-                dial::tls(beside.peer, &self.tls, route.verified_domain()).await.ok()?
+                let route = self.upstreams.route(key.upstream)?;
+                dial::tls(key.peer, &self.tls, route.verified_domain()).await.ok()?
             }
-            _ => dial::tcp(beside.peer).await.ok()?,
+            _ => dial::tcp(key.peer).await.ok()?,
         };
         // Without it the stream works as well.
         let _ = stream.end_when_unacknowledged(UNACKNOWLEDGED);
@@ -189,10 +187,10 @@ impl Inner {
 }
 
 /// Ends the stream to a SIP server that has carried no answer for longest, where so many are open.
-fn make_room(streams: &mut HashMap<Beside, Answering>, upstream: UpstreamId) {
-    let open = streams.iter().filter(|(beside, _)| beside.upstream == upstream);
-    let open = open.filter_map(|(beside, answering)| match answering {
-        Answering::Open(open) => Some((open.used_at, beside.peer, *beside)),
+fn make_room(streams: &mut HashMap<StreamKey, Answering>, upstream: UpstreamId) {
+    let open = streams.iter().filter(|(key, _)| key.upstream == upstream);
+    let open = open.filter_map(|(key, answering)| match answering {
+        Answering::Open(open) => Some((open.used_at, key.peer, *key)),
         Answering::Opening(_) => None,
     });
     let open: Vec<_> = open.collect();
@@ -234,7 +232,7 @@ mod tests {
             read(&mut stream, "three").await;
             drop(stream);
             let forgotten = async {
-                while !dialler.0.beside().is_empty() {
+                while !dialler.0.answer_streams().is_empty() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -249,27 +247,27 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = listener.local_addr().unwrap();
         let answer = |text: &'static str| dialler.answer(0, upstream, peer, Transport::Tcp, text.into());
-        let flow_of = |key: &Beside| match dialler.0.beside().get(key) {
+        let flow_of = |key: &StreamKey| match dialler.0.answer_streams().get(key) {
             Some(Answering::Open(open)) => Some(open.flow),
             _ => None,
         };
-        let beside = Beside { peer, transport: Transport::Tcp, upstream };
+        let key = StreamKey { peer, transport: Transport::Tcp, upstream };
         answer("one");
         let (mut stream, _) = listener.accept().await.unwrap();
         read(&mut stream, "one").await;
-        let flow = flow_of(&beside).unwrap();
+        let flow = flow_of(&key).unwrap();
         // As if its answer had gone so long ago.
-        let goes_back = |by: Duration| match dialler.0.beside().get_mut(&beside) {
+        let goes_back = |by: Duration| match dialler.0.answer_streams().get_mut(&key) {
             Some(Answering::Open(open)) => open.used_at -= by,
             _ => panic!("it is open"),
         };
         goes_back(IDLE - Duration::from_secs(1));
-        let ended = dialler.0.end_when_idle(beside, flow);
+        let ended = dialler.0.end_when_idle(key, flow);
         answer("two");
         read(&mut stream, "two").await;
         assert!(timeout(Duration::from_millis(1_500), ended).await.is_err(), "it has carried another one");
         goes_back(IDLE);
-        dialler.0.end_when_idle(beside, flow).await;
+        dialler.0.end_when_idle(key, flow).await;
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "closed");
         answer("three");
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -286,7 +284,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             read(&mut stream, "answer").await;
             open.push(stream);
-            assert_eq!(dialler.0.beside().len(), OPEN_MAX.min(number + 1));
+            assert_eq!(dialler.0.answer_streams().len(), OPEN_MAX.min(number + 1));
         }
         for mut first in open.drain(..4) {
             assert_eq!(first.read(&mut [0; 8]).await.unwrap(), 0, "the oldest ones end");
@@ -308,7 +306,7 @@ mod tests {
         while opened.len() < ANSWER_DIALS_PER_SERVER {
             opened.push(listener.accept().await.unwrap());
         }
-        assert_eq!(dialler.0.beside().len(), ANSWERS_WAITING);
+        assert_eq!(dialler.0.answer_streams().len(), ANSWERS_WAITING);
         assert_eq!(dialler.0.turns.available_permits(), DIALS);
         assert_eq!(dialler.0.answer_turns.available_permits(), ANSWER_DIALS - ANSWER_DIALS_PER_SERVER);
         // The waiting answers give up, and the next have their turn.

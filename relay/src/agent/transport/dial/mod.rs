@@ -25,10 +25,10 @@ mod unreachable;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, Beside};
+use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, StreamKey};
 use connecting::{Opened, Patience, Way};
 use sip::endpoint::{FlowOutcome, Input, Transport};
 use sip::id::{FlowId, UpstreamId};
@@ -45,6 +45,7 @@ use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
 use crate::limits::shares::Shares;
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net;
@@ -99,7 +100,7 @@ struct Inner {
     refreshes: Semaphore,
     dial_timeout: Duration,
     /// Streams beside the flows of SIP servers, for answers.
-    beside: Mutex<HashMap<Beside, Answering>>,
+    answer_streams: Mutex<HashMap<StreamKey, Answering>>,
 }
 
 impl Dialler {
@@ -131,7 +132,7 @@ impl Dialler {
             answers_waiting: Shares::new(ANSWERS_WAITING),
             refreshes: Semaphore::new(REFRESHES),
             dial_timeout: limits.dial_timeout,
-            beside: Mutex::default(),
+            answer_streams: Mutex::default(),
         }))
     }
 

@@ -12,10 +12,11 @@
 //! Invariant: at most [`REMEMBERED`] are known; a fault of this machine says nothing of an address.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use crate::agent::transport::targets::{Destination, away_for};
+use crate::lock::Mutex;
 
 /// Addresses that are remembered; the one that was tried first of all is forgotten first.
 const REMEMBERED: usize = 4_096;
@@ -84,9 +85,8 @@ impl Unreachable {
         }
     }
 
-    // A panic while the lock was held leaves a whole table behind: a change is of one row.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Destination, Found>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,49 +1,11 @@
-//! Faults that the simulation found, each reproduced by hand.
+//! Calls that overtake the answer to the first REGISTER of their binding.
 
 use sip::endpoint::calls::CALLS_PER_INSTANCE;
 use sip::endpoint::calls::overtaking::OVERTAKING_MAX;
 use sip::endpoint::*;
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
-use sip::message::Name;
 
 use crate::world::{self, World, seconds, server_address};
-
-#[test]
-fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_gone() {
-    let mut world = World::new(FlowId::Datagram(server_address()));
-    world.bind();
-    assert_eq!(world.count("REGISTER"), 1);
-    let instance = world.instance;
-    world.input(Input::Unbind { instance, deadline: seconds(3) });
-    assert!(world.count("REGISTER") > 1, "its end does not wait for an answer");
-    world.sent.clear();
-    world.advance(seconds(60));
-    let again = world.sent.iter().filter(|sent| sent.message.number(Name::Expires) != Some(0)).count();
-    assert_eq!(again, 0, "the registration that nobody wants any more");
-}
-
-#[test]
-fn a_binding_that_registered_again_before_its_refresh_was_due_is_still_refreshed() {
-    for broken in [false, true] {
-        let mut world = World::new(if broken { FlowId::Stream(7) } else { FlowId::Datagram(server_address()) });
-        world.bind();
-        world.grant(600);
-        world.advance(seconds(100));
-        let instance = world.instance;
-        if broken {
-            world.upstream.flow = FlowId::Stream(8);
-            world.input(Input::Closed(FlowId::Stream(7)));
-        } else {
-            world.input(Input::Suspend(instance));
-            world.grant(0);
-            world.input(Input::Resume(instance));
-        }
-        world.grant(600);
-        world.sent.clear();
-        world.advance(seconds(600));
-        assert!(world.count("REGISTER") > 0, "the timer of the first registration is not the one that counts");
-    }
-}
 
 /// A world whose first REGISTER is under way, and the flow that a call comes by meanwhile: that of the REGISTER, or another one.
 fn overtaken(flow: FlowId, by_another: bool) -> (World, Source) {
@@ -203,46 +165,4 @@ fn a_call_that_overtook_rings_also_when_the_register_is_challenged_first() {
         world.grant(600);
         assert_eq!(wakes(&world), 1, "{flow:?}");
     }
-}
-
-#[test]
-fn a_call_that_is_answered_while_its_cancel_is_under_way_has_one_final_state() {
-    let mut world = World::registered();
-    world.invite("call-1");
-    world.attach(1);
-    let (device, invite, source) = (world.device(1), world.last("INVITE"), world.upstream);
-    world.reply(device, &invite, 180, &[], "");
-    let head = world.head("call-1", "CANCEL", 1, "");
-    world.receive(
-        source,
-        &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding),
-    );
-    assert_eq!(world.final_states(), []);
-    world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
-    assert_eq!(world.count("INVITE 200"), 1, "the 200 crossed the CANCEL and wins");
-    assert_eq!(world.final_states(), [CallState::Answered]);
-}
-
-#[test]
-fn a_cancel_by_another_connection_of_the_sip_server_ends_the_call_and_a_strangers_does_not() {
-    let mut world = World::new(FlowId::Stream(7));
-    world.bind();
-    world.grant(600);
-    let addresses = [server_address().ip()].into();
-    world.input(Input::Addresses { upstream: world::REGISTRAR, addresses, is_whole: true });
-    world.invite("call-1");
-    world.attach(1);
-    let (device, invite) = (world.device(1), world.last("INVITE"));
-    world.reply(device, &invite, 180, &[], "");
-    let head = world.head("call-1", "CANCEL", 1, "");
-    let cancel = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
-    let stranger = Source { flow: FlowId::Stream(9), peer: "203.0.113.9:5060".parse().unwrap(), ..world.upstream };
-    world.receive(stranger, &cancel);
-    assert_eq!((world.count("CANCEL 481"), world.count("CANCEL")), (1, 0));
-    world.input(Input::Closed(FlowId::Stream(7)));
-    // Another transaction than the stranger's, for a table that remembers what it answered.
-    let again = Source { flow: FlowId::Stream(8), ..world.upstream };
-    world.advance(seconds(1));
-    world.receive(again, &cancel);
-    assert_eq!((world.count("CANCEL 200"), world.count("CANCEL")), (1, 1), "the device stops ringing");
 }

@@ -11,12 +11,12 @@
 //! nothing, gets three requests where it would get one. What has left by one line never leaves by another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::state::Line;
+use crate::lock::Mutex;
 
 /// How long a line may hold calls up before one of them gets a line of its own.
 pub(super) const HELD_UP_AFTER: Duration = Duration::from_millis(1_500);
@@ -25,7 +25,7 @@ const FURTHER_MAX: usize = 2;
 
 /// The further connections of one channel.
 #[derive(Default)]
-pub(super) struct Beside {
+pub(super) struct FurtherConnections {
     /// How many were begun since the service has answered anything.
     begun: AtomicUsize,
     /// When the latest was.
@@ -51,7 +51,7 @@ impl Drop for Begun<'_> {
     }
 }
 
-impl Beside {
+impl FurtherConnections {
     /// Waits until one is due for a call that waits behind this line; never, once it is proven.
     pub(super) async fn due(&self, line: &Line) -> Begun<'_> {
         loop {
@@ -60,7 +60,7 @@ impl Beside {
             }
             let now = Instant::now();
             let at = {
-                let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut latest = self.latest.lock();
                 let since = latest.map_or(line.busy_since(), |latest| latest.max(line.busy_since()));
                 let is_due = since + HELD_UP_AFTER <= now;
                 if is_due && self.begun.load(Ordering::Relaxed) < FURTHER_MAX {
@@ -93,20 +93,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_are_due_one_after_the_other_and_the_next_once_the_service_has_answered() {
-        let (line, beside) = (Line::new(true, Arc::default()), Beside::default());
+        let (line, further) = (Line::new(true, Arc::default()), FurtherConnections::default());
         let _held = line.try_admit(true, || 1);
         let began = Instant::now();
-        beside.due(&line).await.take_up();
+        further.due(&line).await.take_up();
         assert!(began.elapsed() >= HELD_UP_AFTER);
         // One that is not used is none.
-        drop(beside.due(&line).await);
-        beside.due(&line).await.take_up();
-        assert!(timeout(HELD_UP_AFTER * 20, beside.due(&line)).await.is_err());
-        beside.answered();
-        assert!(timeout(HELD_UP_AFTER, beside.due(&line)).await.is_ok());
+        drop(further.due(&line).await);
+        further.due(&line).await.take_up();
+        assert!(timeout(HELD_UP_AFTER * 20, further.due(&line)).await.is_err());
+        further.answered();
+        assert!(timeout(HELD_UP_AFTER, further.due(&line)).await.is_ok());
         line.answered(LineFate::Good, true, || 1);
         assert!(
-            timeout(HELD_UP_AFTER * 20, beside.due(&line)).await.is_err(),
+            timeout(HELD_UP_AFTER * 20, further.due(&line)).await.is_err(),
             "its streams are those that the service allows"
         );
     }
