@@ -185,7 +185,7 @@ impl Endpoint {
         let Some(hop) = self.next_hop(&source, &self.of_successor(token), ack) else { return };
         let branch = self.core.branch();
         let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
-        self.core.send(hop.flow, bytes);
+        self.core.transactions.pass_ack(now, hop.flow, bytes);
     }
 
     pub(super) fn forwarded_bytes(
