@@ -451,6 +451,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.forget_late(device);
     }
 
+    /// The owner of a server transaction.
+    pub fn owner_of(&self, id: ServerId) -> Option<S> {
+        self.servers.get(&id).map(|server| server.owner)
+    }
+
     /// Changes the owner of a server transaction.
     pub fn adopt(&mut self, id: ServerId, owner: S) {
         if let Some(server) = self.servers.get_mut(&id) {
