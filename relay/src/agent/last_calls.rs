@@ -1,4 +1,5 @@
-//! The calls of a node that ends: those that wait are waited for, then none is taken any more, and those that are left are ended.
+//! The calls of a node that ends: those that wait are waited for, then none is taken any more, and those that are left are ended. So is what is
+//! asked in calls that are established, and what devices and their callers ask beside calls.
 //!
 //! Invariant: once calls are refused, nothing begins to wait; what has begun to wait is answered before the node is gone.
 
@@ -10,7 +11,7 @@ use super::Agent;
 use super::request::Request;
 
 impl Agent {
-    /// Waits until no call waits for its device or is being set up; whether one did.
+    /// Waits until no call waits for its device or is being set up, no other request waits for its answer, and no 2xx for its ACK; whether one did.
     pub async fn wait_for_calls(&self) -> bool {
         const LOOK_AGAIN: Duration = Duration::from_millis(100);
         let mut were_open = false;
@@ -26,13 +27,24 @@ impl Agent {
         self.ask_all(|reply| Request::RefuseCalls { elsewhere, reply }).await;
     }
 
-    /// Ends the calls that are left, so that neither a caller nor a phone hears ringing from a process that is gone.
+    /// Ends the calls that are left, and answers the other requests, so that neither a caller nor a phone hears ringing from a process that is gone.
     pub async fn end_calls(&self, elsewhere: bool) {
         /// How long the last answers may take to leave the connections' queues.
         const LEAVING: Duration = Duration::from_millis(200);
-        let ended: usize = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await.into_iter().sum();
-        if ended > 0 {
-            tracing::warn!(event = "drain-ended-calls", ended, "the drain ended calls that were being set up");
+        let ended = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await;
+        let calls: usize = ended.iter().map(|ended| ended.calls).sum();
+        let requests: usize = ended.iter().map(|ended| ended.requests).sum();
+        if calls > 0 {
+            tracing::warn!(event = "drain-ended-calls", ended = calls, "the drain ended calls that were being set up");
+        }
+        if requests > 0 {
+            tracing::warn!(
+                event = "drain-ended-requests",
+                ended = requests,
+                "the drain answered requests that nobody else had answered"
+            );
+        }
+        if calls + requests > 0 {
             sleep(LEAVING).await;
         }
     }

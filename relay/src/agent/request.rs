@@ -298,13 +298,22 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<()>,
     },
-    /// End every call that has no final answer yet; how many there were.
+    /// End every call that has no final answer yet, and answer every other request; how many there were.
     EndCalls {
         /// Another node can take them.
         elsewhere: bool,
         /// The answer.
-        reply: oneshot::Sender<usize>,
+        reply: oneshot::Sender<LeftOpen>,
     },
+}
+
+/// What was open at the end of a shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeftOpen {
+    /// Calls that were being set up.
+    pub calls: usize,
+    /// Other requests, in calls and outside.
+    pub requests: usize,
 }
 
 /// An instance of a SIP server.

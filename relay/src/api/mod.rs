@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `access`, `limits`, `cross_origin` | who may ask, how often, and from which web pages |
 //! | `handlers`, `device_handlers`, `doctor`, `trace`, `wake` | the routes |
-//! | `conditions` | what a request is to depend on |
+//! | `conditions`, `at_end` | what a request is to depend on, and which are answered by a node that ends |
 //! | `body`, `json`, `sip_uri` | what every body is read with |
 //! | `device_body`, `doctor_body`, `enable_body`, `wake_body` | the bodies |
 //! | `views`, `device_views`, `story_views` | the answers |
@@ -37,6 +37,7 @@ use axum::routing::{self, MethodFilter, MethodRouter};
 
 pub mod access;
 mod answer_budget;
+mod at_end;
 pub mod body;
 pub(crate) mod carried;
 mod conditions;
@@ -174,6 +175,7 @@ impl<E: ApiService> Api<E> {
         router
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(middleware::from_fn_with_state(self.clone(), at_end::judge::<E>))
             .layer(middleware::from_fn_with_state(self.clone(), elsewhere::carry::<E>))
             .layer(middleware::from_fn_with_state(self.clone(), conditions::judge::<E>))
             .layer(middleware::from_fn_with_state(self.0.origins.clone(), cross_origin::allow))

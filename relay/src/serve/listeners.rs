@@ -39,10 +39,10 @@ pub(super) struct Addresses {
 }
 
 impl Listeners {
-    /// The edge and the upstream listeners stay open while a drain waits for calls: a phone that was woken must get in. So does the operators':
-    /// they see that it drains.
+    /// The edge and the upstream listeners stay open while a drain waits for calls: a phone that was woken must get in. So does the apps', until the calls
+    /// are over: it asks what became of its call, rings and declines. So does the operators': they see that it drains.
     pub async fn open(config: &Config, tls: &ServerTls, metrics: &Metrics, ends: &Ends) -> Result<Self, StartError> {
-        let Ends { stopping, ending, .. } = ends;
+        let Ends { closing, ending, .. } = ends;
         let binder = Binder(metrics);
         let upstream = &config.upstream;
         let connections_per_peer = config.limits.connections_per_source as usize;
@@ -90,7 +90,7 @@ impl Listeners {
             transports.tcp.then(|| of_sip_servers("upstream.tcp_listen", upstream.tcp_listen, Security::Plain));
         Ok(Self {
             edge: binder.bind(edge, ending).await?,
-            api: binder.bind(api, stopping).await?,
+            api: binder.bind(api, closing).await?,
             operator: binder.bind(operator, ending).await?,
             websocket: binder.bind_if_any(websocket, ending).await?,
             acme: binder.bind_if_any(acme, ending).await?,

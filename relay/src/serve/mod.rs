@@ -13,7 +13,7 @@
 //! | `audit_watch`, `certificate_watch`, `clock_watch`, `doubt_watch`, `keyring_watch`, `lost_time_watch`, `shard_watch`, `store_watch` | what is watched, and told to the operator |
 //!
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
-//! [`CALLS_DRAIN`] and the HTTPS listener's own limit; it unregisters nothing: another process takes the bindings over.
+//! [`CALLS_DRAIN`] and [`LAST_ANSWERS`]; it unregisters nothing: another process takes the bindings over.
 
 mod audit_watch;
 mod certificate_watch;
@@ -74,13 +74,15 @@ use push_services::{push_service, services};
 use reload::{InForce, Reloader};
 use settings::{PublicNames, Resolvers};
 
-/// The time that calls being set up have to end when the drain begins; then they are ended.
+/// The time that calls being set up, and requests in others, have to end when the drain begins; then they are ended.
 pub const CALLS_DRAIN: Duration = Duration::from_secs(10);
 
 /// How long of it new calls are taken, while others wait with this node: one that comes later would have too little time left to be answered.
 const CALLS_TAKEN: Duration = Duration::from_secs(5);
 /// The least that those get of it which have come last.
 const LAST_CALLS: Duration = Duration::from_secs(1);
+/// The least that apps get which have asked last: an answer may wait for the store, or for the SIP server that an account is unregistered at.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// How long the request after a last answer may take to arrive: its ACK is a round trip away, and a phone without it ends its call.
 const FOLLOWING: Duration = Duration::from_secs(1);
 
@@ -164,6 +166,7 @@ pub struct Running {
     vault: Vault,
     readiness: Readiness,
     stop: Trigger,
+    close: Trigger,
     end: Trigger,
     https: Https,
     chores: Vec<JoinHandle<()>>,
@@ -224,9 +227,9 @@ impl Relay {
 }
 
 impl Running {
-    /// Drains and stops: no new request of an app, the requests being answered and the calls that are being set up to their end,
-    /// at most [`CALLS_DRAIN`]; no new call once none waits any more, at the latest after half of that. Operators are answered until the end. Nothing is
-    /// unregistered.
+    /// Drains and stops: the requests being answered and the calls that are being set up to their end, at most [`CALLS_DRAIN`]; no new call once none
+    /// waits any more, at the latest after half of that. Apps begin nothing; they are answered of their calls until those are over, operators until the
+    /// end. Nothing is unregistered.
     pub async fn shutdown(mut self) {
         self.readiness.fail(Check::Serving, "shutting down");
         self.service.leave().await;
@@ -234,9 +237,13 @@ impl Running {
         let begun = Instant::now();
         // The store is asked for no longer than its own time limit; away, it knows of no other node.
         let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
-        let (agent, api) = (&self.agent, &mut self.https.api);
-        // An error means that the task is gone, which is what is waited for.
-        let quiet = async { tokio::join!(&mut *api, agent.wait_for_calls()).1 };
+        let (agent, api, close) = (&self.agent, &mut self.https.api, &self.close);
+        let quiet = async {
+            let were_open = agent.wait_for_calls().await;
+            close.begin();
+            // An error means that the task is gone, which is what is waited for.
+            were_open | tokio::join!(&mut *api, agent.wait_for_calls()).1
+        };
         let mut were_open = timeout(CALLS_TAKEN, quiet).await.unwrap_or(true);
         // From here on nothing begins to wait that would wait in vain, whatever the rest of the end takes.
         agent.refuse_calls(elsewhere).await;
@@ -247,13 +254,13 @@ impl Running {
                 sleep(FOLLOWING).await;
             }
         });
-        let last_answers = async {
-            if !api.is_finished() {
-                let _ = api.await;
-            }
-        };
-        let _ = tokio::join!(last_answers, last_calls);
+        let _ = last_calls.await;
         agent.end_calls(elsewhere).await;
+        close.begin();
+        if !api.is_finished() {
+            let left = CALLS_DRAIN.saturating_sub(begun.elapsed()).max(LAST_ANSWERS);
+            let _ = timeout(left, api).await;
+        }
         self.service.tell_left().await;
         self.agent.flush_erasures().await;
         if let Err(error) = self.service.give_up_lease().await {
@@ -291,6 +298,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.begin();
+        self.close.begin();
         self.end.begin();
         for chore in &self.chores {
             chore.abort();
@@ -298,10 +306,12 @@ impl Drop for Running {
     }
 }
 
-/// The two ends of a relay: it stops taking what is new, and then everything ends.
+/// The ends of a relay: it stops taking what is new, closes the apps' door once no call waits, and then everything ends.
 struct Ends {
     stop: Trigger,
     stopping: Drain,
+    close: Trigger,
+    closing: Drain,
     end: Trigger,
     ending: Drain,
 }
@@ -309,8 +319,9 @@ struct Ends {
 impl Ends {
     fn new() -> Self {
         let (stop, stopping) = drain();
+        let (close, closing) = drain();
         let (end, ending) = drain();
-        Self { stop, stopping, end, ending }
+        Self { stop, stopping, close, closing, end, ending }
     }
 }
 
@@ -446,7 +457,7 @@ impl Opened {
         let leave = Arc::new(Notify::new());
         let reloader = self.connect_controls(handlers, leave.clone());
         let https = Https {
-            api: tokio::spawn(https::serve(api, api_routes, ends.stopping)),
+            api: tokio::spawn(https::serve(api, api_routes, ends.closing)),
             operator: tokio::spawn(https::serve(operator, operator_routes, ends.ending.clone())),
         };
         for check in [Check::Edge, Check::Api, Check::Upstream, Check::Serving] {
@@ -478,6 +489,7 @@ impl Opened {
             vault: foundations.vault,
             readiness,
             stop: ends.stop,
+            close: ends.close,
             end: ends.end,
             https,
             chores,

@@ -235,7 +235,7 @@ impl Endpoint {
             let branch = self.core.branch();
             let bytes = self.forwarded_bytes(&request, passage, &hop, branch);
             if method == Method::Ack {
-                self.core.send(hop.flow, bytes);
+                self.core.transactions.pass_ack(now, hop.flow, bytes);
             } else {
                 // Full: the other side's session timer, or its user, ends the call.
                 let _ = self.core.transactions.send(now, branch, method, bytes, hop.flow, ClientOwner::Nobody);

@@ -69,6 +69,14 @@ impl DialogForwarding {
         self.unanswered.len()
     }
 
+    /// All of them, in the order in which they came.
+    pub(super) fn unanswered(&self) -> Vec<ServerId> {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anybody is answered")]
+        let mut all: Vec<_> = self.unanswered.keys().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     /// The device of the dialog of a request that is not answered.
     pub(super) fn device_of(&self, server: ServerId) -> Option<InstanceId> {
         self.unanswered.get(&server).map(|it| it.device)
@@ -107,6 +115,7 @@ impl Endpoint {
         if request.method() == Some(Method::Bye)
             && let Some(dialog) = request.call_id().map(DialogMark::of)
         {
+            self.unacknowledged.settle(request);
             let by_device = source.side == Side::Device;
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
@@ -183,9 +192,10 @@ impl Endpoint {
             return;
         }
         let Some(hop) = self.next_hop(&source, &self.of_successor(token), ack) else { return };
+        self.unacknowledged.settle(ack);
         let branch = self.core.branch();
         let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
-        self.core.send(hop.flow, bytes);
+        self.core.transactions.pass_ack(now, hop.flow, bytes);
     }
 
     pub(super) fn forwarded_bytes(
@@ -273,6 +283,7 @@ impl Endpoint {
         if status >= 200 {
             self.dialogs.settle(server);
         }
+        self.note_passed(now, status, &response);
         self.core.transactions.respond(now, server, status, passed);
     }
 

@@ -216,7 +216,8 @@ pub enum Input {
         /// The store's answer; the sender gets 202, 480 or 503.
         outcome: StoreOutcome,
     },
-    /// The process is about to end: every call without a final answer gets 480, and devices stop ringing.
+    /// The process is about to end: every call without a final answer gets 480, and devices stop ringing; requests in dialogs, those
+    /// that devices have begun, and MESSAGEs get 503 with Retry-After.
     EndCalls {
         /// Whether another node can take the call: then the caller's server gets 503 with Retry-After and tries again; otherwise it gets 480.
         elsewhere: bool,

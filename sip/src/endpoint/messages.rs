@@ -40,6 +40,15 @@ impl Messages {
         self.rows.len()
     }
 
+    /// Those that have no final answer, in the order in which they came.
+    pub(super) fn unanswered(&self) -> Vec<MessageRequestId> {
+        #[expect(clippy::disallowed_methods, reason = "sorted before anybody is answered")]
+        let open = self.rows.iter().filter(|(_, pending)| pending.request().is_some());
+        let mut open: Vec<_> = open.map(|(id, _)| *id).collect();
+        open.sort_unstable();
+        open
+    }
+
     fn add(&mut self, message: PendingMessage) -> MessageRequestId {
         let id = MessageRequestId(self.next);
         self.next += 1;
@@ -220,6 +229,16 @@ impl Endpoint {
             self.store_copy(id, instance, message);
         }
         self.answer_message(now, id);
+    }
+
+    /// The process ends: the sender is told to try again. A copy that the store may have got by then has the same name.
+    pub(super) fn end_message(&mut self, now: Instant, id: MessageRequestId, retry_after_s: u32) {
+        let Some(pending) = self.messages.rows.get_mut(&id) else { return };
+        let Some(request) = pending.request() else { return };
+        let response = Composer::response(request, 503, Composer::reason(503), Some(&pending.tag));
+        let response = response.header(Name::RetryAfter, retry_after_s).finish();
+        pending.close();
+        self.core.transactions.respond(now, pending.server, 503, response);
     }
 
     /// A device is wiped: what it was sent, and has not answered, it is not waited for, and nothing is kept of it.

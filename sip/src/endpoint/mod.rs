@@ -33,6 +33,7 @@
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
 //! | `asked` | `AskedByDevices` | unanswered requests of devices, and the flows that they are answered by |
 //! | `asked_servers` | `AskedOfServers` | unanswered requests that were sent to SIP servers for devices, by stream |
+//! | `open_requests` | `Unacknowledged` | what is open beside calls when the process is about to end |
 //! | `unanswered_by_device` | | requests that a device leaves without any response |
 //! | [`unproven`] | `Unproven` | in-call messages by a flow on which their device has not proved itself |
 //! | [`parked`] | `ParkedRequests` | requests inside a dialog that wait for a peer without a flow |
@@ -71,6 +72,7 @@ mod lost_time;
 pub mod messages;
 mod new_binding;
 mod notify;
+mod open_requests;
 pub mod outgoing;
 pub mod parked;
 pub mod push_bindings;
@@ -117,6 +119,7 @@ use flows::FlowTable;
 use groups::Groups;
 use left_flows::LeftFlows;
 use messages::Messages;
+use open_requests::Unacknowledged;
 use outgoing::Outgoing;
 use parked::ParkedRequests;
 use subscriptions::Subscriptions;
@@ -145,6 +148,7 @@ pub struct Endpoint {
     messages: Messages,
     subscriptions: Subscriptions,
     successors: Successors,
+    unacknowledged: Unacknowledged,
     push_bindings: push_bindings::PushBindings,
     registers: register_table::ForwardedRegisters,
 }
@@ -176,6 +180,7 @@ impl Endpoint {
             messages: Messages::default(),
             subscriptions: Subscriptions::default(),
             successors: Successors::default(),
+            unacknowledged: Unacknowledged::default(),
             push_bindings: push_bindings::PushBindings::default(),
             registers: register_table::ForwardedRegisters::default(),
         }
@@ -230,7 +235,10 @@ impl Endpoint {
                 self.on_message_stored(now, request, instance, outcome);
             }
             Input::RefuseCalls { elsewhere } => self.calls.refused = Some(AtEnd::new(elsewhere)),
-            Input::EndCalls { elsewhere } => self.on_end_calls(now, elsewhere),
+            Input::EndCalls { elsewhere } => {
+                self.on_end_calls(now, elsewhere);
+                self.end_requests(now);
+            }
             Input::HandOver => self.on_hand_over(),
             Input::Taken(instance) => self.devices.set_taken(instance),
             Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),

@@ -3,7 +3,8 @@
 //! | the SIP server's flow | the answer goes |
 //! | --- | --- |
 //! | is a stream to the address that the request came from | by it: its transaction is known by its Via (RFC 3261 §17.1.3) |
-//! | is being dialled | by that one, if it leads there |
+//! | is being dialled, or was lost and will be, which is soon then | by that one, if it leads there |
+//! | could not be dialled | by a stream that is opened to that address, and to the port of the request's sent-by; what has no answer yet waits for the next dial |
 //! | leads elsewhere, is UDP, or there is none | by a stream that is opened to that address, and to the port of the request's sent-by |
 //!
 //! Invariant: no answer goes to another address than its request came from, and none is dialled but one whose request was trusted as that of the
@@ -30,7 +31,10 @@ impl Endpoint {
             self.remember_return(now, ended, Return { upstream, address, transport });
             match self.flow_to(upstream) {
                 Some(flow) if flow != ended => self.answer_by(server, flow, address),
-                _ if self.upstreams.is_awaited(upstream) => self.upstreams.answer_later(upstream, server),
+                _ if self.upstreams.is_awaited(upstream) => {
+                    self.upstreams.answer_later(upstream, server);
+                    self.want_flow_soon(now, upstream);
+                }
                 _ => self.core.transactions.answer_anew(server),
             }
         }
@@ -42,6 +46,18 @@ impl Endpoint {
             let came_by = self.core.transactions.came_by(server);
             if let Some(Return { address, .. }) = came_by.and_then(|ended| self.core.returns.get(&ended)) {
                 self.answer_by(server, flow, *address);
+            }
+        }
+    }
+
+    /// No flow toward a SIP server could be opened: an answer that is here by now waits no longer for one.
+    pub(super) fn answer_without_flow(&mut self, now: Instant, id: UpstreamId) {
+        for server in self.upstreams.take_unanswered(id) {
+            if self.core.transactions.is_pending(server) {
+                self.upstreams.answer_later(id, server);
+                self.want_flow_soon(now, id);
+            } else {
+                self.core.transactions.answer_anew(server);
             }
         }
     }

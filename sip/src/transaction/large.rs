@@ -7,12 +7,14 @@
 //! | that one ends, too | by UDP | – |
 //!
 //! How a request goes is chosen when it is sent first; it is not sent again while its stream stands. Its CANCEL and the ACK of its refusal go
-//! the same way, for they have its Via (§9.1, §17.1.1.3).
+//! the same way, for they have its Via (§9.1, §17.1.1.3). The ACK of a 2xx has no transaction, and nothing of it is kept: it goes by UDP where no
+//! stream has opened of late, as when its 2xx comes again because it was lost.
 //!
 //! Invariant: what is changed is the transport that the topmost Via names, and nothing else.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -21,6 +23,9 @@ use crate::id::FlowId;
 
 /// Bytes above which a request must not go by UDP where the path's MTU is not known (RFC 3261 §18.1.1).
 const DATAGRAM_BYTES: usize = 1300;
+
+/// Addresses without a stream that are remembered; ACKs to a further one are sent by a stream each time.
+const REFUSING_MAX: usize = 1024;
 
 const DATAGRAM: &[u8; 12] = b"SIP/2.0/UDP ";
 const STREAM: &[u8; 12] = b"SIP/2.0/TCP ";
@@ -105,6 +110,25 @@ impl<K: Copy + Ord> Unheard<K> {
     /// Takes out the requests to this address.
     pub(super) fn take(&mut self, peer: SocketAddr) -> BTreeSet<K> {
         self.0.remove(&peer).unwrap_or_default()
+    }
+}
+
+/// The addresses at which no stream has opened, each with the moment until which that is believed.
+#[derive(Debug, Default)]
+pub(super) struct Refusing(HashMap<SocketAddr, Instant>);
+
+impl Refusing {
+    pub(super) fn add(&mut self, now: Instant, peer: SocketAddr, until: Instant) {
+        if self.0.len() >= REFUSING_MAX {
+            self.0.retain(|_, until| *until > now);
+        }
+        if self.0.len() < REFUSING_MAX {
+            self.0.insert(peer, until);
+        }
+    }
+
+    pub(super) fn has(&self, now: Instant, peer: SocketAddr) -> bool {
+        self.0.get(&peer).is_some_and(|until| *until > now)
     }
 }
 

@@ -206,9 +206,22 @@ impl<C: Copy, S: Copy> Table<C, S> {
         self.on_streams.contains_key(&flow)
     }
 
+    /// Sends the ACK of a 2xx, which has no transaction (RFC 3261 §13.2.2.4).
+    pub fn pass_ack(&mut self, now: Instant, flow: FlowId, ack: Bytes) {
+        let large = match flow {
+            FlowId::Datagram(peer) if self.tcp_beside_udp && !self.refusing.has(now, peer) => large::by_stream(&ack),
+            FlowId::Datagram(_) | FlowId::Stream(_) => None,
+        };
+        let by_stream = large.is_some();
+        self.transmits.push_back(Transmit { by_stream, ..Transmit::first(flow, large.unwrap_or(ack)) });
+    }
+
     /// No stream opens to this address for messages too large for a datagram; or the one that `was_open` has ended. Requests that went there and have
     /// no response are sent again.
     pub fn on_stream_lost(&mut self, now: Instant, peer: SocketAddr, was_open: bool) {
+        if !was_open {
+            self.refusing.add(now, peer, now + 2 * self.timing.t1_64());
+        }
         for key in self.unheard.take(peer) {
             let Some(client) = self.clients.get_mut(&key) else { continue };
             if was_open && client.line.way == Way::Stream {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::client::{InviteClient, OtherClient};
 use super::hop_by_hop::compose_ack;
 use super::io::{Arrival, Expired, Full, InviteChange, Reply, ServerId, Transmit};
-use super::large::{self, Line, Unheard, Way};
+use super::large::{self, Line, Refusing, Unheard, Way};
 use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{RequestKey, is_same_host, is_same_sender, own_branch};
 use super::patience::Patience;
@@ -118,13 +118,15 @@ pub struct Table<C, S> {
     pub(super) transmits: VecDeque<Transmit>,
     /// The requests by TCP beside UDP, until a response comes.
     pub(super) unheard: Unheard<ClientKey>,
+    /// The addresses at which no stream opens beside UDP.
+    pub(super) refusing: Refusing,
     invites: VecDeque<InviteChange>,
     next_server: u64,
     pub(super) capacity: usize,
     /// How many client transactions wait beyond their time.
     pub(super) late: usize,
     /// Whether what is too large for a datagram goes by TCP.
-    tcp_beside_udp: bool,
+    pub(super) tcp_beside_udp: bool,
     pub(super) timing: Timing,
 }
 
@@ -140,6 +142,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             timers: Timers::default(),
             transmits: VecDeque::new(),
             unheard: Unheard::new(),
+            refusing: Refusing::default(),
             invites: VecDeque::new(),
             next_server: 0,
             capacity,
@@ -446,6 +449,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
             }
         });
         self.forget_late(device);
+    }
+
+    /// The owner of a server transaction.
+    pub fn owner_of(&self, id: ServerId) -> Option<S> {
+        self.servers.get(&id).map(|server| server.owner)
     }
 
     /// Changes the owner of a server transaction.

@@ -13,8 +13,8 @@ use super::Shard;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
-    AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, NewInstance,
-    Principal, Request, TestDenied, WipeWaiter, Woken,
+    AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, LeftOpen,
+    NewInstance, Principal, Request, TestDenied, WipeWaiter, Woken,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -117,7 +117,8 @@ impl Shard {
                 let _ = reply.send(self.at_servers(&upstreams));
             }
             Request::OpenCalls(reply) => {
-                let _ = reply.send(self.endpoint.open_calls());
+                let (calls, requests) = (self.endpoint.open_calls(), self.endpoint.open_requests());
+                let _ = reply.send(calls + requests + self.endpoint.unacknowledged(clock::now()));
             }
             Request::RefuseCalls { elsewhere, reply } => {
                 self.refuses_calls = true;
@@ -126,8 +127,9 @@ impl Shard {
             }
             Request::EndCalls { elsewhere, reply } => {
                 let open = self.endpoint.open_calls() + self.endpoint.expected_calls();
+                let requests = self.endpoint.open_requests();
                 self.drive(clock::now(), Input::EndCalls { elsewhere });
-                let _ = reply.send(open + self.refuse_what_waits());
+                let _ = reply.send(LeftOpen { calls: open + self.refuse_what_waits(), requests });
             }
         }
     }

@@ -126,6 +126,11 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Whether this node ends, and has nothing left but calls that wait with it.
+    fn is_draining(&self) -> bool {
+        false
+    }
+
     /// Waits until this node leaves.
     fn leaves(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
@@ -224,6 +229,10 @@ impl NodeService for Service {
 
     fn is_leaving(&self) -> bool {
         self.0.is_leaving()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.0.dependencies.drain.has_begun()
     }
 
     async fn leaves(&self) {

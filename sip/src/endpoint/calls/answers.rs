@@ -343,6 +343,7 @@ impl Endpoint {
         let passed = asked.map(|asked| returned::forward_response(asked, response, Side::Device));
         if let Some(passed) = passed.filter(|passed| passed.len() <= FROM_DEVICE_BYTES) {
             self.close_call(now, call, status, passed);
+            self.note_passed(now, status, response);
         }
     }
 

@@ -213,6 +213,7 @@ impl Endpoint {
         let after = redial::wait_after(failures, redial, &waits, &mut self.core.random);
         self.wait_to_dial(now, id, after);
         self.fail_registers(now, id, true);
+        self.answer_without_flow(now, id);
     }
 
     /// The waits after failures to have a flow here.

@@ -123,3 +123,33 @@ fn a_cancel_whose_stream_has_ended_goes_by_another_one() {
     assert_eq!(again.to_bytes(), cancel.to_bytes());
     assert_eq!((world.large.len(), by_udp(&world)), (0, vec![]), "its INVITE was heard");
 }
+
+/// RFC 3261 §18.1.1 holds for each request; the answer to a delayed offer is in the ACK (§13.2.1).
+#[test]
+fn the_ack_of_a_2xx_goes_by_tcp_where_it_is_too_large_and_by_udp_where_no_stream_opens() {
+    let (mut world, dialog, _, forwarded) = asked(INVITE);
+    let (server, device) = (world.upstream, world.device(1));
+    let stream = stream(&world);
+    world.reply(stream, &forwarded, 200, &[], "");
+    let ack = dialog.request(End::Device, "ACK", 3, "Content-Type: application/sdp\r\n", &vec![b'v'; 3000]);
+    world.receive_bytes(device, &ack);
+    let (peer, passed) = world.large.pop().expect("an ACK by TCP");
+    assert_eq!((peer, passed.method_text()), (server_address(), Some("ACK")));
+    assert_eq!(passed.via().unwrap().transport, "TCP");
+    assert_unharmed(&ack, &passed);
+    lose(&mut world, true);
+    world.receive_bytes(device, &ack);
+    assert!(world.large.pop().is_some(), "a stream that has served opens again");
+    assert_eq!(by_udp(&world), vec![]);
+    // The 2xx comes again, for no ACK has.
+    lose(&mut world, false);
+    world.reply(server, &forwarded, 200, &[], "");
+    world.receive_bytes(device, &ack);
+    assert_eq!((world.large.len(), by_udp(&world)), (0, vec![("ACK".to_owned(), "UDP".to_owned())]));
+    assert_unharmed(&ack, &world.last("ACK"));
+    world.advance(seconds(65));
+    world.receive_bytes(device, &ack);
+    assert!(world.large.pop().is_some(), "it is tried again");
+    dialog.send(&mut world, End::Device, "ACK", 3);
+    assert_eq!((world.large.len(), by_udp(&world).len()), (0, 2), "a small one");
+}

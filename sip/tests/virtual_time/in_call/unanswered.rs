@@ -220,6 +220,59 @@ fn an_answer_that_waits_for_the_next_flow_gets_a_connection_of_its_own_when_that
     assert_eq!(anew(&world).len(), 2);
 }
 
+/// RFC 3261 §18.2.2; a phone repeats its 200 for 32 s (§13.3.1.4), and a server that has ended several connections is dialled more and more seldom.
+#[test]
+fn an_answer_has_a_server_that_ends_its_connections_dialled_soon() {
+    for answered_first in [false, true] {
+        let mut world = registered();
+        for flow in 20..27 {
+            let ended = std::mem::replace(&mut world.upstream.flow, FlowId::Stream(flow));
+            world.input(Input::Closed(ended));
+            while !world.settled.iter().any(|(settled, _)| *settled == FlowId::Stream(flow)) {
+                world.advance(seconds(1));
+            }
+            world.grant(3600);
+        }
+        world.invite("call-1");
+        world.attach(1);
+        let (device, invite) = (world.device(1), world.last("INVITE"));
+        let ended = std::mem::replace(&mut world.upstream.flow, NEXT);
+        world.input(Input::Closed(ended));
+        if answered_first {
+            world.reply(device, &invite, 200, &[CONTACT], "");
+        }
+        assert_eq!(by(&world, "INVITE 200"), [], "there is no way yet");
+        world.advance(Duration::from_millis(1250));
+        if !answered_first {
+            world.reply(device, &invite, 200, &[CONTACT], "");
+        }
+        assert_eq!(by(&world, "INVITE 200"), [NEXT], "{answered_first}");
+    }
+}
+
+#[test]
+fn an_answer_waits_for_no_further_dial_when_one_has_failed() {
+    for answered_first in [false, true] {
+        let (mut world, invite) = called_by_a_connection(FIRST, "192.0.2.10", Transport::Tls);
+        let device = world.device(1);
+        world.dial = false;
+        world.input(Input::Closed(FIRST));
+        world.input(Input::Closed(INBOUND));
+        for _ in 0..if answered_first { 0 } else { 6 } {
+            let dialled = world.dialled;
+            world.input(Input::DialFailed(REGISTRAR));
+            world.advance(Duration::from_millis(1250));
+            assert_eq!(world.dialled, dialled + 1, "a dial that failed is repeated soon");
+        }
+        world.reply(device, &invite, 200, &[CONTACT], "");
+        assert_eq!(anew(&world), [], "the next flow may lead there");
+        world.input(Input::DialFailed(REGISTRAR));
+        assert_eq!(anew(&world), [("192.0.2.10:5099".to_owned(), Transport::Tls, 200)], "{answered_first}");
+        world.reply(device, &invite, 200, &[CONTACT], "");
+        assert_eq!(anew(&world).len(), 2, "the device repeats it");
+    }
+}
+
 #[test]
 fn a_bye_that_no_datagram_of_its_server_answers_goes_by_the_flow_that_its_account_has_by_now() {
     // RFC 3263 §4.3: of two proxies the one is gone, and the calls live on at the other.

@@ -16,7 +16,7 @@ use relay::vault::Owner;
 use serde_json::json;
 use sip::id::InstanceId;
 
-use super::scripted::{Answer, Door, SECRET, Scripted, ringing_call};
+use super::scripted::{APP_KEY, Answer, Door, SECRET, Scripted, ringing_call};
 use super::{Endpoint, instance_path, path_of};
 
 /// The other nodes.
@@ -24,6 +24,8 @@ use super::{Endpoint, instance_path, path_of};
 pub struct Nodes {
     /// The node that is asked leaves.
     is_leaving: bool,
+    /// It ends, and has nothing left but calls.
+    is_draining: bool,
     /// Whose the instance is by its record.
     owner: Option<Owner>,
     /// The store does not tell whose it is.
@@ -55,6 +57,10 @@ impl NodeService for Scripted {
 
     fn is_leaving(&self) -> bool {
         self.with(|script| script.nodes.is_leaving)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.with(|script| script.nodes.is_draining)
     }
 
     fn leavers(&self) -> Vec<Owner> {
@@ -278,4 +284,31 @@ async fn what_a_request_is_refused_for_is_the_same_at_a_node_that_carries_it() {
     door.script.with(|script| script.nodes = nodes());
     assert_eq!(door.ask.of("HEAD", &path_of(Endpoint::Read), SECRET, "").await.status, 204);
     door.script.with(|script| assert_eq!(script.nodes.asked, [node(2)]));
+}
+
+/// A phone that was woken has nobody else to ask where the node is alone.
+#[tokio::test]
+async fn a_node_that_ends_answers_of_calls_and_data_and_begins_nothing() {
+    let door = Door::new();
+    let ask = async |endpoint: Endpoint, body: &str| {
+        door.ask.of(endpoint.method().as_str(), &path_of(endpoint), SECRET, body).await
+    };
+    let begun = [Endpoint::Change, Endpoint::Test, Endpoint::BeginTrace];
+    let served = [Endpoint::Call, Endpoint::Progress, Endpoint::Decline, Endpoint::Read, Endpoint::Messages];
+    let mut before = Vec::new();
+    for endpoint in served {
+        before.push((endpoint, ask(endpoint, "").await.status));
+    }
+    door.script.with(|script| script.nodes.is_draining = true);
+    for endpoint in begun {
+        let answer = ask(endpoint, "{}").await;
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "draining"), "{endpoint:?}");
+        assert_eq!(answer.header("retry-after"), "5");
+    }
+    let doctor = door.ask.of("POST", Endpoint::Doctor.template(), APP_KEY, "{}").await;
+    assert_eq!((doctor.status, doctor.problem().as_str()), (503, "draining"));
+    for (endpoint, status) in before {
+        assert_eq!((ask(endpoint, "").await.status, status < 300), (status, true), "{endpoint:?}");
+    }
+    assert_eq!(ask(Endpoint::Disable, "").await.status, 200);
 }

@@ -1,0 +1,94 @@
+//! What is open beside the calls that are being set up when the process is about to end, so that it is waited for, and answered at the end.
+//!
+//! | open | until | at the end |
+//! | --- | --- | --- |
+//! | a request that is forwarded, in a dialog or to begin one, or waits for its peer | its final answer | 503 with Retry-After; an INVITE is cancelled where it went |
+//! | a MESSAGE outside a dialog | its final answer: a device that is silent has it kept instead | 503 with Retry-After |
+//! | a 2xx to an INVITE: it may be lost by UDP, and is repeated by who gave it | its ACK or a BYE passes, 64·T1 at most | – |
+//!
+//! Invariant: a call that is established, and asks for nothing, keeps no process from its end. Of 2xx, [`UNACKNOWLEDGED_MAX`] are known.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::{DialogMark, Endpoint, ServerOwner};
+use crate::message::{Composer, Message, Method, Name};
+use crate::transaction::ServerId;
+
+/// Answered INVITEs whose ACK has not come; a further one is not waited for.
+const UNACKNOWLEDGED_MAX: usize = 10_000;
+/// Of a request that the end of the process has left unanswered, the Retry-After, in seconds.
+const RETRY_AFTER_S: u32 = 1;
+
+/// The dialogs in which a 2xx to an INVITE has passed, and no ACK, each with the moment at which its sender gives up.
+#[derive(Debug, Default)]
+pub(super) struct Unacknowledged(HashMap<DialogMark, Instant>);
+
+impl Unacknowledged {
+    /// How many there are.
+    fn count(&self, now: Instant) -> usize {
+        #[expect(clippy::disallowed_methods, reason = "they are only counted")]
+        self.0.values().filter(|until| **until > now).count()
+    }
+
+    fn add(&mut self, now: Instant, dialog: DialogMark, until: Instant) {
+        if self.0.len() >= UNACKNOWLEDGED_MAX {
+            self.0.retain(|_, until| *until > now);
+        }
+        if self.0.len() < UNACKNOWLEDGED_MAX {
+            self.0.entry(dialog).or_insert(until);
+        }
+    }
+
+    /// An ACK or a BYE of a dialog has passed.
+    pub(super) fn settle(&mut self, request: &Message) {
+        if let Some(call_id) = request.call_id().filter(|_| !self.0.is_empty()) {
+            self.0.remove(&DialogMark::of(call_id));
+        }
+    }
+}
+
+impl Endpoint {
+    /// How many requests beside the [`open_calls`](Self::open_calls) have no final answer.
+    pub fn open_requests(&self) -> usize {
+        self.dialogs.len() + self.messages.unanswered().len()
+    }
+
+    /// How many INVITEs are answered, and their ACKs have not come.
+    pub fn unacknowledged(&self, now: Instant) -> usize {
+        self.unacknowledged.count(now)
+    }
+
+    /// A 2xx passes on.
+    pub(super) fn note_passed(&mut self, now: Instant, status: u16, response: &Message) {
+        let is_of_invite = response.cseq().is_some_and(|(_, method)| method == Method::Invite.as_str());
+        if let Some(call_id) = response.call_id().filter(|_| is_of_invite && (200..300).contains(&status)) {
+            let until = now + self.core.settings.timing.transaction.t1_64();
+            self.unacknowledged.add(now, DialogMark::of(call_id), until);
+        }
+    }
+
+    /// The process ends.
+    pub(super) fn end_requests(&mut self, now: Instant) {
+        for server in self.dialogs.unanswered() {
+            self.end_forwarded(now, server);
+        }
+        for message in self.messages.unanswered() {
+            self.end_message(now, message, RETRY_AFTER_S);
+        }
+    }
+
+    fn end_forwarded(&mut self, now: Instant, server: ServerId) {
+        self.dialogs.settle(server);
+        let Some(asked) = self.core.transactions.asked_by(server) else { return };
+        let tag = self.core.random.tag();
+        let response = Composer::response(asked, 503, Composer::reason(503), Some(&tag));
+        let response = response.header(Name::RetryAfter, RETRY_AFTER_S).finish();
+        if let (Some(Method::Invite), Some(ServerOwner::Forwarded(branch))) =
+            (asked.method(), self.core.transactions.owner_of(server))
+        {
+            self.core.transactions.cancel(now, branch, None);
+        }
+        self.core.transactions.respond(now, server, 503, response);
+    }
+}
