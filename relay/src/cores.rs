@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
@@ -100,8 +100,10 @@ fn start(index: usize) -> io::Result<(Way, Core)> {
     let (running, runs) = watch::channel(());
     let carried = Arc::new(Carried::default());
     let waits_for = carried.clone();
+    let (give, given) = std::sync::mpsc::channel::<Runtime>();
     // The thread ends, and drops the runtime, when the core is dropped: no other may, for it might be one of a runtime.
-    std::thread::Builder::new().name(format!("core-{index}")).spawn(move || {
+    let spawned = std::thread::Builder::new().name(format!("core-{index}")).spawn(move || {
+        let Ok(runtime) = given.recv() else { return };
         HERE.set(Some(index));
         runtime.block_on(async {
             if let Ok(first) = begun.await {
@@ -114,7 +116,13 @@ fn start(index: usize) -> io::Result<(Way, Core)> {
         });
         drop(runtime);
         drop(running);
-    })?;
+    });
+    if let Err(error) = spawned {
+        runtime.shutdown_background();
+        return Err(error);
+    }
+    // The thread waits for it.
+    let _ = give.send(runtime);
     Ok((Way { handle, carried, running: runs }, Core(begin)))
 }
 

@@ -86,10 +86,27 @@ fn told(panic: &PanicHookInfo<'_>) -> String {
 
 /// A panic as an event. The subscriber does not write it: the panicking code may hold a lock of the subscriber.
 fn event_of_panic(thread: &str, told: &str, trace: &str) -> String {
-    let fields = json!({"event": "panic", "message": told, "thread": thread, "trace": trace});
+    event("ERROR", &json!({"event": "panic", "message": told, "thread": thread, "trace": trace}))
+}
+
+fn event(level: &str, fields: &serde_json::Value) -> String {
     let event =
-        json!({"timestamp": rfc3339_ms(unix_now_ms()), "level": "ERROR", "fields": fields, "target": module_path!()});
+        json!({"timestamp": rfc3339_ms(unix_now_ms()), "level": level, "fields": fields, "target": module_path!()});
     format!("{event}\n")
+}
+
+/// Says a push for the person at the terminal, who is to read and copy it; where the log is read by a program, as an event, whatever its level is. `push` is JSON.
+pub fn say_push(app: &str, service: &str, push: &str) {
+    say(&told_push(app, service, push, JSON.load(Ordering::Relaxed)));
+}
+
+fn told_push(app: &str, service: &str, push: &str, as_json: bool) -> String {
+    const SAYS: &str = "PUSH printed instead of sent";
+    if !as_json {
+        return format!("{SAYS} (app {app}, {service}):\n{push}\n");
+    }
+    let push = serde_json::from_str(push).unwrap_or_else(|_| json!(push));
+    event("INFO", &json!({"event": "push-printed", "message": SAYS, "app": app, "service": service, "push": push}))
 }
 
 /// Says `lines`, which end with a line's end.
@@ -397,6 +414,17 @@ mod tests {
         let [name, level] = [&event["fields"]["event"], &event["level"]].map(|text| text.as_str().unwrap());
         assert_eq!((name, level), ("panic", "ERROR"));
         assert!(event["fields"]["message"].as_str().unwrap().ends_with("a literal"));
+    }
+
+    #[test]
+    fn a_printed_push_is_one_event_where_the_log_is_read_by_a_program() {
+        for (push, read) in [("{\n  \"event\": \"call\"\n}", json!({"event": "call"})), ("no JSON", json!("no JSON"))] {
+            let line = told_push("com.example.phone", "Fcm", push, true);
+            assert_eq!(line.matches('\n').count(), 1, "{line}");
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!((&event["fields"]["event"], &event["fields"]["push"]), (&json!("push-printed"), &read));
+            assert!(told_push("com.example.phone", "Fcm", push, false).ends_with(&format!("\n{push}\n")));
+        }
     }
 
     #[test]

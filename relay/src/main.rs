@@ -22,13 +22,14 @@ use relay::config::{Config, Problem, Problems};
 use relay::log;
 use relay::log_filter::{self, Filtered};
 use relay::operator::controls::Reloaded;
-use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
+use relay::process::{ignore_file_size_signal, protect_memory, raise_open_files, refuse_huge_pages, try_threads};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
 use relay::serve::unconfigured::Unconfigured;
 use relay::serve::{Relay, Running};
 use relay::systemd::{self, Notifier, sockets};
+use relay::timing;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot::Receiver;
 use tracing::Level;
@@ -129,6 +130,15 @@ fn main() -> ExitCode {
     // Dropped last: the runtime may have something to say when it ends.
     let _last_words = matches!(cli.command, Command::Serve { .. }).then(log::begin);
     refuse_huge_pages();
+    if matches!(cli.command, Command::Serve { .. })
+        && let Err((given, error)) = try_threads(threads())
+    {
+        let wanted = threads();
+        let why = format!(
+            "the system gives {given} of the {wanted} threads that are needed, two for each core ({error}): raise the limit of tasks (TasksMax, --pids-limit, ulimit -u)"
+        );
+        return not_started(cli.log_format, &why);
+    }
     // A command, and a probe that is asked for every few seconds, needs no thread for each core.
     let mut runtime = match cli.command {
         Command::Serve { .. } => tokio::runtime::Builder::new_multi_thread(),
@@ -138,6 +148,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return not_started(cli.log_format, &format!("the runtime cannot start: {error}")),
     };
+    {
+        let _inside = runtime.enter();
+        ignore_file_size_signal();
+    }
     let code = match cli.command {
         Command::Serve { config, state, with_registrar } => {
             raise_open_files();
@@ -179,6 +193,13 @@ fn main() -> ExitCode {
     aside::wait(LAST_THREADS);
     runtime.shutdown_timeout(LAST_THREADS.saturating_sub(ending.elapsed()));
     code
+}
+
+/// How many threads a relay has at least: its runtime's, and one for each shard.
+fn threads() -> usize {
+    let of_runtime = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|count| count.parse().ok());
+    let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+    of_runtime.unwrap_or_else(cores) + timing::shards()
 }
 
 /// The command line. What was asked for (`--help`, `--version`) and cannot be written is no success.

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Invariant: the content of the state folder is its user's alone, and is replaced as a whole. A failure keeps what is in use, is told
-//! (log, `/readyz`, status page, metric) and tried again, later each time and never at the same moment as other nodes. Until the first
-//! certificate is there, the relay shows one that it has signed itself.
+//! (log, `/readyz`, status page, metric) and tried again, later each time as far as what is left allows ([`waits`]), at once when an operator
+//! has the relay reload, and never at the same moment as other nodes. Until the first certificate is there, the relay shows one that it has
+//! signed itself.
 
 mod files;
 mod http;
 mod order;
+mod waits;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +25,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use instant_acme::ChallengeType;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::clock;
 use crate::config::{Acme as Settings, AcmeChallenge};
@@ -32,13 +35,10 @@ use crate::metrics::labels::CertificateOrder;
 use crate::net::tls::{ServerTls, TlsError};
 use crate::random;
 
+use waits::Waits;
+
 pub use files::{Files, stands_in};
 
-/// After an order the next one waits this many times as long as after a first failure, whatever the certificate says: a clock that is
-/// wrong orders no certificate each second.
-const CALM: u32 = 10;
-/// The longest wait after a failure.
-const LONGEST: Duration = Duration::from_secs(12 * 3_600);
 /// An order that takes longer has failed.
 const ORDER_WITHIN: Duration = Duration::from_secs(180);
 
@@ -94,6 +94,14 @@ impl AcmeError {
         }
     }
 
+    /// Whether the CA has answered, and does not want to issue.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Ca(instant_acme::Error::Api(_)) | Self::Account(_) | Self::NoChallenge(..) | Self::NotProved(..)
+        )
+    }
+
     fn is_of_nonce(&self) -> bool {
         matches!(self, Self::Ca(error) if ca_says(error) == "badNonce")
     }
@@ -141,8 +149,9 @@ impl Acme {
         Router::new().route("/.well-known/acme-challenge/{token}", get(token)).with_state(self.tokens.clone())
     }
 
-    /// Keeps the certificate for ever; `told` hears what an operator should know, and nothing once all is well.
-    pub async fn keep(self, told: impl Fn(Option<String>)) {
+    /// Keeps the certificate for ever; `told` hears what an operator should know, and nothing once all is well. `asked`: an operator does not want to
+    /// wait for the end of a pause.
+    pub async fn keep(self, asked: Arc<Notify>, told: impl Fn(Option<String>)) {
         let mut failures = 0u32;
         loop {
             let wait = self.until_due();
@@ -155,7 +164,9 @@ impl Acme {
                 sleep(wait.min(self.first_wait)).await;
                 continue;
             }
-            match tokio::time::timeout(ORDER_WITHIN, self.renew()).await.unwrap_or(Err(AcmeError::Timeout)) {
+            // What an operator asks for during the attempt may come too late for it.
+            let asked = asked.notified();
+            match timeout(ORDER_WITHIN, self.renew()).await.unwrap_or(Err(AcmeError::Timeout)) {
                 Ok(()) => {
                     failures = 0;
                     self.metrics.certificate_order(CertificateOrder::Issued);
@@ -166,18 +177,17 @@ impl Acme {
                         "a certificate was issued"
                     );
                     told(None);
-                    sleep(self.first_wait * CALM).await;
+                    sleep(self.waits().after_issue()).await;
                 }
                 Err(error) => {
                     self.forget_challenges();
                     self.metrics.certificate_order(CertificateOrder::Failed);
-                    let pause = self.pause(failures);
+                    let (waits, ended_at) = (self.waits(), Instant::now());
+                    let pause = a_quarter_off(waits.after_failure(failures, error.is_refusal()));
                     failures = failures.saturating_add(1);
-                    let is_stand_in = self.tls.chain().first().is_some_and(stands_in);
-                    let left = if is_stand_in { 0 } else { self.tls.expiry().saturating_sub(clock::unix_now()) };
-                    let days = left / 86_400;
+                    let days = waits.left.as_secs() / clock::DAY_S;
                     let again = pause.as_secs();
-                    let until_then = if is_stand_in {
+                    let until_then = if waits.life.is_zero() {
                         "there is none yet, and nobody can connect".to_owned()
                     } else {
                         format!("the one in use ends in {days} days")
@@ -186,10 +196,22 @@ impl Acme {
                     told(Some(format!(
                         "acme: no certificate was issued ({failures} times): {error}; {until_then}, tried again in {again} s"
                     )));
-                    sleep(pause).await;
+                    if timeout(pause, asked).await.is_ok() {
+                        sleep_until(ended_at + waits.before_asked()).await;
+                    }
                 }
             }
         }
+    }
+
+    /// By what the certificate in use is now.
+    fn waits(&self) -> Waits {
+        let (begin, end) = match self.tls.chain().first().is_some_and(stands_in) {
+            true => (0, 0),
+            false => self.tls.validity(),
+        };
+        let [life, left] = [begin, clock::unix_now()].map(|from| Duration::from_secs(end.saturating_sub(from)));
+        Waits { first: self.first_wait, life, left }
     }
 
     /// Until two thirds of the life of the certificate in use are over; a few percent less, so that nodes do not all ask at once.
@@ -202,12 +224,6 @@ impl Acme {
         let life = end.saturating_sub(begin);
         let due = begin + life * 2 / 3 - spread(life / 50);
         Duration::from_secs(due.saturating_sub(clock::unix_now()))
-    }
-
-    /// Longer each time, and a quarter more or less.
-    fn pause(&self, failures: u32) -> Duration {
-        let pause = self.first_wait.saturating_mul(1 << failures.min(16)).min(LONGEST);
-        pause.mul_f64(0.75 + f64::from(u16::from_ne_bytes(random::bytes())) / f64::from(u16::MAX) / 2.0)
     }
 
     async fn renew(&self) -> Result<(), AcmeError> {
@@ -272,6 +288,11 @@ impl order::Prover for Acme {
     }
 }
 
+/// A quarter more or less.
+fn a_quarter_off(pause: Duration) -> Duration {
+    pause.mul_f64(0.75 + f64::from(u16::from_ne_bytes(random::bytes())) / f64::from(u16::MAX) / 2.0)
+}
+
 /// A random number below `most`, 0 when that is 0.
 fn spread(most: u64) -> u64 {
     u64::from_ne_bytes(random::bytes()).checked_rem(most).unwrap_or(0)
@@ -279,7 +300,47 @@ fn spread(most: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::vault::hex;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_when_an_operator_asks_and_an_earlier_question_shortens_none() {
+        const FIRST: Duration = Duration::from_secs(24 * 3_600);
+        let state = std::env::temp_dir().join(format!("sipwake-asked-{}", hex(&random::bytes::<8>())));
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let settings = Settings {
+            directory_url: format!("https://{closed}/dir").into(),
+            contact: Vec::new(),
+            state: state.clone(),
+            challenge: AcmeChallenge::TlsAlpn01,
+            listen: None,
+            names: vec!["relay.example.net".to_owned()],
+            ca_file: None,
+        };
+        let files = Files::new(&state);
+        files.prepare(&settings.names).unwrap();
+        let (certificate, key) = files.pair();
+        let tls = ServerTls::load(&certificate, &key).unwrap();
+        let (asked, (say, mut said)) = (Arc::new(Notify::new()), mpsc::unbounded_channel());
+        asked.notify_waiters();
+        let acme = Acme::new(settings, tls, Metrics::new(), FIRST);
+        let keeping = tokio::spawn(acme.keep(asked.clone(), move |problem| drop(say.send((Instant::now(), problem)))));
+        let mut failed_at = async || {
+            let (at, problem) = said.recv().await.unwrap();
+            assert!(problem.is_some_and(|problem| problem.contains("no certificate was issued")));
+            at
+        };
+        let (first, second) = (failed_at().await, failed_at().await);
+        assert!(second - first > FIRST / 2, "nobody has asked");
+        tokio::task::yield_now().await;
+        asked.notify_waiters();
+        let third = failed_at().await;
+        assert!(third - second < FIRST / 4, "{:?}", third - second);
+        keeping.abort();
+        std::fs::remove_dir_all(&state).unwrap();
+    }
 
     /// An error of a CA.
     fn problem(word: &str) -> instant_acme::Error {

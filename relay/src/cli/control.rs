@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::CommandError;
 use super::answer::{list, text};
@@ -60,7 +61,16 @@ enum Action {
 /// # Errors
 /// [`CommandError`] when the listener is not reached, or the configuration cannot be used.
 pub async fn reload(reload: Reload) -> Result<(), CommandError> {
-    let told = reload.at.open()?.call("POST", "/reload", None).await?;
+    let listener = reload.at.open()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let told = tokio::select! {
+        told = listener.call("POST", "/reload", None) => told?,
+        // A service manager that stops the relay ends its reload first, and takes an end by a signal for a failure of the service.
+        _ = terminate.recv() => {
+            eprintln!("ended by SIGTERM before the relay has said what became of the reload");
+            return Ok(());
+        }
+    };
     let list = |member: &str| Ok::<_, CommandError>(list(&told, member)?.iter().map(cell).collect::<Vec<_>>());
     let (taken, needs_restart) = (list("taken")?, list("needs_restart")?);
     let mut out = std::io::stdout();

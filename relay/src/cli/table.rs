@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::colour::{Colour, paint};
+use crate::doctor::is_obeyed;
 
 /// JSON for a program, indented for a person who looks on.
 pub(super) fn pretty(value: &Value) -> String {
@@ -38,12 +39,6 @@ pub fn printable(text: &str) -> String {
         if is_obeyed(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
     }
     shown
-}
-
-/// Whether a terminal takes a character for a command, or turns what follows it around (Unicode, Bidi_Control) or to another line.
-fn is_obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A line for each row, below the columns' names.

@@ -37,7 +37,7 @@ use crate::vault::record::Proof;
 use discreet::{NOWHERE, discreet};
 pub use line::{Line, LineError, token};
 use registering::{Ended, Registering};
-pub use report::{DoctorStep, Finding, Report, Verdict};
+pub use report::{DoctorStep, Finding, Report, Verdict, is_obeyed};
 
 /// Addresses that are connected to side by side; those behind them where none of them stands.
 const CONNECTIONS: usize = 8;

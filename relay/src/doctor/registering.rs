@@ -156,7 +156,12 @@ impl<'a> Registering<'a> {
                 remedy: "offer SHA-256 (RFC 8760), or let the operator set upstream.allow_md5",
             });
         };
-        let names: Vec<&str> = offered.iter().map(|it| it.algorithm.hash.as_str()).collect();
+        let mut names: Vec<&str> = Vec::new();
+        for name in offered.iter().map(|it| it.algorithm.hash.as_str()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
         let what = format!("it asks for credentials in the realm {:?} ({})", &*challenge.realm, names.join(", "));
         if names.iter().all(|name| *name == "MD5") {
             report.note(STEP, what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)");

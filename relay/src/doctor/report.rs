@@ -109,7 +109,13 @@ impl fmt::Display for Report {
 }
 
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+    text.chars().filter(|c| !is_obeyed(*c)).collect()
+}
+
+/// Whether a terminal takes a character for a command, or turns what follows it around (Unicode, Bidi_Control) or to another line.
+pub fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -119,7 +125,8 @@ mod tests {
     #[test]
     fn what_a_sip_server_writes_is_no_command_for_a_terminal() {
         let mut report = Report::default();
-        report.note(DoctorStep::Options, "Server: a\x1b]52;c;Zm9v\x07b\r\x1b[2Kgood \u{9b}2J", "say\x1b[8m");
+        let said = "Server: a\x1b]52;c;Zm9v\x07b\r\x1b[2Kgo\u{202e}\u{2066}od\u{2028} \u{9b}2J";
+        report.note(DoctorStep::Options, said, "say\x1b[8m");
         let text = report.to_string();
         assert_eq!(text, "note options     Server: a]52;c;Zm9vb[2Kgood 2J\n                 -> say[8m\n");
     }

@@ -1,7 +1,7 @@
 //! Watching the certificate: when it ends, and whether those who connect will take it.
 //!
 //! Invariant: its warnings are about the certificate in use; faults of new files are reported by [`ServerTls::watch`]. Each doubt is logged once
-//! while it lasts. Beside the keyring stands which one is in use, for the commands of this machine.
+//! while it lasts, and told with the moment that it begins. Beside the keyring stands which one is in use, for the commands of this machine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use tokio::time::{Instant, interval};
 
 use super::{check, running_relay};
 use crate::acme;
+use crate::clock;
 use crate::config::{Config, Tls};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Warning;
-use crate::net::tls::{Doubt, ServerTls};
+use crate::net::tls::{Doubt, ServerTls, dated};
 use crate::operator::readiness::Readiness;
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(5);
-/// How often one that is as it was is examined again: its time goes on.
+/// How often one that is as it was is examined again, whose dates mean what they did: the roots of this machine may have changed.
 const AGAIN: Duration = Duration::from_secs(600);
 
 /// The warning while nothing but a stand-in can be shown.
@@ -28,7 +29,7 @@ const NO_CERTIFICATE: &str = "acme: the CA has issued no certificate yet: no pho
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics, readiness: Readiness) {
     let mut ticks = interval(EVERY);
-    let mut examined: Option<(Vec<CertificateDer<'static>>, Instant)> = None;
+    let mut examined: Option<(Vec<CertificateDer<'static>>, Vec<Doubt>, Instant)> = None;
     let (mut known, mut is_unnoted): (Vec<Doubt>, bool) = (Vec::new(), false);
     loop {
         ticks.tick().await;
@@ -46,13 +47,16 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
                 Err(_) => {}
             }
         }
-        if examined.as_ref().is_some_and(|(was, at)| *was == chain && at.elapsed() < AGAIN) {
+        // A certificate ends between two examinations, and a clock may be set.
+        let by_date = dated(&chain, clock::unix_now());
+        if examined.as_ref().is_some_and(|(was, dates, at)| *was == chain && *dates == by_date && at.elapsed() < AGAIN)
+        {
             continue;
         }
         // Whether a private CA is trusted is for those to say who have it.
         let doubts = check::certificate_in_use(&config, &chain);
         let doubts: Vec<Doubt> = doubts.into_iter().filter(Doubt::is_fatal).collect();
-        examined = Some((chain, Instant::now()));
+        examined = Some((chain, by_date, Instant::now()));
         for doubt in doubts.iter().filter(|doubt| !known.contains(doubt)) {
             tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
         }
@@ -70,6 +74,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
     use super::*;
+    use crate::clock::{Machine, set_virtual, virtual_unix_ms};
     use crate::operator::readiness::{Check, Standing};
     use crate::random;
     use crate::vault::hex;
@@ -112,6 +117,37 @@ mod tests {
         tokio::time::sleep(EVERY * 2).await;
         assert_eq!(readiness.standing(), Standing::Ready);
         assert!(ends_in() > 0);
+        watching.abort();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_ends_is_told_with_the_next_look_and_so_is_a_clock_that_was_set() {
+        let folder = std::env::temp_dir().join(format!("sipwake-ends-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir(&folder).unwrap();
+        let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.join(name));
+        let mut config = Config::development().unwrap();
+        config.edge.public.host = HOST.into();
+        config.upstream.public_host = HOST.into();
+        config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
+        write(&certificate, &key, 2090);
+        let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
+        let (begins_at, ends_at) = tls.validity();
+        Check::ALL.iter().for_each(|check| readiness.pass(*check));
+        let watching = tokio::spawn(watch(config, tls, Metrics::new(), readiness.clone()));
+        let stands_at = async |second: u64| {
+            let mut machine = Machine::default();
+            machine.off_ms = (second as i64) * 1_000 - virtual_unix_ms(Duration::ZERO) as i64;
+            set_virtual(&machine);
+            tokio::time::sleep(EVERY * 2).await;
+            readiness.standing()
+        };
+        let (ready, degraded) = (Standing::Ready, Standing::Degraded);
+        assert_eq!(stands_at(ends_at - 60).await, ready);
+        assert_eq!(stands_at(ends_at + 1).await, degraded, "it has ended");
+        assert_eq!(stands_at(ends_at - 60).await, ready, "the clock was ahead");
+        assert_eq!(stands_at(begins_at - 60).await, degraded, "its time has not come");
+        assert_eq!(stands_at(begins_at + 1).await, ready);
         watching.abort();
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -61,10 +61,11 @@ impl Opened {
         );
         let door = door.map(|door| tokio::spawn(https::serve(door, acme.answers(), ending)));
         let (watched, readiness) = (readiness.clone(), readiness.clone());
+        let asked = self.foundations.order_again.clone();
         let told = move |problem: Option<String>| {
             readiness.warn_of(Warning::Acme, problem.into_iter().map(Into::into).collect());
         };
-        door.into_iter().chain([chore(&watched, "certificates by ACME", acme.keep(told))]).collect()
+        door.into_iter().chain([chore(&watched, "certificates by ACME", acme.keep(asked, told))]).collect()
     }
 
     /// The periodic tasks beside everything else.

@@ -214,6 +214,7 @@ impl Relay {
             push,
             push_is_printed,
             tls,
+            order_again: Arc::default(),
             upstream_tls,
             development_ca,
         };
@@ -359,6 +360,8 @@ struct Foundations {
     push_is_printed: bool,
     quotas: Quotas,
     tls: Arc<ServerTls>,
+    /// A certificate that could not be ordered is to be ordered now.
+    order_again: Arc<Notify>,
     upstream_tls: ClientTls,
     development_ca: Option<String>,
 }
@@ -527,6 +530,7 @@ impl Opened {
         let reloader = Arc::new(Reloader {
             running: Mutex::new(InForce::of(foundations.config.clone())),
             tls: foundations.tls.clone(),
+            order_again: foundations.order_again.clone(),
             upstream_tls: foundations.upstream_tls.clone(),
             push: foundations.push.clone(),
             network: foundations.network.clone(),

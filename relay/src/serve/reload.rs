@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use tokio::sync::Notify;
 
 use super::check::{self, push_certificates};
 use super::push_services::push_service;
@@ -33,6 +34,7 @@ use crate::vault::Vault;
 pub(super) struct Reloader {
     pub(super) running: Mutex<InForce>,
     pub(super) tls: Arc<ServerTls>,
+    pub(super) order_again: Arc<Notify>,
     pub(super) upstream_tls: ClientTls,
     pub(super) push: PushService,
     pub(super) network: Arc<dyn Network>,
@@ -75,6 +77,8 @@ impl Reloader {
     pub(super) fn reload(&self) -> Reloaded {
         let told = self.read_again();
         log(&told);
+        // What kept the CA from issuing may be mended, and is in none of the files.
+        self.order_again.notify_waiters();
         told
     }
 

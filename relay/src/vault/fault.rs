@@ -25,7 +25,9 @@ pub enum StoreFault {
     #[error("its Redis user may not use {0}: accounts are not kept, taken over or wiped as they should be")]
     Forbidden(&'static str),
     /// It does not know this command, or this form of it.
-    #[error("Redis does not know {0}: it is older than 6.2")]
+    #[error(
+        "Redis does not know {0}: it is older than 6.2, or its configuration has another name for it (rename-command)"
+    )]
     Unknown(&'static str),
 }
 
@@ -48,7 +50,7 @@ impl StoreFault {
             Self::Unreadable => "grant +info +config|get, or see to both yourself",
             Self::Evicts(_) => "set maxmemory-policy noeviction, and give it memory enough",
             Self::Forbidden(_) => "grant what docs/operators.md names",
-            Self::Unknown(_) => "use Redis 6.2 or later, or Valkey",
+            Self::Unknown(_) => "use Redis 6.2 or later, or Valkey, with the names that commands have",
         }
     }
 }

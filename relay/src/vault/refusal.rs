@@ -43,8 +43,8 @@ refusals! {
         "grant its user +select, or name database 0";
     "ERR DB index is out of range" => "the store has no database of the number in store.url",
         "name one that it has (its setting databases), or 0";
-    "MOVED by its Cluster" => "the Cluster sends the relay on to another of its nodes, and that does not answer for it yet (MOVED or ASK)",
-        "bring back the node that fell out, or wait until a replica has taken over (CLUSTER NODES tells)";
+    "MOVED by its Cluster" => "the Cluster sends the relay on to another of its nodes, and that does not answer for it yet, or refuses the relay's user (MOVED or ASK)",
+        "give each node the user of store.url (ACL WHOAMI with it tells; one that was set and not saved is gone with a restart); bring back the node that fell out, or wait until a replica has taken over (CLUSTER NODES tells)";
     "MOVED" | "ASK" | "CROSSSLOT" | "ERR SELECT is not allowed in cluster mode" => "the store is a Cluster, and store.url names one Redis (MOVED or ASK)", "write redis+cluster://";
     "LOADING" => "the store is reading its data (LOADING)", "wait until it has";
     "CLUSTERDOWN" | "TRYAGAIN" => "a part of the Cluster has no master (CLUSTERDOWN)",

@@ -30,6 +30,7 @@ instance its id alone.
 - **What goes wrong again and again** is a line when it begins, one each minute with `times`, how often since the last one, and one when it is over.
 - **A relay that does not start** says why: with `--log-format json` by one `not-started` for each problem, as text by lines that begin with `error:`.
 - **A panic** is `panic` in JSON, of level `ERROR`, with `thread` and `trace`; as text it is several lines. It is a fault of the relay: please report it.
+- **A push that is printed** (`print_pushes`) is `push-printed` in JSON, at any level, with `app`, `service` and `push`; as text it is several lines, for a person.
 
 | event | level | fields | says |
 | --- | --- | --- | --- |

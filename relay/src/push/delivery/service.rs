@@ -607,8 +607,7 @@ fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
     let text = payload::fcm(push, target.public_key.as_deref()).unwrap_or_default();
     PRINTED.with_borrow_mut(|heard| match heard {
         Some(heard) => heard.push(text),
-        // For the person at the terminal, who is to read and copy it: no event of the log.
-        None => log::say(&format!("PUSH printed instead of sent (app {app}, {:?}):\n{text}\n", target.provider)),
+        None => log::say_push(app, &format!("{:?}", target.provider), &text),
     });
     Verdict::Accepted
 }

@@ -532,8 +532,9 @@ impl Inner {
     ///
     /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not let go of,
     /// also where this node itself stood still meanwhile: it asks the others first which instances they have wiped. In a Cluster, which cannot tell a
-    /// loss from a wipe, only when the lease was missing before its time (one of its masters came back without its data), or when nothing at all is
-    /// there. An instance that is missing because its lease has ended meanwhile ends here as any other, unless another node has ended it.
+    /// loss from a wipe, only when the lease was missing before its time (one of its masters came back without its data), or when nobody has taken over
+    /// anything: a node that has taken over some has the missing ones as well, or has wiped them. An instance that is missing because its lease has
+    /// ended meanwhile ends here as any other, unless another node has ended it.
     async fn look_up_all(self: Arc<Self>, lapse: Lapse, has_lost: bool) -> bool {
         let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
         let owned: HashMap<InstanceId, Fence> = owned.collect();
@@ -545,10 +546,10 @@ impl Inner {
             instances = ids.len(),
             "the lease of this node had lapsed; each instance is looked up again"
         );
-        let (mut lost, mut missing, mut found, mut is_away) = (Vec::new(), Vec::new(), false, false);
+        let (mut lost, mut missing, mut is_away) = (Vec::new(), Vec::new(), false);
         self.look_up(&ids, |id, stored| match stored {
-            Ok(Some(stored)) if stored.owned => found = true,
-            Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => found = true,
+            Ok(Some(stored)) if stored.owned => {}
+            Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => {}
             Ok(Some(_)) => lost.push(id),
             // A malformed record has no owner.
             Ok(None) | Err(StoreError::Malformed) => missing.push(id),
@@ -558,8 +559,7 @@ impl Inner {
         if is_away {
             return false;
         }
-        let is_empty = !found && lost.is_empty();
-        if has_lost && (is_empty || lapse == Lapse::Early || self.dependencies.vault.is_ordered()) {
+        if has_lost && (lost.is_empty() || lapse == Lapse::Early || self.dependencies.vault.is_ordered()) {
             missing.clear();
         }
         let missing = self.not_expired(missing).await;

@@ -110,6 +110,11 @@ impl<'a> Parts<'a> {
         let scheme = if self.tls { "rediss" } else { "redis" };
         format!("{scheme}://{}{host}/{path}", self.user)
             .into_connection_info()
+            .map(|info| {
+                // What is named there nobody needs, and a user who may not name it stands in ACL LOG for it.
+                let settings = info.redis_settings().clone().set_skip_set_lib_name();
+                info.set_redis_settings(settings)
+            })
             .map_err(|_| StoreError::Url("has a host, a port, a user or a database that cannot be read"))
     }
 
@@ -157,7 +162,7 @@ impl<'a> Parts<'a> {
         settings: &RedisConnectionInfo,
         tls: Option<&TlsCertificates>,
     ) -> Result<Way, StoreError> {
-        let mut asks = RedisConnectionInfo::default();
+        let mut asks = RedisConnectionInfo::default().set_skip_set_lib_name();
         let mut builder = SentinelClientBuilder::new([at.addr().clone()], service, SentinelServerType::Master)
             .map_err(|_| BAD_TLS)?
             .set_client_to_redis_db(settings.db());
@@ -273,6 +278,14 @@ mod tests {
                 RedisClient::Cluster { .. } => Kind::Cluster,
             };
             assert_eq!(kind, expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn one_redis_is_not_told_by_which_library_it_is_asked() {
+        for url in ["redis://a", "rediss://u:p@a:1/3", "redis://a/?protocol=resp3"] {
+            let Ok(RedisClient::One(client)) = RedisClient::read(url, &StoreTls::default()) else { panic!("{url}") };
+            assert!(client.get_connection_info().redis_settings().skip_set_lib_name(), "{url}");
         }
     }
 

@@ -199,6 +199,8 @@ mod tests {
                 "{}",
                 words(true)
             );
+            let remedy = Failure::of(&error()).within(true).error.remedy();
+            assert!(remedy.contains("ACL WHOAMI") && remedy.contains("CLUSTER NODES"), "{remedy}");
         }
         let full = RedisError::from((ErrorKind::Server(ServerErrorKind::ResponseError), "an error", "-OOM".to_owned()));
         assert!(Failure::of(&full).within(true).error.in_words().contains("(OOM)"));

@@ -5,7 +5,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tests::apns::BUNDLE;
 use tests::board::Missed;
-use tests::relay_process::RelayProcess;
+use tests::child::Child;
+use tests::relay_process::{RelayProcess, binary};
+use tests::scratch::Scratch;
 use tests::world::{SOON, World};
 
 use super::{said, sipwake};
@@ -24,6 +26,21 @@ fn file_of(relay: &RelayProcess, setting: &str) -> std::path::PathBuf {
 fn file_of_text(text: &str, setting: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{setting} = "))).unwrap_or_default();
     line.trim_matches('"').to_owned()
+}
+
+/// A service manager that is told to stop a relay while it reloads ends `sipwake reload` first.
+#[tokio::test]
+async fn a_reload_that_is_ended_by_sigterm_is_no_failure() -> Outcome {
+    let (silent, scratch) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), Scratch::new());
+    let mut command = std::process::Command::new(binary()?);
+    command.args(["reload", "--operator", &format!("https://{}", silent.local_addr().unwrap()), "--token-file"]);
+    command.arg(scratch.file("token", "operator-token-0123456789"));
+    let reload = Child::spawn(command, "(built by cargo)")?;
+    let _connection = silent.accept().unwrap();
+    reload.signal(Signal::TERM);
+    assert_eq!(reload.exit(SOON).await?.code(), Some(0), "{}", reload.output());
+    assert!(reload.output().contains("ended by SIGTERM"), "{}", reload.output());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,18 @@ async fn setup(authority: &Authority) -> (Setup, apns::Apns, fcm::Fcm) {
     (Setup::new(authority, vec![app]), apns, fcm)
 }
 
+/// As a disk that is full would: by the system's default the process would end by a signal.
+#[test]
+fn a_limit_of_file_size_is_an_error_and_ends_no_process() {
+    let state = Scratch::new();
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg("ulimit -f 0; exec \"$@\"").arg("sh").arg(binary().expect("the binary is built"));
+    limited.args(["serve", "--state"]).arg(state.path().join("state"));
+    let refused = limited.stdin(Stdio::null()).output().expect("a shell");
+    assert_eq!(refused.status.code(), Some(1), "{:?} {}", refused.status, said(&refused));
+    assert!(said(&refused).contains("File too large"), "{}", said(&refused));
+}
+
 #[test]
 fn bad_usage_is_2_and_an_error_at_the_start_is_1() {
     assert_eq!(sipwake(&["bogus"]).status.code(), Some(2));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use relay::vault::LEASE;
+use relay::vault::{LEASE, RENEWAL};
 use serde_json::json;
 use tests::board::Missed;
 use tests::gate::Gate;
@@ -158,6 +158,28 @@ async fn what_a_part_of_a_cluster_has_lost_together_with_the_lease_is_written_ag
     }
     world.relay.await_log("lease-lapsed", SOON).await?;
     world.until("the record again", || async { redis.keys().contains(&key).then_some(()) }).await?;
+    for instance in [&lost, &other] {
+        assert_eq!(world.api.read(instance).await?.status, 200);
+        world.whole_call(instance).await?;
+    }
+    world.content()
+}
+
+/// The lease has run out meanwhile, and the records of the other part are there as they were.
+#[tokio::test]
+async fn what_a_part_of_a_cluster_has_lost_while_it_was_away_is_written_again_where_nobody_has_taken_anything_over()
+-> Outcome {
+    let redis = RedisServer::start_cluster();
+    let world = World::between(|_| {}, |setup| setup.store = redis.url()).await?;
+    let (lost, other) = (world.enable().await?, world.enable_other().await?);
+    let (key, others) = (format!("sipwake:i:{{{}}}", lost.id), format!("sipwake:i:{{{}}}", other.id));
+    redis.ask::<u64>(redis::cmd("DEL").arg(&key));
+    redis.freeze();
+    tokio::time::sleep(LEASE + RENEWAL).await;
+    redis.thaw();
+    world.relay.await_log("lease-lapsed", SOON).await?;
+    world.until("the record again", || async { redis.keys().contains(&key).then_some(()) }).await?;
+    assert!(redis.keys().contains(&others), "what was there stays");
     for instance in [&lost, &other] {
         assert_eq!(world.api.read(instance).await?.status, 200);
         world.whole_call(instance).await?;
