@@ -18,7 +18,7 @@
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
 //! request held. An answer to a request that brought an account or a token, that told what somebody wrote, or that wiped an instance, ends its
 //! connection ([`EndConnection`]): buffers of an open one keep what was shown on it. Of the other requests that may be the
-//! secret of an instance, until the next one by HTTP/1.1 has overwritten it, and by HTTP/2 no header.
+//! secret of an instance: by HTTP/1.1 until the next one has overwritten it, by HTTP/2 until many have, or the connection ends.
 
 use std::hash::RandomState;
 use std::net::IpAddr;

@@ -23,8 +23,10 @@ pub const EDGE_REALM: &str = "sipwake";
 pub const NONCE_LIFE: Duration = Duration::from_secs(300);
 
 /// User-Agents that give up when any challenge names another algorithm than MD5, instead of taking the one they know
-/// (RFC 8760 §2.4); seen with baresip 1.0. The digest travels inside TLS and over a random secret, so MD5 does no harm.
-const MD5_ALONE: &[&str] = &["baresip v0.", "baresip v1.", "baresip v2."];
+/// (RFC 8760 §2.4); seen with baresip 1.0, and with sofia-sip 1.12.11 and the SIP plugin of Janus, which is built with it. The digest travels inside
+/// TLS and over a random secret, so MD5 does no harm.
+const MD5_ALONE: &[&str] =
+    &["baresip v0.", "baresip v1.", "baresip v2.", "sofia-sip/1.12.", "Janus WebRTC Server SIP Plugin"];
 
 /// Nonces of one device on one flow whose counts are remembered; an older one than these is answered with `stale=true`.
 const NONCES_REMEMBERED: usize = 4;

@@ -41,8 +41,8 @@ const BOUND: (i64, i64) = (2, 5);
 const ACCOUNTS: (u32, u32) = (40, 782);
 /// Devices of the two counts.
 const DEVICES: (u32, u32) = (4, 36);
-/// How long nothing is given back when all has been; and how long that may take.
-const STILL: Duration = Duration::from_secs(1);
+/// How long nothing is given back when all has been (longer than `relay::net::https::QUIET`, after which connections end); and how long that may take.
+const STILL: Duration = Duration::from_secs(2);
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 /// Says that so many are to be counted.
 const VARIABLE: &str = "SIPWAKE_TEST_COUNTED";

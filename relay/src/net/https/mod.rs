@@ -5,27 +5,28 @@
 //! that its client gives up ends its connection likewise.
 //!
 //! ```text
-//! the handler is done ── the request's rest is read ── the answer is written ── GOAWAY, or the stream's end
-//!                        (unread)               (open_requests)
+//! the handler is done ── the request's rest is read ── the answer is written ── a pause (leaving) ── GOAWAY, or the stream's end
+//!                        (unread)               (open_requests)                                 (farewell)
 //! ```
 //!
 //! Invariant: a connection that does nothing is closed: no TLS handshake in ten seconds, no complete header within [`HEADER_TIMEOUT`], no complete
 //! body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an answer within [`ANSWER_TIMEOUT`]; and
-//! one that is to end, while its peer is silent, after [`LINGER`] to twice that. The end that an answer asks for begins when the answer was written.
+//! one that is to end, while its peer is silent, after [`LINGER`] to twice that, and one that an answer ends after [`LEAVE_TIMEOUT`] at the latest. The
+//! end that an answer asks for begins when the answer was written.
 //! A request that is being served when the drain begins is answered, within [`DRAIN_TIMEOUT`]. The connection that has done nothing for longest gives
 //! way to others of its peer, or of other networks, where there are too many.
 
+mod farewell;
+mod leaving;
 mod open_requests;
 mod progress;
 mod unread;
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -40,9 +41,12 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tower::Service as _;
 
+use self::farewell::{Ending, Farewell};
+pub use self::leaving::{LAST_PATIENCE, LEAVE_TIMEOUT, LINGER, PATIENCE, QUIET};
+use self::leaving::{LOOK, Leaving, Step};
 use self::open_requests::{Answer, Life};
 use self::progress::{InMotion, Progress};
 use self::unread::timed;
@@ -65,9 +69,6 @@ pub const IDLE_CHECK: Duration = Duration::from_secs(30);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// The time that requests being served have to end when the drain begins; then they are cut off.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that is to end, and on which nothing is served, nothing comes and nothing more can be sent for as long, is cut off: its
-/// peer may have lost its network, and will not say that it has seen the end.
-pub const LINGER: Duration = Duration::from_secs(2);
 /// HTTP/2 peers are asked for a sign of life this often.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// And closed when it takes longer than this.
@@ -95,7 +96,7 @@ pub enum BadHead {
     Coding,
 }
 
-/// As an extension of a response: end the connection after it (`Connection: close`, or GOAWAY on HTTP/2).
+/// As an extension of a response: end the connection after it (`Connection: close`, or on HTTP/2 GOAWAY when it is idle).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndConnection;
 
@@ -130,7 +131,9 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
         alpn => alpn == Some(b"h2"),
     };
     let progress = Progress::default();
-    let stream = TokioIo::new(InMotion::new(accepted.stream, progress.clone()));
+    let farewell = Farewell::default();
+    let stream = Ending::new(InMotion::new(accepted.stream, progress.clone()), farewell.clone());
+    let stream = TokioIo::new(stream);
     let mut connection = std::pin::pin!(if is_http2 {
         Either::Left(http2().serve_connection(stream, service))
     } else {
@@ -139,11 +142,12 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let mut looks = interval(IDLE_CHECK);
     looks.tick().await;
     let mut begun = 0;
-    let (mut is_to_end, mut ending) = (false, false);
-    let mut moved = 0;
-    let mut linger = std::pin::pin!(sleep(LINGER));
+    let mut leaving: Option<Leaving> = None;
+    let mut steps = interval(LOOK);
+    steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let end = tokio::select! {
+        let is_told = leaving.as_ref().is_some_and(Leaving::is_told);
+        let step = tokio::select! {
             // The connection comes first: later requests are asked for when everything has been written that could be.
             biased;
             ended = connection.as_mut() => {
@@ -153,44 +157,49 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
             }
             () = gives_way.notified() => {
                 life.stranger().gave_way();
-                shut_down(connection.as_mut());
                 // Its peer is told, as far as that needs no waiting.
-                let _ = poll!(connection.as_mut());
+                shut_down(connection.as_mut(), &life, &progress, &farewell).await;
                 return;
             }
-            // A GOAWAY would overtake the head of an answer that waits behind others.
-            () = has_written(&progress), if is_to_end && !ending => true,
-            () = life.is_to_end(), if !is_to_end => {
-                is_to_end = true;
-                false
+            () = life.is_to_end(), if leaving.is_none() => {
+                let asked = leaving.insert(Leaving::asked(is_http2));
+                asked.look(&life, &progress)
             }
-            () = drain.begun(), if !ending => true,
+            () = drain.begun(), if !is_told => Step::Tell,
             _ = looks.tick() => {
                 let quiet = life.is_quiet_since(&mut begun);
-                if quiet && ending || life.has_an_answer_older_than(ANSWER_TIMEOUT) { return }
-                quiet
+                if quiet && is_told || life.has_an_answer_older_than(ANSWER_TIMEOUT) { return }
+                if quiet { Step::Tell } else { Step::Wait }
             }
-            () = linger.as_mut(), if ending => {
-                if !life.is_serving() && !progress.has_moved_since(&mut moved) { return }
-                linger.as_mut().reset(Instant::now() + LINGER);
-                false
-            }
+            _ = steps.tick(), if leaving.is_some() => leaving.as_mut().map_or(Step::Wait, |it| it.look(&life, &progress)),
         };
-        if end && !ending {
-            ending = true;
-            linger.as_mut().reset(Instant::now() + LINGER);
-            shut_down(connection.as_mut());
+        match step {
+            Step::Wait => (),
+            Step::Tell => {
+                leaving.get_or_insert_with(Leaving::told).tell();
+                if shut_down(connection.as_mut(), &life, &progress, &farewell).await {
+                    return;
+                }
+            }
+            Step::Close => {
+                if is_http2 && !is_told {
+                    farewell.say();
+                    // Its peer is told, as far as that needs no waiting.
+                    let _ = poll!(connection.as_mut());
+                }
+                return;
+            }
         }
     }
 }
 
-/// Waits until the system has taken all that was to be written; asked again whenever the connection was.
-async fn has_written(progress: &Progress) {
-    poll_fn(|_| if progress.is_full() { Poll::Pending } else { Poll::Ready(()) }).await;
-}
-
-/// Takes no further request on a connection.
-fn shut_down<I, S, B>(connection: Pin<&mut Served<I, S>>)
+/// Takes no further request on a connection; `true` where it is over with that.
+async fn shut_down<I, S, B>(
+    mut connection: Pin<&mut Served<I, S>>,
+    life: &Life,
+    progress: &Progress,
+    farewell: &Farewell,
+) -> bool
 where
     I: Read + Write + Unpin + 'static,
     S: HttpService<Incoming, ResBody = B>,
@@ -200,10 +209,18 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    match connection.as_pin_mut() {
+    let idle_after = life.idle_after();
+    // A request is over when its answer was handed on, so what waits is written first.
+    if poll!(connection.as_mut()).is_ready() {
+        return true;
+    }
+    let is_idle = idle_after.is_some() && idle_after == life.idle_after() && !progress.is_full();
+    match connection.as_mut().as_pin_mut() {
+        Either::Left(_) if is_idle => farewell.say(),
         Either::Left(connection) => connection.graceful_shutdown(),
         Either::Right(connection) => connection.graceful_shutdown(),
     }
+    poll!(connection).is_ready()
 }
 
 fn http1() -> http1::Builder {
@@ -224,7 +241,7 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES as u32)
-        // HPACK's table would keep a Bearer for as long as others keep the connection busy (RFC 7541 §2.3.2).
+        // HPACK's table would keep a Bearer beside what h2's buffers keep of the latest requests (RFC 7541 §2.3.2).
         .header_table_size(0);
     builder
 }
@@ -293,7 +310,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_header_is_kept_for_later_requests_by_http2() {
+    async fn no_table_of_headers_is_kept_for_later_requests_by_http2() {
         let (ours, mut theirs) = tokio::io::duplex(4_096);
         let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
         tokio::spawn(http2().serve_connection(TokioIo::new(ours), service));

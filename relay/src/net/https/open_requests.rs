@@ -29,17 +29,20 @@ pub(super) struct Life {
     requests: Mutex<Requests>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Requests {
     /// How many have begun.
     begun: u64,
+    /// When the last one was over, or the connection began.
+    ended: Instant,
     /// The requests that are not over, by their number, with when their answer began.
     open: BTreeMap<u64, Option<Instant>>,
 }
 
 impl Life {
     pub(crate) fn new(stranger: Stranger) -> Arc<Self> {
-        Arc::new(Self { end: Notify::new(), stranger, requests: Mutex::default() })
+        let requests = Requests { begun: 0, ended: Instant::now(), open: BTreeMap::new() };
+        Arc::new(Self { end: Notify::new(), stranger, requests: Mutex::new(requests) })
     }
 
     /// A request begins, with a body or without.
@@ -66,6 +69,23 @@ impl Life {
     /// Whether a request is being served.
     pub(super) fn is_serving(&self) -> bool {
         !self.requests().open.is_empty()
+    }
+
+    /// Whether a request is being served whose answer has not begun.
+    pub(super) fn is_handling(&self) -> bool {
+        self.requests().open.values().any(Option::is_none)
+    }
+
+    /// How long none has been served; `None` while one is.
+    pub(super) fn quiet_for(&self) -> Option<Duration> {
+        let requests = self.requests();
+        requests.open.is_empty().then(|| requests.ended.elapsed())
+    }
+
+    /// How many requests there were; `None` while one is being served.
+    pub(super) fn idle_after(&self) -> Option<u64> {
+        let requests = self.requests();
+        requests.open.is_empty().then_some(requests.begun)
     }
 
     /// Whether no request is being served and none began since the last look.
@@ -109,6 +129,7 @@ impl Drop for Served {
     fn drop(&mut self) {
         let mut requests = self.life.requests();
         requests.open.remove(&self.number);
+        requests.ended = Instant::now();
         if requests.open.is_empty() {
             self.life.stranger.is_busy(false);
         }

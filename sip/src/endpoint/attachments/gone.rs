@@ -35,6 +35,7 @@ impl Attachments {
     /// Retires a device that is known no more: its Contact goes, and its places on the flows that it was by. Returns the requests that were forwarded to
     /// it there, and the device whose remaining state gives way.
     fn retire(&mut self, instance: InstanceId, is_wiped: bool) -> (Vec<BranchId>, Option<InstanceId>) {
+        self.left_both.forget(instance);
         let dialogs = self.dialog_flow(instance);
         let attached = self.attached.remove(&instance);
         let detached = self.detached.remove(&instance);

@@ -15,12 +15,14 @@
 //! by now, once its place is needed.
 
 mod gone;
+mod left_both;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::time::{Duration, Instant};
 
 use self::gone::Gone;
+use self::left_both::{LeftBoth, Offered};
 use super::core::OfflinePeer;
 use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
@@ -50,6 +52,7 @@ pub(super) struct Attachments {
     gone: HashMap<InstanceId, Gone>,
     flows: HashMap<FlowId, DeviceFlow>,
     nonces: Nonces,
+    left_both: LeftBoth,
     verifications: HashMap<VerificationId, Verification>,
     next: u64,
     /// Whether instances may be on their way here.
@@ -124,8 +127,9 @@ struct DeviceFlow {
 struct Carried {
     instance: InstanceId,
     replay: Replay,
-    /// Two algorithms were offered to it last, and it has not answered: it may be a client that does not know what to do with two.
+    /// It is to be offered one algorithm: it may be a client that does not know what to do with two.
     left_both: bool,
+    offered: Offered,
     /// Whether the device has been attached by this flow; where it is attached by another one, it has left this one.
     has_bound: bool,
     /// The time until which the device, which was asked for its proof, may be about to show it.
@@ -134,7 +138,8 @@ struct Carried {
 
 impl Carried {
     fn new(instance: InstanceId) -> Self {
-        Self { instance, replay: Replay::default(), left_both: false, has_bound: false, registers_until: None }
+        let offered = Offered::default();
+        Self { instance, replay: Replay::default(), left_both: false, offered, has_bound: false, registers_until: None }
     }
 }
 
@@ -156,6 +161,7 @@ impl Attachments {
             gone: HashMap::new(),
             flows: HashMap::new(),
             nonces: Nonces::new(nonce_key, now),
+            left_both: LeftBoth::default(),
             verifications: HashMap::new(),
             next: 0,
             is_incomplete: false,
@@ -413,15 +419,17 @@ impl Endpoint {
         }
         let own = [&*self.core.settings.edge, &*self.core.settings.edge_websocket];
         self.attachments.make_place(Some(now), source.flow, instance);
+        let comes_first = !self.attachments.carries(source.flow, instance);
         let state = self.attachments.flows.entry(source.flow).or_default();
         let Some(carried) = state.carried(instance) else {
             return self.refuse_register(now, reply, &register, EdgeRegister::Limited);
         };
+        carried.left_both |= comes_first && self.attachments.left_both.wants_one(instance);
         let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
-        // By turns, so that one which knows SHA-256 alone is not shut out either.
         let is_asked = matches!(admission, Admission::Challenge { .. });
-        carried.left_both = !md5_alone && is_asked;
+        carried.left_both = if is_asked { !md5_alone } else { carried.offered == Offered::One };
+        self.attachments.left_both.note(instance, &mut carried.offered, Offered::by(is_asked, md5_alone));
         carried.registers_until = is_asked.then(|| now + self.core.settings.timing.edge.unproven);
         match admission {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),

@@ -114,16 +114,66 @@ impl Client {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_end_of_a_connection_never_overtakes_the_answer_that_asks_for_it() {
     let server = server().await;
-    for (path, expected) in [
-        ("/end", &[(HEADERS, false), (DATA, true), (GOAWAY, false)][..]),
-        ("/end-without-a-word", &[(HEADERS, true), (GOAWAY, false)]),
-    ] {
+    let whole = [(HEADERS, false), (DATA, true), (GOAWAY, false)];
+    let empty = [(HEADERS, true), (GOAWAY, false)];
+    for (path, expected) in [("/end", &whole[..]), ("/end-without-a-word", &empty)] {
+        let mut clients = Vec::new();
         for _ in 0..100 {
             let mut client = Client::new(&server).await;
             client.send(&get(path)).await;
+            clients.push(client);
+        }
+        for mut client in clients {
             assert_eq!(client.answer().await.0, expected, "{path}");
         }
     }
+}
+
+/// A client whose next request crosses the GOAWAY sends it again by itself where that names another as the last (RFC 9113 §6.8), and none crosses
+/// one that comes after a pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_comes_after_a_pause_and_names_the_last_request() {
+    let server = server().await;
+    let mut client = Client::new(&server).await;
+    let mut first = None;
+    for (stream, path) in (1..).step_by(2).zip(["/end", "/peer", "/end", "/peer"]) {
+        let mut request = get(path);
+        request[8] = stream;
+        client.send(&request).await;
+        loop {
+            let frame = client.next().await.expect("no end between two requests");
+            assert!([DATA, HEADERS, SETTINGS, WINDOW_UPDATE].contains(&frame.kind), "{frame:?}");
+            if (frame.kind, frame.stream, frame.flags & END) == (DATA, stream, END) {
+                break;
+            }
+        }
+        first.get_or_insert_with(Instant::now);
+    }
+    let end = client.next().await.expect("a GOAWAY");
+    assert_eq!((end.kind, &end.payload[..]), (GOAWAY, &[0, 0, 0, 7, 0, 0, 0, 0][..]), "{end:?}");
+    assert!(client.next().await.is_none(), "and nothing behind it");
+    assert!(first.is_some_and(|first| first.elapsed() >= https::QUIET));
+}
+
+/// What was shown lies in the buffers of the connection as long as it is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_its_client_does_not_take_holds_no_connection_that_is_to_end() {
+    let server = server().await;
+    let mut client = Client::new(&server).await;
+    client.send(&get("/long")).await;
+    let mut length = 0;
+    while length < WINDOW {
+        length += client.next().await.filter(|frame| frame.kind == DATA).map_or(0, |frame| frame.payload.len());
+    }
+    let room = 1_000_u32.to_be_bytes();
+    let mut request = get("/end");
+    request[8] = 3;
+    client.send(&[frame(WINDOW_UPDATE, 0, 0, &room), request].concat()).await;
+    let mut last = None;
+    while let Some(frame) = client.next().await {
+        last = Some(frame);
+    }
+    assert_eq!(last.map(|frame| (frame.kind, frame.payload)), Some((GOAWAY, vec![0, 0, 0, 3, 0, 0, 0, 0])));
 }
 
 #[tokio::test(flavor = "multi_thread")]

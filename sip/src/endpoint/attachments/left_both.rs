@@ -1,0 +1,110 @@
+//! Devices that leave a challenge unanswered which offers two algorithms.
+//!
+//! By one connection a device that has left two is offered one when it registers again, and then two, by turns, so that one which knows SHA-256
+//! alone is not shut out. Some clients (sofia-sip) do not answer two and do not register again, until the next call wakes them: so what a device
+//! has left is counted beyond its connections. One that may have lost its network behind its challenge is offered two once more.
+//!
+//! | its connections before | offered first by the next one |
+//! | --- | --- |
+//! | one was left with two | two |
+//! | two were left with two | one |
+//! | the last one was left with one | two |
+//! | it answered one by the last one, not two | one |
+//!
+//! Invariant: of these devices the latest [`REMEMBERED`] at least are known, and at most twice as many; one that answers two is not.
+
+use std::collections::HashMap;
+
+use crate::id::InstanceId;
+
+/// A device beyond these is offered two again.
+const REMEMBERED: usize = 8_192;
+/// The connections that a device has left with two, before it is offered one.
+const ENOUGH: u8 = 2;
+
+/// What a flow has asked a device for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// Nothing, or what was answered.
+    #[default]
+    Nothing,
+    Two,
+    /// One, which may have been answered.
+    One,
+}
+
+impl Offered {
+    /// What a REGISTER is answered with.
+    pub(super) fn by(is_challenged: bool, with_one: bool) -> Self {
+        match (is_challenged, with_one) {
+            (false, _) => Self::Nothing,
+            (true, false) => Self::Two,
+            (true, true) => Self::One,
+        }
+    }
+}
+
+/// How many connections each device has left with two.
+#[derive(Debug, Default)]
+pub(super) struct LeftBoth {
+    latest: HashMap<InstanceId, u8>,
+    earlier: HashMap<InstanceId, u8>,
+}
+
+impl LeftBoth {
+    /// Whether a device is offered one algorithm by a new connection.
+    pub(super) fn wants_one(&self, instance: InstanceId) -> bool {
+        self.count(instance) >= ENOUGH
+    }
+
+    /// A REGISTER is answered: with a challenge that offers one algorithm or two, or with a verdict, as it `answers` what its flow had `offered`.
+    pub(super) fn note(&mut self, instance: InstanceId, offered: &mut Offered, now: Offered) {
+        match (now, *offered) {
+            (Offered::Two, Offered::Nothing) => self.set(instance, self.count(instance).saturating_add(1).min(ENOUGH)),
+            (Offered::One, Offered::Nothing) | (Offered::Two, Offered::One) => self.set(instance, ENOUGH - 1),
+            (Offered::One | Offered::Two, _) => (),
+            (Offered::Nothing, Offered::One) => return self.set(instance, ENOUGH),
+            (Offered::Nothing, _) => self.forget(instance),
+        }
+        *offered = now;
+    }
+
+    /// A device has answered two, or is known no more.
+    pub(super) fn forget(&mut self, instance: InstanceId) {
+        self.latest.remove(&instance);
+        self.earlier.remove(&instance);
+    }
+
+    fn count(&self, instance: InstanceId) -> u8 {
+        self.latest.get(&instance).or_else(|| self.earlier.get(&instance)).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, instance: InstanceId, count: u8) {
+        if self.latest.len() >= REMEMBERED && !self.latest.contains_key(&instance) {
+            self.earlier = std::mem::take(&mut self.latest);
+        }
+        self.latest.insert(instance, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_are_remembered_and_a_bound_holds() {
+        let id = |number: usize| InstanceId::from_bytes((number as u128).to_be_bytes());
+        let mut left = LeftBoth::default();
+        let two = |left: &mut LeftBoth, number| left.note(id(number), &mut Offered::default(), Offered::Two);
+        for number in 0..3 * REMEMBERED {
+            two(&mut left, number);
+            two(&mut left, number);
+            assert!(left.latest.len() + left.earlier.len() <= 2 * REMEMBERED);
+            assert!(left.wants_one(id(number)) && left.wants_one(id(number.saturating_sub(REMEMBERED - 1))));
+        }
+        assert!(!left.wants_one(id(0)));
+        let last = id(3 * REMEMBERED - 1);
+        left.note(last, &mut Offered::Two, Offered::Nothing);
+        assert!(!left.wants_one(last));
+    }
+}
