@@ -26,6 +26,7 @@ use relay::process::{protect_memory, raise_open_files, refuse_huge_pages};
 use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
+use relay::serve::open_files;
 use relay::serve::unconfigured::Unconfigured;
 use relay::serve::{Relay, Running};
 use relay::systemd::{self, Notifier, sockets};
@@ -215,7 +216,8 @@ async fn serve(
             Err(error) => return not_started(format, &error.to_string()),
         }
     }
-    for caution in config.cautions.iter().chain(&config.faults) {
+    let few = open_files::too_few(&config);
+    for caution in config.cautions.iter().chain(&config.faults).chain(&few) {
         tracing::warn!(event = "configuration-caution", %caution, "the configuration works, and holds a risk or a fault");
     }
     for doubt in certificate(&config) {
