@@ -119,7 +119,7 @@ async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcom
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_is_being_wiped_is_unknown_to_who_asks_for_a_test_push() -> Outcome {
     let world = World::start().await?;
-    for request in [world.enable_request_with_alerts(), world.enable_request()] {
+    for request in [world.enable_request_with_alerts(), world.enable_request(TOKEN)] {
         let instance = world.enable_as(&request).await?;
         // It is asked for 3 s, and hears what is left until then.
         world.registrar.behave(&world.aor(), Behaviour::Silence);
