@@ -26,6 +26,7 @@ use relay::process::{ignore_file_size_signal, protect_memory, raise_open_files, 
 use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
+use relay::serve::open_files;
 use relay::serve::unconfigured::Unconfigured;
 use relay::serve::{Relay, Running};
 use relay::systemd::{self, Notifier, sockets};
@@ -269,7 +270,8 @@ async fn configuration(
 }
 
 fn warn_of_risks(config: &Config) {
-    for caution in config.cautions.iter().chain(&config.faults) {
+    let few = open_files::too_few(config);
+    for caution in config.cautions.iter().chain(&config.faults).chain(&few) {
         tracing::warn!(event = "configuration-caution", %caution, "the configuration works, and holds a risk or a fault");
     }
     for doubt in certificate(config) {

@@ -5,7 +5,8 @@
 //!
 //! Invariant: at most [`Limits::connections`] streams and [`Limits::handshakes`] unfinished handshakes are alive, and of each at most the share of
 //! one peer (an IPv4 address or an IPv6 /64), beside those that are being closed; of the handshakes, and of the strangers, the peer that has most
-//! gives way, and a peer at its share to itself (see [`slots`](super::slots)); the last file descriptors are not theirs ([`Limits::leaves`]); a handshake
+//! gives way, and a peer at its share to itself (see [`slots`](super::slots)); the last file descriptors are not theirs ([`Limits::leaves`]), and
+//! before those the peer that has most gives way as well; a handshake
 //! of TLS ends within [`HANDSHAKE_TIMEOUT`], and one of WebSocket within as long again. A failed `accept` never ends the listener.
 
 use std::io;
@@ -21,9 +22,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::drain::Drain;
-pub use super::slots::descriptors::Leaves;
+pub use super::slots::descriptors::{Leaves, RESERVE};
+use super::slots::descriptors::{OF_PROCESS, Room};
 pub use super::slots::{HANDSHAKE_TIMEOUT, Limits, ListenerEvent, Stranger};
-use super::slots::{Observer, Slot, Slots, descriptors};
+use super::slots::{Observer, Slot, Slots};
 use super::socket::Socket;
 use super::stream::Stream;
 use super::tcp_options::be_prompt;
@@ -91,6 +93,7 @@ impl Listener {
         let local = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(READY);
         let acceptor = Acceptor { security, limits, slots: Slots::new(observe), sender };
+        OF_PROCESS.join(&acceptor.slots);
         tokio::spawn(async move {
             tokio::select! {
                 () = acceptor.accept_all(&listener) => {}
@@ -134,18 +137,23 @@ impl Acceptor {
         let (mut outage, mut shortage) = (Outage::default(), Outage::default());
         loop {
             match listener.accept().await {
-                Ok((stream, _)) if !descriptors::has_room(stream.as_fd(), self.limits.leaves) => {
-                    (self.slots.observe)(ListenerEvent::Limited);
-                    if let Some(times) = shortage.again() {
+                Ok((stream, peer)) => {
+                    let room = OF_PROCESS.room(stream.as_fd(), peer.ip(), self.limits.leaves);
+                    let since = if room == Room::Free { None } else { shortage.again() };
+                    if let Some(times) = since {
                         tracing::warn!(
                             event = "descriptors-run-out",
                             times,
-                            "connections are closed at once: the file descriptors that are left are for the store, push services and SIP servers"
+                            "connections are closed, of strangers first: the file descriptors that are left are for the store, push services and SIP servers"
                         );
                     }
-                }
-                Ok((stream, peer)) => {
-                    if let Some(times) = shortage.over() {
+                    if room == Room::None {
+                        (self.slots.observe)(ListenerEvent::Limited);
+                        continue;
+                    }
+                    if !OF_PROCESS.is_short()
+                        && let Some(times) = shortage.over()
+                    {
                         tracing::warn!(
                             event = "descriptors-again",
                             times,

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
 use super::settings::{open_vault, resolver};
-use super::{running_relay, swap};
+use super::{open_files, running_relay, swap};
 use crate::acme;
 use crate::audit;
 use crate::clock;
@@ -74,6 +74,7 @@ pub async fn check(config: &Config) -> Findings {
         let remedy = "swapoff -a, or encrypt the swap; the packaged unit (MemorySwapMax=0) and docker/compose.yaml (memswap_limit) keep the relay from it, and Redis is to be kept likewise";
         findings.notes.push(Problem::new("swap", what, remedy));
     }
+    findings.notes.extend(open_files::too_few(config));
     check_store(config, &mut findings).await;
     check_listeners(config, &mut findings).await;
     findings

@@ -7,7 +7,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `settings`, `listeners`, `push_services`, `unconfigured` | what a relay is made of, also without a configuration |
-//! | `check`, `check_push`, `running_relay`, `swap` | whether it could start |
+//! | `check`, `check_push`, `open_files`, `running_relay`, `swap` | whether it could start |
 //! | `reload` | what changes while it runs |
 //! | `chores` | the parts that work beside everything else |
 //! | `audit_watch`, `certificate_watch`, `clock_watch`, `doubt_watch`, `keyring_watch`, `lost_time_watch`, `shard_watch`, `store_watch` | what is watched, and told to the operator |
@@ -25,6 +25,7 @@ mod doubt_watch;
 mod keyring_watch;
 mod listeners;
 mod lost_time_watch;
+pub mod open_files;
 mod push_services;
 mod reload;
 pub mod running_relay;

@@ -9,7 +9,7 @@ use sip::id::InstanceId;
 
 use super::Shard;
 use super::alerts::AlertContent;
-use crate::agent::request::{TestDenied, Tested};
+use crate::agent::request::{Denied, TestDenied, Tested};
 use crate::clock;
 use crate::push::Event;
 
@@ -21,13 +21,18 @@ const TESTS: Rate = Rate { burst: 3, interval: Duration::from_secs(10) };
 impl Shard {
     /// The device asks for a push.
     pub(crate) fn test(&mut self, instance: InstanceId) -> Result<Tested, TestDenied> {
+        // What is being wiped is pushed to no more, whatever its target was.
+        let unknown = TestDenied::Denied(Denied::Unknown);
+        if self.is_ending(instance) {
+            return Err(unknown);
+        }
         let target = self.with_record(instance, |record| {
             let alert = record.device.alert_push.is_some();
             record.device.alert_target().map(|target| Tested { alert, provider: target.provider })
         });
-        let tested = target.flatten().ok_or(TestDenied::NoTarget)?;
+        let tested = target.ok_or(unknown)?.ok_or(TestDenied::NoTarget)?;
         let now = clock::now();
-        let activity = self.activity(instance).ok_or(TestDenied::NoTarget)?;
+        let activity = self.activity(instance).ok_or(unknown)?;
         let tests = activity.tests.get_or_insert_with(|| Bucket::full(now));
         tests
             .take(now, TESTS)

@@ -63,7 +63,7 @@ impl Shard {
     }
 
     /// Whether an instance has begun to end: of what is recorded then nobody could read anything.
-    fn is_ending(&self, id: InstanceId) -> bool {
+    pub(super) fn is_ending(&self, id: InstanceId) -> bool {
         self.instances.get(id).is_some_and(|row| row.ending.is_some())
     }
 

@@ -13,7 +13,7 @@
 //! body within [`BODY_TIMEOUT`], no request for [`IDLE_CHECK`] to twice that; one whose peer does not take an answer within [`ANSWER_TIMEOUT`]; and
 //! one that is to end, while its peer is silent, after [`LINGER`] to twice that, and one that an answer ends after [`LEAVE_TIMEOUT`] at the latest. The
 //! end that an answer asks for begins when the answer was written.
-//! A request that is being served when the drain begins is answered, within [`DRAIN_TIMEOUT`]. The connection that has done nothing for longest gives
+//! A request that is being served when the drain begins is answered, within [`DRAIN_TIMEOUT`]. The connection that the relay has waited for longest gives
 //! way to others of its peer, or of other networks, where there are too many.
 
 mod farewell;
@@ -254,7 +254,7 @@ async fn answer(
 ) -> Result<Response<Answer>, Infallible> {
     let served = life.begin(!request.body().is_end_stream());
     let version = request.version();
-    let (mut request, rest) = timed(request);
+    let (mut request, rest) = timed(request, served.whole());
     request.extensions_mut().insert(peer);
     if let Some(bad) = bad_head(&request) {
         request.extensions_mut().insert(bad);

@@ -3,7 +3,9 @@
 //! Over HTTP/2 an answer waits for its peer to make room (RFC 9113 §5.2), after the handler is done and while nothing moves. So the data
 //! written holds its request: the request is over when the last of it was dropped, which is when it was written, or is wanted no more.
 //!
-//! Invariant: an end that an answer asks for is told when that answer was written, and one that a request asks for which was given up, at once.
+//! Invariant: an end that an answer asks for is told when that answer was written, and one that a request asks for which was given up, at once. A
+//! connection is being served while the relay owes its peer something: while a body is awaited, or an answer lies unread, it soon gives way to others, and
+//! no further request on it changes that.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -17,7 +19,12 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
 use crate::lock::Mutex;
-use crate::net::slots::Stranger;
+use crate::net::slots::{Stranger, Turn};
+
+/// How long a connection is left to a handler that has all that it needs: most are done within milliseconds, an enabling at a silent SIP server in 32 s.
+const HANDLER_TURN: Duration = Duration::from_secs(35);
+/// How long it is left to a peer that is to send its body, or to take its answer: a phone on a poor network needs some seconds.
+const PEER_TURN: Duration = Duration::from_secs(5);
 
 /// The state of a connection.
 #[derive(Debug)]
@@ -35,8 +42,16 @@ struct Requests {
     begun: u64,
     /// When the last one was over, or the connection began.
     ended: Instant,
-    /// The requests that are not over, by their number, with when their answer began.
-    open: BTreeMap<u64, Option<Instant>>,
+    /// The requests that are not over, by their number.
+    open: BTreeMap<u64, Open>,
+}
+
+/// A request that is not over.
+#[derive(Debug)]
+struct Open {
+    turn: Turn,
+    /// When its answer began.
+    answered: Option<Instant>,
 }
 
 impl Life {
@@ -50,8 +65,9 @@ impl Life {
         let mut requests = self.requests();
         requests.begun += 1;
         let number = requests.begun;
-        requests.open.insert(number, None);
-        self.stranger.is_busy(true);
+        let turn = Turn::of(if has_body { PEER_TURN } else { HANDLER_TURN });
+        requests.open.insert(number, Open { turn, answered: None });
+        self.give_turn(&requests);
         drop(requests);
         Served { life: self.clone(), number, ends: has_body }
     }
@@ -73,7 +89,7 @@ impl Life {
 
     /// Whether a request is being served whose answer has not begun.
     pub(super) fn is_handling(&self) -> bool {
-        self.requests().open.values().any(Option::is_none)
+        self.requests().open.values().any(|open| open.answered.is_none())
     }
 
     /// How long none has been served; `None` while one is.
@@ -96,7 +112,22 @@ impl Life {
 
     /// Whether an answer began longer ago than this, and is not written yet.
     pub(super) fn has_an_answer_older_than(&self, limit: Duration) -> bool {
-        self.requests().open.values().flatten().any(|began| began.elapsed() > limit)
+        self.requests().open.values().filter_map(|open| open.answered).any(|began| began.elapsed() > limit)
+    }
+
+    /// The body of a request has come whole: it is the handler's turn.
+    fn has_whole(&self, number: u64) {
+        let mut requests = self.requests();
+        if let Some(open) = requests.open.get_mut(&number).filter(|open| open.answered.is_none()) {
+            open.turn = Turn::of(HANDLER_TURN);
+            self.give_turn(&requests);
+        }
+    }
+
+    /// The connection has the turn of the request that has waited for longest; it has none without requests.
+    fn give_turn(&self, requests: &Requests) {
+        let first = requests.open.values().map(|open| open.turn).reduce(Turn::first);
+        self.stranger.has_turn(first.unwrap_or_else(|| Turn::of(Duration::ZERO)));
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
@@ -115,12 +146,21 @@ pub(super) struct Served {
 }
 
 impl Served {
+    /// What is to be told when the request's body has come whole.
+    pub(super) fn whole(&self) -> impl FnOnce() + Send + 'static {
+        let (life, number) = (self.life.clone(), self.number);
+        move || life.has_whole(number)
+    }
+
     /// Answers the request with this body, and `ends` its connection.
     pub(crate) fn answered(mut self, body: Body, ends: bool) -> Answer {
         self.ends = ends;
-        if let Some(began) = self.life.requests().open.get_mut(&self.number) {
-            *began = Some(Instant::now());
+        let mut requests = self.life.requests();
+        if let Some(open) = requests.open.get_mut(&self.number) {
+            *open = Open { turn: Turn::of(PEER_TURN), answered: Some(Instant::now()) };
+            self.life.give_turn(&requests);
         }
+        drop(requests);
         Answer { body, served: Arc::new(self) }
     }
 }
@@ -130,9 +170,7 @@ impl Drop for Served {
         let mut requests = self.life.requests();
         requests.open.remove(&self.number);
         requests.ended = Instant::now();
-        if requests.open.is_empty() {
-            self.life.stranger.is_busy(false);
-        }
+        self.life.give_turn(&requests);
         drop(requests);
         if self.ends {
             self.life.end.notify_one();

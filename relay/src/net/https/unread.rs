@@ -36,15 +36,15 @@ pub(super) struct Rest {
     is_asked_for: bool,
 }
 
-/// A request whose body must be complete in time, and what its handler will have left of it.
-pub(super) fn timed(request: Request<Incoming>) -> (Request<Body>, Rest) {
+/// A request whose body must be complete in time, and is told when it is `whole`; and what its handler will have left of it.
+pub(super) fn timed(request: Request<Incoming>, whole: impl FnOnce() + Send + 'static) -> (Request<Body>, Rest) {
     let rest = Rest { is_asked_for: request.headers().contains_key(EXPECT), ..Rest::default() };
     let request = request.map(|body| {
         if body.is_end_stream() {
             Body::empty()
         } else {
             let deadline = Box::pin(sleep(BODY_TIMEOUT));
-            Body::new(Timed { body: Some(body), deadline, rest: rest.left.clone() })
+            Body::new(Timed { body: Some(body), deadline, rest: rest.left.clone(), whole: Some(Box::new(whole)) })
         }
     });
     (request, rest)
@@ -76,6 +76,7 @@ struct Timed {
     body: Option<Incoming>,
     deadline: Pin<Box<Sleep>>,
     rest: Arc<Mutex<Option<Incoming>>>,
+    whole: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl hyper::body::Body for Timed {
@@ -84,7 +85,13 @@ impl hyper::body::Body for Timed {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        match Pin::new(body).poll_frame(cx) {
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if (body.is_end_stream() || matches!(polled, Poll::Ready(None)))
+            && let Some(whole) = self.whole.take()
+        {
+            whole();
+        }
+        match polled {
             Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
             Poll::Pending => self.deadline.as_mut().poll(cx).map(|()| Some(Err("the body took too long".into()))),
         }

@@ -1,12 +1,20 @@
 //! The file descriptors that accepted connections leave to everything else: the store, push services, SIP servers, files.
 //!
+//! A descriptor is the process's, and so is the lack of one: whoever holds most at any listener gives way to who comes to another.
+//!
 //! Invariant: a device's or an app's connection is let in only while [`RESERVE`] descriptors are free, or [`RESERVE_SHARE`] of all where those are
-//! few; one more is closed at once, and the relay goes on waking phones. Those that the reserve is kept for are let in while a quarter of it is
+//! few; otherwise in place of an unproven one (see [`unproven_slots`](super::unproven_slots)), which may have half of that until it has closed; and
+//! where none gives way it is closed at once, and the relay goes on waking phones. Those that the reserve is kept for are let in while a quarter of it is
 //! free: peers that fill the listeners keep the relay from nothing that it opens itself.
 
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::process::{Resource, getrlimit};
+
+use super::Slots;
 
 /// Descriptors that stay free of accepted connections.
 pub const RESERVE: u64 = 1_024;
@@ -22,44 +30,235 @@ pub enum Leaves {
     Quarter,
 }
 
-/// Whether a connection that was accepted leaves as much free.
-pub(crate) fn has_room(accepted: BorrowedFd<'_>, leaves: Leaves) -> bool {
-    let Some(all) = getrlimit(Resource::Nofile).current else { return true };
-    leaves.has_room(accepted.as_raw_fd(), all)
+/// Those of this process.
+pub(crate) static OF_PROCESS: Descriptors = Descriptors::new();
+
+/// What was decided about a connection that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It has one of the descriptors that connections may have.
+    Free,
+    /// An unproven one gives way to it.
+    InPlaceOfAnother,
+    /// It is to be closed.
+    None,
+}
+
+/// The descriptors that the listeners share.
+pub(crate) struct Descriptors {
+    /// Whether a listener has been full lately.
+    is_short: AtomicBool,
+    shared: Mutex<Shared>,
+}
+
+struct Shared {
+    listeners: Vec<Weak<Slots>>,
+    /// How many connections there were when there was no room for one more, for each of [`Leaves`]. The number of a descriptor alone does not tell: when
+    /// one that gave way has closed, a low one is free for who comes next, and as many are in use as before.
+    full_at: [Option<usize>; 2],
+}
+
+impl Descriptors {
+    const fn new() -> Self {
+        let shared = Shared { listeners: Vec::new(), full_at: [None; 2] };
+        Self { is_short: AtomicBool::new(false), shared: Mutex::new(shared) }
+    }
+
+    /// A listener's connections have theirs from here.
+    pub(crate) fn join(&self, listener: &Arc<Slots>) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.listeners.retain(|listener| listener.strong_count() > 0);
+        shared.listeners.push(Arc::downgrade(listener));
+    }
+
+    /// Whether connections have taken what they may, lately.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection that was accepted leaves as much free.
+    pub(crate) fn room(&self, accepted: BorrowedFd<'_>, peer: IpAddr, leaves: Leaves) -> Room {
+        let Some(all) = getrlimit(Resource::Nofile).current else { return Room::Free };
+        self.room_among(all, u64::try_from(accepted.as_raw_fd()).unwrap_or(0), peer, leaves)
+    }
+
+    /// The system gives the lowest number that is free (POSIX.1-2017, 2.14): so many are in use at least.
+    fn room_among(&self, all: u64, number: u64, peer: IpAddr, leaves: Leaves) -> Room {
+        let free = leaves.free(all);
+        let above = (number + 1).saturating_sub(all - free);
+        if above == 0 && !self.is_short() {
+            return Room::Free;
+        }
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners: Vec<_> = shared.listeners.iter().filter_map(Weak::upgrade).collect();
+        let count = listeners.iter().map(|listener| listener.connections()).sum::<usize>();
+        for full_at in &mut shared.full_at {
+            full_at.take_if(|full| count < *full - *full / 8);
+        }
+        if above > 0 {
+            let over = usize::try_from(above - 1).unwrap_or(usize::MAX);
+            shared.full_at[leaves as usize] = Some(count.saturating_sub(over));
+        }
+        let is_full = shared.full_at[leaves as usize].is_some_and(|full| count >= full);
+        self.is_short.store(shared.full_at.iter().any(Option::is_some), Ordering::Relaxed);
+        drop(shared);
+        let has_closing_room = above <= free / 2;
+        let most = listeners.iter().max_by_key(|listener| listener.most());
+        match above {
+            _ if is_full && has_closing_room && most.is_some_and(|listener| listener.free_one_for(peer)) => {
+                Room::InPlaceOfAnother
+            }
+            0 => Room::Free,
+            _ => Room::None,
+        }
+    }
 }
 
 impl Leaves {
-    /// The system gives the lowest number that is free (POSIX.1-2017, 2.14): so many are in use at least.
-    fn has_room(self, accepted: i32, all: u64) -> bool {
+    /// How many of `all` stay free.
+    fn free(self, all: u64) -> u64 {
         let reserve = RESERVE.min(all / RESERVE_SHARE);
-        let free = match self {
+        match self {
             Self::Reserve => reserve,
             Self::Quarter => reserve / 4,
-        };
-        u64::try_from(accepted).unwrap_or(0) < all - free
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
-    use crate::net::slots::Limits;
+    use crate::net::slots::{Limits, Slot, Stranger};
+
+    fn nobody() -> IpAddr {
+        "192.0.2.1".parse().unwrap()
+    }
+
+    fn has_room(leaves: Leaves, number: u64, all: u64) -> bool {
+        Descriptors::new().room_among(all, number, nobody(), leaves) == Room::Free
+    }
 
     #[test]
     fn a_reserve_is_kept_whether_descriptors_are_many_or_few() {
         for (all, last) in [(1_048_576, 1_047_551), (8_192, 7_167), (1_024, 895), (160, 139), (8, 6)] {
-            assert!(Leaves::Reserve.has_room(last, all), "{last} of {all}");
-            assert!(!Leaves::Reserve.has_room(last + 1, all), "{last} of {all}");
+            assert!(has_room(Leaves::Reserve, last, all), "{last} of {all}");
+            assert!(!has_room(Leaves::Reserve, last + 1, all), "{last} of {all}");
         }
     }
 
     #[test]
     fn sip_servers_and_the_operator_are_let_in_when_devices_have_taken_what_they_may() {
         for (all, last) in [(1_048_576, 1_048_319), (8_192, 7_935), (1_024, 991), (160, 154)] {
-            assert!(Leaves::Quarter.has_room(last, all), "{last} of {all}");
-            assert!(!Leaves::Quarter.has_room(last + 1, all), "{last} of {all}");
+            assert!(has_room(Leaves::Quarter, last, all), "{last} of {all}");
+            assert!(!has_room(Leaves::Quarter, last + 1, all), "{last} of {all}");
         }
         assert!([Limits::SIP_SERVERS, Limits::OPERATOR].iter().all(|limits| limits.leaves == Leaves::Quarter));
         assert!([Limits::DEVICES, Limits::API].iter().all(|limits| limits.leaves == Leaves::Reserve));
+    }
+
+    /// A process with few descriptors, of which the lowest that is free is given.
+    struct Process {
+        descriptors: Descriptors,
+        listeners: Vec<Arc<Slots>>,
+        used: Vec<Option<(Slot, Option<Stranger>)>>,
+        closed: usize,
+    }
+
+    impl Process {
+        const ALL: usize = 160;
+        /// The store's, push services', and the like.
+        const OTHERS: usize = 40;
+        const MOST: usize = Self::ALL - Self::ALL / RESERVE_SHARE as usize;
+
+        fn new() -> Self {
+            let (descriptors, listeners) = (Descriptors::new(), vec![Slots::new(|_| {}), Slots::new(|_| {})]);
+            listeners.iter().for_each(|listener| descriptors.join(listener));
+            Self { descriptors, listeners, used: (Self::OTHERS..Self::ALL).map(|_| None).collect(), closed: 0 }
+        }
+
+        /// A connection of `from`, and its descriptor.
+        fn connect(&mut self, listener: usize, from: &str) -> Option<usize> {
+            let (from, listener) = (from.parse().unwrap(), &self.listeners[listener]);
+            let at = self.used.iter().position(Option::is_none).unwrap();
+            let number = (Self::OTHERS + at) as u64;
+            if self.descriptors.room_among(Self::ALL as u64, number, from, Leaves::Reserve) == Room::None {
+                return None;
+            }
+            let (slot, waiting) = Slot::take(listener, from, Limits::DEVICES).unwrap();
+            self.used[at] = Some((slot, waiting.met(from, Limits::DEVICES)));
+            Some(at)
+        }
+
+        fn is_known(&mut self, at: usize) {
+            self.used[at].as_mut().unwrap().1 = None;
+        }
+
+        /// Those that give way are closed.
+        fn close(&mut self) {
+            let gives_way = |stranger: &Stranger| stranger.gives_way().notified().now_or_never().is_some();
+            for place in &mut self.used {
+                if place.as_ref().is_some_and(|(_, stranger)| stranger.as_ref().is_some_and(gives_way)) {
+                    *place = None;
+                    self.closed += 1;
+                }
+            }
+        }
+
+        fn in_use(&self) -> usize {
+            Self::OTHERS + self.used.iter().flatten().count()
+        }
+    }
+
+    #[test]
+    fn who_holds_all_that_there_is_gives_way_to_others_at_any_listener_and_to_its_own() {
+        let mut process = Process::new();
+        let phone = process.connect(0, "198.51.100.7").unwrap();
+        process.is_known(phone);
+        while process.in_use() < Process::MOST {
+            process.connect(0, "203.0.113.66").unwrap();
+        }
+        for round in 0..200 {
+            // Whoever floods comes again at once, and so do others of its address.
+            for from in ["203.0.113.66", "192.0.2.1", "203.0.113.66", "203.0.113.66"] {
+                let at = process.connect(round % 2, from);
+                let at = at.unwrap_or_else(|| panic!("{from} is shut out, {round}"));
+                process.close();
+                assert!(process.used[at].is_some(), "the newcomer stays, {from}, {round}");
+                if from == "192.0.2.1" {
+                    process.used[at] = None;
+                }
+            }
+            assert!(process.in_use() <= Process::MOST + 1, "{} in use, {round}", process.in_use());
+        }
+        assert!(process.used[phone].is_some(), "who is known stays");
+        assert!(process.closed > 0);
+    }
+
+    #[test]
+    fn many_at_once_take_no_more_than_half_of_what_stays_free() {
+        let mut process = Process::new();
+        for _ in 0..20 {
+            while process.connect(0, "203.0.113.66").is_some() {}
+            assert!(process.in_use() <= Process::MOST + 10, "{}", process.in_use());
+            process.close();
+        }
+        assert!(process.connect(1, "192.0.2.1").is_some());
+    }
+
+    #[test]
+    fn where_nobody_holds_more_than_others_who_has_begun_stays() {
+        let mut process = Process::new();
+        let mut at = (0..).map(|n| process.connect(0, &format!("10.{n}.0.1"))).take_while(Option::is_some).count();
+        process.close();
+        assert_eq!((process.closed, process.in_use()), (0, Process::MOST));
+        // The shortage is over when they have gone, and all is as before.
+        process.used.iter_mut().for_each(|place| *place = None);
+        while process.connect(0, "203.0.113.66").is_some_and(|_| process.in_use() < Process::MOST) {
+            at -= 1;
+        }
+        process.close();
+        assert_eq!((at, process.closed), (1, 0));
     }
 }

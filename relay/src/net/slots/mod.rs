@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use descriptors::Leaves;
+pub(super) use unproven_slots::Turn;
 use unproven_slots::{Place, Places, as_one_peer};
 
 use crate::lock::Mutex;
@@ -35,15 +36,22 @@ pub struct Limits {
     /// Unfinished handshakes of one peer: with a further one its oldest is closed.
     pub handshakes_per_peer: usize,
     /// Connections whose peer has not proven who it is, in all: with a further one the oldest of the peer that has most is closed, or the newcomer
-    /// where nobody has more. Where HTTPS is spoken all are such, and the oldest is the one without a request for longest.
+    /// where nobody has more. Where HTTPS is spoken all are such, and the oldest is the one that the relay has waited for longest.
     pub strangers: usize,
     /// Such connections of one peer: with a further one its oldest is closed.
     pub strangers_per_peer: usize,
+    /// How long such a connection has to ask for something before it is among the oldest.
+    pub grace: Duration,
     /// File descriptors that stay free: a connection above that is closed at once.
     pub leaves: Leaves,
 }
 
 impl Limits {
+    /// The connections that one address may have here without proving who it is.
+    pub fn unproven_per_peer(&self) -> usize {
+        self.handshakes_per_peer + self.strangers_per_peer
+    }
+
     /// For devices: many, and many behind one carrier's address.
     pub const DEVICES: Self = Self {
         connections: 1_000_000,
@@ -52,6 +60,7 @@ impl Limits {
         handshakes_per_peer: 1_024,
         strangers: 50_000,
         strangers_per_peer: 4_096,
+        grace: Duration::ZERO,
         leaves: Leaves::Reserve,
     };
     /// For apps' HTTPS: short connections.
@@ -62,6 +71,7 @@ impl Limits {
         handshakes_per_peer: 256,
         strangers: 20_000,
         strangers_per_peer: 1_024,
+        grace: Duration::from_secs(5),
         leaves: Leaves::Reserve,
     };
     /// For the operator's HTTPS, and a CA's questions: as short.
@@ -74,6 +84,7 @@ impl Limits {
         handshakes_per_peer: 64,
         strangers: 2_048,
         strangers_per_peer: 128,
+        grace: Duration::ZERO,
         leaves: Leaves::Quarter,
     };
 }
@@ -115,6 +126,25 @@ impl Slots {
         Arc::new(Self { counts: Mutex::default(), observe: Box::new(observe) })
     }
 
+    /// How many connections there are.
+    fn connections(&self) -> usize {
+        self.counts().connections.all
+    }
+
+    /// The most unproven connections of one network.
+    fn most(&self) -> usize {
+        let counts = self.counts();
+        counts.strangers.most().max(counts.handshakes.most())
+    }
+
+    /// The oldest of the network that holds most gives way to one more of `peer`, at whatever listener, or the oldest of `peer` where that holds most.
+    fn free_one_for(&self, address: IpAddr) -> bool {
+        let mut counts = self.counts();
+        let Counts { strangers, handshakes, .. } = &mut *counts;
+        let places = if strangers.most() >= handshakes.most() { strangers } else { handshakes };
+        places.free_one_for(address) || places.of(as_one_peer(address)) > 1 && places.free_one_of(address)
+    }
+
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock()
     }
@@ -137,7 +167,10 @@ impl Counts {
         {
             return false;
         }
-        if of_peer >= limits.connections_per_peer {
+        if self.handshakes.of(peer) >= limits.handshakes_per_peer {
+            // Its own oldest handshake gives way to it, and no other place is needed.
+            true
+        } else if of_peer >= limits.connections_per_peer {
             self.strangers.free_one_of(peer) || self.handshakes.free_one_of(peer)
         } else if all >= limits.connections {
             self.strangers.free_one_for(peer) || self.handshakes.free_one_for(peer)
@@ -195,7 +228,8 @@ impl Slot {
         if !counts.makes_room(peer, limits) {
             return None;
         }
-        let place = counts.handshakes.take(address, limits.handshakes, limits.handshakes_per_peer)?;
+        let place =
+            counts.handshakes.take(address, limits.handshakes, limits.handshakes_per_peer, Turn::of(Duration::ZERO))?;
         counts.connections.add(peer);
         drop(counts);
         (slots.observe)(ListenerEvent::Opened);
@@ -211,7 +245,8 @@ impl Waiting {
 
     /// The handshake is done: a slot among the strangers; `None` when the limit is reached.
     pub(super) fn met(self, address: IpAddr, limits: Limits) -> Option<Stranger> {
-        let place = self.slots.counts().strangers.take(address, limits.strangers, limits.strangers_per_peer)?;
+        let (all, of_peer, turn) = (limits.strangers, limits.strangers_per_peer, Turn::of(limits.grace));
+        let place = self.slots.counts().strangers.take(address, all, of_peer, turn)?;
         Some(Stranger { slots: self.slots.clone(), place })
     }
 }
@@ -222,9 +257,9 @@ impl Stranger {
         self.place.gives_way().clone()
     }
 
-    /// Its peer is being served, or is no longer.
-    pub(crate) fn is_busy(&self, is_busy: bool) {
-        self.slots.counts().strangers.renew(&self.place, is_busy);
+    /// It gives way after those whose turn is over.
+    pub(crate) fn has_turn(&self, turn: Turn) {
+        self.slots.counts().strangers.renew(&self.place, turn);
     }
 
     /// The connection was closed because another stranger has its slot.
@@ -297,6 +332,26 @@ mod tests {
         assert!(take("192.0.2.1").is_some());
         let counts = slots.counts();
         assert_eq!((counts.connections.all, counts.connections.of_peer.len()), (1, 1));
+    }
+
+    #[test]
+    fn who_has_its_share_of_handshakes_gives_way_to_itself_and_no_stranger_does() {
+        let limits =
+            Limits { connections_per_peer: 4, strangers_per_peer: 4, handshakes_per_peer: 2, ..Limits::DEVICES };
+        let slots = Slots::new(|_| {});
+        let address = "192.0.2.1".parse().unwrap();
+        let meet = || {
+            let (slot, waiting) = Slot::take(&slots, address, limits).unwrap();
+            (slot, waiting.met(address, limits).unwrap())
+        };
+        let strangers = [meet(), meet()];
+        let handshakes = [0; 4].map(|_| Slot::take(&slots, address, limits).expect("a handshake has given way"));
+        let gone = |notice: &Notify| notice.notified().now_or_never().is_some();
+        assert!(strangers.iter().all(|(_, stranger)| !gone(&stranger.gives_way())));
+        assert_eq!(
+            handshakes.each_ref().map(|(_, waiting)| gone(waiting.place.gives_way())),
+            [true, true, false, false]
+        );
     }
 
     #[test]

@@ -14,14 +14,17 @@
 //!
 //! Invariant: a peer is an IPv4 address or an IPv6 /64, a network an IPv4 /24 or an IPv6 /48. The place that gives way is the oldest of the peer
 //! that holds most, or of the peer that has its share; and a peer that gives way to another has no fewer afterwards than that. The oldest is the
-//! one that has done nothing for longest; a peer that is being served gives way after all that are not.
+//! one whose [`Turn`] was over first; where none is over yet, the one whose turn began first: so nobody keeps a place by having itself waited for, and
+//! who has just come finds all others before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use crate::clock;
 
 /// The places that are taken.
 #[derive(Debug, Default)]
@@ -37,22 +40,50 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Network {
     all: usize,
-    /// The places of each peer, the oldest first.
-    peers: BTreeMap<IpAddr, BTreeMap<u64, Arc<Notify>>>,
+    /// The places of each peer, the one whose turn is over first before the others.
+    peers: BTreeMap<IpAddr, BTreeMap<Order, Holder>>,
     /// How many each peer has, the fewest first.
     sizes: BTreeSet<(usize, IpAddr)>,
 }
 
-/// In the number of a place that is busy, so that it stands behind all that are not.
-const BUSY: u64 = 1 << 63;
+/// The time in which a place gives way after all whose time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn {
+    began: Instant,
+    until: Instant,
+}
+
+/// The end of a place's turn, and its number.
+type Order = (Instant, u64);
+
+/// What is known of a place to those who look for one that gives way.
+#[derive(Debug)]
+struct Holder {
+    began: Instant,
+    gives_way: Arc<Notify>,
+}
 
 /// The place of one connection.
 #[derive(Debug)]
 pub(super) struct Place {
+    number: u64,
     /// Changed while the places are locked, and not otherwise.
-    number: AtomicU64,
+    turn: Mutex<Turn>,
     peer: IpAddr,
     gives_way: Arc<Notify>,
+}
+
+impl Turn {
+    /// A turn that begins now.
+    pub(crate) fn of(length: Duration) -> Self {
+        let began = clock::now();
+        Self { began, until: began + length }
+    }
+
+    /// The turn that is over first.
+    pub(crate) fn first(self, other: Self) -> Self {
+        if other.until < self.until { other } else { self }
+    }
 }
 
 impl Place {
@@ -61,21 +92,25 @@ impl Place {
         &self.gives_way
     }
 
-    fn number(&self) -> u64 {
-        self.number.load(Ordering::Relaxed)
+    fn turn(&self) -> Turn {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self) -> Order {
+        (self.turn().until, self.number)
     }
 }
 
 impl Places {
     /// A place for one more of `peer`, which has `per_peer` at most; `None` when `all` places are taken and nobody gives way.
-    pub(crate) fn take(&mut self, peer: IpAddr, all: usize, per_peer: usize) -> Option<Place> {
+    pub(crate) fn take(&mut self, peer: IpAddr, all: usize, per_peer: usize, turn: Turn) -> Option<Place> {
         let peer = as_one_peer(peer);
         if self.of(peer) >= per_peer {
             self.free_one_of(peer);
         } else if self.all >= all && !self.free_one_for(peer) {
             return None;
         }
-        let place = Place { number: self.next.into(), peer, gives_way: Arc::default() };
+        let place = Place { number: self.next, turn: Mutex::new(turn), peer, gives_way: Arc::default() };
         self.next += 1;
         self.add(&place);
         Some(place)
@@ -94,34 +129,38 @@ impl Places {
         self.free(oldest)
     }
 
-    fn free(&mut self, oldest: Option<(IpAddr, u64)>) -> bool {
-        let gives_way = oldest.and_then(|(peer, number)| self.remove(peer, number));
+    fn free(&mut self, oldest: Option<(IpAddr, Order)>) -> bool {
+        let gives_way = oldest.and_then(|(peer, order)| self.remove(peer, order));
         if let Some(gives_way) = &gives_way {
             gives_way.notify_one();
         }
         gives_way.is_some()
     }
 
-    /// A place is the youngest from now on, among those that are busy or those that are not. One that has given way stays away.
-    pub(crate) fn renew(&mut self, place: &Place, is_busy: bool) {
-        if self.remove(place.peer, place.number()).is_some() {
-            place.number.store(self.next | if is_busy { BUSY } else { 0 }, Ordering::Relaxed);
-            self.next += 1;
+    /// A place has another turn. One that has given way stays away.
+    pub(crate) fn renew(&mut self, place: &Place, turn: Turn) {
+        if self.remove(place.peer, place.order()).is_some() {
+            *place.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
             self.add(place);
         }
     }
 
     /// A place is given back. One that has given way is not here any more.
     pub(crate) fn end(&mut self, place: &Place) {
-        self.remove(place.peer, place.number());
+        self.remove(place.peer, place.order());
+    }
+
+    /// How many the network has that holds most.
+    pub(super) fn most(&self) -> usize {
+        self.sizes.last().map_or(0, |(most, _)| *most)
     }
 
     /// How many a peer has.
-    fn of(&self, peer: IpAddr) -> usize {
+    pub(super) fn of(&self, peer: IpAddr) -> usize {
         self.networks.get(&network_of(peer)).map_or(0, |network| network.of(peer))
     }
 
-    fn oldest_that_gives_way_to(&self, peer: IpAddr) -> Option<(IpAddr, u64)> {
+    fn oldest_that_gives_way_to(&self, peer: IpAddr) -> Option<(IpAddr, Order)> {
         let own = self.networks.get(&network_of(peer));
         let has = own.map_or(0, |network| network.all);
         let &(most, largest) = self.sizes.last()?;
@@ -142,11 +181,11 @@ impl Places {
         self.all += 1;
     }
 
-    fn remove(&mut self, peer: IpAddr, number: u64) -> Option<Arc<Notify>> {
+    fn remove(&mut self, peer: IpAddr, order: Order) -> Option<Arc<Notify>> {
         let key = network_of(peer);
         let network = self.networks.get_mut(&key)?;
         let before = network.all;
-        let removed = network.remove(peer, number)?;
+        let removed = network.remove(peer, order)?;
         self.sizes.remove(&(before, key));
         match network.all {
             0 => drop(self.networks.remove(&key)),
@@ -163,28 +202,34 @@ impl Network {
         self.peers.get(&peer).map_or(0, BTreeMap::len)
     }
 
-    fn oldest_of_most(&self) -> Option<(IpAddr, u64)> {
+    fn oldest_of_most(&self) -> Option<(IpAddr, Order)> {
         let &(_, peer) = self.sizes.last()?;
         self.oldest_of(peer)
     }
 
-    fn oldest_of(&self, peer: IpAddr) -> Option<(IpAddr, u64)> {
-        let (&number, _) = self.peers.get(&peer)?.first_key_value()?;
-        Some((peer, number))
+    fn oldest_of(&self, peer: IpAddr) -> Option<(IpAddr, Order)> {
+        let places = self.peers.get(&peer)?;
+        let (&order, _) = places.first_key_value()?;
+        if order.0 <= clock::now() {
+            return Some((peer, order));
+        }
+        // Where each is in its turn they are few: the share of one peer.
+        let (&order, _) = places.iter().min_by_key(|((_, number), holder)| (holder.began, *number))?;
+        Some((peer, order))
     }
 
     fn add(&mut self, place: &Place) {
         let waiting = self.peers.entry(place.peer).or_default();
         self.sizes.remove(&(waiting.len(), place.peer));
-        waiting.insert(place.number(), place.gives_way.clone());
+        waiting.insert(place.order(), Holder { began: place.turn().began, gives_way: place.gives_way.clone() });
         self.sizes.insert((waiting.len(), place.peer));
         self.all += 1;
     }
 
-    fn remove(&mut self, peer: IpAddr, number: u64) -> Option<Arc<Notify>> {
+    fn remove(&mut self, peer: IpAddr, order: Order) -> Option<Arc<Notify>> {
         let waiting = self.peers.get_mut(&peer)?;
         let before = waiting.len();
-        let removed = waiting.remove(&number)?;
+        let removed = waiting.remove(&order)?.gives_way;
         self.sizes.remove(&(before, peer));
         match waiting.len() {
             0 => drop(self.peers.remove(&peer)),
@@ -222,7 +267,7 @@ mod tests {
     const PER_PEER: usize = 16;
 
     fn take(places: &mut Places, peer: &str) -> Option<Place> {
-        let place = places.take(peer.parse().unwrap(), ALL, PER_PEER);
+        let place = places.take(peer.parse().unwrap(), ALL, PER_PEER, Turn::of(Duration::ZERO));
         assert!(places.all <= ALL);
         assert_eq!(places.all, places.networks.values().map(|network| network.all).sum::<usize>());
         assert_eq!(places.sizes.len(), places.networks.len());
@@ -296,23 +341,31 @@ mod tests {
         assert_eq!(as_one_peer("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
     }
 
-    #[test]
-    fn who_does_nothing_for_longest_gives_way_first_and_who_is_served_last() {
+    #[tokio::test(start_paused = true)]
+    async fn who_has_had_its_turn_for_longest_gives_way_first_and_then_whose_turn_is_longest() {
+        let (grace, long) = (Duration::from_secs(5), Duration::from_secs(30));
+        let second = || tokio::time::advance(Duration::from_secs(1));
         let mut places = Places::default();
-        let held: Vec<_> = (0..PER_PEER).map(|_| take(&mut places, "192.0.2.1").unwrap()).collect();
-        places.renew(&held[0], true);
-        places.renew(&held[1], true);
-        places.renew(&held[1], false);
-        let mut more = Vec::new();
-        let mut next = |held: &[Place]| {
-            more.push(take(&mut places, "192.0.2.1").unwrap());
-            places.renew(more.last().unwrap(), true);
-            held.iter().map(has_given_way).position(|gone| gone)
+        let mut take = |length| places.take("192.0.2.1".parse().unwrap(), ALL, PER_PEER, Turn::of(length)).unwrap();
+        let mut held = vec![take(long), take(Duration::ZERO)];
+        second().await;
+        held.extend([take(grace), take(Duration::ZERO)]);
+        second().await;
+        held.extend((4..PER_PEER).map(|_| take(long)));
+        let mut gone = |length| {
+            held.push(places.take("192.0.2.1".parse().unwrap(), ALL, PER_PEER, Turn::of(length)).unwrap());
+            held.iter().position(has_given_way)
         };
-        for gone in (2..PER_PEER).chain([1, 0]) {
-            assert_eq!(next(&held), Some(gone));
-        }
-        places.renew(&held[0], false);
+        assert_eq!((gone(grace), gone(grace)), (Some(1), Some(3)), "whose turn is over");
+        second().await;
+        assert_eq!(gone(grace), Some(0), "then whose turn began first, however long it is");
+        assert_eq!(gone(grace), Some(2));
+        assert_eq!(gone(grace), Some(4), "and never who has just come");
+        tokio::time::advance(grace).await;
+        assert_eq!((gone(grace), gone(grace)), (Some(PER_PEER), Some(PER_PEER + 1)), "who came and did nothing");
+        let (here, away) = (&held[5], &held[0]);
+        places.renew(here, Turn::of(Duration::ZERO));
+        places.renew(away, Turn::of(long));
         assert_eq!(places.all, PER_PEER, "one that has given way stays away");
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use tests::digest::token;
 use tests::phone::Phone;
 use tests::raw::{ELSEWHERE, Raw};
@@ -118,5 +118,32 @@ async fn who_holds_all_of_an_addresss_connections_shuts_out_nobody_behind_it() -
     }
     assert_eq!(known.register(SOON).await?.status(), Some(200), "who is known stays");
     drop(held);
+    world.unharmed().await
+}
+
+/// In a container that has few of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_takes_all_open_files_shuts_out_no_other_at_any_listener() -> Outcome {
+    const OPEN_FILES: u64 = 400;
+    let world = World::attacked().await?;
+    let few = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+    prlimit(Pid::from_raw(world.relay.pid().cast_signed()), Resource::Nofile, few).unwrap();
+    let mut held = Vec::new();
+    let flood = async |held: &mut Vec<Raw>, count| {
+        for _ in 0..count {
+            held.extend(Raw::tls(ELSEWHERE, world.relay.edge_address(), &world.authority, &[]).await);
+        }
+    };
+    flood(&mut held, OPEN_FILES).await;
+    let mut phones = Vec::new();
+    for round in 0..20 {
+        let phone = Phone::connect(world.device(world.bystander())).await.unwrap();
+        assert_eq!(phone.register(SOON).await?.status(), Some(200), "{round}");
+        phones.push(phone);
+        assert_eq!(world.relay.api().read(world.bystander()).await?.status, 200, "{round}");
+        flood(&mut held, 3).await;
+    }
+    assert!(world.relay.log().contains("descriptors-run-out") || world.relay.log().contains("of strangers first"));
+    drop((held, phones));
     world.unharmed().await
 }

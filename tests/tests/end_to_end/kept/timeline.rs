@@ -1,6 +1,7 @@
 //! The timeline, the export and the test push.
 
 use serde_json::json;
+use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::registrar::Behaviour;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World, text};
@@ -111,6 +112,31 @@ async fn a_test_push_goes_to_the_alert_target_and_its_result_is_told() -> Outcom
     let answer = world.api.of("POST", &instance, "/test").await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (409, Some("no-alert-target")), "{}", answer.text());
     assert_eq!(world.apns.pushes().iter().filter(|push| push.token == TOKEN).count(), 0, "never a VoIP push");
+    world.content()
+}
+
+/// Whether it has a target or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_is_being_wiped_is_unknown_to_who_asks_for_a_test_push() -> Outcome {
+    let world = World::start().await?;
+    for request in [world.enable_request_with_alerts(), world.enable_request(TOKEN)] {
+        let instance = world.enable_as(&request).await?;
+        // It is asked for 3 s, and hears what is left until then.
+        world.registrar.behave(&world.aor(), Behaviour::Silence);
+        let (api, wiped) = (world.relay.api(), instance.clone());
+        let disabling = tokio::spawn(async move { api.disable(&wiped).await });
+        let is_ending = || async {
+            let answer = world.api.read(&instance).await.ok()?;
+            (answer.json()["state"] == "ending" || answer.status == 404).then_some(())
+        };
+        world.until("its end", is_ending).await?;
+        assert!(!disabling.is_finished());
+        let answer = world.api.of("POST", &instance, "/test").await?;
+        assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-instance")), "{}", answer.text());
+        let receipt = disabling.await.map_err(|error| Missed::new("a receipt", error.to_string()))??;
+        assert_eq!(receipt.status, 200);
+        world.registrar.behave(&world.aor(), Behaviour::Accept);
+    }
     world.content()
 }
 

@@ -15,6 +15,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 /// END_STREAM, which is ACK on SETTINGS, and END_HEADERS.
@@ -275,4 +276,30 @@ async fn at_a_peers_share_its_longest_idle_connection_gives_way_and_none_that_is
     while served.next().await.expect("an answer").kind != DATA {}
     idle[0].send(&frame(HEADERS, WHOLE | END, 5, &get("/peer")[9..])).await;
     while idle[0].next().await.expect("an answer").kind != DATA {}
+}
+
+/// An answer that is not taken, and a body that does not come, keep no place from who comes later.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_peers_share_who_keeps_the_relay_waiting_gives_way_before_who_has_just_come() {
+    let limits = Limits { strangers_per_peer: 3, connections_per_peer: 3, ..Limits::API };
+    let server = server_with(limits).await;
+    let mut stalled = Client::new(&server).await;
+    stalled.send(&get("/long")).await;
+    while stalled.next().await.expect("a part of the answer").kind != DATA {}
+    let mut slow = Client::new(&server).await;
+    slow.send(&post("/length")).await;
+    // The server has read what came before it.
+    slow.send(&frame(PING, 0, 0, b"8 octets")).await;
+    while slow.next().await.expect("an answer to the PING").kind != PING {}
+    // It has shaken hands, and asks for nothing yet.
+    let mut newcomer = Client::new(&server).await;
+    let mut more = vec![Client::new(&server).await];
+    while stalled.next().await.is_some() {}
+    // What one asks for meanwhile makes it no younger.
+    slow.send(&frame(HEADERS, WHOLE | END, 3, &get("/peer")[9..])).await;
+    while slow.next().await.expect("an answer").kind != DATA {}
+    more.push(Client::new(&server).await);
+    while slow.next().await.is_some() {}
+    newcomer.send(&get("/peer")).await;
+    while newcomer.next().await.expect("an answer").kind != DATA {}
 }
