@@ -93,7 +93,7 @@ use grant::RegistrarInfo;
 use late::GivenUp;
 pub use new_registration::NewRegistration;
 pub use owners::{Standing, SuspendedAuth};
-use refusals::{Pause, leads_to, retry_after, wanted_interval};
+use refusals::{Pause, leads_to, retry_after};
 pub use request::{ContactHosts, RequestContext};
 use request::{Contacts, RegisterRequest};
 pub use step::{Began, Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
