@@ -20,6 +20,7 @@ use super::enable_body::Rules;
 use super::problem::{FieldError, Problem, ProblemType};
 use super::{Api, OPENAPI, body, device_body, enable_at_call, enable_body, json, peer, views};
 use crate::clock::unix_now_ms;
+use crate::domain::{WipeReason, Word as _};
 use crate::secret::InstanceSecret;
 use crate::service::apps::{EnableError, Refusal};
 use crate::service::devices::{AccessError, CallError, ChangeError};
@@ -185,6 +186,7 @@ impl Asker {
             AccessError::Unknown => unknown_instance(),
             AccessError::Forbidden => failed(api, self.from, WANT_SECRET),
             AccessError::StoreAway => store_away(),
+            AccessError::Unwritten => unwritten(),
             AccessError::OwnerAway => owner_away(),
         }
     }
@@ -253,6 +255,11 @@ fn store_away() -> Problem {
     Problem::new(ProblemType::StoreAway, detail).retry_after(STORE_AWAY_RETRY_S)
 }
 
+fn unwritten() -> Problem {
+    let detail = "The instance has ended and its SIP server was told, but neither the store nor the relay's disk has taken that down: until one does, a crash of the relay may bring it back. Ask again after the seconds that Retry-After names.";
+    Problem::new(ProblemType::StoreAway, detail).retry_after(STORE_AWAY_RETRY_S)
+}
+
 pub(super) fn owner_away() -> Problem {
     let detail = "Nothing was changed. Another node takes the instance over within seconds; try again then.";
     Problem::new(ProblemType::OwnerAway, detail).retry_after(STORE_AWAY_RETRY_S)
@@ -291,6 +298,10 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
             ProblemType::Overtaken,
             "This device was enabled again while this request waited for the SIP server, and that one stands: go on with the instance that its answer names, and do not send this one again. Nothing is kept of it.",
         ),
+        EnableError::Ended { reason } => {
+            let problem = Problem::new(ProblemType::Ended, end_detail(reason));
+            reason.into_iter().fold(problem, |problem, reason| problem.with("reason", reason.word().into()))
+        }
         EnableError::TooManyFailures { retry_after_s } => Problem::new(
             ProblemType::TooManyRequests,
             "Too many wrong passwords were tried for this account, or from this address. Try again after the seconds that Retry-After names.",
@@ -313,6 +324,21 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         EnableError::Draining | EnableError::HungUp => {
             Problem::new(ProblemType::Draining, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
         }
+    }
+}
+
+fn end_detail(reason: Option<WipeReason>) -> &'static str {
+    match reason {
+        Some(WipeReason::Operator) => {
+            "The relay's operator wiped this account while it was being enabled. Nothing is kept. Enable it again only when the user asks for it."
+        }
+        Some(WipeReason::PushTokenGone) => {
+            "The push service says that the push token is dead. Enable again with the app's new one. Nothing is kept."
+        }
+        Some(WipeReason::RefusedUpstream) => {
+            "The SIP server accepted the account, and refused it before it was stored. Check it, and enable again. Nothing is kept."
+        }
+        _ => "Enable again. Nothing is kept.",
     }
 }
 

@@ -94,6 +94,8 @@ problems! {
     UpstreamNotFound = "upstream-not-found", 422, "The SIP server's name leads to no address";
     /// The same device was enabled later, by another request, which stands. Nothing is kept of this one.
     Overtaken = "overtaken", 422, "A later enabling of the device stands";
+    /// The instance ended while it was being enabled; `reason` tells why, where that is known. Nothing is kept.
+    Ended = "ended", 422, "The instance ended while it was being enabled";
     /// Too many requests or failures; `Retry-After` tells when to come back.
     TooManyRequests = "too-many-requests", 429, "Too many requests";
     /// The store does not answer.

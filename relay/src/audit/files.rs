@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::chain::{self, BEGINNING};
 use super::{Act, Entry, Settings, Whose};
 use crate::clock::watch::{JUMP_STEADY_MS, confirmed_now};
-use crate::clock::{DAY_S, rfc3339, rfc3339_ms, unix_now_ms};
+use crate::clock::{DAY_S, rfc3339, rfc3339_ms, shared_now_ms};
 use crate::file_owner;
 
 /// How long a run goes by the trail before it believes a clock that is ahead of it: as long as a jump of the clock is doubted.
@@ -108,7 +108,7 @@ impl Trail {
         let directory = &settings.directory;
         file_owner::make_folder(directory).map_err(failed(directory))?;
         let (mut seq, mut chain, mut torn) = (0, BEGINNING, false);
-        let mut day = day_of(unix_now_ms());
+        let mut day = day_of(shared_now_ms());
         let mut earlier = None;
         let mut days = days(directory)?;
         if let Some((newest, path)) = days.last() {
@@ -133,7 +133,7 @@ impl Trail {
         let (sure_from, tidy_from) = (now + SURE_AFTER, now);
         let mut trail = Self { settings, seq, chain, day, file, gone: None, tidied, earlier, sure_from, tidy_from };
         let beginning = [(torn, Act::Torn), (true, Act::Started)].into_iter().filter(|(is_so, _)| *is_so);
-        let at_ms = unix_now_ms();
+        let at_ms = shared_now_ms();
         let lines: Vec<_> = beginning.map(|(_, what)| Entry { at_ms, what, whose: Whose::default() }).collect();
         trail.write(&lines)?;
         Ok(trail)
@@ -161,7 +161,7 @@ impl Trail {
 
     /// Deletes what is old, once a day, also while nothing is written.
     pub fn tidy(&mut self) {
-        self.tidy_on(day_of(unix_now_ms()));
+        self.tidy_on(day_of(shared_now_ms()));
     }
 
     /// Likewise; `day`: by the clock, not by the file, which may be of a day to come.
@@ -325,6 +325,7 @@ fn last_line(path: &Path) -> Result<(Option<String>, bool), AuditError> {
 mod tests {
     use super::super::report::verify_directory;
     use super::*;
+    use crate::clock::unix_now_ms;
     use crate::random;
     use crate::vault::hex;
 

@@ -6,7 +6,7 @@
 //! | member | it is |
 //! | --- | --- |
 //! | `seq` | counts the lines of this node, over files and runs |
-//! | `at` | RFC 3339, milliseconds |
+//! | `at` | RFC 3339, milliseconds, by the clock that receipts go by, too |
 //! | `what` | [`Act`] |
 //! | `instance`, `account`, `app` | whose: the instance's id; a keyed hash of the AOR, the same for all of its devices; the App |
 //! | `why` | of a wipe, its reason; of a reading, its subject |
@@ -189,7 +189,7 @@ impl Audit {
     /// Writes down that something was done.
     pub fn note(&self, what: Act, whose: impl FnOnce() -> Whose) {
         let Some(inner) = &self.0 else { return };
-        let entry = Entry { at_ms: crate::clock::unix_now_ms(), what, whose: whose() };
+        let entry = Entry { at_ms: crate::clock::shared_now_ms(), what, whose: whose() };
         if inner.entries.try_send(entry).is_err() {
             inner.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -275,6 +275,34 @@ mod tests {
         until("counted", || lines(&folder).last().is_some_and(|last| last.0 == "lost"));
         assert_eq!(lines(&folder).last().and_then(|last| last.1), Some(noted));
         until("settled", || owed::read(&folder) == 0);
+        drop(audit);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_line_is_dated_by_the_clock_that_receipts_go_by() {
+        use crate::clock;
+        let folder = std::env::temp_dir().join(format!("sipwake-audit-clock-{}", hex(&random::bytes::<8>())));
+        let audit = Audit::open(Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() }).unwrap();
+        let noted = audit.clone();
+        // The simulated machine is that of its thread.
+        let told = std::thread::spawn(move || {
+            let up = Duration::from_secs(1_000);
+            let machine = clock::Machine { up, off_ms: 10 * 86_400_000, ..Default::default() };
+            clock::set_virtual(&machine);
+            clock::watch::begin(None);
+            clock::watch::store_says(clock::virtual_unix_ms(up));
+            noted.note(Act::Woken, Whose::default);
+            clock::rfc3339_ms(clock::shared_now_ms())
+        });
+        let told = told.join().unwrap();
+        let at = || {
+            let mut at = None;
+            let _ = report::verify_directory(&folder, |line| at = line["at"].as_str().map(str::to_owned));
+            at
+        };
+        until("a line", || lines(&folder).len() == 2);
+        assert_eq!(at(), Some(told));
         drop(audit);
         std::fs::remove_dir_all(&folder).unwrap();
     }

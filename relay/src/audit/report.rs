@@ -30,6 +30,9 @@ pub const CATEGORIES: &[&str] = &[
 /// How it is held.
 pub const PROTECTION: &str = "sealed with AES-256-GCM under a key of its own; the day's keys lie in store.keyring alone and are destroyed after 7 days";
 
+/// How far back a time may be behind the one before it, in seconds: threads write side by side, and time services step a clock.
+const APART_S: u64 = 60;
+
 /// The faults of one trail that are told each by itself.
 const FAULTS: usize = 20;
 
@@ -42,6 +45,8 @@ pub struct Report {
     pub lost: u64,
     /// Lines that wait to be written, or were lost with the last run.
     pub waiting: u64,
+    /// Lines that are dated well before one that stands before them, by a clock that was wrong then or earlier, and may be of that time.
+    pub misdated: u64,
     /// The faults of the trails, at most 20 of each; if there are any, or lines are missing, the figures come from the lines that can be read, and are too small.
     pub faults: Vec<Fault>,
     /// How many more there are.
@@ -75,8 +80,10 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
         }
         let (mut faults, mut further) = (Vec::new(), 0);
         let mut before = String::new();
+        let mut order = Order::default();
         let seen = |line: &Value| {
             let at = line["at"].as_str().unwrap_or_default();
+            order.see(at);
             // What was lost is of the time between the line before and this one.
             if *before <= *last && *at >= *known_from {
                 report.lost += line["lines"].as_u64().unwrap_or(0);
@@ -85,6 +92,7 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
             report_line(&mut report, &mut held, line, (&first, &last));
         };
         walk_directory(directory, seen, |fault| if faults.len() < FAULTS { faults.push(fault) } else { further += 1 });
+        report.misdated += order.end(&known_from, &last);
         report.faults.append(&mut faults);
         report.further_faults += further;
         report.waiting += owed::read(directory);
@@ -95,6 +103,51 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
         *report.instances.entry(it.app.clone().unwrap_or_else(|| "unknown".into())).or_default() += 1;
     }
     report
+}
+
+/// The order of the times in one trail. A clock that was wrong shows where they run backwards; which of the lines it has dated shows nowhere, and it may be
+/// any from the earlier time on until the times are past the later one.
+#[derive(Default)]
+struct Order {
+    newest: String,
+    /// The times that are in doubt, the latest last: from, to, and how many lines went backwards in them.
+    doubts: Vec<(String, String, u64)>,
+    is_behind: bool,
+}
+
+impl Order {
+    fn see(&mut self, at: &str) {
+        if *at >= *self.newest {
+            at.clone_into(&mut self.newest);
+            if std::mem::take(&mut self.is_behind)
+                && let Some((_, to, _)) = self.doubts.last_mut()
+            {
+                // A clock that was behind has come right with this line.
+                at.clone_into(to);
+            }
+            return;
+        }
+        let is_far = seconds(at).zip(seconds(&self.newest)).is_none_or(|(at, newest)| newest - at > APART_S);
+        match self.doubts.last_mut().filter(|_| self.is_behind) {
+            Some((from, _, lines)) => {
+                *lines += 1;
+                if *at < **from {
+                    at.clone_into(from);
+                }
+            }
+            None if is_far => {
+                self.is_behind = true;
+                self.doubts.push((at.to_owned(), self.newest.clone(), 1));
+            }
+            None => {}
+        }
+    }
+
+    /// How many lines went backwards in times that touch these.
+    fn end(&self, first: &str, last: &str) -> u64 {
+        let touching = self.doubts.iter().filter(|(from, to, _)| **from <= *last && **to >= *first);
+        touching.map(|(.., lines)| lines).sum()
+    }
 }
 
 /// Walks through all files of a node's trail, and shows each line and each fault; the chain of the last line.
@@ -185,12 +238,21 @@ impl Held {
 
 /// The beginning of a day (`2026-11-27`), less the longest lease; empty where it is no day.
 fn lease_before(day: &str) -> String {
-    let mut parts = day.split('-').map(str::parse);
-    let (Some(Ok(year)), Some(Ok(month)), Some(Ok(date))) = (parts.next(), parts.next(), parts.next()) else {
-        return String::new();
-    };
-    let days = days_since_1970(year, month, date);
-    days.map(|days| rfc3339((days * DAY_S).saturating_sub(MAX_LIFETIME_S))).unwrap_or_default()
+    day_s(day).map(|day_s| rfc3339(day_s.saturating_sub(MAX_LIFETIME_S))).unwrap_or_default()
+}
+
+/// The beginning of a day, in seconds since 1970.
+fn day_s(day: &str) -> Option<u64> {
+    let mut parts = day.split('-').map(|part| part.parse().ok());
+    let days = days_since_1970(parts.next()??, parts.next()??, parts.next()??)?;
+    Some(days * DAY_S)
+}
+
+/// The time of a line in seconds since 1970.
+fn seconds(at: &str) -> Option<u64> {
+    let (day, time) = at.split_once('T')?;
+    let of_day = time.get(..8)?.split(':').try_fold(0_u64, |sum, part| Some(sum * 60 + part.parse::<u64>().ok()?))?;
+    Some(day_s(day)? + of_day)
 }
 
 /// How many lines of a node's trail wait to be written, or were lost with its last run.
@@ -199,9 +261,9 @@ pub fn waiting(directory: &Path) -> u64 {
 }
 
 impl Report {
-    /// Whether no line is missing: else the figures are too small.
+    /// Whether no line is missing or dated wrongly: else the figures are too small.
     pub fn is_whole(&self) -> bool {
-        self.faults.is_empty() && self.lost == 0 && self.waiting == 0
+        self.faults.is_empty() && self.lost == 0 && self.waiting == 0 && self.misdated == 0
     }
 
     /// For programs.
@@ -217,6 +279,7 @@ impl Report {
                 "lines": self.lines,
                 "lost": self.lost,
                 "waiting": self.waiting,
+                "misdated": self.misdated,
                 "whole": self.faults.is_empty(),
                 "faults": self.faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "further_faults": self.further_faults,
@@ -298,6 +361,33 @@ mod tests {
         std::os::unix::fs::symlink("3", folder.join(".waiting")).unwrap();
         assert_eq!((told("2026-11-28", "2026-11-29"), waiting(&folder)), ((false, 0), 3));
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn times_that_run_backwards_make_the_figures_of_what_lies_between_a_least_and_those_of_no_other_day() {
+        let misdated = |times: &[&str], from: &str, to: &str| {
+            let mut order = Order::default();
+            times.iter().for_each(|at| order.see(&format!("2026-{at}:00.000Z")));
+            order.end(&format!("2026-{from}"), &format!("2026-{to}T~"))
+        };
+        let ahead = ["11-30T09:00", "11-30T09:01", "12-10T09:02", "11-30T09:04", "11-30T10:00", "12-12T08:00"];
+        let behind = ["11-30T09:00", "11-20T09:01", "11-20T09:02", "12-01T09:00", "12-02T09:00"];
+        for (times, from, to, lines) in [
+            (&ahead[..], "11-30", "11-30", 2),
+            (&ahead, "12-05", "12-06", 2),
+            (&ahead, "11-01", "11-29", 0),
+            (&ahead, "12-13", "12-14", 0),
+            (&ahead[..4], "11-30", "11-30", 1),
+            (&behind, "11-30", "11-30", 2),
+            (&behind, "12-01", "12-01", 2),
+            (&behind, "11-21", "11-22", 2),
+            (&behind, "12-02", "12-03", 0),
+            (&["11-30T09:01", "11-30T09:00", "11-30T09:02"], "11-30", "11-30", 0),
+        ] {
+            assert_eq!(misdated(times, from, to), lines, "{times:?} {from} {to}");
+        }
+        let whole = Report { misdated: 1, ..Report::default() };
+        assert!(!whole.is_whole() && whole.to_json()["at_least"] == json!(true));
     }
 
     #[test]

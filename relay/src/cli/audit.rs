@@ -123,6 +123,13 @@ pub fn report(report: Report) -> Result<(), CommandError> {
     }
     writeln!(out, "Trails: {} lines, {} lost for want of room", found.lines, found.lost)?;
     tell_waiting(&mut out, found.waiting)?;
+    if found.misdated > 0 {
+        writeln!(
+            out,
+            "  NOT SURE: {} lines are dated before one that stands before them: a clock was wrong",
+            found.misdated
+        )?;
+    }
     for fault in &found.faults {
         writeln!(out, "  NOT WHOLE: {fault}")?;
     }

@@ -76,6 +76,9 @@ pub struct Device {
     /// The device's token at the push service
     #[arg(long, value_name = "TOKEN", default_value = "sipwake-device")]
     push_token: String,
+    /// The file whose first line is that token: of a real device, others may read the command line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["push_token", "subscription"])]
+    push_token_file: Option<PathBuf>,
     /// The file with the subscription that webpush pushes to, as PushSubscription.toJSON() writes it
     #[arg(long, value_name = "FILE", required_if_eq("provider", "webpush"), conflicts_with = "push_token")]
     subscription: Option<PathBuf>,
@@ -299,7 +302,10 @@ impl Device {
     }
 
     fn call_push(&self) -> Result<Value, CommandError> {
-        let by_token = |provider| Ok(json!({"provider": provider, "token": self.push_token}));
+        let by_token = |provider| match &self.push_token_file {
+            Some(file) => Ok(json!({"provider": provider, "token": key_from(file)?.expose()})),
+            None => Ok(json!({"provider": provider, "token": self.push_token})),
+        };
         match (self.provider, &self.subscription) {
             (Provider::Apns, None) => by_token("apns"),
             (Provider::Fcm, None) => by_token("fcm"),

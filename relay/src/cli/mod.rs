@@ -213,7 +213,7 @@ pub enum CommandError {
     Trail(#[from] crate::audit::Fault),
     /// A report on a trail that is not whole.
     #[error(
-        "a trail is not whole, lacks lines for which there was no room, or was not read: the numbers are too small; the report names where (NOT WHOLE, lost, trail.faults)"
+        "a trail is not whole, lacks lines for which there was no room, or was not read: the numbers are too small; the report names where (NOT WHOLE, NOT SURE, lost, trail.faults)"
     )]
     NotWhole,
     /// A line that was there is not.

@@ -19,6 +19,10 @@ pub(super) fn refusal(error: OperatorError) -> Problem {
         OperatorError::Unknown => {
             Problem::new(ProblemType::UnknownInstance, "No node of this store has such an instance.")
         }
+        OperatorError::Unwritten => {
+            let detail = "It has ended and its SIP server was told, but neither the store nor the disk beside the keyring has taken that down: until one does, a crash may bring it back. Make room, and wipe it again.";
+            Problem::new(ProblemType::StoreAway, detail).retry_after(5)
+        }
         OperatorError::StoreAway => {
             Problem::new(ProblemType::StoreAway, "Nothing was changed; /readyz tells more.").retry_after(5)
         }

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::views::{EdgeAddress, Registration};
 use crate::doctor::{Patient, Report};
+use crate::domain::WipeReason;
 use crate::secret::InstanceSecret;
 use crate::vault::Owner;
 use crate::vault::record::{Account, Device, WakeFor};
@@ -138,6 +139,13 @@ pub enum EnableError {
     /// The same device was enabled later at another node, and that one stands. Nothing is kept.
     #[error("a later enabling of the device stands")]
     Overtaken,
+    /// The instance ended while it was being enabled: an operator has wiped it, its push token is dead, or its SIP server took its word back. Nothing
+    /// is kept.
+    #[error("the instance ended while it was being enabled")]
+    Ended {
+        /// Why, where that is known.
+        reason: Option<WipeReason>,
+    },
     /// The app has hung up: nobody reads this.
     #[error("the app has hung up")]
     HungUp,

@@ -212,6 +212,9 @@ pub enum AccessError {
     /// The store does not answer: 503.
     #[error("the store is away")]
     StoreAway,
+    /// The instance has ended, and neither the store nor the disk takes that down: 503. It is tried again, and a crash before that may bring it back.
+    #[error("the instance has ended, and that is not written down")]
+    Unwritten,
     /// The secret is right, but the node that looks after the instance does not answer, or none does yet: 503.
     #[error("the instance's owner is away")]
     OwnerAway,

@@ -230,6 +230,9 @@ pub enum OperatorError {
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,
+    /// The instance has ended, and neither the store nor the disk takes that down.
+    #[error("the instance has ended, and that is not written down")]
+    Unwritten,
 }
 
 impl OperatorService for Service {
@@ -254,7 +257,9 @@ impl OperatorService for Service {
                     told => told,
                 };
                 whose.map_err(|error| match error {
-                    AccessError::StoreAway | AccessError::OwnerAway => OperatorError::StoreAway,
+                    AccessError::StoreAway | AccessError::Unwritten | AccessError::OwnerAway => {
+                        OperatorError::StoreAway
+                    }
                     AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
                 })
             }
@@ -335,6 +340,7 @@ impl OperatorService for Service {
 
     async fn wipe(&self, id: InstanceId) -> Result<Wiped, OperatorError> {
         self.0.wipe(id, Principal::Relay, WipeReason::Operator).await.map_err(|error| match error {
+            AccessError::Unwritten => OperatorError::Unwritten,
             AccessError::StoreAway | AccessError::OwnerAway => OperatorError::StoreAway,
             AccessError::Unknown | AccessError::Forbidden => OperatorError::Unknown,
         })

@@ -61,9 +61,16 @@ impl Inner {
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
             Denied::Unknown => match self.load_or_seek(id).await {
                 Ok(None) => AccessError::Unknown,
-                // A record that does not open here says nothing of a secret.
                 Ok(Some(stored)) => match proof.into().map(|proof| self.is_secret_of(&stored, proof)) {
                     Some(Some(false)) => AccessError::Forbidden,
+                    // A damaged record is as good as none, unless another node has the instance and writes it again.
+                    Some(None) if self.dependencies.vault.is_damaged(id, &stored.sealed) => {
+                        self.seek(id, None).await.map_or_else(
+                            |error| error,
+                            |found| found.map_or(AccessError::Unknown, |_| AccessError::OwnerAway),
+                        )
+                    }
+                    // A record of another keyring says nothing of a secret.
                     None | Some(None | Some(true)) => AccessError::OwnerAway,
                 },
                 Err(error) => error,

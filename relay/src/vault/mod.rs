@@ -188,6 +188,16 @@ impl Vault {
         seal::open(&self.0.keyring, id, sealed, work)
     }
 
+    /// Whether no keyring opens a record any more: it was altered, or is in a form of another version. While the nodes do not agree on this keyring, one
+    /// that another keyring has sealed is not said to be damaged.
+    pub fn is_damaged(&self, id: InstanceId, sealed: &Sealed) -> bool {
+        match self.open_record(id, sealed, |_| ()) {
+            Ok(()) => false,
+            Err(SealError::KeyGone) => self.0.agreement.stands(),
+            Err(SealError::Broken | SealError::OtherVersion) => true,
+        }
+    }
+
     /// As [`Self::open_record`], for a lent account.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! | likewise, and another flow is in use by now, or none | the registration stands by the flow that it went by, and goes to the one in use in its turn |
 //! | 401 or 407, to one that waits for another try, and the flow in use leads to where the REGISTER went | it is answered |
 //! | likewise, and another address is in use by now | nothing: that one does not know its nonce, and might say that what is right is refused; it asks with its own |
+//! | any final one, to one that the unregistration at its end has overtaken | one more unregistration where the registrar may have the Contact: see [`crossed`](crate::registration::crossed) |
 //! | any other, one later than [`LATE_MAX`](crate::registration::late::LATE_MAX), or while another device's credentials are in use | nothing |
 //!
 //! Invariant: a late answer is believed by its branch and from its own SIP server alone, and once; it counts for the device whose credentials were in
@@ -24,7 +25,7 @@ use crate::message::{Message, Method};
 impl Endpoint {
     /// A response to nothing that is under way.
     pub(super) fn on_late_response(&mut self, now: Instant, source: &Source, response: &Message) {
-        let Some(status) = response.status().filter(|status| matches!(status, 200..=299 | 401 | 407)) else { return };
+        let Some(status) = response.status().filter(|status| *status >= 200) else { return };
         if source.side != Side::Upstream || response.vias() > 1 {
             return;
         }
@@ -37,6 +38,13 @@ impl Endpoint {
             return;
         }
         let Some(registration) = self.bindings.get_mut(binding) else { return };
+        if registration.has_overtaken(branch) {
+            let step = registration.on_overtaken(status);
+            return self.carry_out(now, binding, step);
+        }
+        if !matches!(status, 200..=299 | 401 | 407) {
+            return;
+        }
         let Some(by) = registration.given_up_by(now, branch) else { return };
         if status >= 300 && !self.upstreams.leads_to_where(registration.upstream, by) {
             return;

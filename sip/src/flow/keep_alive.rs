@@ -10,6 +10,10 @@
 //! A stream is pinged with a double CRLF, which a single one answers. Over UDP the first pings are STUN Binding requests,
 //! and a server that never answers one gets double CRLFs, as many that know nothing of RFC 5626 expect them.
 //!
+//! A STUN error says that the server is there, and that it has lost what it knew of the flow where it names that (430), or where it knows RFC 5626 at
+//! all, as Flow-Timer says: then its bindings are registered again (RFC 5626 §4.4.2), and pings go more often than it asks for from then on, so that
+//! they are again before it forgets them where the errors go on.
+//!
 //! Invariant: a peer that never answered is not blamed for its silence; one that did, or that promised to with Flow-Timer,
 //! is.
 
@@ -20,6 +24,9 @@ use crate::id::FlowId;
 use crate::random::Random;
 use crate::timing::KeepAliveTiming;
 
+/// The code of the error by which a server says that it has lost a flow (RFC 5626 §11.6).
+const FLOW_FAILED: u16 = 430;
+
 /// Keep-alive of one upstream flow.
 #[derive(Debug)]
 pub struct KeepAlive {
@@ -29,6 +36,10 @@ pub struct KeepAlive {
     waiting: Option<Waiting>,
     /// Whether the peer has answered a ping, or promised to.
     answers: bool,
+    /// Whether the server has named an interval (Flow-Timer).
+    is_asked_for: bool,
+    /// Whether the server has said that the flow has failed.
+    has_failed: bool,
     period: Duration,
     reliable: bool,
 }
@@ -44,6 +55,15 @@ pub enum Pulse {
     Stun(TransactionId),
     /// The flow is dead.
     Dead,
+}
+
+/// What a STUN answer says of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The server knows it.
+    Alive,
+    /// The server has lost it: what was registered by it is to be registered again.
+    Failed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +88,17 @@ impl KeepAlive {
         let (manner, period) =
             if flow.is_reliable() { (Manner::Crlf, timing.stream) } else { (Manner::Stun { prefix }, timing.datagram) };
         let reliable = flow.is_reliable();
-        let mut keep_alive = Self { timing, manner, next_ping: now, waiting: None, answers: false, period, reliable };
+        let mut keep_alive = Self {
+            timing,
+            manner,
+            next_ping: now,
+            waiting: None,
+            answers: false,
+            is_asked_for: false,
+            has_failed: false,
+            period,
+            reliable,
+        };
         keep_alive.plan(now, random);
         keep_alive
     }
@@ -76,6 +106,7 @@ impl KeepAlive {
     /// The server asks for a sign of life at least this often (RFC 5626 §4.4): never less often than without it, never
     /// more often than [`KeepAliveTiming::shortest`].
     pub fn follow(&mut self, now: Instant, flow_timer: Duration, random: &mut Random) {
+        self.is_asked_for = true;
         let wanted = flow_timer.max(self.timing.shortest);
         if wanted < self.period {
             self.period = wanted;
@@ -98,14 +129,23 @@ impl KeepAlive {
         self.waiting = None;
     }
 
-    /// A STUN answer came; whether it is to our last request.
-    pub fn on_stun(&mut self, answer: &Answer) -> bool {
+    /// A STUN answer came; what it says, if it is to our last request.
+    pub fn on_stun(&mut self, now: Instant, answer: &Answer, random: &mut Random) -> Option<Heard> {
         let ours = matches!(self.waiting, Some(Waiting { stun: Some((id, ..)), .. }) if id == answer.id);
-        if ours {
-            self.answers = true;
-            self.waiting = None;
+        if !ours {
+            return None;
         }
-        ours
+        self.answers = true;
+        self.waiting = None;
+        let is_failure = answer.error.is_some_and(|code| code == FLOW_FAILED || self.is_asked_for);
+        let had_failed = std::mem::replace(&mut self.has_failed, is_failure);
+        if !is_failure {
+            return Some(Heard::Alive);
+        }
+        if !had_failed {
+            self.plan(now, random);
+        }
+        Some(Heard::Failed)
     }
 
     /// When [`Self::on_deadline`] is due.
@@ -161,7 +201,8 @@ impl KeepAlive {
     }
 
     fn plan(&mut self, now: Instant, random: &mut Random) {
-        let millis = self.period.as_millis() as u64;
+        let period = if self.has_failed { self.period * 2 / 3 } else { self.period };
+        let millis = period.as_millis() as u64;
         self.next_ping = now + Duration::from_millis(random.between(millis * 4 / 5, millis));
     }
 }
@@ -203,6 +244,10 @@ mod tests {
             let early = at.checked_sub(Duration::from_millis(1)).unwrap();
             assert_eq!(self.keep_alive.on_deadline(early, &mut self.random), Pulse::Nothing);
             (self.keep_alive.on_deadline(at, &mut self.random), at)
+        }
+
+        fn stun(&mut self, id: TransactionId, error: Option<u16>) -> Option<Heard> {
+            self.keep_alive.on_stun(self.start, &Answer { id, mapped: None, error }, &mut self.random)
         }
 
         /// Fires until it wants another thing than to send the same STUN request again.
@@ -292,11 +337,34 @@ mod tests {
         let mut flow = Flow::datagram();
         let (pulse, _) = flow.fire();
         let Pulse::Stun(id) = pulse else { panic!("{pulse:?}") };
-        assert!(!flow.keep_alive.on_stun(&Answer { id: [0; 12], mapped: None }), "of another transaction");
-        assert!(flow.keep_alive.on_stun(&Answer { id, mapped: None }));
-        assert!(!flow.keep_alive.on_stun(&Answer { id, mapped: None }), "a copy");
+        assert_eq!(flow.stun([0; 12], None), None, "of another transaction");
+        assert_eq!(flow.stun(id, None), Some(Heard::Alive));
+        assert_eq!(flow.stun(id, None), None, "a copy");
         let (pulse, asked) = flow.fire();
         assert!(matches!(pulse, Pulse::Stun(other) if other != id));
         assert_eq!(flow.fire_past_resends(), (Pulse::Dead, asked + PONG_WAIT));
+    }
+
+    #[test]
+    fn a_stun_error_is_a_failed_flow_where_it_says_so_or_the_server_knows_of_flows_and_else_a_sign_of_life() {
+        for (flow_timer, code, heard) in [
+            (None, 430, Heard::Failed),
+            (None, 400, Heard::Alive),
+            (None, 0, Heard::Alive),
+            (Some(29), 430, Heard::Failed),
+            (Some(29), 400, Heard::Failed),
+        ] {
+            let mut flow = Flow::datagram();
+            if let Some(seconds) = flow_timer {
+                flow.keep_alive.follow(flow.start, Duration::from_secs(seconds), &mut flow.random);
+            }
+            let (Pulse::Stun(id), first) = flow.fire() else { panic!("STUN") };
+            flow.start = first;
+            assert_eq!(flow.stun(id, Some(code)), Some(heard), "{flow_timer:?} {code}");
+            let (pulse, next) = flow.fire();
+            assert!(matches!(pulse, Pulse::Stun(_)), "it is asked on");
+            let (from, to) = if heard == Heard::Failed { (15, 20) } else { (23, 29) };
+            assert!(within(first, next, from, to), "{:?}", next - first);
+        }
     }
 }

@@ -19,14 +19,17 @@ const SUCCESS: [u8; 2] = [0x01, 0x01];
 const ERROR: [u8; 2] = [0x01, 0x11];
 const MAPPED_ADDRESS: u16 = 0x0001;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const ERROR_CODE: u16 = 0x0009;
 
 /// An answer to a Binding request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The request's transaction.
     pub id: TransactionId,
-    /// The address at which the server saw the request; `None` in an error, which shows at least that the server is there.
+    /// The address at which the server saw the request; `None` in an error.
     pub mapped: Option<SocketAddr>,
+    /// The code of an error, 300 to 699; 0 where it names none (RFC 8489 §14.8).
+    pub error: Option<u16>,
 }
 
 /// Whether a datagram is STUN: the two bits, the cookie and the length are right (RFC 8489 §5, §6.3).
@@ -56,7 +59,9 @@ pub fn answer(bytes: &[u8]) -> Option<Answer> {
     let find = |wanted| attributes(&bytes[HEADER..]).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let xored = find(XOR_MAPPED_ADDRESS).and_then(|value| address(value, Some(&id)));
     let mapped = xored.or_else(|| find(MAPPED_ADDRESS).and_then(|value| address(value, None)));
-    Some(Answer { id, mapped: mapped.filter(|_| bytes[..2] == SUCCESS) })
+    let is_error = bytes[..2] == ERROR;
+    let error = is_error.then(|| find(ERROR_CODE).and_then(error_code).unwrap_or(0));
+    Some(Answer { id, mapped: mapped.filter(|_| !is_error), error })
 }
 
 /// Type and value of each attribute, up to one that is cut off (RFC 8489 §14).
@@ -68,6 +73,12 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         rest = behind.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((u16::from_be_bytes([head[0], head[1]]), value))
     })
+}
+
+/// ERROR-CODE: hundreds in the third byte, the rest in the fourth (RFC 8489 §14.8).
+fn error_code(value: &[u8]) -> Option<u16> {
+    let [_, _, hundreds, rest, ..] = *value else { return None };
+    Some(u16::from(hundreds & 0x07) * 100 + u16::from(rest))
 }
 
 /// MAPPED-ADDRESS, or XOR-MAPPED-ADDRESS when the transaction is given (RFC 8489 §14.1, §14.2).
@@ -121,7 +132,7 @@ mod tests {
     #[test]
     fn the_samples_of_rfc_5769_give_the_addresses_printed_there() {
         let v4 = answer(&sample(V4)).unwrap();
-        assert_eq!(v4, Answer { id: ID, mapped: Some("192.0.2.1:32853".parse().unwrap()) });
+        assert_eq!(v4, Answer { id: ID, mapped: Some("192.0.2.1:32853".parse().unwrap()), error: None });
         let v6 = answer(&sample(V6)).unwrap();
         assert_eq!(v6.mapped, Some("[2001:db8:1234:5678:11:2233:4455:6677]:32853".parse().unwrap()));
     }
@@ -132,7 +143,11 @@ mod tests {
         assert_eq!(answer(&sample(&plain)).unwrap().mapped, Some("192.0.2.9:5060".parse().unwrap()));
         let mut error = sample(V4);
         error[..2].copy_from_slice(&ERROR);
-        assert_eq!(answer(&error), Some(Answer { id: ID, mapped: None }));
+        assert_eq!(answer(&error), Some(Answer { id: ID, mapped: None, error: Some(0) }));
+        let mut failed =
+            sample(&[0, 9, 0, 15, 0, 0, 4, 30, b'F', b'l', b'o', b'w', b' ', b'F', b'a', b'i', b'l', b'e', b'd', 0]);
+        failed[..2].copy_from_slice(&ERROR);
+        assert_eq!(answer(&failed), Some(Answer { id: ID, mapped: None, error: Some(430) }));
     }
 
     #[test]

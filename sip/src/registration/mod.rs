@@ -38,6 +38,7 @@
 //! | [`grant`] | the contents of a 2xx |
 //! | `new_registration` | the facts that one begins with |
 //! | `bound` | whether the registrar may have its Contact |
+//! | [`crossed`] | the answers to what is not wanted any more, and a REGISTER that the last unregistration has overtaken |
 //! | `late` | a REGISTER that was given up, and may be answered yet |
 //! | `earlier` | other relays' Contacts, which go |
 //! | `owners` | the device whose credentials answer, of several |
@@ -49,14 +50,15 @@
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
 //! registrar sees one REGISTER after the other, and the last one says what is wanted. Only a binding that is to be forgotten
-//! does not wait. An unregistration is sent while the registrar may have the Contact, once for each goal that asks for one, and never where it
-//! would need credentials that were refused: such a Contact runs out, and is not said to be unregistered before.
+//! does not wait, and follows what it has overtaken: see [`crossed`]. An unregistration is sent while the registrar may have the Contact, once for each
+//! goal that asks for one, and never where it would need credentials that were refused: such a Contact runs out, and is not said to be unregistered before.
 //!
-//! Invariant: at most one REGISTER of a binding is under way; CSeq rises and Call-ID stays for the life of the process;
+//! Invariant: at most one REGISTER of a binding is under way, but at its end; CSeq rises and Call-ID stays for the life of the process;
 //! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
 
 mod bound;
 pub mod challenges;
+pub mod crossed;
 mod earlier;
 pub mod grant;
 pub mod late;
@@ -85,12 +87,13 @@ use crate::timing::BackOff;
 use bound::Bound;
 pub use challenges::Challenger;
 use challenges::{Challenges, Verdict};
+use crossed::Overtaken;
 use earlier::Earlier;
 use grant::RegistrarInfo;
 use late::GivenUp;
 pub use new_registration::NewRegistration;
 pub use owners::{Standing, SuspendedAuth};
-use refusals::{Pause, leads_to, retry_after, wanted_interval};
+use refusals::{Pause, leads_to, retry_after};
 pub use request::{ContactHosts, RequestContext};
 use request::{Contacts, RegisterRequest};
 pub use step::{Began, Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
@@ -225,6 +228,8 @@ struct Rare {
     pause: Pause,
     /// The REGISTER that was given up last.
     given_up: Option<GivenUp>,
+    /// The REGISTER that the unregistration at its end has overtaken.
+    overtaken: Option<Overtaken>,
     /// The relays that had this account before, until their Contacts are gone.
     earlier: Earlier,
 }
@@ -349,6 +354,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.goal = goal;
+        self.overtake();
         if goal != Goal::Gone && matches!(self.state, State::Sent { .. }) {
             return Step::Nothing;
         }
@@ -451,6 +457,7 @@ impl Registration {
         // A server without authentication may bind us at the first request.
         self.bound.on_sent(self.goal == Goal::Registered);
         self.forget_given_up();
+        self.note_followed();
         self.note_named();
         self.state = State::Sent { branch, by, attempt, goal: self.goal };
     }
@@ -474,6 +481,20 @@ impl Registration {
         if goal != self.goal {
             return self.on_crossed(now, status, goal, response, terms, random);
         }
+        let step = self.on_wanted(now, status, attempt, response, terms, random);
+        self.await_overtaken(step)
+    }
+
+    /// An answer to what is wanted still.
+    fn on_wanted(
+        &mut self,
+        now: Instant,
+        status: u16,
+        attempt: Attempt,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
         match status {
             ..300 => self.on_success(now, response, terms, random),
             401 | 407 => self.on_challenge(now, status, attempt, response, terms, random),
@@ -553,52 +574,6 @@ impl Registration {
     fn write(&mut self, attempt: Attempt, others: Vec<Challenge>) -> Step {
         self.state = State::Asking(Box::new(Asking { attempt, others, ..Asking::default() }));
         if self.challenges.is_empty() { Step::Send } else { Step::Ask }
-    }
-
-    /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
-    fn on_crossed(
-        &mut self,
-        now: Instant,
-        status: u16,
-        asked: Goal,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
-        match status {
-            ..300 => {
-                self.challenges.on_success(response);
-                self.registered = asked == Goal::Registered;
-                self.is_refused &= !self.registered;
-                self.bound.on_listed(
-                    now,
-                    match asked {
-                        Goal::Registered => grant::lifetime(self.binding, response, self.expires),
-                        Goal::Silent | Goal::Gone => grant::left(self.binding, response),
-                    },
-                );
-            }
-            401 | 407 => {
-                let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
-                match self.challenges.on_challenge(challenger, response, terms.hashes) {
-                    Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
-                    Verdict::Unanswerable { unreadable } if !self.established => {
-                        return self.refused(status).unanswerable(unreadable);
-                    }
-                    _ => {}
-                }
-            }
-            423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
-            439 => self.outbound = false,
-            // The server has said for how long it is to be left alone, whatever was asked.
-            300..=399 | 408 | 429 | 430 | 480 | 500..=599 if self.goal == Goal::Registered => {
-                if let Some(after) = retry_after(response) {
-                    return self.retry(now, Some(status), &terms.back_off, Some(after), random);
-                }
-            }
-            _ => {}
-        }
-        self.turn_round()
     }
 
     /// Toward another goal.

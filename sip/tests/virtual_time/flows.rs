@@ -152,6 +152,34 @@ fn an_address_that_changes_under_a_flow_has_its_bindings_register_again() {
     assert_eq!(world.dialled, 1, "the flow itself stands");
 }
 
+/// As ejabberd's mod_sip, which drops what is registered by a flow that it does not find, 29 s after each REGISTER.
+#[test]
+fn a_flow_that_a_stun_error_calls_failed_has_its_bindings_register_again_sooner_than_the_server_forgets_them() {
+    let flow_timer = [("Require", "outbound"), ("Flow-Timer", "29")];
+    for (headers, code, fails) in
+        [(&flow_timer[..], 430, true), (&flow_timer, 400, true), (&[], 430, true), (&[], 400, false)]
+    {
+        let mut world = registered(udp(), headers);
+        let mut since = world.now;
+        for _ in 0..5 {
+            world.next_ping();
+            let request = world.stun.last().unwrap().clone();
+            let mut bytes = vec![0x01, 0x11, 0, 8];
+            bytes.extend_from_slice(&request[4..20]);
+            bytes.extend_from_slice(&[0, 9, 0, 4, 0, 0, (code / 100) as u8, (code % 100) as u8]);
+            world.input(Input::Stun { flow: udp(), bytes: bytes.into() });
+            assert_eq!(world.count("REGISTER"), usize::from(fails), "{headers:?} {code}");
+            if fails {
+                assert!(world.now - since < seconds(29), "{:?}", world.now - since);
+                since = world.now;
+                let headers = [&[("Expires", "3600")], headers].concat();
+                world.respond_and_forget(200, &headers);
+            }
+        }
+        assert_eq!(world.dialled, 1, "the flow itself stands");
+    }
+}
+
 #[test]
 fn a_server_that_stops_answering_stun_is_registered_at_anew() {
     let mut world = registered(udp(), &[]);

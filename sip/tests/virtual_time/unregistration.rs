@@ -1,7 +1,7 @@
 //! Events of an unregistration, in virtual time: that the SIP server confirmed it, when it did.
 
 use sip::endpoint::*;
-use sip::message::Name;
+use sip::message::{Message, Name};
 
 use crate::world::{World, seconds, server_address};
 use sip::id::FlowId;
@@ -26,6 +26,10 @@ fn confirmed(world: &World) -> Option<bool> {
         Event::Unbound { confirmed, .. } => Some(*confirmed),
         _ => None,
     })
+}
+
+fn answer(world: &mut World, register: &Message, status: u16) {
+    world.reply(world.upstream, register, status, &[], "");
 }
 
 fn disable(world: &mut World) {
@@ -116,8 +120,12 @@ fn an_account_of_an_earlier_run_that_ends_before_its_first_answer_is_unregistere
         };
         world.input(Input::Bind(Box::new(new)));
         assert_eq!(world.count("REGISTER"), registers);
+        let register = (registers > 0).then(|| world.last("REGISTER"));
         disable(&mut world);
         assert_eq!((world.last("REGISTER").number(Name::Expires), confirmed(&world)), (Some(0), None));
+        if let Some(register) = register {
+            answer(&mut world, &register, 403);
+        }
         world.respond(200, &[]);
         assert_eq!(confirmed(&world), Some(true));
     }
@@ -135,4 +143,68 @@ fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_gone() {
     world.advance(seconds(60));
     let again = world.sent.iter().filter(|sent| sent.message.number(Name::Expires) != Some(0)).count();
     assert_eq!(again, 0, "the registration that nobody wants any more");
+}
+
+/// The answer to the REGISTER that was overtaken, and the confirmation of the unregistration, in both orders.
+#[test]
+fn a_refresh_that_is_granted_behind_the_unregistration_is_followed_by_another_one() {
+    for (status, is_taken) in [(200, true), (500, true), (408, true), (403, false), (401, false)] {
+        for is_answered_first in [true, false] {
+            let case = (status, is_answered_first);
+            let mut world = refreshing();
+            let refresh = world.last("REGISTER");
+            let sent = world.count("REGISTER");
+            disable(&mut world);
+            let first = world.last("REGISTER");
+            assert_eq!(
+                (world.count("REGISTER"), first.number(Name::Expires)),
+                (sent + 1, Some(0)),
+                "at once, {case:?}"
+            );
+            if is_answered_first {
+                answer(&mut world, &refresh, status);
+                assert_eq!((world.count("REGISTER"), confirmed(&world)), (sent + 1, None), "one by one, {case:?}");
+            }
+            answer(&mut world, &first, 200);
+            if !is_answered_first {
+                assert_eq!((world.count("REGISTER"), confirmed(&world)), (sent + 1, None), "{case:?}");
+                answer(&mut world, &refresh, status);
+            }
+            if is_taken {
+                let second = world.last("REGISTER");
+                let asked = (world.count("REGISTER"), second.number(Name::Expires), confirmed(&world));
+                assert_eq!(asked, (sent + 2, Some(0), None), "{case:?}");
+                answer(&mut world, &second, 200);
+            }
+            assert_eq!(confirmed(&world), Some(true), "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn an_unregistration_that_has_overtaken_what_is_never_answered_ends_in_time_and_is_not_confirmed() {
+    let mut world = refreshing();
+    let sent = world.count("REGISTER");
+    disable(&mut world);
+    world.respond(200, &[]);
+    world.advance(seconds(2));
+    assert_eq!((world.count("REGISTER"), confirmed(&world)), (sent + 1, None), "what was overtaken is not sent again");
+    world.advance(seconds(1));
+    assert_eq!(confirmed(&world), Some(false));
+}
+
+#[test]
+fn an_account_that_is_enabled_again_while_its_end_waits_is_registered() {
+    let mut world = refreshing();
+    let refresh = world.last("REGISTER");
+    disable(&mut world);
+    world.respond(200, &[]);
+    world.bind();
+    let register = world.last("REGISTER");
+    assert_eq!(register.number(Name::Expires), Some(600));
+    answer(&mut world, &refresh, 200);
+    let sent = world.count("REGISTER");
+    world.grant(600);
+    world.advance(seconds(5));
+    assert_eq!(world.count("REGISTER"), sent);
 }

@@ -78,7 +78,11 @@ impl Inner {
                 reason: refusal(status, unanswerable, is_escaped.unwrap_or(false)),
             }),
             Some(Ok(FirstRegistration::Failed { status })) => pending(RegistrationState::Retrying, status),
-            Some(Err(_)) => Err(EnableError::Draining),
+            // Its shard has forgotten it: it was wiped meanwhile, or this process ends.
+            Some(Err(_)) => Err(match self.reason_of_end(id) {
+                None => EnableError::Draining,
+                reason => EnableError::Ended { reason },
+            }),
             None => return (pending(RegistrationState::Registering, None), Some(outcome)),
         };
         (registration, None)

@@ -41,7 +41,7 @@ use zeroize::Zeroizing;
 use self::asker::{Asker, Replaced};
 use self::succession::Succession;
 use super::Inner;
-use super::apps::{Enable, EnableError, Enabled, Refusal};
+use super::apps::{Enable, EnableError, Enabled};
 use super::nodes::drain_messages::Word;
 use super::status;
 use super::views::{EdgeAddress, Registration, RegistrationState};
@@ -224,7 +224,7 @@ impl Inner {
     /// Tells the shard that its instance is stored.
     ///
     /// # Errors
-    /// The instance ended while it was being stored: its push token is dead, or the server took its word back.
+    /// [`EnableError::Ended`] when the instance ended while it was being stored; [`EnableError::Draining`] when this process ends.
     async fn hand_to_shard(
         &self,
         new: &Newcomer,
@@ -233,11 +233,18 @@ impl Inner {
         vouched: bool,
     ) -> Result<(), EnableError> {
         let stored = |reply| Request::Stored { id: new.id, sealed: changed, fence, vouched, reply };
-        if self.dependencies.agent.ask(new.id, stored).await == Some(true) {
-            return Ok(());
-        }
+        let error = match self.dependencies.agent.ask(new.id, stored).await {
+            Some(true) => return Ok(()),
+            Some(false) => EnableError::Ended { reason: self.reason_of_end(new.id) },
+            None => EnableError::Draining,
+        };
         self.leave_nothing(new).await;
-        Err(EnableError::UpstreamRefused { status: 480, reason: Refusal::Other })
+        Err(error)
+    }
+
+    /// Why an instance was wiped, if it was.
+    fn reason_of_end(&self, id: InstanceId) -> Option<WipeReason> {
+        self.dependencies.vault.tombstones().look(id).map(|tombstone| tombstone.reason)
     }
 
     /// Finds the instances that end for the new one, and tells the nodes that leave of them.

@@ -208,6 +208,8 @@ impl NodeService for Service {
                 Ok(Some(stored.owner))
             }
             Some(false) => Err(AccessError::Forbidden),
+            // Its owner, if it lives, has it in memory, and knows the secret.
+            None if it.dependencies.vault.is_damaged(id, &stored.sealed) => Ok(Some(stored.owner)),
             None => Ok(None),
         }
     }

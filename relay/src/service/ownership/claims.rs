@@ -270,8 +270,12 @@ impl Inner {
             // A registration that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => Opened::Not,
             Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
+            // The record can never be read again: the TTL takes it.
+            None if vault.is_damaged(id, &sealed) => {
+                tracing::error!(event = "record-damaged", instance = %id, "a stored record is damaged, or in a form of another version: nobody takes it over; it is left to its expiry, and its phone enables again when its app is told that there is none");
+                Opened::Not
+            }
             None => {
-                // The record can never be read again: the TTL takes it.
                 tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
                 Opened::Not
             }

@@ -108,7 +108,7 @@ impl Inner {
     /// Wipes an instance by its record.
     ///
     /// # Errors
-    /// [`AccessError::StoreAway`] when its tombstone cannot be written and the store does not answer, and while this process ends;
+    /// [`AccessError::Unwritten`] when its tombstone cannot be written and the store does not answer; [`AccessError::StoreAway`] while this process ends;
     /// [`AccessError::Unknown`] when it was wiped meanwhile, or is another one by now.
     pub(super) async fn wipe_stored(
         self: &Arc<Self>,
@@ -127,12 +127,17 @@ impl Inner {
             }
             StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
         };
-        let (lookup, proof, is_lent) = vault.open_record(id, &stored.sealed, facts).unwrap_or((None, None, true));
+        let opened = vault.open_record(id, &stored.sealed, facts);
+        let is_open = opened.is_ok();
+        let (lookup, proof, is_lent) = opened.unwrap_or((None, None, true));
         // No tombstone is left: the earlier holder of the lock may have wiped it, or its device registered it anew.
         if !is_lent && !self.is_as_loaded(&stored).await? {
             return Err(AccessError::Unknown);
         }
-        if is_lent && let Some(wiped) = self.wipe_left(&stored, reason).await {
+        if is_open
+            && is_lent
+            && let Some(wiped) = self.wipe_left(&stored, reason).await
+        {
             return wiped;
         }
         let tombstone = is_lent.then(|| Tombstone::outliving(lookup, stored.expires_at, reason, proof));
@@ -154,7 +159,7 @@ impl Inner {
         let erased = self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup));
         if tokio::join!(erased, self.tell_leavers(Word::Ended(id))).0.is_err() {
             self.dependencies.agent.erase(id, lookup);
-            return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::StoreAway) };
+            return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::Unwritten) };
         }
         vault.tombstones().note_erased(id);
         if !owned {

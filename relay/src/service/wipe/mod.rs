@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | has erased it | the receipt | the receipt, for a day |
 //! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
-//! | is away, and the tombstone cannot be written | that the store is away | it is tried again |
-//! | is away, of a registration that passed through, which has no tombstone | that the store is away; it is erased when that answers, if this run lives so long | it is tried again |
+//! | is away, and the tombstone cannot be written | that it has ended and is not written down | it is tried again |
+//! | is away, of a registration that passed through, which has no tombstone | likewise; it is erased when that answers, if this run lives so long | it is tried again |
 //! | has erased it at the word of a node beside, which may be trying to push that, and does not say that it tries no more | that it is being wiped | the receipt |
 //! | has erased it, and the tombstone cannot be written | that it is being wiped | the same, or the receipt when that is written |
 //! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
@@ -93,7 +93,7 @@ impl Inner {
             // The store needs none, and it was forgotten since.
             (None, Erasure::Done) => Ok(Wiped::Done(self.receipt(id, shared_now(), reason, unregistered))),
             (None, Erasure::Pending) => Ok(Wiped::Wiping),
-            (None, Erasure::Unsure) => Err(AccessError::StoreAway),
+            (None, Erasure::Unsure) => Err(AccessError::Unwritten),
         }
     }
 
@@ -141,7 +141,7 @@ impl Inner {
         let written = timeout(WRITE_LIMIT, tombstones.ensure_durable(id)).await;
         let is_written = matches!(written, Ok(Ok(())));
         match tombstone.wiped_at {
-            None => is_written.then_some(Wiped::Wiping).ok_or(AccessError::StoreAway),
+            None => is_written.then_some(Wiped::Wiping).ok_or(AccessError::Unwritten),
             Some(_) if !is_erased || !is_written && !tombstones.is_durable(id) => Ok(Wiped::Wiping),
             Some(_) if is_over => Err(AccessError::Unknown),
             Some(wiped_at) => Ok(Wiped::Done(self.receipt(id, wiped_at, tombstone.reason, tombstone.unregistered))),

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use super::{Link, Upstream, redial};
 use crate::endpoint::core::{OfflinePeer, Timer};
 use crate::endpoint::{Endpoint, Event, FlowOutcome, Output, Transport};
-use crate::flow::{KeepAlive, Pulse, stun};
+use crate::flow::{Heard, KeepAlive, Pulse, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
 use crate::registration::{RegistrationFailure, Turn};
 use crate::timing::BackOff;
@@ -326,18 +326,23 @@ impl Endpoint {
         }
     }
 
-    /// A STUN datagram. A mapped address that changes means that a router on the way has forgotten the flow: the server
-    /// must be told of the new one (RFC 5626 §4.4.2).
+    /// A STUN datagram. A mapped address that changes means that a router on the way has forgotten the flow, an error may mean that the server has: the
+    /// server must be told of it anew (RFC 5626 §4.4.2).
     pub(in crate::endpoint) fn on_stun(&mut self, now: Instant, from: FlowId, bytes: &[u8]) {
         let Some(answer) = stun::answer(bytes) else { return };
         let [_, _, a, b, c, d, ..] = answer.id;
         let id = UpstreamId(u32::from_be_bytes([a, b, c, d]));
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, keep_alive, .. } = &mut upstream.link else { return };
-        if *flow != from || !keep_alive.on_stun(&answer) {
+        if *flow != from {
             return;
         }
+        let Some(heard) = keep_alive.on_stun(now, &answer, &mut self.core.random) else { return };
         upstream.heard_at = Some(now);
+        if heard == Heard::Failed {
+            self.arm_keep_alive(id);
+            return self.register_all(now, id);
+        }
         let Some(mapped) = answer.mapped else { return };
         let moved = upstream.mapped.replace(mapped).is_some_and(|before| before != mapped);
         self.learn_address(id, mapped);

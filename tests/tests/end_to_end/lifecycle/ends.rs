@@ -5,8 +5,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use relay::domain::Word as _;
 use relay::vault::{Keyring, Receipt, verify_receipt};
 use serde_json::json;
+use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::redis_server::RedisServer;
+use tests::registrar::Behaviour;
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, text};
 use tests::{apns, fcm};
 use tokio::time::timeout;
@@ -264,5 +266,31 @@ async fn a_wipe_does_not_wait_for_a_sip_server_that_is_silent() -> Outcome {
     assert_eq!((answer.status, &answer.json()["unregistered"]), (200, &json!(false)));
     assert!(began.elapsed() < Duration::from_secs(15));
     assert_eq!(world.api.read(&instance).await?.status, 404);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_enabling_that_an_operator_wipes_while_the_sip_server_is_slow_is_told_so() -> Outcome {
+    let world = World::start().await?;
+    for wait in [Behaviour::Slow(Duration::from_secs(2)), Behaviour::Silence] {
+        world.registrar.behave(&world.aor(), wait);
+        let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+        let request = world.enable_request(TOKEN);
+        let wipe = async {
+            let under_way = || async {
+                let listed = operator.json("GET", "/v1/operator/instances", Some(&token), None).await.ok()?.json();
+                Some(listed["instances"][0]["instance"].as_str()?.to_owned())
+            };
+            let id = world.until("an instance", under_way).await?;
+            let path = format!("/v1/operator/instances/{id}/wipe");
+            Ok::<_, Missed>(operator.json("POST", &path, Some(&token), None).await?)
+        };
+        let (answer, wiped) = tokio::join!(world.api.enable(&request), wipe);
+        let (answer, wiped) = (answer?, wiped?);
+        assert_eq!((wiped.status, &wiped.json()["reason"]), (200, &json!("operator")), "{}", wiped.text());
+        assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("ended")), "{}", answer.text());
+        assert_eq!(answer.json()["reason"], json!("operator"));
+        world.await_contacts(0).await?;
+    }
     Ok(())
 }

@@ -112,6 +112,35 @@ async fn a_damaged_record_is_written_again_by_its_owner_and_is_none_where_nobody
     Ok(())
 }
 
+/// One bit flips in the sealed part: in its form, in the name of its key, in the ciphertext.
+#[tokio::test]
+async fn a_record_that_is_damaged_where_it_is_sealed_is_none_and_goes_when_its_phone_enables_again() -> Outcome {
+    let (mut world, redis) = World::on_redis(|_| {}).await?;
+    let instance = world.enable().await?;
+    let sealed = redis.ask::<Vec<u8>>(redis::cmd("HGET").arg(key(&instance)).arg("s"));
+    world.relay.terminate(SOON).await?;
+    for at in [0, 4, 100] {
+        let mut damaged = sealed.clone();
+        damaged[at] ^= 1;
+        redis.ask::<u64>(redis::cmd("HSET").arg(key(&instance)).arg("s").arg(&damaged[..]));
+        world.relay.restart().await?;
+        for method in ["GET", "DELETE"] {
+            let none = || async { (world.api.of(method, &instance, "").await.ok()?.status == 404).then_some(()) };
+            world.until("a 404", none).await?;
+        }
+        let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
+        assert_eq!(world.api.read(&stranger).await?.status, 404);
+        assert!(redis.keys().contains(&key(&instance)), "{at}: it is left to its expiry");
+        if at != 100 {
+            world.relay.terminate(SOON).await?;
+        }
+    }
+    world.enable().await?;
+    world.until("the damaged one to go", || async { (!redis.keys().contains(&key(&instance))).then_some(()) }).await?;
+    world.await_contacts(1).await?;
+    Ok(())
+}
+
 /// Memory runs out: all stalls, the system kills Redis, and it is back empty before the relay runs on.
 #[tokio::test]
 async fn what_is_lost_while_its_node_stands_still_is_written_again() -> Outcome {

@@ -112,6 +112,35 @@ async fn a_wipe_that_cannot_be_written_down_is_202_and_told_and_its_receipt_is_s
 }
 
 #[tokio::test]
+async fn a_wipe_that_neither_the_store_nor_the_disk_takes_down_is_503_and_does_not_say_that_nothing_was_changed()
+-> Outcome {
+    let mut redis = RedisServer::start_durable();
+    let world = world(&redis).await?;
+    let instance = world.enable().await?;
+    let file = tombstones(&world)?;
+    std::fs::remove_file(&file)?;
+    std::fs::create_dir_all(file.join("inside"))?;
+    redis.stop();
+    let path = format!("/v1/operator/instances/{}/wipe", instance.id);
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    for answer in [
+        world.api.disable(&instance).await?,
+        world.api.disable(&instance).await?,
+        operator.json("POST", &path, Some(&token), None).await?,
+    ] {
+        assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+        assert!(answer.text().contains("has ended"), "{}", answer.text());
+    }
+    world.await_contacts(0).await?;
+    assert_eq!(world.api.read(&instance).await?.status, 404);
+    std::fs::remove_dir_all(&file)?;
+    let written = || async { (world.api.disable(&instance).await.ok()?.status == 202).then_some(()) };
+    world.until("a wipe that is written down", written).await?;
+    redis.restart();
+    await_receipt(&world, &instance).await.map(drop)
+}
+
+#[tokio::test]
 async fn with_the_store_away_a_wipe_is_202_and_its_receipt_is_signed_when_nothing_is_left() -> Outcome {
     let mut redis = RedisServer::start_durable();
     let world = world(&redis).await?;

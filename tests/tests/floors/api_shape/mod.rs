@@ -8,6 +8,7 @@ use hyper::Request;
 use relay::api::Endpoint;
 use relay::api::limits::{Limits, Rate};
 use relay::api::problem::ProblemType;
+use relay::domain::WipeReason;
 use relay::service::apps::{EnableError, Refusal};
 use relay::service::devices::Field;
 use relay::vault::record::Presence;
@@ -102,6 +103,8 @@ async fn each_reason_not_to_enable_has_its_problem() {
         (refused(403, Refusal::Forbidden), 422, "upstream-refused"),
         (refused(401, Refusal::Credentials), 422, "upstream-refused"),
         (EnableError::Overtaken, 422, "overtaken"),
+        (EnableError::Ended { reason: Some(WipeReason::Operator) }, 422, "ended"),
+        (EnableError::Ended { reason: None }, 422, "ended"),
         (EnableError::StoreAway, 503, "store-away"),
         (EnableError::TooMany, 503, "full"),
         (EnableError::Draining, 503, "draining"),

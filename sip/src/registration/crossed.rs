@@ -1,0 +1,147 @@
+//! The answers to what is not wanted any more, and a REGISTER that the unregistration at a binding's end has overtaken.
+//!
+//! Whoever ends a binding waits for seconds at most, and a SIP server may take longer for a REGISTER. So the unregistration is sent at once. A server
+//! that works in parallel may grant the earlier REGISTER afterwards, and an unregistration before that has removed nothing.
+//!
+//! | the answer to the REGISTER that was overtaken | follows |
+//! | --- | --- |
+//! | none yet, when the unregistration is answered | that answer is waited for, until the shell's deadline for the end; then nothing was confirmed |
+//! | one by which the registrar may have the Contact: 2xx, 408, 5xx | one more unregistration, behind the one that is under way |
+//! | any other | nothing: the registrar has taken nothing of it (RFC 3261 §10.3) |
+//!
+//! Invariant: an unregistration is confirmed only when no REGISTER that was sent before it is unanswered. The request that was overtaken is not sent
+//! again: by UDP it would come behind the unregistration.
+
+use std::time::Instant;
+
+use super::bound::Bound;
+use super::challenges::{Challenger, Verdict};
+use super::refusals::{retry_after, wanted_interval};
+use super::{Goal, Registration, State, Step, Terms, grant};
+use crate::id::BranchId;
+use crate::message::Message;
+use crate::random::Random;
+
+/// A REGISTER that was under way when its binding was to be forgotten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overtaken {
+    /// It is unanswered.
+    Unanswered(BranchId),
+    /// The registrar may have the Contact by it, since the last unregistration was sent.
+    Taken,
+}
+
+impl Registration {
+    /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
+    pub(super) fn on_crossed(
+        &mut self,
+        now: Instant,
+        status: u16,
+        asked: Goal,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
+        match status {
+            ..300 => {
+                self.challenges.on_success(response);
+                self.registered = asked == Goal::Registered;
+                self.is_refused &= !self.registered;
+                self.bound.on_listed(
+                    now,
+                    match asked {
+                        Goal::Registered => grant::lifetime(self.binding, response, self.expires),
+                        Goal::Silent | Goal::Gone => grant::left(self.binding, response),
+                    },
+                );
+            }
+            401 | 407 => {
+                let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
+                match self.challenges.on_challenge(challenger, response, terms.hashes) {
+                    Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
+                    Verdict::Unanswerable { unreadable } if !self.established => {
+                        return self.refused(status).unanswerable(unreadable);
+                    }
+                    _ => {}
+                }
+            }
+            423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
+            439 => self.outbound = false,
+            // The server has said for how long it is to be left alone, whatever was asked.
+            300..=399 | 408 | 429 | 430 | 480 | 500..=599 if self.goal == Goal::Registered => {
+                if let Some(after) = retry_after(response) {
+                    return self.retry(now, Some(status), &terms.back_off, Some(after), random);
+                }
+            }
+            _ => {}
+        }
+        self.turn_round()
+    }
+
+    /// A goal was set: what is under way is overtaken when all is to be forgotten, and by no other goal.
+    pub(super) fn overtake(&mut self) {
+        match self.state {
+            _ if self.goal != Goal::Gone => self.note_overtaken(None),
+            State::Sent { branch, goal: Goal::Registered, .. } => {
+                self.note_overtaken(Some(Overtaken::Unanswered(branch)));
+            }
+            _ => {}
+        }
+    }
+
+    /// A REGISTER was sent, behind whatever was taken before.
+    pub(super) fn note_followed(&mut self) {
+        if self.overtaken() == Some(Overtaken::Taken) {
+            self.note_overtaken(None);
+        }
+    }
+
+    /// After an answer to the unregistration: the end waits for the answer to what was overtaken, or unregisters what that has brought.
+    pub(super) fn await_overtaken(&mut self, step: Step) -> Step {
+        match (&step, self.overtaken()) {
+            (Step::Unregistered { .. }, Some(Overtaken::Unanswered(_))) => {
+                self.state = State::LetGo { at: None };
+                Step::Nothing
+            }
+            (Step::Unregistered { .. }, Some(Overtaken::Taken)) => self.unregister_again(),
+            _ => step,
+        }
+    }
+
+    /// Whether this is the branch of a REGISTER that was overtaken and is unanswered.
+    pub fn has_overtaken(&self, branch: BranchId) -> bool {
+        self.overtaken() == Some(Overtaken::Unanswered(branch))
+    }
+
+    /// The REGISTER that was overtaken is answered, with this final status.
+    pub fn on_overtaken(&mut self, status: u16) -> Step {
+        let is_taken = matches!(status, ..300 | 408 | 500..600);
+        self.note_overtaken(is_taken.then_some(Overtaken::Taken));
+        match self.state {
+            State::LetGo { .. } if is_taken => self.unregister_again(),
+            State::LetGo { .. } => self.turn_round(),
+            // The unregistration that is about to be sent follows it.
+            State::Sent { .. } => Step::Nothing,
+            _ => {
+                self.note_overtaken(None);
+                Step::Nothing
+            }
+        }
+    }
+
+    fn unregister_again(&mut self) -> Step {
+        self.note_overtaken(None);
+        (self.bound, self.registered) = (Bound::earlier(), true);
+        self.turn_round()
+    }
+
+    fn overtaken(&self) -> Option<Overtaken> {
+        self.rare.as_ref().and_then(|rare| rare.overtaken)
+    }
+
+    fn note_overtaken(&mut self, overtaken: Option<Overtaken>) {
+        if self.overtaken() != overtaken {
+            self.with_rare(|rare| rare.overtaken = overtaken);
+        }
+    }
+}
