@@ -206,10 +206,8 @@ impl Acme {
 
     /// By what the certificate in use is now.
     fn waits(&self) -> Waits {
-        let (begin, end) = match self.tls.chain().first().is_some_and(stands_in) {
-            true => (0, 0),
-            false => self.tls.validity(),
-        };
+        let is_stand_in = self.tls.chain().first().is_some_and(stands_in);
+        let (begin, end) = if is_stand_in { (0, 0) } else { self.tls.validity() };
         let [life, left] = [begin, clock::unix_now()].map(|from| Duration::from_secs(end.saturating_sub(from)));
         Waits { first: self.first_wait, life, left }
     }
