@@ -5,8 +5,8 @@
 //! was shown on it.
 //!
 //! ```text
-//! the answer is written ── idle for QUIET, or PATIENCE is over: the end is told ── nothing is being served ── closed
-//!                      └── nothing moves for LINGER to twice that, or LEAVE_TIMEOUT: closed
+//! the answer is written ── idle for QUIET, or PATIENCE is over: the end is told ── nothing is being served: closed
+//!                      └── an answer waits while nothing moves for twice LINGER, or LEAVE_TIMEOUT: closed
 //! ```
 //!
 //! Invariant: a connection that is to end is told so [`LAST_PATIENCE`] after the answer at the latest, and is closed after [`LEAVE_TIMEOUT`].
@@ -79,13 +79,11 @@ impl Leaving {
             self.moved_at = Instant::now();
         }
         let since = self.asked.map(|asked| asked.elapsed());
-        let is_over = if life.is_serving() {
-            since.is_some_and(|since| since >= LEAVE_TIMEOUT)
-                || self.asked.is_some() && !life.is_handling() && self.moved_at.elapsed() >= 2 * LINGER
-        } else {
-            self.moved_at.elapsed() >= LINGER
-        };
+        let is_silent_for = |limit| self.moved_at.elapsed() >= limit;
         let is_quiet = |wanted| life.quiet_for().is_some_and(|quiet| quiet >= wanted);
+        let is_left = self.is_told && is_quiet(LINGER) && is_silent_for(LINGER);
+        let is_stuck = since.is_some() && life.waits_for_its_peer(2 * LINGER) && is_silent_for(2 * LINGER);
+        let is_over = is_left || is_stuck || since.is_some_and(|since| since >= LEAVE_TIMEOUT);
         let may_be_told = match since {
             _ if !self.waits_for_quiet => true,
             Some(since) if since < PATIENCE => is_quiet(QUIET),
@@ -159,12 +157,16 @@ mod tests {
         advance(2 * LINGER).await;
         assert_eq!(leaving.look(&life, &progress), Step::Wait, "its handler works");
         let mut answer = handled.answered(Body::from("whole"), false);
-        let _waits = answer.frame().await;
+        let waits = answer.frame().await;
+        assert_eq!(leaving.look(&life, &progress), Step::Wait, "it is about to be written");
+        advance(2 * LINGER).await;
         assert_eq!(leaving.look(&life, &progress), Step::Close);
         let mut drains = Leaving::told();
         advance(2 * LINGER).await;
         assert_eq!(drains.look(&life, &progress), Step::Wait, "a drain has a bound of its own");
-        drop((answer, _waits));
+        drop((answer, waits));
+        assert_eq!(drains.look(&life, &progress), Step::Wait, "its last bytes are about to be written");
+        advance(LINGER).await;
         assert_eq!(drains.look(&life, &progress), Step::Close);
     }
 }

@@ -82,14 +82,11 @@ impl Life {
         &self.stranger
     }
 
-    /// Whether a request is being served.
-    pub(super) fn is_serving(&self) -> bool {
-        !self.requests().open.is_empty()
-    }
-
-    /// Whether a request is being served whose answer has not begun.
-    pub(super) fn is_handling(&self) -> bool {
-        self.requests().open.values().any(|open| open.answered.is_none())
+    /// Whether requests are being served, and of all the answer began this long ago.
+    pub(super) fn waits_for_its_peer(&self, limit: Duration) -> bool {
+        let requests = self.requests();
+        let is_older = |open: &Open| open.answered.is_some_and(|began| began.elapsed() >= limit);
+        !requests.open.is_empty() && requests.open.values().all(is_older)
     }
 
     /// How long none has been served; `None` while one is.
@@ -237,7 +234,10 @@ mod tests {
         let mut answer = life.begin(true).answered(Body::from("whole"), true);
         let bytes = answer.frame().await.unwrap().unwrap().into_data().unwrap();
         drop(answer);
-        assert!(life.is_serving() && !life.is_quiet_since(&mut begun) && !is_to_end(&life), "it waits to be written");
+        assert!(
+            life.quiet_for().is_none() && !life.is_quiet_since(&mut begun) && !is_to_end(&life),
+            "it waits to be written"
+        );
         let limit = Duration::from_secs(60);
         tokio::time::advance(limit).await;
         assert!(!life.has_an_answer_older_than(limit));
@@ -245,9 +245,9 @@ mod tests {
         assert!(life.has_an_answer_older_than(limit));
         let rest = bytes.slice(3..);
         drop(bytes);
-        assert!(life.is_serving(), "a part of it waits");
+        assert!(life.quiet_for().is_none(), "a part of it waits");
         drop(rest);
-        assert!(!life.is_serving() && life.is_quiet_since(&mut begun) && is_to_end(&life));
+        assert!(life.quiet_for().is_some() && life.is_quiet_since(&mut begun) && is_to_end(&life));
         assert!(!life.has_an_answer_older_than(limit));
     }
 
@@ -260,6 +260,6 @@ mod tests {
         drop(life.begin(true));
         assert!(is_to_end(&life));
         drop(life.begin(false).answered(Body::empty(), true));
-        assert!(is_to_end(&life) && !life.is_serving());
+        assert!(is_to_end(&life) && life.quiet_for().is_some());
     }
 }
