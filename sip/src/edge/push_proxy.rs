@@ -335,6 +335,12 @@ impl RegisterIntent {
         }
     }
 
+    /// Whether the device is left to refresh a registration of this life by itself: one of a shorter life would be due at once, again and
+    /// again, [`REFRESH_BEFORE_S`] before its end.
+    pub fn keeps_itself(&self, life: Duration) -> bool {
+        self.refreshes_itself && life >= 2 * Duration::from_secs(u64::from(REFRESH_BEFORE_S))
+    }
+
     /// The lifetime that a 2xx grants its Contact; zero when it does not register it (RFC 3261 §10.3 step 8).
     pub fn granted(&self, response: &Message) -> Duration {
         if self.expires == 0 {
@@ -515,9 +521,9 @@ pub fn purr(request: &Message) -> Option<InstanceId> {
     Uri::parse(request.request_uri()?)?.params.value("pn-purr").and_then(InstanceId::parse)
 }
 
-/// The Feature-Caps of a 2xx whose registration is pushed for (§5.6.1.1, §6.2.1).
-pub fn feature_caps(intent: &RegisterIntent, push: &PushContact, instance: InstanceId) -> String {
-    let own = if intent.refreshes_itself { format!(";+sip.pnsreg=\"{REFRESH_BEFORE_S}\"") } else { String::new() };
+/// The Feature-Caps of a 2xx that grants this life to a registration which is pushed for (§5.6.1.1, §6.2.1).
+pub fn feature_caps(intent: &RegisterIntent, push: &PushContact, instance: InstanceId, life: Duration) -> String {
+    let own = if intent.keeps_itself(life) { format!(";+sip.pnsreg=\"{REFRESH_BEFORE_S}\"") } else { String::new() };
     format!("{}{own};+sip.pnspurr=\"{instance}\"", serves(&push.provider))
 }
 

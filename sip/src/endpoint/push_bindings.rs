@@ -18,6 +18,7 @@ use super::attachments::Attached;
 use super::core::OfflinePeer;
 use super::dialogs::Passage;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
+use super::register_table::Sent;
 use super::requests::is_in_dialog;
 use super::{Endpoint, Event, Missing, Side, Source, Timer};
 use crate::edge::device_contacts::DeviceContact;
@@ -58,6 +59,10 @@ pub(super) struct Accepted {
     pub(super) expires: Duration,
     /// The Contacts that it takes away.
     pub(super) taken: Vec<TakenContact>,
+    /// When its REGISTER was sent on.
+    pub(super) sent: Option<Sent>,
+    /// A REGISTER that was sent later has registered or removed it meanwhile.
+    pub(super) is_overtaken: bool,
 }
 
 /// The registrations that passed through.
@@ -97,6 +102,8 @@ struct Row {
     flow_failure: Option<u16>,
     /// The one timer for all of it, however often it is refreshed.
     armed: Armed,
+    /// The number of its last REGISTER among those that were sent on; 0: it was restored.
+    order: u64,
 }
 
 /// The stored form of a registration.
@@ -109,6 +116,7 @@ struct NewRow {
     /// How long before its end its device is pushed to refresh it.
     renew_before: Option<Duration>,
     flow_failure: Option<u16>,
+    order: u64,
 }
 
 impl Row {
@@ -218,6 +226,11 @@ impl PushBindings {
         self.rows.get(&instance).map(|row| row.expires_at)
     }
 
+    /// Whether a registration is of a REGISTER that was sent on later than this one.
+    pub(super) fn is_newer(&self, instance: InstanceId, order: u64) -> bool {
+        self.rows.get(&instance).is_some_and(|row| row.order > order)
+    }
+
     /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
     pub(super) fn contacts_of(&self, intent: &RegisterIntent) -> usize {
         self.of_aor(&intent.server, &intent.aor).take(CONTACTS_PER_AOR).count()
@@ -234,9 +247,19 @@ impl Endpoint {
     /// A SIP server has accepted a registration.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
         let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { upstream, expires, taken, .. } = accepted;
-        let expires = expires.min(KEPT_MAX);
-        let replaced = self.replaced_by(&source, &intent, &taken, instance);
+        let Accepted { upstream, expires, taken, sent, is_overtaken, .. } = accepted;
+        let (expires, order) = (expires.min(KEPT_MAX), sent.map_or(0, |sent| sent.order));
+        if is_overtaken {
+            let gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(&source, &intent, it)).collect();
+            for other in gone.into_iter().filter(|other| *other != instance) {
+                if !self.push_bindings.is_newer(other, order) {
+                    self.remove_push_binding(now, other, PushBindingEnd::Unregistered);
+                }
+            }
+            return self.leave_transit(now, upstream);
+        }
+        let mut replaced = self.replaced_by(&source, &intent, &taken, instance);
+        replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
         if expires.is_zero() {
             self.end_replaced(now, replaced, None);
             self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
@@ -246,14 +269,16 @@ impl Endpoint {
         if carried {
             self.core.event(Event::FlowProven(source.flow));
         }
-        let RegisterIntent { aor, contact, server, refreshes_itself, outbound, .. } = intent;
+        let refreshes_itself = intent.keeps_itself(expires);
+        let RegisterIntent { aor, contact, server, outbound, .. } = intent;
         let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
         match push {
             Some(push) => {
                 let renew_before = Some(renew_before(refreshes_itself, expires));
-                let new = NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None };
+                let new =
+                    NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None, order };
                 self.write_down(now, new);
-                let source = Some(source.peer.ip());
+                let (source, sent_at) = (Some(source.peer.ip()), sent.map(|sent| sent.at));
                 self.core.event(Event::PushBindingAccepted(Box::new(PushBinding {
                     instance,
                     aor,
@@ -264,6 +289,7 @@ impl Endpoint {
                     expires,
                     refreshes_itself,
                     source,
+                    sent_at,
                 })));
             }
             // The flow has ended meanwhile: nothing leads to the device.
@@ -274,7 +300,8 @@ impl Endpoint {
             None => {
                 // RFC 5626 §5.3: a registrar that knows flows tries another one.
                 let flow_failure = Some(if outbound { 430 } else { 480 });
-                let new = NewRow { instance, upstream, key, service_route, expires, renew_before: None, flow_failure };
+                let new =
+                    NewRow { instance, upstream, key, service_route, expires, renew_before: None, flow_failure, order };
                 self.write_down(now, new);
                 let (flow, source) = (source.flow, source.peer.ip());
                 let accepted = FlowBinding { instance, aor, registrar, proxy, source, flow };
@@ -317,7 +344,8 @@ impl Endpoint {
         }
         let renew_before = Some(renew_before(refreshes_itself, expires));
         let service_route = Box::default();
-        let new = NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None };
+        let new =
+            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None, order: 0 };
         self.write_down(now, new);
         // So that its addresses are known, and its requests believed.
         self.want_transit_flow(upstream);
@@ -325,7 +353,7 @@ impl Endpoint {
 
     /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.
     fn write_down(&mut self, now: Instant, new: NewRow) {
-        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure } = new;
+        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, order } = new;
         let binding = push_proxy::binding_of(&self.core.token_key, instance);
         let expires_at = now + expires;
         let row = Row {
@@ -338,6 +366,7 @@ impl Endpoint {
             woken_at: None,
             flow_failure,
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
+            order,
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
             self.push_bindings.contacts.remove(&(earlier.key, instance));

@@ -24,7 +24,7 @@ use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::clock::{self, confirmed_now, latest_now, unix_now_ms};
+use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
@@ -173,6 +173,7 @@ impl KnownPushBinding {
             expires: Duration::from_secs(left),
             refreshes_itself: record.refreshes_itself,
             source: None,
+            sent_at: None,
         };
         let server = route.server();
         let upstream = upstreams.acquire_kept(route);
@@ -184,7 +185,7 @@ impl KnownPushBinding {
 impl Shard {
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
     pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
-        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source } =
+        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source, sent_at } =
             registration;
         let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
         let Ok(address) = self.shared.push.address(&push, unix_now_ms()) else { return };
@@ -202,7 +203,8 @@ impl Shard {
             param: push.param,
             prid: PushToken::new(&push.prid),
             refreshes_itself,
-            confirmed_at_ms: unix_now_ms(),
+            // What another node was asked later undoes it, whichever SIP server answers first.
+            confirmed_at_ms: unix_ms_of(sent_at),
             expires_at,
         });
         self.hand_over.forget_end(instance);

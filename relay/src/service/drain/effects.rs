@@ -143,7 +143,7 @@ impl Inner {
             }
             Word::Silence(id) => drop(self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await),
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
-            Word::TakenBack { account, device } => self.end_taken_back(account, device).await,
+            Word::TakenBack { account, device, sent_ms } => self.end_taken_back(account, device, sent_ms).await,
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
             // A node that is not leaving owns its instances.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}

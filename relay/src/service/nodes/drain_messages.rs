@@ -80,6 +80,8 @@ pub(crate) enum Word {
         account: AorKey,
         /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
         device: [u8; 16],
+        /// When it asked its SIP server for that, in milliseconds since 1970: what was registered since then stays.
+        sent_ms: u64,
     },
 }
 
@@ -121,10 +123,11 @@ impl Word {
                 out.push(9);
                 out.extend_from_slice(&id.to_bytes());
             }
-            Self::TakenBack { account, device } => {
+            Self::TakenBack { account, device, sent_ms } => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
                 out.extend_from_slice(&device);
+                out.extend_from_slice(&sent_ms.to_be_bytes());
             }
         }
         out
@@ -147,8 +150,9 @@ impl Word {
             }
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
             (9, [one], []) => Some(Self::Silence(id(one))),
-            (8, [account, device], []) => {
-                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device })
+            (8, [account, device], tail) => {
+                let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
+                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device, sent_ms })
             }
             _ => None,
         }
@@ -203,7 +207,7 @@ mod tests {
             Word::TokenDead { id: id(5), token },
             Word::RegisterAgain(id(6)),
             Word::Silence(id(7)),
-            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16] },
+            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16], sent_ms: 1_795_000_000_123 },
         ];
         for word in words {
             let mut body = word.encode();

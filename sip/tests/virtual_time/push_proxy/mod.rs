@@ -8,6 +8,7 @@ mod limits;
 mod outgoing;
 mod outgoing_identities;
 mod outgoing_moves;
+mod overtaken;
 mod own_proof;
 mod owners;
 mod passing;
