@@ -251,6 +251,8 @@ pub enum Input {
     RestorePushBinding(Box<RestoredPushBinding>),
     /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
     RemovePushBinding(InstanceId),
+    /// Forget a push binding that another node has by now. A device that rings here by its flow is heard out. Ends likewise, by then.
+    LetGoOfPushBinding(InstanceId),
 }
 
 impl fmt::Debug for Input {

@@ -104,6 +104,8 @@ struct Row {
     armed: Armed,
     /// The number of its last REGISTER among those that were sent on; 0: it was restored.
     order: u64,
+    /// Its end, for which a call waits.
+    lingers: Option<PushBindingEnd>,
 }
 
 /// The stored form of a registration.
@@ -226,6 +228,18 @@ impl PushBindings {
         self.rows.get(&instance).map(|row| row.expires_at)
     }
 
+    /// The end of a registration that stays for a call.
+    pub(super) fn lingers(&self, instance: InstanceId) -> Option<PushBindingEnd> {
+        self.rows.get(&instance)?.lingers
+    }
+
+    /// Lets a registration stay for a call until this moment; its device is not asked to refresh it.
+    pub(super) fn linger(&mut self, instance: InstanceId, end: PushBindingEnd, until: Instant) {
+        if let Some(row) = self.rows.get_mut(&instance) {
+            (row.lingers, row.expires_at, row.renew_at) = (Some(end), until, None);
+        }
+    }
+
     /// Whether a registration is of a REGISTER that was sent on later than this one.
     pub(super) fn is_newer(&self, instance: InstanceId, order: u64) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.order > order)
@@ -332,13 +346,13 @@ impl Endpoint {
         let instance = registration.instance;
         self.join_transit(now, upstream, upstream_registrar);
         let server = push_proxy::server_of(&registration.registrar, registration.proxy.as_deref());
-        let Some(server) = server.filter(|_| !self.push_bindings.knows(instance) && !registration.expires.is_zero())
-        else {
+        let is_here = self.push_bindings.knows(instance) && self.push_bindings.lingers(instance).is_none();
+        let Some(server) = server.filter(|_| !is_here && !registration.expires.is_zero()) else {
             return self.leave_transit(now, upstream);
         };
         let PushBinding { aor, contact, expires, refreshes_itself, .. } = registration;
         let key = ContactKey { server, aor, contact };
-        if push_proxy::names_device(&key.contact) && self.push_bindings.of_key(&key).next().is_some() {
+        if push_proxy::names_device(&key.contact) && self.push_bindings.of_key(&key).any(|it| it != instance) {
             self.leave_transit(now, upstream);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
@@ -367,6 +381,7 @@ impl Endpoint {
             flow_failure,
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
             order,
+            lingers: None,
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
             self.push_bindings.contacts.remove(&(earlier.key, instance));
@@ -395,7 +410,7 @@ impl Endpoint {
             return;
         }
         if row.expires_at <= now {
-            return self.remove_push_binding(now, instance, PushBindingEnd::Expired);
+            return self.end_unless_awaited(now, instance);
         }
         if row.renew_at.is_none_or(|at| at > now) {
             return self.arm_push_binding(instance);
@@ -452,19 +467,43 @@ impl Endpoint {
         self.push_bindings.rows.get(&instance).map(|row| row.upstream)
     }
 
-    /// The registration that a request of `source` names by our own Path, and the missing state without which the request cannot be judged: the
+    /// The registration that a request of `source` names by our own Path, or by the Route of a dialog, and the missing state without which the request cannot be judged: the
     /// registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP server.
     /// A caller may supply what is missing and hand the request in afterwards.
     pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
-        let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();
-        // One that its flow alone leads to is written down nowhere.
-        let (instance, _) = named.filter(|(_, reach)| *reach == Reach::Pushed)?;
+        if !beyond {
+            return None;
+        }
+        let Some((instance, reach)) = push_proxy::own_path(&self.core.token_key, request) else {
+            return self.missing_in_dialog(source, request);
+        };
+        if reach != Reach::Pushed {
+            // One that its flow alone leads to is written down nowhere.
+            return None;
+        }
         let instance = self.led_to(now, instance);
         let Some(Row { binding, .. }) = self.push_bindings.rows.get(&instance) else {
             return Some((instance, Missing::Binding));
         };
         self.missing_of(*binding, source).map(|missing| (instance, missing))
+    }
+
+    /// Likewise the registration of a dialog, by the Route that this relay has put there: its device may be at another node by now, or have had its call by
+    /// an earlier run.
+    fn missing_in_dialog(&self, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
+        if source.side != Side::Upstream || !is_in_dialog(request) {
+            return None;
+        }
+        let token = forward::own_route(request, &self.core.token_key, source.side)?.opened.token;
+        let device = self.current(token.instance);
+        match self.push_bindings.rows.get(&device) {
+            Some(row) if token.upstream != source.flow => {
+                self.missing_of(row.binding, source).map(|missing| (device, missing))
+            }
+            Some(_) => None,
+            None => (!self.devices.knows(device)).then_some((device, Missing::Binding)),
+        }
     }
 
     /// The registration that a Path leads to: the one that it names, or that which has just taken its place.
@@ -487,7 +526,9 @@ impl Endpoint {
         (instance, reach): (InstanceId, Reach),
     ) {
         let instance = self.led_to(now, instance);
-        let Some(Row { binding, flow_failure, .. }) = self.push_bindings.rows.get(&instance) else {
+        let attached = self.attachments.is_attached(instance);
+        let row = self.push_bindings.rows.get(&instance).filter(|row| attached || row.lingers.is_none());
+        let Some(Row { binding, flow_failure, .. }) = row else {
             return self.refuse_unknown_path(&source, &request, reach);
         };
         let (binding, flow_failure) = (*binding, *flow_failure);
@@ -497,7 +538,6 @@ impl Endpoint {
         if is_in_dialog(&request) {
             return self.refuse(now, reply, &request, 481);
         }
-        let attached = self.attachments.is_attached(instance);
         if let Some(status) = flow_failure.filter(|_| !attached) {
             return self.refuse_without_flow(now, reply, &request, status);
         }

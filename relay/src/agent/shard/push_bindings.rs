@@ -330,7 +330,7 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) => self.let_go_of_push_binding(id, fence),
+            (false, fence) => self.let_go_of_push_binding(id, fence, false),
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
@@ -415,14 +415,15 @@ impl Shard {
     }
 
     /// The store has a registration no more, or from another node: its device is pushed from here no more. The store is left as it is.
-    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence) {
+    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence, is_moved: bool) {
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
         row.is_let_go = true;
         self.ask_no_more(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
-        self.drive(clock::now(), Input::RemovePushBinding(id));
+        let end = if is_moved { Input::LetGoOfPushBinding(id) } else { Input::RemovePushBinding(id) };
+        self.drive(clock::now(), end);
         self.push_bindings.remove(id);
         self.shared.metrics.push_registrations(-1);
     }

@@ -214,7 +214,7 @@ impl Inner {
     /// The owner has ended a registration that passed through, of which this node may have adopted a copy. Later registrations of the device at this
     /// node are this node's own.
     async fn let_go_of_copy(&self, id: InstanceId) {
-        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW }).await;
+        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW, is_moved: false }).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }

@@ -5,6 +5,7 @@ mod by_flow;
 mod calls;
 mod kept_streams;
 mod limits;
+mod lingering;
 mod outgoing;
 mod outgoing_identities;
 mod outgoing_moves;
