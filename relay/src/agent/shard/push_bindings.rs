@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding};
+use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, names_device, server_of};
 use sip::id::InstanceId;
 use tokio::time::timeout;
 
@@ -20,10 +20,10 @@ use super::Shard;
 use super::alerts::AlertContent;
 use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
-use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
 use crate::agent::transport::upstreams::{Route, Upstreams};
+use crate::agent::{NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::holdings::Holding;
@@ -193,6 +193,14 @@ impl Shard {
         let aor = Aor::new(&aor);
         let known = self.push_bindings.rows.get(&instance).map(|row| row.aor);
         let account = known.unwrap_or_else(|| self.shared.vault.aor_key(&aor));
+        let sent_ms = unix_ms_of(sent_at);
+        if !self.push_bindings.knows(instance) && names_device(&contact) {
+            let server = server_of(&registrar, proxy.as_deref()).unwrap_or_default();
+            let device = self.shared.vault.device_mark(&aor, &server, &contact);
+            let new = Registered { id: instance, account, device, sent_ms };
+            // An error means that the process ends.
+            let _ = self.shared.node_news.send(NodeNews::Registered(Box::new(new)));
+        }
         let (sealed, lookup) = self.shared.vault.seal_new(instance, || PushBindingRecord {
             app: address.app,
             aor,
@@ -204,7 +212,7 @@ impl Shard {
             prid: PushToken::new(&push.prid),
             refreshes_itself,
             // What another node was asked later undoes it, whichever SIP server answers first.
-            confirmed_at_ms: unix_ms_of(sent_at),
+            confirmed_at_ms: sent_ms,
             expires_at,
         });
         self.hand_over.forget_end(instance);

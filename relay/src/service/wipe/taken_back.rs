@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, lets go |
 //! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
+//! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
 //! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
 //! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered.
@@ -17,6 +18,7 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::agent::Registered;
 use crate::agent::request::{EndKind, Request};
 use crate::clock::unix_ms_of;
 use crate::metrics::labels::StoreOperation;
@@ -31,6 +33,9 @@ const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 30;
 /// REGISTERs that take a registration back, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
 pub(crate) const AT_ONCE: usize = 256;
+/// Registrations at once whose devices' earlier ones are ended at other nodes: all phones of a node that has died come at once, and few with another
+/// push token.
+pub(crate) const EARLIER_AT_ONCE: usize = 64;
 
 impl Inner {
     /// Ends what a device has taken back, wherever it is.
@@ -56,11 +61,20 @@ impl Inner {
                     let device = vault.device_mark(&aor, &taken.server, &taken_contact.contact);
                     // Without the store nobody has it but this node, which does not.
                     let peers = vault.living_peers().await.unwrap_or_default();
-                    self.tell_all(peers, Word::TakenBack { account, device, sent_ms }).await;
+                    self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by: None }).await;
                 }
             }
         }
         while records.join_next().await.is_some() {}
+    }
+
+    /// A device has registered here, and was not known here: other nodes end what it has registered there by other push tokens.
+    pub(crate) async fn end_other_tokens(self: Arc<Self>, new: Box<Registered>) {
+        // One that has no place runs out.
+        let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
+        let Registered { id, account, device, sent_ms } = *new;
+        let peers = self.dependencies.vault.living_peers().await.unwrap_or_default();
+        self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by: Some(id) }).await;
     }
 
     async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
@@ -88,10 +102,16 @@ impl Inner {
     }
 
     /// Another node's device has taken back what may be here.
-    pub(crate) async fn end_taken_back(self: &Arc<Self>, account: AorKey, device: [u8; 16], sent_ms: u64) {
+    pub(crate) async fn end_taken_back(
+        self: &Arc<Self>,
+        account: AorKey,
+        device: [u8; 16],
+        sent_ms: u64,
+        by: Option<InstanceId>,
+    ) {
         let vault = &self.dependencies.vault;
         let here = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
-        for status in here.into_iter().flatten() {
+        for status in here.into_iter().flatten().filter(|status| Some(status.id) != by) {
             let is_it = |it: &PushBindingRecord| {
                 let server = server_of(&it.registrar, it.proxy.as_deref()).unwrap_or_default();
                 let is_device = |contact| vault.device_mark(&it.aor, &server, contact) == device;
@@ -104,7 +124,14 @@ impl Inner {
             match vault.load(status.id).await {
                 // The device has registered it at another node meanwhile: the registration here is an older copy.
                 Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
-                _ => self.end_passed(status.id, lookup).await,
+                _ => {
+                    if by.is_some() {
+                        // A phone that rings here is heard out, though it is at another node by now.
+                        let (id, fence, is_moved) = (status.id, status.fence, true);
+                        self.dependencies.agent.tell(id, Request::LetGo { id, fence, is_moved }).await;
+                    }
+                    self.end_passed(status.id, lookup).await;
+                }
             }
         }
     }
