@@ -256,9 +256,16 @@ fn named_in_quotes(value: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 pub(super) fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
-    let value = |name| uri.params.value(name).map(|value| resolved(value).ok_or(400_u16)).transpose();
-    let Some(provider) = uri.params.get("pn-provider") else { return Ok(PushRequest::Nothing) };
-    let provider = provider.filter(|provider| !provider.is_empty()).map(|name| name.to_ascii_lowercase().into());
+    // An escape makes no other name of it (RFC 3261 §19.1.4).
+    let is_named = |it: &str, name| it.contains('%') && resolved(it).is_some_and(|it| it.eq_ignore_ascii_case(name));
+    let named = |name| uri.params.iter().find(|(it, _)| it.eq_ignore_ascii_case(name) || is_named(it, name));
+    let value = |name| {
+        let value = named(name).and_then(|(_, value)| value);
+        value.map(|value| resolved(value).ok_or(400_u16)).transpose()
+    };
+    let Some((_, provider)) = named("pn-provider") else { return Ok(PushRequest::Nothing) };
+    let provider = provider.filter(|provider| !provider.is_empty()).map(|name| resolved(name).ok_or(400_u16));
+    let provider: Option<Box<str>> = provider.transpose()?.map(|name| name.to_ascii_lowercase().into());
     match (provider, value("pn-prid")?) {
         (Some(provider), Some(prid)) => {
             Ok(PushRequest::Push(PushContact { provider, param: value("pn-param")?, prid }))

@@ -282,7 +282,7 @@ async fn a_phone_that_registers_at_another_node_by_another_push_token_is_not_pus
     let caller = world.call()?;
     assert_eq!(world.android_push().await?["event"], "call");
     caller.expect(180, SOON).await?;
-    let mut elsewhere = phone.clone().woken_by(&Service::Fcm("a later token".to_owned()));
+    let mut elsewhere = phone.clone().woken_by(&Service::Fcm(OTHER_TOKEN.to_owned()));
     elsewhere.settings.server = other.edge_uri();
     elsewhere.register_and_sleep(SOON).await?;
     caller.expect(480, SOON).await?;
