@@ -73,8 +73,8 @@ use crate::net::udp::Udp;
 use crate::otlp::Exporter;
 use crate::push::{Event, Push, PushService, Verdict};
 use crate::timing::ConnectionTiming;
-use crate::vault::Vault;
 use crate::vault::record::{PushTarget, Reminder};
+use crate::vault::{AorKey, Vault};
 use departures::Departures;
 use erasures::Erasures;
 use ownership::Ownership;
@@ -242,6 +242,19 @@ pub enum RecordNote {
     },
 }
 
+/// A registration that passed through, and was not known here.
+#[derive(Debug)]
+pub struct Registered {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its account.
+    pub account: AorKey,
+    /// The mark of its device there: [`Vault::device_mark`].
+    pub device: [u8; 16],
+    /// When its REGISTER was sent on, in milliseconds since 1970.
+    pub sent_ms: u64,
+}
+
 /// An event on a shard that concerns other nodes.
 #[derive(Debug)]
 pub enum NodeNews {
@@ -256,6 +269,8 @@ pub enum NodeNews {
     },
     /// A device has taken back what is not known here.
     TakenBack(Box<TakenBack>),
+    /// A device has registered here what was not known here: what it has registered before at other nodes, by other push tokens, is over.
+    Registered(Box<Registered>),
     /// This node had ended, and unregistered, what another one goes on with.
     Left {
         /// The instance.

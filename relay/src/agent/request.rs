@@ -237,6 +237,8 @@ pub enum Request {
     LetGo {
         /// The registration.
         id: InstanceId,
+        /// Whether another node has it, so that its device has not taken it back.
+        is_moved: bool,
         /// The fence of the record at the time of the look-up.
         fence: Fence,
     },

@@ -113,6 +113,12 @@ pub fn unix_now_ms() -> u64 {
     wall_time().as_millis() as u64
 }
 
+/// When that was, likewise; `None`: now.
+pub fn unix_ms_of(at: Option<Instant>) -> u64 {
+    let ago = at.map_or(Duration::ZERO, |at| now().saturating_duration_since(at));
+    unix_now_ms().saturating_sub(ago.as_millis() as u64)
+}
+
 /// Writes `unix_ms` (milliseconds since 1970) as RFC 3339 in UTC: `2026-11-27T09:00:00.123Z`.
 pub fn rfc3339_ms(unix_ms: u64) -> String {
     let whole = rfc3339(unix_ms / 1_000);

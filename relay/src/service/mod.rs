@@ -150,6 +150,7 @@ struct Inner {
     leavers: nodes::drain_messages::Leavers,
     /// Permits for devices that take a registration back.
     taking_back: Semaphore,
+    ending_other_tokens: Semaphore,
     /// Changes for which the store has not answered.
     unanswered_writes: ownership::unanswered_writes::UnansweredWrites,
     /// What another node has, while its calls end here.
@@ -185,6 +186,7 @@ impl Service {
             passed_on: nodes::forwarded_requests::PassedOn::default(),
             leavers: nodes::drain_messages::Leavers::default(),
             taking_back: Semaphore::new(wipe::taken_back::AT_ONCE),
+            ending_other_tokens: Semaphore::new(wipe::taken_back::EARLIER_AT_ONCE),
             unanswered_writes: ownership::unanswered_writes::UnansweredWrites::default(),
             left_to_owner: ownership::left_to_owner::LeftToOwner::default(),
             offered: ownership::offers::Offered::default(),

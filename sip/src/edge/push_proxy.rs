@@ -256,9 +256,16 @@ fn named_in_quotes(value: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 pub(super) fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
-    let value = |name| uri.params.value(name).map(|value| resolved(value).ok_or(400_u16)).transpose();
-    let Some(provider) = uri.params.get("pn-provider") else { return Ok(PushRequest::Nothing) };
-    let provider = provider.filter(|provider| !provider.is_empty()).map(|name| name.to_ascii_lowercase().into());
+    // An escape makes no other name of it (RFC 3261 §19.1.4).
+    let is_named = |it: &str, name| it.contains('%') && resolved(it).is_some_and(|it| it.eq_ignore_ascii_case(name));
+    let named = |name| uri.params.iter().find(|(it, _)| it.eq_ignore_ascii_case(name) || is_named(it, name));
+    let value = |name| {
+        let value = named(name).and_then(|(_, value)| value);
+        value.map(|value| resolved(value).ok_or(400_u16)).transpose()
+    };
+    let Some((_, provider)) = named("pn-provider") else { return Ok(PushRequest::Nothing) };
+    let provider = provider.filter(|provider| !provider.is_empty()).map(|name| resolved(name).ok_or(400_u16));
+    let provider: Option<Box<str>> = provider.transpose()?.map(|name| name.to_ascii_lowercase().into());
     match (provider, value("pn-prid")?) {
         (Some(provider), Some(prid)) => {
             Ok(PushRequest::Push(PushContact { provider, param: value("pn-param")?, prid }))
@@ -333,6 +340,12 @@ impl RegisterIntent {
             }
             PushRequest::Nothing | PushRequest::Query(_) => None,
         }
+    }
+
+    /// Whether the device is left to refresh a registration of this life by itself: one of a shorter life would be due at once, again and
+    /// again, [`REFRESH_BEFORE_S`] before its end.
+    pub fn keeps_itself(&self, life: Duration) -> bool {
+        self.refreshes_itself && life >= 2 * Duration::from_secs(u64::from(REFRESH_BEFORE_S))
     }
 
     /// The lifetime that a 2xx grants its Contact; zero when it does not register it (RFC 3261 §10.3 step 8).
@@ -515,9 +528,9 @@ pub fn purr(request: &Message) -> Option<InstanceId> {
     Uri::parse(request.request_uri()?)?.params.value("pn-purr").and_then(InstanceId::parse)
 }
 
-/// The Feature-Caps of a 2xx whose registration is pushed for (§5.6.1.1, §6.2.1).
-pub fn feature_caps(intent: &RegisterIntent, push: &PushContact, instance: InstanceId) -> String {
-    let own = if intent.refreshes_itself { format!(";+sip.pnsreg=\"{REFRESH_BEFORE_S}\"") } else { String::new() };
+/// The Feature-Caps of a 2xx that grants this life to a registration which is pushed for (§5.6.1.1, §6.2.1).
+pub fn feature_caps(intent: &RegisterIntent, push: &PushContact, instance: InstanceId, life: Duration) -> String {
+    let own = if intent.keeps_itself(life) { format!(";+sip.pnsreg=\"{REFRESH_BEFORE_S}\"") } else { String::new() };
     format!("{}{own};+sip.pnspurr=\"{instance}\"", serves(&push.provider))
 }
 

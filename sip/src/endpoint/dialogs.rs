@@ -9,7 +9,8 @@
 //! | without a To tag (RFC 2543 knew none), in a dialog of that very end | BYE, INFO, PRACK, UPDATE: they begin nothing |
 //! | of a device, by a token of an earlier build, which covers no tag | the same: a call that ran meanwhile can be hung up |
 //!
-//! A request for a peer that is away for a moment waits in [`super::parked`].
+//! A request for a peer that is away for a moment waits in [`super::parked`]. One for a device that has registered through here and is not known here
+//! (any more) is asked for by the shell before: [`Endpoint::missing_by_path`].
 //!
 //! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no
 //! address that a message names; a SIP server's go to the flow of the token's device, attached or not.

@@ -10,6 +10,7 @@
 //! | 2xx, no pushes asked for, and the shell lets it live by its flow | `push_bindings` keeps it while its flow stands |
 //! | 2xx, no more pushes or `expires=0` | forgotten; what is not known here is told to the shell |
 //! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
+//! | 2xx, or such a refusal, and one that was sent later was accepted before | back to the device; what that one has registered stays, and what it has removed does not come back |
 //! | silence, no flow | 504 |
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
@@ -30,7 +31,7 @@ use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Tra
 use crate::auth::usernames;
 use crate::edge::forward;
 use crate::edge::own_proof;
-use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent};
+use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
 use crate::edge::returned;
 use crate::edge::taken_back::{TakenContact, taken_back};
 use crate::id::{FlowId, InstanceId};
@@ -94,9 +95,19 @@ impl Endpoint {
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
         let request = Box::new(register);
-        let stage = Stage::Route;
-        let row =
-            ForwardedRegister { source, server, request, intent, registrar, proxy, own_routes, route: None, stage };
+        let row = ForwardedRegister {
+            source,
+            server,
+            request,
+            intent,
+            registrar,
+            proxy,
+            own_routes,
+            route: None,
+            stage: Stage::Route,
+            sent: None,
+            is_overtaken: false,
+        };
         self.registers.add(id, row);
         self.core.event(Event::RouteNeeded(Box::new(route)));
     }
@@ -203,6 +214,8 @@ impl Endpoint {
         let branch = self.core.branch();
         let Some(register) = self.registers.get_mut(id) else { return };
         register.stage = Stage::Sent(branch);
+        self.registers.note_sent(now, id);
+        let Some(register) = self.registers.get(id) else { return };
         let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
         let mut edit = forward::forward_request(&register.request, sent_by, branch);
         for _ in 0..register.own_routes {
@@ -284,7 +297,9 @@ impl Endpoint {
             self.forgive_failures(flow, forgiven);
         }
         let taken = taken_back(&register.request, &register.intent, &self.core.token_key);
-        self.tell_taken_back(&register, taken.clone());
+        self.tell_taken_back(now, &register, taken.clone());
+        self.overtake_earlier(&register, &taken);
+        let (sent, is_overtaken) = (register.sent, register.is_overtaken);
         let Some((instance, _)) = register.registration(&self.core.token_key) else {
             self.remove_taken_away(now, &register, &taken);
             return self.leave(now, &register);
@@ -306,6 +321,8 @@ impl Endpoint {
             upstream: route.upstream,
             expires,
             taken,
+            sent,
+            is_overtaken,
         };
         self.on_accepted(now, accepted);
     }
@@ -320,6 +337,7 @@ impl Endpoint {
         if intent.expires > 0 {
             gone.extend(self.at_contact(source, intent, &intent.contact));
         }
+        gone.retain(|it| !self.push_bindings.is_newer(*it, register.order()));
         for instance in gone {
             self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
         }
@@ -339,6 +357,7 @@ impl Endpoint {
         // flow that is attached to it. Any other registration expires.
         if let (Some((instance, _)), 403 | 404 | 410 | 604) = (register.registration(&self.core.token_key), status)
             && self.attachments.is_attached_by(instance, &register.source)
+            && !self.push_bindings.is_newer(instance, register.order())
         {
             self.remove_push_binding(now, instance, PushBindingEnd::Refused);
         }
@@ -350,8 +369,36 @@ impl Endpoint {
         }
     }
 
+    /// Those that were sent before an accepted REGISTER, and would register what that one has registered or removed, register nothing any more.
+    fn overtake_earlier(&mut self, register: &ForwardedRegister, taken: &[TakenContact]) {
+        let ForwardedRegister { source, intent, .. } = register;
+        if intent.is_question {
+            return;
+        }
+        let (key, registers) = (&self.core.token_key, register.registration(&self.core.token_key));
+        let is_same = |earlier: &ForwardedRegister| {
+            let Some((instance, reach)) = earlier.registration(key) else { return false };
+            let contact = &earlier.intent.contact;
+            let is_device = |other: &str| names_device(other) && **contact == *other;
+            let is_removed = taken.iter().any(|it| match it.instance {
+                Some(removed) => removed == instance || is_device(&it.contact),
+                None => it.contact.is_empty() || it.contact == *contact,
+            });
+            let takes_place = match registers {
+                // As `place_of` has it of what is registered.
+                Some((later, of)) => {
+                    let is_one = earlier.source.flow == source.flow || (reach, of) != (Reach::Pushed, Reach::Pushed);
+                    later == instance || is_device(&intent.contact) || (is_one && *contact == intent.contact)
+                }
+                None => intent.expires > 0 && *contact == intent.contact,
+            };
+            is_removed || takes_place
+        };
+        self.registers.overtake(register, is_same);
+    }
+
     /// Tells the shell what an accepted REGISTER takes back that is not known here.
-    fn tell_taken_back(&mut self, register: &ForwardedRegister, mut contacts: Vec<TakenContact>) {
+    fn tell_taken_back(&mut self, now: Instant, register: &ForwardedRegister, mut contacts: Vec<TakenContact>) {
         let intent = &register.intent;
         contacts.retain(|taken| match taken.instance {
             Some(instance) => !self.push_bindings.knows(instance),
@@ -360,17 +407,19 @@ impl Endpoint {
         });
         if !contacts.is_empty() {
             let (aor, server) = (intent.aor.clone(), intent.server.clone());
-            self.core.event(Event::TakenBack(Box::new(TakenBack { aor, server, contacts })));
+            let sent_at = register.sent.map_or(now, |sent| sent.at);
+            self.core.event(Event::TakenBack(Box::new(TakenBack { aor, server, contacts, sent_at })));
         }
     }
 
     /// The response as the device gets it.
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().answering(&register.request);
-        if let (PushRequest::Push(push), 200..300) = (&register.intent.push_request, status)
+        let life = register.intent.granted(response);
+        if let (PushRequest::Push(push), 200..300, false) = (&register.intent.push_request, status, life.is_zero())
             && let Some((instance, _)) = register.registration(&self.core.token_key)
         {
-            edit = edit.append(Name::FeatureCaps, push_proxy::feature_caps(&register.intent, push, instance));
+            edit = edit.append(Name::FeatureCaps, push_proxy::feature_caps(&register.intent, push, instance, life));
         }
         edit.finish()
     }

@@ -22,7 +22,7 @@ pub use crate::edge::invite_mark::InviteMark;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::own_proof::SECRET_MARK;
 pub use crate::edge::pending_message::StoreOutcome;
-pub use crate::edge::push_proxy::{PushContact, PushRequest, server_of};
+pub use crate::edge::push_proxy::{PushContact, PushRequest, names_device, server_of};
 pub use crate::edge::replaces::{DialogMark, Replaces};
 pub use crate::edge::taken_back::TakenContact;
 pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};
@@ -252,6 +252,8 @@ pub enum Input {
     RestorePushBinding(Box<RestoredPushBinding>),
     /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
     RemovePushBinding(InstanceId),
+    /// Forget a push binding that another node has by now. A device that rings here by its flow is heard out. Ends likewise, by then.
+    LetGoOfPushBinding(InstanceId),
 }
 
 impl fmt::Debug for Input {

@@ -41,7 +41,7 @@
 //! | `traced` | | the instances that a message is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`], [`register_table`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
-//! | `replaced` | | registrations whose place another one takes |
+//! | `replaced`, `lingering` | | registrations whose place another one takes; those that have ended while a caller waits |
 //! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by forwarded REGISTERs, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
@@ -68,6 +68,7 @@ mod groups;
 mod io;
 mod late_answers;
 mod left_flows;
+mod lingering;
 mod lost_time;
 pub mod messages;
 mod new_binding;
@@ -244,6 +245,7 @@ impl Endpoint {
             Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
+            Input::LetGoOfPushBinding(instance) => self.on_let_go(now, instance),
             Input::RemovePushBinding(instance) => {
                 self.attachments.end_dialogs(now, instance);
                 self.remove_push_binding(now, instance, PushBindingEnd::Removed);

@@ -18,6 +18,7 @@ use super::attachments::Attached;
 use super::core::OfflinePeer;
 use super::dialogs::Passage;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
+use super::register_table::Sent;
 use super::requests::is_in_dialog;
 use super::{Endpoint, Event, Missing, Side, Source, Timer};
 use crate::edge::device_contacts::DeviceContact;
@@ -58,6 +59,10 @@ pub(super) struct Accepted {
     pub(super) expires: Duration,
     /// The Contacts that it takes away.
     pub(super) taken: Vec<TakenContact>,
+    /// When its REGISTER was sent on.
+    pub(super) sent: Option<Sent>,
+    /// A REGISTER that was sent later has registered or removed it meanwhile.
+    pub(super) is_overtaken: bool,
 }
 
 /// The registrations that passed through.
@@ -97,6 +102,10 @@ struct Row {
     flow_failure: Option<u16>,
     /// The one timer for all of it, however often it is refreshed.
     armed: Armed,
+    /// The number of its last REGISTER among those that were sent on; 0: it was restored.
+    order: u64,
+    /// Its end, for which a call waits.
+    lingers: Option<PushBindingEnd>,
 }
 
 /// The stored form of a registration.
@@ -109,6 +118,7 @@ struct NewRow {
     /// How long before its end its device is pushed to refresh it.
     renew_before: Option<Duration>,
     flow_failure: Option<u16>,
+    order: u64,
 }
 
 impl Row {
@@ -218,6 +228,23 @@ impl PushBindings {
         self.rows.get(&instance).map(|row| row.expires_at)
     }
 
+    /// The end of a registration that stays for a call.
+    pub(super) fn lingers(&self, instance: InstanceId) -> Option<PushBindingEnd> {
+        self.rows.get(&instance)?.lingers
+    }
+
+    /// Lets a registration stay for a call until this moment; its device is not asked to refresh it.
+    pub(super) fn linger(&mut self, instance: InstanceId, end: PushBindingEnd, until: Instant) {
+        if let Some(row) = self.rows.get_mut(&instance) {
+            (row.lingers, row.expires_at, row.renew_at) = (Some(end), until, None);
+        }
+    }
+
+    /// Whether a registration is of a REGISTER that was sent on later than this one.
+    pub(super) fn is_newer(&self, instance: InstanceId, order: u64) -> bool {
+        self.rows.get(&instance).is_some_and(|row| row.order > order)
+    }
+
     /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
     pub(super) fn contacts_of(&self, intent: &RegisterIntent) -> usize {
         self.of_aor(&intent.server, &intent.aor).take(CONTACTS_PER_AOR).count()
@@ -234,9 +261,19 @@ impl Endpoint {
     /// A SIP server has accepted a registration.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
         let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { upstream, expires, taken, .. } = accepted;
-        let expires = expires.min(KEPT_MAX);
-        let replaced = self.replaced_by(&source, &intent, &taken, instance);
+        let Accepted { upstream, expires, taken, sent, is_overtaken, .. } = accepted;
+        let (expires, order) = (expires.min(KEPT_MAX), sent.map_or(0, |sent| sent.order));
+        if is_overtaken {
+            let gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(&source, &intent, it)).collect();
+            for other in gone.into_iter().filter(|other| *other != instance) {
+                if !self.push_bindings.is_newer(other, order) {
+                    self.remove_push_binding(now, other, PushBindingEnd::Unregistered);
+                }
+            }
+            return self.leave_transit(now, upstream);
+        }
+        let mut replaced = self.replaced_by(&source, &intent, &taken, instance);
+        replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
         if expires.is_zero() {
             self.end_replaced(now, replaced, None);
             self.remove_push_binding(now, instance, PushBindingEnd::Unregistered);
@@ -246,14 +283,16 @@ impl Endpoint {
         if carried {
             self.core.event(Event::FlowProven(source.flow));
         }
-        let RegisterIntent { aor, contact, server, refreshes_itself, outbound, .. } = intent;
+        let refreshes_itself = intent.keeps_itself(expires);
+        let RegisterIntent { aor, contact, server, outbound, .. } = intent;
         let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
         match push {
             Some(push) => {
                 let renew_before = Some(renew_before(refreshes_itself, expires));
-                let new = NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None };
+                let new =
+                    NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None, order };
                 self.write_down(now, new);
-                let source = Some(source.peer.ip());
+                let (source, sent_at) = (Some(source.peer.ip()), sent.map(|sent| sent.at));
                 self.core.event(Event::PushBindingAccepted(Box::new(PushBinding {
                     instance,
                     aor,
@@ -264,6 +303,7 @@ impl Endpoint {
                     expires,
                     refreshes_itself,
                     source,
+                    sent_at,
                 })));
             }
             // The flow has ended meanwhile: nothing leads to the device.
@@ -274,7 +314,8 @@ impl Endpoint {
             None => {
                 // RFC 5626 §5.3: a registrar that knows flows tries another one.
                 let flow_failure = Some(if outbound { 430 } else { 480 });
-                let new = NewRow { instance, upstream, key, service_route, expires, renew_before: None, flow_failure };
+                let new =
+                    NewRow { instance, upstream, key, service_route, expires, renew_before: None, flow_failure, order };
                 self.write_down(now, new);
                 let (flow, source) = (source.flow, source.peer.ip());
                 let accepted = FlowBinding { instance, aor, registrar, proxy, source, flow };
@@ -305,19 +346,20 @@ impl Endpoint {
         let instance = registration.instance;
         self.join_transit(now, upstream, upstream_registrar);
         let server = push_proxy::server_of(&registration.registrar, registration.proxy.as_deref());
-        let Some(server) = server.filter(|_| !self.push_bindings.knows(instance) && !registration.expires.is_zero())
-        else {
+        let is_here = self.push_bindings.knows(instance) && self.push_bindings.lingers(instance).is_none();
+        let Some(server) = server.filter(|_| !is_here && !registration.expires.is_zero()) else {
             return self.leave_transit(now, upstream);
         };
         let PushBinding { aor, contact, expires, refreshes_itself, .. } = registration;
         let key = ContactKey { server, aor, contact };
-        if push_proxy::names_device(&key.contact) && self.push_bindings.of_key(&key).next().is_some() {
+        if push_proxy::names_device(&key.contact) && self.push_bindings.of_key(&key).any(|it| it != instance) {
             self.leave_transit(now, upstream);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
         let renew_before = Some(renew_before(refreshes_itself, expires));
         let service_route = Box::default();
-        let new = NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None };
+        let new =
+            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None, order: 0 };
         self.write_down(now, new);
         // So that its addresses are known, and its requests believed.
         self.want_transit_flow(upstream);
@@ -325,7 +367,7 @@ impl Endpoint {
 
     /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.
     fn write_down(&mut self, now: Instant, new: NewRow) {
-        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure } = new;
+        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, order } = new;
         let binding = push_proxy::binding_of(&self.core.token_key, instance);
         let expires_at = now + expires;
         let row = Row {
@@ -338,6 +380,8 @@ impl Endpoint {
             woken_at: None,
             flow_failure,
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
+            order,
+            lingers: None,
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
             self.push_bindings.contacts.remove(&(earlier.key, instance));
@@ -366,7 +410,7 @@ impl Endpoint {
             return;
         }
         if row.expires_at <= now {
-            return self.remove_push_binding(now, instance, PushBindingEnd::Expired);
+            return self.end_unless_awaited(now, instance);
         }
         if row.renew_at.is_none_or(|at| at > now) {
             return self.arm_push_binding(instance);
@@ -423,19 +467,43 @@ impl Endpoint {
         self.push_bindings.rows.get(&instance).map(|row| row.upstream)
     }
 
-    /// The registration that a request of `source` names by our own Path, and the missing state without which the request cannot be judged: the
+    /// The registration that a request of `source` names by our own Path, or by the Route of a dialog, and the missing state without which the request cannot be judged: the
     /// registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP server.
     /// A caller may supply what is missing and hand the request in afterwards.
     pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
-        let named = beyond.then(|| push_proxy::own_path(&self.core.token_key, request)).flatten();
-        // One that its flow alone leads to is written down nowhere.
-        let (instance, _) = named.filter(|(_, reach)| *reach == Reach::Pushed)?;
+        if !beyond {
+            return None;
+        }
+        let Some((instance, reach)) = push_proxy::own_path(&self.core.token_key, request) else {
+            return self.missing_in_dialog(source, request);
+        };
+        if reach != Reach::Pushed {
+            // One that its flow alone leads to is written down nowhere.
+            return None;
+        }
         let instance = self.led_to(now, instance);
         let Some(Row { binding, .. }) = self.push_bindings.rows.get(&instance) else {
             return Some((instance, Missing::Binding));
         };
         self.missing_of(*binding, source).map(|missing| (instance, missing))
+    }
+
+    /// Likewise the registration of a dialog, by the Route that this relay has put there: its device may be at another node by now, or have had its call by
+    /// an earlier run.
+    fn missing_in_dialog(&self, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
+        if source.side != Side::Upstream || !is_in_dialog(request) {
+            return None;
+        }
+        let token = forward::own_route(request, &self.core.token_key, source.side)?.opened.token;
+        let device = self.current(token.instance);
+        match self.push_bindings.rows.get(&device) {
+            Some(row) if token.upstream != source.flow => {
+                self.missing_of(row.binding, source).map(|missing| (device, missing))
+            }
+            Some(_) => None,
+            None => (!self.devices.knows(device)).then_some((device, Missing::Binding)),
+        }
     }
 
     /// The registration that a Path leads to: the one that it names, or that which has just taken its place.
@@ -458,7 +526,9 @@ impl Endpoint {
         (instance, reach): (InstanceId, Reach),
     ) {
         let instance = self.led_to(now, instance);
-        let Some(Row { binding, flow_failure, .. }) = self.push_bindings.rows.get(&instance) else {
+        let attached = self.attachments.is_attached(instance);
+        let row = self.push_bindings.rows.get(&instance).filter(|row| attached || row.lingers.is_none());
+        let Some(Row { binding, flow_failure, .. }) = row else {
             return self.refuse_unknown_path(&source, &request, reach);
         };
         let (binding, flow_failure) = (*binding, *flow_failure);
@@ -468,7 +538,6 @@ impl Endpoint {
         if is_in_dialog(&request) {
             return self.refuse(now, reply, &request, 481);
         }
-        let attached = self.attachments.is_attached(instance);
         if let Some(status) = flow_failure.filter(|_| !attached) {
             return self.refuse_without_flow(now, reply, &request, status);
         }

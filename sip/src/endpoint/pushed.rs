@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::edge::push_proxy::{PushContact, PushRequest};
 use crate::edge::taken_back::TakenContact;
@@ -117,6 +117,8 @@ pub struct PushBinding {
     pub refreshes_itself: bool,
     /// The address that its REGISTER came from; `None` for one of an earlier run.
     pub source: Option<IpAddr>,
+    /// When its REGISTER was sent on; `None` likewise.
+    pub sent_at: Option<Instant>,
 }
 
 /// Contacts that a device has removed, as its SIP server has accepted, and that are not known here: another node may have them, or the store alone.
@@ -127,6 +129,8 @@ pub struct TakenBack {
     pub server: Box<str>,
     /// The Contacts, 1 to 16.
     pub contacts: Vec<TakenContact>,
+    /// When the REGISTER was sent on that removes them: what was registered since then stays.
+    pub sent_at: Instant,
 }
 
 /// A registration that an earlier run of this relay left behind.

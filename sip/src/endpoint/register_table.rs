@@ -1,6 +1,6 @@
 //! The REGISTERs that are under way, and what the connections that they came by have left of their quotas.
 //!
-//! Invariant: those of one connection, of one source or to one SIP server are found without a look at all others.
+//! Invariant: those of one connection, of one source, of one account or to one SIP server are found without a look at all others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -41,9 +41,30 @@ pub(super) struct ForwardedRegister {
     /// Written by [`ForwardedRegisters::set_route`] alone.
     pub(super) route: Option<RegisterRoute>,
     pub(super) stage: Stage,
+    /// When it was sent on.
+    pub(super) sent: Option<Sent>,
+    /// What it registers was registered or removed by one that was sent later, and accepted before it: it registers nothing any more.
+    pub(super) is_overtaken: bool,
+}
+
+/// When a REGISTER was sent on. SIP servers answer in any order, and what stands is what was asked last (RFC 3261 §10.3 step 7).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Its number among all that were sent on, from 1.
+    pub(super) order: u64,
+    pub(super) at: Instant,
 }
 
 impl ForwardedRegister {
+    /// Its number among those that were sent on.
+    pub(super) fn order(&self) -> u64 {
+        self.sent.map_or(0, |sent| sent.order)
+    }
+
+    fn account(&self) -> Account {
+        (self.intent.server.clone(), self.intent.aor.clone())
+    }
+
     /// The registration that it asks for and may have, and how that is reached.
     pub(super) fn registration(&self, key: &TokenKey) -> Option<(InstanceId, Reach)> {
         let by_flow = self.route.as_ref().is_some_and(|route| route.by_flow);
@@ -65,7 +86,13 @@ pub(super) struct ForwardedRegisters {
     by_flow: Index<FlowId>,
     by_source: Index<IpAddr>,
     by_upstream: Index<UpstreamId>,
+    by_account: Index<Account>,
+    /// How many were sent on.
+    sent: u64,
 }
+
+/// A SIP server and an AOR.
+type Account = (Box<str>, Box<str>);
 
 impl fmt::Debug for ForwardedRegisters {
     /// Shows nothing of who registers.
@@ -102,6 +129,7 @@ impl ForwardedRegisters {
     pub(super) fn add(&mut self, id: ForwardedRegisterId, register: ForwardedRegister) {
         self.by_flow.add(register.source.flow, id);
         self.by_source.add(counted_as(register.source.peer.ip()), id);
+        self.by_account.add(register.account(), id);
         self.rows.insert(id, register);
     }
 
@@ -115,11 +143,30 @@ impl ForwardedRegisters {
         register.route = Some(route);
     }
 
+    /// A REGISTER is sent on.
+    pub(super) fn note_sent(&mut self, now: Instant, id: ForwardedRegisterId) {
+        self.sent += 1;
+        if let Some(register) = self.rows.get_mut(&id) {
+            register.sent = Some(Sent { order: self.sent, at: now });
+        }
+    }
+
+    /// A REGISTER was accepted: those of its account that were sent before it, and are about the same, are overtaken.
+    pub(super) fn overtake(&mut self, later: &ForwardedRegister, is_same: impl Fn(&ForwardedRegister) -> bool) {
+        for id in self.by_account.of(later.account()) {
+            let earlier = self.rows.get_mut(&id).filter(|it| (1..later.order()).contains(&it.order()));
+            if let Some(earlier) = earlier.filter(|it| is_same(it)) {
+                earlier.is_overtaken = true;
+            }
+        }
+    }
+
     /// A REGISTER has ended.
     pub(super) fn take(&mut self, id: ForwardedRegisterId) -> Option<ForwardedRegister> {
         let register = self.rows.remove(&id)?;
         self.by_flow.remove(&register.source.flow, id);
         self.by_source.remove(&counted_as(register.source.peer.ip()), id);
+        self.by_account.remove(&register.account(), id);
         if let Some(upstream) = register.upstream() {
             self.by_upstream.remove(&upstream, id);
         }
@@ -254,6 +301,8 @@ mod tests {
             own_routes: 0,
             route: None,
             stage: Stage::Route,
+            sent: None,
+            is_overtaken: false,
         }
     }
 
@@ -283,6 +332,6 @@ mod tests {
             assert!(registers.take(id).is_some() && registers.take(id).is_none());
         }
         let left = (registers.by_flow.0.len(), registers.by_source.0.len(), registers.by_upstream.0.len());
-        assert_eq!((registers.len(), left), (0, (0, 0, 0)));
+        assert_eq!((registers.len(), left, registers.by_account.0.len()), (0, (0, 0, 0), 0));
     }
 }

@@ -1,4 +1,4 @@
-//! Requests that come by our Path (RFC 8599) for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
+//! Requests that come by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
 //! for the Contact of an account that was lent: they wait until the store, or DNS, has answered.
 //!
 //! | answer | the requests that wait |

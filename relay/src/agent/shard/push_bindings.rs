@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding};
+use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, names_device, server_of};
 use sip::id::InstanceId;
 use tokio::time::timeout;
 
@@ -20,11 +20,11 @@ use super::Shard;
 use super::alerts::AlertContent;
 use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
-use crate::agent::Shared;
 use crate::agent::erasures;
 use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::clock::{self, confirmed_now, latest_now, unix_now_ms};
+use crate::agent::{NodeNews, Registered, Shared};
+use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::holdings::Holding;
 use crate::metrics::labels::StoreOperation;
@@ -173,6 +173,7 @@ impl KnownPushBinding {
             expires: Duration::from_secs(left),
             refreshes_itself: record.refreshes_itself,
             source: None,
+            sent_at: None,
         };
         let server = route.server();
         let upstream = upstreams.acquire_kept(route);
@@ -184,7 +185,7 @@ impl KnownPushBinding {
 impl Shard {
     /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
     pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
-        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source } =
+        let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source, sent_at } =
             registration;
         let Ok(route) = Route::through(&aor, &registrar, proxy.as_deref()) else { return };
         let Ok(address) = self.shared.push.address(&push, unix_now_ms()) else { return };
@@ -192,6 +193,14 @@ impl Shard {
         let aor = Aor::new(&aor);
         let known = self.push_bindings.rows.get(&instance).map(|row| row.aor);
         let account = known.unwrap_or_else(|| self.shared.vault.aor_key(&aor));
+        let sent_ms = unix_ms_of(sent_at);
+        if !self.push_bindings.knows(instance) && names_device(&contact) {
+            let server = server_of(&registrar, proxy.as_deref()).unwrap_or_default();
+            let device = self.shared.vault.device_mark(&aor, &server, &contact);
+            let new = Registered { id: instance, account, device, sent_ms };
+            // An error means that the process ends.
+            let _ = self.shared.node_news.send(NodeNews::Registered(Box::new(new)));
+        }
         let (sealed, lookup) = self.shared.vault.seal_new(instance, || PushBindingRecord {
             app: address.app,
             aor,
@@ -202,7 +211,8 @@ impl Shard {
             param: push.param,
             prid: PushToken::new(&push.prid),
             refreshes_itself,
-            confirmed_at_ms: unix_now_ms(),
+            // What another node was asked later undoes it, whichever SIP server answers first.
+            confirmed_at_ms: sent_ms,
             expires_at,
         });
         self.hand_over.forget_end(instance);
@@ -328,7 +338,7 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) => self.let_go_of_push_binding(id, fence),
+            (false, fence) => self.let_go_of_push_binding(id, fence, false),
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
@@ -413,14 +423,15 @@ impl Shard {
     }
 
     /// The store has a registration no more, or from another node: its device is pushed from here no more. The store is left as it is.
-    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence) {
+    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence, is_moved: bool) {
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
         row.is_let_go = true;
         self.ask_no_more(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
-        self.drive(clock::now(), Input::RemovePushBinding(id));
+        let end = if is_moved { Input::LetGoOfPushBinding(id) } else { Input::RemovePushBinding(id) };
+        self.drive(clock::now(), end);
         self.push_bindings.remove(id);
         self.shared.metrics.push_registrations(-1);
     }

@@ -92,9 +92,9 @@ impl Shard {
             Request::Adopt { new, reply } => {
                 let _ = reply.send(self.adopt(*new));
             }
-            Request::LetGo { id, fence } => {
+            Request::LetGo { id, fence, is_moved } => {
                 self.path_lookups.doubt(id);
-                self.let_go_of_push_binding(id, fence);
+                self.let_go_of_push_binding(id, fence, is_moved);
             }
             Request::LeaveToOwner { id, fence, until, is_again } => self.leave_to_owner(id, fence, until, is_again),
             // `on_input` does it after every request.

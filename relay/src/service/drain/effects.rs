@@ -50,6 +50,7 @@ impl Service {
                 }
                 NodeNews::Left { id, is_noted } => drop(tokio::spawn(it.0.have_what_was_left_registered(id, is_noted))),
                 NodeNews::TakenBack(taken) => drop(tokio::spawn(it.0.take_back(taken))),
+                NodeNews::Registered(new) => drop(tokio::spawn(it.0.end_other_tokens(new))),
                 NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
             }
         }
@@ -143,7 +144,7 @@ impl Inner {
             }
             Word::Silence(id) => drop(self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await),
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
-            Word::TakenBack { account, device } => self.end_taken_back(account, device).await,
+            Word::TakenBack { account, device, sent_ms, by } => self.end_taken_back(account, device, sent_ms, by).await,
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
             // A node that is not leaving owns its instances.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
@@ -214,7 +215,7 @@ impl Inner {
     /// The owner has ended a registration that passed through, of which this node may have adopted a copy. Later registrations of the device at this
     /// node are this node's own.
     async fn let_go_of_copy(&self, id: InstanceId) {
-        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW }).await;
+        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW, is_moved: false }).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }

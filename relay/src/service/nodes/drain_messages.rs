@@ -8,7 +8,7 @@
 //! | [`Word::Ended`] | the owner that has ended an instance | each node that leaves | lets go of it: its device is pushed and let in no more, calls that wait for it alone get 480 |
 //! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
 //! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
-//! | [`Word::TakenBack`] | any node, for a device that has taken back a registration unknown there | each other one that lives | ends its registrations of that device |
+//! | [`Word::TakenBack`] | any node, for a device that has taken back a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
 //! | [`Word::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
 //! | [`Word::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
@@ -81,6 +81,10 @@ pub(crate) enum Word {
         account: AorKey,
         /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
         device: [u8; 16],
+        /// When it asked its SIP server for that, in milliseconds since 1970: what was registered since then stays.
+        sent_ms: u64,
+        /// The registration that takes the place of its earlier ones; `None`: it has removed them.
+        by: Option<InstanceId>,
     },
 }
 
@@ -122,10 +126,12 @@ impl Word {
                 out.push(9);
                 out.extend_from_slice(&id.to_bytes());
             }
-            Self::TakenBack { account, device } => {
+            Self::TakenBack { account, device, sent_ms, by } => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
                 out.extend_from_slice(&device);
+                out.extend_from_slice(&by.map_or([0; 16], |by| by.to_bytes()));
+                out.extend_from_slice(&sent_ms.to_be_bytes());
             }
         }
         out
@@ -148,8 +154,10 @@ impl Word {
             }
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
             (9, [one], []) => Some(Self::Silence(id(one))),
-            (8, [account, device], []) => {
-                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device })
+            (8, [account, device, by], tail) => {
+                let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
+                let by = (*by != [0; 16]).then(|| id(by));
+                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device, sent_ms, by })
             }
             _ => None,
         }
@@ -203,7 +211,8 @@ mod tests {
             Word::TokenDead { id: id(5), token },
             Word::RegisterAgain(id(6)),
             Word::Silence(id(7)),
-            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16] },
+            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16], sent_ms: 1_795_000_000_123, by: None },
+            Word::TakenBack { account: AorKey::of_number(6), device: [7; 16], sent_ms: 0, by: Some(id(8)) },
         ];
         for word in words {
             let mut body = word.encode();

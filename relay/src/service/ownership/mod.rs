@@ -513,12 +513,13 @@ impl Inner {
             self.give_way(id, find()).await;
             return Ok(true);
         };
-        match self.dependencies.vault.load(id).await {
+        let is_moved = match self.dependencies.vault.load(id).await {
             Ok(Some(stored)) if stored.owned => return Ok(false),
-            Ok(_) | Err(StoreError::Malformed) => {}
+            Ok(stored) => stored.is_some(),
+            Err(StoreError::Malformed) => false,
             Err(error) => return Err(error),
-        }
-        agent.tell(id, Request::LetGo { id, fence: passed.fence }).await;
+        };
+        agent.tell(id, Request::LetGo { id, fence: passed.fence, is_moved }).await;
         Ok(true)
     }
 

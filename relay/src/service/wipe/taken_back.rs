@@ -5,9 +5,10 @@
 //! | --- | --- | --- |
 //! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, lets go |
 //! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
+//! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
-//! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays:
-//! at the node that is asked, by another Contact, or while a store was away that did not answer.
+//! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
+//! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,9 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::agent::Registered;
 use crate::agent::request::{EndKind, Request};
-use crate::clock::unix_now_ms;
+use crate::clock::unix_ms_of;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
 use crate::service::Inner;
@@ -31,6 +33,9 @@ const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 30;
 /// REGISTERs that take a registration back, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
 pub(crate) const AT_ONCE: usize = 256;
+/// Registrations at once whose devices' earlier ones are ended at other nodes: all phones of a node that has died come at once, and few with another
+/// push token.
+pub(crate) const EARLIER_AT_ONCE: usize = 64;
 
 impl Inner {
     /// Ends what a device has taken back, wherever it is.
@@ -44,37 +49,44 @@ impl Inner {
         };
         let mut records = JoinSet::new();
         let (vault, aor) = (&self.dependencies.vault, Aor::new(&taken.aor));
-        let account = vault.aor_key(&aor);
+        let (account, sent_ms) = (vault.aor_key(&aor), unix_ms_of(Some(taken.sent_at)));
         for taken_contact in &taken.contacts {
             match taken_contact.instance {
                 Some(id) => {
                     let (it, contact) = (self.clone(), taken_contact.contact.clone());
                     // A store that is away keeps the others waiting for nothing.
-                    records.spawn(async move { it.take_back_record(id, &contact).await });
+                    records.spawn(async move { it.take_back_record(id, &contact, sent_ms).await });
                 }
                 None => {
                     let device = vault.device_mark(&aor, &taken.server, &taken_contact.contact);
                     // Without the store nobody has it but this node, which does not.
                     let peers = vault.living_peers().await.unwrap_or_default();
-                    self.tell_all(peers, Word::TakenBack { account, device }).await;
+                    self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by: None }).await;
                 }
             }
         }
         while records.join_next().await.is_some() {}
     }
 
-    async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str) {
-        let (vault, since_ms) = (&self.dependencies.vault, unix_now_ms());
-        for attempt in 0..TRIES {
+    /// A device has registered here, and was not known here: other nodes end what it has registered there by other push tokens.
+    pub(crate) async fn end_other_tokens(self: Arc<Self>, new: Box<Registered>) {
+        // One that has no place runs out.
+        let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
+        let Registered { id, account, device, sent_ms } = *new;
+        let peers = self.dependencies.vault.living_peers().await.unwrap_or_default();
+        self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by: Some(id) }).await;
+    }
+
+    async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
+        let vault = &self.dependencies.vault;
+        for _ in 0..TRIES {
             if self.look_as_relay(id).await.is_ok() {
                 // Its device has registered it here again.
                 return;
             }
             match vault.load(id).await {
                 Ok(Some(stored)) => {
-                    let is_it = |it: &PushBindingRecord| {
-                        *it.contact == *contact && (attempt == 0 || it.confirmed_at_ms < since_ms)
-                    };
+                    let is_it = |it: &PushBindingRecord| *it.contact == *contact && it.confirmed_at_ms < sent_ms;
                     let lookup = vault.open_record(id, &stored.sealed, |record| {
                         record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
                     });
@@ -90,13 +102,20 @@ impl Inner {
     }
 
     /// Another node's device has taken back what may be here.
-    pub(crate) async fn end_taken_back(self: &Arc<Self>, account: AorKey, device: [u8; 16]) {
+    pub(crate) async fn end_taken_back(
+        self: &Arc<Self>,
+        account: AorKey,
+        device: [u8; 16],
+        sent_ms: u64,
+        by: Option<InstanceId>,
+    ) {
         let vault = &self.dependencies.vault;
         let here = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
-        for status in here.into_iter().flatten() {
+        for status in here.into_iter().flatten().filter(|status| Some(status.id) != by) {
             let is_it = |it: &PushBindingRecord| {
                 let server = server_of(&it.registrar, it.proxy.as_deref()).unwrap_or_default();
-                [&*it.contact, ""].iter().any(|contact| vault.device_mark(&it.aor, &server, contact) == device)
+                let is_device = |contact| vault.device_mark(&it.aor, &server, contact) == device;
+                it.confirmed_at_ms < sent_ms && [&*it.contact, ""].into_iter().any(is_device)
             };
             let lookup = vault.open_record(status.id, &status.sealed, |record| {
                 record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
@@ -105,7 +124,14 @@ impl Inner {
             match vault.load(status.id).await {
                 // The device has registered it at another node meanwhile: the registration here is an older copy.
                 Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
-                _ => self.end_passed(status.id, lookup).await,
+                _ => {
+                    if by.is_some() {
+                        // A phone that rings here is heard out, though it is at another node by now.
+                        let (id, fence, is_moved) = (status.id, status.fence, true);
+                        self.dependencies.agent.tell(id, Request::LetGo { id, fence, is_moved }).await;
+                    }
+                    self.end_passed(status.id, lookup).await;
+                }
             }
         }
     }

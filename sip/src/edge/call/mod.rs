@@ -514,6 +514,11 @@ impl Call {
         self.legs.any_live_of(instance)
     }
 
+    /// Whether this device has said something to a leg that it may still answer where it is.
+    pub fn is_heard_by(&self, instance: InstanceId) -> bool {
+        self.legs.any_alive_of(instance)
+    }
+
     /// No push reaches this device; whether nobody is left that may answer.
     pub fn give_up(&mut self, instance: InstanceId) -> bool {
         if self.has_live_leg(instance) {

@@ -23,6 +23,8 @@ fn push(provider: &str, param: Option<&str>, prid: &str) -> PushContact {
 fn a_contact_says_what_it_asks_for() {
     let all = "<sip:a@h;pn-provider=APNS;pn-param=TEAM.app.voip;pn-prid=00%3Aff>";
     assert_eq!(push_request(all), Ok(PushRequest::Push(push("apns", Some("TEAM.app.voip"), "00:ff"))));
+    let escaped = "<sip:a@h;p%6e-provider=%41PNS;pn%2Dparam=TEAM.app.voip;PN-%70rid=00%3Aff>";
+    assert_eq!(push_request(escaped), push_request(all), "RFC 3261 §19.1.4");
     assert_eq!(push_request("<sip:a@h;pn-provider>"), Ok(PushRequest::Query(None)));
     assert_eq!(push_request("<sip:a@h;pn-provider=fcm>"), Ok(PushRequest::Query(Some("fcm".into()))));
     assert_eq!(push_request("<sip:a@h>"), Ok(PushRequest::Nothing));

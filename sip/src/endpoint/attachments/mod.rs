@@ -663,6 +663,12 @@ impl Endpoint {
             return;
         }
         let Some(expires_at) = self.attachments.get(instance).map(|attached| attached.expires_at) else { return };
+        // A phone whose registration has run out while it rings may be answered.
+        let rings = self.rings_until(instance).filter(|until| *until > now && self.push_bindings.knows(instance));
+        let expires_at = if expires_at <= now { rings.unwrap_or(expires_at) } else { expires_at };
+        if let Some(attached) = self.attachments.attached.get_mut(&instance) {
+            attached.expires_at = expires_at;
+        }
         if expires_at <= now {
             self.detach(now, instance);
         } else if let Some(at) = self.devices.arm(instance, expires_at) {

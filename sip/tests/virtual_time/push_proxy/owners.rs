@@ -269,6 +269,7 @@ fn a_restored_registration_keeps_its_name_until_its_device_registers_again() {
         expires: std::time::Duration::from_secs(600),
         refreshes_itself: false,
         source: None,
+        sent_at: None,
     };
     let upstream_registrar = "sip:example.com".into();
     let restored = RestoredPushBinding { registration, upstream: REGISTRAR, upstream_registrar };

@@ -1,8 +1,9 @@
 //! Pushes in time for the device's own refresh (RFC 8599 §5.5), and the end.
 
 use sip::endpoint::PushBindingEnd;
+use sip::message::Name;
 
-use super::through::{PN, Register, Through};
+use super::through::{PN, Register, Through, values};
 
 #[test]
 fn a_device_is_pushed_in_time_to_refresh_again_half_way_to_the_end_each_time_and_then_it_is_over() {
@@ -42,6 +43,35 @@ fn a_device_that_wakes_by_itself_is_pushed_only_when_it_has_not() {
     assert_eq!(through.refreshes(), 0);
     through.advance(2);
     assert_eq!(through.refreshes(), 1);
+}
+
+/// 180 s before the end of a shorter life is at once, or was before it began.
+#[test]
+fn a_device_that_wakes_by_itself_is_told_so_only_where_that_leaves_time_and_else_is_pushed() {
+    let own = Register::by(1).contact(&format!("<sip:alice@h{PN}>;+sip.pnsreg"));
+    for (granted, by_itself, refreshed) in [(60, false, 30), (180, false, 90), (359, false, 239), (360, true, 270)] {
+        let mut through = Through::new();
+        through.registered(&own.clone().expires(granted));
+        let caps = values(&through.world.last("REGISTER 200"), Name::FeatureCaps);
+        assert_eq!(caps.concat().contains("pnsreg=\"180\""), by_itself, "{granted}");
+        through.advance(refreshed - 1);
+        assert_eq!(through.refreshes(), 0, "{granted}");
+        through.advance(2);
+        assert_eq!(through.refreshes(), 1, "{granted}");
+    }
+}
+
+/// What its SIP server has not registered is neither kept nor promised.
+#[test]
+fn a_contact_that_a_2xx_grants_no_life_is_promised_no_pushes() {
+    let mut through = Through::new();
+    through.register(&Register::by(1));
+    let register = through.world.last("REGISTER");
+    let contact = format!("<{}>;expires=0", register.contacts()[0].target().unwrap());
+    let source = through.world.upstream;
+    through.world.reply(source, &register, 200, &[("Contact", &contact)], "");
+    assert_eq!(values(&through.world.last("REGISTER 200"), Name::FeatureCaps), [""; 0]);
+    assert_eq!(through.world.endpoint.counts().push_bindings, 0);
 }
 
 /// A sealed registration cannot be opened for longer; a stranger's server may grant a hundred years.

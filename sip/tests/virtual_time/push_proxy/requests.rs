@@ -47,6 +47,34 @@ fn a_request_in_a_dialog_wakes_the_device_that_its_purr_names() {
     assert_eq!(through.world.count("BYE 200"), 1);
 }
 
+/// The call was an earlier run's, or its device is at another node by now; the store may tell.
+#[test]
+fn a_request_in_a_dialog_of_a_device_that_is_not_known_here_is_asked_for_and_waits_like_any_other() {
+    let (before, invite) = in_dialog();
+    let instance = before.instance();
+    for purr in ["".to_owned(), format!(";pn-purr={instance}")] {
+        let text = bye(&before, &invite, &purr);
+        let parsed = |text: &str| Message::parse(&text.to_owned().into(), &Default::default()).unwrap();
+        let mut through = Through::new();
+        let source = through.world.upstream;
+        let missing = |through: &Through, text: &str| {
+            through.world.endpoint.missing_by_path(through.world.now, &source, &parsed(text)).map(|it| it.0)
+        };
+        assert_eq!(missing(&through, &text), Some(instance));
+        assert_eq!(missing(&through, &text.replace("c1", "c2")), None, "of another dialog");
+        let device = through.world.device(1);
+        assert_eq!(through.world.endpoint.missing_by_path(through.world.now, &device, &parsed(&text)), None);
+        through.registered(&Register::by(1));
+        through.world.input(Input::Closed(FlowId::Stream(1)));
+        through.world.sent.clear();
+        assert_eq!(missing(&through, &text), None);
+        through.world.receive(source, &text);
+        assert_eq!((through.refreshes(), through.world.descriptions().len()), (usize::from(!purr.is_empty()), 0));
+        through.registered(&Register::by(2));
+        assert_eq!(through.world.count("BYE"), 1);
+    }
+}
+
 #[test]
 fn a_request_in_a_dialog_that_a_suspended_device_leaves_unanswered_wakes_it_by_its_purr() {
     for (purr, refreshes) in [(true, 1), (false, 0)] {

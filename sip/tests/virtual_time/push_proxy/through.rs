@@ -125,6 +125,12 @@ impl Through {
     /// The registrar accepts the last REGISTER for so many seconds.
     pub fn accept(&mut self, expires: u32) -> Message {
         let register = self.world.last("REGISTER");
+        self.accept_this(&register, expires);
+        register
+    }
+
+    /// Likewise this one.
+    pub fn accept_this(&mut self, register: &Message, expires: u32) {
         let contact = register.contacts().first().map(|it| format!("<{}>;expires={expires}", it.target().unwrap()));
         let contact = contact.filter(|_| expires > 0);
         let path = register.text(Name::Path).map(str::to_owned);
@@ -132,8 +138,7 @@ impl Through {
         headers.extend(contact.as_deref().map(|contact| ("Contact", contact)));
         headers.extend(path.as_deref().map(|path| ("Path", path)));
         let source = self.world.upstream;
-        self.world.reply(source, &register, 200, &headers, "");
-        register
+        self.world.reply(source, register, 200, &headers, "");
     }
 
     /// A world in which Alice's phone is registered by flow 1, which is gone since.

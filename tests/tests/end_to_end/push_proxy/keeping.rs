@@ -269,6 +269,54 @@ async fn a_phone_that_registers_at_another_node_while_it_is_called_is_told_that_
     world.content()
 }
 
+/// Its earlier token is pushed no more, whichever node it was registered by.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_registers_at_another_node_by_another_push_token_is_not_pushed_by_its_earlier_one() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let caller = world.call()?;
+    assert_eq!(world.android_push().await?["event"], "call");
+    caller.expect(180, SOON).await?;
+    let mut elsewhere = phone.clone().woken_by(&Service::Fcm(OTHER_TOKEN.to_owned()));
+    elsewhere.settings.server = other.edge_uri();
+    elsewhere.register_and_sleep(SOON).await?;
+    caller.expect(480, SOON).await?;
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    stored(&world, &redis, 1).await?;
+    assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
+    Ok(())
+}
+
+/// As a phone does whose proxy name has two addresses: its connection to the one node stands, and it registers by the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_rings_here_and_registers_at_another_node_is_answered_here() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let caller = world.call()?;
+    assert_eq!(world.android_push().await?["event"], "call");
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    call.ring();
+    caller.expect(180, SOON).await?;
+    let mut elsewhere = phone.clone();
+    elsewhere.settings.server = other.edge_uri();
+    elsewhere.register_and_sleep(SOON).await?;
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    world.content()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_and_memory_hold_no_credential_and_no_push_token_in_the_clear() -> Outcome {
     let (world, redis) = World::on_redis(|setup| {

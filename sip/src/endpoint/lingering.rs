@@ -1,0 +1,70 @@
+//! Registrations that passed through, and that have run out or gone to another node while a caller waits: the call was for its device when it came, and
+//! only a removal of the registration ends it.
+//!
+//! | the registration | stays | as long as | and meanwhile |
+//! | --- | --- | --- | --- |
+//! | runs out, and its device is pushed for | for all its calls | one waits | nothing new comes in for it without a flow, and nobody is asked to refresh it |
+//! | runs out, and its flow alone leads to it | for calls that its device has said something to | likewise | likewise |
+//! | is another node's by now | likewise; its other calls end | one waits, and its flow stands | what comes goes by that flow |
+//!
+//! Invariant: a registration stays no longer than a call that waited at its end.
+
+use std::time::{Duration, Instant};
+
+use super::Endpoint;
+use super::pushed::PushBindingEnd;
+use crate::edge::call::Call;
+use crate::id::InstanceId;
+
+/// How long behind the deadline of a call its registration ends.
+const AFTER: Duration = Duration::from_secs(1);
+
+impl Endpoint {
+    /// Until when calls wait for a device, and are over by their own deadlines; `None`: none waits.
+    fn waits_until(&self, instance: InstanceId, counts: impl Fn(&Call) -> bool) -> Option<Instant> {
+        let calls = self.calls.waiting_for(instance).into_iter().filter_map(|call| self.calls.get(call));
+        calls.filter(|call| call.invite().is_some() && counts(call)).map(|call| call.until() + AFTER).max()
+    }
+
+    /// Likewise, calls that the device has said something to, by a flow that stands.
+    pub(super) fn rings_until(&self, instance: InstanceId) -> Option<Instant> {
+        self.waits_until(instance, |call| call.is_heard_by(instance))
+    }
+
+    /// A registration has run out, or stays no longer.
+    pub(super) fn end_unless_awaited(&mut self, now: Instant, instance: InstanceId) {
+        let end = self.push_bindings.lingers(instance).unwrap_or(PushBindingEnd::Expired);
+        let by_flow = end == PushBindingEnd::Removed || !self.is_pushed_for(instance);
+        let until = if by_flow { self.rings_until(instance) } else { self.waits_until(instance, |_| true) };
+        match until.filter(|until| *until > now) {
+            Some(until) => self.linger(instance, end, until),
+            None => self.remove_push_binding(now, instance, end),
+        }
+    }
+
+    /// Another node has a registration by now: it is forgotten here, when its device has heard out its calls.
+    pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId) {
+        let Some(until) = self.rings_until(instance).filter(|until| *until > now) else {
+            self.attachments.end_dialogs(now, instance);
+            return self.remove_push_binding(now, instance, PushBindingEnd::Removed);
+        };
+        for call in self.calls.waiting_for(instance) {
+            if self.calls.get(call).is_some_and(|call| !call.is_heard_by(instance)) {
+                self.leave_call(now, call, instance, 480);
+            }
+        }
+        self.linger(instance, PushBindingEnd::Removed, until);
+    }
+
+    fn linger(&mut self, instance: InstanceId, end: PushBindingEnd, until: Instant) {
+        self.push_bindings.linger(instance, end, until);
+        self.arm_push_binding(instance);
+    }
+
+    /// A device has no flow any more; of one that is another node's nothing is left here.
+    pub(super) fn end_let_go(&mut self, now: Instant, instance: InstanceId) {
+        if self.push_bindings.lingers(instance) == Some(PushBindingEnd::Removed) {
+            self.remove_push_binding(now, instance, PushBindingEnd::Removed);
+        }
+    }
+}
