@@ -7,7 +7,7 @@ use sip::id::InstanceId;
 use super::*;
 
 /// After these a caller's server may send the call again.
-const FORMS: [u16; 11] = [401, 407, 413, 414, 415, 416, 420, 421, 422, 484, 488];
+const FORMS: [u16; 15] = [401, 407, 413, 414, 415, 416, 420, 421, 422, 484, 488, 428, 433, 437, 494];
 
 /// The devices that have missed a call, and its caller, as the shell was told.
 fn missed(world: &World) -> Vec<(InstanceId, &str)> {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use sip::message::Name;
+use tests::caller::CallOptions;
 use tests::phone::{self, Phone, Proof};
-use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, World};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, Ringing, SOON, World};
 
 use super::Outcome;
 
@@ -166,10 +167,62 @@ async fn a_drain_ends_in_time_although_a_phone_never_comes_and_each_caller_is_an
     Ok(())
 }
 
+/// A phone that was woken has nobody else to ask.
+#[tokio::test]
+async fn a_relay_that_is_alone_answers_of_its_calls_while_it_drains_and_begins_nothing() -> Outcome {
+    let world = World::start().await?;
+    let instance = world.enable().await?;
+    let (caller, push) = world.call_and_push().await?;
+    let meanwhile = async {
+        world.relay.await_log("drain", SOON).await?;
+        let refused = || async {
+            let answer = world.api.change(&instance, &json!({"presence": "background"})).await.ok()?;
+            let has_wait = answer.headers.contains_key("retry-after");
+            ((answer.status, answer.problem().as_deref(), has_wait) == (503, Some("draining"), true)).then_some(())
+        };
+        world.until("503 to a change", refused).await?;
+        let enabled = world.api.enable(&world.enable_request(OTHER_TOKEN)).await?;
+        assert_eq!((enabled.status, enabled.problem().as_deref()), (503, Some("draining")));
+        assert_eq!(world.api.call(&instance, push["call"].as_str().unwrap()).await?.status, 200);
+        assert_eq!(world.api.read(&instance).await?.status, 200);
+        world.decline(&caller, &instance, &push).await
+    };
+    let began = std::time::Instant::now();
+    let (exit, declined) = tokio::join!(world.relay.terminate(Duration::from_secs(20)), meanwhile);
+    declined?;
+    assert_eq!(exit?.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(9), "nothing waits any more");
+    Ok(())
+}
+
+/// RFC 3261 §17.2: what was taken gets a final response; behind a 100 a SIP server does not repeat it.
+#[tokio::test]
+async fn a_relay_that_drains_answers_what_is_asked_in_calls_and_keeps_texts_for_silent_phones() -> Outcome {
+    let (mut world, _redis, instance) = World::lent_on_redis().await?;
+    let Ringing { caller, phone, .. } = world.answered(&instance).await?;
+    phone.fall_silent();
+    let text = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "are you there?"))?;
+    let reinvite = caller.reinvite(Duration::from_secs(20));
+    let (exit, asked, kept) =
+        tokio::join!(world.relay.terminate(Duration::from_secs(20)), reinvite, text.expect(202, SOON));
+    kept?;
+    let asked = asked?;
+    assert_eq!((asked.status(), asked.has(Name::RetryAfter)), (Some(503), true));
+    assert_eq!(exit?.code(), Some(0));
+    world.relay.restart().await?;
+    let there = || async {
+        let messages = world.kept(&instance, "messages").await.ok()?;
+        messages.iter().any(|message| message["body"] == "are you there?").then_some(())
+    };
+    world.until("the text, after the restart", there).await
+}
+
 #[tokio::test]
 async fn a_relay_without_calls_drains_at_once() -> Outcome {
     let world = World::start().await?;
-    world.enable().await?;
+    let instance = world.enable().await?;
+    // A call that is established asks for nothing.
+    let _call = world.answered(&instance).await?;
     let began = std::time::Instant::now();
     let exit = world.relay.terminate(Duration::from_secs(20)).await?;
     assert_eq!(exit.code(), Some(0));
