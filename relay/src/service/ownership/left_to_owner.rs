@@ -3,6 +3,8 @@
 //! Such an instance is registered from here no more, and its calls are served on for a while. Its owner may wipe it meanwhile, and does not know that something
 //! of it is left here: so the store is asked for it, and when that has nothing of it the other nodes are.
 //!
+//! What its app changes there counts for those calls within a second.
+//!
 //! Invariant: nothing of them is written. What another node says to have wiped is let go of at once, with its calls.
 
 use std::collections::HashSet;
@@ -18,7 +20,7 @@ use crate::clock;
 use crate::domain::InstanceState;
 use crate::lock::Mutex;
 use crate::service::Inner;
-use crate::vault::{Fence, Whose};
+use crate::vault::{Fence, Sealed, Whose};
 
 /// How long calls may wait here for an instance that another run has taken over.
 const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
@@ -36,9 +38,10 @@ impl LeftToOwner {
 }
 
 impl Inner {
-    /// Lets go of an instance that another run has, and had not when it had this fence here; its calls end first.
-    pub(crate) async fn leave_to_owner(self: &Arc<Self>, id: InstanceId, fence: Fence) {
-        let leave = Request::LeaveToOwner { id, fence, until: clock::now() + CALLS_END_WITHIN, is_again: false };
+    /// Lets go of an instance that another run has, with this record, and had not when it had this fence here; its calls end first.
+    pub(crate) async fn leave_to_owner(self: &Arc<Self>, id: InstanceId, fence: Fence, record: Sealed) {
+        let until = clock::now() + CALLS_END_WITHIN;
+        let leave = Request::LeaveToOwner { id, fence, until, record: Some(record) };
         self.dependencies.agent.tell(id, leave).await;
         if self.left_to_owner.lock().insert(id) {
             tokio::spawn(self.clone().watch_left(id, fence));
@@ -52,6 +55,8 @@ impl Inner {
             while Instant::now() < until && self.is_left(id, fence).await {
                 if self.is_wiped_by_owner(id, fence).await {
                     self.let_go_of_wiped(&[id]).await;
+                } else {
+                    self.take_change(id).await;
                 }
                 sleep(LOOK_AGAIN).await;
             }

@@ -228,7 +228,7 @@ impl Inner {
             && !stored.owned
             && stored.fence > status.fence
         {
-            self.leave_to_owner(id, status.fence).await;
+            self.leave_to_owner(id, status.fence, stored.sealed).await;
         }
     }
 

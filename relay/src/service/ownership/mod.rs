@@ -32,7 +32,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
-use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
+use crate::agent::request::{InstanceStatus, Request};
 use crate::clock::{confirmed_now, since_boot};
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
@@ -527,8 +527,8 @@ impl Inner {
         self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
     }
 
-    /// The lease had run out: instances that another node took, or wiped, meanwhile are let go without a word to their SIP server. Whether the store
-    /// told all; else it is to be asked again.
+    /// The lease had run out: instances that another node took meanwhile are let go without a word to their SIP server, and those that it has ended are
+    /// unregistered, for their user is to be told nothing more of them. Whether the store told all; else it is to be asked again.
     ///
     /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not let go of,
     /// also where this node itself stood still meanwhile: it asks the others first which instances they have wiped. In a Cluster, which cannot tell a
@@ -549,7 +549,7 @@ impl Inner {
         self.look_up(&ids, |id, stored| match stored {
             Ok(Some(stored)) if stored.owned => found = true,
             Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => found = true,
-            Ok(Some(_)) => lost.push(id),
+            Ok(Some(stored)) => lost.push((id, stored.sealed)),
             // A malformed record has no owner.
             Ok(None) | Err(StoreError::Malformed) => missing.push(id),
             Err(_) => is_away = true,
@@ -563,16 +563,23 @@ impl Inner {
             missing.clear();
         }
         let missing = self.not_expired(missing).await;
-        for id in lost {
+        for (id, record) in lost {
             if let Some(fence) = owned.get(&id) {
-                self.leave_to_owner(id, *fence).await;
+                self.leave_to_owner(id, *fence, record).await;
             }
         }
+        if !missing.is_empty() {
+            tracing::info!(
+                event = "ended-elsewhere",
+                instances = missing.len(),
+                "another node has ended instances of this one"
+            );
+        }
         for id in missing {
-            self.dependencies
-                .agent
-                .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None })
-                .await;
+            // No node goes on with what the store does not have: who took it over has ended it, and says so to nobody.
+            if self.let_go_of_one(id).await.is_err() {
+                return false;
+            }
         }
         true
     }

@@ -36,6 +36,22 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
 }
 
 #[tokio::test]
+async fn a_call_that_was_given_up_while_the_store_was_away_is_listed_when_that_is_back() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
+    let (caller, push) = world.call_and_push().await?;
+    redis.freeze();
+    assert!(world.await_readiness("degraded").await?.contains("known phones still ring"));
+    world.cancel(&caller).await?;
+    assert_eq!(world.alert("missed-call").await?["call"], push["call"]);
+    redis.thaw();
+    let kept = || async { world.kept(&instance, "missed-calls").await.ok().filter(|kept| !kept.is_empty()) };
+    let kept = world.until("the missed call", kept).await?;
+    assert_eq!((kept.len(), &kept[0]["call"]), (1, &push["call"]));
+    world.await_metric("sipwake_missed_calls_total{outcome=\"kept\"}", 1.0).await
+}
+
+#[tokio::test]
 async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answered_elsewhere_is_not() -> Outcome {
     let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
     let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
