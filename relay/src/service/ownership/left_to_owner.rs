@@ -15,7 +15,7 @@ use std::time::Duration;
 use sip::id::InstanceId;
 use tokio::time::{Instant, sleep};
 
-use crate::agent::request::Request;
+use crate::agent::request::{InstanceStatus, Request};
 use crate::clock;
 use crate::domain::InstanceState;
 use crate::lock::Mutex;
@@ -52,21 +52,29 @@ impl Inner {
     fn watch_left(self: Arc<Self>, id: InstanceId, fence: Fence) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let until = Instant::now() + CALLS_END_WITHIN;
-            while Instant::now() < until && self.is_left(id, fence).await {
-                if self.is_wiped_by_owner(id, fence).await {
-                    self.let_go_of_wiped(&[id]).await;
-                } else {
-                    self.take_change(id).await;
-                }
+            while Instant::now() < until && self.look_after_left(id, fence).await {
+                self.take_change(id).await;
                 sleep(LOOK_AGAIN).await;
             }
             self.left_to_owner.lock().remove(&id);
         })
     }
 
-    async fn is_left(&self, id: InstanceId, fence: Fence) -> bool {
-        let status = self.look_as_relay(id).await;
-        status.is_ok_and(|status| status.fence == fence && status.state != InstanceState::Ending)
+    /// Lets go of an instance that is left here and has ended where it is now; whether it is left here still.
+    pub(super) async fn look_after_left(self: &Arc<Self>, id: InstanceId, fence: Fence) -> bool {
+        let is_left = |status: &InstanceStatus| status.fence == fence && status.state != InstanceState::Ending;
+        let Some(status) = self.look_as_relay(id).await.ok().filter(is_left) else { return false };
+        if self.passed_through(&status) {
+            return true;
+        }
+        // One that is replaced may be erased by its owner only later; one that is not proven stands beside that which its place names.
+        let is_proven = self.place_of(&status).is_some_and(|place| place.is_proven);
+        let is_replaced = is_proven && self.successor_of(&status).await.is_some();
+        let has_ended = is_replaced || self.is_wiped_by_owner(id, fence).await;
+        if has_ended {
+            self.let_go_of_wiped(&[id]).await;
+        }
+        !has_ended
     }
 
     /// Whether another node says that it has wiped it: by what lies beside the own keyring, or when it is asked.

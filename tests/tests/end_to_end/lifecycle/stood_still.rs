@@ -71,8 +71,9 @@ async fn a_call_whose_cancel_lies_in_the_socket_is_not_pushed_again() -> Outcome
     stand_still(&world, &other).await?;
     let (cancelled, ()) = tokio::join!(world.cancel(&caller), async { world.relay.thaw() });
     cancelled?;
-    assert_eq!(world.android_push().await?["event"], json!("missed-call"));
-    assert_eq!(world.fcm.call_requests(), 1, "the one that was refused");
+    // And no second copy beside them.
+    world.android_pushes(&["missed-call", "call-ended"]).await?;
+    assert_eq!(world.fcm.requests(), 3, "the one that was refused, and these");
     Ok(())
 }
 
