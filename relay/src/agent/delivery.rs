@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{ShardInput, Shared};
 use crate::domain::story::ANSWER_LOST;
 use crate::domain::{PushOutcome, PushProvider};
-use crate::push::{Delivery, Departure, Push, Recalled, Recipient, Staying, Verdict};
+use crate::push::{Delivery, Departure, Event, Push, Recalled, Recipient, Staying, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
 /// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. It is tried until `until` at
@@ -75,8 +75,13 @@ impl Recipient for Device<'_> {
             let Push { instance, event, .. } = *self.push;
             let (reply, answer) = oneshot::channel();
             self.shared.shards.send(self.shard, ShardInput::TargetAsked { instance, event, reply }).await;
-            // An ended instance has no other token; nor is there one to ask for when the process ends.
-            !matches!(answer.await, Ok(Some((_, target))) if !target.is_same_token(self.target))
+            match answer.await {
+                Ok(Some((_, target))) => target.is_same_token(self.target),
+                // Of an instance that has ended, or wants no calls any more, no call is pushed; what tells of the end has no other token.
+                Ok(None) => event != Event::Call,
+                // The process ends, and there is nobody to ask.
+                Err(_) => true,
+            }
         })
     }
 }

@@ -25,6 +25,7 @@
 //! | `token_doubts` | whether APNs is believed that a token is bad |
 //! | `ownership` | whether this node is sure of what it owns |
 //! | `last_calls` | the calls of a node that ends |
+//! | `late_notes` | notes of missed calls that the store has not taken yet |
 //! | `lost_time` | telling the shards that time has passed without this machine |
 //!
 //! Invariant: an instance lives on one shard, the one that its id names. Nothing in a shard's loop waits for the store, a
@@ -36,6 +37,7 @@ mod departures;
 pub(crate) mod digest;
 mod erasures;
 mod last_calls;
+mod late_notes;
 mod lost_time;
 mod ownership;
 mod refusal_doubts;
@@ -77,6 +79,7 @@ use crate::vault::record::{PushTarget, Reminder};
 use crate::vault::{AorKey, Vault};
 use departures::Departures;
 use erasures::Erasures;
+use late_notes::LateNotes;
 use ownership::Ownership;
 use refusal_doubts::RefusalDoubts;
 use request::{DeadToken, NewInstance, Request, Woken};
@@ -437,6 +440,7 @@ struct Shared {
     dialler: Dialler,
     large: LargeStreams,
     erasures: Erasures,
+    late_notes: LateNotes,
     stories: Stories,
     record_notes: mpsc::UnboundedSender<RecordNote>,
     node_news: mpsc::UnboundedSender<NodeNews>,
@@ -462,6 +466,7 @@ impl Shared {
             departures: Departures::default(),
             ownership: Ownership::default(),
             erasures: Erasures::start(dependencies.vault.clone(), metrics.clone(), dependencies.node_news.clone()),
+            late_notes: LateNotes::start(dependencies.vault.clone(), metrics.clone()),
             stories: Stories::start(dependencies.vault.clone(), metrics.clone()),
             quotas: dependencies.quotas,
             vault: dependencies.vault,

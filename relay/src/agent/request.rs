@@ -250,8 +250,8 @@ pub enum Request {
         fence: Fence,
         /// Until when calls are waited for.
         until: Instant,
-        /// Whether this is another look.
-        is_again: bool,
+        /// Its record, as that run has it; `None`: this is another look.
+        record: Option<Sealed>,
     },
     /// Judge the requests that waited for an instance to arrive here: no more instances come.
     JudgeEarly,
@@ -316,6 +316,13 @@ pub struct LeftOpen {
     pub calls: usize,
     /// Other requests, in calls and outside.
     pub requests: usize,
+}
+
+impl Request {
+    /// Whether it leads to a push, or has a push service's word end an instance.
+    pub(crate) fn is_of_pushes(&self) -> bool {
+        matches!(self, Self::ExpectCall { .. } | Self::Test { .. } | Self::TokenDead { .. })
+    }
 }
 
 /// An instance of a SIP server.

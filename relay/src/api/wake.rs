@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sip::message::Uri;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::Instrument as _;
 
 use super::access::{AdmittedServer, bearer};
@@ -33,7 +33,7 @@ use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::agent::request::Arrival;
 use crate::service::nodes::Body as Letter;
 use crate::service::sip_servers::{Awake, Expected, Wake, WakeError};
-use crate::vault::{AorHash, Owner};
+use crate::vault::{AorHash, Owner, RENEWAL};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
 
@@ -205,7 +205,7 @@ async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::Unbound
 }
 
 async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
-    let mut told = None;
+    let (mut told, mut has_ended) = (None, false);
     let heard = |answer: Letter| {
         let word = word_of(&answer, told);
         let _ = tell.send(word);
@@ -216,13 +216,31 @@ async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: 
             }
             _ => {
                 told = told.or(Some(0));
+                has_ended = true;
                 ControlFlow::Break(())
             }
         }
     };
-    api.0.service.ask(&node, letter, FIRST_WORD, heard).await;
-    if told.is_none() {
-        let _ = tell.send(Word::Silent);
+    tokio::select! {
+        () = api.0.service.ask(&node, letter, FIRST_WORD, heard) => {}
+        () = dies(&api, &node) => {}
+    }
+    let last = match told {
+        None => Word::Silent,
+        Some(_) if !has_ended => Word::Lost,
+        Some(_) => return,
+    };
+    let _ = tell.send(last);
+}
+
+/// Waits until a node has lost its lease: of the devices there nothing more is heard, and another node wakes them by an edge that is there.
+async fn dies<E: ApiService>(api: &Api<E>, node: &Owner) {
+    loop {
+        sleep(RENEWAL).await;
+        // A store that is away says nothing of it.
+        if api.0.service.others().await.is_some_and(|others| !others.contains(node)) {
+            return;
+        }
     }
 }
 

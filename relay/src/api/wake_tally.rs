@@ -28,7 +28,7 @@ pub(super) enum Word {
     Nobody,
     /// None of so many is to be woken any more: their apps are open, or want no calls.
     Unwanted(usize),
-    /// Nothing more is heard of the devices there: the node leaves.
+    /// Nothing more is heard of the devices there: the node leaves, or has died.
     Lost,
     /// The node says nothing, or cannot tell.
     Silent,

@@ -219,7 +219,7 @@ words!(
     MissedCallOutcome {
         /// Kept.
         Kept = "kept",
-        /// The store did not answer, or there was no room; the push was sent all the same.
+        /// The store refused it, or did not answer and too many waited for it; the push was sent all the same.
         Lost = "lost",
     }
 );

@@ -1,7 +1,8 @@
-//! Network inputs that wait while this node may own nothing any more.
+//! Inputs that wait while this node may own nothing any more: what comes from the network, and what of this node's own would lead to a push, a call's end
+//! or a wipe. The latter is acted on last: a CANCEL that waits beside it, or a deadline that has passed, ends its call before.
 //!
 //! Invariant: the store's answer about the instances stands in the inbox by the time the doubt ends; so the whole inbox is read before any waiting
-//! input is acted on, also an input that waits in the same batch. Notices that a shard gets once, about a connection or a name, wait however many
+//! input is acted on, also an input that waits in the same batch. Notices that a shard gets once, about a connection, a name or a push, wait however many
 //! they are. Inputs of strangers leave half of the room to SIP servers.
 
 use std::collections::VecDeque;

@@ -8,10 +8,11 @@ use sip::id::{InstanceId, MessageId};
 
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
+use crate::agent::ShardInput;
 use crate::agent::tables::timeline::What;
-use crate::agent::{ShardInput, Shared};
 use crate::clock::{self, shared_now};
 use crate::domain::MessageOutcome;
+use crate::metrics::Metrics;
 use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
 use crate::vault::items::{MESSAGES_MAX, Message, Placement, SealedItem};
@@ -60,7 +61,7 @@ impl Shard {
             (inbound.from.clone(), inbound.name.clone(), !is_notification(&inbound.content_type, &inbound.body));
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            let outcome = keep(&shared, instance, &item).await;
+            let outcome = keep(&shared.vault, &shared.metrics, instance, &item).await;
             let stored = MessageStored { request, instance, message, from, name, outcome, expires_at, told };
             shared.shards.send(shard, ShardInput::MessageStored(Box::new(stored))).await;
         });
@@ -131,13 +132,17 @@ fn is_notification(content_type: &str, body: &[u8]) -> bool {
 }
 
 /// Has the store keep something, and counts how that went.
-pub(crate) async fn keep(shared: &Shared, instance: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {
+pub(crate) async fn keep(
+    vault: &Vault,
+    metrics: &Metrics,
+    instance: InstanceId,
+    item: &SealedItem,
+) -> Result<Placement, StoreError> {
     let began = clock::now();
-    let vault: &Vault = &shared.vault;
     let outcome = vault.put_item(instance, item).await;
     match &outcome {
-        Ok(_) | Err(StoreError::Gone) => shared.metrics.store_answered(began.elapsed()),
-        Err(_) => shared.metrics.store_error(StoreOperation::Put),
+        Ok(_) | Err(StoreError::Gone) => metrics.store_answered(began.elapsed()),
+        Err(_) => metrics.store_error(StoreOperation::Put),
     }
     outcome
 }

@@ -1,6 +1,6 @@
 //! Calls that nobody answered: kept for the device, and told by an alert push.
 //!
-//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended.
+//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended. A note that the store does not take waits for it.
 
 use std::time::Instant;
 
@@ -8,8 +8,8 @@ use sip::endpoint::{CallState, IncomingCall};
 
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
-use super::messages::keep;
 use super::stories::How;
+use crate::agent::late_notes::Note;
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::clock::{self, shared_now, told_now};
@@ -17,8 +17,17 @@ use crate::domain::WipeReason;
 use crate::domain::story::Withheld;
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
-use crate::vault::MAX_LIFETIME_S;
 use crate::vault::items::MissedCall;
+use crate::vault::{MAX_LIFETIME_S, StoreError};
+
+/// Whether an instance that misses a call is, or will be, another node's, or this one's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GoesOn {
+    Surely,
+    /// This node ends it by itself, and another one may have it by now, as the store will say: the note is kept where it has the record, and gone with that.
+    Perhaps,
+    Not,
+}
 
 impl Shard {
     /// A call came at `arrived` that a device does not get, because it has had too many: its user finds it as one that was missed.
@@ -43,12 +52,16 @@ impl Shard {
         let heir = self.hand_over.heir_of(instance);
         // An instance that another node goes on with has missed the call here; one that ends for another has missed it in that one's name.
         let goes_on = |ending: &Ending| match ending.kind {
-            EndKind::HandedOver => true,
-            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) => heir.is_some(),
-            EndKind::Wiped(_) => false,
+            EndKind::HandedOver => GoesOn::Surely,
+            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) if heir.is_some() => GoesOn::Surely,
+            EndKind::Wiped(reason) if reason.is_nobodys_word() => GoesOn::Perhaps,
+            EndKind::NeverOurs | EndKind::Wiped(_) => GoesOn::Not,
         };
-        let row = self.instances.get(instance).filter(|row| row.ending.as_deref().is_none_or(goes_on));
-        let Some(row) = row else { return };
+        let Some(row) = self.instances.get(instance) else { return };
+        let goes_on = row.ending.as_deref().map_or(GoesOn::Surely, goes_on);
+        if goes_on == GoesOn::Not {
+            return;
+        }
         let named = heir.filter(|_| row.ending.is_some()).unwrap_or(instance);
         let (call, expires_at) = (missed.call, row.expires_at());
         // By the clock by which it is forgotten; a lease that is renewed lengthens what is kept beside its record.
@@ -61,18 +74,21 @@ impl Shard {
             expires_at: kept_until,
             given_up: state == CallState::Cancelled,
         });
-        let gone = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
-        let shared = self.shared.clone();
+        let displaces = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
+        let (shared, note) = (self.shared.clone(), Note { instance: named, item, displaces });
         tokio::spawn(async move {
-            shared.metrics.missed_call(match keep(&shared, named, &item).await {
-                Ok(_) => MissedCallOutcome::Kept,
-                Err(_) => MissedCallOutcome::Lost,
-            });
-            if let Some(gone) = gone {
-                // A store that is away keeps one more of them.
-                drop(shared.vault.displace_missed_call(named, gone).await);
-            }
+            let is_kept = match note.keep(&shared.vault, &shared.metrics).await {
+                None if shared.late_notes.add(note) => return,
+                Some(Err(StoreError::Gone)) if goes_on == GoesOn::Perhaps => return,
+                kept => kept.is_some_and(|kept| kept.is_ok()),
+            };
+            let outcome = if is_kept { MissedCallOutcome::Kept } else { MissedCallOutcome::Lost };
+            shared.metrics.missed_call(outcome);
         });
+        if goes_on == GoesOn::Perhaps {
+            // Who goes on with it knows where it is told; what this node knows has led to its end.
+            return;
+        }
         let (from, name) = (Some(missed.from.clone()), missed.name.clone());
         let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };
         // The device is the same, and what it wants is known by its earlier record.

@@ -241,23 +241,29 @@ impl Shard {
             let lease = self.lease();
             let is_in_doubt = self.doubt.look(lease, batch.len(), inbox.len());
             for input in batch.drain(..) {
-                match input {
-                    ShardInput::Sip { input: ref sip, .. } if is_in_doubt => {
-                        let claim = self.claim_of(sip);
-                        self.doubt.keep(input, claim);
-                    }
-                    input => self.catch_panic(|shard| shard.on_input(input)),
+                match is_in_doubt.then(|| self.claim_of(&input)).flatten() {
+                    Some(claim) => self.doubt.keep(input, claim),
+                    None => self.catch_panic(|shard| shard.on_input(input)),
                 }
             }
             if self.doubt.is_over() {
                 let waiting = self.doubt.take();
                 let cancelled = Cancelled::among_inputs(waiting.iter());
-                for input in waiting {
+                let (network, own): (VecDeque<_>, VecDeque<_>) =
+                    waiting.into_iter().partition(|input| matches!(input, ShardInput::Sip { .. }));
+                for input in network {
                     self.is_cancelled = cancelled.has_input(&input);
                     self.catch_panic(|shard| shard.on_input(input));
                 }
                 self.is_cancelled = false;
                 self.catch_panic(Self::on_time);
+                // A call that has ended meanwhile, by its CANCEL or by its time, is pushed no more.
+                for input in own {
+                    self.catch_panic(|shard| shard.on_input(input));
+                }
+                if is_in_doubt {
+                    self.catch_panic(|shard| shard.judge_early(clock::now()));
+                }
             }
             if std::mem::take(&mut self.hurried) {
                 // The caller's response can wait until the push has left.
@@ -271,8 +277,33 @@ impl Shard {
         }
     }
 
-    /// The room that an input from the network takes while it waits for the end of a doubt.
-    fn claim_of(&self, input: &Input) -> Claim {
+    /// The room that an input takes while it waits for the end of a doubt; `None`: it does not wait, for it is what the store says, or changes what is
+    /// kept here, or only ends something.
+    fn claim_of(&self, input: &ShardInput) -> Option<Claim> {
+        match input {
+            ShardInput::Sip { input, .. } => Some(self.claim_of_network(input)),
+            // What these lead to is a push, a call's end, a wipe, or a request that is handed in. Of each there is one for what is under way.
+            ShardInput::Pushed(_)
+            | ShardInput::SignDue(_)
+            | ShardInput::TargetAsked { .. }
+            | ShardInput::MessageStored(_)
+            | ShardInput::AlertEnded(_)
+            | ShardInput::LeftBehind { .. }
+            | ShardInput::PathLookedUp(_)
+            | ShardInput::ServerFound(_) => Some(Claim::ToldOnce),
+            ShardInput::Request(request) => request.is_of_pushes().then_some(Claim::ToldOnce),
+            ShardInput::Flow { .. }
+            | ShardInput::AskerGone(_)
+            | ShardInput::ServerAsked { .. }
+            | ShardInput::Erased(..)
+            | ShardInput::PushBindingStored { .. }
+            | ShardInput::PushBindingWaited(_)
+            | ShardInput::LastWordSaid(..)
+            | ShardInput::HeardOut(_) => None,
+        }
+    }
+
+    fn claim_of_network(&self, input: &Input) -> Claim {
         match input {
             Input::Closed(_)
             | Input::Doubted(_)
@@ -375,7 +406,7 @@ impl Shard {
             ShardInput::AskerGone(gone) => self.on_asker_gone(&gone),
             ShardInput::TargetAsked { instance, event, reply } => {
                 // An error means that the push has ended meanwhile.
-                let _ = reply.send(self.target_of(self.endpoint.current(instance), event));
+                let _ = reply.send(self.target_now(self.endpoint.current(instance), event));
             }
             ShardInput::ServerAsked { source, reply } => {
                 // An error means that the connection has ended meanwhile.
@@ -395,7 +426,9 @@ impl Shard {
         }
         // Effects of a request or a verdict that are still to be told.
         self.settle(clock::now());
-        self.judge_early(clock::now());
+        if self.doubt.is_over() {
+            self.judge_early(clock::now());
+        }
     }
 
     fn on_time(&mut self) {

@@ -21,7 +21,7 @@ use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
 use crate::clock::{self, Frame, told_now};
 use crate::domain::InstanceState;
-use crate::vault::record::Presence;
+use crate::vault::record::{Presence, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
 
 /// How often it is looked whether the last call of an instance has ended that another run has taken over.
@@ -96,7 +96,7 @@ impl Shard {
                 self.path_lookups.doubt(id);
                 self.let_go_of_push_binding(id, fence, is_moved);
             }
-            Request::LeaveToOwner { id, fence, until, is_again } => self.leave_to_owner(id, fence, until, is_again),
+            Request::LeaveToOwner { id, fence, until, record } => self.leave_to_owner(id, fence, until, record),
             // `on_input` does it after every request.
             Request::JudgeEarly => {}
             Request::LoseTime { lost, for_sure } => self.drive(clock::now(), Input::TimeLost { lost, for_sure }),
@@ -229,7 +229,7 @@ impl Shard {
     /// The calls that wait here are not there, where the instance is now: they end first. Nothing is unregistered: a SIP server may take the
     /// Contact of the same device at its new node for this one (RFC 5626 §6). What passed through
     /// here has its next call by the Path of its new node.
-    fn leave_to_owner(&mut self, id: InstanceId, fence: Fence, until: Instant, is_again: bool) {
+    fn leave_to_owner(&mut self, id: InstanceId, fence: Fence, until: Instant, record: Option<Sealed>) {
         let is_same = self.instances.get(id).is_none_or(|row| row.fence == fence);
         let waits = self.instances.get(id).is_some() && clock::now() < until && self.endpoint.has_waiting_call(id);
         if !is_same || !waits {
@@ -239,16 +239,21 @@ impl Shard {
             }
             return;
         }
-        if !is_again {
+        if let Some(record) = record {
             if !self.hand_over.waits_for_calls(id) {
                 return;
+            }
+            // What its app has changed since counts for its calls here, and above all its token.
+            let opens = self.opened(id, &record, |it| matches!(it, StoredRecord::Lent(_)).then_some(())).is_some();
+            if let Some(row) = self.instances.get_mut(id).filter(|_| opens) {
+                row.sealed = record;
             }
             self.drive(clock::now(), Input::Taken(id));
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             sleep(CALLS_LOOKED_AT).await;
-            let again = Box::new(Request::LeaveToOwner { id, fence, until, is_again: true });
+            let again = Box::new(Request::LeaveToOwner { id, fence, until, record: None });
             shared.shards.send(shard, ShardInput::Request(again)).await;
         });
     }

@@ -5,7 +5,7 @@
 //! | is the device's | the instance ends | | |
 //! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token |
 //!
-//! A node that leaves ends nothing: another one has the record, or will have it, and may know another token by now. The other node is told which
+//! A node that leaves, or of whose instance another run has the record, ends nothing: that one may know another token by now. The other node is told which
 //! token is gone, and judges by its own record.
 //!
 //! Invariant: the app is believed: a verdict on a token that it has exchanged ends nothing. No record is opened for a push that
@@ -43,6 +43,13 @@ impl Shard {
         })
     }
 
+    /// The push target of an event for a further try: a call goes nowhere any more when its device's instance is ending, whoever goes on with that. What tells
+    /// of the end outlives it.
+    pub(crate) fn target_now(&self, instance: InstanceId, event: Event) -> Option<(Box<str>, PushTarget)> {
+        let is_ending = self.instances.get(instance).is_some_and(|row| row.ending.is_some());
+        if event == Event::Call && is_ending { None } else { self.target_of(instance, event) }
+    }
+
     /// The target for a push that this token has not taken, if the device has another one by now.
     pub(crate) fn moved(&self, push: &Push, from: &PushTarget, verdict: &Verdict) -> Option<(Box<str>, PushTarget)> {
         let is_over = match verdict {
@@ -65,7 +72,7 @@ impl Shard {
         if !is_dead(0) || !self.confirmed_at_ms(instance, token).is_some_and(is_dead) {
             return false;
         }
-        if self.is_handed_over() {
+        if self.is_handed_over() || self.hand_over.is_left(instance) {
             let Verdict::Gone { since } = verdict else { return false };
             let since_ms = since.unwrap_or_else(unix_now_ms);
             let token = DeadToken { mark: self.shared.vault.token_mark(token), since_ms };

@@ -221,7 +221,7 @@ impl Inner {
     }
 
     /// The owner has stored another record of an instance.
-    async fn take_change(&self, id: InstanceId) {
+    pub(crate) async fn take_change(&self, id: InstanceId) {
         let vault = &self.dependencies.vault;
         let (Ok(status), Ok(Some(stored))) = (self.look_as_relay(id).await, vault.load(id).await) else { return };
         let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };

@@ -3,6 +3,8 @@
 //! Such an instance is registered from here no more, and its calls are served on for a while. Its owner may wipe it meanwhile, and does not know that something
 //! of it is left here: so the store is asked for it, and when that has nothing of it the other nodes are.
 //!
+//! What its app changes there counts for those calls within a second.
+//!
 //! Invariant: nothing of them is written. What another node says to have wiped is let go of at once, with its calls.
 
 use std::collections::HashSet;
@@ -13,12 +15,12 @@ use std::time::Duration;
 use sip::id::InstanceId;
 use tokio::time::{Instant, sleep};
 
-use crate::agent::request::Request;
+use crate::agent::request::{InstanceStatus, Request};
 use crate::clock;
 use crate::domain::InstanceState;
 use crate::lock::Mutex;
 use crate::service::Inner;
-use crate::vault::{Fence, Whose};
+use crate::vault::{Fence, Sealed, Whose};
 
 /// How long calls may wait here for an instance that another run has taken over.
 const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
@@ -36,9 +38,10 @@ impl LeftToOwner {
 }
 
 impl Inner {
-    /// Lets go of an instance that another run has, and had not when it had this fence here; its calls end first.
-    pub(crate) async fn leave_to_owner(self: &Arc<Self>, id: InstanceId, fence: Fence) {
-        let leave = Request::LeaveToOwner { id, fence, until: clock::now() + CALLS_END_WITHIN, is_again: false };
+    /// Lets go of an instance that another run has, with this record, and had not when it had this fence here; its calls end first.
+    pub(crate) async fn leave_to_owner(self: &Arc<Self>, id: InstanceId, fence: Fence, record: Sealed) {
+        let until = clock::now() + CALLS_END_WITHIN;
+        let leave = Request::LeaveToOwner { id, fence, until, record: Some(record) };
         self.dependencies.agent.tell(id, leave).await;
         if self.left_to_owner.lock().insert(id) {
             tokio::spawn(self.clone().watch_left(id, fence));
@@ -49,19 +52,29 @@ impl Inner {
     fn watch_left(self: Arc<Self>, id: InstanceId, fence: Fence) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             let until = Instant::now() + CALLS_END_WITHIN;
-            while Instant::now() < until && self.is_left(id, fence).await {
-                if self.is_wiped_by_owner(id, fence).await {
-                    self.let_go_of_wiped(&[id]).await;
-                }
+            while Instant::now() < until && self.look_after_left(id, fence).await {
+                self.take_change(id).await;
                 sleep(LOOK_AGAIN).await;
             }
             self.left_to_owner.lock().remove(&id);
         })
     }
 
-    async fn is_left(&self, id: InstanceId, fence: Fence) -> bool {
-        let status = self.look_as_relay(id).await;
-        status.is_ok_and(|status| status.fence == fence && status.state != InstanceState::Ending)
+    /// Lets go of an instance that is left here and has ended where it is now; whether it is left here still.
+    pub(super) async fn look_after_left(self: &Arc<Self>, id: InstanceId, fence: Fence) -> bool {
+        let is_left = |status: &InstanceStatus| status.fence == fence && status.state != InstanceState::Ending;
+        let Some(status) = self.look_as_relay(id).await.ok().filter(is_left) else { return false };
+        if self.passed_through(&status) {
+            return true;
+        }
+        // One that is replaced may be erased by its owner only later; one that is not proven stands beside that which its place names.
+        let is_proven = self.place_of(&status).is_some_and(|place| place.is_proven);
+        let is_replaced = is_proven && self.successor_of(&status).await.is_some();
+        let has_ended = is_replaced || self.is_wiped_by_owner(id, fence).await;
+        if has_ended {
+            self.let_go_of_wiped(&[id]).await;
+        }
+        !has_ended
     }
 
     /// Whether another node says that it has wiped it: by what lies beside the own keyring, or when it is asked.

@@ -228,7 +228,7 @@ impl Inner {
             && !stored.owned
             && stored.fence > status.fence
         {
-            self.leave_to_owner(id, status.fence).await;
+            self.leave_to_owner(id, status.fence, stored.sealed).await;
         }
     }
 
@@ -319,9 +319,14 @@ impl Inner {
     }
 
     /// Has these let go of, which other nodes have wiped.
-    pub(super) async fn let_go_of_wiped(&self, wiped: &[InstanceId]) {
+    pub(super) async fn let_go_of_wiped(self: &Arc<Self>, wiped: &[InstanceId]) {
         for id in wiped.iter().copied() {
             tracing::warn!(event = "ended-elsewhere-unheard", instance = %id, "another node has wiped an instance, and this one had not heard of it; it lets go of it");
+            let status = self.look_as_relay(id).await.ok();
+            if status.as_ref().is_some_and(|status| !self.passed_through(status)) {
+                self.give_way_to_successor(id, status.as_ref()).await;
+                continue;
+            }
             let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
             self.dependencies.agent.tell(id, end).await;
         }

@@ -24,6 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sip::id::InstanceId;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
@@ -32,7 +33,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
-use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
+use crate::agent::request::{InstanceStatus, Request};
 use crate::clock::{confirmed_now, since_boot};
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
@@ -500,17 +501,7 @@ impl Inner {
         let agent = &self.dependencies.agent;
         let status = self.look_as_relay(id).await.ok();
         let Some(passed) = status.as_ref().filter(|status| self.passed_through(status)) else {
-            let lookup = status.and_then(|status| self.place_of(&status)).map(|place| place.lookup);
-            let vault = self.dependencies.vault.clone();
-            // A wiped instance has no successor there.
-            let find = || {
-                let vault = vault.clone();
-                async move { vault.find(&lookup?).await.ok().flatten().filter(|named| *named != id) }
-            };
-            if let Some(successor) = find().await {
-                agent.tell(id, Request::Succeed { earlier: id, successor }).await;
-            }
-            self.give_way(id, find()).await;
+            self.give_way_to_successor(id, status.as_ref()).await;
             return Ok(true);
         };
         let is_moved = match self.dependencies.vault.load(id).await {
@@ -523,13 +514,32 @@ impl Inner {
         Ok(true)
     }
 
-    fn passed_through(&self, status: &InstanceStatus) -> bool {
+    /// Has an instance that was lent give way, which another node has ended, and its calls go on, or be missed, in the name of the one that replaces it, if any
+    /// does.
+    pub(super) async fn give_way_to_successor(self: &Arc<Self>, id: InstanceId, status: Option<&InstanceStatus>) {
+        let find = || {
+            let (it, status) = (self.clone(), status.cloned());
+            async move { it.successor_of(&status?).await }
+        };
+        if let Some(successor) = find().await {
+            self.dependencies.agent.tell(id, Request::Succeed { earlier: id, successor }).await;
+        }
+        self.give_way(id, find()).await;
+    }
+
+    /// The instance that has taken the place of this one in the store; a wiped instance has none there.
+    pub(super) async fn successor_of(&self, status: &InstanceStatus) -> Option<InstanceId> {
+        let lookup = self.place_of(status)?.lookup;
+        self.dependencies.vault.find(&lookup).await.ok().flatten().filter(|named| *named != status.id)
+    }
+
+    pub(super) fn passed_through(&self, status: &InstanceStatus) -> bool {
         let is_push_binding = |record: &StoredRecord| record.push_binding().is_some();
         self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
     }
 
-    /// The lease had run out: instances that another node took, or wiped, meanwhile are let go without a word to their SIP server. Whether the store
-    /// told all; else it is to be asked again.
+    /// The lease had run out: instances that another node took meanwhile are let go without a word to their SIP server, and those that it has ended are
+    /// unregistered, for their user is to be told nothing more of them. Whether the store told all; else it is to be asked again.
     ///
     /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not let go of,
     /// also where this node itself stood still meanwhile: it asks the others first which instances they have wiped. In a Cluster, which cannot tell a
@@ -551,7 +561,7 @@ impl Inner {
         self.look_up(&ids, |id, stored| match stored {
             Ok(Some(stored)) if stored.owned => {}
             Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => {}
-            Ok(Some(_)) => lost.push(id),
+            Ok(Some(stored)) => lost.push((id, stored.sealed)),
             // A malformed record has no owner.
             Ok(None) | Err(StoreError::Malformed) => missing.push(id),
             Err(_) => is_away = true,
@@ -564,16 +574,29 @@ impl Inner {
             missing.clear();
         }
         let missing = self.not_expired(missing).await;
-        for id in lost {
+        let mut left = Vec::with_capacity(lost.len());
+        for (id, record) in lost {
             if let Some(fence) = owned.get(&id) {
-                self.leave_to_owner(id, *fence).await;
+                self.leave_to_owner(id, *fence, record).await;
+                left.push((id, *fence));
             }
         }
+        for some in left.chunks(AT_ONCE) {
+            // Before anything is acted on: a call that waits may be another instance's by now, and is missed in its name.
+            join_all(some.iter().map(|(id, fence)| self.look_after_left(*id, *fence))).await;
+        }
+        if !missing.is_empty() {
+            tracing::info!(
+                event = "ended-elsewhere",
+                instances = missing.len(),
+                "another node has ended instances of this one"
+            );
+        }
         for id in missing {
-            self.dependencies
-                .agent
-                .tell(id, Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None })
-                .await;
+            // No node goes on with what the store does not have: who took it over has ended it, and says so to nobody.
+            if self.let_go_of_one(id).await.is_err() {
+                return false;
+            }
         }
         true
     }

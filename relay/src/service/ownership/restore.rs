@@ -233,7 +233,8 @@ impl Inner {
                 Ok(Restored::Written)
             }
             Err(StoreError::NotOwner) => {
-                self.leave_to_owner(id, status.fence).await;
+                let record = stored.map_or(status.sealed, |stored| stored.sealed);
+                self.leave_to_owner(id, status.fence, record).await;
                 Ok(Restored::LetGo)
             }
             Err(StoreError::Away(reason)) if !matches!(reason, AwayReason::MayPersist | AwayReason::OtherKeyring) => {

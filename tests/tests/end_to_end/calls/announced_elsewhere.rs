@@ -185,6 +185,20 @@ async fn an_app_that_is_opened_at_another_node_or_a_node_that_leaves_is_not_wait
 }
 
 #[tokio::test]
+async fn a_node_that_dies_is_waited_for_no_longer_than_its_lease() -> Outcome {
+    let nodes = Nodes::start().await?;
+    let world = &nodes.world;
+    world.enable().await?;
+    let (answer, killed) = tokio::join!(nodes.ask(30_000), async {
+        world.push().await?;
+        world.relay.kill_9().await
+    });
+    killed?;
+    assert_eq!(answer?, (503, json!("owner-away")), "its SIP server asks again, and the next owner wakes it");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_device_is_woken_by_whom_its_own_node_believes_and_not_by_whom_the_asked_one_does() -> Outcome {
     let mut generous = String::new();
     let nodes = Nodes::with(|setup| generous = setup.sip_server_at("pbx-2", &["*"], &["localhost"])).await?;

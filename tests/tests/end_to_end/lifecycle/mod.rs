@@ -14,7 +14,7 @@
 //! | `clock` | a wall clock that jumps |
 //! | `push_health`, `warnings`, `logs`, `traces`, `audit` | what operators are told |
 //! | *several nodes* |  |
-//! | `nodes`, `leaving`, `hand_over` | nodes that share a store, and leave it |
+//! | `nodes`, `leaving`, `hand_over`, `stood_still` | nodes that share a store, leave it, or stand still |
 //! | `partitions`, `marooned`, `keyrings` | nodes that do not reach the store or a SIP server, or have another keyring |
 
 use std::time::Duration;
@@ -55,6 +55,7 @@ mod registrations;
 mod restarts;
 mod seeded;
 mod slow_store;
+mod stood_still;
 mod store_kind;
 mod succession;
 mod targets;

@@ -1,0 +1,158 @@
+//! Notes of missed calls that the store did not take when they ended: it stood still, or was away.
+//!
+//! Invariant: a note is held sealed alone, until the store has taken it or has nothing of its instance any more. They are tried in turn, one at a time: one slot
+//! of a Cluster that is away keeps no other note waiting for good. One more than [`MAX`] is lost, and so is what waits when the process ends.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sip::id::{CallId, InstanceId};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::agent::shard::messages::keep;
+use crate::metrics::Metrics;
+use crate::metrics::labels::MissedCallOutcome;
+use crate::vault::items::SealedItem;
+use crate::vault::{StoreError, Vault};
+
+/// Notes that wait, of a few hundred bytes each: half of them to be tried first, and as many again.
+const MAX: usize = 8 * 1024;
+/// The pause after the store did not take one: twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The note of one missed call.
+pub(crate) struct Note {
+    /// Whose it is.
+    pub(crate) instance: InstanceId,
+    /// The note.
+    pub(crate) item: SealedItem,
+    /// An earlier one that gives way to it.
+    pub(crate) displaces: Option<CallId>,
+}
+
+impl Note {
+    /// Has the store keep it. `None`: the store does not say.
+    pub(crate) async fn keep(&self, vault: &Vault, metrics: &Metrics) -> Option<Result<(), StoreError>> {
+        match keep(vault, metrics, self.instance, &self.item).await {
+            Err(StoreError::Away(_)) => return None,
+            Err(error) => return Some(Err(error)),
+            Ok(_) => {}
+        }
+        if let Some(earlier) = self.displaces {
+            // A store that is away keeps one more of them.
+            drop(vault.displace_missed_call(self.instance, earlier).await);
+        }
+        Some(Ok(()))
+    }
+}
+
+/// The waiting notes of a node.
+pub(crate) struct LateNotes(mpsc::Sender<Note>);
+
+impl LateNotes {
+    /// Starts the task that tries them, which ends with this.
+    pub(crate) fn start(vault: Vault, metrics: Metrics) -> Self {
+        let (add, added) = mpsc::channel(MAX / 2);
+        let tries = async move |note: &Note| {
+            let kept = note.keep(&vault, &metrics).await;
+            match kept {
+                None => return false,
+                Some(Ok(())) => metrics.missed_call(MissedCallOutcome::Kept),
+                // Its instance is gone, and the note is to be.
+                Some(Err(StoreError::Gone)) => {}
+                Some(Err(_)) => metrics.missed_call(MissedCallOutcome::Lost),
+            }
+            true
+        };
+        tokio::spawn(write(added, tries));
+        Self(add)
+    }
+
+    /// Keeps one until the store takes it; `false`: too many wait.
+    pub(crate) fn add(&self, note: Note) -> bool {
+        self.0.try_send(note).is_ok()
+    }
+}
+
+/// Tries each until `is_done` says so.
+async fn write<N>(mut added: mpsc::Receiver<N>, is_done: impl AsyncFn(&N) -> bool) {
+    let (mut waiting, mut pause) = (VecDeque::new(), PAUSE_MIN);
+    loop {
+        if waiting.is_empty() {
+            match added.recv().await {
+                Some(note) => waiting.push_back(note),
+                None => return,
+            }
+        }
+        while waiting.len() < MAX / 2
+            && let Ok(note) = added.try_recv()
+        {
+            waiting.push_back(note);
+        }
+        let Some(note) = waiting.pop_front() else { continue };
+        if is_done(&note).await {
+            pause = PAUSE_MIN;
+            continue;
+        }
+        if added.is_closed() && added.is_empty() {
+            // The process ends.
+            return;
+        }
+        waiting.push_back(note);
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::lock::Mutex;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_is_tried_until_the_store_takes_it_and_one_that_it_never_takes_keeps_no_other_waiting() {
+        let (add, added) = mpsc::channel(MAX / 2);
+        let (taken, tried) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+        let store = {
+            let (taken, tried, began) = (taken.clone(), tried.clone(), tokio::time::Instant::now());
+            async move |number: &u32| {
+                *tried.lock() += 1;
+                let is_back = began.elapsed() >= Duration::from_secs(90) && *number != 0;
+                if is_back {
+                    taken.lock().push(*number);
+                }
+                is_back
+            }
+        };
+        let writing = tokio::spawn(write(added, store));
+        for number in 0..5 {
+            add.send(number).await.unwrap();
+        }
+        sleep(Duration::from_secs(89)).await;
+        assert!(taken.lock().is_empty() && (80..100).contains(&*tried.lock()), "about once a second");
+        add.send(5).await.unwrap();
+        sleep(Duration::from_secs(10)).await;
+        let mut all = taken.lock().clone();
+        all.sort_unstable();
+        assert_eq!(all, [1, 2, 3, 4, 5], "each once");
+        drop(add);
+        writing.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn their_number_is_bounded() {
+        let (add, added) = mpsc::channel(MAX / 2);
+        tokio::spawn(write(added, async |_: &usize| false));
+        let mut kept = 0;
+        for _ in 0..4 {
+            kept += (0..MAX).filter(|number| add.try_send(*number).is_ok()).count();
+            sleep(PAUSE_MAX * 2).await;
+        }
+        // One of those that wait may be under way.
+        assert!((MAX..=MAX + 1).contains(&kept), "{kept}");
+    }
+}
