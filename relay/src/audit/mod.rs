@@ -288,7 +288,8 @@ mod tests {
         // The simulated machine is that of its thread.
         let told = std::thread::spawn(move || {
             let up = Duration::from_secs(1_000);
-            let machine = clock::Machine { up, off_ms: 10 * 86_400_000, ..Default::default() };
+            let mut machine = clock::Machine::default();
+            (machine.up, machine.off_ms) = (up, 10 * 86_400_000);
             clock::set_virtual(&machine);
             clock::watch::begin(None);
             clock::watch::store_says(clock::virtual_unix_ms(up));
