@@ -33,6 +33,7 @@ impl Unacknowledged {
 
     fn add(&mut self, now: Instant, dialog: DialogMark, until: Instant) {
         if self.0.len() >= UNACKNOWLEDGED_MAX {
+            #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
             self.0.retain(|_, until| *until > now);
         }
         if self.0.len() < UNACKNOWLEDGED_MAX {

@@ -120,6 +120,7 @@ pub(super) struct Refusing(HashMap<SocketAddr, Instant>);
 impl Refusing {
     pub(super) fn add(&mut self, now: Instant, peer: SocketAddr, until: Instant) {
         if self.0.len() >= REFUSING_MAX {
+            #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
             self.0.retain(|_, until| *until > now);
         }
         if self.0.len() < REFUSING_MAX {
