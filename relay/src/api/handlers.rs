@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -16,15 +16,14 @@ use sip::id::{CallId, InstanceId};
 
 use super::ApiService;
 use super::access::{Admitted, bearer};
-use super::enable_body::Rules;
 use super::problem::{FieldError, Problem, ProblemType};
-use super::{Api, OPENAPI, body, device_body, enable_at_call, enable_body, json, peer, views};
+use super::{Api, OPENAPI, body, device_body, json, peer, views};
 use crate::clock::unix_now_ms;
 use crate::domain::{WipeReason, Word as _};
 use crate::secret::InstanceSecret;
 use crate::service::apps::{EnableError, Refusal};
 use crate::service::devices::{AccessError, CallError, ChangeError};
-use crate::service::views::{RegistrationState, Wiped};
+use crate::service::views::Wiped;
 
 const WANT_APP_KEY: &str = "Send the app's key as Authorization: Bearer KEY.";
 const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer SECRET.";
@@ -32,41 +31,6 @@ const WANT_SECRET: &str = "Send the instance's secret as Authorization: Bearer S
 pub(super) const STORE_AWAY_RETRY_S: u64 = 5;
 /// How long a client waits before it asks a full or draining relay again, in seconds.
 pub(super) const FULL_RETRY_S: u64 = 30;
-
-/// `POST /v1/instances`
-pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (from, at_call) = (enable_at_call::asked_by(&request), enable_at_call::Carried::of(&request));
-    let app = admit_app(&api, &request, from)?;
-    let (parts, body) = request.into_parts();
-    let body = body::take(&parts.headers, body, body::JSON).await?;
-    let rules =
-        Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, webpush: app.webpush, now_ms: unix_now_ms() };
-    let request = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
-    match at_call {
-        // The node that was asked has counted it.
-        Some(carried) => carried.begin(&api, &app.id, &request).await?,
-        None => {
-            let now = Instant::now();
-            api.0.enables_by_address.take(from, now).map_err(too_many)?;
-            api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
-            let asking = enable_at_call::Asking { app: &app.id, from, request: &request };
-            if let Some(done) = enable_at_call::carry(&api, &asking, &parts, &body).await {
-                return Ok(done);
-            }
-        }
-    }
-    drop(body);
-    let enabled = api.0.service.enable(&app.id, from, request).await.map_err(enable_problem)?;
-    let status = match enabled.registration.state {
-        RegistrationState::Registered => StatusCode::CREATED,
-        _ => StatusCode::ACCEPTED,
-    };
-    let mut response = answer(status, &views::enabled(&enabled));
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/instances/{}", enabled.instance)) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    Ok(response)
-}
 
 /// `GET /v1/instances/{id}`
 pub async fn read<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {

@@ -6,7 +6,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `access`, `limits`, `cross_origin` | who may ask, how often, and from which web pages |
-//! | `handlers`, `device_handlers`, `doctor`, `trace`, `wake` | the routes |
+//! | `handlers`, `device_handlers`, `doctor`, `enable`, `trace`, `wake` | the routes |
 //! | `conditions`, `at_end` | what a request is to depend on, and which are answered by a node that ends |
 //! | `body`, `json`, `sip_uri` | what every body is read with |
 //! | `device_body`, `doctor_body`, `enable_body`, `wake_body` | the bodies |
@@ -50,6 +50,7 @@ pub mod device_views;
 mod doctor;
 pub mod doctor_body;
 pub(crate) mod elsewhere;
+mod enable;
 mod enable_at_call;
 pub mod enable_body;
 mod handlers;
@@ -327,7 +328,7 @@ impl Endpoint {
 
 fn method_router<E: ApiService>(endpoint: Endpoint) -> MethodRouter<Api<E>> {
     match endpoint {
-        Endpoint::Enable => routing::post(handlers::enable::<E>),
+        Endpoint::Enable => routing::post(enable::enable::<E>),
         Endpoint::Read => routing::get(handlers::read::<E>),
         Endpoint::Change => routing::on(MethodFilter::PATCH, handlers::change::<E>),
         Endpoint::Disable => routing::delete(handlers::disable::<E>),
