@@ -10,10 +10,10 @@ use sip::id::{CallId, InstanceId};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::agent::shard::messages::keep;
+use crate::clock;
 use crate::metrics::Metrics;
-use crate::metrics::labels::MissedCallOutcome;
-use crate::vault::items::SealedItem;
+use crate::metrics::labels::{MissedCallOutcome, StoreOperation};
+use crate::vault::items::{Placement, SealedItem};
 use crate::vault::{StoreError, Vault};
 
 /// Notes that wait, of a few hundred bytes each: half of them to be tried first, and as many again.
@@ -74,6 +74,22 @@ impl LateNotes {
     pub(crate) fn add(&self, note: Note) -> bool {
         self.0.try_send(note).is_ok()
     }
+}
+
+/// Has the store keep something, and counts how that went.
+pub(crate) async fn keep(
+    vault: &Vault,
+    metrics: &Metrics,
+    instance: InstanceId,
+    item: &SealedItem,
+) -> Result<Placement, StoreError> {
+    let began = clock::now();
+    let outcome = vault.put_item(instance, item).await;
+    match &outcome {
+        Ok(_) | Err(StoreError::Gone) => metrics.store_answered(began.elapsed()),
+        Err(_) => metrics.store_error(StoreOperation::Put),
+    }
+    outcome
 }
 
 /// Tries each until `is_done` says so.

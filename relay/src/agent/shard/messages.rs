@@ -9,14 +9,13 @@ use sip::id::{InstanceId, MessageId};
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
 use crate::agent::ShardInput;
+use crate::agent::late_notes::keep;
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, shared_now};
+use crate::clock::shared_now;
 use crate::domain::MessageOutcome;
-use crate::metrics::Metrics;
-use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
-use crate::vault::items::{MESSAGES_MAX, Message, Placement, SealedItem};
-use crate::vault::{MAX_LIFETIME_S, StoreError, Vault};
+use crate::vault::items::{MESSAGES_MAX, Message, Placement};
+use crate::vault::{MAX_LIFETIME_S, StoreError};
 
 /// The store's outcome for a message.
 pub(crate) struct MessageStored {
@@ -129,22 +128,6 @@ fn is_notification(content_type: &str, body: &[u8]) -> bool {
     };
     let within = || body.split(|byte| *byte == b'\n').any(says_so);
     is(content_type, "message/imdn+xml") || is(content_type, "message/cpim") && within()
-}
-
-/// Has the store keep something, and counts how that went.
-pub(crate) async fn keep(
-    vault: &Vault,
-    metrics: &Metrics,
-    instance: InstanceId,
-    item: &SealedItem,
-) -> Result<Placement, StoreError> {
-    let began = clock::now();
-    let outcome = vault.put_item(instance, item).await;
-    match &outcome {
-        Ok(_) | Err(StoreError::Gone) => metrics.store_answered(began.elapsed()),
-        Err(_) => metrics.store_error(StoreOperation::Put),
-    }
-    outcome
 }
 
 #[cfg(test)]
