@@ -45,8 +45,10 @@ impl Endpoint {
     /// Another node has a registration by now: it is forgotten here, when its device has heard out its calls.
     pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId) {
         let Some(until) = self.rings_until(instance).filter(|until| *until > now) else {
+            let owed = self.take_owed(now, instance);
             self.attachments.end_dialogs(now, instance);
-            return self.remove_push_binding(now, instance, PushBindingEnd::Removed);
+            self.remove_push_binding(now, instance, PushBindingEnd::Removed);
+            return self.keep_owed(now, instance, owed);
         };
         for call in self.calls.waiting_for(instance) {
             if self.calls.get(call).is_some_and(|call| !call.is_heard_by(instance)) {

@@ -46,7 +46,7 @@ pub const OWED_MAX: usize = 4_096;
 
 /// A request that waits for its peer.
 #[derive(Debug)]
-struct Parked {
+pub(super) struct Parked {
     branch: BranchId,
     until: Instant,
     what: What,
@@ -343,6 +343,28 @@ impl Endpoint {
         }
         for waiting in gone {
             self.give_up_one(now, waiting);
+        }
+    }
+
+    /// The device is another node's by now: the senders of what waits for it are told that it is away, and the BYEs among that are taken out.
+    pub(super) fn take_owed(&mut self, now: Instant, device: InstanceId) -> Vec<Parked> {
+        let who = OfflinePeer::Device(device);
+        let mut all = Vec::new();
+        for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
+            let owed = self.owed(now, who, &waiting);
+            match &waiting.what {
+                What::Owed { .. } => all.push(waiting),
+                _ => self.give_up_one(now, waiting),
+            }
+            all.extend(owed);
+        }
+        all
+    }
+
+    /// The device may come back.
+    pub(super) fn keep_owed(&mut self, now: Instant, device: InstanceId, owed: Vec<Parked>) {
+        for waiting in owed {
+            self.add_parked(now, OfflinePeer::Device(device), waiting);
         }
     }
 

@@ -47,6 +47,24 @@ fn a_request_in_a_dialog_wakes_the_device_that_its_purr_names() {
     assert_eq!(through.world.count("BYE 200"), 1);
 }
 
+#[test]
+fn a_bye_that_waits_for_a_device_which_is_another_nodes_by_now_reaches_it_when_it_comes_back() {
+    let (mut through, invite) = in_dialog();
+    let (source, text) = (through.world.upstream, bye(&through, &invite, ""));
+    through.world.receive(source, &text);
+    let instance = through.instance();
+    through.world.input(Input::LetGoOfPushBinding(instance));
+    assert_eq!(through.world.count("BYE 480"), 1, "its sender knows");
+    through.advance(60);
+    through.registered(&Register::by(2));
+    assert_eq!(through.world.count("BYE"), 1);
+    let (device, passed) = (through.world.device(2), through.world.last("BYE"));
+    through.world.reply(device, &passed, 200, &[], "");
+    through.world.sent.clear();
+    through.advance(1_000);
+    assert_eq!(through.world.count("BYE 200"), 0, "nobody waits for its answer");
+}
+
 /// The call was an earlier run's, or its device is at another node by now; the store may tell.
 #[test]
 fn a_request_in_a_dialog_of_a_device_that_is_not_known_here_is_asked_for_and_waits_like_any_other() {
