@@ -16,13 +16,14 @@
 
 mod gone;
 mod left_both;
+mod register_order;
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hasher as _};
 use std::time::{Duration, Instant};
 
 use self::gone::Gone;
 use self::left_both::{LeftBoth, Offered};
+use self::register_order::RegisterOrder;
 use super::core::OfflinePeer;
 use super::{EdgeRegister, Endpoint, Event, Output, Proof, ServerOwner, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
@@ -69,27 +70,6 @@ pub(super) struct Attached {
     pub(super) expires_at: Instant,
     /// The Call-ID and the CSeq of its REGISTER, where the relay is its registrar.
     pub(super) order: Option<RegisterOrder>,
-}
-
-/// The place of a REGISTER among those of its client.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RegisterOrder {
-    /// A hash of the Call-ID: a client that finds two with the same one is harmed by itself.
-    client: u64,
-    number: u32,
-}
-
-impl RegisterOrder {
-    fn of(register: &Message) -> Option<Self> {
-        let mut client = DefaultHasher::new();
-        client.write(register.call_id()?.as_bytes());
-        Some(Self { client: client.finish(), number: register.cseq()?.0 })
-    }
-
-    /// Whether this one was sent before another one.
-    fn is_before(self, other: Self) -> bool {
-        self.client == other.client && self.number < other.number
-    }
 }
 
 /// The flow that a device's dialogs go by.
