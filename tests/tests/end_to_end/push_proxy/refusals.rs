@@ -36,7 +36,7 @@ async fn a_service_or_an_app_that_is_not_served_is_555() -> Outcome {
     let (_, answer) = phone.clone().contact(";pn-provider", "").try_to_register(SOON).await?;
     assert_eq!((answer.status(), learned(&answer).services.join(" ")), (Some(200), "apns apns.dev fcm".to_owned()));
     let served = format!(";pn-provider=fcm;pn-param={project};pn-prid={FCM_TOKEN}");
-    let (_, learned) = phone.contact(&served, ";+sip.pnsreg").wake(SOON).await?;
+    let (_, learned) = phone.contact(&served, ";+sip.pnsreg").expires(600).wake(SOON).await?;
     assert_eq!(learned.refresh_before_s, Some(180));
     world.content()
 }
