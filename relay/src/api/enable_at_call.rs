@@ -1,8 +1,8 @@
 //! Enabling at the node that has a call for the device.
 //!
 //! ```text
-//! app ── any node ── letter ── the owner of the device's instance ─┬─ has no call ── 404: the node that was asked enables it
-//!                                                                  └─ has one ── 102 ── enables it ── its answer ── app
+//! app ── any node ── in a call? ── the owner of the device's instance ─┬─ no: the node that was asked enables it
+//!                                                                      └─ yes ── letter ── 102 ── enables it ── its answer ── app
 //! ```
 //!
 //! The call goes on there, in the name of the new instance, and the answer names the edge that has it.
@@ -61,9 +61,12 @@ pub(super) async fn carry<E: ApiService>(
     let service = &api.0.service;
     let node = service.node_in_call(asking.app, asking.request).await?;
     let letter = with_field(&letter_to(api, parts, body, HEARD_WITHIN).await?, &ASKED_BY, asking.from);
-    let mut last = None;
+    let (mut has_begun, mut last) = (false, None);
     let heard = |answer: Letter| match read_response(&answer) {
-        Some(begun) if begun.status() == StatusCode::PROCESSING => ControlFlow::Continue(()),
+        Some(begun) if begun.status() == StatusCode::PROCESSING => {
+            has_begun = true;
+            ControlFlow::Continue(())
+        }
         told => {
             last = told;
             ControlFlow::Break(())
@@ -71,7 +74,8 @@ pub(super) async fn carry<E: ApiService>(
     };
     // Too late is as never.
     let _ = timeout(ENABLED_WITHIN, service.ask(&node, letter, HEARD_WITHIN, heard)).await;
-    last.filter(|told| told.status() != StatusCode::NOT_FOUND && !told.status().is_server_error())
+    // A node that has not begun may have other keys than this one, or no call any more.
+    last.filter(|told| has_begun && !told.status().is_server_error())
 }
 
 impl Carried {
@@ -85,6 +89,7 @@ impl Carried {
     /// # Errors
     /// There is no call for the device here: nothing is done.
     pub async fn begin<E: ApiService>(&self, api: &Api<E>, app: &str, request: &Enable) -> Result<(), Problem> {
+        // The call may have ended since it was asked for.
         if !api.0.service.is_in_call(app, request).await {
             return Err(Problem::new(ProblemType::UnknownInstance, "No call goes on here for this device."));
         }

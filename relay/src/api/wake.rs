@@ -33,12 +33,14 @@ use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::agent::request::Arrival;
 use crate::service::nodes::Body as Letter;
 use crate::service::sip_servers::{Awake, Expected, Wake, WakeError};
-use crate::vault::{AorHash, Owner, RENEWAL};
+use crate::vault::{AorHash, Owner};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
 
 /// How long another node may take to say which devices it has, DNS included.
 const FIRST_WORD: Duration = Duration::from_secs(3);
+/// How soon a node that wakes a device is looked at again, whether it lives.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long the answer waits for what other nodes know, once a device is awake: a caller waits.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -236,9 +238,8 @@ async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: 
 /// Waits until a node has lost its lease: of the devices there nothing more is heard, and another node wakes them by an edge that is there.
 async fn dies<E: ApiService>(api: &Api<E>, node: &Owner) {
     loop {
-        sleep(RENEWAL).await;
-        // A store that is away says nothing of it.
-        if api.0.service.others().await.is_some_and(|others| !others.contains(node)) {
+        sleep(LOOK_AGAIN).await;
+        if !api.0.service.lives(node).await {
             return;
         }
     }

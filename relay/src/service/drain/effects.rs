@@ -24,7 +24,7 @@ use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request}
 use crate::audit::Act;
 use crate::clock;
 use crate::random;
-use crate::service::nodes::drain_messages::{HEARD, Word};
+use crate::service::nodes::drain_messages::{HEARD, NOT_SO, Word};
 use crate::service::nodes::{Body, NodeService as _};
 use crate::service::{Inner, Service, status};
 use crate::vault::peer_messages::Letter;
@@ -145,6 +145,8 @@ impl Inner {
             Word::Silence(id) => drop(self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await),
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
             Word::TakenBack { account, device, sent_ms, by } => self.end_taken_back(account, device, sent_ms, by).await,
+            Word::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
+            Word::InCall(_) => {}
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
             // A node that is not leaving owns its instances.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}

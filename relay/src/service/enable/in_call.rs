@@ -10,28 +10,39 @@ use sip::id::InstanceId;
 use crate::agent::request::Request;
 use crate::service::Inner;
 use crate::service::apps::Enable;
-use crate::vault::Owner;
+use crate::service::nodes::HEARD_WITHIN;
+use crate::service::nodes::drain_messages::{Word, is_heard};
+use crate::vault::{Owner, Stored};
 
 impl Inner {
-    /// The other node that looks after the device's earlier instance.
+    /// The other node that looks after the device's earlier instance, and has a call for it.
     pub(crate) async fn node_in_call(&self, app: &str, request: &Enable) -> Option<Owner> {
         let earlier = self.earlier_of(app, request).await?;
         if self.is_leaving() || self.look_as_relay(earlier).await.is_ok() {
             return None;
         }
         let vault = &self.dependencies.vault;
-        let stored = vault.load(earlier).await.ok()??;
-        let is_elsewhere = !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(false);
-        is_elsewhere.then_some(stored.owner)
+        let Stored { owner, owned, .. } = vault.load(earlier).await.ok()??;
+        if owned || !vault.holds_lease(&owner).await.unwrap_or(false) {
+            return None;
+        }
+        // Before the account is told: there is mostly none.
+        let answer = self.ask_within(&owner, Word::InCall(earlier).encode(), HEARD_WITHIN).await?;
+        is_heard(&answer).then_some(owner)
     }
 
-    /// Whether a call waits here for the device's earlier instance, or goes on. A node that leaves has its calls gone on with otherwise.
+    /// Whether a call waits here for the device's earlier instance, or goes on.
     pub(crate) async fn is_in_call(&self, app: &str, request: &Enable) -> bool {
-        if self.is_leaving() {
-            return false;
+        match self.earlier_of(app, request).await {
+            Some(earlier) => self.has_call_of(earlier).await,
+            None => false,
         }
-        let Some(id) = self.earlier_of(app, request).await else { return false };
-        self.dependencies.agent.ask(id, |reply| Request::IsInCall { id, reply }).await == Some(true)
+    }
+
+    /// Whether a call waits here for an instance, or goes on. A node that leaves has its calls gone on with otherwise.
+    pub(crate) async fn has_call_of(&self, id: InstanceId) -> bool {
+        let ask = self.dependencies.agent.ask(id, |reply| Request::IsInCall { id, reply });
+        !self.is_leaving() && ask.await == Some(true)
     }
 
     async fn earlier_of(&self, app: &str, request: &Enable) -> Option<InstanceId> {

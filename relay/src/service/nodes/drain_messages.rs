@@ -11,6 +11,7 @@
 //! | [`Word::TakenBack`] | any node, for a device that has taken back a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
 //! | [`Word::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
+//! | [`Word::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_at_call.rs`) |
 //! | [`Word::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
 //! A word is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
@@ -38,8 +39,10 @@ pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// The first byte of a word.
 const MARK: u8 = 0;
 
-/// The answer to a word that was understood.
+/// The answer to a word that was understood, and to a question the yes.
 pub(crate) const HEARD: &[u8] = &[1];
+/// The no to a question.
+pub(crate) const NOT_SO: &[u8] = &[0];
 
 /// Whether an answer says that the word was understood, and done: a version that does not know it says nothing, or something else.
 pub(crate) fn is_heard(answer: &[u8]) -> bool {
@@ -75,6 +78,8 @@ pub(crate) enum Word {
     RegisterAgain(InstanceId),
     /// The receipt of an instance that the reader has wiped is about to be given out.
     Silence(InstanceId),
+    /// Whether a call waits at the reader for an instance, or goes on.
+    InCall(InstanceId),
     /// A device has taken back a registration that passed through.
     TakenBack {
         /// Of which account.
@@ -126,6 +131,10 @@ impl Word {
                 out.push(9);
                 out.extend_from_slice(&id.to_bytes());
             }
+            Self::InCall(id) => {
+                out.push(10);
+                out.extend_from_slice(&id.to_bytes());
+            }
             Self::TakenBack { account, device, sent_ms, by } => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
@@ -154,6 +163,7 @@ impl Word {
             }
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
             (9, [one], []) => Some(Self::Silence(id(one))),
+            (10, [one], []) => Some(Self::InCall(id(one))),
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
@@ -211,6 +221,7 @@ mod tests {
             Word::TokenDead { id: id(5), token },
             Word::RegisterAgain(id(6)),
             Word::Silence(id(7)),
+            Word::InCall(id(9)),
             Word::TakenBack { account: AorKey::of_number(6), device: [7; 16], sent_ms: 1_795_000_000_123, by: None },
             Word::TakenBack { account: AorKey::of_number(6), device: [7; 16], sent_ms: 0, by: Some(id(8)) },
         ];

@@ -155,6 +155,11 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         }
     }
 
+    /// Whether a node has its lease, as far as the store tells.
+    fn lives(&self, _node: &Owner) -> impl Future<Output = bool> + Send {
+        async { true }
+    }
+
     /// The other nodes that live; `None`: the store is away.
     fn others(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send;
 
@@ -243,6 +248,10 @@ impl NodeService for Service {
 
     fn leavers(&self) -> Vec<Owner> {
         self.0.leavers.living(clock::now())
+    }
+
+    async fn lives(&self, node: &Owner) -> bool {
+        self.0.dependencies.vault.holds_lease(node).await.unwrap_or(true)
     }
 
     async fn others(&self) -> Option<Vec<Owner>> {
