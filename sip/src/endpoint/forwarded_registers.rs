@@ -78,6 +78,7 @@ impl Endpoint {
         let id = self.registers.next_id();
         let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
         let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
+        let asks_for = intent.registration(&self.core.token_key);
         let route = RouteRequest {
             register: id,
             aor: intent.aor.clone(),
@@ -85,7 +86,7 @@ impl Endpoint {
             proxy: proxy.clone(),
             push: intent.push_request.clone(),
             source: source.peer.ip(),
-            registers: intent.registration(&self.core.token_key).is_some(),
+            registers: asks_for.is_some(),
             ends: intent.expires == 0 && !intent.is_question,
             known: !self.push_bindings.known_as(&intent).is_empty(),
             renews: self.renews(&source, &intent),
@@ -100,6 +101,7 @@ impl Endpoint {
             server,
             request,
             intent,
+            asks_for,
             registrar,
             proxy,
             own_routes,
@@ -133,7 +135,7 @@ impl Endpoint {
             return 0;
         }
         let theirs = self.registers.of_flow(flow).map(|(_, register)| register);
-        let asked = theirs.filter_map(|register| register.intent.registration(&self.core.token_key));
+        let asked = theirs.filter_map(|register| register.asks_for);
         let new =
             asked.map(|(instance, _)| instance).filter(|it| *it != beside && !self.attachments.carries(flow, *it));
         new.collect::<BTreeSet<_>>().len()
@@ -221,7 +223,7 @@ impl Endpoint {
         for _ in 0..register.own_routes {
             edit = edit.pop(Name::Route);
         }
-        if let Some(registration) = register.registration(&self.core.token_key) {
+        if let Some(registration) = register.registration() {
             let path = push_proxy::path(&self.core.token_key, registration, sent_by, register.intent.outbound);
             edit = edit.prepend(Name::Path, path);
             if let PushRequest::Push(push) = &register.intent.push_request {
@@ -300,7 +302,7 @@ impl Endpoint {
         self.tell_taken_back(now, &register, taken.clone());
         self.overtake_earlier(&register, &taken);
         let (sent, is_overtaken) = (register.sent, register.is_overtaken);
-        let Some((instance, _)) = register.registration(&self.core.token_key) else {
+        let Some((instance, _)) = register.registration() else {
             self.remove_taken_away(now, &register, &taken);
             return self.leave(now, &register);
         };
@@ -355,7 +357,7 @@ impl Endpoint {
         self.ended(id, register, failed.then_some(false));
         // A stranger who knows the push token can have a SIP server of its own refuse the account, too: a refusal ends a registration only by the
         // flow that is attached to it. Any other registration expires.
-        if let (Some((instance, _)), 403 | 404 | 410 | 604) = (register.registration(&self.core.token_key), status)
+        if let (Some((instance, _)), 403 | 404 | 410 | 604) = (register.registration(), status)
             && self.attachments.is_attached_by(instance, &register.source)
             && !self.push_bindings.is_newer(instance, register.order())
         {
@@ -375,9 +377,9 @@ impl Endpoint {
         if intent.is_question {
             return;
         }
-        let (key, registers) = (&self.core.token_key, register.registration(&self.core.token_key));
+        let registers = register.registration();
         let is_same = |earlier: &ForwardedRegister| {
-            let Some((instance, reach)) = earlier.registration(key) else { return false };
+            let Some((instance, reach)) = earlier.registration() else { return false };
             let contact = &earlier.intent.contact;
             let is_device = |other: &str| names_device(other) && **contact == *other;
             let is_removed = taken.iter().any(|it| match it.instance {
@@ -401,9 +403,9 @@ impl Endpoint {
     fn tell_taken_back(&mut self, now: Instant, register: &ForwardedRegister, mut contacts: Vec<TakenContact>) {
         let intent = &register.intent;
         contacts.retain(|taken| match taken.instance {
-            Some(instance) => !self.push_bindings.knows(instance),
+            Some(instance) => !self.push_bindings.is_here(instance),
             // All of an AOR may be at several nodes.
-            None => taken.contact.is_empty() || !self.push_bindings.knows_device(intent, &taken.contact),
+            None => taken.contact.is_empty() || !self.push_bindings.is_device_here(intent, &taken.contact),
         });
         if !contacts.is_empty() {
             let (aor, server) = (intent.aor.clone(), intent.server.clone());
@@ -417,7 +419,7 @@ impl Endpoint {
         let mut edit = response.edit().answering(&register.request);
         let life = register.intent.granted(response);
         if let (PushRequest::Push(push), 200..300, false) = (&register.intent.push_request, status, life.is_zero())
-            && let Some((instance, _)) = register.registration(&self.core.token_key)
+            && let Some((instance, _)) = register.registration()
         {
             edit = edit.append(Name::FeatureCaps, push_proxy::feature_caps(&register.intent, push, instance, life));
         }

@@ -5,7 +5,7 @@
 //! | --- | --- | --- | --- |
 //! | runs out, and its device is pushed for | for all its calls | one waits | nothing new comes in for it without a flow, and nobody is asked to refresh it |
 //! | runs out, and its flow alone leads to it | for calls that its device has said something to | likewise | likewise |
-//! | is another node's by now | likewise; its other calls end | one waits, and its flow stands | what comes goes by that flow |
+//! | is another node's by now | likewise; its other calls end | one waits, and its flow stands | what new comes, and what its device takes back, is for that node: the store is asked |
 //!
 //! Invariant: a registration stays no longer than a call that waited at its end.
 
@@ -38,6 +38,7 @@ impl Endpoint {
         let until = if by_flow { self.rings_until(instance) } else { self.waits_until(instance, |_| true) };
         match until.filter(|until| *until > now) {
             Some(until) => self.linger(instance, end, until),
+            None if end == PushBindingEnd::Removed => self.forget_let_go(now, instance),
             None => self.remove_push_binding(now, instance, end),
         }
     }
@@ -45,10 +46,7 @@ impl Endpoint {
     /// Another node has a registration by now: it is forgotten here, when its device has heard out its calls.
     pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId) {
         let Some(until) = self.rings_until(instance).filter(|until| *until > now) else {
-            let owed = self.take_owed(now, instance);
-            self.attachments.end_dialogs(now, instance);
-            self.remove_push_binding(now, instance, PushBindingEnd::Removed);
-            return self.keep_owed(now, instance, owed);
+            return self.forget_let_go(now, instance);
         };
         for call in self.calls.waiting_for(instance) {
             if self.calls.get(call).is_some_and(|call| !call.is_heard_by(instance)) {
@@ -66,7 +64,15 @@ impl Endpoint {
     /// A device has no flow any more; of one that is another node's nothing is left here.
     pub(super) fn end_let_go(&mut self, now: Instant, instance: InstanceId) {
         if self.push_bindings.lingers(instance) == Some(PushBindingEnd::Removed) {
-            self.remove_push_binding(now, instance, PushBindingEnd::Removed);
+            self.forget_let_go(now, instance);
         }
+    }
+
+    /// The device may come back here: the BYEs of its calls are kept for it.
+    fn forget_let_go(&mut self, now: Instant, instance: InstanceId) {
+        let owed = self.take_owed(now, instance);
+        self.attachments.end_dialogs(now, instance);
+        self.remove_push_binding(now, instance, PushBindingEnd::Removed);
+        self.keep_owed(now, instance, owed);
     }
 }

@@ -37,7 +37,8 @@ impl Unacknowledged {
             self.0.retain(|_, until| *until > now);
         }
         if self.0.len() < UNACKNOWLEDGED_MAX {
-            self.0.entry(dialog).or_insert(until);
+            let known = self.0.entry(dialog).or_insert(until);
+            *known = if *known <= now { until } else { *known };
         }
     }
 
@@ -91,5 +92,23 @@ impl Endpoint {
             self.core.transactions.cancel(now, branch, None);
         }
         self.core.transactions.respond(now, server, 503, response);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_2xx_that_comes_again_is_waited_for_no_longer_and_a_later_one_of_its_dialog_in_full() {
+        let (start, life) = (Instant::now(), Duration::from_secs(32));
+        let (mut open, dialog) = (Unacknowledged::default(), DialogMark::of("c1"));
+        for (after, last) in [(0, 31), (31, 31), (33, 64)] {
+            let (now, last) = (start + Duration::from_secs(after), start + Duration::from_secs(last));
+            open.add(now, dialog, now + life);
+            assert_eq!((open.count(last), open.count(last + Duration::from_secs(1))), (1, 0), "{after}");
+        }
     }
 }

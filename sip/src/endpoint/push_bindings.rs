@@ -125,6 +125,11 @@ impl Row {
     fn deadline(&self) -> Instant {
         self.renew_at.map_or(self.expires_at, |at| at.min(self.expires_at))
     }
+
+    /// Whether it is another node's by now, and stays for a call alone.
+    fn is_let_go(&self) -> bool {
+        self.lingers == Some(PushBindingEnd::Removed)
+    }
 }
 
 impl fmt::Debug for PushBindings {
@@ -141,6 +146,11 @@ impl PushBindings {
     /// Whether a registration is known.
     pub(super) fn knows(&self, instance: InstanceId) -> bool {
         self.rows.contains_key(&instance)
+    }
+
+    /// Whether a registration is known, and is not another node's by now.
+    pub(super) fn is_here(&self, instance: InstanceId) -> bool {
+        self.rows.get(&instance).is_some_and(|row| !row.is_let_go())
     }
 
     /// Whether the timer of a registration for this moment counts.
@@ -204,9 +214,10 @@ impl PushBindings {
         self.of_contact(intent, &intent.contact)
     }
 
-    /// Whether another Contact of a REGISTER, or its own, is known.
-    pub(super) fn knows_device(&self, intent: &RegisterIntent, contact: &str) -> bool {
-        !self.of_contact(intent, contact).is_empty()
+    /// Whether another Contact of a REGISTER, or its own, is known, and is not another node's by now.
+    pub(super) fn is_device_here(&self, intent: &RegisterIntent, contact: &str) -> bool {
+        let known = self.of_contact(intent, contact);
+        !known.is_empty() && known.iter().all(|it| self.is_here(*it))
     }
 
     /// The registrations of one device of an AOR at a SIP server, or of all of its devices where `contact` is empty.
@@ -483,7 +494,8 @@ impl Endpoint {
             return None;
         }
         let instance = self.led_to(now, instance);
-        let Some(Row { binding, .. }) = self.push_bindings.rows.get(&instance) else {
+        let row = self.push_bindings.rows.get(&instance);
+        let Some(Row { binding, .. }) = row.filter(|row| !row.is_let_go() || self.has_come(source, request)) else {
             return Some((instance, Missing::Binding));
         };
         self.missing_of(*binding, source).map(|missing| (instance, missing))
@@ -502,7 +514,10 @@ impl Endpoint {
                 self.missing_of(row.binding, source).map(|missing| (device, missing))
             }
             Some(_) => None,
-            None => (!self.devices.knows(device)).then_some((device, Missing::Binding)),
+            // What is left of a device that has just gone has a flow: whoever had its call hangs up without a word from the store.
+            None if self.devices.knows(device) => None,
+            None if self.attachments.is_gone(device) && token.upstream == source.flow => None,
+            None => Some((device, Missing::Binding)),
         }
     }
 
@@ -527,7 +542,8 @@ impl Endpoint {
     ) {
         let instance = self.led_to(now, instance);
         let attached = self.attachments.is_attached(instance);
-        let row = self.push_bindings.rows.get(&instance).filter(|row| attached || row.lingers.is_none());
+        let may_come = |row: &&Row| row.lingers.is_none() || attached && !row.is_let_go();
+        let row = self.push_bindings.rows.get(&instance).filter(may_come);
         let Some(Row { binding, flow_failure, .. }) = row else {
             return self.refuse_unknown_path(&source, &request, reach);
         };

@@ -13,7 +13,6 @@ use super::pushed::{ForwardedRegisterId, RegisterRoute};
 use super::register_turns::Stage;
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::push_proxy::{Reach, RegisterIntent};
-use crate::flow::TokenKey;
 use crate::id::{FlowId, InstanceId, UpstreamId};
 use crate::message::Message;
 use crate::transaction::ServerId;
@@ -34,6 +33,8 @@ pub(super) struct ForwardedRegister {
     pub(super) server: ServerId,
     pub(super) request: Box<Message>,
     pub(super) intent: RegisterIntent,
+    /// The registration that it asks for, which takes an HMAC to name.
+    pub(super) asks_for: Option<(InstanceId, Reach)>,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,
     /// How many of its Routes are ours.
@@ -66,9 +67,9 @@ impl ForwardedRegister {
     }
 
     /// The registration that it asks for and may have, and how that is reached.
-    pub(super) fn registration(&self, key: &TokenKey) -> Option<(InstanceId, Reach)> {
+    pub(super) fn registration(&self) -> Option<(InstanceId, Reach)> {
         let by_flow = self.route.as_ref().is_some_and(|route| route.by_flow);
-        self.intent.registration(key).filter(|(_, reach)| *reach == Reach::Pushed || by_flow)
+        self.asks_for.filter(|(_, reach)| *reach == Reach::Pushed || by_flow)
     }
 
     /// The destination, once it is known.
@@ -154,8 +155,8 @@ impl ForwardedRegisters {
     /// A REGISTER was accepted: those of its account that were sent before it, and are about the same, are overtaken.
     pub(super) fn overtake(&mut self, later: &ForwardedRegister, is_same: impl Fn(&ForwardedRegister) -> bool) {
         for id in self.by_account.of(later.account()) {
-            let earlier = self.rows.get_mut(&id).filter(|it| (1..later.order()).contains(&it.order()));
-            if let Some(earlier) = earlier.filter(|it| is_same(it)) {
+            let is_earlier = |it: &&mut ForwardedRegister| !it.is_overtaken && (1..later.order()).contains(&it.order());
+            if let Some(earlier) = self.rows.get_mut(&id).filter(is_earlier).filter(|it| is_same(it)) {
                 earlier.is_overtaken = true;
             }
         }
@@ -296,6 +297,7 @@ mod tests {
             server,
             request: Box::new(request),
             intent,
+            asks_for: None,
             registrar: "sip:h".into(),
             proxy: None,
             own_routes: 0,
@@ -308,6 +310,26 @@ mod tests {
 
     fn route(upstream: u32) -> RegisterRoute {
         RegisterRoute { upstream: UpstreamId(upstream), registrar: "sip:h".into(), services: Vec::new(), by_flow: true }
+    }
+
+    #[test]
+    fn what_was_overtaken_is_not_looked_at_again() {
+        let mut registers = ForwardedRegisters::default();
+        let all = [0; 20].map(|_| registers.next_id());
+        for id in all {
+            registers.add(id, register(1, "192.0.2.1:9"));
+            registers.note_sent(Instant::now(), id);
+        }
+        let looked = std::cell::Cell::new(0);
+        for id in all.into_iter().rev() {
+            let later = registers.take(id).unwrap();
+            assert_eq!(later.is_overtaken, id != all[19]);
+            registers.overtake(&later, |_| {
+                looked.set(looked.get() + 1);
+                true
+            });
+        }
+        assert_eq!(looked.get(), 19);
     }
 
     #[test]

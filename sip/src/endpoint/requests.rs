@@ -209,6 +209,11 @@ impl Endpoint {
         self.judge_request(now, source, inner.unwrap_or(request));
     }
 
+    /// Whether a request is a copy of one that has come here, or its CANCEL.
+    pub(super) fn has_come(&self, source: &Source, request: &Message) -> bool {
+        self.core.transactions.has_come(&RequestKey::of(request, request.via().as_ref(), source.side))
+    }
+
     /// A sound request has come, now or when its device had not proved itself.
     pub(super) fn judge_request(&mut self, now: Instant, source: Source, request: Message) {
         let method = request.method().unwrap_or(Method::Other);

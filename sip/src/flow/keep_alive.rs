@@ -201,7 +201,8 @@ impl KeepAlive {
     }
 
     fn plan(&mut self, now: Instant, random: &mut Random) {
-        let period = if self.has_failed { self.period * 2 / 3 } else { self.period };
+        let sooner = (self.period * 2 / 3).max(self.timing.shortest.min(self.period));
+        let period = if self.has_failed { sooner } else { self.period };
         let millis = period.as_millis() as u64;
         self.next_ping = now + Duration::from_millis(random.between(millis * 4 / 5, millis));
     }
@@ -365,6 +366,14 @@ mod tests {
             assert!(matches!(pulse, Pulse::Stun(_)), "it is asked on");
             let (from, to) = if heard == Heard::Failed { (15, 20) } else { (23, 29) };
             assert!(within(first, next, from, to), "{:?}", next - first);
+        }
+        let mut greedy = Flow::datagram();
+        greedy.keep_alive.follow(greedy.start, Duration::from_secs(1), &mut greedy.random);
+        for _ in 0..10 {
+            let (Pulse::Stun(id), at) = greedy.fire() else { panic!("STUN") };
+            greedy.start = at;
+            assert_eq!(greedy.stun(id, Some(FLOW_FAILED)), Some(Heard::Failed));
+            assert!(within(at, greedy.keep_alive.deadline(), 12, 15), "not below the shortest, whatever it says");
         }
     }
 }

@@ -292,6 +292,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
         Arrival::New
     }
 
+    /// Whether a request is known, or the INVITE that it cancels.
+    pub fn has_come(&self, key: &RequestKey) -> bool {
+        self.by_key.contains_key(key.as_str()) || self.cancelled(key).is_some()
+    }
+
     /// The To tag of the responses of the INVITE that a CANCEL names, which that of its own response should be (RFC 3261 §9.2).
     pub fn to_tag_for(&self, cancel: &RequestKey) -> Option<String> {
         self.cancelled(cancel)?.to_tag()

@@ -170,6 +170,30 @@ fn a_client_that_comes_by_a_new_connection_each_time_is_offered_md5_alone_when_i
 }
 
 #[test]
+fn what_a_client_is_offered_outlives_its_refreshes_and_is_not_chosen_before_it_is_known() {
+    let mut world = World::registered();
+    for flow in 2..4 {
+        offered(&mut world, flow, 1, "");
+    }
+    assert_eq!(offered(&mut world, 1, 1, ""), [Hash::Md5]);
+    let (challenge, user) = (last_challenge(&world), world.instance.to_string());
+    for nc in 1..4 {
+        let value = world::answer(&challenge, &user, world::SECRET, "sip:relay.test", nc, "c");
+        register_with(&mut world, nc + 1, "sip:relay.test", &value);
+        assert_eq!(world.count("REGISTER 200"), nc as usize);
+    }
+    assert_eq!(offered(&mut world, 1, 9, ""), [Hash::Md5], "its nonce has ended");
+    assert_eq!(offered(&mut world, 4, 1, ""), [Hash::Md5]);
+
+    let mut world = World::new(FlowId::Datagram(world::server_address()));
+    for flow in 2..4 {
+        offered(&mut world, flow, 1, "");
+    }
+    world.bind();
+    assert_eq!(offered(&mut world, 4, 1, ""), BOTH);
+}
+
+#[test]
 fn what_is_left_unanswered_on_one_flow_is_no_affair_of_a_flow_that_is_open() {
     let mut world = World::registered();
     assert_eq!(offered(&mut world, 3, 1, ""), BOTH, "a phone whose connection died after its 401");

@@ -42,6 +42,13 @@ impl Offered {
             (true, true) => Self::One,
         }
     }
+
+    /// The flow has answered a further REGISTER. One stays what was offered: a refresh with the same nonce answers it again.
+    pub(super) fn follow(&mut self, now: Self) {
+        if (*self, now) != (Self::One, Self::Nothing) {
+            *self = now;
+        }
+    }
 }
 
 /// How many connections each device has left with two.
@@ -57,16 +64,17 @@ impl LeftBoth {
         self.count(instance) >= ENOUGH
     }
 
-    /// A REGISTER is answered: with a challenge that offers one algorithm or two, or with a verdict, as it `answers` what its flow had `offered`.
-    pub(super) fn note(&mut self, instance: InstanceId, offered: &mut Offered, now: Offered) {
-        match (now, *offered) {
+    /// A REGISTER is answered: with a challenge that offers one algorithm or two, or with a verdict, as it answers what its flow had `offered`.
+    pub(super) fn note(&mut self, instance: InstanceId, offered: Offered, now: Offered) {
+        match (now, offered) {
             (Offered::Two, Offered::Nothing) => self.set(instance, self.count(instance).saturating_add(1).min(ENOUGH)),
             (Offered::One, Offered::Nothing) | (Offered::Two, Offered::One) => self.set(instance, ENOUGH - 1),
             (Offered::One | Offered::Two, _) => (),
-            (Offered::Nothing, Offered::One) => return self.set(instance, ENOUGH),
-            (Offered::Nothing, _) => self.forget(instance),
+            (Offered::Nothing, Offered::One) => self.set(instance, ENOUGH),
+            (Offered::Nothing, Offered::Two) => self.forget(instance),
+            // A proof with a challenge of before says nothing.
+            (Offered::Nothing, Offered::Nothing) => (),
         }
-        *offered = now;
     }
 
     /// A device has answered two, or is known no more.
@@ -95,7 +103,7 @@ mod tests {
     fn the_latest_are_remembered_and_a_bound_holds() {
         let id = |number: usize| InstanceId::from_bytes((number as u128).to_be_bytes());
         let mut left = LeftBoth::default();
-        let two = |left: &mut LeftBoth, number| left.note(id(number), &mut Offered::default(), Offered::Two);
+        let two = |left: &mut LeftBoth, number| left.note(id(number), Offered::default(), Offered::Two);
         for number in 0..3 * REMEMBERED {
             two(&mut left, number);
             two(&mut left, number);
@@ -104,7 +112,9 @@ mod tests {
         }
         assert!(!left.wants_one(id(0)));
         let last = id(3 * REMEMBERED - 1);
-        left.note(last, &mut Offered::Two, Offered::Nothing);
+        left.note(last, Offered::Nothing, Offered::Nothing);
+        assert!(left.wants_one(last));
+        left.note(last, Offered::Two, Offered::Nothing);
         assert!(!left.wants_one(last));
     }
 }

@@ -408,8 +408,16 @@ impl Endpoint {
         let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         let is_asked = matches!(admission, Admission::Challenge { .. });
-        carried.left_both = if is_asked { !md5_alone } else { carried.offered == Offered::One };
-        self.attachments.left_both.note(instance, &mut carried.offered, Offered::by(is_asked, md5_alone));
+        let (before, offered) = (carried.offered, Offered::by(is_asked, md5_alone));
+        carried.left_both = match before {
+            _ if is_asked => !md5_alone,
+            Offered::Nothing => md5_alone,
+            Offered::Two | Offered::One => before == Offered::One,
+        };
+        carried.offered.follow(offered);
+        if self.devices.knows(instance) {
+            self.attachments.left_both.note(instance, before, offered);
+        }
         carried.registers_until = is_asked.then(|| now + self.core.settings.timing.edge.unproven);
         match admission {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),

@@ -1,6 +1,6 @@
 //! A registration runs out, or goes to another node, while a caller waits for its device.
 
-use sip::endpoint::{Input, PushBindingEnd};
+use sip::endpoint::{Input, Missing, PushBindingEnd};
 use sip::id::FlowId;
 use sip::message::Message;
 
@@ -73,6 +73,12 @@ fn a_phone_that_rings_when_its_registration_runs_out_rings_on_and_is_answered() 
 
 /// A phone has a connection, and says this of a call; then another node has its registration.
 fn let_go(said: Option<u16>) -> (Through, Message) {
+    let (through, invite, _) = let_go_of(said);
+    (through, invite)
+}
+
+/// Likewise, with its Path.
+fn let_go_of(said: Option<u16>) -> (Through, Message, String) {
     let mut through = Through::new();
     let path = through.registered(&Register::by(1)).text(sip::message::Name::Path).unwrap().to_owned();
     through.world.sent.clear();
@@ -83,7 +89,7 @@ fn let_go(said: Option<u16>) -> (Through, Message) {
     }
     let instance = through.instance();
     through.world.input(Input::LetGoOfPushBinding(instance));
-    (through, invite)
+    (through, invite, path)
 }
 
 #[test]
@@ -96,6 +102,43 @@ fn a_phone_that_has_heard_a_call_here_and_is_another_nodes_meanwhile_is_heard_ou
         through.advance(300);
         assert_eq!((through.ends(), registrations(&through)), (vec![PushBindingEnd::Removed], 0));
     }
+}
+
+/// The call alone is this node's: for all else the store says where the registration is.
+#[test]
+fn what_comes_for_a_phone_that_is_another_nodes_and_rings_here_is_not_known_here() {
+    let (mut through, _, path) = let_go_of(Some(180));
+    let (instance, source) = (through.instance(), through.world.upstream);
+    let of = |through: &Through, method: &str, call_id: &str| {
+        let text = through.request(method, call_id, &path);
+        text.replace(&format!("{call_id}.1.CANCEL"), &format!("{call_id}.1.INVITE"))
+    };
+    let missing = |through: &Through, method: &str, call_id: &str| {
+        let request = Message::parse(&of(through, method, call_id).into(), &Default::default()).unwrap();
+        through.world.endpoint.missing_by_path(through.world.now, &source, &request)
+    };
+    for method in ["INVITE", "CANCEL"] {
+        assert_eq!(missing(&through, method, "c1"), None, "the call that rings");
+        assert_eq!(missing(&through, method, "c2"), Some((instance, Missing::Binding)));
+    }
+    // As when the store has none.
+    through.call("c2", &path);
+    assert_eq!(through.world.count("INVITE 404"), 1);
+    let cancel = of(&through, "CANCEL", "c1");
+    through.world.receive(source, &cancel);
+    assert_eq!((through.world.count("CANCEL 200"), through.world.count("CANCEL")), (1, 1), "it rings no more");
+}
+
+/// The record in the store is the other node's, and goes.
+#[test]
+fn a_phone_that_is_another_nodes_and_unregisters_here_while_it_rings_is_told_of() {
+    let (mut through, _) = let_go(Some(180));
+    through.registered(&Register::by(1).expires(0));
+    assert_eq!(through.taken_back(), [("<urn:uuid:1>".to_owned(), true)]);
+    assert_eq!((through.ends(), registrations(&through)), (vec![PushBindingEnd::Unregistered], 0));
+    let (mut through, _) = let_go(Some(180));
+    through.registered(&Register::by(1).expires(0).contact("<sip:alice@10.0.0.5:1>;+sip.instance=\"<urn:uuid:1>\""));
+    assert_eq!(through.taken_back(), [("<urn:uuid:1>".to_owned(), false)]);
 }
 
 #[test]

@@ -93,6 +93,29 @@ fn a_request_in_a_dialog_of_a_device_that_is_not_known_here_is_asked_for_and_wai
     }
 }
 
+/// Its other party hangs up; the store may be away, and has nothing of a device that has just gone.
+#[test]
+fn a_bye_for_a_device_that_has_just_gone_goes_down_its_open_flow_without_a_word_from_the_store() {
+    let (mut through, invite) = in_open_dialog();
+    let (instance, source, text) = (through.instance(), through.world.upstream, bye(&through, &invite, ""));
+    through.world.input(Input::RemovePushBinding(instance));
+    let parsed = Message::parse(&text.clone().into(), &Default::default()).unwrap();
+    let missing =
+        |through: &Through, source| through.world.endpoint.missing_by_path(through.world.now, &source, &parsed);
+    assert_eq!(missing(&through, source), None);
+    let elsewhere = Source { flow: FlowId::Stream(77), ..source };
+    assert_eq!(
+        missing(&through, elsewhere),
+        Some((instance, Missing::Binding)),
+        "of a stranger, as far as is known here"
+    );
+    through.world.sent.clear();
+    through.world.receive(source, &text);
+    assert_eq!(through.world.descriptions(), ["BYE"]);
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    assert_eq!(missing(&through, source), Some((instance, Missing::Binding)), "nothing is left of it here");
+}
+
 #[test]
 fn a_request_in_a_dialog_that_a_suspended_device_leaves_unanswered_wakes_it_by_its_purr() {
     for (purr, refreshes) in [(true, 1), (false, 0)] {
