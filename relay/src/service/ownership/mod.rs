@@ -626,8 +626,8 @@ impl Inner {
         true
     }
 
-    /// Whether another node has ended a missing instance, or let it go by itself, as a registration that passed through; else it is handed over, unless its
-    /// end is past.
+    /// Whether a missing instance is to be let go of as one that another node has ended; so is what passed through, for which nothing is unregistered.
+    /// Any other whose end is still to come is handed over.
     async fn has_ended_elsewhere(self: &Arc<Self>, id: InstanceId, is_wiped: bool) -> bool {
         let Ok(status) = self.look_as_relay(id).await else { return false };
         if is_wiped || self.passed_through(&status) {
