@@ -1,10 +1,14 @@
 //! Notes of missed calls that the store did not take when they ended: it stood still, or was away.
 //!
-//! Invariant: a note is held sealed alone, until the store has taken it or has nothing of its instance any more. They are tried in turn, one at a time: one slot
+//! A store that was away may come back without the records, which their nodes write again: a note whose instance it does not have waits for
+//! [`RESTORED_WITHIN`], unless the instance is known to be wiped.
+//!
+//! Invariant: a note is held sealed alone, until the store has taken it or its instance is gone. They are tried in turn, one at a time: one slot
 //! of a Cluster that is away keeps no other note waiting for good. One more than [`MAX`] is lost, and so is what waits when the process ends.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 use tokio::sync::mpsc;
@@ -21,6 +25,8 @@ const MAX: usize = 8 * 1024;
 /// The pause after the store did not take one: twice as long each time.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long the record of a note may be missing: its node writes it again when every other one has answered, or has been silent for a minute.
+const RESTORED_WITHIN: Duration = Duration::from_secs(75);
 
 /// The note of one missed call.
 pub(crate) struct Note {
@@ -30,6 +36,46 @@ pub(crate) struct Note {
     pub(crate) item: SealedItem,
     /// An earlier one that gives way to it.
     pub(crate) displaces: Option<CallId>,
+    /// Its instance goes on: a store that has no record of it has lost that.
+    pub(crate) goes_on: bool,
+}
+
+/// A note that waits.
+struct Late {
+    note: Note,
+    /// Since when the store says that it has no record of its instance.
+    missing_since: OnceLock<Instant>,
+}
+
+/// The outcome of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    /// It is to be tried again.
+    Waits,
+    Kept,
+    /// Its instance is gone, and the note is to be.
+    Gone,
+    Lost,
+}
+
+/// What the store's answer leads to. `missing_since`: since when it has no record of the instance. `is_wiped`: whether that is known to be.
+fn judge(
+    kept: Option<Result<(), StoreError>>,
+    goes_on: bool,
+    missing_since: &OnceLock<Instant>,
+    now: Instant,
+    is_wiped: impl FnOnce() -> bool,
+) -> Tried {
+    match kept {
+        None => Tried::Waits,
+        Some(Ok(())) => Tried::Kept,
+        Some(Err(StoreError::Gone)) if !goes_on || is_wiped() => Tried::Gone,
+        Some(Err(StoreError::Gone)) => {
+            let since = *missing_since.get_or_init(|| now);
+            if now.saturating_duration_since(since) < RESTORED_WITHIN { Tried::Waits } else { Tried::Lost }
+        }
+        Some(Err(_)) => Tried::Lost,
+    }
 }
 
 impl Note {
@@ -49,20 +95,20 @@ impl Note {
 }
 
 /// The waiting notes of a node.
-pub(crate) struct LateNotes(mpsc::Sender<Note>);
+pub(crate) struct LateNotes(mpsc::Sender<Late>);
 
 impl LateNotes {
     /// Starts the task that tries them, which ends with this.
     pub(crate) fn start(vault: Vault, metrics: Metrics) -> Self {
         let (add, added) = mpsc::channel(MAX / 2);
-        let tries = async move |note: &Note| {
-            let kept = note.keep(&vault, &metrics).await;
-            match kept {
-                None => return false,
-                Some(Ok(())) => metrics.missed_call(MissedCallOutcome::Kept),
-                // Its instance is gone, and the note is to be.
-                Some(Err(StoreError::Gone)) => {}
-                Some(Err(_)) => metrics.missed_call(MissedCallOutcome::Lost),
+        let tries = async move |late: &Late| {
+            let kept = late.note.keep(&vault, &metrics).await;
+            let is_wiped = || vault.tombstones().forbids(late.note.instance, None).is_some();
+            match judge(kept, late.note.goes_on, &late.missing_since, clock::now(), is_wiped) {
+                Tried::Waits => return false,
+                Tried::Kept => metrics.missed_call(MissedCallOutcome::Kept),
+                Tried::Gone => {}
+                Tried::Lost => metrics.missed_call(MissedCallOutcome::Lost),
             }
             true
         };
@@ -72,7 +118,7 @@ impl LateNotes {
 
     /// Keeps one until the store takes it; `false`: too many wait.
     pub(crate) fn add(&self, note: Note) -> bool {
-        self.0.try_send(note).is_ok()
+        self.0.try_send(Late { note, missing_since: OnceLock::new() }).is_ok()
     }
 }
 
@@ -157,6 +203,20 @@ mod tests {
         assert_eq!(all, [1, 2, 3, 4, 5], "each once");
         drop(add);
         writing.await.unwrap();
+    }
+
+    #[test]
+    fn a_note_outlives_the_loss_of_its_record_for_a_while_and_its_instance_never() {
+        let (since, now) = (OnceLock::new(), clock::now());
+        let gone =
+            |goes_on, after, is_wiped| judge(Some(Err(StoreError::Gone)), goes_on, &since, now + after, || is_wiped);
+        let (soon, late) = (RESTORED_WITHIN / 2, RESTORED_WITHIN);
+        assert_eq!(gone(true, Duration::ZERO, false), Tried::Waits);
+        assert_eq!(gone(true, soon, false), Tried::Waits);
+        assert_eq!(gone(true, soon, true), Tried::Gone);
+        assert_eq!(gone(false, soon, false), Tried::Gone);
+        assert_eq!(gone(true, late, false), Tried::Lost, "and that is counted");
+        assert_eq!(judge(Some(Ok(())), true, &since, now + late, || false), Tried::Kept);
     }
 
     #[tokio::test(start_paused = true)]

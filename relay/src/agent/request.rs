@@ -323,6 +323,15 @@ impl Request {
     pub(crate) fn is_of_pushes(&self) -> bool {
         matches!(self, Self::ExpectCall { .. } | Self::Test { .. } | Self::TokenDead { .. })
     }
+
+    /// Whether the push that it is to lead to is wanted by nobody any more: who asked for it is gone.
+    pub(crate) fn is_given_up(&self) -> bool {
+        match self {
+            Self::ExpectCall { asker, reply, .. } => reply.is_closed() || asker.answered.has_changed().is_err(),
+            Self::Test { reply, .. } => reply.is_closed(),
+            _ => false,
+        }
+    }
 }
 
 /// An instance of a SIP server.
@@ -556,4 +565,34 @@ pub enum CallDenied {
     UnknownCall,
     /// The call has ended like this, so the action is not possible.
     Over(CallState),
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[test]
+    fn a_push_is_given_up_when_who_asked_for_it_is_gone() {
+        let id = InstanceId::new(1 << 64, ShardTag(1));
+        let (reply, answer) = oneshot::channel();
+        let test = Request::Test { id, who: Principal::Relay, reply };
+        assert!(!test.is_given_up());
+        drop(answer);
+        assert!(test.is_given_up());
+        for is_answer_waited_for in [true, false] {
+            let ((reply, answer), (asked, answered)) = (oneshot::channel(), watch::channel(false));
+            let asker = Asker { wait: Duration::ZERO, arrivals: mpsc::unbounded_channel().0, answered };
+            let servers = Servers { domain: "example.test".into(), registrars: Arc::new([]), addresses: None };
+            let aor = AorKey::of_number(1);
+            let expect = Request::ExpectCall { aor, servers, from: "".into(), name: None, asker, reply };
+            assert!(!expect.is_given_up());
+            match is_answer_waited_for {
+                true => drop(asked),
+                false => drop(answer),
+            }
+            assert!(expect.is_given_up());
+        }
+    }
 }

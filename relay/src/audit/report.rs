@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::Act;
 use super::chain::{self, Fault};
 use super::files::{self, AuditError};
 use super::owed;
@@ -83,7 +84,9 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
         let mut order = Order::default();
         let seen = |line: &Value| {
             let at = line["at"].as_str().unwrap_or_default();
-            order.see(at);
+            if !is_of_start(line) {
+                order.see(at);
+            }
             // What was lost is of the time between the line before and this one.
             if *before <= *last && *at >= *known_from {
                 report.lost += line["lines"].as_u64().unwrap_or(0);
@@ -103,6 +106,12 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
         *report.instances.entry(it.app.clone().unwrap_or_else(|| "unknown".into())).or_default() += 1;
     }
     report
+}
+
+/// Whether a run has written a line at its start: it is dated by the machine's clock, for the store was not heard yet by whose clock the others may go, and
+/// tells of no account.
+fn is_of_start(line: &Value) -> bool {
+    [Act::Started, Act::Torn].iter().any(|act| line["what"] == act.word())
 }
 
 /// The order of the times in one trail. A clock that was wrong shows where they run backwards; which of the lines it has dated shows nowhere, and it may be
@@ -388,6 +397,29 @@ mod tests {
         }
         let whole = Report { misdated: 1, ..Report::default() };
         assert!(!whole.is_whole() && whole.to_json()["at_least"] == json!(true));
+    }
+
+    #[test]
+    fn the_start_of_a_run_on_a_machine_whose_clock_is_ahead_of_the_stores_misdates_nothing() {
+        let folder = std::env::temp_dir().join(format!("sipwake-report-start-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir_all(&folder).unwrap();
+        let told = |second: &str| {
+            let mut chain = BEGINNING;
+            let lines = [("09:00", "enabled"), ("09:07", second), ("09:02", "renewed"), ("09:03", "woken")];
+            let mut seq = 0;
+            let lines = lines.map(|(at, what)| {
+                seq += 1;
+                let at = format!("2026-11-28T{at}:00.000Z");
+                chained(&mut chain, &json!({"seq": seq, "at": at, "what": what, "instance": "pi_1"}))
+            });
+            std::fs::write(folder.join("audit-2026-11-28.jsonl"), lines.concat()).unwrap();
+            let told = report(std::slice::from_ref(&folder), "2026-11-28", "2026-11-28");
+            (told.is_whole(), told.misdated)
+        };
+        assert_eq!(told("started"), (true, 0));
+        assert_eq!(told("torn"), (true, 0));
+        assert_eq!(told("renewed"), (false, 2));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -9,9 +9,10 @@
 //! Invariant: a call that is established, and asks for nothing, keeps no process from its end. Of 2xx, [`UNACKNOWLEDGED_MAX`] are known.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 use std::time::Instant;
 
-use super::{DialogMark, Endpoint, ServerOwner};
+use super::{Endpoint, ServerOwner};
 use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::ServerId;
 
@@ -20,9 +21,9 @@ const UNACKNOWLEDGED_MAX: usize = 10_000;
 /// Of a request that the end of the process has left unanswered, the Retry-After, in seconds.
 const RETRY_AFTER_S: u32 = 1;
 
-/// The dialogs in which a 2xx to an INVITE has passed, and no ACK, each with the moment at which its sender gives up.
+/// The dialogs in which a 2xx to an INVITE has passed, and no ACK, by a hash of their Call-IDs, each with the moment at which its sender gives up.
 #[derive(Debug, Default)]
-pub(super) struct Unacknowledged(HashMap<DialogMark, Instant>);
+pub(super) struct Unacknowledged(HashMap<u64, Instant>);
 
 impl Unacknowledged {
     /// How many there are.
@@ -31,13 +32,18 @@ impl Unacknowledged {
         self.0.values().filter(|until| **until > now).count()
     }
 
-    fn add(&mut self, now: Instant, dialog: DialogMark, until: Instant) {
+    fn key(&self, call_id: &str) -> u64 {
+        self.0.hasher().hash_one(call_id)
+    }
+
+    fn add(&mut self, now: Instant, call_id: &str, until: Instant) {
         if self.0.len() >= UNACKNOWLEDGED_MAX {
             #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
             self.0.retain(|_, until| *until > now);
         }
         if self.0.len() < UNACKNOWLEDGED_MAX {
-            let known = self.0.entry(dialog).or_insert(until);
+            let key = self.key(call_id);
+            let known = self.0.entry(key).or_insert(until);
             *known = if *known <= now { until } else { *known };
         }
     }
@@ -45,7 +51,7 @@ impl Unacknowledged {
     /// An ACK or a BYE of a dialog has passed.
     pub(super) fn settle(&mut self, request: &Message) {
         if let Some(call_id) = request.call_id().filter(|_| !self.0.is_empty()) {
-            self.0.remove(&DialogMark::of(call_id));
+            self.0.remove(&self.key(call_id));
         }
     }
 }
@@ -66,7 +72,7 @@ impl Endpoint {
         let is_of_invite = response.cseq().is_some_and(|(_, method)| method == Method::Invite.as_str());
         if let Some(call_id) = response.call_id().filter(|_| is_of_invite && (200..300).contains(&status)) {
             let until = now + self.core.settings.timing.transaction.t1_64();
-            self.unacknowledged.add(now, DialogMark::of(call_id), until);
+            self.unacknowledged.add(now, call_id, until);
         }
     }
 

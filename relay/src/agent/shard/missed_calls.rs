@@ -75,14 +75,21 @@ impl Shard {
             given_up: state == CallState::Cancelled,
         });
         let displaces = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
-        let (shared, note) = (self.shared.clone(), Note { instance: named, item, displaces });
+        let note = Note { instance: named, item, displaces, goes_on: goes_on == GoesOn::Surely };
+        let shared = self.shared.clone();
         tokio::spawn(async move {
-            let is_kept = match note.keep(&shared.vault, &shared.metrics).await {
-                None if shared.late_notes.add(note) => return,
+            let outcome = match note.keep(&shared.vault, &shared.metrics).await {
                 Some(Err(StoreError::Gone)) if goes_on == GoesOn::Perhaps => return,
-                kept => kept.is_some_and(|kept| kept.is_ok()),
+                Some(Ok(())) => MissedCallOutcome::Kept,
+                // A store that came back empty takes it when the record is there again.
+                None | Some(Err(StoreError::Gone)) => {
+                    if shared.late_notes.add(note) {
+                        return;
+                    }
+                    MissedCallOutcome::Lost
+                }
+                Some(Err(_)) => MissedCallOutcome::Lost,
             };
-            let outcome = if is_kept { MissedCallOutcome::Kept } else { MissedCallOutcome::Lost };
             shared.metrics.missed_call(outcome);
         });
         if goes_on == GoesOn::Perhaps {

@@ -69,7 +69,7 @@ use crate::agent::RecordNote;
 use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
-use crate::agent::request::Arrival;
+use crate::agent::request::{Arrival, Request};
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
@@ -258,7 +258,7 @@ impl Shard {
                 self.is_cancelled = false;
                 self.catch_panic(Self::on_time);
                 // A call that has ended meanwhile, by its CANCEL or by its time, is pushed no more.
-                for input in own {
+                for input in own.into_iter().filter(|input| !is_given_up(input)) {
                     self.catch_panic(|shard| shard.on_input(input));
                 }
                 if is_in_doubt {
@@ -291,7 +291,11 @@ impl Shard {
             | ShardInput::LeftBehind { .. }
             | ShardInput::PathLookedUp(_)
             | ShardInput::ServerFound(_) => Some(Claim::ToldOnce),
-            ShardInput::Request(request) => request.is_of_pushes().then_some(Claim::ToldOnce),
+            ShardInput::Request(request) => match &**request {
+                // Anybody may ask: a wrong secret is answered at once, and waits for nothing.
+                Request::Test { id, who, .. } => self.admit(*id, who).is_ok().then_some(Claim::OfOther(0)),
+                request => request.is_of_pushes().then_some(Claim::ToldOnce),
+            },
             ShardInput::Flow { .. }
             | ShardInput::AskerGone(_)
             | ShardInput::ServerAsked { .. }
@@ -539,6 +543,11 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether nobody wants any more what an input that waited is to lead to.
+fn is_given_up(input: &ShardInput) -> bool {
+    matches!(input, ShardInput::Request(request) if request.is_given_up())
 }
 
 /// Lets what is ready run first.

@@ -67,14 +67,18 @@ impl Inner {
         if self.passed_through(&status) {
             return true;
         }
-        // One that is replaced may be erased by its owner only later; one that is not proven stands beside that which its place names.
-        let is_proven = self.place_of(&status).is_some_and(|place| place.is_proven);
-        let is_replaced = is_proven && self.successor_of(&status).await.is_some();
-        let has_ended = is_replaced || self.is_wiped_by_owner(id, fence).await;
+        // One that is replaced may be erased by its owner only later.
+        let has_ended = self.is_replaced(&status).await || self.is_wiped_by_owner(id, fence).await;
         if has_ended {
             self.let_go_of_wiped(&[id]).await;
         }
         !has_ended
+    }
+
+    /// Whether another instance has taken its place in the store; one that is not proven stands beside that which its place names.
+    pub(super) async fn is_replaced(&self, status: &InstanceStatus) -> bool {
+        let is_proven = self.place_of(status).is_some_and(|place| place.is_proven);
+        is_proven && self.successor_of(status).await.is_some()
     }
 
     /// Whether another node says that it has wiped it: by what lies beside the own keyring, or when it is asked.

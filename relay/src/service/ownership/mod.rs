@@ -20,7 +20,7 @@ mod restore;
 pub(super) mod unanswered_writes;
 pub(super) mod unserved;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
-use crate::agent::request::{InstanceStatus, Request};
+use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
 use crate::clock::{confirmed_now, since_boot};
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
@@ -477,13 +477,19 @@ impl Inner {
 
     /// Lets go of these, which another node has ended; those that need not be told again.
     async fn let_go_of(self: &Arc<Self>, ended: Vec<InstanceId>) -> Vec<InstanceId> {
-        let (mut done, mut owned) = (Vec::with_capacity(ended.len()), Vec::new());
-        for id in ended {
-            match self.let_go_of_one(id).await {
-                Ok(true) => done.push(id),
-                Ok(false) => owned.push(id),
+        let (mut done, mut owned, mut is_away) = (Vec::with_capacity(ended.len()), Vec::new(), false);
+        for some in ended.chunks(AT_ONCE) {
+            let outcomes = join_all(some.iter().map(|id| self.let_go_of_one(*id))).await;
+            for (id, outcome) in some.iter().zip(outcomes) {
+                match outcome {
+                    Ok(true) => done.push(*id),
+                    Ok(false) => owned.push(*id),
+                    Err(_) => is_away = true,
+                }
+            }
+            if is_away {
                 // The others are told again as well.
-                Err(_) => break,
+                break;
             }
         }
         if !owned.is_empty() {
@@ -538,14 +544,13 @@ impl Inner {
         self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
     }
 
-    /// The lease had run out: instances that another node took meanwhile are let go without a word to their SIP server, and those that it has ended are
-    /// unregistered, for their user is to be told nothing more of them. Whether the store told all; else it is to be asked again.
+    /// The lease had run out: instances that another node took meanwhile are let go without a word to their SIP server, and those that it
+    /// [has ended](Self::let_go_of_missing) are unregistered. Whether the store told all; else it is to be asked again.
     ///
     /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not let go of,
     /// also where this node itself stood still meanwhile: it asks the others first which instances they have wiped. In a Cluster, which cannot tell a
     /// loss from a wipe, only when the lease was missing before its time (one of its masters came back without its data), or when nobody has taken over
-    /// anything: a node that has taken over some has the missing ones as well, or has wiped them. An instance that is missing because its lease has
-    /// ended meanwhile ends here as any other, unless another node has ended it.
+    /// anything: a node that has taken over some has the missing ones as well, or has wiped them.
     async fn look_up_all(self: Arc<Self>, lapse: Lapse, has_lost: bool) -> bool {
         let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
         let owned: HashMap<InstanceId, Fence> = owned.collect();
@@ -573,7 +578,6 @@ impl Inner {
         if has_lost && (lost.is_empty() || lapse == Lapse::Early || self.dependencies.vault.is_ordered()) {
             missing.clear();
         }
-        let missing = self.not_expired(missing).await;
         let mut left = Vec::with_capacity(lost.len());
         for (id, record) in lost {
             if let Some(fence) = owned.get(&id) {
@@ -585,38 +589,59 @@ impl Inner {
             // Before anything is acted on: a call that waits may be another instance's by now, and is missed in its name.
             join_all(some.iter().map(|(id, fence)| self.look_after_left(*id, *fence))).await;
         }
-        if !missing.is_empty() {
+        let missing: Vec<_> = missing.into_iter().filter_map(|id| Some((id, *owned.get(&id)?))).collect();
+        self.let_go_of_missing(&missing).await
+    }
+
+    /// Lets go of instances of which the store has nothing; whether it told all that was asked.
+    ///
+    /// | of a missing one | it |
+    /// | --- | --- |
+    /// | a node says that it has wiped it, or the store names another one in its place | is unregistered, for its user is to be told nothing more of it |
+    /// | the end is past: it has left the store by itself | ends here as any other, and its user is told |
+    /// | neither is known | is let go of without a word to its SIP server: the store may have lost it, and another node serve it by the Contact of the same device |
+    async fn let_go_of_missing(self: &Arc<Self>, missing: &[(InstanceId, Fence)]) -> bool {
+        // A silent node may have told the user of an expired one as well: twice is better than never.
+        let (wiped, _) = self.wiped_elsewhere(missing).await;
+        let wiped: HashSet<InstanceId> = wiped.into_iter().collect();
+        let mut ended = Vec::new();
+        for some in missing.chunks(AT_ONCE) {
+            let ends = some.iter().map(|(id, _)| self.has_ended_elsewhere(*id, wiped.contains(id)));
+            let ends = join_all(ends).await;
+            ended.extend(some.iter().zip(ends).filter_map(|((id, _), has_ended)| has_ended.then_some(*id)));
+        }
+        if !ended.is_empty() {
             tracing::info!(
                 event = "ended-elsewhere",
-                instances = missing.len(),
+                instances = ended.len(),
                 "another node has ended instances of this one"
             );
         }
-        for id in missing {
-            // No node goes on with what the store does not have: who took it over has ended it, and says so to nobody.
-            if self.let_go_of_one(id).await.is_err() {
+        for some in ended.chunks(AT_ONCE) {
+            let outcomes = join_all(some.iter().map(|id| self.let_go_of_one(*id))).await;
+            if outcomes.iter().any(Result::is_err) {
                 return false;
             }
         }
         true
     }
 
-    /// The instances among these missing ones that are to be let go of: one whose end is past has left the store by itself, and its user is still to
-    /// be told; unless another node has done so.
-    async fn not_expired(&self, missing: Vec<InstanceId>) -> Vec<InstanceId> {
-        let (mut astray, mut expired) = (Vec::new(), Vec::new());
-        for id in missing {
-            let status = self.look_as_relay(id).await.ok();
-            let is_over = |it: &InstanceStatus| it.expires_at <= confirmed_now() && !self.passed_through(it);
-            match status.filter(is_over) {
-                Some(over) => expired.push((id, over.fence)),
-                None => astray.push(id),
-            }
+    /// Whether a missing instance is to be let go of as one that another node has ended; so is what passed through, for which nothing is unregistered.
+    /// Any other whose end is still to come is handed over.
+    async fn has_ended_elsewhere(self: &Arc<Self>, id: InstanceId, is_wiped: bool) -> bool {
+        let Ok(status) = self.look_as_relay(id).await else { return false };
+        if is_wiped || self.passed_through(&status) {
+            return true;
         }
-        // A silent node may have told its user as well: twice is better than never.
-        let (ended, _) = self.wiped_elsewhere(&expired).await;
-        astray.extend(ended);
-        astray
+        if status.expires_at <= confirmed_now() {
+            return false;
+        }
+        if self.is_replaced(&status).await {
+            return true;
+        }
+        let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
+        self.dependencies.agent.tell(id, end).await;
+        false
     }
 
     /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.

@@ -8,7 +8,8 @@
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
 //! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
-//! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered.
+//! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered. Nodes tell each other how
+//! long ago that was, and not when, for their clocks may differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tokio::time::sleep;
 
 use crate::agent::Registered;
 use crate::agent::request::{EndKind, Request};
-use crate::clock::unix_ms_of;
+use crate::clock::{unix_ms_of, unix_now_ms};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
 use crate::service::Inner;
@@ -31,6 +32,8 @@ use crate::vault::{AorKey, Lookup, StoreError};
 /// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
 const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 30;
+/// How far two clocks may be apart that agree, in milliseconds.
+const AGREE_MS: u64 = 2_000;
 /// REGISTERs that take a registration back, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
 pub(crate) const AT_ONCE: usize = 256;
 /// Registrations at once whose devices' earlier ones are ended at other nodes: all phones of a node that has died come at once, and few with another
@@ -86,7 +89,7 @@ impl Inner {
             }
             match vault.load(id).await {
                 Ok(Some(stored)) => {
-                    let is_it = |it: &PushBindingRecord| *it.contact == *contact && it.confirmed_at_ms < sent_ms;
+                    let is_it = |it: &PushBindingRecord| *it.contact == *contact && is_earlier(it, sent_ms);
                     let lookup = vault.open_record(id, &stored.sealed, |record| {
                         record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
                     });
@@ -115,7 +118,7 @@ impl Inner {
             let is_it = |it: &PushBindingRecord| {
                 let server = server_of(&it.registrar, it.proxy.as_deref()).unwrap_or_default();
                 let is_device = |contact| vault.device_mark(&it.aor, &server, contact) == device;
-                it.confirmed_at_ms < sent_ms && [&*it.contact, ""].into_iter().any(is_device)
+                is_earlier(it, sent_ms) && [&*it.contact, ""].into_iter().any(is_device)
             };
             let lookup = vault.open_record(status.id, &status.sealed, |record| {
                 record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
@@ -152,5 +155,32 @@ impl Inner {
             self.dependencies.agent.erase(id, lookup);
         }
         self.tell_end(id, true).await;
+    }
+}
+
+/// Whether a registration was sent to its SIP server before the REGISTER that takes it back, which was sent at `sent_ms`.
+fn is_earlier(it: &PushBindingRecord, sent_ms: u64) -> bool {
+    is_before(it.confirmed_at_ms, sent_ms, unix_now_ms())
+}
+
+/// A time that is still to come is by the clock of another node, and says nothing: then the REGISTER that takes back is believed.
+fn is_before(confirmed_at_ms: u64, sent_ms: u64, now_ms: u64) -> bool {
+    confirmed_at_ms < sent_ms || confirmed_at_ms > now_ms.saturating_add(AGREE_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_registered_before_is_taken_back_also_by_a_node_whose_clock_is_behind() {
+        const SENT: u64 = 1_795_000_000_000;
+        assert!(is_before(SENT - 1, SENT, SENT + 30));
+        assert!(
+            !is_before(SENT + 1_000, SENT, SENT + 4_000),
+            "its device has registered since, and was answered first"
+        );
+        assert!(!is_before(SENT + 1_000, SENT, SENT + 30), "by clocks that agree");
+        assert!(is_before(SENT + 10_000, SENT, SENT + 30), "ten seconds ago, by a clock that is 20 s ahead");
     }
 }

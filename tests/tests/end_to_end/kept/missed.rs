@@ -62,6 +62,26 @@ async fn a_call_that_was_given_up_while_the_store_was_away_is_listed_when_that_i
 }
 
 #[tokio::test]
+async fn a_call_that_was_given_up_while_redis_was_away_is_listed_when_that_is_back_empty() -> Outcome {
+    let mut redis = RedisServer::start();
+    let store = redis.url();
+    let world = World::between(|_| {}, |setup| setup.store = store).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
+    let (caller, push) = world.call_and_push().await?;
+    redis.stop();
+    world.cancel(&caller).await?;
+    assert_eq!(world.alert("missed-call").await?["call"], push["call"]);
+    let failed =
+        || async { world.metric("sipwake_store_errors_total{operation=\"put\"}").await.filter(|it| *it >= 1.0) };
+    world.until("the note was not taken", failed).await?;
+    redis.restart();
+    let kept = || async { world.kept(&instance, "missed-calls").await.ok().filter(|kept| !kept.is_empty()) };
+    let kept = world.until("the missed call", kept).await?;
+    assert_eq!((kept.len(), &kept[0]["call"]), (1, &push["call"]));
+    world.await_metric("sipwake_missed_calls_total{outcome=\"kept\"}", 1.0).await
+}
+
+#[tokio::test]
 async fn a_call_that_nobody_came_for_is_missed_and_one_that_was_declined_or_answered_elsewhere_is_not() -> Outcome {
     let world = World::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
     let instance = world.enable_as(&world.enable_request_with_alerts()).await?;

@@ -293,6 +293,28 @@ async fn what_another_node_has_taken_over_later_is_let_go_of_and_what_the_store_
     Ok(())
 }
 
+/// What is missing is not what another node has ended: that one serves it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_was_taken_over_and_whose_record_is_lost_is_not_unregistered_by_the_node_that_had_it() -> Outcome
+{
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let instance = world.enable().await?;
+    world.relay.freeze();
+    let has_it =
+        || async { (other.metric("sipwake_instances{state=\"registered\"}").await == Some(1.0)).then_some(()) };
+    world.until("the account at the other node", has_it).await?;
+    let asked = world.registrar.registers(&world.aor()).len();
+    lose(&redis, &instance);
+    world.relay.thaw();
+    world.relay.await_log("lease-lapsed", SOON).await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
+    await_record(&world, &redis, &instance).await?;
+    assert_eq!(world.registrar.registers(&world.aor()).len(), asked, "without a word to the SIP server");
+    assert_eq!(other.metric("sipwake_instances{state=\"registered\"}").await, Some(1.0));
+    world.whole_call(&instance).await
+}
+
 /// Waits until the other node has taken an instance over, and wipes it there.
 async fn wiped_by(world: &World, other: &RelayProcess, instance: &Instance) -> Result<Answer, Missed> {
     world
