@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit};
 
 use super::Slots;
+use super::unproven_slots::network_of;
 use crate::aside::aside;
 use crate::clock;
 use crate::process::open_files;
@@ -29,6 +30,8 @@ pub const RESERVE_SHARE: u64 = 8;
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Where they are many, counting them takes no more than this part of the time: one in so many.
 const COUNT_SHARE: u32 = 100;
+/// How many networks of each kind at each listener are looked at for the one that holds most in all.
+const LARGEST: usize = 4;
 
 /// How much of the reserve a listener's connections leave free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,14 +150,25 @@ impl Descriptors {
         self.is_short.store(shared.full_at.iter().any(Option::is_some), Ordering::Relaxed);
         drop(shared);
         let has_closing_room = above <= free / 2;
-        let most = listeners.iter().max_by_key(|listener| listener.most());
         match above {
-            _ if is_full && has_closing_room && most.is_some_and(|listener| listener.free_one_for(peer)) => {
-                Room::InPlaceOfAnother
-            }
+            _ if is_full && has_closing_room && free_one_for(peer, &listeners) => Room::InPlaceOfAnother,
             0 => Room::Free,
             _ => Room::None,
         }
+    }
+}
+
+/// The oldest of the network that holds most at all listeners gives way to one more of `peer`, or one of its own network where that does.
+fn free_one_for(peer: IpAddr, listeners: &[Arc<Slots>]) -> bool {
+    let held = |network| listeners.iter().map(|listener| listener.of_network(network)).sum::<usize>();
+    let where_most = |network| listeners.iter().max_by_key(|listener| listener.of_network(network));
+    let own = network_of(peer);
+    let largest = listeners.iter().flat_map(|listener| listener.largest(LARGEST));
+    match largest.map(|network| (held(network), network)).max() {
+        Some((most, network)) if most > held(own) + 1 => {
+            where_most(network).is_some_and(|listener| listener.free_one_of_network(network))
+        }
+        _ => where_most(own).is_some_and(|listener| listener.free_one_beside(peer)),
     }
 }
 
@@ -278,6 +292,23 @@ mod tests {
         }
         assert!(process.used[phone].is_some(), "who is known stays");
         assert!(process.closed > 0);
+    }
+
+    #[test]
+    fn who_spreads_over_the_listeners_gives_way_before_who_holds_most_at_one_of_them() {
+        let mut process = Process::new();
+        let carrier = [0; 40].map(|_| process.connect(0, "198.51.100.7").unwrap());
+        for n in 0..50 {
+            process.connect(n % 2, "203.0.113.66").unwrap();
+        }
+        for n in 0..100 {
+            let from = if n % 2 == 0 { "203.0.113.66" } else { "192.0.2.1" };
+            if let Some(at) = process.connect(n % 2, from) {
+                process.close();
+                process.used[at].take_if(|_| from == "192.0.2.1");
+            }
+        }
+        assert!(process.closed > 0 && carrier.iter().all(|at| process.used[*at].is_some()));
     }
 
     #[test]
