@@ -1,4 +1,4 @@
-//! Requests of this process to the system, made once before it serves.
+//! Requests of this process to the system: most are made once, before it serves.
 //!
 //! Invariant: a refusal by the system is logged, and the process goes on without it; only one without threads does not start.
 
@@ -30,6 +30,13 @@ pub fn raise_open_files() {
     {
         tracing::warn!(event = "open-files-not-raised", %error, "the limit of open files stays as it is");
     }
+}
+
+/// How many files are open; `None` where the system does not say.
+pub(crate) fn open_files() -> Option<u64> {
+    // The descriptor that reads the folder counts itself.
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    Some((entries.count() as u64).saturating_sub(1))
 }
 
 /// Takes memory in small pages, also where the system gives huge ones to everybody. To clear one of 2 MiB, when it is first

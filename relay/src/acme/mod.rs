@@ -183,7 +183,7 @@ impl Acme {
                     self.forget_challenges();
                     self.metrics.certificate_order(CertificateOrder::Failed);
                     let (waits, ended_at) = (self.waits(), Instant::now());
-                    let pause = a_quarter_off(waits.after_failure(failures, error.is_refusal()));
+                    let pause = waits.after_failure(failures, error.is_refusal(), about_all());
                     failures = failures.saturating_add(1);
                     let days = waits.left.as_secs() / clock::DAY_S;
                     let again = pause.as_secs();
@@ -286,9 +286,9 @@ impl order::Prover for Acme {
     }
 }
 
-/// A quarter more or less.
-fn a_quarter_off(pause: Duration) -> Duration {
-    pause.mul_f64(0.75 + f64::from(u16::from_ne_bytes(random::bytes())) / f64::from(u16::MAX) / 2.0)
+/// One, and a quarter more or less.
+fn about_all() -> f64 {
+    0.75 + f64::from(u16::from_ne_bytes(random::bytes())) / f64::from(u16::MAX) / 2.0
 }
 
 /// A random number below `most`, 0 when that is 0.
@@ -305,7 +305,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_ends_when_an_operator_asks_and_an_earlier_question_shortens_none() {
-        const FIRST: Duration = Duration::from_secs(24 * 3_600);
+        const FIRST: Duration = Duration::from_secs(8 * 3_600);
         let state = std::env::temp_dir().join(format!("sipwake-asked-{}", hex(&random::bytes::<8>())));
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let settings = Settings {

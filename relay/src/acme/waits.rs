@@ -3,10 +3,13 @@
 //! | after | the wait |
 //! | --- | --- |
 //! | a failure | longer each time, at most an eighth of what is left; where nothing is left, as long as after the first one |
-//! | a refusal by the CA | likewise, and where little is left a quarter of an hour: CAs count refused orders (Let's Encrypt takes five in an hour) |
+//! | a refusal by the CA | likewise, from five first waits on, and where little is left twenty of them: CAs count refused orders (Let's Encrypt takes five in an hour) |
 //! | an order that was issued | ten times the first wait, whatever the certificate says: a clock that is wrong orders no certificate each second |
 //!
-//! Invariant: no wait takes more than an eighth of what is left, except where that is less than the shortest one.
+//! Each is up to a quarter more or less, within its bounds: those of many nodes are not all at once.
+//!
+//! Invariant: no wait takes more than an eighth of what is left, except where that is less than the shortest one. The CA refuses five orders in any
+//! hour at most, with a first wait of a minute, besides those that an operator asks for.
 
 use std::time::Duration;
 
@@ -15,7 +18,9 @@ const LONGEST: Duration = Duration::from_secs(12 * 3_600);
 /// A wait takes no more than this part of what is left.
 const PART_OF_LEFT: u32 = 8;
 /// After refusals the longest wait is at least this many first ones, whatever is left.
-const REFUSED: u32 = 15;
+const REFUSED: u32 = 20;
+/// And the first one as many.
+const FIRST_REFUSED: u32 = 5;
 /// How many first waits an issued certificate is left alone, or this part of its life.
 const CALM: u32 = 10;
 const CALM_PART: u32 = 6;
@@ -35,15 +40,16 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// After one failure more than `failures`; `is_refused`: by the CA.
-    pub fn after_failure(self, failures: u32, is_refused: bool) -> Duration {
+    /// After one failure more than `failures`; `is_refused`: by the CA. `share` of a wait is taken where its bounds allow.
+    pub fn after_failure(self, failures: u32, is_refused: bool, share: f64) -> Duration {
         let shortest = match self.life {
             Duration::ZERO => self.first,
             life => self.first.min((life / SHORTEST_PART).max(SECOND)),
         };
-        let least = if is_refused { self.first * REFUSED } else { shortest };
+        let (first, least) =
+            if is_refused { (self.first * FIRST_REFUSED, self.first * REFUSED) } else { (self.first, shortest) };
         let most = (self.left / PART_OF_LEFT).max(least).min(LONGEST);
-        self.first.saturating_mul(1 << failures.min(16)).min(most)
+        first.saturating_mul(1 << failures.min(16)).mul_f64(share).min(most)
     }
 
     /// After an order that was issued.
@@ -70,12 +76,13 @@ mod tests {
         Waits { first: s(MINUTE), life: s(life), left: s(left) }
     }
 
-    /// How long after the failures began the certificate is ordered that a CA issues again after so long: the waits a quarter longer than they are.
+    /// How long after the failures began the certificate is ordered that a CA issues again after so long: the waits as long as they may be.
     fn issued_after(life: u64, left: u64, away: u64, is_refused: bool) -> u64 {
         let (mut at, mut failures) = (0, 0);
         while at < away {
-            let wait = waits(life, left.saturating_sub(at)).after_failure(failures, is_refused);
-            at += wait.as_secs() * 5 / 4;
+            let wait = waits(life, left.saturating_sub(at)).after_failure(failures, is_refused, 1.25);
+            assert!(is_refused || at >= left || wait.as_secs() <= ((left - at) / 8).max(MINUTE), "{wait:?}");
+            at += wait.as_secs();
             failures += 1;
         }
         at
@@ -98,13 +105,23 @@ mod tests {
     #[test]
     fn waits_grow_to_half_a_day_while_much_is_left_and_stay_short_where_nothing_is() {
         let times = |life, left, is_refused| {
-            [0, 1, 3, 5, 9, 40].map(|failures| waits(life, left).after_failure(failures, is_refused).as_secs() / MINUTE)
+            let wait = |failures| waits(life, left).after_failure(failures, is_refused, 1.0);
+            [0, 1, 3, 5, 9, 40].map(|failures| wait(failures).as_secs() / MINUTE)
         };
         assert_eq!(times(90 * DAY, 30 * DAY, false), [1, 2, 8, 32, 512, 720]);
-        assert_eq!(times(90 * DAY, 30 * DAY, true), [1, 2, 8, 32, 512, 720]);
+        assert_eq!(times(90 * DAY, 30 * DAY, true), [5, 10, 40, 160, 720, 720]);
         assert_eq!(times(0, 0, false), [1, 1, 1, 1, 1, 1]);
         assert_eq!(times(90 * DAY, 0, false), [1, 1, 1, 1, 1, 1]);
-        assert_eq!(times(0, 0, true), [1, 2, 8, 15, 15, 15], "fewer than five in any hour");
+        assert_eq!(times(0, 0, true), [5, 10, 20, 20, 20, 20]);
+    }
+
+    #[test]
+    fn a_ca_refuses_five_orders_in_any_hour_at_most_where_nothing_is_left() {
+        for share in [0.75, 1.0, 1.25] {
+            let waits: Vec<_> =
+                (0..40).map(|failures| waits(0, 0).after_failure(failures, true, share).as_secs()).collect();
+            assert!(waits.windows(5).all(|waits| waits.iter().sum::<u64>() >= HOUR), "{share} {waits:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use std::fs;
 
+use crate::process::open_files;
+
 /// One reading of `/proc/self`.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Process {
@@ -19,14 +21,12 @@ impl Process {
     pub(super) fn read() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-        // The descriptor that reads the folder counts itself.
-        let open = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1));
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self {
             resident_bytes: kilobytes(&status, "VmRSS:").unwrap_or(0) * 1024,
             virtual_bytes: kilobytes(&status, "VmSize:").unwrap_or(0) * 1024,
             cpu_seconds: used.tv_sec as f64 + used.tv_nsec as f64 / 1e9,
-            open_descriptors: open as u64,
+            open_descriptors: open_files().unwrap_or(0),
             max_descriptors: limit.unwrap_or(u64::MAX),
         }
     }

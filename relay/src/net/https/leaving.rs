@@ -9,7 +9,8 @@
 //!                      └── an answer waits while nothing moves for twice LINGER, or LEAVE_TIMEOUT: closed
 //! ```
 //!
-//! Invariant: a connection that is to end is told so [`LAST_PATIENCE`] after the answer at the latest, and is closed after [`LEAVE_TIMEOUT`].
+//! Invariant: a connection that is to end is told so [`LAST_PATIENCE`] after the answer at the latest, or as soon as the system takes bytes again, and
+//! is closed after [`LEAVE_TIMEOUT`].
 
 use tokio::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub(super) struct Leaving {
     is_told: bool,
     moved: u64,
     moved_at: Instant,
+    /// When last something moved, or waited for the system to take it.
+    busy_at: Instant,
 }
 
 /// What is to be done.
@@ -55,13 +58,14 @@ pub(super) enum Step {
 impl Leaving {
     /// A connection that ends for a reason of the relay's own, which its peer is told at once.
     pub(super) fn told() -> Self {
-        Self { asked: None, waits_for_quiet: false, is_told: true, moved: 0, moved_at: Instant::now() }
+        let now = Instant::now();
+        Self { asked: None, waits_for_quiet: false, is_told: true, moved: 0, moved_at: now, busy_at: now }
     }
 
     /// A connection that is to end with what was shown on it.
     pub(super) fn asked(waits_for_quiet: bool) -> Self {
         let now = Instant::now();
-        Self { asked: Some(now), waits_for_quiet, is_told: false, moved: 0, moved_at: now }
+        Self { asked: Some(now), waits_for_quiet, is_told: false, moved: 0, moved_at: now, busy_at: now }
     }
 
     pub(super) fn is_told(&self) -> bool {
@@ -75,14 +79,17 @@ impl Leaving {
 
     /// The next step of a connection in this state.
     pub(super) fn look(&mut self, life: &Life, progress: &Progress) -> Step {
+        let now = Instant::now();
         if progress.has_moved_since(&mut self.moved) {
-            self.moved_at = Instant::now();
+            (self.moved_at, self.busy_at) = (now, now);
+        } else if progress.is_full() {
+            self.busy_at = now;
         }
         let since = self.asked.map(|asked| asked.elapsed());
-        let is_silent_for = |limit| self.moved_at.elapsed() >= limit;
         let is_quiet = |wanted| life.quiet_for().is_some_and(|quiet| quiet >= wanted);
-        let is_left = self.is_told && is_quiet(LINGER) && is_silent_for(LINGER);
-        let is_stuck = since.is_some() && life.waits_for_its_peer(2 * LINGER) && is_silent_for(2 * LINGER);
+        let is_left = self.is_told && is_quiet(LINGER) && self.busy_at.elapsed() >= LINGER;
+        let has_stood_still = self.moved_at.elapsed() >= 2 * LINGER;
+        let is_stuck = since.is_some() && life.waits_for_its_peer(2 * LINGER) && has_stood_still;
         let is_over = is_left || is_stuck || since.is_some_and(|since| since >= LEAVE_TIMEOUT);
         let may_be_told = match since {
             _ if !self.waits_for_quiet => true,
@@ -164,6 +171,8 @@ mod tests {
         let mut drains = Leaving::told();
         advance(2 * LINGER).await;
         assert_eq!(drains.look(&life, &progress), Step::Wait, "a drain has a bound of its own");
+        let full = Progress::full();
+        assert_eq!((leaving.look(&life, &full), drains.look(&life, &full)), (Step::Close, Step::Wait));
         drop((answer, waits));
         assert_eq!(drains.look(&life, &progress), Step::Wait, "its last bytes are about to be written");
         advance(LINGER).await;

@@ -47,7 +47,7 @@ use tower::Service as _;
 use self::farewell::{Ending, Farewell};
 pub use self::leaving::{LAST_PATIENCE, LEAVE_TIMEOUT, LINGER, PATIENCE, QUIET};
 use self::leaving::{LOOK, Leaving, Step};
-use self::open_requests::{Answer, Life};
+use self::open_requests::{Answer, Life, Served};
 use self::progress::{InMotion, Progress};
 use self::unread::timed;
 pub use self::unread::{BODY_TIMEOUT, MAX_REST, REST_TIMEOUT};
@@ -117,14 +117,14 @@ pub async fn serve(mut listener: Listener, router: Router, drain: Drain) {
 }
 
 /// A connection by HTTP/2, or by HTTP/1.1.
-type Served<I, S> = Either<http2::Connection<I, S, TokioExecutor>, http1::Connection<I, S>>;
+type Serving<I, S> = Either<http2::Connection<I, S, TokioExecutor>, http1::Connection<I, S>>;
 
 async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let gives_way = accepted.stranger.gives_way();
     let life = Life::new(accepted.stranger);
     let peer = Peer(accepted.peer);
     let serving = life.clone();
-    let service = service_fn(move |request| answer(router.clone(), request, peer, serving.clone()));
+    let service = service_fn(move |request| begin(&router, request, peer, &serving));
     let is_http2 = match accepted.stream.alpn() {
         // A CA has seen what it wanted to see, and nothing follows (RFC 8737 §3).
         Some(ACME_PROTOCOL) => return,
@@ -195,7 +195,7 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
 
 /// Takes no further request on a connection; `true` where it is over with that.
 async fn shut_down<I, S, B>(
-    mut connection: Pin<&mut Served<I, S>>,
+    mut connection: Pin<&mut Serving<I, S>>,
     life: &Life,
     progress: &Progress,
     farewell: &Farewell,
@@ -246,13 +246,23 @@ fn http2() -> http2::Builder<TokioExecutor> {
     builder
 }
 
+/// A request begins as soon as it was read: over HTTP/2 its handler is a task that runs later, and meanwhile the connection is not idle.
+fn begin(
+    router: &Router,
+    request: Request<Incoming>,
+    peer: Peer,
+    life: &Arc<Life>,
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
+    let served = life.begin(!request.body().is_end_stream());
+    answer(router.clone(), request, peer, served)
+}
+
 async fn answer(
     router: Router,
     request: Request<Incoming>,
     peer: Peer,
-    life: Arc<Life>,
+    served: Served,
 ) -> Result<Response<Answer>, Infallible> {
-    let served = life.begin(!request.body().is_end_stream());
     let version = request.version();
     let (mut request, rest) = timed(request, served.whole());
     request.extensions_mut().insert(peer);
@@ -308,6 +318,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::net::slots::Stranger;
 
     #[tokio::test]
     async fn no_table_of_headers_is_kept_for_later_requests_by_http2() {
@@ -321,6 +332,39 @@ mod tests {
         theirs.read_exact(&mut settings).await.unwrap();
         // SETTINGS_HEADER_TABLE_SIZE of 0 (RFC 9113 §6.5.2).
         assert!(head[3] == 4 && settings.chunks(6).any(|setting| setting == [0, 1, 0, 0, 0, 0]), "{settings:?}");
+    }
+
+    /// On this runtime a request's handler runs when the connection's task waits, and not before.
+    #[tokio::test]
+    async fn a_request_that_is_read_while_its_connection_is_ended_is_answered() {
+        let life = Life::new(Stranger::of_a_test());
+        let (progress, farewell) = (Progress::default(), Farewell::default());
+        let (mut client, ours) = tokio::io::duplex(4_096);
+        let stream = TokioIo::new(Ending::new(InMotion::new(ours, progress.clone()), farewell.clone()));
+        let (serving, peer) = (life.clone(), Peer("192.0.2.1:1".parse().unwrap()));
+        let service = service_fn(move |request| begin(&Router::new(), request, peer, &serving));
+        let mut connection: Pin<Box<Serving<_, _>>> = Box::pin(Either::Left(http2().serve_connection(stream, service)));
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        assert!(poll!(connection.as_mut()).is_pending() && life.idle_after() == Some(0));
+
+        // HEADERS of `GET https://localhost/` (RFC 7541 appendix A).
+        client.write_all(b"\0\0\x0e\x01\x05\0\0\0\x01\x82\x87\x84\x01\x09localhost").await.unwrap();
+        assert!(!shut_down(connection.as_mut(), &life, &progress, &farewell).await, "it is not over");
+        let answered = async {
+            loop {
+                let mut head = [0; 9];
+                client.read_exact(&mut head).await.expect("an answer before the end");
+                let [_, high, low, kind, _, _, _, _, stream] = head;
+                client.read_exact(&mut vec![0; usize::from(u16::from_be_bytes([high, low]))]).await.unwrap();
+                if (kind, stream) == (1, 1) {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = answered => (),
+            _ = connection => panic!("the connection ends without an answer"),
+        }
     }
 
     #[test]

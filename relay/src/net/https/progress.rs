@@ -1,7 +1,7 @@
 //! A stream that tells whether anything moves on it.
 //!
-//! Invariant: what counts is a byte that came, or that the system took; a stream whose bytes the system does not take, as its peer is
-//! slow to read them, counts as moving: others say how long a peer may be slow.
+//! Invariant: what counts is a byte that came, or that the system took. Whether the system takes nothing more, as the peer is slow to read, is told
+//! beside it: others say how long a peer may be slow.
 
 use std::io;
 use std::pin::Pin;
@@ -23,15 +23,23 @@ struct State {
 }
 
 impl Progress {
-    /// Whether anything has moved since this was asked with the same `last`, or waits for the peer to read.
+    /// Whether anything has moved since this was asked with the same `last`.
     pub fn has_moved_since(&self, last: &mut u64) -> bool {
         let bytes = self.0.bytes.load(Ordering::Relaxed);
-        std::mem::replace(last, bytes) != bytes || self.is_full()
+        std::mem::replace(last, bytes) != bytes
     }
 
     /// Whether something waits that the system did not take when it was last asked to.
     pub fn is_full(&self) -> bool {
         self.0.is_full.load(Ordering::Relaxed)
+    }
+
+    /// The progress of a stream of which the system takes nothing.
+    #[cfg(test)]
+    pub(super) fn full() -> Self {
+        let progress = Self::default();
+        progress.written(&Poll::Pending);
+        progress
     }
 
     fn add(&self, bytes: usize) {
@@ -110,7 +118,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_comes_and_what_is_taken_is_progress_and_so_is_a_peer_that_is_slow_to_read() {
+    async fn what_comes_and_what_is_taken_is_progress_and_a_peer_that_is_slow_to_read_is_seen() {
         let (mut peer, own) = duplex(8);
         let progress = Progress::default();
         let mut stream = InMotion::new(own, progress.clone());
@@ -125,10 +133,11 @@ mod tests {
         assert!(progress.has_moved_since(&mut last));
         let mut more = Box::pin(stream.write_all(b"5678901"));
         assert!(poll!(more.as_mut()).is_pending());
-        assert!(progress.has_moved_since(&mut last) && progress.has_moved_since(&mut last), "it waits to be read");
+        assert!(progress.has_moved_since(&mut last) && progress.is_full());
+        assert!(!progress.has_moved_since(&mut last) && progress.is_full(), "it waits to be read");
         assert_eq!(peer.read(&mut [0; 8]).await.unwrap(), 8);
         more.await.unwrap();
-        assert!(progress.has_moved_since(&mut last));
+        assert!(progress.has_moved_since(&mut last) && !progress.is_full());
         assert!(!progress.has_moved_since(&mut last));
     }
 }

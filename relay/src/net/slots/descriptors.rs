@@ -5,21 +5,33 @@
 //! Invariant: a device's or an app's connection is let in only while [`RESERVE`] descriptors are free, or [`RESERVE_SHARE`] of all where those are
 //! few; otherwise in place of an unproven one (see [`unproven_slots`](super::unproven_slots)), which may have half of that until it has closed; and
 //! where none gives way it is closed at once, and the relay goes on waking phones. Those that the reserve is kept for are let in while a quarter of it is
-//! free: peers that fill the listeners keep the relay from nothing that it opens itself.
+//! free: peers that fill the listeners keep the relay from nothing that it opens itself. A shortage is over soon after descriptors are free again,
+//! whoever has had them.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 
 use super::Slots;
+use super::unproven_slots::network_of;
+use crate::aside::aside;
+use crate::clock;
+use crate::process::open_files;
 
 /// Descriptors that stay free of accepted connections.
 pub const RESERVE: u64 = 1_024;
 /// The part of all descriptors that stays free where that is less than [`RESERVE`]: one in so many.
 pub const RESERVE_SHARE: u64 = 8;
+/// How often what is open is counted in a shortage, at most.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Where they are many, counting them takes no more than this part of the time: one in so many.
+const COUNT_SHARE: u32 = 100;
+/// How many networks of each kind at each listener are looked at for the one that holds most in all.
+const LARGEST: usize = 4;
 
 /// How much of the reserve a listener's connections leave free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +68,15 @@ struct Shared {
     /// How many connections there were when there was no room for one more, for each of [`Leaves`]. The number of a descriptor alone does not tell: when
     /// one that gave way has closed, a low one is free for who comes next, and as many are in use as before.
     full_at: [Option<usize>; 2],
+    /// Whether what is open is being counted.
+    is_counting: bool,
+    /// And before when it is not counted again.
+    count_at: Option<Instant>,
 }
 
 impl Descriptors {
     const fn new() -> Self {
-        let shared = Shared { listeners: Vec::new(), full_at: [None; 2] };
+        let shared = Shared { listeners: Vec::new(), full_at: [None; 2], is_counting: false, count_at: None };
         Self { is_short: AtomicBool::new(false), shared: Mutex::new(shared) }
     }
 
@@ -77,9 +93,40 @@ impl Descriptors {
     }
 
     /// Whether a connection that was accepted leaves as much free.
-    pub(crate) fn room(&self, accepted: BorrowedFd<'_>, peer: IpAddr, leaves: Leaves) -> Room {
+    pub(crate) fn room(&'static self, accepted: BorrowedFd<'_>, peer: IpAddr, leaves: Leaves) -> Room {
         let Some(all) = getrlimit(Resource::Nofile).current else { return Room::Free };
-        self.room_among(all, u64::try_from(accepted.as_raw_fd()).unwrap_or(0), peer, leaves)
+        let room = self.room_among(all, u64::try_from(accepted.as_raw_fd()).unwrap_or(0), peer, leaves);
+        if self.is_short() && self.is_to_count() {
+            let counted = aside(move || {
+                let begun = clock::now();
+                let open = open_files();
+                self.has_counted(all, open, clock::now().saturating_duration_since(begun));
+            });
+            if counted.is_err() {
+                // The system gives no thread now.
+                self.has_counted(all, None, Duration::ZERO);
+            }
+        }
+        room
+    }
+
+    fn is_to_count(&self) -> bool {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = !shared.is_counting && shared.count_at.is_none_or(|at| clock::now() >= at);
+        shared.is_counting |= is_due;
+        is_due
+    }
+
+    /// So many are open, of connections and of all else. The number of connections alone does not tell the end of a shortage: others may have made it.
+    fn has_counted(&self, all: u64, open: Option<u64>, took: Duration) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.is_counting = false;
+        shared.count_at = Some(clock::now() + COUNT_EVERY.max(took * COUNT_SHARE));
+        for leaves in [Leaves::Reserve, Leaves::Quarter] {
+            let free = leaves.free(all);
+            shared.full_at[leaves as usize].take_if(|_| open.is_some_and(|open| open + free + free.div_ceil(8) <= all));
+        }
+        self.is_short.store(shared.full_at.iter().any(Option::is_some), Ordering::Relaxed);
     }
 
     /// The system gives the lowest number that is free (POSIX.1-2017, 2.14): so many are in use at least.
@@ -103,14 +150,25 @@ impl Descriptors {
         self.is_short.store(shared.full_at.iter().any(Option::is_some), Ordering::Relaxed);
         drop(shared);
         let has_closing_room = above <= free / 2;
-        let most = listeners.iter().max_by_key(|listener| listener.most());
         match above {
-            _ if is_full && has_closing_room && most.is_some_and(|listener| listener.free_one_for(peer)) => {
-                Room::InPlaceOfAnother
-            }
+            _ if is_full && has_closing_room && free_one_for(peer, &listeners) => Room::InPlaceOfAnother,
             0 => Room::Free,
             _ => Room::None,
         }
+    }
+}
+
+/// The oldest of the network that holds most at all listeners gives way to one more of `peer`, or one of its own network where that does.
+fn free_one_for(peer: IpAddr, listeners: &[Arc<Slots>]) -> bool {
+    let held = |network| listeners.iter().map(|listener| listener.of_network(network)).sum::<usize>();
+    let where_most = |network| listeners.iter().max_by_key(|listener| listener.of_network(network));
+    let own = network_of(peer);
+    let largest = listeners.iter().flat_map(|listener| listener.largest(LARGEST));
+    match largest.map(|network| (held(network), network)).max() {
+        Some((most, network)) if most > held(own) + 1 => {
+            where_most(network).is_some_and(|listener| listener.free_one_of_network(network))
+        }
+        _ => where_most(own).is_some_and(|listener| listener.free_one_beside(peer)),
     }
 }
 
@@ -237,6 +295,23 @@ mod tests {
     }
 
     #[test]
+    fn who_spreads_over_the_listeners_gives_way_before_who_holds_most_at_one_of_them() {
+        let mut process = Process::new();
+        let carrier = [0; 40].map(|_| process.connect(0, "198.51.100.7").unwrap());
+        for n in 0..50 {
+            process.connect(n % 2, "203.0.113.66").unwrap();
+        }
+        for n in 0..100 {
+            let from = if n % 2 == 0 { "203.0.113.66" } else { "192.0.2.1" };
+            if let Some(at) = process.connect(n % 2, from) {
+                process.close();
+                process.used[at].take_if(|_| from == "192.0.2.1");
+            }
+        }
+        assert!(process.closed > 0 && carrier.iter().all(|at| process.used[*at].is_some()));
+    }
+
+    #[test]
     fn many_at_once_take_no_more_than_half_of_what_stays_free() {
         let mut process = Process::new();
         for _ in 0..20 {
@@ -245,6 +320,41 @@ mod tests {
             process.close();
         }
         assert!(process.connect(1, "192.0.2.1").is_some());
+    }
+
+    #[test]
+    fn a_shortage_that_others_have_made_is_over_when_they_have_gone_whoever_stays_and_comes() {
+        let mut process = Process::new();
+        let phones = [0; 20].map(|_| process.connect(0, "203.0.113.66").unwrap());
+        let all = Process::ALL as u64;
+        let of_listeners = |process: &Process| (process.in_use() - Process::OTHERS) as u64;
+        // SIP servers, and the like, have all the rest.
+        assert_ne!(process.descriptors.room_among(all, Process::MOST as u64, nobody(), Leaves::Reserve), Room::Free);
+        assert!(process.descriptors.is_short());
+        process.descriptors.has_counted(all, Some(Process::MOST as u64 - 2), Duration::ZERO);
+        assert!(process.descriptors.is_short(), "few are free");
+        process.close();
+        let closed = process.closed;
+
+        let open = Process::OTHERS as u64 + of_listeners(&process);
+        assert!(!process.descriptors.is_to_count(), "it was counted just now");
+        process.descriptors.has_counted(all, Some(open), Duration::ZERO);
+        assert!(!process.descriptors.is_short());
+        for n in 0..40 {
+            process.connect(n % 2, "203.0.113.66").unwrap();
+            process.close();
+        }
+        assert_eq!(process.closed, closed, "nobody gives way where there is room for all");
+        assert!(phones.iter().filter(|at| process.used[**at].is_none()).count() <= closed);
+    }
+
+    #[test]
+    fn what_is_open_is_counted_by_one_at_a_time() {
+        let descriptors = Descriptors::new();
+        assert!(descriptors.is_to_count() && !descriptors.is_to_count());
+        descriptors.has_counted(160, None, COUNT_EVERY);
+        let count_at = descriptors.shared.lock().unwrap().count_at.unwrap();
+        assert!(!descriptors.is_to_count() && count_at > clock::now() + COUNT_EVERY * (COUNT_SHARE - 1));
     }
 
     #[test]

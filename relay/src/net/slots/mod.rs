@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use descriptors::Leaves;
 pub(super) use unproven_slots::Turn;
-use unproven_slots::{Place, Places, as_one_peer};
+use unproven_slots::{Place, Places, as_one_peer, network_of};
 
 use crate::lock::Mutex;
 
@@ -131,18 +131,28 @@ impl Slots {
         self.counts().connections.all
     }
 
-    /// The most unproven connections of one network.
-    fn most(&self) -> usize {
+    /// The networks that have most unproven connections, `count` of each kind at most.
+    fn largest(&self, count: usize) -> Vec<IpAddr> {
         let counts = self.counts();
-        counts.strangers.most().max(counts.handshakes.most())
+        counts.strangers.largest(count).chain(counts.handshakes.largest(count)).collect()
     }
 
-    /// The oldest of the network that holds most gives way to one more of `peer`, at whatever listener, or the oldest of `peer` where that holds most.
-    fn free_one_for(&self, address: IpAddr) -> bool {
+    /// How many unproven connections a network has.
+    fn of_network(&self, network: IpAddr) -> usize {
+        let counts = self.counts();
+        counts.strangers.of_network(network) + counts.handshakes.of_network(network)
+    }
+
+    /// One of a network gives way, of the kind of which it has more.
+    fn free_one_of_network(&self, network: IpAddr) -> bool {
+        self.counts().most_of(network).free_one_of_network(network)
+    }
+
+    /// One of the network of `address` gives way to one more of that, or the oldest of `address` where that holds most.
+    fn free_one_beside(&self, address: IpAddr) -> bool {
         let mut counts = self.counts();
-        let Counts { strangers, handshakes, .. } = &mut *counts;
-        let places = if strangers.most() >= handshakes.most() { strangers } else { handshakes };
-        places.free_one_for(address) || places.of(as_one_peer(address)) > 1 && places.free_one_of(address)
+        let places = counts.most_of(network_of(address));
+        places.free_one_beside(address) || places.of(as_one_peer(address)) > 1 && places.free_one_of(address)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -157,6 +167,12 @@ struct Count {
 }
 
 impl Counts {
+    /// The places of the kind of which a network has more.
+    fn most_of(&mut self, network: IpAddr) -> &mut Places {
+        let Self { strangers, handshakes, .. } = self;
+        if strangers.of_network(network) >= handshakes.of_network(network) { strangers } else { handshakes }
+    }
+
     /// Whether there is room for one more connection of `peer`, or another one gives way to it. Those that have given way count until they are
     /// closed; they are never more than strangers may be.
     fn makes_room(&mut self, peer: IpAddr, limits: Limits) -> bool {

@@ -150,9 +150,27 @@ impl Places {
         self.remove(place.peer, place.order());
     }
 
-    /// How many the network has that holds most.
-    pub(super) fn most(&self) -> usize {
-        self.sizes.last().map_or(0, |(most, _)| *most)
+    /// The networks that hold most, `count` of them at most.
+    pub(super) fn largest(&self, count: usize) -> impl Iterator<Item = IpAddr> + '_ {
+        self.sizes.iter().rev().take(count).map(|(_, network)| *network)
+    }
+
+    /// How many a network has.
+    pub(super) fn of_network(&self, network: IpAddr) -> usize {
+        self.networks.get(&network).map_or(0, |network| network.all)
+    }
+
+    /// The oldest of the peer that holds most in a network gives way.
+    pub(super) fn free_one_of_network(&mut self, network: IpAddr) -> bool {
+        let oldest = self.networks.get(&network).and_then(Network::oldest_of_most);
+        self.free(oldest)
+    }
+
+    /// The oldest of the peer that holds most in the network of `peer` gives way to one more of `peer`; false when none holds more than `peer` would then.
+    pub(super) fn free_one_beside(&mut self, peer: IpAddr) -> bool {
+        let peer = as_one_peer(peer);
+        let oldest = self.networks.get(&network_of(peer)).and_then(|network| network.oldest_that_gives_way_to(peer));
+        self.free(oldest)
     }
 
     /// How many a peer has.
@@ -167,9 +185,7 @@ impl Places {
         if most > has + 1 {
             return self.networks.get(&largest)?.oldest_of_most();
         }
-        let own = own?;
-        let &(most, _) = own.sizes.last()?;
-        own.oldest_of_most().filter(|_| most > own.of(peer) + 1)
+        own?.oldest_that_gives_way_to(peer)
     }
 
     fn add(&mut self, place: &Place) {
@@ -200,6 +216,11 @@ impl Network {
     /// How many a peer has.
     fn of(&self, peer: IpAddr) -> usize {
         self.peers.get(&peer).map_or(0, BTreeMap::len)
+    }
+
+    fn oldest_that_gives_way_to(&self, peer: IpAddr) -> Option<(IpAddr, Order)> {
+        let &(most, _) = self.sizes.last()?;
+        self.oldest_of_most().filter(|_| most > self.of(peer) + 1)
     }
 
     fn oldest_of_most(&self) -> Option<(IpAddr, Order)> {
@@ -246,7 +267,7 @@ pub(super) fn as_one_peer(ip: IpAddr) -> IpAddr {
 }
 
 /// The usual network of one holder of addresses.
-fn network_of(ip: IpAddr) -> IpAddr {
+pub(super) fn network_of(ip: IpAddr) -> IpAddr {
     masked(ip, 24, 48)
 }
 
