@@ -110,10 +110,10 @@ mod tests {
     #[test]
     fn a_2xx_that_comes_again_is_waited_for_no_longer_and_a_later_one_of_its_dialog_in_full() {
         let (start, life) = (Instant::now(), Duration::from_secs(32));
-        let (mut open, dialog) = (Unacknowledged::default(), DialogMark::of("c1"));
+        let mut open = Unacknowledged::default();
         for (after, last) in [(0, 31), (31, 31), (33, 64)] {
             let (now, last) = (start + Duration::from_secs(after), start + Duration::from_secs(last));
-            open.add(now, dialog, now + life);
+            open.add(now, "c1", now + life);
             assert_eq!((open.count(last), open.count(last + Duration::from_secs(1))), (1, 0), "{after}");
         }
     }
