@@ -1,6 +1,6 @@
 //! The file descriptors that accepted connections leave to everything else: the store, push services, SIP servers, files.
 //!
-//! A descriptor is the process's, and so is the lack of one: whoever holds most at any listener gives way to who comes to another.
+//! A descriptor is the process's, and so is the lack of one: whoever holds most at all listeners gives way to who comes to any of them.
 //!
 //! Invariant: a device's or an app's connection is let in only while [`RESERVE`] descriptors are free, or [`RESERVE_SHARE`] of all where those are
 //! few; otherwise in place of an unproven one (see [`unproven_slots`](super::unproven_slots)), which may have half of that until it has closed; and
