@@ -11,8 +11,8 @@
 //! and a server that never answers one gets double CRLFs, as many that know nothing of RFC 5626 expect them.
 //!
 //! A STUN error says that the server is there, and that it has lost what it knew of the flow where it names that (430), or where it knows RFC 5626 at
-//! all, as Flow-Timer says: then its bindings are registered again (RFC 5626 §4.4.2), and pings go more often than it asks for from then on, so that
-//! they are again before it forgets them where the errors go on.
+//! all, as Flow-Timer says: then its bindings are registered again (RFC 5626 §4.4.2), and pings go more often than it asks for from then on, down to
+//! [`KeepAliveTiming::shortest`], so that they are again before it forgets them where the errors go on.
 //!
 //! Invariant: a peer that never answered is not blamed for its silence; one that did, or that promised to with Flow-Timer,
 //! is.

@@ -429,7 +429,8 @@ impl Shard {
         row.is_let_go = true;
         self.ask_no_more(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
-        // Its calls end first, and their devices, which are told so, are found by its record.
+        // Its calls end first, and their devices, which are told so, are found by its record. A call that its device has heard here goes on without one:
+        // its end goes by the flow alone.
         let end = if is_moved { Input::LetGoOfPushBinding(id) } else { Input::RemovePushBinding(id) };
         self.drive(clock::now(), end);
         self.push_bindings.remove(id);
