@@ -305,7 +305,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_ends_when_an_operator_asks_and_an_earlier_question_shortens_none() {
-        const FIRST: Duration = Duration::from_secs(24 * 3_600);
+        // Less than the longest wait, which would cut it short.
+        const FIRST: Duration = Duration::from_secs(6 * 3_600);
         let state = std::env::temp_dir().join(format!("sipwake-asked-{}", hex(&random::bytes::<8>())));
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let settings = Settings {
