@@ -202,6 +202,7 @@ fn of_code() -> BTreeMap<&'static str, Words> {
         ("Call.state", call_states.clone()),
         ("KnownCall.state", call_states.clone()),
         ("Problem.type", problems),
+        ("Problem.reason", all::<WipeReason>()),
         ("Problem.state", call_states),
     ])
 }

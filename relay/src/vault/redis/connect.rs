@@ -18,13 +18,16 @@ use futures_util::{FutureExt, StreamExt};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, ProtocolVersion, RedisError, RedisFuture, RedisResult,
+    Value,
+};
 use tokio::time::{Instant, sleep_until};
 
 use super::client::RedisClient;
 use super::failure::Failure;
 use super::sentinel::Sentinel;
-use super::unasked::or_unasked;
+use super::unasked::{is_unasked, or_unasked};
 
 /// The last sentinel is asked within a quarter of the limit, whoever is silent.
 const SENTINELS_WITHIN: u32 = 4;
@@ -51,7 +54,25 @@ pub(super) async fn connect(client: &mut RedisClient, limit: Duration) -> RedisR
 async fn to_one(client: &Client, limit: Duration) -> RedisResult<MultiplexedConnection> {
     match client.get_multiplexed_async_connection_with_config(&within(limit)).await {
         Err(error) => Err(or_unasked(client, error).await),
-        connected => connected,
+        Ok(mut connection) => match is_heard(client, &mut connection).await {
+            Err(error) => Err(or_unasked(client, error).await),
+            Ok(()) => Ok(connection),
+        },
+    }
+}
+
+/// Whether the server has taken the connection. Where the library had nothing to ask, that is learned by a question, whose refusal is none of the
+/// connection: a Redis that cannot save refuses a PING, and is read.
+async fn is_heard(client: &Client, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let settings = client.get_connection_info().redis_settings();
+    let has_asked =
+        settings.password().is_some() || settings.db() != 0 || settings.protocol() != ProtocolVersion::RESP2;
+    if has_asked || !settings.skip_set_lib_name() {
+        return Ok(());
+    }
+    match redis::cmd("PING").query_async(connection).await {
+        Err(error) if error.code().is_some() && !is_unasked(&error) => Ok(()),
+        answer => answer,
     }
 }
 

@@ -39,6 +39,11 @@ pub(super) async fn or_unasked(client: &Client, error: RedisError) -> RedisError
     heard.map_or(error, |heard| (ErrorKind::Server(ServerErrorKind::ResponseError), "said unasked", heard).into())
 }
 
+/// Whether the server has said it in place of an answer.
+pub(super) fn is_unasked(error: &RedisError) -> bool {
+    error.code() == Some(PROTECTED) || error.detail().is_some_and(|detail| code_of(detail.as_bytes()).is_some())
+}
+
 /// Which of the two it is.
 pub(super) fn code_of(heard: &[u8]) -> Option<&'static str> {
     let heard = String::from_utf8_lossy(heard);
