@@ -588,9 +588,10 @@ mod tests {
             let aor = AorKey::of_number(1);
             let expect = Request::ExpectCall { aor, servers, from: "".into(), name: None, asker, reply };
             assert!(!expect.is_given_up());
-            match is_answer_waited_for {
-                true => drop(asked),
-                false => drop(answer),
+            if is_answer_waited_for {
+                drop(asked);
+            } else {
+                drop(answer);
             }
             assert!(expect.is_given_up());
         }
