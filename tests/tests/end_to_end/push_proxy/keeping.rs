@@ -105,6 +105,13 @@ async fn a_call_that_its_caller_gave_up_while_it_waited_for_the_store_pushes_nob
     world.content()
 }
 
+/// Another node with the store and the keyring of a world's.
+async fn another_node(world: &World) -> Result<RelayProcess, Missed> {
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    RelayProcess::start(setup).await
+}
+
 /// A node is believed dead after a lease of silence, and another one of watching.
 pub(super) async fn takes_over(other: &RelayProcess) -> Outcome {
     let taken = || async { other.metric(REGISTRATIONS).await.filter(|count| *count > 0.5) };
@@ -131,9 +138,7 @@ pub(super) async fn taken_over() -> Result<TakenOver, Missed> {
     let learned = phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
     world.relay.kill_9().await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
+    let other = another_node(&world).await?;
     takes_over(&other).await?;
     world.relay.restart().await?;
     assert_eq!(world.relay.metric(REGISTRATIONS).await, Some(0.0));
@@ -148,9 +153,7 @@ async fn a_phone_of_a_node_that_is_gone_is_pushed_to_register_by_the_one_that_to
     phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
     world.relay.kill_9().await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let mut other = RelayProcess::start(setup).await?;
+    let mut other = another_node(&world).await?;
     takes_over(&other).await?;
     // Its next run knows by the record which node the Path leads to.
     for run in 1..=2 {
@@ -172,9 +175,7 @@ async fn no_phone_is_pushed_to_register_while_a_node_that_has_said_that_it_leave
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
+    let other = another_node(&world).await?;
     world.relay.terminate(SOON * 9).await?;
     takes_over(&other).await?;
     // Longer than any other node is waited for.
@@ -250,9 +251,7 @@ async fn a_phone_that_registers_at_another_node_while_it_is_called_is_told_that_
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
+    let other = another_node(&world).await?;
     let caller = world.call()?;
     let call = world.android_push().await?;
     assert_eq!(call["event"], "call");
@@ -276,9 +275,7 @@ async fn a_phone_that_registers_at_another_node_by_another_push_token_is_not_pus
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
+    let other = another_node(&world).await?;
     let caller = world.call()?;
     assert_eq!(world.android_push().await?["event"], "call");
     caller.expect(180, SOON).await?;
@@ -299,9 +296,7 @@ async fn a_phone_that_rings_here_and_registers_at_another_node_is_answered_here(
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
-    let mut setup = world.relay.setup().clone();
-    setup.ports = Ports::default();
-    let other = RelayProcess::start(setup).await?;
+    let other = another_node(&world).await?;
     let caller = world.call()?;
     assert_eq!(world.android_push().await?["event"], "call");
     let (_device, call) = world.wake_to_call(&phone).await?;
