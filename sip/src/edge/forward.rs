@@ -66,8 +66,11 @@ pub fn check(request: &Message, own: &[&str]) -> Result<(), Stop> {
     }
     let mark = LazyCell::new(|| loop_mark(request));
     let looped = request.elements(Name::Via).filter_map(crate::message::Via::parse).any(|via| {
-        let ours = own.iter().any(|sent_by| via.is_sent_by(sent_by));
-        ours && via.branch().and_then(|branch| branch.split_once('.')).is_some_and(|(_, seen)| seen == *mark)
+        let seen = via.branch().and_then(|branch| branch.split_once('.')).map(|(_, seen)| seen);
+        // Few Vias have a mark, which is found sooner than whose they are.
+        seen.is_some_and(|seen| {
+            seen.len() == MARK_LEN && own.iter().any(|sent_by| via.is_sent_by(sent_by)) && seen == *mark
+        })
     });
     if looped { Err(Stop::Loop) } else { Ok(()) }
 }
@@ -124,9 +127,11 @@ pub struct OwnRoute {
 
 /// Our own Route of a request that came from a side; `None` unless it was signed for the dialog that the request is of.
 pub fn own_route(request: &Message, key: &TokenKey, from: Side) -> Option<OwnRoute> {
-    let signed = |index| request.route_user(index).and_then(|user| open_token(request, key, user, from));
-    let opened = signed(0)?;
-    Some(OwnRoute { opened, values: 1 + usize::from(signed(1).is_some()) })
+    let topmost = request.route_user(0)?;
+    let opened = open_token(request, key, topmost, from)?;
+    // Both Record-Routes of a request have had the same token.
+    let is_signed = |user: &str| user == topmost || open_token(request, key, user, from).is_some();
+    Some(OwnRoute { opened, values: 1 + usize::from(request.route_user(1).is_some_and(is_signed)) })
 }
 
 /// Reads a token for the dialog that a request of a side is of.
@@ -268,7 +273,10 @@ pub fn end_told_by(cancel: &Message) -> CallState {
     }
 }
 
-/// The loop detection mark (RFC 3261 §16.6.8): eight hexadecimal digits over the Request-URI and Route.
+/// Digits of a loop detection mark.
+const MARK_LEN: usize = 8;
+
+/// The loop detection mark (RFC 3261 §16.6.8): hexadecimal digits of a hash over the Request-URI and Route.
 fn loop_mark(request: &Message) -> String {
     let mut hash = Sha256::new();
     hash.update(request.request_uri().unwrap_or_default());
@@ -276,7 +284,8 @@ fn loop_mark(request: &Message) -> String {
         hash.update(b"\n");
         hash.update(route);
     }
-    hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
+    format!("{:0MARK_LEN$x}", u32::from_be_bytes([a, b, c, d]))
 }
 
 #[cfg(test)]

@@ -512,7 +512,10 @@ pub fn is_path(user: &str) -> bool {
 pub fn own_path(key: &TokenKey, request: &Message) -> Option<(InstanceId, Reach)> {
     let bytes = URL_SAFE_NO_PAD.decode(request.route_user(0)?).ok()?;
     let (payload, mac) = bytes.split_first_chunk::<16>()?;
-    let is_of = |reach: &Reach| bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, reach.purpose())[..], mac));
+    // The token of a dialog is longer.
+    let mac: &[u8; MAC_LEN] = mac.try_into().ok()?;
+    let is_of =
+        |reach: &Reach| bool::from(subtle::ConstantTimeEq::ct_eq(&key.mac(payload, reach.purpose())[..], &mac[..]));
     let reach = [Reach::Pushed, Reach::ByFlow].into_iter().find(is_of)?;
     Some((InstanceId::from_bytes(*payload), reach))
 }

@@ -115,9 +115,9 @@ pub struct OpenedToken {
     pub covers_tag: bool,
 }
 
-/// The key that signs tokens.
+/// The key that signs tokens: HMAC when it has taken the key and nothing else, which is the same for each token.
 #[derive(Clone)]
-pub struct TokenKey([u8; 32]);
+pub struct TokenKey(Hmac<Sha256>);
 
 /// Bytes of the MAC; 80 bits, for a token that opens one dialog.
 pub(crate) const MAC_LEN: usize = 10;
@@ -131,7 +131,10 @@ const BEGUN_BY_DEVICE: u8 = 0x20;
 impl TokenKey {
     /// Takes the key.
     pub fn new(key: [u8; 32]) -> Self {
-        Self(key)
+        // A shorter key is the one with zeros up to the block (RFC 2104 §2).
+        let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
+        block[..key.len()].copy_from_slice(&key);
+        Self(Hmac::new(&block))
     }
 
     /// Signs a token for one dialog; the text fits the user part of a URI.
@@ -209,8 +212,7 @@ impl TokenKey {
 
     /// A name of 16 bytes for a list of texts: the same for the same list, and without the key of no use to guess it.
     pub(crate) fn name(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 16] {
-        // HMAC takes a key of any length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return [0; 16] };
+        let mut mac = self.0.clone();
         for part in std::iter::once(purpose.as_bytes()).chain(parts.iter().copied()) {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
@@ -223,8 +225,7 @@ impl TokenKey {
 
     /// A MAC over two parts, the first of a length that its own bytes tell.
     pub(crate) fn mac(&self, payload: &[u8], bound_to: &[u8]) -> [u8; MAC_LEN] {
-        // HMAC takes a key of any length.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { return [0; MAC_LEN] };
+        let mut mac = self.0.clone();
         mac.update(&[payload.len() as u8]);
         mac.update(payload);
         mac.update(bound_to);
