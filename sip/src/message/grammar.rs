@@ -2,7 +2,7 @@
 //!
 //! Invariant: each function looks at its input once and allocates nothing.
 
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr3};
 
 /// Linear white space, folded or not.
 pub(super) fn is_lws(byte: u8) -> bool {
@@ -31,6 +31,19 @@ pub(super) fn trim_bytes(mut bytes: &[u8]) -> &[u8] {
         bytes = rest;
     }
     bytes
+}
+
+/// What stands before and behind the first `separator`, an ASCII character.
+pub(super) fn split_once(text: &str, separator: u8) -> Option<(&str, &str)> {
+    let at = memchr(separator, text.as_bytes())?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+/// Whether a text has a control character, linear white space aside.
+pub(super) fn has_control(text: &str) -> bool {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') || is_lws(byte);
+    // What is beyond ASCII is rare, and looked at by characters.
+    !text.bytes().all(is_plain) && text.chars().any(|c| c.is_control() && !u8::try_from(c).is_ok_and(is_lws))
 }
 
 /// A set of characters that something may consist of.

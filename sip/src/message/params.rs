@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::grammar::{Class, all, find_unquoted, is_quoted, trim};
+use super::grammar::{Class, all, find_unquoted, is_quoted, split_once, trim};
 
 /// The parameters behind an element, as written: empty, or beginning with `;`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -33,7 +33,7 @@ impl<'a> Params<'a> {
             let end = find_unquoted(text, b';').unwrap_or(text.len());
             rest = &text[end..];
             let text = trim(&text[..end]);
-            Some(match text.split_once('=') {
+            Some(match split_once(text, b'=') {
                 Some((name, value)) => (trim(name), Some(trim(value))),
                 None => (text, None),
             })

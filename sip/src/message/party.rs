@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, saturating_digits, trim_bytes};
+use super::grammar::{Class, all, find_unquoted_byte, is_quoted, quote_end, saturating_digits, split_once, trim_bytes};
 use super::{Params, Uri, unfolded, unquote};
 
 /// Brackets behind a quote that was left open that are looked at, from the last one: so many `<` that are none end the search,
@@ -75,7 +75,7 @@ impl<'a> Party<'a> {
     /// bracket. It need not be a URI that [`Uri::parse`] takes apart.
     pub fn target(&self) -> Option<&'a str> {
         let text = std::str::from_utf8(self.target).ok()?;
-        let (scheme, rest) = text.split_once(':')?;
+        let (scheme, rest) = split_once(text, b':')?;
         let legible = |b: u8| b > b' ' && !matches!(b, b'<' | b'>' | 0x7f);
         (is_scheme(scheme) && !rest.is_empty() && text.bytes().all(legible)).then_some(text)
     }

@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use memchr::memchr;
 
 use super::Params;
-use super::grammar::{Class, all, digits};
+use super::grammar::{Class, all, digits, split_once};
 
 /// The longest URI that is compared part by part, in bytes: the time grows with the square of it.
 const COMPARED_BYTES: usize = 512;
@@ -75,22 +75,22 @@ impl<'a> Uri<'a> {
         if user.is_some_and(|user| user.is_empty() || user.starts_with(':')) {
             return None;
         }
-        let user = user.map(|user| user.split_once(':').map_or(user, |(user, _password)| user));
+        let user = user.map(|user| split_once(user, b':').map_or(user, |(user, _password)| user));
         Some(Self { scheme: known, user, host, port, params: Params::parse(params)?, headers, text })
     }
 
     /// Whether its scheme is `sip` or `sips`.
     pub fn is_sip(text: &str) -> bool {
-        let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+        let scheme = split_once(text, b':').map(|(scheme, _)| scheme);
         scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips"))
     }
 
     /// The user of a SIP URI, also of one that breaks its grammar behind the user: what somebody has put onto an address of ours
     /// on the way does not hide whose it is.
     pub fn user_of(text: &'a str) -> Option<&'a str> {
-        let (_, rest) = text.split_once(':').filter(|_| Self::is_sip(text))?;
-        let user = rest.split_once('@')?.0;
-        Some(user.split_once(':').map_or(user, |(user, _password)| user)).filter(|user| !user.is_empty())
+        let (_, rest) = split_once(text, b':').filter(|_| Self::is_sip(text))?;
+        let user = split_once(rest, b'@')?.0;
+        Some(split_once(user, b':').map_or(user, |(user, _password)| user)).filter(|user| !user.is_empty())
     }
 
     /// A user as it is compared (RFC 3261 §19.1.4): without its escapes, but for those of what is reserved. It may hold what no URI may.
@@ -101,8 +101,8 @@ impl<'a> Uri<'a> {
     /// User and host of what stands behind the scheme of a URI, also of one that breaks its grammar behind the host; `None` where there is no
     /// user, and where more than one `@` leaves open which is which.
     pub fn user_and_host_of(rest: &'a str) -> Option<(&'a str, &'a str)> {
-        let (user_info, behind) = rest.split_once('@').filter(|(_, behind)| !behind.contains('@'))?;
-        let user = user_info.split_once(':').map_or(user_info, |(user, _password)| user);
+        let (user_info, behind) = split_once(rest, b'@').filter(|(_, behind)| !behind.contains('@'))?;
+        let user = split_once(user_info, b':').map_or(user_info, |(user, _password)| user);
         if user.is_empty() || !all(user.as_bytes(), Class::Plain) {
             return None;
         }
@@ -281,7 +281,7 @@ pub(super) fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
         is_ipv6(&host[1..host.len() - 1]).then_some(())?;
         (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
     } else {
-        let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        let (host, port) = split_once(text, b':').map_or((text, None), |(host, port)| (host, Some(port)));
         if host.is_empty() || !all(host.as_bytes(), Class::Host) {
             return None;
         }

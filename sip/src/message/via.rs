@@ -5,7 +5,9 @@
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
-use super::grammar::{is_lws, is_token, trim};
+use memchr::memchr;
+
+use super::grammar::{has_control, is_lws, is_token, split_once, trim};
 use super::{
     Params,
     uri::{parse_port, split_host_port},
@@ -30,17 +32,17 @@ impl<'a> Via<'a> {
     /// Reads one Via value; white space around the slashes and the colon is allowed, as the grammar does. Of a sent-by that breaks it
     /// the first word is the host, and of parameters that are none the others count: an answer goes to where its request came from.
     pub fn parse(text: &'a str) -> Option<Self> {
-        let (protocol, rest) = text.split_once('/')?;
-        let (version, rest) = rest.split_once('/')?;
+        let (protocol, rest) = split_once(text, b'/')?;
+        let (version, rest) = split_once(rest, b'/')?;
         if !trim(protocol).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
             return None;
         }
         let rest = rest.trim_start_matches(LWS);
-        let (transport, rest) = rest.split_at(rest.find(LWS)?);
-        let (sent_by, params) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
-        let (host, port) = strict_sent_by(trim(sent_by)).or_else(|| loose_sent_by(trim(sent_by)))?;
-        let has_control = params.contains(|c: char| c.is_control() && !LWS.contains(&c));
-        if !is_token(transport.as_bytes()) || has_control && Params::parse(params).is_none() {
+        let (transport, rest) = rest.split_at(rest.bytes().position(is_lws)?);
+        let (sent_by, params) = rest.split_at(memchr(b';', rest.as_bytes()).unwrap_or(rest.len()));
+        let sent_by = trim(sent_by);
+        let (host, port) = strict_sent_by(sent_by).or_else(|| loose_sent_by(sent_by))?;
+        if !is_token(transport.as_bytes()) || has_control(params) && Params::parse(params).is_none() {
             return None;
         }
         Some(Self { transport, host, port, params: Params::loose(params), text })
