@@ -98,15 +98,14 @@ pub(super) fn seal_as(
     encode: impl FnOnce(&mut Vec<u8>),
 ) -> Sealed {
     let (epoch, epoch_key) = keyring.current(now);
-    let header = Header { version: VERSION, epoch, salt: random::bytes(), nonce: random::bytes() };
+    let header = Header { version: VERSION, epoch, fresh: random::bytes() };
     with_clean_stack(|| {
         let mut out = Vec::with_capacity(HEADER_LEN + len + TAG_LEN);
         header.write(&mut out);
         encode(&mut out);
-        let key = sealing_key(&epoch_key, purpose, &header.salt);
-        let nonce = Nonce::assume_unique_for_key(header.nonce);
+        let key = sealing_key(&epoch_key, purpose, header.salt());
         let tag = key
-            .seal_in_place_separate_tag(nonce, header.aad(purpose, place), &mut out[HEADER_LEN..])
+            .seal_in_place_separate_tag(header.nonce(), header.aad(purpose, place), &mut out[HEADER_LEN..])
             .expect("AES-GCM seals anything shorter than 64 GiB");
         out.extend_from_slice(tag.as_ref());
         Sealed(out.into())
@@ -125,9 +124,8 @@ pub(super) fn open_as<T>(
     let epoch_key = keyring.epoch(header.epoch).ok_or(SealError::KeyGone)?;
     with_clean_stack(|| {
         let mut body = Zeroizing::new(body.to_vec());
-        let nonce = Nonce::assume_unique_for_key(header.nonce);
-        let plain = sealing_key(&epoch_key, purpose, &header.salt)
-            .open_in_place(nonce, header.aad(purpose, place), &mut body)
+        let plain = sealing_key(&epoch_key, purpose, header.salt())
+            .open_in_place(header.nonce(), header.aad(purpose, place), &mut body)
             .map_err(|_| SealError::Broken)?;
         decode(plain).ok_or(SealError::OtherVersion)
     })
@@ -141,8 +139,8 @@ pub(super) fn is_of(keyring: &Keyring, sealed: &Sealed) -> Option<bool> {
 struct Header {
     version: u8,
     epoch: u32,
-    salt: [u8; SALT_LEN],
-    nonce: [u8; NONCE_LEN],
+    /// Salt and nonce, which the system makes by one call.
+    fresh: [u8; SALT_LEN + NONCE_LEN],
 }
 
 impl Header {
@@ -155,8 +153,7 @@ impl Header {
         let header = Self {
             version: header[0],
             epoch: u32::from_be_bytes(*part(1).first_chunk().ok_or(SealError::Broken)?),
-            salt: *part(1 + EPOCH_LEN).first_chunk().ok_or(SealError::Broken)?,
-            nonce: *part(1 + EPOCH_LEN + SALT_LEN).first_chunk().ok_or(SealError::Broken)?,
+            fresh: *part(1 + EPOCH_LEN).first_chunk().ok_or(SealError::Broken)?,
         };
         Ok((header, body))
     }
@@ -164,8 +161,15 @@ impl Header {
     fn write(&self, out: &mut Vec<u8>) {
         out.push(self.version);
         out.extend_from_slice(&self.epoch.to_be_bytes());
-        out.extend_from_slice(&self.salt);
-        out.extend_from_slice(&self.nonce);
+        out.extend_from_slice(&self.fresh);
+    }
+
+    fn salt(&self) -> &[u8] {
+        &self.fresh[..SALT_LEN]
+    }
+
+    fn nonce(&self) -> Nonce {
+        Nonce::assume_unique_for_key(std::array::from_fn(|at| self.fresh[SALT_LEN + at]))
     }
 
     fn aad(&self, purpose: &[u8], place: &[u8]) -> Aad<Vec<u8>> {
@@ -177,7 +181,7 @@ impl Header {
     }
 }
 
-fn sealing_key(epoch_key: &SecretKey, purpose: &'static [u8], salt: &[u8; SALT_LEN]) -> LessSafeKey {
+fn sealing_key(epoch_key: &SecretKey, purpose: &'static [u8], salt: &[u8]) -> LessSafeKey {
     let epoch_key = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(epoch_key.expose());
     let purpose = [purpose];
     let key = epoch_key.expand(&purpose, &AES_256_GCM).expect("32 bytes are fewer than HKDF's 8,160");
