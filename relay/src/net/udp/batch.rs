@@ -11,7 +11,6 @@ use std::ptr;
 
 use bytes::Bytes;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
-use zeroize::Zeroize as _;
 
 use super::Datagram;
 
@@ -57,8 +56,8 @@ impl Space {
             let written = &mut place[..(header.msg_len as usize).min(MAX_DATAGRAM)];
             // A copy of the datagram's own size: a slice would keep the whole space alive.
             let bytes = Bytes::copy_from_slice(written);
-            // A peer's text must not lie here until a datagram as long comes.
-            written.zeroize();
+            // A peer's text must not lie here until a datagram as long comes. The zeros are written, for the system is given this space again.
+            written.fill(0);
             if let Some(peer) = address_of(peer) {
                 deliver(Datagram { bytes, peer });
             }
