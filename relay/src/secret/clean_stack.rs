@@ -28,7 +28,8 @@ pub fn with_clean_stack<T>(work: impl FnOnce() -> T) -> T {
             overwrite_below();
         }
     }
-    let _wipe = (!IS_WITHIN.replace(true)).then_some(Wipe);
+    // One that is made and not wanted would overwrite as it is dropped.
+    let _wipe = if IS_WITHIN.replace(true) { None } else { Some(Wipe) };
     in_its_own_frame(work)
 }
 
@@ -94,6 +95,9 @@ mod tests {
         let address = with_clean_stack(|| {
             let address = with_clean_stack(leave_marks);
             assert_eq!(marks_at(&memory, address, &mut found), LEN, "the outer one is not over");
+            let own = leave_marks();
+            with_clean_stack(|| ());
+            assert_eq!(marks_at(&memory, own, &mut found), LEN, "nor is anything overwritten as the inner one begins");
             address
         });
         assert_eq!(marks_at(&memory, address, &mut found), 0);
