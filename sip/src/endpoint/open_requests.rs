@@ -69,8 +69,11 @@ impl Endpoint {
 
     /// A 2xx passes on.
     pub(super) fn note_passed(&mut self, now: Instant, status: u16, response: &Message) {
-        let is_of_invite = response.cseq().is_some_and(|(_, method)| method == Method::Invite.as_str());
-        if let Some(call_id) = response.call_id().filter(|_| is_of_invite && (200..300).contains(&status)) {
+        let is_of_invite = || response.cseq().is_some_and(|(_, method)| method == Method::Invite.as_str());
+        if (200..300).contains(&status)
+            && is_of_invite()
+            && let Some(call_id) = response.call_id()
+        {
             let until = now + self.core.settings.timing.transaction.t1_64();
             self.unacknowledged.add(now, call_id, until);
         }

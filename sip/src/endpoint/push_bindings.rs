@@ -25,6 +25,7 @@ use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
 use crate::edge::taken_back::TakenContact;
+use crate::flow::TokenKey;
 use crate::id::{BindingId, InstanceId, UpstreamId};
 use crate::message::{Limits, Message, Method, Name};
 use crate::timers::Armed;
@@ -507,15 +508,19 @@ impl Endpoint {
         if source.side != Side::Upstream || !is_in_dialog(request) {
             return None;
         }
+        let device = self.current(TokenKey::device_of(request.route_user(0)?)?);
+        let row = self.push_bindings.rows.get(&device);
+        if row.is_none() && self.devices.knows(device) {
+            // It has no registration to miss, whether the token is ours or not.
+            return None;
+        }
         let token = forward::own_route(request, &self.core.token_key, source.side)?.opened.token;
-        let device = self.current(token.instance);
-        match self.push_bindings.rows.get(&device) {
+        match row {
             Some(row) if token.upstream != source.flow => {
                 self.missing_of(row.binding, source).map(|missing| (device, missing))
             }
             Some(_) => None,
             // What is left of a device that has just gone has a flow: whoever had its call hangs up without a word from the store.
-            None if self.devices.knows(device) => None,
             None if self.attachments.is_gone(device) && token.upstream == source.flow => None,
             None => Some((device, Missing::Binding)),
         }

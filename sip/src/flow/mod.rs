@@ -195,10 +195,15 @@ impl TokenKey {
         Some(OpenedToken { token, covers_tag: tag.is_some() })
     }
 
+    /// The device that a token names, believed or not.
+    pub(crate) fn device_of(text: &str) -> Option<InstanceId> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        bytes.first_chunk::<INSTANCE_LEN>().copied().map(InstanceId::from_bytes)
+    }
+
     /// The shard that a token names, believed or not: a forged one finds a shard that refuses it.
     pub fn tag_of(text: &str) -> Option<ShardTag> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-        bytes.first_chunk::<INSTANCE_LEN>().map(|instance| InstanceId::from_bytes(*instance).tag())
+        Self::device_of(text).map(InstanceId::tag)
     }
 
     /// Whether a text looks like a token, believed or not.
