@@ -232,24 +232,46 @@ impl Phone {
         expires: u32,
         within: Duration,
     ) -> Result<Message, Missed> {
-        let (cseq, call_id) = self.board.change(|state| {
-            state.cseq += 1;
-            (state.cseq, state.register_call_id.clone())
-        });
         let mut contact = format!("<{}>;expires={expires}", self.contact);
         if let Some(instance) = &self.settings.instance {
             contact += &format!(";+sip.instance=\"<{instance}>\";reg-id=1");
         }
         let through = self.settings.through.as_ref();
         contact += through.map(|through| through.features.as_str()).unwrap_or_default();
-        let route = through.map(|_| format!("<{};lr>", self.settings.server));
+        self.send_register(authorization, Some(contact), within).await
+    }
+
+    /// Asks its SIP server which Contacts are registered (RFC 3261 §10.2.3), answering one challenge, and gives the final response.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes `within` the time.
+    pub async fn fetch(&self, within: Duration) -> Result<Message, Missed> {
+        let response = self.send_register(None, None, within).await?;
+        if response.status() != Some(401) {
+            return Ok(response);
+        }
+        self.keep_challenge(&response);
+        self.send_register(self.authorization(), None, within).await
+    }
+
+    async fn send_register(
+        &self,
+        authorization: Option<String>,
+        contact: Option<String>,
+        within: Duration,
+    ) -> Result<Message, Missed> {
+        let (cseq, call_id) = self.board.change(|state| {
+            state.cseq += 1;
+            (state.cseq, state.register_call_id.clone())
+        });
+        let route = self.settings.through.as_ref().map(|_| format!("<{};lr>", self.settings.server));
         let lines = Lines::request("REGISTER", self.registrar())
             .lines(route.as_ref().map(|route| ("Route", route.as_str())))
             .line("From", &format!("<{}>;tag=phone", self.settings.aor))
             .line("To", &format!("<{}>", self.settings.aor))
             .line("Call-ID", &call_id)
             .line("CSeq", &format!("{cseq} REGISTER"))
-            .line("Contact", &contact)
+            .lines(contact.as_ref().map(|value| ("Contact", value.as_str())))
             .line("Supported", "path, outbound, gruu")
             .lines(authorization.as_ref().map(|value| ("Authorization", value.as_str())));
         self.transact(lines, within).await

@@ -6,7 +6,7 @@
 //! | a refusal by the CA | likewise, from five first waits on, and where little is left twenty of them: CAs count refused orders (Let's Encrypt takes five in an hour) |
 //! | an order that was issued | ten times the first wait, whatever the certificate says: a clock that is wrong orders no certificate each second |
 //!
-//! Each is up to a quarter more or less, within its bounds: those of many nodes are not all at once.
+//! Each is up to a quarter more or less, and at a bound up to a tenth less than that: those of many nodes are not all at once, however long a CA is away.
 //!
 //! Invariant: no wait takes more than an eighth of what is left, except where that is less than the shortest one. The CA refuses five orders in any
 //! hour at most, with a first wait of a minute, besides those that an operator asks for.
@@ -26,6 +26,10 @@ const CALM: u32 = 10;
 const CALM_PART: u32 = 6;
 /// No wait need be shorter than this part of a certificate's life.
 const SHORTEST_PART: u32 = 12;
+/// What a wait may be longer by, as a part of itself: a quarter.
+const LONGEST_SHARE: f64 = 1.25;
+/// How much of that is taken off a bound: up to a tenth of it, where a wait may be shorter by a quarter.
+const OFF_BOUND: f64 = 0.2;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What the waits go by.
@@ -40,7 +44,7 @@ pub(super) struct Waits {
 }
 
 impl Waits {
-    /// After one failure more than `failures`; `is_refused`: by the CA. `share` of a wait is taken where its bounds allow.
+    /// After one failure more than `failures`; `is_refused`: by the CA. `share`, from 0.75 to [`LONGEST_SHARE`], of a wait is taken where its bounds allow.
     pub fn after_failure(self, failures: u32, is_refused: bool, share: f64) -> Duration {
         let shortest = match self.life {
             Duration::ZERO => self.first,
@@ -49,7 +53,8 @@ impl Waits {
         let (first, least) =
             if is_refused { (self.first * FIRST_REFUSED, self.first * REFUSED) } else { (self.first, shortest) };
         let most = (self.left / PART_OF_LEFT).max(least).min(LONGEST);
-        first.saturating_mul(1 << failures.min(16)).mul_f64(share).min(most)
+        let bound = most.mul_f64(1.0 - (LONGEST_SHARE - share).max(0.0) * OFF_BOUND);
+        first.saturating_mul(1 << failures.min(16)).mul_f64(share).min(bound)
     }
 
     /// After an order that was issued.
@@ -80,7 +85,7 @@ mod tests {
     fn issued_after(life: u64, left: u64, away: u64, is_refused: bool) -> u64 {
         let (mut at, mut failures) = (0, 0);
         while at < away {
-            let wait = waits(life, left.saturating_sub(at)).after_failure(failures, is_refused, 1.25);
+            let wait = waits(life, left.saturating_sub(at)).after_failure(failures, is_refused, LONGEST_SHARE);
             assert!(is_refused || at >= left || wait.as_secs() <= ((left - at) / 8).max(MINUTE), "{wait:?}");
             at += wait.as_secs();
             failures += 1;
@@ -105,14 +110,24 @@ mod tests {
     #[test]
     fn waits_grow_to_half_a_day_while_much_is_left_and_stay_short_where_nothing_is() {
         let times = |life, left, is_refused| {
-            let wait = |failures| waits(life, left).after_failure(failures, is_refused, 1.0);
+            let wait = |failures| waits(life, left).after_failure(failures, is_refused, LONGEST_SHARE);
             [0, 1, 3, 5, 9, 40].map(|failures| wait(failures).as_secs() / MINUTE)
         };
-        assert_eq!(times(90 * DAY, 30 * DAY, false), [1, 2, 8, 32, 512, 720]);
-        assert_eq!(times(90 * DAY, 30 * DAY, true), [5, 10, 40, 160, 720, 720]);
+        assert_eq!(times(90 * DAY, 30 * DAY, false), [1, 2, 10, 40, 640, 720]);
+        assert_eq!(times(90 * DAY, 30 * DAY, true), [6, 12, 50, 200, 720, 720]);
         assert_eq!(times(0, 0, false), [1, 1, 1, 1, 1, 1]);
         assert_eq!(times(90 * DAY, 0, false), [1, 1, 1, 1, 1, 1]);
-        assert_eq!(times(0, 0, true), [5, 10, 20, 20, 20, 20]);
+        assert_eq!(times(0, 0, true), [6, 12, 20, 20, 20, 20]);
+    }
+
+    #[test]
+    fn at_their_bounds_the_waits_of_many_nodes_still_differ() {
+        for (left, is_refused) in [(0, false), (0, true), (8 * HOUR, false), (30 * DAY, false), (30 * DAY, true)] {
+            let [short, middle, long] = [0.75, 1.0, LONGEST_SHARE]
+                .map(|share| waits(90 * DAY, left).after_failure(40, is_refused, share).as_secs_f64());
+            let off = |wait: f64| (1.0 - wait / long) * 100.0;
+            assert_eq!([off(short), off(middle)].map(f64::round), [10.0, 5.0], "{left} {is_refused}");
+        }
     }
 
     #[test]

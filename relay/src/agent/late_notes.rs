@@ -25,8 +25,9 @@ const MAX: usize = 8 * 1024;
 /// The pause after the store did not take one: twice as long each time.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How long the record of a note may be missing: its node writes it again when every other one has answered, or has been silent for a minute.
-const RESTORED_WITHIN: Duration = Duration::from_secs(75);
+/// How long the record of a note may be missing: its node writes it again when every other one has answered, or has been silent for a minute, and writes
+/// all that it owns before it may come to this one.
+const RESTORED_WITHIN: Duration = Duration::from_mins(5);
 
 /// The note of one missed call.
 pub(crate) struct Note {

@@ -1,6 +1,7 @@
 //! Every setting as it is in force: its value, and where that comes from.
 //!
-//! Invariant: no secret stands here: files are named and not opened, and of a store's URL user, password and query are left out.
+//! Invariant: no secret stands here: files are named and not opened, and of a URL user, password, query and fragment are left out, and of a store's what is
+//! no host or database.
 
 use std::net::Ipv6Addr;
 
@@ -8,6 +9,8 @@ use toml::Value;
 
 /// The table of settings, which has the defaults.
 const TABLE: &str = include_str!("settings.md");
+/// How the URL of a Redis begins.
+const SCHEMES: [&str; 6] = ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
 
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,9 @@ pub enum Origin {
 pub(super) fn written(place: &str, value: &Value) -> String {
     match value {
         Value::String(url) if place == "store.url" => Value::String(without_credentials(url)).to_string(),
+        Value::String(url) if url.starts_with("https://") || url.starts_with("http://") => {
+            Value::String(without_secrets(url)).to_string()
+        }
         other => other.to_string(),
     }
 }
@@ -66,27 +72,52 @@ fn nameless(place: &str) -> String {
     out
 }
 
-/// Its scheme, hosts and path: a password may stand before `@`, after `?`, or in place of all of it. Where an `@` follows a `?` or `#`, which of
-/// them begins the password cannot be told, and the scheme stands alone.
+/// A URL of the web without its user, and without what follows `?` or `#`.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?…"));
+    match rest.rsplit_once('@') {
+        Some((before, _)) if before.contains('/') => format!("{scheme}://…"),
+        Some((_, rest)) => format!("{scheme}://…@{rest}{query}"),
+        None => format!("{scheme}://{rest}{query}"),
+    }
+}
+
+/// Its scheme, hosts and path: a password may stand before `@`, after `?`, or in place of all of it. Where an `@` follows a `/`, `?` or `#`, which of
+/// them begins the password cannot be told, and the scheme stands alone; so it does where a path is no database.
 fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| SCHEMES.contains(scheme)) else {
         return if url == "memory:" { url } else { "…" }.to_owned();
     };
     let (user, rest) = match rest.rsplit_once('@') {
-        Some((before, _)) if before.contains(['?', '#']) => return format!("{scheme}://…"),
+        Some((before, _)) if before.contains(['/', '?', '#']) => return format!("{scheme}://…"),
         Some((_, rest)) => ("…@", rest),
         None => ("", rest),
     };
     let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?…"));
-    if !has_hosts_alone(rest) {
+    let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if !has_hosts_alone(hosts) || !is_database(scheme, path) {
         return format!("{scheme}://…");
     }
     format!("{scheme}://{user}{rest}{query}")
 }
 
+/// Whether a path, without its first `/`, is that of a database: its number, by Sentinel behind the name of a service.
+fn is_database(scheme: &str, path: &str) -> bool {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !scheme.ends_with("+sentinel") {
+        return is_number(path);
+    }
+    let (service, number) = path.split_once('/').unwrap_or((path, ""));
+    service.chars().all(is_of_name) && is_number(number)
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._".contains(c)
+}
+
 /// Whether what stands before the path are hosts with their ports. Else it may be a user and a password whose `@` and host were forgotten.
-fn has_hosts_alone(rest: &str) -> bool {
-    let authority = rest.split('/').next().unwrap_or_default();
+fn has_hosts_alone(authority: &str) -> bool {
     authority.split(',').all(|host| {
         let (name, port) = match host.rsplit_once(':') {
             // An IPv6 address ends with its bracket.
@@ -94,8 +125,7 @@ fn has_hosts_alone(rest: &str) -> bool {
             _ => (host, true),
         };
         let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        port && inside.map_or_else(|| name.chars().all(is_name), |address| address.parse::<Ipv6Addr>().is_ok())
+        port && inside.map_or_else(|| name.chars().all(is_of_name), |address| address.parse::<Ipv6Addr>().is_ok())
     })
 }
 
@@ -125,6 +155,10 @@ mod tests {
         assert_eq!(shown(sentinels), "\"redis+sentinel://a:26379,b/main/1?…\"");
         for forgotten in
             ["redis://relay:secret", "redis://:secret/0", "rediss://relay:secret,b:6379", "redis://a:1:secret"]
+                .into_iter()
+                .chain(["redis://a/secret", "redis://a:1/0/secret", "redis://a/0@secret", "redis://a/:secret@b"])
+                .chain(["redis+cluster://a,b/secret", "redis+sentinel://a/main/secret", "redis+sentinel://a/:secret"])
+                .chain(["redis://:a@b:port/db#secret", "redis://:se/cret@b"])
         {
             let scheme = forgotten.split(':').next().unwrap();
             assert_eq!(shown(forgotten), format!("\"{scheme}://…\""), "{forgotten}");
@@ -133,7 +167,25 @@ mod tests {
         {
             assert_eq!(shown(whole), format!("\"{whole}\""));
         }
-        assert_eq!(shown("secret"), "\"…\"");
+        for other in ["secret", "secret://a", "relay:secret@redis://a", "http://a/secret"] {
+            assert_eq!(shown(other), "\"…\"");
+        }
+        assert_eq!(shown("redis://secret@a/1"), "\"redis://…@a/1\"");
         assert_eq!(shown("memory:"), "\"memory:\"");
+    }
+
+    #[test]
+    fn a_url_of_the_web_is_shown_without_what_may_be_a_secret() {
+        let shown = |url: &str| written("acme.directory_url", &Value::String(url.to_owned()));
+        for (url, what) in [
+            ("https://ca.example/directory", "https://ca.example/directory"),
+            ("https://ca.example:8443/d?key=secret", "https://ca.example:8443/d?…"),
+            ("https://ca.example/d#secret", "https://ca.example/d?…"),
+            ("https://me:secret@ca.example/d?secret", "https://…@ca.example/d?…"),
+            ("https://me:se/cret@ca.example", "https://…"),
+            ("mailto:ops@example.net", "mailto:ops@example.net"),
+        ] {
+            assert_eq!(shown(url), format!("\"{what}\""), "{url}");
+        }
     }
 }

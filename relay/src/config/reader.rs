@@ -369,8 +369,16 @@ impl<'a> Reader<'a> {
     }
 
     fn unreadable(&self, key: &str, path: &Path, error: &std::io::Error) {
-        let remedy =
-            "name a file that the relay's user can read; a relative path starts at the configuration file's directory";
+        let remedy = match &self.shared.credentials {
+            // The relay's user may not read what root has, and need not.
+            Some(folder) if !path.starts_with(folder) => {
+                "name a file that the relay's user can read, or have systemd hand it over under its name: LoadCredential=NAME:FILE in the unit's [Service], \
+                 and restart"
+            }
+            _ => {
+                "name a file that the relay's user can read; a relative path starts at the configuration file's directory"
+            }
+        };
         if self.may_be_told(path) {
             self.problem(key, format!("{} cannot be read: {error}", path.display()), remedy);
         } else {
@@ -491,11 +499,13 @@ fn a_kind(value: &Value) -> String {
     format!("{article} {kind}")
 }
 
-/// A text as a problem repeats it: not where it may hold a user and a password.
+/// A text as a problem repeats it: not where it may hold a user and a password, or another secret of a URL.
 pub(super) fn repeated(text: &str) -> String {
     let is_address = ["mailto:", "sip:", "sips:"].iter().any(|scheme| text.starts_with(scheme));
     if text.contains('@') && !is_address {
         "what it says (it has an @, before which a password may stand, and is not repeated)".to_owned()
+    } else if text.split_once("://").is_some_and(|(_, rest)| rest.contains(['?', '#'])) {
+        "what it says (it has a part after ? or #, which may be a secret, and is not repeated)".to_owned()
     } else {
         format!("{text:?}")
     }
@@ -562,6 +572,29 @@ fn is_near(known: &str, key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_systemd_could_hand_over_and_does_not_is_told_with_how_it_would() {
+        let folder = std::env::temp_dir();
+        let told = |environment: Vec<(String, String)>| {
+            let text = "[[app]]\nid = \"com.example.one\"\napi_key_file = \"app-key\"\n";
+            let read = crate::config::Config::read(text, Path::new("/nowhere"), environment);
+            let problems = read.err().map(|problems| problems.to_string()).unwrap_or_default();
+            problems.lines().find(|line| line.contains("api_key_file")).unwrap_or_default().to_owned()
+        };
+        let credentials = ("CREDENTIALS_DIRECTORY".to_owned(), folder.display().to_string());
+        let (by_systemd, by_itself) = (told(vec![credentials]), told(Vec::new()));
+        assert!(by_systemd.contains("/nowhere/app-key") && by_systemd.contains("LoadCredential="), "{by_systemd}");
+        assert!(by_itself.contains("/nowhere/app-key") && !by_itself.contains("LoadCredential="), "{by_itself}");
+    }
+
+    #[test]
+    fn a_problem_repeats_no_part_of_a_url_that_may_be_a_secret() {
+        for text in ["https://host:4318/v1?token=hunter2", "https://host/#hunter2", "https://me:hunter2@host"] {
+            assert!(!repeated(text).contains("hunter2"), "{text}");
+        }
+        assert_eq!(repeated("https://host:4318/v1"), "\"https://host:4318/v1\"");
+    }
 
     #[test]
     fn two_files_of_one_name_are_not_both_read_from_what_systemd_hands_over() {

@@ -17,6 +17,7 @@ use tokio_rustls::TlsStream;
 
 use super::slots::Slot;
 use super::socket::Socket;
+use super::tcp_options;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
@@ -74,6 +75,11 @@ impl Stream {
     pub fn end_when_unacknowledged(&self, after: Duration) -> io::Result<()> {
         let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX).max(1);
         Ok(set_tcp_user_timeout(self.tcp(), millis)?)
+    }
+
+    /// How many written bytes the peer has not acknowledged. Fails when the connection is gone.
+    pub fn unacknowledged(&self) -> io::Result<u32> {
+        tcp_options::unacknowledged(self.tcp())
     }
 
     /// How long that is now; zero: as long as the system has it. Fails when the connection is gone.

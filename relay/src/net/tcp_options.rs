@@ -28,6 +28,15 @@ pub(super) fn be_prompt(stream: &TcpStream) {
     }
 }
 
+/// How many bytes the system has taken that the peer has not acknowledged.
+pub(super) fn unacknowledged(stream: &impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ, which is TIOCOUTQ for a socket, writes an `int`, which outlives the call.
+    #[allow(unsafe_code)]
+    let outcome = unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if outcome == 0 { Ok(u32::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
 fn limit_pause(stream: &impl AsFd, pause: Duration) -> io::Result<()> {
     let millis = pause.as_millis() as libc::c_int;
     // SAFETY: the option takes an `int`, which outlives the call.

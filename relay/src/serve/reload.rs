@@ -11,9 +11,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::check::{self, push_certificates};
 use super::push_services::push_service;
@@ -29,6 +32,9 @@ use crate::push::{Network, PushService};
 use crate::regular_file;
 use crate::service::Service;
 use crate::vault::Vault;
+
+/// A reload that takes longer is told: most take milliseconds.
+const SLOW: Duration = Duration::from_secs(30);
 
 /// The parts of a relay that can change.
 pub(super) struct Reloader {
@@ -75,7 +81,7 @@ impl InForce {
 impl Reloader {
     /// Reads everything again, takes what can be taken, and says what became of it, in the log as well.
     pub(super) fn reload(&self) -> Reloaded {
-        let told = self.read_again();
+        let told = saying_when_slow(SLOW, tell_slow, || self.read_again());
         log(&told);
         // What kept the CA from issuing may be mended, and is in none of the files.
         self.order_again.notify_waiters();
@@ -182,6 +188,30 @@ fn note_changes(told: &mut Reloaded, places: impl Iterator<Item = String>, same_
             list.push(place);
         }
     }
+}
+
+fn tell_slow() {
+    tracing::warn!(
+        event = "reload-slow",
+        seconds = SLOW.as_secs(),
+        "a reload has not ended yet: a file that it reads does not answer; nothing has changed, and no other reload begins before"
+    );
+}
+
+/// Does `work`, and has `say` said beside it where that takes longer than `limit`.
+fn saying_when_slow<T>(limit: Duration, say: impl FnOnce() + Send + 'static, work: impl FnOnce() -> T) -> T {
+    // Without a runtime there is nobody to say it.
+    let saying = Handle::try_current().ok().map(|runtime| {
+        runtime.spawn(async move {
+            sleep(limit).await;
+            say();
+        })
+    });
+    let done = work();
+    if let Some(saying) = saying {
+        saying.abort();
+    }
+    done
 }
 
 /// Tells the log of a reload, whoever asked for it.
@@ -303,6 +333,7 @@ fn is_reloadable(place: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aside::aside;
     use crate::secret::SecretText;
 
     #[test]
@@ -321,6 +352,22 @@ mod tests {
             keep_what_waits(&old, &mut in_force);
             old = in_force;
         }
+    }
+
+    #[tokio::test]
+    async fn a_reload_that_waits_for_a_file_says_so_while_it_waits_and_another_one_nothing() {
+        let (say, said) = std::sync::mpsc::channel();
+        let tell = say.clone();
+        let waits = aside(move || {
+            saying_when_slow(Duration::ZERO, move || tell.send("slow").expect("it is heard"), move || said.recv())
+        });
+        assert_eq!(waits.expect("a thread").await.expect("it ends"), Ok("slow"));
+        let is_said = Arc::new(Notify::new());
+        let told = is_said.clone();
+        saying_when_slow(SLOW, move || told.notify_one(), || ());
+        tokio::time::pause();
+        assert!(tokio::time::timeout(2 * SLOW, is_said.notified()).await.is_err());
+        drop(say);
     }
 
     #[test]

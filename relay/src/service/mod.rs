@@ -35,9 +35,11 @@ use crate::config::DomainRules;
 use crate::doctor::Doctor;
 use crate::limits::Quotas;
 use crate::limits::shares::Shares;
+use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::net::dns::resolve::Resolver;
 use crate::net::drain::Drain;
+use crate::outage::Outage;
 use crate::vault::record::Provider;
 use crate::vault::{Lookup, Vault};
 
@@ -148,6 +150,8 @@ struct Inner {
     passed_on: nodes::forwarded_requests::PassedOn,
     /// The nodes that leave.
     leavers: nodes::drain_messages::Leavers,
+    /// The store does not give what this node may claim.
+    unclaimed: Mutex<Outage>,
     /// Permits for devices that take a registration back.
     taking_back: Semaphore,
     ending_other_tokens: Semaphore,
@@ -185,6 +189,7 @@ impl Service {
             silences: nodes::unresponsive_peers::Silences::default(),
             passed_on: nodes::forwarded_requests::PassedOn::default(),
             leavers: nodes::drain_messages::Leavers::default(),
+            unclaimed: Mutex::default(),
             taking_back: Semaphore::new(wipe::taken_back::AT_ONCE),
             ending_other_tokens: Semaphore::new(wipe::taken_back::EARLIER_AT_ONCE),
             unanswered_writes: ownership::unanswered_writes::UnansweredWrites::default(),

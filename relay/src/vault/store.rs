@@ -233,6 +233,16 @@ pub enum AwayReason {
     GivenWay,
 }
 
+/// The code of a refusal: so many letters wait for a run that it reads none.
+pub(super) const LETTERS_FULL: &str = "FULL";
+
+impl AwayReason {
+    /// Whether the store itself answers, and takes no further letter for a run that reads none.
+    pub(crate) fn is_of_reader(&self) -> bool {
+        matches!(self, Self::Refused(code) if **code == *LETTERS_FULL)
+    }
+}
+
 /// What is wrong with a node's keyring, beside those of the nodes that live.
 #[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeyringMismatch {

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use super::forward::SentBy;
 use crate::flow::{MAC_LEN, TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
-use crate::message::{Message, Name, NameAddr, Party, Scheme, Uri, is_quoted_text, unquote};
+use crate::message::{Message, Method, Name, NameAddr, Party, Scheme, Uri, is_quoted_text, unquote};
 
 /// How long before a registration ends its device is asked to refresh it, at the least (RFC 8599 §5.5).
 pub const RENEW_BEFORE: Duration = Duration::from_secs(120);
@@ -405,6 +405,28 @@ pub fn identities(response: &Message, aor: &str) -> Box<[Box<str>]> {
     all.into()
 }
 
+/// The names that the 2xx to a REGISTER gives.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistrationNames {
+    /// The AOR.
+    pub address: Box<str>,
+    /// Its shard.
+    pub shard: ShardTag,
+    /// The identities of other domains.
+    pub identities: Box<[Box<str>]>,
+    /// Whether any Contact is registered.
+    pub stands: bool,
+}
+
+/// The names of the registration that a 2xx to a REGISTER is about; `None`: it is no such response, or names nobody.
+pub fn names_of_registration(response: &Message) -> Option<RegistrationNames> {
+    let is_granted = matches!(response.status(), Some(200..300));
+    let (_, method) = response.cseq().filter(|_| is_granted)?;
+    let address = response.to().filter(|_| method == Method::Register.as_str()).and_then(|to| aor_of(&to.uri()?))?;
+    let (shard, identities) = (tag_of(&address), identities(response, &address));
+    Some(RegistrationNames { address, shard, identities, stands: response.has(Name::Contact) })
+}
+
 /// A URI with its host, its parameters and their order in one spelling (RFC 3261 §19.1.4).
 pub fn spelling(uri: &str) -> Option<String> {
     let uri = Uri::parse(uri)?;
@@ -465,6 +487,12 @@ pub fn shard_of_sender(request: &Message) -> Option<ShardTag> {
     let from = request.from()?.uri()?;
     let named = if names_nobody(&from) { preferred(request).find_map(|uri| aor_of(&uri)) } else { aor_of(&from) };
     named.map(|aor| tag_of(&aor))
+}
+
+/// The address by which a request is begun, in the spelling of AORs: From, or where that names nobody the first preferred one.
+pub fn address_of_sender(request: &Message) -> Option<Box<str>> {
+    let from = request.from()?.uri()?;
+    if names_nobody(&from) { preferred(request).find_map(|uri| address_of(&uri)) } else { address_of(&from) }
 }
 
 /// Whether a From does not say whose a request is: its host is of `.invalid`, as an anonymous one's (RFC 3323 §4.1.1.3, RFC 2606 §2), or it

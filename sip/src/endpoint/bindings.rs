@@ -201,10 +201,15 @@ impl Endpoint {
         change: impl FnOnce(&mut Registration) -> Step,
     ) {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
-        let under_way = registration.branch();
+        let under_way = |registration: &Registration| [registration.branch(), registration.overtaken_branch()];
+        let before = under_way(registration);
         let step = change(registration);
-        if let Some(branch) = under_way.filter(|branch| registration.branch() != Some(*branch)) {
+        let after = under_way(registration);
+        for branch in before.into_iter().flatten().filter(|branch| !after.contains(&Some(*branch))) {
             self.core.transactions.abandon(branch);
+        }
+        if let Some(branch) = registration.overtaken_branch() {
+            self.core.transactions.hold(branch, true);
         }
         self.carry_out(now, binding, step);
     }
@@ -245,6 +250,11 @@ impl Endpoint {
         response: &Message,
     ) {
         let Some(registration) = self.bindings.get_mut(binding) else { return };
+        if registration.has_overtaken(branch) {
+            let Some(status) = response.status().filter(|status| *status >= 200) else { return };
+            let step = registration.on_overtaken(status);
+            return self.carry_out(now, binding, step);
+        }
         let id = registration.upstream;
         let is_trial = registration.is_on_trial() && registration.branch() == Some(branch);
         if !is_trial {
@@ -268,6 +278,9 @@ impl Endpoint {
         let granted = response.status().is_some_and(|status| (200..300).contains(&status));
         let random = &mut self.core.random;
         let step = registration.go_on(granted, |it| it.on_response(now, branch, response, &terms, random));
+        if let Some(overtaken) = registration.awaited_overtaken() {
+            self.core.transactions.hold(overtaken, false);
+        }
         let Some(step) = step else { return self.fail_trial(now, binding) };
         if is_trial && granted {
             self.fail_back(now, id, Some(binding));
@@ -450,7 +463,7 @@ impl Endpoint {
         self.calls.registration_changed = true;
         self.rename(binding, registration.gruus());
         self.subscriptions.forget(binding);
-        if let Some(branch) = registration.branch() {
+        for branch in [registration.branch(), registration.overtaken_branch()].into_iter().flatten() {
             self.core.transactions.abandon(branch);
         }
         self.groups.remove(binding);

@@ -87,7 +87,6 @@ impl Endpoint {
             push: intent.push_request.clone(),
             source: source.peer.ip(),
             registers: asks_for.is_some(),
-            ends: intent.expires == 0 && !intent.is_question,
             known: !self.push_bindings.known_as(&intent).is_empty(),
             renews: self.renews(&source, &intent),
             familiar: self.is_familiar(&source, &intent),

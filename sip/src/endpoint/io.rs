@@ -22,7 +22,7 @@ pub use crate::edge::invite_mark::InviteMark;
 pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::own_proof::SECRET_MARK;
 pub use crate::edge::pending_message::StoreOutcome;
-pub use crate::edge::push_proxy::{PushContact, PushRequest, names_device, server_of};
+pub use crate::edge::push_proxy::{PushContact, PushRequest, RegistrationNames, names_device, server_of};
 pub use crate::edge::replaces::{DialogMark, Replaces};
 pub use crate::edge::taken_back::TakenContact;
 pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};

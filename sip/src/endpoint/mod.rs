@@ -377,6 +377,16 @@ impl Endpoint {
         crate::edge::push_proxy::shard_of_sender(request)
     }
 
+    /// The address by which a device begins a request: From, or where that names nobody the preferred one.
+    pub fn address_of_sender(request: &Message) -> Option<Box<str>> {
+        crate::edge::push_proxy::address_of_sender(request)
+    }
+
+    /// The names of the registration that a 2xx to a REGISTER is about; `None`: it is no such response, or names nobody.
+    pub fn names_of_registration(response: &Message) -> Option<RegistrationNames> {
+        crate::edge::push_proxy::names_of_registration(response)
+    }
+
     /// How many calls wait for their final answer, or for the word that they were missed; a shutdown waits until there are none.
     pub fn open_calls(&self) -> usize {
         self.calls.open().len() + self.calls.overtaking() + self.calls.untold()

@@ -28,10 +28,8 @@ pub struct RouteRequest {
     pub push: PushRequest,
     /// The address of its sender.
     pub source: IpAddr,
-    /// Whether it asks for a registration; else it ends one, or only asks.
+    /// Whether it asks for a registration; else it ends one, which may be known here or at another node (RFC 3261 §10.2.2), or only asks (§10.2.3).
     pub registers: bool,
-    /// Whether it does nothing but take Contacts away (RFC 3261 §10.2.2): of one that is known, or of one that another node knows.
-    pub ends: bool,
     /// Whether it is about a registration that is known here.
     pub known: bool,
     /// Whether it renews a registration that is known here, or takes its place, and names its device.

@@ -5,12 +5,12 @@
 //!
 //! | the answer to the REGISTER that was overtaken | follows |
 //! | --- | --- |
-//! | none yet, when the unregistration is answered | that answer is waited for, until the shell's deadline for the end; then nothing was confirmed |
+//! | none yet, when the unregistration is answered | that answer is waited for, until the shell's deadline for the end; then nothing was confirmed. By UDP the REGISTER may be lost, and would never be answered: it is sent again from then on, as it was |
 //! | one by which the registrar may have the Contact: 2xx, 408, 5xx | one more unregistration, behind the one that is under way |
 //! | any other | nothing: the registrar has taken nothing of it (RFC 3261 §10.3) |
 //!
 //! Invariant: an unregistration is confirmed only when no REGISTER that was sent before it is unanswered. The request that was overtaken is not sent
-//! again: by UDP it would come behind the unregistration.
+//! again before the unregistration is answered, for by UDP it would come behind that; and what it brings later is unregistered behind its answer.
 
 use std::time::Instant;
 
@@ -110,7 +110,20 @@ impl Registration {
 
     /// Whether this is the branch of a REGISTER that was overtaken and is unanswered.
     pub fn has_overtaken(&self, branch: BranchId) -> bool {
-        self.overtaken() == Some(Overtaken::Unanswered(branch))
+        self.overtaken_branch() == Some(branch)
+    }
+
+    /// The branch of the REGISTER that was overtaken and is unanswered.
+    pub fn overtaken_branch(&self) -> Option<BranchId> {
+        match self.overtaken() {
+            Some(Overtaken::Unanswered(branch)) => Some(branch),
+            Some(Overtaken::Taken) | None => None,
+        }
+    }
+
+    /// The same, when the end waits for nothing else.
+    pub fn awaited_overtaken(&self) -> Option<BranchId> {
+        self.overtaken_branch().filter(|_| matches!(self.state, State::LetGo { .. }))
     }
 
     /// The REGISTER that was overtaken is answered, with this final status.

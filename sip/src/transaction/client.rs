@@ -177,6 +177,8 @@ impl InviteClient {
 pub struct OtherClient {
     state: Other,
     reliability: Reliability,
+    /// It is not sent again for now.
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -190,7 +192,16 @@ impl OtherClient {
     /// The request was just sent.
     pub fn new(now: Instant, reliability: Reliability, timing: &Timing) -> Self {
         let resend = Retry::first(now, timing);
-        Self { state: Other::Trying { resend, give_up: now + timing.t1_64() }, reliability }
+        Self { state: Other::Trying { resend, give_up: now + timing.t1_64() }, reliability, is_held: false }
+    }
+
+    /// The request is not sent again, or is again as timer E has it; its response is waited for all the same.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
+    fn is_sent_again(&self) -> bool {
+        !self.reliability.is_reliable() && !self.is_held
     }
 
     /// The request is sent by an unreliable transport now, because it could not go by a reliable one: timer E begins.
@@ -236,9 +247,7 @@ impl OtherClient {
     /// When [`Self::on_deadline`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            Other::Trying { give_up, .. } | Other::Proceeding { give_up, .. } if self.reliability.is_reliable() => {
-                Some(give_up)
-            }
+            Other::Trying { give_up, .. } | Other::Proceeding { give_up, .. } if !self.is_sent_again() => Some(give_up),
             Other::Trying { resend, give_up } | Other::Proceeding { resend, give_up } => Some(give_up.min(resend.at)),
             Other::Completed { until } => Some(until),
         }
@@ -247,11 +256,10 @@ impl OtherClient {
     /// A deadline may have come.
     pub fn on_deadline(&mut self, now: Instant, timing: &Timing) -> Due {
         let in_proceeding = matches!(self.state, Other::Proceeding { .. });
+        let is_sent_again = self.is_sent_again();
         match &mut self.state {
             Other::Trying { give_up, .. } | Other::Proceeding { give_up, .. } if *give_up <= now => Due::TimedOut,
-            Other::Trying { resend, .. } | Other::Proceeding { resend, .. }
-                if !self.reliability.is_reliable() && resend.at <= now =>
-            {
+            Other::Trying { resend, .. } | Other::Proceeding { resend, .. } if is_sent_again && resend.at <= now => {
                 resend.interval = if in_proceeding { timing.t2 } else { (resend.interval * 2).min(timing.t2) };
                 resend.at = now + resend.interval;
                 Due::Resend

@@ -270,6 +270,15 @@ impl<C: Copy, S: Copy> Table<C, S> {
         client.machine.is_pending().then_some(client.owner)
     }
 
+    /// A request other than INVITE is not sent again, or is again: by UDP its copies would come behind what follows it.
+    pub fn hold(&mut self, branch: BranchId, is_held: bool) {
+        let key = ClientKey { branch, cancel: false };
+        if let Some(ClientMachine::Other(machine)) = self.clients.get_mut(&key).map(|client| &mut client.machine) {
+            machine.hold(is_held);
+            self.arm_client(key);
+        }
+    }
+
     /// The flow of a client transaction that is not over.
     pub fn flow_of(&self, branch: BranchId) -> Option<FlowId> {
         self.clients.get(&ClientKey { branch, cancel: false }).map(|client| client.line.flow)

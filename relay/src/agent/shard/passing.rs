@@ -86,8 +86,8 @@ impl Shard {
                 })?;
             }
             PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
-            // A registration known here or at another node may be ended, whatever the operator lets register anew.
-            PushRequest::Nothing if !asked.known && !asked.ends && !is_within(asked, &self.shared.flow_domains) => {
+            // A registration known here or at another node may be ended, and asked for, whatever the operator lets register anew.
+            PushRequest::Nothing if !asked.known && asked.registers && !is_within(asked, &self.shared.flow_domains) => {
                 return Err(forbidden(NO_PUSH));
             }
             PushRequest::Query(_) | PushRequest::Nothing => {}

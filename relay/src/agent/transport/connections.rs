@@ -29,6 +29,7 @@ use tokio::time::timeout;
 
 use super::lf_probe::{Acquaintance, Heard};
 use super::read::Read;
+use super::sender_names::SenderNames;
 use super::write_batch::Parcel;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
@@ -98,6 +99,8 @@ pub(crate) struct Connection {
     home: Option<usize>,
     /// The shard of its first REGISTER.
     registers_at: Option<usize>,
+    /// The names that its device begins requests by, if any are known.
+    names: Option<Box<SenderNames>>,
     /// Whether registrations go by it: its shard, which has dialled it, does without it before it ends.
     is_link: bool,
     /// Whether it goes on elsewhere once its shard is known.
@@ -180,6 +183,7 @@ impl Connection {
             told: 0,
             home: None,
             registers_at: None,
+            names: None,
             is_link: false,
             moves: false,
             unheard: None,
@@ -425,6 +429,7 @@ impl Connection {
             while let Some(outgoing) = next.take() {
                 match outgoing {
                     Outgoing::Bytes(bytes) => {
+                        self.learn_names(&bytes);
                         let question = self.question_behind(&bytes);
                         whole.add(self.framing.head_of(&bytes));
                         whole.add(bytes);
@@ -606,6 +611,13 @@ impl Connection {
         Ending::Closed(broken.code())
     }
 
+    /// Its device hears of a registration, with the names that this has. One shard alone knows all of them.
+    fn learn_names(&mut self, bytes: &Bytes) {
+        if self.source.side == Side::Device && self.shards.len() > 1 && SenderNames::may_tell(bytes) {
+            self.names.get_or_insert_default().on_written(bytes, &self.limits, self.shards.len());
+        }
+    }
+
     /// A device registers by it at this shard.
     fn note_register(&mut self, shard: usize) {
         self.source.split |= *self.registers_at.get_or_insert(shard) != shard;
@@ -614,6 +626,10 @@ impl Connection {
     /// The shard of a request that names nobody here: a device begins it with a registration that passed through by this
     /// connection, of the AOR in its From or of the only one. Where there are others, that shard is told so.
     fn shard_of_sender(&self, message: &Message) -> usize {
+        let is_split = self.source.split && message.is_request();
+        if let Some(shard) = self.names.as_ref().filter(|_| is_split).and_then(|names| names.shard_of(message)) {
+            return shard;
+        }
         let tag =
             Endpoint::shard_of_sender(message).filter(|_| self.source.side == Side::Device && message.is_request());
         let shard = tag.map(|tag| tag.shard(self.shards.len())).filter(|shard| self.told & 1 << shard != 0);
@@ -660,6 +676,12 @@ mod tests {
             connection.note_register(shard);
             assert_eq!((connection.source.split, connection.shard_of_sender(&invite)), (split, 2));
         }
+        // What a SIP server calls an account says nothing of its shard, which is 1.
+        let granted = "SIP/2.0 200 OK\r\nFrom: <sip:g@h>;tag=1\r\nTo: <sip:g@h>\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nCall-ID: i\r\n\
+                       CSeq: 1 REGISTER\r\nContact: <sip:g@p>\r\nP-Associated-URI: <sip:49@c>\r\n\r\n";
+        connection.learn_names(&granted.into());
+        let invite = Message::parse(&text.replace("a@anonymous.invalid", "49@c").into(), &Limits::default());
+        assert_eq!(connection.shard_of_sender(&invite.expect("an INVITE")), 1);
     }
 
     /// A token of an earlier run must not name another SIP server's connection.

@@ -7,6 +7,7 @@
 //! | [`lf_probe`], [`servers`] | which SIP servers see a bare LF as the end of a line, as they say themselves |
 //! | [`outbox`], [`write_batch`] | the messages that wait to be written on it, and those written at once |
 //! | [`name_shards`] | which shard has a binding that its registrar has named |
+//! | [`sender_names`] | which shard has the registration that a device begins a request with |
 //! | [`listeners`] | the sockets that devices and SIP servers connect to |
 //! | [`datagrams`], [`steering`] | the upstream UDP sockets, and which core a datagram is for |
 //! | [`invite_shards`] | which shard has the INVITE that a CANCEL or an ACK is for |
@@ -29,6 +30,7 @@ pub(crate) mod listeners;
 pub(crate) mod name_shards;
 pub(crate) mod outbox;
 mod read;
+mod sender_names;
 pub(crate) mod servers;
 pub(crate) mod steering;
 pub(crate) mod targets;

@@ -1,7 +1,8 @@
 //! A stream that tells whether anything moves on it.
 //!
-//! Invariant: what counts is a byte that came, or that the system took. Whether the system takes nothing more, as the peer is slow to read, is told
-//! beside it: others say how long a peer may be slow.
+//! Invariant: what counts is a byte that came, that the system took, or that the peer acknowledged while the system takes nothing more: it does so again
+//! only when a good part of its buffer is free, which may be minutes' worth of a slow network. That it takes nothing more, as the peer is slow to read, is
+//! told beside it: others say how long a peer may be slow.
 
 use std::io;
 use std::pin::Pin;
@@ -10,6 +11,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::net::stream::Stream;
+
+/// A stream whose system tells how much it has taken that the peer has not acknowledged.
+pub trait Queue {
+    /// So many bytes; `None`: that is not known.
+    fn unacknowledged(&self) -> Option<u32>;
+}
+
+impl Queue for Stream {
+    fn unacknowledged(&self) -> Option<u32> {
+        Self::unacknowledged(self).ok()
+    }
+}
 
 /// The bytes moved so far; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -54,17 +69,30 @@ impl Progress {
     }
 }
 
+impl<S: Queue> InMotion<S> {
+    fn written(&mut self, written: &Poll<io::Result<usize>>) {
+        self.progress.written(written);
+        let queued = if written.is_pending() { self.stream.unacknowledged() } else { None };
+        if let (Some(before), Some(now)) = (self.queued, queued) {
+            self.progress.add(before.saturating_sub(now) as usize);
+        }
+        self.queued = queued;
+    }
+}
+
 /// The stream.
 #[derive(Debug)]
 pub struct InMotion<S> {
     stream: S,
     progress: Progress,
+    /// How much was not acknowledged when the system took nothing more.
+    queued: Option<u32>,
 }
 
 impl<S> InMotion<S> {
     /// A stream that counts into `progress`.
     pub fn new(stream: S, progress: Progress) -> Self {
-        Self { stream, progress }
+        Self { stream, progress, queued: None }
     }
 }
 
@@ -78,11 +106,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for InMotion<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for InMotion<S> {
+impl<S: AsyncWrite + Queue + Unpin> AsyncWrite for InMotion<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.progress.written(&polled);
+        this.written(&polled);
         polled
     }
 
@@ -101,7 +129,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InMotion<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bytes);
-        this.progress.written(&polled);
+        this.written(&polled);
         polled
     }
 
@@ -113,9 +141,44 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for InMotion<S> {
 #[cfg(test)]
 mod tests {
     use futures_util::poll;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::{Duration, sleep};
 
     use super::*;
+
+    impl Queue for DuplexStream {
+        fn unacknowledged(&self) -> Option<u32> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_what_the_system_has_taken_is_progress_before_the_system_takes_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, (mut peer, _)) = tokio::try_join!(connecting, listener.accept()).unwrap();
+        let (progress, mut last) = (Progress::default(), 0);
+        let mut stream = InMotion::new(Stream::uncounted(ours), progress.clone());
+        let whole = vec![7; 64 << 20];
+        let mut answer = Box::pin(stream.write_all(&whole));
+        // What is under way has come to rest when nothing moves for a while.
+        let mut still = 0;
+        while still < 5 {
+            assert!(poll!(answer.as_mut()).is_pending());
+            still = if progress.has_moved_since(&mut last) { 0 } else { still + 1 };
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(progress.is_full());
+        // It reads little by little, until that is seen.
+        let mut read = vec![0; 64 << 10];
+        while !progress.has_moved_since(&mut last) {
+            peer.read_exact(&mut read).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+            assert!(poll!(answer.as_mut()).is_pending());
+        }
+        assert!(progress.is_full(), "the system takes nothing more, and its peer reads");
+    }
 
     #[tokio::test]
     async fn what_comes_and_what_is_taken_is_progress_and_a_peer_that_is_slow_to_read_is_seen() {

@@ -5,8 +5,8 @@
 //! Invariant: a device's or an app's connection is let in only while [`RESERVE`] descriptors are free, or [`RESERVE_SHARE`] of all where those are
 //! few; otherwise in place of an unproven one (see [`unproven_slots`](super::unproven_slots)), which may have half of that until it has closed; and
 //! where none gives way it is closed at once, and the relay goes on waking phones. Those that the reserve is kept for are let in while a quarter of it is
-//! free: peers that fill the listeners keep the relay from nothing that it opens itself. A shortage is over soon after descriptors are free again,
-//! whoever has had them.
+//! free: peers that fill the listeners keep the relay from nothing that it opens itself. A shortage is over some seconds after descriptors are free again,
+//! whoever has had them: what the relay's own connections have lost at once is theirs first, before peers that press have all of it.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -30,6 +30,8 @@ pub const RESERVE_SHARE: u64 = 8;
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Where they are many, counting them takes no more than this part of the time: one in so many.
 const COUNT_SHARE: u32 = 100;
+/// With each count, connections may have this part more of what is free beyond the reserve: one in so many.
+const GIVEN_SHARE: u64 = 8;
 /// How many networks of each kind at each listener are looked at for the one that holds most in all.
 const LARGEST: usize = 4;
 
@@ -63,11 +65,19 @@ pub(crate) struct Descriptors {
     shared: Mutex<Shared>,
 }
 
+/// A number of connections for which there is no room for one more.
+#[derive(Clone, Copy)]
+struct Full {
+    at: usize,
+    /// How many there were when that was said.
+    held: usize,
+}
+
 struct Shared {
     listeners: Vec<Weak<Slots>>,
-    /// How many connections there were when there was no room for one more, for each of [`Leaves`]. The number of a descriptor alone does not tell: when
-    /// one that gave way has closed, a low one is free for who comes next, and as many are in use as before.
-    full_at: [Option<usize>; 2],
+    /// What the connections may have in a shortage, for each of [`Leaves`]. The number of a descriptor alone does not tell: when one that gave way has
+    /// closed, a low one is free for who comes next, and as many are in use as before.
+    full_at: [Option<Full>; 2],
     /// Whether what is open is being counted.
     is_counting: bool,
     /// And before when it is not counted again.
@@ -122,9 +132,18 @@ impl Descriptors {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.is_counting = false;
         shared.count_at = Some(clock::now() + COUNT_EVERY.max(took * COUNT_SHARE));
+        let count = connections_of(&shared.listeners());
         for leaves in [Leaves::Reserve, Leaves::Quarter] {
             let free = leaves.free(all);
-            shared.full_at[leaves as usize].take_if(|_| open.is_some_and(|open| open + free + free.div_ceil(8) <= all));
+            let spare = open.map_or(0, |open| all.saturating_sub(open + free));
+            if spare < free.div_ceil(8) {
+                continue;
+            }
+            let given = usize::try_from(spare.div_ceil(GIVEN_SHARE)).unwrap_or(usize::MAX);
+            let most = count.saturating_add(usize::try_from(spare).unwrap_or(usize::MAX));
+            let full_at = &mut shared.full_at[leaves as usize];
+            let more = full_at.map(|full| Full { at: full.at.saturating_add(given), held: count });
+            *full_at = more.filter(|full| full.at < most);
         }
         self.is_short.store(shared.full_at.iter().any(Option::is_some), Ordering::Relaxed);
     }
@@ -137,16 +156,17 @@ impl Descriptors {
             return Room::Free;
         }
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let listeners: Vec<_> = shared.listeners.iter().filter_map(Weak::upgrade).collect();
-        let count = listeners.iter().map(|listener| listener.connections()).sum::<usize>();
+        let listeners = shared.listeners();
+        let count = connections_of(&listeners);
         for full_at in &mut shared.full_at {
-            full_at.take_if(|full| count < *full - *full / 8);
+            full_at.take_if(|full| count < full.held - full.held / 8);
         }
         if above > 0 {
             let over = usize::try_from(above - 1).unwrap_or(usize::MAX);
-            shared.full_at[leaves as usize] = Some(count.saturating_sub(over));
+            let at = count.saturating_sub(over);
+            shared.full_at[leaves as usize] = Some(Full { at, held: at });
         }
-        let is_full = shared.full_at[leaves as usize].is_some_and(|full| count >= full);
+        let is_full = shared.full_at[leaves as usize].is_some_and(|full| count >= full.at);
         self.is_short.store(shared.full_at.iter().any(Option::is_some), Ordering::Relaxed);
         drop(shared);
         let has_closing_room = above <= free / 2;
@@ -156,6 +176,17 @@ impl Descriptors {
             _ => Room::None,
         }
     }
+}
+
+impl Shared {
+    fn listeners(&self) -> Vec<Arc<Slots>> {
+        self.listeners.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// How many connections there are at all of them.
+fn connections_of(listeners: &[Arc<Slots>]) -> usize {
+    listeners.iter().map(|listener| listener.connections()).sum()
 }
 
 /// The oldest of the network that holds most at all listeners gives way to one more of `peer`, or one of its own network where that does.
@@ -338,7 +369,10 @@ mod tests {
 
         let open = Process::OTHERS as u64 + of_listeners(&process);
         assert!(!process.descriptors.is_to_count(), "it was counted just now");
-        process.descriptors.has_counted(all, Some(open), Duration::ZERO);
+        for _ in 0..GIVEN_SHARE {
+            assert!(process.descriptors.is_short(), "what others have lost is theirs for a while");
+            process.descriptors.has_counted(all, Some(open), Duration::ZERO);
+        }
         assert!(!process.descriptors.is_short());
         for n in 0..40 {
             process.connect(n % 2, "203.0.113.66").unwrap();
@@ -346,6 +380,36 @@ mod tests {
         }
         assert_eq!(process.closed, closed, "nobody gives way where there is room for all");
         assert!(phones.iter().filter(|at| process.used[**at].is_none()).count() <= closed);
+    }
+
+    #[test]
+    fn what_the_relay_itself_has_lost_at_once_is_no_flood_s_within_a_count() {
+        let mut process = Process::new();
+        let all = Process::ALL as u64;
+        let flood = |process: &mut Process| {
+            for _ in 0..200 {
+                process.connect(0, "203.0.113.66");
+                process.close();
+            }
+        };
+        // Connections of the relay's own take what is left, and half of that ends at once.
+        let held = Process::MOST / 2;
+        for _ in 0..Process::MOST - held - Process::OTHERS {
+            process.connect(0, "203.0.113.66").unwrap();
+        }
+        assert_ne!(process.descriptors.room_among(all, Process::MOST as u64, nobody(), Leaves::Reserve), Room::Free);
+        flood(&mut process);
+        let (before, lost) = (process.in_use(), held / 2);
+        let open = |process: &Process| (process.in_use() + held - lost) as u64;
+        process.descriptors.has_counted(all, Some(open(&process)), Duration::ZERO);
+        flood(&mut process);
+        assert!(process.in_use() - before <= lost / 4, "{} of {lost}", process.in_use() - before);
+        // They did not come again: in the end it has all but what is left free.
+        for _ in 0..60 {
+            process.descriptors.has_counted(all, Some(open(&process)), Duration::ZERO);
+            flood(&mut process);
+        }
+        assert!(process.in_use() - before >= lost * 3 / 4, "{} of {lost}", process.in_use() - before);
     }
 
     #[test]

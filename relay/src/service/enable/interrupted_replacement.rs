@@ -32,7 +32,7 @@ impl Inner {
         // A store that is away is asked again in the next round.
         let Ok(Some((later, fence))) = self.later_one(id).await else { return };
         let (wiped, heard) = self.wiped_elsewhere(&[(later, fence)]).await;
-        if heard == Heard::NotAll || !wiped.is_empty() || self.is_unsure() {
+        if heard != Heard::All || !wiped.is_empty() || self.is_unsure() {
             return;
         }
         tracing::info!(event = "replacing-resumed", instance = %id, later = %later, "a later instance has taken the place of one that has not ended for it; it ends now");

@@ -28,7 +28,6 @@ use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 use crate::agent::request::DeadToken;
-use crate::clock::unix_now_ms;
 use crate::lock::Mutex;
 use crate::vault::{AorKey, Owner};
 
@@ -87,8 +86,8 @@ pub(crate) enum Word {
         account: AorKey,
         /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
         device: [u8; 16],
-        /// When it asked its SIP server for that, in milliseconds since 1970 by the clock of the node that reads it: what was registered since then stays.
-        /// The word itself tells how long ago that was, for the clocks of two nodes may differ.
+        /// When it asked its SIP server for that, in milliseconds since 1970 by the [clock of questions](crate::vault::Vault::question_time_ms): what was
+        /// registered since then stays. The clocks of two nodes may differ, and a letter may lie for seconds.
         sent_ms: u64,
         /// The registration that takes the place of its earlier ones; `None`: it has removed them.
         by: Option<InstanceId>,
@@ -142,7 +141,7 @@ impl Word {
                 out.extend_from_slice(&account.to_bytes());
                 out.extend_from_slice(&device);
                 out.extend_from_slice(&by.map_or([0; 16], |by| by.to_bytes()));
-                out.extend_from_slice(&unix_now_ms().saturating_sub(sent_ms).to_be_bytes());
+                out.extend_from_slice(&sent_ms.to_be_bytes());
             }
         }
         out
@@ -167,7 +166,7 @@ impl Word {
             (9, [one], []) => Some(Self::Silence(id(one))),
             (10, [one], []) => Some(Self::InCall(id(one))),
             (8, [account, device, by], tail) => {
-                let sent_ms = unix_now_ms().saturating_sub(u64::from_be_bytes(tail.try_into().ok()?));
+                let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
                 Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device, sent_ms, by })
             }
@@ -214,6 +213,10 @@ mod tests {
     fn a_word_reads_back_and_is_no_request_of_an_app() {
         let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
         let token = DeadToken { mark: [7; 16], since_ms: 1_700_000_000_000 };
+        let taken_back = |by| {
+            let (account, device) = (AorKey::of_number(6), [7; 16]);
+            Word::TakenBack { account, device, sent_ms: 1_795_000_000_000, by }
+        };
         let words = [
             Word::Leaving,
             Word::Left,
@@ -224,6 +227,8 @@ mod tests {
             Word::RegisterAgain(id(6)),
             Word::Silence(id(7)),
             Word::InCall(id(9)),
+            taken_back(None),
+            taken_back(Some(id(8))),
         ];
         for word in words {
             let mut body = word.encode();
@@ -233,31 +238,6 @@ mod tests {
         }
         assert_eq!(Word::decode(&[MARK, 200]), None, "a later version's");
         assert!(!is_word(b"GET /v1/instances/pi_1") && !is_word(b""));
-    }
-
-    #[test]
-    fn a_word_of_what_was_taken_back_tells_how_long_ago_that_was_whatever_the_clocks_of_the_two_nodes() {
-        use crate::clock::{Machine, set_virtual};
-        let id = InstanceId::new(8 << 32, ShardTag(1));
-        // The simulated machine is that of its thread.
-        let simulated = std::thread::spawn(move || {
-            let here = |off_ms| {
-                let mut machine = Machine::default();
-                (machine.up, machine.off_ms) = (Duration::from_secs(1_000), off_ms);
-                set_virtual(&machine);
-                unix_now_ms()
-            };
-            for (by, off_ms) in [(None, 0), (Some(id), 20_000), (None, -20_000)] {
-                let word = |now_ms| {
-                    let (account, device) = (AorKey::of_number(6), [7; 16]);
-                    Word::TakenBack { account, device, sent_ms: now_ms - 4_000, by }
-                };
-                let body = word(here(0)).encode();
-                let now_ms = here(off_ms);
-                assert_eq!((is_word(&body), Word::decode(&body)), (true, Some(word(now_ms))));
-            }
-        });
-        simulated.join().unwrap();
     }
 
     #[test]

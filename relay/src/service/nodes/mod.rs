@@ -44,7 +44,7 @@ use crate::random;
 use crate::secret::InstanceSecret;
 use crate::vault::peer_messages::{Letter, LetterNumber};
 use crate::vault::record::StoredRecord;
-use crate::vault::{Owner, StoreError, Stored};
+use crate::vault::{AwayReason, Owner, StoreError, Stored};
 
 /// How long the owner of an instance may take to answer for it, an unregistration included; then the node that was asked answers
 /// by itself. An owner without a lease is not asked.
@@ -259,7 +259,8 @@ impl NodeService for Service {
     }
 
     async fn ask(&self, node: &Owner, body: Body, within: Duration, heard: impl FnMut(Body) -> ControlFlow<()> + Send) {
-        self.0.ask_node(node, body, within, heard).await;
+        // A letter that was not written has no answer.
+        let _ = self.0.ask_node(node, body, within, heard).await;
     }
 }
 
@@ -281,23 +282,33 @@ impl Inner {
     }
 
     /// Asks a node, as [`NodeService::ask`] says.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]: the store has not taken the question, for another reason than that the node reads none.
     async fn ask_node(
         &self,
         node: &Owner,
         body: Body,
         within: Duration,
         mut heard: impl FnMut(Body) -> ControlFlow<()> + Send,
-    ) {
+    ) -> Result<(), StoreError> {
         let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
         self.questions.lock().insert(number, tell);
         // Also when the requester has gone.
         let _forgotten = Asked(&self.questions, number);
         let vault = &self.dependencies.vault;
+        let mut written = Err(StoreError::Away(AwayReason::TimedOut));
         let first = async {
             let ask = Letter::Ask { number, from: vault.owner().clone(), body };
-            vault.write_letter(node, &ask).await.ok()?;
+            let taken = vault.write_letter(node, &ask).await;
             drop(ask);
-            answers.recv().await
+            let is_taken = taken.is_ok();
+            // A run that reads no letters is silent, and the store is not away.
+            written = match taken {
+                Err(StoreError::Away(why)) if why.is_of_reader() => Ok(()),
+                taken => taken,
+            };
+            if is_taken { answers.recv().await } else { None }
         };
         let mut answer = timeout(within, first).await.ok().flatten();
         while let Some(body) = answer {
@@ -306,6 +317,7 @@ impl Inner {
                 ControlFlow::Break(()) => None,
             };
         }
+        written
     }
 
     /// Asks a node for its first answer; `None`: it has none within [`ANSWER_WAIT`].
@@ -315,13 +327,26 @@ impl Inner {
 
     /// The same within another time.
     pub(super) async fn ask_within(&self, node: &Owner, body: Body, within: Duration) -> Option<Body> {
+        self.ask_first(node, body, within).await.ok().flatten()
+    }
+
+    /// The same, for who is to know why there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`]: the store has not taken the question.
+    pub(super) async fn ask_first(
+        &self,
+        node: &Owner,
+        body: Body,
+        within: Duration,
+    ) -> Result<Option<Body>, StoreError> {
         let mut answer = None;
         let first = |body| {
             answer = Some(body);
             ControlFlow::Break(())
         };
-        self.ask_node(node, body, within, first).await;
-        answer
+        self.ask_node(node, body, within, first).await?;
+        Ok(answer)
     }
 
     /// The record of an instance that no shard here has, for who has shown its secret.

@@ -133,9 +133,20 @@ impl Inner {
             return Some(Vec::new());
         }
         let claimed = self.timed(StoreOperation::Claim, self.dependencies.vault.claim(BATCH)).await;
-        claimed
-            .inspect_err(|error| tracing::warn!(event = "claiming-stopped", %error, "claiming stopped; it goes on with the next lease"))
-            .ok()
+        let mut outage = self.unclaimed.lock();
+        match &claimed {
+            Ok(_) => {
+                if let Some(times) = outage.over() {
+                    tracing::info!(event = "claiming-goes-on", times, "claiming goes on");
+                }
+            }
+            Err(error) => {
+                if let Some(times) = outage.again() {
+                    tracing::warn!(event = "claiming-stopped", %error, times, "claiming stopped; it goes on with the next lease");
+                }
+            }
+        }
+        claimed.ok()
     }
 
     /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::domain::InstanceState;
 use crate::lock::Mutex;
 use crate::service::Inner;
-use crate::vault::{Fence, Sealed, Whose};
+use crate::vault::{Fence, Sealed, StoreError, Whose};
 
 /// How long calls may wait here for an instance that another run has taken over.
 const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
@@ -68,7 +68,8 @@ impl Inner {
             return true;
         }
         // One that is replaced may be erased by its owner only later.
-        let has_ended = self.is_replaced(&status).await || self.is_wiped_by_owner(id, fence).await;
+        // A store that is away is asked again.
+        let has_ended = self.is_replaced(&status).await.unwrap_or(false) || self.is_wiped_by_owner(id, fence).await;
         if has_ended {
             self.let_go_of_wiped(&[id]).await;
         }
@@ -76,9 +77,12 @@ impl Inner {
     }
 
     /// Whether another instance has taken its place in the store; one that is not proven stands beside that which its place names.
-    pub(super) async fn is_replaced(&self, status: &InstanceStatus) -> bool {
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub(super) async fn is_replaced(&self, status: &InstanceStatus) -> Result<bool, StoreError> {
         let is_proven = self.place_of(status).is_some_and(|place| place.is_proven);
-        is_proven && self.successor_of(status).await.is_some()
+        Ok(is_proven && self.successor_of(status).await?.is_some())
     }
 
     /// Whether another node says that it has wiped it: by what lies beside the own keyring, or when it is asked.

@@ -78,6 +78,8 @@ pub(crate) enum Question {
 pub(crate) enum Heard {
     All,
     NotAll,
+    /// The store did not say who they are, or took no letter to one.
+    StoreAway,
 }
 
 /// Searches under way.
@@ -272,8 +274,9 @@ impl Inner {
         if held.is_empty() {
             return (Vec::new(), Heard::All);
         }
-        let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), Heard::NotAll) };
+        let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), Heard::StoreAway) };
         let (mut wiped, mut heard, mut living) = (Vec::new(), Heard::All, Vec::new());
+        let mut is_away = false;
         let mut note_silent = |peer: &Peer| {
             if self.silences.note(peer, clock::now()) == Heard::NotAll {
                 heard = Heard::NotAll;
@@ -287,10 +290,11 @@ impl Inner {
         }
         for some in held.chunks(LETTER_MAX) {
             let have = Question::Have(some.iter().map(|(id, fence)| (*id, Some(*fence))).collect()).write();
-            let ask = async |(_, run): (&'_ Peer, &'_ Owner)| self.ask_within(run, have.clone(), SEEK_WAIT).await;
+            let ask = async |(_, run): (&'_ Peer, &'_ Owner)| self.ask_first(run, have.clone(), SEEK_WAIT).await;
             let answers = join_all(living.iter().copied().map(ask)).await;
+            is_away |= answers.iter().any(Result::is_err);
             let mut answered = answers.into_iter();
-            living.retain(|(peer, _)| match answered.next().flatten() {
+            living.retain(|(peer, _)| match answered.next().and_then(Result::ok).flatten() {
                 Some(answer) => {
                     let named = answer.as_chunks::<16>().0.iter().map(|id| InstanceId::from_bytes(*id));
                     wiped.extend(named.filter(|id| some.iter().any(|(asked, _)| asked == id)));
@@ -305,7 +309,7 @@ impl Inner {
         for (peer, _) in living {
             self.silences.forget(&peer.node);
         }
-        (wiped, heard)
+        (wiped, if is_away { Heard::StoreAway } else { heard })
     }
 
     /// Looks after the nodes that were silent, with each renewal.

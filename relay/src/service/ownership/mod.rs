@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use self::missing_records::Comparing;
+use self::missing_records::{Comparing, Heard};
 use self::unanswered_writes::WritingBack;
 use super::Inner;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
@@ -87,6 +87,16 @@ enum Lapse {
     /// The lease was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its
     /// clock has jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
     Early,
+}
+
+/// How an instance ends of which the store has nothing.
+enum MissingEnd {
+    /// Another node has ended it.
+    Elsewhere,
+    /// Nobody says that it has ended.
+    HandedOver,
+    /// Its end is past, or it is not here.
+    OfItself,
 }
 
 /// Lost records are being written again.
@@ -525,7 +535,8 @@ impl Inner {
     pub(super) async fn give_way_to_successor(self: &Arc<Self>, id: InstanceId, status: Option<&InstanceStatus>) {
         let find = || {
             let (it, status) = (self.clone(), status.cloned());
-            async move { it.successor_of(&status?).await }
+            // A store that is away leaves it without one.
+            async move { it.successor_of(&status?).await.ok().flatten() }
         };
         if let Some(successor) = find().await {
             self.dependencies.agent.tell(id, Request::Succeed { earlier: id, successor }).await;
@@ -534,9 +545,12 @@ impl Inner {
     }
 
     /// The instance that has taken the place of this one in the store; a wiped instance has none there.
-    pub(super) async fn successor_of(&self, status: &InstanceStatus) -> Option<InstanceId> {
-        let lookup = self.place_of(status)?.lookup;
-        self.dependencies.vault.find(&lookup).await.ok().flatten().filter(|named| *named != status.id)
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub(super) async fn successor_of(&self, status: &InstanceStatus) -> Result<Option<InstanceId>, StoreError> {
+        let Some(place) = self.place_of(status) else { return Ok(None) };
+        Ok(self.dependencies.vault.find(&place.lookup).await?.filter(|named| *named != status.id))
     }
 
     pub(super) fn passed_through(&self, status: &InstanceStatus) -> bool {
@@ -593,22 +607,39 @@ impl Inner {
         self.let_go_of_missing(&missing).await
     }
 
-    /// Lets go of instances of which the store has nothing; whether it told all that was asked.
+    /// Lets go of instances of which the store has nothing; whether it told all that was asked. Where it did not, nobody knows how they have ended, and they
+    /// stay until it is asked again.
     ///
     /// | of a missing one | it |
     /// | --- | --- |
     /// | a node says that it has wiped it, or the store names another one in its place | is unregistered, for its user is to be told nothing more of it |
     /// | the end is past: it has left the store by itself | ends here as any other, and its user is told |
-    /// | neither is known | is let go of without a word to its SIP server: the store may have lost it, and another node serve it by the Contact of the same device |
+    /// | neither is known, also where a node that may have wiped it is silent | is let go of without a word to its SIP server: the store may have lost it, and another node serve it by the Contact of the same device |
     async fn let_go_of_missing(self: &Arc<Self>, missing: &[(InstanceId, Fence)]) -> bool {
         // A silent node may have told the user of an expired one as well: twice is better than never.
-        let (wiped, _) = self.wiped_elsewhere(missing).await;
+        let (wiped, heard) = self.wiped_elsewhere(missing).await;
+        if heard == Heard::StoreAway {
+            return false;
+        }
         let wiped: HashSet<InstanceId> = wiped.into_iter().collect();
-        let mut ended = Vec::new();
+        let (mut ended, mut handed_over, mut is_away) = (Vec::new(), 0_usize, false);
         for some in missing.chunks(AT_ONCE) {
-            let ends = some.iter().map(|(id, _)| self.has_ended_elsewhere(*id, wiped.contains(id)));
-            let ends = join_all(ends).await;
-            ended.extend(some.iter().zip(ends).filter_map(|((id, _), has_ended)| has_ended.then_some(*id)));
+            let ends = join_all(some.iter().map(|(id, _)| self.end_of_missing(*id, wiped.contains(id)))).await;
+            for ((id, _), end) in some.iter().zip(ends) {
+                match end {
+                    Ok(MissingEnd::Elsewhere) => ended.push(*id),
+                    Ok(MissingEnd::HandedOver) => handed_over += 1,
+                    Ok(MissingEnd::OfItself) => {}
+                    Err(_) => is_away = true,
+                }
+            }
+        }
+        if handed_over > 0 {
+            tracing::warn!(
+                event = "missing-let-go",
+                instances = handed_over,
+                "the store has nothing of instances of this node, and no node says that it has wiped them; they are let go of"
+            );
         }
         if !ended.is_empty() {
             tracing::info!(
@@ -619,29 +650,30 @@ impl Inner {
         }
         for some in ended.chunks(AT_ONCE) {
             let outcomes = join_all(some.iter().map(|id| self.let_go_of_one(*id))).await;
-            if outcomes.iter().any(Result::is_err) {
-                return false;
-            }
+            is_away |= outcomes.iter().any(Result::is_err);
         }
-        true
+        !is_away
     }
 
-    /// Whether a missing instance is to be let go of as one that another node has ended; so is what passed through, for which nothing is unregistered.
-    /// Any other whose end is still to come is handed over.
-    async fn has_ended_elsewhere(self: &Arc<Self>, id: InstanceId, is_wiped: bool) -> bool {
-        let Ok(status) = self.look_as_relay(id).await else { return false };
+    /// How a missing instance ends. What passed through counts as ended elsewhere, for nothing is unregistered for it; any other whose end is still to
+    /// come, and of which no other end is known, is handed over here.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    async fn end_of_missing(self: &Arc<Self>, id: InstanceId, is_wiped: bool) -> Result<MissingEnd, StoreError> {
+        let Ok(status) = self.look_as_relay(id).await else { return Ok(MissingEnd::OfItself) };
         if is_wiped || self.passed_through(&status) {
-            return true;
+            return Ok(MissingEnd::Elsewhere);
         }
         if status.expires_at <= confirmed_now() {
-            return false;
+            return Ok(MissingEnd::OfItself);
         }
-        if self.is_replaced(&status).await {
-            return true;
+        if self.is_replaced(&status).await? {
+            return Ok(MissingEnd::Elsewhere);
         }
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
         self.dependencies.agent.tell(id, end).await;
-        false
+        Ok(MissingEnd::HandedOver)
     }
 
     /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.

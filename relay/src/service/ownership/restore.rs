@@ -85,7 +85,7 @@ impl Inner {
         let mut tally = Tally::default();
         let (wiped, heard) = self.wiped_elsewhere(&owned).await;
         self.let_go_of_wiped(&wiped).await;
-        if heard == Heard::NotAll {
+        if heard != Heard::All {
             return false;
         }
         // A clock that has jumped ahead makes nothing old.
@@ -130,7 +130,7 @@ impl Inner {
         let fence = self.look_as_relay(id).await.map_or(Fence::NEW, |status| status.fence);
         let (wiped, heard) = self.wiped_elsewhere(&[(id, fence)]).await;
         self.let_go_of_wiped(&wiped).await;
-        if heard == Heard::NotAll {
+        if heard != Heard::All {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
         let loss = if dependencies.vault.is_being_restored() { Loss::WithOthers } else { Loss::Alone };

@@ -8,8 +8,8 @@
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
 //! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
-//! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered. Nodes tell each other how
-//! long ago that was, and not when, for their clocks may differ.
+//! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered, and however long the letter
+//! about it has lain. Nodes tell each other when that was by the store's clock, for their own may differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,9 +62,7 @@ impl Inner {
                 }
                 None => {
                     let device = vault.device_mark(&aor, &taken.server, &taken_contact.contact);
-                    // Without the store nobody has it but this node, which does not.
-                    let peers = vault.living_peers().await.unwrap_or_default();
-                    self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by: None }).await;
+                    self.tell_taken_back(account, device, sent_ms, None).await;
                 }
             }
         }
@@ -76,8 +74,24 @@ impl Inner {
         // One that has no place runs out.
         let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
         let Registered { id, account, device, sent_ms } = *new;
-        let peers = self.dependencies.vault.living_peers().await.unwrap_or_default();
-        self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by: Some(id) }).await;
+        self.tell_taken_back(account, device, sent_ms, Some(id)).await;
+    }
+
+    /// Tells each other node that lives. `sent_ms`: by this node's clock.
+    async fn tell_taken_back(
+        self: &Arc<Self>,
+        account: AorKey,
+        device: [u8; 16],
+        sent_ms: u64,
+        by: Option<InstanceId>,
+    ) {
+        let vault = &self.dependencies.vault;
+        // Without the store nobody has it but this node, which does not.
+        let Ok(peers) = vault.living_peers().await else { return };
+        let Ok(store_now_ms) = vault.question_time_ms().await else { return };
+        // What the store took to say it makes the moment an earlier one: then a registration too much stays, and runs out.
+        let sent_ms = by_other_clock(sent_ms, unix_now_ms(), store_now_ms);
+        self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by }).await;
     }
 
     async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
@@ -104,7 +118,7 @@ impl Inner {
         }
     }
 
-    /// Another node's device has taken back what may be here.
+    /// Another node's device has taken back what may be here. `sent_ms`: as the word says.
     pub(crate) async fn end_taken_back(
         self: &Arc<Self>,
         account: AorKey,
@@ -113,6 +127,10 @@ impl Inner {
         by: Option<InstanceId>,
     ) {
         let vault = &self.dependencies.vault;
+        let now_ms = unix_now_ms();
+        // What cannot be dated runs out.
+        let Ok(store_now_ms) = vault.question_time_ms().await else { return };
+        let sent_ms = by_other_clock(sent_ms, store_now_ms, now_ms);
         let here = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
         for status in here.into_iter().flatten().filter(|status| Some(status.id) != by) {
             let is_it = |it: &PushBindingRecord| {
@@ -158,6 +176,11 @@ impl Inner {
     }
 }
 
+/// The moment `at_ms` of one clock by another one, from what both say now.
+fn by_other_clock(at_ms: u64, now_ms: u64, other_now_ms: u64) -> u64 {
+    other_now_ms.saturating_sub(now_ms.saturating_sub(at_ms))
+}
+
 /// Whether a registration was sent to its SIP server before the REGISTER that takes it back, which was sent at `sent_ms`.
 fn is_earlier(it: &PushBindingRecord, sent_ms: u64) -> bool {
     is_before(it.confirmed_at_ms, sent_ms, unix_now_ms())
@@ -182,5 +205,21 @@ mod tests {
         );
         assert!(!is_before(SENT + 1_000, SENT, SENT + 30), "by clocks that agree");
         assert!(is_before(SENT + 10_000, SENT, SENT + 30), "ten seconds ago, by a clock that is 20 s ahead");
+    }
+
+    #[test]
+    fn what_was_registered_while_the_letter_lay_stays_whatever_the_clocks_of_the_two_nodes() {
+        const STORE: u64 = 1_795_000_000_000;
+        for (writer, reader) in [(0, 0), (20_000, -20_000), (-20_000, 20_000), (3_000, 90_000)] {
+            // A clock that is so much ahead of the store's says this, so long after the REGISTER was sent.
+            let at = |ahead: i64, after: u64| STORE.saturating_add_signed(ahead) + after;
+            for (written_after, read_after) in [(5, 10), (5, 3_005), (4_000, 14_000)] {
+                let told = by_other_clock(at(writer, 0), at(writer, written_after), at(0, written_after));
+                let sent_ms = by_other_clock(told, at(0, read_after), at(reader, read_after));
+                let is_ended = |confirmed_at_ms| is_before(confirmed_at_ms, sent_ms, at(reader, read_after));
+                assert!(is_ended(at(reader, 0) - 1), "before");
+                assert!(!is_ended(at(reader, 1)), "since, {writer} {reader} {read_after}");
+            }
+        }
     }
 }

@@ -9,15 +9,13 @@ use tokio::time::{Instant, sleep};
 use super::scripts::SCRIPTS;
 use super::{NODES_KEY, RedisStore, millis};
 use crate::vault::peer_messages::{LETTER_LIFE, LETTERS_MAX};
-use crate::vault::store::{AwayReason, Owner, StoreError};
+use crate::vault::store::{AwayReason, LETTERS_FULL, Owner, StoreError};
 
 /// How long one question for the next letter stays open, in seconds; shorter than the limit of one operation.
 const WAIT_S: f64 = 0.4;
 /// How long a run that lives may take to read a letter; and how often it is looked whether it has.
 const READ_WITHIN: Duration = Duration::from_millis(250);
 const READ_AGAIN: Duration = Duration::from_millis(10);
-/// The code of a refusal: so many letters wait for a run that it reads none.
-pub(super) const LETTERS_FULL: &str = "FULL";
 /// The code of an answer to a wait that a server breaks off.
 const UNBLOCKED: &str = "UNBLOCKED";
 

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::peer_messages::LETTERS_FULL;
 use super::{RELEASED, RedisStore};
 use crate::lock::Mutex;
 use crate::vault::store::{AwayReason, Owner, StoreError};
@@ -165,7 +164,7 @@ impl RedisStore {
             let reads = match ask(before.clone()).await {
                 Ok(()) => self.reads_letters(&before).await,
                 // One whose letters nobody reads, and which has too many of them, is dead.
-                Err(StoreError::Away(AwayReason::Refused(code))) if *code == *LETTERS_FULL => Ok(false),
+                Err(StoreError::Away(why)) if why.is_of_reader() => Ok(false),
                 Err(error) => Err(error),
             };
             match reads {

@@ -94,13 +94,13 @@ impl Through {
     pub fn show_way(&mut self) {
         let asked = self.world.events.iter().rev().find_map(|event| match event {
             Event::RouteNeeded(asked) => {
-                Some((asked.register, asked.push == PushRequest::Nothing && !asked.known && !asked.ends))
+                Some((asked.register, asked.push == PushRequest::Nothing && !asked.known && asked.registers))
             }
             _ => None,
         });
-        let Some((passage, ends_nothing)) = asked else { return };
+        let Some((passage, wants_no_push)) = asked else { return };
         self.world.events.retain(|event| !matches!(event, Event::RouteNeeded(_)));
-        let verdict = if ends_nothing && !self.by_flow { Err(403) } else { self.verdict };
+        let verdict = if wants_no_push && !self.by_flow { Err(403) } else { self.verdict };
         let way = verdict.map_err(RouteRefusal::from).map(|()| RegisterRoute {
             upstream: self.server,
             registrar: "sip:example.com".into(),

@@ -84,6 +84,21 @@ async fn the_edge_is_no_open_proxy() -> Outcome {
     world.content()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_registered_nothing_may_ask_its_server_what_is_registered_and_registers_nothing()
+-> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    let device =
+        Phone::connect(phone.settings.clone()).await.map_err(|e| Missed::new("a connection", e.to_string()))?;
+    let answer = device.fetch(SOON).await?;
+    assert_eq!((answer.status(), answer.contacts().len()), (Some(200), 0));
+    assert_eq!(world.registrar.register_count(), 2, "its server has asked for its password");
+    assert_eq!(device.request("MESSAGE", "sip:carol@example.test", SOON).await?.status(), Some(403));
+    assert_eq!(world.relay.metric("sipwake_push_registrations").await, Some(0.0));
+    world.content()
+}
+
 /// The AOR's domain alone would let anybody have a server of his own called from here.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_the_domains_that_need_no_push_all_of_a_register_must_be() -> Outcome {
