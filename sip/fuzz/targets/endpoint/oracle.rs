@@ -59,6 +59,15 @@ impl Oracle {
         }
     }
 
+    /// Calls that a device was woken for are its successor's.
+    pub fn succeeded(&mut self, earlier: InstanceId, successor: InstanceId, calls: &[CallId]) {
+        for call in calls {
+            if self.wakes.remove(&(*call, earlier)) {
+                self.wakes.insert((*call, successor));
+            }
+        }
+    }
+
     pub fn closed(&mut self, flow: FlowId) {
         for invite in self.invites.values_mut().filter(|invite| invite.flow == flow) {
             invite.lost = true;
@@ -89,13 +98,7 @@ impl Oracle {
             Event::PushBindingAccepted(binding) => self.serves(binding.instance, true),
             Event::PushBindingEnded { instance, .. } => self.serves(*instance, false),
             // Its calls wait for the successor.
-            Event::PushBindingSucceeded(it) => {
-                for call in &it.calls {
-                    if self.wakes.remove(&(*call, it.earlier)) {
-                        self.wakes.insert((*call, it.successor));
-                    }
-                }
-            }
+            Event::PushBindingSucceeded(it) => self.succeeded(it.earlier, it.successor, &it.calls),
             Event::RefreshNeeded(instance) => {
                 assert!(self.devices.contains(instance), "nobody is pushed whom his flow alone leads to");
             }

@@ -29,12 +29,12 @@ const AT_ONCE_MAX: usize = 1_000;
 const SETTLING: Duration = Duration::from_secs(7_200);
 
 pub struct World {
-    endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
     began: Instant,
     now: Instant,
     /// When the endpoint wants to be called next, as the last drain said.
     deadline: Option<Instant>,
-    oracle: Oracle,
+    pub(super) oracle: Oracle,
     manners: Manners,
     outputs: DefaultHasher,
     following: VecDeque<Input>,
@@ -46,14 +46,16 @@ pub struct World {
     challenges: [Option<(Challenge, u32)>; 4],
     /// INVITEs that devices got, with the To tag that they answer with.
     calls: VecDeque<(FlowId, Message)>,
-    rung: VecDeque<(CallId, InstanceId)>,
+    pub(super) rung: VecDeque<(CallId, InstanceId)>,
     verifications: VecDeque<(VerificationId, bool)>,
     stores: VecDeque<(MessageRequestId, InstanceId)>,
     registers: VecDeque<ForwardedRegisterId>,
-    push_bindings: BTreeSet<InstanceId>,
+    pub(super) push_bindings: BTreeSet<InstanceId>,
+    /// Registrations that an earlier run, or another node, may have left behind.
+    pub(super) records: VecDeque<PushBinding>,
     paths: VecDeque<String>,
     /// The stream to the second SIP server; each dial makes a new one.
-    stream: u64,
+    pub(super) stream: u64,
     number: u32,
 }
 
@@ -114,6 +116,7 @@ impl World {
             stores: VecDeque::new(),
             registers: VecDeque::new(),
             push_bindings: BTreeSet::new(),
+            records: VecDeque::new(),
             paths: VecDeque::new(),
             stream: 100,
             number: 10,
@@ -436,7 +439,7 @@ impl World {
         self.follow();
     }
 
-    fn addresses(&mut self, upstream: UpstreamId, right: bool) {
+    pub(super) fn addresses(&mut self, upstream: UpstreamId, right: bool) {
         let number = if right { upstream.0 as u8 - 1 } else { 2 };
         let addresses: Arc<[IpAddr]> = [peers::server(number, 0).peer.ip()].into();
         self.input(Input::Addresses { upstream, addresses, is_whole: true });
@@ -457,7 +460,7 @@ impl World {
         self.input(Input::Received { source, message });
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         self.following.push_back(input);
         self.follow();
     }
@@ -592,6 +595,7 @@ impl World {
             },
             Event::PushBindingAccepted(binding) => {
                 self.push_bindings.insert(binding.instance);
+                remember(&mut self.records, *binding);
             }
             Event::PushBindingEnded { instance, .. } => {
                 self.push_bindings.remove(&instance);
@@ -622,7 +626,7 @@ impl World {
 }
 
 /// Two devices share the first binding; the third has one of its own, at the other SIP server.
-fn ids(device: u8) -> (InstanceId, BindingId, UpstreamId) {
+pub(super) fn ids(device: u8) -> (InstanceId, BindingId, UpstreamId) {
     let number = u128::from(device % 3);
     let own = number / 2;
     let instance = InstanceId::new((0x2222 + number) << 64, ShardTag(0));
