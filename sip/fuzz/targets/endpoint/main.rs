@@ -46,7 +46,7 @@ fn step(world: &mut World, bytes: &mut Bytes<'_>) {
     let operation = bytes.next();
     let (a, b) = (bytes.next(), bytes.next());
     match operation % 26 {
-        0 | 1 => world.advance(span(a)),
+        0 | 1 => world.pass(span(a)),
         2 => world.bind(a, b & 1 != 0),
         3 => world.unbind(a),
         4 => world.release(a),

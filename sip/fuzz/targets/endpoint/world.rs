@@ -25,6 +25,10 @@ const FOLLOWING_MAX: usize = 10_000;
 /// Timeouts without the clock moving on.
 const AT_ONCE_MAX: usize = 1_000;
 
+/// When a program has had its days, and how long a span is at most from then on.
+const LONG_SPANS_UNTIL: Duration = Duration::from_secs(100_000);
+const LATE_SPAN_MAX: Duration = Duration::from_secs(125);
+
 /// How long the endpoint gets to forget everything: more than any wait of the protocol, and than the longest back-off.
 const SETTLING: Duration = Duration::from_secs(7_200);
 
@@ -158,7 +162,13 @@ impl World {
         self.outputs.finish()
     }
 
-    pub fn advance(&mut self, by: Duration) {
+    /// Time passes: days of it in the first part of a program, which cost the most, minutes later.
+    pub fn pass(&mut self, span: Duration) {
+        let is_late = self.now - self.began > LONG_SPANS_UNTIL;
+        self.advance(if is_late { span.min(LATE_SPAN_MAX) } else { span });
+    }
+
+    fn advance(&mut self, by: Duration) {
         let until = self.now + by;
         let mut at_once = 0;
         while let Some(at) = self.deadline.filter(|at| *at <= until) {
@@ -399,7 +409,13 @@ impl World {
             Some(path) => {
                 let contact = "sip:carol@10.0.0.5:9;pn-provider=fcm;pn-param=project;pn-prid=token0";
                 let text = peers::request(source, contact, method, call);
-                text.replacen("\r\n", &format!("\r\nRoute: {path}\r\n"), 1)
+                // Another Request-URI, so another transaction.
+                let token: String = path.chars().filter(char::is_ascii_alphanumeric).skip(3).take(8).collect();
+                text.replacen("\r\n", &format!("\r\nRoute: {path}\r\n"), 1).replacen(
+                    "branch=z9hG4bKs",
+                    &format!("branch=z9hG4bK{token}."),
+                    1,
+                )
             }
             None => peers::request(source, &peers::contact(ids(to).1), method, call),
         }
