@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `main.rs` | the bytes as a program: one operation after another |
 //! | `world.rs` | what stands around the endpoint, and carries an operation out |
+//! | `shell.rs` | what the relay around the endpoint says of itself: other nodes, its end, an earlier run |
 //! | `peers.rs` | the words of the SIP servers and the devices |
 //! | `oracle.rs` | what must hold, whatever happens |
 //!
@@ -12,6 +13,7 @@
 
 mod oracle;
 mod peers;
+mod shell;
 mod world;
 
 use std::time::Duration;
@@ -43,8 +45,8 @@ fn run(data: &[u8]) -> u64 {
 fn step(world: &mut World, bytes: &mut Bytes<'_>) {
     let operation = bytes.next();
     let (a, b) = (bytes.next(), bytes.next());
-    match operation % 24 {
-        0 | 1 => world.advance(span(a)),
+    match operation % 26 {
+        0 | 1 => world.pass(span(a)),
         2 => world.bind(a, b & 1 != 0),
         3 => world.unbind(a),
         4 => world.release(a),
@@ -64,7 +66,9 @@ fn step(world: &mut World, bytes: &mut Bytes<'_>) {
         20 => world.network(a, b),
         21 => world.register_through(a, b),
         22 => world.route(a, b),
-        _ => world.subscribe(a, b),
+        23 => world.subscribe(a, b),
+        24 => world.other_node(a, b),
+        _ => world.later_word(a, b),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Oracle {
     /// By side and transaction: a device's INVITE may have the branch of a SIP server's.
     invites: BTreeMap<(bool, String), Invite>,
     twisted: BTreeSet<String>,
+    /// The INVITE whose final answer went out last.
+    answered: Option<(bool, String)>,
     /// Things that went in: each may make the endpoint hold a few more.
     inputs: usize,
 }
@@ -56,6 +58,15 @@ impl Oracle {
             self.devices.insert(instance);
         } else {
             self.devices.remove(&instance);
+        }
+    }
+
+    /// Calls that a device was woken for are its successor's.
+    pub fn succeeded(&mut self, earlier: InstanceId, successor: InstanceId, calls: &[CallId]) {
+        for call in calls {
+            if self.wakes.remove(&(*call, earlier)) {
+                self.wakes.insert((*call, successor));
+            }
         }
     }
 
@@ -86,16 +97,17 @@ impl Oracle {
                 assert!(!earlier.is_some_and(CallState::is_final), "nothing follows {earlier:?}: {state:?}");
             }
             Event::Ended { call, .. } => assert!(self.ended.insert(*call), "a call ends once"),
+            // It was answered without state (RFC 3261 §8.2.7): its next copy may find the device.
+            Event::InviteRefused { .. } => {
+                let invite = self.answered.take().and_then(|key| self.invites.get_mut(&key));
+                if let Some((_, tag, _)) = invite.and_then(|invite| invite.answer.as_mut()) {
+                    tag.clear();
+                }
+            }
             Event::PushBindingAccepted(binding) => self.serves(binding.instance, true),
             Event::PushBindingEnded { instance, .. } => self.serves(*instance, false),
             // Its calls wait for the successor.
-            Event::PushBindingSucceeded(it) => {
-                for call in &it.calls {
-                    if self.wakes.remove(&(*call, it.earlier)) {
-                        self.wakes.insert((*call, it.successor));
-                    }
-                }
-            }
+            Event::PushBindingSucceeded(it) => self.succeeded(it.earlier, it.successor, &it.calls),
             Event::RefreshNeeded(instance) => {
                 assert!(self.devices.contains(instance), "nobody is pushed whom his flow alone leads to");
             }
@@ -109,11 +121,13 @@ impl Oracle {
             message.check().expect("what is sent is sound");
         }
         let (Some(status), Some((number, "INVITE"))) = (message.status(), message.cseq()) else { return };
-        let key = key(message, number);
-        if self.twisted.contains(&key) {
+        let key = (matches!(flow, FlowId::Stream(0..4)), key(message, number));
+        if status >= 200 {
+            self.answered = Some(key.clone());
+        }
+        if self.twisted.contains(&key.1) {
             return;
         }
-        let key = (matches!(flow, FlowId::Stream(0..4)), key);
         if status < 200 {
             let new = Invite { flow, answer: None, lost: false };
             let invite = self.invites.entry(key).or_insert(new);

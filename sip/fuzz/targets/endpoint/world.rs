@@ -25,16 +25,20 @@ const FOLLOWING_MAX: usize = 10_000;
 /// Timeouts without the clock moving on.
 const AT_ONCE_MAX: usize = 1_000;
 
+/// When a program has had its days, and how long a span is at most from then on.
+const LONG_SPANS_UNTIL: Duration = Duration::from_secs(100_000);
+const LATE_SPAN_MAX: Duration = Duration::from_secs(125);
+
 /// How long the endpoint gets to forget everything: more than any wait of the protocol, and than the longest back-off.
 const SETTLING: Duration = Duration::from_secs(7_200);
 
 pub struct World {
-    endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
     began: Instant,
     now: Instant,
     /// When the endpoint wants to be called next, as the last drain said.
     deadline: Option<Instant>,
-    oracle: Oracle,
+    pub(super) oracle: Oracle,
     manners: Manners,
     outputs: DefaultHasher,
     following: VecDeque<Input>,
@@ -46,14 +50,16 @@ pub struct World {
     challenges: [Option<(Challenge, u32)>; 4],
     /// INVITEs that devices got, with the To tag that they answer with.
     calls: VecDeque<(FlowId, Message)>,
-    rung: VecDeque<(CallId, InstanceId)>,
+    pub(super) rung: VecDeque<(CallId, InstanceId)>,
     verifications: VecDeque<(VerificationId, bool)>,
     stores: VecDeque<(MessageRequestId, InstanceId)>,
     registers: VecDeque<ForwardedRegisterId>,
-    push_bindings: BTreeSet<InstanceId>,
+    pub(super) push_bindings: BTreeSet<InstanceId>,
+    /// Registrations that an earlier run, or another node, may have left behind.
+    pub(super) records: VecDeque<PushBinding>,
     paths: VecDeque<String>,
     /// The stream to the second SIP server; each dial makes a new one.
-    stream: u64,
+    pub(super) stream: u64,
     number: u32,
 }
 
@@ -114,6 +120,7 @@ impl World {
             stores: VecDeque::new(),
             registers: VecDeque::new(),
             push_bindings: BTreeSet::new(),
+            records: VecDeque::new(),
             paths: VecDeque::new(),
             stream: 100,
             number: 10,
@@ -155,7 +162,13 @@ impl World {
         self.outputs.finish()
     }
 
-    pub fn advance(&mut self, by: Duration) {
+    /// Time passes: days of it in the first part of a program, which cost the most, minutes later.
+    pub fn pass(&mut self, span: Duration) {
+        let is_late = self.now - self.began > LONG_SPANS_UNTIL;
+        self.advance(if is_late { span.min(LATE_SPAN_MAX) } else { span });
+    }
+
+    fn advance(&mut self, by: Duration) {
         let until = self.now + by;
         let mut at_once = 0;
         while let Some(at) = self.deadline.filter(|at| *at <= until) {
@@ -396,7 +409,13 @@ impl World {
             Some(path) => {
                 let contact = "sip:carol@10.0.0.5:9;pn-provider=fcm;pn-param=project;pn-prid=token0";
                 let text = peers::request(source, contact, method, call);
-                text.replacen("\r\n", &format!("\r\nRoute: {path}\r\n"), 1)
+                // Another Request-URI, so another transaction.
+                let token: String = path.chars().filter(char::is_ascii_alphanumeric).skip(3).take(8).collect();
+                text.replacen("\r\n", &format!("\r\nRoute: {path}\r\n"), 1).replacen(
+                    "branch=z9hG4bKs",
+                    &format!("branch=z9hG4bK{token}."),
+                    1,
+                )
             }
             None => peers::request(source, &peers::contact(ids(to).1), method, call),
         }
@@ -436,7 +455,7 @@ impl World {
         self.follow();
     }
 
-    fn addresses(&mut self, upstream: UpstreamId, right: bool) {
+    pub(super) fn addresses(&mut self, upstream: UpstreamId, right: bool) {
         let number = if right { upstream.0 as u8 - 1 } else { 2 };
         let addresses: Arc<[IpAddr]> = [peers::server(number, 0).peer.ip()].into();
         self.input(Input::Addresses { upstream, addresses, is_whole: true });
@@ -457,7 +476,7 @@ impl World {
         self.input(Input::Received { source, message });
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         self.following.push_back(input);
         self.follow();
     }
@@ -592,6 +611,7 @@ impl World {
             },
             Event::PushBindingAccepted(binding) => {
                 self.push_bindings.insert(binding.instance);
+                remember(&mut self.records, *binding);
             }
             Event::PushBindingEnded { instance, .. } => {
                 self.push_bindings.remove(&instance);
@@ -622,7 +642,7 @@ impl World {
 }
 
 /// Two devices share the first binding; the third has one of its own, at the other SIP server.
-fn ids(device: u8) -> (InstanceId, BindingId, UpstreamId) {
+pub(super) fn ids(device: u8) -> (InstanceId, BindingId, UpstreamId) {
     let number = u128::from(device % 3);
     let own = number / 2;
     let instance = InstanceId::new((0x2222 + number) << 64, ShardTag(0));
