@@ -427,10 +427,8 @@ pub enum Event {
     Unbound {
         /// The device of [`Input::Unbind`] or [`Input::Release`].
         instance: InstanceId,
-        /// Whether the SIP server confirmed, or had no registration to end.
-        confirmed: bool,
-        /// Whether other devices keep the binding.
-        shared: bool,
+        /// What became of its registration.
+        outcome: Unbinding,
     },
     /// A device wants to attach, or continues a call by another connection; answer with [`Input::DeviceVerified`].
     VerifyDevice {
@@ -647,6 +645,17 @@ pub enum EdgeRegister {
     Early,
     /// 403 or 503: the flow carries as many instances as it may, or the endpoint is full.
     Limited,
+}
+
+/// What becomes of the registration of a device that leaves its binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unbinding {
+    /// The SIP server confirmed the end of the registration, or had none to end.
+    Confirmed,
+    /// The SIP server has not confirmed the end of the registration.
+    Unconfirmed,
+    /// Other devices keep the binding: it was not unregistered.
+    Shared,
 }
 
 /// Outcome of a MESSAGE that is not stored.

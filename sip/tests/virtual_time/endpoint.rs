@@ -428,7 +428,7 @@ fn disabling_while_a_call_waits_answers_the_caller_and_forgets_everything() {
     assert_eq!(world.count("REGISTER 403"), 1, "the instance is unknown now");
     let source = world.upstream;
     world.reply(source, &register, 200, &[], "");
-    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Confirmed, .. })));
     world.invite("call-2");
     assert_eq!(world.count("INVITE 404"), 1);
 }
@@ -442,7 +442,7 @@ fn a_call_that_outlives_its_instance_is_hung_up_by_the_stream_it_came_by() {
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     let (source, register) = (world.upstream, world.last("REGISTER"));
     world.reply(source, &register, 200, &[], "");
-    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Confirmed, .. })));
     assert_eq!(world.closed, []);
     let device = world.device(1);
     world.receive(device, &device_bye(&ok, "call-1"));
@@ -456,7 +456,7 @@ fn a_silent_sip_server_does_not_keep_a_binding() {
     let mut world = World::registered();
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     world.advance(seconds(3));
-    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: false, .. })));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Unconfirmed, .. })));
     let sent = world.sent.len();
     world.advance(seconds(3600));
     assert_eq!(world.sent.len(), sent, "not even a retransmission");
