@@ -10,7 +10,7 @@ use crate::edge::call::{Call, Invite, MERGED, Outcome};
 use crate::edge::forward;
 use crate::edge::returned::{self, FROM_DEVICE_BYTES};
 use crate::endpoint::core::{ClientOwner, Timer};
-use crate::endpoint::{CallState, DialogMark, Endpoint, Event, Side, Transport};
+use crate::endpoint::{CallState, DialogMark, Endpoint, Event, Failover, Side, Transport};
 use crate::flow::Source;
 use crate::id::{BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
@@ -167,11 +167,11 @@ impl Endpoint {
         }
     }
 
-    pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant, elsewhere: bool) {
+    pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant, failover: Failover) {
         self.end_all_expected();
-        self.end_overtaking(now, if elsewhere { 503 } else { 480 });
+        self.end_overtaking(now, failover.status());
         for call in self.calls.open() {
-            self.end_call(now, call, CallState::TimedOut, if elsewhere { 503 } else { 480 });
+            self.end_call(now, call, CallState::TimedOut, failover.status());
         }
         self.tell_all_missed(now);
     }
