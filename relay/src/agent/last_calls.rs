@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use sip::endpoint::Failover;
 use tokio::time::sleep;
 
 use super::Agent;
@@ -23,15 +24,15 @@ impl Agent {
     }
 
     /// Takes no new calls from now on: each is refused with 503 and Retry-After, and wakes nobody. Where no other node lives its devices have missed it.
-    pub async fn refuse_calls(&self, elsewhere: bool) {
-        self.ask_all(|reply| Request::RefuseCalls { elsewhere, reply }).await;
+    pub async fn refuse_calls(&self, failover: Failover) {
+        self.ask_all(|reply| Request::RefuseCalls { failover, reply }).await;
     }
 
     /// Ends the calls that are left, and answers the other requests, so that neither a caller nor a phone hears ringing from a process that is gone.
-    pub async fn end_calls(&self, elsewhere: bool) {
+    pub async fn end_calls(&self, failover: Failover) {
         /// How long the last answers may take to leave the connections' queues.
         const LEAVING: Duration = Duration::from_millis(200);
-        let ended = self.ask_all(|reply| Request::EndCalls { elsewhere, reply }).await;
+        let ended = self.ask_all(|reply| Request::EndCalls { failover, reply }).await;
         let calls: usize = ended.iter().map(|ended| ended.calls).sum();
         let requests: usize = ended.iter().map(|ended| ended.requests).sum();
         if calls > 0 {

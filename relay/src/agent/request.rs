@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{CallState, Mailbox, NewBinding, PushBinding};
+use sip::endpoint::{CallState, Failover, Mailbox, NewBinding, PushBinding};
 use sip::id::{BindingId, CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -295,15 +295,15 @@ pub enum Request {
     OpenCalls(oneshot::Sender<usize>),
     /// Take no new call from now on: it is refused, and wakes nobody.
     RefuseCalls {
-        /// Another node can take them.
-        elsewhere: bool,
+        /// Who takes the calls.
+        failover: Failover,
         /// The answer.
         reply: oneshot::Sender<()>,
     },
     /// End every call that has no final answer yet, and answer every other request; how many there were.
     EndCalls {
-        /// Another node can take them.
-        elsewhere: bool,
+        /// Who takes the calls.
+        failover: Failover,
         /// The answer.
         reply: oneshot::Sender<LeftOpen>,
     },

@@ -134,7 +134,8 @@ async fn at_all_nodes<E: ApiService>(
         // Before another node wakes a phone for a call whose server asks elsewhere.
         return Err(WakeError::Draining);
     }
-    let (until, wait) = (tokio::time::Instant::now() + wake.wait, wake.wait);
+    let wait = wake.wait;
+    let mut until = tokio::time::Instant::now() + wait;
     let (tell, mut words) = mpsc::unbounded_channel();
     // The tasks end with this call.
     let mut asked = JoinSet::new();
@@ -143,9 +144,7 @@ async fn at_all_nodes<E: ApiService>(
     // The wake goes on without this call: a device on its way here is woken when it comes.
     let mut own = tokio::spawn(async move { service.expect(wake, waits).await }.in_current_span());
     let mut tell = Some(tell);
-    let mut tally = Tally::default();
-    let mut until = until;
-    let mut was_awake = false;
+    let (mut tally, mut was_awake) = (Tally::default(), false);
     loop {
         if let Some(answer) = tally.answer() {
             return answer;
@@ -157,27 +156,11 @@ async fn at_all_nodes<E: ApiService>(
         // As long as nothing is known, each node is heard: the words of all come within their own time.
         tokio::select! {
             found = &mut own, if tell.is_some() => {
-                let tell = tell.take();
-                match found.unwrap_or(Err(WakeError::Draining)) {
-                    Ok(mut expected) => {
-                        let known = expected.known;
-                        tally.hear(Word::Found { known, awake: expected.awake });
-                        if let Some(tell) = tell.filter(|_| known > 0 && expected.awake == 0) {
-                            asked.spawn(async move {
-                                let word = match first_of(&mut expected, wait).await {
-                                    Ok(awake) => Word::Came(awake),
-                                    Err(WakeError::Unknown) => Word::Unwanted(known),
-                                    Err(_) => Word::Nobody,
-                                };
-                                // An error means that the answer was given.
-                                let _ = tell.send(word);
-                            });
-                        }
-                    }
-                    Err(WakeError::Unknown) => tally.hear(Word::Found { known: 0, awake: 0 }),
-                    Err(WakeError::OnItsWay) => tally.hear(Word::Silent),
-                    // If this node refuses, no other node is waited for.
-                    Err(refused) => return Err(refused),
+                let (tell, found) = (tell.take(), found.unwrap_or(Err(WakeError::Draining)));
+                tally.hear(own_word(&found)?);
+                let woken = found.ok().filter(|expected| expected.known > 0 && expected.awake == 0);
+                if let (Some(expected), Some(tell)) = (woken, tell) {
+                    asked.spawn(await_own(expected, wait, tell));
                 }
             }
             word = words.recv() => match word {
@@ -189,6 +172,27 @@ async fn at_all_nodes<E: ApiService>(
             () = api.0.service.leaves(), if !tally.is_awake() => return Err(WakeError::Draining),
         }
     }
+}
+
+/// What this node says of its own devices. If it refuses, no other node is waited for.
+fn own_word(found: &Result<Expected, WakeError>) -> Result<Word, WakeError> {
+    match found {
+        Ok(Expected { known, awake, .. }) => Ok(Word::Found { known: *known, awake: *awake }),
+        Err(WakeError::Unknown) => Ok(Word::Found { known: 0, awake: 0 }),
+        Err(WakeError::OnItsWay) => Ok(Word::Silent),
+        Err(refused) => Err(*refused),
+    }
+}
+
+/// Waits for the first of this node's own devices.
+async fn await_own(mut expected: Expected, wait: Duration, tell: mpsc::UnboundedSender<Word>) {
+    let word = match first_of(&mut expected, wait).await {
+        Ok(awake) => Word::Came(awake),
+        Err(WakeError::Unknown) => Word::Unwanted(expected.known),
+        Err(_) => Word::Nobody,
+    };
+    // An error means that the answer was given.
+    let _ = tell.send(word);
 }
 
 /// Asks every other node.

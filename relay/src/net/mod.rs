@@ -10,6 +10,7 @@
 //! | `address_policy` | the addresses and ports that an account may name |
 //! | *on a connection* | |
 //! | `stream`, `socket` | plain or TLS, and the TCP below |
+//! | `write_by_stream` | writing of streams that wrap another one |
 //! | `tls`, `tls_fault` | certificates and their reload; the words for its failures |
 //! | `https`, `https_port` | a router over HTTP/1.1 and HTTP/2; the port of a URL |
 //! | `websocket` | SIP over WebSocket (RFC 7118) |
@@ -39,6 +40,7 @@ pub mod tls_fault;
 pub mod udp;
 pub mod web_host;
 pub mod websocket;
+pub(crate) mod write_by_stream;
 
 use std::fmt;
 

@@ -69,9 +69,10 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::PathBuf;
 
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use tokio::task::JoinHandle;
 
     use super::*;
     use crate::clock::{Machine, set_virtual, virtual_unix_ms};
@@ -81,66 +82,119 @@ mod tests {
 
     const HOST: &str = "relay.example.net";
 
-    fn write(file: &Path, key_file: &Path, last_year: i32) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(last_year, 1, 1);
-        std::fs::write(file, params.self_signed(&key).unwrap().pem()).unwrap();
-        std::fs::write(key_file, key.serialize_pem()).unwrap();
+    /// A certificate and its key in a folder that is removed when this is dropped.
+    struct Files {
+        folder: PathBuf,
+        certificate: PathBuf,
+        key: PathBuf,
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            // A test that has failed says more than this would.
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    impl Files {
+        /// No files yet, in a new folder.
+        fn none() -> Self {
+            let folder = std::env::temp_dir().join(format!("sipwake-certificate-{}", hex(&random::bytes::<8>())));
+            std::fs::create_dir(&folder).unwrap();
+            let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.join(name));
+            Self { folder, certificate, key }
+        }
+
+        /// What a relay shows until its CA has issued a certificate.
+        fn stand_in() -> Self {
+            let folder = std::env::temp_dir().join(format!("sipwake-stand-in-{}", hex(&random::bytes::<8>())));
+            let files = acme::Files::new(&folder);
+            files.prepare(&[HOST.to_owned()]).unwrap();
+            let (certificate, key) = files.pair();
+            Self { folder, certificate, key }
+        }
+
+        /// Writes a certificate from 2020 to the beginning of `last_year`.
+        fn write(&self, last_year: i32) {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(last_year, 1, 1);
+            std::fs::write(&self.certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(&self.key, key.serialize_pem()).unwrap();
+        }
+
+        fn config(&self) -> Config {
+            let mut config = Config::development().unwrap();
+            config.edge.public.host = HOST.into();
+            config.upstream.public_host = HOST.into();
+            config.tls = Tls::Files { certificate: self.certificate.clone(), key: self.key.clone() };
+            config
+        }
+
+        /// What is in the files now, in use and watched, by a relay that is otherwise ready.
+        fn watched(&self) -> Watched {
+            let (tls, readiness) = (ServerTls::load(&self.certificate, &self.key).unwrap(), Readiness::default());
+            Check::ALL.iter().for_each(|check| readiness.pass(*check));
+            let metrics = Metrics::new();
+            let watching = tokio::spawn(watch(self.config(), tls.clone(), metrics.clone(), readiness.clone()));
+            Watched { tls, readiness, metrics, watching }
+        }
+    }
+
+    /// A certificate in use that is watched until this is dropped.
+    struct Watched {
+        tls: Arc<ServerTls>,
+        readiness: Readiness,
+        metrics: Metrics,
+        watching: JoinHandle<()>,
+    }
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            self.watching.abort();
+        }
+    }
+
+    impl Watched {
+        /// The standing after the next looks.
+        async fn standing(&self) -> Standing {
+            tokio::time::sleep(EVERY * 2).await;
+            self.readiness.standing()
+        }
+
+        /// The seconds until its end, as a scrape reads them.
+        fn ends_in(&self) -> i64 {
+            let text = self.metrics.render();
+            let line = text.lines().find_map(|line| line.strip_prefix("sipwake_certificate_expiry_seconds "));
+            line.and_then(|left| left.parse().ok()).unwrap()
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn until_the_ca_has_issued_one_nobody_connects_and_that_is_told() {
-        let folder = std::env::temp_dir().join(format!("sipwake-stand-in-{}", hex(&random::bytes::<8>())));
-        let files = acme::Files::new(&folder);
-        files.prepare(&[HOST.to_owned()]).unwrap();
-        let (certificate, key) = files.pair();
-        let mut config = Config::development().unwrap();
-        config.edge.public.host = HOST.into();
-        config.upstream.public_host = HOST.into();
-        config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
-        let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
-        Check::ALL.iter().for_each(|check| readiness.pass(*check));
-        let metrics = Metrics::new();
-        let watching = tokio::spawn(watch(config, tls.clone(), metrics.clone(), readiness.clone()));
-        let ends_in = || {
-            let text = metrics.render();
-            let line = text.lines().find_map(|line| line.strip_prefix("sipwake_certificate_expiry_seconds "));
-            line.and_then(|left| left.parse::<i64>().ok()).unwrap()
-        };
-        tokio::time::sleep(EVERY * 2).await;
-        assert_eq!((readiness.standing(), ends_in()), (Standing::Degraded, 0));
-        assert!(readiness.degradation().contains("has issued no certificate yet"), "{}", readiness.degradation());
-        write(&certificate, &key, 2090);
-        tls.reload().unwrap();
-        tokio::time::sleep(EVERY * 2).await;
-        assert_eq!(readiness.standing(), Standing::Ready);
-        assert!(ends_in() > 0);
-        watching.abort();
-        std::fs::remove_dir_all(&folder).unwrap();
+        let files = Files::stand_in();
+        let watched = files.watched();
+        assert_eq!((watched.standing().await, watched.ends_in()), (Standing::Degraded, 0));
+        let told = watched.readiness.degradation();
+        assert!(told.contains("has issued no certificate yet"), "{told}");
+        files.write(2090);
+        watched.tls.reload().unwrap();
+        assert_eq!(watched.standing().await, Standing::Ready);
+        assert!(watched.ends_in() > 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_certificate_that_ends_is_told_with_the_next_look_and_so_is_a_clock_that_was_set() {
-        let folder = std::env::temp_dir().join(format!("sipwake-ends-{}", hex(&random::bytes::<8>())));
-        std::fs::create_dir(&folder).unwrap();
-        let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.join(name));
-        let mut config = Config::development().unwrap();
-        config.edge.public.host = HOST.into();
-        config.upstream.public_host = HOST.into();
-        config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
-        write(&certificate, &key, 2090);
-        let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
-        let (begins_at, ends_at) = tls.validity();
-        Check::ALL.iter().for_each(|check| readiness.pass(*check));
-        let watching = tokio::spawn(watch(config, tls, Metrics::new(), readiness.clone()));
+        let files = Files::none();
+        files.write(2090);
+        let watched = files.watched();
+        let (begins_at, ends_at) = watched.tls.validity();
         let stands_at = async |second: u64| {
             let mut machine = Machine::default();
             machine.off_ms = (second as i64) * 1_000 - virtual_unix_ms(Duration::ZERO) as i64;
             set_virtual(&machine);
-            tokio::time::sleep(EVERY * 2).await;
-            readiness.standing()
+            watched.standing().await
         };
         let (ready, degraded) = (Standing::Ready, Standing::Degraded);
         assert_eq!(stands_at(ends_at - 60).await, ready);
@@ -148,38 +202,25 @@ mod tests {
         assert_eq!(stands_at(ends_at - 60).await, ready, "the clock was ahead");
         assert_eq!(stands_at(begins_at - 60).await, degraded, "its time has not come");
         assert_eq!(stands_at(begins_at + 1).await, ready);
-        watching.abort();
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn readiness_is_of_the_certificate_in_use_whatever_its_files_have_become() {
-        let folder = std::env::temp_dir().join(format!("sipwake-certificate-{}", hex(&random::bytes::<8>())));
-        std::fs::create_dir(&folder).unwrap();
-        let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.join(name));
-        let mut config = Config::development().unwrap();
-        config.edge.public.host = HOST.into();
-        config.upstream.public_host = HOST.into();
-        config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
+        let files = Files::none();
         let stands = async |in_use: i32, file: Option<i32>| {
-            write(&certificate, &key, in_use);
-            let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
-            Check::ALL.iter().for_each(|check| readiness.pass(*check));
-            let watching = tokio::spawn(watch(config.clone(), tls, Metrics::new(), readiness.clone()));
-            tokio::time::sleep(EVERY * 2).await;
-            let before = readiness.standing();
+            files.write(in_use);
+            let watched = files.watched();
+            let before = watched.standing().await;
             match file {
-                Some(last_year) => write(&certificate, &key, last_year),
-                None => std::fs::remove_file(&certificate).unwrap(),
+                Some(last_year) => files.write(last_year),
+                None => std::fs::remove_file(&files.certificate).unwrap(),
             }
             tokio::time::sleep(AGAIN * 2).await;
-            watching.abort();
-            (before, readiness.standing())
+            (before, watched.readiness.standing())
         };
         let (ready, degraded) = (Standing::Ready, Standing::Degraded);
         assert_eq!(stands(2021, None).await, (degraded, degraded), "its file is gone");
         assert_eq!(stands(2021, Some(2090)).await, (degraded, degraded), "what has come in its place is not in use");
         assert_eq!(stands(2090, Some(2021)).await, (ready, ready), "an old one that is not taken harms nobody");
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

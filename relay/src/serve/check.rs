@@ -211,47 +211,43 @@ async fn check_store(config: &Config, findings: &mut Findings) {
         let remedy = "make the file readable and writable for the relay's user alone";
         problems.push(config.problem("store.keyring", error.to_string(), remedy));
     }
-    let answer = match vault {
-        Ok(vault) => match vault.examine().await {
-            Ok(faults) => {
-                match vault.peek_keyring().await {
-                    Ok(Some(_)) if runs => {}
-                    Ok(Some(_)) if is_missing => {
-                        let what = format!(
-                            "{file}: there is no keyring, and the store holds what one has sealed, or other nodes have one"
-                        );
-                        problems.push(config.problem("store.keyring", what, KeyringMismatch::Untried.remedy()));
-                    }
-                    Ok(Some(fault)) => problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy())),
-                    Ok(None) if is_missing && !runs => {
-                        let what =
-                            format!("{file}: there is no keyring yet, and there is nothing that it would have to open");
-                        notes.push(config.problem("store.keyring", what, "the first start makes it; check makes none"));
-                    }
-                    Ok(None) | Err(_) => {}
-                }
-                Ok(faults)
-            }
-            Err(error) => Err(error),
-        },
-        Err(error) => Err(error),
+    let vault = match vault {
+        Ok(vault) => vault,
+        Err(error) => return problems.push(store_problem(config, error)),
     };
-    match answer {
-        Ok(faults) => {
-            for fault in faults {
-                let is_required = config.store.require_ephemeral && fault.is_persistence();
-                let place = if is_required { "store.require_ephemeral" } else { "store.url" };
-                let problem = config.problem(place, fault.to_string(), fault.remedy());
-                if fault.is_grave() || is_required { problems.push(problem) } else { notes.push(problem) }
-            }
+    let faults = match vault.examine().await {
+        Ok(faults) => faults,
+        Err(error) => return problems.push(store_problem(config, error)),
+    };
+    match vault.peek_keyring().await {
+        Ok(Some(_)) if runs => {}
+        Ok(Some(_)) if is_missing => {
+            let what = format!(
+                "{file}: there is no keyring, and the store holds what one has sealed, or other nodes have one"
+            );
+            problems.push(config.problem("store.keyring", what, KeyringMismatch::Untried.remedy()));
         }
-        Err(StoreError::Tls(what)) => problems.push(Problem::new("store", what, "name the PEM files")),
-        Err(StoreError::Url(what)) => {
-            problems.push(unreadable_store_url(config, what));
+        Ok(Some(fault)) => problems.push(Problem::new("store.keyring", fault.to_string(), fault.remedy())),
+        Ok(None) if is_missing && !runs => {
+            let what = format!("{file}: there is no keyring yet, and there is nothing that it would have to open");
+            notes.push(config.problem("store.keyring", what, "the first start makes it; check makes none"));
         }
-        Err(error) => {
-            problems.push(config.problem("store.url", error.to_string(), error.remedy()));
-        }
+        Ok(None) | Err(_) => {}
+    }
+    for fault in faults {
+        let is_required = config.store.require_ephemeral && fault.is_persistence();
+        let place = if is_required { "store.require_ephemeral" } else { "store.url" };
+        let problem = config.problem(place, fault.to_string(), fault.remedy());
+        if fault.is_grave() || is_required { problems.push(problem) } else { notes.push(problem) }
+    }
+}
+
+/// The problem of a store that cannot be examined.
+fn store_problem(config: &Config, error: StoreError) -> Problem {
+    match error {
+        StoreError::Tls(what) => Problem::new("store", what, "name the PEM files"),
+        StoreError::Url(what) => unreadable_store_url(config, what),
+        error => config.problem("store.url", error.to_string(), error.remedy()),
     }
 }
 

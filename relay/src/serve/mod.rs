@@ -41,7 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::ContactHosts;
+use sip::endpoint::{ContactHosts, Failover};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -238,7 +238,10 @@ impl Running {
         self.stop.begin();
         let begun = Instant::now();
         // The store is asked for no longer than its own time limit; away, it knows of no other node.
-        let elsewhere = self.vault.living_peers().await.is_ok_and(|peers| !peers.is_empty());
+        let failover = match self.vault.living_peers().await {
+            Ok(peers) if !peers.is_empty() => Failover::OtherNode,
+            _ => Failover::Nobody,
+        };
         let (agent, api, close) = (&self.agent, &mut self.https.api, &self.close);
         let quiet = async {
             let were_open = agent.wait_for_calls().await;
@@ -248,7 +251,7 @@ impl Running {
         };
         let mut were_open = timeout(CALLS_TAKEN, quiet).await.unwrap_or(true);
         // From here on nothing begins to wait that would wait in vain, whatever the rest of the end takes.
-        agent.refuse_calls(elsewhere).await;
+        agent.refuse_calls(failover).await;
         let left = CALLS_DRAIN.saturating_sub(begun.elapsed()).max(LAST_CALLS);
         let last_calls = timeout(left, async {
             were_open |= agent.wait_for_calls().await;
@@ -257,7 +260,7 @@ impl Running {
             }
         });
         let _ = last_calls.await;
-        agent.end_calls(elsewhere).await;
+        agent.end_calls(failover).await;
         close.begin();
         if !api.is_finished() {
             let left = CALLS_DRAIN.saturating_sub(begun.elapsed()).max(LAST_ANSWERS);

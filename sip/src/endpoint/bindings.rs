@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Presence, Source, Timer};
+use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Presence, Source, Timer, Unbinding};
 use crate::auth::Hash;
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
@@ -170,7 +170,7 @@ impl Endpoint {
 
     pub(super) fn on_unbind_due(&mut self, now: Instant, binding: BindingId) {
         if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
-            self.forget_binding(now, binding, false);
+            self.forget_binding(now, binding, Unbinding::Unconfirmed);
         }
     }
 
@@ -385,7 +385,8 @@ impl Endpoint {
             }
             Step::Unregistered { confirmed } => {
                 if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
-                    return self.forget_binding(now, binding, confirmed);
+                    let outcome = if confirmed { Unbinding::Confirmed } else { Unbinding::Unconfirmed };
+                    return self.forget_binding(now, binding, outcome);
                 }
             }
         }
@@ -458,7 +459,7 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn forget_binding(&mut self, now: Instant, binding: BindingId, confirmed: bool) {
+    pub(super) fn forget_binding(&mut self, now: Instant, binding: BindingId, outcome: Unbinding) {
         let Some(mut registration) = self.bindings.rows.remove(&binding) else { return };
         self.calls.registration_changed = true;
         self.rename(binding, registration.gruus());
@@ -468,7 +469,7 @@ impl Endpoint {
         }
         self.groups.remove(binding);
         self.leave_upstream(now, registration.upstream, &mut registration);
-        self.core.event(Event::Unbound { instance: registration.instance, confirmed, shared: false });
+        self.core.event(Event::Unbound { instance: registration.instance, outcome });
     }
 
     /// The binding that a Request-URI names: by the opaque user of its Contact, whatever parameters follow it (`ob`, `gr`), or by a name that its

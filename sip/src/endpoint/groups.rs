@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::credentials::Verdicts;
-use super::{Endpoint, Event, Presence, Timer};
+use super::{Endpoint, Event, Presence, Timer, Unbinding};
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
 
@@ -139,7 +139,7 @@ impl Endpoint {
         if registration.goal() == Goal::Gone {
             // The binding was being unregistered for its last device.
             let last = registration.instance;
-            self.core.event(Event::Unbound { instance: last, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance: last, outcome: Unbinding::Shared });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             let proven = self.devices.is_proven(instance);
             return self.redirect(now, binding, |registration| {
@@ -168,13 +168,13 @@ impl Endpoint {
 
     pub(super) fn on_unbind(&mut self, now: Instant, instance: InstanceId, deadline: Duration) {
         let Some(binding) = self.devices.binding_of(instance) else {
-            return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
+            return self.core.event(Event::Unbound { instance, outcome: Unbinding::Confirmed });
         };
         self.attachments.end_dialogs(now, instance);
         self.remove_device(now, instance, true);
         self.give_up_messages(now, instance);
         if self.leave_group(now, instance, binding) {
-            self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance, outcome: Unbinding::Shared });
             return self.settle_group(now, binding);
         }
         self.end_subscription(now, binding);
@@ -184,15 +184,15 @@ impl Endpoint {
 
     pub(super) fn on_release(&mut self, now: Instant, instance: InstanceId) {
         let Some(binding) = self.devices.binding_of(instance) else {
-            return self.core.event(Event::Unbound { instance, confirmed: true, shared: false });
+            return self.core.event(Event::Unbound { instance, outcome: Unbinding::Confirmed });
         };
         self.tell_missed_of(now, instance);
         self.remove_device(now, instance, false);
         if self.leave_group(now, instance, binding) {
-            self.core.event(Event::Unbound { instance, confirmed: false, shared: true });
+            self.core.event(Event::Unbound { instance, outcome: Unbinding::Shared });
             return self.settle_group(now, binding);
         }
-        self.forget_binding(now, binding, false);
+        self.forget_binding(now, binding, Unbinding::Unconfirmed);
     }
 
     pub(super) fn on_presence(&mut self, now: Instant, instance: InstanceId, presence: Presence) {

@@ -216,18 +216,12 @@ pub enum Input {
         /// The store's answer; the sender gets 202, 480 or 503.
         outcome: StoreOutcome,
     },
-    /// The process is about to end: every call without a final answer gets 480, and devices stop ringing; requests in dialogs, those
+    /// The process is about to end: every call without a final answer gets [`Failover::status`], and devices stop ringing; requests in dialogs, those
     /// that devices have begun, and MESSAGEs get 503 with Retry-After.
-    EndCalls {
-        /// Whether another node can take the call: then the caller's server gets 503 with Retry-After and tries again; otherwise it gets 480.
-        elsewhere: bool,
-    },
+    EndCalls(Failover),
     /// The process is about to end, and calls that come from now on would wait in vain: each new INVITE gets 503 with Retry-After, and wakes nobody. Calls that
     /// wait already or were announced, and dialogs, are served on.
-    RefuseCalls {
-        /// Whether another node can take the call; otherwise its devices have missed it.
-        elsewhere: bool,
-    },
+    RefuseCalls(Failover),
     /// Another relay has taken this instance over, whose calls still wait here: a binding whose instances are all taken is not registered, or refreshed, from
     /// here any more.
     Taken(InstanceId),
@@ -427,10 +421,8 @@ pub enum Event {
     Unbound {
         /// The device of [`Input::Unbind`] or [`Input::Release`].
         instance: InstanceId,
-        /// Whether the SIP server confirmed, or had no registration to end.
-        confirmed: bool,
-        /// Whether other devices keep the binding.
-        shared: bool,
+        /// What became of its registration.
+        outcome: Unbinding,
     },
     /// A device wants to attach, or continues a call by another connection; answer with [`Input::DeviceVerified`].
     VerifyDevice {
@@ -647,6 +639,36 @@ pub enum EdgeRegister {
     Early,
     /// 403 or 503: the flow carries as many instances as it may, or the endpoint is full.
     Limited,
+}
+
+/// Who takes the calls of a process that is about to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// Another node: the caller's server tries the call again.
+    OtherNode,
+    /// Nobody: the devices have missed the call.
+    Nobody,
+}
+
+impl Failover {
+    /// The final answer to a call that waits: 503 with Retry-After, or 480.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::OtherNode => 503,
+            Self::Nobody => 480,
+        }
+    }
+}
+
+/// What becomes of the registration of a device that leaves its binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unbinding {
+    /// The SIP server confirmed the end of the registration, or had none to end.
+    Confirmed,
+    /// The SIP server has not confirmed the end of the registration.
+    Unconfirmed,
+    /// Other devices keep the binding: it was not unregistered.
+    Shared,
 }
 
 /// Outcome of a MESSAGE that is not stored.

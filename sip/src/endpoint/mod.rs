@@ -235,9 +235,9 @@ impl Endpoint {
             Input::MessageStored { request, instance, outcome } => {
                 self.on_message_stored(now, request, instance, outcome);
             }
-            Input::RefuseCalls { elsewhere } => self.calls.refused = Some(AtEnd::new(elsewhere)),
-            Input::EndCalls { elsewhere } => {
-                self.on_end_calls(now, elsewhere);
+            Input::RefuseCalls(failover) => self.calls.refused = Some(AtEnd::new(failover)),
+            Input::EndCalls(failover) => {
+                self.on_end_calls(now, failover);
                 self.end_requests(now);
             }
             Input::HandOver => self.on_hand_over(),

@@ -66,6 +66,13 @@ pub(super) struct Accepted {
     pub(super) is_overtaken: bool,
 }
 
+impl Accepted {
+    /// The place of its REGISTER among those that were sent on.
+    fn order(&self) -> u64 {
+        self.sent.map_or(0, |sent| sent.order)
+    }
+}
+
 /// The registrations that passed through.
 #[derive(Default)]
 pub(super) struct PushBindings {
@@ -272,18 +279,14 @@ impl PushBindings {
 impl Endpoint {
     /// A SIP server has accepted a registration.
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
-        let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { upstream, expires, taken, sent, is_overtaken, .. } = accepted;
-        let (expires, order) = (expires.min(KEPT_MAX), sent.map_or(0, |sent| sent.order));
-        if is_overtaken {
-            let gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(&source, &intent, it)).collect();
-            for other in gone.into_iter().filter(|other| *other != instance) {
-                if !self.push_bindings.is_newer(other, order) {
-                    self.remove_push_binding(now, other, PushBindingEnd::Unregistered);
-                }
-            }
-            return self.leave_transit(now, upstream);
+        let order = accepted.order();
+        if accepted.is_overtaken {
+            self.remove_taken(now, &accepted);
+            return self.leave_transit(now, accepted.upstream);
         }
+        let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
+        let Accepted { upstream, expires, taken, sent, .. } = accepted;
+        let expires = expires.min(KEPT_MAX);
         let mut replaced = self.replaced_by(&source, &intent, &taken, instance);
         replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
         if expires.is_zero() {
@@ -336,20 +339,30 @@ impl Endpoint {
         }
         self.push_bindings.set_identities(instance, identities);
         self.end_replaced(now, replaced, Some(instance));
-        let expires_at = now + expires;
         if carried {
-            let attached = Attached {
-                flow: source.flow,
-                transport: source.transport,
-                contact: DeviceContact::default(),
-                expires_at,
-                order: None,
-            };
-            self.attach(now, instance, attached);
-            self.fork_waiting(now, instance);
-            self.send_parked(now, OfflinePeer::Device(instance));
-            self.release_unproven(now, instance, source.flow);
+            self.attach_carried(now, instance, &source, now + expires);
         }
+    }
+
+    /// Ends the other registrations that an accepted REGISTER takes away, unless they are of later ones.
+    fn remove_taken(&mut self, now: Instant, accepted: &Accepted) {
+        let Accepted { source, intent, instance, taken, .. } = accepted;
+        let gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
+        for other in gone.into_iter().filter(|other| other != instance) {
+            if !self.push_bindings.is_newer(other, accepted.order()) {
+                self.remove_push_binding(now, other, PushBindingEnd::Unregistered);
+            }
+        }
+    }
+
+    /// Attaches a device by the flow that its REGISTER came by, and sends what waits for it.
+    fn attach_carried(&mut self, now: Instant, instance: InstanceId, source: &Source, expires_at: Instant) {
+        let Source { flow, transport, .. } = *source;
+        let attached = Attached { flow, transport, contact: DeviceContact::default(), expires_at, order: None };
+        self.attach(now, instance, attached);
+        self.fork_waiting(now, instance);
+        self.send_parked(now, OfflinePeer::Device(instance));
+        self.release_unproven(now, instance, flow);
     }
 
     /// A registration of an earlier run.

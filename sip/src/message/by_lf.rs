@@ -293,22 +293,7 @@ mod tests {
 
     /// Where the parsers of Kamailio and OpenSIPS end a head, and the first length in it, each line looked at whole.
     fn by_lines(bytes: &[u8]) -> Option<(usize, Option<usize>)> {
-        let is_blank = |at: usize| matches!(bytes.get(at), Some(b' ' | b'\t'));
-        let behind = |at: usize, sees_cr: bool| -> Option<usize> {
-            (at..bytes.len()).find_map(|at| match &bytes[at..] {
-                [b'\r', b'\n', ..] if sees_cr => Some(at + 2),
-                [b'\r', ..] if sees_cr => Some(at + 1),
-                [b'\n', ..] => Some(at + 1),
-                _ => None,
-            })
-        };
-        let folded = |mut at: usize, sees_cr: bool| loop {
-            at = behind(at, sees_cr)?;
-            if !is_blank(at) {
-                return Some(at);
-            }
-        };
-        let mut at = folded(0, false)?;
+        let mut at = end_of_field(bytes, 0, LineEnd::Lf)?;
         at += usize::from(bytes.get(at) == Some(&b'\r'));
         let mut length = None;
         loop {
@@ -319,56 +304,97 @@ mod tests {
                 [] | [b'\r'] => return None,
                 _ => {}
             }
-            // An empty line ends a name without a colon, too.
-            let mut end = at;
-            let colon = loop {
-                match bytes.get(end)? {
-                    b':' => break Some(end),
-                    b'\n' if matches!(bytes.get(end + 1), Some(b'\n' | b'\r')) => break None,
-                    _ => end += 1,
+            let (name, value) = match end_of_name(bytes, at)? {
+                NameEnd::Colon(colon) => (field_name(&bytes[at..colon]), colon + 1),
+                NameEnd::EmptyLine(line) => {
+                    at = line;
+                    continue;
                 }
             };
-            let Some(colon) = colon else {
-                at = end + 1;
-                continue;
+            at = match &name[..] {
+                b"t" | b"to" => end_of_field(bytes, behind_quoted_name(bytes, value)?, LineEnd::CrOrLf)?,
+                b"v" | b"via" => end_of_field(bytes, value, LineEnd::CrOrLf)?,
+                _ => end_of_field(bytes, value, LineEnd::Lf)?,
             };
-            let name = bytes[at..colon].to_ascii_lowercase();
-            let name = match name.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')) {
-                Some(last) => &name[..=last],
-                None => &name[..],
-            };
-            let mut from = colon + 1;
-            if matches!(name, b"t" | b"to") {
-                // A quoted name first.
-                let mut begin = from;
-                loop {
-                    begin = match &bytes[begin..] {
-                        [b' ' | b'\t', ..] => begin + 1,
-                        [b'\r', b'\n', b' ' | b'\t', ..] => begin + 3,
-                        [b'\r' | b'\n', b' ' | b'\t', ..] => begin + 2,
-                        _ => break,
-                    };
-                }
-                if bytes.get(begin) == Some(&b'"') {
-                    from = begin + 1;
-                    while !matches!(bytes.get(from)?, b'"' | b'\r' | b'\n') {
-                        from += if bytes[from] == b'\\' { 2 } else { 1 };
-                    }
-                }
+            if matches!(&name[..], b"l" | b"content-length") && length.is_none() {
+                length = Some(digits(&bytes[value..at])?);
             }
-            let end = folded(from, matches!(name, b"t" | b"to" | b"v" | b"via"))?;
-            if matches!(name, b"l" | b"content-length") && length.is_none() {
-                let value = bytes[colon + 1..end].trim_ascii();
-                length = Some(
-                    std::str::from_utf8(value)
-                        .ok()
-                        .filter(|value| value.bytes().all(|it| it.is_ascii_digit()))?
-                        .parse()
-                        .ok()?,
-                );
-            }
-            at = end;
         }
+    }
+
+    /// What ends a line in a header field.
+    #[derive(Clone, Copy)]
+    enum LineEnd {
+        Lf,
+        CrOrLf,
+    }
+
+    /// The end of the header field that reaches on from `at`, with the lines that are folded into it.
+    fn end_of_field(bytes: &[u8], mut at: usize, line_end: LineEnd) -> Option<usize> {
+        loop {
+            at = (at..bytes.len()).find_map(|at| match (&bytes[at..], line_end) {
+                ([b'\r', b'\n', ..], LineEnd::CrOrLf) => Some(at + 2),
+                ([b'\r', ..], LineEnd::CrOrLf) | ([b'\n', ..], _) => Some(at + 1),
+                _ => None,
+            })?;
+            if !matches!(bytes.get(at), Some(b' ' | b'\t')) {
+                return Some(at);
+            }
+        }
+    }
+
+    /// What ends the name of a header field.
+    enum NameEnd {
+        /// The colon, at this place.
+        Colon(usize),
+        /// An empty line, which begins here: there is no colon.
+        EmptyLine(usize),
+    }
+
+    fn end_of_name(bytes: &[u8], from: usize) -> Option<NameEnd> {
+        let mut at = from;
+        loop {
+            match bytes.get(at)? {
+                b':' => return Some(NameEnd::Colon(at)),
+                b'\n' if matches!(bytes.get(at + 1), Some(b'\n' | b'\r')) => return Some(NameEnd::EmptyLine(at + 1)),
+                _ => at += 1,
+            }
+        }
+    }
+
+    /// The name in lower case, without the blanks behind it; blanks alone are a name.
+    fn field_name(bytes: &[u8]) -> Vec<u8> {
+        let mut name = bytes.to_ascii_lowercase();
+        if let Some(last) = name.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')) {
+            name.truncate(last + 1);
+        }
+        name
+    }
+
+    /// The place of the closing quote of a display name, or of the line end in it; `from` where no quoted name begins the value.
+    fn behind_quoted_name(bytes: &[u8], from: usize) -> Option<usize> {
+        let mut begin = from;
+        loop {
+            begin = match &bytes[begin..] {
+                [b' ' | b'\t', ..] => begin + 1,
+                [b'\r', b'\n', b' ' | b'\t', ..] => begin + 3,
+                [b'\r' | b'\n', b' ' | b'\t', ..] => begin + 2,
+                _ => break,
+            };
+        }
+        if bytes.get(begin) != Some(&b'"') {
+            return Some(from);
+        }
+        let mut at = begin + 1;
+        while !matches!(bytes.get(at)?, b'"' | b'\r' | b'\n') {
+            at += if bytes[at] == b'\\' { 2 } else { 1 };
+        }
+        Some(at)
+    }
+
+    fn digits(value: &[u8]) -> Option<usize> {
+        let value = std::str::from_utf8(value.trim_ascii()).ok()?;
+        value.bytes().all(|it| it.is_ascii_digit()).then(|| value.parse().ok())?
     }
 
     fn odd_head() -> impl Strategy<Value = Vec<u8>> {

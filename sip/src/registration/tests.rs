@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::flow::Transport;
 use crate::id::ShardTag;
-use crate::message::{Limits, Name};
+use crate::message::{Limits, Message, Name};
 
 const CHALLENGE: &str = "Digest realm=\"a\", nonce=\"1\"";
 const TERMS: Terms<'static> =

@@ -257,7 +257,7 @@ fn a_device_that_is_wiped_or_a_process_that_ends_leaves_no_announced_call() {
         assert!(world.endpoint.expected_call(world.now, world.instance, "sip:bob@example.com").is_some());
         let instance = world.instance;
         world.input(if end {
-            Input::EndCalls { elsewhere: false }
+            Input::EndCalls(Failover::Nobody)
         } else {
             Input::Unbind { instance, deadline: seconds(3) }
         });

@@ -410,24 +410,19 @@ fn a_call_that_nobody_answered_is_told_with_its_caller_and_others_are_not() {
 
     let mut world = World::registered();
     world.invite("c1");
-    let cancel = |world: &World, reason: &str| {
-        let head = world.head("c1", "CANCEL", 1, "");
-        format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}{reason}Content-Length: 0\r\n\r\n", world.binding)
-    };
-    let text = cancel(&world, "");
-    world.receive(world.upstream, &text);
+    world.cancel("c1");
     assert_eq!(world.missed().iter().map(|(_, state)| *state).collect::<Vec<_>>(), [CallState::Cancelled]);
 
     let mut world = World::registered();
     world.invite("c1");
-    let text = cancel(&world, "Reason: SIP;cause=200\r\n");
+    let text = world.cancel_text("c1", "Reason: SIP;cause=200\r\n");
     world.receive(world.upstream, &text);
     assert_eq!((world.missed().len(), world.final_states()), (0, vec![CallState::AnsweredElsewhere]));
 
     for cause in [600, 603, 607] {
         let mut world = World::registered();
         world.invite("c1");
-        let text = cancel(&world, &format!("Reason: SIP;cause={cause}\r\n"));
+        let text = world.cancel_text("c1", &format!("Reason: SIP;cause={cause}\r\n"));
         world.receive(world.upstream, &text);
         assert_eq!((world.missed().len(), world.final_states()), (0, vec![CallState::Declined]), "on another device");
         assert_eq!(world.count("INVITE 487"), 1);

@@ -10,13 +10,9 @@ fn a_call_that_is_answered_while_its_cancel_is_under_way_has_one_final_state() {
     let mut world = World::registered();
     world.invite("call-1");
     world.attach(1);
-    let (device, invite, source) = (world.device(1), world.last("INVITE"), world.upstream);
+    let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
-    let head = world.head("call-1", "CANCEL", 1, "");
-    world.receive(
-        source,
-        &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding),
-    );
+    world.cancel("call-1");
     assert_eq!(world.final_states(), []);
     world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], "");
     assert_eq!(world.count("INVITE 200"), 1, "the 200 crossed the CANCEL and wins");
@@ -34,8 +30,7 @@ fn a_cancel_by_another_connection_of_the_sip_server_ends_the_call_and_a_stranger
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
-    let head = world.head("call-1", "CANCEL", 1, "");
-    let cancel = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+    let cancel = world.cancel_text("call-1", "");
     let stranger = Source { flow: FlowId::Stream(9), peer: "203.0.113.9:5060".parse().unwrap(), ..world.upstream };
     world.receive(stranger, &cancel);
     assert_eq!((world.count("CANCEL 481"), world.count("CANCEL")), (1, 0));

@@ -20,10 +20,10 @@ fn the_end_of_the_process_ends_the_calls_that_ring_and_those_that_wait() {
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
     world.invite("forked");
-    world.input(Input::EndCalls { elsewhere: false });
+    world.input(Input::EndCalls(Failover::Nobody));
     assert_eq!((world.count("INVITE 480"), world.count("CANCEL")), (2, 1));
     assert_eq!((world.final_states(), world.endpoint.open_calls()), (vec![CallState::TimedOut; 2], 0));
-    world.input(Input::EndCalls { elsewhere: false });
+    world.input(Input::EndCalls(Failover::Nobody));
     assert_eq!(world.count("INVITE 480"), 2);
 }
 
@@ -32,7 +32,7 @@ fn a_call_that_comes_when_the_process_is_about_to_end_is_tried_again_elsewhere_a
     let mut world = World::registered();
     world.invite("waiting");
     let wakes = world.wakes().len();
-    world.input(Input::RefuseCalls { elsewhere: true });
+    world.input(Input::RefuseCalls(Failover::OtherNode));
     world.invite("late");
     assert_eq!((world.count("INVITE 503"), world.wakes().len(), world.endpoint.open_calls()), (1, wakes, 1));
     assert_eq!(world.last("INVITE 503").text(Name::RetryAfter), Some("1"));
@@ -46,7 +46,7 @@ fn a_call_that_comes_when_the_process_is_about_to_end_is_tried_again_elsewhere_a
 #[test]
 fn a_call_that_no_other_node_takes_is_missed_once_however_often_its_invite_comes() {
     let mut world = World::registered();
-    world.input(Input::RefuseCalls { elsewhere: false });
+    world.input(Input::RefuseCalls(Failover::Nobody));
     world.invite("late");
     world.invite("late");
     let told = |world: &World| world.events.iter().filter(|event| matches!(event, Event::Refused(_))).count();
@@ -60,7 +60,7 @@ fn the_invite_of_an_announced_call_is_taken_until_the_end() {
     let mut world = World::registered();
     let instance = world.instance;
     world.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None, wait: seconds(30) });
-    world.input(Input::RefuseCalls { elsewhere: false });
+    world.input(Input::RefuseCalls(Failover::Nobody));
     world.invite("announced");
     assert_eq!((world.count("INVITE 503"), world.endpoint.open_calls()), (0, 1));
 }
@@ -69,7 +69,7 @@ fn the_invite_of_an_announced_call_is_taken_until_the_end() {
 fn the_calls_of_a_process_that_ends_go_to_another_node_where_there_is_one() {
     let mut world = World::registered();
     world.invite("waiting");
-    world.input(Input::EndCalls { elsewhere: true });
+    world.input(Input::EndCalls(Failover::OtherNode));
     assert_eq!((world.count("INVITE 503"), world.count("INVITE 480")), (1, 0));
     assert_eq!(world.last("INVITE 503").text(Name::RetryAfter), Some("1"));
 }
@@ -99,13 +99,13 @@ fn a_request_in_a_call_is_waited_for_and_answered_at_the_end() {
         }
         world.advance(seconds(5));
         assert_eq!(open(&world), 1, "{case}");
-        world.input(Input::EndCalls { elsewhere: false });
+        world.input(Input::EndCalls(Failover::Nobody));
         let answer = format!("{method} 503");
         assert_eq!((world.count(&answer), open(&world)), (1, 0), "{case}");
         assert_eq!(world.last(&answer).text(Name::RetryAfter), Some("1"));
         let is_cancelled = from == End::Caller && method == "INVITE" && !is_away;
         assert_eq!(world.count("CANCEL"), usize::from(is_cancelled), "{case}");
-        world.input(Input::EndCalls { elsewhere: false });
+        world.input(Input::EndCalls(Failover::Nobody));
         assert_eq!(world.count(&answer), 1, "{case}");
     }
 }
@@ -122,7 +122,7 @@ fn a_request_in_a_call_that_is_answered_in_time_is_waited_for_no_longer() {
     let (server, bye) = (world.upstream, world.last("BYE"));
     world.reply(server, &bye, 200, &[], "");
     assert_eq!((world.count("BYE 200"), open(&world)), (1, 0));
-    world.input(Input::EndCalls { elsewhere: false });
+    world.input(Input::EndCalls(Failover::Nobody));
     assert_eq!(world.count("BYE 503"), 0);
 }
 
@@ -160,7 +160,7 @@ fn a_message_that_nobody_has_confirmed_is_waited_for_until_it_is_kept_and_else_a
     assert_eq!((world.count("MESSAGE 202"), open(&world)), (1, 0));
     let text = message(&world, "text-2");
     world.receive(server, &text);
-    world.input(Input::EndCalls { elsewhere: false });
+    world.input(Input::EndCalls(Failover::Nobody));
     assert_eq!((world.count("MESSAGE 503"), open(&world)), (1, 0));
     assert_eq!(world.last("MESSAGE 503").text(Name::RetryAfter), Some("1"));
 }

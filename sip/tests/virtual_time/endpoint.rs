@@ -167,8 +167,7 @@ fn a_cancel_ends_its_call_however_its_via_is_spelled() {
         world.receive(world.upstream, &text);
         let invite = world.last("INVITE");
         world.reply(world.device(1), &invite, 180, &[], "");
-        let head = world.head("call-1", "CANCEL", 1, "").replace(via, &format!("Via: {spelled}\r\n"));
-        let cancel = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
+        let cancel = world.cancel_text("call-1", "").replace(via, &format!("Via: {spelled}\r\n"));
         world.receive(world.upstream, &cancel);
         assert_eq!((world.count("CANCEL 200"), world.count("CANCEL")), (1, 1), "{spelled}: the phone stops ringing");
         world.reply(world.device(1), &invite, 487, &[], "");
@@ -180,13 +179,7 @@ fn a_cancel_ends_its_call_however_its_via_is_spelled() {
 fn a_cancelled_call_never_rings_the_device_that_wakes_late() {
     let mut world = World::registered();
     world.invite("call-1");
-    let cancel = format!(
-        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
-        world.binding,
-        world.head("call-1", "CANCEL", 1, "")
-    );
-    let source = world.upstream;
-    world.receive(source, &cancel);
+    world.cancel("call-1");
     assert_eq!((world.count("CANCEL 200"), world.count("INVITE 487")), (1, 1));
     assert_eq!(world.final_states(), [CallState::Cancelled]);
     world.attach(1);
@@ -200,13 +193,7 @@ fn a_call_cancelled_while_the_device_rings_is_cancelled_there_too() {
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
-    let cancel = format!(
-        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
-        world.binding,
-        world.head("call-1", "CANCEL", 1, "")
-    );
-    let source = world.upstream;
-    world.receive(source, &cancel);
+    world.cancel("call-1");
     assert_eq!(world.last("CANCEL").via().unwrap().text, invite.via().unwrap().text);
     assert_eq!(world.count("INVITE 487"), 0, "the device may still have answered");
     world.reply(device, &invite, 487, &[], "");
@@ -259,14 +246,8 @@ fn a_call_that_another_device_answered_says_so_to_the_shell_and_to_its_device() 
     world.invite("call-1");
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
-    let cancel = format!(
-        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Reason: Q.850;cause=16, sip ;cause=200;text=\"elsewhere\"\r\n\
-         Content-Length: 0\r\n\r\n",
-        world.binding,
-        world.head("call-1", "CANCEL", 1, "")
-    );
-    let upstream = world.upstream;
-    world.receive(upstream, &cancel);
+    let cancel = world.cancel_text("call-1", "Reason: Q.850;cause=16, sip ;cause=200;text=\"elsewhere\"\r\n");
+    world.receive(world.upstream, &cancel);
     let passed = world.last("CANCEL");
     assert_eq!(passed.text(Name::Reason), Some("Q.850;cause=16, sip ;cause=200;text=\"elsewhere\""));
     world.reply(device, &invite, 487, &[], "");
@@ -283,9 +264,7 @@ fn a_cancel_and_its_invite_are_answered_with_one_to_tag_whether_the_caller_has_h
         if rings {
             world.input(Input::Ring { call: world.wakes()[0].call, instance: world.instance });
         }
-        let head = world.head("call-1", "CANCEL", 1, "");
-        let text = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
-        world.receive(world.upstream, &text);
+        world.cancel("call-1");
         let tag = |what: &str| world.last(what).to().unwrap().tag().unwrap().to_owned();
         assert_eq!(tag("CANCEL 200"), tag("INVITE 487"), "{rings}");
     }
@@ -298,13 +277,7 @@ fn a_cancel_that_crosses_the_answer_loses_and_one_that_the_device_ignores_ends_a
     world.attach(1);
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
-    let cancel = format!(
-        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
-        world.binding,
-        world.head("call-1", "CANCEL", 1, "")
-    );
-    let source = world.upstream;
-    world.receive(source, &cancel);
+    world.cancel("call-1");
     world.advance(seconds(4));
     assert_eq!(world.count("INVITE 487"), 1);
     world.reply(device, &invite, 200, &[("Contact", "<sip:phone1@10.0.0.5:9999;transport=tls>")], SDP);
@@ -428,7 +401,7 @@ fn disabling_while_a_call_waits_answers_the_caller_and_forgets_everything() {
     assert_eq!(world.count("REGISTER 403"), 1, "the instance is unknown now");
     let source = world.upstream;
     world.reply(source, &register, 200, &[], "");
-    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Confirmed, .. })));
     world.invite("call-2");
     assert_eq!(world.count("INVITE 404"), 1);
 }
@@ -442,7 +415,7 @@ fn a_call_that_outlives_its_instance_is_hung_up_by_the_stream_it_came_by() {
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     let (source, register) = (world.upstream, world.last("REGISTER"));
     world.reply(source, &register, 200, &[], "");
-    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: true, .. })));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Confirmed, .. })));
     assert_eq!(world.closed, []);
     let device = world.device(1);
     world.receive(device, &device_bye(&ok, "call-1"));
@@ -456,7 +429,7 @@ fn a_silent_sip_server_does_not_keep_a_binding() {
     let mut world = World::registered();
     world.input(Input::Unbind { instance: world.instance, deadline: seconds(3) });
     world.advance(seconds(3));
-    assert!(matches!(world.events.last(), Some(Event::Unbound { confirmed: false, .. })));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Unconfirmed, .. })));
     let sent = world.sent.len();
     world.advance(seconds(3600));
     assert_eq!(world.sent.len(), sent, "not even a retransmission");

@@ -314,8 +314,7 @@ fn a_copy_of_an_invite_that_comes_late_rings_nobody_again() {
             "answered" => world.reply(device, &invite, 200, &[("Contact", "<sip:phone@10.0.0.5>")], ""),
             "declined" => world.reply(device, &invite, 603, &[], ""),
             "cancelled" => {
-                let head = world.head("merged", "CANCEL", 1, "");
-                world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+                world.cancel("merged");
                 world.reply(device, &invite, 487, &[], "");
             }
             _ => world.advance(Duration::from_secs(151)),
@@ -439,8 +438,7 @@ fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call(
     world.invite("late");
     world.advance(Duration::from_secs(31));
     let refused = world.last("INVITE 480");
-    let (source, head) = (world.upstream, world.head("late", "CANCEL", 1, ""));
-    world.receive(source, &format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+    world.cancel("late");
     let answer = world.last("CANCEL 200");
     let tag = |message: &Message| message.to().and_then(|to| to.tag().map(str::to_owned));
     assert!(tag(&answer).is_some());

@@ -90,7 +90,7 @@ fn a_call_that_overtook_a_register_which_fails_is_refused() {
         // The process ends, or the account goes.
         let (mut world, source) = overtaken(flow, by_another);
         call_by(&mut world, source, "INVITE");
-        world.input(Input::EndCalls { elsewhere: true });
+        world.input(Input::EndCalls(Failover::OtherNode));
         assert_eq!(world.count("INVITE 503"), 1);
         let (mut world, source) = overtaken(flow, by_another);
         call_by(&mut world, source, "INVITE");

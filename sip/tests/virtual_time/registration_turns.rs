@@ -107,7 +107,7 @@ fn who_ends_and_who_stands_go_before_a_crowd_that_waits() {
     world.advance(seconds(1));
     assert!(world.sent.iter().any(|sent| sent.message.number(Name::Expires) == Some(0)), "it did not wait for 29 s");
     grant_all(&mut world);
-    assert!(world.events.iter().any(|event| matches!(event, Event::Unbound { confirmed: true, .. })));
+    assert!(world.events.iter().any(|event| matches!(event, Event::Unbound { outcome: Unbinding::Confirmed, .. })));
 }
 
 #[test]

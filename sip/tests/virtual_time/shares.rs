@@ -15,22 +15,13 @@ impl World {
         self.receive(source, &text);
     }
 
-    fn given_up(&mut self, call_id: &str) {
-        let text = format!(
-            "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
-            self.binding,
-            self.head(call_id, "CANCEL", 1, "")
-        );
-        self.receive(self.upstream, &text);
-    }
-
     /// A caller of this name calls, and hangs up at once, so many times; by so many calls more the device was sent one.
     fn nagged_by(&mut self, caller: &str, times: usize) -> usize {
         let before = self.count("INVITE");
         for number in 0..times {
             let call_id = format!("{caller}.{number}.{}", self.sent.len());
             self.called_by(caller, &call_id);
-            self.given_up(&call_id);
+            self.cancel(&call_id);
         }
         self.count("INVITE") - before
     }
@@ -73,7 +64,7 @@ fn a_stranger_who_calls_again_and_again_keeps_nobody_from_a_phone_that_is_there(
         let before = world.count("INVITE");
         world.called_by(&format!("friend{round}"), &format!("f{round}"));
         assert_eq!(world.count("INVITE"), before + 1, "{round}");
-        world.given_up(&format!("f{round}"));
+        world.cancel(&format!("f{round}"));
         world.advance(Duration::from_millis(500));
     }
     assert!(world.told_refused().iter().all(|(_, from)| from.contains("stranger")));
@@ -115,7 +106,7 @@ fn strangers_who_call_again_and_again_leave_pushes_for_friends() {
     for round in 0..8 {
         world.called_by(&format!("friend{round}"), &format!("f{round}"));
         assert_eq!(world.wakes().len(), pushed + round + 1);
-        world.given_up(&format!("f{round}"));
+        world.cancel(&format!("f{round}"));
     }
     // A caller with many names gets the rest, and no more.
     for number in 0..500 {
@@ -233,7 +224,7 @@ fn a_phone_that_seemed_to_be_there_is_woken_within_its_budget() {
         world.called_by(&format!("name{flow}"), &format!("c{flow}"));
         world.input(Input::Closed(FlowId::Stream(flow)));
         if world.endpoint.open_calls() > 0 {
-            world.given_up(&format!("c{flow}"));
+            world.cancel(&format!("c{flow}"));
         }
     }
     assert_eq!((world.wakes().len(), world.endpoint.open_calls()), (40, 0));

@@ -23,7 +23,7 @@ fn refreshing() -> World {
 /// The result that the shell was told, once its device was disabled; `None`: nothing yet.
 fn confirmed(world: &World) -> Option<bool> {
     world.events.iter().find_map(|event| match event {
-        Event::Unbound { confirmed, .. } => Some(*confirmed),
+        Event::Unbound { outcome, .. } => Some(*outcome == Unbinding::Confirmed),
         _ => None,
     })
 }

@@ -350,6 +350,18 @@ impl World {
         self.receive(source, &text);
     }
 
+    /// The SIP server cancels its INVITE.
+    pub fn cancel(&mut self, call_id: &str) {
+        let text = self.cancel_text(call_id, "");
+        self.receive(self.upstream, &text);
+    }
+
+    /// The CANCEL of an INVITE, with these lines beside those of each request.
+    pub fn cancel_text(&self, call_id: &str, lines: &str) -> String {
+        let head = self.head(call_id, "CANCEL", 1, "");
+        format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}{lines}Content-Length: 0\r\n\r\n", self.binding)
+    }
+
     pub fn invite_text(&self, call_id: &str) -> String {
         format!(
             "INVITE sip:{}@relay.test:5070 SIP/2.0\r\n{}{}{SDP}",

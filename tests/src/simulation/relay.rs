@@ -362,7 +362,7 @@ fn event_kind(event: &Event) -> String {
         Event::UpstreamIdle { upstream, forgotten } => format!("idle {} {forgotten}", upstream.0),
         Event::Unanswerable { unreadable, .. } => format!("unanswerable {unreadable}"),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
-        Event::Unbound { instance, confirmed, shared } => format!("unbound {instance} {confirmed} {shared}"),
+        Event::Unbound { instance, outcome } => format!("unbound {instance} {outcome:?}"),
         Event::VerifyDevice { instance, .. } => format!("knock {instance}"),
         Event::FlowProven(_) => "flow proven".to_owned(),
         Event::Attached(instance) => format!("attached {instance}"),

@@ -1,11 +1,15 @@
 //! Enabling push: what an app asks for, and the instance that comes of it.
 
+use std::io;
+
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::{Node, SipServer, World};
-use crate::api_client::Instance;
+use crate::api_client::{Answer, Instance};
 use crate::board::Missed;
 use crate::digest::token;
+use crate::registrar::{Behaviour, Registrar};
 
 /// The APNs token of Alice's first device.
 pub const TOKEN: &str = "a11ce000a11ce000a11ce000a11ce000a11ce000a11ce000a11ce000a11ce000";
@@ -22,6 +26,25 @@ pub fn apple(token: &str) -> Value {
 /// A target on FCM.
 pub fn google(token: &str) -> Value {
     json!({"provider": "fcm", "token": token})
+}
+
+impl<N: Node> World<Registrar, N> {
+    /// Begins to disable push while the SIP server answers nothing: the instance is ending for 3 s, and then the receipt comes.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not begin to end.
+    pub async fn disable_unanswered(&self, instance: &Instance) -> Result<JoinHandle<io::Result<Answer>>, Missed> {
+        self.registrar.behave(&self.aor(), Behaviour::Silence);
+        let (api, ending) = (self.relay.setup().api(), instance.clone());
+        let disabling = tokio::spawn(async move { api.disable(&ending).await });
+        let is_ending = || async {
+            let answer = self.api.read(instance).await.ok()?;
+            (answer.json()["state"] == "ending" || answer.status == 404).then_some(())
+        };
+        self.until("its end", is_ending).await?;
+        assert!(!disabling.is_finished(), "the receipt waits for the SIP server");
+        Ok(disabling)
+    }
 }
 
 impl<S: SipServer, N: Node> World<S, N> {

@@ -1,6 +1,9 @@
 //! The pushes that the services took, as the devices get them.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::{Device, Node, OTHER_TOKEN, SOON, SipServer, World};
 use crate::api_client::Instance;
@@ -87,6 +90,23 @@ impl<S: SipServer, N: Node> World<S, N> {
             awaited.swap_remove(at);
         }
         Ok(())
+    }
+
+    /// Whether FCM, which takes nothing, is asked again within a few times the pause between its last two tries.
+    ///
+    /// # Errors
+    /// [`Missed`] when it is not asked twice now.
+    pub async fn is_tried_on(&self) -> Result<impl AsyncFnOnce() -> bool, Missed> {
+        let tried = async |more: u64| {
+            let before = self.fcm.requests();
+            self.until("another try", || async { (self.fcm.requests() >= before + more).then_some(()) }).await
+        };
+        tried(1).await?;
+        let begun = Instant::now();
+        tried(1).await?;
+        // Each pause is twice the one before, at most.
+        let pause = begun.elapsed().max(Duration::from_secs(1)) * 3;
+        Ok(async move || timeout(pause, tried(1)).await.is_ok())
     }
 
     /// The entries of an instance on this shelf: `messages` or `missed-calls`.

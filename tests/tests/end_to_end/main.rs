@@ -5,7 +5,7 @@
 //! | `smoke` | the main job in one process |
 //! | `calls`, `matrix` | calls, and the same calls over every transport |
 //! | `lifecycle` | accounts, from enabling to wipe; nodes, stores, clocks |
-//! | `kept` | messages, voicemail, missed calls, the timeline |
+//! | `activity` | messages, voicemail, missed calls, the timeline |
 //! | `push_proxy` | accounts that are not lent (RFC 8599) |
 //! | `webpush`, `sealed` | Web Push, and pushes that the device alone reads |
 //! | `hostile` | attacks at every listener |
@@ -27,10 +27,10 @@ macro_rules! plays {
 }
 
 mod acme;
+mod activity;
 mod calls;
 mod command_line;
 mod hostile;
-mod kept;
 mod lifecycle;
 mod load;
 mod matrix;

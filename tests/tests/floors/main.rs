@@ -7,3 +7,4 @@ mod config;
 mod net;
 mod push;
 mod push_faults;
+mod push_targets;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use relay::config::ApnsCredentials;
 use relay::metrics::Metrics;
 use relay::push::{AppPush, Delivery, Event, Problem, Push, PushService, Verdict, check};
-use relay::secret::PushToken;
 use relay::vault::record::{Provider, PushTarget};
 use sip::id::{CallId, InstanceId, ShardTag};
 use tests::apns::{self, Apns};
 use tests::authority::Authority;
 use tests::fcm::{self, Fcm, TokenAnswer};
 use tests::push_services::{PushServices, system};
+
+use crate::push_targets::*;
 
 const APP: &str = apns::BUNDLE;
 const SOON: Duration = Duration::from_secs(20);
@@ -48,26 +49,6 @@ fn push(event: Event, seconds: u64) -> Push {
 /// The call number `number`, which may be delivered for so many seconds.
 fn call(number: u32, seconds: u64) -> Push {
     Push { call: Some(CallId::new(u128::from(number) << 20, ShardTag(1))), ..push(Event::Call, seconds) }
-}
-
-fn target(provider: Provider, token: &str) -> PushTarget {
-    PushTarget::new(provider, PushToken::new(token), 0)
-}
-
-fn apple_token(number: u32) -> String {
-    format!("{number:064x}")
-}
-
-fn apple(number: u32) -> PushTarget {
-    target(Provider::ApnsProduction, &apple_token(number))
-}
-
-fn google_token(number: u32) -> String {
-    format!("cRegistration{number:06}:APA91bExample")
-}
-
-fn google(number: u32) -> PushTarget {
-    target(Provider::Fcm, &google_token(number))
 }
 
 #[tokio::test]

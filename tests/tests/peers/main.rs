@@ -32,6 +32,7 @@ macro_rules! plays {
     };
 }
 
+mod activity;
 mod browser;
 mod calls;
 mod canary;
@@ -40,7 +41,6 @@ mod endings;
 mod flow_only;
 mod forgetting;
 mod in_calls;
-mod kept;
 mod nodes;
 mod push_proxy;
 mod refreshes;

@@ -2,7 +2,7 @@
 //!
 //! | room | subject |
 //! | --- | --- |
-//! | `kept`, `boxes` | what is kept beside a record, and how much of it is read at once |
+//! | `items`, `boxes` | what is kept beside a record, and how much of it is read at once |
 //! | `claims`, `nodes`, `rings` | records that are taken over; several nodes; keyrings of several nodes |
 //! | `away`, `silent`, `late` | a Redis that is away or silent, and requests that arrive late |
 //! | `refusals`, `examination`, `odd` | a Redis that refuses, that is of the wrong kind, or holds odd values |
@@ -27,7 +27,7 @@ mod away;
 mod boxes;
 mod claims;
 mod examination;
-mod kept;
+mod items;
 mod late;
 mod nodes;
 mod odd;
@@ -35,7 +35,7 @@ mod refusals;
 mod rings;
 mod silent;
 
-use self::{claims::*, kept::*, nodes::*, odd::*, rings::*};
+use self::{claims::*, items::*, nodes::*, odd::*, rings::*};
 
 /// The leases of these tests; short, so that a dead node is found soon.
 const LEASE: Duration = Duration::from_millis(400);

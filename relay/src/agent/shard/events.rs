@@ -57,7 +57,7 @@ impl Shard {
             Event::RegistrationFailed { binding, instance, failure } => {
                 self.on_registration_failed(binding, instance, failure);
             }
-            Event::Unbound { instance, confirmed, shared } => self.on_unbound(instance, confirmed, shared),
+            Event::Unbound { instance, outcome } => self.on_unbound(instance, outcome),
             Event::VerifyDevice { verification, instance, method, proof } => {
                 let granted = self.verify_device(instance, &method, &proof);
                 self.next.push_back(Input::DeviceVerified { verification, granted });

@@ -62,6 +62,7 @@ use std::time::{Duration, Instant};
 
 use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings, Side, Source};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
+use sip::message::Message;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
@@ -247,20 +248,7 @@ impl Shard {
                 }
             }
             if self.doubt.is_over() {
-                let waiting = self.doubt.take();
-                let cancelled = Cancelled::among_inputs(waiting.iter());
-                let (network, own): (VecDeque<_>, VecDeque<_>) =
-                    waiting.into_iter().partition(|input| matches!(input, ShardInput::Sip { .. }));
-                for input in network {
-                    self.is_cancelled = cancelled.has_input(&input);
-                    self.catch_panic(|shard| shard.on_input(input));
-                }
-                self.is_cancelled = false;
-                self.catch_panic(Self::on_time);
-                // A call that has ended meanwhile, by its CANCEL or by its time, is pushed no more.
-                for input in own.into_iter().filter(|input| !is_given_up(input)) {
-                    self.catch_panic(|shard| shard.on_input(input));
-                }
+                self.do_what_waited();
                 if is_in_doubt {
                     self.catch_panic(|shard| shard.judge_early(clock::now()));
                 }
@@ -274,6 +262,24 @@ impl Shard {
             if let Some(udp) = &self.shared.udp {
                 self.outgoing.send_datagrams(udp, self.index);
             }
+        }
+    }
+
+    /// The doubt is over: what waited for its end is done, the network's first.
+    fn do_what_waited(&mut self) {
+        let waiting = self.doubt.take();
+        let cancelled = Cancelled::among_inputs(waiting.iter());
+        let (network, own): (VecDeque<_>, VecDeque<_>) =
+            waiting.into_iter().partition(|input| matches!(input, ShardInput::Sip { .. }));
+        for input in network {
+            self.is_cancelled = cancelled.has_input(&input);
+            self.catch_panic(|shard| shard.on_input(input));
+        }
+        self.is_cancelled = false;
+        self.catch_panic(Self::on_time);
+        // A call that has ended meanwhile, by its CANCEL or by its time, is pushed no more.
+        for input in own.into_iter().filter(|input| !is_given_up(input)) {
+            self.catch_panic(|shard| shard.on_input(input));
         }
     }
 
@@ -373,37 +379,7 @@ impl Shard {
 
     fn on_input(&mut self, input: ShardInput) {
         match input {
-            ShardInput::Sip { at, input } => {
-                match &input {
-                    Input::Closed(flow) => self.outgoing.closed(*flow),
-                    // A failed dial beside a flow in use says nothing of that flow; and a forgotten SIP server needs no dial.
-                    Input::DialFailed(upstream)
-                        if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>
-                    {
-                        self.unreachable.insert(*upstream);
-                    }
-                    Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
-                    _ => {}
-                }
-                if let (Input::Received { source, message }, false) = (&input, self.traces.is_empty()) {
-                    self.trace_in(source, message);
-                }
-                match &input {
-                    Input::Received { source: source @ Source { side: Side::Upstream, .. }, .. } => {
-                        self.know_server(source);
-                    }
-                    Input::Received { .. } => self.endpoint.expect_instances(self.shared.ownership.expects_instances()),
-                    _ => {}
-                }
-                let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
-                if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {
-                    self.drive(at, input);
-                }
-                if changes {
-                    self.judge_early(at);
-                }
-                return;
-            }
+            ShardInput::Sip { at, input } => return self.on_network_input(at, input),
             ShardInput::Flow { flow, writer, peer } => self.outgoing.opened(flow, writer, peer),
             ShardInput::Pushed(pushed) => self.on_pushed(pushed),
             ShardInput::SignDue(pushed) => self.on_sign_due(*pushed),
@@ -432,6 +408,39 @@ impl Shard {
         self.settle(clock::now());
         if self.doubt.is_over() {
             self.judge_early(clock::now());
+        }
+    }
+
+    fn on_network_input(&mut self, at: Instant, input: Input) {
+        match &input {
+            Input::Closed(flow) => self.outgoing.closed(*flow),
+            // A failed dial beside a flow in use says nothing of that flow; and a forgotten SIP server needs no dial.
+            Input::DialFailed(upstream)
+                if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>
+            {
+                self.unreachable.insert(*upstream);
+            }
+            Input::Dialled { upstream, .. } => drop(self.unreachable.remove(upstream)),
+            Input::Received { source, message } => self.on_arrival(source, message),
+            _ => {}
+        }
+        let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
+        if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {
+            self.drive(at, input);
+        }
+        if changes {
+            self.judge_early(at);
+        }
+    }
+
+    /// A message has come, and goes to the endpoint next.
+    fn on_arrival(&mut self, source: &Source, message: &Message) {
+        if !self.traces.is_empty() {
+            self.trace_in(source, message);
+        }
+        match source.side {
+            Side::Upstream => self.know_server(source),
+            Side::Device => self.endpoint.expect_instances(self.shared.ownership.expects_instances()),
         }
     }
 

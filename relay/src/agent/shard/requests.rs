@@ -120,15 +120,15 @@ impl Shard {
                 let (calls, requests) = (self.endpoint.open_calls(), self.endpoint.open_requests());
                 let _ = reply.send(calls + requests + self.endpoint.unacknowledged(clock::now()));
             }
-            Request::RefuseCalls { elsewhere, reply } => {
+            Request::RefuseCalls { failover, reply } => {
                 self.refuses_calls = true;
-                self.drive(clock::now(), Input::RefuseCalls { elsewhere });
+                self.drive(clock::now(), Input::RefuseCalls(failover));
                 let _ = reply.send(());
             }
-            Request::EndCalls { elsewhere, reply } => {
+            Request::EndCalls { failover, reply } => {
                 let open = self.endpoint.open_calls() + self.endpoint.expected_calls();
                 let requests = self.endpoint.open_requests();
-                self.drive(clock::now(), Input::EndCalls { elsewhere });
+                self.drive(clock::now(), Input::EndCalls(failover));
                 let _ = reply.send(LeftOpen { calls: open + self.refuse_what_waits(), requests });
             }
         }

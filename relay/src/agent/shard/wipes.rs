@@ -21,7 +21,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use sip::endpoint::Input;
+use sip::endpoint::{Input, Unbinding};
 use sip::id::InstanceId;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -101,14 +101,15 @@ impl Shard {
         self.settle(clock::now());
     }
 
-    pub(crate) fn on_unbound(&mut self, id: InstanceId, confirmed: bool, shared: bool) {
+    pub(crate) fn on_unbound(&mut self, id: InstanceId, outcome: Unbinding) {
         // A binding that stands on for other devices was not unregistered.
-        if !shared {
-            let outcome = if confirmed { RegistrationOutcome::Unregistered } else { RegistrationOutcome::TimedOut };
-            self.shared.metrics.registration(outcome);
+        match outcome {
+            Unbinding::Confirmed => self.shared.metrics.registration(RegistrationOutcome::Unregistered),
+            Unbinding::Unconfirmed => self.shared.metrics.registration(RegistrationOutcome::TimedOut),
+            Unbinding::Shared => {}
         }
         if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
-            ending.unbound = Some(confirmed);
+            ending.unbound = Some(outcome == Unbinding::Confirmed);
         }
         self.finish(id);
     }

@@ -9,11 +9,13 @@
 //! [`ConnectionTiming::message`], however its bytes drip, or its connection ends; a message that is skipped because it is too long has as long again.
 //! A message that is malformed or too long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come
 //! before and the peer is no SIP server's address. One by which accounts are registered is read no more then, and ends when its shard has told the
-//! SIP server of another one ([`Input::Doubted`]), within [`UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed,
+//! SIP server of another one ([`Input::Doubted`]), within [`ending::UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed,
 //! where it still reads. A connection whose peer has not proven its identity within [`ConnectionTiming::stranger`] (a device by its secret or by its
 //! registrar's 200, a SIP server by its address) is closed, and until then gives way to strangers of other networks.
 
-use std::io::ErrorKind;
+mod ending;
+
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -26,6 +28,8 @@ use sip::message::{Frame, FrameError, Limits, Malformed, Message, Method};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+use ending::Ending;
 
 use super::lf_probe::{Acquaintance, Heard};
 use super::read::Read;
@@ -54,11 +58,6 @@ const DEVICE_BURST: (usize, Duration) = (16, Duration::from_millis(10));
 const SERVER_QUEUE: usize = 4_096;
 /// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
-/// How long answers to what a peer has asked last may take, when it writes no more.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the stream of a SIP server that is read no more may still be written on: until another stream has registered the accounts of this one.
-const UNREAD: Duration = Duration::from_secs(5);
-
 /// A number that no other connection has or had: signed tokens hold it, and are believed by the next run, and by every node that
 /// shares the keyring. So the numbers of each run begin where those of no other one come to.
 pub(crate) fn next_flow() -> FlowId {
@@ -66,20 +65,18 @@ pub(crate) fn next_flow() -> FlowId {
     FlowId::Stream(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// How a connection ends.
-enum Ending {
-    /// Its peer is gone, or does not read.
-    Silent,
-    /// Its peer writes no more, and may read.
-    Heard,
-    /// This side ends it; a WebSocket is told the code.
-    Closed(u16),
-    /// The beginning of a SIP server's next message is in doubt: the stream is read no more.
-    Doubted,
-    /// Its peer has ended it, and this is the last frame.
-    Echo(Bytes),
-    /// The connection does not end: it goes on where its shard is.
-    Moves(usize),
+/// The signs of life of a connection that is served.
+struct Life {
+    began: Instant,
+    /// When something came last.
+    heard: Instant,
+    heartbeat: Heartbeat,
+}
+
+impl Life {
+    fn begins(now: Instant) -> Self {
+        Self { began: now, heard: now, heartbeat: Heartbeat::default() }
+    }
 }
 
 /// A connection that is open and not yet served.
@@ -207,7 +204,8 @@ impl Connection {
     /// Serves it until either side ends it: here until its first message tells its shard, and then on that shard's core.
     pub(crate) async fn serve_where_it_belongs(mut self: Box<Self>, mut stream: Stream) {
         self.moves = true;
-        match self.exchange(&mut stream).await {
+        let Err(ending) = self.exchange(&mut stream).await;
+        match ending {
             Ending::Moves(shard) => {
                 let cores = self.shards.cores.clone();
                 self.moves = false;
@@ -222,108 +220,22 @@ impl Connection {
         if let Err(error) = stream.adopt() {
             tracing::debug!(event = "connection-stays", %error, "a connection stays away from its shard's core");
         }
-        let ending = self.exchange(&mut stream).await;
+        let Err(ending) = self.exchange(&mut stream).await;
         self.end(stream, ending).await;
     }
 
-    async fn end(mut self: Box<Self>, mut stream: Stream, ending: Ending) {
-        let is_heard = matches!(ending, Ending::Heard);
-        if let Some(acquaintance) =
-            self.acquaintance.as_ref().filter(|_| matches!(ending, Ending::Heard | Ending::Silent))
-        {
-            acquaintance.on_ended(&self.shards.lf_servers);
-        }
-        if is_heard {
-            self.tell_end().await;
-            self.answer_last(&mut stream).await;
-        }
-        if matches!(ending, Ending::Doubted) {
-            self.write_on(&mut stream).await;
-        }
-        self.outbox.close();
-        let last = match ending {
-            Ending::Silent | Ending::Heard | Ending::Doubted | Ending::Moves(_) => None,
-            Ending::Closed(code) => self.framing.farewell(code),
-            Ending::Echo(bytes) => Some(bytes),
-        };
-        if let Some(last) = last {
-            let _ = timeout(self.timing.write, stream.write_all(&last)).await;
-        }
-        let _ = timeout(self.timing.write, stream.shutdown()).await;
-        drop(stream);
-        if !is_heard {
-            self.tell_end().await;
-        }
-    }
-
-    /// A doubt about the end of a message: the SIP server is asked for its reading of line ends on the next connection. A stranger is no server.
-    fn note_doubt(&self) {
-        if let Some(acquaintance) = self.acquaintance.as_ref().filter(|_| self.is_link || self.proven) {
-            acquaintance.on_doubt(&self.shards.lf_servers);
-        }
-    }
-
-    async fn tell_end(&self) {
-        self.tell_all(Input::Closed).await;
-    }
-
-    /// Tells each shard that knows of it.
-    async fn tell_all(&self, what: fn(FlowId) -> Input) {
-        for shard in (0..self.shards.len()).filter(|shard| self.told & 1 << shard != 0) {
-            self.shards.send(shard, ShardInput::sip(what(self.source.flow))).await;
-        }
-    }
-
-    /// Writes what its shard answers meanwhile, until that does without it.
-    async fn write_on(&mut self, stream: &mut Stream) {
-        tracing::info!(
-            event = "stream-in-doubt",
-            "where the messages of a SIP server's stream end cannot be told: another one is opened in its place"
-        );
-        self.tell_all(Input::Doubted).await;
-        self.writer = None;
-        let end = tokio::time::sleep(UNREAD);
-        tokio::pin!(end);
-        loop {
-            tokio::select! {
-                biased;
-                found = self.outbox.next() => {
-                    if !matches!(found, Found::Work) || self.write(stream, None).await.is_err() {
-                        return;
-                    }
-                }
-                read = (Read { stream, framing: None }) => {
-                    if read.is_err() {
-                        return;
-                    }
-                }
-                () = &mut end => return,
-            }
-        }
-    }
-
-    /// Writes what the shards have answered before they heard that nothing more comes: a peer may close one way alone (RFC 9293 §3.6).
-    async fn answer_last(&mut self, stream: &mut Stream) {
-        self.writer = None;
-        while let Ok(Found::Work) = timeout(LAST_WORDS, self.outbox.next()).await {
-            if self.write(stream, None).await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Reads and writes until it ends, or moves.
-    async fn exchange(&mut self, stream: &mut Stream) -> Ending {
+    async fn exchange(&mut self, stream: &mut Stream) -> Result<Infallible, Ending> {
         if let Some((shard, first)) = self.unheard.take().map(|unheard| *unheard) {
             self.tell(shard).await;
             self.shards.send(shard, first).await;
             // Bytes that came with the handshake.
-            if let Err(ending) = self.deliver(stream).await {
-                return ending;
-            }
+            self.deliver(stream).await?;
         }
+        let mut life = Life::begins(clock::now());
         let silence = tokio::time::sleep(self.timing.silence);
-        tokio::pin!(silence);
+        let partial_since = self.partial_since.unwrap_or(life.heard);
+        let half = tokio::time::sleep_until((partial_since + self.timing.message).into());
         let gives_way = self.outbox.gives_way();
         let given_way = async {
             match gives_way {
@@ -331,87 +243,78 @@ impl Connection {
                 None => std::future::pending().await,
             }
         };
-        tokio::pin!(given_way);
+        tokio::pin!(silence, half, given_way);
         let mut is_given_way = false;
-        let began = clock::now();
-        let mut heard = began;
-        let mut heartbeat = Heartbeat::default();
-        let half = tokio::time::sleep_until((self.partial_since.unwrap_or(heard) + self.timing.message).into());
-        tokio::pin!(half);
         loop {
             tokio::select! {
                 biased;
                 found = self.outbox.next() => match found {
-                    Found::Overflow => return Ending::Silent,
-                    Found::Nobody => return Ending::Closed(CLOSE_GOING_AWAY),
+                    Found::Overflow => return Err(Ending::Silent),
+                    Found::Nobody => return Err(Ending::Closed(CLOSE_GOING_AWAY)),
                     Found::Work => {
                         self.handed = 0;
-                        if let Err(ending) = self.write(stream, None).await {
-                            return ending;
-                        }
+                        self.write(stream, None).await?;
                     }
                 },
                 read = (Read { stream, framing: Some(&mut self.framing) }) => {
-                    if let Err(error) = read {
-                        return if error.kind() == ErrorKind::UnexpectedEof { Ending::Heard } else { Ending::Silent };
-                    }
+                    read.map_err(|error| Ending::of_read(&error))?;
                     let began = self.partial_since;
-                    if let Err(ending) = self.deliver(stream).await {
-                        return ending;
-                    }
-                    heard = clock::now();
+                    self.deliver(stream).await?;
+                    life.heard = clock::now();
                     if let Some(since) = self.partial_since.filter(|since| Some(*since) != began) {
                         half.as_mut().reset((since + self.timing.message).into());
                     }
                 }
                 () = &mut half, if self.partial_since.is_some() => {
-                    if !self.framing.end_by_silence() {
-                        self.metrics.limit(Limit::HalfMessage);
-                        self.note_doubt();
-                        return if self.is_link { Ending::Doubted } else { Ending::Closed(CLOSE_POLICY) };
-                    }
-                    if let Err(ending) = self.deliver(stream).await {
-                        return ending;
-                    }
+                    self.end_half_message()?;
+                    self.deliver(stream).await?;
                 }
                 () = &mut silence => {
-                    let until = if self.outbox.is_strangers() { began + self.timing.stranger } else { heard + IDLE };
-                    let now = clock::now();
-                    if !self.proven || until <= now {
-                        return Ending::Closed(CLOSE_NORMAL);
-                    }
-                    match self.beat(stream, &mut heartbeat, now, heard).await {
-                        Ok(next) => silence.as_mut().reset(next.map_or(until, |next| next.min(until)).into()),
-                        Err(ending) => return ending,
-                    }
+                    let next = self.on_silence(stream, &mut life).await?;
+                    silence.as_mut().reset(next.into());
                 }
                 () = &mut given_way, if !is_given_way => {
                     is_given_way = true;
                     if self.outbox.gave_way() {
-                        return Ending::Closed(CLOSE_TRY_AGAIN_LATER);
+                        return Err(Ending::Closed(CLOSE_TRY_AGAIN_LATER));
                     }
                 }
             }
         }
     }
 
+    /// A message has not come whole in its time: an error, unless silence ends one of its kind.
+    fn end_half_message(&mut self) -> Result<(), Ending> {
+        if self.framing.end_by_silence() {
+            return Ok(());
+        }
+        self.metrics.limit(Limit::HalfMessage);
+        self.note_doubt();
+        Err(if self.is_link { Ending::Doubted } else { Ending::Closed(CLOSE_POLICY) })
+    }
+
+    /// Its time may be over, or a device is to be asked whether it is there; when to look again.
+    async fn on_silence(&mut self, stream: &mut Stream, life: &mut Life) -> Result<Instant, Ending> {
+        let now = clock::now();
+        let until = if self.outbox.is_strangers() { life.began + self.timing.stranger } else { life.heard + IDLE };
+        if !self.proven || until <= now {
+            return Err(Ending::Closed(CLOSE_NORMAL));
+        }
+        let next = self.beat(stream, life, now).await?;
+        Ok(next.map_or(until, |next| next.min(until)))
+    }
+
     /// Asks a device whether it is there, when it is time; when to come here again, if at all.
-    async fn beat(
-        &mut self,
-        stream: &mut Stream,
-        heartbeat: &mut Heartbeat,
-        now: Instant,
-        heard: Instant,
-    ) -> Result<Option<Instant>, Ending> {
+    async fn beat(&mut self, stream: &mut Stream, life: &mut Life, now: Instant) -> Result<Option<Instant>, Ending> {
         if self.source.transport != Transport::Wss {
             return Ok(None);
         }
         let idle = self.timing.websocket_idle;
         if !self.outbox.is_kept_alive() {
             // The deadline may have passed by then.
-            return Ok(Some(Some(heard + idle).filter(|at| *at > now).unwrap_or(now + idle)));
+            return Ok(Some(Some(life.heard + idle).filter(|at| *at > now).unwrap_or(now + idle)));
         }
-        match heartbeat.on_due(now, heard, &self.timing) {
+        match life.heartbeat.on_due(now, life.heard, &self.timing) {
             Beat::Dead => Err(Ending::Silent),
             Beat::Wait(until) => Ok(Some(until)),
             Beat::Ask => {

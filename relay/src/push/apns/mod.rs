@@ -42,6 +42,7 @@ use super::setup::reusable::{Fingerprint, fingerprint};
 use super::{Event, Push, Verdict, payload};
 use crate::clock::token_times::TokenTimes;
 use crate::config::ApnsCredentials;
+use crate::push::connection::urgency::Urgency;
 use crate::random;
 use crate::vault::record::PushTarget;
 
@@ -280,7 +281,7 @@ impl Apns {
         let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
         let channel = self.channel(prepared.environment);
         let when_silent = if prepared.voip { WhenSilent::Stays } else { WhenSilent::Leaves };
-        let patience = Patience { until, when_silent, urgent: prepared.voip, departure };
+        let patience = Patience { until, when_silent, urgency: Urgency::when(prepared.voip), departure };
         let signer = match &self.known_by {
             KnownBy::Key { signer, .. } => Some(signer),
             KnownBy::Certificate(_) => None,

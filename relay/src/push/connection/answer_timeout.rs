@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::departure::{Departure, Passage};
 use super::state::{ASK_AFTER, Line};
+use super::urgency::Urgency;
 
 /// How long a request waits, and for what.
 #[derive(Clone, Copy)]
@@ -15,8 +16,7 @@ pub(crate) struct Patience<'a> {
     pub(crate) until: Instant,
     /// The reaction to a line that has fallen silent.
     pub(crate) when_silent: WhenSilent,
-    /// Whether it asks a service that rests for longer than it may wait.
-    pub(crate) urgent: bool,
+    pub(crate) urgency: Urgency,
     /// Told when it leaves.
     pub(crate) departure: &'a Departure,
 }

@@ -90,11 +90,12 @@ mod tests {
 
     use super::super::state::LineFate;
     use super::*;
+    use crate::push::connection::urgency::Urgency;
 
     #[tokio::test(start_paused = true)]
     async fn two_are_due_one_after_the_other_and_the_next_once_the_service_has_answered() {
         let (line, further) = (Line::new(true, Arc::default()), FurtherConnections::default());
-        let _held = line.try_admit(true, || 1);
+        let _held = line.try_admit(Urgency::Urgent, || 1);
         let began = Instant::now();
         further.due(&line).await.take_up();
         assert!(began.elapsed() >= HELD_UP_AFTER);

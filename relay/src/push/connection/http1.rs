@@ -33,6 +33,7 @@ use super::departure::Body;
 use super::endpoint::Endpoint;
 use super::request::{Failure, Request};
 use super::state::LineFate;
+use super::urgency::Urgency;
 use super::withdrawal::Withdrawal;
 use crate::lock::Mutex;
 use crate::push::health::{Record, Trouble};
@@ -127,7 +128,7 @@ impl Http1 {
         if !self.is_spoken() {
             return None;
         }
-        let Ok(Some(_place)) = timeout_at(patience.until, self.place(patience.urgent)).await else {
+        let Ok(Some(_place)) = timeout_at(patience.until, self.place(patience.urgency)).await else {
             return Some(Err(Failure::Unsent { after: None }));
         };
         loop {
@@ -158,8 +159,8 @@ impl Http1 {
         }
     }
 
-    async fn place(&self, urgent: bool) -> Option<(SemaphorePermit<'_>, Option<SemaphorePermit<'_>>)> {
-        let alerts = if urgent { None } else { Some(self.alerts.acquire().await.ok()?) };
+    async fn place(&self, urgency: Urgency) -> Option<(SemaphorePermit<'_>, Option<SemaphorePermit<'_>>)> {
+        let alerts = if urgency.is_urgent() { None } else { Some(self.alerts.acquire().await.ok()?) };
         Some((self.places.acquire().await.ok()?, alerts))
     }
 

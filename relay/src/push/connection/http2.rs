@@ -39,6 +39,7 @@ pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
 use super::state::{Line, LineFate, Place};
+use super::urgency::Urgency;
 use super::withdrawal::Withdrawal;
 use crate::cores;
 use crate::push::health::device_faults::Faults;
@@ -142,7 +143,7 @@ impl Channel {
 
     /// Waits for leave to send by another connection, as [`Self::send`] does.
     pub(crate) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
-        self.rest.leave(patience.until, patience.urgent).await.map_err(|after| Failure::Unsent { after: Some(after) })
+        self.rest.leave(patience.until, patience.urgency).await.map_err(|after| Failure::Unsent { after: Some(after) })
     }
 
     /// Does `work` with the endpoint where connections of this channel are made. `None`: that runtime ends.
@@ -188,7 +189,7 @@ impl Channel {
         patience: Patience<'_>,
         read: impl Fn(&Answer) -> (M, Bearing),
     ) -> Result<M, Failure> {
-        let mut place = if patience.urgent { Some(self.place(true)?) } else { None };
+        let mut place = if patience.urgency.is_urgent() { Some(self.place(Urgency::Urgent)?) } else { None };
         let (mut moved, mut is_without_http2) = (false, false);
         let mut leave = None;
         loop {
@@ -197,7 +198,7 @@ impl Channel {
             }
             // A push that is no call takes a place when it may leave.
             if place.is_none() {
-                place = Some(self.place(false)?);
+                place = Some(self.place(Urgency::CanWait)?);
             }
             if let Some(http1) = &self.http1 {
                 let way = Way { endpoint: &self.endpoint, record: &self.record };
@@ -207,7 +208,7 @@ impl Channel {
                     return Ok(meaning);
                 }
             }
-            let (connection, stream) = match timeout_at(patience.until, self.admit(patience.urgent)).await {
+            let (connection, stream) = match timeout_at(patience.until, self.admit(patience.urgency)).await {
                 Ok(Err(Failure::ShutOut { reason: NOT_HTTP2 })) if let Some(http1) = &self.http1 => {
                     if is_without_http2 {
                         return Err(Failure::Unsent { after: None });
@@ -224,7 +225,7 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
-                    self.note_answer(&connection, request.whom, patience.urgent, &bearing);
+                    self.note_answer(&connection, request.whom, patience.urgency, &bearing);
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -245,9 +246,9 @@ impl Channel {
     }
 
     /// What an answer to a request, which concerns this device, says of its connection.
-    fn note_answer(&self, connection: &Arc<Connection>, whom: Option<u64>, urgent: bool, bearing: &Bearing) {
+    fn note_answer(&self, connection: &Arc<Connection>, whom: Option<u64>, urgency: Urgency, bearing: &Bearing) {
         let line = &connection.line;
-        let is_calls_first = urgent && !line.has_served();
+        let is_calls_first = urgency.is_urgent() && !line.has_served();
         let fate = match (bearing.line, whom) {
             (LineFate::Faulty, Some(whom)) if !self.faults.may_cost_a_line(whom, is_calls_first) => LineFate::Borne,
             (fate, _) => fate,
@@ -263,9 +264,9 @@ impl Channel {
         }
     }
 
-    fn place(&self, urgent: bool) -> Result<QueueSlot<'_>, Failure> {
+    fn place(&self, urgency: Urgency) -> Result<QueueSlot<'_>, Failure> {
         let place = QueueSlot(&self.under_way);
-        let most = if urgent { MAX_UNDER_WAY } else { ALERTS_UNDER_WAY };
+        let most = if urgency.is_urgent() { MAX_UNDER_WAY } else { ALERTS_UNDER_WAY };
         if self.under_way.fetch_add(1, Ordering::Relaxed) >= most {
             return Err(Failure::NoPlace { after: None });
         }
@@ -273,7 +274,7 @@ impl Channel {
     }
 
     /// A connection and the right to one stream on it.
-    async fn admit(&self, urgent: bool) -> Result<(Arc<Connection>, Place), Failure> {
+    async fn admit(&self, urgency: Urgency) -> Result<(Arc<Connection>, Place), Failure> {
         let make = |ancestry: &Arc<Ancestry>| {
             let making = Making {
                 endpoint: Arc::clone(&self.endpoint),
@@ -294,7 +295,7 @@ impl Channel {
         {
             if let Some(connection) = own.flight.have(freshness)
                 && !connection.is_shut_out()
-                && let Some(stream) = connection.line.try_admit(urgent, || connection.streams_allowed())
+                && let Some(stream) = connection.line.try_admit(urgency, || connection.streams_allowed())
             {
                 return Ok((connection, stream));
             }
@@ -312,8 +313,8 @@ impl Channel {
                     None => Failure::Unsent { after: Some(after) },
                 },
             )?;
-            let admitted = connection.line.admit(urgent, || connection.streams_allowed());
-            let stream = if urgent && self.cautious && !connection.line.is_proven() {
+            let admitted = connection.line.admit(urgency, || connection.streams_allowed());
+            let stream = if urgency.is_urgent() && self.cautious && !connection.line.is_proven() {
                 let further = Box::pin(self.further(&connection.line, &make));
                 tokio::select! {
                     biased;
@@ -344,7 +345,7 @@ impl Channel {
             // A dial that fails tells why by itself.
             let Ok(connection) = make(&self.ancestry).await else { continue };
             connection.line.set_aside(true);
-            if let Some(stream) = connection.line.admit(true, || connection.streams_allowed()).await {
+            if let Some(stream) = connection.line.admit(Urgency::Urgent, || connection.streams_allowed()).await {
                 begun.take_up();
                 return (connection, stream);
             }

@@ -17,6 +17,7 @@
 //! | `backoff` | the wait after a failure |
 //! | *one request* | |
 //! | `request` | what is sent, and why nothing came back |
+//! | `urgency` | whether somebody waits for it now |
 //! | `departure` | the moment at which a push leaves |
 //! | `withdrawal` | taking back what has not left |
 //! | `answer_timeout` | the wait for an answer |
@@ -48,4 +49,5 @@ mod request;
 pub(super) mod retries;
 pub(super) mod single_flight;
 pub(super) mod state;
+pub(super) mod urgency;
 pub(super) mod withdrawal;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::urgency::Urgency;
 use crate::lock::Mutex;
 use crate::push::connection::backoff::Backoff;
 
@@ -82,11 +83,11 @@ impl Default for Rest {
 }
 
 impl Rest {
-    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: an `urgent` one is told so when its
+    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: an urgent one is told so when its
     /// deadline has come, anything else at once.
-    pub(crate) async fn leave(&self, deadline: Instant, urgent: bool) -> Result<Option<Probe<'_>>, Duration> {
+    pub(crate) async fn leave(&self, deadline: Instant, urgency: Urgency) -> Result<Option<Probe<'_>>, Duration> {
         while let Some(until) = self.until() {
-            if urgent && self.lock().spares_calls {
+            if urgency.is_urgent() && self.lock().spares_calls {
                 return Ok(None);
             }
             let changed = self.changed.notified();
@@ -94,10 +95,10 @@ impl Rest {
             changed.as_mut().enable();
             let now = Instant::now();
             let outlasts = until >= deadline;
-            if outlasts && (!urgent || now >= deadline) {
+            if outlasts && (!urgency.is_urgent() || now >= deadline) {
                 return Err(until.saturating_duration_since(now));
             }
-            let goes_at = if urgent { self.asks_at(until) } else { until };
+            let goes_at = if urgency.is_urgent() { self.asks_at(until) } else { until };
             if now < goes_at {
                 tokio::select! {
                     () = sleep_until(goes_at.min(deadline)) => {}
@@ -211,25 +212,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rest_is_kept_by_all_and_one_asks_when_it_is_over() {
         let (rest, began) = (Rest::default(), Instant::now());
-        assert!(rest.leave(began, false).await.is_ok_and(|probe| probe.is_none()));
+        assert!(rest.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
         rest.answered(Some(RestFor::Asked(10 * SECOND)));
-        let told = rest.leave(began + 5 * SECOND, false).await.err().expect("it is longer than one may wait");
+        let told =
+            rest.leave(began + 5 * SECOND, Urgency::CanWait).await.err().expect("it is longer than one may wait");
         assert!(told >= 10 * SECOND && began.elapsed() < SECOND, "{told:?}");
-        let probe = rest.leave(began + 30 * SECOND, false).await.expect("it ends in time");
+        let probe = rest.leave(began + 30 * SECOND, Urgency::CanWait).await.expect("it ends in time");
         assert!(probe.is_some() && began.elapsed() >= 10 * SECOND);
-        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND, false)).await;
+        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND, Urgency::CanWait)).await;
         assert!(waits.is_err(), "one alone");
         rest.answered(None);
         drop(probe);
-        assert!(rest.leave(began, false).await.is_ok_and(|probe| probe.is_none()), "all go");
+        assert!(rest.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()), "all go");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_ends_without_an_answer_leaves_the_next_one_in() {
         let (rest, began) = (Rest::default(), Instant::now());
         rest.answered(Some(RestFor::Probe));
-        drop(rest.leave(began + SECOND, false).await.expect("at once"));
-        assert!(rest.leave(began + SECOND, false).await.is_ok_and(|probe| probe.is_some()));
+        drop(rest.leave(began + SECOND, Urgency::CanWait).await.expect("at once"));
+        assert!(rest.leave(began + SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -242,13 +244,13 @@ mod tests {
                 rest.answered(Some(RestFor::Growing(steps)));
             }
             let began = Instant::now();
-            assert!(rest.leave(began + 60 * SECOND, false).await.is_ok_and(|probe| probe.is_some()));
+            assert!(rest.leave(began + 60 * SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
             assert!(began.elapsed() > total / 2, "{:?}", began.elapsed());
             total = began.elapsed();
         }
         assert!(total >= 8 * SECOND, "{total:?}");
         rest.answered(Some(RestFor::Asked(REST_MAX * 100)));
-        assert!(rest.leave(Instant::now(), false).await.is_err_and(|told| told <= REST_MAX + SECOND));
+        assert!(rest.leave(Instant::now(), Urgency::CanWait).await.is_err_and(|told| told <= REST_MAX + SECOND));
     }
 
     #[tokio::test(start_paused = true)]
@@ -256,32 +258,35 @@ mod tests {
         let (rest, began) = (Rest::default(), Instant::now());
         rest.answered(Some(RestFor::Asked(120 * SECOND)));
         let deadline = began + 30 * SECOND;
-        assert!(rest.leave(deadline, false).await.is_err() && began.elapsed() < SECOND, "no other push waits");
-        let first = rest.leave(deadline, true).await.expect("it asks");
+        assert!(
+            rest.leave(deadline, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND,
+            "no other push waits"
+        );
+        let first = rest.leave(deadline, Urgency::Urgent).await.expect("it asks");
         assert!(first.is_some() && began.elapsed() >= PROBE_EVERY);
-        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
+        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
         rest.answered(Some(RestFor::Asked(120 * SECOND)));
         drop(first);
-        let (told, asked) = tokio::join!(rest.leave(began + 4 * SECOND, true), async {
-            let next = rest.leave(deadline, true).await.expect("the next one");
+        let (told, asked) = tokio::join!(rest.leave(began + 4 * SECOND, Urgency::Urgent), async {
+            let next = rest.leave(deadline, Urgency::Urgent).await.expect("the next one");
             tokio::time::sleep(SECOND).await;
             next.is_some()
         });
         assert!(asked && told.is_err() && began.elapsed() >= 4 * SECOND, "one whose time is over is told so then");
-        let (goes, ()) = tokio::join!(rest.leave(deadline, true), async {
-            let probe = rest.leave(deadline, true).await;
+        let (goes, ()) = tokio::join!(rest.leave(deadline, Urgency::Urgent), async {
+            let probe = rest.leave(deadline, Urgency::Urgent).await;
             rest.answered(None);
             drop(probe);
         });
         assert!(goes.is_ok(), "an answer that asks for none lets all go");
         rest.answered(Some(RestFor::Asked(20 * SECOND)));
         let asked = Instant::now();
-        assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
+        assert!(rest.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() < 3 * SECOND, "also one that ends before the call does");
         rest.answered(None);
         rest.answered(Some(RestFor::Asked(9 * SECOND)));
         let asked = Instant::now();
-        assert!(rest.leave(asked + 30 * SECOND, true).await.is_ok_and(|probe| probe.is_some()));
+        assert!(rest.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() >= 9 * SECOND, "a short one is kept");
         assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
     }
@@ -291,14 +296,20 @@ mod tests {
         let (rest, began) = (Rest::default(), Instant::now());
         let (steps, deadline) = (Backoff { first: 2 * SECOND, most: 5 * SECOND }, began + 30 * SECOND);
         rest.answered(Some(RestFor::Sparing(steps)));
-        assert!(rest.leave(deadline, true).await.is_ok_and(|probe| probe.is_none()));
-        assert!(rest.leave(began, false).await.is_err() && began.elapsed() < SECOND);
-        assert!(rest.leave(deadline, false).await.is_ok_and(|probe| probe.is_some()) && began.elapsed() >= SECOND);
+        assert!(rest.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()));
+        assert!(rest.leave(began, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND);
+        assert!(
+            rest.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some())
+                && began.elapsed() >= SECOND
+        );
         let again = Instant::now();
         rest.answered(Some(RestFor::Sparing(steps)));
         rest.answered(Some(RestFor::Asked(5 * SECOND)));
         rest.answered(Some(RestFor::Sparing(steps)));
-        assert!(rest.leave(deadline, true).await.is_ok() && again.elapsed() >= 5 * SECOND, "the service has asked all");
+        assert!(
+            rest.leave(deadline, Urgency::Urgent).await.is_ok() && again.elapsed() >= 5 * SECOND,
+            "the service has asked all"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -308,22 +319,25 @@ mod tests {
         rest.answered(Some(RestFor::Asked(120 * SECOND)));
         let mut unanswered = Vec::new();
         for number in 1..=4 {
-            let goes = rest.leave(deadline, true).await.expect("its turn comes");
+            let goes = rest.leave(deadline, Urgency::Urgent).await.expect("its turn comes");
             assert!(goes.is_some() && began.elapsed() < (2 * number + 1) * SECOND, "{:?}", began.elapsed());
             unanswered.push(goes);
         }
         // The end of an earlier probe is not the end of the one that is waited for.
         unanswered.remove(0);
-        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, true)).await.is_err(), "one alone");
+        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
         rest.answered(None);
-        assert!(rest.leave(deadline, true).await.is_ok_and(|probe| probe.is_none()), "an answer lets all go");
+        assert!(
+            rest.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()),
+            "an answer lets all go"
+        );
         drop(unanswered);
         // The same when the rest is over: later requests wait no longer than those did.
         rest.answered(Some(RestFor::Probe));
-        let hangs = rest.leave(deadline, false).await.expect("at once");
+        let hangs = rest.leave(deadline, Urgency::CanWait).await.expect("at once");
         tokio::time::sleep(2 * SECOND).await;
         let asked = Instant::now();
-        assert!(rest.leave(deadline, false).await.is_ok_and(|probe| probe.is_none()));
+        assert!(rest.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
         assert!(hangs.is_some() && asked.elapsed() < SECOND, "{:?}", asked.elapsed());
     }
 }

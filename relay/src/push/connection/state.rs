@@ -30,6 +30,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::history::Ancestry;
+use super::urgency::Urgency;
 use crate::lock::Mutex;
 
 /// Requests on one connection at once; the service's own limit, when lower, is kept as well.
@@ -181,9 +182,9 @@ impl Line {
 
     /// The right to one stream, for a call or for what is none, once the line is known to be good. `None`: it takes no further
     /// requests. `limit` tells how many streams the service allows at this moment.
-    pub(super) async fn admit(self: &Arc<Self>, urgent: bool, limit: impl Fn() -> usize) -> Option<Place> {
+    pub(super) async fn admit(self: &Arc<Self>, urgency: Urgency, limit: impl Fn() -> usize) -> Option<Place> {
         let place = loop {
-            let alerts = if urgent { None } else { Some(self.alerts.acquire().await.ok()?) };
+            let alerts = if urgency.is_urgent() { None } else { Some(self.alerts.acquire().await.ok()?) };
             let stream = self.gate.acquire().await.ok()?;
             if let Some(place) = self.kept(self.place(stream, alerts), limit()) {
                 break place;
@@ -204,8 +205,8 @@ impl Line {
     }
 
     /// Likewise, if there is nothing to wait for; a line that may be dead is asked, for those who come later.
-    pub(super) fn try_admit(self: &Arc<Self>, urgent: bool, limit: impl Fn() -> usize) -> Option<Place> {
-        let alerts = if urgent { None } else { Some(self.alerts.try_acquire().ok()?) };
+    pub(super) fn try_admit(self: &Arc<Self>, urgency: Urgency, limit: impl Fn() -> usize) -> Option<Place> {
+        let alerts = if urgency.is_urgent() { None } else { Some(self.alerts.try_acquire().ok()?) };
         let stream = self.gate.try_acquire().ok()?;
         let place = self.kept(self.place(stream, alerts), limit())?;
         match self.state.load(Ordering::Acquire) {
@@ -565,14 +566,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_takes_the_next_stream_however_many_alerts_wait() {
         let line = Line::new(false, Arc::default());
-        let alerts: Vec<_> = std::iter::from_fn(|| line.try_admit(false, || 100)).collect();
+        let alerts: Vec<_> = std::iter::from_fn(|| line.try_admit(Urgency::CanWait, || 100)).collect();
         assert_eq!(alerts.len(), 75, "of a hundred streams");
         let served = Arc::new(AtomicUsize::new(0));
         let waiting: Vec<_> = (0..1_000)
             .map(|_| {
                 let (line, served) = (Arc::clone(&line), Arc::clone(&served));
                 tokio::spawn(async move {
-                    let _place = line.admit(false, || 100).await.expect("it lives");
+                    let _place = line.admit(Urgency::CanWait, || 100).await.expect("it lives");
                     served.fetch_add(1, Ordering::Relaxed);
                     sleep(Duration::from_secs(1)).await;
                     line.answered(LineFate::Good, true, || 100);
@@ -580,14 +581,14 @@ mod tests {
             })
             .collect();
         sleep(Duration::from_millis(1)).await;
-        let calls: Vec<_> = (0..25).map(|_| line.admit(true, || 100)).collect();
+        let calls: Vec<_> = (0..25).map(|_| line.admit(Urgency::Urgent, || 100)).collect();
         let mut placed = Vec::new();
         for call in calls {
             placed.push(timeout(Duration::from_millis(1), call).await.expect("at once").expect("it lives"));
         }
         let next = tokio::spawn({
             let line = Arc::clone(&line);
-            async move { line.admit(true, || 100).await.map(|_| Instant::now()) }
+            async move { line.admit(Urgency::Urgent, || 100).await.map(|_| Instant::now()) }
         });
         sleep(Duration::from_millis(1)).await;
         assert!(!next.is_finished() && served.load(Ordering::Relaxed) == 0, "all are taken");
@@ -600,24 +601,24 @@ mod tests {
         }
         assert_eq!(served.load(Ordering::Relaxed), 1_000, "each has its turn");
         line.retire();
-        assert!(line.admit(false, || 100).await.is_none());
+        assert!(line.admit(Urgency::CanWait, || 100).await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_was_lowered_holds_for_the_next_request() {
         let line = Line::new(false, Arc::default());
-        let open: Vec<_> = (0..8).map(|_| line.try_admit(true, || 100).expect("there is room")).collect();
-        assert!(line.try_admit(true, || 1).is_none(), "eight are open");
-        let waits = tokio::time::timeout(Duration::from_millis(100), line.admit(true, || 1)).await;
+        let open: Vec<_> = (0..8).map(|_| line.try_admit(Urgency::Urgent, || 100).expect("there is room")).collect();
+        assert!(line.try_admit(Urgency::Urgent, || 1).is_none(), "eight are open");
+        let waits = tokio::time::timeout(Duration::from_millis(100), line.admit(Urgency::Urgent, || 1)).await;
         assert!(waits.is_err());
         drop(open);
-        let only = line.admit(true, || 1).await.expect("it lives");
-        assert!(line.try_admit(true, || 1).is_none());
+        let only = line.admit(Urgency::Urgent, || 1).await.expect("it lives");
+        assert!(line.try_admit(Urgency::Urgent, || 1).is_none());
         line.resize(2);
-        assert!(line.try_admit(true, || 2).is_some(), "it was raised again");
+        assert!(line.try_admit(Urgency::Urgent, || 2).is_some(), "it was raised again");
         drop(only);
         // One for those who ask whether there is one.
-        assert!(line.try_admit(true, || 0).is_some());
+        assert!(line.try_admit(Urgency::Urgent, || 0).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -632,7 +633,7 @@ mod tests {
             for _ in 0..count {
                 let (line, allowed, done) = (Arc::clone(&line), allowed.clone(), Arc::clone(&done));
                 tokio::spawn(async move {
-                    let _permit = line.admit(true, &allowed).await.expect("it lives");
+                    let _permit = line.admit(Urgency::Urgent, &allowed).await.expect("it lives");
                     sleep(Duration::from_millis(50)).await;
                     line.answered(LineFate::Good, true, &allowed);
                     done.fetch_add(1, Ordering::Relaxed);
@@ -654,11 +655,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cautious_line_opens_for_what_the_service_allows_when_it_is_proven() {
         let line = Line::new(true, Arc::default());
-        let first = line.try_admit(true, || 100).expect("there is room for one");
-        assert!(line.try_admit(true, || 100).is_none(), "for one alone");
+        let first = line.try_admit(Urgency::Urgent, || 100).expect("there is room for one");
+        assert!(line.try_admit(Urgency::Urgent, || 100).is_none(), "for one alone");
         line.answered(LineFate::Good, true, || 2);
         drop(first);
-        let two = (line.try_admit(true, || 2), line.try_admit(true, || 2), line.try_admit(true, || 2));
+        let two = (
+            line.try_admit(Urgency::Urgent, || 2),
+            line.try_admit(Urgency::Urgent, || 2),
+            line.try_admit(Urgency::Urgent, || 2),
+        );
         assert!(two.0.is_some() && two.1.is_some() && two.2.is_none());
     }
 }

@@ -44,6 +44,7 @@ use super::health::{Note, Record, Trouble};
 use super::payload::json_body::json_body;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
+use crate::push::connection::urgency::Urgency;
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
@@ -89,8 +90,7 @@ pub(crate) struct Fcm {
 #[derive(Clone)]
 pub(super) struct PreparedPush {
     request: Request,
-    /// Whether it asks a service that rests.
-    urgent: bool,
+    urgency: Urgency,
     when_silent: WhenSilent,
 }
 
@@ -167,9 +167,9 @@ impl Fcm {
         let mut headers = HeaderMap::with_capacity(2);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let request = Request { whom: Some(name_of(token)), path: self.path.clone(), headers, body: Bytes::from(body) };
-        let urgent = push.event.is_of_a_call() && !validate_only;
+        let urgency = Urgency::when(push.event.is_of_a_call() && !validate_only);
         let when_silent = if push.event == Event::Call { WhenSilent::IsKept } else { WhenSilent::Leaves };
-        Ok(PreparedPush { request, urgent, when_silent })
+        Ok(PreparedPush { request, urgency, when_silent })
     }
 
     /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try. One
@@ -177,7 +177,7 @@ impl Fcm {
     pub(super) async fn attempt(&self, prepared: &mut PreparedPush, until: Instant, departure: &Departure) -> Attempt {
         let mut refused: Option<AccessToken> = None;
         loop {
-            let token = match timeout_at(until, self.tokens.get(refused.as_ref(), prepared.urgent)).await {
+            let token = match timeout_at(until, self.tokens.get(refused.as_ref(), prepared.urgency)).await {
                 Err(_) => return Attempt::Again { after: None },
                 Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
@@ -187,9 +187,9 @@ impl Fcm {
                 Ok(Ok(token)) => token,
             };
             prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
-            let PreparedPush { ref request, urgent, when_silent } = *prepared;
-            let patience = Patience { until, when_silent, urgent, departure };
-            let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), urgent, answer);
+            let PreparedPush { ref request, urgency, when_silent } = *prepared;
+            let patience = Patience { until, when_silent, urgency, departure };
+            let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), urgency, answer);
             match self.channel.send(request, patience, read).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
@@ -212,7 +212,7 @@ impl Fcm {
     }
 
     /// The meaning of an answer to a message for `whom`, of a call or of none, also beside other devices' answers.
-    fn judged(&self, whom: u64, urgent: bool, answer: &Answer) -> (Meaning, Bearing) {
+    fn judged(&self, whom: u64, urgency: Urgency, answer: &Answer) -> (Meaning, Bearing) {
         let (meaning, bearing) = classify(answer);
         if bearing.note == Note::Accepted {
             self.told.clear();
@@ -223,7 +223,7 @@ impl Fcm {
                 if self.told.note(|devices| devices.add(whom)) {
                     (meaning, of_the_project(answer, bearing))
                 } else {
-                    let after = after.map(|after| if urgent { after.min(PROBE_EVERY) } else { after });
+                    let after = after.map(|after| if urgency.is_urgent() { after.min(PROBE_EVERY) } else { after });
                     (Meaning::Settled(Attempt::Limited { after }), bearing)
                 }
             }

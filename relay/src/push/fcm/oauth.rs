@@ -30,6 +30,7 @@ use crate::push::connection::departure::Departure;
 use crate::push::connection::http2::{Channel, Request};
 use crate::push::connection::not_before::PROBE_EVERY;
 use crate::push::connection::single_flight::{CoolingDown, Freshness, SingleFlight};
+use crate::push::connection::urgency::Urgency;
 use crate::push::health::{Note, Trouble};
 use crate::push::jwt;
 use crate::push::setup::Problem;
@@ -189,12 +190,12 @@ impl Tokens {
         }
     }
 
-    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, an `urgent` push asks
+    /// A token that serves now. `refused` is one that FCM no longer takes, whatever its age. Where none serves any more, an urgent push asks
     /// a token endpoint that rests, and anything else is told to wait.
     pub(super) async fn get(
         &self,
         refused: Option<&AccessToken>,
-        urgent: bool,
+        urgency: Urgency,
     ) -> Result<AccessToken, CoolingDown<Denial>> {
         let refused = refused.map(|token| token.serial);
         let freshness = |token: &AccessToken| {
@@ -207,26 +208,32 @@ impl Tokens {
                 Freshness::Good
             }
         };
-        if !urgent && let Some(rests) = self.channel.rest_left() {
+        if !urgency.is_urgent()
+            && let Some(rests) = self.channel.rest_left()
+        {
             // A making that is not let go would be the failure of all who wait with it.
             let after = rests.min(LOOK_AGAIN);
             return self.flight.have(freshness).ok_or(CoolingDown { why: Denial::Away, after, tried: false });
         }
         // The exchange serves all callers that come to wait for it: it is urgent unless a usable token exists.
         let make = || {
-            let urgent = self.flight.have(freshness).is_none();
-            exchange(Arc::clone(&self.account), Arc::clone(&self.channel), urgent)
+            let urgency = Urgency::when(self.flight.have(freshness).is_none());
+            exchange(Arc::clone(&self.account), Arc::clone(&self.channel), urgency)
         };
         self.flight.get(freshness, make, Denial::Away).await
     }
 }
 
-async fn exchange(account: Arc<ServiceAccount>, channel: Arc<Channel>, urgent: bool) -> Result<AccessToken, Denial> {
+async fn exchange(
+    account: Arc<ServiceAccount>,
+    channel: Arc<Channel>,
+    urgency: Urgency,
+) -> Result<AccessToken, Denial> {
     let TokenTimes { first, other, .. } = TokenTimes::now();
-    let outcome = exchange_at(first, &account, &channel, urgent).await;
+    let outcome = exchange_at(first, &account, &channel, urgency).await;
     match other {
         // One of the clocks is wrong.
-        Some(other) if matches!(outcome, Err(Denial::Refused)) => exchange_at(other, &account, &channel, urgent).await,
+        Some(other) if matches!(outcome, Err(Denial::Refused)) => exchange_at(other, &account, &channel, urgency).await,
         _ => outcome,
     }
 }
@@ -235,7 +242,7 @@ async fn exchange_at(
     now: SystemTime,
     account: &ServiceAccount,
     channel: &Channel,
-    urgent: bool,
+    urgency: Urgency,
 ) -> Result<AccessToken, Denial> {
     let assertion = account.assertion(now).ok_or(Denial::Refused)?;
     let mut form = Zeroizing::new(Vec::with_capacity(FORM.len() + assertion.len()));
@@ -247,7 +254,7 @@ async fn exchange_at(
     let request = Request { whom: None, path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
     let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
-    let patience = Patience { until, when_silent, urgent, departure: &departure };
+    let patience = Patience { until, when_silent, urgency, departure: &departure };
     let outcome = channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away));
     if outcome.is_ok() {
         channel.end_rest();

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::turns::{Turn, Turns};
+use crate::push::connection::urgency::Urgency;
 
 /// Pushes to one service that has taken one, and to all such of an App.
 const OF_ONE: usize = 64;
@@ -56,13 +57,13 @@ impl OwnPlaces {
     }
 
     /// A place for a push, of a call or of none, to the service, which has taken one lately or has not. `None`: there is none until then.
-    pub(super) async fn take(&self, urgent: bool, has_taken: bool, until: Instant) -> Option<Place<'_>> {
+    pub(super) async fn take(&self, urgency: Urgency, has_taken: bool, until: Instant) -> Option<Place<'_>> {
         let (left, (most, most_of_all)) = if has_taken {
             ((self.known.available_permits(), self.all.known.available_permits()), (OF_ONE, OF_ALL))
         } else {
             (self.all.new.left(&self.host), (OF_A_NEW_HOST, OF_ALL_NEW))
         };
-        if !urgent && (left.0 <= most / 4 || left.1 <= most_of_all / 4) {
+        if !urgency.is_urgent() && (left.0 <= most / 4 || left.1 <= most_of_all / 4) {
             return None;
         }
         if !has_taken {
@@ -91,23 +92,25 @@ mod tests {
         let mut hanging = Vec::new();
         for stranger in &strangers {
             for _ in 0..100 {
-                hanging.extend(stranger.take(true, false, until()).await);
+                hanging.extend(stranger.take(Urgency::Urgent, false, until()).await);
             }
         }
         assert_eq!(hanging.len(), OF_ALL_NEW);
         let own = OwnPlaces::among(&all, "own");
         let mut alerts = Vec::new();
-        while let Some(place) = own.take(false, true, until()).await {
+        while let Some(place) = own.take(Urgency::CanWait, true, until()).await {
             alerts.push(place);
         }
         assert_eq!(alerts.len(), OF_ONE / 4 * 3);
         for _ in alerts.len()..OF_ONE {
-            alerts.extend(own.take(true, true, until()).await);
+            alerts.extend(own.take(Urgency::Urgent, true, until()).await);
         }
-        assert!(alerts.len() == OF_ONE && own.take(true, true, until()).await.is_none());
+        assert!(alerts.len() == OF_ONE && own.take(Urgency::Urgent, true, until()).await.is_none());
         let (next, ()) =
-            tokio::join!(own.take(true, true, Instant::now() + Duration::from_secs(1)), async { drop(alerts.pop()) });
+            tokio::join!(own.take(Urgency::Urgent, true, Instant::now() + Duration::from_secs(1)), async {
+                drop(alerts.pop())
+            });
         assert!(next.is_some(), "a call waits for one");
-        assert!(own.take(true, false, until()).await.is_none(), "it has taken none yet");
+        assert!(own.take(Urgency::Urgent, false, until()).await.is_none(), "it has taken none yet");
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::lock::Mutex;
 use crate::push::connection::backoff::RETRY;
 use crate::push::connection::not_before::REST_MAX;
+use crate::push::connection::urgency::Urgency;
 
 /// Subscriptions of one service that are told so before the service itself is taken to be asked too much.
 const SEVERAL: usize = 8;
@@ -79,15 +80,15 @@ impl Held {
 }
 
 impl Limits {
-    /// How long the subscription at `path` is still to be left alone, by an `urgent` push for a time alone that was named.
-    pub(super) fn left(&self, path: &str, urgent: bool) -> Option<Left> {
+    /// How long the subscription at `path` is still to be left alone, by an urgent push for a time alone that was named.
+    pub(super) fn left(&self, path: &str, urgency: Urgency) -> Option<Left> {
         if !self.any.load(Ordering::Relaxed) {
             return None;
         }
         let state = self.lock();
         let held = state.held.get(&self.hasher.hash_one(path))?;
         let left = held.until.saturating_duration_since(Instant::now());
-        if left.is_zero() || urgent && !held.is_named {
+        if left.is_zero() || urgency.is_urgent() && !held.is_named {
             return None;
         }
         Some(if held.is_named { Left::Named(left) } else { Left::Unnamed(left) })
@@ -152,12 +153,15 @@ mod tests {
     async fn one_that_is_told_is_left_alone_and_several_are_the_service() {
         let limits = Limits::default();
         assert!(!limits.note("/a", Some(10 * SECOND)));
-        assert_eq!((limits.left("/a", false), limits.left("/b", false)), (Some(Left::Named(10 * SECOND)), None));
+        assert_eq!(
+            (limits.left("/a", Urgency::CanWait), limits.left("/b", Urgency::CanWait)),
+            (Some(Left::Named(10 * SECOND)), None)
+        );
         limits.taken("/b");
-        assert_eq!(limits.left("/a", false), Some(Left::Named(10 * SECOND)), "by another one");
-        assert_eq!(limits.left("/a", true), limits.left("/a", false));
+        assert_eq!(limits.left("/a", Urgency::CanWait), Some(Left::Named(10 * SECOND)), "by another one");
+        assert_eq!(limits.left("/a", Urgency::Urgent), limits.left("/a", Urgency::CanWait));
         tokio::time::advance(10 * SECOND).await;
-        assert_eq!(limits.left("/a", false), None);
+        assert_eq!(limits.left("/a", Urgency::CanWait), None);
         tokio::time::advance(REMEMBERED).await;
         limits.taken("/b");
         assert!(!limits.any.load(Ordering::Relaxed), "nothing is to be looked up any more");
@@ -167,9 +171,9 @@ mod tests {
         assert!(limits.note("one more", None));
         limits.taken("/b");
         assert!(!limits.note("one more", Some(REST_MAX * 100)));
-        assert_eq!(limits.left("one more", false), Some(Left::Named(REST_MAX)));
+        assert_eq!(limits.left("one more", Urgency::CanWait), Some(Left::Named(REST_MAX)));
         assert!(
-            !limits.note("one more", None) && limits.left("one more", false) == Some(Left::Named(REST_MAX)),
+            !limits.note("one more", None) && limits.left("one more", Urgency::CanWait) == Some(Left::Named(REST_MAX)),
             "the time stands"
         );
     }
@@ -181,19 +185,19 @@ mod tests {
         assert_eq!(tell_all(), 20 - SEVERAL + 1);
         let mut before = Duration::ZERO;
         for _ in 0..5 {
-            assert_eq!(limits.left("0", true), None, "a call has pauses of its own");
-            let Some(Left::Unnamed(left)) = limits.left("0", false) else { panic!("no time was named") };
-            assert!(left >= before && limits.left("other", false).is_none(), "{left:?}");
+            assert_eq!(limits.left("0", Urgency::Urgent), None, "a call has pauses of its own");
+            let Some(Left::Unnamed(left)) = limits.left("0", Urgency::CanWait) else { panic!("no time was named") };
+            assert!(left >= before && limits.left("other", Urgency::CanWait).is_none(), "{left:?}");
             before = left;
             tokio::time::advance(left).await;
-            assert_eq!((limits.left("0", false), tell_all()), (None, 0));
+            assert_eq!((limits.left("0", Urgency::CanWait), tell_all()), (None, 0));
             limits.taken("other");
         }
         assert!((SECOND..=5 * SECOND).contains(&before), "{before:?}");
         limits.taken("0");
-        assert_eq!(limits.left("0", false), None);
+        assert_eq!(limits.left("0", Urgency::CanWait), None);
         let is_short = |left| matches!(left, Some(Left::Unnamed(left)) if left < SECOND);
-        assert!(!limits.note("0", None) && is_short(limits.left("0", false)), "it begins anew");
+        assert!(!limits.note("0", None) && is_short(limits.left("0", Urgency::CanWait)), "it begins anew");
     }
 
     #[tokio::test(start_paused = true)]
@@ -202,9 +206,9 @@ mod tests {
         for number in 0..=LIMITED_MAX {
             limits.note(&number.to_string(), Some(SECOND));
         }
-        assert_eq!(limits.left(&LIMITED_MAX.to_string(), false), None);
+        assert_eq!(limits.left(&LIMITED_MAX.to_string(), Urgency::CanWait), None);
         tokio::time::advance(SECOND).await;
         limits.note("later", Some(SECOND));
-        assert_eq!((limits.left("later", false), limits.lock().held.len()), (Some(Left::Named(SECOND)), 1));
+        assert_eq!((limits.left("later", Urgency::CanWait), limits.lock().held.len()), (Some(Left::Named(SECOND)), 1));
     }
 }

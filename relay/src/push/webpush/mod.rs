@@ -66,6 +66,7 @@ use super::{Event, Push, Verdict, payload};
 use crate::hpke::PublicKey;
 use crate::net::address_policy::Reach;
 use crate::net::https_port::https_port;
+use crate::push::connection::urgency::Urgency;
 use crate::secret::PushToken;
 use crate::vault::record::{PushTarget, WebPushKeys};
 
@@ -108,7 +109,7 @@ pub(super) struct PreparedPush {
     origin: Arc<Origin>,
     request: Request,
     /// Whether it asks a service that rests.
-    urgent: bool,
+    urgency: Urgency,
 }
 
 /// Whether `text` can be an endpoint: an `https` URL with a host, no user and no fragment.
@@ -186,18 +187,18 @@ impl WebPush {
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let (whom, headers) = (Some(name_of(&path)), headers(push, &origin.host));
         let request = Request { whom, path, headers, body: Bytes::from(body) };
-        Ok(PreparedPush { origin, request, urgent: push.event.is_of_a_call() })
+        Ok(PreparedPush { origin, request, urgency: Urgency::when(push.event.is_of_a_call()) })
     }
 
     /// Tries once.
     pub(super) async fn attempt(
         &self,
-        PreparedPush { origin, request, urgent }: &mut PreparedPush,
+        PreparedPush { origin, request, urgency }: &mut PreparedPush,
         until: Instant,
         departure: &Departure,
     ) -> Attempt {
         // A push that was told no time has growing pauses of its own; one of a call is tried although another push was told so.
-        if let Some(left) = origin.limits.left(&request.path, *urgent) {
+        if let Some(left) = origin.limits.left(&request.path, *urgency) {
             return Attempt::Limited { after: left.named() };
         }
         let Some(authorization) = origin.authorization(&self.vapid) else {
@@ -205,15 +206,15 @@ impl WebPush {
             return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
         request.headers.insert(AUTHORIZATION, authorization);
-        let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent: *urgent, departure };
+        let patience = Patience { until, when_silent: WhenSilent::Leaves, urgency: *urgency, departure };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
-                let attempt = origin.judged(&request.path, *urgent, attempt);
+                let attempt = origin.judged(&request.path, *urgency, attempt);
                 origin.note(&request.path, &attempt);
                 match attempt {
-                    Attempt::Limited { after: None } => {
-                        Attempt::Limited { after: origin.limits.left(&request.path, true).and_then(Left::named) }
-                    }
+                    Attempt::Limited { after: None } => Attempt::Limited {
+                        after: origin.limits.left(&request.path, Urgency::Urgent).and_then(Left::named),
+                    },
                     attempt => attempt,
                 }
             }
@@ -263,7 +264,7 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
 async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     let channel = &origin.channel;
     let _probe = channel.leave(patience).await?;
-    let place = origin.place(patience.urgent, patience.until).await;
+    let place = origin.place(patience.urgency, patience.until).await;
     let _place = place.ok_or(Failure::NoPlace { after: Some(WITHOUT_PLACE) })?;
     let answer = http1::post(channel, request, patience).await;
     match answer {

@@ -39,6 +39,7 @@ use crate::push::connection::endpoint::Endpoint;
 use crate::push::connection::http2::Channel;
 use crate::push::connection::network::{Guarded, Network};
 use crate::push::connection::not_before::RestFor;
+use crate::push::connection::urgency::Urgency;
 use crate::push::health::origin_health::Troubled;
 use crate::push::health::{Note, Record, Trouble};
 
@@ -215,8 +216,8 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 
 impl Origin {
     /// The judgement on its answer to a push at `path`: that it knows no such subscription is believed of some services (`unknown.rs`). With the
-    /// others an `urgent` push ends, for its caller waits.
-    pub(super) fn judged(&self, path: &str, urgent: bool, attempt: Attempt) -> Attempt {
+    /// others an urgent push ends, for its caller waits.
+    pub(super) fn judged(&self, path: &str, urgency: Urgency, attempt: Attempt) -> Attempt {
         match attempt {
             Attempt::Done(Verdict::BadToken) if self.unknown.is_believed(path) => {
                 self.channel.record().note(Note::Well);
@@ -224,7 +225,7 @@ impl Origin {
             }
             Attempt::Done(Verdict::BadToken) => {
                 self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
-                if urgent {
+                if urgency.is_urgent() {
                     Attempt::Done(Verdict::Refused { reason: "ManyNotFound" })
                 } else {
                     Attempt::Again { after: None }
@@ -251,8 +252,8 @@ impl Origin {
     }
 
     /// A place for a push by HTTP/1.1; `None`: there is none until then.
-    pub(super) async fn place(&self, urgent: bool, until: Instant) -> Option<Place<'_>> {
-        self.places.take(urgent, self.has_taken.load(Ordering::Relaxed), until).await
+    pub(super) async fn place(&self, urgency: Urgency, until: Instant) -> Option<Place<'_>> {
+        self.places.take(urgency, self.has_taken.load(Ordering::Relaxed), until).await
     }
 
     /// The VAPID header that identifies the sender. `None` when the system cannot sign.
@@ -381,13 +382,13 @@ mod tests {
         let origin = origins().of(&url(0)).unwrap();
         let until = Instant::now() + Duration::from_secs(1);
         let mut hanging = Vec::new();
-        while let Some(place) = origin.place(true, Instant::now() + Duration::from_millis(1)).await {
+        while let Some(place) = origin.place(Urgency::Urgent, Instant::now() + Duration::from_millis(1)).await {
             hanging.push(place);
         }
         let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body: Bytes::new() };
-        for urgent in [false, true] {
+        for urgency in [Urgency::CanWait, Urgency::Urgent] {
             let departure = Departure::unmeasured();
-            let patience = Patience { until, when_silent: WhenSilent::Leaves, urgent, departure: &departure };
+            let patience = Patience { until, when_silent: WhenSilent::Leaves, urgency, departure: &departure };
             let sent = by_http1(&origin, &request, patience).await;
             assert!(matches!(sent, Err(Failure::NoPlace { .. })), "{sent:?}");
         }

@@ -12,16 +12,13 @@
 //! All names are read before the first record is taken: they are short, and then what a call waits for ([`Wanted`]) is taken first, and
 //! with it whatever else has its shard tag, so that the devices of an account come together. The others follow in the order of their tags.
 //!
-//! What a dead node leaves is shared among those that live ([`Shares`]); another node's share is taken only
+//! What a [dead](DeadNodes) node leaves is shared among those that live ([`Shares`]); another node's share is taken only
 //! [`GRACE`] of a lease after the death was seen, when that node has not taken it. A node that [yields](Claims::yield_to_others) takes its own share [`YIELD`]
 //! after that at the earliest.
 //!
-//! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before: it is to be held still where that node has offered it. A
-//! node is believed dead when it released its lease, or when its lease has been missing for longer than a renewal and this
-//! node's connection has not broken for a whole lease, or the one server of a Cluster that has the lease has answered for so long: for a Redis that comes back empty, or after a pause, or that somebody has
-//! flushed, has lost the leases of nodes that live, and they renew them meanwhile. A lease that would last longer than one, because the store's clock was set back, is cut
-//! to one: whoever lives renews it meanwhile. What was taken is remembered until it is answered, also when a call fails or is given up half-way. What a server of a Cluster does not answer for keeps
-//! nothing from being taken that others have, and is tried again with each round.
+//! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before: it is to be held still where that
+//! node has offered it. What was taken is remembered until it is answered, also when a call fails or is given up half-way. What a server of a Cluster
+//! does not answer for keeps nothing from being taken that others have, and is tried again with each round.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,10 +29,11 @@ use sip::id::InstanceId;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::dead_nodes::DeadNodes;
 use super::hints::texts;
 use super::scripts::{ClaimOutcome, Claimed, SCRIPTS};
 use super::shares::Shares;
-use super::{NODES_KEY, RECORD_PREFIX, RELEASED, RedisStore, node_key, record_id, record_key};
+use super::{NODES_KEY, RECORD_PREFIX, RedisStore, node_key, record_id, record_key};
 use crate::clock;
 use crate::lock;
 use crate::vault::seal::Sealed;
@@ -44,12 +42,6 @@ use crate::vault::wanted::Wanted;
 
 /// How often all records are looked through, in case an index lost a name.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
-
-/// How long a lease must be missing, in tenths of a lease: longer than a node that lives takes to renew it.
-const MISSING: u32 = 3;
-
-/// After how many limits of an operation without a look a lease that can be read counts as one that could not, where a lease is shorter.
-const UNREAD_LIMITS: u32 = 4;
 
 /// How long the shares of a dead node are left to those whose they are, in tenths of a lease.
 const GRACE: u32 = 5;
@@ -114,12 +106,7 @@ struct Round {
     has_missed: bool,
     /// The nodes, as they were told last.
     nodes: Vec<String>,
-    /// Since when the lease of a node is missing.
-    missing_since: BTreeMap<Arc<str>, Instant>,
-    /// Since when the lease of a node could be read each time that it was to be, and when it was last.
-    read_since: BTreeMap<Arc<str>, (Instant, Instant)>,
-    /// Since when a node is believed dead.
-    dead_since: BTreeMap<Arc<str>, Instant>,
+    dead: DeadNodes,
     /// Among whom is shared what the dead left.
     shares: Shares,
     tickets: u64,
@@ -134,7 +121,7 @@ struct Round {
     own_is_read: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 enum Stage {
     #[default]
     Begin,
@@ -256,67 +243,10 @@ impl Round {
 
     /// Finds more candidates; true at the end of the round.
     async fn next_stage(&mut self, store: &RedisStore, owner: &Owner) -> Result<bool, StoreError> {
-        match &self.stage {
-            Stage::Begin => {
-                self.try_again();
-                let mut others = self.dead_peers(store, owner).await?;
-                if !self.own_is_read {
-                    others.push(owner.node.clone());
-                }
-                self.stage = self.after_index(store, others);
-            }
-            Stage::Index { node, cursor, others } => {
-                let (node, cursor, others) = (node.clone(), *cursor, others.clone());
-                let page = store.page_of(&node_key(&node), cursor, NAMES).await;
-                let Some((cursor, names)) = unless_of_a_server(store, page)? else {
-                    // From its beginning with the next round: a replica that has taken the place of its server has another order.
-                    self.has_missed = true;
-                    self.stage = self.after_index(store, others);
-                    return Ok(false);
-                };
-                let waits = self.is_in_grace(store, &node);
-                let shares = std::mem::take(&mut self.shares);
-                let yields = self.yields;
-                let ours = |id: &InstanceId| !waits || !yields && shares.is_of(&owner.node, id.tag());
-                self.add(names.iter().filter_map(|name| InstanceId::parse(name)).filter(ours), Some(&node));
-                self.shares = shares;
-                self.stage = match cursor {
-                    0 => {
-                        self.own_is_read |= node == owner.node;
-                        self.after_index(store, others)
-                    }
-                    cursor => Stage::Index { node, cursor, others },
-                };
-            }
-            &Stage::Scan { cursor, pages } => {
-                let mut scan = ::redis::cmd("SCAN");
-                scan.arg(cursor).arg("MATCH").arg(format!("{RECORD_PREFIX}*")).arg("COUNT").arg(SCAN_PAGE);
-                scan.arg("TYPE").arg("hash");
-                let (cursor, keys): (u64, Vec<Vec<u8>>) = store.link.ask(&scan).await?;
-                let ids: Vec<InstanceId> = texts(keys).iter().filter_map(|key| record_id(key)).collect();
-                let owners = store.owners_of(&ids).await?;
-                let is_left = |owned_by: &Owner| {
-                    if owned_by.node == owner.node {
-                        owned_by.run != owner.run
-                    } else {
-                        !self.shares.has(&owned_by.node)
-                    }
-                };
-                let left: Vec<InstanceId> = ids
-                    .into_iter()
-                    .zip(owners)
-                    .filter_map(|(id, owned_by)| owned_by.filter(is_left).map(|_| id))
-                    .collect();
-                self.add(left.into_iter(), None);
-                (self.scan_from, self.stage) = match (cursor, pages) {
-                    (0, _) => {
-                        self.scanned_at = Some(clock::now());
-                        (None, Stage::End)
-                    }
-                    (cursor, 0) => (Some(cursor), Stage::End),
-                    (cursor, pages) => (Some(cursor), Stage::Scan { cursor, pages: pages - 1 }),
-                };
-            }
+        match self.stage.clone() {
+            Stage::Begin => self.begin(store, owner).await?,
+            Stage::Index { node, cursor, others } => self.read_index(store, owner, node, cursor, others).await?,
+            Stage::Scan { cursor, pages } => self.scan(store, owner, cursor, pages).await?,
             Stage::End => {
                 self.stage = Stage::Begin;
                 self.not_first = true;
@@ -327,10 +257,75 @@ impl Round {
         Ok(false)
     }
 
+    async fn begin(&mut self, store: &RedisStore, owner: &Owner) -> Result<(), StoreError> {
+        self.try_again();
+        let mut others = self.dead_peers(store, owner).await?;
+        if !self.own_is_read {
+            others.push(owner.node.clone());
+        }
+        self.stage = self.after_index(store, others);
+        Ok(())
+    }
+
+    /// Reads a page of the index of `node`; the indexes of `others` follow.
+    async fn read_index(
+        &mut self,
+        store: &RedisStore,
+        owner: &Owner,
+        node: Arc<str>,
+        cursor: u64,
+        others: Vec<Arc<str>>,
+    ) -> Result<(), StoreError> {
+        let page = store.page_of(&node_key(&node), cursor, NAMES).await;
+        let Some((cursor, names)) = store.link.skip_silent_server(page)? else {
+            // From its beginning with the next round: a replica that has taken the place of its server has another order.
+            self.has_missed = true;
+            self.stage = self.after_index(store, others);
+            return Ok(());
+        };
+        let waits = self.is_in_grace(store, &node);
+        let is_ours = |id: &InstanceId| !waits || !self.yields && self.shares.is_of(&owner.node, id.tag());
+        let ours: Vec<_> = names.iter().filter_map(|name| InstanceId::parse(name)).filter(is_ours).collect();
+        self.add(ours.into_iter(), Some(&node));
+        self.stage = match cursor {
+            0 => {
+                self.own_is_read |= node == owner.node;
+                self.after_index(store, others)
+            }
+            cursor => Stage::Index { node, cursor, others },
+        };
+        Ok(())
+    }
+
+    /// Looks through a page of all keys; `pages` follow in this round.
+    async fn scan(&mut self, store: &RedisStore, owner: &Owner, cursor: u64, pages: usize) -> Result<(), StoreError> {
+        let mut scan = ::redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(format!("{RECORD_PREFIX}*")).arg("COUNT").arg(SCAN_PAGE);
+        scan.arg("TYPE").arg("hash");
+        let (cursor, keys): (u64, Vec<Vec<u8>>) = store.link.ask(&scan).await?;
+        let ids: Vec<InstanceId> = texts(keys).iter().filter_map(|key| record_id(key)).collect();
+        let owners = store.owners_of(&ids).await?;
+        let is_left = |owned_by: &Owner| {
+            if owned_by.node == owner.node { owned_by.run != owner.run } else { !self.shares.has(&owned_by.node) }
+        };
+        let owned = ids.into_iter().zip(owners);
+        let left: Vec<_> = owned.filter(|(_, by)| by.as_ref().is_some_and(is_left)).map(|(id, _)| id).collect();
+        self.add(left.into_iter(), None);
+        (self.scan_from, self.stage) = match (cursor, pages) {
+            (0, _) => {
+                self.scanned_at = Some(clock::now());
+                (None, Stage::End)
+            }
+            (cursor, 0) => (Some(cursor), Stage::End),
+            (cursor, pages) => (Some(cursor), Stage::Scan { cursor, pages: pages - 1 }),
+        };
+        Ok(())
+    }
+
     /// Whether what a dead node left is still for those whose share it is.
     fn is_in_grace(&self, store: &RedisStore, node: &str) -> bool {
         let grace = if self.yields && !self.shares.is_alone() { store.lease * YIELD } else { store.lease * GRACE / 10 };
-        self.dead_since.get(node).is_some_and(|since| since.elapsed() < grace)
+        self.dead.since(node).is_some_and(|since| since.elapsed() < grace)
     }
 
     fn after_index(&self, store: &RedisStore, mut others: Vec<Arc<str>>) -> Stage {
@@ -394,7 +389,7 @@ impl Round {
 
     /// The other nodes that are believed dead; one that left nothing behind is struck off.
     async fn dead_peers(&mut self, store: &RedisStore, owner: &Owner) -> Result<Vec<Arc<str>>, StoreError> {
-        match unless_of_a_server(store, store.nodes().await)? {
+        match store.link.skip_silent_server(store.nodes().await)? {
             Some(nodes) => self.nodes = nodes,
             None => self.has_missed = true,
         }
@@ -410,11 +405,11 @@ impl Round {
                 continue;
             }
             let has_index = store.link.ask(::redis::cmd("EXISTS").arg(node_key(node))).await;
-            match unless_of_a_server(store, has_index)? {
+            match store.link.skip_silent_server(has_index)? {
                 Some(true) => dead.push(node.as_str().into()),
                 Some(false) => {
                     let struck_off = store.link.ask::<u64>(::redis::cmd("SREM").arg(NODES_KEY).arg(node)).await;
-                    unless_of_a_server(store, struck_off)?;
+                    store.link.skip_silent_server(struck_off)?;
                 }
                 None => self.has_missed = true,
             }
@@ -424,50 +419,10 @@ impl Round {
     }
 
     async fn is_dead(&mut self, store: &RedisStore, node: &str) -> Result<bool, StoreError> {
-        let read = async {
-            let lease = store.lease_of(node).await?;
-            if lease.is_some() {
-                store.cut_lease(node).await?;
-            }
-            Ok(lease)
-        };
-        let Some(lease) = unless_of_a_server(store, read.await)? else {
-            // Whoever cannot be asked about may live, and may have had to renew it in vain.
-            self.has_missed = true;
-            self.read_since.remove(node);
-            self.missing_since.remove(node);
-            return Ok(self.dead_since.contains_key(node));
-        };
-        let is_read_since = self.note_read(store, node);
-        if lease.is_some() {
-            self.missing_since.remove(node);
-        }
-        let steady_for = if store.link.is_cluster() { is_read_since.elapsed() } else { store.link.steady_for() };
-        let is_dead = match lease.as_deref() {
-            Some(run) => run == RELEASED,
-            None => {
-                let missing = self.missing_since.entry(node.into()).or_insert_with(clock::now).elapsed();
-                // One that has released it before stays dead.
-                self.dead_since.contains_key(node) || missing >= store.lease * MISSING / 10 && steady_for >= store.lease
-            }
-        };
-        if is_dead {
-            self.dead_since.entry(node.into()).or_insert_with(clock::now);
-        } else if lease.is_some() {
-            self.dead_since.remove(node);
-        }
-        Ok(is_dead)
-    }
-
-    /// The lease of a node was read; since when it could be, each time. One that was not read for long may have been lost, and renewed, meanwhile.
-    fn note_read(&mut self, store: &RedisStore, node: &str) -> Instant {
-        let now = clock::now();
-        let (since, at) = self.read_since.entry(node.into()).or_insert((now, now));
-        if at.elapsed() > store.lease.max(store.link.limit() * UNREAD_LIMITS) {
-            *since = now;
-        }
-        *at = now;
-        *since
+        let is_dead = self.dead.look(store, node).await?;
+        self.has_missed |= is_dead.is_none();
+        // Whoever cannot be asked about may live, and may have had to renew its lease in vain.
+        Ok(is_dead.unwrap_or_else(|| self.dead.since(node).is_some()))
     }
 
     /// Tries some candidates: as many as are still to be taken, at most [`WAVE`] at once. Whether an answer should follow at once.
@@ -531,58 +486,72 @@ impl Round {
         outcomes: Vec<(Candidate, Claimed)>,
         connection: u64,
     ) -> Result<(), StoreError> {
-        let (mut is_taken, mut unnamed) = (false, Vec::new());
-        let mut misplaced: BTreeMap<&str, Vec<InstanceId>> = BTreeMap::new();
-        for (candidate, claimed) in &outcomes {
+        let is_taken = |(_, claimed): &&(Candidate, Claimed)| claimed.outcome == ClaimOutcome::Taken;
+        let damaged = outcomes.iter().filter(|(_, claimed)| claimed.outcome == ClaimOutcome::Damaged);
+        damaged.for_each(|(candidate, _)| self.tell_damaged(candidate.id));
+        let has_taken = outcomes.iter().any(|it| is_taken(&it));
+        let marked = async { if has_taken { store.mark(owner, connection).await } else { Ok(()) } };
+        tokio::try_join!(IndexFaults::of(&outcomes, owner).correct(store, owner), marked)?;
+        self.trying.clear();
+        let taken = outcomes.into_iter().filter(|it| is_taken(&it));
+        self.taken.extend(taken.map(|(candidate, claimed)| stored(candidate.id, claimed, owner)));
+        Ok(())
+    }
+}
+
+/// What claims have shown to be wrong in the indexes.
+#[derive(Default)]
+struct IndexFaults<'a> {
+    /// Records that were taken, and that this node's index does not name.
+    unnamed: Vec<InstanceId>,
+    /// Records that an index names although they are not, or no longer, that node's.
+    misplaced: BTreeMap<&'a str, Vec<InstanceId>>,
+}
+
+impl<'a> IndexFaults<'a> {
+    fn of(outcomes: &'a [(Candidate, Claimed)], owner: &Owner) -> Self {
+        let mut faults = Self::default();
+        for (candidate, claimed) in outcomes {
             let index = candidate.index.as_ref();
-            let stays = match claimed.outcome {
-                ClaimOutcome::Gone => None,
-                ClaimOutcome::Damaged => {
-                    self.tell_damaged(candidate.id);
-                    None
-                }
-                ClaimOutcome::Taken => {
-                    is_taken = true;
-                    if index != Some(&owner.node) {
-                        unnamed.push(candidate.id);
-                    }
-                    Some(owner.node.clone())
-                }
+            let owned_by = match claimed.outcome {
+                ClaimOutcome::Gone | ClaimOutcome::Damaged => None,
+                ClaimOutcome::Taken => Some(owner.node.clone()),
                 ClaimOutcome::Left => owner_in(claimed).map(|other| other.node),
             };
-            if let Some(index) = index.filter(|index| stays.as_ref() != Some(index)) {
-                misplaced.entry(index).or_default().push(candidate.id);
+            if claimed.outcome == ClaimOutcome::Taken && index != Some(&owner.node) {
+                faults.unnamed.push(candidate.id);
+            }
+            if let Some(index) = index.filter(|index| owned_by.as_ref() != Some(index)) {
+                faults.misplaced.entry(index).or_default().push(candidate.id);
             }
         }
-        let corrected = async {
-            // In a Cluster the owner names again what its index misses, and an index is a hint.
-            unless_of_a_server(store, store.index(&owner.node, &unnamed).await)?;
-            for (index, ids) in misplaced {
-                unless_of_a_server(store, store.unindex(index, &ids).await)?;
-            }
-            Ok(())
-        };
-        let marked = async { if is_taken { store.mark(owner, connection).await } else { Ok(()) } };
-        tokio::try_join!(corrected, marked)?;
-        self.trying.clear();
-        self.taken.extend(outcomes.into_iter().filter(|(_, claimed)| claimed.outcome == ClaimOutcome::Taken).map(
-            |(candidate, claimed)| {
-                let taken_from = owner_in(&claimed).filter(|earlier| earlier.node != owner.node);
-                let Claimed { sealed, expires_at, fence, put_by, .. } = claimed;
-                let put_by = String::from_utf8(put_by).ok().filter(|node| !node.is_empty()).map(Into::into);
-                Stored {
-                    id: candidate.id,
-                    sealed: Sealed::from_bytes(sealed),
-                    expires_at,
-                    fence: Fence::from_number(fence),
-                    owned: true,
-                    owner: owner.clone(),
-                    taken_from,
-                    put_by,
-                }
-            },
-        ));
+        faults
+    }
+
+    async fn correct(self, store: &RedisStore, owner: &Owner) -> Result<(), StoreError> {
+        // In a Cluster the owner names again what its index misses, and an index is a hint.
+        store.link.skip_silent_server(store.index(&owner.node, &self.unnamed).await)?;
+        for (index, ids) in self.misplaced {
+            store.link.skip_silent_server(store.unindex(index, &ids).await)?;
+        }
         Ok(())
+    }
+}
+
+/// A record that was taken.
+fn stored(id: InstanceId, claimed: Claimed, owner: &Owner) -> Stored {
+    let taken_from = owner_in(&claimed).filter(|earlier| earlier.node != owner.node);
+    let Claimed { sealed, expires_at, fence, put_by, .. } = claimed;
+    let put_by = String::from_utf8(put_by).ok().filter(|node| !node.is_empty()).map(Into::into);
+    Stored {
+        id,
+        sealed: Sealed::from_bytes(sealed),
+        expires_at,
+        fence: Fence::from_number(fence),
+        owned: true,
+        owner: owner.clone(),
+        taken_from,
+        put_by,
     }
 }
 
@@ -595,14 +564,6 @@ fn of_tag(named: &BTreeMap<(u16, InstanceId), Option<Arc<str>>>, tag: u16) -> Op
 /// The owner that a record had.
 fn owner_in(claimed: &Claimed) -> Option<Owner> {
     Owner::parse(std::str::from_utf8(&claimed.owner).ok()?)
-}
-
-/// What was answered; `None`: one server of a Cluster has not, and others may.
-fn unless_of_a_server<T>(store: &RedisStore, answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    match answer {
-        Err(StoreError::Away(_)) if store.link.is_cluster() => Ok(None),
-        answer => answer.map(Some),
-    }
 }
 
 /// Runs the claims of all candidates at once, in the order of the candidates; and those that a server of a Cluster has not answered for.

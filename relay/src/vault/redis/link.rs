@@ -118,6 +118,17 @@ impl Link {
         self.is_cluster
     }
 
+    /// What was answered; `None`: one server of a Cluster is silent, and the others may answer.
+    ///
+    /// # Errors
+    /// Any other error of the answer.
+    pub fn skip_silent_server<T>(&self, answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match answer {
+            Err(StoreError::Away(_)) if self.is_cluster => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
     /// How many connections were opened until now: what it was between two questions it was for both.
     pub fn generation(&self) -> u64 {
         self.current.lock().generation

@@ -22,7 +22,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `client`, `connect`, `sentinel`, `link` | the URL, making a connection, and the one that all share |
-//! | `scripts`, `claim`, `shares` | changes as a whole; taking over, and which node does |
+//! | `scripts`, `claim`, `dead_nodes`, `shares` | changes as a whole; taking over, what from, and which node does |
 //! | `record_reads` | what stands in the place of a record |
 //! | `items`, `bulk_reads` | what is kept beside records |
 //! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
@@ -38,6 +38,7 @@ mod bulk_reads;
 mod claim;
 mod client;
 mod connect;
+mod dead_nodes;
 mod examine;
 mod failure;
 mod hints;

@@ -129,7 +129,7 @@ impl World {
 
     /// Everything ends, hours pass, and nothing is left.
     pub fn end(mut self) -> u64 {
-        self.input(Input::EndCalls { elsewhere: false });
+        self.input(Input::EndCalls(Failover::Nobody));
         for device in 0..3 {
             self.unbind(device);
         }
@@ -400,7 +400,7 @@ impl World {
                 let known = self.push_bindings.first().copied();
                 self.input(Input::RemovePushBinding(known.unwrap_or(instance)));
             }
-            _ => self.input(Input::EndCalls { elsewhere: false }),
+            _ => self.input(Input::EndCalls(Failover::Nobody)),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::edge::call::{Call, Invite, MERGED, Outcome};
 use crate::edge::forward;
 use crate::edge::returned::{self, FROM_DEVICE_BYTES};
 use crate::endpoint::core::{ClientOwner, Timer};
-use crate::endpoint::{CallState, DialogMark, Endpoint, Event, Side, Transport};
+use crate::endpoint::{CallState, DialogMark, Endpoint, Event, Failover, Side, Transport};
 use crate::flow::Source;
 use crate::id::{BranchId, CallId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
@@ -167,11 +167,11 @@ impl Endpoint {
         }
     }
 
-    pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant, elsewhere: bool) {
+    pub(in crate::endpoint) fn on_end_calls(&mut self, now: Instant, failover: Failover) {
         self.end_all_expected();
-        self.end_overtaking(now, if elsewhere { 503 } else { 480 });
+        self.end_overtaking(now, failover.status());
         for call in self.calls.open() {
-            self.end_call(now, call, CallState::TimedOut, if elsewhere { 503 } else { 480 });
+            self.end_call(now, call, CallState::TimedOut, failover.status());
         }
         self.tell_all_missed(now);
     }
@@ -238,10 +238,11 @@ impl Endpoint {
         let Some(row) = self.calls.get(call) else { return self.end_late_answer(now, branch, status, response) };
         let asked = row.invite().map(|invite| &invite.message);
         let fitting = asked.map_or(Cow::Borrowed(response), |asked| returned::fitting(asked, response, Side::Device));
-        if matches!(fitting, Cow::Owned(_)) {
+        let is_replaced = matches!(fitting, Cow::Owned(_));
+        if is_replaced {
             self.end_late_answer(now, branch, status, response);
         }
-        let is_too_long = matches!(fitting, Cow::Owned(_)) && status != 503 && status >= 200;
+        let is_too_long = is_replaced && status != 503 && status >= 200;
         let response = &*fitting;
         let status = response.status().unwrap_or(status);
         let Some(row) = self.calls.get_mut(call) else { return };
@@ -290,19 +291,23 @@ impl Endpoint {
                 return self.conclude(now, call, 480);
             }
             Outcome::TooLate => self.end_late_answer(now, branch, status, response),
-            Outcome::Terminated => {
-                // By the same tag as the 200 to the caller's CANCEL (RFC 3261 §9.2), else the relay says it.
-                let said = self.core.transactions.to_tag_of(server);
-                let its =
-                    row.invite().filter(|_| status == 487 && response.to().and_then(|to| to.tag()) == said.as_deref());
-                let passed = its.map(|invite| returned::forward_response(&invite.message, response, Side::Device));
-                return match passed {
-                    Some(passed) => self.close_call(now, call, status, passed),
-                    None => self.answer_call(now, call, 487),
-                };
-            }
+            Outcome::Terminated => return self.terminate(now, call, response),
         }
         self.tell_changes(call);
+    }
+
+    /// The caller has cancelled the call, and its last device has ended: the caller gets the device's 487, or the relay's own.
+    fn terminate(&mut self, now: Instant, call: CallId, response: &Message) {
+        let Some(row) = self.calls.get(call) else { return };
+        let Some(server) = row.server() else { return };
+        // By the same tag as the 200 to the caller's CANCEL (RFC 3261 §9.2), else the relay says it.
+        let told_tag = self.core.transactions.to_tag_of(server);
+        let is_same = response.to().and_then(|to| to.tag()) == told_tag.as_deref();
+        let invite = row.invite().filter(|_| response.status() == Some(487) && is_same);
+        match invite.map(|invite| returned::forward_response(&invite.message, response, Side::Device)) {
+            Some(passed) => self.close_call(now, call, 487, passed),
+            None => self.answer_call(now, call, 487),
+        }
     }
 
     pub(in crate::endpoint) fn on_leg_lost(&mut self, now: Instant, call: CallId, branch: BranchId) {

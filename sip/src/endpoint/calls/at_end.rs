@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::edge::invite_mark::InviteMark;
-use crate::endpoint::{Endpoint, Source};
+use crate::endpoint::{Endpoint, Failover, Source};
 use crate::id::{BindingId, CallId};
 use crate::message::Message;
 
@@ -19,20 +19,21 @@ const TOLD_MAX: usize = 10_000;
 /// How calls are refused.
 #[derive(Debug)]
 pub(in crate::endpoint) struct AtEnd {
-    /// Another node can take them.
-    elsewhere: bool,
+    failover: Failover,
     /// Those of which devices were told.
     told: HashSet<(InviteMark, BindingId)>,
 }
 
 impl AtEnd {
-    pub(in crate::endpoint) fn new(elsewhere: bool) -> Self {
-        Self { elsewhere, told: HashSet::new() }
+    pub(in crate::endpoint) fn new(failover: Failover) -> Self {
+        Self { failover, told: HashSet::new() }
     }
 
     /// Whether this INVITE is lost for its devices, and they do not know of it yet.
     fn is_untold(&mut self, invite: &Message, binding: BindingId) -> bool {
-        !self.elsewhere && self.told.len() < TOLD_MAX && self.told.insert((InviteMark::of(invite), binding))
+        self.failover == Failover::Nobody
+            && self.told.len() < TOLD_MAX
+            && self.told.insert((InviteMark::of(invite), binding))
     }
 }
 

@@ -160,13 +160,7 @@ fn a_device_that_comes_late_answers_although_another_has_declined() {
 #[test]
 fn a_cancel_ends_the_ringing_of_all_and_waits_for_the_last_of_them() {
     let mut world = ringing();
-    let cancel = format!(
-        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
-        world.binding,
-        world.head("call-1", "CANCEL", 1, "")
-    );
-    let source = world.upstream;
-    world.receive(source, &cancel);
+    world.cancel("call-1");
     assert_eq!(world.count("CANCEL"), 2);
     answer(&mut world, 1, 487);
     assert_eq!(finals(&world), []);
@@ -179,13 +173,7 @@ fn a_cancel_ends_the_ringing_of_all_and_waits_for_the_last_of_them() {
 #[test]
 fn an_answer_that_crosses_the_cancel_wins_over_the_other_device_too() {
     let mut world = ringing();
-    let cancel = format!(
-        "CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{}Content-Length: 0\r\n\r\n",
-        world.binding,
-        world.head("call-1", "CANCEL", 1, "")
-    );
-    let source = world.upstream;
-    world.receive(source, &cancel);
+    world.cancel("call-1");
     answer(&mut world, 1, 487);
     answer(&mut world, 2, 200);
     assert_eq!(finals(&world), [200]);

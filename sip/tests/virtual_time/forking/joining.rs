@@ -48,7 +48,7 @@ fn a_device_with_a_wrong_password_offers_it_once_and_the_binding_stands_as_it_st
     assert!(world.endpoint.is_registered(world.binding));
     assert_eq!(members(&world), [device(1)]);
     world.input(Input::Unbind { instance: device(2), deadline: seconds(3) });
-    assert!(matches!(world.events.last(), Some(Event::Unbound { shared: true, .. })));
+    assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Shared, .. })));
     assert_eq!(world.count("REGISTER"), 2, "and nothing is sent for it any more");
     world.sent.clear();
     world.invite("call-1");
@@ -95,7 +95,7 @@ fn a_device_that_is_vouched_for_gets_the_next_call_and_stays_when_the_one_before
         }
         world.input(Input::Vouch(device(2)));
         world.input(Input::Unbind { instance: device(1), deadline: seconds(3) });
-        assert!(matches!(world.events.last(), Some(Event::Unbound { shared: true, .. })));
+        assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Shared, .. })));
         assert_eq!(members(&world), [device(2)]);
         world.invite("call-1");
         assert_eq!(world.wakes().iter().map(|wake| wake.instance).collect::<Vec<_>>(), [device(2)]);
@@ -151,7 +151,7 @@ fn the_binding_is_unregistered_when_its_last_device_leaves() {
     let mut world = devices(3);
     for number in [2, 1] {
         world.input(Input::Unbind { instance: device(number), deadline: seconds(3) });
-        assert!(matches!(world.events.last(), Some(Event::Unbound { shared: true, .. })));
+        assert!(matches!(world.events.last(), Some(Event::Unbound { outcome: Unbinding::Shared, .. })));
         assert_eq!(world.count("REGISTER"), 0);
     }
     assert_eq!(members(&world), [device(3)]);
@@ -160,7 +160,7 @@ fn the_binding_is_unregistered_when_its_last_device_leaves() {
     world.respond(200, &[]);
     assert!(matches!(
         world.events.last(),
-        Some(Event::Unbound { instance, confirmed: true, shared: false }) if *instance == device(3)
+        Some(Event::Unbound { instance, outcome: Unbinding::Confirmed }) if *instance == device(3)
     ));
     let counts = world.endpoint.counts();
     assert_eq!((counts.bindings, counts.devices, counts.shared, counts.upstreams), (0, 0, 0, 0));
@@ -172,12 +172,9 @@ fn a_device_that_comes_while_the_last_one_is_unregistered_keeps_the_binding() {
     world.input(Input::Unbind { instance: device(1), deadline: seconds(3) });
     let gone = world.last("REGISTER");
     join(&mut world, 2, false);
-    assert!(
-        world
-            .events
-            .iter()
-            .any(|event| { matches!(event, Event::Unbound { instance, shared: true, .. } if *instance == device(1)) })
-    );
+    assert!(world.events.iter().any(|event| {
+        matches!(event, Event::Unbound { instance, outcome: Unbinding::Shared } if *instance == device(1))
+    }));
     let back = world.last("REGISTER");
     assert_eq!(back.number(Name::Expires), Some(3600));
     assert!(back.cseq().unwrap().0 > gone.cseq().unwrap().0);

@@ -121,7 +121,7 @@ fn another_callers_call_and_one_for_another_device_are_not_the_one_that_comes_ag
 #[test]
 fn a_process_that_ends_tells_what_it_has_not_told_yet() {
     let mut world = refused_by(2, 488);
-    world.input(Input::EndCalls { elsewhere: false });
+    world.input(Input::EndCalls(Failover::Nobody));
     assert_eq!((missed(&world), world.endpoint.open_calls()), (vec![bobs(1), bobs(2)], 0));
     world.advance(seconds(600));
     assert_eq!((missed(&world).len(), world.endpoint.counts().calls), (2, 0));

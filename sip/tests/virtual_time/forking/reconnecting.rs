@@ -36,10 +36,7 @@ pub(super) fn reply(world: &mut World, invite: &Message, status: u16, tag: &'sta
 }
 
 pub(super) fn cancel(world: &mut World) {
-    let head = world.head("call-1", "CANCEL", 1, "");
-    let text = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
-    let source = world.upstream;
-    world.receive(source, &text);
+    world.cancel("call-1");
 }
 
 /// The branches of what went to the device by flow 2, for each request of this method.

@@ -45,7 +45,7 @@ fn a_phone_that_comes_back_after_the_end_is_cancelled_at_once_however_the_call_h
             world.input(Input::Decline(call));
         }),
         ("nobody answers", |world| world.advance(seconds(200))),
-        ("the relay ends", |world| world.input(Input::EndCalls { elsewhere: false })),
+        ("the relay ends", |world| world.input(Input::EndCalls(Failover::Nobody))),
     ];
     for (how, end) in ends {
         for (woken, noticed) in each() {

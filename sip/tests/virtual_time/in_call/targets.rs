@@ -73,9 +73,7 @@ fn the_headers_and_the_method_of_a_contact_stay_out_of_a_request_uri() {
     // A 2xx that comes when the call is over is ended at the device's Contact.
     let (device, invite) = (world.device(1), world.last("INVITE"));
     world.reply(device, &invite, 180, &[], "");
-    let head = world.head("call-1", "CANCEL", 1, "");
-    let cancel = format!("CANCEL sip:{}@relay.test:5070 SIP/2.0\r\n{head}Content-Length: 0\r\n\r\n", world.binding);
-    world.receive(world.upstream, &cancel);
+    world.cancel("call-1");
     world.advance(seconds(5));
     world.reply(device, &invite, 200, &[("Contact", &format!("<{contact}>"))], "");
     for method in ["ACK", "BYE"] {

@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
 use tests::board::Missed;
-use tests::registrar::Behaviour;
 use tests::scratch::Scratch;
 use tests::world::{SOON, TOKEN, World};
 
@@ -128,16 +127,7 @@ async fn a_trace_shows_the_flow_of_its_own_device_alone() -> Outcome {
 async fn nothing_is_recorded_of_an_account_that_is_being_wiped() -> Outcome {
     let world = World::start().await?;
     let instance = world.enable().await?;
-    // It is asked for 3 s, and hears what is left until then.
-    world.registrar.behave(&world.aor(), Behaviour::Silence);
-    let (api, wiped) = (world.relay.api(), instance.clone());
-    let disabling = tokio::spawn(async move { api.disable(&wiped).await });
-    let is_ending = || async {
-        let answer = world.api.read(&instance).await.ok()?;
-        (answer.json()["state"] == "ending" || answer.status == 404).then_some(())
-    };
-    world.until("its end", is_ending).await?;
-    assert!(!disabling.is_finished());
+    let disabling = world.disable_unanswered(&instance).await?;
     let path = format!("/v1/operator/instances/{}/trace", instance.id);
     let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
     let begun = operator.json("POST", &path, Some(&token), Some(&json!({"for_s": 60}))).await?;

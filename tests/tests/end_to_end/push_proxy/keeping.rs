@@ -1,6 +1,6 @@
 //! Restarts, refreshes, dead tokens; and what lies in Redis and in the relay's memory: no credential, for there is none.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tests::apns;
@@ -405,20 +405,6 @@ async fn a_push_to_refresh_is_kept_for_a_phone_that_dozes_as_long_as_its_registr
     world.content()
 }
 
-/// Whether a push service that takes nothing is asked again within a few times the pause between its last two tries.
-async fn is_tried_on(world: &World) -> Result<impl AsyncFnOnce() -> bool, Missed> {
-    let tried = async |more: u64| {
-        let before = world.fcm.requests();
-        world.until("another try", || async { (world.fcm.requests() >= before + more).then_some(()) }).await
-    };
-    tried(1).await?;
-    let begun = Instant::now();
-    tried(1).await?;
-    // Each pause is twice the one before, at most.
-    let pause = begun.elapsed().max(Duration::from_secs(1)) * 3;
-    Ok(async move || timeout(pause, tried(1)).await.is_ok())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_has_logged_out_is_not_asked_to_register_again() -> Outcome {
     let world = World::start().await?;
@@ -429,7 +415,7 @@ async fn a_phone_that_has_logged_out_is_not_asked_to_register_again() -> Outcome
     phone.register_and_sleep(SOON).await?;
     // It asks for a refresh, for the phone is to be attached.
     let message = world.call_with(&CallOptions::request("MESSAGE").body("text/plain", "hello"))?;
-    let is_tried = is_tried_on(&world).await?;
+    let is_tried = world.is_tried_on().await?;
     let (device, answer) = phone.expires(0).try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(200));
     sleep(device);
@@ -482,7 +468,7 @@ async fn the_end_of_a_wipe_breaks_no_push_off_when_its_phone_has_registered_agai
         phone.register_and_sleep(SOON).await
     });
     assert_eq!(back?.purr.as_deref(), Some(&*id), "{:?}", wiped?.status);
-    assert!(is_tried_on(&world).await?().await);
+    assert!(world.is_tried_on().await?().await);
     Ok(())
 }
 

@@ -14,11 +14,11 @@ use relay::service::devices::Field;
 use relay::vault::record::Presence;
 use serde_json::{Value, json};
 
+mod activity;
 mod conditional;
 mod elsewhere;
 mod examining;
 mod hostile;
-mod kept;
 mod operator;
 mod pages;
 mod scripted;

@@ -17,8 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use relay::metrics::Metrics;
 use relay::push::{AppPush, Delivery, Event, Push, PushService};
-use relay::secret::PushToken;
-use relay::vault::record::{Provider, PushTarget};
+use relay::vault::record::PushTarget;
 use sip::id::{CallId, InstanceId, ShardTag};
 use tests::apns::{self, Apns};
 use tests::authority::Authority;
@@ -26,6 +25,8 @@ use tests::fcm::Fcm;
 use tests::virtual_net::VirtualNet;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+
+use crate::push_targets::*;
 
 const APP: &str = apns::BUNDLE;
 /// How long a caller waits.
@@ -105,24 +106,4 @@ fn call(number: u32) -> Push {
         made_at: relay::clock::now(),
         extra: Vec::new(),
     }
-}
-
-fn apple_token(number: u32) -> String {
-    format!("{number:064x}")
-}
-
-fn apple(number: u32) -> PushTarget {
-    target(Provider::ApnsProduction, &apple_token(number))
-}
-
-fn google_token(number: u32) -> String {
-    format!("cRegistration{number:06}:APA91bExample")
-}
-
-fn google(number: u32) -> PushTarget {
-    target(Provider::Fcm, &google_token(number))
-}
-
-fn target(provider: Provider, token: &str) -> PushTarget {
-    PushTarget::new(provider, PushToken::new(token), 0)
 }

@@ -57,13 +57,17 @@ async fn what_is_no_call_leaves_calls_a_quarter_of_the_places() {
     let series = crate::metrics::Metrics::new().push_service("com.example.phone", "apns");
     let record = Record::new("com.example.phone", "apns", series, None);
     let channel = Channel::new("a/apns".to_owned(), endpoint.ok().unwrap(), false, record);
-    let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(false)).collect();
-    let none = channel.place(false).err();
+    let alerts: Vec<_> = (0..ALERTS_UNDER_WAY).map(|_| channel.place(Urgency::CanWait)).collect();
+    let none = channel.place(Urgency::CanWait).err();
     assert!(alerts.iter().all(Result::is_ok) && matches!(none, Some(Failure::NoPlace { .. })), "{none:?}");
-    let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(true)).collect();
-    assert!(calls.iter().all(Result::is_ok) && channel.place(true).is_err() && channel.place(false).is_err());
+    let calls: Vec<_> = (ALERTS_UNDER_WAY..MAX_UNDER_WAY).map(|_| channel.place(Urgency::Urgent)).collect();
+    assert!(
+        calls.iter().all(Result::is_ok)
+            && channel.place(Urgency::Urgent).is_err()
+            && channel.place(Urgency::CanWait).is_err()
+    );
     drop(calls);
-    assert!(channel.place(true).is_ok() && channel.place(false).is_err());
+    assert!(channel.place(Urgency::Urgent).is_ok() && channel.place(Urgency::CanWait).is_err());
 }
 
 #[tokio::test]
@@ -82,7 +86,7 @@ async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
                     let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
                     let until = Instant::now() + Duration::from_secs(60);
                     let when_silent = WhenSilent::Stays;
-                    let patience = Patience { until, when_silent, urgent: false, departure: &departure };
+                    let patience = Patience { until, when_silent, urgency: Urgency::CanWait, departure: &departure };
                     let lost = connection.exchange(&endpoint, &request, patience).await.err();
                     (matches!(lost, Some(Lost::Ending)), matches!(lost, Some(Lost::Unknown)), departure.count())
                 })

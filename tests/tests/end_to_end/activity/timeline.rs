@@ -121,16 +121,7 @@ async fn an_instance_that_is_being_wiped_is_unknown_to_who_asks_for_a_test_push(
     let world = World::start().await?;
     for request in [world.enable_request_with_alerts(), world.enable_request(TOKEN)] {
         let instance = world.enable_as(&request).await?;
-        // It is asked for 3 s, and hears what is left until then.
-        world.registrar.behave(&world.aor(), Behaviour::Silence);
-        let (api, wiped) = (world.relay.api(), instance.clone());
-        let disabling = tokio::spawn(async move { api.disable(&wiped).await });
-        let is_ending = || async {
-            let answer = world.api.read(&instance).await.ok()?;
-            (answer.json()["state"] == "ending" || answer.status == 404).then_some(())
-        };
-        world.until("its end", is_ending).await?;
-        assert!(!disabling.is_finished());
+        let disabling = world.disable_unanswered(&instance).await?;
         let answer = world.api.of("POST", &instance, "/test").await?;
         assert_eq!((answer.status, answer.problem().as_deref()), (404, Some("unknown-instance")), "{}", answer.text());
         let receipt = disabling.await.map_err(|error| Missed::new("a receipt", error.to_string()))??;

@@ -1,4 +1,4 @@
-//! What is kept for a phone: Kamailio relays what sipsak and SIPp write, to a phone that sleeps and to baresip that is attached; and
+//! What happens to a phone beside its calls: Kamailio relays what sipsak and SIPp write, to a phone that sleeps and to baresip that is attached; and
 //! what a voicemail server tells.
 
 use std::process::Command;

@@ -1,0 +1,150 @@
+//! The responses to the REGISTER that is under way, by the table in [`super`].
+//!
+//! Invariant: a response to any other REGISTER changes nothing here: see [`crossed`](super::crossed) and [`late`](super::late).
+
+use std::time::{Duration, Instant};
+
+use super::challenges::{Challenger, Verdict};
+use super::grant::{self, RegistrarInfo};
+use super::refusals::{leads_to, retry_after};
+use super::{Attempt, EXPIRES_MAX, Goal, Registration, State, Step, Terms};
+use crate::id::BranchId;
+use crate::message::Message;
+use crate::random::Random;
+
+/// A registration is not refreshed sooner than this, however short it was granted, so that a hostile registrar cannot make the relay spin.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
+
+impl Registration {
+    /// A response to the REGISTER that is under way.
+    pub fn on_response(
+        &mut self,
+        now: Instant,
+        branch: BranchId,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
+        let State::Sent { branch: waiting_for, attempt, goal, .. } = self.state else { return Step::Nothing };
+        let Some(status) = response.status().filter(|status| *status >= 200 && branch == waiting_for) else {
+            return Step::Nothing;
+        };
+        if status >= 300 {
+            self.bound.on_refusal(status);
+        }
+        if goal != self.goal {
+            return self.on_crossed(now, status, goal, response, terms, random);
+        }
+        let step = self.on_wanted(now, status, attempt, response, terms, random);
+        self.await_overtaken(step)
+    }
+
+    /// An answer to what is wanted still.
+    fn on_wanted(
+        &mut self,
+        now: Instant,
+        status: u16,
+        attempt: Attempt,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
+        match status {
+            ..300 => self.on_success(now, response, terms, random),
+            401 | 407 => self.on_challenge(now, status, attempt, response, terms, random),
+            423 if self.goal == Goal::Registered && !attempt.lengthened => {
+                self.on_too_brief(now, attempt, response, terms, random)
+            }
+            439 if self.outbound => {
+                self.outbound = false;
+                self.write(attempt, Vec::new())
+            }
+            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
+                // The registrar may have refused the second Contact. One that was another node's stands where it cannot be named.
+                let is_theirs = self.goal != Goal::Registered && !self.registered;
+                if is_theirs { Step::Unregistered { confirmed: false } } else { self.write(attempt, Vec::new()) }
+            }
+            300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
+                self.write(Attempt { redirected: true, ..attempt }, Vec::new())
+            }
+            300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
+                self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
+            }
+            403 => self.credentials_refused(now, status, &terms.back_off, random),
+            404 | 604 => self.put_off(now, status, &terms.back_off, random),
+            _ if self.established => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
+            _ => self.refused(status),
+        }
+    }
+
+    fn on_success(&mut self, now: Instant, response: &Message, terms: &Terms<'_>, random: &mut Random) -> Step {
+        self.challenges.on_success(response);
+        if self.goal != Goal::Registered {
+            let left = grant::left(self.binding, response);
+            self.bound.on_listed(now, left);
+            self.registered = false;
+            self.contacts.forget_others();
+            self.state = State::LetGo { at: left.is_zero().then_some(now) };
+            return Step::Unregistered { confirmed: left.is_zero() };
+        }
+        let granted = grant::lifetime(self.binding, response, self.expires);
+        if granted.is_zero() {
+            return self.retry(now, response.status(), &terms.back_off, None, random);
+        }
+        self.bound.on_listed(now, granted);
+        let expires = granted.min(EXPIRES_MAX);
+        let refresh = std::mem::replace(&mut self.registered, true);
+        self.forget_named();
+        (self.failures, self.established, self.refusals, self.is_refused) = (0, true, 0, false);
+        self.hurried = false;
+        self.granted_s = u16::try_from(expires.as_secs().max(1)).unwrap_or(u16::MAX);
+        self.end_pauses();
+        // The refresh is early enough for a second try, and never at the same moment for all. A registrar that grants more than was asked for is
+        // asked as often as any other: otherwise the loss of all its bindings would be noticed the later, the more it grants. The lifetime that a 423
+        // demands is then the one asked for.
+        let millis = (expires.as_millis() as u64).min(u64::from(self.expires) * 1_000);
+        let refresh_at = if self.has_earlier() {
+            now
+        } else {
+            let after = Duration::from_millis(random.between(millis * 70 / 100, millis * 85 / 100));
+            now + after.max(REFRESH_MIN)
+        };
+        self.state = State::Registered { refresh_at };
+        Step::Registered { expires, refresh, renamed: self.read_info(response) }
+    }
+
+    /// Keeps what a 2xx says beside the lifetime; whether the binding's GRUUs are others than before.
+    fn read_info(&mut self, response: &Message) -> bool {
+        let info = RegistrarInfo::read(self.binding, response);
+        let renamed = info.gruus != self.gruus();
+        if self.rare.is_some() || !info.is_empty() {
+            self.with_rare(|rare| rare.info = info);
+        }
+        renamed
+    }
+
+    fn on_challenge(
+        &mut self,
+        now: Instant,
+        status: u16,
+        attempt: Attempt,
+        response: &Message,
+        terms: &Terms<'_>,
+        random: &mut Random,
+    ) -> Step {
+        let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
+        match self.challenges.on_challenge(challenger, response, terms.hashes) {
+            Verdict::Answer { others } => self.write(attempt, others),
+            Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
+            Verdict::Unanswerable { unreadable } => {
+                let step = if !self.established {
+                    self.refused(status)
+                } else {
+                    self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
+                };
+                step.unanswerable(unreadable)
+            }
+            Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
+        }
+    }
+}
