@@ -134,7 +134,7 @@ pub(super) fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
     names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()
 }
 
-/// What was asked for; `None` also where something else lies.
+/// What was asked for; `None` also where something of another type lies, as the server says itself.
 pub(super) fn or_none<T>(answer: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Err(StoreError::Malformed) => Ok(None),

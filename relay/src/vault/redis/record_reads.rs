@@ -9,7 +9,7 @@ use super::hints::or_none;
 use super::{RedisStore, collection_key, record_key};
 use crate::vault::items::Collection;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{AwayReason, Fence, Owner, StoreError, Stored, Whose};
+use crate::vault::store::{Fence, Owner, StoreError, Stored, Whose};
 
 /// Digits of a number that the scripts take.
 const DIGITS_MAX: usize = 15;
@@ -46,18 +46,7 @@ impl RedisStore {
         read.arg(record_key(id)).arg(&["s", "o", "f", "e", "p"]);
         type Field = Option<Vec<u8>>;
         type Fields = (Field, Field, Field, Field, Field);
-        let fields: Fields = match self.link.ask(&read).await {
-            Err(StoreError::Malformed) => {
-                return match self.exists(id).await {
-                    Ok(true) => Err(StoreError::Malformed),
-                    Ok(false) => Ok(None),
-                    // A server whose answers make no sense says nothing of a record.
-                    Err(StoreError::Malformed) => Err(StoreError::Away(AwayReason::Unreachable)),
-                    Err(error) => Err(error),
-                };
-            }
-            fields => fields?,
-        };
+        let fields: Fields = self.link.ask(&read).await?;
         let (Some(sealed), Some(owned_by), Some(fence), Some(expires_at), put_by) = fields else {
             let is_absent = matches!(fields, (None, None, None, None, None));
             return if is_absent { Ok(None) } else { Err(StoreError::Malformed) };
@@ -73,10 +62,6 @@ impl RedisStore {
             taken_from: None,
             put_by: put_by.and_then(|node| parsed(node, |node| (!node.is_empty()).then(|| node.into()))),
         }))
-    }
-
-    async fn exists(&self, id: InstanceId) -> Result<bool, StoreError> {
-        self.link.ask(::redis::cmd("EXISTS").arg(record_key(id))).await
     }
 
     /// Who owns each of these records; not in a Cluster.
