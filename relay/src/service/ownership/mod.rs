@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `claims` | instances without an owner are taken over |
 //! | `restore`, `missing_records` | what the store has lost is written again |
+//! | `found_again` | what the store has for this node, and nobody serves, is served again |
 //! | `left_to_owner` | what another node has, while its calls still end here |
 //! | `unanswered_writes` | changes that the store may have, though its answer was lost |
 //! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
@@ -12,6 +13,7 @@
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 pub(super) mod claims;
+mod found_again;
 pub(super) mod left_to_owner;
 mod marooned;
 pub(super) mod missing_records;
@@ -30,6 +32,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use self::found_again::Searching;
 use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
@@ -66,6 +69,7 @@ struct Keeping {
     losses: u64,
     restoring: Option<Restoring>,
     comparing: Comparing,
+    searching: Searching,
     writing_back: WritingBack,
     /// The store was searched for wiped instances since this node got its lease last.
     has_looked_for_wiped: bool,
@@ -164,6 +168,17 @@ impl Renewal {
 /// Whether this run has the lease.
 fn is_held(held: &Result<Lease, StoreError>) -> bool {
     matches!(held, Ok(Lease::Held | Lease::Lapsed))
+}
+
+/// What is known of an instance that the store has nothing of.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// Another node has ended it.
+    Ended,
+    /// It has ended here, or ends by itself.
+    EndsHere,
+    /// Nothing.
+    Unknown,
 }
 
 /// The change of the lease meanwhile.
@@ -413,11 +428,12 @@ impl Keeping {
         }
     }
 
-    /// Looks for what the store alone has lost, beside the renewals.
+    /// Looks for what the store alone has lost, and for what this node alone has, beside the renewals.
     async fn compare(&mut self, it: &Arc<Inner>) {
         // A full look-up needs no comparison.
         if self.lapsed.is_none() && self.restoring.is_none() {
             self.comparing.go_on(it).await;
+            self.searching.go_on(it).await;
         }
     }
 
@@ -567,8 +583,9 @@ impl Inner {
             Ok(Some(stored)) if stored.owned => {}
             Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => {}
             Ok(Some(stored)) => lost.push((id, stored.sealed)),
-            // A malformed record has no owner.
-            Ok(None) | Err(StoreError::Malformed) => missing.push(id),
+            // A damaged record has no owner: the comparison writes it again.
+            Err(StoreError::Malformed) => {}
+            Ok(None) => missing.push(id),
             Err(_) => is_away = true,
         })
         .await;
@@ -604,11 +621,23 @@ impl Inner {
         // A silent node may have told the user of an expired one as well: twice is better than never.
         let (wiped, _) = self.wiped_elsewhere(missing).await;
         let wiped: HashSet<InstanceId> = wiped.into_iter().collect();
-        let mut ended = Vec::new();
+        let (mut ended, mut unknown) = (Vec::new(), 0);
         for some in missing.chunks(AT_ONCE) {
-            let ends = some.iter().map(|(id, _)| self.has_ended_elsewhere(*id, wiped.contains(id)));
-            let ends = join_all(ends).await;
-            ended.extend(some.iter().zip(ends).filter_map(|((id, _), has_ended)| has_ended.then_some(*id)));
+            let fates = some.iter().map(|(id, _)| self.fate_of_missing(*id, wiped.contains(id)));
+            for ((id, _), fate) in some.iter().zip(join_all(fates).await) {
+                match fate {
+                    Fate::Ended => ended.push(*id),
+                    Fate::Unknown => unknown += 1,
+                    Fate::EndsHere => {}
+                }
+            }
+        }
+        if unknown > 0 {
+            tracing::warn!(
+                event = "instances-not-found",
+                instances = unknown,
+                "the store has nothing of instances of this node, and no node says that it has wiped them; they are let go of"
+            );
         }
         if !ended.is_empty() {
             tracing::info!(
@@ -626,22 +655,22 @@ impl Inner {
         true
     }
 
-    /// Whether a missing instance is to be let go of as one that another node has ended; so is what passed through, for which nothing is unregistered.
-    /// Any other whose end is still to come is handed over.
-    async fn has_ended_elsewhere(self: &Arc<Self>, id: InstanceId, is_wiped: bool) -> bool {
-        let Ok(status) = self.look_as_relay(id).await else { return false };
+    /// What is known of a missing instance. What passed through has ended, for nothing is unregistered for it. One of which nothing is known is handed
+    /// over.
+    async fn fate_of_missing(self: &Arc<Self>, id: InstanceId, is_wiped: bool) -> Fate {
+        let Ok(status) = self.look_as_relay(id).await else { return Fate::EndsHere };
         if is_wiped || self.passed_through(&status) {
-            return true;
+            return Fate::Ended;
         }
         if status.expires_at <= confirmed_now() {
-            return false;
+            return Fate::EndsHere;
         }
         if self.is_replaced(&status).await {
-            return true;
+            return Fate::Ended;
         }
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
         self.dependencies.agent.tell(id, end).await;
-        false
+        Fate::Unknown
     }
 
     /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.

@@ -3,14 +3,20 @@
 //! Invariant: what lies in the place of a record and was not written so by a relay is [`StoreError::Malformed`] where it is read, and nobody's where its
 //! owner is asked for; an answer of the server that makes no sense is neither a damaged record nor none.
 
+use std::time::Duration;
+
 use sip::id::InstanceId;
 
 use super::hints::or_none;
-use super::{RedisStore, collection_key, record_key};
+use super::{RedisStore, collection_key, millis, record_key};
 use crate::vault::items::Collection;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{Fence, Owner, StoreError, Stored, Whose};
+use crate::vault::store::{Expiry, Fence, Owner, StoreError, Stored, Whose};
 
+/// How much longer a record may stay than it should: clocks differ.
+const MORE: Duration = Duration::from_mins(10);
+/// What the server says of a key that has no end.
+const NO_END: i64 = -1;
 /// Digits of a number that the scripts take.
 const DIGITS_MAX: usize = 15;
 
@@ -29,6 +35,12 @@ impl RedisStore {
             true => Whose::Nobodys,
             false => Whose::Others,
         })
+    }
+
+    /// Whether a record is to stay for longer than its own end by more than [`MORE`]: it was written by a clock of the server that was ahead, and is right again.
+    pub async fn outlasts(&self, id: InstanceId, expiry: Expiry) -> Result<bool, StoreError> {
+        let left: i64 = self.link.ask(::redis::cmd("PTTL").arg(record_key(id))).await?;
+        Ok(left == NO_END || u64::try_from(left).is_ok_and(|left| left > expiry.left_ms().saturating_add(millis(MORE))))
     }
 
     /// Whether there is a record, or anything that was kept beside one.
