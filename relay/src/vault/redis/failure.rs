@@ -201,8 +201,6 @@ mod tests {
             assert_eq!(said, StoreError::Away(AwayReason::Unreachable), "{error}");
             assert!(broken && stale && may_be_done, "{error}");
         }
-        let odd = RedisError::from((ErrorKind::Extension, "WRONGTYPE", "of another type".to_owned()));
-        assert_ne!(Failure::of(&odd).error, StoreError::Away(AwayReason::Unreachable));
     }
 
     #[test]
