@@ -1,7 +1,8 @@
 //! Watching what kind of store it is: one that keeps on a disk what was wiped, throws accounts away or refuses commands is told
 //! to the operator, with its consequence.
 //!
-//! A Cluster may have lost a part, which the lease of this node does not lie in: that is looked for, too.
+//! A Cluster may have lost a part, which the lease of this node does not lie in: that is looked for, too. One that is back counts as a loss: a replica that has
+//! taken its place may lack what the master was told last.
 //!
 //! Invariant: each fault is logged once while it lasts, and stands in `/readyz` as long. A Cluster that moves a part of its own accord has one look's time
 //! for it before that is told.
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::StartError;
 use crate::metrics::labels::Warning;
 use crate::operator::readiness::{Check, Readiness};
-use crate::vault::{StoreError, StoreFault, Vault};
+use crate::vault::{AwayReason, StoreError, StoreFault, Vault};
 
 /// How often the store is examined: its settings may change while it runs. One that may be another, since the connection is, or has denied
 /// something, is examined at the next look.
@@ -39,6 +40,8 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
         let examined = vault.connections();
         let Ok(faults) = vault.examine().await else {
             sleep(AGAIN).await;
+            // The examination may have asked the very part that is away.
+            part.look(&vault).await;
             continue;
         };
         // The examination has been denied what is named now.
@@ -70,7 +73,7 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
                 break;
             }
             sleep(AGAIN).await;
-            part.note(vault.store_part_away().await);
+            part.look(&vault).await;
         }
     }
 }
@@ -85,9 +88,18 @@ struct Part {
 }
 
 impl Part {
-    /// A Cluster that is away as a whole says nothing of its parts.
-    fn note(&mut self, look: Result<Option<StoreError>, StoreError>) {
-        let Ok(found) = look else { return };
+    async fn look(&mut self, vault: &Vault) {
+        if self.note(vault.store_part_away().await) {
+            vault.note_part_back();
+        }
+    }
+
+    /// Whether a part is back, perhaps without what it was told last. A Cluster that is away as a whole says nothing of its parts; one question that
+    /// took too long is no part that was away.
+    fn note(&mut self, look: Result<Option<StoreError>, StoreError>) -> bool {
+        let Ok(found) = look else { return false };
+        let was_slow = self.seen == Some(StoreError::Away(AwayReason::TimedOut)) && self.away.is_none();
+        let is_back = found.is_none() && self.seen.is_some() && !was_slow;
         match (&found, &self.seen) {
             (Some(error), Some(_)) => {
                 if self.away.is_none() {
@@ -101,6 +113,7 @@ impl Part {
             _ => {}
         }
         self.seen = found;
+        is_back
     }
 
     fn warning(&self) -> Option<Box<str>> {
@@ -112,25 +125,26 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::AwayReason;
 
     #[test]
     fn a_part_that_is_away_for_two_looks_is_told_until_one_finds_it() {
         let error = || StoreError::Away(AwayReason::Refused("CLUSTERDOWN".into()));
         let away = || Ok(Some(error()));
         let mut part = Part::default();
-        part.note(away());
+        assert!(!part.note(Ok(None)) && !part.note(away()));
         assert_eq!(part.warning(), None, "a fail-over takes a moment");
-        part.note(Ok(None));
-        part.note(away());
+        assert!(part.note(Ok(None)), "and may lose something all the same");
+        assert!(!part.note(Ok(Some(StoreError::Away(AwayReason::TimedOut)))));
+        assert!(!part.note(Ok(None)), "it was slow");
+        assert!(!part.note(away()));
         assert_eq!(part.warning(), None);
-        part.note(away());
+        assert!(!part.note(away()));
         assert!(
             part.warning().is_some_and(|words| words.contains("CLUSTERDOWN") && words.contains("bring its node back"))
         );
-        part.note(Err(error()));
+        assert!(!part.note(Err(error())));
         assert!(part.warning().is_some(), "the rest of it is away as well");
-        part.note(Ok(None));
+        assert!(part.note(Ok(None)));
         assert_eq!(part.warning(), None);
     }
 }

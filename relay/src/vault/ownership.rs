@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::peer_messages::Letter;
 use super::redis::RedisStore;
+use super::store::Expiry;
 use super::{Lease, Owner, Peer, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;
 
@@ -190,6 +191,24 @@ impl Vault {
         match &self.0.store {
             Store::Memory(_) => Ok(0),
             Store::Redis(redis) => redis.losses(&self.0.owner, was_away).await,
+        }
+    }
+
+    /// Whether the store would keep a record, which ends then in seconds since 1970, for longer: its clock was ahead when that was written.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn outlasts(&self, id: InstanceId, expires_at: u64) -> Result<bool, StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(false),
+            Store::Redis(redis) => redis.outlasts(id, Expiry::at(expires_at)).await,
+        }
+    }
+
+    /// A part of a Cluster was away and serves again, perhaps without what it was told last: [`Self::losses`] counts it.
+    pub fn note_part_back(&self) {
+        if let Store::Redis(redis) = &self.0.store {
+            redis.note_part_back();
         }
     }
 

@@ -10,7 +10,7 @@ use sip::id::{CallId, MessageId, ShardTag};
 
 use super::{Bench, claim_all, enable, id, record, until};
 
-fn message(number: u128) -> Message {
+pub fn message(number: u128) -> Message {
     Message {
         id: MessageId::new((number + 77) << 71, ShardTag(9)),
         from: "sip:bob@sender.example".into(),
@@ -22,7 +22,7 @@ fn message(number: u128) -> Message {
     }
 }
 
-fn missed(number: u128) -> MissedCall {
+pub fn missed(number: u128) -> MissedCall {
     MissedCall {
         call: CallId::new(number << 64, ShardTag(7)),
         from: "sip:bob@sender.example".into(),
@@ -33,11 +33,11 @@ fn missed(number: u128) -> MissedCall {
     }
 }
 
-async fn put_item(vault: &Vault, number: u128, message: &Message) -> Result<Placement, StoreError> {
+pub async fn put_item(vault: &Vault, number: u128, message: &Message) -> Result<Placement, StoreError> {
     vault.put_item(id(number), &vault.seal_message(id(number), || message.clone())).await
 }
 
-async fn keep_missed(vault: &Vault, number: u128, missed: &MissedCall) -> Result<Placement, StoreError> {
+pub async fn keep_missed(vault: &Vault, number: u128, missed: &MissedCall) -> Result<Placement, StoreError> {
     vault.put_item(id(number), &vault.seal_missed_call(id(number), || missed.clone())).await
 }
 

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `items`, `boxes` | what is kept beside a record, and how much of it is read at once |
 //! | `claims`, `nodes`, `rings` | records that are taken over; several nodes; keyrings of several nodes |
-//! | `away`, `silent`, `late` | a Redis that is away or silent, and requests that arrive late |
+//! | `away`, `silent`, `late`, `cut` | a Redis that is away or silent, requests that arrive late, and replies that end in their middle |
 //! | `refusals`, `examination`, `odd` | a Redis that refuses, that is of the wrong kind, or holds odd values |
 //!
 //! Invariant: each Redis is a real redis-server of the test's own. Nothing here waits for a time to pass, but for a
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
+use relay::vault::peer_messages::Letter;
 use relay::vault::record::{Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use relay::vault::{
     Fence, Keyring, Lease, Lookup, LookupChange, MAX_LIFETIME_S, Settings, StoreError, StoreTls, Stored, Vault,
@@ -26,6 +27,7 @@ use tests::redis_server::RedisServer;
 mod away;
 mod boxes;
 mod claims;
+mod cut;
 mod examination;
 mod items;
 mod late;
@@ -258,6 +260,7 @@ conformance! {
     the_store_gives_a_sign_of_life;
     after_an_erase_no_key_of_the_instance_is_left_in_redis,
     every_key_in_redis_ends_by_itself,
+    what_cannot_be_given_an_end_is_not_written,
     nothing_is_in_the_clear_in_redis,
     a_connection_that_redis_kills_is_replaced_without_anyone_noticing,
     what_is_no_record_keeps_no_other_from_being_claimed,
@@ -489,6 +492,40 @@ async fn every_key_in_redis_ends_by_itself(bench: &Bench) {
         let left: i64 = bench.server().ask(redis::cmd("PTTL").arg(&key));
         assert!((1..=longest.as_millis() as i64).contains(&left), "{key}: {left} ms");
     }
+}
+
+/// Redis undoes nothing of a script that fails.
+async fn what_cannot_be_given_an_end_is_not_written(bench: &Bench) {
+    let (a, b) = (leased_with_one(bench).await, bench.node("b"));
+    let stored = load(&a, 1).await.expect("stored");
+    put_item(&a, 1, &message(1)).await.expect("kept");
+    let (server, sealed) = (bench.server(), a.seal(id(1), &record("alice")));
+    let grant = |rule: &str| server.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(rule));
+    // The first try in a collection, a set and a list, and a further one.
+    for round in 0..2 {
+        grant("-pexpire");
+        assert!(put_item(&a, 1, &message(2)).await.is_err(), "{round}");
+        assert!(keep_missed(&a, 1, &missed(1)).await.is_err() || round == 1, "{round}");
+        let lookup = a.lookup_of(&record("alice"));
+        assert!(a.put(id(1), &sealed, unix_now() + DAY_S, &lookup, stored.fence).await.is_err(), "{round}");
+        let (other, other_lookup) = a.seal_new(id(2), || record("bob"));
+        assert!(a.put(id(2), &other, unix_now() + DAY_S, &other_lookup, Fence::NEW).await.is_err(), "{round}");
+        assert!(a.write_letter(b.owner(), &Letter::Ended).await.is_err(), "{round}");
+        for key in server.keys() {
+            assert!(server.ask::<i64>(redis::cmd("PTTL").arg(&key)) > 0, "{key} has no end");
+        }
+        grant("+pexpire");
+        assert_eq!(a.messages(id(1)).await, Ok(vec![message(1)]), "{round}");
+        let as_before = load(&a, 1).await.expect("stored");
+        assert_eq!((as_before.sealed.as_bytes(), as_before.fence), (stored.sealed.as_bytes(), stored.fence), "{round}");
+        assert!(load(&a, 2).await.is_none(), "{round}");
+        if round == 0 {
+            a.write_letter(b.owner(), &Letter::Ended).await.expect("written");
+            keep_missed(&a, 1, &missed(1)).await.expect("kept");
+        }
+    }
+    assert!(matches!(b.next_letter().await, Ok(Some(Letter::Ended))), "the one that was taken");
+    assert!(!server.keys().contains(&format!("sipwake:letters:{}", b.owner())), "and no other");
 }
 
 async fn nothing_is_in_the_clear_in_redis(bench: &Bench) {

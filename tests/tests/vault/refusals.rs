@@ -97,6 +97,12 @@ async fn a_cluster_that_has_lost_a_part_is_told_although_the_rest_of_it_answers(
     refuses("CLUSTERDOWN", async || cluster.store_part_away().await.map_or(Ok(()), |found| found.map_or(Ok(()), Err)))
         .await;
     assert!(cluster.ping().await.is_ok());
+    // Its lease need not lie there, and nothing else tells that something may be lost.
+    let before = cluster.losses(false).await;
+    assert_eq!(cluster.losses(false).await, before);
+    cluster.note_part_back();
+    assert!(cluster.is_being_restored(), "nothing is claimed meanwhile");
+    assert_eq!(cluster.losses(false).await, before.map(|losses| losses + 1));
 }
 
 #[tokio::test]

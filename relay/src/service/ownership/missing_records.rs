@@ -4,6 +4,7 @@
 //! | who | compares | and then |
 //! | --- | --- | --- |
 //! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of what it owns with the store | writes again what is missing |
+//! | the owner, at the same time, of a record that the store would keep for longer than it lives | that one | likewise |
 //! | the owner, when a change finds no record | that one | likewise |
 //! | the owner, when what it compares or changes is another run's, which took it over later | that one | lets go of it: it was claimed here before a lapse, and bound after it |
 //! | another node, before it says that there is no such instance | asks every node that lives | the one that has it writes it again |
@@ -209,7 +210,11 @@ impl Inner {
                         let _guard = it.changing.lock_key(id).await;
                         it.let_go_if_taken(id).await;
                     }
-                    Ok(Whose::Ours) | Err(_) => it.end_if_replaced(id).await,
+                    Ok(Whose::Ours) => {
+                        it.end_if_replaced(id).await;
+                        it.cut_to_its_end(id).await;
+                    }
+                    Err(_) => it.end_if_replaced(id).await,
                 }
                 (whose == Ok(Whose::Ours)).then_some(id)
             });

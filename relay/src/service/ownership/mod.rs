@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `claims` | instances without an owner are taken over |
 //! | `restore`, `missing_records` | what the store has lost is written again |
+//! | `missing_ends` | how that ends of which the store has nothing |
+//! | `found_again` | what the store has for this node, and nobody serves, is served again |
 //! | `left_to_owner` | what another node has, while its calls still end here |
 //! | `unanswered_writes` | changes that the store may have, though its answer was lost |
 //! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
@@ -12,8 +14,10 @@
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 pub(super) mod claims;
+mod found_again;
 pub(super) mod left_to_owner;
 mod marooned;
+mod missing_ends;
 pub(super) mod missing_records;
 pub(super) mod offers;
 mod restore;
@@ -30,11 +34,12 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use self::missing_records::{Comparing, Heard};
+use self::missing_records::Comparing;
+use self::found_again::Searching;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
 use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
-use crate::clock::{confirmed_now, since_boot};
+use crate::clock::since_boot;
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
 use crate::vault::record::StoredRecord;
@@ -66,6 +71,7 @@ struct Keeping {
     losses: u64,
     restoring: Option<Restoring>,
     comparing: Comparing,
+    searching: Searching,
     writing_back: WritingBack,
     /// The store was searched for wiped instances since this node got its lease last.
     has_looked_for_wiped: bool,
@@ -87,16 +93,6 @@ enum Lapse {
     /// The lease was missing before its time, while nobody could take over what is this node's: the store has lost it with others of its data, its
     /// clock has jumped, or it has evicted it. That is a [loss](crate::vault::Vault::losses), too.
     Early,
-}
-
-/// How an instance ends of which the store has nothing.
-enum MissingEnd {
-    /// Another node has ended it.
-    Elsewhere,
-    /// Nobody says that it has ended.
-    HandedOver,
-    /// Its end is past, or it is not here.
-    OfItself,
 }
 
 /// Lost records are being written again.
@@ -423,11 +419,12 @@ impl Keeping {
         }
     }
 
-    /// Looks for what the store alone has lost, beside the renewals.
+    /// Looks for what the store alone has lost, and for what this node alone has, beside the renewals.
     async fn compare(&mut self, it: &Arc<Inner>) {
         // A full look-up needs no comparison.
         if self.lapsed.is_none() && self.restoring.is_none() {
             self.comparing.go_on(it).await;
+            self.searching.go_on(it).await;
         }
     }
 
@@ -581,8 +578,9 @@ impl Inner {
             Ok(Some(stored)) if stored.owned => {}
             Ok(Some(stored)) if has_lost && owned.get(&id).is_some_and(|fence| *fence > stored.fence) => {}
             Ok(Some(stored)) => lost.push((id, stored.sealed)),
-            // A malformed record has no owner.
-            Ok(None) | Err(StoreError::Malformed) => missing.push(id),
+            // A damaged record has no owner: the comparison writes it again.
+            Err(StoreError::Malformed) => {}
+            Ok(None) => missing.push(id),
             Err(_) => is_away = true,
         })
         .await;
@@ -605,75 +603,6 @@ impl Inner {
         }
         let missing: Vec<_> = missing.into_iter().filter_map(|id| Some((id, *owned.get(&id)?))).collect();
         self.let_go_of_missing(&missing).await
-    }
-
-    /// Lets go of instances of which the store has nothing; whether it told all that was asked. Where it did not, nobody knows how they have ended, and they
-    /// stay until it is asked again.
-    ///
-    /// | of a missing one | it |
-    /// | --- | --- |
-    /// | a node says that it has wiped it, or the store names another one in its place | is unregistered, for its user is to be told nothing more of it |
-    /// | the end is past: it has left the store by itself | ends here as any other, and its user is told |
-    /// | neither is known, also where a node that may have wiped it is silent | is let go of without a word to its SIP server: the store may have lost it, and another node serve it by the Contact of the same device |
-    async fn let_go_of_missing(self: &Arc<Self>, missing: &[(InstanceId, Fence)]) -> bool {
-        // A silent node may have told the user of an expired one as well: twice is better than never.
-        let (wiped, heard) = self.wiped_elsewhere(missing).await;
-        if heard == Heard::StoreAway {
-            return false;
-        }
-        let wiped: HashSet<InstanceId> = wiped.into_iter().collect();
-        let (mut ended, mut handed_over, mut is_away) = (Vec::new(), 0_usize, false);
-        for some in missing.chunks(AT_ONCE) {
-            let ends = join_all(some.iter().map(|(id, _)| self.end_of_missing(*id, wiped.contains(id)))).await;
-            for ((id, _), end) in some.iter().zip(ends) {
-                match end {
-                    Ok(MissingEnd::Elsewhere) => ended.push(*id),
-                    Ok(MissingEnd::HandedOver) => handed_over += 1,
-                    Ok(MissingEnd::OfItself) => {}
-                    Err(_) => is_away = true,
-                }
-            }
-        }
-        if handed_over > 0 {
-            tracing::warn!(
-                event = "missing-let-go",
-                instances = handed_over,
-                "the store has nothing of instances of this node, and no node says that it has wiped them; they are let go of"
-            );
-        }
-        if !ended.is_empty() {
-            tracing::info!(
-                event = "ended-elsewhere",
-                instances = ended.len(),
-                "another node has ended instances of this one"
-            );
-        }
-        for some in ended.chunks(AT_ONCE) {
-            let outcomes = join_all(some.iter().map(|id| self.let_go_of_one(*id))).await;
-            is_away |= outcomes.iter().any(Result::is_err);
-        }
-        !is_away
-    }
-
-    /// How a missing instance ends. What passed through counts as ended elsewhere, for nothing is unregistered for it; any other whose end is still to
-    /// come, and of which no other end is known, is handed over here.
-    ///
-    /// # Errors
-    /// [`StoreError::Away`].
-    async fn end_of_missing(self: &Arc<Self>, id: InstanceId, is_wiped: bool) -> Result<MissingEnd, StoreError> {
-        let Ok(status) = self.look_as_relay(id).await else { return Ok(MissingEnd::OfItself) };
-        if is_wiped || self.passed_through(&status) {
-            return Ok(MissingEnd::Elsewhere);
-        }
-        if status.expires_at <= confirmed_now() {
-            return Ok(MissingEnd::OfItself);
-        }
-        if self.is_replaced(&status).await? {
-            return Ok(MissingEnd::Elsewhere);
-        }
-        let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
-        self.dependencies.agent.tell(id, end).await;
-        Ok(MissingEnd::HandedOver)
     }
 
     /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | nothing | it is written again |
 //! | another form of it, with this node's fence | likewise: a change is in the store before it is here, so that one is older |
+//! | it as it is here, for longer than it lives | likewise: the store's clock was ahead when it was written |
 //! | an older fence | likewise; the node that it names, and that lives, is told to let go |
 //! | a newer fence, or another owner with the same one | it is let go of: it was claimed from what came back |
 //!
@@ -198,7 +199,7 @@ impl Inner {
         let is_same = |stored: &Stored| {
             stored.owned && stored.fence == status.fence && stored.sealed.as_bytes() == status.sealed.as_bytes()
         };
-        if stored.as_ref().is_some_and(is_same) {
+        if stored.as_ref().is_some_and(is_same) && !vault.outlasts(id, status.expires_at).await? {
             if !vault.is_ordered() {
                 // The store may have lost the index, in another slot.
                 vault.name_again(&[id]).await?;
@@ -244,6 +245,16 @@ impl Inner {
                 tracing::warn!(event = "record-not-rewritten", instance = %id, %error, "a record could not be written again");
                 Ok(Restored::Refused)
             }
+        }
+    }
+
+    /// Has the store keep a record no longer than it lives.
+    pub(super) async fn cut_to_its_end(self: &Arc<Self>, id: InstanceId) {
+        let Some(status) = self.is_here(id).await else { return };
+        if self.dependencies.vault.outlasts(id, status.expires_at).await == Ok(true) {
+            let _guard = self.changing.lock_key(id).await;
+            // A store that is away is asked again in the next round.
+            let _ = self.restore(id, Loss::Alone).await;
         }
     }
 

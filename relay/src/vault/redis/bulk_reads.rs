@@ -56,8 +56,12 @@ impl RedisStore {
         };
         let deadline = Instant::now() + boxes.link.limit();
         let _turn = timeout_at(deadline, turn).await.map_err(|_| StoreError::Away(AwayReason::TimedOut))?;
-        let all: Option<Vec<(Vec<u8>, Vec<u8>)>> =
-            or_none(boxes.link.ask(::redis::cmd("HGETALL").arg(collection_key(id, collection))).await)?;
+        let read = boxes.link.ask(::redis::cmd("HGETALL").arg(collection_key(id, collection))).await;
+        let all: Option<Vec<(Vec<u8>, Vec<u8>)>> = match read {
+            // A store that has nothing says so by an empty answer.
+            Ok(None) => return Err(StoreError::Away(AwayReason::Unreachable)),
+            all => or_none(all)?,
+        };
         let sound = |(item_key, value): (Vec<u8>, Vec<u8>)| {
             let (order, sealed) = value.split_first_chunk::<ORDER_LEN>()?;
             let (item_key, order) = (item_key.try_into().ok()?, u64::from_be_bytes(*order));

@@ -595,7 +595,8 @@ async fn try_all(
                 Err(StoreError::Away(_)) if link.is_cluster() => return Ok((place, None)),
                 claimed => claimed?,
             };
-            if claimed.len() == count { Ok((place, Some(claimed))) } else { Err(StoreError::Malformed) }
+            let is_whole = claimed.len() == count;
+            is_whole.then_some((place, Some(claimed))).ok_or(StoreError::Away(AwayReason::Unreachable))
         });
     }
     let mut outcomes = BTreeMap::new();

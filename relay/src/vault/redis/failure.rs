@@ -1,6 +1,7 @@
 //! The meaning of an error of the Redis library: for whoever asked, and for the connection.
 //!
-//! Invariant: of what a server says only the code is kept, or which of the sentences that are named here it was.
+//! Invariant: of what a server says only the code is kept, or which of the sentences that are named here it was. An answer that cannot be read says
+//! nothing of what is stored: the store is away. [`StoreError::Malformed`] is what the server itself has told of a key.
 
 use std::error::Error;
 use std::io;
@@ -66,12 +67,11 @@ impl Failure {
         }
         let stale = match error.kind() {
             ErrorKind::Server(server) => matches!(server, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown),
+            // The library says the same of an answer that makes no sense and of one that the end of its connection has cut.
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => true,
             _ => error.is_connection_dropped(),
         };
         let reason = match error.kind() {
-            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-                return Self { broken: error.kind() == ErrorKind::Parse, ..Self::unasked(StoreError::Malformed) };
-            }
             ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
                 AwayReason::Refused(code_of(error).into())
             }
@@ -186,6 +186,21 @@ mod tests {
             assert_eq!(of(detail).as_deref(), Some(code), "{detail}");
         }
         assert_eq!(refused(ServerErrorKind::BusyLoading, "Redis is loading").as_deref(), Some("LOADING"));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_no_damaged_value() {
+        let unreadable = [
+            redis::parse_redis_value(b"*2\r\n$5\r\nab").expect_err("cut"),
+            redis::parse_redis_value(b"HTTP/1.1 400\r\n").expect_err("no answer of Redis"),
+            RedisError::from(redis::from_redis_value::<u64>(redis::Value::Nil).expect_err("no number")),
+            RedisError::from((ErrorKind::UnexpectedReturnType, "another type")),
+        ];
+        for error in unreadable {
+            let Failure { error: said, broken, stale, may_be_done, .. } = Failure::of(&error);
+            assert_eq!(said, StoreError::Away(AwayReason::Unreachable), "{error}");
+            assert!(broken && stale && may_be_done, "{error}");
+        }
     }
 
     #[test]

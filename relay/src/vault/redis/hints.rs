@@ -82,16 +82,27 @@ impl RedisStore {
 
     /// The nodes there may be.
     pub(super) async fn nodes(&self) -> Result<Vec<String>, StoreError> {
-        let (mut cursor, mut nodes) = (0, Vec::new());
+        self.all_of(NODES_KEY).await
+    }
+
+    /// What the index of a node names.
+    pub async fn named_of(&self, node: &str) -> Result<Vec<InstanceId>, StoreError> {
+        let names = self.all_of(&node_key(node)).await?;
+        Ok(names.iter().filter_map(|name| InstanceId::parse(name)).collect())
+    }
+
+    /// All members of a set.
+    async fn all_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
+        let (mut cursor, mut all) = (0, Vec::new());
         loop {
-            let (next, mut names) = self.page_of(NODES_KEY, cursor, PAGE).await?;
-            nodes.append(&mut names);
+            let (next, mut names) = self.page_of(set, cursor, PAGE).await?;
+            all.append(&mut names);
             cursor = next;
             if cursor == 0 {
                 // A page may repeat what another one has told.
-                nodes.sort_unstable();
-                nodes.dedup();
-                return Ok(nodes);
+                all.sort_unstable();
+                all.dedup();
+                return Ok(all);
             }
         }
     }
@@ -134,7 +145,7 @@ pub(super) fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
     names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()
 }
 
-/// What was asked for; `None` also where something else lies.
+/// What was asked for; `None` also where something of another type lies, as the server says itself.
 pub(super) fn or_none<T>(answer: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Err(StoreError::Malformed) => Ok(None),

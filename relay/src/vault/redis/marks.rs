@@ -16,7 +16,7 @@
 //!
 //! The last two are no loss of what came last: a clock that jumps ahead ends whatever has a TTL, and a store that evicts takes what it likes. Both leave the mark.
 //!
-//! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is in doubt whenever it was away.
+//! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is in doubt whenever it, or a part of it, was away.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -129,6 +129,11 @@ impl RedisStore {
 
     /// This node's lease was missing before its time.
     pub fn note_lost_lease(&self) {
+        self.marked.note_loss();
+    }
+
+    /// A part of a Cluster is back that was away.
+    pub fn note_part_back(&self) {
         self.marked.note_loss();
     }
 

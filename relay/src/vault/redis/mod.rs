@@ -252,7 +252,8 @@ impl RedisStore {
             });
         }
         let fence_before = fence;
-        let fence = u64::try_from(outcome).map(Fence::from_number).map_err(|_| StoreError::Malformed)?;
+        let number = u64::try_from(outcome).map_err(|_| StoreError::Away(AwayReason::Unreachable))?;
+        let fence = Fence::from_number(number);
         self.mark(owner, connection).await?;
         let earlier = Lookup::parse(&text(earlier));
         // One that was written before, and whose answer was lost, takes its lookup all the same.

@@ -3,14 +3,20 @@
 //! Invariant: what lies in the place of a record and was not written so by a relay is [`StoreError::Malformed`] where it is read, and nobody's where its
 //! owner is asked for; an answer of the server that makes no sense is neither a damaged record nor none.
 
+use std::time::Duration;
+
 use sip::id::InstanceId;
 
 use super::hints::or_none;
-use super::{RedisStore, collection_key, record_key};
+use super::{RedisStore, collection_key, millis, record_key};
 use crate::vault::items::Collection;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{AwayReason, Fence, Owner, StoreError, Stored, Whose};
+use crate::vault::store::{Expiry, Fence, Owner, StoreError, Stored, Whose};
 
+/// How much longer a record may stay than it should: clocks differ.
+const MORE: Duration = Duration::from_mins(10);
+/// What the server says of a key that has no end.
+const NO_END: i64 = -1;
 /// Digits of a number that the scripts take.
 const DIGITS_MAX: usize = 15;
 
@@ -31,6 +37,12 @@ impl RedisStore {
         })
     }
 
+    /// Whether a record is to stay for longer than its own end by more than [`MORE`]: it was written by a clock of the server that was ahead, and is right again.
+    pub async fn outlasts(&self, id: InstanceId, expiry: Expiry) -> Result<bool, StoreError> {
+        let left: i64 = self.link.ask(::redis::cmd("PTTL").arg(record_key(id))).await?;
+        Ok(left == NO_END || u64::try_from(left).is_ok_and(|left| left > expiry.left_ms().saturating_add(millis(MORE))))
+    }
+
     /// Whether there is a record, or anything that was kept beside one.
     pub async fn has_any_of(&self, id: InstanceId) -> Result<bool, StoreError> {
         let mut exist = ::redis::cmd("EXISTS");
@@ -46,18 +58,7 @@ impl RedisStore {
         read.arg(record_key(id)).arg(&["s", "o", "f", "e", "p"]);
         type Field = Option<Vec<u8>>;
         type Fields = (Field, Field, Field, Field, Field);
-        let fields: Fields = match self.link.ask(&read).await {
-            Err(StoreError::Malformed) => {
-                return match self.exists(id).await {
-                    Ok(true) => Err(StoreError::Malformed),
-                    Ok(false) => Ok(None),
-                    // A server whose answers make no sense says nothing of a record.
-                    Err(StoreError::Malformed) => Err(StoreError::Away(AwayReason::Unreachable)),
-                    Err(error) => Err(error),
-                };
-            }
-            fields => fields?,
-        };
+        let fields: Fields = self.link.ask(&read).await?;
         let (Some(sealed), Some(owned_by), Some(fence), Some(expires_at), put_by) = fields else {
             let is_absent = matches!(fields, (None, None, None, None, None));
             return if is_absent { Ok(None) } else { Err(StoreError::Malformed) };
@@ -73,10 +74,6 @@ impl RedisStore {
             taken_from: None,
             put_by: put_by.and_then(|node| parsed(node, |node| (!node.is_empty()).then(|| node.into()))),
         }))
-    }
-
-    async fn exists(&self, id: InstanceId) -> Result<bool, StoreError> {
-        self.link.ask(::redis::cmd("EXISTS").arg(record_key(id))).await
     }
 
     /// Who owns each of these records; not in a Cluster.

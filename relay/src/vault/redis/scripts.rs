@@ -3,7 +3,8 @@
 //!
 //! Invariant: each script touches the keys that it names, which in a Cluster are one, or those of one instance, and does the same when it
 //! is run twice with the same arguments, so that a call whose answer was lost may be repeated. What would do harm when it is run after its asker has
-//! given up does nothing then (`in_time.lua`): its first argument is that moment. A number that a script answers means the same on both sides.
+//! given up does nothing then (`in_time.lua`): its first argument is that moment. A script that makes a key without an end gives it one in the same run, or takes
+//! back what it has written (`lasting.lua`). A number that a script answers means the same on both sides.
 
 use std::sync::LazyLock;
 
@@ -124,6 +125,7 @@ impl FromRedisValue for Claimed {
 
 const IN_TIME: &str = include_str!("scripts/in_time.lua");
 const READ: &str = include_str!("scripts/read.lua");
+const LASTING: &str = include_str!("scripts/lasting.lua");
 const SOUND: &str = include_str!("scripts/sound.lua");
 const ORDER: &str = include_str!("scripts/order.lua");
 const PUT: &str = include_str!("scripts/put.lua");
@@ -135,18 +137,18 @@ const SCRATCH: &str = include_str!("scripts/scratch.lua");
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
     let script = |parts: &[&str]| Script::new(&parts.concat());
     Scripts {
-        put: script(&[IN_TIME, READ, ORDER, SOUND, PUT]),
+        put: script(&[IN_TIME, READ, ORDER, SOUND, LASTING, PUT]),
         erase: script(&[READ, ERASE]),
-        keep: script(&[READ, ORDER, KEEP]),
+        keep: script(&[READ, ORDER, LASTING, KEEP]),
         claim: script(&[IN_TIME, SOUND, CLAIM]),
         point: script(&[IN_TIME, READ, include_str!("scripts/point.lua")]),
         unpoint: script(&[READ, include_str!("scripts/unpoint.lua")]),
         release: script(&[READ, include_str!("scripts/release.lua")]),
         drop: script(&[READ, include_str!("scripts/drop.lua")]),
-        add: script(&[READ, include_str!("scripts/add.lua")]),
+        add: script(&[READ, LASTING, include_str!("scripts/add.lua")]),
         mark: script(&[READ, include_str!("scripts/mark.lua")]),
         time: script(&[include_str!("scripts/time.lua")]),
-        post: script(&[READ, include_str!("scripts/post.lua")]),
+        post: script(&[READ, LASTING, include_str!("scripts/post.lua")]),
         scratch: script(&[SCRATCH]),
     }
 });

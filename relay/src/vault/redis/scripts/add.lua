@@ -5,5 +5,5 @@ if not read('SADD', set, unpack(ARGV, 2)) then
   redis.call('DEL', set)
   redis.call('SADD', set, unpack(ARGV, 2))
 end
-redis.call('PEXPIRE', set, life_ms)
+last(set, life_ms)
 return redis.status_reply('OK')

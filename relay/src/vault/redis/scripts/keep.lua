@@ -31,5 +31,11 @@ if not have and redis.call('HLEN', collection) >= limit then
   redis.call('HDEL', collection, oldest)
 end
 redis.call('HSET', collection, item_key, value)
-redis.call('PEXPIRE', collection, left)
+last(collection, left, function()
+  if have then
+    redis.call('HSET', collection, item_key, have)
+  else
+    redis.call('HDEL', collection, item_key)
+  end
+end)
 return KEPT

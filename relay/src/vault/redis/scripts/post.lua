@@ -5,5 +5,5 @@ local count = read('LLEN', letters)
 if not count then redis.call('DEL', letters) end
 if (count or 0) >= most then return 0 end
 redis.call('RPUSH', letters, letter)
-redis.call('PEXPIRE', letters, life_ms)
+last(letters, life_ms, function() redis.call('RPOP', letters) end)
 return 1

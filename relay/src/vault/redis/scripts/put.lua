@@ -9,13 +9,13 @@ local restores = ARGV[7] == '1'
 -- Behind it: how long each collection is kept after its newest item, in milliseconds, if the record lives so long.
 local LIVES = 7
 
-local have = read('HMGET', record, 'o', 'f', 'l')
+local have = read('HMGET', record, 'o', 'f', 'l', 's', 'e')
 if not have then
   if fence > 0 and not restores then return {GONE, '', ''} end
   redis.call('DEL', record)
   have = {}
 end
-local had_owner, had_fence, had_lookup = have[1], have[2], have[3]
+local had_owner, had_fence, had_lookup, had_sealed, had_expires_at = have[1], have[2], have[3], have[4], have[5]
 if not is_owner(had_owner) or had_owner == owner and not is_number(had_fence) then
   -- A damaged record is as good as none: its owner, which has it, writes it again.
   had_owner = nil
@@ -31,8 +31,11 @@ elseif not restores then
   return {GONE, '', ''}
 end
 redis.call('HSET', record, 's', sealed, 'o', owner, 'f', fence, 'e', expires_at, 'l', lookup)
+last(record, left_ms, function()
+  if not (had_owner and had_lookup and had_sealed and had_expires_at) then return redis.call('DEL', record) end
+  redis.call('HSET', record, 's', had_sealed, 'o', had_owner, 'f', had_fence, 'e', had_expires_at, 'l', had_lookup)
+end)
 redis.call('HDEL', record, 'p')
-redis.call('PEXPIRE', record, left_ms)
 local left = redis.call('PTTL', record)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
