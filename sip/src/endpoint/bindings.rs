@@ -170,7 +170,7 @@ impl Endpoint {
 
     pub(super) fn on_unbind_due(&mut self, now: Instant, binding: BindingId) {
         if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
-            self.forget_binding(now, binding, false);
+            self.end_binding(now, binding, false);
         }
     }
 
@@ -372,8 +372,11 @@ impl Endpoint {
             }
             Step::Unregistered { confirmed } => {
                 if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
-                    return self.forget_binding(now, binding, confirmed);
+                    return self.end_binding(now, binding, confirmed);
                 }
+                self.settle_step(now, binding);
+                // A device that is not proven has waited for it.
+                return self.settle_group(now, binding);
             }
         }
         self.settle_step(now, binding);
