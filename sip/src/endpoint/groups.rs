@@ -329,8 +329,9 @@ impl Endpoint {
         self.leave_others(binding, next);
         let wanted = self.is_wanted(now, binding) || self.devices.is_in_background(next);
         self.redirect(now, binding, |registration| match registration.pass_credentials(next, true, standing) {
-            _ if !wanted => registration.aim(now, Goal::Silent),
-            step => step,
+            // An unregistration that was under way is sent anew.
+            step if wanted || registration.goal() == Goal::Silent => step,
+            _ => registration.aim(now, Goal::Silent),
         });
         self.tidy_group(binding);
         true

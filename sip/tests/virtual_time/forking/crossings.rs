@@ -60,7 +60,8 @@ struct Crossing {
 }
 
 impl Crossing {
-    fn new(verdict: Verdict) -> Self {
+    /// `third`: whether the app of a third device is in the foreground, where there is one; it has the credentials of the first.
+    fn new(verdict: Verdict, third: Option<bool>) -> Self {
         let mut world = World::new(FlowId::Datagram(world::server_address()));
         world.bind();
         let mut crossing = Self {
@@ -78,6 +79,14 @@ impl Crossing {
         };
         crossing.serve_all();
         assert!(crossing.has_contact);
+        if let Some(foreground) = third {
+            crossing.there.insert(3, foreground);
+            join(&mut crossing.world, 3, true);
+            if foreground {
+                crossing.world.input(Input::Suspend(device(3)));
+            }
+            crossing.serve_all();
+        }
         crossing
     }
 
@@ -88,7 +97,7 @@ impl Crossing {
             for event in &self.world.events[self.seen.1..] {
                 match event {
                     Event::Challenged { instance, .. } => {
-                        self.asked.push_back(if *instance == device(1) { 1 } else { 2 });
+                        self.asked.extend((1..4).find(|number| *instance == device(*number)));
                     }
                     Event::Registered { instance, .. } => self.accepted |= *instance == device(2),
                     Event::RegistrationFailed { instance, failure, .. } if failure.is_final() => {
@@ -195,7 +204,7 @@ impl Crossing {
     /// The same when all has been answered.
     fn last_fault(&self) -> Option<&'static str> {
         let (binding, endpoint) = (self.world.binding, &self.world.endpoint);
-        let wants = |(number, foreground): (&u64, &bool)| !foreground && (*number == 1 || self.accepted);
+        let wants = |(number, foreground): (&u64, &bool)| !foreground && (*number != 2 || self.accepted);
         let wanting: Vec<_> = self.there.iter().filter(|it| wants(*it)).map(|(number, _)| device(*number)).collect();
         let (called, counts) = (endpoint.callable_instances(binding), endpoint.counts());
         let is_right = matches!(self.verdict, Verdict::Right | Verdict::Same) && self.there.get(&2) == Some(&false);
@@ -232,8 +241,8 @@ fn can_be(acts: &[Act]) -> bool {
 
 /// The acts come one after the other, and after each the SIP server answers so many REGISTERs; the first fault, and how often the second device's password
 /// was shown.
-fn play(verdict: Verdict, acts: &[Act], answers: usize) -> (Option<&'static str>, usize) {
-    let (mut crossing, mut fault) = (Crossing::new(verdict), None);
+fn play(verdict: Verdict, third: Option<bool>, acts: &[Act], answers: usize) -> (Option<&'static str>, usize) {
+    let (mut crossing, mut fault) = (Crossing::new(verdict, third), None);
     for act in acts {
         crossing.act(*act);
         for _ in 0..answers {
@@ -255,10 +264,11 @@ fn play(verdict: Verdict, acts: &[Act], answers: usize) -> (Option<&'static str>
 fn whoever_is_lent_is_called_and_whoever_has_left_is_unregistered_however_a_joining_device_crosses_that() {
     let mut sequences = vec![vec![]];
     let (mut faults, mut shown) = (Vec::new(), 0);
-    for _ in 0..3 {
+    for length in 1..=3 {
         let longer = |acts: &Vec<Act>| ACTS.map(|act| [acts.clone(), vec![act]].concat());
         sequences = sequences.iter().flat_map(longer).collect();
-        for (acts, place) in sequences.iter().flat_map(|acts| (0..=acts.len()).map(move |place| (acts, place))) {
+        let thirds: &[_] = if length < 3 { &[None, Some(false), Some(true)] } else { &[None] };
+        for (acts, place) in sequences.iter().flat_map(|acts| (0..=length).map(move |place| (acts, place))) {
             let acts = [&acts[..place], &[Join], &acts[place..]].concat();
             if !can_be(&acts) {
                 continue;
@@ -267,9 +277,9 @@ fn whoever_is_lent_is_called_and_whoever_has_left_is_unregistered_however_a_join
                 if acts.contains(&Vouch) && verdict != Verdict::Same {
                     continue;
                 }
-                for answers in 0..4 {
-                    let (fault, times) = play(verdict, &acts, answers);
-                    faults.extend(fault.map(|fault| (fault, verdict, acts.clone(), answers)));
+                for (third, answers) in thirds.iter().flat_map(|third| (0..4).map(move |answers| (*third, answers))) {
+                    let (fault, times) = play(verdict, third, &acts, answers);
+                    faults.extend(fault.map(|fault| (fault, verdict, third, acts.clone(), answers)));
                     shown = shown.max(if verdict == Verdict::Wrong { times } else { 0 });
                 }
             }
