@@ -129,7 +129,7 @@ impl Shard {
                 Side::Device => own_flow && trace.follows(call),
                 Side::Upstream => named || trace.follows(call),
             };
-            if !is_own || !own_flow && !self.endpoint.is_shown(message, *id) {
+            if !(is_own && (own_flow || self.endpoint.is_shown(message, *id))) {
                 continue;
             }
             trace.follow(call);

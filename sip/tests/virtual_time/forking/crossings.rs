@@ -211,7 +211,7 @@ impl Crossing {
         let faults = [
             (!self.taken && is_right && !self.accepted, "it has the right password, and is never asked for it"),
             (
-                !self.taken && !wanting.is_empty() && !(self.has_contact && endpoint.stands_until(binding).is_some()),
+                !(self.taken || wanting.is_empty() || self.has_contact && endpoint.stands_until(binding).is_some()),
                 "nobody can call it",
             ),
             (!wanting.iter().all(|it| called.contains(it)), "it is not called"),
