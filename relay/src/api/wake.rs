@@ -284,7 +284,7 @@ fn problem(error: WakeError) -> Problem {
         ),
         WakeError::NoneInTime => Problem::new(
             ProblemType::NoDeviceInTime,
-            "Its devices were woken and none came: go on with the other Contacts of the address, and as if nobody answered where there are none.",
+            "Its devices were woken, and none came in time, or all have declined: go on with the other Contacts of the address, and as if nobody answered where there are none.",
         ),
         WakeError::OthersSilent | WakeError::OnItsWay => Problem::new(
             ProblemType::OwnerAway,

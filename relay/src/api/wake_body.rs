@@ -34,10 +34,11 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
         Some(at) => at.whole(min, max, errors),
     };
     let call = body.get("call").and_then(|at| at.object(&["from", "name"], errors));
-    let from = call.as_ref().and_then(|call| caller(&call.get("from")?, errors)).unwrap_or_default();
+    let from = call.as_ref().and_then(|call| caller(&call.get("from")?, errors));
     let name = call.as_ref().and_then(|call| name(&call.get("name")?, errors));
     // An anonymous caller has no name either.
-    let name = name.filter(|_| *from != *ANONYMOUS);
+    let name = name.filter(|_| from.as_deref() != Some(ANONYMOUS));
+    let from = from.unwrap_or_else(|| ANONYMOUS.into());
     let wait = Duration::from_millis(wait_ms?);
     Some(Wake { aor: aor?, from, name, wait, registrars: Arc::default() })
 }
@@ -100,7 +101,7 @@ mod tests {
     #[test]
     fn an_aor_is_enough_and_is_read_as_an_account_is() {
         let wake = parsed(r#"{"aor": "sip:alice@EXAMPLE.com"}"#).unwrap();
-        assert_eq!((wake.aor.expose(), &*wake.from, wake.name), ("sip:alice@example.com", "", None));
+        assert_eq!((wake.aor.expose(), &*wake.from, wake.name), ("sip:alice@example.com", ANONYMOUS, None));
         assert_eq!(wake.wait, Duration::from_secs(20));
         let call = r#"{"aor": "sip:a@b", "wait_ms": 30000, "call": {"from": "sip:bob@example.com", "name": "Bob"}}"#;
         let wake = parsed(call).unwrap();
@@ -108,8 +109,10 @@ mod tests {
         assert_eq!(wake.wait, Duration::from_secs(30));
         for nobody in ["sip:@example.com", "SIPS:@example.com:5061", "sip:", "", " "] {
             let wake = parsed(&format!(r#"{{"aor": "sip:a@b", "call": {{"from": "{nobody}"}}}}"#)).unwrap();
-            assert_eq!(&*wake.from, "", "nobody is called so");
+            assert_eq!(&*wake.from, ANONYMOUS, "nobody is called so");
         }
+        let wake = parsed(r#"{"aor": "sip:a@b", "call": {"name": "Bob"}}"#).unwrap();
+        assert_eq!((&*wake.from, wake.name.as_deref()), (ANONYMOUS, Some("Bob")), "its server knows no more");
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Endpoint {
 
     pub(super) fn on_unbind_due(&mut self, now: Instant, binding: BindingId) {
         if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
-            self.forget_binding(now, binding, Unbinding::Unconfirmed);
+            self.end_binding(now, binding, Unbinding::Unconfirmed);
         }
     }
 
@@ -386,8 +386,11 @@ impl Endpoint {
             Step::Unregistered { confirmed } => {
                 if self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Gone) {
                     let outcome = if confirmed { Unbinding::Confirmed } else { Unbinding::Unconfirmed };
-                    return self.forget_binding(now, binding, outcome);
+                    return self.end_binding(now, binding, outcome);
                 }
+                self.settle_step(now, binding);
+                // A device that is not proven has waited for it.
+                return self.settle_group(now, binding);
             }
         }
         self.settle_step(now, binding);

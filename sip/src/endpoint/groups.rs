@@ -7,17 +7,22 @@
 //! | --- | --- | --- |
 //! | joins, proven | stays | it gets the next call; the binding is registered again at once if another relay had the device, whose Contact goes with that |
 //! | joins, not proven | is suspended | a check: the binding is registered again with the joining device's credentials, which begin without a nonce |
+//! | joins, not proven, while the apps of all that are proven are in the foreground | is that device, once the binding is silent | the binding is registered with its credentials alone |
+//! | joins, not proven, while the last one is unregistered | is that device, once that is over | the binding begins anew |
 //! | passes its check | is that device | it gets calls from now on |
 //! | is refused in its check | is the one before | the refusal is reported and the device must be unbound; the binding goes on as before |
 //! | fails its check otherwise | is the one before | the check is repeated after its back-off, or after the next success |
 //! | is vouched for | is the one before | its check is broken off; it gets the next call |
 //! | owns the credentials and is refused | is another device, which has different ones that are not paused; without such a device it stays | the refusal is reported; unbinding the device makes another one the owner |
-//! | owns the credentials and leaves, or its app comes to the foreground | is another device, proven if there is one | the refusals of its credentials count on, and their pause goes on |
+//! | owns the credentials and leaves, or its app comes to the foreground | is another device that is proven | the refusals of its credentials count on, and their pause goes on |
+//! | is the last proven one and leaves, or its app comes to the foreground | stays, and a check is broken off | the binding is unregistered; those that are not proven come behind that |
+//! | is proven and wants to be registered, while the owner is neither proven nor in a check | is that device | the one before is checked afterwards |
 //! | has others than those that were accepted since | is suspended | it is checked once more: see [`credentials`](super::credentials) |
 //! | the last one leaves | stays | the binding is unregistered |
 //!
 //! Invariant: a device that has not proven its credentials gets no call, nor does one whose credentials are refused while another's are accepted. Refused credentials are sent no second time.
-//! A binding is registered while one of its devices wants it to be.
+//! A binding is registered while one of its devices wants it to be. One that is not proven neither keeps it registered nor has it registered with another's
+//! credentials, and takes from no other device the credentials that unregister it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -121,6 +126,11 @@ impl Endpoint {
         self.bindings.get(binding).is_some_and(|registration| registration.has_earlier())
     }
 
+    /// Until when a binding stands as its SIP server has granted it, where nothing that is under way takes it away. The check of a device that joins does not.
+    pub fn stands_until(&self, binding: BindingId) -> Option<Instant> {
+        self.bindings.get(binding).and_then(|registration| registration.stands_until())
+    }
+
     /// Whether the answer to a REGISTER of a binding is awaited.
     pub fn is_under_way(&self, binding: BindingId) -> bool {
         self.bindings.get(binding).is_some_and(|registration| registration.is_under_way())
@@ -139,6 +149,10 @@ impl Endpoint {
         if registration.goal() == Goal::Gone {
             // The binding was being unregistered for its last device.
             let last = registration.instance;
+            if last != instance && !self.devices.is_proven(instance) {
+                // That goes on: what comes may have a wrong password, and nobody else's would be left.
+                return self.add_other(binding, instance);
+            }
             self.core.event(Event::Unbound { instance: last, outcome: Unbinding::Shared });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             let proven = self.devices.is_proven(instance);
@@ -166,6 +180,13 @@ impl Endpoint {
         self.settle_group(now, binding);
     }
 
+    fn add_other(&mut self, binding: BindingId, instance: InstanceId) {
+        let group = self.groups.0.entry(binding).or_default();
+        if !group.others.contains(&instance) {
+            group.others.push(instance);
+        }
+    }
+
     pub(super) fn on_unbind(&mut self, now: Instant, instance: InstanceId, deadline: Duration) {
         let Some(binding) = self.devices.binding_of(instance) else {
             return self.core.event(Event::Unbound { instance, outcome: Unbinding::Confirmed });
@@ -173,7 +194,7 @@ impl Endpoint {
         self.attachments.end_dialogs(now, instance);
         self.remove_device(now, instance, true);
         self.give_up_messages(now, instance);
-        if self.leave_group(now, instance, binding) {
+        if self.leave_group(now, instance, binding, true) {
             self.core.event(Event::Unbound { instance, outcome: Unbinding::Shared });
             return self.settle_group(now, binding);
         }
@@ -188,7 +209,7 @@ impl Endpoint {
         };
         self.tell_missed_of(now, instance);
         self.remove_device(now, instance, false);
-        if self.leave_group(now, instance, binding) {
+        if self.leave_group(now, instance, binding, false) {
             self.core.event(Event::Unbound { instance, outcome: Unbinding::Shared });
             return self.settle_group(now, binding);
         }
@@ -202,8 +223,7 @@ impl Endpoint {
             self.leave_all_expected(instance, binding);
         }
         if presence == Presence::Foreground && self.is_checked(binding, instance) {
-            self.abort_check(now, binding);
-            self.groups.0.entry(binding).or_default().others.push(instance);
+            self.put_off_check(now, binding);
         }
         self.settle_group(now, binding);
         if presence == Presence::Background {
@@ -215,8 +235,7 @@ impl Endpoint {
     pub(super) fn on_vouch(&mut self, now: Instant, instance: InstanceId) {
         let Some(binding) = self.devices.binding_of(instance) else { return };
         if self.is_checked(binding, instance) {
-            self.abort_check(now, binding);
-            self.groups.0.entry(binding).or_default().others.push(instance);
+            self.put_off_check(now, binding);
         }
         self.devices.set_proven(instance, true);
         if let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.instance == instance) {
@@ -282,39 +301,65 @@ impl Endpoint {
         self.carry_out(now, binding, step);
     }
 
-    /// Takes a device out of its binding; whether the binding goes on with others.
-    fn leave_group(&mut self, now: Instant, instance: InstanceId, binding: BindingId) -> bool {
-        let Some(registration) = self.bindings.get(binding) else { return false };
-        let owns = registration.instance == instance;
+    /// Takes a device out of its binding; whether the binding goes on with others. `unregisters`: else another relay goes on with the device.
+    fn leave_group(&mut self, now: Instant, instance: InstanceId, binding: BindingId, unregisters: bool) -> bool {
         if self.is_checked(binding, instance) {
             self.abort_check(now, binding);
             return true;
         }
+        if self.suspended(binding) == Some(instance) {
+            self.put_off_check(now, binding);
+        }
+        let Some(registration) = self.bindings.get(binding) else { return false };
+        let (owns, may_stand) = (registration.instance == instance, registration.may_unregister());
         if !owns {
             self.leave_others(binding, instance);
             self.tidy_group(binding);
             return true;
         }
         let Some(next) = self.next_credential_owner(now, binding) else { return false };
+        if !self.devices.is_proven(next) {
+            if unregisters && may_stand {
+                return false;
+            }
+            self.begin_with(now, binding, next);
+            return true;
+        }
         let standing = self.standing_of(now, binding, next);
         self.leave_others(binding, next);
         let wanted = self.is_wanted(now, binding) || self.devices.is_in_background(next);
-        let proven = self.devices.is_proven(next);
-        self.redirect(now, binding, |registration| match registration.pass_credentials(next, proven, standing) {
-            _ if !wanted => registration.aim(now, Goal::Silent),
-            step => step,
+        self.redirect(now, binding, |registration| match registration.pass_credentials(next, true, standing) {
+            // An unregistration that was under way is sent anew.
+            step if wanted || registration.goal() == Goal::Silent => step,
+            _ => registration.aim(now, Goal::Silent),
         });
         self.tidy_group(binding);
         true
     }
 
+    /// The last device of a binding has left, and the binding is unregistered, or was not in time: those that have joined meanwhile go on with it.
+    pub(super) fn end_binding(&mut self, now: Instant, binding: BindingId, outcome: Unbinding) {
+        let last = self.bindings.get(binding).map(|registration| registration.instance);
+        let Some((last, next)) = last.zip(self.next_credential_owner(now, binding)) else {
+            return self.forget_binding(now, binding, outcome);
+        };
+        self.core.event(Event::Unbound { instance: last, outcome });
+        self.begin_with(now, binding, next);
+        self.settle_group(now, binding);
+    }
+
+    /// A binding is registered with the credentials of this device, as one that is new.
+    fn begin_with(&mut self, now: Instant, binding: BindingId, next: InstanceId) {
+        let proven = self.devices.is_proven(next);
+        let goal = if self.devices.is_in_background(next) { Goal::Registered } else { Goal::Silent };
+        self.leave_others(binding, next);
+        self.redirect(now, binding, |registration| registration.begin_anew(now, next, proven, goal));
+        self.tidy_group(binding);
+    }
+
     fn leave_others(&mut self, binding: BindingId, instance: InstanceId) {
         let Some(group) = self.groups.0.get_mut(&binding) else { return };
         group.others.retain(|other| *other != instance);
-        // No owner is left to go back to: the device in its check is the owner now.
-        if group.check.as_ref().is_some_and(|check| check.suspended.instance == instance) {
-            group.check = None;
-        }
     }
 
     /// Forgets what is of no device of a binding any more.
@@ -338,26 +383,48 @@ impl Endpoint {
 
     /// The same without a check.
     pub(super) fn settle_goal(&mut self, now: Instant, binding: BindingId) {
-        let Some(registration) = self.bindings.get(binding).filter(|it| it.goal() != Goal::Gone) else { return };
-        let credential_owner = registration.instance;
-        let wanted = self.is_wanted(now, binding);
-        if wanted && !self.devices.is_in_background(credential_owner) && !self.is_checked(binding, credential_owner) {
-            self.hand_over_ownership(now, binding, credential_owner);
+        let goal = |endpoint: &Self| endpoint.bindings.get(binding).map(|registration| registration.goal());
+        if goal(self).is_none_or(|goal| goal == Goal::Gone) {
+            return;
         }
-        self.aim(now, binding, if wanted { Goal::Registered } else { Goal::Silent });
+        if self.is_wanted(now, binding) {
+            self.hand_over_ownership(now, binding);
+            return self.aim(now, binding, Goal::Registered);
+        }
+        // Those that are not proven are left. The registration of others goes for them neither on nor back.
+        if self.suspended(binding).is_some_and(|owner| self.devices.is_proven(owner)) {
+            self.put_off_check(now, binding);
+        }
+        let mut members = self.all_instances(binding).into_iter();
+        let Some(next) = members.find(|it| self.devices.is_in_background(*it) && !self.devices.is_proven(*it)) else {
+            return self.aim(now, binding, Goal::Silent);
+        };
+        let Some(registration) = self.bindings.get(binding) else { return };
+        let owner = registration.instance;
+        if self.devices.is_proven(owner) && !registration.is_silent() {
+            return self.aim(now, binding, Goal::Silent);
+        }
+        if next != owner && !self.is_checked(binding, owner) {
+            self.pass_on(now, binding, owner, next);
+        }
+        self.aim(now, binding, Goal::Registered);
     }
 
-    /// The credentials of another device replace those of one whose app is in the foreground.
-    fn hand_over_ownership(&mut self, now: Instant, binding: BindingId, credential_owner: InstanceId) {
-        let Some(next) = self.next_credential_owner(now, binding).filter(|next| self.devices.is_in_background(*next))
-        else {
-            return;
-        };
-        // The registration goes on with the credentials that were accepted, until others have been.
-        if self.is_registered(binding) && !self.is_accepted(binding, next) {
+    /// The credentials of a device that is proven, and whose app is in the background, replace those of one of which this is not so.
+    fn hand_over_ownership(&mut self, now: Instant, binding: BindingId) {
+        let Some(owner) = self.bindings.get(binding).map(|registration| registration.instance) else { return };
+        let is_proven = self.devices.is_proven(owner);
+        if is_proven && self.devices.is_in_background(owner) || self.is_checked(binding, owner) {
             return;
         }
-        self.pass_on(now, binding, credential_owner, next);
+        let may =
+            |next: &InstanceId| self.devices.is_in_background(*next) && (is_proven || self.devices.is_proven(*next));
+        let Some(next) = self.next_credential_owner(now, binding).filter(may) else { return };
+        // The registration goes on with the credentials that were accepted, until others have been.
+        if is_proven && self.is_registered(binding) && !self.is_accepted(binding, next) {
+            return;
+        }
+        self.pass_on(now, binding, owner, next);
     }
 
     /// The credentials of another device are used instead of the owner's, which stays.
@@ -382,18 +449,31 @@ impl Endpoint {
         group.others.iter().min_by_key(rank).copied()
     }
 
-    /// Whether a device of it wants it to be registered; of those whose credentials are refused the one alone whose turn is next.
+    /// Whether a device of it that is proven wants it to be registered; of those whose credentials are refused the one alone whose turn is next.
     fn is_wanted(&self, now: Instant, binding: BindingId) -> bool {
         let owner = self.bindings.get(binding).map(|registration| registration.instance);
         let counts = |it: &InstanceId| owner == Some(*it) || !self.is_paused(now, binding, *it);
         let mut members = self.all_instances(binding).into_iter();
-        members.any(|instance| self.devices.is_in_background(instance) && counts(&instance))
+        let wants = |it: &InstanceId| self.devices.is_proven(*it) && self.devices.is_in_background(*it);
+        members.any(|instance| wants(&instance) && counts(&instance))
     }
 
     /// Whether this device's credentials are being tried.
     pub(super) fn is_checked(&self, binding: BindingId, instance: InstanceId) -> bool {
         let under_way = self.groups.0.get(&binding).is_some_and(|group| group.check.is_some());
         under_way && self.bindings.get(binding).is_some_and(|registration| registration.instance == instance)
+    }
+
+    /// The device whose credentials answer again when those that are being tried do not do.
+    fn suspended(&self, binding: BindingId) -> Option<InstanceId> {
+        Some(self.groups.0.get(&binding)?.check.as_ref()?.suspended.instance)
+    }
+
+    /// Breaks a check off; it comes again.
+    fn put_off_check(&mut self, now: Instant, binding: BindingId) {
+        let Some(checked) = self.bindings.get(binding).map(|registration| registration.instance) else { return };
+        self.abort_check(now, binding);
+        self.add_other(binding, checked);
     }
 
     fn abort_check(&mut self, now: Instant, binding: BindingId) {

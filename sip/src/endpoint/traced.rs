@@ -41,6 +41,16 @@ impl Endpoint {
             || self.devices.binding_of(instance).is_some_and(|binding| named.bindings.contains(&binding))
     }
 
+    /// Whether a message that did not go by its device's flow is shown to who records this instance: as long as its credentials are not proven, the REGISTERs with
+    /// these alone. The calls and the other REGISTERs of its account are others'.
+    pub fn is_shown(&self, message: &Message, instance: InstanceId) -> bool {
+        let Some(binding) = self.devices.binding_of(instance).filter(|_| !self.devices.is_proven(instance)) else {
+            return true;
+        };
+        let is_register = message.cseq().is_some_and(|(_, method)| method == "REGISTER");
+        is_register && self.bindings.get(binding).is_some_and(|registration| registration.instance == instance)
+    }
+
     /// The flow by which a device is attached.
     pub fn device_flow(&self, instance: InstanceId) -> Option<FlowId> {
         self.attachments.get(instance).map(|attached| attached.flow)

@@ -327,6 +327,23 @@ impl Registration {
         self.bound.granted_until()
     }
 
+    /// The same where nothing that is under way takes it away.
+    pub fn stands_until(&self) -> Option<Instant> {
+        let may_go = matches!(self.state, State::Sent { goal, .. } if goal != Goal::Registered);
+        let stands = self.registered && self.goal == Goal::Registered && !may_go;
+        self.granted_until().filter(|_| stands)
+    }
+
+    /// Whether the registrar may have its Contact, and would take it away with the credentials in use.
+    pub fn may_unregister(&self) -> bool {
+        self.bound.may_stand() && !self.is_refused
+    }
+
+    /// Whether it is not registered, as it is to be, as far as can be done.
+    pub fn is_silent(&self) -> bool {
+        self.goal == Goal::Silent && !self.wants_flow() && !self.is_asking()
+    }
+
     /// Whether it stands and has nothing to do but to be refreshed in time.
     pub fn awaits_refresh(&self) -> bool {
         matches!(self.state, State::Registered { .. })

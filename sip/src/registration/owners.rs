@@ -72,6 +72,20 @@ impl Registration {
         }
     }
 
+    /// Another device goes on with it, as if it were new: what was registered before is not that device's.
+    pub fn begin_anew(&mut self, now: Instant, instance: InstanceId, proven: bool, goal: Goal) -> Step {
+        self.registered = false;
+        let step = self.set_credential_owner(instance, proven);
+        if self.goal != goal {
+            return self.aim(now, goal);
+        }
+        self.bound.look(now);
+        match self.state {
+            State::Registered { .. } | State::BackingOff { .. } => self.turn_round(),
+            _ => step,
+        }
+    }
+
     /// How the credentials in use stand.
     pub fn standing(&self) -> Standing {
         Standing { refusals: self.refusals, paused_until: self.paused_until() }

@@ -233,6 +233,10 @@ impl Shard {
         }
         let mut asked = self.asked.remove(&by).filter(|asked| !asked.is_empty());
         for id in self.endpoint.callable_instances(binding) {
+            // What its app registers by itself is not told of here, nor that it is in the foreground forgotten.
+            if self.instances.get(id).is_some_and(|row| row.state == InstanceState::Foreground) {
+                continue;
+            }
             self.set_state(id, InstanceState::Registered);
             if self.instances.set_not_lost(id) {
                 self.tell_registration_restored(id);

@@ -19,7 +19,7 @@ use crate::agent::request::{
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, Frame, told_now};
+use crate::clock::{self, Frame, told_now, unix_now};
 use crate::domain::InstanceState;
 use crate::vault::record::{Presence, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
@@ -352,20 +352,13 @@ impl Shard {
     /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before and no
     /// other node's Contact is still to be taken away.
     fn share_registration(&mut self, id: InstanceId, binding: BindingId) {
-        let members = self.endpoint.callable_instances(binding);
-        if !members.contains(&id) || !self.endpoint.is_registered(binding) || self.endpoint.is_replacing(binding) {
-            return;
-        }
-        let status = |other: &InstanceId| {
-            let row = self.instances.get(*other).filter(|row| row.state == InstanceState::Registered)?;
-            Some((row.status, row.registered_until()))
-        };
-        let Some((status, until)) = members.iter().filter(|other| **other != id).find_map(status) else { return };
+        let is_member = self.endpoint.callable_instances(binding).contains(&id) && !self.endpoint.is_replacing(binding);
+        let stands_until = self.endpoint.stands_until(binding).filter(|_| is_member);
+        let row = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground);
+        let Some((row, until)) = row.zip(stands_until) else { return };
+        row.status = 200;
+        row.set_registered_until(unix_now() + until.saturating_duration_since(clock::now()).as_secs());
         self.set_state(id, InstanceState::Registered);
-        if let Some(row) = self.instances.get_mut(id) {
-            row.status = status;
-            row.set_registered_until(until);
-        }
     }
 
     fn stored(&mut self, id: InstanceId, sealed: Option<Sealed>, fence: Fence, vouched: bool) -> bool {

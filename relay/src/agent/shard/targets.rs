@@ -32,7 +32,9 @@ impl Shard {
         self.opened(instance, self.sealed_of(instance)?, |record| match record {
             StoredRecord::Lent(record) => {
                 let device = &record.device;
-                let to_call = record.wake_for.call.then_some(&device.call_push);
+                // The end of a call is told wherever the call was, though its device wants no further ones.
+                let is_wanted = event == Event::CallEnded || record.wake_for.call;
+                let to_call = is_wanted.then_some(&device.call_push);
                 let target = if of_call { to_call } else { device.alert_target() };
                 Some((record.app.clone(), target?.clone()))
             }

@@ -1,7 +1,7 @@
 //! Recording the SIP of instances whose user, or whose operator, asked for it.
 //!
 //! Invariant: a message is looked at only while something is recorded on this shard. Of a device's side only its own flow is
-//! recorded, also where several devices share an account. The requester is named in the instance's timeline, which is its user's.
+//! recorded, also where several devices share an account; of its SIP server's side, until its credentials are proven, its own REGISTERs alone. The requester is named in the instance's timeline, which is its user's.
 
 use std::cell::LazyCell;
 use std::net::SocketAddr;
@@ -129,7 +129,7 @@ impl Shard {
                 Side::Device => own_flow && trace.follows(call),
                 Side::Upstream => named || trace.follows(call),
             };
-            if !is_own {
+            if !(is_own && (own_flow || self.endpoint.is_shown(message, *id))) {
                 continue;
             }
             trace.follow(call);

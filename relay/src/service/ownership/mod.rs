@@ -24,7 +24,7 @@ mod restore;
 pub(super) mod unanswered_writes;
 pub(super) mod unserved;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ use self::missing_records::Comparing;
 use self::found_again::Searching;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
-use crate::agent::request::{EndKind, InstanceStatus, Principal, Request};
+use crate::agent::request::{InstanceStatus, Request};
 use crate::clock::since_boot;
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;

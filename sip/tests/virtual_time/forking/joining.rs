@@ -171,17 +171,53 @@ fn a_device_that_comes_while_the_last_one_is_unregistered_keeps_the_binding() {
     let mut world = devices(1);
     world.input(Input::Unbind { instance: device(1), deadline: seconds(3) });
     let gone = world.last("REGISTER");
-    join(&mut world, 2, false);
-    assert!(world.events.iter().any(|event| {
-        matches!(event, Event::Unbound { instance, outcome: Unbinding::Shared } if *instance == device(1))
-    }));
+    join(&mut world, 2, true);
+    let ends = |event: &Event| matches!(event, Event::Unbound { instance, outcome: Unbinding::Shared } if *instance == device(1));
+    assert!(world.events.iter().any(ends));
     let back = world.last("REGISTER");
     assert_eq!(back.number(Name::Expires), Some(3600));
     assert!(back.cseq().unwrap().0 > gone.cseq().unwrap().0);
-    assert_eq!(members(&world), [], "until it has proven itself");
     world.grant(600);
     world.advance(seconds(5));
     assert_eq!(members(&world), [device(2)], "the deadline of the other's end means nothing any more");
+}
+
+/// The password of who joins may be wrong: then nobody could take the Contact away.
+#[test]
+fn a_device_that_is_not_proven_comes_behind_the_unregistration_of_the_last_one() {
+    for (joins_first, answers) in [(false, true), (false, false), (true, true), (true, false)] {
+        let mut world = devices(1);
+        if joins_first {
+            join_as(&mut world, 2, false, None);
+        }
+        world.input(Input::Unbind { instance: device(1), deadline: seconds(3) });
+        if !joins_first {
+            join_as(&mut world, 2, false, None);
+        }
+        assert_eq!(world.last("REGISTER").number(Name::Expires), Some(0));
+        assert!(!world.events.iter().any(|event| matches!(event, Event::Unbound { .. })));
+        if answers {
+            world.respond(401, &[("WWW-Authenticate", CHALLENGE)]);
+            assert_eq!(asked(&world).last(), Some(&device(1)));
+            world.respond(200, &[]);
+        } else {
+            world.advance(seconds(3));
+        }
+        let end = world.events.iter().find_map(|event| match event {
+            Event::Unbound { instance, outcome } => Some((*instance, *outcome)),
+            _ => None,
+        });
+        let outcome = if answers { Unbinding::Confirmed } else { Unbinding::Unconfirmed };
+        assert_eq!(end, Some((device(1), outcome)));
+        let first = world.last("REGISTER");
+        assert_eq!((first.number(Name::Expires), first.has(Name::Authorization)), (Some(3600), false));
+        world.respond(401, &[("WWW-Authenticate", CHALLENGE)]);
+        assert_eq!(asked(&world).last(), Some(&device(2)));
+        assert_eq!(members(&world), [], "until it has proven itself");
+        world.grant(600);
+        assert!(matches!(world.events.last(), Some(Event::Registered { refresh: false, .. })));
+        assert_eq!(members(&world), [device(2)]);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One account on several devices: one Contact, all of them rung, the best answer passed (RFC 3261 §16.7).
 
 mod calls;
+mod crossings;
 mod given_up;
 mod joining;
 mod late;

@@ -186,6 +186,27 @@ async fn an_android_phone_is_told_that_a_call_has_ended_unless_it_answered_it() 
     world.content()
 }
 
+/// Its user turns "do not disturb" on, as one does while it rings.
+#[tokio::test]
+async fn the_end_of_a_call_is_told_to_a_phone_that_wants_no_calls_since_it_was_woken() -> Outcome {
+    let world = World::start().await?;
+    let instance = world.enable_android().await?;
+    for end in ["cancelled", "declined"] {
+        world.change(&instance, json!({"wake_for": ["call", "message"]})).await?;
+        let caller = world.call()?;
+        let push = push_of_a_call(&world).await?;
+        assert_eq!(push["event"], "call");
+        world.change(&instance, json!({"wake_for": ["message"]})).await?;
+        match end {
+            "cancelled" => world.cancel(&caller).await?,
+            _ => drop(world.api.decline(&instance, &text(&push["call"])).await?),
+        }
+        let ended = push_of_a_call(&world).await?;
+        assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]), "{end}");
+    }
+    world.content()
+}
+
 #[tokio::test]
 async fn the_end_of_a_call_is_not_told_to_a_phone_whose_push_was_refused() -> Outcome {
     let world = World::start().await?;

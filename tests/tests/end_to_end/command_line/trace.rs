@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::json;
+use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::scratch::Scratch;
-use tests::world::{SOON, TOKEN, World};
+use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::{said, sipwake};
 
@@ -69,6 +70,29 @@ async fn a_user_records_a_call_of_its_own_and_nobody_elses() -> Outcome {
         })
         .await?;
     world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_whose_password_is_not_judged_yet_records_no_call_of_the_account() -> Outcome {
+    let (world, alice) = World::lent().await?;
+    world.registrar.behave(&world.aor(), Behaviour::Silence);
+    let mut request = world.enable_request(OTHER_TOKEN);
+    request["account"]["password"] = "a guess".into();
+    let answer = world.api.enable(&request).await?;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let stranger = Instance::new(&request, answer.json());
+    let path = format!("/v1/instances/{}/trace", stranger.id);
+    let begun = world.api.json("POST", &path, Some(&stranger.secret), Some(&json!({"for_s": 60}))).await?;
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    let ringing = world.answered(&alice).await?;
+    world.hang_up(&ringing.caller, &ringing.call).await?;
+    let file = world.api.of("GET", &stranger, "/trace").await?;
+    assert_eq!(file.status, 200);
+    let text = String::from_utf8_lossy(&file.body);
+    for of_the_call in ["INVITE", "SIP/2.0 180", "m=audio"] {
+        assert!(!text.contains(of_the_call), "{text}");
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

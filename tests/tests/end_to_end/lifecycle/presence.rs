@@ -7,7 +7,7 @@ use serde_json::json;
 use tests::api_client::Instance;
 use tests::caller::CallOptions;
 use tests::registrar::Behaviour;
-use tests::world::{SOON, World, text};
+use tests::world::{OTHER_TOKEN, SOON, World, text};
 
 use super::Outcome;
 
@@ -66,5 +66,77 @@ async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
         world.registrar.await_contacts(&aor, contacts, SOON * 2).await?;
     }
     assert_eq!(world.apns.requests(), 2, "one push for each call");
+    world.content()
+}
+
+/// Another device of the account, or a stranger who knows its address, shows a wrong password; its answer.
+async fn joins_wrongly(world: &World) -> Outcome {
+    let mut request = world.enable_request(OTHER_TOKEN);
+    request["account"]["password"] = "a guess".into();
+    let answer = world.api.enable(&request).await?;
+    assert_eq!((answer.status, answer.problem().as_deref()), (422, Some("upstream-refused")), "{}", answer.text());
+    Ok(())
+}
+
+async fn is(world: &World, instance: &Instance, registration: &str) -> Outcome {
+    let is = || async {
+        let read = world.api.read(instance).await.ok()?.json();
+        (read["registration"]["state"] == registration).then_some(())
+    };
+    world.until(registration, is).await
+}
+
+#[tokio::test]
+async fn a_device_that_joins_with_a_wrong_password_takes_no_call_from_who_comes_and_goes_meanwhile() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    let aor = world.aor();
+    for (joins_at, back_at) in [(50, 900), (50, 150), (150, 50), (0, 250)] {
+        world.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(200)));
+        let comes = async {
+            say(&world, &instance, "foreground").await?;
+            tokio::time::sleep(Duration::from_millis(back_at)).await;
+            say(&world, &instance, "background").await
+        };
+        let joins = async {
+            tokio::time::sleep(Duration::from_millis(joins_at)).await;
+            joins_wrongly(&world).await
+        };
+        let (came, joined) = tokio::join!(comes, joins);
+        came?;
+        joined?;
+        world.registrar.behave(&aor, Behaviour::Accept);
+        is(&world, &instance, "registered").await?;
+        assert_eq!(world.registrar.contacts(&aor).len(), 1, "{joins_at} {back_at}");
+        let (caller, push) = world.call_and_push().await?;
+        assert_eq!(text(&push["instance"]), instance.id);
+        world.cancel(&caller).await?;
+    }
+    // An app that stays in the foreground has no Contact of the relay's beside its own.
+    world.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(200)));
+    let (said, joined) = tokio::join!(say(&world, &instance, "foreground"), joins_wrongly(&world));
+    said?;
+    joined?;
+    is(&world, &instance, "unregistered").await?;
+    world.registrar.await_contacts(&aor, 0, SOON).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn a_device_that_joins_with_a_wrong_password_keeps_no_contact_of_who_leaves_meanwhile() -> Outcome {
+    let world = World::start().await?;
+    let aor = world.aor();
+    for leaves_at in [50, 250, 500] {
+        let instance = world.enable().await?;
+        world.registrar.behave(&aor, Behaviour::Slow(Duration::from_millis(200)));
+        let leaves = async {
+            tokio::time::sleep(Duration::from_millis(leaves_at)).await;
+            world.disable(&instance).await
+        };
+        let (receipt, joined) = tokio::join!(leaves, joins_wrongly(&world));
+        assert_eq!(receipt?["unregistered"], true, "{leaves_at}");
+        joined?;
+        world.registrar.behave(&aor, Behaviour::Accept);
+        assert_eq!(world.registrar.contacts(&aor).len(), 0, "{leaves_at}");
+    }
     world.content()
 }
