@@ -246,7 +246,8 @@ async fn a_relay_is_found_while_its_configuration_names_another_operator_listene
     let relay = &world.relay;
     let config = relay.config().display().to_string();
     let is_noted = || {
-        let names = std::fs::read_dir(relay.directory()).into_iter().flatten().flatten().map(|file| file.file_name());
+        let names =
+            std::fs::read_dir(world.authority.directory()).into_iter().flatten().flatten().map(|file| file.file_name());
         names.map(|name| name.to_string_lossy().into_owned()).any(|name| name.starts_with("keyring.operator-"))
     };
     world.until("a note of the listener", || async { is_noted().then_some(()) }).await?;
