@@ -55,6 +55,9 @@
 //! | 5 | [`cli`] | the command line's clients of a relay: a device, the operator's view |
 //! | 6 | `main.rs` | arguments, exit status |
 
+// They panic where nobody reads: what is said goes by `log`, and a command's result by a write that may fail.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod acme;
 pub mod agent;
 pub mod api;

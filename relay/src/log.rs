@@ -6,9 +6,10 @@
 //! Invariant: lines are written whole and in the order in which they were handed over, and nobody who hands one over waits for the reader. A
 //! line that finds [`WAITING_MAX`] bytes before it, or cannot be written, is dropped and counted, and the log says how many were once it is read again;
 //! one that was cut in its midst ends before the next begins. A program that
-//! never calls [`begin`] writes each line at once. Of a panic the log has what stands in the program's own text, and nothing else.
+//! never calls [`begin`] writes each line at once, and goes on where it cannot be written. Of a panic the log has what stands in the program's own text, and nothing else.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::PanicHookInfo;
@@ -113,8 +114,14 @@ fn told_push(app: &str, service: &str, push: &str, as_json: bool) -> String {
 pub fn say(lines: &str) {
     match QUEUE.get() {
         Some(queue) => queue.hand_over(lines.as_bytes()),
-        None => eprint!("{lines}"),
+        // `eprint!` panics where nobody reads it; what a command was asked for does not depend on that.
+        None => drop(io::stderr().write_all(lines.as_bytes())),
     }
+}
+
+/// Says one line.
+pub fn say_line(line: impl Display) {
+    say(&format!("{line}\n"));
 }
 
 /// How many lines this process has lost since it started: nobody read them in time, or they could not be written.
@@ -148,7 +155,8 @@ impl Write for Writer {
                 queue.hand_over(line);
                 Ok(line.len())
             }
-            None => io::stderr().write(line),
+            // The subscriber tells of a line that was not written by `eprintln!`, which panics then.
+            None => Ok(io::stderr().write(line).unwrap_or(line.len())),
         }
     }
 

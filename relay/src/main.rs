@@ -4,6 +4,8 @@
 //! status is 0 after a clean drain or a check without problems, 1 on an error, 2 on bad usage. No core
 //! dump, and no debugger of another user, sees the process's memory.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -239,7 +241,8 @@ async fn serve(
     if let Some(unconfigured) = &unconfigured {
         unconfigured.say(&running);
         if let Some(ca) = &running.development_ca {
-            print!("{ca}");
+            // Who does not read it finds it in the state folder.
+            drop(std::io::stdout().write_all(ca.as_bytes()));
         }
     }
     reload_until_the_end(&running, &manager, signals).await;
@@ -390,7 +393,7 @@ async fn check_file(file: PathBuf, push: bool, json: bool) -> Result<ExitCode, C
         return print_findings(problems.iter(), &notes, &taken);
     }
     for note in &notes {
-        eprintln!("note: {note}");
+        log::say_line(format_args!("note: {note}"));
     }
     if push {
         let (refused, taken) = check_push(&config).await;

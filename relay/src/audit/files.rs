@@ -1,7 +1,7 @@
 //! The files of a trail: one for each day, made, continued and, after their time, deleted.
 //!
 //! Invariant: lines are appended whole, and are on the disk when they count as written; a file is made with its first line, and readable for its
-//! owner alone (mode 0600). Nothing but files of this form is touched. None is deleted by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
+//! owner alone (mode 0600). A clock that is doubted begins no file of a day to come. Nothing but files of this form is touched. None is deleted by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
 //! starts in a wrong year deletes nothing.
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::chain::{self, BEGINNING};
 use super::{Act, Entry, Settings, Whose};
 use crate::clock::watch::{JUMP_STEADY_MS, confirmed_now};
-use crate::clock::{DAY_S, rfc3339, rfc3339_ms, shared_now_ms};
+use crate::clock::{DAY_S, Reading, rfc3339, rfc3339_ms, shared_now_ms};
 use crate::file_owner;
 
 /// How long a run goes by the trail before it believes a clock that is ahead of it: as long as a jump of the clock is doubted.
@@ -103,12 +103,18 @@ fn day_of(at_ms: u64) -> String {
     rfc3339(at_ms / 1_000)[..10].to_owned()
 }
 
+/// The day in whose file a line of this moment stands: not a day to come by a clock that is doubted, for the trail would go on there for good.
+fn file_day_of(at_ms: u64) -> String {
+    let now = Reading::now();
+    day_of(if now.is_steady { at_ms } else { at_ms.min(now.confirmed * 1_000) })
+}
+
 impl Trail {
     pub fn open(settings: Settings) -> Result<Self, AuditError> {
         let directory = &settings.directory;
         file_owner::make_folder(directory).map_err(failed(directory))?;
         let (mut seq, mut chain, mut torn) = (0, BEGINNING, false);
-        let mut day = day_of(shared_now_ms());
+        let mut day = file_day_of(shared_now_ms());
         let mut earlier = None;
         let mut days = days(directory)?;
         if let Some((newest, path)) = days.last() {
@@ -141,14 +147,15 @@ impl Trail {
 
     /// Appends these lines; those that could not be written change nothing.
     pub fn write(&mut self, entries: &[Entry]) -> Result<(), AuditError> {
-        let Some(day) = entries.first().map(|entry| day_of(entry.at_ms)) else { return Ok(()) };
+        let Some(at_ms) = entries.first().map(|entry| entry.at_ms) else { return Ok(()) };
+        let day = file_day_of(at_ms);
         // A clock that goes back goes on in the file there is.
         if day > self.day {
             self.file = None;
             self.day.clone_from(&day);
             self.gone = None;
         }
-        self.tidy_on(day);
+        self.tidy_on(day_of(at_ms));
         let (mut seq, mut chain, mut text) = (self.seq, self.chain, String::new());
         for entry in entries {
             seq += 1;
@@ -545,6 +552,41 @@ mod tests {
         trail.tidy_from = Instant::now();
         trail.write(&[entry(Act::Woken, unix_now_ms())]).expect("written");
         assert_eq!(left(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_jumped_begins_no_file_of_a_far_day_and_one_that_is_trusted_does() {
+        use crate::clock::watch::{begin, look};
+        use crate::clock::{Machine, set_virtual};
+        // The simulated machine is that of its thread.
+        let simulated = std::thread::spawn(|| {
+            let mut machine = Machine::default();
+            machine.up = Duration::from_secs(1_000);
+            let mut set = |after_s: u64, off_s: u64| {
+                machine.up += Duration::from_secs(after_s);
+                machine.off_ms = (off_s * 1_000) as i64;
+                set_virtual(&machine);
+                look(false);
+            };
+            set(0, 0);
+            begin(None);
+            let place = Folder::new();
+            let mut trail = place.open();
+            let today = day_of(shared_now_ms());
+            let files = || days(&place.0).expect("read").into_iter().map(|(day, _)| day).collect::<Vec<_>>();
+            for off_s in [400 * DAY_S, 0, DAY_S] {
+                set(1, off_s);
+                trail.write(&[entry(Act::Woken, shared_now_ms())]).expect("written");
+                assert_eq!(files(), [today.as_str()], "{off_s}");
+            }
+            drop(trail);
+            trail = place.open();
+            assert_eq!(files(), [today.as_str()], "by a start likewise");
+            set(JUMP_STEADY_MS as u64 / 1_000 + 1, DAY_S);
+            trail.write(&[entry(Act::Woken, shared_now_ms())]).expect("written");
+            assert_eq!(files(), [today, day_of(shared_now_ms())], "it has stayed");
+        });
+        simulated.join().expect("no panic");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::answer::list;
 use super::colour::{Colour, paint};
 use super::operator::At;
 use super::table::{cell, incomplete, pretty, printable, table_in};
+use crate::log::say_line;
 
 /// The last calls of all nodes: for whom, how each ended, and why nobody answered; kept for a day
 #[derive(Args)]
@@ -103,10 +104,10 @@ fn print(text: &str) -> Result<(), CommandError> {
 /// A list with a hole says so.
 fn say_missing(told: &Value) -> Result<(), CommandError> {
     if told["incomplete"] == true {
-        eprintln!("incomplete: the store does not answer, or a node is still reading what an earlier run has kept");
+        say_line("incomplete: the store does not answer, or a node is still reading what an earlier run has kept");
     }
     for node in told["silent"].as_array().into_iter().flatten() {
-        eprintln!("{}", incomplete(&cell(node), "did not answer"));
+        say_line(incomplete(&cell(node), "did not answer"));
     }
     Ok(())
 }

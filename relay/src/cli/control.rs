@@ -9,12 +9,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::CommandError;
 use super::answer::{list, text};
 use super::operator::{At, configuration};
 use super::question::confirm;
 use super::table::{cell, pretty, table};
+use super::{CommandError, print_done};
 use crate::config::Origin;
+use crate::log::say_line;
 
 /// Have a running relay read its configuration and the files that it names again; says what changed and what needs a restart
 #[derive(Args)]
@@ -67,25 +68,23 @@ pub async fn reload(reload: Reload) -> Result<(), CommandError> {
         told = listener.call("POST", "/reload", None) => told?,
         // A service manager that stops the relay ends its reload first, and takes an end by a signal for a failure of the service.
         _ = terminate.recv() => {
-            eprintln!("ended by SIGTERM before the relay has said what became of the reload");
+            say_line("ended by SIGTERM before the relay has said what became of the reload");
             return Ok(());
         }
     };
     let list = |member: &str| Ok::<_, CommandError>(list(&told, member)?.iter().map(cell).collect::<Vec<_>>());
     let (taken, needs_restart) = (list("taken")?, list("needs_restart")?);
-    let mut out = std::io::stdout();
     if reload.at.json {
-        return Ok(out.write_all(pretty(&told).as_bytes())?);
+        return print_done(&pretty(&told));
     }
-    match taken.as_slice() {
-        [] => writeln!(out, "nothing has changed")?,
-        taken => writeln!(out, "taken: {}", taken.join(", "))?,
+    let mut text = match taken.as_slice() {
+        [] => "nothing has changed\n".to_owned(),
+        taken => format!("taken: {}\n", taken.join(", ")),
+    };
+    if !needs_restart.is_empty() {
+        text += &format!("in force after a restart: {}\n", needs_restart.join(", "));
     }
-    match needs_restart.as_slice() {
-        [] => {}
-        places => writeln!(out, "in force after a restart: {}", places.join(", "))?,
-    }
-    Ok(())
+    print_done(&text)
 }
 
 /// A note on restarts, which a drain does not prevent.
@@ -103,11 +102,11 @@ pub async fn drain(drain: Drain) -> Result<(), CommandError> {
         return Err(CommandError::NotARelay);
     }
     let text = if drain.at.json { pretty(&told) } else { format!("{}\n", cell(&told["state"])) };
-    std::io::stdout().write_all(text.as_bytes())?;
+    let printed = print_done(&text);
     if !drain.at.json {
-        eprintln!("{STARTS_AGAIN}");
+        say_line(STARTS_AGAIN);
     }
-    Ok(())
+    printed
 }
 
 /// Shows a configuration.

@@ -39,6 +39,8 @@ pub(super) struct Https {
     tls: ClientTls,
     /// The file with the certificate that the relay is known by.
     known_by: Option<PathBuf>,
+    /// Where else it may be.
+    or_at: Option<SocketAddr>,
 }
 
 impl Https {
@@ -51,13 +53,18 @@ impl Https {
             return Err(wrong());
         }
         let (host, port) = (authority.host().to_owned(), https_port(&uri).ok_or_else(wrong)?);
-        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::web(ca)?, known_by: None })
+        Ok(Self { authority: authority.to_string(), host, port, tls: ClientTls::web(ca)?, known_by: None, or_at: None })
     }
 
     /// A relay of this machine, verified as `tls` does it; `known_by`: by the certificate in this file.
     pub(super) fn at(address: SocketAddr, tls: ClientTls, known_by: Option<PathBuf>) -> Self {
         let (host, port) = (address.ip().to_string(), address.port());
-        Self { authority: address.to_string(), host, port, tls, known_by }
+        Self { authority: address.to_string(), host, port, tls, known_by, or_at: None }
+    }
+
+    /// The same, which may also be at another address, where nothing or something else is at the first one.
+    pub(super) fn or_at(self, or_at: Option<SocketAddr>) -> Self {
+        Self { or_at, ..self }
     }
 
     /// A TLS connection to a host of the same relay.
@@ -125,8 +132,18 @@ impl Https {
         }
     }
 
+    async fn connect(&self) -> Result<Stream, CommandError> {
+        let connected = connect(&self.tls, &self.host, self.port).await;
+        match (connected, self.or_at) {
+            (Err(error), Some(other)) => {
+                connect(&self.tls, &other.ip().to_string(), other.port()).await.map_err(|_| error)
+            }
+            (connected, _) => connected,
+        }
+    }
+
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), CommandError> {
-        let stream = connect(&self.tls, &self.host, self.port).await.map_err(|error| self.explained(error))?;
+        let stream = self.connect().await.map_err(|error| self.explained(error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let answer = sender.send_request(request).await?;

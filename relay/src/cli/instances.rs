@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
-use super::CommandError;
 use super::answer::{is_receipt, of_instance, of_wipe};
 use super::operator::{At, Listener};
 use super::question::{confirm, is_attended};
 use super::table::{cell, incomplete, lines, one_line, pretty, table};
+use super::{CommandError, print_done};
 use crate::api::sip_uri::SipUri;
+use crate::log::{say, say_line};
 use crate::secret::Aor;
 use crate::vault::AorHash;
 
@@ -221,7 +222,7 @@ impl Seen {
     fn print(&self, at: &At) -> Result<(), CommandError> {
         print(&if at.json { pretty(&Value::from(self.instances.clone())) } else { listed(&self.instances) })?;
         for node in &self.silent {
-            eprintln!("{}", incomplete(node, "did not answer, or its instances are still being taken over"));
+            say_line(incomplete(node, "did not answer, or its instances are still being taken over"));
         }
         Ok(())
     }
@@ -239,8 +240,7 @@ impl Seen {
 fn asked_account() -> Result<AorHash, CommandError> {
     let mut line = Zeroizing::new(String::with_capacity(512));
     if io::stdin().is_terminal() {
-        eprint!("AOR of the account (sip:user@domain): ");
-        io::stderr().flush()?;
+        say("AOR of the account (sip:user@domain): ");
     }
     io::stdin().lock().read_line(&mut line)?;
     let typed = line.trim();
@@ -271,7 +271,10 @@ async fn all_seen(ask: impl AsyncFn() -> Result<Seen, CommandError>) -> Result<S
         }
         if !has_told {
             has_told = true;
-            eprintln!("waiting for {}: no answer yet, or instances are still being taken over", seen.silent());
+            say_line(format_args!(
+                "waiting for {}: no answer yet, or instances are still being taken over",
+                seen.silent()
+            ));
         }
         sleep(ASK_AGAIN).await;
     }
@@ -293,7 +296,7 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
         None => (ids, String::new()),
     };
     if ids.is_empty() && unseen.is_empty() {
-        eprintln!("there is none: nothing was wiped");
+        say_line("there is none: nothing was wiped");
         return Ok(());
     }
     if ids.is_empty() {
@@ -311,33 +314,42 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
         let many = if ids.len() == 1 { "1 instance".to_owned() } else { format!("{} instances", ids.len()) };
         confirm(&format!("{many}{whose} will be unregistered and wiped; their users hear no more calls."), yes)?;
     }
-    let (mut failed, mut wiping) = (0, 0);
+    let (mut failed, mut wiping, mut unprinted) = (0, 0, None);
     for (index, id) in ids.iter().enumerate() {
         let told = listener.ask("POST", id, "/wipe").await.and_then(of_wipe);
         wiping += usize::from(told.as_ref().is_ok_and(|told| !is_receipt(told)));
         match told {
-            Ok(receipt) if single => print(&if at.json { pretty(&receipt) } else { lines(&receipt) })?,
-            Ok(receipt) if at.json => print(&format!("{}\n", one_line(&receipt)))?,
-            Ok(receipt) => print(&wiped(id, &receipt))?,
+            // Who cannot be shown a receipt wants the others wiped all the same.
+            Ok(receipt) => unprinted = print_done(&shown(id, &receipt, single, at.json)).err().or(unprinted),
             Err(error) if single => return Err(error),
             Err(error) => {
                 failed += 1;
-                eprintln!("{id}: {error}");
+                say_line(format_args!("{id}: {error}"));
             }
         }
         if !single && (index + 1) % 100 == 0 {
-            eprintln!("{} of {}", index + 1, ids.len());
+            say_line(format_args!("{} of {}", index + 1, ids.len()));
         }
     }
     if !single {
-        eprintln!("{} of {} wiped", ids.len() - failed - wiping, ids.len());
+        say_line(format_args!("{} of {} wiped", ids.len() - failed - wiping, ids.len()));
     }
     match (failed, wiping) {
-        (0, 0) if unseen.is_empty() => Ok(()),
+        (0, 0) if unseen.is_empty() => unprinted.map_or(Ok(()), Err),
         (0, 0) => Err(CommandError::NotAllSeen(unseen)),
         (0, wiping) => Err(CommandError::Wiping(wiping)),
         (failed, 0) => Err(CommandError::NotAll(failed)),
         (failed, wiping) => Err(CommandError::NotAllAndWiping { failed, wiping }),
+    }
+}
+
+/// What became of an instance, as it is printed.
+fn shown(id: &str, told: &Value, single: bool, json: bool) -> String {
+    match (single, json) {
+        (true, true) => pretty(told),
+        (true, false) => lines(told),
+        (false, true) => format!("{}\n", one_line(told)),
+        (false, false) => wiped(id, told),
     }
 }
 

@@ -9,9 +9,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::CommandError;
+use super::{CommandError, print_done};
 use crate::clock::{DAY_S, Reading, rfc3339};
 use crate::config::Config;
+use crate::log::say_line;
 use crate::random;
 use crate::vault::{Fingerprint, Keyring};
 
@@ -88,11 +89,11 @@ impl KeyringLocation {
 /// [`CommandError`] when the keyring, or what is to be mixed in, cannot be used.
 pub fn run(keys: Keys) -> Result<(), CommandError> {
     match keys.action {
-        Action::Show { place, json } => show(&place.open()?, json),
+        Action::Show { place, json } => Ok(std::io::stdout().write_all(shown(&place.open()?, json).as_bytes())?),
         Action::Accept { place } => {
             let keyring = place.open()?;
             keyring.accept().map_err(|error| CommandError::Configuration(error.to_string()))?;
-            show(&keyring, false)
+            print_done(&shown(&keyring, false))
         }
         Action::Rotate { place, entropy } => {
             let keyring = place.open()?;
@@ -104,25 +105,23 @@ pub fn run(keys: Keys) -> Result<(), CommandError> {
                 }
             };
             keyring.mix(&bytes, Reading::now()).map_err(|error| CommandError::Configuration(error.to_string()))?;
-            show(&keyring, false)?;
-            eprintln!("{note} A relay that runs takes it over within 10 s.");
-            Ok(())
+            let printed = print_done(&shown(&keyring, false));
+            say_line(format_args!("{note} A relay that runs takes it over within 10 s."));
+            printed
         }
     }
 }
 
-fn show(keyring: &Keyring, json: bool) -> Result<(), CommandError> {
+fn shown(keyring: &Keyring, json: bool) -> String {
     let fingerprint = keyring.fingerprint(Reading::now());
     let (identity, chain) = (fingerprint.identity_text(), fingerprint.chain_text());
     let Fingerprint { day, rotation, .. } = fingerprint;
     let day = rfc3339(u64::from(day) * DAY_S)[..10].to_owned();
-    let mut out = std::io::stdout();
     if json {
-        writeln!(out, "{}", json!({"ring": identity, "day": day, "rotation": rotation, "chain": chain}))?;
+        format!("{}\n", json!({"ring": identity, "day": day, "rotation": rotation, "chain": chain}))
     } else {
-        writeln!(out, "keyring      {identity}\nrotation     {rotation}\nkey of today {chain} ({day})")?;
+        format!("keyring      {identity}\nrotation     {rotation}\nkey of today {chain} ({day})\n")
     }
-    Ok(())
 }
 
 fn read(file: PathBuf) -> Result<Zeroizing<Vec<u8>>, CommandError> {

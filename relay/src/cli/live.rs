@@ -2,7 +2,7 @@
 //!
 //! Invariant: it asks this machine's operator listener and shows no token. A relay that serves is alive, ready or not, whatever its files
 //! have become since it started: who restarts it loses its calls, and it starts with those files. So `--live` reads nothing of the
-//! configuration but where to ask, and takes whatever certificate is shown; `--ready` reads all, and trusts the relay's own certificate
+//! configuration but where to ask, and where the relay has noted that it listens if nobody does there, and takes whatever certificate is shown; `--ready` reads all, and trusts the relay's own certificate
 //! alone.
 
 use std::path::Path;
@@ -13,8 +13,9 @@ use super::CommandError;
 use super::https::Https;
 use super::operator::{configuration, named, of_this_machine};
 use super::table::printable;
-use crate::config::operator_listener;
+use crate::config::{Config, operator_listener};
 use crate::net::tls::ClientTls;
+use crate::serve::running_relay;
 
 /// Asks `/healthz`, and says in a line what `/readyz` says.
 ///
@@ -25,7 +26,18 @@ pub async fn live(file: Option<&Path>, ready: bool) -> Result<String, CommandErr
     let https = if ready {
         of_this_machine(&configuration(file)?.ok_or(nameless)?)?
     } else {
-        Https::at(operator_listener(named(file).ok_or(nameless)?), ClientTls::anyone(), None)
+        let file = named(file).ok_or(nameless)?;
+        let address = operator_listener(file);
+        let nobody = |error: &CommandError| matches!(error, CommandError::Dial(_) | CommandError::Timeout);
+        let https = Https::at(address, ClientTls::anyone(), None);
+        match https.get_open("/healthz").await {
+            // The file may name another listener since the relay was started.
+            Err(error) if nobody(&error) => {
+                let noted = Config::load(file).ok().and_then(|config| running_relay::noted_listener(&config));
+                Https::at(noted.ok_or(error)?, ClientTls::anyone(), None)
+            }
+            _ => https,
+        }
     };
     if https.get_open("/healthz").await?.0 != 200 {
         return Err(CommandError::NotReady("does not serve".to_owned()));

@@ -28,6 +28,7 @@
 //!
 //! Invariant: a command is a client like any other: it knows the relay's published interface, and nothing of the
 //! process's inside. Its result goes to stdout, everything else to stderr. No secret is printed.
+//! What a command does beyond printing it does to its end, whatever becomes of its output.
 
 mod answer;
 pub mod audit;
@@ -53,13 +54,14 @@ mod subscription;
 mod table;
 pub mod trace;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use table::printable;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::log::say;
 use crate::net::dial::DialError;
 use crate::net::tls::TlsError;
 use crate::regular_file::BYTE_ORDER_MARK;
@@ -242,9 +244,21 @@ pub enum CommandError {
         /// Why, in words.
         why: String,
     },
+    /// The action was done, and what it came to cannot be printed.
+    #[error("it was done, and stands above, because the output is closed: {0}")]
+    Unprinted(io::Error),
     /// Nothing can be printed.
     #[error("the output is closed: {0}")]
     Output(#[from] io::Error),
+}
+
+/// Prints what an action came to that is done by now. Where the output is closed, the standard error hears it.
+fn print_done(text: &str) -> Result<(), CommandError> {
+    let mut out = io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|why| {
+        say(text);
+        CommandError::Unprinted(why)
+    })
 }
 
 /// Reads a key from a file: its one line.

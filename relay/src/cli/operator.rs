@@ -1,7 +1,7 @@
 //! The operator listener, as the command line asks it.
 //!
 //! Values that are not given are taken from the configuration of a relay on this machine: where it listens, the token, and its
-//! certificate, which is then trusted as it is.
+//! certificate, which is then trusted as it is. Where `operator.listen` was changed since that relay started, it is found where it has noted that it listens.
 //!
 //! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names or that it has noted. A configuration decides to whom
 //! the token is shown to, so that none is taken that the operator has not named, but root's: the current folder may be anybody's. The
@@ -100,7 +100,7 @@ fn read(file: &Path) -> Result<Config, CommandError> {
 }
 
 pub(super) fn of_this_machine(config: &Config) -> Result<Https, CommandError> {
-    at_this_machine(config, config.operator_address())
+    Ok(at_this_machine(config, config.operator_address())?.or_at(running_relay::noted_listener(config)))
 }
 
 /// A listener of the relay with this configuration, by its very certificate: that of the file, or the one that the relay has noted as in use.

@@ -2,13 +2,14 @@
 //!
 //! Invariant: a password is wiped when it is dropped; a terminal does not show it while it is typed.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
 use super::{CommandError, secret_file};
+use crate::log::say;
 use crate::secret::Password;
 
 /// Reads the password: the first line of `file`, or of the standard input, which is asked when it is a terminal.
@@ -27,15 +28,14 @@ fn from_input() -> io::Result<Zeroizing<String>> {
     let input = io::stdin();
     let asked = input.is_terminal();
     if asked {
-        eprint!("Password of the SIP account: ");
-        io::stderr().flush()?;
+        say("Password of the SIP account: ");
         echo(false);
     }
     let mut line = Zeroizing::new(String::with_capacity(512));
     let read = input.lock().read_line(&mut line);
     if asked {
         echo(true);
-        eprintln!();
+        say("\n");
     }
     read.map(|_| line)
 }

@@ -2,9 +2,10 @@
 //!
 //! Invariant: without a person at a terminal who says yes, and without `--yes`, the answer is no.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 
 use super::CommandError;
+use crate::log::say;
 
 /// Whether it may be done: `--yes` was given, or a person says so.
 ///
@@ -17,8 +18,7 @@ pub(super) fn confirm(what: &str, yes: bool) -> Result<(), CommandError> {
     if !is_attended() {
         return Err(CommandError::NotConfirmed(what.to_owned()));
     }
-    eprint!("{what} Type yes to go on: ");
-    io::stderr().flush()?;
+    say(&format!("{what} Type yes to go on: "));
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     if line.trim().eq_ignore_ascii_case("yes") { Ok(()) } else { Err(CommandError::NotConfirmed(what.to_owned())) }

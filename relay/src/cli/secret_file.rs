@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::CommandError;
+use crate::log::say_line;
 use crate::random;
 use crate::vault::hex;
 
@@ -34,7 +35,7 @@ pub(super) fn read(file: &Path) -> Result<Zeroizing<String>, CommandError> {
 
 pub(super) fn warn_if_others_can_read(file: &Path) {
     if fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o004 != 0) {
-        eprintln!("warning: {} can be read by every user of this machine: chmod 600 it", file.display());
+        say_line(format_args!("warning: {} can be read by every user of this machine: chmod 600 it", file.display()));
     }
 }
 

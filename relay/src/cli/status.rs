@@ -12,6 +12,7 @@ use super::colour::{Colour, paint};
 use super::operator::At;
 use super::table::{cell, pretty, printable, table, table_in};
 use super::{CommandError, answer};
+use crate::log::say_line;
 
 /// How a relay stands, on one screen; ends with 0: well, 1: to be looked at, 2: calls fail, or no answer
 #[derive(Args)]
@@ -118,7 +119,7 @@ pub async fn nodes(nodes: Nodes) -> Result<(), CommandError> {
     };
     std::io::stdout().write_all(text.as_bytes())?;
     if told["incomplete"] == true {
-        eprintln!("incomplete: the store does not answer, so that only this node is known");
+        say_line("incomplete: the store does not answer, so that only this node is known");
     }
     Ok(())
 }

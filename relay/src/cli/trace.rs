@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::operator::{At, Listener};
 use super::table::{one_line, printable};
-use super::{CommandError, answer, secret_file};
+use super::{CommandError, answer, print_done, secret_file};
 use crate::config::values::duration;
+use crate::log::say_line;
 
 /// The beginning of a pcapng file: the type of its first block.
 const PCAPNG: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
@@ -49,14 +50,14 @@ pub async fn run(trace: Trace) -> Result<(), CommandError> {
     let begun = listener.ask_with("POST", &trace.id, "/trace", Some(&body)).await?;
     let until = printable(answer::text(&begun, "until")?);
     let place = if is_output(&trace.output) { "the standard output".into() } else { trace.output.to_string_lossy() };
-    eprintln!("recording until {until} into {place}");
+    say_line(format_args!("recording until {until} into {place}"));
     let recorded = record(&listener, &trace).await;
     // However it ended. It may have erased itself by now.
     drop(listener.ask("DELETE", &trace.id, "/trace").await);
     recorded?;
     if trace.at.json && !is_output(&trace.output) {
         let told = json!({"instance": trace.id, "file": trace.output, "until": begun["until"]});
-        writeln!(std::io::stdout(), "{}", one_line(&told))?;
+        print_done(&format!("{}\n", one_line(&told)))?;
     }
     Ok(())
 }

@@ -12,13 +12,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 mod frame;
+mod tls_time;
 pub mod token_times;
 pub mod watch;
 
 #[cfg(test)]
 pub(crate) use frame::tests::later;
 pub use frame::{Frame, Frames};
-pub use watch::{Reading, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot, told_now};
+pub use tls_time::TlsTime;
+pub use watch::{Reading, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot, told_now, told_now_ms};
 
 /// Seconds in a day; a leap second is not counted.
 pub const DAY_S: u64 = 86_400;

@@ -23,7 +23,9 @@
 //! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
 //! above holds for it in place of the system's clock. Times that phones are told go by whichever of both is nearer to the trusted time
 //! ([`told_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
-//! it ([`TokenTimes`](super::token_times::TokenTimes)). Times that certificates are judged by are the system's.
+//! it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
+//!
+//! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for [`UNLOOKED_MS`] at most, that clock goes on as it was, by the time since boot.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
@@ -56,6 +58,9 @@ const RESEALED_MS: i64 = 3_600_000;
 /// How far the system's clock may be from the store's, in milliseconds: 30 s. Past it the store's is the shared one.
 pub const STORE_OFF_MAX_MS: i64 = 30_000;
 
+/// How long after the last look a jump of the system's clock is none yet, in milliseconds. A look comes each second, and asks the store first.
+const UNLOOKED_MS: i64 = 3_000;
+
 /// The value of an anchor before the first [`begin`], and of the store's while the system's clock is right.
 const UNSET: i64 = i64::MIN;
 
@@ -68,6 +73,9 @@ pub(super) struct Trusted {
     anchor_ms: AtomicI64,
     /// The store's time at boot, in milliseconds since 1970.
     store_anchor_ms: AtomicI64,
+    /// The system's time at boot as it was looked at last, and when that was, in milliseconds since boot.
+    system_anchor_ms: AtomicI64,
+    looked_at_ms: AtomicI64,
     /// When a jump ahead was trusted last, in milliseconds since boot, and how far it was.
     believed_at_ms: AtomicI64,
     believed_ms: AtomicI64,
@@ -79,6 +87,8 @@ impl Trusted {
         Self {
             anchor_ms: AtomicI64::new(UNSET),
             store_anchor_ms: AtomicI64::new(UNSET),
+            system_anchor_ms: AtomicI64::new(UNSET),
+            looked_at_ms: AtomicI64::new(0),
             believed_at_ms: AtomicI64::new(0),
             believed_ms: AtomicI64::new(0),
             watch: Mutex::new(None),
@@ -87,6 +97,20 @@ impl Trusted {
 
     fn lock(&self) -> MutexGuard<'_, Option<Watch>> {
         self.watch.lock()
+    }
+
+    /// The system's clock counts as it is.
+    fn looked(&self, system_ms: i64, boot_ms: i64) {
+        self.system_anchor_ms.store(system_ms - boot_ms, Ordering::Relaxed);
+        self.looked_at_ms.store(boot_ms, Ordering::Relaxed);
+    }
+
+    /// Where the system's clock would be had it not jumped since the last look; `None`: it has not.
+    fn before_leap(&self, system_ms: i64, boot_ms: i64) -> Option<i64> {
+        let anchor_ms = self.system_anchor_ms.load(Ordering::Relaxed);
+        let is_recent = anchor_ms != UNSET && boot_ms - self.looked_at_ms.load(Ordering::Relaxed) <= UNLOOKED_MS;
+        let expected_ms = anchor_ms.saturating_add(boot_ms);
+        (is_recent && (system_ms - expected_ms).abs() > STORE_OFF_MAX_MS).then_some(expected_ms)
     }
 }
 
@@ -169,7 +193,19 @@ pub fn shared_now_ms() -> u64 {
 }
 
 fn shared_ms() -> i64 {
-    store_ms().unwrap_or_else(|| unix_now_ms() as i64)
+    store_ms().unwrap_or_else(system_ms)
+}
+
+/// The system's time; that of before a jump at which nobody has looked yet.
+fn system_ms() -> i64 {
+    let (system_ms, boot_ms) = (unix_now_ms() as i64, boot_ms());
+    with_trusted(|trusted| trusted.before_leap(system_ms, boot_ms)).unwrap_or(system_ms)
+}
+
+/// Whether the system's clock has jumped since the last look, so that the store is to be asked before the next one.
+pub fn has_leapt() -> bool {
+    let (system_ms, boot_ms) = (unix_now_ms() as i64, boot_ms());
+    with_trusted(|trusted| trusted.before_leap(system_ms, boot_ms)).is_some()
 }
 
 /// The store's time, while that is the shared one.
@@ -185,22 +221,29 @@ pub fn is_of_store() -> bool {
 
 /// The time that phones are told, in seconds since 1970: the system's, unless the store's is the shared one and nearer to the trusted time.
 pub fn told_now() -> u64 {
-    let (system_ms, trusted_ms) = (unix_now_ms() as i64, trusted_ms());
+    told_now_ms() / 1_000
+}
+
+/// Likewise in milliseconds.
+pub fn told_now_ms() -> u64 {
+    let (system_ms, trusted_ms) = (system_ms(), trusted_ms());
     let off_ms = |ms: i64| trusted_ms.map(|trusted_ms| ms.abs_diff(trusted_ms));
     let told_ms = match store_ms() {
         Some(store_ms) if off_ms(store_ms) <= off_ms(system_ms) => store_ms,
         _ => system_ms,
     };
-    (told_ms / 1_000) as u64
+    told_ms as u64
 }
 
 /// The store's clock says `store_ms` (milliseconds since 1970). How far the system's is ahead of it, in milliseconds, when that is
 /// more than [`STORE_OFF_MAX_MS`]: then the store's is the shared one from now on.
 pub fn store_says(store_ms: u64) -> Option<i64> {
     let (store_ms, boot_ms) = (store_ms as i64, boot_ms());
-    let off_ms = unix_now_ms() as i64 - store_ms;
+    let system_ms = unix_now_ms() as i64;
+    let off_ms = system_ms - store_ms;
     let is_off = off_ms.abs() > STORE_OFF_MAX_MS;
     with_trusted(|trusted| {
+        trusted.looked(system_ms, boot_ms);
         trusted.store_anchor_ms.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
         if let Some(watch) = trusted.lock().as_mut()
             && !std::mem::replace(&mut watch.has_heard_store, true)
@@ -230,7 +273,9 @@ pub fn begin(last_seen: Option<u64>) {
 /// Looks at the clocks; to be called about once a second. `contradicted`: one of the system's and the store's clock agrees with the
 /// trusted time, and the shared one does not.
 pub fn look(contradicted: bool) -> Verdict {
-    let (shared_ms, boot_ms) = (shared_ms(), boot_ms());
+    let boot_ms = boot_ms();
+    with_trusted(|trusted| trusted.looked(unix_now_ms() as i64, boot_ms));
+    let shared_ms = shared_ms();
     with_trusted(|trusted| {
         let mut watch = trusted.lock();
         let Some(watch) = watch.as_mut() else { return Verdict::Steady };
@@ -401,6 +446,46 @@ mod tests {
                 assert_eq!((told_now(), shared_now()), (right_ms / 1_000, said_ms / 1_000), "the store's has jumped");
                 assert!(is_of_store());
             }
+        });
+        simulated.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_jump_counts_once_the_store_was_asked_or_did_not_answer() {
+        const UP: Duration = Duration::from_secs(1_000);
+        // The simulated machine is that of its thread.
+        let simulated = std::thread::spawn(|| {
+            let mut machine = super::super::Machine { up: UP, ..Default::default() };
+            let mut set = |after_ms: u64, off_ms: i64| {
+                (machine.up, machine.off_ms) = (UP + Duration::from_millis(after_ms), off_ms);
+                super::super::set_virtual(&machine);
+                super::super::virtual_unix_ms(machine.up)
+            };
+            let right_ms = set(0, 0);
+            begin(None);
+            assert_eq!(store_says(right_ms), None);
+            for off_ms in [-DAY_MS, 400 * DAY_MS] {
+                // What is dated within the second is dated rightly, and goes on so once the store has spoken.
+                let right_ms = set(900, off_ms);
+                assert_eq!((has_leapt(), shared_now_ms(), told_now_ms()), (true, right_ms, right_ms), "{off_ms}");
+                assert_eq!(store_says(right_ms), Some(off_ms));
+                assert_eq!((has_leapt(), shared_now_ms(), told_now_ms()), (false, right_ms, right_ms), "{off_ms}");
+                let right_ms = set(1_000, 0);
+                assert_eq!((shared_now_ms(), store_says(right_ms)), (right_ms, None));
+            }
+            // The store was asked and has jumped as well, on the same machine.
+            let right_ms = set(2_000, DAY_MS);
+            let both_ms = right_ms + DAY_MS as u64;
+            assert!(has_leapt());
+            assert_eq!((store_says(both_ms), shared_now_ms(), told_now_ms()), (None, both_ms, both_ms));
+            // It does not answer: the next look believes the system's.
+            let right_ms = set(3_000, 0);
+            assert_eq!(shared_now_ms(), right_ms + DAY_MS as u64);
+            look(false);
+            assert_eq!((has_leapt(), shared_now_ms()), (false, right_ms));
+            // Nobody looks.
+            let right_ms = set(3_000 + UNLOOKED_MS as u64 + 1, DAY_MS);
+            assert_eq!((has_leapt(), shared_now_ms()), (false, right_ms + DAY_MS as u64));
         });
         simulated.join().expect("no panic");
     }

@@ -1,7 +1,8 @@
 //! Watching the certificate: when it ends, and whether those who connect will take it.
 //!
 //! Invariant: its warnings are about the certificate in use; faults of new files are reported by [`ServerTls::watch`]. Each doubt is logged once
-//! while it lasts, and told with the moment that it begins. Beside the keyring stands which one is in use, for the commands of this machine.
+//! while it lasts, and told with the moment that it begins; one that the start has told (that nobody vouches, say) is told of a certificate that was taken since. A private CA is no fault; that this machine's
+//! roots vouch no more, as they did for the certificate before, is one: its chain was left out, and no phone connects. Beside the keyring stands which one is in use, for the commands of this machine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::clock;
 use crate::config::{Config, Tls};
 use crate::metrics::Metrics;
 use crate::metrics::labels::Warning;
-use crate::net::tls::{Doubt, ServerTls, dated};
+use crate::net::tls::{Doubt, ServerTls, dated, is_vouched_for};
 use crate::operator::readiness::Readiness;
 
 /// How often it is looked at.
@@ -26,10 +27,24 @@ const AGAIN: Duration = Duration::from_secs(600);
 /// The warning while nothing but a stand-in can be shown.
 const NO_CERTIFICATE: &str = "acme: the CA has issued no certificate yet: no phone, no app and no SIP server that connects by TLS is served until it has; what is shown is signed by the relay itself";
 
+/// The warning of a certificate that has come in the place of one that was vouched for.
+const NOT_VOUCHED_FOR_ANY_MORE: &str = "tls.certificate: a root of this machine vouched for the certificate before this one, and none vouches for it: clients refuse it as well; write the whole chain into the file (fullchain.pem), the leaf first; if the new one is of a private CA that they know, a restart ends this warning";
+
+/// What was examined last.
+struct Examined {
+    chain: Vec<CertificateDer<'static>>,
+    by_date: Vec<Doubt>,
+    at: Instant,
+    /// A root of this machine vouches for it.
+    is_vouched: bool,
+    /// None does, and one did for the certificate before.
+    has_lost_it: bool,
+}
+
 /// Watches for as long as the relay runs.
 pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics, readiness: Readiness) {
     let mut ticks = interval(EVERY);
-    let mut examined: Option<(Vec<CertificateDer<'static>>, Vec<Doubt>, Instant)> = None;
+    let mut examined: Option<Examined> = None;
     let (mut known, mut is_unnoted): (Vec<Doubt>, bool) = (Vec::new(), false);
     loop {
         ticks.tick().await;
@@ -48,21 +63,26 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
             }
         }
         // A certificate ends between two examinations, and a clock may be set.
-        let by_date = dated(&chain, clock::unix_now());
-        if examined.as_ref().is_some_and(|(was, dates, at)| *was == chain && *dates == by_date && at.elapsed() < AGAIN)
-        {
+        let by_date = dated(&chain, clock::told_now());
+        let is_same = |was: &Examined| was.chain == chain;
+        if examined.as_ref().is_some_and(|was| is_same(was) && was.by_date == by_date && was.at.elapsed() < AGAIN) {
             continue;
         }
-        // Whether a private CA is trusted is for those to say who have it.
         let doubts = check::certificate_in_use(&config, &chain);
-        let doubts: Vec<Doubt> = doubts.into_iter().filter(Doubt::is_fatal).collect();
-        examined = Some((chain, by_date, Instant::now()));
-        for doubt in doubts.iter().filter(|doubt| !known.contains(doubt)) {
+        let is_vouched = is_vouched_for(&chain, config.upstream.ca_file.as_deref(), clock::told_now());
+        let has_lost_it = examined.as_ref().is_some_and(|was| was.has_lost_it || was.is_vouched && !is_same(was));
+        // What the start has told is not told again.
+        let is_new = |doubt: &&Doubt| !known.contains(doubt) && (doubt.is_fatal() || examined.is_some());
+        for doubt in doubts.iter().filter(is_new) {
             tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
         }
         let words = |doubt: &Doubt| format!("tls.certificate: {doubt}; {}", doubt.remedy()).into();
         let waits = stands_in.then(|| NO_CERTIFICATE.into());
-        readiness.warn_of(Warning::Trust, waits.into_iter().chain(doubts.iter().map(words)).collect());
+        let is_lost = has_lost_it && doubts.contains(&Doubt::NobodyVouches);
+        let lost = is_lost.then(|| NOT_VOUCHED_FOR_ANY_MORE.into());
+        let fatal = doubts.iter().filter(|doubt| doubt.is_fatal()).map(words);
+        readiness.warn_of(Warning::Trust, waits.into_iter().chain(fatal).chain(lost).collect());
+        examined = Some(Examined { chain, by_date, at: Instant::now(), is_vouched, has_lost_it: is_lost });
         known = doubts;
     }
 }
@@ -71,7 +91,7 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
 mod tests {
     use std::path::PathBuf;
 
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rcgen::{CertificateParams, Issuer, KeyPair, date_time_ymd};
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -202,6 +222,65 @@ mod tests {
         assert_eq!(stands_at(ends_at - 60).await, ready, "the clock was ahead");
         assert_eq!(stands_at(begins_at - 60).await, degraded, "its time has not come");
         assert_eq!(stands_at(begins_at + 1).await, ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_without_its_chain_in_place_of_one_that_was_vouched_for_is_a_fault() {
+        let folder = std::env::temp_dir().join(format!("sipwake-chain-{}", hex(&random::bytes::<8>())));
+        std::fs::create_dir(&folder).unwrap();
+        let [certificate, key, root_file] = ["relay.pem", "relay.key", "root.pem"].map(|name| folder.join(name));
+        let authority = |name: &str, issuer: Option<&Issuer<'_, KeyPair>>| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let made = match issuer {
+                Some(issuer) => params.signed_by(&key, issuer),
+                None => params.self_signed(&key),
+            };
+            (made.unwrap().pem(), Issuer::new(params, key))
+        };
+        let (root, by_root) = authority("root", None);
+        let (intermediate, issuer) = authority("intermediate", Some(&by_root));
+        std::fs::write(&root_file, &root).unwrap();
+        let issue = |chain: &str| {
+            let pair = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+            let leaf = params.signed_by(&pair, &issuer).unwrap().pem();
+            std::fs::write(&certificate, leaf + chain).unwrap();
+            std::fs::write(&key, pair.serialize_pem()).unwrap();
+        };
+        let mut config = Config::development().unwrap();
+        config.edge.public.host = HOST.into();
+        config.upstream.public_host = HOST.into();
+        config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
+        // The first is that of the start. A leaf alone from the start on is a private CA's.
+        let (ready, degraded) = (Standing::Ready, Standing::Degraded);
+        for (knows_root, chains, expected) in [
+            (true, vec![&intermediate[..], "", &intermediate], vec![ready, degraded, ready]),
+            (true, vec!["", "", &intermediate, ""], vec![ready, ready, ready, degraded]),
+            (false, vec![&intermediate, ""], vec![ready, ready]),
+        ] {
+            config.upstream.ca_file = knows_root.then(|| root_file.clone());
+            issue(chains[0]);
+            let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
+            Check::ALL.iter().for_each(|check| readiness.pass(*check));
+            let watching = tokio::spawn(watch(config.clone(), tls.clone(), Metrics::new(), readiness.clone()));
+            let mut standings = Vec::new();
+            for (index, chain) in chains.iter().enumerate() {
+                if index > 0 {
+                    issue(chain);
+                    tls.reload().unwrap();
+                }
+                tokio::time::sleep(EVERY * 2).await;
+                standings.push(readiness.standing());
+                tokio::time::sleep(AGAIN * 2).await;
+                assert_eq!(standings.last(), Some(&readiness.standing()), "it stays");
+            }
+            watching.abort();
+            assert_eq!(standings, expected);
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

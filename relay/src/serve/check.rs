@@ -88,7 +88,7 @@ pub fn certificate(config: &Config) -> Vec<Doubt> {
     if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
         return Vec::new();
     }
-    doubts(certificate, &hosts(config), config.upstream.ca_file.as_deref(), clock::unix_now()).unwrap_or_default()
+    doubts(certificate, &hosts(config), config.upstream.ca_file.as_deref(), clock::told_now()).unwrap_or_default()
 }
 
 /// The same of a chain that is in use, leaf first.
@@ -96,7 +96,7 @@ pub fn certificate_in_use(config: &Config, chain: &[CertificateDer<'_>]) -> Vec<
     if chain.first().is_some_and(acme::stands_in) {
         return Vec::new();
     }
-    doubts_of(chain, &hosts(config), config.upstream.ca_file.as_deref(), clock::unix_now())
+    doubts_of(chain, &hosts(config), config.upstream.ca_file.as_deref(), clock::told_now())
 }
 
 /// The names by which the relay is connected to.
@@ -117,7 +117,7 @@ pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
         };
         // A file without a certificate is told by `push::check`.
         let chain = push::chain(file).unwrap_or_default();
-        for doubt in dated(&chain[..chain.len().min(1)], clock::unix_now()) {
+        for doubt in dated(&chain[..chain.len().min(1)], clock::told_now()) {
             let place = format!("app[{index}].apns.certificate_file");
             let remedy = match doubt {
                 Doubt::NotYet(..) => doubt.remedy(),
@@ -200,7 +200,7 @@ async fn check_store(config: &Config, findings: &mut Findings) {
     }
     let is_missing = keyring.is_to_be_made();
     let file = config.store.keyring.as_deref().unwrap_or(Path::new("")).display();
-    let runs = is_missing && running_relay::is_ours(config, config.operator.listen).await;
+    let runs = is_missing && running_relay::runs(config).await;
     if runs {
         let what = format!("{file}: there is no keyring, and the relay that runs here has read it");
         let remedy = "put the file back, from a copy or from another node, before that relay ends: no run after it could open what is stored";
@@ -298,7 +298,7 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
     let mut of_a_relay = Vec::new();
     let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);
     // Whether a relay runs here is told by its operator listener; its data in the clear cannot be asked for.
-    let runs = is_taken && running_relay::is_ours(config, config.operator.listen).await;
+    let runs = is_taken && running_relay::runs(config).await;
     for (setting, address, error) in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;
         let clear = matches!(setting, "upstream.tcp_listen" | "upstream.udp_listen");

@@ -23,7 +23,7 @@ use crate::vault::Vault;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the time is written down for the next run.
 const NOTE: Duration = Duration::from_secs(30);
-/// How often the store is asked for its time; with each look while something is wrong.
+/// How often the store is asked for its time; with each look while something is wrong, and before one at a clock that has jumped.
 const ASK: Duration = Duration::from_secs(10);
 /// How far two machines' clocks may be apart that agree, in seconds.
 const AGREE_S: u64 = 60;
@@ -46,7 +46,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     loop {
         ticks.tick().await;
         let is_due = |last: Option<Instant>, every| last.is_none_or(|at| at.elapsed() >= every);
-        if is_wrong || store.off_ms.is_some() || is_due(asked, ASK) {
+        if is_wrong || watch::has_leapt() || store.off_ms.is_some() || is_due(asked, ASK) {
             asked = Some(Instant::now());
             store.ask(&vault, &readiness).await;
         }

@@ -3,7 +3,7 @@
 //! | can change | cannot, and is said |
 //! | --- | --- |
 //! | the certificate and its key, and the CAs of `upstream.ca_file`, in their files | listeners, public names, the store, limits, times |
-//! | the operator's token; keys of apps and SIP servers | apps that come or go, or get another push service |
+//! | the operator's token; keys of apps and SIP servers, wherever their sections stand | apps that come or go, or get another push service |
 //! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
 //!
 //! Invariant: one reload goes on at a time, and a further one is refused. A file with a problem changes nothing at all, nor does a store that no start could read. The changes taken are in force when [`Reloader::reload`] comes back.
@@ -22,7 +22,7 @@ use super::check::{self, push_certificates};
 use super::push_services::push_service;
 use super::settings;
 use crate::api::Api;
-use crate::config::{ApnsCredentials, Config, Setting};
+use crate::config::{ApnsCredentials, App, Config, Setting};
 use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::net::tls::{ClientTls, ReadCertificate, ReadRoots, ServerTls, TlsError};
@@ -123,6 +123,7 @@ impl Reloader {
         let unusable =
             push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));
         told.problems.extend(unusable.map(|(problem, _)| problem.to_string()));
+        told.problems.extend(keys_of_two(old, &new));
         let roots = if same_ca_file { self.read_roots(&mut told) } else { None };
         let certificate = self.read_certificate(&mut told);
         if !told.problems.is_empty() {
@@ -132,11 +133,15 @@ impl Reloader {
             told.taken.push("upstream.ca_file".to_owned());
         }
         self.take_certificate(certificate, &mut told);
-        let places = changed(old, &new).into_iter().chain(keys).chain(other_files(was, &prints));
-        note_changes(&mut told, places, same_apps);
+        let places = changed(old, &new).into_iter().chain(other_files(was, &prints));
+        let keys_of_apps = keys.iter().filter(|place| place.starts_with("app[")).cloned().collect::<Vec<_>>();
+        let places = places.chain(keys);
+        note_changes(&mut told, places, |place| {
+            same_apps || !place.starts_with("app[") || keys_of_apps.iter().any(|key| key == place)
+        });
         self.operator.take_token(&new.operator, new.source.as_deref());
         if !same_apps {
-            new.apps.clone_from(&old.apps);
+            new.apps = with_keys_of(&old.apps, &new.apps);
         } else {
             self.push.become_like(&push);
         }
@@ -180,9 +185,9 @@ fn goes_on() -> Reloaded {
 }
 
 /// Tells of each changed setting or file whether it is taken.
-fn note_changes(told: &mut Reloaded, places: impl Iterator<Item = String>, same_apps: bool) {
+fn note_changes(told: &mut Reloaded, places: impl Iterator<Item = String>, is_taken: impl Fn(&str) -> bool) {
     for place in places {
-        let can = is_reloadable(&place) && (same_apps || !place.starts_with("app["));
+        let can = is_reloadable(&place) && is_taken(&place);
         let list = if can { &mut told.taken } else { &mut told.needs_restart };
         if !list.contains(&place) {
             list.push(place);
@@ -229,6 +234,28 @@ fn log(told: &Reloaded) {
         let settings = told.needs_restart.join(", ");
         tracing::warn!(event = "restart-needed", %settings, "the configuration has changes that need a restart");
     }
+}
+
+/// The apps in force, with the keys that the new configuration has for those of them that it still has: a key that leaked is replaced at once, wherever its
+/// section stands by now.
+fn with_keys_of(in_force: &[App], new: &[App]) -> Vec<App> {
+    let key = |app: &App| new.iter().find(|other| other.id == app.id).unwrap_or(app).api_key.clone();
+    in_force.iter().map(|app| App { api_key: key(app), ..app.clone() }).collect()
+}
+
+/// The keys of SIP servers that also open the doors of an app which the file has no more, and which is served until a restart.
+fn keys_of_two(old: &Config, new: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    let stays = |app: &&App| !new.apps.iter().any(|other| other.id == app.id);
+    for (index, server) in new.sip_servers.iter().enumerate() {
+        if let Some(app) = old.apps.iter().filter(stays).find(|app| app.api_key == server.key) {
+            problems.push(format!(
+                "sip_server[{index}].key_file: it is the key of the app {}, which is served until a restart: have another key made, or restart the relay",
+                app.id
+            ));
+        }
+    }
+    problems
 }
 
 /// Keeps the settings in force as they were when the relay started, whatever the file has now: push services are made with them, too.
@@ -334,7 +361,8 @@ fn is_reloadable(place: &str) -> bool {
 mod tests {
     use super::*;
     use crate::aside::aside;
-    use crate::secret::SecretText;
+    use crate::config::SipServer;
+    use crate::secret::{ApiKey, SecretText};
 
     #[test]
     fn a_password_of_the_store_that_is_another_waits_for_a_restart_each_time() {
@@ -387,6 +415,33 @@ mod tests {
             let told = check::store_url(&config).map(|problem| problem.to_string());
             assert_eq!(told.is_none(), is_read, "{url}: {told:?}");
             assert!(told.is_none_or(|told| told.starts_with("store.url: ") && !told.contains("hunter2")), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_app_has_its_new_key_wherever_its_section_stands_and_no_key_opens_two_kinds_of_doors() {
+        let mut old = Config::development().expect("it has no problem");
+        let app = |id: &str, key: &str| App { id: id.into(), api_key: ApiKey::new(key), ..old.apps[0].clone() };
+        let (one, two, new_two) = (app("one", "key-of-one"), app("two", "key-of-two"), app("two", "new-key-of-two"));
+        old.apps = vec![one.clone(), two];
+        for apps in [vec![new_two.clone()], vec![new_two.clone(), one.clone()]] {
+            let mut new = old.clone();
+            new.apps = apps;
+            assert_eq!(other_keys(&old, &new), ["app[0].api_key_file"]);
+            let in_force = with_keys_of(&old.apps, &new.apps);
+            assert!(in_force.iter().map(|app| &*app.id).eq(["one", "two"]));
+            assert!(in_force[0].api_key == one.api_key && in_force[1].api_key == new_two.api_key);
+            let old_domains = old.upstream.domains.clone();
+            let server = |key: &ApiKey| SipServer {
+                id: "pbx".into(),
+                key: key.clone(),
+                domains: old_domains.clone(),
+                registrars: Vec::new(),
+            };
+            new.sip_servers = vec![server(&one.api_key)];
+            assert_eq!(keys_of_two(&old, &new).len(), usize::from(new.apps.len() == 1));
+            new.sip_servers = vec![server(&ApiKey::new("another-key"))];
+            assert!(keys_of_two(&old, &new).is_empty());
         }
     }
 

@@ -466,6 +466,13 @@ impl Endpoint {
         }
     }
 
+    /// 200 to the CANCEL of an INVITE that is kept back and has heard 100: a CANCEL is answered at once (RFC 3261 §9.2), whoever is called.
+    pub fn say_cancelled(&mut self, source: &Source, cancel: &Message) {
+        let tag = self.stateless_tag(cancel);
+        let response = Composer::response(cancel, 200, Composer::reason(200), Some(&tag)).finish();
+        self.send_reflected(source.flow, cancel, response);
+    }
+
     /// Refuses a request that has stayed early: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or elsewhere.
     pub fn refuse_early(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
         self.core.event(Event::RequestRefused(RequestRefusal::Unknown));

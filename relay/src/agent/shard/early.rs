@@ -21,7 +21,7 @@ use sip::id::{BindingId, UpstreamId};
 use sip::message::Method;
 
 use super::Shard;
-use super::waiting::{Cancelled, bytes_of, ends, is_first_cancel, is_same};
+use super::waiting::{Cancelled, bytes_of, ends, ends_one, is_first_cancel, is_same, say_waiting};
 
 /// Requests that may wait in one shard; a further one is refused with 503, unless a SIP server sends it by which an account is
 /// registered here.
@@ -79,6 +79,12 @@ impl Early {
     fn has(&self, binding: BindingId, request: &Input) -> bool {
         let waits = |requests: &Vec<(Instant, Input)>| requests.iter().any(|(_, other)| is_same(request, other));
         self.waiting.get(&binding).is_some_and(waits)
+    }
+
+    /// Whether a request is the CANCEL of a call that waits.
+    fn ends_one(&self, binding: BindingId, request: &Input) -> bool {
+        let waiting = self.waiting.get(&binding);
+        waiting.is_some_and(|requests| ends_one(request, requests.iter().map(|(_, other)| other)))
     }
 
     /// Whether one more may wait for a binding, of a SIP server that is known or of anybody.
@@ -159,9 +165,11 @@ impl Shard {
             self.endpoint.refuse_at_end(source, message);
         } else if self.early.has(binding, &input) {
             // The request was sent again, before the 100 came.
-            self.endpoint.say_trying(source, message);
+            let ends_one = self.early.ends_one(binding, &input);
+            say_waiting(&mut self.endpoint, &input, ends_one);
         } else if self.early.has_room(binding, &input, || self.endpoint.is_sip_server(source)) {
-            self.endpoint.say_trying(source, message);
+            let ends_one = self.early.ends_one(binding, &input);
+            say_waiting(&mut self.endpoint, &input, ends_one);
             self.shared.vault.want(binding.tag());
             self.early.add(at, binding, input);
             if self.endpoint.missing(binding) != Some(Missing::Binding) {

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
 //! | the store has none | are handed in, and refused as unknown |
-//! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100 |
+//! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
 //! | the record does not open here | are refused with 503 |
@@ -28,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::Shard;
 use super::early::RETRY_AFTER_S;
-use super::waiting::{Cancelled, bytes_of, is_first_cancel, is_same};
+use super::waiting::{Cancelled, bytes_of, ends_one, is_first_cancel, is_same, say_waiting};
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::trusted::Believed;
 use crate::agent::{ShardInput, Shared};
@@ -165,6 +165,11 @@ impl PathLookups {
         self.all.get(&id).is_some_and(|lookup| lookup.is_stale)
     }
 
+    /// Whether a request is the CANCEL of a call that waits.
+    fn ends_one(&self, id: Named, request: &Input) -> bool {
+        self.all.get(&id).is_some_and(|lookup| ends_one(request, lookup.waiting.iter().map(|other| &other.request)))
+    }
+
     /// Whether the same request waits.
     fn has(&self, id: Named, request: &Input) -> bool {
         let waits = |lookup: &PathLookup| lookup.waiting.iter().any(|other| is_same(request, &other.request));
@@ -188,7 +193,8 @@ impl Shard {
         let has_place = self.path_lookups.has(id, &input);
         let has_heard = under_way == Some(true) || has_place;
         if has_heard {
-            self.endpoint.say_trying(source, message);
+            let ends_one = self.path_lookups.ends_one(id, &input);
+            say_waiting(&mut self.endpoint, &input, ends_one);
             self.drain(at);
         }
         if has_place {
@@ -322,12 +328,12 @@ impl Shard {
         }
         let Some(lookup) = self.path_lookups.all.get_mut(&id) else { return };
         lookup.is_slow = true;
-        for waiting in lookup.waiting.iter_mut().filter(|it| !it.has_heard) {
-            waiting.has_heard = true;
-            if let Input::Received { source, message } = &waiting.request {
-                self.endpoint.say_trying(source, message);
+        for (waiting, ends_one) in lookup.waiting.iter().zip(ends_others(&lookup.waiting)) {
+            if !waiting.has_heard {
+                say_waiting(&mut self.endpoint, &waiting.request, ends_one);
             }
         }
+        lookup.waiting.iter_mut().for_each(|waiting| waiting.has_heard = true);
         self.drain(now);
     }
 
@@ -337,7 +343,8 @@ impl Shard {
         let mut again = None;
         let waiting = self.path_lookups.take(id);
         let cancelled = Cancelled::among(waiting.iter().map(|it| &it.request));
-        for Waiting { at, request, has_heard } in waiting {
+        let ends_others = ends_others(&waiting);
+        for (Waiting { at, request, has_heard }, ends_one) in waiting.into_iter().zip(ends_others) {
             let Input::Received { source, message } = &request else { continue };
             let Some((_, missing)) = self.missing(source, message) else {
                 // The registration has come meanwhile.
@@ -349,7 +356,7 @@ impl Shard {
                 continue;
             }
             if !has_heard {
-                self.endpoint.say_trying(source, message);
+                say_waiting(&mut self.endpoint, &request, ends_one);
                 self.drain(at);
             }
             again.get_or_insert((missing, source.peer.ip().to_canonical()));
@@ -388,6 +395,12 @@ impl Shard {
             self.drain(at);
         }
     }
+}
+
+/// For each of these requests whether it is the CANCEL of one of them.
+fn ends_others(waiting: &[Waiting]) -> Vec<bool> {
+    let requests = || waiting.iter().map(|it| &it.request);
+    requests().map(|request| ends_one(request, requests())).collect()
 }
 
 /// The SIP server whose addresses alone are missing.

@@ -2,7 +2,7 @@
 //! instances.
 //!
 //! Invariant: a call whose CANCEL waits behind it is handed in as any other, and its CANCEL behind it; but it wakes nobody, for it has ended. A push that has left cannot be
-//! taken back.
+//! taken back. An INVITE that waits hears 100, and its CANCEL 200; its 487 comes once it is judged.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -43,6 +43,21 @@ pub(super) fn is_first_cancel<'a>(request: &Input, waiting: impl Iterator<Item =
 /// Whether one is the CANCEL of the other, which is an INVITE.
 pub(super) fn ends(cancel: &Input, invite: &Input) -> bool {
     ended_by(cancel).is_some_and(|ended| invite_of(invite).as_ref() == Some(&ended))
+}
+
+/// Whether a request is the CANCEL of one of these.
+pub(super) fn ends_one<'a>(request: &Input, mut waiting: impl Iterator<Item = &'a Input>) -> bool {
+    ended_by(request).is_some_and(|ended| waiting.any(|invite| invite_of(invite).as_ref() == Some(&ended)))
+}
+
+/// Tells the sender of a request that it waits; `ends_one`: it is the CANCEL of one that does.
+pub(super) fn say_waiting(endpoint: &mut Endpoint, request: &Input, ends_one: bool) {
+    let Input::Received { source, message } = request else { return };
+    if ends_one {
+        endpoint.say_cancelled(source, message);
+    } else {
+        endpoint.say_trying(source, message);
+    }
 }
 
 /// The INVITEs that requests which wait have ended.

@@ -11,7 +11,7 @@ mod caller;
 mod round;
 
 use std::cell::RefCell;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -106,11 +106,12 @@ enum Provider {
 pub async fn run(canary: Canary) -> Result<(), CommandError> {
     let mut rounds = canary.rounds()?;
     if canary.once {
-        let told = canary.ring(&rounds).await?;
+        let told = rounds.round().await;
+        let shown = canary.show(&told);
         canary.report(&told).await?;
         return match told.failed {
             Some((step, why)) => Err(CommandError::Canary { step: step.word(), why }),
-            None => Ok(()),
+            None => Ok(shown?),
         };
     }
     // One for all rounds: a signal that comes between two waits is not lost.
@@ -131,13 +132,15 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
             }
         }
         let told = tokio::select! {
-            told = canary.ring(&rounds) => told?,
+            told = rounds.round() => told,
             () = &mut stopped => {
                 // The lent account must not stay.
                 let _ = rounds.take_back().await;
                 return Ok(());
             }
         };
+        // The relay is told whoever reads here.
+        drop(canary.show(&told));
         if let Err(error) = canary.report(&told).await {
             // The relay may be away: then its absence is the alarm, and the next round tries again.
             tracing::warn!(event = "canary-not-told", %error, "the relay could not be told of a round");
@@ -197,10 +200,8 @@ impl Canary {
         })
     }
 
-    /// One round, which is shown.
-    async fn ring(&self, rounds: &Rounds) -> Result<RoundResult, CommandError> {
-        let told = rounds.round().await;
-        let mut out = std::io::stdout();
+    fn show(&self, told: &RoundResult) -> io::Result<()> {
+        let mut out = io::stdout();
         if self.at.json {
             out.write_all(pretty(&told.to_json(&self.app)).as_bytes())?;
         } else {
@@ -212,8 +213,7 @@ impl Canary {
                 None => writeln!(out, "rung, answered and taken back")?,
             }
         }
-        out.flush()?;
-        Ok(told)
+        out.flush()
     }
 
     async fn report(&self, told: &RoundResult) -> Result<(), CommandError> {

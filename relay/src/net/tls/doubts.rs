@@ -151,18 +151,39 @@ fn names(leaf: &EndEntityCert<'_>) -> Vec<String> {
     names.take(NAMES_SHOWN).map(str::to_owned).collect()
 }
 
-/// Why no path leads from the leaf to a root of this machine, or to a certificate that is sent along.
-fn unvouched(leaf: &EndEntityCert<'_>, sent: &[CertificateDer<'_>], ca_file: Option<&Path>, now: u64) -> Option<Doubt> {
+/// Whether a root of this machine, or one in `ca_file`, vouches for a chain (leaf first) as it is sent.
+pub fn is_vouched_for(chain: &[CertificateDer<'_>], ca_file: Option<&Path>, now: u64) -> bool {
+    let Some((leaf, sent)) = chain.split_first() else { return false };
+    EndEntityCert::try_from(leaf).is_ok_and(|leaf| verify(&leaf, sent, &trusted(ca_file), now).is_ok())
+}
+
+/// The roots of this machine and those in `ca_file`.
+fn trusted(ca_file: Option<&Path>) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     roots.add_parsable_certificates(ca_file.and_then(|file| certificates(file).ok()).unwrap_or_default());
     roots
-        .roots
-        .extend(sent.iter().filter_map(|certificate| Some(anchor_from_trusted_cert(certificate).ok()?.to_owned())));
+}
+
+fn verify(
+    leaf: &EndEntityCert<'_>,
+    sent: &[CertificateDer<'_>],
+    roots: &RootCertStore,
+    now: u64,
+) -> Result<(), webpki::Error> {
     let algorithms = default_provider().signature_verification_algorithms.all;
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
-    match leaf.verify_for_usage(algorithms, &roots.roots, sent, now, KeyUsage::server_auth(), None, None) {
-        Ok(_) => None,
+    leaf.verify_for_usage(algorithms, &roots.roots, sent, now, KeyUsage::server_auth(), None, None).map(drop)
+}
+
+/// Why no path leads from the leaf to a root of this machine, or to a certificate that is sent along.
+fn unvouched(leaf: &EndEntityCert<'_>, sent: &[CertificateDer<'_>], ca_file: Option<&Path>, now: u64) -> Option<Doubt> {
+    let mut roots = trusted(ca_file);
+    roots
+        .roots
+        .extend(sent.iter().filter_map(|certificate| Some(anchor_from_trusted_cert(certificate).ok()?.to_owned())));
+    match verify(leaf, sent, &roots, now) {
+        Ok(()) => None,
         Err(webpki::Error::CaUsedAsEndEntity) => Some(Doubt::IsCa),
         Err(webpki::Error::RequiredEkuNotFoundContext(_)) => Some(Doubt::NotForServers),
         Err(_) => Some(Doubt::NobodyVouches),

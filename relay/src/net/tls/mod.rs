@@ -39,14 +39,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use zeroize::Zeroizing;
 
 use super::file_stamp::Look;
-use crate::clock;
+use crate::clock::{self, TlsTime};
 use crate::lock::Mutex;
 use crate::regular_file::{self, MAX_SECRET, without_byte_order_mark};
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use client::{ClientTls, ReadRoots};
 pub use development::new_ca_key;
-pub use doubts::{Doubt, by_wildcard, dated, doubts, doubts_of};
+pub use doubts::{Doubt, by_wildcard, dated, doubts, doubts_of, is_vouched_for};
 use tickets::Tickets;
 
 /// How often the files are looked at; a change is in use at most this much later.
@@ -199,7 +199,7 @@ impl ServerTls {
         // From before the reading: a file written meanwhile counts as changed.
         let look = files.look();
         let certified = files.load()?;
-        let now = clock::unix_now();
+        let now = clock::told_now();
         if let Some(doubt) = untimely(&certified, now)
             && untimely(&self.certificate.current.load(), now).is_none()
         {
@@ -343,7 +343,7 @@ fn root_store(
 
 /// A client of TLS 1.2 and 1.3.
 fn client_builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
-    ClientConfig::builder_with_provider(provider())
+    ClientConfig::builder_with_details(provider(), Arc::new(TlsTime))
         .with_safe_default_protocol_versions()
         .expect("aws-lc-rs has cipher suites for TLS 1.2 and 1.3")
 }

@@ -161,7 +161,7 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
 
 /// The head of the page: the relay's name and the time.
 fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
-    let now = clock::unix_now();
+    let now = clock::told_now();
     let up_s = now as f64 - look.reading.value(Metric::StartTime, &[]);
     let _ = write!(
         page,

@@ -15,6 +15,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use super::dial::Dialler;
 use super::identity;
 use super::network::Network;
+use crate::clock::TlsTime;
 use crate::net::https_port::https_port;
 use crate::push::setup::Problem;
 use crate::regular_file;
@@ -102,7 +103,7 @@ pub(crate) fn trust(ca_file: Option<&Path>, identity: Option<&Path>) -> Result<A
         return Err(Problem::NoRoots);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(TlsTime)).with_safe_default_protocol_versions();
     // The provider and the versions are both compiled in.
     let builder = builder.map_err(|_| Problem::NoRoots)?.with_root_certificates(roots);
     let mut config = match identity {

@@ -7,6 +7,7 @@ use tests::apns::BUNDLE;
 use tests::board::Missed;
 use tests::child::Child;
 use tests::relay_process::{RelayProcess, binary};
+use tests::relay_setup::Ports;
 use tests::scratch::Scratch;
 use tests::world::{SOON, World};
 
@@ -236,6 +237,39 @@ async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended()
     assert!(told.contains("has expired"), "{told}");
     world.call()?.expect(180, SOON).await?;
     assert!(!relay.log().contains("PRIVATE KEY"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_is_found_while_its_configuration_names_another_operator_listener() -> Outcome {
+    let world = World::start().await?;
+    let relay = &world.relay;
+    let config = relay.config().display().to_string();
+    let is_noted = || {
+        let names =
+            std::fs::read_dir(world.authority.directory()).into_iter().flatten().flatten().map(|file| file.file_name());
+        names.map(|name| name.to_string_lossy().into_owned()).any(|name| name.starts_with("keyring.operator-"))
+    };
+    world.until("a note of the listener", || async { is_noted().then_some(()) }).await?;
+    let text = std::fs::read_to_string(relay.config()).unwrap();
+    let (own, other) = (relay.operator_address().port(), Ports::default().operator);
+    std::fs::write(relay.config(), text.replace(&format!(":{own}\""), &format!(":{other}\""))).unwrap();
+    for (arguments, told) in [
+        (&["reload"][..], "in force after a restart: operator.listen\n"),
+        (&["check", "--live"], "serves, and is ready\n"),
+        (&["check", "--ready"], "serves, and is ready\n"),
+        (&["check"], ": all right\n"),
+        (&["nodes"], "ready"),
+        (&["status"], "Ready."),
+        (&["drain", "--yes"], "draining\n"),
+    ] {
+        let output = sipwake(&[arguments, &["--config", &config]].concat());
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
+        assert!(printed.contains(told), "{arguments:?}: {printed}");
+    }
+    relay.exit(SOON).await?;
+    assert_eq!(sipwake(&["check", "--live", "--config", &config]).status.code(), Some(1), "nobody serves");
     Ok(())
 }
 

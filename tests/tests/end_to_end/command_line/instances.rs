@@ -13,7 +13,7 @@ use tests::scratch::Scratch;
 use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
 use tokio::task::JoinSet;
 
-use super::{said, sipwake, sipwake_hears};
+use super::{said, sipwake, sipwake_hears, sipwake_without_room};
 
 type Outcome = tests::world::Outcome;
 
@@ -41,6 +41,12 @@ impl Operator {
     fn runs(&self, action: &[&str]) -> Output {
         let at = ["--operator", &self.url, "--token-file", &self.token, "--ca", &self.ca];
         sipwake(&[&["instances"], action, &at].concat())
+    }
+
+    /// The same, where what goes to `full` finds no room.
+    fn runs_without_room(&self, action: &[&str], full: &[&str]) -> Output {
+        let at = ["--operator", &self.url, "--token-file", &self.token, "--ca", &self.ca];
+        sipwake_without_room(&[&["instances"], action, &at].concat(), full)
     }
 
     /// What it prints; it must end with 0.
@@ -268,6 +274,35 @@ async fn what_the_store_has_not_erased_is_not_called_wiped() -> Outcome {
         (wiped.status.code() == Some(0) && said(&wiped).contains("2 of 2 wiped")).then_some(())
     };
     world.until("the receipts", receipts).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wipe_goes_on_to_its_end_where_its_receipts_cannot_be_printed_and_says_them_elsewhere() -> Outcome {
+    let world = World::between(|server| server.contacts = 2, |_| {}).await?;
+    let operator = Operator::of(&world);
+    let all = ["wipe", "--app", "com.example.phone", "--yes"];
+    for (more, full, code) in [
+        (&[][..], &["stdout"][..], 1),
+        (&["--json"], &["stdout"], 1),
+        (&[], &["stderr"], 0),
+        (&[], &["stdout", "stderr"], 1),
+    ] {
+        let ids = [world.enable().await?.id, world.enable_android().await?.id];
+        let wiped = operator.runs_without_room(&[&all, more].concat(), full);
+        assert_eq!(operator.json(&["list", "--json"]), json!([]), "{full:?}");
+        assert_eq!(wiped.status.code(), Some(code), "{full:?}: {}", said(&wiped));
+        let told = said(&wiped);
+        if full == ["stdout"] {
+            for part in ["2 of 2 wiped", "it was done", &ids[0], &ids[1]] {
+                assert!(told.contains(part), "{part}: {told}");
+            }
+        }
+    }
+    let id = world.enable().await?.id;
+    let single = operator.runs_without_room(&["wipe", &id], &["stdout"]);
+    assert_eq!(single.status.code(), Some(1));
+    assert!(said(&single).contains("signature: ") && said(&single).contains("it was done"), "{}", said(&single));
+    world.content()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,17 @@ fn sipwake_hears(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("it ends")
 }
 
+/// The same, where what goes to `full` (`stdout`, `stderr`) finds no room.
+fn sipwake_without_room(arguments: &[&str], full: &[&str]) -> Output {
+    let to = |name: &str| {
+        let device = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device of Linux");
+        if full.contains(&name) { Stdio::from(device()) } else { Stdio::piped() }
+    };
+    let mut command = Command::new(binary().expect("the binary is built"));
+    command.env("XDG_STATE_HOME", "/nonexistent").args(arguments).stdin(Stdio::null());
+    command.stdout(to("stdout")).stderr(to("stderr")).output().expect("the binary starts")
+}
+
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -62,6 +73,45 @@ fn a_limit_of_file_size_is_an_error_and_ends_no_process() {
     let refused = limited.stdin(Stdio::null()).output().expect("a shell");
     assert_eq!(refused.status.code(), Some(1), "{:?} {}", refused.status, said(&refused));
     assert!(said(&refused).contains("File too large"), "{}", said(&refused));
+}
+
+/// What a command does, and how it ends, does not depend on who reads its words.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_output_finds_no_room_does_what_it_was_asked_and_says_so_elsewhere() {
+    let authority = Authority::new();
+    let (setup, _apns, _fcm) = setup(&authority).await;
+    let relay = RelayProcess::start(setup).await.unwrap();
+    let (config, ring) =
+        (relay.config().display().to_string(), relay.directory().join("keyring").display().to_string());
+    let rotation = || {
+        let shown = sipwake(&["keys", "show", "--json", "--keyring", &ring]);
+        serde_json::from_slice::<serde_json::Value>(&shown.stdout).unwrap_or_default()["rotation"].clone()
+    };
+    let code = |arguments: &[&str], full: &[&str]| sipwake_without_room(arguments, full).status.code();
+    for (arguments, expected) in [
+        (&["check", "--config", &config][..], 0),
+        (&["check", "--live", "--config", &config], 0),
+        (&["reload", "--config", &config], 0),
+        (&["keys", "rotate", "--keyring", &ring], 0),
+        (&["check", "--config", "/nonexistent/sipwake.toml"], 1),
+        (&["instances", "list", "--config", "/nonexistent/sipwake.toml"], 1),
+        (&["status", "--config", "/nonexistent/sipwake.toml"], 2),
+        (&["drain", "--config", &config], 1),
+    ] {
+        assert_eq!(code(arguments, &["stderr"]), Some(expected), "{arguments:?}");
+        if expected != 0 {
+            assert_eq!(code(arguments, &["stdout", "stderr"]), Some(expected), "{arguments:?}");
+        }
+    }
+    let before = rotation();
+    let rotated = sipwake_without_room(&["keys", "rotate", "--keyring", &ring], &["stdout"]);
+    assert_eq!(rotated.status.code(), Some(1));
+    for told in ["rotation ", "it was done", "takes it over within 10 s"] {
+        assert!(said(&rotated).contains(told), "{}", said(&rotated));
+    }
+    assert_ne!(rotation(), before);
+    assert_eq!(code(&["drain", "--yes", "--config", &config], &["stdout", "stderr"]), Some(1));
+    relay.ended(Duration::from_secs(15)).await.unwrap();
 }
 
 #[test]

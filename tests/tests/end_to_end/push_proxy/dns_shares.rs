@@ -37,6 +37,73 @@ async fn statuses(socket: &UdpSocket) -> std::io::Result<BTreeMap<usize, u16>> {
     Ok(all)
 }
 
+/// A caller that hangs up is answered at once, whoever is called and whether that may be judged yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cancel_of_a_call_that_waits_for_dns_is_answered_at_once_and_its_invite_once_dns_has_answered() -> Outcome {
+    let (dns, redis) = (Dns::start(Vec::new()).await?, RedisServer::start());
+    let world = World::between(
+        |_| {},
+        |setup| {
+            setup.store = redis.url();
+            setup.transports = vec![Transport::Udp];
+            setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
+        },
+    )
+    .await?;
+    let port = world.registrar.address(Transport::Udp).port();
+    dns.set(vec![
+        Record::srv(&format!("_sip._udp.{DOMAIN}"), 1, 0, port, "host.example.test"),
+        Record::address("host.example.test", "127.0.0.1"),
+    ]);
+    let mut phone = world.push_phone_of("alice", &Service::Fcm(FCM_TOKEN.to_owned()));
+    if let Some(through) = &mut phone.settings.through {
+        through.registrar = format!("sip:{DOMAIN}");
+    }
+    phone.register_and_sleep(SOON).await?;
+    stored(&world, &redis, 1).await?;
+    dns.silence(true);
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    let own = socket.local_addr()?;
+    let aor = world.registrar.aor("alice");
+    let to = world.registrar.contacts(&aor).pop().ok_or_else(|| Missed::new("a Contact", &aor))?;
+    let request = |method: &str| {
+        format!(
+            "{method} {} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK-cancelled\r\nMax-Forwards: 70\r\nRoute: {}\r\n\
+             From: <sip:bob@{DOMAIN}>;tag=b\r\nTo: <{aor}>\r\nCall-ID: cancelled\r\nCSeq: 1 {method}\r\n\
+             Contact: <sip:bob@{own}>\r\nContent-Length: 0\r\n\r\n",
+            to.uri, to.path[0]
+        )
+    };
+    let heard = async |status: &str, method: &str| {
+        let (mut space, until) = ([0; 65_536], Instant::now() + SOON);
+        loop {
+            let Ok(received) = timeout_at(until, socket.recv_from(&mut space)).await else {
+                return Err(Missed::new("an answer", format!("{status} of {method}\n{}", other.log())));
+            };
+            let text = String::from_utf8_lossy(&space[..received?.0]).into_owned();
+            if text.starts_with(&format!("SIP/2.0 {status}")) && text.contains(&format!("CSeq: 1 {method}\r\n")) {
+                return Ok(());
+            }
+        }
+    };
+    let say =
+        async |method: &str| socket.send_to(request(method).as_bytes(), ("127.0.0.1", other.setup().ports.udp)).await;
+    say("INVITE").await?;
+    heard("100", "INVITE").await?;
+    for _ in 0..2 {
+        say("CANCEL").await?;
+        heard("200", "CANCEL").await?;
+    }
+    // The name server is silent until here: what was heard was heard before anything could be judged.
+    dns.silence(false);
+    heard("487", "INVITE").await?;
+    assert_eq!(world.fcm.count(), 0, "nobody is woken");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn registrations_that_the_store_tells_of_wait_for_dns_within_the_share_of_their_sip_server() -> Outcome {
     let (dns, redis) = (Dns::start(Vec::new()).await?, RedisServer::start());
