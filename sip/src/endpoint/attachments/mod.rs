@@ -14,6 +14,7 @@
 //! is wiped only until its registration, or that of the predecessor whose flow it has, would have ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
 //! by now, once its place is needed.
 
+mod copies;
 mod gone;
 mod left_both;
 mod register_order;
@@ -100,6 +101,8 @@ struct DeviceFlow {
     forwarded: Vec<(InstanceId, BranchId)>,
     /// A device has left on it what any device answers at once, and nothing has come by it since.
     is_silent: bool,
+    /// Its client dies of a retransmission that comes by another connection than the request did.
+    is_hurt_by_copies: bool,
 }
 
 /// An instance that has named itself on a flow.
@@ -386,6 +389,7 @@ impl Endpoint {
 
     /// A REGISTER at the edge.
     pub(super) fn on_device_register(&mut self, now: Instant, source: Source, reply: Reply<'_>, register: Message) {
+        self.attachments.note_client(source.flow, &register);
         let from = register.from().and_then(|from| from.user().and_then(InstanceId::parse));
         let to = register.to().and_then(|to| to.user().and_then(InstanceId::parse));
         let instance = match from {
