@@ -118,6 +118,9 @@ impl Endpoint {
             }
             self.note_answered(&source, &asked, response);
         }
+        if response.status() == Some(481) {
+            self.hang_up_forgotten(now, &source, &asked);
+        }
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => {

@@ -180,13 +180,14 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
         let now = clock::now();
+        let left_behind = LeftBehind::new(settings.upstream.registrations_per_second);
         let mut endpoint = Endpoint::new(now, settings, random::bytes());
         if shared.vault.is_shared() {
             endpoint.expect_other_nodes();
         }
         Self {
             index,
-            left_behind: LeftBehind::new(settings.upstream.registrations_per_second),
+            left_behind,
             endpoint,
             due: None,
             next: VecDeque::new(),

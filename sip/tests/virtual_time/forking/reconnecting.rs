@@ -386,3 +386,39 @@ fn a_phone_that_moves_again_is_asked_again_and_linphone_never() {
     world.advance(seconds(20));
     assert_eq!((branches(&world, "INVITE"), finals(&world)), (vec![branch(&second)], vec![]));
 }
+
+#[test]
+fn a_stack_that_has_forgotten_the_invite_with_its_connection_and_rings_on_is_hung_up() {
+    let rings_as = |tag| {
+        let mut world = devices(1);
+        attach(&mut world, 1);
+        world.invite("call-1");
+        let first = to_device(&world, 1, "INVITE");
+        world.tag = tag;
+        world.reply(world.device(1), &first, 180, &[], "");
+        world.input(Input::Closed(FlowId::Stream(1)));
+        world.sent.clear();
+        (world, first)
+    };
+    let (mut world, first) = rings_as("one");
+    cancel(&mut world);
+    world.attach(2);
+    let cancelled = to_device(&world, 2, "CANCEL");
+    reply(&mut world, &cancelled, 481, "other");
+    let bye = to_device(&world, 2, "BYE");
+    assert_eq!((bye.to().unwrap().tag(), bye.call_id()), (Some("one"), first.call_id()));
+    assert_eq!((bye.cseq(), bye.request_uri()), (Some((2, "BYE")), first.request_uri()));
+    assert_eq!(bye.from().unwrap().tag(), first.from().unwrap().tag());
+    assert_ne!(branch(&bye), branch(&first));
+    reply(&mut world, &bye, 200, "one");
+    world.advance(seconds(20));
+    assert_eq!(world.count("BYE"), 1);
+
+    // One that has the call by its next leg is not ended by its earlier one.
+    let (mut world, _) = rings_as("one");
+    let second = come_back(&mut world);
+    reply(&mut world, &second, 180, "two");
+    let cancelled = to_device(&world, 2, "CANCEL");
+    reply(&mut world, &cancelled, 481, "two");
+    assert_eq!(world.count("BYE"), 0, "some stacks find a call by its Call-ID");
+}
