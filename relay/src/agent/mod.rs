@@ -173,6 +173,8 @@ enum ShardInput {
     },
     /// The outcome of a look-up for requests that name a registration by our Path.
     PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
+    /// What the store says of the proof of a device whose instance is not here, by which method it was shown.
+    ProofJudged(Box<(sip::endpoint::VerificationId, Box<str>, shard::elsewhere::Judged)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
     /// An operator has waited long enough for the store to erase a registration that passed through.

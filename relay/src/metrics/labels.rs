@@ -263,6 +263,8 @@ words!(
         Unknown = "unknown",
         /// No such instance yet, and some may be on their way here.
         Early = "early",
+        /// Another node has the instance: its dialogs go on here, and no call comes.
+        Elsewhere = "elsewhere",
         /// A limit was reached.
         Limited = "limited",
     }

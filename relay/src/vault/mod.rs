@@ -405,6 +405,11 @@ impl Vault {
         if self.0.agreement.is_other() { Err(StoreError::Away(AwayReason::OtherKeyring)) } else { Ok(()) }
     }
 
+    /// Whether other nodes may have instances in this store.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0.store, Store::Redis(_))
+    }
+
     /// How many connections to the store were opened until now: another one may lead to another server.
     pub fn connections(&self) -> u64 {
         match &self.0.store {

@@ -219,8 +219,7 @@ impl Endpoint {
     fn hang_up_for(&mut self, now: Instant, asked: Asked, branch: BranchId) {
         let Some(answer) = self.core.transactions.kept_answer(asked.server) else { return };
         let Ok(answer) = Message::parse(answer, &Limits::COMPOSED) else { return };
-        let by_server =
-            || self.hop_to_server(self.upstream_of(self.devices.binding_of(asked.instance)?)?, asked.instance);
+        let by_server = || self.hop_to_server(self.server_of(asked.instance)?, asked.instance);
         let Some(mut hop) = by_server() else { return };
         // The stream that the INVITE went by, where it is open.
         if let Some(flow) = self.core.transactions.flow_of(branch)

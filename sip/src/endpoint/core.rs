@@ -89,6 +89,8 @@ pub(super) enum Timer {
     ForwardedRegister(ForwardedRegisterId),
     /// A registration that passed through is to be refreshed, or ends.
     PushBinding(InstanceId),
+    /// The dialogs of an instance that another node has may be over.
+    Elsewhere(InstanceId),
 }
 
 /// The owner of a client transaction, which its outcome concerns.

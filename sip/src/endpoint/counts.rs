@@ -29,6 +29,8 @@ pub struct Counts {
     pub push_bindings: usize,
     /// REGISTERs on their way, and what came by a flow that its device has not proved itself on.
     pub waiting: usize,
+    /// Instances of other nodes whose dialogs go through here.
+    pub elsewhere: usize,
     /// Deadlines, those included whose owner is gone.
     pub timers: usize,
 }

@@ -10,7 +10,7 @@
 //! | of a device, by a token of an earlier build, which covers no tag | the same: a call that ran meanwhile can be hung up |
 //!
 //! A request for a peer that is away for a moment waits in [`super::parked`]. One for a device that has registered through here and is not known here
-//! (any more) is asked for by the shell before: [`Endpoint::missing_by_path`].
+//! (any more) is asked for by the shell before: [`Endpoint::missing_by_path`]; it may be another node's by now ([`super::elsewhere`]).
 //!
 //! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no
 //! address that a message names; a SIP server's go to the flow of the token's device, attached or not.
@@ -234,8 +234,8 @@ impl Endpoint {
             Side::Device => self.carries_dialogs_of(token.instance, source),
             Side::Upstream => {
                 token.upstream == source.flow
-                    || (self.devices.binding_of(self.current(token.instance)))
-                        .is_some_and(|binding| self.is_trusted(binding, source))
+                    || (self.server_of(self.current(token.instance)))
+                        .is_some_and(|server| self.upstreams.is_trusted(server, source))
             }
         }
     }
@@ -254,15 +254,14 @@ impl Endpoint {
                 let (side, device) = (Side::Upstream, token.instance);
                 let here = transport.map(|transport| NextHop { flow: token.upstream, side, transport, device });
                 // The stream that the INVITE came by is gone: by the binding's own flow instead.
-                here.or_else(|| self.hop_to_server(self.upstream_of(self.devices.binding_of(device)?)?, device))
+                here.or_else(|| self.hop_to_server(self.server_of(device)?, device))
             }
         }
     }
 
     /// The SIP server that a hop leads to; `None` where it leads to a device.
     pub(super) fn server_behind(&self, hop: &NextHop) -> Option<UpstreamId> {
-        let binding = self.devices.binding_of(hop.device).filter(|_| hop.side == Side::Upstream)?;
-        self.upstream_of(binding)
+        self.server_of(hop.device).filter(|_| hop.side == Side::Upstream)
     }
 
     pub(super) fn hop_to_server(&self, id: UpstreamId, device: InstanceId) -> Option<NextHop> {

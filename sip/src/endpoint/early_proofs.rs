@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | is of an instance that is here, and right | as ever | |
 //! | is of none that is here | 503 with Retry-After | as early |
+//! | is of none that is here, and none is on its way | where other nodes live the store is asked ([`super::elsewhere`]); else 403 | a failure |
 //! | is of an instance that is here, and wrong | likewise, so that nobody learns which ones are | likewise |
 //!
 //! At a 403 a client gives up (RFC 3261 §21.4.4), and the device that has shown the proof may be known in a moment.
@@ -42,15 +43,29 @@ impl Endpoint {
     /// The answer to a REGISTER whose proof is not that of an instance which is here.
     pub(super) fn answer_to_wrong_proof(&mut self, register: &Message) -> (u16, Bytes) {
         let is_early = self.attachments.is_incomplete;
-        let (status, tag) = (if is_early { 503 } else { 403 }, self.core.random.tag());
-        let response = Composer::response(register, status, Composer::reason(status), Some(&tag));
-        (status, response.maybe(Name::RetryAfter, is_early.then_some(RETRY_AFTER_S)).finish())
+        if is_early {
+            return (503, self.early_answer(register));
+        }
+        let tag = self.core.random.tag();
+        (403, Composer::response(register, 403, Composer::reason(403), Some(&tag)).finish())
+    }
+
+    /// The answer to a REGISTER whose instance may be here in a moment.
+    pub(super) fn early_answer(&mut self, register: &Message) -> Bytes {
+        let tag = self.core.random.tag();
+        let response = Composer::response(register, 503, Composer::reason(503), Some(&tag));
+        response.header(Name::RetryAfter, RETRY_AFTER_S).finish()
     }
 
     pub(super) fn count_wrong_proof(&mut self, flow: FlowId) {
         if !self.attachments.is_incomplete {
             return self.count_failure(flow);
         }
+        self.count_early(flow);
+    }
+
+    /// A REGISTER could not be judged.
+    pub(super) fn count_early(&mut self, flow: FlowId) {
         if self.attachments.note_early(flow) >= EARLY_PER_FLOW {
             self.core.flush();
             self.core.outputs.push_back(Output::Close(flow));

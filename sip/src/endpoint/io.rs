@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::new_binding::NewBinding;
+use super::new_binding::{KnownElsewhere, NewBinding};
 use super::pushed::{
     FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession, RegisterRoute,
     RestoredPushBinding, RouteRefusal, RouteRequest, TakenBack,
@@ -163,6 +163,10 @@ pub enum Input {
         /// Whether the proof is right; 200 or 403.
         granted: bool,
     },
+    /// Likewise: nobody can tell at this moment; 503.
+    DeviceUnverified(VerificationId),
+    /// Another node has this instance: its dialogs may go through here.
+    KnownElsewhere(Box<KnownElsewhere>),
     /// A SIP server holds a call for this device and sends its INVITE when the device is awake. [`Event::Wake`] follows, unless the device was woken
     /// for this call before and may still come for it, its budget is spent, or it does not get such calls ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)).
     /// The next INVITE of this caller to the binding takes the identifier of this call; so does an INVITE of any caller that was not announced

@@ -27,6 +27,7 @@
 //! | [`successors`] | `Successors` | instances that were enabled again, and their predecessors |
 //! | `attachments` | `Attachments` | REGISTERs at the edge, and the flow by which each device is attached |
 //! | `early_proofs` | | proofs of devices whose instances may be on their way here |
+//! | [`elsewhere`] | `Elsewhere` | instances that another node has, and whose dialogs go through here |
 //! | `left_flows` | `LeftFlows` | the flows that devices have left for later ones |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
@@ -61,6 +62,7 @@ mod credentials;
 mod devices;
 mod dialogs;
 pub mod early_proofs;
+pub mod elsewhere;
 mod flow_bindings;
 mod flows;
 pub mod forwarded_registers;
@@ -116,6 +118,7 @@ use calls::at_end::AtEnd;
 use core::{ClientOwner, Core, ServerOwner, TIMERS_SPARE, Timer};
 use devices::Devices;
 use dialogs::DialogForwarding;
+use elsewhere::Elsewhere;
 use flows::FlowTable;
 use groups::Groups;
 use left_flows::LeftFlows;
@@ -144,6 +147,7 @@ pub struct Endpoint {
     asked: AskedByDevices,
     asked_of_servers: AskedOfServers,
     unproven: Unproven,
+    elsewhere: Elsewhere,
     parked: ParkedRequests,
     calls: Calls,
     messages: Messages,
@@ -176,6 +180,7 @@ impl Endpoint {
             asked: AskedByDevices::default(),
             asked_of_servers: AskedOfServers::default(),
             unproven: Unproven::default(),
+            elsewhere: Elsewhere::default(),
             parked: ParkedRequests::default(),
             calls: Calls::default(),
             messages: Messages::default(),
@@ -209,7 +214,11 @@ impl Endpoint {
             Input::Closed(flow) => self.on_closed(now, flow),
             Input::Doubted(flow) => self.on_doubted(now, flow),
             Input::StreamLost { peer, was_open } => self.core.transactions.on_stream_lost(now, peer, was_open),
-            Input::Bind(new) => self.on_bind(now, *new),
+            Input::Bind(new) => {
+                let instance = new.instance;
+                self.on_bind(now, *new);
+                self.forget_elsewhere(now, instance);
+            }
             Input::Unbind { instance, deadline } => self.on_unbind(now, instance, deadline),
             Input::RetryNow(instance) => self.retry_now(now, instance),
             Input::RegisterAgain(instance) => self.register_again(now, instance),
@@ -222,6 +231,8 @@ impl Endpoint {
                 self.on_authorization(now, binding, instance, authorization);
             }
             Input::DeviceVerified { verification, granted } => self.on_device_verified(now, verification, granted),
+            Input::DeviceUnverified(verification) => self.on_device_unverified(now, verification),
+            Input::KnownElsewhere(known) => self.on_known_elsewhere(now, *known),
             Input::ExpectCall { instance, from, name, wait } => self.on_expect_call(now, instance, from, name, wait),
             Input::StopExpecting(call) => self.on_stop_expecting(now, call),
             Input::LeaveExpected(instance) => self.on_leave_expected(instance),
@@ -300,6 +311,7 @@ impl Endpoint {
                 Timer::Unheard(branch) => self.on_unheard_due(now, branch),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
                 Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
+                Timer::Elsewhere(instance) => self.on_elsewhere_due(now, instance),
             }
         }
         while let Some(expired) = self.core.transactions.poll_expired(now) {
@@ -407,6 +419,7 @@ impl Endpoint {
         let (attached, device_flows, verifications) = self.attachments.counts();
         Counts {
             push_bindings: self.push_bindings.len(),
+            elsewhere: self.elsewhere.len(),
             waiting: self.registers.len() + self.unproven.len(),
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),

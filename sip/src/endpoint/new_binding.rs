@@ -50,3 +50,14 @@ impl fmt::Debug for NewBinding {
         write!(f, "NewBinding({}, {})", self.binding, self.instance)
     }
 }
+
+/// An instance that another node has.
+#[derive(Clone, Debug)]
+pub struct KnownElsewhere {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its SIP server; [`Event::UpstreamReleased`](super::Event::UpstreamReleased) follows once.
+    pub upstream: UpstreamId,
+    /// The Request-URI of REGISTERs there.
+    pub registrar: Box<str>,
+}

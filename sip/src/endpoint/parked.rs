@@ -78,6 +78,11 @@ impl ParkedRequests {
         self.waiting.len()
     }
 
+    /// Whether anything waits for a peer.
+    pub(super) fn waits_for(&self, who: &OfflinePeer) -> bool {
+        self.waiting.contains_key(who)
+    }
+
     fn of(&self, who: &OfflinePeer) -> &[Parked] {
         self.waiting.get(who).map(|waiting| &waiting[..]).unwrap_or_default()
     }
@@ -125,10 +130,9 @@ impl Endpoint {
         device: InstanceId,
         passage: Passage,
     ) {
-        let binding = self.devices.binding_of(device);
-        let who = binding.and_then(|binding| match side {
-            Side::Upstream => Some(OfflinePeer::Device(device)),
-            Side::Device => self.upstream_of(binding).map(OfflinePeer::Server),
+        let who = self.server_of(device).map(|server| match side {
+            Side::Upstream => OfflinePeer::Device(device),
+            Side::Device => OfflinePeer::Server(server),
         });
         let room = |who: &OfflinePeer| match who {
             OfflinePeer::Device(_) => self.parked.kept(who) + self.parked.kept_of(who, request) < WAITING_PER_DEVICE,
@@ -194,7 +198,7 @@ impl Endpoint {
         let owner = self.core.transactions.progress(branch).map(|(owner, _)| owner);
         // Nobody's is a BYE whose sender is told.
         let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_) | ClientOwner::Nobody));
-        if waits && self.devices.knows(instance) {
+        if waits && self.carries_instance(instance) {
             let until = now + self.patience_for(self.core.transactions.is_invite(branch));
             self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
             return true;

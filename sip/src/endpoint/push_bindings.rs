@@ -534,6 +534,10 @@ impl Endpoint {
             }
             Some(_) => None,
             // What is left of a device that has just gone has a flow: whoever had its call hangs up without a word from the store.
+            None if let Some(server) = self.elsewhere.upstream_of(device) => {
+                let missing = || self.missing_of_server(server, source).map(|missing| (device, missing));
+                if token.upstream == source.flow { None } else { missing() }
+            }
             None if self.attachments.is_gone(device) && token.upstream == source.flow => None,
             None => Some((device, Missing::Binding)),
         }

@@ -118,6 +118,9 @@ impl Endpoint {
             }
             self.note_answered(&source, &asked, response);
         }
+        if response.status() == Some(481) {
+            self.hang_up_forgotten(now, &source, &asked);
+        }
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => {
@@ -428,11 +431,13 @@ impl Endpoint {
 
     /// The reason why a request of this source for a binding cannot be judged yet.
     pub(super) fn missing_of(&self, binding: BindingId, source: &Source) -> Option<Missing> {
-        match self.upstream_of(binding) {
-            None => Some(Missing::Binding),
-            Some(upstream) if self.upstreams.is_known_whole(upstream) => None,
-            Some(upstream) => Some(Missing::Addresses(upstream)).filter(|_| !self.is_trusted(binding, source)),
-        }
+        self.upstream_of(binding).map_or(Some(Missing::Binding), |upstream| self.missing_of_server(upstream, source))
+    }
+
+    /// The reason why no request of this source for an account at a SIP server can be judged yet.
+    pub(super) fn missing_of_server(&self, upstream: UpstreamId, source: &Source) -> Option<Missing> {
+        let is_told = self.upstreams.is_known_whole(upstream) || self.upstreams.is_trusted(upstream, source);
+        (!is_told).then_some(Missing::Addresses(upstream))
     }
 
     /// The reason why no request for a binding can be judged yet, from whatever source.

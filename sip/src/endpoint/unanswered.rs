@@ -83,7 +83,7 @@ impl Endpoint {
             ServerOwner::Call(call) => self.calls.get(call).map(Call::binding)?,
             ServerOwner::Overtaking(binding, _) => binding,
             ServerOwner::Forwarded(_) | ServerOwner::Parked(..) => {
-                self.devices.binding_of(self.current(self.dialogs.device_of(server)?))?
+                return self.server_of(self.current(self.dialogs.device_of(server)?));
             }
             ServerOwner::Nobody => return None,
         };

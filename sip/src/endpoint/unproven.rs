@@ -214,7 +214,7 @@ impl Endpoint {
         OpenedToken { token, covers_tag }: OpenedToken,
     ) {
         let instance = token.instance;
-        if !covers_tag || !self.devices.knows(instance) {
+        if !covers_tag || !self.may_carry_instance(instance) {
             return self.answer_stranger(&source, request, 403);
         }
         let has_proof = shows_proof(request);
@@ -235,7 +235,7 @@ impl Endpoint {
         };
         let refused = self.unproven.take(source.flow, is_refused);
         let instance = opened.token.instance;
-        if source.side == Side::Device && refused.is_empty() && opened.covers_tag && self.devices.knows(instance) {
+        if source.side == Side::Device && refused.is_empty() && opened.covers_tag && self.may_carry_instance(instance) {
             self.defer(now, source, instance, ack);
         }
     }
@@ -248,7 +248,7 @@ impl Endpoint {
         let own = forward::own_route(cancel, &self.core.token_key, Side::Device);
         let Some(opened) = own.map(|own| own.opened).filter(|opened| opened.covers_tag) else { return false };
         let instance = self.current(opened.token.instance);
-        self.devices.knows(instance) && self.defer(now, *source, instance, cancel)
+        self.may_carry_instance(instance) && self.defer(now, *source, instance, cancel)
     }
 
     /// Whether a device that has no flow answers by one that it has not proved itself on: with the branch of what it alone was sent.
@@ -307,10 +307,10 @@ impl Endpoint {
     }
 
     /// A device has failed to prove itself by a flow.
-    pub(super) fn refuse_all_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
+    pub(super) fn refuse_all_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId, status: u16) {
         for UnprovenRequest { source, what, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance) {
             if let What::Message(message) = what {
-                self.refuse_unproven(now, source, instance, &message, 403, &[]);
+                self.refuse_unproven(now, source, instance, &message, status, &[]);
             }
         }
     }
@@ -332,9 +332,9 @@ impl Endpoint {
         self.unproven.forget_flow(flow);
     }
 
-    /// Whether the relay knows the secret of a device.
+    /// Whether the relay knows the secret of a device, or can find it.
     pub(super) fn is_lent(&self, instance: InstanceId) -> bool {
-        self.devices.knows(instance) && !self.push_bindings.knows(instance)
+        self.may_carry_instance(instance) && !self.push_bindings.knows(instance)
     }
 
     fn judge_request_proof(&mut self, now: Instant, source: Source, request: &Message, instance: InstanceId) {

@@ -10,15 +10,20 @@
 //! that the peer has sent by the earlier one: a phone whose 180 was lost so would ring for nobody. The INVITE itself does not go there, because
 //! stacks die of its retransmission by another connection, and one that has started again would ring by it.
 //!
+//! A stack may forget the transactions of a connection that has ended, and let its session ring on (JsSIP): it says 481 to each CANCEL. Where the call is over for it,
+//! and it had made an early dialog, the BYE of that ends the session (§15); one that has no such dialog says 481 once more.
+//!
 //! Invariant: a CANCEL is not sent twice by one flow while it waits for its answer, but by its own retransmission.
 
 use std::time::Instant;
 
-use super::hop_by_hop::compose_cancel;
+use bytes::Bytes;
+
+use super::hop_by_hop::{compose_cancel, compose_early_bye};
 use super::io::Transmit;
 use super::large::Way;
 use super::machine::ClientMachine;
-use super::table::{Client, ClientKey, Table};
+use super::table::{Asked, Client, ClientKey, Table};
 use crate::id::{BranchId, FlowId};
 use crate::message::Method;
 
@@ -82,6 +87,14 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn has_cancelled(&self, branch: BranchId) -> bool {
         let client = self.clients.get(&ClientKey { branch, cancel: false });
         client.is_some_and(|client| client.cancel && client.machine.may_cancel() || client.is_over_unheard())
+    }
+
+    /// The BYE that ends the early dialog of an INVITE which is over for its peer, and whose peer has come by another flow and does not know it there.
+    pub fn early_bye(&self, cancel: &Asked<C>, bye: BranchId) -> Option<Bytes> {
+        let client = self.clients.get(&ClientKey { branch: cancel.key.branch, cancel: false })?;
+        let is_lost = client.cancel_by_next && client.has_moved() && client.machine.is_pending();
+        let tag = client.early_tag.as_deref().filter(|_| is_lost && cancel.key.cancel)?;
+        compose_early_bye(&client.request, tag, bye)
     }
 
     /// The peer of a CANCEL does not know its INVITE: none goes to it by a further flow.

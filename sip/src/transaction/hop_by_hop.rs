@@ -1,10 +1,11 @@
-//! The requests that a client transaction makes itself: the CANCEL of its INVITE, and the ACK of a refusal.
+//! The requests that a client transaction makes itself: the CANCEL of its INVITE, the ACK of a refusal, and the BYE of an early dialog.
 //!
-//! Invariant: both go to the next hop alone, and have the Request-URI, the topmost Via and the Routes of the INVITE, so that they are taken
+//! Invariant: all go to the next hop alone, and have the Request-URI of the INVITE; CANCEL and ACK its topmost Via and its Routes, too, so that they are taken
 //! for its own there.
 
 use bytes::Bytes;
 
+use crate::id::BranchId;
 use crate::message::{Composer, Limits, Message, Method, Name};
 
 /// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
@@ -36,4 +37,18 @@ pub(super) fn compose_cancel(invite: &Bytes, reason: Option<&str>) -> Option<Byt
         .header(Name::CSeq, format_args!("{number} CANCEL"))
         .maybe(Name::Reason, reason);
     Some(cancel.finish())
+}
+
+/// The BYE of the early dialog that the peer of an INVITE has made by a provisional response with this To tag (RFC 3261 §15), for its caller.
+pub(super) fn compose_early_bye(invite: &Bytes, tag: &str, branch: BranchId) -> Option<Bytes> {
+    let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
+    let ((number, _), via, to) = (invite.cseq()?, invite.via()?, invite.text(Name::To)?);
+    let bye = Composer::request(Method::Bye, invite.request_uri()?)
+        .header(Name::Via, via.text.replace(via.branch()?, &branch.to_string()))
+        .header(Name::MaxForwards, 70)
+        .copy(Name::From, &invite)
+        .header(Name::To, format_args!("{to};tag={tag}"))
+        .copy(Name::CallId, &invite)
+        .header(Name::CSeq, format_args!("{} BYE", number.saturating_add(1)));
+    Some(bye.finish())
 }

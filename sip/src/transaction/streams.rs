@@ -58,6 +58,14 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
     }
 
+    /// Sends a request, which the peer has and has not answered, once more by this flow, as the retransmission that it is (RFC 3261 §17.2.3).
+    pub fn repeat(&mut self, branch: BranchId, flow: FlowId) {
+        let Some(client) = self.clients.get(&ClientKey { branch, cancel: false }) else { return };
+        if client.machine.is_pending() && !client.cancel && !client.request.is_empty() {
+            self.transmits.push_back(Transmit::again(flow, client.request.clone()));
+        }
+    }
+
     /// The peer has an INVITE, as it says of another one: as if it had answered 100.
     pub fn note_received(&mut self, now: Instant, branch: BranchId) {
         let key = ClientKey { branch, cancel: false };

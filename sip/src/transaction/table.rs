@@ -37,6 +37,8 @@ pub(super) struct Client<C> {
     pub(super) cancel: bool,
     /// Likewise as soon as the peer has another flow, whether it has said anything or not.
     pub(super) cancel_by_next: bool,
+    /// The To tag of the latest early dialog of an INVITE.
+    pub(super) early_tag: Option<Box<str>>,
     /// The peer has said that it does not have the INVITE.
     pub(super) is_unknown: bool,
     /// Why (RFC 3326), for the CANCEL.
@@ -195,6 +197,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             ack: None,
             cancel: false,
             cancel_by_next: false,
+            early_tag: None,
             is_unknown: false,
             reason: None,
             owner,
@@ -225,8 +228,12 @@ impl<C: Copy, S: Copy> Table<C, S> {
     pub fn on_response(&mut self, now: Instant, asked: &Asked<C>, response: &Message) -> Option<(BranchId, C)> {
         let key = asked.key;
         let client = self.clients.get_mut(&key)?;
-        let verdict = client.machine.on_response(now, response.status()?, &self.timing);
+        let status = response.status()?;
+        let verdict = client.machine.on_response(now, status, &self.timing);
         let owner = client.owner;
+        if client.machine.is_invite() && (101..199).contains(&status) && !key.cancel {
+            client.early_tag = response.to().and_then(|to| to.tag().map(Into::into));
+        }
         if verdict.ack {
             client.ack = client.ack.take().or_else(|| compose_ack(&client.request, response));
             self.transmits.extend(client.ack.iter().map(|ack| client.transmit(ack.clone(), false)));

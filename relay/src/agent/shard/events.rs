@@ -58,6 +58,11 @@ impl Shard {
                 self.on_registration_failed(binding, instance, failure);
             }
             Event::Unbound { instance, outcome } => self.on_unbound(instance, outcome),
+            Event::VerifyDevice { verification, instance, method, proof }
+                if self.instances.get(instance).is_none() && self.shared.vault.is_shared() =>
+            {
+                self.verify_elsewhere(verification, instance, method, proof);
+            }
             Event::VerifyDevice { verification, instance, method, proof } => {
                 let granted = self.verify_device(instance, &method, &proof);
                 self.next.push_back(Input::DeviceVerified { verification, granted });

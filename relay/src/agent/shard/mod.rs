@@ -20,7 +20,7 @@
 //! | `left_behind` | those whose Path leads to a node that is gone |
 //! | *the shard itself* | |
 //! | `outgoing` | where its bytes leave |
-//! | `hand_over` | instances on their way from and to other nodes |
+//! | `hand_over`, `elsewhere` | instances on their way from and to other nodes, and devices of those that others have |
 //!
 //! Invariant: one mutation of the endpoint, then all of its outputs, then the next; an event's answer is the next
 //! mutation. Nothing here waits but for the next input or the next deadline.
@@ -30,6 +30,7 @@ pub(crate) mod alerts;
 mod call_pushes;
 mod doubt;
 mod early;
+pub(crate) mod elsewhere;
 mod events;
 pub(crate) mod expected_calls;
 mod final_pushes;
@@ -129,6 +130,8 @@ pub(crate) struct Shard {
     doubt: Doubt<ShardInput>,
     /// Requests by our Path that wait for the store.
     path_lookups: PathLookups,
+    /// Proofs of devices that the store is asked about.
+    proofs_elsewhere: usize,
     /// The process is about to end: no new call begins to wait.
     refuses_calls: bool,
 
@@ -178,10 +181,15 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
         let now = clock::now();
+        let left_behind = LeftBehind::new(settings.upstream.registrations_per_second);
+        let mut endpoint = Endpoint::new(now, settings, random::bytes());
+        if shared.vault.is_shared() {
+            endpoint.expect_other_nodes();
+        }
         Self {
             index,
-            left_behind: LeftBehind::new(settings.upstream.registrations_per_second),
-            endpoint: Endpoint::new(now, settings, random::bytes()),
+            left_behind,
+            endpoint,
             due: None,
             next: VecDeque::new(),
             outgoing: Outgoing::default(),
@@ -190,6 +198,7 @@ impl Shard {
             early: Early::default(),
             doubt: Doubt::new(),
             path_lookups: PathLookups::default(),
+            proofs_elsewhere: 0,
             refuses_calls: false,
             instances: Instances::default(),
             frames: Frames::default(),
@@ -296,6 +305,7 @@ impl Shard {
             | ShardInput::AlertEnded(_)
             | ShardInput::LeftBehind { .. }
             | ShardInput::PathLookedUp(_)
+            | ShardInput::ProofJudged(_)
             | ShardInput::ServerFound(_) => Some(Claim::ToldOnce),
             ShardInput::Request(request) => match &**request {
                 // Anybody may ask: a wrong secret is answered at once, and waits for nothing.
@@ -398,6 +408,10 @@ impl Shard {
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
             ShardInput::LeftBehind { ids, lives } => self.on_left_behind(&ids, lives),
             ShardInput::PathLookedUp(found) => self.on_path_looked_up(found.0, found.1),
+            ShardInput::ProofJudged(judged) => {
+                let (verification, method, judged) = *judged;
+                self.on_proof_judged(verification, &method, judged);
+            }
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),

@@ -4,6 +4,7 @@
 //! | answer | the requests that wait |
 //! | --- | --- |
 //! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
+//! | another node has the account of a dialog | are handed in, and forwarded or kept (`super::elsewhere`) |
 //! | the store has none | are handed in, and refused as unknown |
 //! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
@@ -21,20 +22,21 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Input, Missing, Side, Source};
+use sip::endpoint::{Input, KnownElsewhere, Missing, Side, Source};
 use sip::id::{BindingId, InstanceId, UpstreamId};
 use sip::message::{Message, Method};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::Shard;
 use super::early::RETRY_AFTER_S;
+use super::elsewhere::known_elsewhere;
 use super::waiting::{Cancelled, bytes_of, ends_one, is_first_cancel, is_same, say_waiting};
 use crate::agent::request::KnownPushBinding;
 use crate::agent::transport::trusted::Believed;
 use crate::agent::{ShardInput, Shared};
 use crate::clock;
 use crate::metrics::labels::StoreOperation;
-use crate::vault::{Fence, StoreError};
+use crate::vault::{Fence, StoreError, Stored};
 
 /// Registrations that are looked up at once on one shard; a request for a further one is refused with 503.
 const LOOKUPS_MAX: usize = 256;
@@ -93,6 +95,8 @@ struct Waiting {
 pub(crate) enum LookedUp {
     /// The store knows it; the sources that are trusted for its SIP server, as far as that is known by now.
     Known(Box<KnownPushBinding>, Believed),
+    /// The store knows an account by this name, and another node has it; likewise.
+    Elsewhere(Box<KnownElsewhere>, Believed),
     /// The registration was here; with the sources that are trusted for its SIP server.
     Served(UpstreamId, Believed),
     /// Likewise, and the source that was asked for may be it as well.
@@ -272,6 +276,11 @@ impl Shard {
                 self.adopt(*new);
                 Some((upstream, believed))
             }
+            LookedUp::Elsewhere(known, believed) => {
+                let upstream = known.upstream;
+                self.next.push_back(Input::KnownElsewhere(known));
+                Some((upstream, believed))
+            }
             LookedUp::Served(upstream, believed) => Some((upstream, believed)),
             LookedUp::Undecided(upstream, believed) => {
                 self.believe(upstream, believed);
@@ -425,6 +434,10 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
         }
     };
     shared.metrics.store_answered(began.elapsed());
+    if let Some(known) = account_elsewhere(shared, &stored) {
+        let believed = told_of(shared, known.upstream);
+        return LookedUp::Elsewhere(Box::new(known), believed);
+    }
     // Another owner's fence is of no use; the next refresh makes the record this node's.
     let fence = if stored.owned { stored.fence } else { Fence::NEW };
     let sealed = stored.sealed;
@@ -433,16 +446,25 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     });
     match new {
         Ok(Some(new)) => {
-            let believed = match shared.upstreams.believed(new.upstream) {
-                (believed, true) => believed,
-                (_, false) => Believed::default(),
-            };
+            let believed = told_of(shared, new.upstream);
             LookedUp::Known(Box::new(new), believed)
         }
         // The registration is over, or leads nowhere.
         Ok(None) => LookedUp::Unknown,
         Err(_) => LookedUp::Unreadable,
     }
+}
+
+/// An account that was lent, and that another node has.
+fn account_elsewhere(shared: &Shared, stored: &Stored) -> Option<KnownElsewhere> {
+    let is_theirs = !stored.owned && shared.vault.tombstones().bars(stored.id, Some(stored.fence)).is_none();
+    is_theirs.then(|| known_elsewhere(shared, stored, |_| true)).flatten()
+}
+
+/// The sources that are trusted for a SIP server, where DNS has told them.
+fn told_of(shared: &Shared, upstream: UpstreamId) -> Believed {
+    let (believed, is_told) = shared.upstreams.believed(upstream);
+    if is_told { believed } else { Believed::default() }
 }
 
 #[cfg(test)]

@@ -13,6 +13,10 @@
 //! the earlier leg is taken away. A mere retransmission, with the branch of the earlier leg, would say the same in a simpler way
 //! (§17.2.3), but Linphone, as of 5.1, dies of one that comes by another connection.
 //!
+//! What a phone has refused in the moment in which its connection broke is lost, and by a stream nothing repeats it (§17.2.1: Timer G is for datagrams). So the
+//! earlier leg is repeated, with its branch, once the phone has called the next one a copy: a phone that rings on says so again, one that has
+//! refused says that again, and one that calls the repetition a copy, too, has no transaction by which it could answer: it is out. Linphone is spared.
+//!
 //! A leg of which nothing was heard is no other: the phone may ring by it, and its 180 be lost with the connection. That it calls the next leg a
 //! copy says that it has the earlier one, as a 100 would.
 //!
@@ -41,6 +45,8 @@ pub(super) struct Leg {
     pub(super) phase: Phase,
     /// Whether the flow has ended, or the device is not attached by it.
     adrift: bool,
+    /// The flow by which it was repeated last.
+    repeated_on: Option<FlowId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +116,15 @@ impl Legs {
 
     /// Begins a leg. The oldest of the same device that are Sent beyond [`UNHEARD_MAX`] are over, and returned.
     pub(super) fn begin(&mut self, branch: BranchId, instance: InstanceId, flow: FlowId) -> Vec<BranchId> {
-        self.0.push(Leg { branch, instance, begun_on: flow, flow, phase: Phase::Sent, adrift: false });
+        self.0.push(Leg {
+            branch,
+            instance,
+            begun_on: flow,
+            flow,
+            phase: Phase::Sent,
+            adrift: false,
+            repeated_on: None,
+        });
         let unheard = |leg: &Leg| leg.instance == instance && leg.phase == Phase::Sent;
         let surplus = self.0.iter().filter(|leg| unheard(leg)).count().saturating_sub(UNHEARD_MAX);
         let oldest = self.0.iter_mut().filter(|leg| unheard(leg)).take(surplus);
@@ -151,6 +165,21 @@ impl Legs {
         earlier.collect()
     }
 
+    /// A device has refused this leg, and has said something of earlier ones: those of them to repeat where the device is by now. `is_lost`: whether the flow
+    /// that one began on has ended, or the device is known to be the same.
+    pub(super) fn repeat_before(
+        &mut self,
+        branch: BranchId,
+        is_lost: impl Fn(FlowId) -> bool,
+    ) -> Vec<(BranchId, FlowId)> {
+        let moved = |leg: &&mut Leg| leg.is_alive() && leg.begun_on != leg.flow && leg.repeated_on != Some(leg.flow);
+        let again = self.earlier(branch).filter(moved).filter(|leg| is_lost(leg.begun_on)).map(|leg| {
+            leg.repeated_on = Some(leg.flow);
+            (leg.branch, leg.flow)
+        });
+        again.collect()
+    }
+
     /// The legs to which no final response has come.
     pub(super) fn unanswered(&self) -> Vec<BranchId> {
         self.0.iter().filter(|leg| leg.phase != Phase::Ended).map(|leg| leg.branch).collect()
@@ -189,6 +218,11 @@ impl Legs {
 impl Leg {
     fn is_live(&self) -> bool {
         self.phase != Phase::Ended && !self.adrift
+    }
+
+    /// Whether the device has got it by two flows.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.repeated_on.is_some()
     }
 
     fn is_alive(&self) -> bool {

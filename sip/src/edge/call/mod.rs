@@ -489,9 +489,12 @@ impl Call {
             }
             200..300 => self.on_answer(branch),
             _ => {
-                let again = leg.phase == Phase::Ended;
+                let (again, is_repeated) = (leg.phase == Phase::Ended, leg.is_repeated());
                 leg.phase = Phase::Ended;
-                if again || self.is_closed() { Outcome::Ignore } else { self.on_refusal(now, instance, response) }
+                if again || self.is_closed() {
+                    return Outcome::Ignore;
+                }
+                self.on_refusal(now, instance, response, is_repeated)
             }
         }
     }

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | Alive | it has that one: nothing | it has that one: nothing | refuses for all |
 //! | Sent | it has that one: nothing | refuses, unless it says within [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign) that it has that one | likewise |
-//! | Ended, or adrift | it has had that one, and may come back: nothing | refuses | likewise |
+//! | Ended, or adrift | it has had that one, and may come back: nothing; of a leg that was repeated: it has no way to answer that, and refuses, its caller gets 480 | refuses | likewise |
 //! | none | another branch of its server's fork says what became of it: refuses | refuses | likewise |
 //!
 //! A phone that lost its connection says 482 or 486 by itself to the copy that it gets by its next one; so does one in another call, or whose user has declined in the
@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use super::{Call, Outcome, Stage};
 use crate::edge::CallState;
-use crate::id::{BranchId, InstanceId};
+use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::Message;
 
 /// The device has this INVITE, or has answered it (RFC 3261 §8.2.2.2).
@@ -41,8 +41,28 @@ pub(super) struct Refused {
 }
 
 impl Call {
-    /// A leg of this device, which had no final response before, was refused while the caller waits.
-    pub(super) fn on_refusal(&mut self, now: Instant, instance: InstanceId, response: &Message) -> Outcome {
+    /// A device has refused a leg: its earlier legs to repeat, each with the flow by which the device is. `is_lost`: whether a flow has ended.
+    pub fn repeated_by(
+        &mut self,
+        branch: BranchId,
+        status: u16,
+        is_lost: impl Fn(FlowId) -> bool,
+    ) -> Vec<(BranchId, FlowId)> {
+        if self.is_closed() || self.state.is_final() || self.state.is_given_up() {
+            return Vec::new();
+        }
+        // Of two devices with one secret none says 482 of what the other one has.
+        self.legs.repeat_before(branch, |begun_on| status == MERGED || is_lost(begun_on))
+    }
+
+    /// A leg of this device, which had no final response before, was refused while the caller waits. `is_repeated`: the device got it by two flows.
+    pub(super) fn on_refusal(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        response: &Message,
+        is_repeated: bool,
+    ) -> Outcome {
         let status = response.status().unwrap_or(500);
         if self.state.is_given_up() {
             return self.after_a_loss();
@@ -55,7 +75,11 @@ impl Call {
             target.has_it = true;
             // Where no other leg is left, the INVITE that the device has is the one that it has refused.
             let refused = target.refused.take().filter(|_| !is_live);
-            return refused.map_or(Outcome::Ignore, |refused| self.decline(now, instance, &refused.response));
+            return match refused {
+                Some(refused) => self.decline(now, instance, &refused.response),
+                None if is_repeated && !is_live => self.decline_by(now, instance, MERGED, None),
+                None => Outcome::Ignore,
+            };
         }
         if status >= 600 || !is_live {
             return self.decline(now, instance, response);
@@ -132,16 +156,21 @@ impl Call {
     }
 
     fn decline(&mut self, now: Instant, instance: InstanceId, response: &Message) -> Outcome {
+        self.decline_by(now, instance, response.status().unwrap_or(500), Some(response))
+    }
+
+    /// A device has refused; `response`: what of that its caller may get.
+    fn decline_by(&mut self, now: Instant, instance: InstanceId, status: u16, response: Option<&Message>) -> Outcome {
         let Some(target) = self.open(instance) else { return Outcome::Ignore };
-        target.refused_itself = response.status().is_some_and(|status| is_of_its_stack(status, target.rings));
+        target.refused_itself = is_of_its_stack(status, target.rings);
         target.state = if target.refused_itself { CallState::TimedOut } else { CallState::Declined };
         let state = target.state;
         self.changes.push((instance, state));
-        if let Stage::Waiting(invite) = &mut self.stage {
+        if let (Stage::Waiting(invite), Some(response)) = (&mut self.stage, response) {
             invite.refusals.add(response);
         }
         self.forget_provisional(instance);
-        if response.status() >= Some(600) {
+        if status >= 600 {
             self.state = CallState::Declined;
             return Outcome::Fail;
         }

@@ -14,8 +14,10 @@
 //! is wiped only until its registration, or that of the predecessor whose flow it has, would have ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
 //! by now, once its place is needed.
 
+mod copies;
 mod gone;
 mod left_both;
+mod proven;
 mod register_order;
 mod registers;
 
@@ -98,6 +100,8 @@ struct DeviceFlow {
     forwarded: Vec<(InstanceId, BranchId)>,
     /// A device has left on it what any device answers at once, and nothing has come by it since.
     is_silent: bool,
+    /// Its client dies of a retransmission that comes by another connection than the request did.
+    is_hurt_by_copies: bool,
 }
 
 /// An instance that has named itself on a flow.
@@ -123,11 +127,11 @@ impl Carried {
 
 /// A proof that the shell is verifying.
 #[derive(Debug)]
-struct Verification {
-    source: Source,
-    instance: InstanceId,
+pub(super) struct Verification {
+    pub(super) source: Source,
+    pub(super) instance: InstanceId,
     /// The REGISTER that carries it; `None`: a request in a call, which waits in [`super::unproven`].
-    register: Option<(ServerId, Box<Message>)>,
+    pub(super) register: Option<(ServerId, Box<Message>)>,
 }
 
 impl Attachments {

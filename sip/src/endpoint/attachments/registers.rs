@@ -34,6 +34,7 @@ impl Endpoint {
         reply: Reply<'_>,
         register: Message,
     ) {
+        self.attachments.note_client(source.flow, &register);
         let from = register.from().and_then(|from| from.user().and_then(InstanceId::parse));
         let to = register.to().and_then(|to| to.user().and_then(InstanceId::parse));
         let instance = match from {
@@ -71,7 +72,9 @@ impl Endpoint {
             Admission::Forbidden => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 403),
             Admission::OtherResource => self.on_failed_proof(now, source, reply, &register, EdgeRegister::Refused, 400),
             Admission::Challenge { challenges } => self.challenge(now, reply, &register, &challenges),
-            Admission::Verify(_) if !self.devices.knows(instance) => self.deny_unknown(now, source, reply, &register),
+            Admission::Verify(_) if !self.may_carry_instance(instance) => {
+                self.deny_unknown(now, source, reply, &register);
+            }
             Admission::Verify(proof) => self.verify_device(source, reply, register, instance, proof),
         }
     }
@@ -168,9 +171,9 @@ impl Endpoint {
         verification: VerificationId,
         granted: bool,
     ) {
-        let Some(pending) = self.attachments.verifications.remove(&verification) else { return };
-        let Verification { source, instance, register } = pending;
-        let granted = granted && self.devices.knows(instance);
+        let Some(judged) = self.attachments.take_verification(verification) else { return };
+        let Verification { source, instance, register } = judged;
+        let granted = granted && self.carries_instance(instance);
         if granted {
             self.core.event(Event::FlowProven(source.flow));
         }
@@ -182,8 +185,11 @@ impl Endpoint {
             let (status, response) = self.answer_to_wrong_proof(&register);
             self.core.transactions.respond(now, server, status, response);
             self.core.flush();
-            self.refuse_all_unproven(now, instance, source.flow);
+            self.refuse_all_unproven(now, instance, source.flow, 403);
             return self.count_wrong_proof(source.flow);
+        }
+        if !self.devices.knows(instance) {
+            return self.on_registered_elsewhere(now, source, instance, (server, register));
         }
         if let Err((status, reason)) = self.register_contact(now, instance, &source, &register) {
             let response = Composer::response(&register, status, reason, Some(&tag));
@@ -240,23 +246,6 @@ impl Endpoint {
     fn is_overtaken(&self, instance: InstanceId, flow: FlowId, order: Option<RegisterOrder>) -> bool {
         let standing = self.attachments.get(instance).filter(|it| it.flow == flow).and_then(|it| it.order);
         order.zip(standing).is_some_and(|(order, standing)| order.is_before(standing))
-    }
-
-    /// The shell has verified the proof of a request in a call: the dialogs of its device go by that flow from now on.
-    fn on_request_verified(&mut self, now: Instant, source: Source, instance: InstanceId, granted: bool) {
-        if !granted {
-            self.refuse_all_unproven(now, instance, source.flow);
-            return self.count_failure(source.flow);
-        }
-        let Source { flow, transport, .. } = source;
-        let earlier = self.attachments.dialog_flow(instance).map(|it| it.flow).filter(|earlier| *earlier != flow);
-        self.attachments.leave_dialogs(instance, DialogFlow { flow, transport });
-        if let Some(earlier) = earlier {
-            self.leave_flow(now, instance, earlier);
-        }
-        self.answer_asked(instance, flow, earlier);
-        self.release_unproven(now, instance, flow);
-        self.send_parked_in_dialogs(now, instance);
     }
 
     /// The Contact that stands (RFC 3261 §10.3 step 8).

@@ -194,8 +194,11 @@ impl Endpoint {
 
     /// Nobody is left that may answer: the caller gets the best refusal, if there was one, else `status`.
     fn conclude(&mut self, now: Instant, call: CallId, status: u16) {
-        match self.calls.get(call).and_then(|row| row.best_refusal(None)) {
+        let Some(row) = self.calls.get(call) else { return };
+        match row.best_refusal(None) {
             Some((status, response)) => self.close_call(now, call, status, response),
+            // A device is out by a refusal that says nothing to a caller.
+            None if row.state() == CallState::Declined => self.answer_call(now, call, status),
             None => self.end_call(now, call, CallState::TimedOut, status),
         }
     }
@@ -254,6 +257,10 @@ impl Endpoint {
         for earlier in received {
             self.core.transactions.note_received(now, earlier);
         }
+        if outcome == Outcome::Ignore && status >= 300 {
+            self.repeat_legs(call, branch, status);
+        }
+        let Some(row) = self.calls.get_mut(call) else { return };
         let Some(server) = row.server() else { return };
         match outcome {
             Outcome::Ignore => {
@@ -307,6 +314,17 @@ impl Endpoint {
         match invite.map(|invite| returned::forward_response(&invite.message, response, Side::Device)) {
             Some(passed) => self.close_call(now, call, 487, passed),
             None => self.answer_call(now, call, 487),
+        }
+    }
+
+    /// A device has refused a leg, and has the call by an earlier one, as far as it has said: that is repeated by the flow on which the device is, for a
+    /// refusal of it may be lost with its connection.
+    fn repeat_legs(&mut self, call: CallId, branch: BranchId, status: u16) {
+        let Some(row) = self.calls.get_mut(call) else { return };
+        for (earlier, flow) in row.repeated_by(branch, status, |begun_on| !self.attachments.knows_flow(begun_on)) {
+            if !self.attachments.is_hurt_by_copies(flow) {
+                self.core.transactions.repeat(earlier, flow);
+            }
         }
     }
 

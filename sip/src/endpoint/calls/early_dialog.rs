@@ -5,15 +5,18 @@
 //! | BYE (RFC 3261 §15, §15.1.2) | 200; the call ends as by a CANCEL: its INVITE is answered 487, and its devices stop ringing |
 //! | anything else | 481, as without it: nothing can be told there before a device has answered |
 //!
+//! The other way round, a device that has told of ringing has an early dialog with the caller; where it has forgotten the INVITE of that, the relay ends it by a BYE.
+//!
 //! Invariant: a caller that has hung up leaves no device ringing, by whichever method it says so.
 
 use std::time::Instant;
 
 use crate::edge::call::Invite;
-use crate::endpoint::{CallState, Endpoint};
+use crate::endpoint::core::ClientOwner;
+use crate::endpoint::{CallState, Endpoint, Side, Source};
 use crate::id::{BindingId, CallId};
-use crate::message::{Composer, Message};
-use crate::transaction::Reply;
+use crate::message::{Composer, Message, Method};
+use crate::transaction::{Asked, Reply};
 
 impl Endpoint {
     /// Ends the call in whose early dialog a BYE has come; whether there is one.
@@ -29,6 +32,23 @@ impl Endpoint {
         self.respond_once(now, reply, bye, 200, response);
         self.give_up_call(now, call, CallState::Cancelled, None);
         true
+    }
+
+    /// A device does not know what it is to cancel: its stack may have forgotten the INVITE with its earlier connection, and ring on.
+    pub(in crate::endpoint) fn hang_up_forgotten(
+        &mut self,
+        now: Instant,
+        source: &Source,
+        cancel: &Asked<ClientOwner>,
+    ) {
+        if source.side != Side::Device || !matches!(cancel.owner, ClientOwner::Leg(_)) {
+            return;
+        }
+        let branch = self.core.branch();
+        if let Some(bye) = self.core.transactions.early_bye(cancel, branch) {
+            // Full: the device's own time to ring ends it.
+            let _ = self.core.transactions.send(now, branch, Method::Bye, bye, source.flow, ClientOwner::Nobody);
+        }
     }
 
     /// The call of a binding that waits, and whose caller sends a request in the relay's own early dialog.

@@ -309,3 +309,113 @@ fn a_phone_that_does_not_come_back_keeps_its_caller_no_longer_than_any() {
     world.advance(seconds(16 * 60));
     assert_eq!(world.endpoint.counts().transactions, 0, "{:?}", world.descriptions());
 }
+
+/// The device refuses the first INVITE in the moment in which its connection ends, comes back, and calls the copy one.
+fn refused_in_vain(noticed: bool, copy: u16) -> (World, Message) {
+    let (mut world, first) = ringing(noticed);
+    let second = come_back(&mut world);
+    world.sent.clear();
+    reply(&mut world, &second, copy, "one");
+    (world, first)
+}
+
+#[test]
+fn a_refusal_that_was_lost_with_its_connection_is_asked_for_again() {
+    for noticed in [true, false] {
+        for (status, state) in [(603, CallState::Declined), (486, CallState::Declined), (480, CallState::Declined)] {
+            let (mut world, first) = refused_in_vain(noticed, 482);
+            assert_eq!(branches(&world, "INVITE"), [branch(&first)], "the earlier one, as a retransmission: {noticed}");
+            assert_eq!(to_device(&world, 2, "INVITE").head(), first.head());
+            reply(&mut world, &first, status, "one");
+            assert_eq!((finals(&world), ended(&world)), (vec![status], vec![state]));
+            assert!(branches(&world, "ACK").contains(&branch(&first)));
+        }
+    }
+}
+
+#[test]
+fn a_phone_that_rings_on_says_so_to_the_repetition_and_is_waited_for() {
+    let (mut world, first) = refused_in_vain(true, 482);
+    reply(&mut world, &first, 180, "one");
+    world.advance(seconds(30));
+    assert_eq!((branches(&world, "INVITE").len(), finals(&world)), (1, vec![]));
+    reply(&mut world, &first, 200, "one");
+    assert_eq!((finals(&world), ended(&world)), (vec![200], vec![CallState::Answered]));
+}
+
+#[test]
+fn a_phone_that_calls_the_repetition_a_copy_as_well_is_out() {
+    let (mut world, first) = refused_in_vain(true, 482);
+    reply(&mut world, &first, 482, "one");
+    assert_eq!((finals(&world), ended(&world)), (vec![480], vec![CallState::Declined]), "482 says nothing to a caller");
+    assert_eq!(world.count("CANCEL"), 0);
+}
+
+#[test]
+fn a_phone_that_says_busy_to_the_copy_is_asked_again_where_its_earlier_connection_has_ended() {
+    let (mut world, first) = refused_in_vain(true, 486);
+    assert_eq!(branches(&world, "INVITE"), [branch(&first)]);
+    reply(&mut world, &first, 486, "one");
+    assert_eq!((finals(&world), ended(&world)), (vec![486], vec![CallState::Declined]));
+    // The one that says so may be another phone with the same secret.
+    let (world, _) = refused_in_vain(false, 486);
+    assert_eq!(branches(&world, "INVITE"), Vec::<String>::new());
+}
+
+#[test]
+fn a_phone_that_moves_again_is_asked_again_and_linphone_never() {
+    let (mut world, first) = refused_in_vain(true, 482);
+    world.input(Input::Closed(FlowId::Stream(2)));
+    world.attach(3);
+    let third = to_device(&world, 3, "INVITE");
+    let device = world.device(3);
+    world.reply(device, &third, 482, &[], "");
+    assert_eq!(branches_by(&world, 3, "INVITE"), [branch(&third), branch(&first)]);
+
+    let (mut world, _) = ringing(true);
+    world.register(
+        2,
+        1,
+        "Contact: <sip:phone2@10.0.0.5:9999>\r\nUser-Agent: LinphoneAndroid/5.1.0 (belle-sip/5.2)\r\n",
+    );
+    let second = to_device(&world, 2, "INVITE");
+    reply(&mut world, &second, 482, "one");
+    world.advance(seconds(20));
+    assert_eq!((branches(&world, "INVITE"), finals(&world)), (vec![branch(&second)], vec![]));
+}
+
+#[test]
+fn a_stack_that_has_forgotten_the_invite_with_its_connection_and_rings_on_is_hung_up() {
+    let rings_as = |tag| {
+        let mut world = devices(1);
+        attach(&mut world, 1);
+        world.invite("call-1");
+        let first = to_device(&world, 1, "INVITE");
+        world.tag = tag;
+        world.reply(world.device(1), &first, 180, &[], "");
+        world.input(Input::Closed(FlowId::Stream(1)));
+        world.sent.clear();
+        (world, first)
+    };
+    let (mut world, first) = rings_as("one");
+    cancel(&mut world);
+    world.attach(2);
+    let cancelled = to_device(&world, 2, "CANCEL");
+    reply(&mut world, &cancelled, 481, "other");
+    let bye = to_device(&world, 2, "BYE");
+    assert_eq!((bye.to().unwrap().tag(), bye.call_id()), (Some("one"), first.call_id()));
+    assert_eq!((bye.cseq(), bye.request_uri()), (Some((2, "BYE")), first.request_uri()));
+    assert_eq!(bye.from().unwrap().tag(), first.from().unwrap().tag());
+    assert_ne!(branch(&bye), branch(&first));
+    reply(&mut world, &bye, 200, "one");
+    world.advance(seconds(20));
+    assert_eq!(world.count("BYE"), 1);
+
+    // One that has the call by its next leg is not ended by its earlier one.
+    let (mut world, _) = rings_as("one");
+    let second = come_back(&mut world);
+    reply(&mut world, &second, 180, "two");
+    let cancelled = to_device(&world, 2, "CANCEL");
+    reply(&mut world, &cancelled, 481, "two");
+    assert_eq!(world.count("BYE"), 0, "some stacks find a call by its Call-ID");
+}

@@ -99,6 +99,12 @@ impl Dialog {
         world.receive_bytes(source, &request);
         request
     }
+
+    /// The device sends a request by another flow.
+    pub fn send_by(&self, world: &mut World, flow: u64, method: &str, cseq: u32) {
+        let (device, request) = (world.device(flow), self.request(End::Device, method, cseq, "", b""));
+        world.receive_bytes(device, &request);
+    }
 }
 
 /// Asserts that a message has left as it came: every line but those that a proxy changes, in order, and the body.

@@ -3,6 +3,7 @@
 
 mod asked;
 mod detached;
+mod elsewhere;
 mod identity;
 mod large;
 pub(crate) mod leg;

@@ -53,6 +53,7 @@ mod receipts;
 mod receipts_elsewhere;
 mod registrations;
 mod restarts;
+mod rolling_restart;
 mod seeded;
 mod slow_store;
 mod stood_still;

@@ -1,0 +1,119 @@
+//! Devices of instances that are not here: another node may have them, and their calls, which began here, go on through here
+//! (`sip/src/endpoint/elsewhere.rs`).
+//!
+//! | the store | the device hears |
+//! | --- | --- |
+//! | has the instance, for another node, and its record the secret that was shown | 200, for its dialogs alone |
+//! | has it, and the proof is wrong; or has none, or one that this node has wiped | 403 |
+//! | has it for this node, or says nothing | 503: it may be here in a moment |
+//!
+//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Nobody is told that an instance is elsewhere who has
+//! not shown its secret, or is not its SIP server.
+
+use sip::endpoint::{Input, KnownElsewhere, Proof, VerificationId};
+use sip::id::InstanceId;
+
+use super::Shard;
+use crate::agent::transport::upstreams::Route;
+use crate::agent::{ShardInput, Shared, digest};
+use crate::clock;
+use crate::metrics::labels::{EdgeRegisterOutcome, StoreOperation};
+use crate::vault::record::Record;
+use crate::vault::{StoreError, Stored};
+
+/// Proofs that are looked up at once; a further one is answered 503.
+const LOOKUPS_MAX: usize = 256;
+
+/// What the store says of a proof.
+pub(crate) enum Judged {
+    /// It is right, and another node has the instance.
+    Right(Box<KnownElsewhere>),
+    /// It is wrong, or there is no such instance.
+    Wrong,
+    /// Nobody can tell.
+    Unsure,
+}
+
+impl Shard {
+    /// Asks the store whether another node has the instance that a proof is for.
+    pub(super) fn verify_elsewhere(
+        &mut self,
+        verification: VerificationId,
+        instance: InstanceId,
+        method: Box<str>,
+        proof: Proof,
+    ) {
+        if self.proofs_elsewhere >= LOOKUPS_MAX {
+            self.note_judged(&method, &Judged::Unsure);
+            return self.next.push_back(Input::DeviceUnverified(verification));
+        }
+        self.proofs_elsewhere += 1;
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            let judged = judge(&shared, instance, &method, &proof).await;
+            drop(proof);
+            shared.shards.send(shard, ShardInput::ProofJudged(Box::new((verification, method, judged)))).await;
+        });
+    }
+
+    /// The store has spoken of a proof.
+    pub(crate) fn on_proof_judged(&mut self, verification: VerificationId, method: &str, judged: Judged) {
+        self.proofs_elsewhere = self.proofs_elsewhere.saturating_sub(1);
+        self.note_judged(method, &judged);
+        match judged {
+            Judged::Right(known) => {
+                self.next.push_back(Input::KnownElsewhere(known));
+                self.next.push_back(Input::DeviceVerified { verification, granted: true });
+            }
+            Judged::Wrong => self.next.push_back(Input::DeviceVerified { verification, granted: false }),
+            Judged::Unsure => self.next.push_back(Input::DeviceUnverified(verification)),
+        }
+        self.settle(clock::now());
+    }
+
+    fn note_judged(&self, method: &str, judged: &Judged) {
+        if method == "REGISTER" {
+            self.shared.metrics.edge_register(match judged {
+                Judged::Right(_) => EdgeRegisterOutcome::Elsewhere,
+                Judged::Wrong => EdgeRegisterOutcome::Unknown,
+                Judged::Unsure => EdgeRegisterOutcome::Early,
+            });
+        }
+    }
+}
+
+async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> Judged {
+    let began = clock::now();
+    let stored = match shared.vault.load(id).await {
+        Ok(Some(stored)) => stored,
+        Ok(None) | Err(StoreError::Malformed) => return Judged::Wrong,
+        Err(_) => {
+            shared.metrics.store_error(StoreOperation::Load);
+            return Judged::Unsure;
+        }
+    };
+    shared.metrics.store_answered(began.elapsed());
+    if shared.vault.tombstones().bars(id, Some(stored.fence)).is_some() {
+        return Judged::Wrong;
+    }
+    if stored.owned {
+        return Judged::Unsure;
+    }
+    let shows = |record: &Record| digest::verify_device(id, &record.secret, method, proof);
+    known_elsewhere(shared, &stored, shows).map_or(Judged::Wrong, |known| Judged::Right(Box::new(known)))
+}
+
+/// An account that another node has; `None` where `is_meant` says no, or its record does not open, or leads nowhere. Its SIP server is held once.
+pub(super) fn known_elsewhere(
+    shared: &Shared,
+    stored: &Stored,
+    is_meant: impl FnOnce(&Record) -> bool,
+) -> Option<KnownElsewhere> {
+    let route = shared.vault.open_record(stored.id, &stored.sealed, |record| {
+        let record = record.lent().filter(|record| is_meant(record))?;
+        Route::of(&record.account).ok()
+    });
+    let route = route.ok().flatten()?;
+    let registrar = route.registrar().into();
+    Some(KnownElsewhere { instance: stored.id, upstream: shared.upstreams.acquire_kept(route), registrar })
+}

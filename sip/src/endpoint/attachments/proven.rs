@@ -1,0 +1,41 @@
+//! Proofs that the shell has judged, and the dialogs of devices that have proved themselves without being attached.
+//!
+//! Invariant: a proof is judged once.
+
+use std::time::Instant;
+
+use super::{Attachments, DialogFlow, Verification};
+use crate::endpoint::{Endpoint, Source, VerificationId};
+use crate::id::InstanceId;
+
+impl Attachments {
+    /// Takes a proof that the shell has judged.
+    pub(in crate::endpoint) fn take_verification(&mut self, verification: VerificationId) -> Option<Verification> {
+        self.verifications.remove(&verification)
+    }
+}
+
+impl Endpoint {
+    /// The shell has verified the proof of a request in a call: the dialogs of its device go by that flow from now on.
+    pub(super) fn on_request_verified(&mut self, now: Instant, source: Source, instance: InstanceId, granted: bool) {
+        if !granted {
+            self.refuse_all_unproven(now, instance, source.flow, 403);
+            return self.count_failure(source.flow);
+        }
+        let Source { flow, transport, .. } = source;
+        self.carry_dialogs(now, instance, DialogFlow { flow, transport });
+    }
+
+    /// The dialogs of a device that is not attached by this flow go by it from now on.
+    pub(in crate::endpoint) fn carry_dialogs(&mut self, now: Instant, instance: InstanceId, dialogs: DialogFlow) {
+        let flow = dialogs.flow;
+        let earlier = self.attachments.dialog_flow(instance).map(|it| it.flow).filter(|earlier| *earlier != flow);
+        self.attachments.leave_dialogs(instance, dialogs);
+        if let Some(earlier) = earlier {
+            self.leave_flow(now, instance, earlier);
+        }
+        self.answer_asked(instance, flow, earlier);
+        self.release_unproven(now, instance, flow);
+        self.send_parked_in_dialogs(now, instance);
+    }
+}
