@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 
+pub(crate) use connection::departure::ANSWERED_WITHIN;
 pub use connection::departure::{Departure, Recall, Recalled};
 pub use connection::identity::chain;
 pub use connection::network::{ByteStream, Network, Opening, System};
@@ -181,7 +182,7 @@ pub enum Verdict {
     TooLate,
     /// The connection was lost or went silent after the service may have taken a call's push: it is not sent again.
     Unconfirmed,
-    /// No further try was made: the device has another token by now.
+    /// No further try was made: the device has another token by now, or has come by itself.
     Moved,
 }
 

@@ -427,6 +427,9 @@ impl<'a> DeliveryRun<'a> {
         let retries = Arc::clone(&self.channel().retries);
         let noted = |attempt: Attempt| {
             retries.note(&attempt);
+            if attempt == Attempt::Lost {
+                departure.note_lost();
+            }
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
             match attempt {
                 // How long the service is left alone is for its channel to say, where calls wait together.
