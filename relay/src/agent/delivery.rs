@@ -102,12 +102,13 @@ pub(crate) fn outcome_of(verdict: &Verdict) -> PushOutcome {
     }
 }
 
-/// Why it ended so, where that is known.
-pub(crate) fn reason_of(verdict: &Verdict) -> Option<&'static str> {
+/// Why it ended so, where that is known; `said`: why it was not taken.
+pub(crate) fn reason_of(verdict: &Verdict, said: Option<&'static str>) -> Option<&'static str> {
     match verdict {
         Verdict::Refused { reason } => Some(reason),
         Verdict::Unconfirmed => Some(ANSWER_LOST),
         Verdict::Moved => Some(TOKEN_CHANGED),
+        Verdict::Retry { .. } | Verdict::TooLate => said,
         _ => None,
     }
 }

@@ -203,6 +203,8 @@ struct Pushed {
     verdict: Verdict,
     /// How many copies of it the service may have taken.
     copies: u32,
+    /// Why it was not taken, as far as is known.
+    said: Option<&'static str>,
 }
 
 /// Which push of a call to a device it is; what is repeated after a failure stays of its round.

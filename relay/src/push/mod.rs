@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 
+use crate::clock;
+
 pub(crate) use connection::departure::ANSWERED_WITHIN;
 pub use connection::departure::{Departure, Recall, Recalled};
 pub use connection::identity::chain;
@@ -115,7 +117,7 @@ pub struct Push {
     pub name: Option<Box<str>>,
     /// The public edge of the node at which the call waits: `host:port`.
     pub edge: Box<str>,
-    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::told_now).
+    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::told_now): when it was made; a call's push says [when it leaves](Push::renewed).
     pub sent_at: u64,
     /// Likewise; after it the push is worthless and is not sent.
     pub deadline: u64,
@@ -136,6 +138,13 @@ impl Push {
     /// wall clock meanwhile.
     pub fn until(&self) -> Instant {
         self.made_at + Duration::from_secs(self.life_s())
+    }
+
+    /// The same push as it is said now, when a call's has waited for a second or longer: `deadline` less `sent_at` is how long the call still waits.
+    pub(crate) fn renewed(&self) -> Option<Self> {
+        let waited = clock::now().saturating_duration_since(self.made_at).as_secs();
+        let waits = self.event == Event::Call && waited > 0;
+        waits.then(|| Self { sent_at: (self.sent_at + waited).min(self.deadline), ..self.clone() })
     }
 
     /// How long it is worth delivering, in seconds.

@@ -41,6 +41,8 @@ pub(crate) struct AlertEnded {
     target: PushTarget,
     push: Push,
     verdict: Verdict,
+    /// Why it was not taken, as far as is known.
+    said: Option<&'static str>,
 }
 
 /// The content of an alert beside its event.
@@ -174,12 +176,12 @@ impl Shard {
 
     /// An alert push has ended.
     pub(crate) fn on_alert_ended(&mut self, ended: AlertEnded) {
-        let AlertEnded { target, push, verdict } = ended;
+        let AlertEnded { target, push, verdict, said } = ended;
         let Push { instance, event, call, .. } = push;
         self.note(
             instance,
             call,
-            What::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict) },
+            What::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict, said) },
         );
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_told(instance, event);
@@ -206,5 +208,8 @@ async fn send(
     let delivered = deliver(&shared, shard, &app, &target, &push, until, &departure).await;
     // Nothing ends it but its task.
     let Some((verdict, _)) = delivered else { return };
-    shared.shards.send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict }))).await;
+    shared
+        .shards
+        .send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict, said: departure.said() })))
+        .await;
 }

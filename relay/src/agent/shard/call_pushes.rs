@@ -121,9 +121,10 @@ impl Shard {
         let recall = departure.recall();
         let mut sending = Box::pin(async move {
             let delivered = deliver(&shared, shard, &app, &target, &push, push.until(), &departure).await;
+            let said = departure.said();
             drop(departure);
             let Some((verdict, copies)) = delivered else { return };
-            let pushed = Pushed { target, push, round, verdict, copies };
+            let pushed = Pushed { target, push, round, verdict, copies, said };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
         // On a connection that stands the request is handed over here and now.
@@ -296,7 +297,7 @@ impl Shard {
         self.pushes.remove(&(call, instance));
         let goes_to = self.moved(&pushed.push, &pushed.target, verdict);
         let came = *verdict == Verdict::Moved && goes_to.is_some() && self.has_come(call, instance);
-        let reason = if came { Some(DEVICE_CAME) } else { reason_of(verdict) };
+        let reason = if came { Some(DEVICE_CAME) } else { reason_of(verdict, pushed.said) };
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
         // Nobody is there any more to be told of the end.

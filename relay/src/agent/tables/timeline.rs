@@ -80,7 +80,7 @@ pub enum What {
         event: push::Event,
         /// How it ended.
         outcome: PushOutcome,
-        /// The service's own word for a refusal, or that the answer was lost.
+        /// Why it was not taken, as far as is known.
         reason: Option<&'static str>,
     },
     /// The device came to the edge.

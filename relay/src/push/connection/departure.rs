@@ -22,9 +22,11 @@ use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
 use tokio::time::{self, timeout_at};
 
+use super::answer::Bearing;
 use super::state::Place;
 use crate::lock::Mutex;
 use crate::metrics::Metrics;
+use crate::push::health::Note;
 
 const WAITS: u8 = 0;
 const LEAVES: u8 = 1;
@@ -40,6 +42,8 @@ static BLANKS: [u8; 1_024] = [b' '; 1_024];
 /// The departures of one push.
 pub struct Departure {
     departures: Arc<Departures>,
+    /// Why it was not taken, as far as is known.
+    said: Mutex<Option<&'static str>>,
     /// The places of requests of which nobody knows whether they arrive.
     unsure: Mutex<Vec<Place>>,
 }
@@ -144,7 +148,24 @@ impl Departure {
             recalled,
             over,
         });
-        Self { departures, unsure: Mutex::default() }
+        Self { departures, said: Mutex::default(), unsure: Mutex::default() }
+    }
+
+    /// It was not taken, for this reason: one of the words of `reasons`, or of the service for this device.
+    pub(crate) fn say(&self, reason: &'static str) {
+        *self.said.lock() = Some(reason);
+    }
+
+    /// Its answer tells of trouble with the service.
+    pub(in crate::push) fn say_of(&self, bearing: &Bearing) {
+        if let Note::Trouble(trouble) = bearing.note {
+            self.say(trouble.reason);
+        }
+    }
+
+    /// Why it was not taken when it was tried last, as far as is known.
+    pub(crate) fn said(&self) -> Option<&'static str> {
+        *self.said.lock()
     }
 
     /// A request has left.

@@ -184,7 +184,8 @@ async fn what_an_earlier_token_holds_back_goes_to_the_new_one_at_once() -> Outco
 #[tokio::test]
 async fn an_alert_that_an_earlier_token_holds_back_goes_to_the_new_one_at_once() -> Outcome {
     let world = World::start().await?;
-    world.fcm.answer_with(FCM_TOKEN, vec![fcm::Answer::QuotaExceeded { retry_after: LONG }; 9]);
+    // Longer than a push is waited for, and not so long that a test push ends at once.
+    world.fcm.answer_with(FCM_TOKEN, vec![fcm::Answer::QuotaExceeded { retry_after: Some(50) }; 9]);
     let instance = world.enable_android().await?;
     assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
     let device = json!({"call_push": google(FCM_TOKEN), "alert_push": google(ALERTS)});
