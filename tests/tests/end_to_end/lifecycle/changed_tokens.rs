@@ -184,11 +184,13 @@ async fn what_an_earlier_token_holds_back_goes_to_the_new_one_at_once() -> Outco
 #[tokio::test]
 async fn an_alert_that_an_earlier_token_holds_back_goes_to_the_new_one_at_once() -> Outcome {
     let world = World::start().await?;
-    // Longer than a push is waited for, and not so long that a test push ends at once.
-    world.fcm.answer_with(FCM_TOKEN, vec![fcm::Answer::QuotaExceeded { retry_after: Some(50) }; 9]);
-    let instance = world.enable_android().await?;
-    assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
-    let device = json!({"call_push": google(FCM_TOKEN), "alert_push": google(ALERTS)});
-    change(&world, &instance, device, || world.fcm.requests() == 1).await?;
-    goes_to(&world, "test", ALERTS).await
+    world.fcm.answer_with(ALERTS, vec![fcm::Answer::QuotaExceeded { retry_after: LONG }; 9]);
+    let instance = with_alerts(&world).await?;
+    let (caller, _) = (world.call()?, goes_to(&world, "call", FCM_TOKEN).await?);
+    world.cancel(&caller).await?;
+    goes_to(&world, "call-ended", FCM_TOKEN).await?;
+    let device = json!({"call_push": google(FCM_TOKEN), "alert_push": google(NEXT)});
+    change(&world, &instance, device, || world.fcm.requests() >= 3).await?;
+    goes_to(&world, "missed-call", NEXT).await?;
+    world.content()
 }
