@@ -6,6 +6,7 @@ use hyper::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::push::connection::departure::Departure;
 use crate::push::connection::endpoint::trust;
 use crate::push::connection::network::Nowhere;
 
