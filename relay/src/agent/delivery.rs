@@ -4,15 +4,18 @@
 //! the device has exchanged meanwhile.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::{ShardInput, Shared};
-use crate::domain::story::ANSWER_LOST;
+use crate::domain::story::{ANSWER_LOST, TOKEN_CHANGED};
 use crate::domain::{PushOutcome, PushProvider};
-use crate::push::{Delivery, Departure, Event, Push, Recalled, Recipient, Staying, Verdict};
+use crate::push::{ANSWERED_WITHIN, Delivery, Departure, Event, Push, Recalled, Recipient, Staying, Verdict};
 use crate::vault::record::{Provider, PushTarget};
+
+/// How long the answer to a push is waited for that may go elsewhere, where its service may take it twice.
+const ANSWERED_SOON: Duration = Duration::from_secs(5);
 
 /// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. It is tried until `until` at
 /// most; `departure` is told when it leaves. `None`: it was recalled before anything of it had left.
@@ -27,16 +30,18 @@ pub(crate) async fn deliver(
 ) -> Option<(Verdict, u32)> {
     let (device, began) = (Device { shared, shard, push, target }, Instant::now());
     let ended_so = |verdict| {
-        let copies = departure.count();
-        Delivery { verdict, attempts: copies, copies, elapsed: began.elapsed(), is_in_force: false }
+        let (attempts, copies) = (departure.count(), departure.lost());
+        Delivery { verdict, attempts, copies, elapsed: began.elapsed(), is_in_force: false }
     };
+    let within = || if target.provider.is_apple() || !departure.goes_on() { ANSWERED_WITHIN } else { ANSWERED_SOON };
     let delivery = tokio::select! {
         biased;
         delivery = shared.push.deliver_measured(app, target, push, until, departure, &device) => delivery,
-        recalled = departure.recalled() => match recalled {
+        recalled = departure.recalled(within) => match recalled {
+            Recalled::Unanswered => ended_so(Verdict::Unconfirmed),
+            Recalled::Withdrawn | Recalled::Answered if departure.goes_on() => ended_so(Verdict::Moved),
             Recalled::Withdrawn => return None,
             Recalled::Answered => ended_so(Verdict::Retry { after: None }),
-            Recalled::Unanswered => ended_so(Verdict::Unconfirmed),
         },
     };
     let Delivery { verdict, attempts, copies, elapsed, is_in_force } = delivery;
@@ -76,7 +81,7 @@ impl Recipient for Device<'_> {
             let (reply, answer) = oneshot::channel();
             self.shared.shards.send(self.shard, ShardInput::TargetAsked { instance, event, reply }).await;
             match answer.await {
-                Ok(Some((_, target))) => target.is_same_token(self.target),
+                Ok(Some((_, target))) => target.takes_the_same(self.target),
                 // Of an instance that has ended, or wants no calls any more, no call is pushed; what tells of the end has no other token.
                 Ok(None) => event != Event::Call,
                 // The process ends, and there is nobody to ask.
@@ -97,11 +102,13 @@ pub(crate) fn outcome_of(verdict: &Verdict) -> PushOutcome {
     }
 }
 
-/// Why it ended so, where that is known.
-pub(crate) fn reason_of(verdict: &Verdict) -> Option<&'static str> {
+/// Why it ended so, where that is known; `said`: why it was not taken.
+pub(crate) fn reason_of(verdict: &Verdict, said: Option<&'static str>) -> Option<&'static str> {
     match verdict {
         Verdict::Refused { reason } => Some(reason),
         Verdict::Unconfirmed => Some(ANSWER_LOST),
+        Verdict::Moved => Some(TOKEN_CHANGED),
+        Verdict::Retry { .. } | Verdict::TooLate => said,
         _ => None,
     }
 }

@@ -133,6 +133,8 @@ enum ShardInput {
     Pushed(Box<Pushed>),
     /// A call's push was taken a while ago: it is sent a second time unless its device has given a sign.
     SignDue(Box<Pushed>),
+    /// A call's push was held back for a device that had come: what becomes of it now.
+    PushResumed(Box<Pushed>),
     /// A requester that waited for devices is there no more, and had no answer.
     AskerGone(shard::expected_calls::AskerGone),
     /// A push is to be tried again: where it goes now.
@@ -203,6 +205,8 @@ struct Pushed {
     verdict: Verdict,
     /// How many copies of it the service may have taken.
     copies: u32,
+    /// Why it was not taken, as far as is known.
+    said: Option<&'static str>,
 }
 
 /// Which push of a call to a device it is; what is repeated after a failure stays of its round.

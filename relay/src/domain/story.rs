@@ -13,6 +13,10 @@ use super::{PushOutcome, PushProvider, words};
 pub const STEPS_MAX: usize = 64;
 /// The reason of a push that was sent, and of which nobody knows whether it arrived.
 pub const ANSWER_LOST: &str = "AnswerLost";
+/// The reason of a push that its service has not taken before the device had another token; that one is pushed to.
+pub const TOKEN_CHANGED: &str = "TokenChanged";
+/// The reason of a push that its service has not taken before the device had come by itself.
+pub const DEVICE_CAME: &str = "DeviceCame";
 /// Characters of a push service's reason that are kept.
 const REASON_MAX: usize = 64;
 

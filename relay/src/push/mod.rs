@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 
 use sip::id::{CallId, InstanceId};
 
+use crate::clock;
+
+pub(crate) use connection::departure::ANSWERED_WITHIN;
 pub use connection::departure::{Departure, Recall, Recalled};
 pub use connection::identity::chain;
 pub use connection::network::{ByteStream, Network, Opening, System};
@@ -114,7 +117,7 @@ pub struct Push {
     pub name: Option<Box<str>>,
     /// The public edge of the node at which the call waits: `host:port`.
     pub edge: Box<str>,
-    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::told_now).
+    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::told_now): when it was made; a call's push says [when it leaves](Push::renewed).
     pub sent_at: u64,
     /// Likewise; after it the push is worthless and is not sent.
     pub deadline: u64,
@@ -135,6 +138,13 @@ impl Push {
     /// wall clock meanwhile.
     pub fn until(&self) -> Instant {
         self.made_at + Duration::from_secs(self.life_s())
+    }
+
+    /// The same push as it is said now, when a call's has waited for a second or longer: `deadline` less `sent_at` is how long the call still waits.
+    pub(crate) fn renewed(&self) -> Option<Self> {
+        let waited = clock::now().saturating_duration_since(self.made_at).as_secs();
+        let waits = self.event == Event::Call && waited > 0;
+        waits.then(|| Self { sent_at: (self.sent_at + waited).min(self.deadline), ..self.clone() })
     }
 
     /// How long it is worth delivering, in seconds.
@@ -181,7 +191,7 @@ pub enum Verdict {
     TooLate,
     /// The connection was lost or went silent after the service may have taken a call's push: it is not sent again.
     Unconfirmed,
-    /// No further try was made: the device has another token by now.
+    /// No further try was made: the device has another token by now, or has come by itself.
     Moved,
 }
 

@@ -225,6 +225,11 @@ impl PushTarget {
         Self { provider, token, confirmed_at_ms, public_key: None, web: None }
     }
 
+    /// Whether a push that was made for one is as good for the other: the same token, and the same keys.
+    pub fn takes_the_same(&self, other: &Self) -> bool {
+        self.is_same_token(other) && self.public_key == other.public_key && self.web == other.web
+    }
+
     /// Whether both are the same token of the same service, whenever the app has confirmed it.
     pub fn is_same_token(&self, other: &Self) -> bool {
         self.provider == other.provider && self.token == other.token

@@ -41,6 +41,8 @@ pub(crate) struct AlertEnded {
     target: PushTarget,
     push: Push,
     verdict: Verdict,
+    /// Why it was not taken, as far as is known.
+    said: Option<&'static str>,
 }
 
 /// The content of an alert beside its event.
@@ -135,10 +137,14 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         // A push that is tried for a minute must not queue behind pushes that are tried for an hour.
         let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { LAST_WORDS };
-        let sending = send(shared, shard, app, target, push, clock::now() + tries);
+        let departure = Departure::unmeasured();
+        let recall = departure.recall();
+        let sending = send(shared, shard, app, target, push, clock::now() + tries, departure);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
         let Some(activity) = self.activity(instance) else { return self.speak_last(instance, event, sending) };
         let sending = activity.alerts.spawn(sending);
+        activity.recalls.retain(|(_, sending, _)| !sending.is_finished());
+        activity.recalls.push((event, sending.clone(), recall));
         // A newer one says all that an older says: that is tried no more, and does not come after it.
         if let Some(subject) = event.subject() {
             activity.latest.retain(|(of, older)| {
@@ -152,6 +158,16 @@ impl Shard {
         self.note(instance, call, What::PushSent { event, provider });
     }
 
+    /// Where the ends of calls, or what else is no call, are told has changed: what has not been taken is judged anew.
+    pub(crate) fn reconsider_alerts(&mut self, instance: InstanceId, ends: bool, others: bool) {
+        let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
+        for (event, _, recall) in activity.into_iter().flat_map(|activity| &activity.recalls) {
+            if if *event == Event::CallEnded { ends } else { others } {
+                recall.reconsider();
+            }
+        }
+    }
+
     /// Whether a push that tells of this is on its way.
     pub(super) fn is_telling(&self, instance: InstanceId, of: Subject) -> bool {
         let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
@@ -160,12 +176,12 @@ impl Shard {
 
     /// An alert push has ended.
     pub(crate) fn on_alert_ended(&mut self, ended: AlertEnded) {
-        let AlertEnded { target, push, verdict } = ended;
+        let AlertEnded { target, push, verdict, said } = ended;
         let Push { instance, event, call, .. } = push;
         self.note(
             instance,
             call,
-            What::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict) },
+            What::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict, said) },
         );
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_told(instance, event);
@@ -180,10 +196,20 @@ impl Shard {
 }
 
 /// Sends an alert, which is tried until `until` at most, and tells its shard the verdict.
-async fn send(shared: Arc<Shared>, shard: usize, app: Box<str>, target: PushTarget, push: Push, until: Instant) {
-    let departure = Departure::unmeasured();
+async fn send(
+    shared: Arc<Shared>,
+    shard: usize,
+    app: Box<str>,
+    target: PushTarget,
+    push: Push,
+    until: Instant,
+    departure: Departure,
+) {
     let delivered = deliver(&shared, shard, &app, &target, &push, until, &departure).await;
-    // Nobody recalls it.
+    // Nothing ends it but its task.
     let Some((verdict, _)) = delivered else { return };
-    shared.shards.send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict }))).await;
+    shared
+        .shards
+        .send(shard, ShardInput::AlertEnded(Box::new(AlertEnded { target, push, verdict, said: departure.said() })))
+        .await;
 }

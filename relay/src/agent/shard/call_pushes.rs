@@ -3,16 +3,19 @@
 //! Invariant: a call is pushed to each token at most once on APNs, and at most twice elsewhere, the second time because the device
 //! gave no sign (its app tells the two by the call's id); where the answers to two were lost on the way three times, and four where that befell the
 //! push for want of a sign. A token that another has replaced gets nothing further: the other one gets
-//! it, at once where the push was not taken. The push is on its way within the same turn of the loop in which the INVITE came; the
+//! it, at once where the push was not taken, whatever it waits for. The push is on its way within the same turn of the loop in which the INVITE came; the
 //! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call, but for the answer to what has left whole: that
-//! counts, and a token that it calls gone ends its instance.
+//! counts, and a token that it calls gone ends its instance. So does one whose device shows that it knows of the call; for a device that has come it is held
+//! back, and goes on when that leaves without a word.
 
 use std::future::Future as _;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{CallState, IncomingCall, Input};
 use sip::id::{CallId, InstanceId};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::Shard;
@@ -25,7 +28,7 @@ use crate::audit::Act;
 use crate::clock::{self, Moment, told_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
-use crate::domain::story::Withheld;
+use crate::domain::story::{DEVICE_CAME, Withheld};
 use crate::push::{Departure, Event, Push, Recall, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
@@ -42,8 +45,17 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// The push of a call that is on its way, or may be sent a second time.
 pub(super) struct CallPush {
     pub(super) task: AbortHandle,
-    /// Ends the one that is on its way with its call.
-    recall: Option<Recall>,
+    kind: Kind,
+}
+
+/// The state of a call's push.
+enum Kind {
+    /// It is on its way; it ends with its call, and is recalled where it may have to go elsewhere.
+    OnItsWay(Recall),
+    /// It may be sent a second time.
+    Taken,
+    /// It was not taken, and its device has come; told when that may have changed.
+    Held(Arc<Notify>),
 }
 
 impl Shard {
@@ -109,9 +121,10 @@ impl Shard {
         let recall = departure.recall();
         let mut sending = Box::pin(async move {
             let delivered = deliver(&shared, shard, &app, &target, &push, push.until(), &departure).await;
+            let said = departure.said();
             drop(departure);
             let Some((verdict, copies)) = delivered else { return };
-            let pushed = Pushed { target, push, round, verdict, copies };
+            let pushed = Pushed { target, push, round, verdict, copies, said };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
         // On a connection that stands the request is handed over here and now.
@@ -119,7 +132,7 @@ impl Shard {
         if sending.as_mut().poll(&mut context).is_pending() {
             self.hurried = true;
             let task = tokio::spawn(sending).abort_handle();
-            self.pushes.insert((call, instance), CallPush { task, recall: Some(recall) });
+            self.pushes.insert((call, instance), CallPush { task, kind: Kind::OnItsWay(recall) });
         }
     }
 
@@ -167,10 +180,38 @@ impl Shard {
         let Some(push) = self.pushes.remove(&(call, instance)) else { return };
         let row = self.instances.get(instance);
         let stays = row.is_some_and(|row| row.ending.is_none()) || self.push_bindings.knows(instance);
-        if push.recall.as_ref().filter(|_| stays).is_some_and(Recall::ask) {
+        if stays && matches!(&push.kind, Kind::OnItsWay(recall) if recall.ask()) {
             self.pushes.insert((call, instance), push);
         } else {
             push.task.abort();
+        }
+    }
+
+    /// What is said of a call, or where its push goes, has changed: a push that has not been taken is judged anew.
+    pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId) {
+        match self.pushes.get(&(call, instance)).map(|push| &push.kind) {
+            Some(Kind::OnItsWay(recall)) => recall.reconsider(),
+            Some(Kind::Held(news)) => news.notify_one(),
+            Some(Kind::Taken) | None => {}
+        }
+    }
+
+    /// Likewise the pushes of all calls of a device.
+    pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId) {
+        let calls: Vec<_> = self.pushes.keys().filter(|(_, of)| *of == instance).map(|(call, _)| *call).collect();
+        for call in calls {
+            self.reconsider_push(call, instance);
+        }
+    }
+
+    /// A device has left: what was held back because it had come is judged anew.
+    pub(crate) fn resume_pushes(&mut self, instance: InstanceId) {
+        for ((_, of), push) in &self.pushes {
+            if let Kind::Held(news) = &push.kind
+                && *of == instance
+            {
+                news.notify_one();
+            }
         }
     }
 
@@ -211,6 +252,7 @@ impl Shard {
             None => {
                 let (state, deadline) = (CallState::Waking, Moment::after(call.wait));
                 let (waiting, unreachable, sign, rings, is_of_others) = (false, false, false, false, false);
+                let knows = false;
                 let (accepted, mark, waits_until) = (false, call.mark, clock::now() + call.wait);
                 let call = Call {
                     state,
@@ -222,6 +264,7 @@ impl Shard {
                     unreachable,
                     sign,
                     rings,
+                    knows,
                     is_of_others,
                     accepted,
                     mark,
@@ -252,7 +295,9 @@ impl Shard {
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
         let verdict = &pushed.verdict;
         self.pushes.remove(&(call, instance));
-        let reason = reason_of(verdict);
+        let goes_to = self.moved(&pushed.push, &pushed.target, verdict);
+        let came = *verdict == Verdict::Moved && goes_to.is_some() && self.has_come(call, instance);
+        let reason = if came { Some(DEVICE_CAME) } else { reason_of(verdict, pushed.said) };
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
         // Nobody is there any more to be told of the end.
@@ -264,12 +309,8 @@ impl Shard {
         if self.end_dead_token(instance, &pushed.target, verdict) {
             return;
         }
-        if let Some((app, target)) = self.moved(&pushed.push, &pushed.target, verdict) {
-            // A device that has given a sign meanwhile comes by itself.
-            if self.awaits_sign(call, instance) {
-                let Pushed { push, round, .. } = *pushed;
-                self.push_again(call, app, target, push, round);
-            }
+        if let Some((app, target)) = goes_to {
+            self.push_on(call, app, target, pushed);
             return;
         }
         if pushed.round == PushRound::Second {
@@ -302,10 +343,58 @@ impl Shard {
                 {
                     known.pushed = None;
                 }
-                if !self.attached.contains(instance) && !is_over {
+                // One that knows of the call comes by itself.
+                let comes = self.attached.contains(instance)
+                    || self.calls.of(instance, call).is_some_and(|call| !call.is_untold());
+                if !comes && !is_over {
                     self.give_up(call, instance);
                 }
             }
+        }
+    }
+
+    /// What becomes of a push that was not taken where it went, and goes there now. A device that knows of the call comes by itself; for one that
+    /// is there the push is held back.
+    fn push_on(&mut self, call: CallId, app: Box<str>, target: PushTarget, pushed: Box<Pushed>) {
+        let instance = pushed.push.instance;
+        let Some(known) = self.calls.of(instance, call).filter(|call| call.is_untold()) else { return };
+        let is_same = target.is_same_token(&pushed.target);
+        // One that was there when it was woken, and silent, may be there no more.
+        let is_there = self.attached.contains(instance) && (!known.waiting || known.mark.is_none() || is_same);
+        if is_there {
+            return self.hold_push(call, pushed);
+        }
+        let most = if target.provider.is_apple() { 1 } else { COPIES };
+        if is_same && pushed.copies >= most {
+            return;
+        }
+        let Pushed { push, round, .. } = *pushed;
+        self.push_again(call, app, target, push, round);
+    }
+
+    /// Whether a device has come for a call, or knows of it.
+    fn has_come(&self, call: CallId, instance: InstanceId) -> bool {
+        self.attached.contains(instance) || self.calls.of(instance, call).is_some_and(|call| call.knows || call.rings)
+    }
+
+    fn hold_push(&mut self, call: CallId, pushed: Box<Pushed>) {
+        let (shared, shard, key) = (self.shared.clone(), self.index, (call, pushed.push.instance));
+        let news = Arc::new(Notify::new());
+        let told = Arc::clone(&news);
+        let held = tokio::spawn(async move {
+            told.notified().await;
+            shared.shards.send(shard, ShardInput::PushResumed(pushed)).await;
+        });
+        self.pushes.insert(key, CallPush { task: held.abort_handle(), kind: Kind::Held(news) });
+    }
+
+    /// There is news of the device that a push was held back for.
+    pub(crate) fn on_push_resumed(&mut self, mut pushed: Box<Pushed>) {
+        pushed.push.instance = self.endpoint.current(pushed.push.instance);
+        let Push { call: Some(call), instance, .. } = pushed.push else { return };
+        self.pushes.remove(&(call, instance));
+        if let Some((app, target)) = self.target_now(instance, Event::Call) {
+            self.push_on(call, app, target, pushed);
         }
     }
 
@@ -333,7 +422,7 @@ impl Shard {
             tokio::time::sleep(SIGN_WITHIN).await;
             shared.shards.send(shard, ShardInput::SignDue(pushed)).await;
         });
-        self.pushes.insert(key, CallPush { task: waiting.abort_handle(), recall: None });
+        self.pushes.insert(key, CallPush { task: waiting.abort_handle(), kind: Kind::Taken });
     }
 
     /// A device should have given a sign by now: without one the call is pushed to it a second time, where it is pushed to now.

@@ -146,6 +146,7 @@ impl Shard {
         if self.attached.insert(instance) {
             self.shared.metrics.edge_flows(1);
         }
+        self.reconsider_pushes(instance);
         self.note(instance, None, What::DeviceAttached { after_ms: None });
     }
 
@@ -153,6 +154,7 @@ impl Shard {
         if self.attached.remove(instance) {
             self.shared.metrics.edge_flows(-1);
         }
+        self.resume_pushes(instance);
         self.note(instance, None, What::DeviceDetached);
     }
 
@@ -478,6 +480,7 @@ impl Shard {
     pub(crate) fn note_device_rings(&mut self, id: CallId, instance: InstanceId) {
         if self.calls.get_mut(id, instance).is_some_and(|call| !std::mem::replace(&mut call.rings, true)) {
             self.note(instance, Some(id), What::Ringing);
+            self.reconsider_push(id, instance);
         }
     }
 

@@ -245,8 +245,10 @@ impl Shard {
             }
             // What its app has changed since counts for its calls here, and above all its token.
             let opens = self.opened(id, &record, |it| matches!(it, StoredRecord::Lent(_)).then_some(())).is_some();
+            let targets = self.targets_of(id);
             if let Some(row) = self.instances.get_mut(id).filter(|_| opens) {
                 row.sealed = record;
+                self.on_targets_changed(id, &targets);
             }
             self.drive(clock::now(), Input::Taken(id));
         }
@@ -294,6 +296,7 @@ impl Shard {
         if let Some(settled) = settled {
             self.hand_over.settles(id, settled.clone());
         }
+        let targets = self.targets_of(id);
         if let Some(row) = self.instances.get_mut(id) {
             // Another run has changed the record since this one had it.
             let is_newer = fence > row.fence && row.ending.is_none();
@@ -308,6 +311,7 @@ impl Shard {
                     self.be_proven(id);
                 }
                 self.be_present(id, binding.presence);
+                self.on_targets_changed(id, &targets);
             }
             self.note_settled(id);
             return;
@@ -418,6 +422,7 @@ impl Shard {
         fence: Fence,
         presence: Option<Presence>,
     ) -> Result<InstanceStatus, Denied> {
+        let targets = self.targets_of(id);
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
@@ -433,6 +438,7 @@ impl Shard {
         if presence == Some(Presence::Foreground) || self.with_record(id, |it| it.wake_for.call) == Some(false) {
             self.want_no_calls(id);
         }
+        self.on_targets_changed(id, &targets);
         self.status_of(id)
     }
 
@@ -446,8 +452,9 @@ impl Shard {
         self.admit(id, who).map_err(CallDenied::Denied)?;
         let known = *self.call_of(id, call).ok_or(CallDenied::UnknownCall)?;
         if let Some(call) = self.calls.get_mut(call, id) {
-            call.sign = true;
+            (call.sign, call.knows) = (true, true);
         }
+        self.reconsider_push(call, id);
         match request {
             CallRequest::Look => {}
             CallRequest::Decline if known.told() == CallState::Declined => {}

@@ -22,6 +22,7 @@ use super::Shard;
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::clock;
+use crate::push::Event;
 
 impl Shard {
     /// An instance is about to end for one that was enabled later.
@@ -54,6 +55,12 @@ impl Shard {
     pub(crate) fn hand_on(&mut self, earlier: InstanceId, successor: InstanceId, calls: &[CallId]) {
         for call in calls {
             self.succeed_in_call(*call, earlier, successor);
+        }
+        let target = |instance| self.target_of(instance, Event::Call).map(|(_, target)| target);
+        if let (Some(before), Some(now)) = (target(earlier), target(successor))
+            && !now.takes_the_same(&before)
+        {
+            self.reconsider_pushes(successor);
         }
         self.succeed_in_stories(earlier, successor);
         for (call, waiting) in self.take_arrivals(earlier) {

@@ -3,7 +3,7 @@
 //! | the token that was pushed to | is called gone | took the push | did not take it |
 //! | --- | --- | --- | --- |
 //! | is the device's | the instance ends | | |
-//! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token |
+//! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token, at once |
 //!
 //! A node that leaves, or of whose instance another run has the record, ends nothing: that one may know another token by now. The other node is told which
 //! token is gone, and judges by its own record.
@@ -52,7 +52,28 @@ impl Shard {
         if event == Event::Call && is_ending { None } else { self.target_of(instance, event) }
     }
 
-    /// The target for a push that this token has not taken, if the device has another one by now.
+    /// Where the pushes of calls and the alerts of an instance go.
+    pub(crate) fn targets_of(&self, instance: InstanceId) -> [Option<PushTarget>; 2] {
+        let alerts = self.alert_target_of(instance, |_| true).map(|(_, target)| target);
+        [self.target_of(instance, Event::Call).map(|(_, target)| target), alerts]
+    }
+
+    /// Where its pushes go may have changed: what has not been taken there is judged anew.
+    pub(crate) fn on_targets_changed(&mut self, instance: InstanceId, before: &[Option<PushTarget>; 2]) {
+        let changed = |before: &Option<PushTarget>, now: &Option<PushTarget>| match (before, now) {
+            (Some(before), Some(now)) => !now.takes_the_same(before),
+            (before, now) => before.is_some() != now.is_some(),
+        };
+        let [calls, alerts] = self.targets_of(instance);
+        let [calls_before, alerts_before] = before;
+        let (calls_move, alerts_move) = (changed(calls_before, &calls), changed(alerts_before, &alerts));
+        if calls_move {
+            self.reconsider_pushes(instance);
+        }
+        self.reconsider_alerts(instance, calls_move && calls.is_some(), alerts_move && alerts.is_some());
+    }
+
+    /// The target for a push that this token has not taken, if the device has another one by now, or the push is to be judged anew.
     pub(crate) fn moved(&self, push: &Push, from: &PushTarget, verdict: &Verdict) -> Option<(Box<str>, PushTarget)> {
         let is_over = match verdict {
             Verdict::Accepted | Verdict::TooLate => true,
@@ -63,7 +84,8 @@ impl Shard {
         if is_over {
             return None;
         }
-        self.target_of(push.instance, push.event).filter(|(_, target)| !target.is_same_token(from))
+        let is_moved = |target: &PushTarget| *verdict == Verdict::Moved || !target.is_same_token(from);
+        self.target_now(push.instance, push.event).filter(|(_, target)| is_moved(target))
     }
 
     /// Ends the instance, or the push binding, whose token the service calls gone; whether it does.

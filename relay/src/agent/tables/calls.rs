@@ -44,6 +44,8 @@ pub struct Call {
     pub sign: bool,
     /// The device has said that it rings.
     pub rings: bool,
+    /// The device has asked how the call stands, or said something of it: a push would tell it nothing.
+    pub knows: bool,
     /// The device does not miss it: another node had taken the instance over when the call came, and wakes it and tells it what it
     /// missed; or the call takes the place of one that the device is not in.
     pub is_of_others: bool,
@@ -66,6 +68,11 @@ impl Call {
         self.waiting && !self.sign && !self.told().is_final()
     }
 
+    /// Whether its device knows nothing of it, and it can still be answered.
+    pub(crate) fn is_untold(&self) -> bool {
+        !self.knows && !self.rings && !self.told().is_final()
+    }
+
     /// The relay gives up waiting at this time, or when its caller does.
     pub(crate) fn wait_until(&mut self, deadline: Moment) {
         self.deadline = self.valid_until.map_or(deadline, |until| until.min(deadline));
@@ -82,6 +89,7 @@ impl Call {
         if self.state.is_final() && self.mark.is_none() {
             (self.state, self.given_up) = (CallState::Waking, None);
             (self.unreachable, self.sign, self.rings, self.accepted) = (false, false, false, false);
+            self.knows = false;
             self.expect_until(clock::now() + wait);
         }
     }
@@ -179,6 +187,7 @@ impl Calls {
             call.unreachable &= other.unreachable;
             call.sign |= other.sign;
             call.rings |= other.rings;
+            call.knows |= other.knows;
             call.accepted |= other.accepted;
             call.given_up = call.given_up.or(other.given_up);
         }
@@ -267,6 +276,7 @@ mod tests {
             unreachable: false,
             sign: false,
             rings: false,
+            knows: false,
             is_of_others: false,
             accepted: false,
             mark: None,

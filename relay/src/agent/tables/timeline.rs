@@ -80,7 +80,7 @@ pub enum What {
         event: push::Event,
         /// How it ended.
         outcome: PushOutcome,
-        /// The service's own word for a refusal, or that the answer was lost.
+        /// Why it was not taken, as far as is known.
         reason: Option<&'static str>,
     },
     /// The device came to the edge.
@@ -138,6 +138,8 @@ pub(crate) struct Activity {
     pub tests: Option<Bucket>,
     /// Alert pushes that are under way; they end with the instance.
     pub alerts: tokio::task::JoinSet<()>,
+    /// Of those that are not over the event, and the way to have it judged anew where it goes.
+    pub recalls: Vec<(push::Event, AbortHandle, push::Recall)>,
     /// Of those the latest of each subject, whose place a newer one takes.
     pub latest: Vec<(Subject, AbortHandle)>,
 }

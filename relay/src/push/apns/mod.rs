@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use tokio::time::Instant;
@@ -24,7 +25,7 @@ use uuid::Builder;
 use self::provider_token::Signer;
 use super::connection::answer::{Answer, Bearing};
 use super::connection::answer_body;
-use super::connection::answer_timeout::{Patience, WhenSilent};
+use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_until};
 use super::connection::attempt::Attempt;
 use super::connection::backoff::Backoff;
 use super::connection::departure::Departure;
@@ -48,9 +49,6 @@ use crate::vault::record::PushTarget;
 
 const PRODUCTION: &str = "https://api.push.apple.com:443";
 const SANDBOX: &str = "https://api.sandbox.push.apple.com:443";
-
-/// How long a push that may be repeated waits for its answer. A call's waits until its deadline.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long Apple is left alone that sees too many provider tokens of one key. Calls wait meanwhile, and get their try.
 const TOKEN_UPDATES: Backoff = Backoff { first: Duration::from_secs(2), most: Duration::from_secs(5) };
@@ -277,11 +275,14 @@ impl Apns {
         prepared: &mut PreparedPush,
         deadline: Instant,
         departure: &Departure,
+        renewed: Renewed<'_>,
     ) -> Attempt {
-        let until = if prepared.voip { deadline } else { deadline.min(Instant::now() + ATTEMPT_TIMEOUT) };
+        let until = if prepared.voip { deadline } else { alert_until(deadline) };
+        let answered_within = (!prepared.voip).then_some(ALERT_ANSWERED_WITHIN);
         let channel = self.channel(prepared.environment);
         let when_silent = if prepared.voip { WhenSilent::Stays } else { WhenSilent::Leaves };
-        let patience = Patience { until, when_silent, urgency: Urgency::when(prepared.voip), departure };
+        let patience =
+            Patience { until, when_silent, urgency: Urgency::when(prepared.voip), departure, answered_within, renewed };
         let signer = match &self.known_by {
             KnownBy::Key { signer, .. } => Some(signer),
             KnownBy::Certificate(_) => None,
@@ -305,7 +306,12 @@ impl Apns {
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
-                Ok(Meaning::Settled(attempt)) => return attempt,
+                Ok(Meaning::Settled(attempt)) => {
+                    if matches!(attempt, Attempt::Limited { .. }) {
+                        departure.say(reasons::TOO_MANY_REQUESTS);
+                    }
+                    return attempt;
+                }
                 Ok(Meaning::TokenRefused(reason)) => {
                     let times = TokenTimes::now();
                     let next = signer.zip(pass.as_ref()).and_then(|(signer, pass)| {
@@ -323,6 +329,12 @@ impl Apns {
             }
         }
     }
+}
+
+/// The body of a call's push that has waited, as it is said now.
+pub(super) fn renewed_body(of: Option<(&Push, &PushTarget)>) -> Option<Bytes> {
+    let (push, target) = of?;
+    payload::apns(&push.renewed()?, target.public_key.as_deref()).ok()
 }
 
 /// A random UUID (RFC 9562 §5.4) in lower case.

@@ -3,16 +3,33 @@
 //! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; one that waits for longer is counted for
 //! what the line leaves unanswered, also when it gives up.
 
+use std::future::pending;
+use std::time::Duration;
+
+use bytes::Bytes;
 use h2::client::ResponseFuture;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::departure::{Departure, Passage};
+use super::request::Request;
 use super::state::{ASK_AFTER, Line};
 use super::urgency::Urgency;
+
+/// How long what is no call may wait until it leaves, in one try.
+const LEAVES_WITHIN: Duration = Duration::from_secs(10);
+/// How long its answer is waited for then: services ask for so much patience, and what is not urgent has it.
+pub(crate) const ALERT_ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Makes the body of a push that has waited anew; `None`: it has not, or there is nothing to make anew.
+pub(crate) type Renewed<'a> = Option<&'a (dyn Fn() -> Option<Bytes> + Sync)>;
 
 /// How long a request waits, and for what.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience<'a> {
+    /// How long the answer is waited for once the request has left; `None`: until the end.
+    pub(crate) answered_within: Option<Duration>,
+    /// Where what the push says depends on when it leaves.
+    pub(crate) renewed: Renewed<'a>,
     pub(crate) until: Instant,
     /// The reaction to a line that has fallen silent.
     pub(crate) when_silent: WhenSilent,
@@ -43,16 +60,33 @@ pub(super) enum NoAnswer {
     TakenBack,
 }
 
+impl Patience<'_> {
+    /// Until when the answer to a request is waited for that leaves now.
+    pub(crate) fn answer_until(&self) -> Instant {
+        self.answered_within.map_or(self.until, |within| self.until.min(Instant::now() + within))
+    }
+
+    /// The body of a request that leaves now.
+    pub(crate) fn body_of(&self, request: &Request) -> Bytes {
+        self.renewed.and_then(|renewed| renewed()).unwrap_or_else(|| request.body.clone())
+    }
+}
+
+/// Until when a push that is no call is tried once: it has [`LEAVES_WITHIN`] to leave, and its answer [`ALERT_ANSWERED_WITHIN`] from then on.
+pub(crate) fn alert_until(deadline: Instant) -> Instant {
+    deadline.min(Instant::now() + LEAVES_WITHIN + ALERT_ANSWERED_WITHIN)
+}
+
 /// Waits for the head of the answer. On the way the line is suspected, when it is silent, and noted as one that leaves requests
 /// unanswered.
 pub(super) async fn head_of_answer(
     mut response: ResponseFuture,
     line: &Line,
     passage: &Passage,
-    sent: Instant,
+    (sent, known): (Instant, u32),
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
-    let Patience { until, when_silent, departure, .. } = patience;
+    let Patience { until, when_silent, departure, answered_within, .. } = patience;
     // A caller that gives up has waited, too.
     let waiting = Waiting { line, sent, is_over: false };
     if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
@@ -69,7 +103,16 @@ pub(super) async fn head_of_answer(
             }
         }
     };
+    let late = async {
+        if let Some(within) = answered_within {
+            departure.beyond(known).await;
+            sleep_until(departure.latest_beyond(known).unwrap_or_else(Instant::now) + within).await;
+        } else {
+            pending().await
+        }
+    };
     tokio::select! {
+        () = late => Err(NoAnswer::Late),
         outcome = timeout_at(until, answered) => match outcome {
             Ok(outcome) => {
                 if outcome.is_ok() {

@@ -1,5 +1,5 @@
-//! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall when its call
-//! is over: what has not left never does, and what has left whole may be answered within [`ANSWERED_WITHIN`].
+//! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall, when its call
+//! is over or it may have to go elsewhere: what has not left never does, and what has left whole may be answered within [`ANSWERED_WITHIN`].
 //!
 //! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
 //! system's buffer. A request whose body has not left was certainly not processed.
@@ -13,6 +13,7 @@
 //! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
 //! way its delivery ends. A departure wakes only the tasks that wait for it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,9 +22,11 @@ use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
 use tokio::time::{self, timeout_at};
 
+use super::answer::Bearing;
 use super::state::Place;
 use crate::lock::Mutex;
 use crate::metrics::Metrics;
+use crate::push::health::Note;
 
 const WAITS: u8 = 0;
 const LEAVES: u8 = 1;
@@ -31,14 +34,16 @@ const HAS_LEFT: u8 = 2;
 const TAKEN_BACK: u8 = 3;
 /// Its answer is waited for no more; it may leave yet.
 const FORGOTTEN: u8 = 4;
-/// How long the answer to a push is waited for whose call is over.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// How long the answer to a push is waited for that was recalled.
+pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// The replacement of a body that was taken back.
 static BLANKS: [u8; 1_024] = [b' '; 1_024];
 
 /// The departures of one push.
 pub struct Departure {
     departures: Arc<Departures>,
+    /// Why it was not taken, as far as is known.
+    said: Mutex<Option<&'static str>>,
     /// The places of requests of which nobody knows whether they arrive.
     unsure: Mutex<Vec<Place>>,
 }
@@ -53,22 +58,46 @@ struct Departures {
     changed: Notify,
     /// Requests that have left whole and are not answered.
     unanswered: AtomicU32,
-    /// The call is over; and then one had left whole.
+    /// Copies that were lost on the way, taken or not.
+    lost: AtomicU32,
+    /// Nothing more is to leave; and then one had left whole.
     is_recalled: AtomicBool,
     had_left: AtomicBool,
+    /// The push is not over: it may go elsewhere, or later.
+    goes_on: AtomicBool,
     /// For the one that waits for the recall, and then for the answers.
     recalled: Notify,
     /// For all that wait for the recall alone.
     over: Notify,
 }
 
-/// The end of a call, for its push.
+/// The end of a call, for its push; or the news that it may have to go elsewhere.
 #[derive(Clone)]
 pub struct Recall(Arc<Departures>);
+
+impl fmt::Debug for Recall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recall")
+    }
+}
 
 impl Recall {
     /// The call is over: from now on no request leaves. Whether one has left whole, the answer to which is waited for.
     pub fn ask(&self) -> bool {
+        self.recall(false)
+    }
+
+    /// Likewise, but the push is not over: it is judged anew what becomes of it.
+    pub fn reconsider(&self) {
+        // The end of a call is the last word.
+        let is_over = self.0.is_recalled.load(Ordering::Acquire) && !self.0.goes_on.load(Ordering::Acquire);
+        if !is_over {
+            self.recall(true);
+        }
+    }
+
+    fn recall(&self, goes_on: bool) -> bool {
+        self.0.goes_on.store(goes_on, Ordering::Release);
         let had_left = self.0.unanswered.load(Ordering::Acquire) > 0;
         self.0.had_left.store(had_left, Ordering::Relaxed);
         self.0.is_recalled.store(true, Ordering::Release);
@@ -103,11 +132,40 @@ impl Departure {
     fn new(call: Option<(Instant, Metrics)>) -> Self {
         let (count, latest, changed) = (AtomicU32::new(0), AtomicU64::new(0), Notify::new());
         let (unanswered, is_recalled, had_left) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let (lost, goes_on) = (AtomicU32::new(0), AtomicBool::new(false));
         let (began, recalled, over) = (time::Instant::now(), Notify::new(), Notify::new());
-        let departures =
-            Departures { call, began, count, latest, changed, unanswered, is_recalled, had_left, recalled, over };
-        let departures = Arc::new(departures);
-        Self { departures, unsure: Mutex::default() }
+        let departures = Arc::new(Departures {
+            call,
+            began,
+            count,
+            latest,
+            changed,
+            unanswered,
+            lost,
+            is_recalled,
+            had_left,
+            goes_on,
+            recalled,
+            over,
+        });
+        Self { departures, said: Mutex::default(), unsure: Mutex::default() }
+    }
+
+    /// It was not taken, for this reason: one of the words of `reasons`, or of the service for this device.
+    pub(crate) fn say(&self, reason: &'static str) {
+        *self.said.lock() = Some(reason);
+    }
+
+    /// Its answer tells of trouble with the service.
+    pub(in crate::push) fn say_of(&self, bearing: &Bearing) {
+        if let Note::Trouble(trouble) = bearing.note {
+            self.say(trouble.reason);
+        }
+    }
+
+    /// Why it was not taken when it was tried last, as far as is known.
+    pub(crate) fn said(&self) -> Option<&'static str> {
+        *self.said.lock()
     }
 
     /// A request has left.
@@ -124,7 +182,7 @@ impl Departure {
         Some((Body { rest: body, passing: Arc::clone(&passage) }, Passage(passage)))
     }
 
-    /// Recalls it when its call is over.
+    /// Recalls it when its call is over, or when it may have to go elsewhere.
     pub fn recall(&self) -> Recall {
         Recall(Arc::clone(&self.departures))
     }
@@ -144,15 +202,31 @@ impl Departure {
         }
     }
 
-    /// Waits until it is recalled and no answer is to be waited for any more; one alone waits.
-    pub async fn recalled(&self) -> Recalled {
+    /// Whether it was recalled to be judged anew.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.departures.goes_on.load(Ordering::Acquire)
+    }
+
+    /// A copy was lost on the way, taken or not.
+    pub(crate) fn note_lost(&self) {
+        self.departures.lost.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many were: the service may have taken them.
+    pub(crate) fn lost(&self) -> u32 {
+        self.departures.lost.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is recalled and no answer is to be waited for any more: none is for longer than `within` says then. One alone waits.
+    pub async fn recalled(&self, within: impl FnOnce() -> Duration) -> Recalled {
         let it = &self.departures;
         while !self.is_recalled() {
             it.recalled.notified().await;
         }
-        let until = time::Instant::now() + ANSWERED_WITHIN;
+        let until = time::Instant::now() + within();
         while it.unanswered.load(Ordering::Acquire) > 0 {
             if timeout_at(until, it.recalled.notified()).await.is_err() {
+                it.lost.fetch_add(it.unanswered.load(Ordering::Acquire), Ordering::AcqRel);
                 return Recalled::Unanswered;
             }
         }
@@ -333,7 +407,7 @@ mod tests {
         let departure = Departure::unmeasured();
         let (mut waits, _passage) = departure.begin(whole()).expect("it goes on");
         assert!(!departure.recall().ask() && departure.begin(whole()).is_none());
-        assert_eq!(departure.recalled().await, Recalled::Withdrawn);
+        assert_eq!(departure.recalled(|| ANSWERED_WITHIN).await, Recalled::Withdrawn);
         assert!(waits.copy_to_bytes(5).iter().all(|byte| *byte == b' '), "what has not left never does");
         for (is_answered, recalled) in [(true, Recalled::Answered), (false, Recalled::Unanswered)] {
             let departure = Departure::unmeasured();
@@ -342,7 +416,7 @@ mod tests {
             assert!(departure.recall().ask());
             let passage = (!is_answered).then_some(passage);
             let began = time::Instant::now();
-            assert_eq!(departure.recalled().await, recalled);
+            assert_eq!(departure.recalled(|| ANSWERED_WITHIN).await, recalled);
             assert_eq!((passage.is_some(), began.elapsed() >= ANSWERED_WITHIN), (!is_answered, !is_answered));
         }
         // What was answered before the end is not waited for.
@@ -351,6 +425,24 @@ mod tests {
         body.advance(5);
         drop(passage);
         assert!(!departure.recall().ask());
-        assert_eq!(departure.recalled().await, Recalled::Withdrawn);
+        assert_eq!(departure.recalled(|| ANSWERED_WITHIN).await, Recalled::Withdrawn);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_that_is_to_be_judged_anew_leaves_no_more_and_the_end_of_its_call_is_the_last_word() {
+        let departure = Departure::unmeasured();
+        let (mut body, passage) = departure.begin(Bytes::from_static(b"whole")).expect("it goes on");
+        body.advance(5);
+        departure.note_lost();
+        let recall = departure.recall();
+        recall.reconsider();
+        assert!(departure.goes_on() && departure.begin(Bytes::from_static(b"whole")).is_none());
+        let began = time::Instant::now();
+        assert_eq!(departure.recalled(|| ANSWERED_WITHIN / 2).await, Recalled::Unanswered);
+        drop(passage);
+        assert_eq!((began.elapsed(), departure.lost()), (ANSWERED_WITHIN / 2, 2));
+        recall.ask();
+        recall.reconsider();
+        assert!(!departure.goes_on());
     }
 }

@@ -219,7 +219,7 @@ impl Http1 {
         let Patience { until, departure, .. } = patience;
         let Ok(Ok(())) = timeout_at(until, connection.sender.ready()).await else { return Err(unsent) };
         let target = endpoint.uri(&request.path).and_then(|uri| uri.path_and_query().cloned()).ok_or(unsent)?;
-        let (body, passage) = departure.begin(request.body.clone()).ok_or(unsent)?;
+        let (body, passage) = departure.begin(patience.body_of(request)).ok_or(unsent)?;
         let mut head = hyper::Request::new(Full::new(body));
         *head.method_mut() = hyper::Method::POST;
         *head.uri_mut() = target.into();
@@ -227,7 +227,7 @@ impl Http1 {
         head.headers_mut().insert(HOST, endpoint.dialler().authority().parse().map_err(|_| unsent)?);
         // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
         connection.withdrawal.ask(true);
-        let sent = Instant::now();
+        let (sent, until) = (Instant::now(), patience.answer_until());
         let response = connection.sender.try_send_request(head);
         tokio::pin!(response);
         let answered = async {

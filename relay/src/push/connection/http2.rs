@@ -26,7 +26,7 @@ use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
 use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::backoff::Backoff;
-use super::departure::{Body, Departure, Passage};
+use super::departure::{Body, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
 use super::further_connections::FurtherConnections;
@@ -204,6 +204,7 @@ impl Channel {
                 let way = Way { endpoint: &self.endpoint, record: &self.record };
                 if let Some(sent) = http1.send(way, request, patience, &read).await {
                     let (meaning, bearing) = sent?;
+                    patience.departure.say_of(&bearing);
                     self.heed(bearing);
                     return Ok(meaning);
                 }
@@ -225,6 +226,7 @@ impl Channel {
             match connection.exchange(&self.endpoint, request, patience).await {
                 Ok(answer) => {
                     let (meaning, bearing) = read(&answer);
+                    patience.departure.say_of(&bearing);
                     self.note_answer(&connection, request.whom, patience.urgency, &bearing);
                     self.heed(bearing);
                     return Ok(meaning);
@@ -419,7 +421,8 @@ impl Connection {
     }
 
     async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience<'_>) -> Result<Answer, Lost> {
-        let (response, passage) = match self.post(endpoint, request, patience.departure) {
+        let known = patience.departure.count();
+        let (response, passage) = match self.post(endpoint, request, patience) {
             Ok(posted) => posted,
             Err(lost) => {
                 if matches!(lost, Lost::Ending) {
@@ -428,7 +431,7 @@ impl Connection {
                 return Err(self.objection.reason().map_or(lost, Lost::ShutOut));
             }
         };
-        match head_of_answer(response, &self.line, &passage, Instant::now(), patience).await {
+        match head_of_answer(response, &self.line, &passage, (Instant::now(), known), patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
                 let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
@@ -436,6 +439,8 @@ impl Connection {
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }
             Err(NoAnswer::TakenBack) => Err(Lost::Ending),
+            // What waits here for its stream yet never leaves.
+            Err(NoAnswer::Late) if passage.take_back() => Err(Lost::Refused),
             Err(NoAnswer::Late) => Err(Lost::Unknown),
             Err(NoAnswer::Ended(error)) => Err(self.classify(&error, &passage)),
         }
@@ -446,14 +451,14 @@ impl Connection {
         &self,
         endpoint: &Endpoint,
         request: &Request,
-        departure: &Departure,
+        patience: Patience<'_>,
     ) -> Result<(ResponseFuture, Passage), Lost> {
         let mut head = hyper::Request::new(());
         *head.method_mut() = Method::POST;
         *head.version_mut() = hyper::Version::HTTP_2;
         *head.uri_mut() = endpoint.uri(&request.path).ok_or(Lost::Refused)?;
         *head.headers_mut() = request.headers.clone();
-        let (body, passage) = departure.begin(request.body.clone()).ok_or(Lost::Refused)?;
+        let (body, passage) = patience.departure.begin(patience.body_of(request)).ok_or(Lost::Refused)?;
         let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
         // When the stream is already reset this fails, and the response says why.
         let _ = stream.send_data(body, true);

@@ -191,7 +191,7 @@ impl PushService {
         let started = Instant::now();
         let deadline = Instant::from_std(push.until().min(until));
         let mut earlier = Earlier::default();
-        let terms = Terms { event: push.event, deadline, departure, recipient };
+        let terms = Terms { event: push.event, of: Some((push, target)), deadline, departure, recipient };
         let (Settled { verdict, attempts, copies }, is_in_force) = loop {
             // Told of whatever comes after this, though it is not polled yet: before it is looked which are in force.
             let changed = pin!(self.0.changed.notified());
@@ -233,6 +233,13 @@ impl PushService {
         let Ended { settled, limited } = run.run(terms, from).await?;
         if push.event == Event::Call && !limited && not_in_time(&settled.verdict, started) {
             record.trouble(Trouble::grave(NOT_IN_TIME), "");
+        }
+        if matches!(settled.verdict, Verdict::Retry { .. } | Verdict::TooLate)
+            && terms.departure.said().is_none()
+            && let Some((reason, _)) = record.latest()
+        {
+            // No answer came: then it is what keeps all from it.
+            terms.departure.say(reason);
         }
         match &settled.verdict {
             Verdict::Accepted => record.took(&target.token),
@@ -421,12 +428,15 @@ impl<'a> DeliveryRun<'a> {
 
     /// Tries until it is settled, `deadline` comes, or its recipient has another token. An error: other services are in force, and it is no call.
     async fn run(self, terms: Terms<'_>, from: Resumption<'_, '_>) -> Result<Ended, Earlier> {
-        let Terms { event, deadline, departure, recipient } = terms;
+        let Terms { event, of, deadline, departure, recipient } = terms;
         let limited = &AtomicBool::new(false);
         let waits_with_others = event.is_of_a_call();
         let retries = Arc::clone(&self.channel().retries);
         let noted = |attempt: Attempt| {
             retries.note(&attempt);
+            if attempt == Attempt::Lost {
+                departure.note_lost();
+            }
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
             match attempt {
                 // How long the service is left alone is for its channel to say, where calls wait together.
@@ -440,14 +450,20 @@ impl<'a> DeliveryRun<'a> {
             Self::Fcm(fcm, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
                     let mut prepared = prepared.clone();
-                    Box::pin(async move { noted(fcm.attempt(&mut prepared, deadline, departure).await) })
+                    Box::pin(async move {
+                        let renewed = || fcm.renewed_body(of);
+                        noted(fcm.attempt(&mut prepared, deadline, departure, Some(&renewed)).await)
+                    })
                 };
                 copies::run_with(send, deadline, departure, recipient).await
             }
             Self::WebPush(webpush, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
                     let mut prepared = prepared.clone();
-                    Box::pin(async move { noted(webpush.attempt(&mut prepared, deadline, departure).await) })
+                    Box::pin(async move {
+                        let renewed = || webpush::renewed_body(of);
+                        noted(webpush.attempt(&mut prepared, deadline, departure, Some(&renewed)).await)
+                    })
                 };
                 copies::run_with(send, deadline, departure, recipient).await
             }
@@ -460,7 +476,7 @@ impl<'a> DeliveryRun<'a> {
     pub(crate) async fn try_out(self, deadline: Instant) -> Verdict {
         let retries = Arc::clone(&self.channel().retries);
         let (departure, changed) = (Departure::unmeasured(), Notify::new());
-        let terms = Terms { event: Event::Test, deadline, departure: &departure, recipient: &Fixed };
+        let terms = Terms { event: Event::Test, of: None, deadline, departure: &departure, recipient: &Fixed };
         let from = Resumption { earlier: Earlier::default(), changed: pin!(changed.notified()) };
         let tried = self.repeated(terms, from, &retries, |attempt| attempt).await;
         // These are in force as long as it lasts.
@@ -470,7 +486,7 @@ impl<'a> DeliveryRun<'a> {
     /// One copy after the other, for what may be late: with the pauses of its service, and while others wait for it, in its turn.
     async fn repeated(
         mut self,
-        Terms { event, deadline, departure, recipient }: Terms<'_>,
+        Terms { event, of, deadline, departure, recipient }: Terms<'_>,
         Resumption { earlier: Earlier { mut attempts, mut lost }, mut changed }: Resumption<'_, '_>,
         retries: &Retries,
         noted: impl Fn(Attempt) -> Attempt,
@@ -499,7 +515,7 @@ impl<'a> DeliveryRun<'a> {
             }
             attempts += 1;
             tries += 1;
-            let attempt = self.attempt(deadline, departure).await;
+            let attempt = self.attempt(of, deadline, departure).await;
             refused_for = mistake_waited_out(event, &attempt);
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
@@ -546,25 +562,26 @@ impl<'a> DeliveryRun<'a> {
     }
 
     /// Tries once.
-    async fn attempt(&mut self, deadline: Instant, departure: &Departure) -> Attempt {
+    async fn attempt(&mut self, of: Content<'_>, deadline: Instant, departure: &Departure) -> Attempt {
         match self {
-            Self::Apns(apns, prepared) => apns.attempt(prepared, deadline, departure).await,
-            Self::Fcm(fcm, prepared) => {
-                let until = deadline.min(Instant::now() + fcm::ATTEMPT_TIMEOUT);
-                fcm.attempt(prepared, until, departure).await
+            Self::Apns(apns, prepared) => {
+                let renewed = || apns::renewed_body(of);
+                apns.attempt(prepared, deadline, departure, Some(&renewed)).await
             }
-            Self::WebPush(webpush, prepared) => {
-                let until = deadline.min(Instant::now() + webpush::ATTEMPT_TIMEOUT);
-                webpush.attempt(prepared, until, departure).await
-            }
+            Self::Fcm(fcm, prepared) => fcm.attempt(prepared, deadline, departure, None).await,
+            Self::WebPush(webpush, prepared) => webpush.attempt(prepared, deadline, departure, None).await,
         }
     }
 }
+
+/// What a push says, and to whom; `None`: it is for nobody.
+pub(crate) type Content<'a> = Option<(&'a Push, &'a PushTarget)>;
 
 /// How long a push is tried, and who is told and asked meanwhile.
 #[derive(Clone, Copy)]
 struct Terms<'a> {
     event: Event,
+    of: Content<'a>,
     deadline: Instant,
     /// Told when it leaves.
     departure: &'a Departure,

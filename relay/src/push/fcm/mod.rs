@@ -30,7 +30,7 @@ use self::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
 use self::quota::{Told, Whose};
 use super::connection::answer::{Answer, Bearing};
 use super::connection::answer_body;
-use super::connection::answer_timeout::{Patience, WhenSilent};
+use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_until};
 use super::connection::attempt::Attempt;
 use super::connection::backoff::Backoff;
 use super::connection::departure::Departure;
@@ -49,7 +49,7 @@ use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
 const SERVICE: &str = "https://fcm.googleapis.com";
-/// How long one try waits for its answer.
+/// How long a call's push has no answer when a second copy goes out.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long FCM is left alone that takes no fresh access token.
 const GROUNDED: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
@@ -141,6 +141,12 @@ impl Fcm {
         self.message(target, push, false)
     }
 
+    /// The body of a call's push that has waited, as it is said now.
+    pub(super) fn renewed_body(&self, of: Option<(&Push, &PushTarget)>) -> Option<Bytes> {
+        let (push, target) = of?;
+        Some(self.prepared(target, &push.renewed()?).ok()?.request.body)
+    }
+
     /// A message that is only validated, to a token that is none.
     pub(super) fn prepared_trial(&self, push: &Push) -> Result<PreparedPush, Verdict> {
         let nobody = PushTarget::new(Provider::Fcm, PushToken::new("sipwake-check-this-is-no-token"), 0);
@@ -174,7 +180,16 @@ impl Fcm {
 
     /// Tries once; an access token that FCM no longer takes is replaced and the push sent again within this one try. One
     /// that is refused although it is fresh grounds the channel.
-    pub(super) async fn attempt(&self, prepared: &mut PreparedPush, until: Instant, departure: &Departure) -> Attempt {
+    pub(super) async fn attempt(
+        &self,
+        prepared: &mut PreparedPush,
+        deadline: Instant,
+        departure: &Departure,
+        renewed: Renewed<'_>,
+    ) -> Attempt {
+        let is_call = prepared.when_silent == WhenSilent::IsKept;
+        let until = if is_call { deadline } else { alert_until(deadline) };
+        let answered_within = (!is_call).then_some(ALERT_ANSWERED_WITHIN);
         let mut refused: Option<AccessToken> = None;
         loop {
             let token = match timeout_at(until, self.tokens.get(refused.as_ref(), prepared.urgency)).await {
@@ -188,14 +203,19 @@ impl Fcm {
             };
             prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
             let PreparedPush { ref request, urgency, when_silent } = *prepared;
-            let patience = Patience { until, when_silent, urgency, departure };
+            let patience = Patience { until, when_silent, urgency, departure, answered_within, renewed };
             let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), urgency, answer);
             match self.channel.send(request, patience, read).await {
                 Err(Failure::Unsent { after }) => return Attempt::Again { after },
                 Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
                 Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) => return Attempt::Lost,
-                Ok(Meaning::Settled(attempt)) => return attempt,
+                Ok(Meaning::Settled(attempt)) => {
+                    if matches!(attempt, Attempt::Limited { .. }) {
+                        departure.say("QUOTA_EXCEEDED");
+                    }
+                    return attempt;
+                }
                 Ok(Meaning::TokenRefused) => match self.tokens.refused(&token) {
                     Refusal::Replace => {
                         self.channel.ground(RestFor::Probe);

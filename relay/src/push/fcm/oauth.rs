@@ -28,7 +28,7 @@ use crate::push::connection::answer_timeout::{Patience, WhenSilent};
 use crate::push::connection::backoff::Backoff;
 use crate::push::connection::departure::Departure;
 use crate::push::connection::http2::{Channel, Request};
-use crate::push::connection::not_before::PROBE_EVERY;
+use crate::push::connection::not_before::{PROBE_EVERY, RestFor};
 use crate::push::connection::single_flight::{CoolingDown, Freshness, SingleFlight};
 use crate::push::connection::urgency::Urgency;
 use crate::push::health::{Note, Trouble};
@@ -254,7 +254,8 @@ async fn exchange_at(
     let request = Request { whom: None, path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
     let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
-    let patience = Patience { until, when_silent, urgency, departure: &departure };
+    let patience =
+        Patience { until, when_silent, urgency, departure: &departure, answered_within: None, renewed: None };
     let outcome = channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away));
     if outcome.is_ok() {
         channel.end_rest();
@@ -276,7 +277,10 @@ fn read(answer: &Answer) -> (Result<AccessToken, Denial>, Bearing) {
         Err(Denial::Away) => Note::Trouble(Trouble::light("TokenEndpointAway")),
         Err(Denial::Refused) => Note::Trouble(Trouble::grave("ServiceAccountRefused")),
     };
-    (outcome, Bearing { note, ..answer.bearing() })
+    let bearing = answer.bearing();
+    // It speaks of the whole project, whatever the message.
+    let asked = if status.as_u16() == 429 { answer.retry_after().map(RestFor::Asked) } else { None };
+    (outcome, Bearing { note, rest: bearing.rest.or(asked), ..bearing })
 }
 
 struct Form(jwt::SecretBytes);
@@ -309,6 +313,24 @@ fn read_token(body: &[u8]) -> Option<AccessToken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_that_asks_to_wait_is_left_alone_so_long_whichever_status_it_says_so_with() {
+        for (status, after, rest) in [
+            (429, Some("3"), Some(Duration::from_secs(3))),
+            (503, Some("4"), Some(Duration::from_secs(4))),
+            (429, None, None),
+            (400, Some("3"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(
+                after.map(|after| (hyper::header::RETRY_AFTER, hyper::header::HeaderValue::from_static(after))),
+            );
+            let status = hyper::StatusCode::from_u16(status).unwrap();
+            let (_, bearing) = read(&Answer { status, headers, body: Some(Bytes::new()) });
+            assert_eq!(bearing.rest, rest.map(RestFor::Asked), "{status}");
+        }
+    }
 
     #[tokio::test]
     async fn a_token_serves_those_who_wait_for_it_however_short_its_life_is_said_to_be() {

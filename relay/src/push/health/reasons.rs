@@ -7,6 +7,9 @@ pub(crate) const NOT_HTTP2: &str = "NotHttp2";
 /// A device's endpoint leads to an address that the relay does not talk to.
 pub(crate) const NOT_ALLOWED: &str = "EndpointNotAllowed";
 
+/// The service takes no more for one device now: it says nothing of the service.
+pub(crate) const TOO_MANY_REQUESTS: &str = "TooManyRequests";
+
 /// A reason that is not known.
 pub(crate) const OTHER: &str = "OtherReason";
 

@@ -287,6 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn a_calls_push_that_has_waited_says_how_long_the_call_waits_from_now_on() {
+        let ago = |seconds| crate::clock::now().checked_sub(std::time::Duration::from_secs(seconds)).unwrap();
+        for (event, waited, sent_at) in [
+            (Event::Call, 0, None),
+            (Event::Call, 22, Some(1_795_000_022)),
+            (Event::Call, 40, Some(1_795_000_030)),
+            (Event::MissedCall, 22, None),
+        ] {
+            let push = Push { made_at: ago(waited), ..push(event) };
+            let renewed = push.renewed();
+            assert_eq!(renewed.as_ref().map(|push| push.sent_at), sent_at, "{event:?} after {waited} s");
+            assert!(renewed.is_none_or(|renewed| renewed.deadline == push.deadline && renewed.call == push.call));
+        }
+    }
+
+    #[test]
     fn absent_members_are_absent_and_further_ones_are_added() {
         let push = Push {
             call: None,

@@ -47,12 +47,13 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let mut opened = opened?;
     let mut head = hyper::Request::builder().method(hyper::Method::POST).uri(&request.path);
     head = head.header(HOST, &opened.authority);
-    let mut head = head.body(Full::new(request.body.clone())).map_err(|_| unsent)?;
+    let mut head = head.body(Full::new(patience.body_of(request))).map_err(|_| unsent)?;
     head.headers_mut().extend(request.headers.clone());
     if departure.is_recalled() {
         return Err(unsent);
     }
     departure.note();
+    let until = patience.answer_until();
     // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
     opened.withdrawal.ask(true);
     let exchange = async {

@@ -51,14 +51,14 @@ use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
 use super::connection::answer::{Answer, Bearing};
-use super::connection::answer_timeout::{Patience, WhenSilent};
+use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_until};
 use super::connection::attempt::Attempt;
 use super::connection::departure::Departure;
 use super::connection::endpoint::trust;
 use super::connection::http2::{Channel, Failure, Request};
 use super::connection::network::Network;
 use super::health::device_faults::name_of;
-use super::health::reasons::{self, NOT_HTTP2};
+use super::health::reasons::{self, NOT_HTTP2, TOO_MANY_REQUESTS};
 use super::health::{Note, Record, Trouble};
 use super::payload::collapse;
 use super::setup::Problem;
@@ -70,8 +70,6 @@ use crate::push::connection::urgency::Urgency;
 use crate::secret::PushToken;
 use crate::vault::record::{PushTarget, WebPushKeys};
 
-/// How long one try of what is no call waits for its answer.
-pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How soon a push is tried again that has found no place among those under way by HTTP/1.1.
 const WITHOUT_PLACE: Duration = Duration::from_secs(1);
 /// The longest `TTL` that is asked for, in seconds: four weeks.
@@ -110,6 +108,7 @@ pub(super) struct PreparedPush {
     request: Request,
     /// Whether it asks a service that rests.
     urgency: Urgency,
+    is_call: bool,
 }
 
 /// Whether `text` can be an endpoint: an `https` URL with a host, no user and no fragment.
@@ -187,18 +186,23 @@ impl WebPush {
         let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let (whom, headers) = (Some(name_of(&path)), headers(push, &origin.host));
         let request = Request { whom, path, headers, body: Bytes::from(body) };
-        Ok(PreparedPush { origin, request, urgency: Urgency::when(push.event.is_of_a_call()) })
+        let (urgency, is_call) = (Urgency::when(push.event.is_of_a_call()), push.event == Event::Call);
+        Ok(PreparedPush { origin, request, urgency, is_call })
     }
 
     /// Tries once.
     pub(super) async fn attempt(
         &self,
-        PreparedPush { origin, request, urgency }: &mut PreparedPush,
-        until: Instant,
+        PreparedPush { origin, request, urgency, is_call }: &mut PreparedPush,
+        deadline: Instant,
         departure: &Departure,
+        renewed: Renewed<'_>,
     ) -> Attempt {
+        let until = if *is_call { deadline } else { alert_until(deadline) };
+        let answered_within = (!*is_call).then_some(ALERT_ANSWERED_WITHIN);
         // A push that was told no time has growing pauses of its own; one of a call is tried although another push was told so.
         if let Some(left) = origin.limits.left(&request.path, *urgency) {
+            departure.say(TOO_MANY_REQUESTS);
             return Attempt::Limited { after: left.named() };
         }
         let Some(authorization) = origin.authorization(&self.vapid) else {
@@ -206,11 +210,15 @@ impl WebPush {
             return Attempt::Done(Verdict::Refused { reason: "CannotSign" });
         };
         request.headers.insert(AUTHORIZATION, authorization);
-        let patience = Patience { until, when_silent: WhenSilent::Leaves, urgency: *urgency, departure };
+        let when_silent = WhenSilent::Leaves;
+        let patience = Patience { until, when_silent, urgency: *urgency, departure, answered_within, renewed };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 let attempt = origin.judged(&request.path, *urgency, attempt);
                 origin.note(&request.path, &attempt);
+                if matches!(attempt, Attempt::Limited { .. }) {
+                    departure.say(TOO_MANY_REQUESTS);
+                }
                 match attempt {
                     Attempt::Limited { after: None } => Attempt::Limited {
                         after: origin.limits.left(&request.path, Urgency::Urgent).and_then(Left::named),
@@ -270,6 +278,7 @@ async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) ->
     match answer {
         Ok(answer) => {
             let (attempt, bearing) = classify(&answer);
+            patience.departure.say_of(&bearing);
             channel.heed(bearing);
             Ok(attempt)
         }
@@ -286,6 +295,12 @@ async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) ->
 pub(super) fn body(push: &Push, key: Option<&PublicKey>, keys: &WebPushKeys) -> Result<Vec<u8>, &'static str> {
     let object = payload::object(push, key, PLAINTEXT_MAX).map_err(|payload::Oversized| "PayloadTooLarge")?;
     encrypted(keys, &object).ok_or("CannotEncrypt")
+}
+
+/// The body of a call's push that has waited, as it is said now.
+pub(super) fn renewed_body(of: Option<(&Push, &PushTarget)>) -> Option<Bytes> {
+    let (push, target) = of?;
+    body(&push.renewed()?, target.public_key.as_deref(), target.web.as_deref()?).ok().map(Bytes::from)
 }
 
 /// The request's headers to this host, all but the VAPID token. A call is for now or never; a push that is only for the app need not wake

@@ -388,7 +388,14 @@ mod tests {
         let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body: Bytes::new() };
         for urgency in [Urgency::CanWait, Urgency::Urgent] {
             let departure = Departure::unmeasured();
-            let patience = Patience { until, when_silent: WhenSilent::Leaves, urgency, departure: &departure };
+            let patience = Patience {
+                until,
+                when_silent: WhenSilent::Leaves,
+                urgency,
+                departure: &departure,
+                answered_within: None,
+                renewed: None,
+            };
             let sent = by_http1(&origin, &request, patience).await;
             assert!(matches!(sent, Err(Failure::NoPlace { .. })), "{sent:?}");
         }

@@ -34,8 +34,8 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use self::missing_records::Comparing;
 use self::found_again::Searching;
+use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
 use crate::agent::request::{InstanceStatus, Request};

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use tests::api_client::Instance;
 use tests::apns;
 use tests::caller::CallOptions;
 use tests::fcm::Answer;
@@ -36,7 +37,7 @@ async fn push_of(world: &World, options: &CallOptions) -> Result<Value, tests::b
 fn is_the_push(push: &Value, event: &str, instance: &str, life_s: u64, caller: Value, edge: u16) {
     let (sent, deadline) = (push["sent_at"].as_u64().unwrap_or(0), push["deadline"].as_u64().unwrap_or(0));
     assert!(sent.abs_diff(now()) <= 15, "sent_at is seconds since 1970: {push}");
-    assert_eq!(deadline, sent + life_s, "{push}");
+    assert!((life_s.saturating_sub(15)..=life_s).contains(&deadline.saturating_sub(sent)), "{push}");
     let call = text(&push["call"]);
     assert!(call.starts_with("c_"), "{push}");
     let mut expected = json!({
@@ -266,7 +267,16 @@ async fn an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_p
     let first = world.google_push().await?;
     let second = world.google_push().await?;
     assert!(second.at - first.at >= std::time::Duration::from_millis(4_900), "not before five seconds");
-    assert_eq!((&second.payload, &second.token), (&first.payload, &first.token), "the same to the byte");
+    let waits = |push: &Value| push["deadline"].as_u64().zip(push["sent_at"].as_u64()).map(|(until, at)| until - at);
+    let (first_waits, second_waits) = (waits(&first.payload), waits(&second.payload));
+    assert!(
+        second_waits < first_waits && second_waits <= Some(25),
+        "it says how long the call waits still: {}",
+        second.payload
+    );
+    let mut same = second.payload.clone();
+    same["sent_at"] = first.payload["sent_at"].clone();
+    assert_eq!((&same, &second.token), (&first.payload, &first.token), "all else is the same");
     assert_eq!((second.priority.as_str(), second.ttl.as_str()), ("HIGH", "0s"));
     assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(1.0));
     world.talks(&caller, &instance).await?;
@@ -320,6 +330,69 @@ async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_seco
     assert_eq!(world.relay.metric("sipwake_push_resends_total").await, Some(1.0));
     world.cancel(&silent).await?;
     world.content()
+}
+
+/// Waits until the push of a call has ended because its device had come.
+async fn push_has_given_way(world: &World, instance: &Instance) -> Outcome {
+    let look = || async {
+        let export = world.api.of("GET", instance, "/export").await.ok()?.json();
+        let steps = export["timeline"].as_array()?.clone();
+        steps.iter().any(|step| step["step"] == "push-ended" && step["reason"] == "DeviceCame").then_some(())
+    };
+    world.until("a push that ends because its device came", look).await
+}
+
+#[tokio::test]
+async fn a_push_that_waits_to_be_tried_again_is_not_when_its_phone_rings_or_knows_of_the_call() -> Outcome {
+    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
+    world.apns.answer_with(TOKEN, [apns::Answer::TooManyRequests { retry_after: Some(80) }]);
+    let caller = world.call()?;
+    world.until("the first push", || async { (world.apns.requests() == 1).then_some(()) }).await?;
+    let (_phone, call) = world.wake_to_call(&instance).await?;
+    push_has_given_way(&world, &instance).await?;
+    world.ring(&caller, &call).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    assert_eq!((world.apns.requests(), world.apns.count()), (1, 0));
+    world.content()
+}
+
+#[tokio::test]
+async fn a_call_whose_phone_says_by_the_api_that_it_rings_waits_for_it_although_no_push_was_taken() -> Outcome {
+    let world = World::start().await?;
+    // The first copy is taken, and its answer lost; the second is to wait.
+    let answers = std::iter::once(Answer::ConnectionLost);
+    world.fcm.answer_with(FCM_TOKEN, answers.chain(vec![Answer::QuotaExceeded { retry_after: Some(25) }; 20]));
+    let instance = world.enable_android().await?;
+    let caller = world.call()?;
+    let push = world.android_push().await?;
+    world.until("the second copy", || async { (world.fcm.requests() >= 2).then_some(()) }).await?;
+    world.api.progress(&instance, &text(&push["call"])).await?;
+    push_has_given_way(&world, &instance).await?;
+    let requests = world.fcm.requests();
+    caller.expect(180, SOON).await?;
+    let (_phone, call) = world.wake_to_call(&instance).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    assert_eq!(world.fcm.requests(), requests);
+    world.content()
+}
+
+#[tokio::test]
+async fn a_push_that_gave_way_to_its_phone_goes_on_when_that_leaves_without_a_word() -> Outcome {
+    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
+    world.apns.answer_with(TOKEN, [apns::Answer::TooManyRequests { retry_after: Some(80) }]);
+    let caller = world.call()?;
+    world.until("the first push", || async { (world.apns.requests() == 1).then_some(()) }).await?;
+    let (phone, _) = world.wake_to_call(&instance).await?;
+    push_has_given_way(&world, &instance).await?;
+    assert_eq!(world.apns.requests(), 1);
+    phone.drop_connection();
+    assert_eq!(world.apple_push().await?.token, TOKEN);
+    caller.expect(180, SOON).await?;
+    world.talks(&caller, &instance).await?;
+    assert_eq!((world.apns.requests(), world.apns.count()), (2, 1));
+    Ok(())
 }
 
 #[tokio::test]

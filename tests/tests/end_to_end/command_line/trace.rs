@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::json;
 use tests::api_client::Instance;
 use tests::board::Missed;
+use tests::registrar::Behaviour;
 use tests::scratch::Scratch;
 use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
 

@@ -143,3 +143,54 @@ async fn a_token_that_an_alert_meets_dead_ends_the_instance_whose_calls_still_go
     world.await_gone(&instance).await?;
     world.await_metric("sipwake_wipes_total{reason=\"push-token-gone\"}", 1.0).await
 }
+
+/// A world whose calls wait for longer than a test does.
+async fn patient() -> Result<World, Missed> {
+    World::with(|setup| setup.ring_timeout = "90s".to_owned()).await
+}
+
+/// Longer than a test waits for a push.
+const LONG: Option<u64> = Some(80);
+
+#[tokio::test]
+async fn what_an_earlier_token_holds_back_goes_to_the_new_one_at_once() -> Outcome {
+    // The device is asked to wait, and then the service, which the next token is not of.
+    for held_back in [
+        apns::Answer::TooManyRequests { retry_after: LONG },
+        apns::Answer::Late(LATE, Box::new(apns::Answer::TooManyRequests { retry_after: LONG })),
+    ] {
+        let world = patient().await?;
+        world.apns.answer_with(TOKEN, [held_back]);
+        let instance = world.enable().await?;
+        let caller = world.call()?;
+        change(&world, &instance, json!({"call_push": apple(OTHER_TOKEN)}), || world.apns.requests() == 1).await?;
+        assert_eq!(world.apple_push().await?.token, OTHER_TOKEN);
+        caller.expect(180, SOON).await?;
+        world.talks(&caller, &instance).await?;
+        assert_eq!((world.apns.requests(), world.apns.count()), (2, 1));
+        world.content()?;
+    }
+    let world = patient().await?;
+    world.fcm.answer_with(FCM_TOKEN, vec![fcm::Answer::Unavailable { retry_after: LONG }; 60]);
+    let instance = world.enable_android().await?;
+    let caller = world.call()?;
+    change(&world, &instance, json!({"call_push": apple(TOKEN)}), || world.fcm.requests() >= 1).await?;
+    assert_eq!(world.apple_push().await?.token, TOKEN);
+    caller.expect(180, SOON).await?;
+    world.talks(&caller, &instance).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn an_alert_that_an_earlier_token_holds_back_goes_to_the_new_one_at_once() -> Outcome {
+    let world = World::start().await?;
+    world.fcm.answer_with(ALERTS, vec![fcm::Answer::QuotaExceeded { retry_after: LONG }; 9]);
+    let instance = with_alerts(&world).await?;
+    let (caller, _) = (world.call()?, goes_to(&world, "call", FCM_TOKEN).await?);
+    world.cancel(&caller).await?;
+    goes_to(&world, "call-ended", FCM_TOKEN).await?;
+    let device = json!({"call_push": google(FCM_TOKEN), "alert_push": google(NEXT)});
+    change(&world, &instance, device, || world.fcm.requests() >= 3).await?;
+    goes_to(&world, "missed-call", NEXT).await?;
+    world.content()
+}

@@ -56,7 +56,7 @@ async fn what_a_caller_sends_waits_there_for_the_phone_and_a_wrong_secret_is_wro
         world.await_metric("sipwake_edge_registers_total{outcome=\"unknown\"}", 1.0).await?;
         let phone = Phone::registered(device, SOON).await?;
         phone.take_over(&call).expect_bye(SOON).await?;
-        Ok(())
+        Outcome::Ok(())
     };
     let (hung_up, came_back) = tokio::join!(caller.bye(SOON), comes_back);
     came_back?;

@@ -6,6 +6,7 @@ use hyper::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::push::connection::departure::Departure;
 use crate::push::connection::endpoint::trust;
 use crate::push::connection::network::Nowhere;
 
@@ -86,7 +87,14 @@ async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
                     let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
                     let until = Instant::now() + Duration::from_secs(60);
                     let when_silent = WhenSilent::Stays;
-                    let patience = Patience { until, when_silent, urgency: Urgency::CanWait, departure: &departure };
+                    let patience = Patience {
+                        until,
+                        when_silent,
+                        urgency: Urgency::CanWait,
+                        departure: &departure,
+                        answered_within: None,
+                        renewed: None,
+                    };
                     let lost = connection.exchange(&endpoint, &request, patience).await.err();
                     (matches!(lost, Some(Lost::Ending)), matches!(lost, Some(Lost::Unknown)), departure.count())
                 })
