@@ -9,7 +9,7 @@ use tests::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::kept::{message, put_item};
+use super::items::{message, put_item};
 use super::{enable, id, load, record, settings};
 
 /// How much of a reply comes through: within a length, between two values, within a value.
