@@ -1,4 +1,13 @@
-//! Devices at the edge: which of them is attached by which flow. What they register, and how they prove it, is in [`registers`].
+//! Devices at the edge: which of them is attached by which flow.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | `registers` | what devices register, and how they prove it |
+//! | `proven` | proofs that were judged, and the dialogs of who is not attached |
+//! | `register_order` | a REGISTER that another one has overtaken |
+//! | `left_both` | a device that answers no challenge with two algorithms |
+//! | `copies` | a client that dies of retransmissions by another connection |
+//! | `gone` | devices that are known no more, and their dialogs |
 //!
 //! Invariant: an instance is attached by at most one flow, the latest; a flow that failed to prove anybody
 //! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances. A device is detached by the
