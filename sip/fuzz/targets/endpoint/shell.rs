@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sip::endpoint::{Input, RestoredPushBinding};
+use sip::endpoint::{Failover, Input, RestoredPushBinding};
 use sip::id::UpstreamId;
 
 use crate::peers;
@@ -19,7 +19,8 @@ impl World {
         match what % 6 {
             0 => self.input(Input::Taken(instance)),
             1 => self.input(Input::HandOver),
-            2 => self.input(Input::RefuseCalls { elsewhere: which & 1 == 0 }),
+            2 if which & 1 == 0 => self.input(Input::RefuseCalls(Failover::OtherNode)),
+            2 => self.input(Input::RefuseCalls(Failover::Nobody)),
             3 => self.input(Input::LetGoOfPushBinding(passed.unwrap_or(instance))),
             4 => self.restore(which),
             _ => self.input(Input::RegisterAgain(instance)),
