@@ -7,7 +7,7 @@
 //! | a request of a dialog, of either side | is forwarded, or waits, as if the instance were here |
 //! | anything else | is refused, as of one that is unknown |
 //!
-//! The shell knows them by the store: [`Event::VerifyDevice`](super::Event::VerifyDevice) of an instance that is not here asks it, and so does
+//! The shell knows them by the store: [`Event::VerifyDevice`] of an instance that is not here asks it, and so does
 //! [`Endpoint::missing_by_path`]. A device that only heard 403 would leave its calls standing at both ends, and most stacks register at one address for good.
 //!
 //! Invariant: at most [`ELSEWHERE_MAX`] are known, each with one reference to its SIP server, and none for longer than [`KEPT`] after its dialogs have had

@@ -9,7 +9,7 @@
 //! [`ConnectionTiming::message`], however its bytes drip, or its connection ends; a message that is skipped because it is too long has as long again.
 //! A message that is malformed or too long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come
 //! before and the peer is no SIP server's address. One by which accounts are registered is read no more then, and ends when its shard has told the
-//! SIP server of another one ([`Input::Doubted`]), within [`ending::UNREAD`]. Its sender is answered where that can be. A WebSocket is told why it is closed,
+//! SIP server of another one ([`Input::Doubted`]), within a bounded time. Its sender is answered where that can be. A WebSocket is told why it is closed,
 //! where it still reads. A connection whose peer has not proven its identity within [`ConnectionTiming::stranger`] (a device by its secret or by its
 //! registrar's 200, a SIP server by its address) is closed, and until then gives way to strangers of other networks.
 
