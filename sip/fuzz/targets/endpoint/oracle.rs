@@ -61,6 +61,17 @@ impl Oracle {
         }
     }
 
+    /// A SIP server asks for a device once more: one whose push was refused for good may be woken again.
+    pub fn asked_again(&mut self, instance: InstanceId) {
+        let is_out = |key: &(CallId, InstanceId)| self.last.get(key).is_some_and(|state| state.is_final());
+        let mut out = self.wakes.clone();
+        out.retain(|key| key.1 == instance && is_out(key) && !self.ended.contains(&key.0));
+        for key in out {
+            self.wakes.remove(&key);
+            self.last.remove(&key);
+        }
+    }
+
     /// Calls that a device was woken for are its successor's.
     pub fn succeeded(&mut self, earlier: InstanceId, successor: InstanceId, calls: &[CallId]) {
         for call in calls {

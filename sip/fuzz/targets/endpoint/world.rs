@@ -304,6 +304,7 @@ impl World {
     pub fn expect_call(&mut self, device: u8) {
         let (instance, ..) = ids(device);
         let wait = Duration::from_secs(u64::from(device / 8));
+        self.oracle.asked_again(instance);
         self.input(Input::ExpectCall { instance, from: "sip:bob@example.com".into(), name: None, wait });
     }
 
