@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::apns;
 use tests::board::Missed;
-use tests::caller::{CallOptions, Caller};
+use tests::caller::CallOptions;
 use tests::fcm::Answer;
 use tests::gate::Gate;
 use tests::push_phone::{Learned, PushPhone, Service, sleep};
@@ -244,78 +244,50 @@ async fn a_copy_that_is_adopted_while_the_store_has_yet_to_erase_its_record_is_l
     world.await_metric(REGISTRATIONS, 0.0).await
 }
 
-/// A phone that is called and asleep registers by another node, as by a proxy name with two addresses, or by the `edge` of an earlier push; its caller, what pushed it, and that node.
-async fn called_and_registered_elsewhere(
-    world: &World,
-    redis: &RedisServer,
-    elsewhere: impl FnOnce(PushPhone) -> PushPhone,
-) -> Result<(PushPhone, Caller, Value, RelayProcess), Missed> {
+/// By a proxy name with two addresses, or by the `edge` of an earlier push.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_registers_at_another_node_while_it_is_called_is_told_that_the_call_has_ended() -> Outcome {
+    let (world, redis) = World::on_redis(|_| {}).await?;
     let phone = world.push_phone(&android());
     phone.register_and_sleep(SOON).await?;
-    stored(world, redis, 1).await?;
-    let other = another_node(world).await?;
+    stored(&world, &redis, 1).await?;
+    let other = another_node(&world).await?;
     let caller = world.call()?;
     let call = world.android_push().await?;
     assert_eq!(call["event"], "call");
     caller.expect(180, SOON).await?;
-    let mut elsewhere = elsewhere(phone.clone());
+    let mut elsewhere = phone.clone();
     elsewhere.settings.server = other.edge_uri();
     elsewhere.register_and_sleep(SOON).await?;
     // The first node hears that the registration is the other one's, and lets go of it.
-    world.await_metric(REGISTRATIONS, 0.0).await?;
-    assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
-    Ok((phone, caller, call, other))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_registers_at_another_node_while_it_is_called_has_its_call_by_the_edge_of_the_push() -> Outcome {
-    let (world, redis) = World::on_redis(|_| {}).await?;
-    let (phone, caller, _, _other) = called_and_registered_elsewhere(&world, &redis, |phone| phone).await?;
-    let (_device, call) = world.wake_to_call(&phone).await?;
-    world.answer(&caller, &call).await?;
-    world.hang_up(&caller, &call).await?;
-    assert_eq!(world.fcm.count(), 1, "one push for one call");
-    world.content()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_registers_at_another_node_and_does_not_come_for_its_call_is_told_when_that_has_ended() -> Outcome
-{
-    let (world, redis) = World::on_redis(|_| {}).await?;
-    let (_, caller, call, other) = called_and_registered_elsewhere(&world, &redis, |phone| phone).await?;
-    world.cancel(&caller).await?;
+    // Its SIP server says that it goes by flows, and tries the next one.
+    caller.expect(430, SOON).await?;
     let ended = world.android_push().await?;
     assert_eq!((&ended["event"], &ended["call"]), (&"call-ended".into(), &call["call"]));
+    world.await_metric(REGISTRATIONS, 0.0).await?;
     assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
     world.content()
-}
-
-/// Nobody is pushed for what was wiped, whichever node had it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_waits_at_one_node_ends_when_the_registration_is_wiped_at_another_one() -> Outcome {
-    let (world, redis) = World::on_redis(|_| {}).await?;
-    let (_, caller, call, other) = called_and_registered_elsewhere(&world, &redis, |phone| phone).await?;
-    let (path, token) =
-        (format!("/v1/operator/instances/{}/wipe", text(&call["instance"])), &other.setup().operator_token);
-    let wiped = other.operator().json("POST", &path, Some(token.as_str()), None).await?;
-    assert_eq!(wiped.status, 200, "{}", wiped.text());
-    caller.expect(480, SOON).await?;
-    assert_eq!(world.android_push().await?["event"], "call-ended");
-    Ok(())
 }
 
 /// Its earlier token is pushed no more, whichever node it was registered by.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_registers_at_another_node_by_another_push_token_is_not_pushed_by_its_earlier_one() -> Outcome {
     let (world, redis) = World::on_redis(|_| {}).await?;
-    let with_other_token = |phone: PushPhone| phone.woken_by(&Service::Fcm(OTHER_TOKEN.to_owned()));
-    let (phone, caller, _, _other) = called_and_registered_elsewhere(&world, &redis, with_other_token).await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
-    // It has its call all the same.
-    let (_device, call) = world.wake_to_call(&with_other_token(phone)).await?;
-    world.answer(&caller, &call).await?;
-    world.hang_up(&caller, &call).await?;
-    assert_eq!(world.fcm.count(), 1, "one push for one call");
+    let other = another_node(&world).await?;
+    let caller = world.call()?;
+    assert_eq!(world.android_push().await?["event"], "call");
+    caller.expect(180, SOON).await?;
+    let mut elsewhere = phone.clone().woken_by(&Service::Fcm(OTHER_TOKEN.to_owned()));
+    elsewhere.settings.server = other.edge_uri();
+    elsewhere.register_and_sleep(SOON).await?;
+    // Its SIP server says that it goes by flows, and tries the next one.
+    caller.expect(430, SOON).await?;
+    world.await_metric(REGISTRATIONS, 0.0).await?;
+    stored(&world, &redis, 1).await?;
+    assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
     Ok(())
 }
 
@@ -339,31 +311,6 @@ async fn a_phone_that_rings_here_and_registers_at_another_node_is_answered_here(
     assert_eq!(other.metric(REGISTRATIONS).await, Some(1.0));
     world.answer(&caller, &call).await?;
     world.hang_up(&caller, &call).await?;
-    world.content()
-}
-
-/// The first node's address stands in the Record-Routes of the call that began there.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_whose_phone_is_another_nodes_by_now_is_hung_up_at_the_phone_that_comes_back_for_it() -> Outcome {
-    let (world, redis) = World::on_redis(|_| {}).await?;
-    let phone = world.push_phone(&android());
-    let device = world.wake(&phone).await?;
-    stored(&world, &redis, 1).await?;
-    let other = another_node(&world).await?;
-    let (caller, call) = world.answered_at(&device).await?;
-    sleep(device);
-    let mut elsewhere = phone.clone();
-    elsewhere.settings.server = other.edge_uri();
-    let _there = elsewhere.wake(SOON).await?;
-    world.await_metric(REGISTRATIONS, 0.0).await?;
-    let comes_back = async {
-        world.await_metric(REGISTRATIONS, 1.0).await?;
-        let back = world.wake(&phone).await?;
-        back.take_over(&call).expect_bye(SOON).await
-    };
-    let (hung_up, came_back) = tokio::join!(caller.bye(SOON), comes_back);
-    came_back?;
-    hung_up?;
     world.content()
 }
 
