@@ -157,6 +157,8 @@ pub enum Request {
         from: Box<str>,
         /// The caller's display name.
         name: Option<Box<str>>,
+        /// Whether it is only looked who is there.
+        looks: bool,
         /// Who waits for them.
         asker: Asker,
         /// The answer, at once.
@@ -586,7 +588,7 @@ mod tests {
             let asker = Asker { wait: Duration::ZERO, arrivals: mpsc::unbounded_channel().0, answered };
             let servers = Servers { domain: "example.test".into(), registrars: Arc::new([]), addresses: None };
             let aor = AorKey::of_number(1);
-            let expect = Request::ExpectCall { aor, servers, from: "".into(), name: None, asker, reply };
+            let expect = Request::ExpectCall { aor, servers, from: "".into(), name: None, looks: false, asker, reply };
             assert!(!expect.is_given_up());
             if is_answer_waited_for {
                 drop(asked);

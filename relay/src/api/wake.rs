@@ -6,6 +6,8 @@
 //!                                                                                              └── letter: one has come, or none
 //! ```
 //!
+//! Where none comes to a node that has woken it, it is looked once more, without a push: a device may have come to another one.
+//!
 //! Invariant: as everywhere here: key, body, limit, use case; at each node by its own configuration. No AOR is kept or logged. Nobody waits longer than
 //! for the beginning of this node's end.
 
@@ -14,7 +16,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 use sip::message::Uri;
@@ -41,6 +43,11 @@ const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Beare
 const FIRST_WORD: Duration = Duration::from_secs(3);
 /// How soon a node that wakes a device is looked at again, whether it lives.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long it is looked where the devices are by now, when none has come to the node that has woken it.
+const LOOK: Duration = Duration::from_secs(1);
+/// What says in a letter that nobody is to be woken for it. An earlier version does not look at it.
+const LOOKS: HeaderName = HeaderName::from_static("sipwake-looks");
+
 /// How long the answer waits for what other nodes know, once a device is awake: a caller waits.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -54,11 +61,14 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     let mut wake = body_json::parse(&body).and_then(|tree| wake_body::read(&tree))?;
     wake.registrars = server.registrars.clone();
     check_domain(&server, &wake)?;
-    let now = Instant::now();
-    api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
-    // A server whose key wakes nobody there takes nothing from one whose does.
-    let asked = api.0.aor_hash.hash_one((&server.id, AorHash::of(&wake.aor)));
-    api.0.wakes_by_aor.take(asked, now).map_err(too_many)?;
+    wake.looks = parts.extensions.get::<Carried>().is_some() && parts.headers.contains_key(LOOKS);
+    if !wake.looks {
+        let now = Instant::now();
+        api.0.wakes_by_server.take(server.id.clone(), now).map_err(too_many)?;
+        // A server whose key wakes nobody there takes nothing from one whose does.
+        let asked = api.0.aor_hash.hash_one((&server.id, AorHash::of(&wake.aor)));
+        api.0.wakes_by_aor.take(asked, now).map_err(too_many)?;
+    }
     // Dropped without an answer where the connection ends before that.
     let (answered, waits) = watch::channel(false);
     let awake = match parts.extensions.get::<Carried>() {
@@ -69,7 +79,7 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
         None => {
             let letter = elsewhere::write_request(&parts, &body);
             drop(body);
-            at_all_nodes(&api, wake, waits, letter).await
+            wherever_they_come(&api, wake, waits, letter).await
         }
     };
     answered.send_replace(true);
@@ -122,6 +132,24 @@ async fn first_arrival(expected: &mut Expected) -> Result<(), WakeError> {
         }
     }
     Err(if unwanted < expected.known { WakeError::NoneInTime } else { WakeError::Unknown })
+}
+
+/// Has the devices woken at all nodes. One that is woken at one node may come to another, and be none that the first waits for any more.
+async fn wherever_they_come<E: ApiService>(
+    api: &Api<E>,
+    wake: Wake,
+    waits: watch::Receiver<bool>,
+    letter: Letter,
+) -> Result<Awake, WakeError> {
+    let look = Wake { wait: LOOK, looks: true, ..wake.clone() };
+    let letter_of_look = elsewhere::with_field(&letter, &LOOKS, 1);
+    match at_all_nodes(api, wake, waits.clone(), letter).await {
+        Err(WakeError::NoneInTime) => {
+            let found = timeout(LOOK, at_all_nodes(api, look, waits, letter_of_look)).await;
+            found.ok().and_then(Result::ok).ok_or(WakeError::NoneInTime)
+        }
+        told => told,
+    }
 }
 
 async fn at_all_nodes<E: ApiService>(

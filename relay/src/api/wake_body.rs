@@ -40,7 +40,7 @@ fn wake(body: &Json, errors: &mut Errors) -> Option<Wake> {
     let name = name.filter(|_| from.as_deref() != Some(ANONYMOUS));
     let from = from.unwrap_or_else(|| ANONYMOUS.into());
     let wait = Duration::from_millis(wait_ms?);
-    Some(Wake { aor: aor?, from, name, wait, registrars: Arc::default() })
+    Some(Wake { aor: aor?, from, name, wait, registrars: Arc::default(), looks: false })
 }
 
 /// The name of a caller, as a device may be told; `None`: there is none, as for most callers from a telephone network, or it is an error. No call

@@ -37,6 +37,8 @@ pub struct Wake {
     pub wait: Duration,
     /// Hosts whose registrations are woken beside those that serve the AOR's own domain: the operator's word.
     pub registrars: Arc<[Box<str>]>,
+    /// Whether it is only looked who is there: nobody is woken, nor waited for.
+    pub looks: bool,
 }
 
 /// Devices that this node wakes.

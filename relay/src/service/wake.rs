@@ -28,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Inner {
     pub(super) async fn expect(&self, wake: Wake, answered: watch::Receiver<bool>) -> Result<Expected, WakeError> {
-        let Wake { aor, from, name, wait, registrars } = wake;
+        let Wake { aor, from, name, wait, registrars, looks } = wake;
         if self.is_leaving() {
             return Err(WakeError::Draining);
         }
@@ -42,7 +42,7 @@ impl Inner {
         let announce = async |servers: &Servers| {
             let found = self.dependencies.agent.ask_all(|reply| {
                 let (from, name, asker) = (from.clone(), name.clone(), asker.clone());
-                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, asker, reply }
+                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, looks, asker, reply }
             });
             found.await.into_iter().fold(DevicesFound::default(), |sum, found| DevicesFound {
                 known: sum.known + found.known,

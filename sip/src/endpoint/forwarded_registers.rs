@@ -313,6 +313,7 @@ impl Endpoint {
         let accepted = Accepted {
             service_route: push_proxy::service_route(response),
             identities: push_proxy::identities(response, &intent.aor),
+            tries_flows: intent.outbound && response.lists(Name::Require, "outbound"),
             source,
             intent,
             instance,

@@ -1,11 +1,12 @@
 //! Registrations that passed through, and that have run out or gone to another node while a caller waits: the call was for its device when it came, and
-//! only a removal of the registration ends it.
+//! only a removal of the registration ends it. A device that another node has may still come here, by the edge that its push names, and one that rings and
+//! loses its connection is pushed to do so.
 //!
 //! | the registration | stays | as long as | and meanwhile |
 //! | --- | --- | --- | --- |
 //! | runs out, and its device is pushed for | for all its calls | one waits | nothing new comes in for it without a flow, and nobody is asked to refresh it |
 //! | runs out, and its flow alone leads to it | for calls that its device has said something to | likewise | likewise |
-//! | is another node's by now | likewise; its other calls end | one waits, and its flow stands | what new comes, and what its device takes back, is for that node: the store is asked |
+//! | is another node's by now | as when it runs out; a call that its device has said nothing to ends by 430 where its SIP server then tries another flow of it (RFC 5626 §5.3) | likewise | what new comes, and what its device takes back, is for that node: the store is asked |
 //!
 //! Invariant: a registration stays no longer than a call that waited at its end.
 
@@ -34,7 +35,7 @@ impl Endpoint {
     /// A registration has run out, or stays no longer.
     pub(super) fn end_unless_awaited(&mut self, now: Instant, instance: InstanceId) {
         let end = self.push_bindings.lingers(instance).unwrap_or(PushBindingEnd::Expired);
-        let by_flow = end == PushBindingEnd::Removed || !self.is_pushed_for(instance);
+        let by_flow = !self.is_pushed_for(instance);
         let until = if by_flow { self.rings_until(instance) } else { self.waits_until(instance, |_| true) };
         match until.filter(|until| *until > now) {
             Some(until) => self.linger(instance, end, until),
@@ -43,17 +44,18 @@ impl Endpoint {
         }
     }
 
-    /// Another node has a registration by now: it is forgotten here, when its device has heard out its calls.
+    /// Another node has a registration by now: it is forgotten here when its calls are over.
     pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId) {
-        let Some(until) = self.rings_until(instance).filter(|until| *until > now) else {
-            return self.forget_let_go(now, instance);
-        };
-        for call in self.calls.waiting_for(instance) {
-            if self.calls.get(call).is_some_and(|call| !call.is_heard_by(instance)) {
-                self.leave_call(now, call, instance, 480);
+        let unheard = |call: &Call| call.invite().is_some() && !call.is_heard_by(instance);
+        if self.push_bindings.tries_flows(instance) {
+            for call in self.calls.waiting_for(instance) {
+                if self.calls.get(call).is_some_and(unheard) {
+                    self.leave_call(now, call, instance, 430);
+                }
             }
         }
-        self.linger(instance, PushBindingEnd::Removed, until);
+        self.linger(instance, PushBindingEnd::Removed, now);
+        self.end_unless_awaited(now, instance);
     }
 
     fn linger(&mut self, instance: InstanceId, end: PushBindingEnd, until: Instant) {
@@ -61,10 +63,10 @@ impl Endpoint {
         self.arm_push_binding(instance);
     }
 
-    /// A device has no flow any more; of one that is another node's nothing is left here.
+    /// A device has no flow any more; one that is another node's stays for calls that wait for it alone.
     pub(super) fn end_let_go(&mut self, now: Instant, instance: InstanceId) {
         if self.push_bindings.lingers(instance) == Some(PushBindingEnd::Removed) {
-            self.forget_let_go(now, instance);
+            self.end_unless_awaited(now, instance);
         }
     }
 

@@ -54,6 +54,8 @@ pub(super) struct Accepted {
     pub(super) service_route: Box<[Box<str>]>,
     /// The identities of other domains that its SIP server gives it.
     pub(super) identities: Box<[Box<str>]>,
+    /// Whether its SIP server tries the flows of a device one after the other (RFC 5626 §5.3, §6).
+    pub(super) tries_flows: bool,
     /// The upstream that it was sent to, whose reference is handed on.
     pub(super) upstream: UpstreamId,
     /// The lifetime that was granted.
@@ -108,6 +110,8 @@ struct Row {
     woken_at: Option<Instant>,
     /// The answer to what comes while it has no flow, of one that its flow alone leads to; `None`: its device is pushed.
     flow_failure: Option<u16>,
+    /// Whether its SIP server tries its device's other flows when this one is said to have failed; of one that was restored it is not known.
+    tries_flows: bool,
     /// The one timer for all of it, however often it is refreshed.
     armed: Armed,
     /// The number of its last REGISTER among those that were sent on; 0: it was restored.
@@ -126,6 +130,7 @@ struct NewRow {
     /// How long before its end its device is pushed to refresh it.
     renew_before: Option<Duration>,
     flow_failure: Option<u16>,
+    tries_flows: bool,
     order: u64,
 }
 
@@ -179,6 +184,11 @@ impl PushBindings {
     /// The answer to what comes for a registration that its flow alone leads to, and that has none; `None` for any other.
     pub(super) fn flow_failure(&self, instance: InstanceId) -> Option<u16> {
         self.rows.get(&instance)?.flow_failure
+    }
+
+    /// Whether the SIP server of a registration tries another flow of its device when this one is said to have failed.
+    pub(super) fn tries_flows(&self, instance: InstanceId) -> bool {
+        self.rows.get(&instance).is_some_and(|row| row.tries_flows)
     }
 
     /// Lets a registration that its flow alone leads to end `at` this moment, if it does not before; whether there is one.
@@ -285,7 +295,7 @@ impl Endpoint {
             return self.leave_transit(now, accepted.upstream);
         }
         let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { upstream, expires, taken, sent, .. } = accepted;
+        let Accepted { tries_flows, upstream, expires, taken, sent, .. } = accepted;
         let expires = expires.min(KEPT_MAX);
         let mut replaced = self.replaced_by(&source, &intent, &taken, instance);
         replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
@@ -304,8 +314,18 @@ impl Endpoint {
         match push {
             Some(push) => {
                 let renew_before = Some(renew_before(refreshes_itself, expires));
-                let new =
-                    NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None, order };
+                let flow_failure = None;
+                let new = NewRow {
+                    instance,
+                    upstream,
+                    key,
+                    service_route,
+                    expires,
+                    renew_before,
+                    flow_failure,
+                    tries_flows,
+                    order,
+                };
                 self.write_down(now, new);
                 let (source, sent_at) = (Some(source.peer.ip()), sent.map(|sent| sent.at));
                 self.core.event(Event::PushBindingAccepted(Box::new(PushBinding {
@@ -329,8 +349,18 @@ impl Endpoint {
             None => {
                 // RFC 5626 §5.3: a registrar that knows flows tries another one.
                 let flow_failure = Some(if outbound { 430 } else { 480 });
-                let new =
-                    NewRow { instance, upstream, key, service_route, expires, renew_before: None, flow_failure, order };
+                let renew_before = None;
+                let new = NewRow {
+                    instance,
+                    upstream,
+                    key,
+                    service_route,
+                    expires,
+                    renew_before,
+                    flow_failure,
+                    tries_flows,
+                    order,
+                };
                 self.write_down(now, new);
                 let (flow, source) = (source.flow, source.peer.ip());
                 let accepted = FlowBinding { instance, aor, registrar, proxy, source, flow };
@@ -382,9 +412,10 @@ impl Endpoint {
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
         let renew_before = Some(renew_before(refreshes_itself, expires));
-        let service_route = Box::default();
+        let (service_route, flow_failure, order) = (Box::default(), None, 0);
+        let tries_flows = self.push_bindings.tries_flows(instance);
         let new =
-            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure: None, order: 0 };
+            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order };
         self.write_down(now, new);
         // So that its addresses are known, and its requests believed.
         self.want_transit_flow(upstream);
@@ -392,7 +423,8 @@ impl Endpoint {
 
     /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.
     fn write_down(&mut self, now: Instant, new: NewRow) {
-        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, order } = new;
+        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order } =
+            new;
         let binding = push_proxy::binding_of(&self.core.token_key, instance);
         let expires_at = now + expires;
         let row = Row {
@@ -404,6 +436,7 @@ impl Endpoint {
             renew_at: renew_before.map(|before| expires_at - before),
             woken_at: None,
             flow_failure,
+            tries_flows,
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
             order,
             lingers: None,

@@ -142,7 +142,7 @@ impl Shard {
             return Some((Withheld::Elsewhere, false));
         }
         let replaces = call.replaces?;
-        if self.push_bindings.knows(call.instance) {
+        if self.push_bindings.knows(call.instance) || self.push_bindings.let_go(call.instance).is_some() {
             // Its SIP server has chosen this one phone, by its Path, and of its calls nothing is remembered.
             return None;
         }
@@ -179,7 +179,8 @@ impl Shard {
     pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
         let Some(push) = self.pushes.remove(&(call, instance)) else { return };
         let row = self.instances.get(instance);
-        let stays = row.is_some_and(|row| row.ending.is_none()) || self.push_bindings.knows(instance);
+        let is_passed = self.push_bindings.knows(instance) || self.push_bindings.let_go(instance).is_some();
+        let stays = row.is_some_and(|row| row.ending.is_none()) || is_passed;
         if stays && matches!(&push.kind, Kind::OnItsWay(recall) if recall.ask()) {
             self.pushes.insert((call, instance), push);
         } else {

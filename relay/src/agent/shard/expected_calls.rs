@@ -30,14 +30,13 @@ pub(crate) struct AskerGone {
 }
 
 impl Shard {
-    /// Wakes each device of an account that is not attached, unless it was woken for this call before.
+    /// Wakes each device of an account that is not attached, unless it was woken for this call before; `call`: its caller, and who asks. Without one it is only
+    /// looked who is there.
     pub(crate) fn expect_call(
         &mut self,
         aor: AorKey,
         servers: &Servers,
-        from: &str,
-        name: Option<&str>,
-        asker: &Asker,
+        call: Option<(&str, Option<&str>, &Asker)>,
     ) -> DevicesFound {
         let mut waited = Vec::new();
         let mut found = DevicesFound::default();
@@ -67,6 +66,10 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
+            let Some((from, name, asker)) = call else {
+                found.known += 1;
+                continue;
+            };
             let (now, wait) = (clock::now(), asker.wait);
             self.drive(now, Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into), wait });
             if let Some((call, until)) = self.endpoint.expected_call(now, instance, from) {
@@ -82,7 +85,7 @@ impl Shard {
                 found.silent += 1;
             }
         }
-        if !waited.is_empty() {
+        if let Some((_, _, asker)) = call.filter(|_| !waited.is_empty()) {
             self.watch(asker, waited);
         }
         found

@@ -46,6 +46,8 @@ pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
     /// The rows of each account, which has no other name here.
     accounts: BTreeSet<(AorKey, InstanceId)>,
+    /// The records of registrations that another node has by now, for the calls that wait here for their devices, and as long as these do.
+    let_go: HashMap<InstanceId, Sealed>,
 }
 
 struct Row {
@@ -83,6 +85,11 @@ impl PushBindings {
 
     pub(crate) fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
         self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+
+    /// The record of a registration that another node has by now, and for whose device a call waits here.
+    pub(crate) fn let_go(&self, id: InstanceId) -> Option<&Sealed> {
+        self.let_go.get(&id)
     }
 
     /// The node that the Path of a registration leads to, where that is another one.
@@ -236,6 +243,7 @@ impl Shard {
             left_by: None,
         };
         self.push_bindings.accounts.insert((account, instance));
+        self.push_bindings.let_go.remove(&instance);
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         (row.wanted, row.left_by, row.is_heard_out) = (Some((sealed, expires_at)), None, false);
         self.tell_store(instance);
@@ -389,6 +397,7 @@ impl Shard {
             self.left_behind.add(clock::now(), upstream, id);
         }
         self.push_bindings.accounts.insert((aor, id));
+        self.push_bindings.let_go.remove(&id);
         self.push_bindings.rows.insert(id, row);
         self.shared.stories.recall(id);
         self.shared.metrics.push_registrations(1);
@@ -403,6 +412,7 @@ impl Shard {
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
         self.forget_trace(id);
         self.forget_stories(id);
+        self.push_bindings.let_go.remove(&id);
         let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_let_go;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
         row.wanted = None;
@@ -422,17 +432,25 @@ impl Shard {
         }
     }
 
-    /// The store has a registration no more, or from another node: its device is pushed from here no more. The store is left as it is.
+    /// The store has a registration no more, or from another node: its device is pushed from here no more but for calls that wait here, as long as another node
+    /// has it. The store is left as it is.
     pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence, is_moved: bool) {
+        if !is_moved && self.push_bindings.let_go.contains_key(&id) {
+            // The node that has had it since has ended it.
+            return self.drive(clock::now(), Input::RemovePushBinding(id));
+        }
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
         row.is_let_go = true;
         self.ask_no_more(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
-        // Its calls end first, and their devices, which are told so, are found by its record. A call that its device has heard here goes on without one:
-        // its end goes by the flow alone.
+        // Its calls end first, and their devices, which are told so, are found by its record.
         let end = if is_moved { Input::LetGoOfPushBinding(id) } else { Input::RemovePushBinding(id) };
         self.drive(clock::now(), end);
+        let waits = self.endpoint.push_binding_upstream(id).is_some();
+        if let Some(sealed) = self.push_bindings.sealed(id).filter(|_| waits).cloned() {
+            self.push_bindings.let_go.insert(id, sealed);
+        }
         self.push_bindings.remove(id);
         self.shared.metrics.push_registrations(-1);
     }

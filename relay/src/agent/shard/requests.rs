@@ -58,8 +58,11 @@ impl Shard {
             Request::Call { id, who, call, request, reply } => {
                 let _ = reply.send(self.call(id, &who, call, request));
             }
-            Request::ExpectCall { aor, servers, from, name, asker, reply } => {
-                let _ = reply.send(self.expect_call(aor, &servers, &from, name.as_deref(), &asker));
+            Request::ExpectCall { aor, servers, looks: true, reply, .. } => {
+                let _ = reply.send(self.expect_call(aor, &servers, None));
+            }
+            Request::ExpectCall { aor, servers, from, name, asker, reply, .. } => {
+                let _ = reply.send(self.expect_call(aor, &servers, Some((&from, name.as_deref(), &asker))));
             }
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));

@@ -183,7 +183,8 @@ impl Shard {
 
     fn app_of(&self, instance: InstanceId) -> Option<Box<str>> {
         let lent = self.instances.get(instance).filter(|row| row.ending.is_none()).map(|row| &row.sealed);
-        let sealed = lent.or_else(|| self.push_bindings.sealed(instance))?;
+        let passed = || self.push_bindings.sealed(instance).or_else(|| self.push_bindings.let_go(instance));
+        let sealed = lent.or_else(passed)?;
         self.opened(instance, sealed, |record| match record {
             StoredRecord::Lent(record) => Some(record.app.clone()),
             StoredRecord::PushBinding(record) => Some(record.app.clone()),

@@ -205,7 +205,8 @@ impl Inner {
             // The instance may be on its way here, as the successor of another one.
             let kind = EndKind::NeverOurs;
             let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
-            return;
+            // So may a call be for one that passed through, and that another node has had.
+            return self.let_go_of_copy(id).await;
         }
         tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
         // An instance that the store cannot be asked about is served until the end.

@@ -37,6 +37,7 @@ use zeroize::Zeroizing;
 
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::clock;
+use crate::domain::InstanceState;
 use crate::limits::counted_as;
 use crate::limits::shares::{Share, Shares};
 use crate::service::Inner;
@@ -329,9 +330,23 @@ impl Inner {
 
     /// Has these let go of, which other nodes have wiped.
     pub(super) async fn let_go_of_wiped(self: &Arc<Self>, wiped: &[InstanceId]) {
+        if wiped.is_empty() {
+            return;
+        }
+        // Word is left before anything is erased.
+        let under_way = self.dependencies.vault.ended_elsewhere().await.unwrap_or_default();
         for id in wiped.iter().copied() {
-            tracing::warn!(event = "ended-elsewhere-unheard", instance = %id, "another node has wiped an instance, and this one had not heard of it; it lets go of it");
             let status = self.look_as_relay(id).await.ok();
+            let lives = status.as_ref().is_some_and(|status| status.state != InstanceState::Ending);
+            if lives && !under_way.contains(&id) {
+                tracing::warn!(event = "ended-elsewhere-unheard", instance = %id, "another node has wiped an instance, and this one had not heard of it; it lets go of it");
+            } else {
+                tracing::info!(
+                    event = "ended-elsewhere",
+                    instances = 1,
+                    "another node has ended instances of this one"
+                );
+            }
             if status.as_ref().is_some_and(|status| !self.passed_through(status)) {
                 self.give_way_to_successor(id, status.as_ref()).await;
                 continue;

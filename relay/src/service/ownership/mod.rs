@@ -51,6 +51,8 @@ pub(super) const AT_ONCE: usize = 128;
 const PASSES: u8 = 2;
 /// How long after the word of its end the store may still have what another node erases: it says so first.
 const ERASED_SOON: Duration = Duration::from_millis(500);
+/// How long another node may take to write a registration that has moved to it, once it has erased the record of this one.
+const MOVED_SOON: Duration = Duration::from_millis(100);
 
 /// This node's ownership as far as it is known, and the work under way about it.
 #[derive(Default)]
@@ -517,7 +519,12 @@ impl Inner {
             self.give_way_to_successor(id, status.as_ref()).await;
             return Ok(true);
         };
-        let is_moved = match self.dependencies.vault.load(id).await {
+        let mut stored = self.dependencies.vault.load(id).await;
+        if matches!(stored, Ok(None)) {
+            sleep(MOVED_SOON).await;
+            stored = self.dependencies.vault.load(id).await;
+        }
+        let is_moved = match stored {
             Ok(Some(stored)) if stored.owned => return Ok(false),
             Ok(stored) => stored.is_some(),
             Err(StoreError::Malformed) => false,

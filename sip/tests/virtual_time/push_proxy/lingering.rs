@@ -1,10 +1,10 @@
 //! A registration runs out, or goes to another node, while a caller waits for its device.
 
-use sip::endpoint::{Input, Missing, PushBindingEnd};
+use sip::endpoint::{CallState, Event, Input, Missing, PushBindingEnd};
 use sip::id::FlowId;
 use sip::message::Message;
 
-use super::through::{Register, Through};
+use super::through::{PN, Register, Through};
 
 const ANSWER: &[(&str, &str)] = &[("Contact", "<sip:alice@10.0.0.5:1>")];
 
@@ -141,24 +141,83 @@ fn a_phone_that_is_another_nodes_and_unregisters_here_while_it_rings_is_told_of(
     assert_eq!(through.taken_back(), [("<urn:uuid:1>".to_owned(), false)]);
 }
 
+/// A phone that is asleep has a call, and registers at another node meanwhile.
+fn called_asleep_and_let_go() -> Through {
+    let mut through = Through::new();
+    let path = through.registered(&Register::by(1)).text(sip::message::Name::Path).unwrap().to_owned();
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    through.world.sent.clear();
+    through.call("c1", &path);
+    let instance = through.instance();
+    through.world.input(Input::LetGoOfPushBinding(instance));
+    through
+}
+
+/// The phone has this one way to the call: the edge that its push names.
 #[test]
-fn of_a_phone_that_is_another_nodes_and_has_said_nothing_the_call_ends_at_once() {
-    let (through, _) = let_go(None);
-    assert_eq!((through.world.count("INVITE 480"), registrations(&through)), (1, 0));
+fn a_call_that_waits_for_a_phone_which_is_another_nodes_by_now_is_its_own_when_it_comes_here_all_the_same() {
+    let mut through = called_asleep_and_let_go();
+    through.advance(5);
+    assert_eq!((through.world.count("INVITE 480"), registrations(&through), through.world.wakes().len()), (0, 1, 1));
+    through.registered(&Register::by(2));
+    let (device, invite) = (through.world.device(2), through.world.last("INVITE"));
+    through.world.reply(device, &invite, 200, ANSWER, "");
+    assert_eq!(through.world.count("INVITE 200"), 1);
+    through.advance(300);
+    assert_eq!((through.ends(), registrations(&through)), (vec![], 1), "it is registered here again");
+}
+
+#[test]
+fn a_call_for_a_phone_that_is_another_nodes_and_does_not_come_here_ends_in_its_own_time_and_nothing_stays() {
+    let mut through = called_asleep_and_let_go();
+    through.advance(100);
+    assert!(through.world.count("INVITE 480") >= 1);
+    let ended = through.world.events.iter().position(|it| matches!(it, Event::Call { state: CallState::TimedOut, .. }));
+    let let_go = through.world.events.iter().position(|it| matches!(it, Event::PushBindingEnded { .. }));
+    assert!(ended.is_some() && ended < let_go, "its device is told by what is known of it");
+    assert_eq!((through.ends(), registrations(&through)), (vec![PushBindingEnd::Removed], 0));
+}
+
+/// A phone at the other node, with another flow of the same instance there, and a SIP server that says that it goes by flows (RFC 5626 §6).
+#[test]
+fn a_server_that_goes_by_flows_tries_the_next_one_at_once_and_any_other_waits() {
+    let contact = format!("<sip:alice@10.0.0.5:1{PN}>;+sip.instance=\"<urn:uuid:1>\"");
+    for (reg_id, says, refused) in [
+        (";reg-id=1", vec![("Require", "outbound")], 1),
+        (";reg-id=1", vec![], 0),
+        ("", vec![("Require", "outbound")], 0),
+    ] {
+        let mut through = Through::new();
+        through.says = says;
+        let register = through.registered(&Register::by(1).contact(&format!("{contact}{reg_id}")));
+        through.world.input(Input::Closed(FlowId::Stream(1)));
+        through.call("c1", register.text(sip::message::Name::Path).unwrap());
+        let instance = through.instance();
+        through.world.input(Input::LetGoOfPushBinding(instance));
+        assert_eq!((through.world.count("INVITE 430"), through.world.count("INVITE 480")), (refused, 0), "{reg_id}");
+        assert_eq!(registrations(&through), 1 - refused);
+    }
 }
 
 /// No phone rings for a call that has ended.
 #[test]
-fn it_rings_no_longer_than_its_caller_waits_and_its_flow_stands() {
+fn it_rings_no_longer_than_its_caller_waits() {
     let (mut through, _) = let_go(Some(180));
     through.advance(400);
     assert!(through.world.count("INVITE 408") >= 1 && through.world.count("CANCEL") >= 1);
     assert_eq!(through.world.count("INVITE 480"), 0);
     assert_eq!(registrations(&through), 0);
 
+    // It is pushed to come here again.
     let (mut through, _) = let_go(Some(180));
     through.world.input(Input::Closed(FlowId::Stream(1)));
-    assert_eq!((through.world.count("INVITE 480"), registrations(&through)), (1, 0));
+    assert_eq!((through.world.count("INVITE 480"), through.world.wakes().len(), registrations(&through)), (0, 1, 1));
+    through.registered(&Register::by(2));
+    assert_eq!(through.world.last("INVITE").call_id(), Some("c1"));
+    let (mut through, _) = let_go(Some(180));
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    through.advance(400);
+    assert_eq!((through.world.count("INVITE 200"), registrations(&through)), (0, 0));
 
     let (mut through, _) = let_go(Some(180));
     let instance = through.instance();

@@ -264,3 +264,25 @@ async fn a_phone_of_the_asked_node_and_one_of_another_node_are_both_woken() -> O
     drop(device);
     Ok(())
 }
+
+/// Its node waits for it in vain: it is not the one that has woken it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_is_woken_by_one_node_and_comes_to_another_one_is_awake() -> Outcome {
+    let nodes = Nodes::start().await?;
+    let world = &nodes.world;
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    phone.register_and_sleep(SOON).await?;
+    world.await_all_asleep().await?;
+    let mut elsewhere = phone.clone();
+    elsewhere.settings.server = nodes.other.edge_uri();
+    let (answer, device) = tokio::join!(nodes.ask(15_000), async {
+        assert_eq!(world.android_push().await?["event"], "call");
+        world.wake(&elsewhere).await
+    });
+    let _device = device?;
+    assert_eq!(answer?, (200, json!({"awake": 1, "known": 1})), "{}", nodes.other.log());
+    let (first, answer) = (&world.relay, nodes.enable_request(15_000));
+    let answer = first.api().wake(&nodes.key, &answer).await?;
+    assert_eq!((answer.status, answer.json()), (200, json!({"awake": 1, "known": 1})));
+    Ok(())
+}
