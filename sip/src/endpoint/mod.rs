@@ -233,6 +233,7 @@ impl Endpoint {
             Input::DeviceVerified { verification, granted } => self.on_device_verified(now, verification, granted),
             Input::DeviceUnverified(verification) => self.on_device_unverified(now, verification),
             Input::KnownElsewhere(known) => self.on_known_elsewhere(now, *known),
+            Input::NotElsewhere(instance) => self.on_not_elsewhere(now, instance),
             Input::ExpectCall { instance, from, name, wait } => self.on_expect_call(now, instance, from, name, wait),
             Input::StopExpecting(call) => self.on_stop_expecting(now, call),
             Input::LeaveExpected(instance) => self.on_leave_expected(instance),
