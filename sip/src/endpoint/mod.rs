@@ -291,6 +291,7 @@ impl Endpoint {
                 Timer::Binding(binding) => self.on_binding_due(now, binding),
                 Timer::Check(binding) => self.settle_group(now, binding),
                 Timer::Unbind(binding) => self.on_unbind_due(now, binding),
+                Timer::Again(binding) => self.on_too_late_again(now, binding),
                 Timer::Upstream(upstream) => self.on_upstream_due(now, upstream),
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
