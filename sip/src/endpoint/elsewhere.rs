@@ -168,7 +168,10 @@ impl Endpoint {
             self.core.flush();
         }
         self.refuse_all_unproven(now, instance, source.flow, 503);
-        self.count_early(source.flow);
+        // Who has proved itself there before is no stranger, however long the store is away.
+        if self.attachments.dialog_flow(instance).is_none_or(|dialogs| dialogs.flow != source.flow) {
+            self.count_early(source.flow);
+        }
     }
 
     /// A device of an instance that another node has has proved itself by a REGISTER.

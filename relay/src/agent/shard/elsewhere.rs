@@ -4,12 +4,12 @@
 //! | the store | the device hears |
 //! | --- | --- |
 //! | has the instance, for another node, and its record the secret that was shown | 200, for its dialogs alone |
-//! | has it, and the proof is wrong | 403 |
+//! | has it, for whomever, and the proof is wrong | 403 |
 //! | has none, or one that this node has wiped | 403, and its dialogs go through here no longer |
 //! | has it for this node, or says nothing, or has a record that does not open here | 503: it may be here in a moment, or this node may learn the key |
 //!
-//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Nobody is told that an instance is elsewhere who has
-//! not shown its secret, or is not its SIP server.
+//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Nobody is told that there is an instance who has
+//! not shown its secret, is not its SIP server and does not know one of its dialogs, unless its record does not open here.
 
 use sip::endpoint::{Input, KnownElsewhere, Proof, VerificationId};
 use sip::id::InstanceId;
@@ -19,7 +19,7 @@ use crate::agent::transport::upstreams::Route;
 use crate::agent::{ShardInput, Shared, digest};
 use crate::clock;
 use crate::metrics::labels::{EdgeRegisterOutcome, StoreOperation};
-use crate::vault::record::Record;
+use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{SealError, StoreError, Stored};
 
 /// Proofs that are looked up at once; a further one is answered 503.
@@ -104,10 +104,12 @@ async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> 
     if shared.vault.tombstones().bars(id, Some(stored.fence)).is_some() {
         return Judged::Gone(id);
     }
-    if stored.owned {
-        return Judged::Unsure;
-    }
     let shows = |record: &Record| digest::verify_device(id, &record.secret, method, proof);
+    if stored.owned {
+        let is_right = |record: &StoredRecord| record.lent().is_some_and(shows);
+        let is_wrong = matches!(shared.vault.open_record(id, &stored.sealed, is_right), Ok(false));
+        return if is_wrong { Judged::Wrong } else { Judged::Unsure };
+    }
     match known_elsewhere(shared, &stored, shows) {
         Ok(Some(known)) => Judged::Right(Box::new(known)),
         Ok(None) => Judged::Wrong,

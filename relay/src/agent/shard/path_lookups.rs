@@ -566,4 +566,22 @@ mod tests {
         );
         assert_eq!(kept(100_000..101_000, Missing::Binding), LOOKUPS_MAX - OF_DNS_MAX);
     }
+
+    #[test]
+    fn what_a_device_has_sent_waits_no_longer_than_its_connection_is_open() {
+        let mut lookups = PathLookups::default();
+        let (device, server) =
+            (Named::Dialog(InstanceId::new(1, ShardTag(0))), Named::Path(InstanceId::new(1, ShardTag(0))));
+        for (id, flow) in [(device, 1), (device, 2), (server, 1)] {
+            let message = Message::parse(&"BYE sip:a@h SIP/2.0\r\n\r\n".into(), &Limits::COMPOSED).unwrap();
+            let peer = "192.0.2.1:5060".parse().unwrap();
+            let (flow, side) = (FlowId::Stream(flow), if id == device { Side::Device } else { Side::Upstream });
+            let source = Source { flow, side, transport: Transport::Tls, peer, split: false };
+            let request = Input::Received { source, message };
+            lookups.add(id, Missing::Binding, Waiting { at: Instant::now(), request, has_heard: false });
+        }
+        lookups.forget_flow(FlowId::Stream(1));
+        assert_eq!([device, server].map(|id| lookups.take(id).len()), [1, 1]);
+        assert_eq!(lookups.bytes, 0);
+    }
 }

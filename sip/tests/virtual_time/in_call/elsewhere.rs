@@ -1,6 +1,7 @@
 //! A node that had an account, has ended and started again, while another one has taken the account over: the calls that it has begun go on through it, for its
 //! address is in their Record-Routes (RFC 3261 §12.2.1.1, §16.6).
 
+use sip::endpoint::early_proofs::EARLY_PER_FLOW;
 use sip::endpoint::elsewhere::ELSEWHERE_MAX;
 use sip::endpoint::*;
 use sip::id::{FlowId, InstanceId, ShardTag, UpstreamId};
@@ -179,6 +180,22 @@ fn one_that_no_node_has_any_more_has_no_dialogs_here() {
     assert_eq!(world.endpoint.counts().elsewhere, 0);
     dialog.send_by(&mut world, 2, "INFO", 2);
     assert_eq!((world.count("INFO"), world.count("INFO 403")), (0, 1));
+}
+
+#[test]
+fn a_store_that_is_away_for_long_costs_a_device_neither_its_connection_nor_its_call() {
+    let (mut world, _) = taken(FlowId::Datagram(server_address()));
+    find(&mut world);
+    world.register(2, 1, CONTACT);
+    world.answers_proofs = false;
+    for number in 0..2 * u32::from(EARLY_PER_FLOW) {
+        for flow in [2, 3] {
+            world.register(flow, 2 + number, CONTACT);
+            let verification = asked(&world);
+            world.input(Input::DeviceUnverified(verification));
+        }
+    }
+    assert!(world.closed.contains(&FlowId::Stream(3)) && !world.closed.contains(&FlowId::Stream(2)));
 }
 
 #[test]
