@@ -4,8 +4,8 @@
 //! | answer | the requests that wait |
 //! | --- | --- |
 //! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
-//! | another node has the account of a dialog | are handed in, and forwarded or kept (`super::elsewhere`) |
-//! | the store has none, or for a device's no account | are handed in, and refused as unknown |
+//! | another node has the account of a dialog | are handed in, and forwarded or kept, or the device is asked for its proof (`super::elsewhere`) |
+//! | the store has none; for a device's request: none that another node has | are handed in, and refused as unknown |
 //! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
