@@ -174,6 +174,14 @@ impl Endpoint {
         }
     }
 
+    /// What the unregistration has overtaken is sent again no more: there may be no time left to unregister what it would bring.
+    pub(super) fn on_too_late_again(&mut self, now: Instant, binding: BindingId) {
+        let overtaken = self.bindings.get(binding).filter(|it| it.again_until().is_some_and(|until| until <= now));
+        if let Some(branch) = overtaken.and_then(|registration| registration.overtaken_branch()) {
+            self.core.transactions.hold(branch, true);
+        }
+    }
+
     pub(super) fn aim(&mut self, now: Instant, binding: BindingId, goal: Goal) {
         self.redirect(now, binding, |registration| registration.aim(now, goal));
     }
@@ -278,7 +286,7 @@ impl Endpoint {
         let granted = response.status().is_some_and(|status| (200..300).contains(&status));
         let random = &mut self.core.random;
         let step = registration.go_on(granted, |it| it.on_response(now, branch, response, &terms, random));
-        if let Some(overtaken) = registration.awaited_overtaken() {
+        if let Some(overtaken) = registration.awaited_overtaken(now) {
             self.core.transactions.hold(overtaken, false);
         }
         let Some(step) = step else { return self.fail_trial(now, binding) };

@@ -55,6 +55,8 @@ pub(super) enum Timer {
     Check(BindingId),
     /// An unregistration has taken long enough.
     Unbind(BindingId),
+    /// What an unregistration has overtaken is sent again no more.
+    Again(BindingId),
     Upstream(UpstreamId),
     /// The next few registrations of an upstream may start.
     Pace(UpstreamId),

@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | is of an instance that is here, and right | as ever | |
 //! | is of none that is here | 503 with Retry-After | as early |
-//! | is of none that is here, and none is on its way | where other nodes live the store is asked ([`super::elsewhere`]); else 403 | a failure |
 //! | is of an instance that is here, and wrong | likewise, so that nobody learns which ones are | likewise |
+//! | is of none that is here, and none is on its way | where other nodes live the store is asked ([`super::elsewhere`]); else 403 | a failure |
+//! | is of an instance that is here, and wrong, and none is on its way | 403 | a failure |
 //!
 //! At a 403 a client gives up (RFC 3261 §21.4.4), and the device that has shown the proof may be known in a moment.
 //!

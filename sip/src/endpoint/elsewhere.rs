@@ -7,8 +7,8 @@
 //! | a request of a dialog, of either side | is forwarded, or waits, as if the instance were here |
 //! | anything else | is refused, as of one that is unknown |
 //!
-//! The shell knows them by the store: [`Event::VerifyDevice`] of an instance that is not here asks it, and so does
-//! [`Endpoint::missing_by_path`]. A device that only heard 403 would leave its calls standing at both ends, and most stacks register at one address for good.
+//! The shell knows them by the store: [`Event::VerifyDevice`] of an instance that is not here asks it, and so do
+//! [`Endpoint::missing_by_path`] and [`Endpoint::missing_by_device`]. A device that only heard 403 would leave its calls standing at both ends, and most stacks register at one address for good.
 //!
 //! Invariant: at most [`ELSEWHERE_MAX`] are known, each with one reference to its SIP server, and none for longer than [`KEPT`] after its dialogs have had
 //! a flow or a request that waits.
@@ -19,9 +19,12 @@ use std::time::{Duration, Instant};
 use super::attachments::{DialogFlow, Verification};
 use super::core::OfflinePeer;
 use super::{Endpoint, Event, KnownElsewhere, Source, Timer, VerificationId};
+use crate::edge::admission::shows_proof;
 use crate::edge::device_contacts::ContactRequest;
+use crate::edge::forward;
+use crate::flow::{Side, TokenKey};
 use crate::id::{InstanceId, UpstreamId};
-use crate::message::{Composer, Message, Name};
+use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::{LATE, ServerId};
 
 /// Instances of other nodes that are known on one shard; the dialogs of a further one do not go through here.
@@ -74,6 +77,27 @@ impl Endpoint {
         self.carries_instance(instance) || self.elsewhere.are_possible && !self.attachments.is_incomplete
     }
 
+    /// The instance of a dialog that a device goes on with by a connection which does not carry it, where it is not here and nobody has asked whether another
+    /// node has it. A caller may tell, and hand the request in afterwards; without a word it is refused as of one that is unknown.
+    pub fn missing_by_device(&self, now: Instant, source: &Source, request: &Message) -> Option<InstanceId> {
+        let may_be = source.side == Side::Device && self.elsewhere.are_possible && !self.attachments.is_incomplete;
+        let asks = request.is_request() && !matches!(request.method(), Some(Method::Ack | Method::Cancel));
+        if !may_be || !asks {
+            return None;
+        }
+        let device = TokenKey::device_of(request.route_user(0)?)?;
+        let named = self.current(device);
+        if self.carries_instance(named) || self.push_bindings.knows(named) || self.carries_dialogs_of(device, source) {
+            return None;
+        }
+        // The verdict on its REGISTER says the same.
+        if !shows_proof(request) && self.attachments.is_registering(now, named, source.flow) {
+            return None;
+        }
+        let own = forward::own_route(request, &self.core.token_key, Side::Device)?;
+        own.opened.covers_tag.then_some(named)
+    }
+
     /// The SIP server of a device, wherever that is.
     pub(super) fn server_of(&self, device: InstanceId) -> Option<UpstreamId> {
         match self.devices.binding_of(device) {
@@ -86,8 +110,7 @@ impl Endpoint {
     pub(super) fn on_known_elsewhere(&mut self, now: Instant, known: KnownElsewhere) {
         let KnownElsewhere { instance, upstream, registrar } = known;
         let is_known = self.elsewhere.upstream_of(instance) == Some(upstream);
-        let is_full = self.elsewhere.len() >= ELSEWHERE_MAX;
-        if self.devices.knows(instance) || is_known || is_full {
+        if self.devices.knows(instance) || is_known || self.is_beyond(instance) {
             return self.core.event(Event::UpstreamReleased(upstream));
         }
         self.forget_elsewhere(now, instance);
@@ -95,6 +118,19 @@ impl Endpoint {
         let due = now + KEPT;
         self.elsewhere.rows.insert(instance, Row { upstream, due });
         self.core.timers.set(due, Timer::Elsewhere(instance));
+    }
+
+    /// Whether there is no room for an instance that is not here.
+    pub(super) fn is_beyond(&self, instance: InstanceId) -> bool {
+        self.elsewhere.len() >= ELSEWHERE_MAX && !self.carries_instance(instance)
+    }
+
+    /// No node has an instance any more.
+    pub(super) fn on_not_elsewhere(&mut self, now: Instant, instance: InstanceId) {
+        if self.elsewhere.rows.contains_key(&instance) {
+            self.forget_elsewhere(now, instance);
+            self.attachments.forget_dialogs(instance);
+        }
     }
 
     /// The instance is here, or nothing of it goes through here any more.
@@ -118,7 +154,13 @@ impl Endpoint {
 
     /// The shell cannot tell whose an instance is, or that is on its way here.
     pub(super) fn on_device_unverified(&mut self, now: Instant, verification: VerificationId) {
-        let Some(judged) = self.attachments.take_verification(verification) else { return };
+        if let Some(judged) = self.take_verification(now, verification) {
+            self.answer_unverified(now, judged);
+        }
+    }
+
+    /// A proof was not judged, or its instance has no room: that is no fault of the device.
+    pub(super) fn answer_unverified(&mut self, now: Instant, judged: Verification) {
         let Verification { source, instance, register } = judged;
         if let Some((server, register)) = register {
             let response = self.early_answer(&register);
@@ -126,7 +168,10 @@ impl Endpoint {
             self.core.flush();
         }
         self.refuse_all_unproven(now, instance, source.flow, 503);
-        self.count_early(source.flow);
+        // Who has proved itself there before is no stranger, however long the store is away.
+        if self.attachments.dialog_flow(instance).is_none_or(|dialogs| dialogs.flow != source.flow) {
+            self.count_early(source.flow);
+        }
     }
 
     /// A device of an instance that another node has has proved itself by a REGISTER.

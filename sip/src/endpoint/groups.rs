@@ -201,6 +201,11 @@ impl Endpoint {
         self.end_subscription(now, binding);
         self.core.later(now, deadline, Timer::Unbind(binding));
         self.aim(now, binding, Goal::Gone);
+        if let Some(registration) = self.bindings.get_mut(binding)
+            && registration.send_again_until(now + deadline / 2)
+        {
+            self.core.later(now, deadline / 2, Timer::Again(binding));
+        }
     }
 
     pub(super) fn on_release(&mut self, now: Instant, instance: InstanceId) {
@@ -304,7 +309,7 @@ impl Endpoint {
     /// Takes a device out of its binding; whether the binding goes on with others. `unregisters`: else another relay goes on with the device.
     fn leave_group(&mut self, now: Instant, instance: InstanceId, binding: BindingId, unregisters: bool) -> bool {
         if self.is_checked(binding, instance) {
-            self.abort_check(now, binding);
+            self.abort_check(now, binding, None);
             return true;
         }
         if self.suspended(binding) == Some(instance) {
@@ -472,16 +477,19 @@ impl Endpoint {
     /// Breaks a check off; it comes again.
     fn put_off_check(&mut self, now: Instant, binding: BindingId) {
         let Some(checked) = self.bindings.get(binding).map(|registration| registration.instance) else { return };
-        self.abort_check(now, binding);
-        self.add_other(binding, checked);
+        self.abort_check(now, binding, Some(checked));
     }
 
-    fn abort_check(&mut self, now: Instant, binding: BindingId) {
+    /// `stays`: the device that was checked, unless it leaves.
+    fn abort_check(&mut self, now: Instant, binding: BindingId, stays: Option<InstanceId>) {
         let under_way = self.bindings.get(binding).and_then(|registration| registration.branch());
         if let Some(branch) = under_way {
             self.core.transactions.abandon(branch);
         }
         if let Some(step) = self.restore_owner(binding) {
+            if let Some(checked) = stays {
+                self.add_other(binding, checked);
+            }
             self.tidy_group(binding);
             self.carry_out(now, binding, step);
         }

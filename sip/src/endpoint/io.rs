@@ -167,6 +167,8 @@ pub enum Input {
     DeviceUnverified(VerificationId),
     /// Another node has this instance: its dialogs may go through here.
     KnownElsewhere(Box<KnownElsewhere>),
+    /// No node has this instance any more: where it is not here either, its dialogs go through here no longer.
+    NotElsewhere(InstanceId),
     /// A SIP server holds a call for this device and sends its INVITE when the device is awake. [`Event::Wake`] follows, unless the device was woken
     /// for this call before and may still come for it, its budget is spent, or it does not get such calls ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)).
     /// The next INVITE of this caller to the binding takes the identifier of this call; so does an INVITE of any caller that was not announced

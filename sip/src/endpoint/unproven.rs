@@ -219,7 +219,10 @@ impl Endpoint {
         }
         let has_proof = shows_proof(request);
         let judged = has_proof || !self.attachments.is_registering(now, instance, source.flow);
-        if judged && self.is_lent(instance) {
+        if judged && !self.carries_instance(instance) {
+            // Nobody has it, or is not said to: a challenge would have its device show a secret in vain.
+            self.answer_stranger(&source, request, 403);
+        } else if judged && self.is_lent(instance) {
             self.judge_request_proof(now, source, request, instance);
         } else if !self.defer(now, source, instance, request) {
             self.refuse_unproven(now, source, instance, request, 403, &[]);
@@ -332,9 +335,9 @@ impl Endpoint {
         self.unproven.forget_flow(flow);
     }
 
-    /// Whether the relay knows the secret of a device, or can find it.
+    /// Whether the relay knows the secret of a device, or has found that another node does.
     pub(super) fn is_lent(&self, instance: InstanceId) -> bool {
-        self.may_carry_instance(instance) && !self.push_bindings.knows(instance)
+        self.carries_instance(instance) && !self.push_bindings.knows(instance)
     }
 
     fn judge_request_proof(&mut self, now: Instant, source: Source, request: &Message, instance: InstanceId) {

@@ -5,7 +5,7 @@
 //!
 //! | the answer to the REGISTER that was overtaken | follows |
 //! | --- | --- |
-//! | none yet, when the unregistration is answered | that answer is waited for, until the shell's deadline for the end; then nothing was confirmed. By UDP the REGISTER may be lost, and would never be answered: it is sent again from then on, as it was |
+//! | none yet, when the unregistration is answered | that answer is waited for, until the shell's deadline for the end; then nothing was confirmed. By UDP the REGISTER may be lost, and would never be answered: it is sent again from then on, as it was, during the first half of that time |
 //! | one by which the registrar may have the Contact: 2xx, 408, 5xx | one more unregistration, behind the one that is under way |
 //! | any other | nothing: the registrar has taken nothing of it (RFC 3261 §10.3) |
 //!
@@ -121,9 +121,24 @@ impl Registration {
         }
     }
 
-    /// The same, when the end waits for nothing else.
-    pub fn awaited_overtaken(&self) -> Option<BranchId> {
-        self.overtaken_branch().filter(|_| matches!(self.state, State::LetGo { .. }))
+    /// The same, when the end waits for nothing else, and what it brings can be unregistered before the shell's deadline.
+    pub fn awaited_overtaken(&self, now: Instant) -> Option<BranchId> {
+        let may_come = self.again_until().is_none_or(|until| now < until);
+        self.overtaken_branch().filter(|_| may_come && matches!(self.state, State::LetGo { .. }))
+    }
+
+    /// Until when what was overtaken may be sent again.
+    pub fn again_until(&self) -> Option<Instant> {
+        self.rare.as_ref().and_then(|rare| rare.again_until)
+    }
+
+    /// What was overtaken is not sent again from this time on; whether anything was.
+    pub fn send_again_until(&mut self, until: Instant) -> bool {
+        let is_any = self.overtaken_branch().is_some();
+        if is_any {
+            self.with_rare(|rare| rare.again_until = Some(until));
+        }
+        is_any
     }
 
     /// The REGISTER that was overtaken is answered, with this final status.
@@ -154,7 +169,10 @@ impl Registration {
 
     fn note_overtaken(&mut self, overtaken: Option<Overtaken>) {
         if self.overtaken() != overtaken {
-            self.with_rare(|rare| rare.overtaken = overtaken);
+            self.with_rare(|rare| {
+                rare.overtaken = overtaken;
+                rare.again_until = rare.again_until.filter(|_| overtaken.is_some());
+            });
         }
     }
 }

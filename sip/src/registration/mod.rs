@@ -229,6 +229,8 @@ struct Rare {
     given_up: Option<GivenUp>,
     /// The REGISTER that the unregistration at its end has overtaken.
     overtaken: Option<Overtaken>,
+    /// Until when that may be sent again.
+    again_until: Option<Instant>,
     /// The relays that had this account before, until their Contacts are gone.
     earlier: Earlier,
 }

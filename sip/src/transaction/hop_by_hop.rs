@@ -8,6 +8,11 @@ use bytes::Bytes;
 use crate::id::BranchId;
 use crate::message::{Composer, Limits, Message, Method, Name};
 
+/// How far the BYE of an early dialog is behind its INVITE: the caller may have sent PRACKs and UPDATEs in it.
+const EARLY_REQUESTS: u32 = 16;
+/// The largest number of a CSeq (RFC 3261 §8.1.1.5).
+const CSEQ_MAX: u32 = (1 << 31) - 1;
+
 /// The ACK to a failed INVITE (RFC 3261 §17.1.1.3).
 pub(super) fn compose_ack(invite: &Bytes, response: &Message) -> Option<Bytes> {
     let invite = Message::parse(invite, &Limits::COMPOSED).ok()?;
@@ -49,6 +54,6 @@ pub(super) fn compose_early_bye(invite: &Bytes, tag: &str, branch: BranchId) -> 
         .copy(Name::From, &invite)
         .header(Name::To, format_args!("{to};tag={tag}"))
         .copy(Name::CallId, &invite)
-        .header(Name::CSeq, format_args!("{} BYE", number.saturating_add(1)));
+        .header(Name::CSeq, format_args!("{} BYE", (number + EARLY_REQUESTS).min(CSEQ_MAX)));
     Some(bye.finish())
 }

@@ -232,7 +232,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
         let verdict = client.machine.on_response(now, status, &self.timing);
         let owner = client.owner;
         if client.machine.is_invite() && (101..199).contains(&status) && !key.cancel {
-            client.early_tag = response.to().and_then(|to| to.tag().map(Into::into));
+            // A later one may be a proxy's own, without a tag.
+            let tag = response.to().and_then(|to| to.tag().map(Into::into));
+            client.early_tag = tag.or(client.early_tag.take());
         }
         if verdict.ack {
             client.ack = client.ack.take().or_else(|| compose_ack(&client.request, response));

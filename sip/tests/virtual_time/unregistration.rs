@@ -225,6 +225,31 @@ fn a_lost_refresh_is_sent_again_behind_the_answer_to_the_unregistration_and_what
     }
 }
 
+/// What it brings could not be unregistered before the end.
+#[test]
+fn a_lost_refresh_is_sent_again_during_the_first_half_of_the_time_alone() {
+    let half = seconds(3) / 2;
+    let refreshes = |world: &World| world.sent.iter().filter(|it| it.message.number(Name::Expires) != Some(0)).count();
+    for is_late in [false, true] {
+        let mut world = refreshing();
+        disable(&mut world);
+        let before = if is_late {
+            world.advance(half);
+            let before = refreshes(&world);
+            world.respond(200, &[]);
+            before
+        } else {
+            let before = refreshes(&world);
+            world.respond(200, &[]);
+            world.advance(half);
+            assert!(refreshes(&world) > before, "it is sent again");
+            refreshes(&world)
+        };
+        world.advance(half);
+        assert_eq!((refreshes(&world), confirmed(&world)), (before, Some(false)), "{is_late}");
+    }
+}
+
 #[test]
 fn an_account_that_is_enabled_again_while_its_end_waits_is_registered() {
     let mut world = refreshing();

@@ -4,11 +4,12 @@
 //! | the store | the device hears |
 //! | --- | --- |
 //! | has the instance, for another node, and its record the secret that was shown | 200, for its dialogs alone |
-//! | has it, and the proof is wrong; or has none, or one that this node has wiped | 403 |
-//! | has it for this node, or says nothing | 503: it may be here in a moment |
+//! | has it, for whomever, and the proof is wrong | 403 |
+//! | has none, or one that this node has wiped | 403, and its dialogs go through here no longer |
+//! | has it for this node, or says nothing, or has a record that does not open here | 503: it may be here in a moment, or this node may learn the key |
 //!
-//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Nobody is told that an instance is elsewhere who has
-//! not shown its secret, or is not its SIP server.
+//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Nobody is told that there is an instance who has
+//! not shown its secret, is not its SIP server and does not know one of its dialogs, unless its record does not open here.
 
 use sip::endpoint::{Input, KnownElsewhere, Proof, VerificationId};
 use sip::id::InstanceId;
@@ -18,8 +19,8 @@ use crate::agent::transport::upstreams::Route;
 use crate::agent::{ShardInput, Shared, digest};
 use crate::clock;
 use crate::metrics::labels::{EdgeRegisterOutcome, StoreOperation};
-use crate::vault::record::Record;
-use crate::vault::{StoreError, Stored};
+use crate::vault::record::{Record, StoredRecord};
+use crate::vault::{SealError, StoreError, Stored};
 
 /// Proofs that are looked up at once; a further one is answered 503.
 const LOOKUPS_MAX: usize = 256;
@@ -28,8 +29,10 @@ const LOOKUPS_MAX: usize = 256;
 pub(crate) enum Judged {
     /// It is right, and another node has the instance.
     Right(Box<KnownElsewhere>),
-    /// It is wrong, or there is no such instance.
+    /// It is wrong.
     Wrong,
+    /// There is no such instance, or not any more.
+    Gone(InstanceId),
     /// Nobody can tell.
     Unsure,
 }
@@ -66,6 +69,10 @@ impl Shard {
                 self.next.push_back(Input::DeviceVerified { verification, granted: true });
             }
             Judged::Wrong => self.next.push_back(Input::DeviceVerified { verification, granted: false }),
+            Judged::Gone(instance) => {
+                self.next.push_back(Input::NotElsewhere(instance));
+                self.next.push_back(Input::DeviceVerified { verification, granted: false });
+            }
             Judged::Unsure => self.next.push_back(Input::DeviceUnverified(verification)),
         }
         self.settle(clock::now());
@@ -75,7 +82,7 @@ impl Shard {
         if method == "REGISTER" {
             self.shared.metrics.edge_register(match judged {
                 Judged::Right(_) => EdgeRegisterOutcome::Elsewhere,
-                Judged::Wrong => EdgeRegisterOutcome::Unknown,
+                Judged::Wrong | Judged::Gone(_) => EdgeRegisterOutcome::Unknown,
                 Judged::Unsure => EdgeRegisterOutcome::Early,
             });
         }
@@ -86,7 +93,8 @@ async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> 
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(Some(stored)) => stored,
-        Ok(None) | Err(StoreError::Malformed) => return Judged::Wrong,
+        Ok(None) => return Judged::Gone(id),
+        Err(StoreError::Malformed) => return Judged::Unsure,
         Err(_) => {
             shared.metrics.store_error(StoreOperation::Load);
             return Judged::Unsure;
@@ -94,26 +102,35 @@ async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> 
     };
     shared.metrics.store_answered(began.elapsed());
     if shared.vault.tombstones().bars(id, Some(stored.fence)).is_some() {
-        return Judged::Wrong;
-    }
-    if stored.owned {
-        return Judged::Unsure;
+        return Judged::Gone(id);
     }
     let shows = |record: &Record| digest::verify_device(id, &record.secret, method, proof);
-    known_elsewhere(shared, &stored, shows).map_or(Judged::Wrong, |known| Judged::Right(Box::new(known)))
+    if stored.owned {
+        let is_right = |record: &StoredRecord| record.lent().is_some_and(shows);
+        let is_wrong = matches!(shared.vault.open_record(id, &stored.sealed, is_right), Ok(false));
+        return if is_wrong { Judged::Wrong } else { Judged::Unsure };
+    }
+    match known_elsewhere(shared, &stored, shows) {
+        Ok(Some(known)) => Judged::Right(Box::new(known)),
+        Ok(None) => Judged::Wrong,
+        // The nodes' keyrings may differ for a while.
+        Err(_) => Judged::Unsure,
+    }
 }
 
-/// An account that another node has; `None` where `is_meant` says no, or its record does not open, or leads nowhere. Its SIP server is held once.
+/// An account that another node has; `None` where `is_meant` says no, or its record leads nowhere. Its SIP server is held once. An error: its record does not
+/// open here.
 pub(super) fn known_elsewhere(
     shared: &Shared,
     stored: &Stored,
     is_meant: impl FnOnce(&Record) -> bool,
-) -> Option<KnownElsewhere> {
+) -> Result<Option<KnownElsewhere>, SealError> {
     let route = shared.vault.open_record(stored.id, &stored.sealed, |record| {
         let record = record.lent().filter(|record| is_meant(record))?;
         Route::of(&record.account).ok()
     });
-    let route = route.ok().flatten()?;
-    let registrar = route.registrar().into();
-    Some(KnownElsewhere { instance: stored.id, upstream: shared.upstreams.acquire_kept(route), registrar })
+    Ok(route?.map(|route| {
+        let registrar = route.registrar().into();
+        KnownElsewhere { instance: stored.id, upstream: shared.upstreams.acquire_kept(route), registrar }
+    }))
 }

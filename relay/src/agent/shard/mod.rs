@@ -429,7 +429,10 @@ impl Shard {
 
     fn on_network_input(&mut self, at: Instant, input: Input) {
         match &input {
-            Input::Closed(flow) => self.outgoing.closed(*flow),
+            Input::Closed(flow) => {
+                self.outgoing.closed(*flow);
+                self.path_lookups.forget_flow(*flow);
+            }
             // A failed dial beside a flow in use says nothing of that flow; and a forgotten SIP server needs no dial.
             Input::DialFailed(upstream)
                 if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>

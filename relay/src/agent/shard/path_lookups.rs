@@ -1,11 +1,11 @@
 //! Requests that come by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
-//! for the Contact of an account that was lent: they wait until the store, or DNS, has answered.
+//! for the Contact of an account that was lent; and a device's in a dialog of an account that is not here: they wait until the store, or DNS, has answered.
 //!
 //! | answer | the requests that wait |
 //! | --- | --- |
 //! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
-//! | another node has the account of a dialog | are handed in, and forwarded or kept (`super::elsewhere`) |
-//! | the store has none | are handed in, and refused as unknown |
+//! | another node has the account of a dialog | are handed in, and forwarded or kept, or the device is asked for its proof (`super::elsewhere`) |
+//! | the store has none; for a device's request: none that another node has | are handed in, and refused as unknown |
 //! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
@@ -23,7 +23,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use sip::endpoint::{Input, KnownElsewhere, Missing, Side, Source};
-use sip::id::{BindingId, InstanceId, UpstreamId};
+use sip::id::{BindingId, FlowId, InstanceId, UpstreamId};
 use sip::message::{Message, Method};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
@@ -36,7 +36,7 @@ use crate::agent::transport::trusted::Believed;
 use crate::agent::{ShardInput, Shared};
 use crate::clock;
 use crate::metrics::labels::StoreOperation;
-use crate::vault::{Fence, StoreError, Stored};
+use crate::vault::{Fence, SealError, StoreError, Stored};
 
 /// Registrations that are looked up at once on one shard; a request for a further one is refused with 503.
 const LOOKUPS_MAX: usize = 256;
@@ -64,6 +64,8 @@ pub(crate) enum Named {
     Path(InstanceId),
     /// An account that was lent, by its Contact.
     Contact(BindingId),
+    /// One that another node may have, by a dialog that its device goes on with here.
+    Dialog(InstanceId),
 }
 
 /// Requests that wait until the store, or DNS, has told of the registration that they name.
@@ -165,6 +167,16 @@ impl PathLookups {
         }
     }
 
+    /// A device's connection has ended: nobody waits for the answers to what came by it.
+    pub(super) fn forget_flow(&mut self, ended: FlowId) {
+        for lookup in self.all.iter_mut().filter(|(id, _)| matches!(id, Named::Dialog(_))).map(|(_, lookup)| lookup) {
+            let is_by =
+                |it: &mut Waiting| matches!(&it.request, Input::Received { source, .. } if source.flow == ended);
+            let gone = lookup.waiting.extract_if(.., is_by);
+            self.bytes -= gone.map(|it| bytes_of(&it.request)).sum::<usize>();
+        }
+    }
+
     fn is_stale(&self, id: Named) -> bool {
         self.all.get(&id).is_some_and(|lookup| lookup.is_stale)
     }
@@ -221,8 +233,9 @@ impl Shard {
 
     /// The registration that a request names, and the missing fact that keeps it from being judged.
     fn missing(&self, source: &Source, message: &Message) -> Option<(Named, Missing)> {
-        if source.side != Side::Upstream {
-            return None;
+        if source.side == Side::Device {
+            let id = self.endpoint.missing_by_device(clock::now(), source, message)?;
+            return Some((Named::Dialog(id), Missing::Binding));
         }
         if let Some((id, missing)) = self.endpoint.missing_by_path(clock::now(), source, message) {
             return Some((Named::Path(id), missing));
@@ -241,6 +254,7 @@ impl Shard {
                 match (missing, id) {
                     (Missing::Binding, Named::Path(id)) => look_up(&shared, id).await,
                     (Missing::Binding, Named::Contact(_)) => LookedUp::Unknown,
+                    (Missing::Binding, Named::Dialog(id)) => look_up_account(&shared, id).await,
                     (Missing::Addresses(upstream), _) => match shared.dialler.addresses(upstream, source).await {
                         believed if believed.judges(source) => LookedUp::Served(upstream, believed),
                         believed => LookedUp::Undecided(upstream, believed),
@@ -308,6 +322,7 @@ impl Shard {
             let may_miss_more = match id {
                 Named::Path(id) => is_known && self.push_bindings.knows(id),
                 Named::Contact(_) => is_known,
+                Named::Dialog(_) => false,
             };
             let input = if may_miss_more { self.look_up_path(at, request) } else { Some(request) };
             if let Some(input) = input {
@@ -423,18 +438,11 @@ fn server_of(missing: Missing) -> Option<UpstreamId> {
 /// Looks a registration up that was written down by another node, or by an earlier run. DNS is not waited for: that is another look-up, which takes a
 /// share of its SIP server's.
 async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
-    let began = clock::now();
-    let stored = match shared.vault.load(id).await {
-        Ok(Some(stored)) => stored,
-        // A malformed record is unknown.
-        Ok(None) | Err(StoreError::Malformed) => return LookedUp::Unknown,
-        Err(_) => {
-            shared.metrics.store_error(StoreOperation::Load);
-            return LookedUp::Away;
-        }
+    let stored = match load(shared, id).await {
+        Ok(stored) => stored,
+        Err(found) => return found,
     };
-    shared.metrics.store_answered(began.elapsed());
-    if let Some(known) = account_elsewhere(shared, &stored) {
+    if let Some(known) = account_elsewhere(shared, &stored).ok().flatten() {
         let believed = told_of(shared, known.upstream);
         return LookedUp::Elsewhere(Box::new(known), believed);
     }
@@ -455,10 +463,44 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     }
 }
 
-/// An account that was lent, and that another node has.
-fn account_elsewhere(shared: &Shared, stored: &Stored) -> Option<KnownElsewhere> {
-    let is_theirs = !stored.owned && shared.vault.tombstones().bars(stored.id, Some(stored.fence)).is_none();
-    is_theirs.then(|| known_elsewhere(shared, stored, |_| true)).flatten()
+/// Looks up whether another node has an account that was lent. Nothing else is of use to a device that goes on with a call here.
+async fn look_up_account(shared: &Shared, id: InstanceId) -> LookedUp {
+    let stored = match load(shared, id).await {
+        Ok(stored) => stored,
+        Err(found) => return found,
+    };
+    match account_elsewhere(shared, &stored) {
+        Ok(Some(known)) => {
+            let believed = told_of(shared, known.upstream);
+            LookedUp::Elsewhere(Box::new(known), believed)
+        }
+        Ok(None) => LookedUp::Unknown,
+        Err(_) => LookedUp::Unreadable,
+    }
+}
+
+/// What the store has; an error: it has none, or says nothing.
+async fn load(shared: &Shared, id: InstanceId) -> Result<Stored, LookedUp> {
+    let began = clock::now();
+    let stored = match shared.vault.load(id).await {
+        Ok(Some(stored)) => stored,
+        // A malformed record is unknown.
+        Ok(None) | Err(StoreError::Malformed) => return Err(LookedUp::Unknown),
+        Err(_) => {
+            shared.metrics.store_error(StoreOperation::Load);
+            return Err(LookedUp::Away);
+        }
+    };
+    shared.metrics.store_answered(began.elapsed());
+    Ok(stored)
+}
+
+/// An account that was lent, and that another node has; an error: its record does not open here.
+fn account_elsewhere(shared: &Shared, stored: &Stored) -> Result<Option<KnownElsewhere>, SealError> {
+    if stored.owned || shared.vault.tombstones().bars(stored.id, Some(stored.fence)).is_some() {
+        return Ok(None);
+    }
+    known_elsewhere(shared, stored, |_| true)
 }
 
 /// The sources that are trusted for a SIP server, where DNS has told them.
@@ -470,7 +512,7 @@ fn told_of(shared: &Shared, upstream: UpstreamId) -> Believed {
 #[cfg(test)]
 mod tests {
     use sip::endpoint::{Source, Transport};
-    use sip::id::{FlowId, ShardTag};
+    use sip::id::ShardTag;
     use sip::message::Limits;
 
     use super::*;
@@ -523,5 +565,23 @@ mod tests {
             OF_DNS_MAX - OF_SERVER_MAX - 1
         );
         assert_eq!(kept(100_000..101_000, Missing::Binding), LOOKUPS_MAX - OF_DNS_MAX);
+    }
+
+    #[test]
+    fn what_a_device_has_sent_waits_no_longer_than_its_connection_is_open() {
+        let mut lookups = PathLookups::default();
+        let (device, server) =
+            (Named::Dialog(InstanceId::new(1, ShardTag(0))), Named::Path(InstanceId::new(1, ShardTag(0))));
+        for (id, flow) in [(device, 1), (device, 2), (server, 1)] {
+            let message = Message::parse(&"BYE sip:a@h SIP/2.0\r\n\r\n".into(), &Limits::COMPOSED).unwrap();
+            let peer = "192.0.2.1:5060".parse().unwrap();
+            let (flow, side) = (FlowId::Stream(flow), if id == device { Side::Device } else { Side::Upstream });
+            let source = Source { flow, side, transport: Transport::Tls, peer, split: false };
+            let request = Input::Received { source, message };
+            lookups.add(id, Missing::Binding, Waiting { at: Instant::now(), request, has_heard: false });
+        }
+        lookups.forget_flow(FlowId::Stream(1));
+        assert_eq!([device, server].map(|id| lookups.take(id).len()), [1, 1]);
+        assert_eq!(lookups.bytes, 0);
     }
 }

@@ -514,9 +514,9 @@ impl Connection {
         Ending::Closed(broken.code())
     }
 
-    /// Its device hears of a registration, with the names that this has. One shard alone knows all of them.
+    /// Its device hears of a registration, with the names that this has. Where all of them are one shard's, that knows them.
     fn learn_names(&mut self, bytes: &Bytes) {
-        if self.source.side == Side::Device && self.shards.len() > 1 && SenderNames::may_tell(bytes) {
+        if self.source.split && SenderNames::may_tell(bytes) {
             self.names.get_or_insert_default().on_written(bytes, &self.limits, self.shards.len());
         }
     }
@@ -573,6 +573,10 @@ mod tests {
         let text = "INVITE sip:b@h SIP/2.0\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nFrom: <sip:a@anonymous.invalid>;tag=1\r\n\
                     To: <sip:b@h>\r\nCall-ID: i\r\nCSeq: 1 INVITE\r\n\r\n";
         let invite = Message::parse(&text.into(), &Limits::default()).expect("an INVITE");
+        let granted = "SIP/2.0 200 OK\r\nFrom: <sip:g@h>;tag=1\r\nTo: <sip:g@h>\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nCall-ID: i\r\n\
+                       CSeq: 1 REGISTER\r\nContact: <sip:g@p>\r\nP-Associated-URI: <sip:49@c>\r\n\r\n";
+        connection.learn_names(&granted.into());
+        assert!(connection.names.is_none(), "of one shard");
         // Requests before its REGISTER went to any shard.
         connection.home = Some(0);
         for (shard, split) in [(2, false), (2, false), (1, true), (2, true)] {
@@ -580,8 +584,6 @@ mod tests {
             assert_eq!((connection.source.split, connection.shard_of_sender(&invite)), (split, 2));
         }
         // What a SIP server calls an account says nothing of its shard, which is 1.
-        let granted = "SIP/2.0 200 OK\r\nFrom: <sip:g@h>;tag=1\r\nTo: <sip:g@h>\r\nVia: SIP/2.0/TLS h;branch=z9hG4bK1\r\nCall-ID: i\r\n\
-                       CSeq: 1 REGISTER\r\nContact: <sip:g@p>\r\nP-Associated-URI: <sip:49@c>\r\n\r\n";
         connection.learn_names(&granted.into());
         let invite = Message::parse(&text.replace("a@anonymous.invalid", "49@c").into(), &Limits::default());
         assert_eq!(connection.shard_of_sender(&invite.expect("an INVITE")), 1);

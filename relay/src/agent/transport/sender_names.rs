@@ -3,7 +3,7 @@
 //! | From | is told by |
 //! | --- | --- |
 //! | the address that it has registered | itself: its hash names the shard |
-//! | another one of that domain, or an identity that its SIP server has given it (P-Associated-URI, RFC 7315 §4.1) | the 2xx to its REGISTER |
+//! | another one of that domain, or an identity that its SIP server has given it (P-Associated-URI, RFC 7315 §4.1) | the 2xx to its REGISTER; of one that was answered before there was one at another shard, the next 2xx |
 //!
 //! Invariant: it holds a keyed hash of each name, and no name, for as long as the connection lives. A hit grants no right: the endpoint judges whose
 //! request it is.

@@ -139,14 +139,15 @@ impl World {
         while let Some(register) = self.registers.pop_front() {
             self.input(Input::Route { register, route: Err(503.into()) });
         }
-        while let Some((verification, granted)) = self.verifications.pop_front() {
-            self.input(Input::DeviceVerified { verification, granted });
-        }
         while let Some((request, instance)) = self.stores.pop_front() {
             self.input(Input::MessageStored { request, instance, outcome: StoreOutcome::Unavailable });
         }
         for flow in (0..4).chain(100..=self.stream) {
             self.closed(FlowId::Stream(flow));
+        }
+        // Who verifies devices may answer when their flows have ended.
+        while let Some((verification, granted)) = self.verifications.pop_front() {
+            self.input(Input::DeviceVerified { verification, granted });
         }
         // What was opened meanwhile is closed, too.
         self.manners.dials = false;

@@ -206,7 +206,7 @@ impl Attachments {
 
     /// A REGISTER came by this flow before its instance, if there is one; how many have.
     pub(super) fn note_early(&mut self, flow: FlowId) -> u8 {
-        let state = self.flows.entry(flow).or_default();
+        let Some(state) = self.flows.get_mut(&flow) else { return 0 };
         state.early = state.early.saturating_add(1);
         state.early
     }

@@ -1,21 +1,30 @@
 //! Proofs that the shell has judged, and the dialogs of devices that have proved themselves without being attached.
 //!
-//! Invariant: a proof is judged once.
+//! Invariant: a proof is judged once; a verdict that comes after the end of its flow changes nothing, for nobody would hear of that end again.
 
 use std::time::Instant;
 
-use super::{Attachments, DialogFlow, Verification};
+use super::{DialogFlow, Verification};
 use crate::endpoint::{Endpoint, Source, VerificationId};
 use crate::id::InstanceId;
 
-impl Attachments {
-    /// Takes a proof that the shell has judged.
-    pub(in crate::endpoint) fn take_verification(&mut self, verification: VerificationId) -> Option<Verification> {
-        self.verifications.remove(&verification)
-    }
-}
-
 impl Endpoint {
+    /// Takes a proof that the shell has judged, if its flow is open still; else its REGISTER ends without an answer.
+    pub(in crate::endpoint) fn take_verification(
+        &mut self,
+        now: Instant,
+        verification: VerificationId,
+    ) -> Option<Verification> {
+        let judged = self.attachments.verifications.remove(&verification)?;
+        if self.attachments.knows_flow(judged.source.flow) {
+            return Some(judged);
+        }
+        if let Some((server, _)) = judged.register {
+            self.core.transactions.give_up(now, server);
+        }
+        None
+    }
+
     /// The shell has verified the proof of a request in a call: the dialogs of its device go by that flow from now on.
     pub(super) fn on_request_verified(&mut self, now: Instant, source: Source, instance: InstanceId, granted: bool) {
         if !granted {

@@ -149,7 +149,7 @@ impl Endpoint {
     }
 
     pub(in crate::endpoint) fn count_failure(&mut self, flow: FlowId) {
-        let state = self.attachments.flows.entry(flow).or_default();
+        let Some(state) = self.attachments.flows.get_mut(&flow) else { return };
         state.failures = state.failures.saturating_add(1);
         if state.failures >= FAILURES_PER_FLOW {
             self.core.flush();
@@ -171,7 +171,10 @@ impl Endpoint {
         verification: VerificationId,
         granted: bool,
     ) {
-        let Some(judged) = self.attachments.take_verification(verification) else { return };
+        let Some(judged) = self.take_verification(now, verification) else { return };
+        if granted && self.is_beyond(judged.instance) {
+            return self.answer_unverified(now, judged);
+        }
         let Verification { source, instance, register } = judged;
         let granted = granted && self.carries_instance(instance);
         if granted {

@@ -130,6 +130,36 @@ fn a_changed_password_locks_out_the_device_that_knows_the_old_one_and_ends_it() 
     }
 }
 
+/// The one with the right password is disabled while that of the other one is checked once more.
+#[test]
+fn the_refusals_of_a_password_count_on_when_the_owner_leaves_during_its_check() {
+    let mut world = changed(only_second);
+    assert_eq!(pass(&mut world, 10, only_second), [(1, 2)]);
+    let mut is_checked = false;
+    for _ in 0..11 * 60 {
+        world.advance(seconds(1));
+        while !is_checked && world.count("REGISTER") > 0 {
+            let (source, register) = (world.upstream, world.last("REGISTER"));
+            world.sent.clear();
+            is_checked = register.has(Name::Authorization) && asked(&world).last() == Some(&device(1));
+            if !register.has(Name::Authorization) {
+                world.reply(source, &register, 401, &[("WWW-Authenticate", CHALLENGE)], "");
+            } else if !is_checked {
+                let contact = register.text(Name::Contact).unwrap_or_default().to_owned();
+                world.reply(source, &register, 200, &[("Contact", &contact), ("Expires", "600")], "");
+            }
+        }
+        if is_checked {
+            break;
+        }
+    }
+    assert!(is_checked);
+    world.input(Input::Unbind { instance: device(2), deadline: seconds(3) });
+    assert_eq!(members(&world), [], "it is no good before it is accepted");
+    let shown = pass(&mut world, 2 * 3600, |_| 403);
+    assert_eq!((times(&shown, 1), ended(&mut world)), (2, vec![1]), "three times in all");
+}
+
 #[test]
 fn a_server_that_takes_both_passwords_keeps_both_devices_and_is_asked_once() {
     let mut world = changed(|_| 200);
