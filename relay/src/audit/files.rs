@@ -1,7 +1,7 @@
 //! The files of a trail: one for each day, made, continued and, after their time, deleted.
 //!
 //! Invariant: lines are appended whole, and are on the disk when they count as written; a file is made with its first line, and readable for its
-//! owner alone (mode 0600). A clock that is doubted begins no file of a day to come. Nothing but files of this form is touched. None is deleted by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
+//! owner alone (mode 0600). A clock that is doubted begins no file of a day to come. Nothing but files of this form is touched. None is deleted that has a line as young as is kept, nor one by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
 //! starts in a wrong year deletes nothing.
 
 use std::fs::{File, Metadata, OpenOptions};
@@ -256,11 +256,11 @@ impl Trail {
         if Instant::now() < self.sure_from && self.earlier.as_ref().is_some_and(is_ahead) {
             return false;
         }
-        let oldest = day_of(now.saturating_sub(keep_s) * 1_000);
-        for (day, path) in days {
-            if day < oldest
-                && let Err(error) = std::fs::remove_file(&path)
-            {
+        let (oldest, today) = (day_of(now.saturating_sub(keep_s) * 1_000), day_of(now * 1_000));
+        // A clock that was doubted has left lines of later days in a file; one of a day to come says nothing. What follows it is kept with it.
+        let is_old = |path: &Path| last_day(path).is_none_or(|last| last < oldest || last > today);
+        for (_, path) in days.into_iter().take_while(|(day, path)| *day < oldest && is_old(path)) {
+            if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(event = "audit-not-deleted", %error, file = %path.display(), "an old file of the audit trail cannot be deleted");
             }
         }
@@ -309,23 +309,35 @@ pub fn look(directory: &Path) -> Result<(), AuditError> {
 /// The last whole line, and whether something followed it, which is cut off.
 fn last_line(path: &Path) -> Result<(Option<String>, bool), AuditError> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed(path))?;
+    let (last, torn_at) = last_line_of(&file).map_err(failed(path))?;
+    if let Some(whole) = torn_at {
+        file.set_len(whole).map_err(failed(path))?;
+    }
+    Ok((last, torn_at.is_some()))
+}
+
+/// The last whole line, and where the torn one begins that follows it.
+fn last_line_of(file: &File) -> io::Result<(Option<String>, Option<u64>)> {
     let (mut whole, mut last, mut line) = (0, None, Vec::new());
-    let mut reader = BufReader::new(&file);
+    let mut reader = BufReader::new(file);
     loop {
         line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(failed(path))?;
+        let read = reader.read_until(b'\n', &mut line)?;
         match line.strip_suffix(b"\n") {
             Some(text) => {
                 whole += read as u64;
                 last = Some(String::from_utf8_lossy(text).into_owned());
             }
-            None if read == 0 => return Ok((last, false)),
-            None => {
-                file.set_len(whole).map_err(failed(path))?;
-                return Ok((last, true));
-            }
+            None => return Ok((last, (read > 0).then_some(whole))),
         }
     }
+}
+
+/// The day of the last line; `None`: there is none that can be read.
+fn last_day(path: &Path) -> Option<String> {
+    let (last, _) = last_line_of(&File::open(path).ok()?).ok()?;
+    let (members, ..) = chain::read(&last?)?;
+    Some(members["at"].as_str()?.get(..10)?.to_owned())
 }
 
 #[cfg(test)]
@@ -519,6 +531,36 @@ mod tests {
         let left: Vec<String> = days(&place.0).expect("files").into_iter().map(|(day, _)| day).collect();
         assert_eq!(left[..2], [day(30), day(29)]);
         assert!(place.0.join("audit-notes.txt").exists(), "what is not ours stays");
+    }
+
+    #[test]
+    fn a_file_of_an_old_day_is_kept_for_as_long_as_its_last_line() {
+        let place = Folder::new();
+        let now_ms = unix_now_ms();
+        let file = |days_ago: u64| file_of(&place.0, &day_of(now_ms - days_ago * DAY_S * 1_000));
+        let open_and_tidy = || {
+            let mut trail = place.open();
+            (trail.sure_from, trail.tidy_from) = (Instant::now(), Instant::now());
+            trail.write(&[entry(Act::Woken, now_ms)]).expect("written");
+        };
+        drop(place.open());
+        // A machine that was off for long has written into the file of its last day until its clock was trusted.
+        std::fs::rename(file(0), file(40)).expect("renamed");
+        for days_ago in [39, 41] {
+            std::fs::write(file(days_ago), "").expect("written");
+        }
+        open_and_tidy();
+        assert!(file(40).exists(), "its line is of today");
+        assert!(file(39).exists(), "no trail without its middle");
+        assert!(!file(41).exists());
+        assert_eq!(place.acts(), ["started", "started", "woken"]);
+        std::fs::remove_file(file(39)).expect("there");
+        for at_ms in [now_ms - 40 * DAY_S * 1_000, now_ms + 400 * DAY_S * 1_000] {
+            let line = chain::chained(&mut { BEGINNING }, &json!({"seq": 1, "at": rfc3339_ms(at_ms)}));
+            std::fs::write(file(40), line).expect("written");
+            open_and_tidy();
+            assert!(!file(40).exists(), "of its own day, or of one to come");
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The time by which the certificates of the servers are judged that this relay connects to.
 //!
-//! Invariant: it is the time that phones are told, so that a system's clock that is known to be wrong keeps no push from leaving.
+//! Invariant: it is the time that phones are told, so that a system's clock that is known to be wrong keeps no push from leaving. A store's clock alone outvotes
+//! no system's.
 
 use std::time::Duration;
 
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 
-use super::told_now;
+use super::watch::certificates_now;
 
 /// That time, as rustls asks for it.
 #[derive(Debug)]
@@ -15,6 +16,6 @@ pub struct TlsTime;
 
 impl TimeProvider for TlsTime {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(told_now())))
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(certificates_now())))
     }
 }

@@ -23,7 +23,7 @@
 //! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
 //! above holds for it in place of the system's clock. Times that phones are told go by whichever of both is nearer to the trusted time
 //! ([`told_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
-//! it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
+//! it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
 //!
 //! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for [`UNLOOKED_MS`] at most, that clock goes on as it was, by the time since boot.
 //!
@@ -235,6 +235,14 @@ pub fn told_now_ms() -> u64 {
     told_ms as u64
 }
 
+/// The time by which certificates are judged, in seconds since 1970: that which phones are told. The system's on a node that knows no time of an earlier run, as
+/// long as its clock and the store's have never agreed: who sets the store's clock is not to have ended certificates accepted.
+pub fn certificates_now() -> u64 {
+    let is_by_store_alone =
+        with_trusted(|trusted| trusted.lock().as_ref().is_some_and(|watch| watch.is_by_store_alone));
+    if is_by_store_alone { (system_ms() / 1_000) as u64 } else { told_now() }
+}
+
 /// The store's clock says `store_ms` (milliseconds since 1970). How far the system's is ahead of it, in milliseconds, when that is
 /// more than [`STORE_OFF_MAX_MS`]: then the store's is the shared one from now on.
 pub fn store_says(store_ms: u64) -> Option<i64> {
@@ -245,14 +253,16 @@ pub fn store_says(store_ms: u64) -> Option<i64> {
     with_trusted(|trusted| {
         trusted.looked(system_ms, boot_ms);
         trusted.store_anchor_ms.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
-        if let Some(watch) = trusted.lock().as_mut()
-            && !std::mem::replace(&mut watch.has_heard_store, true)
-            && is_off
-        {
+        let mut watch = trusted.lock();
+        let Some(watch) = watch.as_mut() else { return };
+        let is_first = !std::mem::replace(&mut watch.has_heard_store, true);
+        if is_first && is_off {
             // Nothing has passed yet but the start, by a clock that was wrong.
-            *watch = Watch { has_heard_store: true, ..Watch::begin(store_ms, boot_ms, watch.last_seen) };
+            let begun = Watch::begin(store_ms, boot_ms, watch.last_seen);
+            *watch = Watch { has_heard_store: true, is_by_store_alone: watch.last_seen.is_none(), ..begun };
             trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
         }
+        watch.is_by_store_alone &= is_off;
     });
     is_off.then_some(off_ms)
 }
@@ -316,6 +326,8 @@ struct Watch {
     /// The trusted time at the end of the last run, as given at the beginning.
     last_seen: Option<u64>,
     has_heard_store: bool,
+    /// The trusted time is the store's alone: the system's clock says otherwise, and no earlier run has told one.
+    is_by_store_alone: bool,
 }
 
 /// A jump that is not trusted yet.
@@ -332,7 +344,8 @@ impl Watch {
             Some(seen) if system_ms - seen > DOWNTIME_S as i64 * 1_000 || seen - system_ms > STEP_MS => seen,
             _ => system_ms,
         };
-        Self { anchor_ms: trusted_ms - boot_ms, jump: None, followed_at_ms: boot_ms, last_seen, has_heard_store: false }
+        let (anchor_ms, followed_at_ms) = (trusted_ms - boot_ms, boot_ms);
+        Self { anchor_ms, jump: None, followed_at_ms, last_seen, has_heard_store: false, is_by_store_alone: false }
     }
 
     fn look(&mut self, system_ms: i64, boot_ms: i64, contradicted: bool) -> Verdict {
@@ -448,6 +461,33 @@ mod tests {
             }
         });
         simulated.join().expect("no panic");
+    }
+
+    #[test]
+    fn certificates_go_by_the_systems_clock_where_the_stores_word_alone_is_against_it() {
+        const UP: Duration = Duration::from_secs(1_000);
+        for (has_earlier_run, by_system) in [(false, true), (true, false)] {
+            // The simulated machine is that of its thread.
+            let simulated = std::thread::spawn(move || {
+                let mut machine = super::super::Machine { up: UP, ..Default::default() };
+                let right_ms = super::super::virtual_unix_ms(UP);
+                let mut set = |off_ms: i64| {
+                    machine.off_ms = off_ms;
+                    super::super::set_virtual(&machine);
+                };
+                set(400 * DAY_MS);
+                begin(has_earlier_run.then_some(right_ms / 1_000));
+                let system = super::super::unix_now();
+                assert_eq!((certificates_now(), store_says(right_ms)), (system, Some(400 * DAY_MS)));
+                assert_eq!((certificates_now() == system, told_now()), (by_system, right_ms / 1_000));
+                set(0);
+                assert_eq!((store_says(right_ms), certificates_now()), (None, right_ms / 1_000));
+                set(400 * DAY_MS);
+                assert_eq!(store_says(right_ms), Some(400 * DAY_MS));
+                assert_eq!(certificates_now(), right_ms / 1_000, "they have agreed");
+            });
+            simulated.join().expect("no panic");
+        }
     }
 
     #[test]

@@ -79,7 +79,6 @@ metrics! {
     Instances = "sipwake_instances", Gauge, "Push instances that this node serves, by state.";
     RegistrationsWaiting = "sipwake_registrations_waiting", Gauge, "Registrations, refreshes included, that wait for their turn at their SIP server (upstream.registrations_per_second).";
     InstancesGiven = "sipwake_instances_given_total", Counter, "Instances that another node has taken over because their SIP server cannot be reached from this one, or their app is not configured here.";
-    InstancesFoundAgain = "sipwake_instances_found_again_total", Counter, "Instances of this node that the store had and nobody served, and that are registered again.";
     Registrations = "sipwake_registrations_total", Counter, "REGISTER requests to the accounts' servers, by how they ended.";
     Invites = "sipwake_invites_total", Counter, "INVITE requests from the accounts' servers, by how they ended.";
     Pushes = "sipwake_pushes_total", Counter, "Pushes, by service and by how they ended, retries included.";
@@ -159,7 +158,6 @@ struct Handles {
     canary_seconds: Family<Canary<CanaryStep>, Gauge<f64, AtomicU64>>,
     call_pushes_unsent: Counter,
     instances_given: Counter,
-    instances_found_again: Counter,
     push_duration: Histogram,
     invite_to_push: Histogram,
     wake: Histogram,
@@ -236,7 +234,6 @@ impl Metrics {
             canary_seconds: family(r, Metric::CanarySeconds),
             call_pushes_unsent: single(r, Metric::CallPushesUnsent),
             instances_given: single(r, Metric::InstancesGiven),
-            instances_found_again: single(r, Metric::InstancesFoundAgain),
             push_duration: histogram(r, Metric::PushDuration),
             invite_to_push: histogram(r, Metric::InviteToPush),
             wake: histogram(r, Metric::Wake),
@@ -332,11 +329,6 @@ impl Metrics {
     /// Another node has taken over so many instances whose SIP server cannot be reached from here.
     pub fn instances_given(&self, count: usize) {
         self.0.instances_given.inc_by(count as u64);
-    }
-
-    /// So many instances that nobody served are registered again.
-    pub fn instances_found_again(&self, count: usize) {
-        self.0.instances_found_again.inc_by(count as u64);
     }
 
     /// The push of a call ended without having left.

@@ -21,6 +21,8 @@ use crate::vault::{AwayReason, StoreError, StoreFault, Vault};
 const EVERY: Duration = Duration::from_secs(60);
 /// How soon a store that did not answer, or makes the relay unready, is examined again; and how often is looked whether it may be another.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How often a part that is back counts as a loss at the most. Each of them has all that is here looked up, and for a lease nothing is taken over.
+const COUNTED_EVERY: Duration = Duration::from_secs(60);
 
 /// Looks before anything is stored. A store that does not answer is looked at when it does.
 pub(super) async fn require_ephemeral(vault: &Vault) -> Result<(), StartError> {
@@ -85,21 +87,27 @@ struct Part {
     seen: Option<StoreError>,
     /// What two looks in a row have found.
     away: Option<StoreError>,
+    /// When one that is back was counted last.
+    counted_at: Option<Instant>,
+    /// One is back that was not counted yet.
+    is_owed: bool,
 }
 
 impl Part {
     async fn look(&mut self, vault: &Vault) {
-        if self.note(vault.store_part_away().await) {
+        if self.note(vault.store_part_away().await, Instant::now()) {
             vault.note_part_back();
         }
     }
 
-    /// Whether a part is back, perhaps without what it was told last. A Cluster that is away as a whole says nothing of its parts; one question that
-    /// took too long is no part that was away.
-    fn note(&mut self, look: Result<Option<StoreError>, StoreError>) -> bool {
+    /// Whether it counts that a part is back, perhaps without what it was told last. A Cluster that is away as a whole says nothing of its parts; one question
+    /// that took too long is no part that was away. One that comes and goes counts once in a while: what it lacks is written again then, and nothing is taken
+    /// over meanwhile.
+    fn note(&mut self, look: Result<Option<StoreError>, StoreError>, now: Instant) -> bool {
         let Ok(found) = look else { return false };
         let was_slow = self.seen == Some(StoreError::Away(AwayReason::TimedOut)) && self.away.is_none();
-        let is_back = found.is_none() && self.seen.is_some() && !was_slow;
+        let is_well = found.is_none();
+        self.is_owed |= is_well && self.seen.is_some() && !was_slow;
         match (&found, &self.seen) {
             (Some(error), Some(_)) => {
                 if self.away.is_none() {
@@ -113,7 +121,12 @@ impl Part {
             _ => {}
         }
         self.seen = found;
-        is_back
+        let is_due = self.counted_at.is_none_or(|at| now.duration_since(at) >= COUNTED_EVERY);
+        let counts = is_well && self.is_owed && is_due;
+        if counts {
+            (self.is_owed, self.counted_at) = (false, Some(now));
+        }
+        counts
     }
 
     fn warning(&self) -> Option<Box<str>> {
@@ -130,21 +143,37 @@ mod tests {
     fn a_part_that_is_away_for_two_looks_is_told_until_one_finds_it() {
         let error = || StoreError::Away(AwayReason::Refused("CLUSTERDOWN".into()));
         let away = || Ok(Some(error()));
-        let mut part = Part::default();
-        assert!(!part.note(Ok(None)) && !part.note(away()));
+        let (mut part, now) = (Part::default(), Instant::now());
+        assert!(!part.note(Ok(None), now) && !part.note(away(), now));
         assert_eq!(part.warning(), None, "a fail-over takes a moment");
-        assert!(part.note(Ok(None)), "and may lose something all the same");
-        assert!(!part.note(Ok(Some(StoreError::Away(AwayReason::TimedOut)))));
-        assert!(!part.note(Ok(None)), "it was slow");
-        assert!(!part.note(away()));
+        assert!(part.note(Ok(None), now), "and may lose something all the same");
+        assert!(!part.note(Ok(Some(StoreError::Away(AwayReason::TimedOut))), now));
+        assert!(!part.note(Ok(None), now), "it was slow");
+        assert!(!part.note(away(), now));
         assert_eq!(part.warning(), None);
-        assert!(!part.note(away()));
+        assert!(!part.note(away(), now));
         assert!(
             part.warning().is_some_and(|words| words.contains("CLUSTERDOWN") && words.contains("bring its node back"))
         );
-        assert!(!part.note(Err(error())));
+        assert!(!part.note(Err(error()), now));
         assert!(part.warning().is_some(), "the rest of it is away as well");
-        assert!(part.note(Ok(None)));
+        let now = now + COUNTED_EVERY;
+        assert!(part.note(Ok(None), now));
         assert_eq!(part.warning(), None);
+    }
+
+    #[test]
+    fn a_part_that_comes_and_goes_counts_once_in_a_while_and_the_last_time_as_well() {
+        let (mut part, begun) = (Part::default(), Instant::now());
+        let mut counted = Vec::new();
+        let looks =
+            (0..100).map(|look| (look, if look % 2 == 0 && look < 90 { Some(StoreError::Malformed) } else { None }));
+        for (look, found) in looks {
+            let after = AGAIN * look;
+            if part.note(Ok(found), begun + after) {
+                counted.push(after.as_secs());
+            }
+        }
+        assert_eq!(counted, [2, 62, 122, 182]);
     }
 }

@@ -459,17 +459,6 @@ impl Vault {
         }
     }
 
-    /// What the index of this node names: what it owns, and some that it does not own any more.
-    ///
-    /// # Errors
-    /// [`StoreError::Away`].
-    pub async fn named_here(&self) -> Result<Vec<InstanceId>, StoreError> {
-        match &self.0.store {
-            Store::Memory(_) => Ok(Vec::new()),
-            Store::Redis(redis) => redis.named_of(&self.0.owner.node).await,
-        }
-    }
-
     /// Whether the store has a record of an instance, of whatever owner, or anything that was kept beside one.
     ///
     /// # Errors

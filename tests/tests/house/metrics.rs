@@ -58,10 +58,6 @@ const MOVED_BY: &[(&str, &str)] = &[
     ("sipwake_push_registrations", "a_registration_that_passed_through_is_seen_and_wiped_like_any_other"),
     ("sipwake_flow_registrations", "without_push"),
     ("sipwake_instances_given_total", "accounts_go_to_the_node_that_reaches_their_sip_server_and_a_call_rings_there"),
-    (
-        "sipwake_instances_found_again_total",
-        "an_account_that_the_store_did_not_show_for_a_while_is_found_again_and_a_call_rings",
-    ),
     ("sipwake_edge_flows", "each_family_moves_with_what_it_counts"),
     ("sipwake_edge_registers_total", "each_family_moves_with_what_it_counts"),
     ("sipwake_upstream_flows", "a_relay_that_was_killed_is_found_again_by_kamailios_path"),

@@ -3,7 +3,7 @@
 //! | a node | counts as |
 //! | --- | --- |
 //! | answers | heard |
-//! | has no lease, or does not answer | silent: records that it may have wiped are not written again yet |
+//! | has no lease, does not answer, or is one for which the store takes no letter | silent: records that it may have wiped are not written again yet |
 //! | the same for [`WAITED_FOR`] without a break | not waited for any more: else an account would be in no store for as long as one node is gone |
 //! | has got a lease, or another run of it has | silent anew, until it answers |
 //!

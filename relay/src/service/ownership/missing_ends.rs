@@ -57,7 +57,7 @@ impl Inner {
             tracing::warn!(
                 event = "missing-let-go",
                 instances = handed_over,
-                "the store has nothing of instances of this node, and no node says that it has wiped them; they are let go of"
+                "the store has nothing of instances of this node, and no node says that it has wiped them; they are let go of, and should the store show them again, a restart of this node serves them"
             );
         }
         if !ended.is_empty() {

@@ -80,7 +80,7 @@ pub(crate) enum Question {
 pub(crate) enum Heard {
     All,
     NotAll,
-    /// The store did not say who they are, or took no letter to one.
+    /// The store did not say who they are, or took no letter to one that is waited for.
     StoreAway,
 }
 
@@ -284,30 +284,34 @@ impl Inner {
         let (mut wiped, mut heard, mut living) = (Vec::new(), Heard::All, Vec::new());
         let mut is_away = false;
         let mut note_silent = |peer: &Peer| {
-            if self.silences.note(peer, clock::now()) == Heard::NotAll {
+            let word = self.silences.note(peer, clock::now());
+            if word == Heard::NotAll {
                 heard = Heard::NotAll;
             }
+            word
         };
         for peer in &peers {
             match &peer.run {
                 Some(run) => living.push((peer, run)),
-                None => note_silent(peer),
+                None => {
+                    note_silent(peer);
+                }
             }
         }
         for some in held.chunks(LETTER_MAX) {
             let have = Question::Have(some.iter().map(|(id, fence)| (*id, Some(*fence))).collect()).write();
             let ask = async |(_, run): (&'_ Peer, &'_ Owner)| self.ask_first(run, have.clone(), SEEK_WAIT).await;
             let answers = join_all(living.iter().copied().map(ask)).await;
-            is_away |= answers.iter().any(Result::is_err);
             let mut answered = answers.into_iter();
-            living.retain(|(peer, _)| match answered.next().and_then(Result::ok).flatten() {
-                Some(answer) => {
+            living.retain(|(peer, _)| match answered.next() {
+                Some(Ok(Some(answer))) => {
                     let named = answer.as_chunks::<16>().0.iter().map(|id| InstanceId::from_bytes(*id));
                     wiped.extend(named.filter(|id| some.iter().any(|(asked, _)| asked == id)));
                     true
                 }
-                None => {
-                    note_silent(peer);
+                unheard => {
+                    // A part of the store that takes no letters for one node is not waited for longer than the node.
+                    is_away |= note_silent(peer) == Heard::NotAll && matches!(unheard, Some(Err(_)));
                     false
                 }
             });

@@ -5,7 +5,6 @@
 //! | `claims` | instances without an owner are taken over |
 //! | `restore`, `missing_records` | what the store has lost is written again |
 //! | `missing_ends` | how that ends of which the store has nothing |
-//! | `found_again` | what the store has for this node, and nobody serves, is served again |
 //! | `left_to_owner` | what another node has, while its calls still end here |
 //! | `unanswered_writes` | changes that the store may have, though its answer was lost |
 //! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
@@ -14,7 +13,6 @@
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 pub(super) mod claims;
-mod found_again;
 pub(super) mod left_to_owner;
 mod marooned;
 mod missing_ends;
@@ -34,7 +32,6 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use self::found_again::Searching;
 use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
@@ -73,7 +70,6 @@ struct Keeping {
     losses: u64,
     restoring: Option<Restoring>,
     comparing: Comparing,
-    searching: Searching,
     writing_back: WritingBack,
     /// The store was searched for wiped instances since this node got its lease last.
     has_looked_for_wiped: bool,
@@ -421,12 +417,11 @@ impl Keeping {
         }
     }
 
-    /// Looks for what the store alone has lost, and for what this node alone has, beside the renewals.
+    /// Looks for what the store alone has lost, beside the renewals.
     async fn compare(&mut self, it: &Arc<Inner>) {
         // A full look-up needs no comparison.
         if self.lapsed.is_none() && self.restoring.is_none() {
             self.comparing.go_on(it).await;
-            self.searching.go_on(it).await;
         }
     }
 

@@ -152,7 +152,7 @@ impl Inner {
                 instances = looked_up,
                 written = written.len(),
                 let_go,
-                "the store had lost records; they are written again"
+                "the store had lost records, or would have kept them for too long; they are written again"
             );
         }
         self.let_go_of_ended().await;
@@ -253,8 +253,8 @@ impl Inner {
         let Some(status) = self.is_here(id).await else { return };
         if self.dependencies.vault.outlasts(id, status.expires_at).await == Ok(true) {
             let _guard = self.changing.lock_key(id).await;
-            // A store that is away is asked again in the next round.
-            let _ = self.restore(id, Loss::Alone).await;
+            // A store that is away is asked again in the next round. Another node may have wiped it in this moment.
+            let _ = self.write_again(id).await;
         }
     }
 

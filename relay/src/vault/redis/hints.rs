@@ -82,27 +82,16 @@ impl RedisStore {
 
     /// The nodes there may be.
     pub(super) async fn nodes(&self) -> Result<Vec<String>, StoreError> {
-        self.all_of(NODES_KEY).await
-    }
-
-    /// What the index of a node names.
-    pub async fn named_of(&self, node: &str) -> Result<Vec<InstanceId>, StoreError> {
-        let names = self.all_of(&node_key(node)).await?;
-        Ok(names.iter().filter_map(|name| InstanceId::parse(name)).collect())
-    }
-
-    /// All members of a set.
-    async fn all_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
-        let (mut cursor, mut all) = (0, Vec::new());
+        let (mut cursor, mut nodes) = (0, Vec::new());
         loop {
-            let (next, mut names) = self.page_of(set, cursor, PAGE).await?;
-            all.append(&mut names);
+            let (next, mut names) = self.page_of(NODES_KEY, cursor, PAGE).await?;
+            nodes.append(&mut names);
             cursor = next;
             if cursor == 0 {
                 // A page may repeat what another one has told.
-                all.sort_unstable();
-                all.dedup();
-                return Ok(all);
+                nodes.sort_unstable();
+                nodes.dedup();
+                return Ok(nodes);
             }
         }
     }

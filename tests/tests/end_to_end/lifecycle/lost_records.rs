@@ -212,26 +212,6 @@ async fn a_record_that_the_store_would_keep_for_too_long_ends_with_its_lease() -
     world.content()
 }
 
-/// Of an answer of the store that was wrong once, an account does not die.
-#[tokio::test]
-async fn an_account_that_the_store_did_not_show_for_a_while_is_found_again_and_a_call_rings() -> Outcome {
-    let (world, redis, instance) = World::lent_on_redis().await?;
-    let hidden = format!("hidden:{}", instance.id);
-    world.relay.freeze();
-    tokio::time::sleep(LEASE + RENEWAL).await;
-    redis.ask::<()>(redis::cmd("RENAME").arg(key(&instance)).arg(&hidden));
-    world.relay.thaw();
-    world.relay.await_log("missing-let-go", SOON).await?;
-    world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
-    redis.ask::<()>(redis::cmd("RENAME").arg(&hidden).arg(key(&instance)));
-    world.relay.await_log("instances-found-again", SOON * 10).await?;
-    world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
-    assert_eq!(world.metric("sipwake_instances_found_again_total").await, Some(1.0));
-    assert_eq!(world.api.read(&instance).await?.status, 200);
-    world.whole_call(&instance).await?;
-    world.content()
-}
-
 #[tokio::test]
 async fn another_node_ends_what_the_store_has_lost_and_does_not_say_that_it_had_ended() -> Outcome {
     let redis = RedisServer::start();
