@@ -134,7 +134,7 @@ enum ShardInput {
     /// A call's push was taken a while ago: it is sent a second time unless its device has given a sign.
     SignDue(Box<Pushed>),
     /// A call's push was held back for a device that had come: what becomes of it now.
-    PushResumed(Box<Pushed>),
+    PushResumed { pushed: Box<Pushed>, is_silent: bool },
     /// A requester that waited for devices is there no more, and had no answer.
     AskerGone(shard::expected_calls::AskerGone),
     /// A push is to be tried again: where it goes now.
@@ -439,6 +439,8 @@ struct Shared {
     /// How long a call waits for a device, and how long that may ring.
     ring_timeout: Duration,
     answer_timeout: Duration,
+    /// How long a device that is there may say nothing of a call.
+    no_response: Duration,
     /// The edge's public address, as pushes name it.
     edge: Box<str>,
     udp: Option<Udp>,
@@ -494,6 +496,7 @@ impl Shared {
             lost_notice: dependencies.lost_notice,
             ring_timeout: endpoint.ring_timeout,
             answer_timeout: endpoint.answer_timeout,
+            no_response: endpoint.timing.edge.no_response,
             edge: endpoint.edge,
             udp: dependencies.udp,
             connection_timing: dependencies.connection_timing,

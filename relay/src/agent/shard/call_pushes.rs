@@ -6,7 +6,8 @@
 //! it, at once where the push was not taken, whatever it waits for. The push is on its way within the same turn of the loop in which the INVITE came; the
 //! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call, but for the answer to what has left whole: that
 //! counts, and a token that it calls gone ends its instance. So does one whose device shows that it knows of the call; for a device that has come it is held
-//! back, and goes on when that leaves without a word.
+//! back, and goes on when that leaves without a word, or says none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): below its app, which
+//! may be suspended, the kernel holds the connection.
 
 use std::future::Future as _;
 use std::sync::Arc;
@@ -311,7 +312,7 @@ impl Shard {
             return;
         }
         if let Some((app, target)) = goes_to {
-            self.push_on(call, app, target, pushed);
+            self.push_on(call, app, target, pushed, false);
             return;
         }
         if pushed.round == PushRound::Second {
@@ -355,14 +356,14 @@ impl Shard {
     }
 
     /// What becomes of a push that was not taken where it went, and goes there now. A device that knows of the call comes by itself; for one that
-    /// is there the push is held back.
-    fn push_on(&mut self, call: CallId, app: Box<str>, target: PushTarget, pushed: Box<Pushed>) {
+    /// is there the push is held back, unless it `is_silent`: it has left the call without a word.
+    fn push_on(&mut self, call: CallId, app: Box<str>, target: PushTarget, pushed: Box<Pushed>, is_silent: bool) {
         let instance = pushed.push.instance;
         let Some(known) = self.calls.of(instance, call).filter(|call| call.is_untold()) else { return };
         let is_same = target.is_same_token(&pushed.target);
         // One that was there when it was woken, and silent, may be there no more.
         let is_there = self.attached.contains(instance) && (!known.waiting || known.mark.is_none() || is_same);
-        if is_there {
+        if is_there && !is_silent {
             return self.hold_push(call, pushed);
         }
         let most = if target.provider.is_apple() { 1 } else { COPIES };
@@ -383,19 +384,19 @@ impl Shard {
         let news = Arc::new(Notify::new());
         let told = Arc::clone(&news);
         let held = tokio::spawn(async move {
-            told.notified().await;
-            shared.shards.send(shard, ShardInput::PushResumed(pushed)).await;
+            let is_silent = tokio::time::timeout(shared.no_response, told.notified()).await.is_err();
+            shared.shards.send(shard, ShardInput::PushResumed { pushed, is_silent }).await;
         });
         self.pushes.insert(key, CallPush { task: held.abort_handle(), kind: Kind::Held(news) });
     }
 
-    /// There is news of the device that a push was held back for.
-    pub(crate) fn on_push_resumed(&mut self, mut pushed: Box<Pushed>) {
+    /// There is news of the device that a push was held back for, or it has been silent for long enough.
+    pub(crate) fn on_push_resumed(&mut self, mut pushed: Box<Pushed>, is_silent: bool) {
         pushed.push.instance = self.endpoint.current(pushed.push.instance);
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
         self.pushes.remove(&(call, instance));
         if let Some((app, target)) = self.target_now(instance, Event::Call) {
-            self.push_on(call, app, target, pushed);
+            self.push_on(call, app, target, pushed, is_silent);
         }
     }
 

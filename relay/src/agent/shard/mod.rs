@@ -300,7 +300,7 @@ impl Shard {
             // What these lead to is a push, a call's end, a wipe, or a request that is handed in. Of each there is one for what is under way.
             ShardInput::Pushed(_)
             | ShardInput::SignDue(_)
-            | ShardInput::PushResumed(_)
+            | ShardInput::PushResumed { .. }
             | ShardInput::TargetAsked { .. }
             | ShardInput::MessageStored(_)
             | ShardInput::AlertEnded(_)
@@ -394,7 +394,7 @@ impl Shard {
             ShardInput::Flow { flow, writer, peer } => self.outgoing.opened(flow, writer, peer),
             ShardInput::Pushed(pushed) => self.on_pushed(pushed),
             ShardInput::SignDue(pushed) => self.on_sign_due(*pushed),
-            ShardInput::PushResumed(pushed) => self.on_push_resumed(pushed),
+            ShardInput::PushResumed { pushed, is_silent } => self.on_push_resumed(pushed, is_silent),
             ShardInput::AskerGone(gone) => self.on_asker_gone(&gone),
             ShardInput::TargetAsked { instance, event, reply } => {
                 // An error means that the push has ended meanwhile.

@@ -396,6 +396,23 @@ async fn a_push_that_gave_way_to_its_phone_goes_on_when_that_leaves_without_a_wo
 }
 
 #[tokio::test]
+async fn a_push_that_gave_way_to_its_phone_goes_on_when_that_stays_and_says_nothing() -> Outcome {
+    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
+    world.apns.answer_with(TOKEN, [apns::Answer::TooManyRequests { retry_after: Some(80) }]);
+    let caller = world.call()?;
+    world.until("the first push", || async { (world.apns.requests() == 1).then_some(()) }).await?;
+    // Its app is suspended, and its connection stands.
+    let suspended = world.wake(&instance).await?;
+    suspended.fall_silent();
+    push_has_given_way(&world, &instance).await?;
+    assert_eq!(world.apple_push().await?.token, TOKEN);
+    caller.expect(180, SOON).await?;
+    world.talks(&caller, &instance).await?;
+    assert_eq!((world.apns.requests(), world.apns.count()), (2, 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_iphone_that_gives_no_sign_is_not_pushed_again() -> Outcome {
     let world = World::with(|setup| setup.ring_timeout = "7s".to_owned()).await?;
     world.enable().await?;
