@@ -1,5 +1,5 @@
 //! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall, when its call
-//! is over or it may have to go elsewhere: what has not left never does, and what has left whole may be answered within [`ANSWERED_WITHIN`].
+//! is over or it may have to go elsewhere: what has not begun to leave never does, and what has may be answered within [`ANSWERED_WITHIN`].
 //!
 //! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
 //! system's buffer. A request whose body has not left was certainly not processed.
@@ -56,11 +56,11 @@ struct Departures {
     /// When the latest left, in microseconds since `began`.
     latest: AtomicU64,
     changed: Notify,
-    /// Requests that have left whole and are not answered.
+    /// Requests that have begun to leave and are not answered.
     unanswered: AtomicU32,
     /// Copies that were lost on the way, taken or not.
     lost: AtomicU32,
-    /// Nothing more is to leave; and then one had left whole.
+    /// Nothing more is to leave; and then one had begun to.
     is_recalled: AtomicBool,
     had_left: AtomicBool,
     /// The push is not over: it may go elsewhere, or later.
@@ -82,7 +82,7 @@ impl fmt::Debug for Recall {
 }
 
 impl Recall {
-    /// The call is over: from now on no request leaves. Whether one has left whole, the answer to which is waited for.
+    /// The call is over: from now on no request leaves. Whether one has begun to, the answer to which is waited for.
     pub fn ask(&self) -> bool {
         self.recall(false)
     }
@@ -174,7 +174,7 @@ impl Departure {
     }
 
     /// A request is on its way out, with this body. `None`: the push was recalled.
-    pub(super) fn begin(&self, body: Bytes) -> Option<(Body, Passage)> {
+    pub(in crate::push) fn begin(&self, body: Bytes) -> Option<(Body, Passage)> {
         if self.is_recalled() {
             return None;
         }
@@ -224,13 +224,15 @@ impl Departure {
             it.recalled.notified().await;
         }
         let until = time::Instant::now() + within();
+        let mut had_left = it.had_left.load(Ordering::Relaxed);
         while it.unanswered.load(Ordering::Acquire) > 0 {
+            had_left = true;
             if timeout_at(until, it.recalled.notified()).await.is_err() {
                 it.lost.fetch_add(it.unanswered.load(Ordering::Acquire), Ordering::AcqRel);
                 return Recalled::Unanswered;
             }
         }
-        if it.had_left.load(Ordering::Relaxed) { Recalled::Answered } else { Recalled::Withdrawn }
+        if had_left { Recalled::Answered } else { Recalled::Withdrawn }
     }
 
     /// Holds the place of a request that may arrive yet, as long as anybody waits for what comes of the push.
@@ -288,24 +290,29 @@ struct Passing {
 }
 
 impl Passing {
-    /// All of it has left.
-    fn has_left(&self) {
+    /// It begins to leave, if it waits: it may arrive from now on.
+    fn leaves(&self) {
+        if self.stage.load(Ordering::Acquire) != WAITS {
+            return;
+        }
         // Before it is seen: an answer is taken off when it is waited for no more.
         self.departures.unanswered.fetch_add(1, Ordering::AcqRel);
-        let left = self.stage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stage| {
-            (!matches!(stage, TAKEN_BACK | FORGOTTEN)).then_some(HAS_LEFT)
-        });
-        if left.is_err() {
+        if self.stage.compare_exchange(WAITS, LEAVES, Ordering::AcqRel, Ordering::Acquire).is_err() {
             self.departures.unanswered.fetch_sub(1, Ordering::AcqRel);
         }
-        if left != Err(TAKEN_BACK) {
+    }
+
+    /// All of it has left.
+    fn has_left(&self) {
+        self.leaves();
+        if self.stage.compare_exchange(LEAVES, HAS_LEFT, Ordering::AcqRel, Ordering::Acquire) != Err(TAKEN_BACK) {
             self.departures.note();
         }
     }
 }
 
 /// The sender's handle on a request; when it is dropped the answer is not waited for any more.
-pub(super) struct Passage(Arc<Passing>);
+pub(in crate::push) struct Passage(Arc<Passing>);
 
 impl Passage {
     /// Whether all of it has left.
@@ -328,7 +335,7 @@ impl Drop for Passage {
             WAITS if is_recalled() => Some(TAKEN_BACK),
             _ => Some(FORGOTTEN),
         });
-        if left == Ok(HAS_LEFT) {
+        if matches!(left, Ok(LEAVES | HAS_LEFT)) {
             departures.unanswered.fetch_sub(1, Ordering::AcqRel);
             if is_recalled() {
                 departures.recalled.notify_one();
@@ -338,7 +345,7 @@ impl Drop for Passage {
 }
 
 /// The body of a request, which tells when its last byte leaves. One without a byte never does.
-pub(super) struct Body {
+pub(in crate::push) struct Body {
     rest: Bytes,
     passing: Arc<Passing>,
 }
@@ -349,10 +356,15 @@ impl Buf for Body {
     }
 
     fn chunk(&self) -> &[u8] {
-        let next = if self.passing.departures.is_recalled.load(Ordering::Acquire) { TAKEN_BACK } else { LEAVES };
-        match self.passing.stage.compare_exchange(WAITS, next, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) if next == TAKEN_BACK => &BLANKS[..self.rest.len().min(BLANKS.len())],
-            Err(TAKEN_BACK) => &BLANKS[..self.rest.len().min(BLANKS.len())],
+        let Passing { departures, stage } = &*self.passing;
+        if departures.is_recalled.load(Ordering::Acquire) {
+            // An error: it leaves already, or was taken back.
+            let _ = stage.compare_exchange(WAITS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire);
+        } else {
+            self.passing.leaves();
+        }
+        match stage.load(Ordering::Acquire) {
+            TAKEN_BACK => &BLANKS[..self.rest.len().min(BLANKS.len())],
             _ => &self.rest,
         }
     }
@@ -419,6 +431,14 @@ mod tests {
             assert_eq!(departure.recalled(|| ANSWERED_WITHIN).await, recalled);
             assert_eq!((passage.is_some(), began.elapsed() >= ANSWERED_WITHIN), (!is_answered, !is_answered));
         }
+        // It may arrive as soon as it begins to leave.
+        let departure = Departure::unmeasured();
+        let (body, passage) = departure.begin(whole()).expect("it goes on");
+        assert_eq!(body.chunk(), whole());
+        assert!(departure.recall().ask() && !passage.is_over());
+        assert_eq!(departure.recalled(|| ANSWERED_WITHIN).await, Recalled::Unanswered);
+        assert_eq!((departure.lost(), body.chunk()), (1, &*whole()));
+        drop(passage);
         // What was answered before the end is not waited for.
         let departure = Departure::unmeasured();
         let (mut body, passage) = departure.begin(whole()).expect("it goes on");

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::push::connection::allowance::Allowance;
 use crate::push::connection::answer::Answer;
 use crate::push::connection::answer_timeout::Patience;
+use crate::push::connection::departure::Body;
 use crate::push::connection::endpoint::Endpoint;
 use crate::push::connection::http2::{Channel, Failure, Request};
 use crate::push::connection::withdrawal::Withdrawal;
@@ -32,7 +32,7 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// A connection, driven until it is dropped.
 struct Opened {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Full<Body>>,
     authority: String,
     withdrawal: Withdrawal,
     _driven: JoinSet<()>,
@@ -47,12 +47,10 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let mut opened = opened?;
     let mut head = hyper::Request::builder().method(hyper::Method::POST).uri(&request.path);
     head = head.header(HOST, &opened.authority);
-    let mut head = head.body(Full::new(patience.body_of(request))).map_err(|_| unsent)?;
+    // Until it is answered, or its answer is waited for no more, it counts as one that may arrive.
+    let (body, _passage) = departure.begin(patience.body_of(request)).ok_or(unsent)?;
+    let mut head = head.body(Full::new(body)).map_err(|_| unsent)?;
     head.headers_mut().extend(request.headers.clone());
-    if departure.is_recalled() {
-        return Err(unsent);
-    }
-    departure.note();
     let until = patience.answer_until();
     // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
     opened.withdrawal.ask(true);

@@ -1,11 +1,12 @@
 //! Web Push services: every status and fault, an endpoint that leads inside, and services that speak HTTP/1.1 alone.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay::metrics::Metrics;
-use relay::push::{AppPush, Delivery, Event, Push, PushService, State, Verdict};
+use relay::push::{AppPush, Delivery, Departure, Event, Fixed, Push, PushService, State, Verdict};
 use relay::secret::PushToken;
 use relay::vault::record::PushTarget;
 use tests::authority::Authority;
@@ -436,6 +437,26 @@ async fn an_answer_by_http_1_counts_although_its_body_has_no_end() {
         assert!(delivery.elapsed < Duration::from_secs(4), "{:?}", delivery.elapsed);
     }
     assert_eq!(served.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_by_http_1_that_has_left_may_have_been_taken_until_it_is_answered() {
+    let authority = Authority::new();
+    let web = Web::new(&authority);
+    let served = listens_by_http1(&web.net, &authority, 8443, b"");
+    web.net.place(8443, &[([203, 0, 114, 1].into(), Mood::Serves)]);
+    let token = PushToken::new("https://localhost:8443/x");
+    let target = PushTarget { token, ..web.server.subscribe().push_target() };
+    let (departure, push, until) = (Departure::unmeasured(), call(1), relay::clock::now() + Duration::from_secs(30));
+    let mut sending = pin!(web.service.deliver_measured(APP, &target, &push, until, &departure, &Fixed));
+    while served.load(Ordering::Relaxed) == 0 {
+        let pause = tokio::time::sleep(Duration::from_millis(10));
+        tokio::select! {
+            ended = &mut sending => panic!("no answer comes: {ended:?}"),
+            () = pause => {}
+        }
+    }
+    assert!(departure.recall().ask(), "its answer is waited for");
 }
 
 #[tokio::test(start_paused = true)]
