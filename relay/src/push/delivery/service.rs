@@ -493,7 +493,10 @@ impl<'a> DeliveryRun<'a> {
     ) -> Result<Settled, Earlier> {
         // The mistake of the operator's that it was refused for.
         let mut refused_for = None;
-        let settled = |verdict, attempts| Ok(Settled { verdict, attempts, copies: 1 });
+        let settled = |verdict, attempts, lost| {
+            let is_taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
+            Ok(Settled { verdict, attempts, copies: lost + u32::from(is_taken) })
+        };
         let in_vain =
             |verdict, refused_for: Option<_>| refused_for.map_or(verdict, |reason| Verdict::Refused { reason });
         // A push that may wait for long leaves others the way.
@@ -505,13 +508,13 @@ impl<'a> DeliveryRun<'a> {
             // So many may have waited for these services that they are no flood for them.
             turn = retries.turn(deadline).await;
             if turn.is_none() {
-                return settled(Verdict::Retry { after: None }, attempts);
+                return settled(Verdict::Retry { after: None }, attempts, lost);
             }
         }
         let mut tries = 0;
         loop {
             if Instant::now() >= deadline {
-                return settled(in_vain(Verdict::TooLate, refused_for), attempts);
+                return settled(in_vain(Verdict::TooLate, refused_for), attempts, lost);
             }
             attempts += 1;
             tries += 1;
@@ -520,11 +523,11 @@ impl<'a> DeliveryRun<'a> {
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
             let after = match attempt {
-                Attempt::Done(verdict) => return settled(verdict, attempts),
+                Attempt::Done(verdict) => return settled(verdict, attempts, lost),
                 Attempt::Again { after } | Attempt::Limited { after } => after,
                 // The device takes an alert that comes twice for one, but not for ever.
                 Attempt::Lost if lost + 1 >= ALERT_COPIES_MAX => {
-                    return Ok(Settled { verdict: Verdict::Unconfirmed, attempts, copies: lost + 1 });
+                    return settled(Verdict::Unconfirmed, attempts, lost);
                 }
                 Attempt::Lost => {
                     lost += 1;
@@ -534,10 +537,10 @@ impl<'a> DeliveryRun<'a> {
             let pause = pauses.pause_or(tries, after);
             let now = Instant::now();
             if now >= deadline {
-                return settled(in_vain(Verdict::TooLate, refused_for), attempts);
+                return settled(in_vain(Verdict::TooLate, refused_for), attempts, lost);
             }
             if pause >= deadline - now {
-                return settled(in_vain(Verdict::Retry { after }, refused_for), attempts);
+                return settled(in_vain(Verdict::Retry { after }, refused_for), attempts, lost);
             }
             let its_turn = async {
                 sleep(pause).await;
@@ -546,17 +549,17 @@ impl<'a> DeliveryRun<'a> {
             turn = tokio::select! {
                 its_turn = its_turn => match its_turn {
                     Some(turn) => turn,
-                    None => return settled(in_vain(Verdict::Retry { after }, refused_for), attempts),
+                    None => return settled(in_vain(Verdict::Retry { after }, refused_for), attempts, lost),
                 },
                 () = &mut changed, if !event.is_of_a_call() => {
                     if !recipient.stays().await {
-                        return settled(Verdict::Moved, attempts);
+                        return settled(Verdict::Moved, attempts, lost);
                     }
                     return Err(Earlier { attempts, lost });
                 }
             };
             if !recipient.stays().await {
-                return settled(Verdict::Moved, attempts);
+                return settled(Verdict::Moved, attempts, lost);
             }
         }
     }
