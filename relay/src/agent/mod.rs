@@ -203,7 +203,7 @@ struct Pushed {
     push: Push,
     round: PushRound,
     verdict: Verdict,
-    /// How many copies of it the service may have taken.
+    /// How many copies of it the service may have taken for this token, in earlier rounds as well.
     copies: u32,
     /// Why it was not taken, as far as is known.
     said: Option<&'static str>,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a call is pushed to each token at most once on APNs, and at most twice elsewhere, the second time because the device
 //! gave no sign (its app tells the two by the call's id); where the answers to two were lost on the way three times, and four where that befell the
-//! push for want of a sign. A token that another has replaced gets nothing further: the other one gets
+//! push for want of a sign, or one that was held back; however often it is. A token that another has replaced gets nothing further: the other one gets
 //! it, at once where the push was not taken, whatever it waits for. The push is on its way within the same turn of the loop in which the INVITE came; the
 //! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call, but for the answer to what has left whole: that
 //! counts, and a token that it calls gone ends its instance. So does one whose device shows that it knows of the call; for a device that has come it is held
@@ -110,12 +110,20 @@ impl Shard {
             self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
         let pushed_by = app.clone();
-        self.push_call(Some(arrived), app, target, push, PushRound::First);
+        self.push_call(Some(arrived), app, target, push, PushRound::First, 0);
         Ok(pushed_by)
     }
 
-    /// Pushes a call, which came at `arrived` if this is its first push.
-    fn push_call(&mut self, arrived: Option<Instant>, app: Box<str>, target: PushTarget, push: Push, round: PushRound) {
+    /// Pushes a call, which came at `arrived` if this is its first push; its service may have taken `earlier` copies for this token.
+    fn push_call(
+        &mut self,
+        arrived: Option<Instant>,
+        app: Box<str>,
+        target: PushTarget,
+        push: Push,
+        round: PushRound,
+        earlier: u32,
+    ) {
         let Push { call: Some(call), instance, .. } = push else { return };
         let (shared, shard) = (self.shared.clone(), self.index);
         let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
@@ -125,7 +133,7 @@ impl Shard {
             let said = departure.said();
             drop(departure);
             let Some((verdict, copies)) = delivered else { return };
-            let pushed = Pushed { target, push, round, verdict, copies, said };
+            let pushed = Pushed { target, push, round, verdict, copies: earlier + copies, said };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
         // On a connection that stands the request is handed over here and now.
@@ -367,11 +375,12 @@ impl Shard {
             return self.hold_push(call, pushed);
         }
         let most = if target.provider.is_apple() { 1 } else { COPIES };
-        if is_same && pushed.copies >= most {
+        let earlier = if is_same { pushed.copies } else { 0 };
+        if earlier >= most {
             return;
         }
         let Pushed { push, round, .. } = *pushed;
-        self.push_again(call, app, target, push, round);
+        self.push_again(call, app, target, push, round, earlier);
     }
 
     /// Whether a device has come for a call, or knows of it.
@@ -401,14 +410,22 @@ impl Shard {
     }
 
     /// Pushes a call once more, to where it goes now.
-    fn push_again(&mut self, call: CallId, app: Box<str>, target: PushTarget, push: Push, round: PushRound) {
+    fn push_again(
+        &mut self,
+        call: CallId,
+        app: Box<str>,
+        target: PushTarget,
+        push: Push,
+        round: PushRound,
+        earlier: u32,
+    ) {
         if let Some(known) = self.calls.get_mut(call, push.instance) {
             known.pushed = Some(target.provider);
         }
         let provider = self.shared.provider(target.provider);
         self.note(push.instance, Some(call), What::PushSent { event: Event::Call, provider });
         self.tell_pushed_again(push.instance, call, provider);
-        self.push_call(None, app, target, push, round);
+        self.push_call(None, app, target, push, round, earlier);
     }
 
     /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push
@@ -436,11 +453,12 @@ impl Shard {
             return;
         }
         let Some((app, target)) = self.target_of(instance, Event::Call) else { return };
-        if pushed.copies >= COPIES && target.is_same_token(&pushed.target) {
+        let earlier = if target.is_same_token(&pushed.target) { pushed.copies } else { 0 };
+        if earlier >= COPIES {
             return;
         }
         self.shared.metrics.push_resend();
-        self.push_again(call, app, target, pushed.push, PushRound::Second);
+        self.push_again(call, app, target, pushed.push, PushRound::Second, earlier);
     }
 
     /// A device was woken for a call; what this node tells of it when it leaves.

@@ -334,10 +334,16 @@ async fn any_sign_of_an_android_phone_or_the_end_of_its_call_stands_for_the_seco
 
 /// Waits until the push of a call has ended because its device had come.
 async fn push_has_given_way(world: &World, instance: &Instance) -> Outcome {
+    push_has_given_way_times(world, instance, 1).await
+}
+
+/// Likewise, so often.
+async fn push_has_given_way_times(world: &World, instance: &Instance, times: usize) -> Outcome {
     let look = || async {
         let export = world.api.of("GET", instance, "/export").await.ok()?.json();
         let steps = export["timeline"].as_array()?.clone();
-        steps.iter().any(|step| step["step"] == "push-ended" && step["reason"] == "DeviceCame").then_some(())
+        let gave_way = steps.iter().filter(|step| step["step"] == "push-ended" && step["reason"] == "DeviceCame");
+        (gave_way.count() >= times).then_some(())
     };
     world.until("a push that ends because its device came", look).await
 }
@@ -409,6 +415,27 @@ async fn a_push_that_gave_way_to_its_phone_goes_on_when_that_stays_and_says_noth
     caller.expect(180, SOON).await?;
     world.talks(&caller, &instance).await?;
     assert_eq!((world.apns.requests(), world.apns.count()), (2, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_phone_that_comes_and_goes_gets_no_more_copies_of_a_push_for_it() -> Outcome {
+    let world = World::with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
+    // Each time a copy is taken, and its answer lost; the next one is to wait.
+    let each = || [Answer::ConnectionLost, Answer::QuotaExceeded { retry_after: Some(80) }];
+    world.fcm.answer_with(FCM_TOKEN, [each(), each(), each()].into_iter().flatten());
+    let instance = world.enable_android().await?;
+    let caller = world.call()?;
+    for time in 1..=2 {
+        assert_eq!(push_of_a_call(&world).await?["event"], "call");
+        world.until("the copy that waits", || async { (world.fcm.requests() == 2 * time).then_some(()) }).await?;
+        let phone = world.wake(&instance).await?;
+        push_has_given_way_times(&world, &instance, usize::try_from(time).unwrap_or_default()).await?;
+        phone.drop_connection();
+    }
+    world.await_metric("sipwake_edge_flows", 0.0).await?;
+    caller.cancel().await?;
+    assert_eq!(push_of_a_call(&world).await?["event"], "call-ended");
     Ok(())
 }
 
