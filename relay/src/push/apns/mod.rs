@@ -25,7 +25,7 @@ use uuid::Builder;
 use self::provider_token::Signer;
 use super::connection::answer::{Answer, Bearing};
 use super::connection::answer_body;
-use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_until};
+use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_times};
 use super::connection::attempt::Attempt;
 use super::connection::backoff::Backoff;
 use super::connection::departure::Departure;
@@ -277,12 +277,12 @@ impl Apns {
         departure: &Departure,
         renewed: Renewed<'_>,
     ) -> Attempt {
-        let until = if prepared.voip { deadline } else { alert_until(deadline) };
+        let (leaves_until, until) = if prepared.voip { (deadline, deadline) } else { alert_times(deadline) };
         let answered_within = (!prepared.voip).then_some(ALERT_ANSWERED_WITHIN);
         let channel = self.channel(prepared.environment);
         let when_silent = if prepared.voip { WhenSilent::Stays } else { WhenSilent::Leaves };
-        let patience =
-            Patience { until, when_silent, urgency: Urgency::when(prepared.voip), departure, answered_within, renewed };
+        let urgency = Urgency::when(prepared.voip);
+        let patience = Patience { leaves_until, until, when_silent, urgency, departure, answered_within, renewed };
         let signer = match &self.known_by {
             KnownBy::Key { signer, .. } => Some(signer),
             KnownBy::Certificate(_) => None,

@@ -30,6 +30,8 @@ pub(crate) struct Patience<'a> {
     pub(crate) answered_within: Option<Duration>,
     /// Where what the push says depends on when it leaves.
     pub(crate) renewed: Renewed<'a>,
+    /// What has not begun to leave by then does not.
+    pub(crate) leaves_until: Instant,
     pub(crate) until: Instant,
     /// The reaction to a line that has fallen silent.
     pub(crate) when_silent: WhenSilent,
@@ -58,6 +60,8 @@ pub(super) enum NoAnswer {
     Late,
     /// Nothing of the request's body has left or ever will: the line takes nothing any more.
     TakenBack,
+    /// Nor has it left in time, or ever will, on a line that may take others.
+    NotLeft,
 }
 
 impl Patience<'_> {
@@ -72,9 +76,11 @@ impl Patience<'_> {
     }
 }
 
-/// Until when a push that is no call is tried once: it has [`LEAVES_WITHIN`] to leave, and its answer [`ALERT_ANSWERED_WITHIN`] from then on.
-pub(crate) fn alert_until(deadline: Instant) -> Instant {
-    deadline.min(Instant::now() + LEAVES_WITHIN + ALERT_ANSWERED_WITHIN)
+/// Until when a push that is no call may leave in one try, and until when that lasts: it has [`LEAVES_WITHIN`] to leave, and its answer
+/// [`ALERT_ANSWERED_WITHIN`] from then on.
+pub(crate) fn alert_times(deadline: Instant) -> (Instant, Instant) {
+    let leaves_until = Instant::now() + LEAVES_WITHIN;
+    (deadline.min(leaves_until), deadline.min(leaves_until + ALERT_ANSWERED_WITHIN))
 }
 
 /// Waits for the head of the answer. On the way the line is suspected, when it is silent, and noted as one that leaves requests
@@ -86,7 +92,7 @@ pub(super) async fn head_of_answer(
     (sent, known): (Instant, u32),
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
-    let Patience { until, when_silent, departure, answered_within, .. } = patience;
+    let Patience { leaves_until, until, when_silent, departure, answered_within, .. } = patience;
     // A caller that gives up has waited, too.
     let waiting = Waiting { line, sent, is_over: false };
     if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {
@@ -124,6 +130,7 @@ pub(super) async fn head_of_answer(
             Err(_) => Err(NoAnswer::Late),
         },
         why = forsaken(line, passage, when_silent, departure) => Err(why),
+        () = held_up(passage, leaves_until), if leaves_until < until => Err(NoAnswer::NotLeft),
     }
 }
 
@@ -139,6 +146,14 @@ async fn forsaken(line: &Line, passage: &Passage, when_silent: WhenSilent, depar
         departure.over().await;
     }
     NoAnswer::Late
+}
+
+/// Waits until a request is taken back that has not begun to leave in time.
+async fn held_up(passage: &Passage, leaves_until: Instant) {
+    sleep_until(leaves_until).await;
+    if !passage.take_back() {
+        pending().await
+    }
 }
 
 /// A request that waits for its answer.

@@ -143,7 +143,7 @@ impl Channel {
 
     /// Waits for leave to send by another connection, as [`Self::send`] does.
     pub(crate) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
-        self.rest.leave(patience.until, patience.urgency).await.map_err(|after| Failure::Unsent { after: Some(after) })
+        self.rest.leave(patience.leaves_until, patience.urgency).await.map_err(|after| Failure::Unsent { after: Some(after) })
     }
 
     /// Does `work` with the endpoint where connections of this channel are made. `None`: that runtime ends.
@@ -209,7 +209,7 @@ impl Channel {
                     return Ok(meaning);
                 }
             }
-            let (connection, stream) = match timeout_at(patience.until, self.admit(patience.urgency)).await {
+            let (connection, stream) = match timeout_at(patience.leaves_until, self.admit(patience.urgency)).await {
                 Ok(Err(Failure::ShutOut { reason: NOT_HTTP2 })) if let Some(http1) = &self.http1 => {
                     if is_without_http2 {
                         return Err(Failure::Unsent { after: None });
@@ -439,6 +439,7 @@ impl Connection {
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }
             Err(NoAnswer::TakenBack) => Err(Lost::Ending),
+            Err(NoAnswer::NotLeft) => Err(Lost::Refused),
             // What waits here for its stream yet never leaves.
             Err(NoAnswer::Late) if passage.take_back() => Err(Lost::Refused),
             Err(NoAnswer::Late) => Err(Lost::Unknown),

@@ -254,8 +254,15 @@ async fn exchange_at(
     let request = Request { whom: None, path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
     let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
-    let patience =
-        Patience { until, when_silent, urgency, departure: &departure, answered_within: None, renewed: None };
+    let patience = Patience {
+        leaves_until: until,
+        until,
+        when_silent,
+        urgency,
+        departure: &departure,
+        answered_within: None,
+        renewed: None,
+    };
     let outcome = channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away));
     if outcome.is_ok() {
         channel.end_rest();

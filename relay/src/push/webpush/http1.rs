@@ -41,8 +41,8 @@ struct Opened {
 /// Posts it, and waits for the whole answer.
 pub(super) async fn post(channel: &Channel, request: &Request, patience: Patience<'_>) -> Result<Answer, Failure> {
     let unsent = Failure::Unsent { after: None };
-    let Patience { until, departure, .. } = patience;
-    let opening = timeout_at(until.min(Instant::now() + DIAL_WITHIN), channel.have_made(opened)).await;
+    let Patience { leaves_until, departure, .. } = patience;
+    let opening = timeout_at(leaves_until.min(Instant::now() + DIAL_WITHIN), channel.have_made(opened)).await;
     let Ok(Some(opened)) = opening else { return Err(unsent) };
     let mut opened = opened?;
     let mut head = hyper::Request::builder().method(hyper::Method::POST).uri(&request.path);

@@ -51,7 +51,7 @@ use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
 use super::connection::answer::{Answer, Bearing};
-use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_until};
+use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_times};
 use super::connection::attempt::Attempt;
 use super::connection::departure::Departure;
 use super::connection::endpoint::trust;
@@ -198,7 +198,7 @@ impl WebPush {
         departure: &Departure,
         renewed: Renewed<'_>,
     ) -> Attempt {
-        let until = if *is_call { deadline } else { alert_until(deadline) };
+        let (leaves_until, until) = if *is_call { (deadline, deadline) } else { alert_times(deadline) };
         let answered_within = (!*is_call).then_some(ALERT_ANSWERED_WITHIN);
         // A push that was told no time has growing pauses of its own; one of a call is tried although another push was told so.
         if let Some(left) = origin.limits.left(&request.path, *urgency) {
@@ -211,7 +211,7 @@ impl WebPush {
         };
         request.headers.insert(AUTHORIZATION, authorization);
         let when_silent = WhenSilent::Leaves;
-        let patience = Patience { until, when_silent, urgency: *urgency, departure, answered_within, renewed };
+        let patience = Patience { leaves_until, until, when_silent, urgency: *urgency, departure, answered_within, renewed };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 let attempt = origin.judged(&request.path, *urgency, attempt);
@@ -272,7 +272,7 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
 async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     let channel = &origin.channel;
     let _probe = channel.leave(patience).await?;
-    let place = origin.place(patience.urgency, patience.until).await;
+    let place = origin.place(patience.urgency, patience.leaves_until).await;
     let _place = place.ok_or(Failure::NoPlace { after: Some(WITHOUT_PLACE) })?;
     let answer = http1::post(channel, request, patience).await;
     match answer {

@@ -389,6 +389,7 @@ mod tests {
         for urgency in [Urgency::CanWait, Urgency::Urgent] {
             let departure = Departure::unmeasured();
             let patience = Patience {
+                leaves_until: until,
                 until,
                 when_silent: WhenSilent::Leaves,
                 urgency,

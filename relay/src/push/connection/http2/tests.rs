@@ -6,6 +6,7 @@ use hyper::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::push::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, alert_times};
 use crate::push::connection::departure::Departure;
 use crate::push::connection::endpoint::trust;
 use crate::push::connection::network::Nowhere;
@@ -88,6 +89,7 @@ async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
                     let until = Instant::now() + Duration::from_secs(60);
                     let when_silent = WhenSilent::Stays;
                     let patience = Patience {
+                        leaves_until: until,
                         until,
                         when_silent,
                         urgency: Urgency::CanWait,
@@ -111,5 +113,31 @@ async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
             left += count as usize;
         }
         assert_eq!((ending, unknown, left), (8 - has_left, has_left, has_left), "{setting}: {value}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_begun_to_leave_in_its_time_never_does_and_what_has_waits_for_its_answer() {
+    let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
+    let endpoint = endpoint.ok().unwrap();
+    // No byte of a body fits, or three.
+    for (window, is_unknown, seconds) in [(0, false, 10), (3, true, 20)] {
+        let (connection, _theirs) = connected(4, window).await;
+        let (departure, began) = (Departure::unmeasured(), Instant::now());
+        let body = Bytes::from_static(b"a push");
+        let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
+        let (leaves_until, until) = alert_times(began + Duration::from_secs(3_600));
+        let patience = Patience {
+            leaves_until,
+            until,
+            when_silent: WhenSilent::Leaves,
+            urgency: Urgency::CanWait,
+            departure: &departure,
+            answered_within: Some(ALERT_ANSWERED_WITHIN),
+            renewed: None,
+        };
+        let lost = connection.exchange(&endpoint, &request, patience).await.err();
+        let is_so = if is_unknown { matches!(lost, Some(Lost::Unknown)) } else { matches!(lost, Some(Lost::Refused)) };
+        assert!(is_so && began.elapsed().as_secs() == seconds, "{window}: {:?}", began.elapsed());
     }
 }
