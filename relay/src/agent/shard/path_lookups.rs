@@ -207,6 +207,14 @@ impl Shard {
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
         // The request was sent again, before a 100 came: it has its place.
         let has_place = self.path_lookups.has(id, &input);
+        if !has_place && !self.path_lookups.has_room(id, missing, &input) {
+            if self.can_judge(missing) {
+                return Some(input);
+            }
+            self.refuse_for_now(at, &input, None);
+            return None;
+        }
+        // Only what is kept is told so: after its 200 a CANCEL does not come again.
         let has_heard = under_way == Some(true) || has_place;
         if has_heard {
             let ends_one = self.path_lookups.ends_one(id, &input);
@@ -214,13 +222,6 @@ impl Shard {
             self.drain(at);
         }
         if has_place {
-            return None;
-        }
-        if !self.path_lookups.has_room(id, missing, &input) {
-            if self.can_judge(missing) {
-                return Some(input);
-            }
-            self.refuse_for_now(at, &input, None);
             return None;
         }
         let source = source.peer.ip().to_canonical();
