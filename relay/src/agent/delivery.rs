@@ -14,7 +14,7 @@ use crate::domain::{PushOutcome, PushProvider};
 use crate::push::{ANSWERED_WITHIN, Delivery, Departure, Event, Push, Recalled, Recipient, Staying, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
-/// How long the answer to a push is waited for that may go elsewhere, where its service may take it twice.
+/// How long the answer to a push is waited for that is to go elsewhere, where its service may take it twice.
 const ANSWERED_SOON: Duration = Duration::from_secs(5);
 
 /// Delivers a push of an instance on this shard, and counts it; also how many copies of it the service may have taken. It is tried until `until` at
@@ -33,7 +33,7 @@ pub(crate) async fn deliver(
         let (attempts, copies) = (departure.count(), departure.lost());
         Delivery { verdict, attempts, copies, elapsed: began.elapsed(), is_in_force: false }
     };
-    let within = || if target.provider.is_apple() || !departure.goes_on() { ANSWERED_WITHIN } else { ANSWERED_SOON };
+    let within = || if departure.moves() && !target.provider.is_apple() { ANSWERED_SOON } else { ANSWERED_WITHIN };
     let delivery = tokio::select! {
         biased;
         delivery = shared.push.deliver_measured(app, target, push, until, departure, &device) => delivery,

@@ -163,7 +163,7 @@ impl Shard {
         let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
         for (event, _, recall) in activity.into_iter().flat_map(|activity| &activity.recalls) {
             if if *event == Event::CallEnded { ends } else { others } {
-                recall.reconsider();
+                recall.redirect();
             }
         }
     }

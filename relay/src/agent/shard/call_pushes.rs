@@ -59,6 +59,15 @@ enum Kind {
     Held(Arc<Notify>),
 }
 
+/// Why a push that has not been taken is judged anew.
+#[derive(Clone, Copy)]
+pub(crate) enum Anew {
+    /// Its device has come, or shows that it knows of the call.
+    DeviceCame,
+    /// Its device is pushed to elsewhere.
+    TargetChanged,
+}
+
 impl Shard {
     /// A call waits for its device: push. The App that is pushed, or why none is.
     pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
@@ -198,19 +207,22 @@ impl Shard {
     }
 
     /// What is said of a call, or where its push goes, has changed: a push that has not been taken is judged anew.
-    pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId) {
+    pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId, why: Anew) {
         match self.pushes.get(&(call, instance)).map(|push| &push.kind) {
-            Some(Kind::OnItsWay(recall)) => recall.reconsider(),
+            Some(Kind::OnItsWay(recall)) => match why {
+                Anew::DeviceCame => recall.reconsider(),
+                Anew::TargetChanged => recall.redirect(),
+            },
             Some(Kind::Held(news)) => news.notify_one(),
             Some(Kind::Taken) | None => {}
         }
     }
 
     /// Likewise the pushes of all calls of a device.
-    pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId) {
+    pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId, why: Anew) {
         let calls: Vec<_> = self.pushes.keys().filter(|(_, of)| *of == instance).map(|(call, _)| *call).collect();
         for call in calls {
-            self.reconsider_push(call, instance);
+            self.reconsider_push(call, instance, why);
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::Shard;
+use super::call_pushes::Anew;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
@@ -457,7 +458,7 @@ impl Shard {
         if let Some(call) = self.calls.get_mut(call, id) {
             (call.sign, call.knows) = (true, true);
         }
-        self.reconsider_push(call, id);
+        self.reconsider_push(call, id, Anew::DeviceCame);
         match request {
             CallRequest::Look => {}
             CallRequest::Decline if known.told() == CallState::Declined => {}

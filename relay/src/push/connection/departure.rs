@@ -65,6 +65,8 @@ struct Departures {
     had_left: AtomicBool,
     /// The push is not over: it may go elsewhere, or later.
     goes_on: AtomicBool,
+    /// It goes elsewhere.
+    moves: AtomicBool,
     /// For the one that waits for the recall, and then for the answers.
     recalled: Notify,
     /// For all that wait for the recall alone.
@@ -94,6 +96,12 @@ impl Recall {
         if !is_over {
             self.recall(true);
         }
+    }
+
+    /// Likewise, for its device is pushed to elsewhere by now.
+    pub fn redirect(&self) {
+        self.0.moves.store(true, Ordering::Release);
+        self.reconsider();
     }
 
     fn recall(&self, goes_on: bool) -> bool {
@@ -132,7 +140,7 @@ impl Departure {
     fn new(call: Option<(Instant, Metrics)>) -> Self {
         let (count, latest, changed) = (AtomicU32::new(0), AtomicU64::new(0), Notify::new());
         let (unanswered, is_recalled, had_left) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
-        let (lost, goes_on) = (AtomicU32::new(0), AtomicBool::new(false));
+        let (lost, goes_on, moves) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let (began, recalled, over) = (time::Instant::now(), Notify::new(), Notify::new());
         let departures = Arc::new(Departures {
             call,
@@ -145,6 +153,7 @@ impl Departure {
             is_recalled,
             had_left,
             goes_on,
+            moves,
             recalled,
             over,
         });
@@ -207,6 +216,11 @@ impl Departure {
         self.departures.goes_on.load(Ordering::Acquire)
     }
 
+    /// Whether it is to go elsewhere.
+    pub(crate) fn moves(&self) -> bool {
+        self.goes_on() && self.departures.moves.load(Ordering::Acquire)
+    }
+
     /// A copy was lost on the way, taken or not.
     pub(crate) fn note_lost(&self) {
         self.departures.lost.fetch_add(1, Ordering::AcqRel);
@@ -217,17 +231,21 @@ impl Departure {
         self.departures.lost.load(Ordering::Acquire)
     }
 
-    /// Waits until it is recalled and no answer is to be waited for any more: none is for longer than `within` says then. One alone waits.
-    pub async fn recalled(&self, within: impl FnOnce() -> Duration) -> Recalled {
+    /// Waits until it is recalled and no answer is to be waited for any more: none is for longer than `within` says, from then on or from the end of its
+    /// call. One alone waits.
+    pub async fn recalled(&self, within: impl Fn() -> Duration) -> Recalled {
         let it = &self.departures;
         while !self.is_recalled() {
             it.recalled.notified().await;
         }
-        let until = time::Instant::now() + within();
+        let (mut since, mut goes_on) = (time::Instant::now(), self.goes_on());
         let mut had_left = it.had_left.load(Ordering::Relaxed);
         while it.unanswered.load(Ordering::Acquire) > 0 {
             had_left = true;
-            if timeout_at(until, it.recalled.notified()).await.is_err() {
+            if self.goes_on() != goes_on {
+                (since, goes_on) = (time::Instant::now(), self.goes_on());
+            }
+            if timeout_at(since + within(), it.recalled.notified()).await.is_err() {
                 it.lost.fetch_add(it.unanswered.load(Ordering::Acquire), Ordering::AcqRel);
                 return Recalled::Unanswered;
             }
@@ -462,7 +480,33 @@ mod tests {
         drop(passage);
         assert_eq!((began.elapsed(), departure.lost()), (ANSWERED_WITHIN / 2, 2));
         recall.ask();
-        recall.reconsider();
-        assert!(!departure.goes_on());
+        recall.redirect();
+        assert!(!departure.goes_on() && !departure.moves());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_longer_where_its_push_goes_nowhere_else_or_its_call_has_ended() {
+        let within = |departure: &Departure| if departure.moves() { ANSWERED_WITHIN / 2 } else { ANSWERED_WITHIN };
+        let second = Duration::from_secs(1);
+        // What happens a second after the recall, and how long that lasts.
+        let cases: [(fn(&Recall), fn(&Recall), Duration); 4] = [
+            (Recall::reconsider, Recall::reconsider, ANSWERED_WITHIN),
+            (Recall::redirect, Recall::reconsider, ANSWERED_WITHIN / 2),
+            (Recall::reconsider, Recall::redirect, ANSWERED_WITHIN / 2),
+            (Recall::redirect, |recall| _ = recall.ask(), ANSWERED_WITHIN + second),
+        ];
+        for (number, (first, then, lasts)) in cases.into_iter().enumerate() {
+            let departure = Departure::unmeasured();
+            let (mut body, _passage) = departure.begin(Bytes::from_static(b"whole")).expect("it goes on");
+            body.advance(5);
+            let (recall, began) = (departure.recall(), time::Instant::now());
+            first(&recall);
+            let later = async {
+                time::sleep(second).await;
+                then(&recall);
+            };
+            let (recalled, ()) = tokio::join!(departure.recalled(|| within(&departure)), later);
+            assert_eq!((recalled, began.elapsed()), (Recalled::Unanswered, lasts), "{number}");
+        }
     }
 }
