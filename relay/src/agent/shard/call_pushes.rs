@@ -10,6 +10,7 @@
 //! may be suspended, the kernel holds the connection.
 
 use std::future::Future as _;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -66,6 +67,11 @@ pub(crate) enum Anew {
     DeviceCame,
     /// Its device is pushed to elsewhere.
     TargetChanged,
+}
+
+/// The keys of the pushes of a device.
+fn all_of(instance: InstanceId) -> RangeInclusive<(InstanceId, CallId)> {
+    (instance, CallId::from_bytes([0; 16]))..=(instance, CallId::from_bytes([0xff; 16]))
 }
 
 impl Shard {
@@ -150,7 +156,7 @@ impl Shard {
         if sending.as_mut().poll(&mut context).is_pending() {
             self.hurried = true;
             let task = tokio::spawn(sending).abort_handle();
-            self.pushes.insert((call, instance), CallPush { task, kind: Kind::OnItsWay(recall) });
+            self.pushes.insert((instance, call), CallPush { task, kind: Kind::OnItsWay(recall) });
         }
     }
 
@@ -195,12 +201,12 @@ impl Shard {
 
     /// The call is over for a device: a push that is still being tried would make it ring in vain. One that has left whole has its answer waited for.
     pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
-        let Some(push) = self.pushes.remove(&(call, instance)) else { return };
+        let Some(push) = self.pushes.remove(&(instance, call)) else { return };
         let row = self.instances.get(instance);
         let is_passed = self.push_bindings.knows(instance) || self.push_bindings.let_go(instance).is_some();
         let stays = row.is_some_and(|row| row.ending.is_none()) || is_passed;
         if stays && matches!(&push.kind, Kind::OnItsWay(recall) if recall.ask()) {
-            self.pushes.insert((call, instance), push);
+            self.pushes.insert((instance, call), push);
         } else {
             push.task.abort();
         }
@@ -208,7 +214,7 @@ impl Shard {
 
     /// What is said of a call, or where its push goes, has changed: a push that has not been taken is judged anew.
     pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId, why: Anew) {
-        match self.pushes.get(&(call, instance)).map(|push| &push.kind) {
+        match self.pushes.get(&(instance, call)).map(|push| &push.kind) {
             Some(Kind::OnItsWay(recall)) => match why {
                 Anew::DeviceCame => recall.reconsider(),
                 Anew::TargetChanged => recall.redirect(),
@@ -220,7 +226,7 @@ impl Shard {
 
     /// Likewise the pushes of all calls of a device.
     pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId, why: Anew) {
-        let calls: Vec<_> = self.pushes.keys().filter(|(_, of)| *of == instance).map(|(call, _)| *call).collect();
+        let calls: Vec<_> = self.pushes.range(all_of(instance)).map(|((_, call), _)| *call).collect();
         for call in calls {
             self.reconsider_push(call, instance, why);
         }
@@ -228,10 +234,8 @@ impl Shard {
 
     /// A device has left: what was held back because it had come is judged anew.
     pub(crate) fn resume_pushes(&mut self, instance: InstanceId) {
-        for ((_, of), push) in &self.pushes {
-            if let Kind::Held(news) = &push.kind
-                && *of == instance
-            {
+        for (_, push) in self.pushes.range(all_of(instance)) {
+            if let Kind::Held(news) = &push.kind {
                 news.notify_one();
             }
         }
@@ -239,12 +243,9 @@ impl Shard {
 
     /// An instance ends: nothing that holds its token is waited for.
     pub(crate) fn drop_pushes(&mut self, instance: InstanceId) {
-        self.pushes.retain(|(_, of), push| {
-            if *of == instance {
-                push.task.abort();
-            }
-            *of != instance
-        });
+        for (_, push) in self.pushes.extract_if(all_of(instance), |_, _| true) {
+            push.task.abort();
+        }
     }
 
     /// Whether a call still waits for a device that has given no sign, and is not there.
@@ -316,7 +317,7 @@ impl Shard {
         pushed.push.instance = self.endpoint.current(pushed.push.instance);
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
         let verdict = &pushed.verdict;
-        self.pushes.remove(&(call, instance));
+        self.pushes.remove(&(instance, call));
         let goes_to = self.moved(&pushed.push, &pushed.target, verdict);
         let came = *verdict == Verdict::Moved && goes_to.is_some() && self.has_come(call, instance);
         let reason = if came { Some(DEVICE_CAME) } else { reason_of(verdict, pushed.said) };
@@ -401,7 +402,7 @@ impl Shard {
     }
 
     fn hold_push(&mut self, call: CallId, pushed: Box<Pushed>) {
-        let (shared, shard, key) = (self.shared.clone(), self.index, (call, pushed.push.instance));
+        let (shared, shard, key) = (self.shared.clone(), self.index, (pushed.push.instance, call));
         let news = Arc::new(Notify::new());
         let told = Arc::clone(&news);
         let held = tokio::spawn(async move {
@@ -415,7 +416,7 @@ impl Shard {
     pub(crate) fn on_push_resumed(&mut self, mut pushed: Box<Pushed>, is_silent: bool) {
         pushed.push.instance = self.endpoint.current(pushed.push.instance);
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
-        self.pushes.remove(&(call, instance));
+        self.pushes.remove(&(instance, call));
         if let Some((app, target)) = self.target_now(instance, Event::Call) {
             self.push_on(call, app, target, pushed, is_silent);
         }
@@ -443,8 +444,8 @@ impl Shard {
     /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push
     /// service has spoken: the holder of a receipt by then has been told that nothing of the token is left.
     fn await_sign(&mut self, call: CallId, pushed: Box<Pushed>) {
-        let key = (call, pushed.push.instance);
-        let awaits = self.calls.of(key.1, call).is_some_and(Call::awaits_sign);
+        let key = (pushed.push.instance, call);
+        let awaits = self.calls.of(key.0, call).is_some_and(Call::awaits_sign);
         if pushed.target.provider.is_apple() || !awaits {
             return;
         }
@@ -460,7 +461,7 @@ impl Shard {
     pub(crate) fn on_sign_due(&mut self, mut pushed: Pushed) {
         pushed.push.instance = self.endpoint.current(pushed.push.instance);
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
-        self.pushes.remove(&(call, instance));
+        self.pushes.remove(&(instance, call));
         if !self.awaits_sign(call, instance) {
             return;
         }

@@ -161,7 +161,7 @@ pub(crate) struct Shard {
     calls: Calls,
     stories: Stories,
     /// The pushes that are being delivered, or may be sent a second time, for calls that are not over; and those that have left, for an answer.
-    pushes: HashMap<(CallId, InstanceId), CallPush>,
+    pushes: BTreeMap<(InstanceId, CallId), CallPush>,
     /// The requesters that wait for a device that was woken for an announced call.
     arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<Arrival>>>,
     /// Whether a call's push has been handed over in this turn.
@@ -212,7 +212,7 @@ impl Shard {
             passing: HashMap::new(),
             calls: Calls::default(),
             stories: Stories::default(),
-            pushes: HashMap::new(),
+            pushes: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             hurried: false,
             is_cancelled: false,

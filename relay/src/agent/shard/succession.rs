@@ -13,7 +13,7 @@
 //!
 //! Invariant: nothing else goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
 
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
 
 use sip::endpoint::Input;
 use sip::id::{CallId, InstanceId};
@@ -74,9 +74,9 @@ impl Shard {
 
     fn succeed_in_call(&mut self, call: CallId, earlier: InstanceId, successor: InstanceId) {
         self.calls.succeed(call, earlier, successor);
-        if let Some(push) = self.pushes.remove(&(call, earlier)) {
+        if let Some(push) = self.pushes.remove(&(earlier, call)) {
             // If the call has been pushed in the other name as well, that push is enough.
-            match self.pushes.entry((call, successor)) {
+            match self.pushes.entry((successor, call)) {
                 Entry::Occupied(_) => push.task.abort(),
                 Entry::Vacant(place) => {
                     place.insert(push);
