@@ -319,8 +319,12 @@ impl Shard {
         let verdict = &pushed.verdict;
         self.pushes.remove(&(instance, call));
         let goes_to = self.moved(&pushed.push, &pushed.target, verdict);
-        let came = *verdict == Verdict::Moved && goes_to.is_some() && self.has_come(call, instance);
-        let reason = if came { Some(DEVICE_CAME) } else { reason_of(verdict, pushed.said) };
+        let reason = match verdict {
+            // Its device wants no calls any more, or its instance ends.
+            Verdict::Moved if goes_to.is_none() => pushed.said,
+            Verdict::Moved if self.has_come(call, instance) => Some(DEVICE_CAME),
+            verdict => reason_of(verdict, pushed.said),
+        };
         let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
         // Nobody is there any more to be told of the end.

@@ -231,15 +231,15 @@ impl PushService {
         let record = Arc::clone(run.record());
         let _waiting = record.wait();
         let Ended { settled, limited } = run.run(terms, from).await?;
-        if push.event == Event::Call && !limited && not_in_time(&settled.verdict, started) {
-            record.trouble(Trouble::grave(NOT_IN_TIME), "");
-        }
         if matches!(settled.verdict, Verdict::Retry { .. } | Verdict::TooLate)
             && terms.departure.said().is_none()
-            && let Some((reason, _)) = record.latest()
+            && let Some(reason) = record.trouble_since(started)
         {
             // No answer came: then it is what keeps all from it.
             terms.departure.say(reason);
+        }
+        if push.event == Event::Call && !limited && not_in_time(&settled.verdict, started) {
+            record.trouble(Trouble::grave(NOT_IN_TIME), "");
         }
         match &settled.verdict {
             Verdict::Accepted => record.took(&target.token),

@@ -315,6 +315,13 @@ impl Record {
         (!standing.reason.is_empty()).then(|| (standing.reason, standing.words()))
     }
 
+    /// Why it fails, or what has gone wrong since then; that a call was not taken in time is no reason.
+    pub(super) fn trouble_since(&self, since: Instant) -> Option<&'static str> {
+        let standing = self.lock();
+        let is_of_now = standing.state == State::Failing || standing.troubled.is_some_and(|at| at >= since);
+        (is_of_now && !matches!(standing.reason, "" | NOT_IN_TIME)).then_some(standing.reason)
+    }
+
     fn is_well(self: &Arc<Self>, first: bool) {
         if self.troubles.load(Ordering::Relaxed) == 0 && !first {
             return;
@@ -451,6 +458,23 @@ mod tests {
         let (reason, words) = record.report().reason.expect("it fails");
         assert_eq!(reason, "InvalidProviderToken", "what is to be mended stays");
         assert!(words.contains("key_id"), "{words}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trouble_that_is_over_is_the_reason_of_nothing_that_fails_later() {
+        let (record, began) = (record(), Instant::now());
+        assert_eq!(record.trouble_since(began), None);
+        record.trouble(Trouble::light("Unreachable"), "");
+        assert_eq!(record.trouble_since(began), Some("Unreachable"));
+        tokio::time::advance(QUIET_FOR).await;
+        assert_eq!(record.trouble_since(Instant::now()), None, "it takes pushes");
+        record.trouble(Trouble::grave("InvalidProviderToken"), "");
+        tokio::time::advance(QUIET_FOR).await;
+        assert_eq!(record.trouble_since(Instant::now()), Some("InvalidProviderToken"), "it fails still");
+        record.note(Note::Accepted);
+        assert_eq!(record.trouble_since(Instant::now()), None);
+        record.trouble(Trouble::grave(NOT_IN_TIME), "");
+        assert_eq!(record.trouble_since(began), None, "that says nothing of why");
     }
 
     #[tokio::test(start_paused = true)]
