@@ -75,7 +75,7 @@ use crate::net::listen::Listener;
 use crate::net::tls::ClientTls;
 use crate::net::udp::Udp;
 use crate::otlp::Exporter;
-use crate::push::{Event, Push, PushService, Verdict};
+use crate::push::{Event, Push, PushService, Unsent, Verdict};
 use crate::timing::ConnectionTiming;
 use crate::vault::record::{PushTarget, Reminder};
 use crate::vault::{AorKey, Vault};
@@ -207,6 +207,15 @@ struct Pushed {
     copies: u32,
     /// Why it was not taken, as far as is known.
     said: Option<&'static str>,
+    /// It has not left, and another one may go in its place.
+    unsent: Option<Unsent>,
+}
+
+impl Pushed {
+    /// How many copies of it the service may have taken for this token.
+    fn copies_for(&self, target: &PushTarget) -> u32 {
+        if target.is_same_token(&self.target) { self.copies } else { 0 }
+    }
 }
 
 /// Which push of a call to a device it is; what is repeated after a failure stays of its round.

@@ -93,7 +93,7 @@ metrics! {
     CanaryLastRound = "sipwake_canary_last_round_seconds", Gauge, "When a canary told of a round last, in seconds since 1970, by app.";
     CanaryLastWhole = "sipwake_canary_last_success_seconds", Gauge, "When a canary's round was whole last, in seconds since 1970, by app; 0: not since the start.";
     CanarySeconds = "sipwake_canary_seconds", Gauge, "From the INVITE of a canary's last whole round until each step; enable and wipe: how long they took.";
-    CallPushesUnsent = "sipwake_call_pushes_unsent_total", Counter, "Pushes of calls that never left: no connection, or the call ended first.";
+    CallPushesUnsent = "sipwake_call_pushes_unsent_total", Counter, "Pushes of calls that never left: no connection, or the call ended or its phone came first.";
     PushDuration = "sipwake_push_duration_seconds", Histogram, "From the decision to push until the service's verdict.";
     InviteToPush = "sipwake_invite_to_push_seconds", Histogram, "From an INVITE's arrival until the last byte of its push is handed to the TLS of a connection to the service.";
     Wake = "sipwake_wake_seconds", Histogram, "From an INVITE's arrival until its device is attached.";

@@ -35,7 +35,7 @@ use sip::id::{CallId, InstanceId};
 use crate::clock;
 
 pub(crate) use connection::departure::ANSWERED_WITHIN;
-pub use connection::departure::{Departure, Recall, Recalled};
+pub use connection::departure::{Departure, Recall, Recalled, Unsent};
 pub use connection::identity::chain;
 pub use connection::network::{ByteStream, Network, Opening, System};
 pub use connection::withdrawal::Withdrawal;

@@ -31,7 +31,7 @@ use crate::clock::{self, Moment, told_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::{DEVICE_CAME, Withheld};
-use crate::push::{Departure, Event, Push, Recall, Verdict};
+use crate::push::{Departure, Event, Push, Recall, Unsent, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
 /// How long `call-ended` may take; after it the phone has seen the call's own deadline.
@@ -125,30 +125,30 @@ impl Shard {
             self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
         let pushed_by = app.clone();
-        self.push_call(Some(arrived), app, target, push, PushRound::First, 0);
+        let departure = Departure::of_call(arrived, &self.shared.metrics);
+        self.push_call(app, target, push, PushRound::First, 0, departure);
         Ok(pushed_by)
     }
 
-    /// Pushes a call, which came at `arrived` if this is its first push; its service may have taken `earlier` copies for this token.
+    /// Pushes a call; its service may have taken `earlier` copies for this token.
     fn push_call(
         &mut self,
-        arrived: Option<Instant>,
         app: Box<str>,
         target: PushTarget,
         push: Push,
         round: PushRound,
         earlier: u32,
+        departure: Departure,
     ) {
         let Push { call: Some(call), instance, .. } = push else { return };
         let (shared, shard) = (self.shared.clone(), self.index);
-        let departure = arrived.map_or_else(Departure::unmeasured, |at| Departure::of_call(at, &shared.metrics));
         let recall = departure.recall();
         let mut sending = Box::pin(async move {
             let delivered = deliver(&shared, shard, &app, &target, &push, push.until(), &departure).await;
-            let said = departure.said();
-            drop(departure);
             let Some((verdict, copies)) = delivered else { return };
-            let pushed = Pushed { target, push, round, verdict, copies: earlier + copies, said };
+            let (said, unsent) = (departure.said(), departure.unsent());
+            drop(departure);
+            let pushed = Pushed { target, push, round, verdict, copies: earlier + copies, said, unsent };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
         // On a connection that stands the request is handed over here and now.
@@ -392,12 +392,11 @@ impl Shard {
             return self.hold_push(call, pushed);
         }
         let most = if target.provider.is_apple() { 1 } else { COPIES };
-        let earlier = if is_same { pushed.copies } else { 0 };
-        if earlier >= most {
+        if pushed.copies_for(&target) >= most {
             return;
         }
-        let Pushed { push, round, .. } = *pushed;
-        self.push_again(call, app, target, push, round, earlier);
+        let round = pushed.round;
+        self.push_again(call, app, target, *pushed, round);
     }
 
     /// Whether a device has come for a call, or knows of it.
@@ -427,22 +426,17 @@ impl Shard {
     }
 
     /// Pushes a call once more, to where it goes now.
-    fn push_again(
-        &mut self,
-        call: CallId,
-        app: Box<str>,
-        target: PushTarget,
-        push: Push,
-        round: PushRound,
-        earlier: u32,
-    ) {
+    fn push_again(&mut self, call: CallId, app: Box<str>, target: PushTarget, pushed: Pushed, round: PushRound) {
+        let earlier = pushed.copies_for(&target);
+        let Pushed { push, unsent, .. } = pushed;
         if let Some(known) = self.calls.get_mut(call, push.instance) {
             known.pushed = Some(target.provider);
         }
         let provider = self.shared.provider(target.provider);
         self.note(push.instance, Some(call), What::PushSent { event: Event::Call, provider });
         self.tell_pushed_again(push.instance, call, provider);
-        self.push_call(None, app, target, push, round, earlier);
+        let departure = unsent.map_or_else(Departure::unmeasured, Unsent::departure);
+        self.push_call(app, target, push, round, earlier, departure);
     }
 
     /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push
@@ -470,12 +464,11 @@ impl Shard {
             return;
         }
         let Some((app, target)) = self.target_of(instance, Event::Call) else { return };
-        let earlier = if target.is_same_token(&pushed.target) { pushed.copies } else { 0 };
-        if earlier >= COPIES {
+        if pushed.copies_for(&target) >= COPIES {
             return;
         }
         self.shared.metrics.push_resend();
-        self.push_again(call, app, target, pushed.push, PushRound::Second, earlier);
+        self.push_again(call, app, target, pushed, PushRound::Second);
     }
 
     /// A device was woken for a call; what this node tells of it when it leaves.

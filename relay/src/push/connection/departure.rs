@@ -137,6 +137,12 @@ impl Departure {
         Self::new(Some((arrived, metrics.clone())))
     }
 
+    /// The delivery is over. `Some`: nothing of the push has left that is measured, and another one may go in its place.
+    pub fn unsent(&self) -> Option<Unsent> {
+        let call = self.departures.call.as_ref()?;
+        (self.departures.count.fetch_max(1, Ordering::AcqRel) == 0).then(|| Unsent(Some(call.clone())))
+    }
+
     fn new(call: Option<(Instant, Metrics)>) -> Self {
         let (count, latest, changed) = (AtomicU32::new(0), AtomicU64::new(0), Notify::new());
         let (unanswered, is_recalled, had_left) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
@@ -280,9 +286,23 @@ impl Departure {
 impl Drop for Departure {
     fn drop(&mut self) {
         // A departure after the end of its delivery is not measured.
-        if let Some((_, metrics)) = &self.departures.call
-            && self.departures.count.fetch_max(1, Ordering::AcqRel) == 0
-        {
+        drop(self.unsent());
+    }
+}
+
+/// A call's push that has not left until the end of its delivery; counted as one that never does, unless another one goes in its place.
+pub struct Unsent(Option<(Instant, Metrics)>);
+
+impl Unsent {
+    /// The departures of the push in its place.
+    pub fn departure(mut self) -> Departure {
+        Departure::new(self.0.take())
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        if let Some((_, metrics)) = &self.0 {
             metrics.call_push_unsent();
         }
     }
@@ -429,6 +449,29 @@ mod tests {
         assert!(!passage.take_back(), "some of it may be written");
         assert_eq!(body.copy_to_bytes(3_000), whole);
         assert!(passage.is_over() && departure.count() == 1);
+    }
+
+    #[test]
+    fn a_calls_push_is_measured_or_counted_as_unsent_once_however_many_went_in_its_place() {
+        let metrics = Metrics::new();
+        let counts = || {
+            let told = metrics.render();
+            ["sipwake_call_pushes_unsent_total", "sipwake_invite_to_push_seconds_count"].map(|name| {
+                told.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok()).unwrap_or_default()
+            })
+        };
+        let next = |departure: Departure| departure.unsent().map(Unsent::departure).expect("nothing has left");
+        let first = || Departure::of_call(Instant::now(), &metrics);
+        drop(next(first()));
+        assert_eq!(counts(), [1, 0]);
+        let second = next(next(first()));
+        second.note();
+        assert!(second.unsent().is_none());
+        drop(second);
+        assert_eq!(counts(), [1, 1]);
+        drop(first().unsent());
+        assert_eq!(counts(), [2, 1]);
+        assert!(Departure::unmeasured().unsent().is_none());
     }
 
     #[tokio::test(start_paused = true)]
