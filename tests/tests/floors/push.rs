@@ -6,7 +6,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use relay::config::ApnsCredentials;
 use relay::metrics::Metrics;
-use relay::push::{AppPush, Delivery, Departure, Event, Problem, Push, PushService, Recipient, Staying, Verdict, check};
+use relay::push::{
+    AppPush, Delivery, Departure, Event, Problem, Push, PushService, Recipient, Staying, Verdict, check,
+};
 use relay::vault::record::{Provider, PushTarget};
 use sip::id::{CallId, InstanceId, ShardTag};
 use tests::apns::{self, Apns};
@@ -224,7 +226,8 @@ impl Recipient for Moved {
 async fn a_call_that_apns_has_certainly_not_taken_is_no_copy_for_a_device_that_is_pushed_to_elsewhere() {
     let services = PushServices::start().await;
     services.apns.answer_with(&apple_token(1), [apns::Answer::Unavailable { retry_after: None }]);
-    let (departure, until, call) = (Departure::unmeasured(), relay::clock::now() + Duration::from_secs(20), call(1, 20));
+    let (departure, until, call) =
+        (Departure::unmeasured(), relay::clock::now() + Duration::from_secs(20), call(1, 20));
     let delivery = services.service.deliver_measured(apns::BUNDLE, &apple(1), &call, until, &departure, &Moved).await;
     assert_eq!((delivery.verdict, delivery.attempts, delivery.copies), (Verdict::Moved, 1, 0));
     assert_clean(&services);

@@ -143,7 +143,10 @@ impl Channel {
 
     /// Waits for leave to send by another connection, as [`Self::send`] does.
     pub(crate) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
-        self.rest.leave(patience.leaves_until, patience.urgency).await.map_err(|after| Failure::Unsent { after: Some(after) })
+        self.rest
+            .leave(patience.leaves_until, patience.urgency)
+            .await
+            .map_err(|after| Failure::Unsent { after: Some(after) })
     }
 
     /// Does `work` with the endpoint where connections of this channel are made. `None`: that runtime ends.

@@ -211,7 +211,8 @@ impl WebPush {
         };
         request.headers.insert(AUTHORIZATION, authorization);
         let when_silent = WhenSilent::Leaves;
-        let patience = Patience { leaves_until, until, when_silent, urgency: *urgency, departure, answered_within, renewed };
+        let patience =
+            Patience { leaves_until, until, when_silent, urgency: *urgency, departure, answered_within, renewed };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 let attempt = origin.judged(&request.path, *urgency, attempt);
