@@ -6,7 +6,6 @@ use hyper::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::push::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, alert_times};
 use crate::push::connection::departure::Departure;
 use crate::push::connection::endpoint::trust;
 use crate::push::connection::network::Nowhere;
@@ -121,19 +120,18 @@ async fn what_has_not_begun_to_leave_in_its_time_never_does_and_what_has_waits_f
     let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
     let endpoint = endpoint.ok().unwrap();
     // No byte of a body fits, or three.
-    for (window, is_unknown, seconds) in [(0, false, 10), (3, true, 20)] {
+    for (window, is_unknown, seconds) in [(0, false, 1), (3, true, 3)] {
         let (connection, _theirs) = connected(4, window).await;
         let (departure, began) = (Departure::unmeasured(), Instant::now());
         let body = Bytes::from_static(b"a push");
         let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
-        let (leaves_until, until) = alert_times(began + Duration::from_secs(3_600));
         let patience = Patience {
-            leaves_until,
-            until,
+            leaves_until: began + Duration::from_secs(1),
+            until: began + Duration::from_secs(3),
             when_silent: WhenSilent::Leaves,
             urgency: Urgency::CanWait,
             departure: &departure,
-            answered_within: Some(ALERT_ANSWERED_WITHIN),
+            answered_within: None,
             renewed: None,
         };
         let lost = connection.exchange(&endpoint, &request, patience).await.err();
