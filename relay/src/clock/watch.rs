@@ -152,10 +152,17 @@ impl Looks {
     }
 
     fn get(&self) -> Look {
+        self.get_while(|| {})
+    }
+
+    /// The same, while `others` do something in the middle of each reading.
+    fn get_while(&self, mut others: impl FnMut()) -> Look {
         loop {
             let number = self.number.load(Ordering::Acquire);
+            let store_anchor_ms = self.store_anchor_ms.load(Ordering::Relaxed);
+            others();
             let look = Look {
-                store_anchor_ms: self.store_anchor_ms.load(Ordering::Relaxed),
+                store_anchor_ms,
                 system_anchor_ms: self.system_anchor_ms.load(Ordering::Relaxed),
                 looked_at_ms: self.looked_at_ms.load(Ordering::Relaxed),
             };
@@ -571,23 +578,38 @@ mod tests {
 
     #[test]
     fn a_jump_is_seen_by_nobody_while_another_thread_notes_what_the_store_says() {
-        let looks = Looks::new();
         let right = Look { store_anchor_ms: UNSET, system_anchor_ms: START_MS, looked_at_ms: 0 };
         let jumped = Look { store_anchor_ms: START_MS, system_anchor_ms: START_MS + 400 * DAY_MS, looked_at_ms: 0 };
-        looks.change(|look| *look = right);
-        std::thread::scope(|threads| {
-            let noting = threads.spawn(|| {
-                for time in 0..100_000 {
-                    looks.change(|look| *look = [jumped, right][time % 2]);
+        for (before, after) in [(right, jumped), (jumped, right)] {
+            let looks = Looks::new();
+            looks.change(|look| *look = before);
+            // Whole, while it is read.
+            let mut times = 0;
+            let look = looks.get_while(|| {
+                times += 1;
+                if times == 1 {
+                    looks.change(|look| *look = after);
                 }
             });
-            while !noting.is_finished() {
-                for system_ms in [START_MS, START_MS + 400 * DAY_MS] {
-                    assert_eq!(looks.get().shared_ms(system_ms, 0), START_MS);
-                }
+            assert_eq!((look, times), (after, 2));
+            for system_ms in [before, after].map(|look| look.system_anchor_ms) {
+                assert_eq!(look.shared_ms(system_ms, 0), START_MS);
             }
-        });
-        assert_eq!(looks.get(), right);
+            // By halves: the first half before it is read, and the second one not before it is read again.
+            looks.change(|look| *look = before);
+            let number = looks.number.load(Ordering::Relaxed);
+            looks.number.store(number + 1, Ordering::Relaxed);
+            looks.store_anchor_ms.store(after.store_anchor_ms, Ordering::Relaxed);
+            let mut times = 0;
+            let look = looks.get_while(|| {
+                times += 1;
+                if times == 2 {
+                    looks.system_anchor_ms.store(after.system_anchor_ms, Ordering::Relaxed);
+                    looks.number.store(number + 2, Ordering::Release);
+                }
+            });
+            assert_eq!((look, times), (after, 3));
+        }
     }
 
     #[test]
