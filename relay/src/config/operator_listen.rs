@@ -74,7 +74,6 @@ fn setting(text: &str, section: &str, key: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::random;
-    use crate::vault::hex;
 
     #[test]
     fn the_operator_listener_is_found_in_a_file_that_is_whole_or_not() {
@@ -103,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_place_of_notes_is_found_in_a_file_that_is_half_written() {
-        let folder = std::env::temp_dir().join(format!("sipwake-notes-{}", hex(&random::bytes::<8>())));
+        let folder = std::env::temp_dir().join(format!("sipwake-notes-{:x}", u64::from_le_bytes(random::bytes::<8>())));
         std::fs::create_dir(&folder).unwrap();
         let file = folder.join("relay.toml");
         for (text, place) in [
