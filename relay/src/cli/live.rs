@@ -2,8 +2,8 @@
 //!
 //! Invariant: it asks this machine's operator listener and shows no token. A relay that serves is alive, ready or not, whatever its files
 //! have become since it started: who restarts it loses its calls, and it starts with those files. So `--live` reads nothing of the
-//! configuration but where to ask, and where the relay has noted that it listens if nobody does there, and takes whatever certificate is shown; `--ready` reads all, and trusts the relay's own certificate
-//! alone.
+//! configuration but where to ask, and takes whatever certificate is shown. If nobody listens there, it reads where the relay's notes are, and asks where it has noted that it listens: there it trusts
+//! the noted certificate alone, for the note may be old, and the address a stranger's by now. `--ready` reads all, and trusts the relay's own certificate alone.
 
 use std::path::Path;
 
@@ -13,9 +13,9 @@ use super::CommandError;
 use super::https::Https;
 use super::operator::{configuration, named, of_this_machine};
 use super::table::printable;
-use crate::config::{Config, operator_listener};
+use crate::config::{operator_listener, place_of_notes};
 use crate::net::tls::ClientTls;
-use crate::serve::running_relay;
+use crate::serve::running_relay::noted_relay;
 
 /// Asks `/healthz`, and says in a line what `/readyz` says.
 ///
@@ -33,8 +33,9 @@ pub async fn live(file: Option<&Path>, ready: bool) -> Result<String, CommandErr
         match https.get_open("/healthz").await {
             // The file may name another listener since the relay was started.
             Err(error) if nobody(&error) => {
-                let noted = Config::load(file).ok().and_then(|config| running_relay::noted_listener(&config));
-                Https::at(noted.ok_or(error)?, ClientTls::anyone(), None)
+                let noted = place_of_notes(file).and_then(|(keyring, public)| noted_relay(&keyring, &public));
+                let (noted, tls) = noted.filter(|(noted, _)| *noted != address).ok_or(error)?;
+                Https::at(noted, tls, None)
             }
             _ => https,
         }

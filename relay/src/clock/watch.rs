@@ -31,7 +31,7 @@
 //! but for a jump that was trusted.
 
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -71,11 +71,7 @@ static PROCESS: Trusted = Trusted::new();
 pub(super) struct Trusted {
     /// The trusted time at boot, in milliseconds since 1970.
     anchor_ms: AtomicI64,
-    /// The store's time at boot, in milliseconds since 1970.
-    store_anchor_ms: AtomicI64,
-    /// The system's time at boot as it was looked at last, and when that was, in milliseconds since boot.
-    system_anchor_ms: AtomicI64,
-    looked_at_ms: AtomicI64,
+    looks: Looks,
     /// When a jump ahead was trusted last, in milliseconds since boot, and how far it was.
     believed_at_ms: AtomicI64,
     believed_ms: AtomicI64,
@@ -86,9 +82,7 @@ impl Trusted {
     const fn new() -> Self {
         Self {
             anchor_ms: AtomicI64::new(UNSET),
-            store_anchor_ms: AtomicI64::new(UNSET),
-            system_anchor_ms: AtomicI64::new(UNSET),
-            looked_at_ms: AtomicI64::new(0),
+            looks: Looks::new(),
             believed_at_ms: AtomicI64::new(0),
             believed_ms: AtomicI64::new(0),
             watch: Mutex::new(None),
@@ -98,19 +92,102 @@ impl Trusted {
     fn lock(&self) -> MutexGuard<'_, Option<Watch>> {
         self.watch.lock()
     }
+}
 
-    /// The system's clock counts as it is.
-    fn looked(&self, system_ms: i64, boot_ms: i64) {
-        self.system_anchor_ms.store(system_ms - boot_ms, Ordering::Relaxed);
-        self.looked_at_ms.store(boot_ms, Ordering::Relaxed);
+/// What the last looks at the clocks have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    /// The store's time at boot, in milliseconds since 1970, while that is the shared one.
+    store_anchor_ms: i64,
+    /// The system's time at boot as it was looked at last, and when that was, in milliseconds since boot.
+    system_anchor_ms: i64,
+    looked_at_ms: i64,
+}
+
+impl Look {
+    const NONE: Self = Self { store_anchor_ms: UNSET, system_anchor_ms: UNSET, looked_at_ms: 0 };
+
+    /// The store's time, while that is the shared one.
+    fn store_ms(self, boot_ms: i64) -> Option<i64> {
+        (self.store_anchor_ms != UNSET).then(|| (self.store_anchor_ms + boot_ms).max(0))
     }
 
     /// Where the system's clock would be had it not jumped since the last look; `None`: it has not.
-    fn before_leap(&self, system_ms: i64, boot_ms: i64) -> Option<i64> {
-        let anchor_ms = self.system_anchor_ms.load(Ordering::Relaxed);
-        let is_recent = anchor_ms != UNSET && boot_ms - self.looked_at_ms.load(Ordering::Relaxed) <= UNLOOKED_MS;
-        let expected_ms = anchor_ms.saturating_add(boot_ms);
+    fn before_leap(self, system_ms: i64, boot_ms: i64) -> Option<i64> {
+        let is_recent = self.system_anchor_ms != UNSET && boot_ms - self.looked_at_ms <= UNLOOKED_MS;
+        let expected_ms = self.system_anchor_ms.saturating_add(boot_ms);
         (is_recent && (system_ms - expected_ms).abs() > STORE_OFF_MAX_MS).then_some(expected_ms)
+    }
+
+    /// The system's time; that of before a jump at which nobody has looked yet.
+    fn system_ms(self, system_ms: i64, boot_ms: i64) -> i64 {
+        self.before_leap(system_ms, boot_ms).unwrap_or(system_ms)
+    }
+
+    /// The time that the nodes of a relay share.
+    fn shared_ms(self, system_ms: i64, boot_ms: i64) -> i64 {
+        self.store_ms(boot_ms).unwrap_or_else(|| self.system_ms(system_ms, boot_ms))
+    }
+}
+
+/// The last [`Look`], which is read whole: of one that is half written the system's clock would be taken as looked at, and the store's not as the shared
+/// one. Its number is odd while it is written (a sequence lock): reading waits for no lock, and is tried again in the few instructions of a write.
+struct Looks {
+    number: AtomicU64,
+    store_anchor_ms: AtomicI64,
+    system_anchor_ms: AtomicI64,
+    looked_at_ms: AtomicI64,
+    writes: Mutex<()>,
+}
+
+impl Looks {
+    const fn new() -> Self {
+        Self {
+            number: AtomicU64::new(0),
+            store_anchor_ms: AtomicI64::new(Look::NONE.store_anchor_ms),
+            system_anchor_ms: AtomicI64::new(Look::NONE.system_anchor_ms),
+            looked_at_ms: AtomicI64::new(Look::NONE.looked_at_ms),
+            writes: Mutex::new(()),
+        }
+    }
+
+    fn get(&self) -> Look {
+        self.get_while(|| {})
+    }
+
+    /// The same, while `others` do something in the middle of each reading.
+    fn get_while(&self, mut others: impl FnMut()) -> Look {
+        loop {
+            let number = self.number.load(Ordering::Acquire);
+            let store_anchor_ms = self.store_anchor_ms.load(Ordering::Relaxed);
+            others();
+            let look = Look {
+                store_anchor_ms,
+                system_anchor_ms: self.system_anchor_ms.load(Ordering::Relaxed),
+                looked_at_ms: self.looked_at_ms.load(Ordering::Relaxed),
+            };
+            // What was read above is older than the number below.
+            fence(Ordering::Acquire);
+            if number.is_multiple_of(2) && self.number.load(Ordering::Relaxed) == number {
+                return look;
+            }
+            // Who writes may have been interrupted.
+            std::thread::yield_now();
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Look)) {
+        let _one_writes = self.writes.lock();
+        let number = self.number.load(Ordering::Relaxed);
+        let mut look = self.get();
+        change(&mut look);
+        self.number.store(number + 1, Ordering::Relaxed);
+        // The odd number is seen before anything of what follows is.
+        fence(Ordering::Release);
+        self.store_anchor_ms.store(look.store_anchor_ms, Ordering::Relaxed);
+        self.system_anchor_ms.store(look.system_anchor_ms, Ordering::Relaxed);
+        self.looked_at_ms.store(look.looked_at_ms, Ordering::Relaxed);
+        self.number.store(number + 2, Ordering::Release);
     }
 }
 
@@ -193,30 +270,33 @@ pub fn shared_now_ms() -> u64 {
 }
 
 fn shared_ms() -> i64 {
-    store_ms().unwrap_or_else(system_ms)
+    let clocks = Clocks::now();
+    clocks.look.shared_ms(clocks.system_ms, clocks.boot_ms)
 }
 
-/// The system's time; that of before a jump at which nobody has looked yet.
-fn system_ms() -> i64 {
-    let (system_ms, boot_ms) = (unix_now_ms() as i64, boot_ms());
-    with_trusted(|trusted| trusted.before_leap(system_ms, boot_ms)).unwrap_or(system_ms)
+/// The system's clock, the time since boot, and the last look at them. The look is read once: of two looks the halves do not fit.
+struct Clocks {
+    system_ms: i64,
+    boot_ms: i64,
+    look: Look,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        let (system_ms, boot_ms) = (unix_now_ms() as i64, boot_ms());
+        Self { system_ms, boot_ms, look: with_trusted(|trusted| trusted.looks.get()) }
+    }
 }
 
 /// Whether the system's clock has jumped since the last look, so that the store is to be asked before the next one.
 pub fn has_leapt() -> bool {
-    let (system_ms, boot_ms) = (unix_now_ms() as i64, boot_ms());
-    with_trusted(|trusted| trusted.before_leap(system_ms, boot_ms)).is_some()
-}
-
-/// The store's time, while that is the shared one.
-fn store_ms() -> Option<i64> {
-    let anchor_ms = with_trusted(|trusted| trusted.store_anchor_ms.load(Ordering::Relaxed));
-    (anchor_ms != UNSET).then(|| (anchor_ms + boot_ms()).max(0))
+    let clocks = Clocks::now();
+    clocks.look.before_leap(clocks.system_ms, clocks.boot_ms).is_some()
 }
 
 /// Whether the shared time is the store's, since the system's clock is far from it.
 pub fn is_of_store() -> bool {
-    store_ms().is_some()
+    with_trusted(|trusted| trusted.looks.get()).store_anchor_ms != UNSET
 }
 
 /// The time that phones are told, in seconds since 1970: the system's, unless the store's is the shared one and nearer to the trusted time.
@@ -226,9 +306,10 @@ pub fn told_now() -> u64 {
 
 /// Likewise in milliseconds.
 pub fn told_now_ms() -> u64 {
-    let (system_ms, trusted_ms) = (system_ms(), trusted_ms());
+    let (clocks, trusted_ms) = (Clocks::now(), trusted_ms());
+    let system_ms = clocks.look.system_ms(clocks.system_ms, clocks.boot_ms);
     let off_ms = |ms: i64| trusted_ms.map(|trusted_ms| ms.abs_diff(trusted_ms));
-    let told_ms = match store_ms() {
+    let told_ms = match clocks.look.store_ms(clocks.boot_ms) {
         Some(store_ms) if off_ms(store_ms) <= off_ms(system_ms) => store_ms,
         _ => system_ms,
     };
@@ -251,8 +332,9 @@ pub fn store_says(store_ms: u64) -> Option<i64> {
     let off_ms = system_ms - store_ms;
     let is_off = off_ms.abs() > STORE_OFF_MAX_MS;
     with_trusted(|trusted| {
-        trusted.looked(system_ms, boot_ms);
-        trusted.store_anchor_ms.store(if is_off { store_ms - boot_ms } else { UNSET }, Ordering::Relaxed);
+        let store_anchor_ms = if is_off { store_ms - boot_ms } else { UNSET };
+        let look = Look { store_anchor_ms, system_anchor_ms: system_ms - boot_ms, looked_at_ms: boot_ms };
+        trusted.looks.change(|last| *last = look);
         let mut watch = trusted.lock();
         let Some(watch) = watch.as_mut() else { return };
         let is_first = !std::mem::replace(&mut watch.has_heard_store, true);
@@ -284,7 +366,11 @@ pub fn begin(last_seen: Option<u64>) {
 /// trusted time, and the shared one does not.
 pub fn look(contradicted: bool) -> Verdict {
     let boot_ms = boot_ms();
-    with_trusted(|trusted| trusted.looked(unix_now_ms() as i64, boot_ms));
+    let system_anchor_ms = unix_now_ms() as i64 - boot_ms;
+    with_trusted(|trusted| {
+        // The system's clock counts as it is.
+        trusted.looks.change(|last| *last = Look { system_anchor_ms, looked_at_ms: boot_ms, ..*last });
+    });
     let shared_ms = shared_ms();
     with_trusted(|trusted| {
         let mut watch = trusted.lock();
@@ -528,6 +614,42 @@ mod tests {
             assert_eq!((has_leapt(), shared_now_ms()), (false, right_ms + DAY_MS as u64));
         });
         simulated.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_jump_is_seen_by_nobody_while_another_thread_notes_what_the_store_says() {
+        let right = Look { store_anchor_ms: UNSET, system_anchor_ms: START_MS, looked_at_ms: 0 };
+        let jumped = Look { store_anchor_ms: START_MS, system_anchor_ms: START_MS + 400 * DAY_MS, looked_at_ms: 0 };
+        for (before, after) in [(right, jumped), (jumped, right)] {
+            let looks = Looks::new();
+            looks.change(|look| *look = before);
+            // Whole, while it is read.
+            let mut times = 0;
+            let look = looks.get_while(|| {
+                times += 1;
+                if times == 1 {
+                    looks.change(|look| *look = after);
+                }
+            });
+            assert_eq!((look, times), (after, 2));
+            for system_ms in [before, after].map(|look| look.system_anchor_ms) {
+                assert_eq!(look.shared_ms(system_ms, 0), START_MS);
+            }
+            // By halves: the first half before it is read, and the second one not before it is read again.
+            looks.change(|look| *look = before);
+            let number = looks.number.load(Ordering::Relaxed);
+            looks.number.store(number + 1, Ordering::Relaxed);
+            looks.store_anchor_ms.store(after.store_anchor_ms, Ordering::Relaxed);
+            let mut times = 0;
+            let look = looks.get_while(|| {
+                times += 1;
+                if times == 2 {
+                    looks.system_anchor_ms.store(after.system_anchor_ms, Ordering::Relaxed);
+                    looks.number.store(number + 2, Ordering::Release);
+                }
+            });
+            assert_eq!((look, times), (after, 3));
+        }
     }
 
     #[test]

@@ -38,9 +38,7 @@ pub enum Origin {
 pub(super) fn written(place: &str, value: &Value) -> String {
     match value {
         Value::String(url) if place == "store.url" => Value::String(without_credentials(url)).to_string(),
-        Value::String(url) if url.starts_with("https://") || url.starts_with("http://") => {
-            Value::String(without_secrets(url)).to_string()
-        }
+        Value::String(url) if is_of_web(url) => Value::String(without_secrets(url)).to_string(),
         other => other.to_string(),
     }
 }
@@ -70,6 +68,12 @@ fn nameless(place: &str) -> String {
         }
     }
     out
+}
+
+/// Whether a text is a URL of the web, whose scheme may be written in capitals.
+fn is_of_web(text: &str) -> bool {
+    let is_scheme = |scheme: &str| ["https", "http"].iter().any(|web| scheme.eq_ignore_ascii_case(web));
+    text.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme))
 }
 
 /// A URL of the web without its user, and without what follows `?` or `#`.
@@ -181,6 +185,7 @@ mod tests {
             ("https://ca.example/directory", "https://ca.example/directory"),
             ("https://ca.example:8443/d?key=secret", "https://ca.example:8443/d?…"),
             ("https://ca.example/d#secret", "https://ca.example/d?…"),
+            ("HTTPS://ca.example/d?key=secret", "HTTPS://ca.example/d?…"),
             ("https://me:secret@ca.example/d?secret", "https://…@ca.example/d?…"),
             ("https://me:se/cret@ca.example", "https://…"),
             ("mailto:ops@example.net", "mailto:ops@example.net"),

@@ -11,7 +11,7 @@
 //! | `environment`, `effective` | what the environment overrides, and what is in force |
 //! | `secret_files`, `distinct` | the files that hold secrets, and what no two sections share |
 //! | `lines`, `problem` | where a setting stands, and what is wrong with it |
-//! | `operator_listen`, `operator_token` | the two settings that commands read alone |
+//! | `operator_listen`, `operator_token` | the settings that commands read alone |
 //!
 //! Invariant: a [`Config`] that exists is right: each address, duration, domain and key in it has been parsed and is
 //! within its bounds, so nothing downstream checks again. `Debug` shows no secret. Deliberately absent: whether a
@@ -46,7 +46,7 @@ use crate::timing::Timing;
 
 pub use effective::{Origin, Setting};
 pub use lines::Lines;
-pub use operator_listen::operator_listener;
+pub use operator_listen::{operator_listener, place_of_notes};
 pub use operator_token::operator_token;
 pub use problem::{Problem, Problems};
 pub use reader::token_in;

@@ -23,6 +23,10 @@ use crate::random;
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// The port for devices where `edge.public` names none.
+pub(super) const PORT_OF_EDGE: u16 = 5061;
+/// The keyring where none is named.
+pub(super) const KEYRING: &str = "secrets/keyring";
 /// The longest life of a push instance: no setting goes above it.
 const MAX_LIFETIME: Duration = Duration::from_secs(6 * 86_400);
 /// Below this a lifetime is allowed, and said at start-up: phones that sleep over a weekend lose their registration.
@@ -172,7 +176,7 @@ fn edge(root: &mut Reader<'_>, profile: Profile) -> Edge {
     let websocket = edge.optional("websocket", ADDRESS, values::socket_address);
     let fallback = HostPort { host: "127.0.0.1".into(), port: listen.port() };
     let must_be_named = profile == Profile::File && !edge.has("public");
-    let public = edge.parsed("public", HOST_PORT, |text| values::host_port(text, 5061), fallback);
+    let public = edge.parsed("public", HOST_PORT, |text| values::host_port(text, PORT_OF_EDGE), fallback);
     if must_be_named {
         edge.problem("public", "is missing", "name the host and port where devices reach this relay");
     } else if public.port == 0 && listen.port() != 0 {
@@ -418,7 +422,7 @@ fn store(root: &mut Reader<'_>, profile: Profile) -> Store {
     }
     let keyring = match (keyring, profile) {
         (Some(path), _) => Some(path),
-        (None, Profile::File) => Some(store.directory().join("secrets/keyring")),
+        (None, Profile::File) => Some(store.directory().join(KEYRING)),
         (None, Profile::Development) => None,
     };
     let ca_file = store.file("ca_file");

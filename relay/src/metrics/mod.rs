@@ -185,6 +185,8 @@ struct Handles {
     http_duration: Histogram,
     certificate_expiry: Gauge,
     certificate_orders: Series<CertificateOrder, Counter>,
+    /// When this began, as the time since boot.
+    began: Duration,
     /// When the certificate in use ends, in seconds since 1970; 0: none is loaded.
     certificate_not_after: AtomicU64,
     log_lines_dropped: Counter,
@@ -261,6 +263,7 @@ impl Metrics {
             http_duration: histogram(r, Metric::HttpDuration),
             certificate_expiry: single(r, Metric::CertificateExpiry),
             certificate_orders: series(r, Metric::CertificateOrders),
+            began: clock::since_boot(),
             certificate_not_after: AtomicU64::new(0),
             log_lines_dropped: single(r, Metric::LogLinesDropped),
             warnings: series(r, Metric::Warnings),
@@ -272,6 +275,11 @@ impl Metrics {
             max_descriptors: single(r, Metric::MaxDescriptors),
             registry,
         }))
+    }
+
+    /// How long the relay has been up, whatever the wall clock has been meanwhile.
+    pub fn up(&self) -> Duration {
+        clock::since_boot().saturating_sub(self.0.began)
     }
 
     /// An instance came into `state` (it left none: it was enabled or resumed).

@@ -35,9 +35,9 @@ struct Examined {
     chain: Vec<CertificateDer<'static>>,
     by_date: Vec<Doubt>,
     at: Instant,
-    /// A root of this machine vouches for it.
+    /// A root of this machine vouches for it, in its time.
     is_vouched: bool,
-    /// None does, and one did for the certificate before.
+    /// None does, and one did for the certificate before; or that is not known yet, for its time is not now.
     has_lost_it: bool,
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
                 Ok(()) => is_unnoted = false,
                 Err(error) if !is_unnoted => {
                     is_unnoted = true;
-                    tracing::warn!(event = "certificate-not-noted", %error, "the certificate in use cannot be noted beside the keyring: while the file holds another one, commands by --config need --ca");
+                    tracing::warn!(event = "certificate-not-noted", %error, "the certificate in use and the operator listener cannot be noted beside the keyring: while the files have others, commands by --config need --ca and --operator");
                 }
                 Err(_) => {}
             }
@@ -78,11 +78,14 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
         }
         let words = |doubt: &Doubt| format!("tls.certificate: {doubt}; {}", doubt.remedy()).into();
         let waits = stands_in.then(|| NO_CERTIFICATE.into());
+        // Of one whose time is not now nobody is asked who vouches: what is known of it stays.
+        let has_lost_it =
+            has_lost_it && (by_date.iter().any(Doubt::is_untimely) || doubts.contains(&Doubt::NobodyVouches));
         let is_lost = has_lost_it && doubts.contains(&Doubt::NobodyVouches);
         let lost = is_lost.then(|| NOT_VOUCHED_FOR_ANY_MORE.into());
         let fatal = doubts.iter().filter(|doubt| doubt.is_fatal()).map(words);
         readiness.warn_of(Warning::Trust, waits.into_iter().chain(fatal).chain(lost).collect());
-        examined = Some(Examined { chain, by_date, at: Instant::now(), is_vouched, has_lost_it: is_lost });
+        examined = Some(Examined { chain, by_date, at: Instant::now(), is_vouched, has_lost_it });
         known = doubts;
     }
 }
@@ -245,7 +248,8 @@ mod tests {
         std::fs::write(&root_file, &root).unwrap();
         let issue = |chain: &str| {
             let pair = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+            let mut params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+            params.not_after = date_time_ymd(2090, 1, 1);
             let leaf = params.signed_by(&pair, &issuer).unwrap().pem();
             std::fs::write(&certificate, leaf + chain).unwrap();
             std::fs::write(&key, pair.serialize_pem()).unwrap();
@@ -254,22 +258,37 @@ mod tests {
         config.edge.public.host = HOST.into();
         config.upstream.public_host = HOST.into();
         config.tls = Tls::Files { certificate: certificate.clone(), key: key.clone() };
-        // The first is that of the start. A leaf alone from the start on is a private CA's.
+        // What is written, and how many days the clock is ahead: past the leaf's end. The first is that of the start. A leaf alone from the start on is a
+        // private CA's.
+        let (whole, leaf, later) = ((Some(&intermediate[..]), 0), (Some(""), 0), 80 * 365);
         let (ready, degraded) = (Standing::Ready, Standing::Degraded);
-        for (knows_root, chains, expected) in [
-            (true, vec![&intermediate[..], "", &intermediate], vec![ready, degraded, ready]),
-            (true, vec!["", "", &intermediate, ""], vec![ready, ready, ready, degraded]),
-            (false, vec![&intermediate, ""], vec![ready, ready]),
+        for (knows_root, steps, expected) in [
+            (true, vec![whole, leaf, whole], vec![ready, degraded, ready]),
+            (true, vec![leaf, leaf, whole, leaf], vec![ready, ready, ready, degraded]),
+            (false, vec![whole, leaf], vec![ready, ready]),
+            (true, vec![whole, (None, later), leaf], vec![ready, degraded, degraded]),
+            (true, vec![(whole.0, later), leaf, whole], vec![degraded, degraded, ready]),
+            (
+                true,
+                vec![whole, leaf, (None, later), (None, 0), whole],
+                vec![ready, degraded, degraded, degraded, ready],
+            ),
         ] {
             config.upstream.ca_file = knows_root.then(|| root_file.clone());
-            issue(chains[0]);
+            let take = |(chain, days_ahead): (Option<&str>, i64)| {
+                let mut machine = Machine::default();
+                machine.off_ms = days_ahead * 86_400_000;
+                set_virtual(&machine);
+                chain.into_iter().for_each(&issue);
+            };
+            take(steps[0]);
             let (tls, readiness) = (ServerTls::load(&certificate, &key).unwrap(), Readiness::default());
             Check::ALL.iter().for_each(|check| readiness.pass(*check));
             let watching = tokio::spawn(watch(config.clone(), tls.clone(), Metrics::new(), readiness.clone()));
             let mut standings = Vec::new();
-            for (index, chain) in chains.iter().enumerate() {
+            for (index, step) in steps.into_iter().enumerate() {
                 if index > 0 {
-                    issue(chain);
+                    take(step);
                     tls.reload().unwrap();
                 }
                 tokio::time::sleep(EVERY * 2).await;

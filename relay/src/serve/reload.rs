@@ -106,7 +106,7 @@ impl Reloader {
         // Of the store nothing changes before a restart, which would not come about with this.
         told.problems.extend(check::store_url(&new).map(|problem| problem.to_string()));
         let InForce { config: old, files: was } = &*running;
-        let keys = other_keys(old, &new);
+        let (keys, urls) = (other_keys(old, &new), other_urls(old, &new));
         // The roots of another file wait for a restart, and the file of before may be gone.
         let same_ca_file = old.upstream.ca_file == new.upstream.ca_file;
         keep_what_waits(old, &mut new);
@@ -135,7 +135,7 @@ impl Reloader {
         self.take_certificate(certificate, &mut told);
         let places = changed(old, &new).into_iter().chain(other_files(was, &prints));
         let keys_of_apps = keys.iter().filter(|place| place.starts_with("app[")).cloned().collect::<Vec<_>>();
-        let places = places.chain(keys);
+        let places = places.chain(keys).chain(urls);
         note_changes(&mut told, places, |place| {
             same_apps || !place.starts_with("app[") || keys_of_apps.iter().any(|key| key == place)
         });
@@ -243,14 +243,21 @@ fn with_keys_of(in_force: &[App], new: &[App]) -> Vec<App> {
     in_force.iter().map(|app| App { api_key: key(app), ..app.clone() }).collect()
 }
 
-/// The keys of SIP servers that also open the doors of an app which the file has no more, and which is served until a restart.
+/// The keys that also open the doors of an app which the file has no more, and which is served until a restart: the operator's token, and those of SIP
+/// servers and of the apps that stay.
 fn keys_of_two(old: &Config, new: &Config) -> Vec<String> {
+    let is_in = |apps: &[App], id: &str| apps.iter().any(|app| *app.id == *id);
+    let gone: Vec<&App> = old.apps.iter().filter(|app| !is_in(&new.apps, &app.id)).collect();
+    let apps = new.apps.iter().enumerate().filter(|(_, app)| is_in(&old.apps, &app.id));
+    let apps = apps.map(|(index, app)| (format!("app[{index}].api_key_file"), &app.api_key));
+    let servers = new.sip_servers.iter().enumerate();
+    let servers = servers.map(|(index, server)| (format!("sip_server[{index}].key_file"), &server.key));
+    let token = ("operator.token_file".to_owned(), &new.operator.token);
     let mut problems = Vec::new();
-    let stays = |app: &&App| !new.apps.iter().any(|other| other.id == app.id);
-    for (index, server) in new.sip_servers.iter().enumerate() {
-        if let Some(app) = old.apps.iter().filter(stays).find(|app| app.api_key == server.key) {
+    for (place, key) in std::iter::once(token).chain(servers).chain(apps) {
+        if let Some(app) = gone.iter().find(|app| app.api_key == *key) {
             problems.push(format!(
-                "sip_server[{index}].key_file: it is the key of the app {}, which is served until a restart: have another key made, or restart the relay",
+                "{place}: it is the key of the app {}, which is served until a restart: have another key made, or restart the relay",
                 app.id
             ));
         }
@@ -263,6 +270,7 @@ fn keep_what_waits(old: &Config, new: &mut Config) {
     new.upstream.clone_from(&old.upstream);
     new.store.clone_from(&old.store);
     new.otlp.clone_from(&old.otlp);
+    new.acme.clone_from(&old.acme);
 }
 
 /// The settings whose values differ, and those that one of the two lacks.
@@ -303,6 +311,24 @@ fn other_keys(old: &Config, new: &Config) -> Vec<String> {
     for (index, server) in new.sip_servers.iter().enumerate() {
         if old.sip_servers.iter().any(|other| other.id == server.id && other.key != server.key) {
             places.push(format!("sip_server[{index}].key_file"));
+        }
+    }
+    places
+}
+
+/// The settings whose URL is another, which may differ in what is not shown of it.
+fn other_urls(old: &Config, new: &Config) -> Vec<String> {
+    let mut places = Vec::new();
+    if let (Some(old), Some(new)) = (&old.acme, &new.acme)
+        && old.directory_url != new.directory_url
+    {
+        places.push("acme.directory_url".to_owned());
+    }
+    for (index, app) in new.apps.iter().enumerate() {
+        let subject = |app: &App| app.webpush.as_ref().map(|webpush| webpush.subject.clone());
+        let is_other = |old: &App| old.webpush.is_some() && subject(old) != subject(app);
+        if app.webpush.is_some() && old.apps.iter().any(|old| old.id == app.id && is_other(old)) {
+            places.push(format!("app[{index}].webpush.subject"));
         }
     }
     places
@@ -361,7 +387,7 @@ fn is_reloadable(place: &str) -> bool {
 mod tests {
     use super::*;
     use crate::aside::aside;
-    use crate::config::SipServer;
+    use crate::config::{Acme, AcmeChallenge, SipServer, WebPush};
     use crate::secret::{ApiKey, SecretText};
 
     #[test]
@@ -442,6 +468,51 @@ mod tests {
             assert_eq!(keys_of_two(&old, &new).len(), usize::from(new.apps.len() == 1));
             new.sip_servers = vec![server(&ApiKey::new("another-key"))];
             assert!(keys_of_two(&old, &new).is_empty());
+        }
+        // One is gone from the file and served until a restart.
+        let with = |token: &ApiKey, key_of_two: &ApiKey, new_app: Option<&App>| {
+            let mut new = old.clone();
+            new.operator.token = token.clone();
+            new.apps = vec![App { api_key: key_of_two.clone(), ..new_two.clone() }];
+            new.apps.extend(new_app.cloned());
+            keys_of_two(&old, &new)
+        };
+        let (key_of_one, another) = (&one.api_key, &ApiKey::new("another-key"));
+        for (problems, place) in [
+            (with(key_of_one, another, None), "operator.token_file: "),
+            (with(another, key_of_one, None), "app[0].api_key_file: "),
+        ] {
+            assert!(problems.len() == 1 && problems[0].starts_with(place), "{problems:?}");
+        }
+        let renamed = App { id: "one-by-another-name".into(), ..one.clone() };
+        assert!(with(another, another, Some(&renamed)).is_empty(), "it is let in after a restart");
+    }
+
+    #[test]
+    fn a_url_that_differs_in_what_is_not_shown_is_another() {
+        let mut old = Config::development().expect("it has no problem");
+        old.acme = Some(Acme {
+            directory_url: "https://ca.example/d?profile=a".into(),
+            contact: Vec::new(),
+            state: "acme".into(),
+            challenge: AcmeChallenge::TlsAlpn01,
+            listen: None,
+            names: vec!["relay.example.net".to_owned()],
+            ca_file: None,
+        });
+        old.apps[0].webpush =
+            Some(WebPush { key_file: "webpush.pem".into(), subject: "https://ops.example/?a".into(), ca_file: None });
+        assert!(other_urls(&old, &old).is_empty());
+        let mut new = old.clone();
+        new.acme.as_mut().expect("it is set").directory_url = "https://ca.example/d?profile=b".into();
+        new.apps[0].webpush.as_mut().expect("it is set").subject = "https://ops.example/?b".into();
+        assert_eq!(changed(&old, &new), Vec::<String>::new(), "what is shown is the same");
+        for time in 1..3 {
+            assert_eq!(other_urls(&old, &new), ["acme.directory_url", "app[0].webpush.subject"], "{time}");
+            let mut in_force = new.clone();
+            in_force.apps.clone_from(&old.apps);
+            keep_what_waits(&old, &mut in_force);
+            old = in_force;
         }
     }
 

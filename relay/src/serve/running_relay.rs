@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::CertificateDer;
 
 use crate::config::values::reachable;
-use crate::config::{Config, Tls};
+use crate::config::{Config, HostPort, Tls};
 use crate::file_owner;
 use crate::net::dial;
 use crate::net::tls::{ClientTls, TlsError};
@@ -55,14 +55,28 @@ pub fn client(config: &Config) -> Option<Result<ClientTls, TlsError>> {
 
 /// The address of the operator listener that the relay of this configuration has noted, as it is reached from this machine; `None`: that of the configuration.
 pub fn noted_listener(config: &Config) -> Option<SocketAddr> {
-    let noted = String::from_utf8(read_noted(&place(config, LISTENER)?)?).ok()?.trim().parse().ok()?;
-    Some(reachable(noted)).filter(|noted| *noted != reachable(config.operator.listen))
+    listener_in(&place(config, LISTENER)?).filter(|noted| *noted != reachable(config.operator.listen))
 }
 
-/// Notes the certificate in use, and the operator listener of this run.
+/// The same by the keyring and the public address of a relay, and how it is known there: by the certificate that it has noted, alone.
+pub fn noted_relay(keyring: &Path, public: &HostPort) -> Option<(SocketAddr, ClientTls)> {
+    let place = |kind| vault::file_of_node(keyring, kind, &public.to_string()).ok();
+    Some((listener_in(&place(LISTENER)?)?, ClientTls::known(noted(&place(CERTIFICATE)?)?)))
+}
+
+fn listener_in(note: &Path) -> Option<SocketAddr> {
+    String::from_utf8(read_noted(note)?).ok()?.trim().parse().ok().map(reachable)
+}
+
+/// Notes the certificate in use, and the operator listener of this run. One whose port is not known leaves no note of an earlier run behind.
 pub(super) fn note(config: &Config, leaf: &CertificateDer<'_>) -> io::Result<()> {
     if config.operator.listen.port() != 0 {
         write_note(config, LISTENER, format!("{}\n", config.operator.listen).as_bytes())?;
+    } else if let Some(file) = place(config, LISTENER) {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
     write_note(config, CERTIFICATE, leaf)
 }
@@ -127,6 +141,15 @@ mod tests {
         assert_eq!(noted_listener(&config), None);
         config.operator.listen = listen("127.0.0.1:9444");
         assert_eq!(noted_listener(&config), Some(listen("127.0.0.1:9443")), "the configuration has changed since");
+        let keyring = config.store.keyring.clone().unwrap();
+        let address = |public: &HostPort| noted_relay(&keyring, public).map(|(address, _)| address);
+        assert_eq!(address(&config.edge.public), Some(listen("127.0.0.1:9443")));
+        assert_eq!(address(&HostPort { host: "another.example".into(), port: 5061 }), None);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(address(&config.edge.public), None, "nothing tells that it is the relay");
+        config.operator.listen = listen("127.0.0.1:0");
+        note(&config, &CertificateDer::from("two".as_bytes())).unwrap();
+        assert_eq!((noted_listener(&config), address(&config.edge.public)), (None, None), "of an earlier run");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

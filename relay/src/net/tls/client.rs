@@ -142,6 +142,11 @@ impl ClientTls {
         Ok(Self::pinned(pinned::Pinned::new(known)))
     }
 
+    /// Trusts the server with this certificate alone, by it alone.
+    pub fn known(leaf: CertificateDer<'static>) -> Self {
+        Self::pinned(pinned::Pinned::new(vec![leaf]))
+    }
+
     /// Trusts any server: for a question to this machine that shows no secret.
     pub fn anyone() -> Self {
         Self::pinned(pinned::Pinned::anyone())

@@ -40,6 +40,11 @@ pub enum Doubt {
 }
 
 impl Doubt {
+    /// Whether a certificate's time is not now.
+    pub fn is_untimely(&self) -> bool {
+        matches!(self, Self::Ended(..) | Self::NotYet(..))
+    }
+
     /// Whether no client can take it; else it is worth saying.
     pub fn is_fatal(&self) -> bool {
         !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches | Self::ByWildcard(_))
@@ -109,7 +114,7 @@ pub fn doubts_of(chain: &[CertificateDer<'_>], hosts: &[&str], ca_file: Option<&
                 doubts.push(Doubt::DoesNotName((*host).to_owned(), names(&leaf)));
             }
         }
-        let untimely = doubts.iter().any(|doubt| matches!(doubt, Doubt::Ended(..) | Doubt::NotYet(..)));
+        let untimely = doubts.iter().any(Doubt::is_untimely);
         doubts.extend(if untimely { None } else { unvouched(&leaf, &chain[1..], ca_file, now) });
     }
     doubts
@@ -151,10 +156,12 @@ fn names(leaf: &EndEntityCert<'_>) -> Vec<String> {
     names.take(NAMES_SHOWN).map(str::to_owned).collect()
 }
 
-/// Whether a root of this machine, or one in `ca_file`, vouches for a chain (leaf first) as it is sent.
+/// Whether a root of this machine, or one in `ca_file`, vouches for a chain (leaf first) as it is sent; for a leaf whose time is not now, at the moment of its
+/// time that is nearest.
 pub fn is_vouched_for(chain: &[CertificateDer<'_>], ca_file: Option<&Path>, now: u64) -> bool {
     let Some((leaf, sent)) = chain.split_first() else { return false };
-    EndEntityCert::try_from(leaf).is_ok_and(|leaf| verify(&leaf, sent, &trusted(ca_file), now).is_ok())
+    let at = validity::period(leaf).map_or(now, |(begin, end)| now.min(end.saturating_sub(1)).max(begin));
+    EndEntityCert::try_from(leaf).is_ok_and(|leaf| verify(&leaf, sent, &trusted(ca_file), at).is_ok())
 }
 
 /// The roots of this machine and those in `ca_file`.

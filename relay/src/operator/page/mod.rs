@@ -87,6 +87,7 @@ impl View {
 pub struct Look<'a> {
     reading: Reading,
     at: Instant,
+    up: Duration,
     history: &'a History,
     readiness: &'a Readiness,
     services: Vec<push::Report>,
@@ -99,7 +100,8 @@ impl<'a> Look<'a> {
     pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness, canaries: &Canaries) -> Self {
         let services = readiness.push_services();
         let (calls, canaries) = (CallStories { is_whole: true, ..CallStories::default() }, canaries.rounds());
-        Self { reading: Reading::of(metrics), at: Instant::now(), history, readiness, services, calls, canaries }
+        let (reading, up) = (Reading::of(metrics), metrics.up());
+        Self { reading, at: Instant::now(), up, history, readiness, services, calls, canaries }
     }
 
     /// With these calls.
@@ -162,7 +164,6 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
 /// The head of the page: the relay's name and the time.
 fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
     let now = clock::told_now();
-    let up_s = now as f64 - look.reading.value(Metric::StartTime, &[]);
     let _ = write!(
         page,
         "<header><h1>sipwake {} <span class=\"quiet\">{}</span></h1><p>As of <b>{}</b>",
@@ -179,7 +180,8 @@ fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
     } else {
         (format!("refreshed each {REFRESH_S} s"), "hold", View { still: true, ..view })
     };
-    let _ = write!(page, "; up for {}; {when} (<a href=\"{}\">{link}</a>).", span(up_s), other.query());
+    let _ =
+        write!(page, "; up for {}; {when} (<a href=\"{}\">{link}</a>).", span(look.up.as_secs_f64()), other.query());
     page.push_str(" <form><label>Your clock: UTC <select name=\"zone\">");
     for minutes in zones() {
         let chosen = if minutes == view.zone_min { " selected" } else { "" };
@@ -311,6 +313,22 @@ mod tests {
             &Look::new(metrics, &History::default(), readiness, &Canaries::default()),
             View::of(query),
         )
+    }
+
+    #[test]
+    fn the_time_that_it_is_up_is_right_while_the_clock_is_not() {
+        // The simulated machine is that of its thread.
+        let simulated = std::thread::spawn(|| {
+            let mut machine = clock::Machine::default();
+            machine.off_ms = -86_400_000;
+            clock::set_virtual(&machine);
+            let begun_by_a_wrong_clock = Metrics::new();
+            (machine.up, machine.off_ms) = (Duration::from_secs(60), 0);
+            clock::set_virtual(&machine);
+            let shown = page(&begun_by_a_wrong_clock, &ready(), "");
+            assert!(shown.contains("; up for 1 min;"), "{shown}");
+        });
+        simulated.join().expect("no panic");
     }
 
     #[test]

@@ -245,15 +245,23 @@ async fn a_relay_is_found_while_its_configuration_names_another_operator_listene
     let world = World::start().await?;
     let relay = &world.relay;
     let config = relay.config().display().to_string();
-    let is_noted = || {
-        let names =
-            std::fs::read_dir(world.authority.directory()).into_iter().flatten().flatten().map(|file| file.file_name());
-        names.map(|name| name.to_string_lossy().into_owned()).any(|name| name.starts_with("keyring.operator-"))
+    let noted = || {
+        let files: Vec<_> = std::fs::read_dir(world.authority.directory()).into_iter().flatten().flatten().collect();
+        let is_of = |kind: &str, name: &str| name.starts_with(kind) && !name.ends_with(".new");
+        let [certificate, listener] = ["keyring.certificate-", "keyring.operator-"].map(|kind| {
+            files.iter().find(|file| is_of(kind, &file.file_name().to_string_lossy())).map(std::fs::DirEntry::path)
+        });
+        certificate.and(listener)
     };
-    world.until("a note of the listener", || async { is_noted().then_some(()) }).await?;
+    let note = world.until("a note of the listener", || async { noted() }).await?;
     let text = std::fs::read_to_string(relay.config()).unwrap();
     let (own, other) = (relay.operator_address().port(), Ports::default().operator);
-    std::fs::write(relay.config(), text.replace(&format!(":{own}\""), &format!(":{other}\""))).unwrap();
+    let text = text.replace(&format!(":{own}\""), &format!(":{other}\""));
+    // While it is edited.
+    std::fs::write(relay.config(), format!("{text}\n[nonsense")).unwrap();
+    let told = sipwake(&["check", "--live", "--config", &config]);
+    assert_eq!(told.status.code(), Some(0), "{}", said(&told));
+    std::fs::write(relay.config(), text).unwrap();
     for (arguments, told) in [
         (&["reload"][..], "in force after a restart: operator.listen\n"),
         (&["check", "--live"], "serves, and is ready\n"),
@@ -270,6 +278,10 @@ async fn a_relay_is_found_while_its_configuration_names_another_operator_listene
     }
     relay.exit(SOON).await?;
     assert_eq!(sipwake(&["check", "--live", "--config", &config]).status.code(), Some(1), "nobody serves");
+    let stranger = World::start().await?;
+    std::fs::write(note, stranger.relay.operator_address().to_string()).unwrap();
+    let told = sipwake(&["check", "--live", "--config", &config]);
+    assert_eq!(told.status.code(), Some(1), "another relay is where it was: {}", said(&told));
     Ok(())
 }
 
