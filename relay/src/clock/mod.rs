@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 mod frame;
+mod looks;
 mod tls_time;
 pub mod token_times;
 pub mod watch;

@@ -25,17 +25,19 @@
 //! ([`told_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
 //! it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
 //!
-//! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for [`UNLOOKED_MS`] at most, that clock goes on as it was, by the time since boot.
+//! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for [`UNLOOKED_MS`](super::looks::UNLOOKED_MS) at most, that clock goes on as it was, by the time since boot.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
 
 use std::sync::MutexGuard;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+pub use super::looks::STORE_OFF_MAX_MS;
+use super::looks::{Look, Looks, UNSET};
 use super::unix_now_ms;
 use crate::lock::Mutex;
 
@@ -54,15 +56,6 @@ pub const DOWNTIME_S: u64 = 3_600;
 
 /// How long leases that were moved may take to be sealed anew, in milliseconds: 1 hour.
 const RESEALED_MS: i64 = 3_600_000;
-
-/// How far the system's clock may be from the store's, in milliseconds: 30 s. Past it the store's is the shared one.
-pub const STORE_OFF_MAX_MS: i64 = 30_000;
-
-/// How long after the last look a jump of the system's clock is none yet, in milliseconds. A look comes each second, and asks the store first.
-const UNLOOKED_MS: i64 = 3_000;
-
-/// The value of an anchor before the first [`begin`], and of the store's while the system's clock is right.
-const UNSET: i64 = i64::MIN;
 
 /// The trusted time of the process; in a simulation each machine has its own.
 static PROCESS: Trusted = Trusted::new();
@@ -91,103 +84,6 @@ impl Trusted {
 
     fn lock(&self) -> MutexGuard<'_, Option<Watch>> {
         self.watch.lock()
-    }
-}
-
-/// What the last looks at the clocks have shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
-    /// The store's time at boot, in milliseconds since 1970, while that is the shared one.
-    store_anchor_ms: i64,
-    /// The system's time at boot as it was looked at last, and when that was, in milliseconds since boot.
-    system_anchor_ms: i64,
-    looked_at_ms: i64,
-}
-
-impl Look {
-    const NONE: Self = Self { store_anchor_ms: UNSET, system_anchor_ms: UNSET, looked_at_ms: 0 };
-
-    /// The store's time, while that is the shared one.
-    fn store_ms(self, boot_ms: i64) -> Option<i64> {
-        (self.store_anchor_ms != UNSET).then(|| (self.store_anchor_ms + boot_ms).max(0))
-    }
-
-    /// Where the system's clock would be had it not jumped since the last look; `None`: it has not.
-    fn before_leap(self, system_ms: i64, boot_ms: i64) -> Option<i64> {
-        let is_recent = self.system_anchor_ms != UNSET && boot_ms - self.looked_at_ms <= UNLOOKED_MS;
-        let expected_ms = self.system_anchor_ms.saturating_add(boot_ms);
-        (is_recent && (system_ms - expected_ms).abs() > STORE_OFF_MAX_MS).then_some(expected_ms)
-    }
-
-    /// The system's time; that of before a jump at which nobody has looked yet.
-    fn system_ms(self, system_ms: i64, boot_ms: i64) -> i64 {
-        self.before_leap(system_ms, boot_ms).unwrap_or(system_ms)
-    }
-
-    /// The time that the nodes of a relay share.
-    fn shared_ms(self, system_ms: i64, boot_ms: i64) -> i64 {
-        self.store_ms(boot_ms).unwrap_or_else(|| self.system_ms(system_ms, boot_ms))
-    }
-}
-
-/// The last [`Look`], which is read whole: of one that is half written the system's clock would be taken as looked at, and the store's not as the shared
-/// one. Its number is odd while it is written (a sequence lock): reading waits for no lock, and is tried again in the few instructions of a write.
-struct Looks {
-    number: AtomicU64,
-    store_anchor_ms: AtomicI64,
-    system_anchor_ms: AtomicI64,
-    looked_at_ms: AtomicI64,
-    writes: Mutex<()>,
-}
-
-impl Looks {
-    const fn new() -> Self {
-        Self {
-            number: AtomicU64::new(0),
-            store_anchor_ms: AtomicI64::new(Look::NONE.store_anchor_ms),
-            system_anchor_ms: AtomicI64::new(Look::NONE.system_anchor_ms),
-            looked_at_ms: AtomicI64::new(Look::NONE.looked_at_ms),
-            writes: Mutex::new(()),
-        }
-    }
-
-    fn get(&self) -> Look {
-        self.get_while(|| {})
-    }
-
-    /// The same, while `others` do something in the middle of each reading.
-    fn get_while(&self, mut others: impl FnMut()) -> Look {
-        loop {
-            let number = self.number.load(Ordering::Acquire);
-            let store_anchor_ms = self.store_anchor_ms.load(Ordering::Relaxed);
-            others();
-            let look = Look {
-                store_anchor_ms,
-                system_anchor_ms: self.system_anchor_ms.load(Ordering::Relaxed),
-                looked_at_ms: self.looked_at_ms.load(Ordering::Relaxed),
-            };
-            // What was read above is older than the number below.
-            fence(Ordering::Acquire);
-            if number.is_multiple_of(2) && self.number.load(Ordering::Relaxed) == number {
-                return look;
-            }
-            // Who writes may have been interrupted.
-            std::thread::yield_now();
-        }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Look)) {
-        let _one_writes = self.writes.lock();
-        let number = self.number.load(Ordering::Relaxed);
-        let mut look = self.get();
-        change(&mut look);
-        self.number.store(number + 1, Ordering::Relaxed);
-        // The odd number is seen before anything of what follows is.
-        fence(Ordering::Release);
-        self.store_anchor_ms.store(look.store_anchor_ms, Ordering::Relaxed);
-        self.system_anchor_ms.store(look.system_anchor_ms, Ordering::Relaxed);
-        self.looked_at_ms.store(look.looked_at_ms, Ordering::Relaxed);
-        self.number.store(number + 2, Ordering::Release);
     }
 }
 
@@ -321,7 +217,8 @@ pub fn told_now_ms() -> u64 {
 pub fn certificates_now() -> u64 {
     let is_by_store_alone =
         with_trusted(|trusted| trusted.lock().as_ref().is_some_and(|watch| watch.is_by_store_alone));
-    if is_by_store_alone { (system_ms() / 1_000) as u64 } else { told_now() }
+    let system = |clocks: Clocks| clocks.look.system_ms(clocks.system_ms, clocks.boot_ms);
+    if is_by_store_alone { (system(Clocks::now()) / 1_000) as u64 } else { told_now() }
 }
 
 /// The store's clock says `store_ms` (milliseconds since 1970). How far the system's is ahead of it, in milliseconds, when that is
@@ -479,6 +376,7 @@ pub fn since_boot() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::looks::UNLOOKED_MS;
 
     const START_MS: i64 = 1_795_000_000_000;
     const BOOT_MS: i64 = 500_000_000;
@@ -614,42 +512,6 @@ mod tests {
             assert_eq!((has_leapt(), shared_now_ms()), (false, right_ms + DAY_MS as u64));
         });
         simulated.join().expect("no panic");
-    }
-
-    #[test]
-    fn a_jump_is_seen_by_nobody_while_another_thread_notes_what_the_store_says() {
-        let right = Look { store_anchor_ms: UNSET, system_anchor_ms: START_MS, looked_at_ms: 0 };
-        let jumped = Look { store_anchor_ms: START_MS, system_anchor_ms: START_MS + 400 * DAY_MS, looked_at_ms: 0 };
-        for (before, after) in [(right, jumped), (jumped, right)] {
-            let looks = Looks::new();
-            looks.change(|look| *look = before);
-            // Whole, while it is read.
-            let mut times = 0;
-            let look = looks.get_while(|| {
-                times += 1;
-                if times == 1 {
-                    looks.change(|look| *look = after);
-                }
-            });
-            assert_eq!((look, times), (after, 2));
-            for system_ms in [before, after].map(|look| look.system_anchor_ms) {
-                assert_eq!(look.shared_ms(system_ms, 0), START_MS);
-            }
-            // By halves: the first half before it is read, and the second one not before it is read again.
-            looks.change(|look| *look = before);
-            let number = looks.number.load(Ordering::Relaxed);
-            looks.number.store(number + 1, Ordering::Relaxed);
-            looks.store_anchor_ms.store(after.store_anchor_ms, Ordering::Relaxed);
-            let mut times = 0;
-            let look = looks.get_while(|| {
-                times += 1;
-                if times == 2 {
-                    looks.system_anchor_ms.store(after.system_anchor_ms, Ordering::Relaxed);
-                    looks.number.store(number + 2, Ordering::Release);
-                }
-            });
-            assert_eq!((look, times), (after, 3));
-        }
     }
 
     #[test]

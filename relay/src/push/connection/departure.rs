@@ -532,7 +532,8 @@ mod tests {
         let within = |departure: &Departure| if departure.moves() { ANSWERED_WITHIN / 2 } else { ANSWERED_WITHIN };
         let second = Duration::from_secs(1);
         // What happens a second after the recall, and how long that lasts.
-        let cases: [(fn(&Recall), fn(&Recall), Duration); 4] = [
+        type Act = fn(&Recall);
+        let cases: [(Act, Act, Duration); 4] = [
             (Recall::reconsider, Recall::reconsider, ANSWERED_WITHIN),
             (Recall::redirect, Recall::reconsider, ANSWERED_WITHIN / 2),
             (Recall::reconsider, Recall::redirect, ANSWERED_WITHIN / 2),
