@@ -258,7 +258,8 @@ impl Trail {
         }
         let (oldest, today) = (day_of(now.saturating_sub(keep_s) * 1_000), day_of(now * 1_000));
         // A clock that was doubted has left lines of later days in a file; one of a day to come says nothing. What follows it is kept with it.
-        let is_old = |path: &Path| last_day(path).is_none_or(|last| last < oldest || last > today);
+        // A file that cannot be read now is kept.
+        let is_old = |path: &Path| last_day(path).is_ok_and(|day| day.is_none_or(|last| last < oldest || last > today));
         for (_, path) in days.into_iter().take_while(|(day, path)| *day < oldest && is_old(path)) {
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(event = "audit-not-deleted", %error, file = %path.display(), "an old file of the audit trail cannot be deleted");
@@ -333,11 +334,11 @@ fn last_line_of(file: &File) -> io::Result<(Option<String>, Option<u64>)> {
     }
 }
 
-/// The day of the last line; `None`: there is none that can be read.
-fn last_day(path: &Path) -> Option<String> {
-    let (last, _) = last_line_of(&File::open(path).ok()?).ok()?;
-    let (members, ..) = chain::read(&last?)?;
-    Some(members["at"].as_str()?.get(..10)?.to_owned())
+/// The day of the last line; `None`: no whole line says one.
+fn last_day(path: &Path) -> io::Result<Option<String>> {
+    let (last, _) = last_line_of(&File::open(path)?)?;
+    let day_of_line = |last: String| Some(chain::read(&last)?.0["at"].as_str()?.get(..10)?.to_owned());
+    Ok(last.and_then(day_of_line))
 }
 
 #[cfg(test)]

@@ -150,9 +150,19 @@ pub fn latest_now() -> u64 {
     Reading::now().latest
 }
 
-/// The trusted time in seconds since 1970, for the next run; `None` before [`begin`].
+/// The trusted time in seconds since 1970; `None` before [`begin`].
 pub fn trusted_now() -> Option<u64> {
     trusted_ms().map(|trusted| (trusted / 1_000) as u64)
+}
+
+/// The same, for the next run; `None` also while nothing but the store's word stands for it: that run would take it for what this one has known.
+pub fn time_for_next_run() -> Option<u64> {
+    trusted_now().filter(|_| !is_by_store_alone())
+}
+
+/// Whether nothing but the store's word is against the system's clock.
+fn is_by_store_alone() -> bool {
+    with_trusted(|trusted| trusted.lock().as_ref().is_some_and(|watch| watch.is_by_store_alone))
 }
 
 /// The time that the nodes of a relay share, in seconds since 1970.
@@ -215,10 +225,8 @@ pub fn told_now_ms() -> u64 {
 /// The time by which certificates are judged, in seconds since 1970: that which phones are told. The system's on a node that knows no time of an earlier run, as
 /// long as its clock and the store's have never agreed: who sets the store's clock is not to have ended certificates accepted.
 pub fn certificates_now() -> u64 {
-    let is_by_store_alone =
-        with_trusted(|trusted| trusted.lock().as_ref().is_some_and(|watch| watch.is_by_store_alone));
     let system = |clocks: Clocks| clocks.look.system_ms(clocks.system_ms, clocks.boot_ms);
-    if is_by_store_alone { (system(Clocks::now()) / 1_000) as u64 } else { told_now() }
+    if is_by_store_alone() { (system(Clocks::now()) / 1_000) as u64 } else { told_now() }
 }
 
 /// The store's clock says `store_ms` (milliseconds since 1970). How far the system's is ahead of it, in milliseconds, when that is
@@ -464,6 +472,7 @@ mod tests {
                 let system = super::super::unix_now();
                 assert_eq!((certificates_now(), store_says(right_ms)), (system, Some(400 * DAY_MS)));
                 assert_eq!((certificates_now() == system, told_now()), (by_system, right_ms / 1_000));
+                assert_eq!(time_for_next_run().is_none(), by_system);
                 set(0);
                 assert_eq!((store_says(right_ms), certificates_now()), (None, right_ms / 1_000));
                 set(400 * DAY_MS);

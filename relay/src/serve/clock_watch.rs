@@ -55,7 +55,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
         tell(verdict, &readiness);
         if is_due(noted, NOTE)
             && noting.as_mut().is_none_or(|noting| noting.try_recv() != Err(TryRecvError::Empty))
-            && let Some(now) = watch::trusted_now()
+            && let Some(now) = watch::time_for_next_run()
         {
             (noted, noting) = (Some(Instant::now()), note(&vault, now));
         }

@@ -426,7 +426,8 @@ impl Shard {
         // An expired record leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
-            drop(tell_wiped(&self.shared, id, false));
+            // A node where a call of it waits since it was let go of there pushes no more.
+            drop(tell_wiped(&self.shared, id, end != PushBindingEnd::Replaced));
         } else if !is_busy {
             self.push_bindings.remove(id);
         }

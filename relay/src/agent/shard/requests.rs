@@ -177,6 +177,7 @@ impl Shard {
             Ok(()) => self.end_here(id, kind, Some(waiter)),
             Err(denied) => {
                 self.silence(id);
+                self.end_calls_of_let_go(id);
                 self.hand_over.note_ended_ahead(id);
                 refuse(Some(waiter), denied);
             }
@@ -222,7 +223,15 @@ impl Shard {
             self.end(id, EndKind::NeverOurs, Some(waiter));
         } else {
             self.silence(id);
+            self.end_calls_of_let_go(id);
             refuse(Some(waiter), Denied::Unknown);
+        }
+    }
+
+    /// A registration that another node has had since, and for which a call still waits here, is ended: its phone is pushed from here no more.
+    fn end_calls_of_let_go(&mut self, id: InstanceId) {
+        if self.push_bindings.let_go(id).is_some() {
+            self.drive(clock::now(), Input::RemovePushBinding(id));
         }
     }
 

@@ -157,7 +157,7 @@ impl Inner {
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone or is to let go of it, or it was on its way here");
         let erased = self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup));
-        if tokio::join!(erased, self.tell_leavers(Word::Ended(id))).0.is_err() {
+        if tokio::join!(erased, self.tell_end(id, !is_lent)).0.is_err() {
             self.dependencies.agent.erase(id, lookup);
             return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::Unwritten) };
         }
