@@ -346,7 +346,7 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) => self.let_go_of_push_binding(id, fence, false),
+            (false, fence) => self.let_go_of_push_binding(id, fence, kind == EndKind::HandedOver),
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
