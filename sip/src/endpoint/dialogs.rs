@@ -83,6 +83,13 @@ impl DialogForwarding {
         self.unanswered.get(&server).map(|it| it.device)
     }
 
+    /// A request that waited is sent: what it is answered when nobody else answers it.
+    pub(super) fn fail_with(&mut self, server: ServerId, failure: (u16, bytes::Bytes)) {
+        if let Some(unanswered) = self.unanswered.get_mut(&server) {
+            unanswered.failure = failure;
+        }
+    }
+
     /// A request is answered; what it would have been answered otherwise.
     pub(super) fn settle(&mut self, server: ServerId) -> Option<(u16, bytes::Bytes)> {
         self.unanswered.remove(&server).map(|it| it.failure)

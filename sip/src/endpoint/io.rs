@@ -33,6 +33,15 @@ pub use crate::registration::ContactHosts;
 pub use crate::registration::{REFUSALS_MAX, RegistrationFailure};
 pub use crate::transaction::InviteChange;
 
+/// How another node has come by a push binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewOwner {
+    /// Its device has registered there, so its SIP server has a Path to it.
+    Chosen,
+    /// It has taken it over from this one: the Path leads here alone.
+    Successor,
+}
+
 /// An external event that the shell reports to an endpoint.
 #[derive(Clone)]
 pub enum Input {
@@ -252,8 +261,13 @@ pub enum Input {
     RestorePushBinding(Box<RestoredPushBinding>),
     /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
     RemovePushBinding(InstanceId),
-    /// Forget a push binding that another node has by now. A device that rings here by its flow is heard out. Ends likewise, by then.
-    LetGoOfPushBinding(InstanceId),
+    /// Forget a push binding that another node has by now, once the calls that wait for its device here are over. Ends likewise.
+    LetGoOfPushBinding {
+        /// The binding.
+        instance: InstanceId,
+        /// How the other node has come by it.
+        to: NewOwner,
+    },
 }
 
 impl fmt::Debug for Input {

@@ -6,14 +6,14 @@
 //! | --- | --- | --- | --- |
 //! | runs out, and its device is pushed for | for all its calls | one waits | nothing new comes in for it without a flow, and nobody is asked to refresh it |
 //! | runs out, and its flow alone leads to it | for calls that its device has said something to | likewise | likewise |
-//! | is another node's by now | as when it runs out; a call that its device has said nothing to ends by 430 where its SIP server then tries another flow of it (RFC 5626 §5.3) | likewise | what new comes, and what its device takes back, is for that node: the store is asked |
+//! | is another node's by now | as when it runs out; a call that its device has said nothing to ends by 430 where the device has registered there and its SIP server then tries that flow (RFC 5626 §5.3) | likewise | what new comes, and what its device takes back, is for that node: the store is asked |
 //!
 //! Invariant: a registration stays no longer than a call that waited at its end.
 
 use std::time::{Duration, Instant};
 
-use super::Endpoint;
 use super::pushed::PushBindingEnd;
+use super::{Endpoint, NewOwner};
 use crate::edge::call::Call;
 use crate::id::InstanceId;
 
@@ -45,9 +45,9 @@ impl Endpoint {
     }
 
     /// Another node has a registration by now: it is forgotten here when its calls are over.
-    pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId) {
+    pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId, to: NewOwner) {
         let unheard = |call: &Call| call.invite().is_some() && !call.is_heard_by(instance);
-        if self.push_bindings.tries_flows(instance) {
+        if to == NewOwner::Chosen && self.push_bindings.tries_flows(instance) {
             for call in self.calls.waiting_for(instance) {
                 if self.calls.get(call).is_some_and(unheard) {
                     self.leave_call(now, call, instance, 430);

@@ -11,7 +11,7 @@
 //! | an emergency call (RFC 5031), while its device has one of its own for these left | as any other, whatever the other budgets |
 //! | a `sips:` target, and the SIP server is reached in the clear | nowhere: 480 with Warning 380 (RFC 5630 §5.3) |
 //! | an INVITE, when the process is about to end | nowhere: 503 with Retry-After |
-//! | no flow is up to the SIP server | nowhere: 503, and one is dialled, soon where the last dial failed |
+//! | no flow is up to the SIP server | by the next one, which is dialled now, soon where the last dial failed; 503 when none can be had ([`super::parked`]) |
 //!
 //! The SIP server asks for credentials (401, 407), judges the target and routes, as if the device had come by itself: a transfer or a redirection
 //! names another one's Contact, seldom of the same domain, and the relay resolves no target. Requests of the dialogs
@@ -25,14 +25,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use super::dialogs::NextHop;
 use super::{ClientOwner, Endpoint, Event, RequestRefusal, ServerOwner, Side, Source};
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::own_proof::{self, Sender};
 use crate::edge::{forward, push_proxy};
 use crate::flow::{FlowToken, Transport};
-use crate::id::InstanceId;
+use crate::id::{BranchId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
-use crate::transaction::Reply;
+use crate::transaction::{Reply, ServerId};
 
 /// Requests that the devices behind one address (IPv6: one /64) may begin beyond what each has of its own, on one shard; a further one is
 /// answered 503.
@@ -104,7 +107,7 @@ impl Endpoint {
     /// A request of a device outside a dialog of ours.
     pub(super) fn on_outgoing(&mut self, now: Instant, source: Source, reply: Reply<'_>, request: &Message) {
         let own_routes = self.own_routes(request);
-        let (instance, routes) = match self.judge_outgoing(&source, request, own_routes) {
+        let instance = match self.judge_outgoing(&source, request, own_routes) {
             Ok(judged) => judged,
             Err(why) => return self.refuse_outgoing(now, reply, request, why),
         };
@@ -118,17 +121,22 @@ impl Endpoint {
         let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
         match upstream.and_then(|upstream| self.hop_to_server(upstream, instance)).filter(|_| granted) {
             Some(hop) if in_the_clear(request, hop.transport) => self.refuse_sips(now, reply, request),
-            Some(hop) => self.send_outgoing(now, source, reply, request, &routes, hop),
+            Some(hop) => self.send_outgoing(now, &source, reply, request, hop),
+            None if let Some(upstream) = upstream.filter(|_| granted) => {
+                self.park_begun(now, source, reply, request, (instance, upstream));
+            }
             None => {
-                if let Some(upstream) = upstream.filter(|_| granted) {
-                    self.want_flow_soon(now, upstream);
-                }
-                let tag = self.core.random.tag();
-                let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
-                let response = response.header(Name::RetryAfter, RETRY_AFTER_S).finish();
+                let response = self.try_later(request);
                 self.respond_once(now, reply, request, 503, response);
             }
         }
+    }
+
+    /// The 503 of a request that its device may try again later, or by another relay.
+    pub(super) fn try_later(&mut self, request: &Message) -> Bytes {
+        let tag = self.core.random.tag();
+        let response = Composer::response(request, 503, Composer::reason(503), Some(&tag));
+        response.header(Name::RetryAfter, RETRY_AFTER_S).finish()
     }
 
     /// Whether the budgets of a device and of its address have room for one more request.
@@ -140,29 +148,51 @@ impl Endpoint {
             || devices.spend_begun(now, instance, method, address)
     }
 
-    fn send_outgoing(
+    fn send_outgoing(&mut self, now: Instant, source: &Source, reply: Reply<'_>, request: &Message, hop: NextHop) {
+        let branch = self.core.branch();
+        let (owner, status) = (ServerOwner::Forwarded(branch), status_of_silence(request));
+        if let Some(server) = self.open_forwarded(now, reply, request, owner, hop.device, status) {
+            self.send_to_server(now, source, (server, branch), request, hop);
+        }
+    }
+
+    /// A flow is up to the SIP server of a request that has waited for one. Its device may have left meanwhile.
+    pub(super) fn send_begun(
         &mut self,
         now: Instant,
-        source: Source,
-        reply: Reply<'_>,
+        source: &Source,
+        (server, branch): (ServerId, BranchId),
         request: &Message,
-        routes: &[Box<str>],
-        hop: super::dialogs::NextHop,
+        hop: NextHop,
+    ) {
+        let is_there = self.push_bindings.knows(hop.device) && self.attachments.carries(source.flow, hop.device);
+        if !is_there || in_the_clear(request, hop.transport) {
+            return self.on_forwarded_silence(now, server);
+        }
+        let (status, tag) = (status_of_silence(request), self.core.random.tag());
+        let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
+        self.dialogs.fail_with(server, (status, failure));
+        self.send_to_server(now, source, (server, branch), request, hop);
+    }
+
+    fn send_to_server(
+        &mut self,
+        now: Instant,
+        source: &Source,
+        (server, branch): (ServerId, BranchId),
+        request: &Message,
+        hop: NextHop,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let branch = self.core.branch();
-        // A request other than INVITE is never answered 408 (RFC 4320 §4.2).
-        let status = if method == Method::Invite { 408 } else { 480 };
-        let owner = ServerOwner::Forwarded(branch);
-        let Some(server) = self.open_forwarded(now, reply, request, owner, hop.device, status) else { return };
         let (device, upstream) = (
             self.core.settings.sent_by(Side::Device, source.transport),
             self.core.settings.sent_by(Side::Upstream, hop.transport),
         );
+        let routes = self.push_bindings.routes_of(hop.device);
         let mut edit = forward::forward_request(request, upstream, branch);
         edit = forward::strip_asserted_identity(edit, Side::Device).remove(Name::Route);
         edit = own_proof::take(edit, request, Sender::Passing);
-        for route in routes {
+        for route in &routes {
             edit = edit.append(Name::Route, &**route);
         }
         if matches!(method, Method::Invite | Method::Subscribe | Method::Refer) {
@@ -182,13 +212,8 @@ impl Endpoint {
         }
     }
 
-    /// The instance whose registration a request uses, and the Routes that the request takes.
-    fn judge_outgoing(
-        &self,
-        source: &Source,
-        request: &Message,
-        own_routes: usize,
-    ) -> Result<(InstanceId, Vec<Box<str>>), Refusal> {
+    /// The instance whose registration a request uses; the request goes along its Service-Route.
+    fn judge_outgoing(&self, source: &Source, request: &Message, own_routes: usize) -> Result<InstanceId, Refusal> {
         if request.to().is_some_and(|to| to.tag().is_some()) {
             return Err(Refusal::InDialog);
         }
@@ -223,7 +248,7 @@ impl Endpoint {
         let by_proxy = proxy.is_some() && named.first() == Some(&proxy);
         let same = same_routes(&named, &routes) || by_proxy && (named.len() == 1 || same_routes(&named[1..], &routes));
         let fits = named.is_empty() || all && same;
-        if fits && all { Ok((instance, routes)) } else { Err(Refusal::Route) }
+        if fits && all { Ok(instance) } else { Err(Refusal::Route) }
     }
 
     /// The instance that sent a request, among the registrations of its flow.
@@ -263,6 +288,11 @@ impl Endpoint {
         self.core.event(Event::RequestRefused(RequestRefusal::Method));
         self.refuse_with_warning(now, reply, request, 403, why.text());
     }
+}
+
+/// What a request is answered that its SIP server leaves unanswered: no other than INVITE is ever answered 408 (RFC 4320 §4.2).
+fn status_of_silence(request: &Message) -> u16 {
+    if request.method() == Some(Method::Invite) { 408 } else { 480 }
 }
 
 /// Whether a request whose every hop is to be TLS would leave by another transport.

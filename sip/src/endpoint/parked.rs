@@ -1,9 +1,10 @@
-//! Requests inside a dialog for a peer that is away for a moment: a device whose flow broke or that moves to another network,
-//! or a SIP server to which the flow is being opened again, or is opened for it.
+//! Requests for a peer that is away for a moment: those inside a dialog for a device whose flow broke or that moves to another network, or for a SIP server
+//! to which the flow is being opened again, or is opened for it; and for that one, those that a device begins.
 //!
 //! | the peer is away and | what happens | it comes back | it does not |
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
+//! | a device begins something | it waits for [`BEGUN_WAIT`], an INVITE with a 100 | it is sent on the new flow | 503, at once where no flow can be had |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
 //! | a BYE for a device was answered 480 so | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | likewise, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
 use super::dialogs::{LATE_BYTES, NextHop, Passage};
-use super::{ClientOwner, Endpoint, ServerOwner, Side, Timer};
+use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{LATE, Reply, ServerId};
@@ -38,6 +39,9 @@ pub const WAITING_PER_SERVER: usize = 1000;
 /// Requests that may wait for one SIP server altogether, so that what it was sent and has not answered waits as well; a further one of these is
 /// given up.
 pub const ASKED_PER_SERVER: usize = 4_000;
+
+/// How long a request that a device begins waits for a flow to its SIP server.
+const BEGUN_WAIT: Duration = Duration::from_secs(8);
 
 /// BYEs for one device that wait on when their senders are told that it is away; a further one is lost.
 pub const OWED_PER_DEVICE: usize = 8;
@@ -55,13 +59,22 @@ pub(super) struct Parked {
 #[derive(Debug)]
 enum What {
     /// The request came while the peer was away. `device`: that of its dialog.
-    Unsent { server: ServerId, request: Box<Message>, passage: Passage, device: InstanceId },
+    Unsent { server: ServerId, request: Box<Message>, way: Way, device: InstanceId },
     /// The request is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
     Owed { bye: Box<Message>, passage: Passage, _place: Arc<()> },
     /// The request was sent on a device's flow that has ended.
     Sent,
     /// The request was sent on a SIP server's stream that has ended, to this address.
     Asked { address: Option<IpAddr> },
+}
+
+/// How a request goes on that was not sent.
+#[derive(Debug)]
+enum Way {
+    /// Inside its dialog.
+    InDialog(Passage),
+    /// Its device begins something; from where.
+    Begun(Source),
 }
 
 /// The requests of dialogs that wait for a peer to come back, in the order in which they came.
@@ -144,11 +157,52 @@ impl Endpoint {
         let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
-        let what = What::Unsent { server, request: Box::new(request.clone()), passage, device };
+        let way = Way::InDialog(passage);
+        let what = What::Unsent { server, request: Box::new(request.clone()), way, device };
         let wait = self.patience_for(request.method() == Some(Method::Invite));
         self.add_parked(now, who, Parked { branch, until: now + wait, what });
         if let OfflinePeer::Server(upstream) = who {
             self.want_flow_soon(now, upstream);
+        }
+    }
+
+    /// Keeps a request that a device begins until a flow is up to its SIP server. 503 when none comes in time, or when none can be had.
+    pub(super) fn park_begun(
+        &mut self,
+        now: Instant,
+        source: Source,
+        reply: Reply<'_>,
+        request: &Message,
+        (device, upstream): (InstanceId, UpstreamId),
+    ) {
+        let who = OfflinePeer::Server(upstream);
+        let has_room = self.parked.kept(&who) < WAITING_PER_SERVER;
+        if has_room {
+            let branch = self.core.branch();
+            let owner = ServerOwner::Parked(who, branch);
+            let Some(server) = self.open_forwarded(now, reply, request, owner, device, 503) else { return };
+            let failure = self.try_later(request);
+            self.dialogs.fail_with(server, (503, failure));
+            let what = What::Unsent { server, request: Box::new(request.clone()), way: Way::Begun(source), device };
+            self.add_parked(now, who, Parked { branch, until: now + BEGUN_WAIT, what });
+        } else {
+            let response = self.try_later(request);
+            self.respond_once(now, reply, request, 503, response);
+        }
+        self.want_flow_soon(now, upstream);
+    }
+
+    /// No flow can be had to a SIP server now: the senders of what begins something may try another way.
+    pub(super) fn give_up_begun(&mut self, now: Instant, id: UpstreamId) {
+        let who = OfflinePeer::Server(id);
+        let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
+        let begun = |it: &mut Parked| matches!(it.what, What::Unsent { way: Way::Begun(_), .. });
+        let begun: Vec<_> = waiting.extract_if(.., begun).collect();
+        if waiting.is_empty() {
+            self.parked.waiting.remove(&who);
+        }
+        for waiting in begun {
+            self.give_up_one(now, waiting);
         }
     }
 
@@ -266,9 +320,14 @@ impl Endpoint {
 
     fn send_one(&mut self, now: Instant, waiting: Parked, hop: NextHop) {
         match waiting.what {
-            What::Unsent { server, request, passage, .. } => {
+            What::Unsent { server, request, way, .. } => {
                 self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
-                self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
+                match way {
+                    Way::InDialog(passage) => {
+                        self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
+                    }
+                    Way::Begun(source) => self.send_begun(now, &source, (server, waiting.branch), &request, hop),
+                }
             }
             What::Owed { bye, passage, .. } => self.send_owed(now, waiting.branch, &bye, passage, hop),
             // Not again: the copy of a call that waits is a leg of its own.
@@ -407,7 +466,10 @@ impl Endpoint {
 
     /// The request that a device must still get when its sender is told that the device is away: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
-        let (OfflinePeer::Device(_), What::Unsent { request, passage, .. }) = (who, &waiting.what) else { return None };
+        let (OfflinePeer::Device(_), What::Unsent { request, way: Way::InDialog(passage), .. }) = (who, &waiting.what)
+        else {
+            return None;
+        };
         let is_short = request.head().len() + request.body().len() <= LATE_BYTES;
         if request.method() != Some(Method::Bye) || !is_short {
             return None;

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sip::endpoint::{Input, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, names_device, server_of};
+use sip::endpoint::{
+    Input, NewOwner, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, names_device, server_of,
+};
 use sip::id::InstanceId;
 use tokio::time::timeout;
 
@@ -48,6 +50,15 @@ pub(crate) struct PushBindings {
     accounts: BTreeSet<(AorKey, InstanceId)>,
     /// The records of registrations that another node has by now, for the calls that wait here for their devices, and as long as these do.
     let_go: HashMap<InstanceId, Sealed>,
+}
+
+/// The whereabouts of a registration that is let go of here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// Another node has it.
+    Elsewhere(NewOwner),
+    /// It has ended.
+    Nowhere,
 }
 
 struct Row {
@@ -346,7 +357,10 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) => self.let_go_of_push_binding(id, fence, kind == EndKind::HandedOver),
+            (false, fence) if kind == EndKind::HandedOver => {
+                self.let_go_of_push_binding(id, fence, Whereabouts::Elsewhere(NewOwner::Successor));
+            }
+            (false, fence) => self.let_go_of_push_binding(id, fence, Whereabouts::Nowhere),
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
@@ -435,8 +449,8 @@ impl Shard {
 
     /// The store has a registration no more, or from another node: its device is pushed from here no more but for calls that wait here, as long as another node
     /// has it. The store is left as it is.
-    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence, is_moved: bool) {
-        if !is_moved && self.push_bindings.let_go.contains_key(&id) {
+    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence, whereabouts: Whereabouts) {
+        if whereabouts == Whereabouts::Nowhere && self.push_bindings.let_go.contains_key(&id) {
             // The node that has had it since has ended it.
             return self.drive(clock::now(), Input::RemovePushBinding(id));
         }
@@ -446,7 +460,10 @@ impl Shard {
         self.ask_no_more(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
-        let end = if is_moved { Input::LetGoOfPushBinding(id) } else { Input::RemovePushBinding(id) };
+        let end = match whereabouts {
+            Whereabouts::Elsewhere(to) => Input::LetGoOfPushBinding { instance: id, to },
+            Whereabouts::Nowhere => Input::RemovePushBinding(id),
+        };
         self.drive(clock::now(), end);
         let waits = self.endpoint.push_binding_upstream(id).is_some();
         if let Some(sealed) = self.push_bindings.sealed(id).filter(|_| waits).cloned() {

@@ -4,13 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{CallState, Input};
+use sip::endpoint::{CallState, Input, NewOwner};
 use sip::id::{BindingId, CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::Shard;
 use super::call_pushes::Anew;
+use super::push_bindings::Whereabouts;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
@@ -98,7 +99,9 @@ impl Shard {
             }
             Request::LetGo { id, fence, is_moved } => {
                 self.path_lookups.doubt(id);
-                self.let_go_of_push_binding(id, fence, is_moved);
+                let whereabouts =
+                    if is_moved { Whereabouts::Elsewhere(NewOwner::Chosen) } else { Whereabouts::Nowhere };
+                self.let_go_of_push_binding(id, fence, whereabouts);
             }
             Request::LeaveToOwner { id, fence, until, record } => self.leave_to_owner(id, fence, until, record),
             // `on_input` does it after every request.

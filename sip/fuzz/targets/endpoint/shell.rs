@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use sip::endpoint::{Failover, Input, RestoredPushBinding};
+use sip::endpoint::{Failover, Input, NewOwner, RestoredPushBinding};
 use sip::id::UpstreamId;
 
 use crate::peers;
@@ -21,7 +21,10 @@ impl World {
             1 => self.input(Input::HandOver),
             2 if which & 1 == 0 => self.input(Input::RefuseCalls(Failover::OtherNode)),
             2 => self.input(Input::RefuseCalls(Failover::Nobody)),
-            3 => self.input(Input::LetGoOfPushBinding(passed.unwrap_or(instance))),
+            3 => {
+                let to = if which & 1 == 0 { NewOwner::Chosen } else { NewOwner::Successor };
+                self.input(Input::LetGoOfPushBinding { instance: passed.unwrap_or(instance), to });
+            }
             4 => self.restore(which),
             _ => self.input(Input::RegisterAgain(instance)),
         }

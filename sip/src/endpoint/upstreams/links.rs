@@ -213,6 +213,7 @@ impl Endpoint {
         let after = redial::wait_after(failures, redial, &waits, &mut self.core.random);
         self.wait_to_dial(now, id, after);
         self.fail_registers(now, id, true);
+        self.give_up_begun(now, id);
         self.answer_without_flow(now, id);
     }
 

@@ -1,6 +1,6 @@
 //! A registration runs out, or goes to another node, while a caller waits for its device.
 
-use sip::endpoint::{CallState, Event, Input, Missing, PushBindingEnd};
+use sip::endpoint::{CallState, Event, Input, Missing, NewOwner, PushBindingEnd};
 use sip::id::FlowId;
 use sip::message::Message;
 
@@ -88,7 +88,7 @@ fn let_go_of(said: Option<u16>) -> (Through, Message, String) {
         says(&mut through, &invite, said);
     }
     let instance = through.instance();
-    through.world.input(Input::LetGoOfPushBinding(instance));
+    through.world.input(Input::LetGoOfPushBinding { instance, to: NewOwner::Chosen });
     (through, invite, path)
 }
 
@@ -149,7 +149,7 @@ fn called_asleep_and_let_go() -> Through {
     through.world.sent.clear();
     through.call("c1", &path);
     let instance = through.instance();
-    through.world.input(Input::LetGoOfPushBinding(instance));
+    through.world.input(Input::LetGoOfPushBinding { instance, to: NewOwner::Chosen });
     through
 }
 
@@ -182,10 +182,12 @@ fn a_call_for_a_phone_that_is_another_nodes_and_does_not_come_here_ends_in_its_o
 #[test]
 fn a_server_that_goes_by_flows_tries_the_next_one_at_once_and_any_other_waits() {
     let contact = format!("<sip:alice@10.0.0.5:1{PN}>;+sip.instance=\"<urn:uuid:1>\"");
-    for (reg_id, says, refused) in [
-        (";reg-id=1", vec![("Require", "outbound")], 1),
-        (";reg-id=1", vec![], 0),
-        ("", vec![("Require", "outbound")], 0),
+    for (reg_id, says, to, refused) in [
+        (";reg-id=1", vec![("Require", "outbound")], NewOwner::Chosen, 1),
+        // Its Path leads here alone.
+        (";reg-id=1", vec![("Require", "outbound")], NewOwner::Successor, 0),
+        (";reg-id=1", vec![], NewOwner::Chosen, 0),
+        ("", vec![("Require", "outbound")], NewOwner::Chosen, 0),
     ] {
         let mut through = Through::new();
         through.says = says;
@@ -193,7 +195,7 @@ fn a_server_that_goes_by_flows_tries_the_next_one_at_once_and_any_other_waits() 
         through.world.input(Input::Closed(FlowId::Stream(1)));
         through.call("c1", register.text(sip::message::Name::Path).unwrap());
         let instance = through.instance();
-        through.world.input(Input::LetGoOfPushBinding(instance));
+        through.world.input(Input::LetGoOfPushBinding { instance, to });
         assert_eq!((through.world.count("INVITE 430"), through.world.count("INVITE 480")), (refused, 0), "{reg_id}");
         assert_eq!(registrations(&through), 1 - refused);
     }

@@ -5,7 +5,7 @@ use sip::id::{FlowId, UpstreamId};
 use sip::message::{Message, Name};
 
 use super::through::{Register, Through, values};
-use crate::world::World;
+use crate::world::{self, World};
 
 const EDGE: &str = "<sip:relay.test:5061;transport=tls;lr>";
 pub const SERVICE: &str = "<sip:orig@192.0.2.10;lr>";
@@ -588,16 +588,69 @@ fn emergency_calls_that_are_challenged_or_refused_at_once_are_no_more_than_other
     assert_eq!(challenged(world, 2), 3 + 3);
 }
 
+/// Alice's phone, whose SIP server has just ended the flow; none is dialled by itself.
+fn without_a_flow() -> Through {
+    let mut through = registered(&[("Service-Route", SERVICE)]);
+    (through.world.dial, through.world.dialled) = (false, 0);
+    let flow = through.world.upstream.flow;
+    through.world.input(Input::Closed(flow));
+    through
+}
+
 #[test]
-fn without_a_flow_to_its_sip_server_a_request_is_503_and_one_is_dialled() {
-    let mut through = registered(&[]);
+fn without_a_flow_to_its_sip_server_a_request_waits_for_one_that_is_dialled() {
+    for method in ["INVITE", "MESSAGE"] {
+        let mut through = without_a_flow();
+        let world = &mut through.world;
+        Begun::new(method).send(world);
+        assert_eq!((world.count(method), world.count("INVITE 100")), (0, usize::from(method == "INVITE")));
+        assert!(world.dialled > 0);
+        world.input(Input::Dialled { upstream: world::REGISTRAR, flow: FlowId::Stream(98), transport: Transport::Tls });
+        let (sent, flow) = (world.last(method), flow_of(world, method));
+        assert_eq!((flow, values(&sent, Name::Route)), (FlowId::Stream(98), vec![SERVICE.to_owned()]), "{method}");
+        assert_eq!(sent.has(Name::RecordRoute), method == "INVITE");
+        let server = Source { flow, ..world.upstream };
+        world.reply(server, &sent, 200, &[("Contact", "<sip:bob@192.0.2.10>")], "");
+        assert_eq!(world.count(&format!("{method} 200")), 1);
+    }
+}
+
+#[test]
+fn without_a_flow_to_its_sip_server_that_comes_in_time_a_request_is_503() {
+    for fails in [true, false] {
+        let mut through = without_a_flow();
+        let world = &mut through.world;
+        Begun::new("INVITE").send(world);
+        if fails {
+            world.input(Input::DialFailed(world::REGISTRAR));
+        } else {
+            assert_eq!(world.count("INVITE 503"), 0);
+            world.advance(crate::world::seconds(8));
+        }
+        assert_eq!(world.count("INVITE 503"), 1, "fails: {fails}");
+        assert!(world.last("INVITE 503").has(Name::RetryAfter));
+    }
+}
+
+#[test]
+fn a_call_that_is_cancelled_while_it_waits_for_a_flow_goes_nowhere() {
+    let mut through = without_a_flow();
     let world = &mut through.world;
-    (world.dial, world.dialled) = (false, 0);
-    let flow = world.upstream.flow;
-    world.input(Input::Closed(flow));
     Begun::new("INVITE").send(world);
-    assert_eq!(world.count("INVITE 503"), 1);
-    assert!(world.dialled > 0 && world.last("INVITE 503").has(Name::RetryAfter));
+    Begun::new("CANCEL").send(world);
+    assert_eq!((world.count("CANCEL 200"), world.count("INVITE 487")), (1, 1));
+    world.input(Input::Dialled { upstream: world::REGISTRAR, flow: FlowId::Stream(98), transport: Transport::Tls });
+    assert_eq!(world.count("INVITE"), 0);
+}
+
+#[test]
+fn a_request_that_waits_for_a_flow_goes_nowhere_when_its_device_has_left() {
+    let mut through = without_a_flow();
+    let world = &mut through.world;
+    Begun::new("INVITE").send(world);
+    world.input(Input::Closed(FlowId::Stream(1)));
+    world.input(Input::Dialled { upstream: world::REGISTRAR, flow: FlowId::Stream(98), transport: Transport::Tls });
+    assert_eq!(world.count("INVITE"), 0);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tests::board::Missed;
 use tests::caller::Caller;
 use tests::fcm::Answer;
 use tests::gate::Gate;
+use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{Ports, Setup};
@@ -15,6 +16,9 @@ use tests::scratch::Scratch;
 use tests::world::{FCM_TOKEN, SOON, World};
 
 use super::Outcome;
+
+/// Registrations that passed through.
+const PASSED: &str = "sipwake_push_registrations";
 
 /// A world whose node reaches the store through a door, and a second node that needs none.
 pub(super) async fn two_nodes_and_a_gate(redis: &RedisServer) -> Result<(World, RelayProcess, Gate), Missed> {
@@ -295,4 +299,25 @@ async fn a_node_that_was_cut_off_writes_again_what_the_store_has_lost_meanwhile(
         assert_eq!(other.api().disable(instance).await?.status, 200);
     }
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
+}
+
+/// Its SIP server has the call at the first node, and its phone comes to the edge that the push has named.
+#[tokio::test]
+async fn a_call_waits_for_a_phone_that_lent_nothing_at_a_node_that_was_cut_off_until_another_had_it() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    phone.register_and_sleep(SOON).await?;
+    world.await_metric(PASSED, 1.0).await?;
+    let caller = world.call()?;
+    world.android_push().await?;
+    caller.expect(180, SOON).await?;
+    gate.close();
+    world.until("the other node", || async { (other.metric(PASSED).await? == 1.0).then_some(()) }).await?;
+    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    world.relay.await_log("passed-let-go", SOON * 2).await?;
+    let (_device, call) = world.wake_to_call(&phone).await?;
+    call.ring();
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await
 }
