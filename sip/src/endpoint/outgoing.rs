@@ -74,7 +74,7 @@ impl Refusal {
                 "this account is lent: the relay takes its calls; to call out, register at your own SIP server and send there"
             }
             Self::NotRegistered => {
-                "register through this relay first, by this connection; with pn-provider (RFC 8599), unless its operator lets the domain register without"
+                "register through this relay first, by this connection, and by no other one since; with pn-provider (RFC 8599), unless its operator lets the domain register without"
             }
             Self::From => {
                 "the domain of From is not one that is registered by this connection, nor From an identity that a SIP server has given here"
