@@ -34,6 +34,13 @@ const ODD: &[(&str, &str)] = &[
     ("Contact", "Contact: \"open <sip:x@h>"),
     ("X-Odd", "Subject: hello\r\n>world"),
     ("X-Odd", "no colon in this line"),
+    ("X-Odd", "Subject: hello\r\n>world: how are you"),
+    ("X-Odd", "Subject: hi\r\nsee you at 10:30"),
+    ("X-Odd", "Alert-Info:\r\n<http://127.0.0.1/ring>;info=x"),
+    ("X-Odd", "User Agent: Foo/1.0"),
+    ("X-Odd", "X-CallerName(CNAM): Bob"),
+    ("X-Odd", ": x"),
+    ("From", "From: \"Bob\"\r\n<sip:bob@example.com>;tag=1"),
     ("X-Odd", "P-Asserted-Identity: \"broken"),
 ];
 
@@ -50,6 +57,31 @@ fn an_invite_with_odd_headers_rings_and_reaches_the_device_as_it_came() {
         let passed = bytes.windows(line.len()).any(|window| window == line.as_bytes());
         assert!(passed, "{line}: {}", String::from_utf8_lossy(&bytes));
     }
+}
+
+#[test]
+fn of_several_from_or_to_the_first_goes_on_and_of_several_max_forwards_the_lowest_counts() {
+    for (name, line) in
+        [("From", "From: <sip:eve@h>;tag=2"), ("To", "t: <sip:eve@h>"), ("Max-Forwards", "Max-Forwards: 9")]
+    {
+        let mut world = World::registered();
+        let (source, text) = (world.upstream, with_line(&world, "odd", "X-Odd", line));
+        world.receive(source, &text);
+        assert_eq!(world.wakes().len(), 1, "{name}: {:?}", world.descriptions());
+        world.attach(1);
+        let forked = world.last("INVITE");
+        let counts = [Name::From, Name::To, Name::MaxForwards].map(|name| forked.values(name).count());
+        assert_eq!(counts, [1, 1, 1], "{name}");
+        assert_eq!(forked.from().and_then(|from| from.user()), Some("bob"), "{name}");
+        assert_eq!(forked.max_forwards() == Some(8), name == "Max-Forwards");
+        world.reply(world.device(1), &forked, 200, &[], SDP);
+        assert_eq!(world.count("INVITE 200"), 1, "{name}");
+    }
+    let mut world = World::registered();
+    let source = world.upstream;
+    let text = with_line(&world, "odd", "X-Odd", "Max-Forwards: 0");
+    world.receive(source, &text);
+    assert_eq!(world.count("INVITE 483"), 1, "{:?}", world.descriptions());
 }
 
 #[test]
@@ -104,8 +136,7 @@ fn a_device_that_adds_to_our_via_is_heard() {
 
 #[test]
 fn a_line_that_others_may_read_as_a_header_is_answered_400_and_wakes_nobody() {
-    for line in ["To\u{b}: x", "T o: x", ": x", "(To): x", "Subject: hello\n>world", "X: a\nTo: x", "X: a\rY", "X: a\n"]
-    {
+    for line in ["To\u{b}: x", "T o: x", "(To): x", "Subject: hello\n>world", "X: a\nTo: x", "X: a\rY", "X: a\n"] {
         let mut world = World::registered();
         let (source, text) = (world.upstream, with_line(&world, "odd", "X-Odd", line));
         world.receive(source, &text);
