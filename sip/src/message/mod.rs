@@ -327,11 +327,6 @@ impl Message {
         contacts.filter(|contact| contact.target().is_some()).collect()
     }
 
-    /// How many elements there are in all Contacts, whether they lead somewhere or not, and are text or not.
-    pub fn contact_elements(&self) -> usize {
-        self.values(Name::Contact).flat_map(party::split).count()
-    }
-
     /// The Contact addresses with this user, also where what stands beside them in their line is too broken to tell where one
     /// ends and the next begins. `user`: one that nobody writes by chance.
     pub fn contacts_of(&self, user: &str) -> Vec<Party<'_>> {
