@@ -476,6 +476,34 @@ fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call(
     assert_eq!(tag(&answer), tag(&refused));
 }
 
+/// RFC 3261 §9.2: also where the call was answered, whether the caller has heard a 180 or acknowledged the 200 or not.
+#[test]
+fn a_cancel_that_comes_after_the_answer_is_200_with_the_tag_of_the_answer() {
+    for (rings, acknowledged) in [(false, false), (true, false), (true, true)] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite("late");
+        let (device, leg) = (world.device(1), world.last("INVITE"));
+        if rings {
+            world.reply(device, &leg, 180, &[], "");
+        }
+        world.reply(device, &leg, 200, &[("Contact", "<sip:phone@10.0.0.5>")], SDP);
+        let tag = |message: &Message| message.to().and_then(|to| to.tag().map(str::to_owned));
+        let answered = tag(&world.last("INVITE 200"));
+        assert!(answered.is_some());
+        if acknowledged {
+            let source = world.upstream;
+            let head = world.head("late", "ACK", 1, ";tag=peer").replace("CSeq: 1 INVITE", "CSeq: 1 ACK");
+            world.receive(source, &format!("ACK sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+        }
+        for _ in 0..2 {
+            world.cancel("late");
+            assert_eq!(tag(&world.last("CANCEL 200")), answered, "{rings} {acknowledged}");
+        }
+        assert_eq!(world.count("CANCEL"), 0, "the call stands");
+    }
+}
+
 #[test]
 fn an_invite_of_the_field_rings_or_is_answered_400() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/messages/field");
