@@ -48,7 +48,7 @@ impl MessageContent {
                 content_type.map_or(Self::Words, |content_type| Self::within(&content_type, content, levels))
             }
             multipart if multipart.starts_with("multipart/") => {
-                let boundary = Params::parse(params).and_then(|params| params.value("boundary"));
+                let boundary = Params::loose(params).value("boundary");
                 boundary.map_or(Self::Words, |boundary| Self::of_parts(&unquote(boundary), body, levels))
             }
             _ => Self::Words,
@@ -155,6 +155,8 @@ mod tests {
             }
             assert_eq!(of(MIXED, &in_parts), content, "{media}");
             assert_eq!(of(MIXED, &in_parts.replace('\r', "")), content, "{media}");
+            let unquoted = in_parts.replace("--b 1", "--=_b:1");
+            assert_eq!(of("multipart/mixed; charset=\"x;y\" ; boundary==_b:1;", &unquoted), content, "{media}");
             assert_eq!(
                 of("message/cpim", &cpim("multipart/mixed;\r\n boundary=\"b 1\"", &in_parts)),
                 content,

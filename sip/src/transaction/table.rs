@@ -64,7 +64,7 @@ pub(super) struct Server<S> {
     pub(super) flow: FlowId,
     key: Arc<str>,
     pub(super) last: Bytes,
-    /// The To tag of the 2xx to an INVITE, which is not kept itself.
+    /// The To tag of the 2xx to an INVITE, which is not kept itself once it was sent.
     accepted_by: Option<Box<str>>,
     pub(super) owner: S,
     armed: Armed,
@@ -506,8 +506,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
             }
             // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
-            let is_over = server.machine.is_accepted() && !server.waits_for_flow;
-            server.accepted_by = if is_over { to_tag(&response) } else { None };
+            let is_accepted = server.machine.is_accepted();
+            server.accepted_by = if is_accepted { to_tag(&response) } else { None };
+            let is_over = is_accepted && !server.waits_for_flow;
             server.last = if is_over { Bytes::new() } else { response };
         }
         if !server.machine.is_pending() && !server.machine.is_accepted() {
