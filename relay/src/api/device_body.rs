@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::json::{At, Errors, Fields, Json};
+use super::json::{At, Errors, Json};
 use super::problem::Problem;
 use super::sip_uri::IN_ASCII;
 use crate::hpke::PublicKey;
@@ -51,11 +51,10 @@ fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors
     const MEMBERS: [&str; 4] = ["device", "lifetime_s", "presence", "wake_for"];
     let body = At::root(body).object(&MEMBERS, errors)?;
     let mut change = Change::default();
-    refuse_null(&body, &MEMBERS, errors);
+    // `null` removes what can be removed (RFC 7396 §2); of all else it is the absence, as some write each member that they leave out.
     if let Some(device) =
         body.get("device").and_then(|at| at.object(&["call_push", "alert_push", "public_key"], errors))
     {
-        refuse_null(&device, &["call_push"], errors);
         change.call_push = device.get("call_push").and_then(|at| push_target(&at, now_ms, errors));
         change.alert_push = match device.get_or_null("alert_push") {
             None => Field::Keep,
@@ -76,13 +75,6 @@ fn change(body: &Json, lifetime: LifetimeRange, now_ms: u64, errors: &mut Errors
 
 pub(super) fn presence(at: &At, errors: &mut Errors) -> Option<Presence> {
     at.choice(&[("foreground", Presence::Foreground), ("background", Presence::Background)], errors)
-}
-
-/// In a change, `null` removes (RFC 7396 §2), and these are never absent.
-fn refuse_null(of: &Fields<'_>, members: &[&'static str], errors: &mut Errors) {
-    for at in members.iter().filter_map(|member| of.get_or_null(member)).filter(At::is_null) {
-        errors.add::<()>(&at.pointer, "null would remove this, and it cannot be: leave the key out to keep it");
-    }
 }
 
 /// The push services, as `provider` names them.
@@ -263,19 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_removed_is_refused_where_it_is_null() {
-        for (body, place) in [
-            (r#"{"device": {"call_push": null}}"#, "/device/call_push"),
-            (r#"{"device": null}"#, "/device"),
-            (r#"{"lifetime_s": null}"#, "/lifetime_s"),
-            (r#"{"presence": null}"#, "/presence"),
-            (r#"{"wake_for": null}"#, "/wake_for"),
+    fn what_cannot_be_removed_stays_where_it_is_null() {
+        for body in [
+            r#"{"device": {"call_push": null}}"#,
+            r#"{"device": null}"#,
+            r#"{"lifetime_s": null, "presence": null, "wake_for": null}"#,
         ] {
-            let problem = read(body).unwrap_err();
-            let places: Vec<_> = problem.errors().map(|error| error["pointer"].as_str().unwrap()).collect();
-            assert_eq!(places, [place]);
+            assert_eq!(read(body).unwrap(), Change::default(), "{body}");
         }
-        assert!(read(r#"{"device": {"alert_push": null, "public_key": null}}"#).is_ok());
+        let change = read(r#"{"device": {"call_push": null, "alert_push": null, "public_key": null}}"#).unwrap();
+        assert_eq!((change.call_push, change.alert_push, change.public_key), (None, Field::Clear, Field::Clear));
+        assert!(read(r#"{"device": {"call_push": {"provider": null, "token": "t"}}}"#).is_err(), "needed there");
+        assert!(read(r#"{"label": null}"#).is_err(), "an unknown key");
     }
 
     #[test]

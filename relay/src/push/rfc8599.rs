@@ -119,13 +119,17 @@ enum Services {
 }
 
 impl Services {
+    /// Reads what may be the services behind a bundle: members as in a `pn-prid`. `None`: none of them is known.
     fn read(text: &str) -> Option<Self> {
-        let known = |service: &str| matches!(service, "voip" | "remote");
-        match text {
-            "voip" => Some(Self::Voip),
-            _ => text.split('&').all(known).then_some(Self::Any),
-        }
+        let mut known = text.split('&').filter_map(service);
+        let first = known.next()?;
+        Some(if first == "voip" && known.all(|service| service == first) { Self::Voip } else { Self::Any })
     }
+}
+
+/// The known service that a label names, in any case.
+fn service(label: &str) -> Option<&'static str> {
+    ["voip", "remote"].into_iter().find(|known| label.eq_ignore_ascii_case(known))
 }
 
 struct Tokens<'a> {
@@ -142,9 +146,8 @@ impl<'a> Tokens<'a> {
         let (mut members, mut unlabelled) = (0, None);
         for member in prid.split('&').filter(|member| !member.is_empty()) {
             let (token, label) = member.split_once(':').unwrap_or((member, ""));
-            if token.is_empty() || !matches!(label, "" | "voip" | "remote") {
-                continue;
-            }
+            let label = if label.is_empty() { Some("") } else { service(label) };
+            let Some(label) = label.filter(|_| !token.is_empty()) else { continue };
             if !(64..=200).contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 return None;
             }
@@ -190,6 +193,20 @@ mod tests {
         assert_eq!(address("apns.dev", "TEAM.com.example.voip&remote", &both), Ok((own(A), Some(own(B)))));
         assert_eq!(address("apns", "TEAM.com.example.remote", &format!("{B}:remote")), Err(NoAddress::NotServed));
         assert_eq!(address("fcm", "project", "f:x"), Ok((own("f:x"), Some(own("f:x")))));
+    }
+
+    #[test]
+    fn the_services_of_a_pn_param_are_read_as_the_labels_of_a_pn_prid() {
+        let own = |text: &str| text.to_owned();
+        let both = format!("{A}:VoIP&{B}:Remote&{B}:watch");
+        for services in ["voip&remote", "VOIP&Remote", "&voip&&remote&", "voip&watch&remote", "voip&watch", "voip&"] {
+            let param = format!("TEAM.com.example.{services}");
+            assert_eq!(address("apns", &param, &both), Ok((own(A), Some(own(B)))), "{services}");
+        }
+        for services in ["voip&", "&voip", "VOIP", "voip&watch", "voip&voip"] {
+            let param = format!("TEAM.com.example.{services}");
+            assert_eq!(address("apns", &param, A), Ok((own(A), None)), "{services}");
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //!
 //! Only the message class for voice is voicemail; the others, and headers of single messages, are passed over.
 //!
-//! Invariant: a text whose state or counts cannot be read is not read at all; its other lines decide nothing. The parts that are kept are bounded by
-//! [`ACCOUNT_BYTES`].
+//! Invariant: a text whose state cannot be read is not read at all; its other lines decide nothing, and counts that cannot be read are as if they
+//! were not there. The parts that are kept are bounded by [`ACCOUNT_BYTES`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,23 +40,21 @@ impl Mailbox {
     /// Reads a body.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(body);
-        let lines = unfolded(&text);
-        let mut lines = lines.iter().map(|line| &**line);
-        let (name, status) = field(lines.find(|line| !line.trim().is_empty())?)?;
+        // Some begin it with a byte order mark.
+        let lines = unfolded(text.trim_start_matches('\u{feff}'));
+        let lines = lines.iter().map(|line| &**line).skip_while(|line| line.trim().is_empty());
+        // An empty line begins the headers of single messages.
+        let summary = || lines.clone().take_while(|line| !line.trim().is_empty()).filter_map(field);
+        let (_, status) = summary().find(|(name, _)| name.eq_ignore_ascii_case("Messages-Waiting"))?;
         let waiting = match status {
             yes if yes.eq_ignore_ascii_case("yes") => true,
             no if no.eq_ignore_ascii_case("no") => false,
             _ => return None,
         };
-        if !name.eq_ignore_ascii_case("Messages-Waiting") {
-            return None;
-        }
         let mut mailbox = Self { waiting, ..Self::default() };
-        // An empty line begins the headers of single messages.
-        for line in lines.take_while(|line| !line.trim().is_empty()) {
-            let Some((name, value)) = field(line) else { continue };
+        for (name, value) in summary() {
             if name.eq_ignore_ascii_case("Voice-Message") {
-                let (new, old, urgent) = counts(value)?;
+                let Some((new, old, urgent)) = counts(value) else { continue };
                 (mailbox.new, mailbox.old, mailbox.urgent) = (Some(new), Some(old), urgent);
             } else if name.eq_ignore_ascii_case("Message-Account") {
                 mailbox.account = Some(value).filter(|uri| uri.len() <= ACCOUNT_BYTES).and_then(caller::told);
@@ -94,22 +92,16 @@ fn field(line: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name.bytes().all(token)).then_some((name, value.trim()))
 }
 
-/// `2/8 (0/2)`: new, old, and of the new those that are urgent.
+/// `2/8 (0/2)`: new, old, and of the new those that are urgent, where that can be read.
 fn counts(value: &str) -> Option<(u32, u32, Option<u32>)> {
-    let (all, urgent) = match value.split_once('(') {
-        None => (value, None),
-        Some((all, urgent)) => (all, Some(urgent.trim_end().strip_suffix(')')?)),
-    };
+    let (all, urgent) = value.split_once('(').map_or((value, None), |(all, urgent)| (all, Some(urgent)));
     let pair = |text: &str| {
         let (new, old) = text.split_once('/')?;
         Some((number(new)?, number(old)?))
     };
     let (new, old) = pair(all)?;
-    let urgent = match urgent {
-        None => None,
-        Some(urgent) => Some(pair(urgent)?.0),
-    };
-    Some((new, old, urgent))
+    let urgent = urgent.and_then(|urgent| pair(urgent.trim_end().strip_suffix(')')?));
+    Some((new, old, urgent.map(|(new, _)| new)))
 }
 
 /// Digits; what is larger than the type is its largest value.
@@ -171,13 +163,28 @@ mod tests {
             "Messages-Waiting: perhaps\r\n",
             "\r\n Messages-Waiting: yes\r\n",
             "Messages-Waiting: yes\r\n no\r\n",
-            "Messages-Waiting: yes\r\nVoice-Message: 1\r\n",
-            "Messages-Waiting: yes\r\nVoice-Message: -1/0\r\n",
-            "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0\r\n",
-            "Messages-Waiting: yes\r\nVoice-Message: 1/0 (0)\r\n",
+            "Voice-Message: 1/0\r\n\r\nMessages-Waiting: yes\r\n",
         ] {
             assert_eq!(Mailbox::parse(text.as_bytes()), None, "{text:?}");
         }
-        assert_eq!(Mailbox::parse(b"Messages-Waiting: yes\r\nVoice-Message: 1/\xff\r\n"), None);
+    }
+
+    #[test]
+    fn lines_that_cannot_be_read_leave_the_others() {
+        let waits = Some(Mailbox { waiting: true, ..Mailbox::default() });
+        for count in ["3", "1.0/0", "many", "-1/0", "", "/", "1/", "1/0/0", "(1/0)"] {
+            let text = format!("Messages-Waiting: yes\r\nVoice-Message: {count}\r\n");
+            assert_eq!(Mailbox::parse(text.as_bytes()), waits, "{count}");
+            let text = format!("{text}Voice-Message: 1/2 (1/0)\r\n");
+            assert_eq!(Mailbox::parse(text.as_bytes()), Some(told(true, 1, 2, Some(1))), "{count}");
+        }
+        for urgent in ["(0", "(0)", "(0/0", "(0/0) x", "(many/0)", "()"] {
+            let text = format!("Messages-Waiting: yes\r\nVoice-Message: 1/0 {urgent}\r\n");
+            assert_eq!(Mailbox::parse(text.as_bytes()), Some(told(true, 1, 0, None)), "{urgent}");
+        }
+        assert_eq!(Mailbox::parse(b"Messages-Waiting: yes\r\nVoice-Message: 1/\xff\r\n"), waits);
+        let later = "\u{feff}Message-Account: sip:a@h\r\nVoice-Message: 1/0\r\nno header\r\nMessages-Waiting: no\r\n";
+        let expected = Mailbox { account: Some("sip:a@h".into()), ..told(false, 1, 0, None) };
+        assert_eq!(Mailbox::parse(later.as_bytes()), Some(expected));
     }
 }

@@ -14,6 +14,7 @@
 //! | [`forward`] | the changes that a proxy makes in a request (RFC 3261 §16.6) |
 //! | [`returned`] | a response on its way back (RFC 3261 §16.7) |
 //! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
+//! | [`message_content`] | what a MESSAGE says: words, or something for an app alone (RFC 3862, RFC 3994, RFC 5438) |
 //! | [`mailbox`] | the state of a voicemail box in a NOTIFY (RFC 3842) |
 //! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
 //! | [`taken_back`] | the Contacts of them that a device removes (RFC 3261 §10.2.2) |
@@ -28,6 +29,7 @@ pub mod device_contacts;
 pub mod forward;
 pub mod invite_mark;
 pub mod mailbox;
+pub mod message_content;
 pub mod own_proof;
 pub mod pending_message;
 pub mod push_proxy;

@@ -146,8 +146,8 @@ pub type Unfit = u16;
 /// # Errors
 /// 416 when the AOR or the registrar is not one of SIP; 403 when more than one Route follows ours, for then it is not the
 /// proxy named first that says who answers; 414 when the registrar is longer than [`URI_MAX`]; 400 when the AOR or the proxy is, when To can
-/// be read in two ways, when a Route or a Contact is broken, when more than one Contact is to last (RFC 8599 §4.1.1), or when a `pn-*`
-/// parameter has no form.
+/// be read in two ways, when a Route is broken, and for each [`contact_fault`]. A Contact that is no address decides nothing beside one that is
+/// (RFC 3261 §10.2.4, §16.3).
 pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
     let registrar = register.request_uri().unwrap_or_default();
     if registrar.len() > URI_MAX {
@@ -170,13 +170,13 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     }
     let server = server_of(registrar, proxy).ok_or(416_u16)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
+    if contact_fault(register).is_some() {
+        return Err(400);
+    }
     let contacts = register.contacts();
-    let mut lasting = contacts.iter().filter(|contact| lasts_for(register, contact) > 0);
-    let Some(contact) = lasting.next().or(contacts.first()) else {
+    let lasting = contacts.iter().find(|contact| lasts_for(register, contact) > 0);
+    let Some(contact) = lasting.or(contacts.first()) else {
         let is_question = !register.has(Name::Contact);
-        if !(is_question || register.text(Name::Contact) == Some("*") && register.number(Name::Expires) == Some(0)) {
-            return Err(400);
-        }
         let nobody = || Box::<str>::default();
         let (push_request, contact, uri) = (PushRequest::Nothing, nobody(), nobody());
         return Ok(RegisterIntent {
@@ -192,11 +192,8 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
             uri,
         });
     };
-    if lasting.next().is_some() || contacts.len() != register.contact_elements() {
-        return Err(400);
-    }
     let (expires, key) = (lasts_for(register, contact), contact_key(contact));
-    let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(&contact.uri().ok_or(400_u16)?)? };
+    let push_request = if expires == 0 { PushRequest::Nothing } else { push_request(contact)? };
     Ok(RegisterIntent {
         aor,
         server,
@@ -211,9 +208,23 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
     })
 }
 
-/// Whether a REGISTER is to register more than one Contact, which [`read`] refuses.
-pub fn registers_several(register: &Message) -> bool {
-    register.contacts().iter().filter(|contact| lasts_for(register, contact) > 0).nth(1).is_some()
+/// What keeps the Contacts of a REGISTER from being served, in words for its `Warning`: more than one is to last (RFC 8599 §4.1.1), none is an
+/// address, `*` is not alone or is to last, or a `pn-*` parameter has no form.
+pub fn contact_fault(register: &Message) -> Option<&'static str> {
+    let contacts = register.contacts();
+    if register.elements(Name::Contact).any(|element| element == "*") {
+        let is_alone = contacts.is_empty() && register.number(Name::Expires) == Some(0);
+        return (!is_alone).then_some("a Contact of * stands alone, with Expires: 0");
+    }
+    if contacts.is_empty() {
+        return register.has(Name::Contact).then_some("no Contact of this REGISTER is an address");
+    }
+    let mut lasting = contacts.iter().filter(|contact| lasts_for(register, contact) > 0);
+    let lasts = lasting.next()?;
+    if lasting.next().is_some() {
+        return Some("a REGISTER may register one Contact");
+    }
+    push_request(lasts).is_err().then_some("the pn-provider, pn-param or pn-prid of the Contact cannot be read")
 }
 
 /// The AOR that a REGISTER is for. Its SIP server says whether it may be registered, so that server must read the same one in
@@ -255,10 +266,12 @@ fn named_in_quotes(value: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.starts_with(b"<").then_some((name, rest))
 }
 
-pub(super) fn push_request(uri: &Uri<'_>) -> Result<PushRequest, Unfit> {
+/// The request that a Contact's `pn-*` parameters make, also where the rest of its URI is odd.
+pub(super) fn push_request(contact: &Party<'_>) -> Result<PushRequest, Unfit> {
+    let params = Uri::params_of(contact.target().unwrap_or_default());
     // An escape makes no other name of it (RFC 3261 §19.1.4).
     let is_named = |it: &str, name| it.contains('%') && resolved(it).is_some_and(|it| it.eq_ignore_ascii_case(name));
-    let named = |name| uri.params.iter().find(|(it, _)| it.eq_ignore_ascii_case(name) || is_named(it, name));
+    let named = |name| params.iter().find(|(it, _)| it.eq_ignore_ascii_case(name) || is_named(it, name));
     let value = |name| {
         let value = named(name).and_then(|(_, value)| value);
         value.map(|value| resolved(value).ok_or(400_u16)).transpose()

@@ -36,9 +36,8 @@ pub fn taken_back(register: &Message, intent: &RegisterIntent, key: &TokenKey) -
     let registers = intent.expires > 0;
     let kept = intent.registration(key).map(|(instance, _)| instance);
     let ends = |contact: &Party<'_>| {
-        let push = contact.uri().and_then(|uri| push_request(&uri).ok());
-        let instance = match push {
-            Some(PushRequest::Push(push)) => Some(identify(key, &intent.aor, &intent.server, &push)),
+        let instance = match push_request(contact) {
+            Ok(PushRequest::Push(push)) => Some(identify(key, &intent.aor, &intent.server, &push)),
             _ => None,
         };
         TakenContact { contact: contact_key(contact), instance }

@@ -55,10 +55,12 @@ impl Endpoint {
         let own_routes = self.own_routes(&register);
         let intent = match push_proxy::read(&register, own_routes) {
             Ok(intent) => intent,
-            Err(400) if push_proxy::registers_several(&register) => {
-                return self.refuse_with_warning(now, reply, &register, 400, "a REGISTER may register one Contact");
+            Err(status) => {
+                return match push_proxy::contact_fault(&register).filter(|_| status == 400) {
+                    Some(why) => self.refuse_with_warning(now, reply, &register, status, why),
+                    None => self.refuse(now, reply, &register, status),
+                };
             }
-            Err(status) => return self.refuse(now, reply, &register, status),
         };
         if let Err(why) = self.may_pass(&source, &intent) {
             return self.refuse_with_warning(now, reply, &register, 403, why);

@@ -20,6 +20,7 @@ pub use crate::edge::caller::{ANONYMOUS, shown, told};
 pub use crate::edge::caller_key::{CallerKey, CallerKeys};
 pub use crate::edge::invite_mark::InviteMark;
 pub use crate::edge::mailbox::Mailbox;
+pub use crate::edge::message_content::MessageContent;
 pub use crate::edge::own_proof::SECRET_MARK;
 pub use crate::edge::pending_message::StoreOutcome;
 pub use crate::edge::push_proxy::{PushContact, PushRequest, RegistrationNames, names_device, server_of};

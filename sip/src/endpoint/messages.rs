@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{
     ClientOwner, Endpoint, Event, InboundMessage, MessageEnd, MessageRequestId, ServerOwner, Side, StoreOutcome, Timer,
 };
+use crate::edge::message_content::MessageContent;
 use crate::edge::pending_message::{FinalResponse, PendingMessage};
 use crate::edge::{caller, forward, returned};
 use crate::id::{BindingId, BranchId, InstanceId, MessageId};
@@ -331,7 +332,8 @@ fn media_of(request: &Message) -> &str {
 
 /// Whether a MESSAGE only says that somebody writes.
 fn is_composing(request: &Message) -> bool {
-    media_of(request).eq_ignore_ascii_case("application/im-iscomposing+xml")
+    let content_type = unfolded(request.text(Name::ContentType).unwrap_or_default());
+    MessageContent::of(&content_type, request.body()) == MessageContent::Composing
 }
 
 /// At most `bytes` of a text, whole characters.

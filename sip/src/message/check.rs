@@ -3,14 +3,14 @@
 //! | header | of a request | of a response |
 //! | --- | --- | --- |
 //! | Via, CSeq, `Content-Length` | there, and sound | likewise |
-//! | each line | ends with CRLF alone; without a name before its colon it is refused | ends with CRLF alone |
+//! | each line | ends with CRLF alone; one that is no header is not what others may take for one of those that matter | ends with CRLF alone |
 //! | Call-ID | there once, and sound | – |
-//! | From, To | there once | – |
-//! | Max-Forwards | at most once, and sound | – |
+//! | From, To | there; the first counts | – |
+//! | Max-Forwards | sound; the lowest counts | – |
 //! | every other | – | – |
 //!
-//! Invariant: a message that passes has a topmost Via and a CSeq that can be read, and a body as long as it says; a request has one each of From, To
-//! and Call-ID, too. The contents of From, To and Contact decide nothing.
+//! Invariant: a message that passes has a topmost Via and a CSeq that can be read, and a body as long as it says; a request has From, To
+//! and one Call-ID, too. The contents of From, To and Contact decide nothing.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub enum Fault {
     RequestUri,
     /// More than one space between the parts of the request line, or spaces behind it.
     StartLine,
-    /// A line with a colon and no header's name before it, or with a bare CR or LF: some would read a header there.
+    /// A line that is no header and that some would read as one that matters, or a line with a bare CR or LF.
     HeaderLine,
     /// A SIP version other than 2.0.
     Version,
@@ -85,15 +85,12 @@ fn request(message: &Message) -> Result<(), Fault> {
     for name in [Name::From, Name::To, Name::CallId, Name::CSeq] {
         match message.values(name).count() {
             0 => return Err(Fault::Missing(name)),
-            1 => {}
-            _ => return Err(Fault::Repeated(name)),
+            2.. if matches!(name, Name::CallId | Name::CSeq) => return Err(Fault::Repeated(name)),
+            _ => {}
         }
     }
     message.call_id().ok_or(Fault::Broken(Name::CallId))?;
     message.cseq().ok_or(Fault::Broken(Name::CSeq))?;
-    if message.values(Name::MaxForwards).nth(1).is_some() {
-        return Err(Fault::Repeated(Name::MaxForwards));
-    }
     if message.has(Name::MaxForwards) && message.max_forwards().is_none() {
         return Err(Fault::Broken(Name::MaxForwards));
     }
@@ -166,18 +163,21 @@ mod tests {
     }
 
     #[test]
-    fn a_message_needs_its_headers_once_each() {
+    fn a_message_needs_its_headers() {
         assert_eq!(check(LINES), Ok(()));
         for (at, name) in [(1, Name::Via), (2, Name::From), (3, Name::To), (4, Name::CallId), (5, Name::CSeq)] {
             let mut lines = LINES.to_vec();
             lines.remove(at);
             assert_eq!(check(&lines), Err(Fault::Missing(name)));
         }
-        for (at, name) in [(2, Name::From), (3, Name::To), (4, Name::CallId), (5, Name::CSeq), (6, Name::MaxForwards)] {
-            let mut lines = LINES.to_vec();
-            lines.push(LINES[at]);
-            assert_eq!(check(&lines), Err(Fault::Repeated(name)));
+        let twice = |at: usize| check(&[LINES, &LINES[at..=at]].concat());
+        for (at, name) in [(4, Name::CallId), (5, Name::CSeq)] {
+            assert_eq!(twice(at), Err(Fault::Repeated(name)));
         }
+        for at in [2, 3, 6] {
+            assert_eq!(twice(at), Ok(()), "one counts");
+        }
+        assert_eq!(check(&[LINES, &["Max-Forwards: x"]].concat()), Err(Fault::Broken(Name::MaxForwards)));
         assert_eq!(check(&[&LINES[..6], &LINES[7..]].concat()), Ok(()), "RFC 2543 knew no Max-Forwards");
     }
 

@@ -1,6 +1,6 @@
 //! A changed copy of a message: what a proxy must change, and nothing else (RFC 3261 §16.6).
 //!
-//! Invariant: every header line that no change names leaves byte for byte as it came, and so does the body. Whatever the
+//! Invariant: every header line that no change names leaves byte for byte as it came, a second From or To excepted, which is left out, and so does the body. Whatever the
 //! values hold, the copy is one message; its `Content-Length` is right, and is added where it was absent, because what
 //! came as a datagram may leave on a stream, and written anew where it was folded. Where a line may be taken for a length by its reader, it
 //! is written anew before all others, for the first one counts. [`Name::Other`] and `Content-Length` cannot be changed.
@@ -106,7 +106,7 @@ impl<'a> Edit<'a> {
         if let Some(asked) = self.asked {
             let to = message.to();
             let tag = to.as_ref().and_then(|to| to.tag()).filter(|tag| takes_tag(asked, tag));
-            for field in asked.fields.iter().filter(|field| is_identity(field.name)) {
+            for field in asked.fields_that_count().filter(|field| is_identity(field.name)) {
                 push_identity(&mut out, asked, field, tag);
             }
         }
@@ -114,7 +114,7 @@ impl<'a> Edit<'a> {
             push_line(&mut out, *name, value.as_bytes());
         }
         let (mut popped, writes_length) = (self.popped.clone(), self.writes_length());
-        for field in &message.fields {
+        for field in message.fields_that_count() {
             let is_gone = match field.name {
                 Name::ContentLength => writes_length,
                 name => self.removes(name),

@@ -120,7 +120,7 @@ pub struct Message {
     body: Bytes,
     /// The fault of `Content-Length`; the body is then empty, because its end would be a guess.
     length_fault: Option<Fault>,
-    /// A line of the head has a colon and no header's name before it.
+    /// A line of the head that is no header may read to others as one that matters.
     odd_line: bool,
     /// Some readers would cut the head into other lines.
     is_torn: bool,
@@ -327,11 +327,6 @@ impl Message {
         contacts.filter(|contact| contact.target().is_some()).collect()
     }
 
-    /// How many elements there are in all Contacts, whether they lead somewhere or not, and are text or not.
-    pub fn contact_elements(&self) -> usize {
-        self.values(Name::Contact).flat_map(party::split).count()
-    }
-
     /// The Contact addresses with this user, also where what stands beside them in their line is too broken to tell where one
     /// ends and the next begins. `user`: one that nobody writes by chance.
     pub fn contacts_of(&self, user: &str) -> Vec<Party<'_>> {
@@ -367,9 +362,10 @@ impl Message {
         (number < 1 << 31 && is_token(method.as_bytes())).then_some((number, method))
     }
 
-    /// Max-Forwards, 0 to 255; `None` when absent or broken.
+    /// Max-Forwards, 0 to 255, of several the lowest; `None` when absent, or one of them is broken.
     pub fn max_forwards(&self) -> Option<u8> {
-        digits(self.text(Name::MaxForwards)?.as_bytes()).and_then(|number| u8::try_from(number).ok())
+        let hops = |value| digits(value).and_then(|number| u8::try_from(number).ok());
+        self.values(Name::MaxForwards).map(hops).min().flatten()
     }
 
     /// A header whose value is a number of seconds or a count; numbers above `u32::MAX` read as `u32::MAX`. Parameters
@@ -378,6 +374,16 @@ impl Message {
         let text = self.text(name)?;
         let end = text.find(|c: char| matches!(c, ';' | '(') || is_lws_char(c)).unwrap_or(text.len());
         saturating_digits(&text.as_bytes()[..end])
+    }
+
+    /// The lines as they are written again: of From and To the first, which is the one that counts.
+    fn fields_that_count(&self) -> impl Iterator<Item = &Field> {
+        let (mut from, mut to) = (false, false);
+        self.fields.iter().filter(move |field| match field.name {
+            Name::From => !std::mem::replace(&mut from, true),
+            Name::To => !std::mem::replace(&mut to, true),
+            _ => true,
+        })
     }
 
     /// One element of a comma-separated header, from the top. `None` also when a line above it is not UTF-8: what stands

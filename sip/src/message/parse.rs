@@ -7,8 +7,11 @@
 use bytes::Bytes;
 use memchr::{memchr, memchr2, memmem, memrchr};
 
-use super::grammar::{digits, is_lws, is_token, split_list};
+use super::grammar::{digits, is_lws, is_token, is_token_byte, split_list};
 use super::{Field, Limits, Malformed, Message, Method, Name, Span, Start};
+
+/// At least as long as each [decisive](is_decisive) name.
+const NAME_MAX: usize = 24;
 
 /// See [`Message::parse`].
 pub(super) fn message(bytes: &Bytes, limits: &Limits) -> Result<Message, Malformed> {
@@ -201,18 +204,56 @@ fn header_field(head: &[u8], start: usize, end: usize) -> Option<Field> {
     })
 }
 
-/// A line that is no header field: it has no name, and passes as it is.
+/// A line that is no header field: it has no name, and passes as it is. [`Field::is_odd`] tells which of them do not.
 fn odd_line(start: usize, end: usize) -> Field {
     let none = Span::new(start, start);
     Field { name: Name::Other, line: Span::new(start, end + 2), written: none, value: Span::new(start, end) }
 }
 
 impl Field {
-    /// Whether the line may read as a header to others: it has a colon, and before it no name.
+    /// Whether the line may read to others as a header by which messages are framed, routed or believed: it has no name, and what stands
+    /// before its colon is one where odd bytes are passed over, as by who trims more than blanks.
     fn is_odd(&self, head: &[u8]) -> bool {
         let nameless = self.name == Name::Other && self.written.of(head).is_empty();
-        nameless && memchr(b':', self.value.of(head)).is_some()
+        let line = self.value.of(head);
+        nameless && memchr(b':', line).is_some_and(|colon| is_decisive(without_odd_bytes(&line[..colon])))
     }
+}
+
+/// The name that is left of a text without the bytes that stand in none.
+fn without_odd_bytes(text: &[u8]) -> Name {
+    let (mut name, mut length) = ([0; NAME_MAX], 0);
+    for byte in text.iter().filter(|byte| is_token_byte(**byte)) {
+        let Some(place) = name.get_mut(length) else { return Name::Other };
+        *place = *byte;
+        length += 1;
+    }
+    Name::from_bytes(&name[..length])
+}
+
+/// Whether a header tells where a message ends, where it goes, which one it is, or whom it comes from.
+fn is_decisive(name: Name) -> bool {
+    matches!(
+        name,
+        Name::ContentLength
+            | Name::Via
+            | Name::Route
+            | Name::RecordRoute
+            | Name::Path
+            | Name::ServiceRoute
+            | Name::Contact
+            | Name::MaxForwards
+            | Name::From
+            | Name::To
+            | Name::CallId
+            | Name::CSeq
+            | Name::Authorization
+            | Name::ProxyAuthorization
+            | Name::PAssertedIdentity
+            | Name::PPreferredIdentity
+            | Name::RemotePartyId
+            | Name::SipwakeCall
+    )
 }
 
 #[cfg(test)]
@@ -266,8 +307,27 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_colon_passes_as_it_is() {
-        for line in ["To x", ">world", "@", "\u{7}", "Subject"] {
+    fn a_line_that_is_no_header_passes_as_it_is() {
+        for line in [
+            "To x",
+            ">world",
+            "@",
+            "\u{7}",
+            "Subject",
+            ">world: how are you",
+            "see you at 10:30",
+            "<http://127.0.0.1/ring>;info=x",
+            "<sip:bob@h>;tag=q1",
+            "User Agent: Foo/1.0",
+            "X-CallerName(CNAM): Bob",
+            ": x",
+            ":",
+            "\"x:y\"",
+            "call to: bob",
+            "Content Length: 5",
+            "P Asserted Identity: x",
+            "(a name that is longer than any header's): To: x",
+        ] {
             let text = format!("{BARE}Subject: hello\r\n{line}\r\nTo: x\r\n\r\n");
             let message = parse(&text).unwrap();
             assert_eq!((message.to_bytes(), message.odd_line), (text.into(), false), "{line:?}");
@@ -276,9 +336,15 @@ mod tests {
 
     #[test]
     fn a_line_that_others_may_read_as_a_header_is_a_fault() {
-        let lines = ["To\u{b}: x", ": x", "T o: x", "To\r\n : x", "T\u{f6}: x", "To\u{c}: x", "\"To\": x", "(To): x"];
+        let lines = ["To\u{b}: x", "T o: x", "To\r\n : x", "T\u{f6}: x", "To\u{c}: x", "\"To\": x", "(To): x"];
         for line in lines {
             assert!(parse(format!("{BARE}{line}\r\n\r\n")).unwrap().odd_line, "{line:?}");
+        }
+        for name in ["Content-Length", "l", "Via", "Record-Route", "m", "CSeq", "P-Preferred-Identity", "Sipwake-Call"]
+        {
+            for line in [format!("\u{feff}{name}: x"), format!("{name}\u{b}: x"), format!("{name}\u{a0}:x:y")] {
+                assert!(parse(format!("{BARE}{line}\r\n\r\n")).unwrap().odd_line, "{line:?}");
+            }
         }
     }
 

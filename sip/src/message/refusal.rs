@@ -31,7 +31,7 @@ impl Message {
         };
         let read = Self::parse(bytes, &Limits::COMPOSED).or_else(|_| Self::parse(&by_lines(bytes), &Limits::COMPOSED));
         let request = read.ok().filter(|it| it.is_request() && it.via().is_some())?;
-        let is_one = |name| request.fields.iter().filter(|field| field.name == name).count() == 1;
+        let is_one = |name| request.fields_that_count().filter(|field| field.name == name).count() == 1;
         let has_all = [Name::From, Name::To, Name::CallId, Name::CSeq].into_iter().all(is_one);
         if !has_all || request.method() == Some(Method::Ack) {
             return None;

@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use memchr::memchr;
 
 use super::Params;
-use super::grammar::{Class, all, digits, split_once};
+use super::grammar::{Class, all, digits, find_unquoted, split_once};
 
 /// The longest URI that is compared part by part, in bytes: the time grows with the square of it.
 const COMPARED_BYTES: usize = 512;
@@ -91,6 +91,14 @@ impl<'a> Uri<'a> {
         let (_, rest) = split_once(text, b':').filter(|_| Self::is_sip(text))?;
         let user = split_once(rest, b'@')?.0;
         Some(split_once(user, b':').map_or(user, |(user, _password)| user)).filter(|user| !user.is_empty())
+    }
+
+    /// The parameters of a SIP URI, also of one that breaks its grammar: what a server on the way has put into it hides no others.
+    pub fn params_of(text: &'a str) -> Params<'a> {
+        let Some((_, rest)) = split_once(text, b':').filter(|_| Self::is_sip(text)) else { return Params::default() };
+        let rest = split_once(rest, b'@').map_or(rest, |(_, behind)| behind);
+        let rest = &rest[..find_unquoted(rest, b'?').unwrap_or(rest.len())];
+        Params::loose(&rest[find_unquoted(rest, b';').unwrap_or(rest.len())..])
     }
 
     /// A user as it is compared (RFC 3261 §19.1.4): without its escapes, but for those of what is reserved. It may hold what no URI may.

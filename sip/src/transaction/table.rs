@@ -64,6 +64,8 @@ pub(super) struct Server<S> {
     pub(super) flow: FlowId,
     key: Arc<str>,
     pub(super) last: Bytes,
+    /// The To tag of the 2xx to an INVITE, which is not kept itself once it was sent.
+    accepted_by: Option<Box<str>>,
     pub(super) owner: S,
     armed: Armed,
     /// The request, where somebody else answers it, and the device at one end.
@@ -78,9 +80,14 @@ pub(super) struct Server<S> {
 
 impl<S> Server<S> {
     fn to_tag(&self) -> Option<String> {
-        let last = Message::parse(&self.last, &Limits::COMPOSED).ok()?;
-        last.to()?.tag().map(str::to_owned)
+        let accepted = self.accepted_by.as_deref().map(str::to_owned);
+        accepted.or_else(|| to_tag(&self.last).map(String::from))
     }
+}
+
+fn to_tag(response: &Bytes) -> Option<Box<str>> {
+    let response = Message::parse(response, &Limits::COMPOSED).ok()?;
+    response.to()?.tag().map(Into::into)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -415,6 +422,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 flow,
                 key,
                 last,
+                accepted_by: None,
                 owner,
                 armed,
                 asked: None,
@@ -498,7 +506,9 @@ impl<C: Copy, S: Copy> Table<C, S> {
                 }
             }
             // RFC 6026: a 2xx is repeated by the user agent, never by the transaction.
-            let is_over = server.machine.is_accepted() && !server.waits_for_flow;
+            let is_accepted = server.machine.is_accepted();
+            server.accepted_by = if is_accepted { to_tag(&response) } else { None };
+            let is_over = is_accepted && !server.waits_for_flow;
             server.last = if is_over { Bytes::new() } else { response };
         }
         if !server.machine.is_pending() && !server.machine.is_accepted() {

@@ -218,10 +218,13 @@ fn a_message_on_a_flow_that_breaks_is_kept_at_once() {
 
 #[test]
 fn a_composing_notice_is_taken_and_dropped() {
-    let mut world = World::registered();
-    world.receive_message("m1", "Content-Type: application/im-iscomposing+xml\r\n", "<isComposing/>");
-    assert_eq!(world.answered("MESSAGE").status(), Some(200));
-    assert_eq!((world.messages().len(), world.message_ends()), (0, vec![MessageEnd::Composing]));
+    let within = "From: <im:bob@example.com>\r\n\r\nContent-Type: application/im-iscomposing+xml\r\n\r\n<isComposing/>";
+    for (media, body) in [("application/im-iscomposing+xml", "<isComposing/>"), ("message/cpim", within)] {
+        let mut world = World::registered();
+        world.receive_message("m1", &format!("Content-Type: {media}\r\n"), body);
+        assert_eq!(world.answered("MESSAGE").status(), Some(200), "{media}");
+        assert_eq!((world.messages().len(), world.message_ends()), (0, vec![MessageEnd::Composing]), "{media}");
+    }
 }
 
 /// A composing notice is for devices that are attached: it passes both ways, and is never stored.

@@ -34,6 +34,13 @@ const ODD: &[(&str, &str)] = &[
     ("Contact", "Contact: \"open <sip:x@h>"),
     ("X-Odd", "Subject: hello\r\n>world"),
     ("X-Odd", "no colon in this line"),
+    ("X-Odd", "Subject: hello\r\n>world: how are you"),
+    ("X-Odd", "Subject: hi\r\nsee you at 10:30"),
+    ("X-Odd", "Alert-Info:\r\n<http://127.0.0.1/ring>;info=x"),
+    ("X-Odd", "User Agent: Foo/1.0"),
+    ("X-Odd", "X-CallerName(CNAM): Bob"),
+    ("X-Odd", ": x"),
+    ("From", "From: \"Bob\"\r\n<sip:bob@example.com>;tag=1"),
     ("X-Odd", "P-Asserted-Identity: \"broken"),
 ];
 
@@ -50,6 +57,31 @@ fn an_invite_with_odd_headers_rings_and_reaches_the_device_as_it_came() {
         let passed = bytes.windows(line.len()).any(|window| window == line.as_bytes());
         assert!(passed, "{line}: {}", String::from_utf8_lossy(&bytes));
     }
+}
+
+#[test]
+fn of_several_from_or_to_the_first_goes_on_and_of_several_max_forwards_the_lowest_counts() {
+    for (name, line) in
+        [("From", "From: <sip:eve@h>;tag=2"), ("To", "t: <sip:eve@h>"), ("Max-Forwards", "Max-Forwards: 9")]
+    {
+        let mut world = World::registered();
+        let (source, text) = (world.upstream, with_line(&world, "odd", "X-Odd", line));
+        world.receive(source, &text);
+        assert_eq!(world.wakes().len(), 1, "{name}: {:?}", world.descriptions());
+        world.attach(1);
+        let forked = world.last("INVITE");
+        let counts = [Name::From, Name::To, Name::MaxForwards].map(|name| forked.values(name).count());
+        assert_eq!(counts, [1, 1, 1], "{name}");
+        assert_eq!(forked.from().and_then(|from| from.user()), Some("bob"), "{name}");
+        assert_eq!(forked.max_forwards() == Some(8), name == "Max-Forwards");
+        world.reply(world.device(1), &forked, 200, &[], SDP);
+        assert_eq!(world.count("INVITE 200"), 1, "{name}");
+    }
+    let mut world = World::registered();
+    let source = world.upstream;
+    let text = with_line(&world, "odd", "X-Odd", "Max-Forwards: 0");
+    world.receive(source, &text);
+    assert_eq!(world.count("INVITE 483"), 1, "{:?}", world.descriptions());
 }
 
 #[test]
@@ -104,8 +136,7 @@ fn a_device_that_adds_to_our_via_is_heard() {
 
 #[test]
 fn a_line_that_others_may_read_as_a_header_is_answered_400_and_wakes_nobody() {
-    for line in ["To\u{b}: x", "T o: x", ": x", "(To): x", "Subject: hello\n>world", "X: a\nTo: x", "X: a\rY", "X: a\n"]
-    {
+    for line in ["To\u{b}: x", "T o: x", "(To): x", "Subject: hello\n>world", "X: a\nTo: x", "X: a\rY", "X: a\n"] {
         let mut world = World::registered();
         let (source, text) = (world.upstream, with_line(&world, "odd", "X-Odd", line));
         world.receive(source, &text);
@@ -443,6 +474,34 @@ fn a_cancel_that_comes_after_the_final_response_is_200_with_the_tag_of_the_call(
     let tag = |message: &Message| message.to().and_then(|to| to.tag().map(str::to_owned));
     assert!(tag(&answer).is_some());
     assert_eq!(tag(&answer), tag(&refused));
+}
+
+/// RFC 3261 §9.2: also where the call was answered, whether the caller has heard a 180 or acknowledged the 200 or not.
+#[test]
+fn a_cancel_that_comes_after_the_answer_is_200_with_the_tag_of_the_answer() {
+    for (rings, acknowledged) in [(false, false), (true, false), (true, true)] {
+        let mut world = World::registered();
+        world.attach(1);
+        world.invite("late");
+        let (device, leg) = (world.device(1), world.last("INVITE"));
+        if rings {
+            world.reply(device, &leg, 180, &[], "");
+        }
+        world.reply(device, &leg, 200, &[("Contact", "<sip:phone@10.0.0.5>")], SDP);
+        let tag = |message: &Message| message.to().and_then(|to| to.tag().map(str::to_owned));
+        let answered = tag(&world.last("INVITE 200"));
+        assert!(answered.is_some());
+        if acknowledged {
+            let source = world.upstream;
+            let head = world.head("late", "ACK", 1, ";tag=peer").replace("CSeq: 1 INVITE", "CSeq: 1 ACK");
+            world.receive(source, &format!("ACK sip:{}@relay.test:5070 SIP/2.0\r\n{head}\r\n", world.binding));
+        }
+        for _ in 0..2 {
+            world.cancel("late");
+            assert_eq!(tag(&world.last("CANCEL 200")), answered, "{rings} {acknowledged}");
+        }
+        assert_eq!(world.count("CANCEL"), 0, "the call stands");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
 //! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are for those who send few.
 
-use sip::endpoint::{InboundMessage, Input, MessageEnd, MessageRequestId, StoreOutcome};
+use sip::endpoint::{InboundMessage, Input, MessageContent, MessageEnd, MessageRequestId, StoreOutcome};
 use sip::id::{InstanceId, MessageId};
 
 use super::Shard;
@@ -56,8 +56,9 @@ impl Shard {
         });
         let places = self.activity(instance).map_or(MESSAGES_MAX, |activity| activity.senders.note(inbound.sender));
         let item = item.within(places);
-        let (from, name, told) =
-            (inbound.from.clone(), inbound.name.clone(), !is_notification(&inbound.content_type, &inbound.body));
+        let (from, name) = (inbound.from.clone(), inbound.name.clone());
+        // What tells the sender's app that another one was delivered or displayed is kept for the app, and is no new message for the user.
+        let told = MessageContent::of(&inbound.content_type, &inbound.body) == MessageContent::Words;
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let outcome = keep(&shared.vault, &shared.metrics, instance, &item).await;
@@ -110,44 +111,6 @@ impl Shard {
         self.shared.metrics.message(outcome);
         if outcome != MessageOutcome::Composing {
             self.note(instance, None, What::Message { outcome });
-        }
-    }
-}
-
-/// Whether a MESSAGE only tells its sender's app that another one was delivered or displayed (RFC 5438 §7), itself or within
-/// CPIM (RFC 3862): it is kept for the app, and is no new message for the user.
-fn is_notification(content_type: &str, body: &[u8]) -> bool {
-    let is = |value: &str, media: &str| {
-        value.split(';').next().is_some_and(|value| value.trim().eq_ignore_ascii_case(media))
-    };
-    // A person may write of it, too: it is a header that says so.
-    let says_so = |line: &[u8]| {
-        let line = String::from_utf8_lossy(line);
-        let field = line.split_once(':').filter(|(name, _)| name.trim().eq_ignore_ascii_case("Content-Type"));
-        field.is_some_and(|(_, value)| is(value, "message/imdn+xml"))
-    };
-    let within = || body.split(|byte| *byte == b'\n').any(says_so);
-    is(content_type, "message/imdn+xml") || is(content_type, "message/cpim") && within()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_tells_of_a_delivery_is_no_new_message_and_what_a_person_writes_is_one() {
-        let asking = "NS: imdn <urn:ietf:params:imdn>\r\nimdn.Disposition-Notification: display\r\n\r\n";
-        let cpim = |media: &str, text: &str| format!("{asking}Content-Type: {media}\r\n\r\n{text}");
-        for (content_type, body, expected) in [
-            ("message/imdn+xml", String::new(), true),
-            ("Message/IMDN+XML; charset=utf-8", String::new(), true),
-            ("message/cpim", cpim("message/imdn+xml", "<imdn/>"), true),
-            ("message/CPIM", cpim(" Message/imdn+xml ;charset=utf-8", "<imdn/>"), true),
-            ("message/cpim", cpim("text/plain", "my phone shows message/imdn+xml to me"), false),
-            ("text/plain", "Content-Type: message/imdn+xml".to_owned(), false),
-            ("", String::new(), false),
-        ] {
-            assert_eq!(is_notification(content_type, body.as_bytes()), expected, "{content_type}: {body}");
         }
     }
 }

@@ -124,10 +124,11 @@ impl Framing {
 }
 
 /// The frame in a message of a WebSocket, without the line ends before it; line ends alone are a pong, and two of them or more a ping (RFC 5626
-/// §4.4.1).
+/// §4.4.1). An empty message, by which some keep a connection alive, asks for nothing, and is as a pong.
 fn frame_of(mut bytes: Bytes) -> Frame {
-    if bytes.len() > 1 && bytes.len().is_multiple_of(2) && bytes.chunks(2).all(|pair| pair == b"\r\n") {
-        return if bytes.len() == 2 { Frame::Pong } else { Frame::Ping };
+    if is_line_ends(&bytes) {
+        let is_ping = bytes.len() > 2 && bytes.chunks(2).all(|pair| pair == b"\r\n");
+        return if is_ping { Frame::Ping } else { Frame::Pong };
     }
     while bytes.starts_with(b"\r\n") {
         bytes.advance(2);
@@ -199,7 +200,10 @@ mod tests {
         for (text, frame) in [("\r\n", Frame::Pong), ("\r\n\r\n", Frame::Ping), ("\r\n\r\n\r\n", Frame::Ping)] {
             assert_eq!(came(text).0, frame, "{text:?}");
         }
-        for odd in ["", "\r", "\n", "\n\r"] {
+        for text in ["", "\r", "\n", "\n\r", "\n\n", "\r\n\n"] {
+            assert_eq!(came(text).0, Frame::Pong, "{text:?}");
+        }
+        for odd in ["\0", " ", "\0\r\n"] {
             assert!(!came(odd).1, "{odd:?}");
         }
     }

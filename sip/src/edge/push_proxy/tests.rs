@@ -35,10 +35,37 @@ fn a_contact_says_what_it_asks_for() {
         "<sip:a@h;pn-provider=fcm;pn-prid=%4>",
         "<sip:a@h>, <sip:b@h>",
         "*",
+        "*, <sip:a@h>",
+        "???",
+        "",
     ] {
         assert_eq!(push_request(broken), Err(400), "{broken}");
+        assert!(contact_fault(&register(broken, "")).is_some(), "{broken}");
     }
     assert_eq!(read(&register("*", "Expires: 0\r\n"), 0).map(|intent| intent.contact), Ok("".into()));
+}
+
+/// RFC 3261 §10.2.4, §16.3: the registrar judges what is odd.
+#[test]
+fn an_odd_contact_or_what_stands_beside_it_costs_no_registration() {
+    let sound = "<sip:a@h;pn-provider=fcm;pn-param=p;pn-prid=t>";
+    let expected = Ok(PushRequest::Push(push("fcm", Some("p"), "t")));
+    for odd in [
+        format!("Last, First {sound}"),
+        format!("{sound}, ???"),
+        format!("???, , {sound},"),
+        format!("<sip:al@192.0.2.10:5060transport=udp>;expires=0, {sound}"),
+        sound.replace(";pn-param", ";x-tiu=\"VGhd==\";pn-param"),
+        sound.replace(";pn-param", ";x=\"a;pn-prid=u?b\";;pn-param"),
+        sound.replace("a@h", "a@h:5060transport=tls"),
+        sound.replace("a@h", "a;b?c@h_1"),
+        sound.replace(">", "?X=;pn-prid=u>"),
+    ] {
+        assert_eq!(push_request(&odd), expected, "{odd}");
+        let read = read(&register(&odd, ""), 0).expect("a REGISTER");
+        assert_eq!((read.expires, contact_fault(&register(&odd, ""))), (3600, None), "{odd}");
+    }
+    assert_eq!(push_request("<tel:+49;pn-provider=fcm;pn-prid=t>"), Ok(PushRequest::Nothing));
 }
 
 #[test]

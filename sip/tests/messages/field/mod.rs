@@ -169,6 +169,15 @@ oddities! {
     "unquoted-referrer", "https://github.com/resiprocate/resiprocate/pull/455",
         Read(None, Some("1"), None, &["sip:bob@192.0.2.1"]),
         "an unquoted name in Referred-By";
+    "name-with-space", "https://github.com/pjsip/pjproject/issues/747",
+        Read(None, Some("1"), None, &["sip:bob@192.0.2.1"]),
+        "a header's name that is none passes as what is no header";
+    "folding-without-space", "https://github.com/DoubangoTelecom/doubango/issues/27",
+        Read(None, Some("1"), None, &["sip:bob@192.0.2.1"]),
+        "foldings that have lost their white space, with a colon in what was folded";
+    "repeated-max-forwards", "https://github.com/restsend/rsipstack/pull/49",
+        Read(None, Some("1"), None, &["sip:bob@192.0.2.1"]),
+        "Max-Forwards twice in each INVITE: the lowest counts";
     "parse-error-is-answered", "https://github.com/versatica/JsSIP/issues/125",
         Answered(Fault::HeaderLine),
         "what cannot be read is answered 400, so that a network does not take its receiver for gone";

@@ -72,7 +72,7 @@ rows! {
     bext01 Sound, "unknown option tags: 420 comes from above";
     invut Sound, "an unknown media type: 415 comes from above";
     regaut01 Sound, "an unknown authorization scheme";
-    multi01 Faulty(Fault::Repeated(Name::From), 400), "repeated headers that may stand only once";
+    multi01 Faulty(Fault::Repeated(Name::CallId), 400), "repeated headers that may stand only once";
     mcl01 Faulty(Fault::Repeated(Name::ContentLength), 400), "conflicting Content-Length";
     bcast Sound, "a response with a broadcast Via: dropped above, it has two Vias";
     zeromf Sound, "Max-Forwards zero: 483 or an answer comes from above";

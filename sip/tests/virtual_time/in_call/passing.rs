@@ -75,6 +75,39 @@ fn every_method_passes_in_both_directions_of_a_confirmed_dialog() {
     }
 }
 
+/// Who sends an ACK or a BYE hears no 400 that would help.
+#[test]
+fn odd_and_repeated_lines_cost_no_ack_and_no_bye() {
+    for lines in [
+        "User Agent: Foo/1.0\r\n",
+        "Subject: hi\r\nsee you at 10:30\r\n",
+        "From: <sip:other@h>;tag=x\r\n",
+        "t: <sip:other@h>;tag=y\r\n",
+        "Max-Forwards: 90\r\n",
+    ] {
+        for end in [End::Caller, End::Device] {
+            let mut world = World::registered();
+            let dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
+            let (near, far) = match end {
+                End::Caller => (world.upstream, world.device(1)),
+                End::Device => (world.device(1), world.upstream),
+            };
+            if matches!(end, End::Caller) {
+                world.receive_bytes(near, &dialog.request(end, "ACK", 1, lines, b""));
+                assert_eq!(world.count("ACK"), 1, "{lines:?}");
+            }
+            world.receive_bytes(near, &dialog.request(end, "BYE", 2, lines, b""));
+            let bye = world.last("BYE");
+            assert_eq!(world.sent.last().unwrap().flow, far.flow, "{lines:?}: {:?}", world.descriptions());
+            let count = |name| bye.values(name).count();
+            assert_eq!((count(Name::From), count(Name::To), bye.max_forwards()), (1, 1, Some(68)), "{lines:?}");
+            world.reply(far, &bye, 200, &[], "");
+            assert_eq!(world.sent.last().unwrap().message.values(Name::To).count(), 1, "{lines:?}");
+            assert_eq!(world.count("BYE 200"), 1, "{lines:?}");
+        }
+    }
+}
+
 #[test]
 fn prack_update_info_and_bye_pass_in_both_directions_of_an_early_dialog() {
     // RFC 3262 §4, RFC 3311 §5.1, RFC 3261 §15: the dialog is there from the first response with a tag.

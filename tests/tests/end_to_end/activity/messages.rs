@@ -106,10 +106,15 @@ async fn a_phone_on_fcm_is_told_by_its_one_token_and_one_that_does_not_want_it_i
     let push = world.android_push().await?;
     assert_eq!((&push["event"], &push["from"]), (&json!("message"), &json!("sip:bob@example.test")));
     assert_eq!(world.kept(&instance, "messages").await?.len(), 1);
+    // What tells the app that a message was displayed is kept for it, and no news for its user.
+    let notification = "NS: imdn <urn:ietf:params:imdn>\r\n\r\nContent-Type: message/imdn+xml\r\n\r\n<imdn/>";
+    let notified = CallOptions::request("MESSAGE").body("message/cpim", notification);
+    world.call_with(&notified)?.expect(202, SOON).await?;
+    assert_eq!(world.kept(&instance, "messages").await?.len(), 2);
     let change = json!({"wake_for": ["call"]});
     assert_eq!(world.api.change(&instance, &change).await?.status, 200);
     write(&world, "silently")?.expect(202, SOON).await?;
-    assert_eq!(world.kept(&instance, "messages").await?.len(), 2, "kept all the same");
+    assert_eq!(world.kept(&instance, "messages").await?.len(), 3, "kept all the same");
     // A test push comes next: nothing was sent before it.
     assert_eq!(world.api.of("POST", &instance, "/test").await?.status, 202);
     let push = world.google_push().await?;

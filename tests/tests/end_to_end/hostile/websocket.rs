@@ -129,7 +129,8 @@ async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reaso
     let short = options("short", "Content-Length: 9\r\n") + "body";
     let two = options("one", "Content-Length: 0\r\n") + &options("two", "Content-Length: 0\r\n");
     let zero = options("zero", "Content-Length: 0\r\n") + "\0";
-    for text in [&short, &two, &zero, &options("last", "")] {
+    // An empty message keeps the connection alive.
+    for text in [&short, &two, &zero, &String::new(), &options("last", "")] {
         raw.send(frame(0x81, text.as_bytes())).await;
     }
     for answer in ["Call-ID: short", "Call-ID: one", "Call-ID: zero", "Call-ID: last"] {
@@ -154,7 +155,6 @@ async fn one_message_a_frame_is_answered_and_anything_else_closes_with_its_reaso
         ("TLS within TLS", b"\x16\x03\x01\x02\x00\x01".to_vec(), 1002),
         ("text that is not UTF-8", frame(0x81, b"OPTIONS \xff"), 1007),
         ("text that is not SIP", frame(0x81, b"{\"jsonrpc\": \"2.0\"}"), 1008),
-        ("nothing", frame(0x81, b""), 1008),
         ("zeros", frame(0x82, &[0; 1_000]), 1008),
         ("a frame of 64 KiB and one byte", frame(0x82, &[b'x'; 65_537]), 1009),
         ("a frame of four gigabytes", vec![0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], 1009),
