@@ -32,7 +32,7 @@ use super::connection::departure::Departure;
 use super::connection::endpoint::{Endpoint, trust};
 use super::connection::http2::{Channel, Failure, Request};
 use super::connection::network::Network;
-use super::connection::not_before::RestFor;
+use super::connection::not_before::PauseFor;
 use super::connection::state::LineFate;
 use super::health::device_faults::name_of;
 use super::health::reasons;
@@ -389,7 +389,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         // The token is used on: a new one is what Apple objects to.
         (429, "TooManyProviderTokenUpdates") => Bearing {
             proves: false,
-            rest: Some(answer.retry_after().map_or(RestFor::Growing(TOKEN_UPDATES), RestFor::Asked)),
+            pause: Some(answer.retry_after().map_or(PauseFor::Growing(TOKEN_UPDATES), PauseFor::Asked)),
             note: Note::Trouble(Trouble::grave("TooManyProviderTokenUpdates")),
             ..bearing
         },

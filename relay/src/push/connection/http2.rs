@@ -33,7 +33,7 @@ use super::further_connections::FurtherConnections;
 use super::history::Ancestry;
 use super::http1::{Http1, Way};
 use super::identity::Objection;
-use super::not_before::{Probe, Rest, RestFor};
+use super::not_before::{NotBefore, PauseFor, Probe};
 use super::own_lines::OwnLines;
 pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
@@ -81,7 +81,7 @@ pub(crate) struct Channel {
     /// The runtime on which its connections are made and driven, if not where they are needed.
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
-    rest: Rest,
+    not_before: NotBefore,
     /// When what is no call is tried again.
     pub(crate) retries: Arc<Retries>,
     faults: Faults,
@@ -120,7 +120,7 @@ impl Channel {
             any_service: false,
             runtime: None,
             under_way: Arc::default(),
-            rest: Rest::default(),
+            not_before: NotBefore::default(),
             retries: Arc::default(),
             faults: Faults::default(),
             record,
@@ -135,15 +135,15 @@ impl Channel {
 
     /// Applies the consequences of an answer by another connection to all later requests.
     pub(crate) fn heed(&self, bearing: Bearing) {
-        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
-            self.rest.answered(bearing.rest);
+        if bearing.pause.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
+            self.not_before.answered(bearing.pause);
         }
         self.record.note(bearing.note);
     }
 
     /// Waits for leave to send by another connection, as [`Self::send`] does.
     pub(crate) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
-        self.rest
+        self.not_before
             .leave(patience.leaves_until, patience.urgency)
             .await
             .map_err(|after| Failure::Unsent { after: Some(after) })
@@ -164,18 +164,18 @@ impl Channel {
     }
 
     /// Leaves the service alone for a while; one request then asks how it stands.
-    pub(crate) fn ground(&self, rest: RestFor) {
-        self.rest.answered(Some(rest));
+    pub(crate) fn pause(&self, pause: PauseFor) {
+        self.not_before.answered(Some(pause));
     }
 
     /// How long the service is left alone yet, if it is.
-    pub(crate) fn rest_left(&self) -> Option<Duration> {
-        self.rest.left()
+    pub(crate) fn pause_left(&self) -> Option<Duration> {
+        self.not_before.left()
     }
 
     /// The service has served: nobody leaves it alone any more.
-    pub(crate) fn end_rest(&self) {
-        self.rest.answered(None);
+    pub(crate) fn end_pause(&self) {
+        self.not_before.answered(None);
     }
 
     /// The path of the endpoint's URL.

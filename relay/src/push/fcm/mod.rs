@@ -37,7 +37,7 @@ use super::connection::departure::Departure;
 use super::connection::endpoint::{Endpoint, trust};
 use super::connection::http2::{Channel, Failure, Request};
 use super::connection::network::Network;
-use super::connection::not_before::{PROBE_EVERY, RestFor};
+use super::connection::not_before::{PROBE_EVERY, PauseFor};
 use super::connection::single_flight::CoolingDown;
 use super::health::device_faults::name_of;
 use super::health::{Note, Record, Trouble};
@@ -52,7 +52,7 @@ const SERVICE: &str = "https://fcm.googleapis.com";
 /// How long a call's push has no answer when a second copy goes out.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long FCM is left alone that takes no fresh access token.
-const GROUNDED: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
+const TOKEN_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 /// The longest `ttl` that FCM takes: four weeks.
 const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 /// The longest token that is sent, in bytes; Google's are about 150.
@@ -218,11 +218,11 @@ impl Fcm {
                 }
                 Ok(Meaning::TokenRefused) => match self.tokens.refused(&token) {
                     Refusal::Replace => {
-                        self.channel.ground(RestFor::Probe);
+                        self.channel.pause(PauseFor::Probe);
                         refused = Some(token);
                     }
-                    Refusal::Ground => {
-                        self.channel.ground(RestFor::Growing(GROUNDED));
+                    Refusal::Pause => {
+                        self.channel.pause(PauseFor::Growing(TOKEN_PAUSE));
                         self.channel.record().trouble(Trouble::grave("UNAUTHENTICATED"), "");
                         return Attempt::Again { after: None };
                     }
@@ -342,7 +342,7 @@ fn of_the_project(answer: &Answer, bearing: Bearing) -> Bearing {
     match answer.retry_after() {
         Some(asked) => {
             let note = Note::Trouble(Trouble::light("AskedToWait"));
-            Bearing { rest: Some(RestFor::Asked(asked)), note, ..bearing }
+            Bearing { pause: Some(PauseFor::Asked(asked)), note, ..bearing }
         }
         None => bearing,
     }

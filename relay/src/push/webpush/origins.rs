@@ -38,7 +38,7 @@ use crate::push::connection::backoff::Backoff;
 use crate::push::connection::endpoint::Endpoint;
 use crate::push::connection::http2::Channel;
 use crate::push::connection::network::{Guarded, Network};
-use crate::push::connection::not_before::RestFor;
+use crate::push::connection::not_before::PauseFor;
 use crate::push::connection::urgency::Urgency;
 use crate::push::health::origin_health::Troubled;
 use crate::push::health::{Note, Record, Trouble};
@@ -244,7 +244,7 @@ impl Origin {
                 self.unknown.taken();
             }
             Attempt::Limited { after } if self.limits.note(path, *after) => {
-                self.channel.ground(RestFor::Sparing(TOLD_BY_ALL));
+                self.channel.pause(PauseFor::Sparing(TOLD_BY_ALL));
                 self.channel.record().trouble(Trouble::light("AskedToWait"), "");
             }
             _ => {}
