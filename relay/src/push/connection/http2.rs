@@ -1,6 +1,6 @@
 //! The multiplexed HTTP/2 connection to one push service, made when it is needed and replaced when it is lost.
 //!
-//! One is for all. A core that pushes often has one more of its own (`own_lines.rs`), so that its pushes wake no other core; what
+//! One is for all. A core that pushes often has one more of its own (`core_connections.rs`), so that its pushes wake no other core; what
 //! cannot leave by that one at once leaves by the one for all.
 //!
 //! It stands on `h2` and not on hyper's client, because the sender of a call's push must know whether the service may
@@ -26,6 +26,7 @@ use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
 use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::backoff::Backoff;
+use super::core_connections::CoreConnections;
 use super::departure::{Body, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
@@ -34,7 +35,6 @@ use super::history::Ancestry;
 use super::http1::{Http1, Way};
 use super::identity::Objection;
 use super::not_before::{NotBefore, PauseFor, Probe};
-use super::own_lines::OwnLines;
 pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
@@ -67,7 +67,7 @@ pub(crate) struct Channel {
     endpoint: Arc<Endpoint>,
     /// The connection for all.
     flight: Arc<Flight>,
-    own: OwnLines<Arc<Connection>, Option<&'static str>>,
+    own: CoreConnections<Arc<Connection>, Option<&'static str>>,
     /// Those for calls that wait behind it while it is not proven.
     further: FurtherConnections,
     /// The way to a service that speaks no HTTP/2, where that is taken.
@@ -113,7 +113,7 @@ impl Channel {
             http1: endpoint.dialler().may_speak_http1().then(Http1::default),
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
-            own: OwnLines::new(DIAL_BACKOFF),
+            own: CoreConnections::new(DIAL_BACKOFF),
             further: FurtherConnections::default(),
             ancestry: Arc::default(),
             cautious,

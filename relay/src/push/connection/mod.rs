@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `http2` | the connection that all pushes of a service share |
 //! | `http1` | the connections to a service that speaks no HTTP/2 |
-//! | `own_lines` | the connections that cores have for themselves |
+//! | `core_connections` | the connections that cores have for themselves |
 //! | `further_connections` | the further connections for calls that wait behind one that is not proven |
 //! | `state` | whether a request may go over a connection |
 //! | `history` | how the earlier connections ended, and the wait before the next dial |
@@ -34,6 +34,7 @@ pub(super) mod answer_body;
 pub(super) mod answer_timeout;
 pub(super) mod attempt;
 pub(super) mod backoff;
+mod core_connections;
 pub(super) mod departure;
 mod dial;
 pub(super) mod endpoint;
@@ -44,7 +45,6 @@ pub(super) mod http2;
 pub(super) mod identity;
 pub(super) mod network;
 pub(super) mod not_before;
-mod own_lines;
 mod request;
 pub(super) mod retries;
 pub(super) mod single_flight;
