@@ -15,7 +15,7 @@
 //! | `targets` | where its pushes go |
 //! | `early`, `doubt`, `waiting` | what waits: for the instance, for the lease, and what these have in common |
 //! | *registrations that pass through (RFC 8599)* | |
-//! | `passing`, `path_lookups` | REGISTERs, and requests by our Path |
+//! | `forwarded_registers`, `path_lookups` | REGISTERs, and requests by our Path |
 //! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
 //! | `left_behind` | those whose Path leads to a node that is gone |
 //! | *the shard itself* | |
@@ -35,12 +35,12 @@ mod events;
 pub(crate) mod expected_calls;
 mod final_pushes;
 mod flow_bindings;
+mod forwarded_registers;
 mod hand_over;
 mod left_behind;
 pub(crate) mod messages;
 mod missed_calls;
 mod outgoing;
-mod passing;
 pub(crate) mod path_lookups;
 pub(crate) mod push_bindings;
 mod reminders;
@@ -75,10 +75,10 @@ use crate::agent::request::{Arrival, Request};
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
 use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
+use crate::agent::shard::forwarded_registers::HeldQuotas;
 use crate::agent::shard::hand_over::HandOver;
 use crate::agent::shard::left_behind::LeftBehind;
 use crate::agent::shard::outgoing::Outgoing;
-use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::reminders::Services;
@@ -153,7 +153,7 @@ pub(crate) struct Shard {
     push_bindings: PushBindings,
     flow_bindings: FlowBindings,
     /// REGISTERs that are on their way through to a SIP server.
-    passing: HashMap<ForwardedRegisterId, Passing>,
+    forwarded_registers: HashMap<ForwardedRegisterId, HeldQuotas>,
     /// Registrations that passed through nodes that are gone.
     left_behind: LeftBehind,
 
@@ -209,7 +209,7 @@ impl Shard {
             hand_over: HandOver::default(),
             push_bindings: PushBindings::default(),
             flow_bindings: FlowBindings::new(),
-            passing: HashMap::new(),
+            forwarded_registers: HashMap::new(),
             calls: Calls::default(),
             stories: Stories::default(),
             pushes: BTreeMap::new(),

@@ -1,5 +1,5 @@
 //! Registrations that only pass through (RFC 8599): how they are kept over a restart, and which devices they wake. Which may is said in
-//! [`passing`](super::passing).
+//! [`forwarded_registers`](super::forwarded_registers).
 //!
 //! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store no longer than its SIP
 //! server has granted; the store is asked for one thing at a time about it, and in the end for the newest: a registration that has ended meanwhile is
