@@ -167,7 +167,7 @@ enum ShardInput {
         fence: crate::vault::Fence,
     },
     /// Whether the node lives that these registrations passed through.
-    LeftBehind {
+    OrphanedBindings {
         /// The registrations.
         ids: Vec<InstanceId>,
         /// The node has its lease.

@@ -17,7 +17,7 @@
 //! | *registrations that pass through (RFC 8599)* | |
 //! | `forwarded_registers`, `path_lookups` | REGISTERs, and requests by our Path |
 //! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
-//! | `left_behind` | those whose Path leads to a node that is gone |
+//! | `orphaned_bindings` | those whose Path leads to a node that is gone |
 //! | *the shard itself* | |
 //! | `outgoing` | where its bytes leave |
 //! | `hand_over`, `elsewhere` | instances on their way from and to other nodes, and devices of those that others have |
@@ -37,9 +37,9 @@ mod final_pushes;
 mod flow_bindings;
 mod forwarded_registers;
 mod hand_over;
-mod left_behind;
 pub(crate) mod messages;
 mod missed_calls;
+mod orphaned_bindings;
 mod outgoing;
 pub(crate) mod path_lookups;
 pub(crate) mod push_bindings;
@@ -77,7 +77,7 @@ use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
 use crate::agent::shard::forwarded_registers::HeldQuotas;
 use crate::agent::shard::hand_over::HandOver;
-use crate::agent::shard::left_behind::LeftBehind;
+use crate::agent::shard::orphaned_bindings::OrphanedBindings;
 use crate::agent::shard::outgoing::Outgoing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
@@ -155,7 +155,7 @@ pub(crate) struct Shard {
     /// REGISTERs that are on their way through to a SIP server.
     forwarded_registers: HashMap<ForwardedRegisterId, HeldQuotas>,
     /// Registrations that passed through nodes that are gone.
-    left_behind: LeftBehind,
+    orphaned_bindings: OrphanedBindings,
 
     // Calls.
     calls: Calls,
@@ -181,14 +181,14 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
         let now = clock::now();
-        let left_behind = LeftBehind::new(settings.upstream.registrations_per_second);
+        let orphaned_bindings = OrphanedBindings::new(settings.upstream.registrations_per_second);
         let mut endpoint = Endpoint::new(now, settings, random::bytes());
         if shared.vault.is_shared() {
             endpoint.expect_other_nodes();
         }
         Self {
             index,
-            left_behind,
+            orphaned_bindings,
             endpoint,
             due: None,
             next: VecDeque::new(),
@@ -304,7 +304,7 @@ impl Shard {
             | ShardInput::TargetAsked { .. }
             | ShardInput::MessageStored(_)
             | ShardInput::AlertEnded(_)
-            | ShardInput::LeftBehind { .. }
+            | ShardInput::OrphanedBindings { .. }
             | ShardInput::PathLookedUp(_)
             | ShardInput::ProofJudged(_)
             | ShardInput::ServerFound(_) => Some(Claim::ToldOnce),
@@ -408,7 +408,7 @@ impl Shard {
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
-            ShardInput::LeftBehind { ids, lives } => self.on_left_behind(&ids, lives),
+            ShardInput::OrphanedBindings { ids, lives } => self.on_orphaned_bindings(&ids, lives),
             ShardInput::PathLookedUp(found) => self.on_path_looked_up(found.0, found.1),
             ShardInput::ProofJudged(judged) => {
                 let (verification, method, judged) = *judged;
@@ -475,7 +475,7 @@ impl Shard {
         }
         self.end_traces();
         self.calls.forget_old(now);
-        self.ask_left_behind(now);
+        self.refresh_orphaned_bindings(now);
         self.look_at_services(now);
         // First: a clock that is trusted in between moves ends, and ends none.
         let reading = Reading::now();
@@ -529,7 +529,10 @@ impl Shard {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
-        [self.due, end, trace, self.early.due(), self.left_behind.due()].into_iter().flatten().fold(nap, Instant::min)
+        [self.due, end, trace, self.early.due(), self.orphaned_bindings.due()]
+            .into_iter()
+            .flatten()
+            .fold(nap, Instant::min)
     }
 
     /// Does what the endpoint wants done because of what arrived at `at`.

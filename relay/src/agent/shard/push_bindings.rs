@@ -394,7 +394,7 @@ impl Shard {
             left_by,
         };
         if row.left_by.is_some() {
-            self.left_behind.add(clock::now(), upstream, id);
+            self.orphaned_bindings.add(clock::now(), upstream, id);
         }
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.let_go.remove(&id);
