@@ -413,7 +413,7 @@ impl Endpoint {
 
     /// The Contact of a SIP server's request that is not here, or not served yet: while bindings are being taken over, the shell keeps
     /// the request back until it can be judged.
-    pub fn early(&self, source: &Source, request: &Message) -> Option<BindingId> {
+    pub fn unclaimed_contact(&self, source: &Source, request: &Message) -> Option<BindingId> {
         let binding = named_contact(source, request)?;
         self.missing(binding)?;
         // Last, for it takes a hash of each request in a dialog.
@@ -479,7 +479,7 @@ impl Endpoint {
     }
 
     /// Refuses a request that has stayed early: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or elsewhere.
-    pub fn refuse_early(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
+    pub fn refuse_unclaimed(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
         self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
         self.refuse_for_now(source, request, retry_after_s);
     }

@@ -13,7 +13,7 @@
 //! | *the life of an instance* | |
 //! | `succession`, `wipes`, `final_pushes` | its replacement, its end, and the pushes that tell of it |
 //! | `targets` | where its pushes go |
-//! | `early`, `doubt`, `waiting` | what waits: for the instance, for the lease, and what these have in common |
+//! | `awaiting_claim`, `doubt`, `waiting` | what waits: for the instance, for the lease, and what these have in common |
 //! | *registrations that pass through (RFC 8599)* | |
 //! | `forwarded_registers`, `path_lookups` | REGISTERs, and requests by our Path |
 //! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
@@ -27,9 +27,9 @@
 
 mod activity;
 pub(crate) mod alerts;
+mod awaiting_claim;
 mod call_pushes;
 mod doubt;
-mod early;
 pub(crate) mod elsewhere;
 mod events;
 pub(crate) mod expected_calls;
@@ -72,8 +72,8 @@ use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
 use crate::agent::request::{Arrival, Request};
+use crate::agent::shard::awaiting_claim::AwaitingClaim;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
-use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
 use crate::agent::shard::forwarded_registers::HeldQuotas;
 use crate::agent::shard::hand_over::HandOver;
@@ -125,7 +125,7 @@ pub(crate) struct Shard {
 
     // What waits.
     /// Requests for instances that may be on their way here.
-    early: Early,
+    awaiting_claim: AwaitingClaim,
     /// Network inputs that came while this node may own nothing any more.
     doubt: Doubt<ShardInput>,
     /// Requests by our Path that wait for the store.
@@ -195,7 +195,7 @@ impl Shard {
             outgoing: Outgoing::default(),
             unreachable: HashSet::new(),
             waiting_told: 0,
-            early: Early::default(),
+            awaiting_claim: AwaitingClaim::default(),
             doubt: Doubt::new(),
             path_lookups: PathLookups::default(),
             proofs_elsewhere: 0,
@@ -259,7 +259,7 @@ impl Shard {
             if self.doubt.is_over() {
                 self.do_what_waited();
                 if is_in_doubt {
-                    self.catch_panic(|shard| shard.judge_early(clock::now()));
+                    self.catch_panic(|shard| shard.judge_claimed(clock::now()));
                 }
             }
             if std::mem::take(&mut self.hurried) {
@@ -423,7 +423,7 @@ impl Shard {
         // Effects of a request or a verdict that are still to be told.
         self.settle(clock::now());
         if self.doubt.is_over() {
-            self.judge_early(clock::now());
+            self.judge_claimed(clock::now());
         }
     }
 
@@ -444,11 +444,11 @@ impl Shard {
             _ => {}
         }
         let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
-        if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {
+        if let Some(input) = self.keep_for_claim(at, input).and_then(|input| self.look_up_path(at, input)) {
             self.drive(at, input);
         }
         if changes {
-            self.judge_early(at);
+            self.judge_claimed(at);
         }
     }
 
@@ -470,8 +470,8 @@ impl Shard {
             self.drain(now);
             self.settle(now);
         }
-        if self.early.due().is_some_and(|due| due <= now) {
-            self.judge_early(now);
+        if self.awaiting_claim.due().is_some_and(|due| due <= now) {
+            self.judge_claimed(now);
         }
         self.end_traces();
         self.calls.forget_old(now);
@@ -529,7 +529,7 @@ impl Shard {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
-        [self.due, end, trace, self.early.due(), self.orphaned_bindings.due()]
+        [self.due, end, trace, self.awaiting_claim.due(), self.orphaned_bindings.due()]
             .into_iter()
             .flatten()
             .fold(nap, Instant::min)

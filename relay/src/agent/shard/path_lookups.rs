@@ -28,7 +28,7 @@ use sip::message::{Message, Method};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::Shard;
-use super::early::RETRY_AFTER_S;
+use super::awaiting_claim::RETRY_AFTER_S;
 use super::elsewhere::known_elsewhere;
 use super::waiting::{Cancelled, bytes_of, ends_one, is_first_cancel, is_same, say_waiting};
 use crate::agent::request::KnownPushBinding;
@@ -416,7 +416,7 @@ impl Shard {
     /// Refuses a request whose registration cannot be looked up now: its sender may try again, or elsewhere.
     fn refuse_for_now(&mut self, at: Instant, input: &Input, retry_after_s: Option<u32>) {
         if let Input::Received { source, message } = input {
-            self.endpoint.refuse_early(source, message, retry_after_s);
+            self.endpoint.refuse_unclaimed(source, message, retry_after_s);
             self.drain(at);
         }
     }

@@ -346,7 +346,7 @@ impl Shard {
             self.instances.set_told_lost(id, told_now());
         }
         let shared = binding.binding;
-        self.early.note_bound(shared);
+        self.awaiting_claim.note_bound(shared);
         binding.same_as = self.twin_of(id, shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);

@@ -117,7 +117,7 @@ impl Shard {
 
     /// The process ends: what waits is refused, and none of it is left with a 100 alone. How many these were.
     pub(super) fn refuse_what_waits(&mut self) -> usize {
-        let mut waiting: Vec<Input> = self.early.take_all().into_iter().map(|(_, request)| request).collect();
+        let mut waiting: Vec<Input> = self.awaiting_claim.take_all().into_iter().map(|(_, request)| request).collect();
         waiting.extend(self.path_lookups.take_all());
         for input in &waiting {
             if let Input::Received { source, message } = input {
