@@ -58,7 +58,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Settings, Side, Source, TakenBack};
+use sip::endpoint::{ContactsRemoved, Endpoint, Input, Settings, Side, Source};
 use sip::id::{FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -288,7 +288,7 @@ pub enum NodeNews {
         told: oneshot::Sender<Infallible>,
     },
     /// A device has taken back what is not known here.
-    TakenBack(Box<TakenBack>),
+    ContactsRemoved(Box<ContactsRemoved>),
     /// A device has registered here what was not known here: what it has registered before at other nodes, by other push tokens, is over.
     Registered(Box<Registered>),
     /// This node had ended, and unregistered, what another one goes on with.

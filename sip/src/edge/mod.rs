@@ -16,7 +16,7 @@
 //! | [`pending_message`] | one MESSAGE, from its arrival to its answer (RFC 3428) |
 //! | [`mailbox`] | the state of a voicemail box in a NOTIFY (RFC 3842) |
 //! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
-//! | [`taken_back`] | the Contacts of them that a device removes (RFC 3261 §10.2.2) |
+//! | [`removed_contacts`] | the Contacts of them that a device removes (RFC 3261 §10.2.2) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
@@ -32,9 +32,9 @@ pub mod own_proof;
 pub mod pending_message;
 pub mod push_proxy;
 pub mod refusals;
+pub mod removed_contacts;
 pub mod replaces;
 pub mod returned;
-pub mod taken_back;
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -22,7 +22,7 @@ use std::time::Instant;
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
-    CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest, TakenBack,
+    CarriedProof, ContactsRemoved, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest,
 };
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
@@ -32,8 +32,8 @@ use crate::auth::usernames;
 use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
+use crate::edge::removed_contacts::{RemovedContact, removed_contacts};
 use crate::edge::returned;
-use crate::edge::taken_back::{TakenContact, taken_back};
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -297,12 +297,12 @@ impl Endpoint {
             let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
             self.forgive_failures(flow, forgiven);
         }
-        let taken = taken_back(&register.request, &register.intent, &self.core.token_key);
-        self.tell_taken_back(now, &register, taken.clone());
-        self.overtake_earlier(&register, &taken);
+        let removed = removed_contacts(&register.request, &register.intent, &self.core.token_key);
+        self.tell_contacts_removed(now, &register, removed.clone());
+        self.overtake_earlier(&register, &removed);
         let (sent, is_overtaken) = (register.sent, register.is_overtaken);
         let Some((instance, _)) = register.registration() else {
-            self.remove_taken_away(now, &register, &taken);
+            self.end_removed(now, &register, &removed);
             return self.leave(now, &register);
         };
         let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else { return };
@@ -322,7 +322,7 @@ impl Endpoint {
             proxy,
             upstream: route.upstream,
             expires,
-            taken,
+            removed,
             sent,
             is_overtaken,
         };
@@ -330,12 +330,12 @@ impl Endpoint {
     }
 
     /// A REGISTER that makes no registration here was accepted: those whose Contacts it removes, or takes for its own, end.
-    fn remove_taken_away(&mut self, now: Instant, register: &ForwardedRegister, taken: &[TakenContact]) {
+    fn end_removed(&mut self, now: Instant, register: &ForwardedRegister, removed: &[RemovedContact]) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {
             return;
         }
-        let mut gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
+        let mut gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
         if intent.expires > 0 {
             gone.extend(self.at_contact(source, intent, &intent.contact));
         }
@@ -372,7 +372,7 @@ impl Endpoint {
     }
 
     /// Those that were sent before an accepted REGISTER, and would register what that one has registered or removed, register nothing any more.
-    fn overtake_earlier(&mut self, register: &ForwardedRegister, taken: &[TakenContact]) {
+    fn overtake_earlier(&mut self, register: &ForwardedRegister, removed: &[RemovedContact]) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {
             return;
@@ -382,7 +382,7 @@ impl Endpoint {
             let Some((instance, reach)) = earlier.registration() else { return false };
             let contact = &earlier.intent.contact;
             let is_device = |other: &str| names_device(other) && **contact == *other;
-            let is_removed = taken.iter().any(|it| match it.instance {
+            let is_removed = removed.iter().any(|it| match it.instance {
                 Some(removed) => removed == instance || is_device(&it.contact),
                 None => it.contact.is_empty() || it.contact == *contact,
             });
@@ -400,17 +400,17 @@ impl Endpoint {
     }
 
     /// Tells the shell what an accepted REGISTER takes back that is not known here.
-    fn tell_taken_back(&mut self, now: Instant, register: &ForwardedRegister, mut contacts: Vec<TakenContact>) {
+    fn tell_contacts_removed(&mut self, now: Instant, register: &ForwardedRegister, mut contacts: Vec<RemovedContact>) {
         let intent = &register.intent;
-        contacts.retain(|taken| match taken.instance {
+        contacts.retain(|removed| match removed.instance {
             Some(instance) => !self.push_bindings.is_here(instance),
             // All of an AOR may be at several nodes.
-            None => taken.contact.is_empty() || !self.push_bindings.is_device_here(intent, &taken.contact),
+            None => removed.contact.is_empty() || !self.push_bindings.is_device_here(intent, &removed.contact),
         });
         if !contacts.is_empty() {
             let (aor, server) = (intent.aor.clone(), intent.server.clone());
             let sent_at = register.sent.map_or(now, |sent| sent.at);
-            self.core.event(Event::TakenBack(Box::new(TakenBack { aor, server, contacts, sent_at })));
+            self.core.event(Event::ContactsRemoved(Box::new(ContactsRemoved { aor, server, contacts, sent_at })));
         }
     }
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::new_binding::{KnownElsewhere, NewBinding};
 use super::pushed::{
-    FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession, RegisterRoute,
-    RestoredPushBinding, RouteRefusal, RouteRequest, TakenBack,
+    ContactsRemoved, FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession,
+    RegisterRoute, RestoredPushBinding, RouteRefusal, RouteRequest,
 };
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
@@ -23,8 +23,8 @@ pub use crate::edge::mailbox::Mailbox;
 pub use crate::edge::own_proof::SECRET_MARK;
 pub use crate::edge::pending_message::StoreOutcome;
 pub use crate::edge::push_proxy::{PushContact, PushRequest, RegistrationNames, names_device, server_of};
+pub use crate::edge::removed_contacts::RemovedContact;
 pub use crate::edge::replaces::{DialogMark, Replaces};
-pub use crate::edge::taken_back::TakenContact;
 pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
@@ -591,7 +591,7 @@ pub enum Event {
     /// A registration that passed through replaces another one of its device, which ends next.
     PushBindingSucceeded(Box<PushBindingSuccession>),
     /// A SIP server has accepted a forwarded REGISTER that removes Contacts which are not known here.
-    TakenBack(Box<TakenBack>),
+    ContactsRemoved(Box<ContactsRemoved>),
     /// A SIP server has accepted a forwarded REGISTER that asks for no pushes, or its refresh.
     FlowBindingAccepted(Box<FlowBinding>),
     /// A registration that is reached by its flow alone is no more: its flow has ended, or its SIP server or its device has ended it.

@@ -24,7 +24,7 @@ use super::{Endpoint, Event, Missing, Side, Source, Timer};
 use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
-use crate::edge::taken_back::TakenContact;
+use crate::edge::removed_contacts::RemovedContact;
 use crate::flow::TokenKey;
 use crate::id::{BindingId, InstanceId, UpstreamId};
 use crate::message::{Limits, Message, Method, Name};
@@ -61,7 +61,7 @@ pub(super) struct Accepted {
     /// The lifetime that was granted.
     pub(super) expires: Duration,
     /// The Contacts that it takes away.
-    pub(super) taken: Vec<TakenContact>,
+    pub(super) removed: Vec<RemovedContact>,
     /// When its REGISTER was sent on.
     pub(super) sent: Option<Sent>,
     /// A REGISTER that was sent later has registered or removed it meanwhile.
@@ -291,13 +291,13 @@ impl Endpoint {
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
         let order = accepted.order();
         if accepted.is_overtaken {
-            self.remove_taken(now, &accepted);
+            self.end_others_removed(now, &accepted);
             return self.leave_transit(now, accepted.upstream);
         }
         let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { tries_flows, upstream, expires, taken, sent, .. } = accepted;
+        let Accepted { tries_flows, upstream, expires, removed, sent, .. } = accepted;
         let expires = expires.min(KEPT_MAX);
-        let mut replaced = self.replaced_by(&source, &intent, &taken, instance);
+        let mut replaced = self.replaced_by(&source, &intent, &removed, instance);
         replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
         if expires.is_zero() {
             self.end_replaced(now, replaced, None);
@@ -375,9 +375,9 @@ impl Endpoint {
     }
 
     /// Ends the other registrations that an accepted REGISTER takes away, unless they are of later ones.
-    fn remove_taken(&mut self, now: Instant, accepted: &Accepted) {
-        let Accepted { source, intent, instance, taken, .. } = accepted;
-        let gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
+    fn end_others_removed(&mut self, now: Instant, accepted: &Accepted) {
+        let Accepted { source, intent, instance, removed, .. } = accepted;
+        let gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
         for other in gone.into_iter().filter(|other| other != instance) {
             if !self.push_bindings.is_newer(other, accepted.order()) {
                 self.remove_push_binding(now, other, PushBindingEnd::Unregistered);

@@ -99,7 +99,7 @@ impl Shard {
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
             Event::PushBindingSucceeded(it) => self.hand_on(it.earlier, it.successor, &it.calls),
             // An error means that nobody is told any more: the process ends.
-            Event::TakenBack(taken) => drop(self.shared.node_news.send(NodeNews::TakenBack(taken))),
+            Event::ContactsRemoved(taken) => drop(self.shared.node_news.send(NodeNews::ContactsRemoved(taken))),
             Event::FlowBindingAccepted(accepted) => self.on_flow_binding(&accepted),
             Event::FlowBindingEnded(instance) => self.on_flow_binding_ended(instance),
             Event::RefreshNeeded(instance) => self.refresh(instance),

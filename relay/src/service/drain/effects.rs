@@ -49,7 +49,7 @@ impl Service {
                     }
                 }
                 NodeNews::Left { id, is_noted } => drop(tokio::spawn(it.0.have_what_was_left_registered(id, is_noted))),
-                NodeNews::TakenBack(taken) => drop(tokio::spawn(it.0.take_back(taken))),
+                NodeNews::ContactsRemoved(removed) => drop(tokio::spawn(it.0.end_removed_contacts(removed))),
                 NodeNews::Registered(new) => drop(tokio::spawn(it.0.end_other_tokens(new))),
                 NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
             }
@@ -144,7 +144,9 @@ impl Inner {
             }
             Word::Silence(id) => drop(self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await),
             Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
-            Word::TakenBack { account, device, sent_ms, by } => self.end_taken_back(account, device, sent_ms, by).await,
+            Word::ContactRemoved { account, device, sent_ms, by } => {
+                self.end_removed_here(account, device, sent_ms, by).await
+            }
             Word::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
             Word::InCall(_) => {}
             Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,

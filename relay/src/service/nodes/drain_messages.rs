@@ -8,7 +8,7 @@
 //! | [`Word::Ended`] | the owner that has ended an instance | each node that leaves | lets go of it: its device is pushed and let in no more, calls that wait for it alone get 480 |
 //! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
 //! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
-//! | [`Word::TakenBack`] | any node, for a device that has taken back a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
+//! | [`Word::ContactRemoved`] | any node, for a device that has taken back a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
 //! | [`Word::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
 //! | [`Word::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
 //! | [`Word::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_at_call.rs`) |
@@ -81,7 +81,7 @@ pub(crate) enum Word {
     /// Whether a call waits at the reader for an instance, or goes on.
     InCall(InstanceId),
     /// A device has taken back a registration that passed through.
-    TakenBack {
+    ContactRemoved {
         /// Of which account.
         account: AorKey,
         /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
@@ -136,7 +136,7 @@ impl Word {
                 out.push(10);
                 out.extend_from_slice(&id.to_bytes());
             }
-            Self::TakenBack { account, device, sent_ms, by } => {
+            Self::ContactRemoved { account, device, sent_ms, by } => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
                 out.extend_from_slice(&device);
@@ -168,7 +168,7 @@ impl Word {
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
-                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device, sent_ms, by })
+                Some(Self::ContactRemoved { account: AorKey::from_bytes(*account), device: *device, sent_ms, by })
             }
             _ => None,
         }
@@ -213,9 +213,9 @@ mod tests {
     fn a_word_reads_back_and_is_no_request_of_an_app() {
         let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
         let token = DeadToken { mark: [7; 16], since_ms: 1_700_000_000_000 };
-        let taken_back = |by| {
+        let removed = |by| {
             let (account, device) = (AorKey::of_number(6), [7; 16]);
-            Word::TakenBack { account, device, sent_ms: 1_795_000_000_000, by }
+            Word::ContactRemoved { account, device, sent_ms: 1_795_000_000_000, by }
         };
         let words = [
             Word::Leaving,
@@ -227,8 +227,8 @@ mod tests {
             Word::RegisterAgain(id(6)),
             Word::Silence(id(7)),
             Word::InCall(id(9)),
-            taken_back(None),
-            taken_back(Some(id(8))),
+            removed(None),
+            removed(Some(id(8))),
         ];
         for word in words {
             let mut body = word.encode();

@@ -23,7 +23,7 @@
 //! completes, also when nobody waits for it.
 
 mod by_record;
-pub(super) mod taken_back;
+pub(super) mod removed_contacts;
 
 use std::sync::Arc;
 

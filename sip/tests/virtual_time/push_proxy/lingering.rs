@@ -134,11 +134,11 @@ fn what_comes_for_a_phone_that_is_another_nodes_and_rings_here_is_not_known_here
 fn a_phone_that_is_another_nodes_and_unregisters_here_while_it_rings_is_told_of() {
     let (mut through, _) = let_go(Some(180));
     through.registered(&Register::by(1).expires(0));
-    assert_eq!(through.taken_back(), [("<urn:uuid:1>".to_owned(), true)]);
+    assert_eq!(through.contacts_removed(), [("<urn:uuid:1>".to_owned(), true)]);
     assert_eq!((through.ends(), registrations(&through)), (vec![PushBindingEnd::Unregistered], 0));
     let (mut through, _) = let_go(Some(180));
     through.registered(&Register::by(1).expires(0).contact("<sip:alice@10.0.0.5:1>;+sip.instance=\"<urn:uuid:1>\""));
-    assert_eq!(through.taken_back(), [("<urn:uuid:1>".to_owned(), false)]);
+    assert_eq!(through.contacts_removed(), [("<urn:uuid:1>".to_owned(), false)]);
 }
 
 /// A phone that is asleep has a call, and registers at another node meanwhile.

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::{TakenBack, server_of};
+use sip::endpoint::{ContactsRemoved, server_of};
 use sip::id::InstanceId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -42,8 +42,8 @@ pub(crate) const EARLIER_AT_ONCE: usize = 64;
 
 impl Inner {
     /// Ends what a device has taken back, wherever it is.
-    pub(crate) async fn take_back(self: Arc<Self>, taken: Box<TakenBack>) {
-        let Ok(_place) = self.taking_back.try_acquire() else {
+    pub(crate) async fn end_removed_contacts(self: Arc<Self>, removed: Box<ContactsRemoved>) {
+        let Ok(_place) = self.removing_contacts.try_acquire() else {
             tracing::debug!(
                 event = "taken-back-left",
                 "too many registrations are taken back at once; this one runs out"
@@ -51,18 +51,18 @@ impl Inner {
             return;
         };
         let mut records = JoinSet::new();
-        let (vault, aor) = (&self.dependencies.vault, Aor::new(&taken.aor));
-        let (account, sent_ms) = (vault.aor_key(&aor), unix_ms_of(Some(taken.sent_at)));
-        for taken_contact in &taken.contacts {
-            match taken_contact.instance {
+        let (vault, aor) = (&self.dependencies.vault, Aor::new(&removed.aor));
+        let (account, sent_ms) = (vault.aor_key(&aor), unix_ms_of(Some(removed.sent_at)));
+        for contact in &removed.contacts {
+            match contact.instance {
                 Some(id) => {
-                    let (it, contact) = (self.clone(), taken_contact.contact.clone());
+                    let (it, contact) = (self.clone(), contact.contact.clone());
                     // A store that is away keeps the others waiting for nothing.
-                    records.spawn(async move { it.take_back_record(id, &contact, sent_ms).await });
+                    records.spawn(async move { it.end_removed_record(id, &contact, sent_ms).await });
                 }
                 None => {
-                    let device = vault.device_mark(&aor, &taken.server, &taken_contact.contact);
-                    self.tell_taken_back(account, device, sent_ms, None).await;
+                    let device = vault.device_mark(&aor, &removed.server, &contact.contact);
+                    self.tell_contact_removed(account, device, sent_ms, None).await;
                 }
             }
         }
@@ -74,11 +74,11 @@ impl Inner {
         // One that has no place runs out.
         let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
         let Registered { id, account, device, sent_ms } = *new;
-        self.tell_taken_back(account, device, sent_ms, Some(id)).await;
+        self.tell_contact_removed(account, device, sent_ms, Some(id)).await;
     }
 
     /// Tells each other node that lives. `sent_ms`: by this node's clock.
-    async fn tell_taken_back(
+    async fn tell_contact_removed(
         self: &Arc<Self>,
         account: AorKey,
         device: [u8; 16],
@@ -91,10 +91,10 @@ impl Inner {
         let Ok(store_now_ms) = vault.question_time_ms().await else { return };
         // What the store took to say it makes the moment an earlier one: then a registration too much stays, and runs out.
         let sent_ms = by_other_clock(sent_ms, unix_now_ms(), store_now_ms);
-        self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by }).await;
+        self.tell_all(peers, Word::ContactRemoved { account, device, sent_ms, by }).await;
     }
 
-    async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
+    async fn end_removed_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
         let vault = &self.dependencies.vault;
         for _ in 0..TRIES {
             if self.look_as_relay(id).await.is_ok() {
@@ -119,7 +119,7 @@ impl Inner {
     }
 
     /// Another node's device has taken back what may be here. `sent_ms`: as the word says.
-    pub(crate) async fn end_taken_back(
+    pub(crate) async fn end_removed_here(
         self: &Arc<Self>,
         account: AorKey,
         device: [u8; 16],
