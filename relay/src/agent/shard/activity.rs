@@ -9,7 +9,7 @@ use super::Shard;
 use crate::agent::request::ActivityView;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, What};
-use crate::clock::told_now_ms;
+use crate::clock::advertised_now_ms;
 
 impl Shard {
     /// The activity of an instance, kept beside its record.
@@ -25,7 +25,7 @@ impl Shard {
 
     /// Adds a step to an instance's timeline.
     pub(crate) fn note(&mut self, instance: InstanceId, call: Option<CallId>, what: What) {
-        let now = told_now_ms();
+        let now = advertised_now_ms();
         let room = self.steps < STEPS_OF_SHARD;
         if what == What::Registered {
             let Some(row) = self.instances.get_mut(instance) else { return };

@@ -23,7 +23,7 @@ use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::{self, shared_now, told_now};
+use crate::clock::{self, advertised_now, shared_now};
 use crate::domain::WipeReason;
 use crate::push::{Departure, Event, Push, Subject, Verdict};
 use crate::vault::record::{PushTarget, Record, WakeFor};
@@ -119,7 +119,7 @@ impl Shard {
             return;
         }
         let AlertContent { call, from, name, extra } = content;
-        let (made_at, sent_at) = (clock::now(), told_now());
+        let (made_at, sent_at) = (clock::now(), advertised_now());
         let (edge, deadline) = (self.shared.edge.clone(), sent_at.saturating_add(life_s));
         let push = Push { event, instance, call, from, name, edge, sent_at, deadline, made_at, extra };
         if let Some(activity) = self.activity(instance) {

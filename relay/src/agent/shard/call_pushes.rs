@@ -27,7 +27,7 @@ use crate::agent::tables::calls::Call;
 use crate::agent::tables::timeline::What;
 use crate::agent::{PushRound, Pushed, ShardInput};
 use crate::audit::Act;
-use crate::clock::{self, Moment, told_now};
+use crate::clock::{self, Moment, advertised_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::{DEVICE_CAME, Withheld};
@@ -77,7 +77,7 @@ fn all_of(instance: InstanceId) -> RangeInclusive<(InstanceId, CallId)> {
 impl Shard {
     /// A call waits for its device: push. The App that is pushed, or why none is.
     pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
-        let now = told_now();
+        let now = advertised_now();
         let deadline = now + call.wait.as_secs();
         let push = Push {
             event: Event::Call,

@@ -15,7 +15,7 @@ use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
 use crate::agent::tables::timeline::What;
 use crate::agent::{NodeNews, RecordNote};
 use crate::audit::{Act, Whose};
-use crate::clock::{self, Moment, confirmed_now, told_now, unix_now};
+use crate::clock::{self, Moment, advertised_now, confirmed_now, unix_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
@@ -407,7 +407,7 @@ impl Shard {
         if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
             // Looked for by the same clock.
             let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
-            self.instances.set_lost(id, told_now(), tell_at);
+            self.instances.set_lost(id, advertised_now(), tell_at);
         }
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
         self.note(id, None, What::RegistrationRetry { status, after_s });

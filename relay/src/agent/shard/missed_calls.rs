@@ -12,7 +12,7 @@ use super::stories::How;
 use crate::agent::late_notes::Note;
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, shared_now, told_now};
+use crate::clock::{self, advertised_now, shared_now};
 use crate::domain::WipeReason;
 use crate::domain::story::Withheld;
 use crate::metrics::labels::MissedCallOutcome;
@@ -70,7 +70,7 @@ impl Shard {
             call,
             from: missed.from.clone(),
             name: missed.name.clone(),
-            at: told_now().saturating_sub(clock::now().saturating_duration_since(missed.arrived).as_secs()),
+            at: advertised_now().saturating_sub(clock::now().saturating_duration_since(missed.arrived).as_secs()),
             expires_at: kept_until,
             given_up: state == CallState::Cancelled,
         });

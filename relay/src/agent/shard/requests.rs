@@ -20,7 +20,7 @@ use crate::agent::request::{
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::What;
-use crate::clock::{self, Frame, told_now, unix_now};
+use crate::clock::{self, Frame, advertised_now, unix_now};
 use crate::domain::InstanceState;
 use crate::vault::record::{Presence, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
@@ -343,7 +343,7 @@ impl Shard {
         self.instances.insert(row);
         self.instances.set_told_by(id, if fence == Fence::NEW { Frame::of_grants() } else { Frame::of_found() });
         if told_failing && binding.presence == Presence::Background {
-            self.instances.set_told_lost(id, told_now());
+            self.instances.set_told_lost(id, advertised_now());
         }
         let shared = binding.binding;
         self.awaiting_claim.note_bound(shared);

@@ -11,7 +11,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::Shard;
 use crate::agent::tables::timeline::What;
-use crate::clock::told_now_ms;
+use crate::clock::advertised_now_ms;
 use crate::domain::PushProvider;
 use crate::domain::story::{self, Moment, Story, Withheld};
 use crate::metrics::labels::MissedCallOutcome;
@@ -65,7 +65,7 @@ impl Shard {
     fn begin(&mut self, call: &IncomingCall, arrived: Instant, how: How) {
         let (id, instance) = (call.call, call.instance);
         let key = (instance, id);
-        let now = told_now_ms();
+        let now = advertised_now_ms();
         let is_new = !self.stories.open.contains_key(&key);
         if is_new {
             if self.stories.open.len() >= OPEN_MAX {
@@ -105,7 +105,7 @@ impl Shard {
     pub(crate) fn tell_pushed_again(&mut self, instance: InstanceId, call: CallId, provider: PushProvider) {
         self.begin_stories();
         if let Some(story) = self.stories.open.get_mut(&(instance, call)) {
-            story.tell(told_now_ms(), Moment::PushSent(provider));
+            story.tell(advertised_now_ms(), Moment::PushSent(provider));
         }
     }
 
@@ -125,7 +125,7 @@ impl Shard {
         self.begin_stories();
         let key = (instance, call);
         let Some(story) = self.stories.open.get_mut(&key) else { return };
-        let now = told_now_ms();
+        let now = advertised_now_ms();
         tracing::debug!(event = "call-step", %call, %instance, step = moment.word(), "a call goes on");
         let (came, is_over, is_answered) = (
             moment == Moment::DeviceAttached,

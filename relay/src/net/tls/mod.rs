@@ -199,7 +199,7 @@ impl ServerTls {
         // From before the reading: a file written meanwhile counts as changed.
         let look = files.look();
         let certified = files.load()?;
-        let now = clock::told_now();
+        let now = clock::advertised_now();
         if let Some(doubt) = untimely(&certified, now)
             && untimely(&self.certificate.current.load(), now).is_none()
         {

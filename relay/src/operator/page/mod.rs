@@ -163,7 +163,7 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
 
 /// The head of the page: the relay's name and the time.
 fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
-    let now = clock::told_now();
+    let now = clock::advertised_now();
     let _ = write!(
         page,
         "<header><h1>sipwake {} <span class=\"quiet\">{}</span></h1><p>As of <b>{}</b>",
