@@ -182,9 +182,9 @@ enum ShardInput {
     /// An operator has waited long enough for the store to erase a registration that passed through.
     PushBindingWaited(InstanceId),
     /// A push that outlives its instance has ended.
-    LastWordSaid(InstanceId, u64),
+    FinalPushEnded(InstanceId, u64),
     /// A requester of a receipt has waited long enough for such pushes.
-    HeardOut(InstanceId),
+    ReceiptWaitOver(InstanceId),
     /// From a use case.
     Request(Box<Request>),
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use super::final_pushes::LAST_WORDS;
+use super::final_pushes::FINAL_PUSH_TIME;
 use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::instances::{EndKind, Ending};
 use crate::agent::tables::timeline::What;
@@ -136,12 +136,12 @@ impl Shard {
         let provider = self.shared.provider(target.provider);
         let (shared, shard) = (self.shared.clone(), self.index);
         // A push that is tried for a minute must not queue behind pushes that are tried for an hour.
-        let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { LAST_WORDS };
+        let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { FINAL_PUSH_TIME };
         let departure = Departure::unmeasured();
         let recall = departure.recall();
         let sending = send(shared, shard, app, target, push, clock::now() + tries, departure);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
-        let Some(activity) = self.activity(instance) else { return self.speak_last(instance, event, sending) };
+        let Some(activity) = self.activity(instance) else { return self.send_final_push(instance, event, sending) };
         let sending = activity.alerts.spawn(sending);
         activity.recalls.retain(|(_, sending, _)| !sending.is_finished());
         activity.recalls.push((event, sending.clone(), recall));

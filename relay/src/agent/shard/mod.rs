@@ -94,7 +94,7 @@ use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
 use call_pushes::CallPush;
-use final_pushes::LastWords;
+use final_pushes::FinalPushes;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
@@ -175,7 +175,7 @@ pub(crate) struct Shard {
     /// How the push services stood, while something waits for them.
     services: Services,
     /// The pushes that outlive their instances.
-    last_words: LastWords,
+    final_pushes: FinalPushes,
 }
 
 impl Shard {
@@ -218,7 +218,7 @@ impl Shard {
             is_cancelled: false,
             budgets: PushBudgets::new(shared.quotas.limits(), shared.shards.len()),
             services: Services::default(),
-            last_words: LastWords::default(),
+            final_pushes: FinalPushes::default(),
             shared,
         }
     }
@@ -319,8 +319,8 @@ impl Shard {
             | ShardInput::Erased(..)
             | ShardInput::PushBindingStored { .. }
             | ShardInput::PushBindingWaited(_)
-            | ShardInput::LastWordSaid(..)
-            | ShardInput::HeardOut(_) => None,
+            | ShardInput::FinalPushEnded(..)
+            | ShardInput::ReceiptWaitOver(_) => None,
         }
     }
 
@@ -416,8 +416,8 @@ impl Shard {
             }
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
-            ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
-            ShardInput::HeardOut(id) => self.on_heard_out(id),
+            ShardInput::FinalPushEnded(id, number) => self.on_final_push_ended(id, number),
+            ShardInput::ReceiptWaitOver(id) => self.on_receipt_wait_over(id),
             ShardInput::Request(request) => self.on_request(*request),
         }
         // Effects of a request or a verdict that are still to be told.

@@ -297,21 +297,21 @@ impl Shard {
 
     /// Drops the row of what the store has erased, when nobody waits for its receipt, or nothing is pushed for it any more.
     pub(super) fn finish_push_binding(&mut self, id: InstanceId) {
-        let has_said_all = self.has_said_all(id);
+        let has_no_final_push = self.has_no_final_push(id);
         let is_erased = |row: &&mut Row| row.wanted.is_none() && !row.busy;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_erased) else { return };
-        if !row.waiters.is_empty() && !has_said_all {
-            return self.hear_out_push_binding(id);
+        if !row.waiters.is_empty() && !has_no_final_push {
+            return self.limit_receipt_wait_of_push_binding(id);
         }
         answer(&mut row.waiters, Erasure::Unmarked);
         self.push_bindings.remove(id);
     }
 
-    fn hear_out_push_binding(&mut self, id: InstanceId) {
+    fn limit_receipt_wait_of_push_binding(&mut self, id: InstanceId) {
         if let Some(row) = self.push_bindings.rows.get_mut(&id)
             && !std::mem::replace(&mut row.is_heard_out, true)
         {
-            self.hear_out(id);
+            self.limit_receipt_wait(id);
         }
     }
 
@@ -332,8 +332,8 @@ impl Shard {
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
         // Its calls end by this, and their devices are told so.
         self.drive(clock::now(), Input::RemovePushBinding(id));
-        if !self.has_said_all(id) {
-            self.hear_out_push_binding(id);
+        if !self.has_no_final_push(id) {
+            self.limit_receipt_wait_of_push_binding(id);
         }
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {
@@ -418,7 +418,7 @@ impl Shard {
         row.wanted = None;
         let is_busy = row.busy;
         if end != PushBindingEnd::Expired {
-            self.ask_no_more(id);
+            self.abort_refresh_pushes(id);
             self.drop_pushes(id);
         }
         self.shared.metrics.push_registrations(-1);
@@ -443,7 +443,7 @@ impl Shard {
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
         row.is_let_go = true;
-        self.ask_no_more(id);
+        self.abort_refresh_pushes(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
         let end = if is_moved { Input::LetGoOfPushBinding(id) } else { Input::RemovePushBinding(id) };

@@ -48,7 +48,7 @@ impl Shard {
             }
             Request::End { id, who, kind, reply } => self.end_for(id, &who, kind, reply),
             Request::Silence { id, reply } => {
-                self.silence(id);
+                self.abort_final_pushes(id);
                 let _ = reply.send(());
             }
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
@@ -176,7 +176,7 @@ impl Shard {
         match admitted {
             Ok(()) => self.end_here(id, kind, Some(waiter)),
             Err(denied) => {
-                self.silence(id);
+                self.abort_final_pushes(id);
                 self.end_calls_of_let_go(id);
                 self.hand_over.note_ended_ahead(id);
                 refuse(Some(waiter), denied);
@@ -222,7 +222,7 @@ impl Shard {
         } else if self.instances.get(id).is_some() {
             self.end(id, EndKind::NeverOurs, Some(waiter));
         } else {
-            self.silence(id);
+            self.abort_final_pushes(id);
             self.end_calls_of_let_go(id);
             refuse(Some(waiter), Denied::Unknown);
         }

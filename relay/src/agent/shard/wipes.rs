@@ -175,12 +175,12 @@ impl Shard {
 
     /// Drops the row when both sides have let go.
     pub(super) fn finish(&mut self, id: InstanceId) {
-        let has_said_all = self.has_said_all(id);
+        let has_no_final_push = self.has_no_final_push(id);
         let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) else { return };
         let (Some(unregistered), Some(erasure)) = (ending.unbound, ending.erasure) else { return };
-        if !ending.waiters.is_empty() && !has_said_all {
+        if !ending.waiters.is_empty() && !has_no_final_push {
             if !std::mem::replace(&mut ending.is_heard_out, true) {
-                self.hear_out(id);
+                self.limit_receipt_wait(id);
             }
             return;
         }
