@@ -235,8 +235,8 @@ pub enum Request {
         /// The answer, at once: `false` when it has ended before it came.
         reply: oneshot::Sender<bool>,
     },
-    /// Let go of a registration that passed through, which another node has ended, or has by now; unless it is another one than was looked at.
-    LetGo {
+    /// Release a registration that passed through, which another node has ended, or has by now; unless it is another one than was looked at.
+    Release {
         /// The registration.
         id: InstanceId,
         /// Whether another node has it, so that its device has not taken it back.
@@ -244,7 +244,7 @@ pub enum Request {
         /// The fence of the record at the time of the look-up.
         fence: Fence,
     },
-    /// Let go of an instance that another run has taken over, when no call waits for it here any more; unless it is another one than was looked at.
+    /// Release an instance that another run has taken over, when no call waits for it here any more; unless it is another one than was looked at.
     LeaveToOwner {
         /// The instance.
         id: InstanceId,

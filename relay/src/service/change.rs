@@ -297,7 +297,7 @@ impl Inner {
             Err(StoreError::Gone) => Err(AccessError::Unknown.into()),
             Err(StoreError::NotOwner) => {
                 // A later request finds the instance at the node that has it now.
-                self.let_go_if_taken(id).await;
+                self.release_if_taken(id).await;
                 Err(AccessError::StoreAway.into())
             }
             Err(_) => {

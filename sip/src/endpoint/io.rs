@@ -253,7 +253,7 @@ pub enum Input {
     /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
     RemovePushBinding(InstanceId),
     /// Forget a push binding that another node has by now. A device that rings here by its flow is heard out. Ends likewise, by then.
-    LetGoOfPushBinding(InstanceId),
+    ReleasePushBinding(InstanceId),
 }
 
 impl fmt::Debug for Input {

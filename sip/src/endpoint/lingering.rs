@@ -39,13 +39,13 @@ impl Endpoint {
         let until = if by_flow { self.rings_until(instance) } else { self.waits_until(instance, |_| true) };
         match until.filter(|until| *until > now) {
             Some(until) => self.linger(instance, end, until),
-            None if end == PushBindingEnd::Removed => self.forget_let_go(now, instance),
+            None if end == PushBindingEnd::Removed => self.forget_released(now, instance),
             None => self.remove_push_binding(now, instance, end),
         }
     }
 
     /// Another node has a registration by now: it is forgotten here when its calls are over.
-    pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId) {
+    pub(super) fn on_released(&mut self, now: Instant, instance: InstanceId) {
         let unheard = |call: &Call| call.invite().is_some() && !call.is_heard_by(instance);
         if self.push_bindings.tries_flows(instance) {
             for call in self.calls.waiting_for(instance) {
@@ -64,14 +64,14 @@ impl Endpoint {
     }
 
     /// A device has no flow any more; one that is another node's stays for calls that wait for it alone.
-    pub(super) fn end_let_go(&mut self, now: Instant, instance: InstanceId) {
+    pub(super) fn end_released(&mut self, now: Instant, instance: InstanceId) {
         if self.push_bindings.lingers(instance) == Some(PushBindingEnd::Removed) {
             self.end_unless_awaited(now, instance);
         }
     }
 
     /// The device may come back here: the BYEs of its calls are kept for it.
-    fn forget_let_go(&mut self, now: Instant, instance: InstanceId) {
+    fn forget_released(&mut self, now: Instant, instance: InstanceId) {
         let owed = self.take_owed(now, instance);
         self.attachments.end_dialogs(now, instance);
         self.remove_push_binding(now, instance, PushBindingEnd::Removed);

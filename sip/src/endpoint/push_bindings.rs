@@ -140,7 +140,7 @@ impl Row {
     }
 
     /// Whether it is another node's by now, and stays for a call alone.
-    fn is_let_go(&self) -> bool {
+    fn is_released(&self) -> bool {
         self.lingers == Some(PushBindingEnd::Removed)
     }
 }
@@ -163,7 +163,7 @@ impl PushBindings {
 
     /// Whether a registration is known, and is not another node's by now.
     pub(super) fn is_here(&self, instance: InstanceId) -> bool {
-        self.rows.get(&instance).is_some_and(|row| !row.is_let_go())
+        self.rows.get(&instance).is_some_and(|row| !row.is_released())
     }
 
     /// Whether the timer of a registration for this moment counts.
@@ -542,7 +542,7 @@ impl Endpoint {
         }
         let instance = self.led_to(now, instance);
         let row = self.push_bindings.rows.get(&instance);
-        let Some(Row { binding, .. }) = row.filter(|row| !row.is_let_go() || self.has_come(source, request)) else {
+        let Some(Row { binding, .. }) = row.filter(|row| !row.is_released() || self.has_come(source, request)) else {
             return Some((instance, Missing::Binding));
         };
         self.missing_of(*binding, source).map(|missing| (instance, missing))
@@ -597,7 +597,7 @@ impl Endpoint {
     ) {
         let instance = self.led_to(now, instance);
         let attached = self.attachments.is_attached(instance);
-        let may_come = |row: &&Row| row.lingers.is_none() || attached && !row.is_let_go();
+        let may_come = |row: &&Row| row.lingers.is_none() || attached && !row.is_released();
         let row = self.push_bindings.rows.get(&instance).filter(may_come);
         let Some(Row { binding, flow_failure, .. }) = row else {
             return self.refuse_unknown_path(&source, &request, reach);

@@ -100,7 +100,7 @@ impl Registration {
     pub(super) fn await_overtaken(&mut self, step: Step) -> Step {
         match (&step, self.overtaken()) {
             (Step::Unregistered { .. }, Some(Overtaken::Unanswered(_))) => {
-                self.state = State::LetGo { at: None };
+                self.state = State::Unregistered { at: None };
                 Step::Nothing
             }
             (Step::Unregistered { .. }, Some(Overtaken::Taken)) => self.unregister_again(),
@@ -124,7 +124,7 @@ impl Registration {
     /// The same, when the end waits for nothing else, and what it brings can be unregistered before the shell's deadline.
     pub fn awaited_overtaken(&self, now: Instant) -> Option<BranchId> {
         let may_come = self.again_until().is_none_or(|until| now < until);
-        self.overtaken_branch().filter(|_| may_come && matches!(self.state, State::LetGo { .. }))
+        self.overtaken_branch().filter(|_| may_come && matches!(self.state, State::Unregistered { .. }))
     }
 
     /// Until when what was overtaken may be sent again.
@@ -146,8 +146,8 @@ impl Registration {
         let is_taken = matches!(status, ..300 | 408 | 500..600);
         self.note_overtaken(is_taken.then_some(Overtaken::Taken));
         match self.state {
-            State::LetGo { .. } if is_taken => self.unregister_again(),
-            State::LetGo { .. } => self.turn_round(),
+            State::Unregistered { .. } if is_taken => self.unregister_again(),
+            State::Unregistered { .. } => self.turn_round(),
             // The unregistration that is about to be sent follows it.
             State::Sent { .. } => Step::Nothing,
             _ => {

@@ -46,7 +46,9 @@ impl Registration {
                 self.state = State::Waiting;
                 if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
             }
-            State::Waiting | State::Registered { .. } | State::BackingOff { .. } | State::LetGo { .. } => Step::Nothing,
+            State::Waiting | State::Registered { .. } | State::BackingOff { .. } | State::Unregistered { .. } => {
+                Step::Nothing
+            }
         }
     }
 

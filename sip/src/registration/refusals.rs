@@ -38,7 +38,7 @@ impl Registration {
         random: &mut Random,
     ) -> Step {
         if self.goal != Goal::Registered {
-            self.state = State::LetGo { at: None };
+            self.state = State::Unregistered { at: None };
             self.registered = false;
             return Step::Unregistered { confirmed: false };
         }

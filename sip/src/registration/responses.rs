@@ -84,7 +84,7 @@ impl Registration {
             self.bound.on_listed(now, left);
             self.registered = false;
             self.contacts.forget_others();
-            self.state = State::LetGo { at: left.is_zero().then_some(now) };
+            self.state = State::Unregistered { at: left.is_zero().then_some(now) };
             return Step::Unregistered { confirmed: left.is_zero() };
         }
         let granted = grant::lifetime(self.binding, response, self.expires);

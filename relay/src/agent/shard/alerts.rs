@@ -103,7 +103,7 @@ impl Shard {
         // The node that goes on with it does not know what was missed here.
         let is_theirs = self.is_handed_over() && event != Event::MissedCall;
         if ending.is_some_and(|ending| is_nobodys(ending) || is_theirs) {
-            // The device is gone, or is to get nothing more from a node that was told to let go.
+            // The device is gone, or is to get nothing more from a node that was told to release it.
             return;
         }
         // Of these there are few, and what they tell is not told again: a peer that floods a device must not hide that its registration is lost.

@@ -154,7 +154,7 @@ fn begins_call(request: &Input) -> bool {
 }
 
 impl Shard {
-    /// Keeps back what is early; gives back what is not.
+    /// Keeps a request back while its instance may be claimed; gives back any other input.
     pub(crate) fn keep_for_claim(&mut self, at: Instant, input: Input) -> Option<Input> {
         if !self.shared.ownership.is_claiming() {
             return Some(input);
@@ -182,7 +182,7 @@ impl Shard {
         None
     }
 
-    /// Judges those that are early no more: their instance has come, or none comes any more.
+    /// Hands in the requests whose instance has come, or for which none comes any more.
     pub(crate) fn judge_claimed(&mut self, now: Instant) {
         if self.awaiting_claim.count == 0 {
             return;

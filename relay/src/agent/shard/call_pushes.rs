@@ -166,7 +166,7 @@ impl Shard {
             return Some((Withheld::Elsewhere, false));
         }
         let replaces = call.replaces?;
-        if self.push_bindings.knows(call.instance) || self.push_bindings.let_go(call.instance).is_some() {
+        if self.push_bindings.knows(call.instance) || self.push_bindings.released(call.instance).is_some() {
             // Its SIP server has chosen this one phone, by its Path, and of its calls nothing is remembered.
             return None;
         }
@@ -203,7 +203,7 @@ impl Shard {
     pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
         let Some(push) = self.pushes.remove(&(instance, call)) else { return };
         let row = self.instances.get(instance);
-        let is_passed = self.push_bindings.knows(instance) || self.push_bindings.let_go(instance).is_some();
+        let is_passed = self.push_bindings.knows(instance) || self.push_bindings.released(instance).is_some();
         let stays = row.is_some_and(|row| row.ending.is_none()) || is_passed;
         if stays && matches!(&push.kind, Kind::OnItsWay(recall) if recall.ask()) {
             self.pushes.insert((instance, call), push);

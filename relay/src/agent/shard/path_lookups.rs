@@ -81,7 +81,7 @@ struct PathLookup {
     server: Option<UpstreamId>,
     /// The store, or DNS, has not answered at once.
     is_slow: bool,
-    /// The registration has ended, or was let go of, since the store was asked: the store's answer may be from before.
+    /// The registration has ended, or was released, since the store was asked: the store's answer may be from before.
     is_stale: bool,
 }
 

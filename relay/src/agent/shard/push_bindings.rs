@@ -47,7 +47,7 @@ pub(crate) struct PushBindings {
     /// The rows of each account, which has no other name here.
     accounts: BTreeSet<(AorKey, InstanceId)>,
     /// The records of registrations that another node has by now, for the calls that wait here for their devices, and as long as these do.
-    let_go: HashMap<InstanceId, Sealed>,
+    released: HashMap<InstanceId, Sealed>,
 }
 
 struct Row {
@@ -72,7 +72,7 @@ struct Row {
     /// The registration was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
     /// The registration is another node's, or no longer any node's: its end is not told to the store.
-    is_let_go: bool,
+    is_released: bool,
     /// The node that its Path leads to, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
 }
@@ -88,8 +88,8 @@ impl PushBindings {
     }
 
     /// The record of a registration that another node has by now, and for whose device a call waits here.
-    pub(crate) fn let_go(&self, id: InstanceId) -> Option<&Sealed> {
-        self.let_go.get(&id)
+    pub(crate) fn released(&self, id: InstanceId) -> Option<&Sealed> {
+        self.released.get(&id)
     }
 
     /// The node that the Path of a registration leads to, where that is another one.
@@ -239,11 +239,11 @@ impl Shard {
             waiters: Vec::new(),
             is_heard_out: false,
             is_wiped: false,
-            is_let_go: false,
+            is_released: false,
             left_by: None,
         };
         self.push_bindings.accounts.insert((account, instance));
-        self.push_bindings.let_go.remove(&instance);
+        self.push_bindings.released.remove(&instance);
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         (row.wanted, row.left_by, row.is_heard_out) = (Some((sealed, expires_at)), None, false);
         self.tell_store(instance);
@@ -346,7 +346,7 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) => self.let_go_of_push_binding(id, fence, false),
+            (false, fence) => self.release_push_binding(id, fence, false),
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
@@ -390,14 +390,14 @@ impl Shard {
             waiters: Vec::new(),
             is_heard_out: false,
             is_wiped: false,
-            is_let_go: false,
+            is_released: false,
             left_by,
         };
         if row.left_by.is_some() {
             self.orphaned_bindings.add(clock::now(), upstream, id);
         }
         self.push_bindings.accounts.insert((aor, id));
-        self.push_bindings.let_go.remove(&id);
+        self.push_bindings.released.remove(&id);
         self.push_bindings.rows.insert(id, row);
         self.shared.stories.recall(id);
         self.shared.metrics.push_registrations(1);
@@ -412,8 +412,8 @@ impl Shard {
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
         self.forget_trace(id);
         self.forget_stories(id);
-        self.push_bindings.let_go.remove(&id);
-        let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_let_go;
+        self.push_bindings.released.remove(&id);
+        let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_released;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
         row.wanted = None;
         let is_busy = row.busy;
@@ -426,7 +426,7 @@ impl Shard {
         // An expired record leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
-            // A node where a call of it waits since it was let go of there pushes no more.
+            // A node where a call of it waits since it was released there pushes no more.
             drop(tell_wiped(&self.shared, id, end != PushBindingEnd::Replaced));
         } else if !is_busy {
             self.push_bindings.remove(id);
@@ -435,22 +435,22 @@ impl Shard {
 
     /// The store has a registration no more, or from another node: its device is pushed from here no more but for calls that wait here, as long as another node
     /// has it. The store is left as it is.
-    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence, is_moved: bool) {
-        if !is_moved && self.push_bindings.let_go.contains_key(&id) {
+    pub(crate) fn release_push_binding(&mut self, id: InstanceId, fence: Fence, is_moved: bool) {
+        if !is_moved && self.push_bindings.released.contains_key(&id) {
             // The node that has had it since has ended it.
             return self.drive(clock::now(), Input::RemovePushBinding(id));
         }
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
-        row.is_let_go = true;
+        row.is_released = true;
         self.abort_refresh_pushes(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
-        let end = if is_moved { Input::LetGoOfPushBinding(id) } else { Input::RemovePushBinding(id) };
+        let end = if is_moved { Input::ReleasePushBinding(id) } else { Input::RemovePushBinding(id) };
         self.drive(clock::now(), end);
         let waits = self.endpoint.push_binding_upstream(id).is_some();
         if let Some(sealed) = self.push_bindings.sealed(id).filter(|_| waits).cloned() {
-            self.push_bindings.let_go.insert(id, sealed);
+            self.push_bindings.released.insert(id, sealed);
         }
         self.push_bindings.remove(id);
         self.shared.metrics.push_registrations(-1);

@@ -96,9 +96,9 @@ impl Shard {
             Request::Adopt { new, reply } => {
                 let _ = reply.send(self.adopt(*new));
             }
-            Request::LetGo { id, fence, is_moved } => {
+            Request::Release { id, fence, is_moved } => {
                 self.path_lookups.doubt(id);
-                self.let_go_of_push_binding(id, fence, is_moved);
+                self.release_push_binding(id, fence, is_moved);
             }
             Request::LeaveToOwner { id, fence, until, record } => self.leave_to_owner(id, fence, until, record),
             // `on_input` does it after every request.
@@ -171,13 +171,13 @@ impl Shard {
                 self.hand_over.note_ended_ahead(id);
             }
             // Told when nothing of it is here any more.
-            return self.end_let_go(id, waiter);
+            return self.end_released(id, waiter);
         }
         match admitted {
             Ok(()) => self.end_here(id, kind, Some(waiter)),
             Err(denied) => {
                 self.abort_final_pushes(id);
-                self.end_calls_of_let_go(id);
+                self.end_calls_of_released(id);
                 self.hand_over.note_ended_ahead(id);
                 refuse(Some(waiter), denied);
             }
@@ -216,21 +216,21 @@ impl Shard {
     }
 
     /// Lets go of an instance that its owner ends; `waiter` hears that it is unknown when it is.
-    fn end_let_go(&mut self, id: InstanceId, waiter: WipeWaiter) {
+    fn end_released(&mut self, id: InstanceId, waiter: WipeWaiter) {
         if self.push_bindings.knows(id) {
             self.end_push_binding(id, EndKind::NeverOurs, Some(waiter));
         } else if self.instances.get(id).is_some() {
             self.end(id, EndKind::NeverOurs, Some(waiter));
         } else {
             self.abort_final_pushes(id);
-            self.end_calls_of_let_go(id);
+            self.end_calls_of_released(id);
             refuse(Some(waiter), Denied::Unknown);
         }
     }
 
     /// A registration that another node has had since, and for which a call still waits here, is ended: its phone is pushed from here no more.
-    fn end_calls_of_let_go(&mut self, id: InstanceId) {
-        if self.push_bindings.let_go(id).is_some() {
+    fn end_calls_of_released(&mut self, id: InstanceId) {
+        if self.push_bindings.released(id).is_some() {
             self.drive(clock::now(), Input::RemovePushBinding(id));
         }
     }

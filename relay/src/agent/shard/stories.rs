@@ -183,7 +183,7 @@ impl Shard {
 
     fn app_of(&self, instance: InstanceId) -> Option<Box<str>> {
         let lent = self.instances.get(instance).filter(|row| row.ending.is_none()).map(|row| &row.sealed);
-        let passed = || self.push_bindings.sealed(instance).or_else(|| self.push_bindings.let_go(instance));
+        let passed = || self.push_bindings.sealed(instance).or_else(|| self.push_bindings.released(instance));
         let sealed = lent.or_else(passed)?;
         self.opened(instance, sealed, |record| match record {
             StoredRecord::Lent(record) => Some(record.app.clone()),

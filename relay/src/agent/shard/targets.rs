@@ -97,8 +97,8 @@ impl Shard {
         if !is_dead(0) || !self.confirmed_at_ms(instance, token).is_some_and(is_dead) {
             return false;
         }
-        let is_let_go = self.push_bindings.let_go(instance).is_some();
-        if self.is_handed_over() || self.hand_over.is_left(instance) || is_let_go {
+        let is_released = self.push_bindings.released(instance).is_some();
+        if self.is_handed_over() || self.hand_over.is_left(instance) || is_released {
             let Verdict::Gone { since } = verdict else { return false };
             let since_ms = since.unwrap_or_else(unix_now_ms);
             let token = DeadToken { mark: self.shared.vault.token_mark(token), since_ms };
@@ -147,6 +147,6 @@ impl Shard {
 
     fn sealed_of(&self, instance: InstanceId) -> Option<&Sealed> {
         let lent = self.instances.get(instance).map(|row| &row.sealed);
-        lent.or_else(|| self.push_bindings.sealed(instance)).or_else(|| self.push_bindings.let_go(instance))
+        lent.or_else(|| self.push_bindings.sealed(instance)).or_else(|| self.push_bindings.released(instance))
     }
 }

@@ -12,7 +12,7 @@
 //! An instance that this node ends by itself, and not on request, is erased only where it is still this node's: another node may have claimed it
 //! while this one did not reach the store, and its lease, its token or its credentials may have changed by then.
 //!
-//! A node that leaves wipes nothing: its instances are another node's, or will be, and are only let go of.
+//! A node that leaves wipes nothing: its instances are another node's, or will be, and are only released.
 //!
 //! Invariant: a wipe that has begun ends: no step waits longer than its deadline. A store that is away is
 //! asked again by `erasures`, and the row does not wait for that. The requester is told the store's state when the row is
@@ -173,7 +173,7 @@ impl Shard {
         });
     }
 
-    /// Drops the row when both sides have let go.
+    /// Drops the row once the SIP server and the store are done with it.
     pub(super) fn finish(&mut self, id: InstanceId) {
         let has_no_final_push = self.has_no_final_push(id);
         let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) else { return };
@@ -211,7 +211,7 @@ impl Shard {
     }
 }
 
-/// Has the nodes that leave let go of an instance, or all of a copy that they may have; its end is that they have, or have had their time.
+/// Has the leaving nodes release an instance, or all nodes a copy that they may have; ends when they have, or have had their time.
 pub(super) fn tell_wiped(shared: &Shared, id: InstanceId, everywhere: bool) -> oneshot::Receiver<Infallible> {
     let (told, end) = oneshot::channel();
     // An error means that the process ends.

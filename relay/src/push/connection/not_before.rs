@@ -211,133 +211,133 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_is_kept_by_all_and_one_asks_when_it_is_over() {
-        let (rest, began) = (NotBefore::default(), Instant::now());
-        assert!(rest.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
-        rest.answered(Some(PauseFor::Asked(10 * SECOND)));
+        let (not_before, began) = (NotBefore::default(), Instant::now());
+        assert!(not_before.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
+        not_before.answered(Some(PauseFor::Asked(10 * SECOND)));
         let told =
-            rest.leave(began + 5 * SECOND, Urgency::CanWait).await.err().expect("it is longer than one may wait");
+            not_before.leave(began + 5 * SECOND, Urgency::CanWait).await.err().expect("it is longer than one may wait");
         assert!(told >= 10 * SECOND && began.elapsed() < SECOND, "{told:?}");
-        let probe = rest.leave(began + 30 * SECOND, Urgency::CanWait).await.expect("it ends in time");
+        let probe = not_before.leave(began + 30 * SECOND, Urgency::CanWait).await.expect("it ends in time");
         assert!(probe.is_some() && began.elapsed() >= 10 * SECOND);
-        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND, Urgency::CanWait)).await;
+        let waits = tokio::time::timeout(SECOND, not_before.leave(began + 30 * SECOND, Urgency::CanWait)).await;
         assert!(waits.is_err(), "one alone");
-        rest.answered(None);
+        not_before.answered(None);
         drop(probe);
-        assert!(rest.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()), "all go");
+        assert!(not_before.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()), "all go");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_ends_without_an_answer_leaves_the_next_one_in() {
-        let (rest, began) = (NotBefore::default(), Instant::now());
-        rest.answered(Some(PauseFor::Probe));
-        drop(rest.leave(began + SECOND, Urgency::CanWait).await.expect("at once"));
-        assert!(rest.leave(began + SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
+        let (not_before, began) = (NotBefore::default(), Instant::now());
+        not_before.answered(Some(PauseFor::Probe));
+        drop(not_before.leave(began + SECOND, Urgency::CanWait).await.expect("at once"));
+        assert!(not_before.leave(began + SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn rests_grow_and_answers_of_the_same_moment_are_one() {
         let steps = Backoff { first: SECOND, most: 60 * SECOND };
-        let rest = NotBefore::default();
+        let not_before = NotBefore::default();
         let mut total = Duration::ZERO;
         for _ in 0..5 {
             for _ in 0..20 {
-                rest.answered(Some(PauseFor::Growing(steps)));
+                not_before.answered(Some(PauseFor::Growing(steps)));
             }
             let began = Instant::now();
-            assert!(rest.leave(began + 60 * SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
+            assert!(not_before.leave(began + 60 * SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
             assert!(began.elapsed() > total / 2, "{:?}", began.elapsed());
             total = began.elapsed();
         }
         assert!(total >= 8 * SECOND, "{total:?}");
-        rest.answered(Some(PauseFor::Asked(PAUSE_MAX * 100)));
-        assert!(rest.leave(Instant::now(), Urgency::CanWait).await.is_err_and(|told| told <= PAUSE_MAX + SECOND));
+        not_before.answered(Some(PauseFor::Asked(PAUSE_MAX * 100)));
+        assert!(not_before.leave(Instant::now(), Urgency::CanWait).await.is_err_and(|told| told <= PAUSE_MAX + SECOND));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_that_outlasts_calls_lets_one_ask_every_two_seconds_and_the_others_wait() {
-        let (rest, began) = (NotBefore::default(), Instant::now());
-        rest.answered(Some(PauseFor::Asked(120 * SECOND)));
+        let (not_before, began) = (NotBefore::default(), Instant::now());
+        not_before.answered(Some(PauseFor::Asked(120 * SECOND)));
         let deadline = began + 30 * SECOND;
         assert!(
-            rest.leave(deadline, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND,
+            not_before.leave(deadline, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND,
             "no other push waits"
         );
-        let first = rest.leave(deadline, Urgency::Urgent).await.expect("it asks");
+        let first = not_before.leave(deadline, Urgency::Urgent).await.expect("it asks");
         assert!(first.is_some() && began.elapsed() >= PROBE_EVERY);
-        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
-        rest.answered(Some(PauseFor::Asked(120 * SECOND)));
+        assert!(tokio::time::timeout(SECOND, not_before.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
+        not_before.answered(Some(PauseFor::Asked(120 * SECOND)));
         drop(first);
-        let (told, asked) = tokio::join!(rest.leave(began + 4 * SECOND, Urgency::Urgent), async {
-            let next = rest.leave(deadline, Urgency::Urgent).await.expect("the next one");
+        let (told, asked) = tokio::join!(not_before.leave(began + 4 * SECOND, Urgency::Urgent), async {
+            let next = not_before.leave(deadline, Urgency::Urgent).await.expect("the next one");
             tokio::time::sleep(SECOND).await;
             next.is_some()
         });
         assert!(asked && told.is_err() && began.elapsed() >= 4 * SECOND, "one whose time is over is told so then");
-        let (goes, ()) = tokio::join!(rest.leave(deadline, Urgency::Urgent), async {
-            let probe = rest.leave(deadline, Urgency::Urgent).await;
-            rest.answered(None);
+        let (goes, ()) = tokio::join!(not_before.leave(deadline, Urgency::Urgent), async {
+            let probe = not_before.leave(deadline, Urgency::Urgent).await;
+            not_before.answered(None);
             drop(probe);
         });
         assert!(goes.is_ok(), "an answer that asks for none lets all go");
-        rest.answered(Some(PauseFor::Asked(20 * SECOND)));
+        not_before.answered(Some(PauseFor::Asked(20 * SECOND)));
         let asked = Instant::now();
-        assert!(rest.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
+        assert!(not_before.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() < 3 * SECOND, "also one that ends before the call does");
-        rest.answered(None);
-        rest.answered(Some(PauseFor::Asked(9 * SECOND)));
+        not_before.answered(None);
+        not_before.answered(Some(PauseFor::Asked(9 * SECOND)));
         let asked = Instant::now();
-        assert!(rest.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
+        assert!(not_before.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() >= 9 * SECOND, "a short one is kept");
         assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_for_what_is_no_call_keeps_no_call_back_and_one_for_all_does() {
-        let (rest, began) = (NotBefore::default(), Instant::now());
+        let (not_before, began) = (NotBefore::default(), Instant::now());
         let (steps, deadline) = (Backoff { first: 2 * SECOND, most: 5 * SECOND }, began + 30 * SECOND);
-        rest.answered(Some(PauseFor::Sparing(steps)));
-        assert!(rest.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()));
-        assert!(rest.leave(began, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND);
+        not_before.answered(Some(PauseFor::Sparing(steps)));
+        assert!(not_before.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()));
+        assert!(not_before.leave(began, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND);
         assert!(
-            rest.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some())
+            not_before.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some())
                 && began.elapsed() >= SECOND
         );
         let again = Instant::now();
-        rest.answered(Some(PauseFor::Sparing(steps)));
-        rest.answered(Some(PauseFor::Asked(5 * SECOND)));
-        rest.answered(Some(PauseFor::Sparing(steps)));
+        not_before.answered(Some(PauseFor::Sparing(steps)));
+        not_before.answered(Some(PauseFor::Asked(5 * SECOND)));
+        not_before.answered(Some(PauseFor::Sparing(steps)));
         assert!(
-            rest.leave(deadline, Urgency::Urgent).await.is_ok() && again.elapsed() >= 5 * SECOND,
+            not_before.leave(deadline, Urgency::Urgent).await.is_ok() && again.elapsed() >= 5 * SECOND,
             "the service has asked all"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_asks_and_has_no_answer_keeps_nobody_back_for_more_than_two_seconds() {
-        let (rest, began) = (NotBefore::default(), Instant::now());
+        let (not_before, began) = (NotBefore::default(), Instant::now());
         let deadline = began + 30 * SECOND;
-        rest.answered(Some(PauseFor::Asked(120 * SECOND)));
+        not_before.answered(Some(PauseFor::Asked(120 * SECOND)));
         let mut unanswered = Vec::new();
         for number in 1..=4 {
-            let goes = rest.leave(deadline, Urgency::Urgent).await.expect("its turn comes");
+            let goes = not_before.leave(deadline, Urgency::Urgent).await.expect("its turn comes");
             assert!(goes.is_some() && began.elapsed() < (2 * number + 1) * SECOND, "{:?}", began.elapsed());
             unanswered.push(goes);
         }
         // The end of an earlier probe is not the end of the one that is waited for.
         unanswered.remove(0);
-        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
-        rest.answered(None);
+        assert!(tokio::time::timeout(SECOND, not_before.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
+        not_before.answered(None);
         assert!(
-            rest.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()),
+            not_before.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()),
             "an answer lets all go"
         );
         drop(unanswered);
         // The same when the pause is over: later requests wait no longer than those did.
-        rest.answered(Some(PauseFor::Probe));
-        let hangs = rest.leave(deadline, Urgency::CanWait).await.expect("at once");
+        not_before.answered(Some(PauseFor::Probe));
+        let hangs = not_before.leave(deadline, Urgency::CanWait).await.expect("at once");
         tokio::time::sleep(2 * SECOND).await;
         let asked = Instant::now();
-        assert!(rest.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
+        assert!(not_before.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
         assert!(hangs.is_some() && asked.elapsed() < SECOND, "{:?}", asked.elapsed());
     }
 }

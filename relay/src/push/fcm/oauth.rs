@@ -211,7 +211,7 @@ impl Tokens {
         if !urgency.is_urgent()
             && let Some(rests) = self.channel.pause_left()
         {
-            // A making that is not let go would be the failure of all who wait with it.
+            // An exchange that is not given up would fail all who wait for it.
             let after = rests.min(LOOK_AGAIN);
             return self.flight.have(freshness).ok_or(CoolingDown { why: Denial::Away, after, tried: false });
         }

@@ -4,7 +4,7 @@
 //! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
 //! shard ── a registration that passed through ─ each other node ──────── lets go of a copy ─ heard ── the receipt
 //! shard of a node that leaves ── a dead token ── the owner ── judges by its record
-//! node that has let go of an instance ── unregistered ── the owner of the one that has its place ── registers again
+//! node that has released an instance ── unregistered ── the owner of the one that has its place ── registers again
 //! ```
 //!
 //! Invariant: a leaving node only reads from the store or lets go of instances; it writes no records. The sender of a word waits for that, and no
@@ -149,10 +149,10 @@ impl Inner {
             }
             Word::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
             Word::InCall(_) => {}
-            Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
+            Word::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
             Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
-            Word::Ended(id) => self.let_go_at_once(id).await,
+            Word::Ended(id) => self.release_at_once(id).await,
             Word::Changed(id) => self.take_change(id).await,
             Word::Succeeded { earlier, later } => self.take_successor(earlier, later).await,
         }
@@ -202,25 +202,25 @@ impl Inner {
     }
 
     /// The owner has ended an instance that is served here still.
-    async fn let_go_at_once(self: &Arc<Self>, id: InstanceId) {
+    async fn release_at_once(self: &Arc<Self>, id: InstanceId) {
         if self.look_as_relay(id).await.is_err() {
             // The instance may be on its way here, as the successor of another one.
             let kind = EndKind::NeverOurs;
             let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
             // So may a call be for one that passed through, and that another node has had.
-            return self.let_go_of_copy(id).await;
+            return self.release_copy(id).await;
         }
         tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
         // An instance that the store cannot be asked about is served until the end.
-        let _ = self.let_go_of_one(id).await;
+        let _ = self.release_one(id).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }
 
     /// The owner has ended a registration that passed through, of which this node may have adopted a copy. Later registrations of the device at this
     /// node are this node's own.
-    async fn let_go_of_copy(&self, id: InstanceId) {
-        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW, is_moved: false }).await;
+    async fn release_copy(&self, id: InstanceId) {
+        self.dependencies.agent.tell(id, Request::Release { id, fence: Fence::NEW, is_moved: false }).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }

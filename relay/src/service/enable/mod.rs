@@ -17,7 +17,7 @@
 //! Invariant: the store is known to answer before the account's server is spoken to; an instance that cannot be stored is unregistered again, and has
 //! a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored
 //! and its app has its answer, and one that gets calls only when the new one gets them. An instance enabled later at another node, while the SIP
-//! server had not answered here, stands, and the one begun here is let go of.
+//! server had not answered here, stands, and the one begun here is released.
 
 pub(super) mod asker;
 mod first_registration;
@@ -122,7 +122,7 @@ impl Inner {
         let changed = self.changed_record(&new, is_proven, &asked);
         if asker.is_gone() {
             tracing::info!(event = "enabling-given-up", instance = %new.id, "an app hung up before its instance was stored; nothing is kept");
-            self.let_go(new.id).await;
+            self.unregister(new.id).await;
             return Err(EnableError::HungUp);
         }
         let placed = self.store(&new, changed.as_ref(), earlier.succession).await?;
@@ -207,7 +207,7 @@ impl Inner {
         let placed = match self.put_new(new.id, sealed, new.expires_at, lookup, succession).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.let_go(new.id).await;
+                self.unregister(new.id).await;
                 // The store may have taken it, and only its answer was lost.
                 self.leave_nothing(new).await;
                 return Err(error.into());
@@ -298,7 +298,7 @@ impl Inner {
     }
 
     /// Unregisters what was not enabled after all.
-    async fn let_go(&self, id: InstanceId) {
+    async fn unregister(&self, id: InstanceId) {
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
         self.dependencies.agent.tell(id, end).await;
     }

@@ -17,7 +17,7 @@
 //! A word is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
 //! that it is no request, and goes on.
 //!
-//! Invariant: a leaving node ends only the instances that it is told to let go of: its records are another node's, or will be. The sender waits
+//! Invariant: a leaving node ends only the instances that it is told to release: its records are another node's, or will be. The sender waits
 //! [`HEARD_WITHIN`] at most, also before a receipt: a silent node may have died.
 
 use std::collections::BTreeMap;

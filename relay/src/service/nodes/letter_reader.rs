@@ -57,15 +57,15 @@ impl Service {
         let desks = Desks::new(ANSWER_WAIT);
         let reader = Reader { inner: self.0.clone(), answering: &answering, desks, ended: &ended };
         // Beside the letters: some wait for answers that are among them.
-        let let_go = async {
+        let release_ended = async {
             loop {
                 ended.notified().await;
-                self.0.let_go_of_ended().await;
+                self.0.release_ended().await;
             }
         };
         tokio::select! {
             () = reader.read_all() => {}
-            () = let_go => {}
+            () = release_ended => {}
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! What its app changes there counts for those calls within a second.
 //!
-//! Invariant: nothing of them is written. What another node says to have wiped is let go of at once, with its calls.
+//! Invariant: nothing of them is written. What another node says to have wiped is released at once, with its calls.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -71,7 +71,7 @@ impl Inner {
         // A store that is away is asked again.
         let has_ended = self.is_replaced(&status).await.unwrap_or(false) || self.is_wiped_by_owner(id, fence).await;
         if has_ended {
-            self.let_go_of_wiped(&[id]).await;
+            self.release_wiped(&[id]).await;
         }
         !has_ended
     }

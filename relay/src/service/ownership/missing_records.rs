@@ -14,7 +14,7 @@
 //!                                                                                               ├── none has it ── there is none
 //!                                                                                               └── one is silent ── 503: nobody can say
 //! owner ── each node that lives: HAVE ── which of these have you wiped? ──┬── none ── written again ── HAVE
-//!                                                                        └── some ── let go of; that node has erased them once more
+//!                                                                        └── some ── released; that node has erased them once more
 //! ```
 //!
 //! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some. Each node
@@ -209,7 +209,7 @@ impl Inner {
                     }
                     Ok(Whose::Others) => {
                         let _guard = it.changing.lock_key(id).await;
-                        it.let_go_if_taken(id).await;
+                        it.release_if_taken(id).await;
                     }
                     Ok(Whose::Ours) => {
                         it.end_if_replaced(id).await;
@@ -229,7 +229,7 @@ impl Inner {
 
     /// Lets go, without a word to its SIP server, of an instance that another run has taken over since it came here. Its lock is held. A record that
     /// is in the store as it was before is no taking over: that has no later fence.
-    pub(crate) async fn let_go_if_taken(self: &Arc<Self>, id: InstanceId) {
+    pub(crate) async fn release_if_taken(self: &Arc<Self>, id: InstanceId) {
         let here = self.is_here(id).await.filter(|_| !self.dependencies.agent.is_doubtful());
         let Some(status) = here else { return };
         if let Ok(Some(stored)) = self.dependencies.vault.load(id).await
@@ -332,8 +332,8 @@ impl Inner {
         }
     }
 
-    /// Has these let go of, which other nodes have wiped.
-    pub(super) async fn let_go_of_wiped(self: &Arc<Self>, wiped: &[InstanceId]) {
+    /// Releases these, which other nodes have wiped.
+    pub(super) async fn release_wiped(self: &Arc<Self>, wiped: &[InstanceId]) {
         if wiped.is_empty() {
             return;
         }

@@ -10,7 +10,7 @@
 //! The taking node claims by the script by which it takes over what the dead leave, so that a fence parts the two owners at each moment. The word for it
 //! is the owner's own: nobody takes anything from a node that lives and has not offered it.
 //!
-//! Invariant: an instance is let go of here only when the store names another owner for it. A wipe waits until it is known whose the instance is: its receipt
+//! Invariant: an instance is released here only when the store names another owner for it. A wipe waits until it is known whose the instance is: its receipt
 //! comes from there. A node that is alone, that leaves, or whose store is in doubt offers nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -389,7 +389,7 @@ impl Inner {
             .await;
             for id in &gone {
                 let _guard = self.changing.lock_key(*id).await;
-                self.let_go_if_taken(*id).await;
+                self.release_if_taken(*id).await;
             }
             taken += gone.len();
             left.retain(|id| !ended.contains(id) && !gone.contains(id));

@@ -1,9 +1,9 @@
 //! Ending an instance by its record: its owner is gone, another node's new instance takes its place, or it is on its way here.
 //!
 //! ```text
-//! record ─┬─ no node looks after it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to let go
+//! record ─┬─ no node looks after it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to release it
 //!         └─ else ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
-//!                                                    └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to let go
+//!                                                    └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to release it
 //!                                                                             └─ the store is away ─ asked again, by this run or the next
 //! ```
 //!

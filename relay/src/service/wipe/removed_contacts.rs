@@ -144,12 +144,12 @@ impl Inner {
             let Ok(Some(lookup)) = lookup else { continue };
             match vault.load(status.id).await {
                 // The device has registered it at another node meanwhile: the registration here is an older copy.
-                Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
+                Ok(Some(stored)) if !stored.owned => self.release_push_binding(status.id).await,
                 _ => {
                     if by.is_some() {
                         // A phone that rings here is heard out, though it is at another node by now.
                         let (id, fence, is_moved) = (status.id, status.fence, true);
-                        self.dependencies.agent.tell(id, Request::LetGo { id, fence, is_moved }).await;
+                        self.dependencies.agent.tell(id, Request::Release { id, fence, is_moved }).await;
                     }
                     self.end_passed(status.id, lookup).await;
                 }
@@ -158,7 +158,7 @@ impl Inner {
     }
 
     /// Ends what is here of a registration that passed through.
-    async fn let_go_of_passed(&self, id: InstanceId) {
+    async fn release_push_binding(&self, id: InstanceId) {
         let kind = EndKind::NeverOurs;
         // The registration may be here, or on its way here.
         let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
@@ -167,7 +167,7 @@ impl Inner {
     /// Ends a registration that passed through, here and in the store. The owner is told with its erasure, and each other node that may have a copy behind it.
     async fn end_passed(self: &Arc<Self>, id: InstanceId, lookup: Lookup) {
         tracing::info!(event = "passed-forgotten", instance = %id, end = "unregistered", "a registration that passed through is forgotten");
-        self.let_go_of_passed(id).await;
+        self.release_push_binding(id).await;
         let erased = self.dependencies.vault.erase_all_of(id, Some(lookup));
         if self.timed(StoreOperation::Erase, erased).await.is_err() {
             self.dependencies.agent.erase(id, lookup);

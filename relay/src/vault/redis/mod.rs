@@ -8,7 +8,7 @@
 //! | `sipwake:s:{pi_…}` | hash | likewise, of each call's story | a day after the last, the record's at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
-//! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has let go of them | [`ENDED_TTL`] |
+//! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has released them | [`ENDED_TTL`] |
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
 //! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::peer_messages::LETTER_LIFE) after the last |
 //! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
@@ -377,7 +377,7 @@ impl RedisStore {
         Ok(ids)
     }
 
-    /// This node has let go of them.
+    /// This node has released them.
     pub async fn forget_ended(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
         let mut forget = ::redis::cmd("SREM");
         forget.arg(ended_key(&owner.node));

@@ -21,7 +21,7 @@ impl World {
             1 => self.input(Input::HandOver),
             2 if which & 1 == 0 => self.input(Input::RefuseCalls(Failover::OtherNode)),
             2 => self.input(Input::RefuseCalls(Failover::Nobody)),
-            3 => self.input(Input::LetGoOfPushBinding(passed.unwrap_or(instance))),
+            3 => self.input(Input::ReleasePushBinding(passed.unwrap_or(instance))),
             4 => self.restore(which),
             _ => self.input(Input::RegisterAgain(instance)),
         }

@@ -88,7 +88,7 @@ fn let_go_of(said: Option<u16>) -> (Through, Message, String) {
         says(&mut through, &invite, said);
     }
     let instance = through.instance();
-    through.world.input(Input::LetGoOfPushBinding(instance));
+    through.world.input(Input::ReleasePushBinding(instance));
     (through, invite, path)
 }
 
@@ -149,7 +149,7 @@ fn called_asleep_and_let_go() -> Through {
     through.world.sent.clear();
     through.call("c1", &path);
     let instance = through.instance();
-    through.world.input(Input::LetGoOfPushBinding(instance));
+    through.world.input(Input::ReleasePushBinding(instance));
     through
 }
 
@@ -193,7 +193,7 @@ fn a_server_that_goes_by_flows_tries_the_next_one_at_once_and_any_other_waits() 
         through.world.input(Input::Closed(FlowId::Stream(1)));
         through.call("c1", register.text(sip::message::Name::Path).unwrap());
         let instance = through.instance();
-        through.world.input(Input::LetGoOfPushBinding(instance));
+        through.world.input(Input::ReleasePushBinding(instance));
         assert_eq!((through.world.count("INVITE 430"), through.world.count("INVITE 480")), (refused, 0), "{reg_id}");
         assert_eq!(registrations(&through), 1 - refused);
     }

@@ -162,7 +162,7 @@ impl Dialler {
 
     /// No flow of a shard leads to an upstream, and none is wanted; `forgotten`: not even its addresses are.
     pub(crate) fn idle(&self, shard: usize, upstream: UpstreamId, forgotten: bool) {
-        self.0.upstreams.targets(upstream, |targets| targets.let_go(shard));
+        self.0.upstreams.targets(upstream, |targets| targets.go_idle(shard));
         if forgotten {
             self.0.upstreams.unused_by(upstream, shard);
         }
