@@ -144,7 +144,7 @@ impl Channel {
     /// Waits for leave to send by another connection, as [`Self::send`] does.
     pub(crate) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
         self.not_before
-            .leave(patience.leaves_until, patience.urgency)
+            .leave(patience.times.leaves_until, patience.urgency)
             .await
             .map_err(|after| Failure::Unsent { after: Some(after) })
     }
@@ -212,7 +212,8 @@ impl Channel {
                     return Ok(meaning);
                 }
             }
-            let (connection, stream) = match timeout_at(patience.leaves_until, self.admit(patience.urgency)).await {
+            let (connection, stream) = match timeout_at(patience.times.leaves_until, self.admit(patience.urgency)).await
+            {
                 Ok(Err(Failure::ShutOut { reason: NOT_HTTP2 })) if let Some(http1) = &self.http1 => {
                     if is_without_http2 {
                         return Err(Failure::Unsent { after: None });
@@ -437,7 +438,7 @@ impl Connection {
         match head_of_answer(response, &self.line, &passage, (Instant::now(), known), patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
+                let body_until = patience.times.until.min(Instant::now() + BODY_TIMEOUT);
                 let body = timeout_at(body_until, read_body(body)).await.ok().flatten();
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }

@@ -30,12 +30,12 @@ use self::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
 use self::quota::{Told, Whose};
 use super::connection::answer::{Answer, Bearing};
 use super::connection::answer_body;
-use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_times};
+use super::connection::answer_timeout::{Patience, Renewed, TryTimes, WhenSilent};
 use super::connection::attempt::Attempt;
 use super::connection::backoff::Backoff;
 use super::connection::departure::Departure;
 use super::connection::endpoint::{Endpoint, trust};
-use super::connection::http2::{Channel, Failure, Request};
+use super::connection::http2::{Channel, Request};
 use super::connection::network::Network;
 use super::connection::not_before::{PROBE_EVERY, PauseFor};
 use super::connection::single_flight::CoolingDown;
@@ -188,11 +188,11 @@ impl Fcm {
         renewed: Renewed<'_>,
     ) -> Attempt {
         let is_call = prepared.when_silent == WhenSilent::IsKept;
-        let (leaves_until, until) = if is_call { (deadline, deadline) } else { alert_times(deadline) };
-        let answered_within = (!is_call).then_some(ALERT_ANSWERED_WITHIN);
+        let times = TryTimes::new(is_call, deadline);
         let mut refused: Option<AccessToken> = None;
         loop {
-            let token = match timeout_at(leaves_until, self.tokens.get(refused.as_ref(), prepared.urgency)).await {
+            let token = match timeout_at(times.leaves_until, self.tokens.get(refused.as_ref(), prepared.urgency)).await
+            {
                 Err(_) => return Attempt::Again { after: None },
                 Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
@@ -203,13 +203,10 @@ impl Fcm {
             };
             prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
             let PreparedPush { ref request, urgency, when_silent } = *prepared;
-            let patience = Patience { leaves_until, until, when_silent, urgency, departure, answered_within, renewed };
+            let patience = Patience { times, when_silent, urgency, departure, renewed };
             let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), urgency, answer);
             match self.channel.send(request, patience, read).await {
-                Err(Failure::Unsent { after }) => return Attempt::Again { after },
-                Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
-                Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
-                Err(Failure::Unconfirmed) => return Attempt::Lost,
+                Err(failure) => return failure.into(),
                 Ok(Meaning::Settled(attempt)) => {
                     if matches!(attempt, Attempt::Limited { .. }) {
                         departure.say("QUOTA_EXCEEDED");

@@ -24,7 +24,7 @@ use crate::clock::token_times::TokenTimes;
 use crate::lock::Mutex;
 use crate::push::connection::answer::{Answer, Bearing};
 use crate::push::connection::answer_body;
-use crate::push::connection::answer_timeout::{Patience, WhenSilent};
+use crate::push::connection::answer_timeout::{Patience, TryTimes, WhenSilent};
 use crate::push::connection::backoff::Backoff;
 use crate::push::connection::departure::Departure;
 use crate::push::connection::http2::{Channel, Request};
@@ -254,15 +254,8 @@ async fn exchange_at(
     let request = Request { whom: None, path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
     let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
-    let patience = Patience {
-        leaves_until: until,
-        until,
-        when_silent,
-        urgency,
-        departure: &departure,
-        answered_within: None,
-        renewed: None,
-    };
+    let patience =
+        Patience { times: TryTimes::whole(until), when_silent, urgency, departure: &departure, renewed: None };
     let outcome = channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away));
     if outcome.is_ok() {
         channel.end_pause();

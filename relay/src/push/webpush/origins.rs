@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
-    use crate::push::connection::answer_timeout::{Patience, WhenSilent};
+    use crate::push::connection::answer_timeout::{Patience, TryTimes, WhenSilent};
     use crate::push::connection::departure::Departure;
     use crate::push::connection::endpoint::trust;
     use crate::push::connection::http2::{Failure, Request};
@@ -389,12 +389,10 @@ mod tests {
         for urgency in [Urgency::CanWait, Urgency::Urgent] {
             let departure = Departure::unmeasured();
             let patience = Patience {
-                leaves_until: until,
-                until,
+                times: TryTimes::whole(until),
                 when_silent: WhenSilent::Leaves,
                 urgency,
                 departure: &departure,
-                answered_within: None,
                 renewed: None,
             };
             let sent = by_http1(&origin, &request, patience).await;
