@@ -17,10 +17,8 @@ use std::time::Instant;
 use super::bound::Bound;
 use super::challenges::{Challenger, Verdict};
 use super::refusals::{retry_after, wanted_interval};
-use super::{Goal, Registration, State, Step, Terms, grant};
+use super::{FinalResponse, Goal, Registration, State, Step, grant};
 use crate::id::BranchId;
-use crate::message::Message;
-use crate::random::Random;
 
 /// A REGISTER that was under way when its binding was to be forgotten.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,15 +31,8 @@ pub(super) enum Overtaken {
 
 impl Registration {
     /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
-    pub(super) fn on_crossed(
-        &mut self,
-        now: Instant,
-        status: u16,
-        asked: Goal,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
+    pub(super) fn on_crossed(&mut self, asked: Goal, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, message: response, terms, random } = response;
         match status {
             ..300 => {
                 self.challenges.on_success(response);
@@ -55,16 +46,13 @@ impl Registration {
                     },
                 );
             }
-            401 | 407 => {
-                let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
-                match self.challenges.on_challenge(challenger, response, terms.hashes) {
-                    Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
-                    Verdict::Unanswerable { unreadable } if !self.established => {
-                        return self.refused(status).unanswerable(unreadable);
-                    }
-                    _ => {}
+            401 | 407 => match self.challenges.on_challenge(Challenger::by(status), response, terms.hashes) {
+                Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
+                Verdict::Unanswerable { unreadable } if !self.established => {
+                    return self.refused(status).unanswerable(unreadable);
                 }
-            }
+                _ => {}
+            },
             423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
             439 => self.outbound = false,
             // The server has said for how long it is to be left alone, whatever was asked.

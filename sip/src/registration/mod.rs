@@ -81,6 +81,7 @@ use bytes::Bytes;
 
 use crate::auth::{Challenge, Hash};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::message::Message;
 use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
@@ -166,6 +167,15 @@ pub struct Terms<'a> {
     pub registrar: &'a str,
     /// The wait after failures.
     pub back_off: BackOff,
+}
+
+/// A final response to the REGISTER that is under way, with what it is judged by.
+struct FinalResponse<'a> {
+    now: Instant,
+    status: u16,
+    message: &'a Message,
+    terms: &'a Terms<'a>,
+    random: &'a mut Random,
 }
 
 /// The registration of one binding.

@@ -11,8 +11,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Attempt, Goal, MIN_EXPIRES_MAX, REFUSALS_MAX, RETRY_AFTER_MAX, Registration, RegistrationFailure, State, Step,
-    Terms,
+    Attempt, FinalResponse, Goal, MIN_EXPIRES_MAX, REFUSALS_MAX, RETRY_AFTER_MAX, Registration, RegistrationFailure,
+    State, Step,
 };
 use crate::flow::back_off;
 use crate::message::{Message, Name, Party, Uri};
@@ -185,16 +185,10 @@ impl Registration {
         }
     }
 
-    pub(super) fn on_too_brief(
-        &mut self,
-        now: Instant,
-        attempt: Attempt,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
-        let Some(seconds) = wanted_interval(response, self.expires) else {
-            return self.retry(now, Some(423), &terms.back_off, None, random);
+    pub(super) fn on_too_brief(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, message, terms, random } = response;
+        let Some(seconds) = wanted_interval(message, self.expires) else {
+            return self.retry(now, Some(status), &terms.back_off, None, random);
         };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())
