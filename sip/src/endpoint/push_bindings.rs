@@ -310,63 +310,43 @@ impl Endpoint {
         }
         let refreshes_itself = intent.keeps_itself(expires);
         let RegisterIntent { aor, contact, server, outbound, .. } = intent;
-        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
-        match push {
-            Some(push) => {
-                let renew_before = Some(renew_before(refreshes_itself, expires));
-                let flow_failure = None;
-                let new = NewRow {
-                    instance,
-                    upstream,
-                    key,
-                    service_route,
-                    expires,
-                    renew_before,
-                    flow_failure,
-                    tries_flows,
-                    order,
-                };
-                self.write_down(now, new);
-                let (source, sent_at) = (Some(source.peer.ip()), sent.map(|sent| sent.at));
-                self.core.event(Event::PushBindingAccepted(Box::new(PushBinding {
-                    instance,
-                    aor,
-                    contact,
-                    registrar,
-                    proxy,
-                    push,
-                    expires,
-                    refreshes_itself,
-                    source,
-                    sent_at,
-                })));
-            }
+        let (renew_before, flow_failure) = match push {
+            Some(_) => (Some(renew_before(refreshes_itself, expires)), None),
             // The flow has ended meanwhile: nothing leads to the device.
             None if !carried => {
                 self.end_replaced(now, replaced, None);
                 return self.leave_transit(now, upstream);
             }
-            None => {
-                // RFC 5626 §5.3: a registrar that knows flows tries another one.
-                let flow_failure = Some(if outbound { 430 } else { 480 });
-                let renew_before = None;
-                let new = NewRow {
-                    instance,
-                    upstream,
-                    key,
-                    service_route,
-                    expires,
-                    renew_before,
-                    flow_failure,
-                    tries_flows,
-                    order,
-                };
-                self.write_down(now, new);
-                let (flow, source) = (source.flow, source.peer.ip());
-                let accepted = FlowBinding { instance, aor, registrar, proxy, source, flow };
-                self.core.event(Event::FlowBindingAccepted(Box::new(accepted)));
-            }
-        }
+            // RFC 5626 §5.3: a registrar that knows flows tries another one.
+            None => (None, Some(if outbound { 430 } else { 480 })),
+        };
+        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
+        let new =
+            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order };
+        self.write_down(now, new);
+        let (peer, flow) = (source.peer.ip(), source.flow);
+        self.core.event(match push {
+            Some(push) => Event::PushBindingAccepted(Box::new(PushBinding {
+                instance,
+                aor,
+                contact,
+                registrar,
+                proxy,
+                push,
+                expires,
+                refreshes_itself,
+                source: Some(peer),
+                sent_at: sent.map(|sent| sent.at),
+            })),
+            None => Event::FlowBindingAccepted(Box::new(FlowBinding {
+                instance,
+                aor,
+                registrar,
+                proxy,
+                source: peer,
+                flow,
+            })),
+        });
         self.push_bindings.set_identities(instance, identities);
         self.end_replaced(now, replaced, Some(instance));
         if carried {
