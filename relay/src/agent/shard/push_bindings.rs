@@ -77,6 +77,27 @@ struct Row {
     left_by: Option<Arc<str>>,
 }
 
+impl Row {
+    /// A registration that the store has no record of yet.
+    fn new(aor: AorKey, lookup: Lookup, place: Holding) -> Self {
+        Self {
+            wanted: None,
+            aor,
+            lookup,
+            fence: Fence::NEW,
+            busy: false,
+            stale: false,
+            superseded: Arc::default(),
+            _place: place,
+            waiters: Vec::new(),
+            is_heard_out: false,
+            is_wiped: false,
+            is_released: false,
+            left_by: None,
+        }
+    }
+}
+
 impl PushBindings {
     /// Whether a registration is known here.
     pub(crate) fn knows(&self, id: InstanceId) -> bool {
@@ -226,22 +247,7 @@ impl Shard {
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
         }
-        let place = || self.shared.quotas.count_registration(&route.server(), source);
-        let fresh = || Row {
-            wanted: None,
-            aor: account,
-            lookup,
-            fence: Fence::NEW,
-            busy: false,
-            stale: false,
-            superseded: Arc::default(),
-            _place: place(),
-            waiters: Vec::new(),
-            is_heard_out: false,
-            is_wiped: false,
-            is_released: false,
-            left_by: None,
-        };
+        let fresh = || Row::new(account, lookup, self.shared.quotas.count_registration(&route.server(), source));
         self.push_bindings.accounts.insert((account, instance));
         self.push_bindings.released.remove(&instance);
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
@@ -376,23 +382,9 @@ impl Shard {
             self.shared.upstreams.release(upstream);
             return true;
         };
-        let _place = self.shared.quotas.count_registration(&server, None);
+        let place = self.shared.quotas.count_registration(&server, None);
         let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
-        let row = Row {
-            wanted: Some((sealed, expires_at)),
-            aor,
-            lookup,
-            fence,
-            busy: false,
-            stale: false,
-            superseded: Arc::default(),
-            _place,
-            waiters: Vec::new(),
-            is_heard_out: false,
-            is_wiped: false,
-            is_released: false,
-            left_by,
-        };
+        let row = Row { wanted: Some((sealed, expires_at)), fence, left_by, ..Row::new(aor, lookup, place) };
         if row.left_by.is_some() {
             self.orphaned_bindings.add(clock::now(), upstream, id);
         }
