@@ -60,9 +60,16 @@ enum Kind {
     Held(Arc<Notify>),
 }
 
-/// Why a push that has not been taken is judged anew.
+/// A call that is for other devices than this one.
+pub(crate) struct NotForDevice {
+    why: Withheld,
+    /// The call waits for the device nevertheless, which may come by itself.
+    may_come: bool,
+}
+
+/// Why a push that has not been taken is reconsidered.
 #[derive(Clone, Copy)]
-pub(crate) enum Anew {
+pub(crate) enum ReconsiderReason {
     /// Its device has come, or shows that it knows of the call.
     DeviceCame,
     /// Its device is pushed to elsewhere.
@@ -91,12 +98,12 @@ impl Shard {
             made_at: clock::now(),
             extra: Vec::new(),
         };
-        if let Some((why, waits)) = self.is_of_others(call) {
+        if let Some(NotForDevice { why, may_come }) = self.is_of_others(call) {
             self.track_call(call, None);
             if let Some(call) = self.calls.get_mut(call.call, call.instance) {
                 call.is_of_others = true;
             }
-            if !waits {
+            if !may_come {
                 self.give_up(call.call, call.instance);
             }
             return Err(why);
@@ -160,10 +167,11 @@ impl Shard {
         }
     }
 
-    /// Why a call is not for this device, if it is not; and whether it waits for the device nevertheless, which may come by itself.
-    pub(crate) fn is_of_others(&self, call: &IncomingCall) -> Option<(Withheld, bool)> {
+    /// Why a call is not for this device, if it is not.
+    pub(crate) fn is_of_others(&self, call: &IncomingCall) -> Option<NotForDevice> {
+        let not_for = |why, may_come| Some(NotForDevice { why, may_come });
         if self.is_gone_from_here(call.instance) || self.is_woken_elsewhere(call) {
-            return Some((Withheld::Elsewhere, false));
+            return not_for(Withheld::Elsewhere, false);
         }
         let replaces = call.replaces?;
         if self.push_bindings.knows(call.instance) || self.push_bindings.released(call.instance).is_some() {
@@ -175,9 +183,9 @@ impl Shard {
         }
         let siblings = self.endpoint.binding_of_instance(call.instance).map(|it| self.endpoint.all_instances(it));
         match siblings.into_iter().flatten().any(|other| self.is_in(other, replaces.dialog)) {
-            true => Some((Withheld::Replaces, false)),
+            true => not_for(Withheld::Replaces, false),
             // The parties of that call are unknown, as after a restart of this relay. A device in it is awake, and comes by itself.
-            false if replaces.required => Some((Withheld::Replaces, true)),
+            false if replaces.required => not_for(Withheld::Replaces, true),
             // The call may be any for a phone that knows nothing of RFC 3891.
             false => None,
         }
@@ -213,11 +221,11 @@ impl Shard {
     }
 
     /// What is said of a call, or where its push goes, has changed: a push that has not been taken is judged anew.
-    pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId, why: Anew) {
+    pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId, why: ReconsiderReason) {
         match self.pushes.get(&(instance, call)).map(|push| &push.kind) {
             Some(Kind::OnItsWay(recall)) => match why {
-                Anew::DeviceCame => recall.reconsider(),
-                Anew::TargetChanged => recall.redirect(),
+                ReconsiderReason::DeviceCame => recall.reconsider(),
+                ReconsiderReason::TargetChanged => recall.redirect(),
             },
             Some(Kind::Held(news)) => news.notify_one(),
             Some(Kind::Taken) | None => {}
@@ -225,7 +233,7 @@ impl Shard {
     }
 
     /// Likewise the pushes of all calls of a device.
-    pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId, why: Anew) {
+    pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId, why: ReconsiderReason) {
         let calls: Vec<_> = self.pushes.range(all_of(instance)).map(|((_, call), _)| *call).collect();
         for call in calls {
             self.reconsider_push(call, instance, why);
@@ -273,26 +281,7 @@ impl Shard {
                 known.wait_until(known.deadline);
             }
             None => {
-                let (state, deadline) = (CallState::Waking, Moment::after(call.wait));
-                let (waiting, unreachable, sign, rings, is_of_others) = (false, false, false, false, false);
-                let knows = false;
-                let (accepted, mark, waits_until) = (false, call.mark, clock::now() + call.wait);
-                let call = Call {
-                    state,
-                    given_up: None,
-                    deadline,
-                    valid_until,
-                    pushed,
-                    waiting,
-                    unreachable,
-                    sign,
-                    rings,
-                    knows,
-                    is_of_others,
-                    accepted,
-                    mark,
-                    waits_until,
-                };
+                let call = Call { pushed, ..Call::waking(call.wait, valid_until, call.mark) };
                 self.calls.remember(id, instance, call);
             }
         }

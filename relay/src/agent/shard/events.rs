@@ -8,7 +8,7 @@ use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, Proof, 
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
-use super::call_pushes::Anew;
+use super::call_pushes::ReconsiderReason;
 use super::stories::How;
 use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
@@ -147,7 +147,7 @@ impl Shard {
         if self.attached.insert(instance) {
             self.shared.metrics.edge_flows(1);
         }
-        self.reconsider_pushes(instance, Anew::DeviceCame);
+        self.reconsider_pushes(instance, ReconsiderReason::DeviceCame);
         self.note(instance, None, What::DeviceAttached { after_ms: None });
     }
 
@@ -481,7 +481,7 @@ impl Shard {
     pub(crate) fn note_device_rings(&mut self, id: CallId, instance: InstanceId) {
         if self.calls.get_mut(id, instance).is_some_and(|call| !std::mem::replace(&mut call.rings, true)) {
             self.note(instance, Some(id), What::Ringing);
-            self.reconsider_push(id, instance, Anew::DeviceCame);
+            self.reconsider_push(id, instance, ReconsiderReason::DeviceCame);
         }
     }
 

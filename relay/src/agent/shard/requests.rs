@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::Shard;
-use super::call_pushes::Anew;
+use super::call_pushes::ReconsiderReason;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
@@ -467,7 +467,7 @@ impl Shard {
         if let Some(call) = self.calls.get_mut(call, id) {
             (call.sign, call.knows) = (true, true);
         }
-        self.reconsider_push(call, id, Anew::DeviceCame);
+        self.reconsider_push(call, id, ReconsiderReason::DeviceCame);
         match request {
             CallRequest::Look => {}
             CallRequest::Decline if known.told() == CallState::Declined => {}

@@ -19,7 +19,7 @@ use sip::endpoint::Input;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use super::call_pushes::Anew;
+use super::call_pushes::ReconsiderReason;
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::clock;
@@ -61,7 +61,7 @@ impl Shard {
         if let (Some(before), Some(now)) = (target(earlier), target(successor))
             && !now.takes_the_same(&before)
         {
-            self.reconsider_pushes(successor, Anew::TargetChanged);
+            self.reconsider_pushes(successor, ReconsiderReason::TargetChanged);
         }
         self.succeed_in_stories(earlier, successor);
         for (call, waiting) in self.take_arrivals(earlier) {

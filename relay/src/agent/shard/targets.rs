@@ -15,7 +15,7 @@ use sip::endpoint::Input;
 use sip::id::InstanceId;
 
 use super::Shard;
-use super::call_pushes::Anew;
+use super::call_pushes::ReconsiderReason;
 use super::push_bindings::contact_of;
 use crate::agent::NodeNews;
 use crate::agent::request::DeadToken;
@@ -69,7 +69,7 @@ impl Shard {
         let [calls_before, alerts_before] = before;
         let (calls_move, alerts_move) = (changed(calls_before, &calls), changed(alerts_before, &alerts));
         if calls_move {
-            self.reconsider_pushes(instance, Anew::TargetChanged);
+            self.reconsider_pushes(instance, ReconsiderReason::TargetChanged);
         }
         self.reconsider_alerts(instance, calls_move && calls.is_some(), alerts_move && alerts.is_some());
     }

@@ -58,6 +58,26 @@ pub struct Call {
 }
 
 impl Call {
+    /// A call that has just come, for which the device is to be woken.
+    pub(crate) fn waking(wait: Duration, valid_until: Option<Moment>, mark: Option<InviteMark>) -> Self {
+        Self {
+            state: CallState::Waking,
+            given_up: None,
+            deadline: Moment::after(wait),
+            valid_until,
+            pushed: None,
+            waiting: false,
+            unreachable: false,
+            sign: false,
+            rings: false,
+            knows: false,
+            is_of_others: false,
+            accepted: false,
+            mark,
+            waits_until: clock::now() + wait,
+        }
+    }
+
     /// How it stands, as its device is told.
     pub fn told(&self) -> CallState {
         if self.state.is_final() { self.state } else { self.given_up.unwrap_or(self.state) }
@@ -266,22 +286,8 @@ mod tests {
     }
 
     fn call(deadline: u64) -> Call {
-        Call {
-            state: CallState::Waking,
-            given_up: None,
-            deadline: moment(deadline),
-            valid_until: None,
-            pushed: None,
-            waiting: true,
-            unreachable: false,
-            sign: false,
-            rings: false,
-            knows: false,
-            is_of_others: false,
-            accepted: false,
-            mark: None,
-            waits_until: Instant::now() + Duration::from_secs(30),
-        }
+        let call = Call::waking(Duration::from_secs(30), None, None);
+        Call { deadline: moment(deadline), waiting: true, ..call }
     }
 
     #[test]
