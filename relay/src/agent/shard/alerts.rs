@@ -7,9 +7,8 @@
 //! | `renew` of a push binding (RFC 8599) | its second token |
 //! | `call-ended` | the call target, not on APNs |
 //!
-//! Invariant: there is one way to send an alert and one handler of its verdict: a token that the service calls gone ends
-//! its instance, whichever push met it, and an alert that a token has not taken goes to the one that has replaced it. Nothing here is
-//! a VoIP push.
+//! Invariant: there is one way to send an alert and one handler of its verdict. A token that the service calls gone ends its instance, whichever alert
+//! was sent. An alert that a replaced token has not taken goes to the new token. Nothing here is a VoIP push.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,16 +1,16 @@
-//! Requests that come before their instance: while instances are being taken over, a SIP server may call one that is on its way
-//! here. Its request waits, an INVITE with a 100, and that instance is claimed and opened next. The request is judged when the instance is here, or
-//! when no more instances come. A store that does not answer at first keeps a call waiting as long as a phone could still be woken for it.
+//! Requests that wait for the claim of their instance. While this node takes instances over, a SIP server may send a request for one that is on its way here.
+//! The request waits, an INVITE with a 100, and its instance is claimed and opened next. The request is handed in when the instance is here, or when no more
+//! instances come. A call waits as long as a phone could still be woken for it, also while the store does not answer.
 //!
 //! | a request waits for | until |
 //! | --- | --- |
-//! | a binding | it is bound; the vault was told to hurry |
+//! | a binding | it is bound; the vault claims it next |
 //! | the addresses of its SIP server | they are known |
 //!
-//! Invariant: at most [`STRANGERS_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
-//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`REQUEST_WAIT`], a call until [`LEAST_RING`] before the
-//! end of its time to ring, and no longer than its CANCEL; and no more than [`STRANGERS_BYTES`] or [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
-//! An input that ends no wait costs no look at those that wait.
+//! Invariant: at most [`STRANGERS_MAX`] requests of [`STRANGERS_BYTES`] wait in a shard, or [`SERVERS_MAX`] of [`SERVERS_BYTES`] with those of known SIP
+//! servers; at most [`OF_BINDING_MAX`] wait for one binding, beside the CANCELs of these. A request waits for [`REQUEST_WAIT`]. A call waits until [`LEAST_RING`]
+//! before the end of its time to ring, and no longer than its CANCEL. The requests for one binding keep their order of arrival. No Contact is reported as
+//! unknown while it may be on its way. An input that ends no wait causes no look at the waiting requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};

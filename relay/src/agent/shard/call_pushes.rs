@@ -1,13 +1,21 @@
-//! Waking a device: the push for a call, and what its verdict means.
+//! Call pushes: waking a device for an INVITE, and what follows from the push service's verdict.
 //!
-//! Invariant: a call is pushed to each token at most once on APNs, and at most twice elsewhere, the second time because the device
-//! gave no sign (its app tells the two by the call's id); where the answers to two were lost on the way three times, and four where that befell the
-//! push for want of a sign, or one that was held back; however often it is. A token that another has replaced gets nothing further: the other one gets
-//! it, at once where the push was not taken, whatever it waits for. The push is on its way within the same turn of the loop in which the INVITE came; the
-//! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call, but for the answer to what has left whole: that
-//! counts, and a token that it calls gone ends its instance. So does one whose device shows that it knows of the call; for a device that has come it is held
-//! back, and goes on when that leaves without a word, or says none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): below its app, which
-//! may be suspended, the kernel holds the connection.
+//! | event | a push that was not taken yet |
+//! | --- | --- |
+//! | the device has a new token | goes to that one at once; the old token gets nothing further |
+//! | the device has come | is held. It goes on when the device leaves without a response, or gives none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): the app may be suspended while its kernel keeps the connection |
+//! | the device shows that it knows of the call | ends |
+//! | the call ends | ends; but one that has left whole has its answer waited for, because a token that is called gone ends its instance |
+//!
+//! | copies of a call's push for one token | at most |
+//! | --- | --- |
+//! | on APNs | one |
+//! | elsewhere | two: the second one when the device gave no sign; the app knows both by the call's id |
+//! | elsewhere, when the answers to two copies were lost on the way | three |
+//! | likewise, when that befell the second push or one that was held | four |
+//!
+//! Invariant: the push leaves in the turn of the loop in which the INVITE came, without a question to the store. No verdict ends a call that a device has
+//! come for.
 
 use std::future::Future as _;
 use std::ops::RangeInclusive;

@@ -1,12 +1,17 @@
-//! Waking the devices of an account for a call that its SIP server holds itself: those that lent it, and those that registered
+//! Waking the devices of an account for a call that its SIP server holds back (`POST /v1/wake`): devices that lent the account, and devices that registered
 //! through the edge (RFC 8599).
 //!
-//! Invariant: a requester that waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its push was
-//! refused, it wants no calls any more, or the call's time is over; no other call of the device lets go of anybody. A call that nobody waits for any
-//! more is expected no longer than its INVITE may take. Only those devices are counted that are attached, or waited
-//! for: an app that is open and registers by itself is neither, nor is a device that gets no calls, or no more of them now. The account is named by
-//! its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain, or the operator, vouches for: by the name
-//! that the account gives as next hop, or by the address that its flow leads to.
+//! | a device that a requester waits for | the requester |
+//! | --- | --- |
+//! | attaches | is told so |
+//! | declined, wants no calls any more, or its push was refused; or the call's time is over | is released: the device cannot come any more |
+//!
+//! Only devices that are attached or waited for are counted. An app that is open and registers by itself is neither, nor is a device that gets no calls, or
+//! no more of them now.
+//!
+//! Invariant: no other call of a device releases a requester. A call that nobody waits for is expected no longer than its INVITE may take. The account is
+//! named by its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain or the operator vouches for, by the name
+//! of the account's next hop or by the address that its flow leads to.
 
 use std::net::SocketAddr;
 

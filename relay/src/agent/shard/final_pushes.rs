@@ -1,8 +1,8 @@
-//! The last pushes for an ending instance: that it has ended, and that a call of it has. It outlives the row, and holds the push token in the clear
-//! while it is tried. A push for a registration that passed through (RFC 8599), which has no row, is kept here as well.
+//! Final pushes: they tell that an instance has ended, or that a call of it has, and outlive the instance's row. Each holds the push token in the clear while
+//! it is tried. The pushes for a registration that passed through (RFC 8599) and has no row are kept here as well.
 //!
-//! Invariant: a receipt is given when none of these is on its way: its requester waits [`RECEIPT_WAITS`] at most, and then they are broken off.
-//! None is tried for longer than [`FINAL_PUSH_TIME`], nor here for longer than [`TO_END`] beyond.
+//! Invariant: a receipt is given when no final push is on its way: its requester waits for [`RECEIPT_WAITS`] at most, then the pushes are aborted. A push is
+//! tried for [`FINAL_PUSH_TIME`] at most, and is kept here for [`TO_END`] beyond that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

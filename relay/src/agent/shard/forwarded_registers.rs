@@ -1,7 +1,7 @@
-//! REGISTERs that pass through to their own SIP servers: which may, and where to.
+//! REGISTERs that are forwarded to their own SIP servers: which of them may pass, and by which route.
 //!
-//! Invariant: a REGISTER goes to servers alone that the operator serves, at a bounded rate for each of its senders; the proof
-//! in it is counted as one of HTTPS is, before it leaves.
+//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. Its proof counts as a tried password, as one of
+//! HTTPS does, before it leaves.
 
 use std::net::SocketAddr;
 

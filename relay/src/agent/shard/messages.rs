@@ -1,7 +1,7 @@
 //! MESSAGEs that are kept for a device.
 //!
 //! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
-//! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are for those who send few.
+//! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are kept for senders of few messages.
 
 use sip::endpoint::{InboundMessage, Input, MessageEnd, MessageRequestId, StoreOutcome};
 use sip::id::{InstanceId, MessageId};

@@ -1,6 +1,6 @@
 //! Calls that nobody answered: kept for the device, and told by an alert push.
 //!
-//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended. A note that the store does not take waits for it.
+//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended. A note that the store does not take is kept for later.
 
 use std::time::Instant;
 

@@ -1,15 +1,14 @@
-//! Registrations that passed through another node, which is gone (RFC 8599): their SIP servers call by its Path, which leads nowhere until their
-//! devices have registered by this one.
+//! Orphaned push bindings (RFC 8599): the node in their Path is gone, so their SIP servers' calls lead nowhere until their devices have registered by this
+//! node.
 //!
-//! | of a registration that its device has made by another node, whoever had it since | its device is |
+//! | the node in the Path, whoever had the registration since | the device is |
 //! | --- | --- |
-//! | that node has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to its end as long as that is more than [`AGAIN_MIN`] away |
-//! | that node has said that it leaves, [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago at most | left alone until then: a restart that is planned ends with the node's return |
-//! | that node lives again | asked as ever: its Path leads somewhere |
-//! | the device has registered here | likewise |
+//! | has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to the end as long as that is more than [`AGAIN_MIN`] away |
+//! | has said that it leaves, [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago at most | not pushed yet: a planned restart ends with the node's return |
+//! | lives again, or the device has registered here | pushed as any other one |
 //!
-//! Invariant: of one SIP server no more devices are pushed in a second than registrations may begin there
-//! (`upstream.registrations_per_second`): each of them is to cause one. The store is asked for all of a turn together.
+//! Invariant: the devices at one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
+//! is to cause one. The store is asked once for all registrations of a turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

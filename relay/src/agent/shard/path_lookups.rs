@@ -1,5 +1,8 @@
-//! Requests that come by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
-//! for the Contact of an account that was lent; and a device's in a dialog of an account that is not here: they wait until the store, or DNS, has answered.
+//! Requests that wait for a lookup: the store is asked whose their instance is, or DNS whether they come from its SIP server.
+//!
+//! - A request comes by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here.
+//! - It comes likewise, or for the Contact of a lent account, from an address that may be the SIP server's as far as DNS has told.
+//! - A device sends it in a dialog of an account that is not here.
 //!
 //! | answer | the requests that wait |
 //! | --- | --- |
@@ -11,11 +14,15 @@
 //! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
 //! | the record does not open here | are refused with 503 |
 //!
-//! Invariant: a registration is not reported as unknown, at which a registrar drops its Contact, unless the store has said so; nor is a peer told
-//! that it is not the SIP server of the registration before DNS had [`PART_WAIT`] to tell all that server's addresses. A request waits for [`WAIT`] and
-//! [`LOOK_EVERY`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a
-//! shard, [`OF_DNS_MAX`] of these for DNS and [`OF_SERVER_MAX`] for that of one SIP server, so that the store is asked whatever DNS says; then it is
-//! refused with 503, or judged by the addresses that are known.
+//! | limit | of |
+//! | --- | --- |
+//! | [`WAIT`] and [`LOOK_EVERY`] | the wait of a request; then it is refused with 503, or judged by the addresses that are known |
+//! | [`WAITING_MAX`], beside the CANCELs of these | the requests for one registration |
+//! | [`LOOKUPS_MAX`], [`BYTES_MAX`] | the registrations, and the bytes, in a shard |
+//! | [`OF_DNS_MAX`], [`OF_SERVER_MAX`] | the registrations that wait for DNS, and for that of one SIP server: the store is asked however slow DNS is |
+//!
+//! Invariant: a registration is reported as unknown, which makes a registrar drop its Contact, only when the store has said so. A peer is told that it is not
+//! the SIP server of a registration only after DNS had [`PART_WAIT`] to tell all addresses of that server.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

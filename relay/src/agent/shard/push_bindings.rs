@@ -1,11 +1,11 @@
-//! Registrations that only pass through (RFC 8599): how they are kept over a restart, and which devices they wake. Which may is said in
-//! [`forwarded_registers`](super::forwarded_registers).
+//! Push bindings (RFC 8599): registrations that passed through the edge, their records in the store, and the pushes to their devices. Which registrations may
+//! pass is decided in [`forwarded_registers`](super::forwarded_registers).
 //!
-//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store no longer than its SIP
-//! server has granted; the store is asked for one thing at a time about it, and in the end for the newest: a registration that has ended meanwhile is
-//! not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is promised of it before the store has
-//! erased it, and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a
-//! registration that only the store knows waits in [`path_lookups`](super::path_lookups).
+//! Invariant: a row holds its record in the sealed form alone, and the record holds no credential. A record is in the store no longer than its SIP server has
+//! granted. The store is asked for one thing at a time about a registration, and in the end for the newest: a registration that has ended meanwhile is not
+//! written. Such a registration leaves no tombstone, for its device may register it again under the same id; so its end is confirmed only when the store has
+//! erased it and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a registration
+//! that only the store knows waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

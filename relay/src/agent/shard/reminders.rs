@@ -1,7 +1,7 @@
-//! Notices to a user about the lease: that it should be renewed, that it ends, that it is lost and why.
+//! Notices to a user: the lease should be renewed, or ends; the registration fails, is back, or is lost, and why.
 //!
-//! A reminder, and that a registration fails or is back, count as told when a push service took them, and are written down then; one that none takes
-//! is told [again](crate::agent::tables::untold): by itself, and soon when a service that failed is well, or has other settings.
+//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is sent [again](crate::agent::tables::untold): after a
+//! while, and soon after the service has recovered or has other settings.
 //!
 //! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; it describes a failure by a SIP
 //! status and words of our own.

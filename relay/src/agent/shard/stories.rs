@@ -1,7 +1,7 @@
 //! The stories of the calls of a shard, as long as they go on; a finished one is handed to `agent::stories`.
 //!
 //! Invariant: a story is begun after its push has left the shard, or with the next thing that happens to its call, and told in memory alone. It ends with its instance, and is then kept
-//! nowhere. At most [`OPEN_MAX`] are told at once: of a further call there is none.
+//! nowhere. At most [`OPEN_MAX`] go on at once; a further call has none.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -5,11 +5,10 @@
 //! | is the device's | the instance ends | | |
 //! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token, at once |
 //!
-//! A node that leaves, or of whose instance another run has the record, ends nothing: that one may know another token by now. The other node is told which
+//! A node that leaves, or whose record of the instance another run has by now, ends nothing: the other node may know a newer token. That node is told which
 //! token is gone, and judges by its own record.
 //!
-//! Invariant: the app is believed: a verdict on a token that it has exchanged ends nothing. No record is opened for a push that
-//! was taken.
+//! Invariant: a verdict on a token that the app has exchanged ends nothing. No record is opened for a push that was taken.
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;

@@ -1,6 +1,6 @@
 //! The state of a mailbox, as its SIP server notifies it (RFC 3842).
 //!
-//! Invariant: a push goes out only when the state has changed; an empty mailbox is what nothing known means.
+//! Invariant: a push goes out only when the state has changed; an unknown mailbox counts as an empty one.
 
 use sip::endpoint::Mailbox;
 use sip::id::InstanceId;

@@ -1,9 +1,9 @@
-//! The connections that cores have to a push service for themselves.
+//! Connections to a push service that belong to one core each.
 //!
-//! A push that leaves by a connection of another core wakes that core, and its answer wakes this one. A core that pushes often
-//! spares itself both; one that seldom does spares the service a connection.
+//! A push that leaves by a connection of another core wakes that core, and its answer wakes this one. A core that pushes often avoids both by a connection
+//! of its own; a core that pushes seldom uses the one for all.
 //!
-//! Invariant: at most [`CONNECTIONS_MAX`] for each service of an App, made only where pushes have been frequent. Nobody waits for one.
+//! Invariant: at most [`CONNECTIONS_MAX`] for each service of an App, made only where pushes have been frequent. No push waits for one.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 //! | lived long, or answered often | nothing |
 //! | died young, the last after it had answered | [`AFTER_SHORT_SERVICE`]: the service ends them, and wants to be dialled again. The first dozens cost a call little; one that goes on so is dialled twice in a second |
 //! | died young, the last without a good answer | [`AFTER_NO_SERVICE`], but so that all who wait get their try within [`TRIED_WITHIN`] |
-//! | died young, the last by falling silent | [`AFTER_NO_SERVICE`]: there is nobody who would take what goes over the next |
+//! | died young, the last by falling silent | [`AFTER_NO_SERVICE`]: the next one would be as silent |
 //!
 //! Invariant: one end is no pattern, for a service restarts now and then.
 

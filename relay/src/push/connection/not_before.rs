@@ -1,11 +1,11 @@
-//! The one "not before" of a service and app: a service that asks for a pause is left alone by all, later calls too.
+//! The time before which a service is left alone: a service that asks for a pause gets it from all pushes of an App, later calls too.
 //!
 //! | state | a request |
 //! | --- | --- |
-//! | none | goes |
-//! | pausing for what is no call ([`PauseFor::Sparing`]) | a call, or the end of one, goes at once |
-//! | pausing | waits, or is told how long when that is longer than it may wait |
-//! | pausing for longer than [`CALLS_WAIT_MAX`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`], and the others wait for an answer as long as they may: one answer to one device is not the end of all calls |
+//! | no pause | goes |
+//! | a pause for alerts ([`PauseFor::Sparing`]) | goes at once if it is a call's, or the end of a call; an alert waits |
+//! | a pause | waits, or is told how long when that is longer than it may wait |
+//! | a pause longer than [`CALLS_WAIT_MAX`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`]; the others wait for an answer as long as they may. One answer to one device must not end all calls |
 //! | the pause is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another pause, or all go |
 //!
 //! Invariant: without a pause a request costs one atomic read; a service that asks for a pause of hours gets [`PAUSE_MAX`].

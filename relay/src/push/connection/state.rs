@@ -1,4 +1,4 @@
-//! The state of one connection to a push service: whether a request may go over it.
+//! The state of one connection to a push service, its *line*: whether a request may go over it.
 //!
 //! | state | a new request | it ends with |
 //! | --- | --- | --- |

@@ -1,4 +1,4 @@
-//! The one door to the push services: which App, which service, and again until the deadline.
+//! The one way to the push services: it chooses the App's service, and tries again until the deadline.
 //!
 //! Invariant: no push is tried after its deadline, and no wait goes past it; no lock is held while a push waits, so
 //! that one App's or one service's trouble delays no other.

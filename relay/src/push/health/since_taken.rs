@@ -1,4 +1,4 @@
-//! Answers of a push service since it took the last push: they count only as long as none is taken.
+//! Answers of a push service since it last took a push: they count until it takes the next one.
 //!
 //! Invariant: a push that is taken costs one atomic read where nothing was noted. Of a device nothing is kept but the keyed hash that the caller names it by.
 
