@@ -1,6 +1,6 @@
-//! Registrations that passed through, and that have run out or gone to another node while a caller waits: the call was for its device when it came, and
-//! only a removal of the registration ends it. A device that another node has may still come here, by the edge that its push names, and one that rings and
-//! loses its connection is pushed to do so.
+//! Registrations that passed through, and have run out or gone to another node while a caller waits. The call was for the device when it came, and only a
+//! removal of the registration ends it. A device that another node has may still come here, by the edge that its push names; a device that rings and loses
+//! its connection is pushed to do so.
 //!
 //! | the registration | stays | as long as | and meanwhile |
 //! | --- | --- | --- | --- |
@@ -8,7 +8,7 @@
 //! | runs out, and its flow alone leads to it | for calls that its device has said something to | likewise | likewise |
 //! | is another node's by now | as when it runs out; a call that its device has said nothing to ends by 430 where its SIP server then tries another flow of it (RFC 5626 §5.3) | likewise | what new comes, and what its device takes back, is for that node: the store is asked |
 //!
-//! Invariant: a registration stays no longer than a call that waited at its end.
+//! Invariant: a registration stays no longer than the calls that waited when it ended.
 
 use std::time::{Duration, Instant};
 

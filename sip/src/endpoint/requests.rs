@@ -21,8 +21,8 @@
 //! | SIP server | anything to a Contact that was unregistered longer ago than a request may have been under way | 404 |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
-//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves nothing here and
-//! makes nobody a target: one answer (RFC 3261 §8.2.7), to where the request came from, and hardly larger.
+//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves no state, and cannot be used to
+//! flood anybody: it gets one answer (RFC 3261 §8.2.7), to where it came from, and hardly larger than itself.
 
 use std::time::Instant;
 
