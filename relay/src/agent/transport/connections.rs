@@ -34,7 +34,7 @@ use ending::Ending;
 use super::lf_probe::{Acquaintance, Heard};
 use super::read::Read;
 use super::sender_names::SenderNames;
-use super::write_batch::Parcel;
+use super::write_batch::WriteBatch;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Came, Framing};
@@ -112,6 +112,13 @@ pub(crate) struct Connection {
     handed: usize,
     /// With the SIP server at the other end.
     acquaintance: Option<Box<Acquaintance>>,
+}
+
+/// A message that no shard can read, behind which the stream goes on.
+struct Unreadable {
+    bytes: Bytes,
+    fault: Malformed,
+    broken: Broken,
 }
 
 impl Connection {
@@ -328,7 +335,7 @@ impl Connection {
     async fn write(&mut self, stream: &mut Stream, first: Option<Outgoing>) -> Result<(), Ending> {
         let (mut next, mut ends) = (first.or_else(|| self.outbox.pop()), false);
         while next.is_some() {
-            let mut whole = Parcel::default();
+            let mut whole = WriteBatch::default();
             while let Some(outgoing) = next.take() {
                 match outgoing {
                     Outgoing::Bytes(bytes) => {
@@ -388,41 +395,13 @@ impl Connection {
                 Ok(Some(Came::End(bytes))) => return Err(Ending::Echo(bytes)),
             };
             self.partial_since = None;
-            let (shard, input) = match frame {
-                Frame::TooLong(head) => {
-                    let broken = Broken::Stream(FrameError::TooLong);
-                    self.pass_over(stream, &head, Malformed::TooLong, broken).await?;
+            let (shard, input) = match self.input_of(frame) {
+                Ok(Some(input)) => input,
+                Ok(None) => continue,
+                Err(unreadable) => {
+                    self.pass_over(stream, unreadable).await?;
                     continue;
                 }
-                Frame::Stray(line) => {
-                    self.refused(Broken::NotSip);
-                    tracing::debug!(
-                        event = "stray-line",
-                        bytes = line.len(),
-                        "a line of a SIP server begins no message"
-                    );
-                    continue;
-                }
-                Frame::BareLf(head) => {
-                    let broken = Broken::Stream(FrameError::NotSip);
-                    self.pass_over(stream, &head, Malformed::BareLf, broken).await?;
-                    continue;
-                }
-                Frame::Message(bytes) => match self.received(&bytes) {
-                    Ok(Some(received)) => received,
-                    Ok(None) => continue,
-                    Err(fault) => {
-                        // A WebSocket's message is long enough for a response.
-                        let broken = match fault {
-                            Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
-                            _ => Broken::NotSip,
-                        };
-                        self.pass_over(stream, &bytes, fault, broken).await?;
-                        continue;
-                    }
-                },
-                Frame::Ping => (self.home(), Input::Ping(self.source)),
-                Frame::Pong => (self.home(), Input::Pong(self.source.flow)),
             };
             let input = ShardInput::Sip { at, input };
             if self.moves && self.home.is_some() {
@@ -433,6 +412,33 @@ impl Connection {
             self.tell(shard).await;
             self.shards.send(shard, input).await;
             self.handed += 1;
+        }
+    }
+
+    /// A frame as the input of a shard; nothing when it was for this connection alone.
+    fn input_of(&mut self, frame: Frame) -> Result<Option<(usize, Input)>, Unreadable> {
+        match frame {
+            Frame::Message(bytes) => self.received(&bytes).map_err(|fault| {
+                // A WebSocket's message is long enough for a response.
+                let broken = match fault {
+                    Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
+                    _ => Broken::NotSip,
+                };
+                Unreadable { bytes, fault, broken }
+            }),
+            Frame::Ping => Ok(Some((self.home(), Input::Ping(self.source)))),
+            Frame::Pong => Ok(Some((self.home(), Input::Pong(self.source.flow)))),
+            Frame::TooLong(bytes) => {
+                Err(Unreadable { bytes, fault: Malformed::TooLong, broken: Broken::Stream(FrameError::TooLong) })
+            }
+            Frame::BareLf(bytes) => {
+                Err(Unreadable { bytes, fault: Malformed::BareLf, broken: Broken::Stream(FrameError::NotSip) })
+            }
+            Frame::Stray(line) => {
+                self.refused(Broken::NotSip);
+                tracing::debug!(event = "stray-line", bytes = line.len(), "a line of a SIP server begins no message");
+                Ok(None)
+            }
         }
     }
 
@@ -479,12 +485,10 @@ impl Connection {
     async fn pass_over(
         &mut self,
         stream: &mut Stream,
-        bytes: &Bytes,
-        fault: Malformed,
-        broken: Broken,
+        Unreadable { bytes, fault, broken }: Unreadable,
     ) -> Result<(), Ending> {
         let ending = self.refused(broken);
-        if let Some(answer) = Message::refusal(bytes, fault, &self.limits, self.source.peer) {
+        if let Some(answer) = Message::refusal(&bytes, fault, &self.limits, self.source.peer) {
             self.write(stream, Some(Outgoing::Bytes(answer))).await?;
         }
         if self.proven || self.is_of_known_server().await { Ok(()) } else { Err(ending) }
