@@ -343,9 +343,9 @@ impl Shard {
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_woken(call, instance);
         }
-        let is_over = self.calls.of(instance, call).is_some_and(|call| call.told().is_final());
         match verdict {
             Verdict::Accepted => {
+                let is_over = self.calls.of(instance, call).is_some_and(|call| call.told().is_final());
                 if self.shared.early_ringing == EarlyRinging::AfterPushAccepted && !is_over {
                     self.next.push_back(Input::Ring { call, instance });
                 }
@@ -361,19 +361,26 @@ impl Shard {
             | Verdict::TooLate
             | Verdict::Moved => {
                 tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
-                // The device knows nothing of the call, and need not be told of its end.
-                if pushed.copies == 0
-                    && let Some(known) = self.calls.get_mut(call, instance)
-                {
-                    known.pushed = None;
-                }
-                // One that knows of the call comes by itself.
-                let comes = self.attached.contains(instance)
-                    || self.calls.of(instance, call).is_some_and(|call| !call.is_untold());
-                if !comes && !is_over {
-                    self.give_up(call, instance);
-                }
+                self.on_push_undelivered(call, &pushed);
             }
+        }
+    }
+
+    /// A push was not delivered: the device is given up, unless it comes by itself or the call is over.
+    fn on_push_undelivered(&mut self, call: CallId, pushed: &Pushed) {
+        let instance = pushed.push.instance;
+        // The device knows nothing of the call, and need not be told of its end.
+        if pushed.copies == 0
+            && let Some(known) = self.calls.get_mut(call, instance)
+        {
+            known.pushed = None;
+        }
+        let known = self.calls.of(instance, call);
+        let is_over = known.is_some_and(|call| call.told().is_final());
+        // One that knows of the call comes by itself.
+        let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.is_untold());
+        if !comes && !is_over {
+            self.give_up(call, instance);
         }
     }
 
