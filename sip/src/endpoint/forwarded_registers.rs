@@ -75,11 +75,38 @@ impl Endpoint {
         // Nobody would answer a transaction that is begun for one that has no room.
         let opened = (!full).then(|| self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok());
         let Some(server) = opened.flatten() else { return self.busy(reply, &register) };
-        let id = self.registers.next_id();
-        let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
-        let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
         let asks_for = intent.registration(&self.core.token_key);
-        let route = RouteRequest {
+        let row = ForwardedRegister {
+            source,
+            server,
+            asks_for,
+            registrar: register.request_uri().unwrap_or_default().into(),
+            proxy: register.route(own_routes).map(|route| route.uri.text.into()),
+            request: Box::new(register),
+            intent,
+            own_routes,
+            route: None,
+            stage: Stage::Route,
+            sent: None,
+            is_overtaken: false,
+        };
+        let id = self.registers.next_id();
+        let request = self.route_request(id, &row, proof);
+        // So that its end is heard of.
+        self.attachments.note_flow(row.source.flow);
+        self.registers.add(id, row);
+        self.core.event(Event::RouteNeeded(Box::new(request)));
+    }
+
+    /// The question to the shell by which route a REGISTER goes.
+    fn route_request(
+        &self,
+        id: ForwardedRegisterId,
+        row: &ForwardedRegister,
+        proof: Option<CarriedProof>,
+    ) -> RouteRequest {
+        let ForwardedRegister { source, intent, asks_for, registrar, proxy, .. } = row;
+        RouteRequest {
             register: id,
             aor: intent.aor.clone(),
             registrar: registrar.clone(),
@@ -87,30 +114,11 @@ impl Endpoint {
             push: intent.push_request.clone(),
             source: source.peer.ip(),
             registers: asks_for.is_some(),
-            known: !self.push_bindings.known_as(&intent).is_empty(),
-            renews: self.renews(&source, &intent),
-            familiar: self.is_familiar(&source, &intent),
+            known: !self.push_bindings.known_as(intent).is_empty(),
+            renews: self.renews(source, intent),
+            familiar: self.is_familiar(source, intent),
             proof,
-        };
-        // So that its end is heard of.
-        self.attachments.note_flow(source.flow);
-        let request = Box::new(register);
-        let row = ForwardedRegister {
-            source,
-            server,
-            request,
-            intent,
-            asks_for,
-            registrar,
-            proxy,
-            own_routes,
-            route: None,
-            stage: Stage::Route,
-            sent: None,
-            is_overtaken: false,
-        };
-        self.registers.add(id, row);
-        self.core.event(Event::RouteNeeded(Box::new(route)));
+        }
     }
 
     /// Whether a connection and an AOR have room for the registration that a REGISTER asks for; else the text of a Warning.
