@@ -122,16 +122,12 @@ impl Shard {
             return Err(Withheld::Cancelled);
         }
         let Some((app, target)) = self.target_of(call.instance, Event::Call) else {
-            self.track_call(call, None);
-            self.give_up(call.call, call.instance);
-            return Err(Withheld::NoTarget);
+            return Err(self.withhold(call, Withheld::NoTarget));
         };
         if let Err(limit) = self.budgets.take_call(clock::now(), &app, call.instance, call.caller) {
             self.shared.quotas.met(limit);
             tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
-            self.track_call(call, None);
-            self.give_up(call.call, call.instance);
-            return Err(Withheld::Limit);
+            return Err(self.withhold(call, Withheld::Limit));
         }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
@@ -143,6 +139,13 @@ impl Shard {
         let departure = Departure::of_call(arrived, &self.shared.metrics);
         self.push_call(app, target, push, PushRound::First, 0, departure);
         Ok(pushed_by)
+    }
+
+    /// A call is not pushed, and nothing else brings its device.
+    fn withhold(&mut self, call: &IncomingCall, why: Withheld) -> Withheld {
+        self.track_call(call, None);
+        self.give_up(call.call, call.instance);
+        why
     }
 
     /// Pushes a call; its service may have taken `earlier` copies for this token.

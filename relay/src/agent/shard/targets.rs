@@ -25,6 +25,12 @@ use crate::push::{Event, Push, Verdict};
 use crate::vault::Sealed;
 use crate::vault::record::{Device, PushTarget, StoredRecord};
 
+/// Where the pushes of an instance go.
+pub(crate) struct Targets {
+    calls: Option<PushTarget>,
+    alerts: Option<PushTarget>,
+}
+
 impl Shard {
     /// The push target of an event, with the App; `None`: none.
     pub(crate) fn target_of(&self, instance: InstanceId, event: Event) -> Option<(Box<str>, PushTarget)> {
@@ -53,20 +59,20 @@ impl Shard {
     }
 
     /// Where the pushes of calls and the alerts of an instance go.
-    pub(crate) fn targets_of(&self, instance: InstanceId) -> [Option<PushTarget>; 2] {
+    pub(crate) fn targets_of(&self, instance: InstanceId) -> Targets {
+        let calls = self.target_of(instance, Event::Call).map(|(_, target)| target);
         let alerts = self.alert_target_of(instance, |_| true).map(|(_, target)| target);
-        [self.target_of(instance, Event::Call).map(|(_, target)| target), alerts]
+        Targets { calls, alerts }
     }
 
     /// Where its pushes go may have changed: what has not been taken there is judged anew.
-    pub(crate) fn on_targets_changed(&mut self, instance: InstanceId, before: &[Option<PushTarget>; 2]) {
+    pub(crate) fn on_targets_changed(&mut self, instance: InstanceId, before: &Targets) {
         let changed = |before: &Option<PushTarget>, now: &Option<PushTarget>| match (before, now) {
             (Some(before), Some(now)) => !now.takes_the_same(before),
             (before, now) => before.is_some() != now.is_some(),
         };
-        let [calls, alerts] = self.targets_of(instance);
-        let [calls_before, alerts_before] = before;
-        let (calls_move, alerts_move) = (changed(calls_before, &calls), changed(alerts_before, &alerts));
+        let Targets { calls, alerts } = self.targets_of(instance);
+        let (calls_move, alerts_move) = (changed(&before.calls, &calls), changed(&before.alerts, &alerts));
         if calls_move {
             self.reconsider_pushes(instance, ReconsiderReason::TargetChanged);
         }
