@@ -23,6 +23,15 @@ use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
+/// Why this node releases a registration that passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaseReason {
+    /// Another node has it by now.
+    Moved,
+    /// Another node has ended it, or the store has it no more.
+    Ended,
+}
+
 /// A request to a shard.
 pub enum Request {
     /// Bind an instance that is enabled.
@@ -239,8 +248,8 @@ pub enum Request {
     Release {
         /// The registration.
         id: InstanceId,
-        /// Whether another node has it, so that its device has not taken it back.
-        is_moved: bool,
+        /// Whether another node has it, or its device has removed it.
+        why: ReleaseReason,
         /// The fence of the record at the time of the look-up.
         fence: Fence,
     },

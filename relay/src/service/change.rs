@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::Inner;
 use super::devices::{AccessError, Change, ChangeError, Field};
-use super::nodes::drain_messages::Word;
+use super::nodes::drain_messages::NodeMessage;
 use super::views::View;
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
@@ -71,7 +71,7 @@ impl Inner {
             // Only what is served here may be named.
             self.unserved.forget(id);
         }
-        self.tell_leavers(Word::Changed(id)).await;
+        self.tell_leavers(NodeMessage::Changed(id)).await;
         if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
             // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.
             let it = self.clone();

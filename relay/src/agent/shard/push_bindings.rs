@@ -21,7 +21,9 @@ use super::alerts::AlertContent;
 use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
 use crate::agent::erasures;
-use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
+use crate::agent::request::{
+    Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, WipeDone, WipeWaiter,
+};
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::agent::{NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
@@ -352,7 +354,7 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) => self.release_push_binding(id, fence, false),
+            (false, fence) => self.release_push_binding(id, fence, ReleaseReason::Ended),
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
@@ -427,8 +429,8 @@ impl Shard {
 
     /// The store has a registration no more, or from another node: its device is pushed from here no more but for calls that wait here, as long as another node
     /// has it. The store is left as it is.
-    pub(crate) fn release_push_binding(&mut self, id: InstanceId, fence: Fence, is_moved: bool) {
-        if !is_moved && self.push_bindings.released.contains_key(&id) {
+    pub(crate) fn release_push_binding(&mut self, id: InstanceId, fence: Fence, why: ReleaseReason) {
+        if why == ReleaseReason::Ended && self.push_bindings.released.contains_key(&id) {
             // The node that has had it since has ended it.
             return self.drive(clock::now(), Input::RemovePushBinding(id));
         }
@@ -438,7 +440,10 @@ impl Shard {
         self.abort_refresh_pushes(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
-        let end = if is_moved { Input::ReleasePushBinding(id) } else { Input::RemovePushBinding(id) };
+        let end = match why {
+            ReleaseReason::Moved => Input::ReleasePushBinding(id),
+            ReleaseReason::Ended => Input::RemovePushBinding(id),
+        };
         self.drive(clock::now(), end);
         let waits = self.endpoint.push_binding_upstream(id).is_some();
         if let Some(sealed) = self.push_bindings.sealed(id).filter(|_| waits).cloned() {

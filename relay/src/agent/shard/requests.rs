@@ -96,9 +96,9 @@ impl Shard {
             Request::Adopt { new, reply } => {
                 let _ = reply.send(self.adopt(*new));
             }
-            Request::Release { id, fence, is_moved } => {
+            Request::Release { id, fence, why } => {
                 self.path_lookups.doubt(id);
-                self.release_push_binding(id, fence, is_moved);
+                self.release_push_binding(id, fence, why);
             }
             Request::LeaveToOwner { id, fence, until, record } => self.leave_to_owner(id, fence, until, record),
             // `on_input` does it after every request.

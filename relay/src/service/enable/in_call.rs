@@ -11,7 +11,7 @@ use crate::agent::request::Request;
 use crate::service::Inner;
 use crate::service::apps::Enable;
 use crate::service::nodes::HEARD_WITHIN;
-use crate::service::nodes::drain_messages::{Word, is_heard};
+use crate::service::nodes::drain_messages::{NodeMessage, is_heard};
 use crate::vault::{Owner, Stored};
 
 impl Inner {
@@ -27,7 +27,7 @@ impl Inner {
             return None;
         }
         // Before the account is told: there is mostly none.
-        let answer = self.ask_within(&owner, Word::InCall(earlier).encode(), HEARD_WITHIN).await?;
+        let answer = self.ask_within(&owner, NodeMessage::InCall(earlier).encode(), HEARD_WITHIN).await?;
         is_heard(&answer).then_some(owner)
     }
 

@@ -42,7 +42,7 @@ use self::asker::{Asker, Replaced};
 use self::succession::Succession;
 use super::Inner;
 use super::apps::{Enable, EnableError, Enabled};
-use super::nodes::drain_messages::Word;
+use super::nodes::drain_messages::NodeMessage;
 use super::status;
 use super::views::{EdgeAddress, Registration, RegistrationState};
 use crate::agent::request::{EndKind, LeaseExpiry, NewInstance, Principal, Request};
@@ -266,7 +266,7 @@ impl Inner {
         for earlier in replaced.earlier.iter().copied() {
             // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
             if !asker.is_gone() {
-                self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
+                self.tell_leavers(NodeMessage::Succeeded { earlier, later: id }).await;
             }
         }
         replaced

@@ -6,7 +6,7 @@
 //! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of what it owns with the store | writes again what is missing |
 //! | the owner, at the same time, of a record that the store would keep for longer than it lives | that one | likewise |
 //! | the owner, when a change finds no record | that one | likewise |
-//! | the owner, when what it compares or changes is another run's, which took it over later | that one | lets go of it: it was claimed here before a lapse, and bound after it |
+//! | the owner, when what it compares or changes is another run's, which took it over later | that one | releases it: it was claimed here before a lapse, and bound after it |
 //! | another node, before it says that there is no such instance | asks every node that lives | the one that has it writes it again |
 //!
 //! ```text
@@ -193,7 +193,7 @@ impl Comparing {
 }
 
 impl Inner {
-    /// Writes again what the store misses of these, lets go of what another run has taken since, names the others once more, and ends what has not ended for
+    /// Writes again what the store misses of these, releases what another run has taken since, names the others once more, and ends what has not ended for
     /// the one that replaces it.
     async fn compare(self: Arc<Self>, ids: Vec<InstanceId>) {
         let mut under_way = JoinSet::new();

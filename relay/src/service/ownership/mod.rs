@@ -35,7 +35,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
-use crate::agent::request::{InstanceStatus, Request};
+use crate::agent::request::{InstanceStatus, ReleaseReason, Request};
 use crate::clock::since_boot;
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
@@ -519,13 +519,13 @@ impl Inner {
             sleep(MOVED_SOON).await;
             stored = self.dependencies.vault.load(id).await;
         }
-        let is_moved = match stored {
+        let why = match stored {
             Ok(Some(stored)) if stored.owned => return Ok(false),
-            Ok(stored) => stored.is_some(),
-            Err(StoreError::Malformed) => false,
+            Ok(Some(_)) => ReleaseReason::Moved,
+            Ok(None) | Err(StoreError::Malformed) => ReleaseReason::Ended,
             Err(error) => return Err(error),
         };
-        agent.tell(id, Request::Release { id, fence: passed.fence, is_moved }).await;
+        agent.tell(id, Request::Release { id, fence: passed.fence, why }).await;
         Ok(true)
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! node that is cut off ── "take these" ─┬─ it does not reach the server either ── the next node
 //!                                       └─ claims them ── registers them
-//! node that is cut off ── the store: whose are they? ── lets go, without a word to the SIP server; a call that waits here ends first
+//! node that is cut off ── the store: whose are they? ── releases them, without a word to the SIP server; a call that waits here ends first
 //!                      ── "is it registered?" ── yes: the others follow
 //! ```
 //!
@@ -360,7 +360,7 @@ impl Inner {
         outcome
     }
 
-    /// Offers some instances to a node, and lets go of what it claims.
+    /// Offers some instances to a node, and releases what it claims.
     async fn offer(
         self: &Arc<Self>,
         peer: &Owner,

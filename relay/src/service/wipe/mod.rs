@@ -40,7 +40,7 @@ use crate::domain::WipeReason;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
-use crate::service::nodes::drain_messages::{HEARD_WITHIN, Word, is_heard};
+use crate::service::nodes::drain_messages::{HEARD_WITHIN, NodeMessage, is_heard};
 use crate::vault::{Beside, Lookup, Owner, StoreError, Tombstone, WRITE_LIMIT};
 
 /// For how long after a wipe its node may try to tell the device of it, in seconds.
@@ -186,7 +186,9 @@ impl Inner {
 
     /// Has a node break off what it pushes for an instance that has ended there; whether it has. One of an earlier version does not know how, and goes on.
     async fn silence_at(&self, node: &Owner, id: InstanceId) -> bool {
-        self.ask_within(node, Word::Silence(id).encode(), HEARD_WITHIN).await.is_some_and(|answer| is_heard(&answer))
+        self.ask_within(node, NodeMessage::Silence(id).encode(), HEARD_WITHIN)
+            .await
+            .is_some_and(|answer| is_heard(&answer))
     }
 
     /// Goes on with what another node has begun to wipe, unless that lives, and does so itself.

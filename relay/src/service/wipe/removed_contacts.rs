@@ -1,14 +1,14 @@
-//! A device takes back a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another one has taken it over, or the store
-//! alone has it since a restart.
+//! A device removes a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another node has taken it over, or only the
+//! store has it since a restart.
 //!
 //! | its Contact | found by | ended by |
 //! | --- | --- | --- |
-//! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, lets go |
+//! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, releases it |
 //! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
 //! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
-//! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered, and however long the letter
+//! which is one that was sent to the SIP server after the REGISTER that removes, in whatever order that server has answered, and however long the letter
 //! about it has lain. Nodes tell each other when that was by the store's clock, for their own may differ.
 
 use std::sync::Arc;
@@ -20,28 +20,28 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::agent::Registered;
-use crate::agent::request::{EndKind, Request};
+use crate::agent::request::{EndKind, ReleaseReason, Request};
 use crate::clock::{unix_ms_of, unix_now_ms};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
 use crate::service::Inner;
-use crate::service::nodes::drain_messages::Word;
+use crate::service::nodes::drain_messages::{ContactRemoval, NodeMessage};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{AorKey, Lookup, StoreError};
+use crate::vault::{Lookup, StoreError};
 
 /// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
 const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 30;
 /// How far two clocks may be apart that agree, in milliseconds.
 const AGREE_MS: u64 = 2_000;
-/// REGISTERs that take a registration back, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
+/// REGISTERs that remove a registration, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
 pub(crate) const AT_ONCE: usize = 256;
 /// Registrations at once whose devices' earlier ones are ended at other nodes: all phones of a node that has died come at once, and few with another
 /// push token.
 pub(crate) const EARLIER_AT_ONCE: usize = 64;
 
 impl Inner {
-    /// Ends what a device has taken back, wherever it is.
+    /// Ends the registrations that a device has removed, wherever they are.
     pub(crate) async fn end_removed_contacts(self: Arc<Self>, removed: Box<ContactsRemoved>) {
         let Ok(_place) = self.removing_contacts.try_acquire() else {
             tracing::debug!(
@@ -62,7 +62,7 @@ impl Inner {
                 }
                 None => {
                     let device = vault.device_mark(&aor, &removed.server, &contact.contact);
-                    self.tell_contact_removed(account, device, sent_ms, None).await;
+                    self.tell_contact_removed(ContactRemoval { account, device, sent_ms, by: None }).await;
                 }
             }
         }
@@ -74,24 +74,18 @@ impl Inner {
         // One that has no place runs out.
         let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
         let Registered { id, account, device, sent_ms } = *new;
-        self.tell_contact_removed(account, device, sent_ms, Some(id)).await;
+        self.tell_contact_removed(ContactRemoval { account, device, sent_ms, by: Some(id) }).await;
     }
 
-    /// Tells each other node that lives. `sent_ms`: by this node's clock.
-    async fn tell_contact_removed(
-        self: &Arc<Self>,
-        account: AorKey,
-        device: [u8; 16],
-        sent_ms: u64,
-        by: Option<InstanceId>,
-    ) {
+    /// Tells each other node that lives. The time of the removal is by this node's clock.
+    async fn tell_contact_removed(self: &Arc<Self>, removal: ContactRemoval) {
         let vault = &self.dependencies.vault;
         // Without the store nobody has it but this node, which does not.
         let Ok(peers) = vault.living_peers().await else { return };
         let Ok(store_now_ms) = vault.question_time_ms().await else { return };
         // What the store took to say it makes the moment an earlier one: then a registration too much stays, and runs out.
-        let sent_ms = by_other_clock(sent_ms, unix_now_ms(), store_now_ms);
-        self.tell_all(peers, Word::ContactRemoved { account, device, sent_ms, by }).await;
+        let sent_ms = by_other_clock(removal.sent_ms, unix_now_ms(), store_now_ms);
+        self.tell_all(peers, NodeMessage::ContactRemoved(ContactRemoval { sent_ms, ..removal })).await;
     }
 
     async fn end_removed_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
@@ -118,14 +112,9 @@ impl Inner {
         }
     }
 
-    /// Another node's device has taken back what may be here. `sent_ms`: as the word says.
-    pub(crate) async fn end_removed_here(
-        self: &Arc<Self>,
-        account: AorKey,
-        device: [u8; 16],
-        sent_ms: u64,
-        by: Option<InstanceId>,
-    ) {
+    /// Another node's device has removed what may be here.
+    pub(crate) async fn end_removed_here(self: &Arc<Self>, removal: ContactRemoval) {
+        let ContactRemoval { account, device, sent_ms, by } = removal;
         let vault = &self.dependencies.vault;
         let now_ms = unix_now_ms();
         // What cannot be dated runs out.
@@ -148,8 +137,8 @@ impl Inner {
                 _ => {
                     if by.is_some() {
                         // A phone that rings here is heard out, though it is at another node by now.
-                        let (id, fence, is_moved) = (status.id, status.fence, true);
-                        self.dependencies.agent.tell(id, Request::Release { id, fence, is_moved }).await;
+                        let (id, fence, why) = (status.id, status.fence, ReleaseReason::Moved);
+                        self.dependencies.agent.tell(id, Request::Release { id, fence, why }).await;
                     }
                     self.end_passed(status.id, lookup).await;
                 }
@@ -181,12 +170,12 @@ fn by_other_clock(at_ms: u64, now_ms: u64, other_now_ms: u64) -> u64 {
     other_now_ms.saturating_sub(now_ms.saturating_sub(at_ms))
 }
 
-/// Whether a registration was sent to its SIP server before the REGISTER that takes it back, which was sent at `sent_ms`.
+/// Whether a registration was sent to its SIP server before the REGISTER that removes it, which was sent at `sent_ms`.
 fn is_earlier(it: &PushBindingRecord, sent_ms: u64) -> bool {
     is_before(it.confirmed_at_ms, sent_ms, unix_now_ms())
 }
 
-/// A time that is still to come is by the clock of another node, and says nothing: then the REGISTER that takes back is believed.
+/// A time that is still to come is by the clock of another node, and says nothing: then the REGISTER that removes is believed.
 fn is_before(confirmed_at_ms: u64, sent_ms: u64, now_ms: u64) -> bool {
     confirmed_at_ms < sent_ms || confirmed_at_ms > now_ms.saturating_add(AGREE_MS)
 }
