@@ -40,7 +40,7 @@ impl Agent {
 
     async fn judge_claimed(&self) {
         for shard in 0..self.0.shards.len() {
-            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeEarly))).await;
+            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeClaimed))).await;
         }
     }
 

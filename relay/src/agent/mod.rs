@@ -136,7 +136,7 @@ enum ShardInput {
     /// A call's push was held back for a device that had come: what becomes of it now.
     PushResumed { pushed: Box<Pushed>, is_silent: bool },
     /// A requester that waited for devices is there no more, and had no answer.
-    AskerGone(shard::expected_calls::AskerGone),
+    RequesterGone(shard::expected_calls::RequesterGone),
     /// A push is to be tried again: where it goes now.
     TargetAsked {
         /// The device.

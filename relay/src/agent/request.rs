@@ -265,7 +265,7 @@ pub enum Request {
         record: Option<Sealed>,
     },
     /// Judge the requests that waited for an instance to arrive here: no more instances come.
-    JudgeEarly,
+    JudgeClaimed,
     /// Time has passed that no clock here has counted.
     LoseTime {
         /// So much of it, unless a clock was set.

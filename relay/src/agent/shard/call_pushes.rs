@@ -348,7 +348,7 @@ impl Shard {
         }
         match verdict {
             Verdict::Accepted => {
-                let is_over = self.calls.of(instance, call).is_some_and(|call| call.told().is_final());
+                let is_over = self.calls.of(instance, call).is_some_and(|call| call.reported_state().is_final());
                 if self.shared.early_ringing == EarlyRinging::AfterPushAccepted && !is_over {
                     self.next.push_back(Input::Ring { call, instance });
                 }
@@ -379,7 +379,7 @@ impl Shard {
             known.pushed = None;
         }
         let known = self.calls.of(instance, call);
-        let is_over = known.is_some_and(|call| call.told().is_final());
+        let is_over = known.is_some_and(|call| call.reported_state().is_final());
         // One that knows of the call comes by itself.
         let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.is_untold());
         if !comes && !is_over {

@@ -27,7 +27,7 @@ use crate::push::Event;
 use crate::vault::AorKey;
 
 /// A requester that waited for devices is there no more.
-pub(crate) struct AskerGone {
+pub(crate) struct RequesterGone {
     /// What it heard of them by.
     arrivals: mpsc::WeakUnboundedSender<Arrival>,
     /// The devices, and the calls that they were woken for.
@@ -103,13 +103,13 @@ impl Shard {
         tokio::spawn(async move {
             // An error means that nobody is there any more.
             if answered.wait_for(|answered| *answered).await.is_err() {
-                shared.shards.send(shard, ShardInput::AskerGone(AskerGone { arrivals, waited })).await;
+                shared.shards.send(shard, ShardInput::RequesterGone(RequesterGone { arrivals, waited })).await;
             }
         });
     }
 
     /// A requester is there no more: what nobody else waits for is expected no longer than its INVITE may take.
-    pub(crate) fn on_asker_gone(&mut self, AskerGone { arrivals, waited }: &AskerGone) {
+    pub(crate) fn on_requester_gone(&mut self, RequesterGone { arrivals, waited }: &RequesterGone) {
         let gone = arrivals.upgrade();
         let mut calls: Vec<CallId> = waited.iter().map(|(_, call)| *call).collect();
         for (instance, call) in waited {

@@ -314,7 +314,7 @@ impl Shard {
                 request => request.is_of_pushes().then_some(Claim::ToldOnce),
             },
             ShardInput::Flow { .. }
-            | ShardInput::AskerGone(_)
+            | ShardInput::RequesterGone(_)
             | ShardInput::ServerAsked { .. }
             | ShardInput::Erased(..)
             | ShardInput::PushBindingStored { .. }
@@ -395,7 +395,7 @@ impl Shard {
             ShardInput::Pushed(pushed) => self.on_pushed(pushed),
             ShardInput::SignDue(pushed) => self.on_sign_due(*pushed),
             ShardInput::PushResumed { pushed, is_silent } => self.on_push_resumed(pushed, is_silent),
-            ShardInput::AskerGone(gone) => self.on_asker_gone(&gone),
+            ShardInput::RequesterGone(gone) => self.on_requester_gone(&gone),
             ShardInput::TargetAsked { instance, event, reply } => {
                 // An error means that the push has ended meanwhile.
                 let _ = reply.send(self.target_now(self.endpoint.current(instance), event));

@@ -102,7 +102,7 @@ impl Shard {
             }
             Request::LeaveToOwner { id, fence, until, record } => self.leave_to_owner(id, fence, until, record),
             // `on_input` does it after every request.
-            Request::JudgeEarly => {}
+            Request::JudgeClaimed => {}
             Request::LoseTime { lost, for_sure } => self.drive(clock::now(), Input::TimeLost { lost, for_sure }),
             Request::HandOver { woken, reply } => {
                 self.leave(woken);
@@ -470,8 +470,8 @@ impl Shard {
         self.reconsider_push(call, id, ReconsiderReason::DeviceCame);
         match request {
             CallRequest::Look => {}
-            CallRequest::Decline if known.told() == CallState::Declined => {}
-            _ if known.told().is_final() => return Err(CallDenied::Over(known.told())),
+            CallRequest::Decline if known.reported_state() == CallState::Declined => {}
+            _ if known.reported_state().is_final() => return Err(CallDenied::Over(known.reported_state())),
             CallRequest::Ring => {
                 self.drive(clock::now(), Input::Ring { call, instance: id });
                 self.note_device_rings(call, id);

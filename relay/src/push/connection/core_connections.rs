@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::history::Ancestry;
+use super::history::ConnectionHistory;
 use super::single_flight::SingleFlight;
 use crate::cores;
 use crate::lock::Mutex;
@@ -30,7 +30,7 @@ pub(super) struct CoreConnection<T, E> {
     pub(super) core: usize,
     pub(super) flight: Arc<SingleFlight<T, E>>,
     /// How its connections have ended: what befalls them delays no dial of the one for all.
-    pub(super) ancestry: Arc<Ancestry>,
+    pub(super) history: Arc<ConnectionHistory>,
     borrowed: Mutex<Borrowed>,
 }
 
@@ -47,7 +47,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> CoreConnections<T, E> 
         Self(std::array::from_fn(|core| CoreConnection {
             core,
             flight: SingleFlight::new(backoff),
-            ancestry: Arc::default(),
+            history: Arc::default(),
             borrowed: borrowed(),
         }))
     }

@@ -31,7 +31,7 @@ use super::departure::{Body, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
 use super::further_connections::FurtherConnections;
-use super::history::Ancestry;
+use super::history::ConnectionHistory;
 use super::http1::{Http1, Way};
 use super::identity::Objection;
 use super::not_before::{NotBefore, PauseFor, Probe};
@@ -72,7 +72,7 @@ pub(crate) struct Channel {
     further: FurtherConnections,
     /// The way to a service that speaks no HTTP/2, where that is taken.
     http1: Option<Http1>,
-    ancestry: Arc<Ancestry>,
+    history: Arc<ConnectionHistory>,
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
@@ -115,7 +115,7 @@ impl Channel {
             flight: SingleFlight::new(DIAL_BACKOFF),
             own: CoreConnections::new(DIAL_BACKOFF),
             further: FurtherConnections::default(),
-            ancestry: Arc::default(),
+            history: Arc::default(),
             cautious,
             any_service: false,
             runtime: None,
@@ -134,7 +134,7 @@ impl Channel {
     }
 
     /// Applies the consequences of an answer by another connection to all later requests.
-    pub(crate) fn heed(&self, bearing: Bearing) {
+    pub(crate) fn apply_bearing(&self, bearing: Bearing) {
         if bearing.pause.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
             self.not_before.answered(bearing.pause);
         }
@@ -208,7 +208,7 @@ impl Channel {
                 if let Some(sent) = http1.send(way, request, patience, &read).await {
                     let (meaning, bearing) = sent?;
                     patience.departure.say_of(&bearing);
-                    self.heed(bearing);
+                    self.apply_bearing(bearing);
                     return Ok(meaning);
                 }
             }
@@ -232,7 +232,7 @@ impl Channel {
                     let (meaning, bearing) = read(&answer);
                     patience.departure.say_of(&bearing);
                     self.note_answer(&connection, request.whom, patience.urgency, &bearing);
-                    self.heed(bearing);
+                    self.apply_bearing(bearing);
                     return Ok(meaning);
                 }
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
@@ -281,11 +281,11 @@ impl Channel {
 
     /// A connection and the right to one stream on it.
     async fn admit(&self, urgency: Urgency) -> Result<(Arc<Connection>, Place), Failure> {
-        let make = |ancestry: &Arc<Ancestry>| {
+        let make = |history: &Arc<ConnectionHistory>| {
             let making = Making {
                 endpoint: Arc::clone(&self.endpoint),
                 label: Arc::clone(&self.label),
-                ancestry: Arc::clone(ancestry),
+                history: Arc::clone(history),
                 under_way: Arc::clone(&self.under_way),
                 cautious: self.cautious,
                 any_service: self.any_service,
@@ -308,12 +308,12 @@ impl Channel {
             // Only beside one that serves: a service that cannot be reached is not dialled from every core.
             let serves = self.flight.have(freshness).filter(|all| all.line.has_served());
             if serves.is_some_and(|all| all.core != Some(own.core)) && own.is_wanted(Instant::now()) {
-                own.flight.begin(freshness, || make(&own.ancestry), None);
+                own.flight.begin(freshness, || make(&own.history), None);
             }
         }
         // A connection may end before it is this one's turn; the next is made in its time.
         loop {
-            let connection = self.flight.get(freshness, || make(&self.ancestry), None).await.map_err(
+            let connection = self.flight.get(freshness, || make(&self.history), None).await.map_err(
                 |CoolingDown { why, after, .. }| match why {
                     Some(reason) => Failure::ShutOut { reason },
                     None => Failure::Unsent { after: Some(after) },
@@ -342,14 +342,14 @@ impl Channel {
 
 impl Channel {
     /// A connection of its own for a call that waits behind this line, when that is due.
-    async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
+    async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<ConnectionHistory>) -> F) -> (Arc<Connection>, Place)
     where
         F: Future<Output = Result<Arc<Connection>, Option<&'static str>>>,
     {
         loop {
             let begun = self.further.due(line).await;
             // A dial that fails tells why by itself.
-            let Ok(connection) = make(&self.ancestry).await else { continue };
+            let Ok(connection) = make(&self.history).await else { continue };
             connection.line.set_aside(true);
             if let Some(stream) = connection.line.admit(Urgency::Urgent, || connection.streams_allowed()).await {
                 begun.take_up();
@@ -506,7 +506,7 @@ async fn read_body(mut stream: h2::RecvStream) -> Option<Bytes> {
 struct Making {
     endpoint: Arc<Endpoint>,
     label: Arc<str>,
-    ancestry: Arc<Ancestry>,
+    history: Arc<ConnectionHistory>,
     under_way: Arc<AtomicUsize>,
     cautious: bool,
     any_service: bool,
@@ -516,12 +516,12 @@ struct Making {
 
 impl Making {
     async fn made(self) -> Result<Arc<Connection>, Option<&'static str>> {
-        self.ancestry.turn(|| self.under_way.load(Ordering::Relaxed)).await;
+        self.history.turn(|| self.under_way.load(Ordering::Relaxed)).await;
         let allowance = self.any_service.then(Arc::<Allowance>::default);
         match self.endpoint.dialler().dial(allowance.clone()).await {
             Ok((Dialled { sender, driven, objection, withdrawal }, address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
-                let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
+                let line = Line::new(self.cautious, Arc::clone(&self.history));
                 let made = Arc::new(Connection {
                     sender,
                     core: cores::here(),

@@ -275,7 +275,7 @@ async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) ->
         Ok(answer) => {
             let (attempt, bearing) = classify(&answer);
             patience.departure.say_of(&bearing);
-            channel.heed(bearing);
+            channel.apply_bearing(bearing);
             Ok(attempt)
         }
         Err(failure) => {
