@@ -149,26 +149,7 @@ pub type Unfit = u16;
 /// be read in two ways, when a Route or a Contact is broken, when more than one Contact is to last (RFC 8599 §4.1.1), or when a `pn-*`
 /// parameter has no form.
 pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
-    let registrar = register.request_uri().unwrap_or_default();
-    if registrar.len() > URI_MAX {
-        return Err(414);
-    }
-    let aor = address_of_record(register)?;
-    if register.values(Name::Route).any(|route| std::str::from_utf8(route).is_err()) {
-        return Err(400);
-    }
-    if register.elements(Name::Route).count() > own_routes + 1 {
-        return Err(403);
-    }
-    let proxy = register.route(own_routes);
-    if proxy.is_none() && register.elements(Name::Route).count() > own_routes {
-        return Err(400);
-    }
-    let proxy = proxy.as_ref().map(|proxy| proxy.uri.text);
-    if aor.len() > URI_MAX || proxy.is_some_and(|proxy| proxy.len() > URI_MAX) {
-        return Err(400);
-    }
-    let server = server_of(registrar, proxy).ok_or(416_u16)?;
+    let (aor, server) = account_of(register, own_routes)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
     let contacts = register.contacts();
     let mut lasting = contacts.iter().filter(|contact| lasts_for(register, contact) > 0);
@@ -209,6 +190,31 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
         is_question: false,
         uri: contact.target().unwrap_or_default().into(),
     })
+}
+
+/// The address of record of a REGISTER, and its SIP server as [`server_of`] spells it.
+fn account_of(register: &Message, own_routes: usize) -> Result<(Box<str>, Box<str>), Unfit> {
+    let registrar = register.request_uri().unwrap_or_default();
+    if registrar.len() > URI_MAX {
+        return Err(414);
+    }
+    let aor = address_of_record(register)?;
+    if register.values(Name::Route).any(|route| std::str::from_utf8(route).is_err()) {
+        return Err(400);
+    }
+    let routes = register.elements(Name::Route).count();
+    if routes > own_routes + 1 {
+        return Err(403);
+    }
+    let proxy = register.route(own_routes);
+    if proxy.is_none() && routes > own_routes {
+        return Err(400);
+    }
+    let proxy = proxy.as_ref().map(|proxy| proxy.uri.text);
+    if aor.len() > URI_MAX || proxy.is_some_and(|proxy| proxy.len() > URI_MAX) {
+        return Err(400);
+    }
+    Ok((aor, server_of(registrar, proxy).ok_or(416_u16)?))
 }
 
 /// Whether a REGISTER is to register more than one Contact, which [`read`] refuses.
