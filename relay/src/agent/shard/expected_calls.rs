@@ -34,14 +34,24 @@ pub(crate) struct RequesterGone {
     waited: Vec<(InstanceId, CallId)>,
 }
 
+/// A call that its SIP server holds back, as it has announced it.
+#[derive(Clone, Copy)]
+pub(crate) struct AnnouncedCall<'a> {
+    /// The caller.
+    pub(crate) from: &'a str,
+    /// The caller's display name.
+    pub(crate) name: Option<&'a str>,
+    /// The requester that waits for the devices.
+    pub(crate) asker: &'a Asker,
+}
+
 impl Shard {
-    /// Wakes each device of an account that is not attached, unless it was woken for this call before; `call`: its caller, and who asks. Without one it is only
-    /// looked who is there.
+    /// Wakes each device of an account that is not attached, unless it was woken for this call before. Without a `call` the devices are only counted.
     pub(crate) fn expect_call(
         &mut self,
         aor: AorKey,
         servers: &Servers,
-        call: Option<(&str, Option<&str>, &Asker)>,
+        call: Option<AnnouncedCall<'_>>,
     ) -> DevicesFound {
         let mut waited = Vec::new();
         let mut found = DevicesFound::default();
@@ -71,7 +81,7 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
-            let Some((from, name, asker)) = call else {
+            let Some(AnnouncedCall { from, name, asker }) = call else {
                 found.known += 1;
                 continue;
             };
@@ -90,8 +100,8 @@ impl Shard {
                 found.silent += 1;
             }
         }
-        if let Some((_, _, asker)) = call.filter(|_| !waited.is_empty()) {
-            self.watch(asker, waited);
+        if let Some(call) = call.filter(|_| !waited.is_empty()) {
+            self.watch(call.asker, waited);
         }
         found
     }

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::Shard;
 use super::call_pushes::ReconsiderReason;
+use super::expected_calls::AnnouncedCall;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
@@ -63,7 +64,8 @@ impl Shard {
                 let _ = reply.send(self.expect_call(aor, &servers, None));
             }
             Request::ExpectCall { aor, servers, from, name, asker, reply, .. } => {
-                let _ = reply.send(self.expect_call(aor, &servers, Some((&from, name.as_deref(), &asker))));
+                let call = AnnouncedCall { from: &from, name: name.as_deref(), asker: &asker };
+                let _ = reply.send(self.expect_call(aor, &servers, Some(call)));
             }
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
