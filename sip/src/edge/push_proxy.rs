@@ -15,8 +15,8 @@
 //! (§6.2.1). A registration of the same AOR at somebody else's SIP server has other names, and changes nothing of Alice's. One that is reached by its
 //! flow alone is named by its device's key among those of the AOR in place of the `pn-*`.
 //!
-//! Invariant: nothing here is a secret of the account. A Path or a PURR is believed only when its MAC, or the name that
-//! it is, is one that this key makes; no `Debug` here shows a push token or an AOR.
+//! Invariant: nothing here is a secret of the account. A Path is believed only when its MAC is right, and a PURR only when it is a name that this key makes. No
+//! `Debug` here shows a push token or an AOR.
 
 use std::fmt;
 use std::time::Duration;

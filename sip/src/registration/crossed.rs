@@ -1,7 +1,7 @@
-//! The answers to what is not wanted any more, and a REGISTER that the unregistration at a binding's end has overtaken.
+//! Responses that have crossed a change of the goal, and a REGISTER that the unregistration at a binding's end has overtaken.
 //!
-//! Whoever ends a binding waits for seconds at most, and a SIP server may take longer for a REGISTER. So the unregistration is sent at once. A server
-//! that works in parallel may grant the earlier REGISTER afterwards, and an unregistration before that has removed nothing.
+//! The end of a binding may take a few seconds, and a SIP server may take longer for a REGISTER. So the unregistration is sent at once. A server that works
+//! in parallel may grant the earlier REGISTER afterwards; then the unregistration before it has removed nothing.
 //!
 //! | the answer to the REGISTER that was overtaken | follows |
 //! | --- | --- |
@@ -9,8 +9,8 @@
 //! | one by which the registrar may have the Contact: 2xx, 408, 5xx | one more unregistration, behind the one that is under way |
 //! | any other | nothing: the registrar has taken nothing of it (RFC 3261 §10.3) |
 //!
-//! Invariant: an unregistration is confirmed only when no REGISTER that was sent before it is unanswered. The request that was overtaken is not sent
-//! again before the unregistration is answered, for by UDP it would come behind that; and what it brings later is unregistered behind its answer.
+//! Invariant: an unregistration is confirmed only when no REGISTER that was sent before it is unanswered. The overtaken REGISTER is not
+//! sent again before the unregistration is answered, because by UDP it could arrive after it. What it registers later is unregistered once more.
 
 use std::time::Instant;
 

@@ -1,10 +1,10 @@
 //! A REGISTER that was not accepted: what is tried again, after how long, and what ends.
 //!
-//! Whether the third refusal ends an account is the shell's word: it alone knows whether the same server refuses others, too. Until it has
-//! unbound the account, that is asked for once in [`refused_twice`](BackOff::refused_twice).
+//! The shell decides whether the third refusal ends an account, because it alone knows whether the same server refuses others, too. Until the shell unbinds
+//! it, the account is tried again once in [`refused_twice`](BackOff::refused_twice).
 //!
-//! An account that its SIP server does not know any more (404, 604), or asks for a digest that the shell cannot make, is [put off](Registration::put_off): no
-//! credentials were refused.
+//! An account is [put off](Registration::put_off), without a refusal of its credentials, when its SIP server does not know it any more (404, 604), or asks for
+//! a digest that the shell cannot make.
 //!
 //! Invariant: refused credentials are tried far apart, and only where they had been accepted before.
 
