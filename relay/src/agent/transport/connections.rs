@@ -3,15 +3,23 @@
 //! A connection is cheap while it is idle: bytes read lie on the stack for the moment, a [`Framing`] holds memory only
 //! for half a message, and the one task has no buffer of its own.
 //!
-//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, or its peer writes no more, after the last
-//! message. A connection that no shard can write on any more ends. Output that a peer does not read is bounded: past [`DEVICE_QUEUE`] or
-//! [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is whole within
-//! [`ConnectionTiming::message`], however its bytes drip, or its connection ends; a message that is skipped because it is too long has as long again.
-//! A message that is malformed or too long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come
-//! before and the peer is no SIP server's address. One by which accounts are registered is read no more then, and ends when its shard has told the
-//! SIP server of another one ([`Input::Doubted`]), within a bounded time. Its sender is answered where that can be. A WebSocket is told why it is closed,
-//! where it still reads. A connection whose peer has not proven its identity within [`ConnectionTiming::stranger`] (a device by its secret or by its
-//! registrar's 200, a SIP server by its address) is closed, and until then gives way to strangers of other networks.
+//! | limit | at the limit |
+//! | --- | --- |
+//! | [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages that wait to be written, [`ConnectionTiming::write`] for one write | the connection ends |
+//! | [`ConnectionTiming::message`] for a message from its first byte to its last, however its bytes drip; as long again for one that is skipped because it is too long | the connection ends |
+//! | [`ConnectionTiming::stranger`] until the peer has proven its identity: a device by its secret or by its registrar's 200, a SIP server by its address | the connection is closed; until then it gives way to strangers of other networks |
+//!
+//! | a malformed or too long message | the connection |
+//! | --- | --- |
+//! | whose end is in doubt, on a connection by which accounts are registered | is read no more. It ends when its shard has told the SIP server of another one ([`Input::Doubted`]), within a bounded time |
+//! | whose end is in doubt, on any other | ends |
+//! | before any sound message, from an address that is no SIP server's | ends |
+//! | any other one | goes on behind it |
+//!
+//! The sender of such a message is answered where that is possible. A WebSocket is told why it is closed, where its peer still reads.
+//!
+//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] after the last message, when the connection ends or its peer writes
+//! no more. A connection that no shard can write on any more ends. No malformed message reaches a shard.
 
 mod ending;
 

@@ -9,7 +9,7 @@
 //! The connection tells by giving up the request: HTTP/1.1 when its client has closed, HTTP/2 when it has reset the stream or closed. A
 //! client that has lost its network is noticed as late as TCP or the PING notices.
 //!
-//! Invariant: what nobody knows the secret of is not kept, as far as this node can know, and takes nothing's place.
+//! Invariant: an instance whose secret the app never got is not kept, as far as this node can know, and replaces no other.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

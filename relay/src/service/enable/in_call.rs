@@ -3,7 +3,7 @@
 //! An app that enables at each start is started by a push, and may ask any node. Another node's new instance would be no heir of the calls of the earlier one
 //! (`succession`), and its phone would come to an edge that does not have the call.
 //!
-//! Invariant: nothing is changed here. A node that does not say in time that it has a call has none, and the device is enabled where its app has asked.
+//! Invariant: nothing is changed here. A node that does not report a call in time counts as having none, and the device is enabled where its app has asked.
 
 use sip::id::InstanceId;
 

@@ -1,6 +1,6 @@
-//! What becomes of instances of this node that the store has nothing of, after it has lost its lease.
+//! Instances of this node that the store does not have any more after a lost lease, and how each of them ends.
 //!
-//! Invariant: one whose end nobody can tell stays until the store has answered all that its end depends on.
+//! Invariant: an instance whose end is unknown stays until the store has answered all questions on which its end depends.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! A record that the store alone has lost, while its owner has it: it was evicted, deleted, or ended by a clock that jumped. The store has lost nothing else, so
-//! nothing tells of it but a comparison.
+//! Records that the store alone has lost, while their owners have them: one was evicted, deleted, or expired by a clock that jumped. The store has lost nothing
+//! else, so only a comparison finds them.
 //!
 //! | who | compares | and then |
 //! | --- | --- | --- |

@@ -9,7 +9,7 @@
 //!
 //! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
 //! which is one that was sent to the SIP server after the REGISTER that removes, in whatever order that server has answered, and however long the letter
-//! about it has lain. Nodes tell each other when that was by the store's clock, for their own may differ.
+//! about it has lain. The time goes between nodes by the store's clock, because their own clocks may differ.
 
 use std::sync::Arc;
 use std::time::Duration;
