@@ -27,7 +27,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use self::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
-use self::quota::{Told, Whose};
+use self::quota::{QuotaHolder, UnattributedQuotas};
 use super::connection::answer::{Answer, Bearing};
 use super::connection::answer_body;
 use super::connection::answer_timeout::{Patience, Renewed, TryTimes, WhenSilent};
@@ -83,7 +83,7 @@ pub(crate) struct Fcm {
     channel: Channel,
     tokens: Tokens,
     /// Recent answers that do not say whose quota was met.
-    told: Told,
+    told: UnattributedQuotas,
 }
 
 /// A push, ready to be tried.
@@ -117,7 +117,7 @@ impl Fcm {
             path,
             channel: Channel::new(format!("{app}/fcm"), endpoint, false, record),
             tokens: Tokens::new(account, oauth),
-            told: Told::default(),
+            told: UnattributedQuotas::default(),
         })
     }
 
@@ -234,7 +234,8 @@ impl Fcm {
         if bearing.note == Note::Accepted {
             self.told.clear();
         }
-        let is_unsaid = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Unknown;
+        let is_unsaid =
+            answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == QuotaHolder::Unknown;
         match meaning {
             Meaning::Settled(Attempt::Again { after }) if is_unsaid => {
                 if self.told.note(|devices| devices.add(whom)) {
@@ -330,7 +331,8 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         _ => bearing.note,
     };
     let bearing = Bearing { note, ..bearing };
-    let is_the_projects = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Project;
+    let is_the_projects =
+        answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == QuotaHolder::Project;
     (meaning, if is_the_projects { of_the_project(answer, bearing) } else { bearing })
 }
 
@@ -364,7 +366,7 @@ fn meaning(answer: &Answer) -> Meaning {
         ("UNREGISTERED", _) => Meaning::Settled(Attempt::Done(Verdict::Gone { since: None })),
         ("SENDER_ID_MISMATCH", _) => refused("SENDER_ID_MISMATCH"),
         ("THIRD_PARTY_AUTH_ERROR", _) => refused("THIRD_PARTY_AUTH_ERROR"),
-        (_, 429) if quota::whose(&error.0) == Whose::Device => {
+        (_, 429) if quota::whose(&error.0) == QuotaHolder::Device => {
             Meaning::Settled(Attempt::Limited { after: answer.retry_after() })
         }
         ("QUOTA_EXCEEDED" | "UNAVAILABLE" | "INTERNAL", _) => again(),

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use self::origin_health::{TROUBLES, Troubled, Weight};
-use self::token_refusals::{Says, Tokens, is_of_a_token};
+use self::token_refusals::{RefusalMeaning, Tokens, is_of_a_token};
 use crate::clock::{advertised_now, rfc3339};
 use crate::domain::PushOutcome;
 use crate::lock::Mutex;
@@ -255,9 +255,9 @@ impl Record {
     /// This token was refused, for one of the reasons that are those of tokens.
     pub(super) fn token_refused(self: &Arc<Self>, reason: &'static str, token: &PushToken) {
         match self.tokens.refused(token) {
-            Says::Nothing => {}
-            Says::Light => self.trouble(Trouble::light(reason), ""),
-            Says::Fails => self.trouble(Trouble::grave(reason), ""),
+            RefusalMeaning::Nothing => {}
+            RefusalMeaning::Light => self.trouble(Trouble::light(reason), ""),
+            RefusalMeaning::Fails => self.trouble(Trouble::grave(reason), ""),
         }
     }
 
