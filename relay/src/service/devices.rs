@@ -20,7 +20,7 @@ use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Presence, PushTarget, WakeFor};
 
 pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
-pub use crate::agent::tables::timeline::{Step, What};
+pub use crate::agent::tables::timeline::{Step, TimelineEvent};
 
 /// Requests of a device, made with its instance's secret.
 pub trait DeviceService: Clone + Send + Sync + 'static {

@@ -20,7 +20,7 @@ use super::Shard;
 use super::final_pushes::FINAL_PUSH_TIME;
 use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::instances::{EndKind, Ending};
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::{ShardInput, Shared};
 use crate::clock::{self, advertised_now, shared_now};
 use crate::domain::WipeReason;
@@ -154,7 +154,7 @@ impl Shard {
             });
             activity.latest.push((subject, sending));
         }
-        self.note(instance, call, What::PushSent { event, provider });
+        self.note(instance, call, TimelineEvent::PushSent { event, provider });
     }
 
     /// Where the ends of calls, or what else is no call, are told has changed: what has not been taken is judged anew.
@@ -180,7 +180,7 @@ impl Shard {
         self.note(
             instance,
             call,
-            What::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict, said) },
+            TimelineEvent::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict, said) },
         );
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_told(instance, event);

@@ -32,7 +32,7 @@ use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::calls::Call;
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::{PushRound, Pushed, ShardInput};
 use crate::audit::Act;
 use crate::clock::{self, Moment, advertised_now};
@@ -131,7 +131,7 @@ impl Shard {
         }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
-        self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });
+        self.note(call.instance, Some(call.call), TimelineEvent::PushSent { event: Event::Call, provider });
         if self.shared.early_ringing == EarlyRinging::Immediately {
             self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
@@ -325,7 +325,7 @@ impl Shard {
             Verdict::Moved if self.has_come(call, instance) => Some(DEVICE_CAME),
             verdict => reason_of(verdict, pushed.said),
         };
-        let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
+        let what = TimelineEvent::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
         // Nobody is there any more to be told of the end.
         if matches!(verdict, Verdict::Gone { .. })
@@ -440,7 +440,7 @@ impl Shard {
             known.pushed = Some(target.provider);
         }
         let provider = self.shared.provider(target.provider);
-        self.note(push.instance, Some(call), What::PushSent { event: Event::Call, provider });
+        self.note(push.instance, Some(call), TimelineEvent::PushSent { event: Event::Call, provider });
         self.tell_pushed_again(push.instance, call, provider);
         let departure = unsent.map_or_else(Departure::unmeasured, Unsent::departure);
         self.push_call(app, target, push, round, earlier, departure);

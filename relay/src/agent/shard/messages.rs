@@ -10,7 +10,7 @@ use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
 use crate::agent::ShardInput;
 use crate::agent::late_notes::keep;
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::shared_now;
 use crate::domain::MessageOutcome;
 use crate::push::Event;
@@ -76,7 +76,7 @@ impl Shard {
             Err(_) => (StoreOutcome::Unavailable, MessageOutcome::StoreAway),
         };
         self.shared.metrics.message(outcome);
-        self.note(instance, None, What::Message { outcome });
+        self.note(instance, None, TimelineEvent::Message { outcome });
         self.next.push_back(Input::MessageStored { request, instance, outcome: kept });
         if outcome == MessageOutcome::Kept && told {
             let extra = vec![("message", message.to_string().into())];
@@ -109,7 +109,7 @@ impl Shard {
         };
         self.shared.metrics.message(outcome);
         if outcome != MessageOutcome::Composing {
-            self.note(instance, None, What::Message { outcome });
+            self.note(instance, None, TimelineEvent::Message { outcome });
         }
     }
 }

@@ -8,10 +8,10 @@ use sip::endpoint::{CallState, IncomingCall};
 
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
-use super::stories::How;
+use super::stories::CallOrigin;
 use crate::agent::late_notes::Note;
 use crate::agent::tables::instances::{EndKind, Ending};
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::{self, advertised_now, shared_now};
 use crate::domain::WipeReason;
 use crate::domain::story::Withheld;
@@ -37,9 +37,9 @@ impl Shard {
         }
         let (id, instance) = (call.call, call.instance);
         let why = if self.refuses_calls { Withheld::Ending } else { Withheld::Limit };
-        self.note(instance, Some(id), What::Invite);
-        self.begin_story(call.clone(), arrived, How::Withheld(why));
-        self.note(instance, Some(id), What::CallEnded(CallState::TimedOut));
+        self.note(instance, Some(id), TimelineEvent::Invite);
+        self.begin_story(call.clone(), arrived, CallOrigin::Withheld(why));
+        self.note(instance, Some(id), TimelineEvent::CallEnded(CallState::TimedOut));
         self.on_missed(&call, CallState::TimedOut);
     }
 

@@ -20,7 +20,7 @@ use crate::agent::request::{
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::{self, Frame, advertised_now, unix_now};
 use crate::domain::InstanceState;
 use crate::vault::record::{Presence, StoredRecord};
@@ -413,12 +413,12 @@ impl Shard {
             (Presence::Foreground, false) => {
                 self.set_state(id, InstanceState::Foreground);
                 self.instances.set_not_lost(id);
-                self.note(id, None, What::Foreground);
+                self.note(id, None, TimelineEvent::Foreground);
                 self.next.push_back(Input::Suspend(id));
             }
             (Presence::Background, true) => {
                 self.set_state(id, InstanceState::Registering);
-                self.note(id, None, What::Background);
+                self.note(id, None, TimelineEvent::Background);
                 self.drive(clock::now(), Input::Resume(id));
                 if let Some(binding) = self.endpoint.binding_of_instance(id) {
                     self.share_registration(id, binding);

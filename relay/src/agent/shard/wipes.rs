@@ -30,7 +30,7 @@ use super::Shard;
 use crate::agent::erasures::{self, Answer};
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::agent::{NodeNews, ShardInput, Shared};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
@@ -137,7 +137,7 @@ impl Shard {
             Some((lookup, ends_at, proof, app)) => (Some(lookup), ends_at, Some(proof), Some(app)),
             None => (None, self.instances.get(id).map_or(0, Row::expires_at), None, None),
         };
-        let whose = Whose { instance: Some(id), account: self.instances.get(id).map(Row::aor), app };
+        let whose = AuditSubject { instance: Some(id), account: self.instances.get(id).map(Row::aor), app };
         // Of what nobody has asked for, another node may know better.
         let fence = self.instances.get(id).map(|row| row.fence).filter(|fence| *fence != Fence::NEW);
         let fence = fence.filter(|_| reason.is_nobodys_word());

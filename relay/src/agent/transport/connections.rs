@@ -39,13 +39,13 @@ use tokio::time::timeout;
 
 use ending::Ending;
 
-use super::lf_probe::{Acquaintance, Heard};
+use super::lf_probe::{Heard, LfProbe};
 use super::read::Read;
 use super::sender_names::SenderNames;
 use super::write_batch::WriteBatch;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
-use crate::agent::transport::framing::{Broken, Came, Framing};
+use crate::agent::transport::framing::{Broken, Framing, StreamEvent};
 use crate::agent::transport::heartbeat::{Beat, Heartbeat};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::servers::Place;
@@ -119,7 +119,7 @@ pub(crate) struct Connection {
     /// Messages that it has handed over since it last wrote.
     handed: usize,
     /// With the SIP server at the other end.
-    acquaintance: Option<Box<Acquaintance>>,
+    lf_probe: Option<Box<LfProbe>>,
 }
 
 /// A message that no shard can read, behind which the stream goes on.
@@ -202,7 +202,7 @@ impl Connection {
             proven: false,
             partial_since: None,
             handed: 0,
-            acquaintance: is_of_server.then(|| Box::new(Acquaintance::with(place))),
+            lf_probe: is_of_server.then(|| Box::new(LfProbe::with(place))),
         }
     }
 
@@ -395,12 +395,12 @@ impl Connection {
                     self.partial_since = self.framing.is_partial().then(|| self.partial_since.unwrap_or(at));
                     return Ok(());
                 }
-                Ok(Some(Came::Frame(frame))) => frame,
-                Ok(Some(Came::Control(bytes))) => {
+                Ok(Some(StreamEvent::Frame(frame))) => frame,
+                Ok(Some(StreamEvent::Control(bytes))) => {
                     self.write(stream, Some(Outgoing::Control(bytes))).await?;
                     continue;
                 }
-                Ok(Some(Came::End(bytes))) => return Err(Ending::Echo(bytes)),
+                Ok(Some(StreamEvent::End(bytes))) => return Err(Ending::Echo(bytes)),
             };
             self.partial_since = None;
             let (shard, input) = match self.input_of(frame) {
@@ -472,15 +472,15 @@ impl Connection {
 
     /// The question to a SIP server that follows a written message. No other peer is asked anything.
     fn question_behind(&mut self, bytes: &Bytes) -> Option<Bytes> {
-        let acquaintance = self.acquaintance.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
-        acquaintance.on_written(bytes, self.source.transport, self.source.peer, &self.shards.lf_servers)
+        let lf_probe = self.lf_probe.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
+        lf_probe.on_written(bytes, self.source.transport, self.source.peer, &self.shards.lf_servers)
     }
 
     /// A sound message came from a SIP server: it takes what it passes on, and may say what it is. Whether the message was for this alone.
     fn learn(&mut self, message: &Message) -> bool {
         self.framing.is_of_server();
-        let Some(acquaintance) = &mut self.acquaintance else { return false };
-        let Heard { sees_lf, is_own } = acquaintance.on_message(message, &self.shards.lf_servers);
+        let Some(lf_probe) = &mut self.lf_probe else { return false };
+        let Heard { sees_lf, is_own } = lf_probe.on_message(message, &self.shards.lf_servers);
         if sees_lf {
             self.framing.sees_bare_lf();
         }

@@ -56,10 +56,8 @@ impl Connection {
     /// Ends it: what is left to say is written, and each shard that knows of it is told.
     pub(super) async fn end(mut self: Box<Self>, mut stream: Stream, ending: Ending) {
         let is_heard = matches!(ending, Ending::Heard);
-        if let Some(acquaintance) =
-            self.acquaintance.as_ref().filter(|_| matches!(ending, Ending::Heard | Ending::Silent))
-        {
-            acquaintance.on_ended(&self.shards.lf_servers);
+        if let Some(lf_probe) = self.lf_probe.as_ref().filter(|_| matches!(ending, Ending::Heard | Ending::Silent)) {
+            lf_probe.on_ended(&self.shards.lf_servers);
         }
         if is_heard {
             self.tell_end().await;
@@ -86,8 +84,8 @@ impl Connection {
 
     /// A doubt about the end of a message: the SIP server is asked for its reading of line ends on the next connection. A stranger is no server.
     pub(super) fn note_doubt(&self) {
-        if let Some(acquaintance) = self.acquaintance.as_ref().filter(|_| self.is_link || self.proven) {
-            acquaintance.on_doubt(&self.shards.lf_servers);
+        if let Some(lf_probe) = self.lf_probe.as_ref().filter(|_| self.is_link || self.proven) {
+            lf_probe.on_doubt(&self.shards.lf_servers);
         }
     }
 
