@@ -19,7 +19,7 @@ use super::views::View;
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, latest_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
@@ -101,7 +101,7 @@ impl Inner {
         self.dependencies.audit.note(act, || {
             let of = |record: &Record| (vault.aor_key(&record.account.aor), record.app.clone());
             let (account, app) = self.with_record(status, of).unzip();
-            Whose { instance: Some(status.id), account, app }
+            AuditSubject { instance: Some(status.id), account, app }
         });
     }
 

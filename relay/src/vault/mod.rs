@@ -64,7 +64,7 @@ pub use store::{
     Settings, StoreError, StoreTls, Stored, Whose,
 };
 
-pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
+pub use tombstones::{NotWritten, PeerTombstone, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use deletions::Deletions;
 use item_order::Places;

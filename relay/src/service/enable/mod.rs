@@ -49,7 +49,7 @@ use crate::agent::request::{EndKind, LeaseExpiry, NewInstance, Principal, Reques
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::agent::{Asked, give_up_password};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, latest_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::limits::InstanceOf;
@@ -129,7 +129,7 @@ impl Inner {
         self.hand_to_shard(&new, changed, placed.fence, is_vouched).await?;
         let replaced = self.announce(&new, &earlier, placed.displaced, &asker).await;
         tracing::info!(event = "enabled", instance = %new.id, state = registration.state.word(), "enabled");
-        self.dependencies.audit.note(Act::Enabled, || Whose {
+        self.dependencies.audit.note(Act::Enabled, || AuditSubject {
             instance: Some(new.id),
             account: Some(new.account),
             app: Some(app),

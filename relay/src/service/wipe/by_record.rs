@@ -21,7 +21,7 @@ use sip::id::InstanceId;
 use tokio::time::timeout;
 
 use crate::agent::request::{EndKind, Principal, Request};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::shared_now;
 use crate::domain::WipeReason;
 use crate::domain::Word as _;
@@ -96,7 +96,7 @@ impl Inner {
         if matches!(self.end_ahead(earlier, reason).await, Some(Ok(_))) {
             return;
         }
-        let whose = || Whose { instance: Some(earlier), ..Whose::default() };
+        let whose = || AuditSubject { instance: Some(earlier), ..AuditSubject::default() };
         self.dependencies.audit.note(Act::Wiped(reason), whose);
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-unread", instance = %earlier, reason = reason.word(), "a new instance has replaced one that the store cannot tell; it is erased when the store answers");

@@ -41,7 +41,7 @@ use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::service::nodes::drain_messages::{HEARD_WITHIN, NodeMessage, is_heard};
-use crate::vault::{Beside, Lookup, Owner, StoreError, Tombstone, WRITE_LIMIT};
+use crate::vault::{Lookup, Owner, PeerTombstone, StoreError, Tombstone, WRITE_LIMIT};
 
 /// For how long after a wipe its node may try to tell the device of it, in seconds.
 const LAST_WORDS_S: u64 = 70;
@@ -159,7 +159,7 @@ impl Inner {
 
     /// The answer for an instance that another node has wiped, whose tombstone lies beside ours. That node, if it lives, may be trying to push the
     /// end to the device.
-    async fn wiped_beside(&self, id: InstanceId, beside: Beside) -> Result<Wiped, AccessError> {
+    async fn wiped_beside(&self, id: InstanceId, beside: PeerTombstone) -> Result<Wiped, AccessError> {
         let Tombstone { wiped_at, fence, reason, unregistered, .. } = beside.tombstone;
         if !beside.tombstone.receipt_is_kept() {
             return Err(AccessError::Unknown);
@@ -192,7 +192,7 @@ impl Inner {
     }
 
     /// Goes on with what another node has begun to wipe, unless that lives, and does so itself.
-    async fn go_on_wiping(&self, id: InstanceId, beside: Beside) -> Wiped {
+    async fn go_on_wiping(&self, id: InstanceId, beside: PeerTombstone) -> Wiped {
         let vault = &self.dependencies.vault;
         let lives = |peers: Vec<Owner>| peers.iter().any(|peer| beside.is_of_node(peer.node()));
         if vault.living_peers().await.map_or(true, lives) {

@@ -77,7 +77,7 @@ use claim::{Claims, Offered};
 use client::RedisClient;
 use hints::text;
 pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look, beside_agreement};
-use link::{Link, Whereto};
+use link::{Link, WriteTarget};
 use marks::Marked;
 use rivals::Rivals;
 use scripts::{EraseOutcome, Erased, PutRefusal, SCRIPTS};
@@ -219,7 +219,7 @@ impl RedisStore {
         let RecordToWrite { id, sealed, expiry, fence } = record;
         let left_ms = expiry.left_ms();
         let is_new = fence == Fence::NEW || writing == Writing::Restore;
-        let whereto = if is_new && self.require_ephemeral { Whereto::Ephemeral } else { Whereto::Anywhere };
+        let target = if is_new && self.require_ephemeral { WriteTarget::Ephemeral } else { WriteTarget::Anywhere };
         self.index(&owner.node, &[id]).await?;
         let connection = self.link.generation();
         let put = |late_at: u64| {
@@ -235,7 +235,7 @@ impl RedisStore {
             put
         };
         // What is erased because this has failed is not to be written then.
-        let put = self.link.ask_in_time_or_never(put, whereto).await;
+        let put = self.link.ask_in_time_or_never(put, target).await;
         if put == Err(StoreError::Away(AwayReason::MayPersist)) {
             self.unindex(&owner.node, &[id]).await?;
         }
@@ -564,7 +564,7 @@ impl RedisStore {
             point.arg(late_at).arg(id.to_string()).arg(left_ms).arg(u8::from(take));
             point
         };
-        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point, Whereto::Anywhere).await?;
+        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point, WriteTarget::Anywhere).await?;
         Ok(InstanceId::parse(&text(displaced)))
     }
 
