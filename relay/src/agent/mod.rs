@@ -298,6 +298,8 @@ pub enum NodeNews {
         /// The audit trail says so, or will.
         is_noted: bool,
     },
+    /// A device has shown the secret of an instance whose record is this node's, and which is not here.
+    Shown(InstanceId),
     /// A push service calls the token of an instance gone that was handed over.
     TokenDead {
         /// The instance.

@@ -249,7 +249,9 @@ pub fn store_says(store_ms: u64) -> Option<i64> {
             *watch = Watch { has_heard_store: true, is_by_store_alone: watch.last_seen.is_none(), ..begun };
             trusted.anchor_ms.store(watch.anchor_ms, Ordering::Relaxed);
         }
-        watch.is_by_store_alone &= is_off;
+        // An answer that agrees with the system's clock once proves nothing of a trusted time that does not.
+        let is_far_off = (watch.anchor_ms + boot_ms - system_ms).abs() > STEP_MS;
+        watch.is_by_store_alone &= is_off || is_far_off;
     });
     is_off.then_some(off_ms)
 }
@@ -485,6 +487,21 @@ mod tests {
             });
             simulated.join().expect("no panic");
         }
+    }
+
+    #[test]
+    fn a_store_whose_clock_was_right_for_one_answer_does_not_date_certificates() {
+        const UP: Duration = Duration::from_secs(1_000);
+        let simulated = std::thread::spawn(|| {
+            super::super::set_virtual(&super::super::Machine { up: UP, ..Default::default() });
+            begin(None);
+            let system_ms = super::super::virtual_unix_ms(UP);
+            for ahead_ms in [400 * DAY_MS, 0, 400 * DAY_MS] {
+                assert_eq!(store_says(system_ms.saturating_add_signed(ahead_ms)).is_some(), ahead_ms > 0);
+                assert_eq!(certificates_now(), system_ms / 1_000, "{ahead_ms}");
+            }
+        });
+        simulated.join().expect("no panic");
     }
 
     #[test]

@@ -289,7 +289,11 @@ pub enum TestError {
 impl DeviceService for Service {
     async fn read(&self, id: InstanceId, proof: &InstanceSecret) -> Result<View, AccessError> {
         let status = match self.0.look(id, proof).await {
-            Err(AccessError::OwnerAway) => self.0.look_at_record(id, proof).await.ok_or(AccessError::OwnerAway)?,
+            Err(AccessError::OwnerAway) => {
+                let status = self.0.look_at_record(id, proof).await.ok_or(AccessError::OwnerAway)?;
+                self.0.serve_if_released(id);
+                status
+            }
             looked => looked?,
         };
         self.0.whole_view(&status).await.ok_or(AccessError::Unknown)

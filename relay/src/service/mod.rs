@@ -161,6 +161,8 @@ struct Inner {
     left_to_owner: ownership::left_to_owner::LeftToOwner,
     /// What another node may have by now.
     offered: ownership::offers::Offered,
+    /// What was let go of because the store did not show it.
+    released: ownership::shown_again::Released,
     /// What was taken over and cannot be pushed for here.
     unserved: ownership::unserved::Unserved,
     /// How far this node is in handing its instances over.
@@ -195,6 +197,7 @@ impl Service {
             unanswered_writes: ownership::unanswered_writes::UnansweredWrites::default(),
             left_to_owner: ownership::left_to_owner::LeftToOwner::default(),
             offered: ownership::offers::Offered::default(),
+            released: ownership::shown_again::Released::default(),
             unserved: ownership::unserved::Unserved::default(),
             hand_over: drain::hand_over::HandOver::default(),
         }))

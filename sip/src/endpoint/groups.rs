@@ -156,6 +156,10 @@ impl Endpoint {
             self.core.event(Event::Unbound { instance: last, outcome: Unbinding::Shared });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
             let proven = self.devices.is_proven(instance);
+            if let Some(group) = self.groups.0.get_mut(&binding) {
+                // It may have waited there, not proven yet.
+                group.others.retain(|other| *other != instance);
+            }
             return self.redirect(now, binding, |registration| {
                 // The new goal decides the next step.
                 let _ = registration.set_credential_owner(instance, proven);

@@ -1,5 +1,6 @@
 //! A Redis that answers and refuses: each kind of refusal of a real one is told by its code, with what to do.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -159,6 +160,24 @@ async fn a_database_that_is_absent_or_refused_is_named() {
     refuses("ERR SELECT is not allowed in cluster mode", async || vault.ping().await).await;
 }
 
+const CLIENTS_MAX: usize = 4;
+
+/// All the clients that a server takes. Those of earlier questions may still be leaving.
+async fn hold_all_clients(server: &RedisServer) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    until("the server has all its clients", async || {
+        let mut client = TcpStream::connect(("127.0.0.1", server.port())).expect("connected");
+        let mut answer = [0; 5];
+        // One that is turned away may be closed before it has asked.
+        if client.write_all(b"PING\r\n").and_then(|()| client.read_exact(&mut answer)).is_ok() && &answer == b"+PONG" {
+            held.push(client);
+        }
+        held.len() == CLIENTS_MAX
+    })
+    .await;
+    held
+}
+
 #[tokio::test]
 async fn a_redis_that_has_all_its_clients_says_so_whatever_is_asked_of_it_first() {
     let (one, cluster) = (RedisServer::start(), RedisServer::start_cluster());
@@ -171,12 +190,9 @@ async fn a_redis_that_has_all_its_clients_says_so_whatever_is_asked_of_it_first(
     urls.push(format!("{}/3", one.url().replace("://", "://relay:a-long-password@")));
     urls.push(format!("{}/?protocol=resp3", one.url()));
     for server in [&one, &cluster] {
-        set(server, "maxclients", "4");
+        set(server, "maxclients", &CLIENTS_MAX.to_string());
     }
-    let hold = |server: &RedisServer| {
-        (0..8).map(|_| TcpStream::connect(("127.0.0.1", server.port())).expect("connected")).collect::<Vec<_>>()
-    };
-    let held = [hold(&one), hold(&cluster)];
+    let held = [hold_all_clients(&one).await, hold_all_clients(&cluster).await];
     for url in &urls {
         let vault = open(url);
         refuses("MAXCLIENTS", async || vault.ping().await).await;

@@ -17,7 +17,7 @@ use sip::id::InstanceId;
 
 use super::Shard;
 use crate::agent::transport::upstreams::Route;
-use crate::agent::{ShardInput, Shared, digest};
+use crate::agent::{NodeNews, ShardInput, Shared, digest};
 use crate::clock;
 use crate::metrics::labels::{EdgeRegisterOutcome, StoreOperation};
 use crate::vault::record::{Record, StoredRecord};
@@ -108,8 +108,15 @@ async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> 
     let shows = |record: &Record| digest::verify_device(id, &record.secret, method, proof);
     if stored.owned {
         let is_right = |record: &StoredRecord| record.lent().is_some_and(shows);
-        let is_wrong = matches!(shared.vault.open_record(id, &stored.sealed, is_right), Ok(false));
-        return if is_wrong { Judged::Wrong } else { Judged::Unsure };
+        return match shared.vault.open_record(id, &stored.sealed, is_right) {
+            Ok(false) => Judged::Wrong,
+            Ok(true) => {
+                // An error means that nobody is told any more: the process ends.
+                let _ = shared.node_news.send(NodeNews::Shown(id));
+                Judged::Unsure
+            }
+            Err(_) => Judged::Unsure,
+        };
     }
     match known_elsewhere(shared, &stored, shows) {
         Ok(Some(known)) => Judged::Right(Box::new(known)),

@@ -12,7 +12,7 @@
 //! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
 //! | the store, or DNS, cannot answer | likewise, and it is asked again |
 //! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
-//! | the record does not open here | are refused with 503 |
+//! | the record does not open here, or an account is this node's and not here yet | are refused with 503 |
 //!
 //! | limit | of |
 //! | --- | --- |
@@ -116,8 +116,8 @@ pub(crate) enum LookedUp {
     Unknown,
     /// The store, or DNS, says nothing.
     Away,
-    /// The store has one that does not open here.
-    Unreadable,
+    /// The store has one that does not open here, or that is on its way here.
+    Unready,
 }
 
 impl PathLookups {
@@ -311,7 +311,7 @@ impl Shard {
             LookedUp::Unknown => None,
             LookedUp::Pending => return self.look_at_waiting(id),
             LookedUp::Away => return self.wait_for_answer(id),
-            LookedUp::Unreadable => {
+            LookedUp::Unready => {
                 for Waiting { at, request, .. } in self.path_lookups.take(id) {
                     self.refuse_for_now(at, &request, None);
                 }
@@ -467,7 +467,7 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
         }
         // The registration is over, or leads nowhere.
         Ok(None) => LookedUp::Unknown,
-        Err(_) => LookedUp::Unreadable,
+        Err(_) => LookedUp::Unready,
     }
 }
 
@@ -477,13 +477,17 @@ async fn look_up_account(shared: &Shared, id: InstanceId) -> LookedUp {
         Ok(stored) => stored,
         Err(found) => return found,
     };
+    if stored.owned && shared.vault.tombstones().bars(id, Some(stored.fence)).is_none() {
+        // This node's: it may be here in a moment.
+        return LookedUp::Unready;
+    }
     match account_elsewhere(shared, &stored) {
         Ok(Some(known)) => {
             let believed = told_of(shared, known.upstream);
             LookedUp::Elsewhere(Box::new(known), believed)
         }
         Ok(None) => LookedUp::Unknown,
-        Err(_) => LookedUp::Unreadable,
+        Err(_) => LookedUp::Unready,
     }
 }
 

@@ -354,7 +354,11 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) => self.release_push_binding(id, fence, ReleaseReason::Ended),
+            (false, fence) => {
+                let is_moved = kind == EndKind::HandedOver;
+                let why = if is_moved { ReleaseReason::Moved } else { ReleaseReason::Ended };
+                self.release_push_binding(id, fence, why);
+            }
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.

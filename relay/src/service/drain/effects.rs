@@ -49,6 +49,7 @@ impl Service {
                     }
                 }
                 NodeNews::Left { id, is_noted } => drop(tokio::spawn(it.0.have_what_was_left_registered(id, is_noted))),
+                NodeNews::Shown(id) => it.0.serve_if_released(id),
                 NodeNews::ContactsRemoved(removed) => drop(tokio::spawn(it.0.end_removed_contacts(removed))),
                 NodeNews::Registered(new) => drop(tokio::spawn(it.0.end_other_tokens(new))),
                 NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),

@@ -57,7 +57,7 @@ impl Inner {
             tracing::warn!(
                 event = "missing-let-go",
                 instances = handed_over,
-                "the store has nothing of instances of this node, and no node says that it has wiped them; they are let go of, and should the store show them again, a restart of this node serves them"
+                "the store has nothing of instances of this node, and no node says that it has wiped them; they are let go of, and should the store show them again, whoever shows their secret, or a restart of this node, has them served"
             );
         }
         if !ended.is_empty() {
@@ -92,6 +92,7 @@ impl Inner {
         }
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
         self.dependencies.agent.tell(id, end).await;
+        self.released.note(id);
         Ok(MissingEnd::HandedOver)
     }
 }

@@ -5,6 +5,7 @@
 //! | `claims` | instances without an owner are taken over |
 //! | `restore`, `missing_records` | what the store has lost is written again |
 //! | `missing_ends` | how that ends of which the store has nothing |
+//! | `shown_again` | what was let go of so, and is served again |
 //! | `left_to_owner` | what another node has, while its calls still end here |
 //! | `unanswered_writes` | changes that the store may have, though its answer was lost |
 //! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
@@ -19,6 +20,7 @@ mod missing_ends;
 pub(super) mod missing_records;
 pub(super) mod offers;
 mod restore;
+pub(super) mod shown_again;
 pub(super) mod unanswered_writes;
 pub(super) mod unserved;
 

@@ -286,6 +286,17 @@ fn a_device_that_joins_during_a_call_gets_the_next_one() {
 }
 
 #[test]
+fn a_device_that_joins_twice_while_the_last_one_is_unregistered_has_one_end_of_a_call() {
+    let mut world = devices(1);
+    world.input(Input::Unbind { instance: device(1), deadline: seconds(30) });
+    join(&mut world, 2, false);
+    join(&mut world, 2, true);
+    world.invite("call-1");
+    world.advance(seconds(40));
+    assert_eq!((world.wakes().len(), ends(&world)), (1, vec![(device(2), TimedOut)]));
+}
+
+#[test]
 fn a_device_beyond_its_limit_is_spared_and_the_others_ring() {
     let mut world = devices(2);
     for n in 0..8 {

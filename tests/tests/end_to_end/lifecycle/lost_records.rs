@@ -212,6 +212,48 @@ async fn a_record_that_the_store_would_keep_for_too_long_ends_with_its_lease() -
     world.content()
 }
 
+/// A store that did not show a record for a while, when its node had to ask.
+async fn let_go_of_since_it_was_hidden() -> Result<(World, RedisServer, Instance), Missed> {
+    let (world, redis, instance) = World::lent_on_redis().await?;
+    let hidden = format!("hidden:{}", instance.id);
+    world.relay.freeze();
+    tokio::time::sleep(LEASE + RENEWAL).await;
+    redis.ask::<()>(redis::cmd("RENAME").arg(key(&instance)).arg(&hidden));
+    world.relay.thaw();
+    world.relay.await_log("missing-let-go", SOON).await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 0.0).await?;
+    redis.ask::<()>(redis::cmd("RENAME").arg(&hidden).arg(key(&instance)));
+    Ok((world, redis, instance))
+}
+
+#[tokio::test]
+async fn an_account_that_the_store_did_not_show_for_a_while_is_served_once_its_app_asks_for_it() -> Outcome {
+    let (world, _redis, instance) = let_go_of_since_it_was_hidden().await?;
+    assert_eq!(world.api.read(&instance).await?.status, 200);
+    world.relay.await_log("let-go-served-again", SOON).await?;
+    world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
+    world.whole_call(&instance).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn an_account_that_the_store_did_not_show_for_a_while_is_served_once_its_phone_registers() -> Outcome {
+    let (world, _redis, instance) = let_go_of_since_it_was_hidden().await?;
+    assert!(world.wake(&instance).await.is_err(), "it is told to come again");
+    world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
+    world.whole_call(&instance).await?;
+    world.content()
+}
+
+#[tokio::test]
+async fn an_account_that_the_store_did_not_show_for_a_while_is_wiped_as_any_other() -> Outcome {
+    let (world, redis, instance) = let_go_of_since_it_was_hidden().await?;
+    let receipt = world.api.disable(&instance).await?;
+    assert_eq!(receipt.status, 200, "{}", receipt.text());
+    world.await_contacts(0).await?;
+    await_empty(&world, &redis).await
+}
+
 #[tokio::test]
 async fn another_node_ends_what_the_store_has_lost_and_does_not_say_that_it_had_ended() -> Outcome {
     let redis = RedisServer::start();

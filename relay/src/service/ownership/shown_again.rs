@@ -1,0 +1,94 @@
+//! Accounts that this node has let go of because the store did not show them, and whose records stand there again.
+//!
+//! ```text
+//! let go of ── its device, or app, shows its secret ── no node has wiped it ── the record is this run's, and has its place ── bound, registered
+//! ```
+//!
+//! Invariant: a record alone is not served again, for a store may show one that was wiped: its secret was shown as well, every other node was heard, and nothing
+//! has taken its place. At most [`LET_GO_MAX`] are remembered; a restart serves the others.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sip::id::InstanceId;
+use tokio::sync::mpsc;
+
+use super::missing_records::Heard;
+use crate::lock::Mutex;
+use crate::service::Inner;
+use crate::vault::Stored;
+use crate::vault::record::StoredRecord;
+
+/// Accounts let go of that are remembered, 16 bytes each.
+const LET_GO_MAX: usize = 100_000;
+
+/// The accounts that were let go of in this run because the store did not show them.
+#[derive(Default)]
+pub(crate) struct Released(Mutex<BTreeSet<InstanceId>>);
+
+impl Released {
+    /// One was let go of.
+    pub(super) fn note(&self, id: InstanceId) {
+        let mut all = self.0.lock();
+        if all.len() < LET_GO_MAX {
+            all.insert(id);
+        }
+    }
+
+    fn take(&self, id: InstanceId) -> bool {
+        self.0.lock().remove(&id)
+    }
+}
+
+impl Inner {
+    /// The secret of an instance was shown whose record is this run's, and which is not here: it is served again, if it was let go of.
+    pub(crate) fn serve_if_released(self: &Arc<Self>, id: InstanceId) {
+        // Of two who show it at once, one has it served.
+        if self.released.take(id) {
+            let it = self.clone();
+            tokio::spawn(async move {
+                if it.serve_again(id).await.is_none() {
+                    it.released.note(id);
+                }
+            });
+        }
+    }
+
+    /// Serves an account again unless it has ended; `None`: nobody can tell now.
+    async fn serve_again(self: &Arc<Self>, id: InstanceId) -> Option<()> {
+        let agent = &self.dependencies.agent;
+        let _guard = self.changing.lock_key(id).await;
+        let stored = self.dependencies.vault.load(id).await.ok()?;
+        let Some(stored) = stored.filter(|stored| stored.owned) else { return Some(()) };
+        let (wiped, heard) = self.wiped_elsewhere(&[(id, stored.fence)]).await;
+        if heard != Heard::All || agent.is_claiming() || agent.is_doubtful() || self.is_leaving() {
+            return None;
+        }
+        if !wiped.is_empty() || !self.has_its_place(&stored).await? {
+            return Some(());
+        }
+        let Some(new) = self.open_left(stored, None).await else { return Some(()) };
+        tracing::info!(
+            event = "let-go-served-again",
+            instance = %id,
+            "the store shows the record of an instance again, and its secret was shown; it is served again"
+        );
+        // Nobody waits for the answer of its SIP server.
+        let (settled, _) = mpsc::unbounded_channel();
+        agent.bind_all(vec![*new], &settled).await.ended().await;
+        Some(())
+    }
+
+    /// Whether it is an account that is not here, has not ended here, and that nothing has replaced; `None`: the store does not say.
+    async fn has_its_place(&self, stored: &Stored) -> Option<bool> {
+        let vault = &self.dependencies.vault;
+        let lookup = vault.open_record(stored.id, &stored.sealed, |record| match record {
+            StoredRecord::Lent(record) => Some(vault.lookup_of(record)),
+            StoredRecord::PushBinding(_) => None,
+        });
+        let Ok(Some(lookup)) = lookup else { return Some(false) };
+        let named = vault.find(&lookup).await.ok()?;
+        let is_here = self.look_as_relay(stored.id).await.is_ok() || vault.tombstones().look(stored.id).is_some();
+        Some(!is_here && named.is_none_or(|named| named == stored.id))
+    }
+}
