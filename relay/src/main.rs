@@ -155,10 +155,20 @@ fn main() -> ExitCode {
         let _inside = runtime.enter();
         ignore_file_size_signal();
     }
-    let code = match cli.command {
+    let code = run(cli.command, cli.log_format, &runtime);
+    // A keyring that is being written is written. A thread that waits for a disk or a file which does not answer is not waited for.
+    let ending = Instant::now();
+    aside::wait(LAST_THREADS);
+    runtime.shutdown_timeout(LAST_THREADS.saturating_sub(ending.elapsed()));
+    code
+}
+
+/// Runs a command to its end.
+fn run(command: Command, log_format: LogFormat, runtime: &tokio::runtime::Runtime) -> ExitCode {
+    match command {
         Command::Serve { config, state, with_registrar } => {
             raise_open_files();
-            runtime.block_on(serve(config, state, with_registrar, cli.log_format))
+            runtime.block_on(serve(config, state, with_registrar, log_format))
         }
         Command::Check { config: Some(config), push, json, live: false, ready: false } => {
             runtime.block_on(check_file(config, push, json)).unwrap_or_else(|error| ended(Err(error)))
@@ -190,12 +200,7 @@ fn main() -> ExitCode {
         Command::Man(arguments) => ended(shell::man(&arguments, Cli::command())),
         Command::Receipt(receipt) => ended(runtime.block_on(receipt::run(receipt))),
         Command::Trace(trace) => ended(runtime.block_on(trace::run(trace))),
-    };
-    // A keyring that is being written is written. A thread that waits for a disk or a file which does not answer is not waited for.
-    let ending = Instant::now();
-    aside::wait(LAST_THREADS);
-    runtime.shutdown_timeout(LAST_THREADS.saturating_sub(ending.elapsed()));
-    code
+    }
 }
 
 /// How many threads a relay has at least: its runtime's, and one for each shard.

@@ -190,13 +190,10 @@ impl Subscription {
         };
         match status {
             ..300 => self.on_success(now, response, random),
-            401 | 407 => {
-                let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
-                match self.challenges.on_challenge(challenger, response, hashes) {
-                    Verdict::Answer { others } => return self.write(others),
-                    Verdict::Refused | Verdict::Unanswerable { .. } | Verdict::Endless => self.state = State::Never,
-                }
-            }
+            401 | 407 => match self.challenges.on_challenge(Challenger::by(status), response, hashes) {
+                Verdict::Answer { others } => return self.write(others),
+                Verdict::Refused | Verdict::Unanswerable { .. } | Verdict::Endless => self.state = State::Never,
+            },
             408 | 500..=599 => self.retry(now, back_off, random),
             // The server knows the dialog no more: what ends is that one (RFC 6665 §4.1.2.2, RFC 5057 §5.1).
             _ if self.dialog.take().is_some() => self.retry(now, back_off, random),

@@ -158,7 +158,8 @@ impl Files {
         let account = account.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
         let directory = account.as_ref().and_then(|told| told["directory"].as_str());
         let hosts: Vec<&str> = settings.names.iter().map(String::as_str).collect();
-        let found = doubts(&self.pair().0, &hosts, settings.ca_file.as_deref(), clock::told_now()).unwrap_or_default();
+        let found =
+            doubts(&self.pair().0, &hosts, settings.ca_file.as_deref(), clock::advertised_now()).unwrap_or_default();
         directory.is_none_or(|directory| *directory == *settings.directory_url)
             && !found.iter().any(|doubt| matches!(doubt, Doubt::DoesNotName(..)))
     }

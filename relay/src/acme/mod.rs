@@ -208,7 +208,7 @@ impl Acme {
     fn waits(&self) -> Waits {
         let is_stand_in = self.tls.chain().first().is_some_and(stands_in);
         let (begin, end) = if is_stand_in { (0, 0) } else { self.tls.validity() };
-        let [life, left] = [begin, clock::told_now()].map(|from| Duration::from_secs(end.saturating_sub(from)));
+        let [life, left] = [begin, clock::advertised_now()].map(|from| Duration::from_secs(end.saturating_sub(from)));
         Waits { first: self.first_wait, life, left }
     }
 
@@ -221,7 +221,7 @@ impl Acme {
         let (begin, end) = self.tls.validity();
         let life = end.saturating_sub(begin);
         let due = begin + life * 2 / 3 - spread(life / 50);
-        Duration::from_secs(due.saturating_sub(clock::told_now()))
+        Duration::from_secs(due.saturating_sub(clock::advertised_now()))
     }
 
     async fn renew(&self) -> Result<(), AcmeError> {

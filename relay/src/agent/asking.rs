@@ -1,6 +1,6 @@
 //! Questions to the shards, and their answers.
 //!
-//! Invariant: a question waits behind what its shard was told before, and is answered once, unless the shard has ended.
+//! Invariant: a question is answered after all that its shard was told before it, and exactly once, unless the shard has ended.
 
 use std::time::Duration;
 

@@ -27,20 +27,20 @@ impl Agent {
     /// The claimed instances are with their shards. When no claim is under way any more, the requests that waited for one are judged.
     pub async fn end_claim(&self) {
         if self.0.ownership.end_claim() {
-            self.judge_early().await;
+            self.judge_claimed().await;
         }
     }
 
     /// The instances taken over have met their SIP server, or that is silent.
     pub async fn end_settling(&self) {
         if self.0.ownership.end_settling() {
-            self.judge_early().await;
+            self.judge_claimed().await;
         }
     }
 
-    async fn judge_early(&self) {
+    async fn judge_claimed(&self) {
         for shard in 0..self.0.shards.len() {
-            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeEarly))).await;
+            self.0.shards.send(shard, ShardInput::Request(Box::new(Request::JudgeClaimed))).await;
         }
     }
 

@@ -1,7 +1,7 @@
 //! One push: its sending, its count, and the name of its verdict.
 //!
 //! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is tried again at a token that
-//! the device has exchanged meanwhile.
+//! the device has replaced meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
-//! The nodes that have said that they leave: most are back soon, for they were only to start again, and serve on until they go.
+//! The nodes that have announced their departure. Most of them only restart: they serve on until they go, and are back soon.
 //!
-//! Invariant: one that is not back [`BACK_WITHIN`] counts as gone.
+//! Invariant: a node that is not back [`BACK_WITHIN`] counts as gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Telling the shards that time has passed without this machine.
 //!
-//! Invariant: each shard is told once, and in its turn: a request for calls waits for nothing.
+//! Invariant: each shard is told once, in its turn, and nothing waits for it.
 
 use std::time::Duration;
 

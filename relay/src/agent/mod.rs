@@ -58,7 +58,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, Input, Settings, Side, Source, TakenBack};
+use sip::endpoint::{ContactsRemoved, Endpoint, Input, Settings, Side, Source};
 use sip::id::{FlowId, InstanceId, ShardTag};
 use sip::message::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -136,7 +136,7 @@ enum ShardInput {
     /// A call's push was held back for a device that had come: what becomes of it now.
     PushResumed { pushed: Box<Pushed>, is_silent: bool },
     /// A requester that waited for devices is there no more, and had no answer.
-    AskerGone(shard::expected_calls::AskerGone),
+    RequesterGone(shard::expected_calls::RequesterGone),
     /// A push is to be tried again: where it goes now.
     TargetAsked {
         /// The device.
@@ -167,7 +167,7 @@ enum ShardInput {
         fence: crate::vault::Fence,
     },
     /// Whether the node lives that these registrations passed through.
-    LeftBehind {
+    OrphanedBindings {
         /// The registrations.
         ids: Vec<InstanceId>,
         /// The node has its lease.
@@ -182,9 +182,9 @@ enum ShardInput {
     /// An operator has waited long enough for the store to erase a registration that passed through.
     PushBindingWaited(InstanceId),
     /// A push that outlives its instance has ended.
-    LastWordSaid(InstanceId, u64),
+    FinalPushEnded(InstanceId, u64),
     /// A requester of a receipt has waited long enough for such pushes.
-    HeardOut(InstanceId),
+    ReceiptWaitOver(InstanceId),
     /// From a use case.
     Request(Box<Request>),
 }
@@ -288,7 +288,7 @@ pub enum NodeNews {
         told: oneshot::Sender<Infallible>,
     },
     /// A device has taken back what is not known here.
-    TakenBack(Box<TakenBack>),
+    ContactsRemoved(Box<ContactsRemoved>),
     /// A device has registered here what was not known here: what it has registered before at other nodes, by other push tokens, is over.
     Registered(Box<Registered>),
     /// This node had ended, and unregistered, what another one goes on with.

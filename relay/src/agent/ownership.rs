@@ -6,9 +6,9 @@
 //! | taking | the start, and until all that was claimed is with its shard | an instance that is not here is not reported as unknown |
 //! | doubtful | the lease was renewed last a whole lease ago: the process stood still | nothing from the network is acted on until the store has spoken, and the shard has read what it said |
 //!
-//! A store that is away is no doubt: then a node goes on with its instances.
+//! A store that is away causes no doubt: the node goes on with its instances.
 //!
-//! Invariant: looking costs a load of an atomic, and of the clock for the doubt, and waits for nobody.
+//! Invariant: a look costs one load of an atomic, and of the clock for the doubt, and never waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

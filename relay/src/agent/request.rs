@@ -23,6 +23,17 @@ use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, Provider, Reminder};
 use crate::vault::{AorKey, Fence, Sealed};
 
+/// Why this node releases a registration that passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaseReason {
+    /// Its device has registered at another node.
+    Moved,
+    /// Another node has taken it over: its Path leads here alone.
+    TakenOver,
+    /// Another node has ended it, or the store has it no more.
+    Ended,
+}
+
 /// A request to a shard.
 pub enum Request {
     /// Bind an instance that is enabled.
@@ -235,16 +246,16 @@ pub enum Request {
         /// The answer, at once: `false` when it has ended before it came.
         reply: oneshot::Sender<bool>,
     },
-    /// Let go of a registration that passed through, which another node has ended, or has by now; unless it is another one than was looked at.
-    LetGo {
+    /// Release a registration that passed through, which another node has ended, or has by now; unless it is another one than was looked at.
+    Release {
         /// The registration.
         id: InstanceId,
-        /// Whether another node has it, so that its device has not taken it back.
-        is_moved: bool,
+        /// Whether another node has it, or its device has removed it.
+        why: ReleaseReason,
         /// The fence of the record at the time of the look-up.
         fence: Fence,
     },
-    /// Let go of an instance that another run has taken over, when no call waits for it here any more; unless it is another one than was looked at.
+    /// Release an instance that another run has taken over, when no call waits for it here any more; unless it is another one than was looked at.
     LeaveToOwner {
         /// The instance.
         id: InstanceId,
@@ -256,7 +267,7 @@ pub enum Request {
         record: Option<Sealed>,
     },
     /// Judge the requests that waited for an instance to arrive here: no more instances come.
-    JudgeEarly,
+    JudgeClaimed,
     /// Time has passed that no clock here has counted.
     LoseTime {
         /// So much of it, unless a clock was set.

@@ -20,7 +20,7 @@ use sip::id::{CallId, InstanceId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
-use crate::clock::told_now;
+use crate::clock::advertised_now;
 use crate::domain::story::{Story, StoryOutcome};
 use crate::lock::Mutex;
 use crate::metrics::Metrics;
@@ -199,7 +199,7 @@ async fn write(mut kept: mpsc::Receiver<Box<Story>>, recent: Arc<Mutex<Recent>>,
             count = kept.recv_many(&mut batch, WRITTEN_AT_ONCE), if !is_over && later.takes_more() => is_over = count == 0,
             () = sleep_until(later.due_at()), if !later.is_empty() => {}
             _ = ticks.tick() => {
-                let before_ms = told_now().saturating_sub(STORY_LIFE_S).saturating_mul(1_000);
+                let before_ms = advertised_now().saturating_sub(STORY_LIFE_S).saturating_mul(1_000);
                 let old = lock(&recent).take_old(before_ms);
                 for some in old.chunks(WRITTEN_AT_ONCE) {
                     // Stories that a store that is away still holds end by their TTL.

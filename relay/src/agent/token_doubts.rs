@@ -11,7 +11,7 @@
 //!
 //! Otherwise the instance lives, its caller is told that it cannot be reached, and the operator hears of it.
 //!
-//! Invariant: nothing here is on the way of a push that has not been answered yet.
+//! Invariant: only answers are judged here; no push is delayed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, Weak};

@@ -15,7 +15,7 @@ use crate::doctor::{DoctorStep, Verdict};
 use crate::domain::story::{Moment, StoryOutcome, Withheld};
 use crate::domain::{MessageOutcome, PushOutcome, PushProvider, WipeReason, Word};
 use crate::push::Event;
-use crate::service::devices::{OwnCredential, Step, Tested, Timeline, What};
+use crate::service::devices::{OwnCredential, Step, Tested, Timeline, TimelineEvent};
 use crate::service::views::{CallStatus, InstanceStatusView, RegistrationState, Wiped};
 use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Presence, Provider};
@@ -61,35 +61,42 @@ fn core_states() -> [CoreState; 7] {
 
 /// The steps of a timeline, each of whatever kind it may be.
 fn steps() -> Vec<Value> {
-    let what = every!(What {
+    let what = every!(TimelineEvent {
         Registered,
-        RegistrationRetry = What::RegistrationRetry { status: None, after_s: 1 },
-        RegistrationFailing = What::RegistrationFailing { status: None },
+        RegistrationRetry = TimelineEvent::RegistrationRetry { status: None, after_s: 1 },
+        RegistrationFailing = TimelineEvent::RegistrationFailing { status: None },
         RegistrationRestored,
         Foreground,
         Background,
         Announced,
         Invite,
-        PushSent = What::PushSent { event: Event::Test, provider: PushProvider::Apns },
-        PushEnded = What::PushEnded { event: Event::Test, outcome: PushOutcome::Gone, reason: None },
-        DeviceAttached = What::DeviceAttached { after_ms: None },
+        PushSent = TimelineEvent::PushSent { event: Event::Test, provider: PushProvider::Apns },
+        PushEnded = TimelineEvent::PushEnded { event: Event::Test, outcome: PushOutcome::Gone, reason: None },
+        DeviceAttached = TimelineEvent::DeviceAttached { after_ms: None },
         DeviceDetached,
         CallerHearsRinging,
         Ringing,
-        CallEnded = What::CallEnded(CoreState::Declined),
-        HungUp = What::HungUp { by_device: true },
-        TraceBegun = What::TraceBegun { by_operator: true },
+        CallEnded = TimelineEvent::CallEnded(CoreState::Declined),
+        HungUp = TimelineEvent::HungUp { by_device: true },
+        TraceBegun = TimelineEvent::TraceBegun { by_operator: true },
         TraceEnded,
-        Message = What::Message { outcome: MessageOutcome::Kept },
-        Voicemail = What::Voicemail { new: None, old: None },
+        Message = TimelineEvent::Message { outcome: MessageOutcome::Kept },
+        Voicemail = TimelineEvent::Voicemail { new: None, old: None },
     });
     let ended = core_states().into_iter().filter(|state| !matches!(state, CoreState::Waking | CoreState::Ringing));
-    let providers = PushProvider::ALL.iter().map(|provider| What::PushSent { event: Event::Test, provider: *provider });
-    let pushes = PushOutcome::ALL.iter().map(|it| What::PushEnded { event: Event::Test, outcome: *it, reason: None });
-    let messages = MessageOutcome::ALL.iter().map(|outcome| What::Message { outcome: *outcome });
-    let others = [What::HungUp { by_device: false }, What::TraceBegun { by_operator: false }];
-    let what =
-        what.into_iter().chain(ended.map(What::CallEnded)).chain(providers).chain(pushes).chain(messages).chain(others);
+    let providers =
+        PushProvider::ALL.iter().map(|provider| TimelineEvent::PushSent { event: Event::Test, provider: *provider });
+    let pushes =
+        PushOutcome::ALL.iter().map(|it| TimelineEvent::PushEnded { event: Event::Test, outcome: *it, reason: None });
+    let messages = MessageOutcome::ALL.iter().map(|outcome| TimelineEvent::Message { outcome: *outcome });
+    let others = [TimelineEvent::HungUp { by_device: false }, TimelineEvent::TraceBegun { by_operator: false }];
+    let what = what
+        .into_iter()
+        .chain(ended.map(TimelineEvent::CallEnded))
+        .chain(providers)
+        .chain(pushes)
+        .chain(messages)
+        .chain(others);
     let steps = what.map(|what| Step { at_ms: 0, last_ms: 0, count: 1, call: None, what }).collect();
     let timeline = device_views::timeline(InstanceId::new(1, ShardTag(1)), &Timeline { enabled_at_ms: 0, steps });
     timeline["steps"].as_array().cloned().unwrap_or_default()

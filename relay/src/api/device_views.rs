@@ -12,7 +12,7 @@ use super::{story_views, views};
 use crate::clock::{rfc3339, rfc3339_ms};
 use crate::domain::Word as _;
 use crate::push::payload::shown_name;
-use crate::service::devices::{OwnExport, Step, Timeline, What};
+use crate::service::devices::{OwnExport, Step, Timeline, TimelineEvent};
 use crate::vault::items::{Message, MissedCall};
 
 /// The messages that are kept.
@@ -99,71 +99,73 @@ fn step(step: &Step) -> Value {
         value["call"] = call.to_string().into();
     }
     match step.what {
-        What::RegistrationRetry { status, after_s } => {
+        TimelineEvent::RegistrationRetry { status, after_s } => {
             if let Some(status) = status {
                 value["status"] = status.into();
             }
             value["retry_in_s"] = after_s.into();
         }
-        What::RegistrationFailing { status: Some(status) } => value["status"] = status.into(),
-        What::RegistrationFailing { status: None } | What::RegistrationRestored => {}
-        What::PushSent { event, provider } => {
+        TimelineEvent::RegistrationFailing { status: Some(status) } => value["status"] = status.into(),
+        TimelineEvent::RegistrationFailing { status: None } | TimelineEvent::RegistrationRestored => {}
+        TimelineEvent::PushSent { event, provider } => {
             value["event"] = event.name().into();
             value["provider"] = provider.word().into();
         }
-        What::PushEnded { event, outcome, reason } => {
+        TimelineEvent::PushEnded { event, outcome, reason } => {
             value["event"] = event.name().into();
             value["outcome"] = outcome.word().into();
             if let Some(reason) = reason {
                 value["reason"] = reason.into();
             }
         }
-        What::DeviceAttached { after_ms: Some(after_ms) } => value["after_ms"] = after_ms.into(),
-        What::HungUp { by_device } => value["by"] = if by_device { "device" } else { "caller" }.into(),
-        What::TraceBegun { by_operator } => value["by"] = if by_operator { "operator" } else { "device" }.into(),
-        What::Message { outcome } => value["outcome"] = outcome.word().into(),
-        What::Voicemail { new, old } => {
+        TimelineEvent::DeviceAttached { after_ms: Some(after_ms) } => value["after_ms"] = after_ms.into(),
+        TimelineEvent::HungUp { by_device } => value["by"] = if by_device { "device" } else { "caller" }.into(),
+        TimelineEvent::TraceBegun { by_operator } => {
+            value["by"] = if by_operator { "operator" } else { "device" }.into()
+        }
+        TimelineEvent::Message { outcome } => value["outcome"] = outcome.word().into(),
+        TimelineEvent::Voicemail { new, old } => {
             let counts = [("new", new), ("old", old)];
             for (key, count) in counts.into_iter().filter_map(|(key, count)| Some((key, count?))) {
                 value[key] = count.into();
             }
         }
-        What::Registered
-        | What::Foreground
-        | What::Background
-        | What::Announced
-        | What::Invite
-        | What::DeviceAttached { after_ms: None }
-        | What::DeviceDetached
-        | What::TraceEnded
-        | What::CallerHearsRinging
-        | What::Ringing
-        | What::CallEnded(_) => {}
+        TimelineEvent::Registered
+        | TimelineEvent::Foreground
+        | TimelineEvent::Background
+        | TimelineEvent::Announced
+        | TimelineEvent::Invite
+        | TimelineEvent::DeviceAttached { after_ms: None }
+        | TimelineEvent::DeviceDetached
+        | TimelineEvent::TraceEnded
+        | TimelineEvent::CallerHearsRinging
+        | TimelineEvent::Ringing
+        | TimelineEvent::CallEnded(_) => {}
     }
     value
 }
 
-fn word(what: What) -> &'static str {
+fn word(what: TimelineEvent) -> &'static str {
     match what {
-        What::Registered => "registered",
-        What::RegistrationRetry { .. } => "registration-retry",
-        What::RegistrationFailing { .. } => "registration-failing",
-        What::RegistrationRestored => "registration-restored",
-        What::Foreground => "foreground",
-        What::Background => "background",
-        What::Announced => "announced",
-        What::Invite => "invite",
-        What::PushSent { .. } => "push-sent",
-        What::PushEnded { .. } => "push-ended",
-        What::DeviceAttached { .. } => "device-attached",
-        What::DeviceDetached => "device-detached",
-        What::TraceBegun { .. } => "trace-begun",
-        What::TraceEnded => "trace-ended",
-        What::CallerHearsRinging => "caller-hears-ringing",
-        What::Ringing => "ringing",
-        What::HungUp { .. } => "ended",
-        What::CallEnded(state) => state.as_str(),
-        What::Message { .. } => "message",
-        What::Voicemail { .. } => "voicemail",
+        TimelineEvent::Registered => "registered",
+        TimelineEvent::RegistrationRetry { .. } => "registration-retry",
+        TimelineEvent::RegistrationFailing { .. } => "registration-failing",
+        TimelineEvent::RegistrationRestored => "registration-restored",
+        TimelineEvent::Foreground => "foreground",
+        TimelineEvent::Background => "background",
+        TimelineEvent::Announced => "announced",
+        TimelineEvent::Invite => "invite",
+        TimelineEvent::PushSent { .. } => "push-sent",
+        TimelineEvent::PushEnded { .. } => "push-ended",
+        TimelineEvent::DeviceAttached { .. } => "device-attached",
+        TimelineEvent::DeviceDetached => "device-detached",
+        TimelineEvent::TraceBegun { .. } => "trace-begun",
+        TimelineEvent::TraceEnded => "trace-ended",
+        TimelineEvent::CallerHearsRinging => "caller-hears-ringing",
+        TimelineEvent::Ringing => "ringing",
+        TimelineEvent::HungUp { .. } => "ended",
+        TimelineEvent::CallEnded(state) => state.as_str(),
+        TimelineEvent::Message { .. } => "message",
+        TimelineEvent::Voicemail { .. } => "voicemail",
     }
 }

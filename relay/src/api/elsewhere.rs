@@ -43,7 +43,7 @@ use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
 use crate::service::devices::AccessError;
-use crate::service::nodes::{ANSWER_WAIT, Answering, Body as Letter, HEARD_WITHIN, OwnersWord};
+use crate::service::nodes::{ANSWER_WAIT, Answering, Body as Letter, HEARD_WITHIN, OwnerAnswer};
 use crate::vault::{Owner, Vault};
 
 /// What is said of a change that another node may have made.
@@ -117,7 +117,7 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
     let letter = letter_to(&api, &parts, &body, ANSWER_WAIT).await;
     let word = match letter {
         Some(letter) => api.0.service.ask_owner(&owner, letter).await,
-        None => OwnersWord::NotAsked,
+        None => OwnerAnswer::NotAsked,
     };
     let is_unsure = changes(&parts) && word.is_unsure();
     match (word.said().and_then(|answer| read_response(&answer)), place) {

@@ -34,7 +34,7 @@ use super::wake_tally::{Tally, Word};
 use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::agent::request::Arrival;
 use crate::service::nodes::Body as Letter;
-use crate::service::sip_servers::{Awake, Expected, Wake, WakeError};
+use crate::service::sip_servers::{AwakeDevices, Expected, Wake, WakeError};
 use crate::vault::{AorHash, Owner};
 
 const WANT_SERVER_KEY: &str = "Send the SIP server's key as Authorization: Bearer KEY.";
@@ -83,7 +83,7 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
         }
     };
     answered.send_replace(true);
-    let Awake { awake, known } = awake.map_err(problem)?;
+    let AwakeDevices { awake, known } = awake.map_err(problem)?;
     Ok(answer(StatusCode::OK, &json!({"awake": awake, "known": known})))
 }
 
@@ -98,7 +98,7 @@ async fn at_this_node<E: ApiService>(
     wake: Wake,
     waits: watch::Receiver<bool>,
     carried: &Carried,
-) -> Result<Awake, WakeError> {
+) -> Result<AwakeDevices, WakeError> {
     let wait = wake.wait;
     let mut expected = api.0.service.expect(wake, waits).await?;
     let known = expected.known;
@@ -106,7 +106,7 @@ async fn at_this_node<E: ApiService>(
         carried.tell_early(answer(StatusCode::ACCEPTED, &json!({"known": known}))).await;
     }
     tokio::select! {
-        awake = first_of(&mut expected, wait) => Ok(Awake { awake: awake?, known }),
+        awake = first_of(&mut expected, wait) => Ok(AwakeDevices { awake: awake?, known }),
         () = api.0.service.leaves() => Err(WakeError::Draining),
     }
 }
@@ -140,7 +140,7 @@ async fn wherever_they_come<E: ApiService>(
     wake: Wake,
     waits: watch::Receiver<bool>,
     letter: Letter,
-) -> Result<Awake, WakeError> {
+) -> Result<AwakeDevices, WakeError> {
     let look = Wake { wait: LOOK, looks: true, ..wake.clone() };
     let letter_of_look = elsewhere::with_field(&letter, &LOOKS, 1);
     match at_all_nodes(api, wake, waits.clone(), letter).await {
@@ -157,7 +157,7 @@ async fn at_all_nodes<E: ApiService>(
     wake: Wake,
     waits: watch::Receiver<bool>,
     letter: Letter,
-) -> Result<Awake, WakeError> {
+) -> Result<AwakeDevices, WakeError> {
     if api.0.service.is_leaving() {
         // Before another node wakes a phone for a call whose server asks elsewhere.
         return Err(WakeError::Draining);

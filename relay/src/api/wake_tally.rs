@@ -8,7 +8,7 @@
 //!
 //! Invariant: an address is not reported as unknown while a node that may know it has not said so.
 
-use crate::service::sip_servers::{Awake, WakeError};
+use crate::service::sip_servers::{AwakeDevices, WakeError};
 
 /// A node's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,19 +99,19 @@ impl Tally {
     }
 
     /// The answer, once no further word can change it for the better.
-    pub fn answer(&self) -> Option<Result<Awake, WakeError>> {
+    pub fn answer(&self) -> Option<Result<AwakeDevices, WakeError>> {
         let is_complete = self.counted && self.untold == 0 && (self.waking == 0 || self.is_awake());
         is_complete.then(|| self.answer_now())
     }
 
     /// The answer when no further word is waited for.
-    pub fn answer_now(&self) -> Result<Awake, WakeError> {
+    pub fn answer_now(&self) -> Result<AwakeDevices, WakeError> {
         match (self.awake, self.known) {
             (0, 0) if self.in_doubt || self.untold > 0 || !self.counted => Err(WakeError::OthersSilent),
             (0, _) if self.lost => Err(WakeError::OthersSilent),
             (0, 0) => Err(WakeError::Unknown),
             (0, _) => Err(WakeError::NoneInTime),
-            (awake, known) => Ok(Awake { awake, known }),
+            (awake, known) => Ok(AwakeDevices { awake, known }),
         }
     }
 }
@@ -167,7 +167,7 @@ mod tests {
             (&[OTHER, THERE, Silent], Some(Ok((1, 2)))),
         ];
         for (words, expected) in rows {
-            let expected = expected.map(|told| told.map(|(awake, known)| Awake { awake, known }));
+            let expected = expected.map(|told| told.map(|(awake, known)| AwakeDevices { awake, known }));
             assert_eq!(after(words).answer(), expected, "{words:?}");
         }
     }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn when_the_time_is_over_the_answer_is_what_was_heard() {
         let there = Word::Found { known: 2, awake: 1 };
-        assert_eq!(after(&[there]).answer_now(), Ok(Awake { awake: 1, known: 2 }));
+        assert_eq!(after(&[there]).answer_now(), Ok(AwakeDevices { awake: 1, known: 2 }));
         assert_eq!(after(&[Word::Found { known: 1, awake: 0 }]).answer_now(), Err(WakeError::NoneInTime));
         assert_eq!(after(&[Word::Found { known: 0, awake: 0 }]).answer_now(), Err(WakeError::OthersSilent));
     }

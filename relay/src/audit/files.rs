@@ -14,7 +14,7 @@ use rustix::fs::{Access, access};
 use serde_json::{Map, Value, json};
 
 use super::chain::{self, BEGINNING};
-use super::{Act, Entry, Settings, Whose};
+use super::{Act, AuditSubject, Entry, Settings};
 use crate::clock::watch::{JUMP_STEADY_MS, confirmed_now};
 use crate::clock::{DAY_S, Reading, rfc3339, rfc3339_ms, shared_now_ms};
 use crate::file_owner;
@@ -140,7 +140,7 @@ impl Trail {
         let mut trail = Self { settings, seq, chain, day, file, gone: None, tidied, earlier, sure_from, tidy_from };
         let beginning = [(torn, Act::Torn), (true, Act::Started)].into_iter().filter(|(is_so, _)| *is_so);
         let at_ms = shared_now_ms();
-        let lines: Vec<_> = beginning.map(|(_, what)| Entry { at_ms, what, whose: Whose::default() }).collect();
+        let lines: Vec<_> = beginning.map(|(_, what)| Entry { at_ms, what, whose: AuditSubject::default() }).collect();
         trail.write(&lines)?;
         Ok(trail)
     }
@@ -388,7 +388,7 @@ mod tests {
     }
 
     fn entry(act: Act, at_ms: u64) -> Entry {
-        Entry { at_ms, what: act, whose: Whose::default() }
+        Entry { at_ms, what: act, whose: AuditSubject::default() }
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Act {
 
 /// The subject of an audited action.
 #[derive(Clone, Default)]
-pub struct Whose {
+pub struct AuditSubject {
     /// The instance.
     pub instance: Option<InstanceId>,
     /// Its account.
@@ -128,7 +128,7 @@ pub struct Whose {
 struct Entry {
     at_ms: u64,
     what: Act,
-    whose: Whose,
+    whose: AuditSubject,
 }
 
 /// The place of the trail and how long it is kept.
@@ -187,7 +187,7 @@ impl Audit {
     }
 
     /// Writes down that something was done.
-    pub fn note(&self, what: Act, whose: impl FnOnce() -> Whose) {
+    pub fn note(&self, what: Act, whose: impl FnOnce() -> AuditSubject) {
         let Some(inner) = &self.0 else { return };
         let entry = Entry { at_ms: crate::clock::shared_now_ms(), what, whose: whose() };
         if inner.entries.try_send(entry).is_err() {
@@ -253,7 +253,7 @@ mod tests {
         for times in 1..=2 {
             let blocked = Blocked::file_of_today(&folder);
             for _ in 0..10 {
-                audit.note(Act::Woken, Whose::default);
+                audit.note(Act::Woken, AuditSubject::default);
             }
             until("owed", || owed::read(&folder) == 10);
             assert!(audit.trouble().is_some_and(|why| why.contains("waits")));
@@ -266,7 +266,7 @@ mod tests {
         let blocked = Blocked::file_of_today(&folder);
         let noted = QUEUE as u64 + 2 * 4_096;
         for _ in 0..noted {
-            audit.note(Act::Renewed, Whose::default);
+            audit.note(Act::Renewed, AuditSubject::default);
         }
         until("all owed", || owed::read(&folder) == noted);
         drop(audit);
@@ -293,7 +293,7 @@ mod tests {
             clock::set_virtual(&machine);
             clock::watch::begin(None);
             clock::watch::store_says(clock::virtual_unix_ms(up));
-            noted.note(Act::Woken, Whose::default);
+            noted.note(Act::Woken, AuditSubject::default);
             clock::rfc3339_ms(clock::shared_now_ms())
         });
         let told = told.join().unwrap();
@@ -315,7 +315,7 @@ mod tests {
         let blocked = Blocked::file_of_today(&folder);
         let noted = QUEUE as u64 + 2 * 4_096;
         for _ in 0..noted {
-            audit.note(Act::Woken, Whose::default);
+            audit.note(Act::Woken, AuditSubject::default);
         }
         drop(blocked);
         let counted = || {
@@ -337,7 +337,7 @@ mod tests {
         let settings = || Settings { directory: folder.clone(), keep_days: 30, node: "relay".into() };
         let audit = Audit::open(settings()).unwrap();
         assert!(audit.trouble().is_some_and(|why| why.contains("audit.directory")));
-        audit.note(Act::Woken, Whose::default);
+        audit.note(Act::Woken, AuditSubject::default);
         std::fs::remove_file(&folder).unwrap();
         let mut acts = Vec::new();
         let written = (0..1_000).any(|_| {
@@ -351,7 +351,7 @@ mod tests {
         // A whole run without room: a folder where its file of today is to be.
         let blocked = Blocked::file_of_today(&folder);
         let audit = Audit::open(settings()).unwrap();
-        audit.note(Act::Woken, Whose::default);
+        audit.note(Act::Woken, AuditSubject::default);
         until("owed", || owed::read(&folder) == 1);
         drop(audit);
         drop(blocked);

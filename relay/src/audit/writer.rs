@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::files::Trail;
 use super::owed::Owed;
-use super::{Act, AuditError, Entry, Inner, Settings, Whose};
+use super::{Act, AuditError, AuditSubject, Entry, Inner, Settings};
 use crate::clock::shared_now_ms;
 
 /// How long a trail that cannot be opened or written is left alone.
@@ -137,7 +137,7 @@ impl Writer {
         if let Some(Act::Lost(earlier)) = self.batch.last_mut().map(|last| &mut last.what) {
             *earlier += lines;
         } else {
-            self.batch.push(Entry { at_ms: shared_now_ms(), what: Act::Lost(lines), whose: Whose::default() });
+            self.batch.push(Entry { at_ms: shared_now_ms(), what: Act::Lost(lines), whose: AuditSubject::default() });
         }
     }
 

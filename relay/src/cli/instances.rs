@@ -280,6 +280,19 @@ async fn all_seen(ask: impl AsyncFn() -> Result<Seen, CommandError>) -> Result<S
     }
 }
 
+/// What a wipe of so many instances does, as it is asked for.
+fn consequence(count: usize, which: &Which, aor: bool) -> String {
+    let whose = match (&which.app, &which.domain) {
+        (Some(app), Some(domain)) => format!(" of the app {app} at {domain}"),
+        (Some(app), None) => format!(" of the app {app}"),
+        (None, Some(domain)) => format!(" of the domain {domain}"),
+        (None, None) if aor => " of this account".to_owned(),
+        (None, None) => String::new(),
+    };
+    let many = if count == 1 { "1 instance".to_owned() } else { format!("{count} instances") };
+    format!("{many}{whose} will be unregistered and wiped; their users hear no more calls.")
+}
+
 async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) -> Result<(), CommandError> {
     let listener = at.open()?;
     let chosen = if aor {
@@ -304,15 +317,7 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
     }
     // A program that names one instance means it.
     if !single || is_attended() {
-        let whose = match (&which.app, &which.domain) {
-            (Some(app), Some(domain)) => format!(" of the app {app} at {domain}"),
-            (Some(app), None) => format!(" of the app {app}"),
-            (None, Some(domain)) => format!(" of the domain {domain}"),
-            (None, None) if aor => " of this account".to_owned(),
-            (None, None) => String::new(),
-        };
-        let many = if ids.len() == 1 { "1 instance".to_owned() } else { format!("{} instances", ids.len()) };
-        confirm(&format!("{many}{whose} will be unregistered and wiped; their users hear no more calls."), yes)?;
+        confirm(&consequence(ids.len(), which, aor), yes)?;
     }
     let (mut failed, mut wiping, mut unprinted) = (0, 0, None);
     for (index, id) in ids.iter().enumerate() {

@@ -21,7 +21,9 @@ pub mod watch;
 pub(crate) use frame::tests::later;
 pub use frame::{Frame, Frames};
 pub use tls_time::TlsTime;
-pub use watch::{Reading, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot, told_now, told_now_ms};
+pub use watch::{
+    Reading, advertised_now, advertised_now_ms, confirmed_now, latest_now, shared_now, shared_now_ms, since_boot,
+};
 
 /// Seconds in a day; a leap second is not counted.
 pub const DAY_S: u64 = 86_400;
@@ -54,14 +56,14 @@ pub fn now() -> Instant {
 pub struct Moment {
     /// When it is. The schedule goes by this alone, however the wall clock changes.
     pub at: Instant,
-    /// The same as phones are [told](told_now) it, in seconds since 1970.
+    /// The same as phones are [told](advertised_now) it, in seconds since 1970.
     pub unix: u64,
 }
 
 impl Moment {
     /// After this time.
     pub fn after(wait: Duration) -> Self {
-        Self { at: now() + wait, unix: told_now() + wait.as_secs() }
+        Self { at: now() + wait, unix: advertised_now() + wait.as_secs() }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::watch::{STEP_MS, told_now, trusted_now};
+use super::watch::{STEP_MS, advertised_now, trusted_now};
 use super::{since_boot, unix_now};
 
 /// The times now.
@@ -26,7 +26,7 @@ pub const ABOUT: Duration = Duration::from_millis(STEP_MS.unsigned_abs());
 impl TokenTimes {
     /// By the clocks of this node.
     pub fn now() -> Self {
-        let (first, system) = (told_now(), unix_now());
+        let (first, system) = (advertised_now(), unix_now());
         let others = [Some(system), trusted_now()].into_iter().flatten();
         let at = |unix: u64| UNIX_EPOCH + Duration::from_secs(unix);
         let other = others.map(at).find(|other| !is_about(*other, at(first)));

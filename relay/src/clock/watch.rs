@@ -22,7 +22,7 @@
 //! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's
 //! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
 //! above holds for it in place of the system's clock. Times that phones are told go by whichever of both is nearer to the trusted time
-//! ([`told_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
+//! ([`advertised_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
 //! it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
 //!
 //! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for [`UNLOOKED_MS`](super::looks::UNLOOKED_MS) at most, that clock goes on as it was, by the time since boot.
@@ -206,27 +206,27 @@ pub fn is_of_store() -> bool {
 }
 
 /// The time that phones are told, in seconds since 1970: the system's, unless the store's is the shared one and nearer to the trusted time.
-pub fn told_now() -> u64 {
-    told_now_ms() / 1_000
+pub fn advertised_now() -> u64 {
+    advertised_now_ms() / 1_000
 }
 
 /// Likewise in milliseconds.
-pub fn told_now_ms() -> u64 {
+pub fn advertised_now_ms() -> u64 {
     let (clocks, trusted_ms) = (Clocks::now(), trusted_ms());
     let system_ms = clocks.look.system_ms(clocks.system_ms, clocks.boot_ms);
     let off_ms = |ms: i64| trusted_ms.map(|trusted_ms| ms.abs_diff(trusted_ms));
-    let told_ms = match clocks.look.store_ms(clocks.boot_ms) {
+    let advertised_ms = match clocks.look.store_ms(clocks.boot_ms) {
         Some(store_ms) if off_ms(store_ms) <= off_ms(system_ms) => store_ms,
         _ => system_ms,
     };
-    told_ms as u64
+    advertised_ms as u64
 }
 
 /// The time by which certificates are judged, in seconds since 1970: that which phones are told. The system's on a node that knows no time of an earlier run, as
 /// long as its clock and the store's have never agreed: who sets the store's clock is not to have ended certificates accepted.
 pub fn certificates_now() -> u64 {
     let system = |clocks: Clocks| clocks.look.system_ms(clocks.system_ms, clocks.boot_ms);
-    if is_by_store_alone() { (system(Clocks::now()) / 1_000) as u64 } else { told_now() }
+    if is_by_store_alone() { (system(Clocks::now()) / 1_000) as u64 } else { advertised_now() }
 }
 
 /// The store's clock says `store_ms` (milliseconds since 1970). How far the system's is ahead of it, in milliseconds, when that is
@@ -440,17 +440,21 @@ mod tests {
             };
             set(0);
             begin(None);
-            assert_eq!((store_says(right_ms), told_now(), is_of_store()), (None, right_ms / 1_000, false));
+            assert_eq!((store_says(right_ms), advertised_now(), is_of_store()), (None, right_ms / 1_000, false));
             for off_ms in [-45_000, 45_000, 3 * DAY_MS] {
                 set(off_ms);
                 assert_eq!(store_says(right_ms), Some(off_ms));
-                assert_eq!((told_now(), shared_now()), (right_ms / 1_000, right_ms / 1_000), "{off_ms}");
+                assert_eq!((advertised_now(), shared_now()), (right_ms / 1_000, right_ms / 1_000), "{off_ms}");
             }
             set(0);
             for off_ms in [-6 * DAY_MS, 6 * DAY_MS] {
                 let said_ms = right_ms.saturating_add_signed(off_ms);
                 assert_eq!(store_says(said_ms), Some(-off_ms));
-                assert_eq!((told_now(), shared_now()), (right_ms / 1_000, said_ms / 1_000), "the store's has jumped");
+                assert_eq!(
+                    (advertised_now(), shared_now()),
+                    (right_ms / 1_000, said_ms / 1_000),
+                    "the store's has jumped"
+                );
                 assert!(is_of_store());
             }
         });
@@ -473,7 +477,7 @@ mod tests {
                 begin(has_earlier_run.then_some(right_ms / 1_000));
                 let system = super::super::unix_now();
                 assert_eq!((certificates_now(), store_says(right_ms)), (system, Some(400 * DAY_MS)));
-                assert_eq!((certificates_now() == system, told_now()), (by_system, right_ms / 1_000));
+                assert_eq!((certificates_now() == system, advertised_now()), (by_system, right_ms / 1_000));
                 assert_eq!(time_for_next_run().is_none(), by_system);
                 set(0);
                 assert_eq!((store_says(right_ms), certificates_now()), (None, right_ms / 1_000));
@@ -517,9 +521,13 @@ mod tests {
             for off_ms in [-DAY_MS, 400 * DAY_MS] {
                 // What is dated within the second is dated rightly, and goes on so once the store has spoken.
                 let right_ms = set(900, off_ms);
-                assert_eq!((has_leapt(), shared_now_ms(), told_now_ms()), (true, right_ms, right_ms), "{off_ms}");
+                assert_eq!((has_leapt(), shared_now_ms(), advertised_now_ms()), (true, right_ms, right_ms), "{off_ms}");
                 assert_eq!(store_says(right_ms), Some(off_ms));
-                assert_eq!((has_leapt(), shared_now_ms(), told_now_ms()), (false, right_ms, right_ms), "{off_ms}");
+                assert_eq!(
+                    (has_leapt(), shared_now_ms(), advertised_now_ms()),
+                    (false, right_ms, right_ms),
+                    "{off_ms}"
+                );
                 let right_ms = set(1_000, 0);
                 assert_eq!((shared_now_ms(), store_says(right_ms)), (right_ms, None));
             }
@@ -527,7 +535,7 @@ mod tests {
             let right_ms = set(2_000, DAY_MS);
             let both_ms = right_ms + DAY_MS as u64;
             assert!(has_leapt());
-            assert_eq!((store_says(both_ms), shared_now_ms(), told_now_ms()), (None, both_ms, both_ms));
+            assert_eq!((store_says(both_ms), shared_now_ms(), advertised_now_ms()), (None, both_ms, both_ms));
             // It does not answer: the next look believes the system's.
             let right_ms = set(3_000, 0);
             assert_eq!(shared_now_ms(), right_ms + DAY_MS as u64);

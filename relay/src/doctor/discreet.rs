@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::net::dns::report::{Asked, Leads};
+use crate::net::dns::report::{Asked, RecordTarget};
 use crate::net::dns::resolve::Target;
 
 /// In place of what is left out.
@@ -33,10 +33,10 @@ fn is_usual(service: &str) -> bool {
     matches!(service, "_sips._tcp." | "_sip._tcp." | "_sip._udp.")
 }
 
-fn leads_there(leads: &Leads, reached: &BTreeSet<String>) -> bool {
+fn leads_there(leads: &RecordTarget, reached: &BTreeSet<String>) -> bool {
     match leads {
-        Leads::Name(name) => reached.contains(name),
-        Leads::Address { forbidden } => forbidden.is_none(),
+        RecordTarget::Name(name) => reached.contains(name),
+        RecordTarget::Address { forbidden } => forbidden.is_none(),
     }
 }
 
@@ -62,18 +62,18 @@ mod tests {
     use super::*;
     use crate::net::dns::report::Answer;
 
-    fn asked(question: &str, records: &[(&str, Leads)]) -> Asked {
+    fn asked(question: &str, records: &[(&str, RecordTarget)]) -> Asked {
         let name = question.split(' ').next_back().unwrap().to_owned();
         let answers = records.iter().map(|(text, leads)| Answer { text: (*text).to_owned(), leads: leads.clone() });
         Asked { question: question.to_owned(), name, answer: Ok(answers.collect()) }
     }
 
-    fn to(name: &str) -> Leads {
-        Leads::Name(name.to_owned())
+    fn to(name: &str) -> RecordTarget {
+        RecordTarget::Name(name.to_owned())
     }
 
-    fn address(is_allowed: bool) -> Leads {
-        Leads::Address { forbidden: (!is_allowed).then(|| "not public".to_owned()) }
+    fn address(is_allowed: bool) -> RecordTarget {
+        RecordTarget::Address { forbidden: (!is_allowed).then(|| "not public".to_owned()) }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::config::{DomainRules, Upstream};
 use crate::net::Transport;
 use crate::net::address_policy::Reach;
 use crate::net::dial::{self, DialError};
-use crate::net::dns::report::{Answer, Leads};
+use crate::net::dns::report::{Answer, RecordTarget};
 use crate::net::dns::resolve::{Candidate, ResolveError, Resolver};
 use crate::net::tls::{ClientTls, TlsError};
 use crate::net::tls_fault::TlsFault;
@@ -205,7 +205,7 @@ impl Doctor {
                 false => report.good(STEP, format!("{}: {}", asked.question, told.join(", "))),
             }
             for Answer { text, leads } in &records {
-                if let Leads::Address { forbidden: Some(why) } = leads {
+                if let RecordTarget::Address { forbidden: Some(why) } = leads {
                     let remedy = "the operator can list its network in upstream.allow_addresses, if it is meant";
                     report.note(STEP, format!("{text}: {why}"), remedy);
                 }

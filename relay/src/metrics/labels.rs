@@ -18,22 +18,22 @@ pub trait Label: Word {
 
 /// One label and its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct One<L>(pub L);
+pub(super) struct OneLabel<L>(pub L);
 
 /// Two labels and their values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Two<A, B>(pub A, pub B);
+pub(super) struct TwoLabels<A, B>(pub A, pub B);
 
-impl<L: Label> EncodeLabelSet for One<L> {
+impl<L: Label> EncodeLabelSet for OneLabel<L> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         (L::NAME, self.0.word()).encode(encoder.encode_label())
     }
 }
 
-impl<A: Label, B: Label> EncodeLabelSet for Two<A, B> {
+impl<A: Label, B: Label> EncodeLabelSet for TwoLabels<A, B> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        One(self.0).encode(encoder)?;
-        One(self.1).encode(encoder)
+        OneLabel(self.0).encode(encoder)?;
+        OneLabel(self.1).encode(encoder)
     }
 }
 
@@ -56,7 +56,7 @@ impl<L: Label> EncodeLabelSet for OfApp<L> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         (PushProvider::NAME, self.provider).encode(encoder.encode_label())?;
         if let Some(label) = self.label {
-            One(label).encode(encoder)?;
+            OneLabel(label).encode(encoder)?;
         }
         ("app", &*self.app).encode(encoder.encode_label())
     }
@@ -78,7 +78,7 @@ impl EncodeLabelSet for Canary<()> {
 impl<L: Label> EncodeLabelSet for Canary<L> {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         ("app", &*self.app).encode(encoder.encode_label())?;
-        One(self.label).encode(encoder)
+        OneLabel(self.label).encode(encoder)
     }
 }
 

@@ -519,7 +519,7 @@ impl Metrics {
     /// The Prometheus text exposition, version 0.0.4.
     pub fn render(&self) -> String {
         let not_after = self.0.certificate_not_after.load(Ordering::Relaxed);
-        let left = if not_after > 0 { whole(not_after) - whole(clock::told_now()) } else { 0 };
+        let left = if not_after > 0 { whole(not_after) - whole(clock::advertised_now()) } else { 0 };
         self.0.certificate_expiry.set(left);
         let process = Process::read();
         self.0.resident_memory.set(whole(process.resident_bytes));

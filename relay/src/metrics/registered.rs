@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{self, Registry};
 
 use super::Metric;
-use super::labels::{Label, One, Two};
+use super::labels::{Label, OneLabel, TwoLabels};
 
 /// The upper bounds of the buckets of each histogram of durations, in seconds.
 const SECONDS: &[f64] = &[
@@ -64,11 +64,11 @@ pub(super) fn histogram(registry: &mut Registry, metric: Metric) -> Histogram {
 pub(super) fn series<L: Label, M>(registry: &mut Registry, metric: Metric) -> Series<L, M>
 where
     M: Default + Clone,
-    Family<One<L>, M>: registry::Metric,
-    One<L>: EncodeLabelSet,
+    Family<OneLabel<L>, M>: registry::Metric,
+    OneLabel<L>: EncodeLabelSet,
 {
-    let family = Family::<One<L>, M>::default();
-    let handles = L::ALL.iter().map(|value| family.get_or_create_owned(&One(*value))).collect();
+    let family = Family::<OneLabel<L>, M>::default();
+    let handles = L::ALL.iter().map(|value| family.get_or_create_owned(&OneLabel(*value))).collect();
     register(registry, metric, family);
     Series { handles, label: PhantomData }
 }
@@ -85,8 +85,8 @@ where
 }
 
 pub(super) fn table<A: Label, B: Label>(registry: &mut Registry, metric: Metric) -> Table<A, B> {
-    let family = Family::<Two<A, B>, Counter>::default();
-    let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(|b| Two(*a, *b)));
+    let family = Family::<TwoLabels<A, B>, Counter>::default();
+    let pairs = A::ALL.iter().flat_map(|a| B::ALL.iter().map(|b| TwoLabels(*a, *b)));
     let counters = pairs.map(|pair| family.get_or_create_owned(&pair)).collect();
     register(registry, metric, family);
     Table { counters, labels: PhantomData }

@@ -11,7 +11,7 @@ use sip::id::{CallId, InstanceId};
 use super::{Operator, answer, elsewhere};
 use crate::api::problem::{Problem, ProblemType};
 use crate::api::story_views;
-use crate::clock::told_now_ms;
+use crate::clock::advertised_now_ms;
 use crate::domain::Word as _;
 use crate::domain::story::StoryOutcome;
 use crate::service::OperatorService;
@@ -112,7 +112,7 @@ fn which(query: &str) -> Result<WhichCalls, Problem> {
         match pair.split_once('=').ok_or_else(wrong)? {
             ("hours", hours) => {
                 let hours: Option<u64> = hours.parse().ok().filter(|hours| (1..=STORY_LIFE_S / 3_600).contains(hours));
-                which.since_ms = told_now_ms().saturating_sub(hours.ok_or_else(wrong)? * HOUR_MS);
+                which.since_ms = advertised_now_ms().saturating_sub(hours.ok_or_else(wrong)? * HOUR_MS);
             }
             ("limit", count) => {
                 which.limit = count.parse().ok().filter(|count| (1..=MAX_CALLS).contains(count)).ok_or_else(wrong)?;

@@ -8,7 +8,7 @@ use std::sync::MutexGuard;
 
 use crate::api::json::{At, Errors, Json};
 use crate::api::problem::{Problem, ProblemType};
-use crate::clock::told_now;
+use crate::clock::advertised_now;
 use crate::domain::{CanaryStep, Word as _};
 use crate::lock::Mutex;
 use crate::metrics::Metrics;
@@ -83,7 +83,7 @@ impl Canaries {
         if rounds.len() >= APPS_MAX && !rounds.contains_key(&app) {
             return Err(Problem::new(ProblemType::TooManyRequests, "So many apps have no canary here."));
         }
-        let at = told_now();
+        let at = advertised_now();
         let before = rounds.get(&app).and_then(|round| round.last_whole);
         let last_whole = if failed.is_none() { Some(at) } else { before };
         metrics.canary(&app, at, failed.as_ref().map(|(step, _)| *step), &steps);

@@ -28,7 +28,7 @@ use crate::api::body;
 use crate::api::carried::Carried;
 use crate::api::elsewhere::{self, read_response, status_and_body, write_operators_request};
 use crate::service::OperatorService;
-use crate::service::nodes::OwnersWord;
+use crate::service::nodes::OwnerAnswer;
 
 /// Has the owner of the instance answer, where that is another node.
 pub(super) async fn carry<E: OperatorService>(
@@ -58,7 +58,7 @@ pub(super) async fn carry<E: OperatorService>(
     };
     let word = match letter {
         Some(letter) => operator.0.service.ask_node(&owner, letter).await,
-        None => OwnersWord::NotAsked,
+        None => OwnerAnswer::NotAsked,
     };
     let is_unsure = changes && word.is_unsure();
     if let Some(response) = word.said().and_then(|answer| read_response(&answer)) {

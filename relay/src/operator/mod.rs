@@ -388,7 +388,7 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
     let inner = &operator.0;
     let last = WhichCalls { limit: page::calls::SHOWN, once: true, ..WhichCalls::default() };
     let calls = inner.service.calls(last).await;
-    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries).with_calls(calls);
+    let look = page::PageData::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries).with_calls(calls);
     let view = page::View::of(request.uri().query().unwrap_or_default());
     let name = inner.name.get().map_or("", |name| &**name);
     (headers, page::render(name, &look, view)).into_response()
@@ -396,7 +396,7 @@ async fn status_page<E: OperatorService>(State(operator): State<Operator<E>>, re
 
 async fn status<E: OperatorService>(State(operator): State<Operator<E>>) -> Response {
     let inner = &operator.0;
-    let look = page::Look::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries);
+    let look = page::PageData::new(&inner.metrics, &inner.history, &inner.readiness, &inner.canaries);
     answer(&page::status(inner.name.get().map_or("", |name| name), &look))
 }
 

@@ -117,7 +117,7 @@ pub struct Push {
     pub name: Option<Box<str>>,
     /// The public edge of the node at which the call waits: `host:port`.
     pub edge: Box<str>,
-    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::told_now): when it was made; a call's push says [when it leaves](Push::renewed).
+    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::advertised_now): when it was made; a call's push says [when it leaves](Push::renewed).
     pub sent_at: u64,
     /// Likewise; after it the push is worthless and is not sent.
     pub deadline: u64,

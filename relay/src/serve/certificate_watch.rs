@@ -63,13 +63,13 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
             }
         }
         // A certificate ends between two examinations, and a clock may be set.
-        let by_date = dated(&chain, clock::told_now());
+        let by_date = dated(&chain, clock::advertised_now());
         let is_same = |was: &Examined| was.chain == chain;
         if examined.as_ref().is_some_and(|was| is_same(was) && was.by_date == by_date && was.at.elapsed() < AGAIN) {
             continue;
         }
         let doubts = check::certificate_in_use(&config, &chain);
-        let is_vouched = is_vouched_for(&chain, config.upstream.ca_file.as_deref(), clock::told_now());
+        let is_vouched = is_vouched_for(&chain, config.upstream.ca_file.as_deref(), clock::advertised_now());
         let has_lost_it = examined.as_ref().is_some_and(|was| was.has_lost_it || was.is_vouched && !is_same(was));
         // What the start has told is not told again.
         let is_new = |doubt: &&Doubt| !known.contains(doubt) && (doubt.is_fatal() || examined.is_some());

@@ -88,7 +88,7 @@ pub fn certificate(config: &Config) -> Vec<Doubt> {
     if config.acme.as_ref().is_some_and(|acme| acme::Files::new(&acme.state).has_stand_in()) {
         return Vec::new();
     }
-    doubts(certificate, &hosts(config), config.upstream.ca_file.as_deref(), clock::told_now()).unwrap_or_default()
+    doubts(certificate, &hosts(config), config.upstream.ca_file.as_deref(), clock::advertised_now()).unwrap_or_default()
 }
 
 /// The same of a chain that is in use, leaf first.
@@ -96,7 +96,7 @@ pub fn certificate_in_use(config: &Config, chain: &[CertificateDer<'_>]) -> Vec<
     if chain.first().is_some_and(acme::stands_in) {
         return Vec::new();
     }
-    doubts_of(chain, &hosts(config), config.upstream.ca_file.as_deref(), clock::told_now())
+    doubts_of(chain, &hosts(config), config.upstream.ca_file.as_deref(), clock::advertised_now())
 }
 
 /// The names by which the relay is connected to.
@@ -117,7 +117,7 @@ pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
         };
         // A file without a certificate is told by `push::check`.
         let chain = push::chain(file).unwrap_or_default();
-        for doubt in dated(&chain[..chain.len().min(1)], clock::told_now()) {
+        for doubt in dated(&chain[..chain.len().min(1)], clock::advertised_now()) {
             let place = format!("app[{index}].apns.certificate_file");
             let remedy = match doubt {
                 Doubt::NotYet(..) => doubt.remedy(),

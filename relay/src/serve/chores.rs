@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::push_services::warn_of_unserved;
 use super::{
-    Opened, audit_watch, certificate_watch, clock_watch, doubt_watch, keyring_watch, lost_time_watch, shard_watch,
-    store_watch,
+    Foundations, Opened, audit_watch, certificate_watch, clock_watch, doubt_watch, keyring_watch, lost_time_watch,
+    shard_watch, store_watch,
 };
 use crate::acme::Acme;
 use crate::lock::Mutex;
@@ -77,9 +77,9 @@ impl Opened {
         };
         let agent = self.agent.clone();
         let is_doubtful = move || agent.is_doubtful();
-        let vault = self.foundations.vault.clone();
-        let is_contested = move || vault.is_contested();
-        let quotas = self.foundations.quotas.clone();
+        let Foundations { config, metrics, vault, audit, push, quotas, tls, upstream_tls, .. } = &self.foundations;
+        let (contested, quotas) = (vault.clone(), quotas.clone());
+        let is_contested = move || contested.is_contested();
         let warning = readiness.clone();
         let refused = move |why: Option<String>| {
             let words = why.map(|why| format!("tls: {why}; the old certificate stays in use").into());
@@ -91,57 +91,36 @@ impl Opened {
             chore(
                 readiness,
                 "looking for SIP servers that another node reaches",
-                self.service.clone().leave_unreachable_servers(self.foundations.config.timing.marooned_after.0),
+                self.service.clone().leave_unreachable_servers(config.timing.marooned_after.0),
             ),
             chore(
                 readiness,
                 "looking for apps that another node serves",
                 self.service.clone().leave_unserved(warn_of_unserved(readiness)),
             ),
-            chore(readiness, "taking new certificates", self.foundations.tls.clone().watch(refused)),
-            chore(readiness, "taking new CAs of SIP servers", self.foundations.upstream_tls.clone().watch()),
-            chore(
-                readiness,
-                "watching the keyring",
-                keyring_watch::watch(self.foundations.vault.clone(), readiness.clone()),
-            ),
-            chore(
-                readiness,
-                "watching the clocks",
-                clock_watch::watch(self.foundations.vault.clone(), readiness.clone()),
-            ),
+            chore(readiness, "taking new certificates", tls.clone().watch(refused)),
+            chore(readiness, "taking new CAs of SIP servers", upstream_tls.clone().watch()),
+            chore(readiness, "watching the keyring", keyring_watch::watch(vault.clone(), readiness.clone())),
+            chore(readiness, "watching the clocks", clock_watch::watch(vault.clone(), readiness.clone())),
             chore(
                 readiness,
                 "watching the store",
-                store_watch::watch(
-                    self.foundations.vault.clone(),
-                    self.foundations.config.store.require_ephemeral,
-                    readiness.clone(),
-                ),
+                store_watch::watch(vault.clone(), config.store.require_ephemeral, readiness.clone()),
             ),
             chore(readiness, "watching for lost time", lost_time_watch::watch(self.agent.clone())),
             chore(readiness, "watching the lease", doubt_watch::watch(is_doubtful, is_contested, readiness.clone())),
             chore(
                 readiness,
                 "watching the certificate",
-                certificate_watch::watch(
-                    self.foundations.config.clone(),
-                    self.foundations.tls.clone(),
-                    self.foundations.metrics.clone(),
-                    readiness.clone(),
-                ),
+                certificate_watch::watch(config.clone(), tls.clone(), metrics.clone(), readiness.clone()),
             ),
-            chore(
-                readiness,
-                "watching the audit trail",
-                audit_watch::watch(self.foundations.audit.clone(), readiness.clone()),
-            ),
+            chore(readiness, "watching the audit trail", audit_watch::watch(audit.clone(), readiness.clone())),
             chore(
                 readiness,
                 "changing keys",
-                keyring_watch::tend(self.foundations.vault.clone(), move || quotas.instances(), readiness.clone()),
+                keyring_watch::tend(vault.clone(), move || quotas.instances(), readiness.clone()),
             ),
-            chore(readiness, "asking push services", self.foundations.push.clone().tend()),
+            chore(readiness, "asking push services", push.clone().tend()),
         ]);
         chores
     }

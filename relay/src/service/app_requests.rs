@@ -1,13 +1,13 @@
 //! The requests of an app, carried out.
 //!
-//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
+//! Invariant: a future may be dropped at any await: the work in progress is then completed all the same, or leaves nothing behind.
 
 use std::net::IpAddr;
 
 use tracing::Instrument as _;
 
 use super::apps::{AppService, Enable, EnableError, Enabled, ExamineError};
-use super::enable::asker::{Asker, Untaken};
+use super::enable::asker::{Asker, UndeliveredInstance};
 use super::{Inner, Service};
 use crate::clock;
 use crate::doctor::{Patient, Report};
@@ -21,7 +21,7 @@ impl AppService for Service {
         // In a task of its own: an app that hangs up leaves no half of an enabling, nor one that nobody knows the secret of.
         let enabling = async move {
             let (enabled, replaced) = it.clone().enable(app, source, request, asker).await?;
-            Ok(Untaken::new(it, enabled, replaced))
+            Ok(UndeliveredInstance::new(it, enabled, replaced))
         };
         let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;
         enabled.take().ok_or(EnableError::HungUp)

@@ -14,12 +14,12 @@ use tokio::time::sleep;
 
 use super::Inner;
 use super::devices::{AccessError, Change, ChangeError, Field};
-use super::nodes::drain_messages::Word;
+use super::nodes::drain_messages::NodeMessage;
 use super::views::View;
 use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, latest_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
@@ -71,7 +71,7 @@ impl Inner {
             // Only what is served here may be named.
             self.unserved.forget(id);
         }
-        self.tell_leavers(Word::Changed(id)).await;
+        self.tell_leavers(NodeMessage::Changed(id)).await;
         if let Some(before) = before.filter(|before| !before.is_proven && before.lookup != lookup) {
             // Its device has another token now: the one that stood for it by the earlier token is found by nobody from now on.
             let it = self.clone();
@@ -101,7 +101,7 @@ impl Inner {
         self.dependencies.audit.note(act, || {
             let of = |record: &Record| (vault.aor_key(&record.account.aor), record.app.clone());
             let (account, app) = self.with_record(status, of).unzip();
-            Whose { instance: Some(status.id), account, app }
+            AuditSubject { instance: Some(status.id), account, app }
         });
     }
 
@@ -297,7 +297,7 @@ impl Inner {
             Err(StoreError::Gone) => Err(AccessError::Unknown.into()),
             Err(StoreError::NotOwner) => {
                 // A later request finds the instance at the node that has it now.
-                self.let_go_if_taken(id).await;
+                self.release_if_taken(id).await;
                 Err(AccessError::StoreAway.into())
             }
             Err(_) => {

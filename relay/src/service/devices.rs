@@ -20,7 +20,7 @@ use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Presence, PushTarget, WakeFor};
 
 pub use crate::agent::request::{Tested, TraceAnswer, TraceRequest};
-pub use crate::agent::tables::timeline::{Step, What};
+pub use crate::agent::tables::timeline::{Step, TimelineEvent};
 
 /// Requests of a device, made with its instance's secret.
 pub trait DeviceService: Clone + Send + Sync + 'static {
@@ -291,7 +291,7 @@ impl DeviceService for Service {
         let status = match self.0.look(id, proof).await {
             Err(AccessError::OwnerAway) => {
                 let status = self.0.look_at_record(id, proof).await.ok_or(AccessError::OwnerAway)?;
-                self.0.serve_if_let_go(id);
+                self.0.serve_if_released(id);
                 status
             }
             looked => looked?,

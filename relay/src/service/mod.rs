@@ -153,7 +153,7 @@ struct Inner {
     /// The store does not give what this node may claim.
     unclaimed: Mutex<Outage>,
     /// Permits for devices that take a registration back.
-    taking_back: Semaphore,
+    removing_contacts: Semaphore,
     ending_other_tokens: Semaphore,
     /// Changes for which the store has not answered.
     unanswered_writes: ownership::unanswered_writes::UnansweredWrites,
@@ -162,7 +162,7 @@ struct Inner {
     /// What another node may have by now.
     offered: ownership::offers::Offered,
     /// What was let go of because the store did not show it.
-    let_go: ownership::shown_again::LetGo,
+    released: ownership::shown_again::Released,
     /// What was taken over and cannot be pushed for here.
     unserved: ownership::unserved::Unserved,
     /// How far this node is in handing its instances over.
@@ -192,12 +192,12 @@ impl Service {
             passed_on: nodes::forwarded_requests::PassedOn::default(),
             leavers: nodes::drain_messages::Leavers::default(),
             unclaimed: Mutex::default(),
-            taking_back: Semaphore::new(wipe::taken_back::AT_ONCE),
-            ending_other_tokens: Semaphore::new(wipe::taken_back::EARLIER_AT_ONCE),
+            removing_contacts: Semaphore::new(wipe::removed_contacts::AT_ONCE),
+            ending_other_tokens: Semaphore::new(wipe::removed_contacts::EARLIER_AT_ONCE),
             unanswered_writes: ownership::unanswered_writes::UnansweredWrites::default(),
             left_to_owner: ownership::left_to_owner::LeftToOwner::default(),
             offered: ownership::offers::Offered::default(),
-            let_go: ownership::shown_again::LetGo::default(),
+            released: ownership::shown_again::Released::default(),
             unserved: ownership::unserved::Unserved::default(),
             hand_over: drain::hand_over::HandOver::default(),
         }))

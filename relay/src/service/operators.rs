@@ -11,12 +11,12 @@ use tokio::time::sleep;
 
 use super::devices::AccessError;
 use super::devices::{TraceAnswer, TraceError, TraceRequest};
-use super::nodes::{ANSWER_WAIT, Body, NodeService, OwnersWord};
+use super::nodes::{ANSWER_WAIT, Body, NodeService, OwnerAnswer};
 use super::views::{CallView, InstanceStatusView, Registration, Wiped};
 use super::{Dependencies, Service};
 use crate::agent::request::Principal;
 use crate::agent::stories::RecentCall;
-use crate::audit::{Act, Reading, Whose};
+use crate::audit::{Act, AuditSubject, Reading};
 use crate::clock;
 use crate::domain::WipeReason;
 use crate::domain::story::{Story, StoryOutcome};
@@ -65,13 +65,13 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
     }
 
     /// Facts about this node.
-    fn about_node(&self) -> AboutNode {
-        AboutNode::default()
+    fn about_node(&self) -> NodeFacts {
+        NodeFacts::default()
     }
 
     /// Asks another node.
-    fn ask_node(&self, _node: &Owner, _body: Body) -> impl Future<Output = OwnersWord> + Send {
-        async { OwnersWord::NotAsked }
+    fn ask_node(&self, _node: &Owner, _body: Body) -> impl Future<Output = OwnerAnswer> + Send {
+        async { OwnerAnswer::NotAsked }
     }
 
     /// Until when a question to another node is wanted that is asked now, as [`NodeService::wanted_until`] says.
@@ -154,7 +154,7 @@ pub struct Page {
 
 /// Facts about a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AboutNode {
+pub struct NodeFacts {
     /// The node takes nothing on any more.
     pub is_leaving: bool,
     /// The node may have lost its lease without noticing.
@@ -291,10 +291,10 @@ impl OperatorService for Service {
         self.0.dependencies.vault.known_nodes().await.ok()
     }
 
-    fn about_node(&self) -> AboutNode {
+    fn about_node(&self) -> NodeFacts {
         let Dependencies { vault, agent, .. } = &self.0.dependencies;
         let fingerprint = vault.fingerprint();
-        AboutNode {
+        NodeFacts {
             is_leaving: self.0.is_leaving(),
             is_doubtful: agent.is_doubtful(),
             keyring: fingerprint.identity_text(),
@@ -302,7 +302,7 @@ impl OperatorService for Service {
         }
     }
 
-    async fn ask_node(&self, node: &Owner, body: Body) -> OwnersWord {
+    async fn ask_node(&self, node: &Owner, body: Body) -> OwnerAnswer {
         self.ask_owner(node, body).await
     }
 
@@ -316,7 +316,7 @@ impl OperatorService for Service {
 
     async fn find(&self, aor: AorHash) -> Result<Vec<Listed>, OperatorError> {
         let account = Some(self.0.dependencies.vault.aor_key_of(aor));
-        let whose = || Whose { account, ..Whose::default() };
+        let whose = || AuditSubject { account, ..AuditSubject::default() };
         self.0.dependencies.audit.note(Act::Read(Reading::Find), whose);
         Ok(self.0.find(aor).await)
     }
@@ -325,7 +325,8 @@ impl OperatorService for Service {
         let told = self.0.calls(&which).await;
         if which.call.is_some() {
             for story in &told.stories {
-                let whose = || Whose { instance: Some(story.instance), account: None, app: Some(story.app.clone()) };
+                let whose =
+                    || AuditSubject { instance: Some(story.instance), account: None, app: Some(story.app.clone()) };
                 self.0.dependencies.audit.note(Act::Read(Reading::Call), whose);
             }
         }

@@ -54,7 +54,7 @@ pub struct Expected {
 
 /// Devices are awake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Awake {
+pub struct AwakeDevices {
     /// How many are attached at this moment.
     pub awake: usize,
     /// How many there are.

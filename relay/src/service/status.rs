@@ -260,7 +260,7 @@ fn registration(status: &InstanceStatus) -> Registration {
 }
 
 pub(super) fn call_view(call: &Call) -> CallView {
-    CallView { state: call_state(call.told()), deadline: call.deadline.unix }
+    CallView { state: call_state(call.reported_state()), deadline: call.deadline.unix }
 }
 
 fn call_state(state: CallState) -> CallStatus {

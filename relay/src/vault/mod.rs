@@ -64,7 +64,7 @@ pub use store::{
     Settings, StoreError, StoreTls, Stored, Whose,
 };
 
-pub use tombstones::{Beside, NotWritten, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
+pub use tombstones::{NotWritten, PeerTombstone, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
 
 use deletions::Deletions;
 use item_order::Places;
@@ -350,7 +350,7 @@ impl Vault {
     }
 
     /// Writes a record again that this run owns by this fence, and that the store has lost, or has as it was before: with an earlier owner, or an
-    /// earlier form. Another node that had it since then is told to let go. It takes over its lookup.
+    /// earlier form. Another node that had it since then is told to release it. It takes over its lookup.
     ///
     /// # Errors
     /// [`StoreError::NotOwner`] when another owner came later, or at the same time; [`StoreError::Away`] when the store does not answer in time.
@@ -526,7 +526,7 @@ impl Vault {
         Ok(Some(existed))
     }
 
-    /// Some instances of this node whose records other nodes have erased: they are to be let go of, and then
+    /// Some instances of this node whose records other nodes have erased: they are to be released, and then
     /// [forgotten](Self::forget_ended); then there may be more.
     ///
     /// # Errors
@@ -538,7 +538,7 @@ impl Vault {
         }
     }
 
-    /// This node has let go of these (at least one).
+    /// This node has released these (at least one).
     ///
     /// # Errors
     /// [`StoreError::Away`]; then they are told again.

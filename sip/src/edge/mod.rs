@@ -17,7 +17,7 @@
 //! | [`message_content`] | what a MESSAGE says: words, or something for an app alone (RFC 3862, RFC 3994, RFC 5438) |
 //! | [`mailbox`] | the state of a voicemail box in a NOTIFY (RFC 3842) |
 //! | [`push_proxy`] | registrations that pass through and are pushed for (RFC 8599) |
-//! | [`taken_back`] | the Contacts of them that a device removes (RFC 3261 §10.2.2) |
+//! | [`removed_contacts`] | the Contacts of them that a device removes (RFC 3261 §10.2.2) |
 //!
 //! Invariant: nothing here sends; a decision comes out and the endpoint carries it out.
 
@@ -34,9 +34,9 @@ pub mod own_proof;
 pub mod pending_message;
 pub mod push_proxy;
 pub mod refusals;
+pub mod removed_contacts;
 pub mod replaces;
 pub mod returned;
-pub mod taken_back;
 
 use std::fmt;
 use std::time::{Duration, Instant};

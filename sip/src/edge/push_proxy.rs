@@ -15,8 +15,8 @@
 //! (§6.2.1). A registration of the same AOR at somebody else's SIP server has other names, and changes nothing of Alice's. One that is reached by its
 //! flow alone is named by its device's key among those of the AOR in place of the `pn-*`.
 //!
-//! Invariant: nothing here is a secret of the account. A Path or a PURR is believed only when its MAC, or the name that
-//! it is, is one that this key makes; no `Debug` here shows a push token or an AOR.
+//! Invariant: nothing here is a secret of the account. A Path is believed only when its MAC is right, and a PURR only when it is a name that this key makes. No
+//! `Debug` here shows a push token or an AOR.
 
 use std::fmt;
 use std::time::Duration;
@@ -149,26 +149,7 @@ pub type Unfit = u16;
 /// be read in two ways, when a Route is broken, and for each [`contact_fault`]. A Contact that is no address decides nothing beside one that is
 /// (RFC 3261 §10.2.4, §16.3).
 pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unfit> {
-    let registrar = register.request_uri().unwrap_or_default();
-    if registrar.len() > URI_MAX {
-        return Err(414);
-    }
-    let aor = address_of_record(register)?;
-    if register.values(Name::Route).any(|route| std::str::from_utf8(route).is_err()) {
-        return Err(400);
-    }
-    if register.elements(Name::Route).count() > own_routes + 1 {
-        return Err(403);
-    }
-    let proxy = register.route(own_routes);
-    if proxy.is_none() && register.elements(Name::Route).count() > own_routes {
-        return Err(400);
-    }
-    let proxy = proxy.as_ref().map(|proxy| proxy.uri.text);
-    if aor.len() > URI_MAX || proxy.is_some_and(|proxy| proxy.len() > URI_MAX) {
-        return Err(400);
-    }
-    let server = server_of(registrar, proxy).ok_or(416_u16)?;
+    let (aor, server) = account_of(register, own_routes)?;
     let proves = register.has(Name::Authorization) || register.has(Name::ProxyAuthorization);
     if contact_fault(register).is_some() {
         return Err(400);
@@ -227,8 +208,33 @@ pub fn contact_fault(register: &Message) -> Option<&'static str> {
     push_request(lasts).is_err().then_some("the pn-provider, pn-param or pn-prid of the Contact cannot be read")
 }
 
+/// The address of record of a REGISTER, and its SIP server as [`server_of`] spells it.
+fn account_of(register: &Message, own_routes: usize) -> Result<(Box<str>, Box<str>), Unfit> {
+    let registrar = register.request_uri().unwrap_or_default();
+    if registrar.len() > URI_MAX {
+        return Err(414);
+    }
+    let aor = address_of_record(register)?;
+    if register.values(Name::Route).any(|route| std::str::from_utf8(route).is_err()) {
+        return Err(400);
+    }
+    let routes = register.elements(Name::Route).count();
+    if routes > own_routes + 1 {
+        return Err(403);
+    }
+    let proxy = register.route(own_routes);
+    if proxy.is_none() && routes > own_routes {
+        return Err(400);
+    }
+    let proxy = proxy.as_ref().map(|proxy| proxy.uri.text);
+    if aor.len() > URI_MAX || proxy.is_some_and(|proxy| proxy.len() > URI_MAX) {
+        return Err(400);
+    }
+    Ok((aor, server_of(registrar, proxy).ok_or(416_u16)?))
+}
+
 /// The AOR that a REGISTER is for. Its SIP server says whether it may be registered, so that server must read the same one in
-/// The address of To: there is one, however odd the text beside it may be.
+/// the address of To: there is one, however odd the text beside it may be.
 fn address_of_record(register: &Message) -> Result<Box<str>, Unfit> {
     let value = register.values(Name::To).next().unwrap_or_default();
     let count = |byte| memchr::memchr_iter(byte, value).count();

@@ -11,8 +11,8 @@
 //! A 503 of a device speaks of the device alone. By RFC 3261 §21.5.4 its reader takes it for the relay's, which all devices share, and may leave
 //! that address for as long as its Retry-After says: 500 goes in its place (§16.7 step 6).
 //!
-//! Invariant: whatever the sender of a response has made of the headers that it was to copy, a response that is forwarded answers the request
-//! that it is for; what comes of a device is [`FROM_DEVICE_BYTES`] long at most.
+//! Invariant: a forwarded response answers its request, even where its sender has miscopied the headers of that; a response of a device is at most
+//! [`FROM_DEVICE_BYTES`] long.
 
 use std::borrow::Cow;
 

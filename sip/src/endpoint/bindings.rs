@@ -23,6 +23,15 @@ pub(super) fn hashes(allow_md5: bool) -> &'static [Hash] {
     if allow_md5 { HASHES } else { HASHES_BUT_MD5 }
 }
 
+/// The status by which a SIP server has failed, as far as that says how it serves others: not that it does not know one account.
+fn server_failure(step: &Step) -> Option<u16> {
+    match *step {
+        Step::Failed(RegistrationFailure::Retry { status: Some(404 | 604), .. }) => None,
+        Step::Failed(RegistrationFailure::Retry { status, .. }) => status,
+        _ => None,
+    }
+}
+
 /// The registrations of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Bindings {
@@ -264,24 +273,22 @@ impl Endpoint {
             return self.carry_out(now, binding, step);
         }
         let id = registration.upstream;
-        let is_trial = registration.is_on_trial() && registration.branch() == Some(branch);
+        let is_latest = registration.branch() == Some(branch);
+        let is_trial = is_latest && registration.is_on_trial();
         if !is_trial {
             self.upstreams.note_heard(now, id);
         }
         self.upstreams.note_answer(now, id, registration.asks);
-        let asks = matches!(response.status(), Some(401 | 407)) && registration.branch() == Some(branch);
+        let asks = is_latest && matches!(response.status(), Some(401 | 407));
         if asks && !is_trial && !self.upstreams.leads_to_where(id, by) {
             // The address in use does not know its nonce, and might say that what is right is refused: it is asked for its own.
             let step = registration.on_flow_lost();
             return self.carry_out(now, binding, step);
         }
         let Some(registrar) = self.upstreams.registrar(id) else { return };
-        let hashes = hashes(self.core.settings.upstream.allow_md5);
-        let terms = Terms {
-            hashes,
-            registrar,
-            back_off: self.upstreams.back_off(id, &self.core.settings.timing.upstream.back_off, registration.granted()),
-        };
+        let settings = &self.core.settings;
+        let back_off = self.upstreams.back_off(id, &settings.timing.upstream.back_off, registration.granted());
+        let terms = Terms { hashes: hashes(settings.upstream.allow_md5), registrar, back_off };
         let gruus = registration.gruus().to_vec();
         let granted = response.status().is_some_and(|status| (200..300).contains(&status));
         let random = &mut self.core.random;
@@ -307,12 +314,7 @@ impl Endpoint {
             }
             self.close_unread(id, by);
         }
-        let failed = match step {
-            // A server that does not know an account says nothing of how it serves others.
-            Step::Failed(RegistrationFailure::Retry { status: Some(404 | 604), .. }) => None,
-            Step::Failed(RegistrationFailure::Retry { status, .. }) => status,
-            _ => None,
-        };
+        let failed = server_failure(&step);
         self.carry_out(now, binding, step);
         if let Some(back) = back {
             self.on_upstream_back(now, id, Some(binding), &back);

@@ -9,7 +9,7 @@
 //! A transaction is found by branch, sent-by and method (RFC 3261 §9.2, §17.2.3). Some servers leave a header out of a CANCEL where their caller wrote it oddly
 //! (Kamailio: a tab before the colon), and a phone that nobody calls any more must not ring on for that.
 //!
-//! Invariant: of a request that is taken so only Via, Route, Reason and the Request-URI count, which are its own; it begins nothing.
+//! Invariant: a broken request that is taken begins nothing, and only its own Via, Route, Reason and Request-URI are read.
 
 use super::{Endpoint, Side, Source};
 use crate::edge::forward;

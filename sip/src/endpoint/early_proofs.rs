@@ -8,9 +8,9 @@
 //! | is of none that is here, and none is on its way | where other nodes live the store is asked ([`super::elsewhere`]); else 403 | a failure |
 //! | is of an instance that is here, and wrong, and none is on its way | 403 | a failure |
 //!
-//! At a 403 a client gives up (RFC 3261 §21.4.4), and the device that has shown the proof may be known in a moment.
+//! A client gives up at a 403 (RFC 3261 §21.4.4), and the device that has shown the proof may be known in a moment.
 //!
-//! Invariant: an early proof is no failed one, and a flow with [`EARLY_PER_FLOW`] of them is closed.
+//! Invariant: an early proof does not count as a failed one; a flow with [`EARLY_PER_FLOW`] of them is closed.
 
 use std::time::Instant;
 

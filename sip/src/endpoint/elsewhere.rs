@@ -1,5 +1,4 @@
-//! Instances that another node has, and whose dialogs go through here: this node had them when those began, and its address stands in their
-//! Record-Routes for as long as they last.
+//! Instances that another node has, and whose dialogs go through here: this node had them when the dialogs began, so its address is in their Record-Routes.
 //!
 //! | of such an instance comes | |
 //! | --- | --- |
@@ -8,7 +7,7 @@
 //! | anything else | is refused, as of one that is unknown |
 //!
 //! The shell knows them by the store: [`Event::VerifyDevice`] of an instance that is not here asks it, and so do
-//! [`Endpoint::missing_by_path`] and [`Endpoint::missing_by_device`]. A device that only heard 403 would leave its calls standing at both ends, and most stacks register at one address for good.
+//! [`Endpoint::missing_by_path`] and [`Endpoint::missing_by_device`]. A device that only heard 403 could not hang up its calls, and most stacks register at one address for good.
 //!
 //! Invariant: at most [`ELSEWHERE_MAX`] are known, each with one reference to its SIP server, and none for longer than [`KEPT`] after its dialogs have had
 //! a flow or a request that waits.

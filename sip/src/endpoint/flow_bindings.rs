@@ -25,7 +25,7 @@ impl Endpoint {
         if self.push_bindings.end_by(instance, now + self.core.settings.timing.edge.parked) {
             self.arm_push_binding(instance);
         }
-        self.end_let_go(now, instance);
+        self.end_released(now, instance);
     }
 
     /// A device's leg of a call was lost, and it has no other. Whether its flow alone leads to it, and the call is so dealt

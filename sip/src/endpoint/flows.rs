@@ -1,4 +1,4 @@
-//! Flows of both sides, as far as both are treated alike.
+//! What is the same for the flows of both sides: pings, and the end of a stream.
 //!
 //! Invariant: a stream that has ended is forgotten by everything that used it.
 

@@ -22,7 +22,7 @@ use std::time::Instant;
 use super::attachments::INSTANCES_PER_FLOW;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
-    CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest, TakenBack,
+    CarriedProof, ContactsRemoved, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest,
 };
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
@@ -32,8 +32,8 @@ use crate::auth::usernames;
 use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
+use crate::edge::removed_contacts::{RemovedContact, removed_contacts};
 use crate::edge::returned;
-use crate::edge::taken_back::{TakenContact, taken_back};
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -77,11 +77,38 @@ impl Endpoint {
         // Nobody would answer a transaction that is begun for one that has no room.
         let opened = (!full).then(|| self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok());
         let Some(server) = opened.flatten() else { return self.busy(reply, &register) };
-        let id = self.registers.next_id();
-        let proxy: Option<Box<str>> = register.route(own_routes).map(|route| route.uri.text.into());
-        let registrar: Box<str> = register.request_uri().unwrap_or_default().into();
         let asks_for = intent.registration(&self.core.token_key);
-        let route = RouteRequest {
+        let row = ForwardedRegister {
+            source,
+            server,
+            asks_for,
+            registrar: register.request_uri().unwrap_or_default().into(),
+            proxy: register.route(own_routes).map(|route| route.uri.text.into()),
+            request: Box::new(register),
+            intent,
+            own_routes,
+            route: None,
+            stage: Stage::Route,
+            sent: None,
+            is_overtaken: false,
+        };
+        let id = self.registers.next_id();
+        let request = self.route_request(id, &row, proof);
+        // So that its end is heard of.
+        self.attachments.note_flow(row.source.flow);
+        self.registers.add(id, row);
+        self.core.event(Event::RouteNeeded(Box::new(request)));
+    }
+
+    /// The question to the shell by which route a REGISTER goes.
+    fn route_request(
+        &self,
+        id: ForwardedRegisterId,
+        row: &ForwardedRegister,
+        proof: Option<CarriedProof>,
+    ) -> RouteRequest {
+        let ForwardedRegister { source, intent, asks_for, registrar, proxy, .. } = row;
+        RouteRequest {
             register: id,
             aor: intent.aor.clone(),
             registrar: registrar.clone(),
@@ -89,30 +116,11 @@ impl Endpoint {
             push: intent.push_request.clone(),
             source: source.peer.ip(),
             registers: asks_for.is_some(),
-            known: !self.push_bindings.known_as(&intent).is_empty(),
-            renews: self.renews(&source, &intent),
-            familiar: self.is_familiar(&source, &intent),
+            known: !self.push_bindings.known_as(intent).is_empty(),
+            renews: self.renews(source, intent),
+            familiar: self.is_familiar(source, intent),
             proof,
-        };
-        // So that its end is heard of.
-        self.attachments.note_flow(source.flow);
-        let request = Box::new(register);
-        let row = ForwardedRegister {
-            source,
-            server,
-            request,
-            intent,
-            asks_for,
-            registrar,
-            proxy,
-            own_routes,
-            route: None,
-            stage: Stage::Route,
-            sent: None,
-            is_overtaken: false,
-        };
-        self.registers.add(id, row);
-        self.core.event(Event::RouteNeeded(Box::new(route)));
+        }
     }
 
     /// Whether a connection and an AOR have room for the registration that a REGISTER asks for; else the text of a Warning.
@@ -299,12 +307,12 @@ impl Endpoint {
             let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
             self.forgive_failures(flow, forgiven);
         }
-        let taken = taken_back(&register.request, &register.intent, &self.core.token_key);
-        self.tell_taken_back(now, &register, taken.clone());
-        self.overtake_earlier(&register, &taken);
+        let removed = removed_contacts(&register.request, &register.intent, &self.core.token_key);
+        self.tell_contacts_removed(now, &register, removed.clone());
+        self.overtake_earlier(&register, &removed);
         let (sent, is_overtaken) = (register.sent, register.is_overtaken);
         let Some((instance, _)) = register.registration() else {
-            self.remove_taken_away(now, &register, &taken);
+            self.end_removed(now, &register, &removed);
             return self.leave(now, &register);
         };
         let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else { return };
@@ -324,7 +332,7 @@ impl Endpoint {
             proxy,
             upstream: route.upstream,
             expires,
-            taken,
+            removed,
             sent,
             is_overtaken,
         };
@@ -332,12 +340,12 @@ impl Endpoint {
     }
 
     /// A REGISTER that makes no registration here was accepted: those whose Contacts it removes, or takes for its own, end.
-    fn remove_taken_away(&mut self, now: Instant, register: &ForwardedRegister, taken: &[TakenContact]) {
+    fn end_removed(&mut self, now: Instant, register: &ForwardedRegister, removed: &[RemovedContact]) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {
             return;
         }
-        let mut gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
+        let mut gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
         if intent.expires > 0 {
             gone.extend(self.at_contact(source, intent, &intent.contact));
         }
@@ -374,7 +382,7 @@ impl Endpoint {
     }
 
     /// Those that were sent before an accepted REGISTER, and would register what that one has registered or removed, register nothing any more.
-    fn overtake_earlier(&mut self, register: &ForwardedRegister, taken: &[TakenContact]) {
+    fn overtake_earlier(&mut self, register: &ForwardedRegister, removed: &[RemovedContact]) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {
             return;
@@ -384,7 +392,7 @@ impl Endpoint {
             let Some((instance, reach)) = earlier.registration() else { return false };
             let contact = &earlier.intent.contact;
             let is_device = |other: &str| names_device(other) && **contact == *other;
-            let is_removed = taken.iter().any(|it| match it.instance {
+            let is_removed = removed.iter().any(|it| match it.instance {
                 Some(removed) => removed == instance || is_device(&it.contact),
                 None => it.contact.is_empty() || it.contact == *contact,
             });
@@ -402,17 +410,17 @@ impl Endpoint {
     }
 
     /// Tells the shell what an accepted REGISTER takes back that is not known here.
-    fn tell_taken_back(&mut self, now: Instant, register: &ForwardedRegister, mut contacts: Vec<TakenContact>) {
+    fn tell_contacts_removed(&mut self, now: Instant, register: &ForwardedRegister, mut contacts: Vec<RemovedContact>) {
         let intent = &register.intent;
-        contacts.retain(|taken| match taken.instance {
+        contacts.retain(|removed| match removed.instance {
             Some(instance) => !self.push_bindings.is_here(instance),
             // All of an AOR may be at several nodes.
-            None => taken.contact.is_empty() || !self.push_bindings.is_device_here(intent, &taken.contact),
+            None => removed.contact.is_empty() || !self.push_bindings.is_device_here(intent, &removed.contact),
         });
         if !contacts.is_empty() {
             let (aor, server) = (intent.aor.clone(), intent.server.clone());
             let sent_at = register.sent.map_or(now, |sent| sent.at);
-            self.core.event(Event::TakenBack(Box::new(TakenBack { aor, server, contacts, sent_at })));
+            self.core.event(Event::ContactsRemoved(Box::new(ContactsRemoved { aor, server, contacts, sent_at })));
         }
     }
 

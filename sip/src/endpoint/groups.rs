@@ -82,11 +82,11 @@ impl Endpoint {
         members
     }
 
-    /// Whether the SIP server has said that it has let go of a binding's Contact, so long ago that none of its requests can have crossed that: all apps of the binding
+    /// Whether the SIP server has confirmed the unregistration of a binding's Contact, so long ago that none of its requests can have crossed that: all apps of the binding
     /// register by themselves, and what still comes by that Contact comes to them by their own ones, too.
-    pub(super) fn has_let_go(&self, now: Instant, binding: BindingId) -> bool {
+    pub(super) fn is_long_unregistered(&self, now: Instant, binding: BindingId) -> bool {
         let crossing = self.core.settings.timing.transaction.t1_64();
-        let at = self.bindings.get(binding).and_then(|registration| registration.let_go_at());
+        let at = self.bindings.get(binding).and_then(|registration| registration.unregistered_at());
         at.is_some_and(|at| now >= at + crossing)
     }
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::new_binding::{KnownElsewhere, NewBinding};
 use super::pushed::{
-    FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession, RegisterRoute,
-    RestoredPushBinding, RouteRefusal, RouteRequest, TakenBack,
+    ContactsRemoved, FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession,
+    RegisterRoute, RestoredPushBinding, RouteRefusal, RouteRequest,
 };
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
@@ -24,8 +24,8 @@ pub use crate::edge::message_content::MessageContent;
 pub use crate::edge::own_proof::SECRET_MARK;
 pub use crate::edge::pending_message::StoreOutcome;
 pub use crate::edge::push_proxy::{PushContact, PushRequest, RegistrationNames, names_device, server_of};
+pub use crate::edge::removed_contacts::RemovedContact;
 pub use crate::edge::replaces::{DialogMark, Replaces};
-pub use crate::edge::taken_back::TakenContact;
 pub use crate::edge::{CallState, InboundMessage, IncomingCall, MessageRequestId, Proof, VerificationId};
 pub use crate::flow::{Side, Source, Transport};
 use crate::id::{BindingId, CallId, FlowId, InstanceId, MessageId, UpstreamId};
@@ -263,7 +263,7 @@ pub enum Input {
     /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
     RemovePushBinding(InstanceId),
     /// Forget a push binding that another node has by now, once the calls that wait for its device here are over. Ends likewise.
-    LetGoOfPushBinding {
+    ReleasePushBinding {
         /// The binding.
         instance: InstanceId,
         /// How the other node has come by it.
@@ -606,7 +606,7 @@ pub enum Event {
     /// A registration that passed through replaces another one of its device, which ends next.
     PushBindingSucceeded(Box<PushBindingSuccession>),
     /// A SIP server has accepted a forwarded REGISTER that removes Contacts which are not known here.
-    TakenBack(Box<TakenBack>),
+    ContactsRemoved(Box<ContactsRemoved>),
     /// A SIP server has accepted a forwarded REGISTER that asks for no pushes, or its refresh.
     FlowBindingAccepted(Box<FlowBinding>),
     /// A registration that is reached by its flow alone is no more: its flow has ended, or its SIP server or its device has ended it.

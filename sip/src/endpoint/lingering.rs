@@ -1,6 +1,6 @@
-//! Registrations that passed through, and that have run out or gone to another node while a caller waits: the call was for its device when it came, and
-//! only a removal of the registration ends it. A device that another node has may still come here, by the edge that its push names, and one that rings and
-//! loses its connection is pushed to do so.
+//! Registrations that passed through, and have run out or gone to another node while a caller waits. The call was for the device when it came, and only a
+//! removal of the registration ends it. A device that another node has may still come here, by the edge that its push names; a device that rings and loses
+//! its connection is pushed to do so.
 //!
 //! | the registration | stays | as long as | and meanwhile |
 //! | --- | --- | --- | --- |
@@ -8,7 +8,7 @@
 //! | runs out, and its flow alone leads to it | for calls that its device has said something to | likewise | likewise |
 //! | is another node's by now | as when it runs out; a call that its device has said nothing to ends by 430 where the device has registered there and its SIP server then tries that flow (RFC 5626 §5.3) | likewise | what new comes, and what its device takes back, is for that node: the store is asked |
 //!
-//! Invariant: a registration stays no longer than a call that waited at its end.
+//! Invariant: a registration stays no longer than the calls that waited when it ended.
 
 use std::time::{Duration, Instant};
 
@@ -39,13 +39,13 @@ impl Endpoint {
         let until = if by_flow { self.rings_until(instance) } else { self.waits_until(instance, |_| true) };
         match until.filter(|until| *until > now) {
             Some(until) => self.linger(instance, end, until),
-            None if end == PushBindingEnd::Removed => self.forget_let_go(now, instance),
+            None if end == PushBindingEnd::Removed => self.forget_released(now, instance),
             None => self.remove_push_binding(now, instance, end),
         }
     }
 
     /// Another node has a registration by now: it is forgotten here when its calls are over.
-    pub(super) fn on_let_go(&mut self, now: Instant, instance: InstanceId, to: NewOwner) {
+    pub(super) fn on_released(&mut self, now: Instant, instance: InstanceId, to: NewOwner) {
         let unheard = |call: &Call| call.invite().is_some() && !call.is_heard_by(instance);
         if to == NewOwner::Chosen && self.push_bindings.tries_flows(instance) {
             for call in self.calls.waiting_for(instance) {
@@ -64,14 +64,14 @@ impl Endpoint {
     }
 
     /// A device has no flow any more; one that is another node's stays for calls that wait for it alone.
-    pub(super) fn end_let_go(&mut self, now: Instant, instance: InstanceId) {
+    pub(super) fn end_released(&mut self, now: Instant, instance: InstanceId) {
         if self.push_bindings.lingers(instance) == Some(PushBindingEnd::Removed) {
             self.end_unless_awaited(now, instance);
         }
     }
 
     /// The device may come back here: the BYEs of its calls are kept for it.
-    fn forget_let_go(&mut self, now: Instant, instance: InstanceId) {
+    fn forget_released(&mut self, now: Instant, instance: InstanceId) {
         let owed = self.take_owed(now, instance);
         self.attachments.end_dialogs(now, instance);
         self.remove_push_binding(now, instance, PushBindingEnd::Removed);

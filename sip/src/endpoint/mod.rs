@@ -257,7 +257,7 @@ impl Endpoint {
             Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
-            Input::LetGoOfPushBinding { instance, to } => self.on_let_go(now, instance, to),
+            Input::ReleasePushBinding { instance, to } => self.on_released(now, instance, to),
             Input::RemovePushBinding(instance) => {
                 self.attachments.end_dialogs(now, instance);
                 self.remove_push_binding(now, instance, PushBindingEnd::Removed);

@@ -6,7 +6,7 @@
 //! | a MESSAGE outside a dialog | its final answer: a device that is silent has it kept instead | 503 with Retry-After |
 //! | a 2xx to an INVITE: it may be lost by UDP, and is repeated by who gave it | its ACK or a BYE passes, 64·T1 at most | – |
 //!
-//! Invariant: a call that is established, and asks for nothing, keeps no process from its end. Of 2xx, [`UNACKNOWLEDGED_MAX`] are known.
+//! Invariant: an established call without an open request does not delay the end of the process. At most [`UNACKNOWLEDGED_MAX`] 2xx are known.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;

@@ -24,7 +24,7 @@ use super::{Endpoint, Event, Missing, Side, Source, Timer};
 use crate::edge::device_contacts::DeviceContact;
 use crate::edge::forward;
 use crate::edge::push_proxy::{self, PushContact, RENEW_BEFORE, Reach, RegisterIntent};
-use crate::edge::taken_back::TakenContact;
+use crate::edge::removed_contacts::RemovedContact;
 use crate::flow::TokenKey;
 use crate::id::{BindingId, InstanceId, UpstreamId};
 use crate::message::{Limits, Message, Method, Name};
@@ -61,7 +61,7 @@ pub(super) struct Accepted {
     /// The lifetime that was granted.
     pub(super) expires: Duration,
     /// The Contacts that it takes away.
-    pub(super) taken: Vec<TakenContact>,
+    pub(super) removed: Vec<RemovedContact>,
     /// When its REGISTER was sent on.
     pub(super) sent: Option<Sent>,
     /// A REGISTER that was sent later has registered or removed it meanwhile.
@@ -140,7 +140,7 @@ impl Row {
     }
 
     /// Whether it is another node's by now, and stays for a call alone.
-    fn is_let_go(&self) -> bool {
+    fn is_released(&self) -> bool {
         self.lingers == Some(PushBindingEnd::Removed)
     }
 }
@@ -163,7 +163,7 @@ impl PushBindings {
 
     /// Whether a registration is known, and is not another node's by now.
     pub(super) fn is_here(&self, instance: InstanceId) -> bool {
-        self.rows.get(&instance).is_some_and(|row| !row.is_let_go())
+        self.rows.get(&instance).is_some_and(|row| !row.is_released())
     }
 
     /// Whether the timer of a registration for this moment counts.
@@ -291,13 +291,13 @@ impl Endpoint {
     pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
         let order = accepted.order();
         if accepted.is_overtaken {
-            self.remove_taken(now, &accepted);
+            self.end_others_removed(now, &accepted);
             return self.leave_transit(now, accepted.upstream);
         }
         let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { tries_flows, upstream, expires, taken, sent, .. } = accepted;
+        let Accepted { tries_flows, upstream, expires, removed, sent, .. } = accepted;
         let expires = expires.min(KEPT_MAX);
-        let mut replaced = self.replaced_by(&source, &intent, &taken, instance);
+        let mut replaced = self.replaced_by(&source, &intent, &removed, instance);
         replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
         if expires.is_zero() {
             self.end_replaced(now, replaced, None);
@@ -310,63 +310,43 @@ impl Endpoint {
         }
         let refreshes_itself = intent.keeps_itself(expires);
         let RegisterIntent { aor, contact, server, outbound, .. } = intent;
-        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
-        match push {
-            Some(push) => {
-                let renew_before = Some(renew_before(refreshes_itself, expires));
-                let flow_failure = None;
-                let new = NewRow {
-                    instance,
-                    upstream,
-                    key,
-                    service_route,
-                    expires,
-                    renew_before,
-                    flow_failure,
-                    tries_flows,
-                    order,
-                };
-                self.write_down(now, new);
-                let (source, sent_at) = (Some(source.peer.ip()), sent.map(|sent| sent.at));
-                self.core.event(Event::PushBindingAccepted(Box::new(PushBinding {
-                    instance,
-                    aor,
-                    contact,
-                    registrar,
-                    proxy,
-                    push,
-                    expires,
-                    refreshes_itself,
-                    source,
-                    sent_at,
-                })));
-            }
+        let (renew_before, flow_failure) = match push {
+            Some(_) => (Some(renew_before(refreshes_itself, expires)), None),
             // The flow has ended meanwhile: nothing leads to the device.
             None if !carried => {
                 self.end_replaced(now, replaced, None);
                 return self.leave_transit(now, upstream);
             }
-            None => {
-                // RFC 5626 §5.3: a registrar that knows flows tries another one.
-                let flow_failure = Some(if outbound { 430 } else { 480 });
-                let renew_before = None;
-                let new = NewRow {
-                    instance,
-                    upstream,
-                    key,
-                    service_route,
-                    expires,
-                    renew_before,
-                    flow_failure,
-                    tries_flows,
-                    order,
-                };
-                self.write_down(now, new);
-                let (flow, source) = (source.flow, source.peer.ip());
-                let accepted = FlowBinding { instance, aor, registrar, proxy, source, flow };
-                self.core.event(Event::FlowBindingAccepted(Box::new(accepted)));
-            }
-        }
+            // RFC 5626 §5.3: a registrar that knows flows tries another one.
+            None => (None, Some(if outbound { 430 } else { 480 })),
+        };
+        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
+        let new =
+            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order };
+        self.write_down(now, new);
+        let (peer, flow) = (source.peer.ip(), source.flow);
+        self.core.event(match push {
+            Some(push) => Event::PushBindingAccepted(Box::new(PushBinding {
+                instance,
+                aor,
+                contact,
+                registrar,
+                proxy,
+                push,
+                expires,
+                refreshes_itself,
+                source: Some(peer),
+                sent_at: sent.map(|sent| sent.at),
+            })),
+            None => Event::FlowBindingAccepted(Box::new(FlowBinding {
+                instance,
+                aor,
+                registrar,
+                proxy,
+                source: peer,
+                flow,
+            })),
+        });
         self.push_bindings.set_identities(instance, identities);
         self.end_replaced(now, replaced, Some(instance));
         if carried {
@@ -375,9 +355,9 @@ impl Endpoint {
     }
 
     /// Ends the other registrations that an accepted REGISTER takes away, unless they are of later ones.
-    fn remove_taken(&mut self, now: Instant, accepted: &Accepted) {
-        let Accepted { source, intent, instance, taken, .. } = accepted;
-        let gone: Vec<_> = taken.iter().flat_map(|it| self.taken_away(source, intent, it)).collect();
+    fn end_others_removed(&mut self, now: Instant, accepted: &Accepted) {
+        let Accepted { source, intent, instance, removed, .. } = accepted;
+        let gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
         for other in gone.into_iter().filter(|other| other != instance) {
             if !self.push_bindings.is_newer(other, accepted.order()) {
                 self.remove_push_binding(now, other, PushBindingEnd::Unregistered);
@@ -542,7 +522,7 @@ impl Endpoint {
         }
         let instance = self.led_to(now, instance);
         let row = self.push_bindings.rows.get(&instance);
-        let Some(Row { binding, .. }) = row.filter(|row| !row.is_let_go() || self.has_come(source, request)) else {
+        let Some(Row { binding, .. }) = row.filter(|row| !row.is_released() || self.has_come(source, request)) else {
             return Some((instance, Missing::Binding));
         };
         self.missing_of(*binding, source).map(|missing| (instance, missing))
@@ -597,7 +577,7 @@ impl Endpoint {
     ) {
         let instance = self.led_to(now, instance);
         let attached = self.attachments.is_attached(instance);
-        let may_come = |row: &&Row| row.lingers.is_none() || attached && !row.is_let_go();
+        let may_come = |row: &&Row| row.lingers.is_none() || attached && !row.is_released();
         let row = self.push_bindings.rows.get(&instance).filter(may_come);
         let Some(Row { binding, flow_failure, .. }) = row else {
             return self.refuse_unknown_path(&source, &request, reach);

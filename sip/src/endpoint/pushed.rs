@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::edge::push_proxy::{PushContact, PushRequest};
-use crate::edge::taken_back::TakenContact;
+use crate::edge::removed_contacts::RemovedContact;
 use crate::id::{CallId, FlowId, InstanceId, UpstreamId};
 
 /// A REGISTER that is being forwarded, as the endpoint numbered it.
@@ -120,13 +120,13 @@ pub struct PushBinding {
 }
 
 /// Contacts that a device has removed, as its SIP server has accepted, and that are not known here: another node may have them, or the store alone.
-pub struct TakenBack {
+pub struct ContactsRemoved {
     /// The address of record.
     pub aor: Box<str>,
     /// The SIP server, as [`server_of`](super::server_of) spells it.
     pub server: Box<str>,
     /// The Contacts, 1 to 16.
-    pub contacts: Vec<TakenContact>,
+    pub contacts: Vec<RemovedContact>,
     /// When the REGISTER was sent on that removes them: what was registered since then stays.
     pub sent_at: Instant,
 }
@@ -198,9 +198,9 @@ impl fmt::Debug for PushBinding {
     }
 }
 
-impl fmt::Debug for TakenBack {
+impl fmt::Debug for ContactsRemoved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TakenBack").field("contacts", &self.contacts.len()).finish_non_exhaustive()
+        f.debug_struct("ContactsRemoved").field("contacts", &self.contacts.len()).finish_non_exhaustive()
     }
 }
 

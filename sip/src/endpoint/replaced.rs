@@ -6,8 +6,8 @@
 //! | of the same address, where neither has a `+sip.instance`, and by the same flow | replaced | go on |
 //! | likewise by another flow, when both are pushed for, by two push tokens | no: two phones may have one address in their networks, and are two Contacts (RFC 3261 §19.1.4) | – |
 //! | likewise, when one of them asks for no pushes | replaced: a registrar takes them for one Contact | go on, if its flow alone led to it and is gone |
-//! | named by a Contact that is to last no longer, with its push parameters, else by its device | taken away | go on, if the same flow brings the new Contact, or its flow alone led to it and is gone |
-//! | any, by `*` | taken away | end |
+//! | named by a Contact that is to last no longer, with its push parameters, else by its device | removed | go on, if the same flow brings the new Contact, or its flow alone led to it and is gone |
+//! | any, by `*` | removed | end |
 //!
 //! Invariant: the registration that a REGISTER makes is never ended by it. An AOR has no more registrations by this than it may have: of those
 //! of one address, the one that ends first makes room.
@@ -18,7 +18,7 @@ use super::push_bindings::CONTACTS_PER_AOR;
 use super::pushed::PushBindingEnd;
 use super::{Endpoint, Source};
 use crate::edge::push_proxy::{PushRequest, RegisterIntent, names_device};
-use crate::edge::taken_back::TakenContact;
+use crate::edge::removed_contacts::RemovedContact;
 use crate::id::InstanceId;
 
 /// A registration that a REGISTER ends.
@@ -35,11 +35,11 @@ impl Endpoint {
         &self,
         source: &Source,
         intent: &RegisterIntent,
-        taken: &[TakenContact],
+        removed: &[RemovedContact],
         instance: InstanceId,
     ) -> Vec<Replaced> {
         let mut all = self.place_of(source, intent, instance);
-        for other in taken.iter().flat_map(|taken| self.taken_away(source, intent, taken)) {
+        for other in removed.iter().flat_map(|removed| self.removed_by(source, intent, removed)) {
             if other != instance && all.iter().all(|it| it.instance != other) {
                 let goes_on = self.attachments.carries(source.flow, other) || self.has_lost_only_flow(other);
                 all.push(Replaced { instance: other, end: PushBindingEnd::Unregistered, goes_on });
@@ -69,15 +69,20 @@ impl Endpoint {
     }
 
     /// The registrations that a Contact which is to last no longer names.
-    pub(super) fn taken_away(&self, source: &Source, intent: &RegisterIntent, taken: &TakenContact) -> Vec<InstanceId> {
-        match taken.instance {
+    pub(super) fn removed_by(
+        &self,
+        source: &Source,
+        intent: &RegisterIntent,
+        removed: &RemovedContact,
+    ) -> Vec<InstanceId> {
+        match removed.instance {
             Some(named) if self.push_bindings.knows(named) => vec![named],
             // Another token at the same address may be another phone's.
-            Some(_) if !names_device(&taken.contact) => {
-                let theirs = self.at_contact(source, intent, &taken.contact).into_iter();
+            Some(_) if !names_device(&removed.contact) => {
+                let theirs = self.at_contact(source, intent, &removed.contact).into_iter();
                 theirs.filter(|other| !self.is_pushed_for(*other)).collect()
             }
-            _ => self.at_contact(source, intent, &taken.contact),
+            _ => self.at_contact(source, intent, &removed.contact),
         }
     }
 

@@ -18,11 +18,11 @@
 //! | SIP server | NOTIFY to a binding | `notify` |
 //! | SIP server | BYE in the early dialog of the relay's own 180 or 183 | the call, as a CANCEL |
 //! | SIP server | BYE, INFO, PRACK, UPDATE, or anything with a To tag | 481: its dialog is not here |
-//! | SIP server | anything to a Contact that it has let go of for longer than its requests may cross that | 404 |
+//! | SIP server | anything to a Contact that was unregistered longer ago than a request may have been under way | 404 |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
-//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves nothing here and
-//! makes nobody a target: one answer (RFC 3261 §8.2.7), to where the request came from, and hardly larger.
+//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves no state, and cannot be used to
+//! flood anybody: it gets one answer (RFC 3261 §8.2.7), to where it came from, and hardly larger than itself.
 
 use std::time::Instant;
 
@@ -342,7 +342,7 @@ impl Endpoint {
             }
             Some(Method::Bye) if self.hang_up_early(now, reply, &request, binding) => {}
             _ if in_dialog => self.refuse(now, reply, &request, 481),
-            _ if self.has_let_go(now, binding) => {
+            _ if self.is_long_unregistered(now, binding) => {
                 self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
                 self.refuse_call(now, reply, &request, 404);
             }
@@ -413,7 +413,7 @@ impl Endpoint {
 
     /// The Contact of a SIP server's request that is not here, or not served yet: while bindings are being taken over, the shell keeps
     /// the request back until it can be judged.
-    pub fn early(&self, source: &Source, request: &Message) -> Option<BindingId> {
+    pub fn unclaimed_contact(&self, source: &Source, request: &Message) -> Option<BindingId> {
         let binding = named_contact(source, request)?;
         self.missing(binding)?;
         // Last, for it takes a hash of each request in a dialog.
@@ -478,8 +478,8 @@ impl Endpoint {
         self.send_reflected(source.flow, cancel, response);
     }
 
-    /// Refuses a request that has stayed early: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or elsewhere.
-    pub fn refuse_early(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
+    /// Refuses a request whose Contact was not claimed in time: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or elsewhere.
+    pub fn refuse_unclaimed(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
         self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
         self.refuse_for_now(source, request, retry_after_s);
     }

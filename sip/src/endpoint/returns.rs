@@ -1,4 +1,4 @@
-//! The peer of a stream that has ended, for requests by that stream are answered all the same (RFC 3261 §18.2.2).
+//! The peer of a stream that has ended: its unanswered requests are answered by another stream (RFC 3261 §18.2.2).
 //!
 //! Invariant: an answer goes to the address that the stream came from, and to the port that its request's Via names.
 

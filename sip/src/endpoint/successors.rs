@@ -1,5 +1,5 @@
-//! Instances that are enabled again, and registrations that passed through and whose device registers with another push token, or turns to pushes
-//! or from them: what the later one, the successor, takes over from the earlier one.
+//! Successors: an instance that is enabled again, or a registration that passed through and whose device registers anew with another push token, with pushes
+//! where it had none, or without. The later one, the successor, takes over from the earlier one, its predecessor:
 //!
 //! | of the predecessor | with its successor |
 //! | --- | --- |
@@ -8,14 +8,14 @@
 //! | the flow by which its device is | carries the dialogs of the successor until it ends, and begins nothing |
 //! | a request of a dialog that waits | waits for the successor |
 //! | what its device has asked | is answered by the flow of the successor, where its own is gone |
-//! | the token of a dialog | is as one of the successor's for [`KEPT`] |
+//! | the token of a dialog | counts as the successor's for [`KEPT`] |
 //! | the Path of a registration | leads to the successor's as long as a message may be on its way: longer would fork a call of a server that has both Contacts twice |
 //! | what a registration's device may still be sent and begin | is the successor's |
 //!
 //! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted: a
 //! stranger who enables another account by the same name gets nothing of these calls. A registration's is of the same AOR, accepted by the same SIP
-//! server, and of the same device (see [`super::replaced`]). Of a predecessor only its name is known. At most [`SUCCESSIONS_MAX`] are known, and
-//! [`LINE_MAX`] of one instance: beyond it the oldest is forgotten, as all are by a restart, and its dialogs are closed to everybody.
+//! server, and of the same device (see [`super::replaced`]). Only the name of a predecessor is kept. At most [`SUCCESSIONS_MAX`] are known, and
+//! [`LINE_MAX`] of one instance; beyond that the oldest is forgotten, as all are by a restart, and its dialogs end for both sides.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

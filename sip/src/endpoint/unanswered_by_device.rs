@@ -1,5 +1,5 @@
-//! Requests, calls aside, that a device which is pushed for leaves without any response although it has a connection: its app may be
-//! suspended, and the kernel below takes what comes, as long as the connection stands.
+//! Requests other than INVITE that a device leaves without any response although it has a connection: its app may be suspended while its kernel keeps the
+//! connection. This concerns devices that are pushed for.
 //!
 //! | it was sent | and is silent for | then |
 //! | --- | --- | --- |
@@ -10,7 +10,7 @@
 //! nothing sends no call any more (Asterisk's `qualify`, whose time is 3 s unless it is set, OpenSIPS' nathelper, FreeSWITCH's
 //! `unregister-on-options-fail`). An INVITE has the like in [`super::calls`].
 //!
-//! Invariant: a device that its flow alone leads to is not spoken for: where that is dead, nothing leads to it.
+//! Invariant: nothing is answered for a device that is reached by its flow alone: where the flow is dead, nothing else leads to it.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! In-call messages by a connection on which their device has not proved itself: its earlier connection broke, and the device continues at once by
-//! the next one.
+//! In-call messages by a connection on which their device has not proved itself: its earlier connection broke, and the device continues by the next one before
+//! it registers there.
 //!
 //! | the device sends | and then |
 //! | --- | --- |

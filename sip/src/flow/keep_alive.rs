@@ -31,7 +31,7 @@ const FLOW_FAILED: u16 = 430;
 #[derive(Debug)]
 pub struct KeepAlive {
     timing: KeepAliveTiming,
-    manner: Manner,
+    ping_method: PingMethod,
     next_ping: Instant,
     waiting: Option<Waiting>,
     /// Whether the peer has answered a ping, or promised to.
@@ -67,7 +67,7 @@ pub enum Heard {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manner {
+enum PingMethod {
     Crlf,
     /// The first bytes of each transaction, which lead an answer back here.
     Stun {
@@ -85,12 +85,15 @@ struct Waiting {
 impl KeepAlive {
     /// A flow that was just opened. `prefix` begins the transactions by which STUN answers are led back.
     pub fn new(now: Instant, flow: FlowId, prefix: [u8; 6], timing: KeepAliveTiming, random: &mut Random) -> Self {
-        let (manner, period) =
-            if flow.is_reliable() { (Manner::Crlf, timing.stream) } else { (Manner::Stun { prefix }, timing.datagram) };
+        let (ping_method, period) = if flow.is_reliable() {
+            (PingMethod::Crlf, timing.stream)
+        } else {
+            (PingMethod::Stun { prefix }, timing.datagram)
+        };
         let reliable = flow.is_reliable();
         let mut keep_alive = Self {
             timing,
-            manner,
+            ping_method,
             next_ping: now,
             waiting: None,
             answers: false,
@@ -168,7 +171,7 @@ impl KeepAlive {
             }
             match &mut waiting.stun {
                 Some(_) if over => {
-                    (self.manner, self.waiting) = (Manner::Crlf, None);
+                    (self.ping_method, self.waiting) = (PingMethod::Crlf, None);
                     self.plan(now, random);
                     return Pulse::Ping;
                 }
@@ -188,7 +191,7 @@ impl KeepAlive {
     }
 
     fn ping(&mut self, now: Instant, random: &mut Random) -> Pulse {
-        let Manner::Stun { prefix } = self.manner else {
+        let PingMethod::Stun { prefix } = self.ping_method else {
             self.waiting = Some(Waiting { since: now, stun: None });
             return Pulse::Ping;
         };

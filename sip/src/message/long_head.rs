@@ -1,6 +1,6 @@
 //! A head that is too long to be kept, and passed over as it comes, so that the message behind it is found.
 //!
-//! Invariant: what is in doubt of a head that is kept is in doubt of one that is passed over.
+//! Invariant: a head that is passed over is in doubt for the same reasons as one that is kept.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;

@@ -71,9 +71,9 @@ impl Registration {
     }
 
     /// When the SIP server said that it has no Contact of it any more; `None` where it may have one.
-    pub fn let_go_at(&self) -> Option<Instant> {
+    pub fn unregistered_at(&self) -> Option<Instant> {
         match self.state {
-            State::LetGo { at } => at,
+            State::Unregistered { at } => at,
             _ => None,
         }
     }

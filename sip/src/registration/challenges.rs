@@ -32,6 +32,11 @@ pub enum Challenger {
 }
 
 impl Challenger {
+    /// The challenger behind a 401 or 407.
+    pub(crate) fn by(status: u16) -> Self {
+        if status == 401 { Self::Registrar } else { Self::Proxy }
+    }
+
     /// The header that carries the answer.
     pub fn credentials_header(self) -> Name {
         match self {

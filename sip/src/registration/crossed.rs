@@ -1,7 +1,7 @@
-//! The answers to what is not wanted any more, and a REGISTER that the unregistration at a binding's end has overtaken.
+//! Responses that have crossed a change of the goal, and a REGISTER that the unregistration at a binding's end has overtaken.
 //!
-//! Whoever ends a binding waits for seconds at most, and a SIP server may take longer for a REGISTER. So the unregistration is sent at once. A server
-//! that works in parallel may grant the earlier REGISTER afterwards, and an unregistration before that has removed nothing.
+//! The end of a binding may take a few seconds, and a SIP server may take longer for a REGISTER. So the unregistration is sent at once. A server that works
+//! in parallel may grant the earlier REGISTER afterwards; then the unregistration before it has removed nothing.
 //!
 //! | the answer to the REGISTER that was overtaken | follows |
 //! | --- | --- |
@@ -9,18 +9,16 @@
 //! | one by which the registrar may have the Contact: 2xx, 408, 5xx | one more unregistration, behind the one that is under way |
 //! | any other | nothing: the registrar has taken nothing of it (RFC 3261 §10.3) |
 //!
-//! Invariant: an unregistration is confirmed only when no REGISTER that was sent before it is unanswered. The request that was overtaken is not sent
-//! again before the unregistration is answered, for by UDP it would come behind that; and what it brings later is unregistered behind its answer.
+//! Invariant: an unregistration is confirmed only when no REGISTER that was sent before it is unanswered. The overtaken REGISTER is not
+//! sent again before the unregistration is answered, because by UDP it could arrive after it. What it registers later is unregistered once more.
 
 use std::time::Instant;
 
 use super::bound::Bound;
 use super::challenges::{Challenger, Verdict};
 use super::refusals::{retry_after, wanted_interval};
-use super::{Goal, Registration, State, Step, Terms, grant};
+use super::{FinalResponse, Goal, Registration, State, Step, grant};
 use crate::id::BranchId;
-use crate::message::Message;
-use crate::random::Random;
 
 /// A REGISTER that was under way when its binding was to be forgotten.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,15 +31,8 @@ pub(super) enum Overtaken {
 
 impl Registration {
     /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
-    pub(super) fn on_crossed(
-        &mut self,
-        now: Instant,
-        status: u16,
-        asked: Goal,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
+    pub(super) fn on_crossed(&mut self, asked: Goal, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, message: response, terms, random } = response;
         match status {
             ..300 => {
                 self.challenges.on_success(response);
@@ -55,16 +46,13 @@ impl Registration {
                     },
                 );
             }
-            401 | 407 => {
-                let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
-                match self.challenges.on_challenge(challenger, response, terms.hashes) {
-                    Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
-                    Verdict::Unanswerable { unreadable } if !self.established => {
-                        return self.refused(status).unanswerable(unreadable);
-                    }
-                    _ => {}
+            401 | 407 => match self.challenges.on_challenge(Challenger::by(status), response, terms.hashes) {
+                Verdict::Refused => return self.credentials_refused(now, status, &terms.back_off, random),
+                Verdict::Unanswerable { unreadable } if !self.established => {
+                    return self.refused(status).unanswerable(unreadable);
                 }
-            }
+                _ => {}
+            },
             423 => self.expires = wanted_interval(response, self.expires).unwrap_or(self.expires),
             439 => self.outbound = false,
             // The server has said for how long it is to be left alone, whatever was asked.
@@ -100,7 +88,7 @@ impl Registration {
     pub(super) fn await_overtaken(&mut self, step: Step) -> Step {
         match (&step, self.overtaken()) {
             (Step::Unregistered { .. }, Some(Overtaken::Unanswered(_))) => {
-                self.state = State::LetGo { at: None };
+                self.state = State::Unregistered { at: None };
                 Step::Nothing
             }
             (Step::Unregistered { .. }, Some(Overtaken::Taken)) => self.unregister_again(),
@@ -124,7 +112,7 @@ impl Registration {
     /// The same, when the end waits for nothing else, and what it brings can be unregistered before the shell's deadline.
     pub fn awaited_overtaken(&self, now: Instant) -> Option<BranchId> {
         let may_come = self.again_until().is_none_or(|until| now < until);
-        self.overtaken_branch().filter(|_| may_come && matches!(self.state, State::LetGo { .. }))
+        self.overtaken_branch().filter(|_| may_come && matches!(self.state, State::Unregistered { .. }))
     }
 
     /// Until when what was overtaken may be sent again.
@@ -146,8 +134,8 @@ impl Registration {
         let is_taken = matches!(status, ..300 | 408 | 500..600);
         self.note_overtaken(is_taken.then_some(Overtaken::Taken));
         match self.state {
-            State::LetGo { .. } if is_taken => self.unregister_again(),
-            State::LetGo { .. } => self.turn_round(),
+            State::Unregistered { .. } if is_taken => self.unregister_again(),
+            State::Unregistered { .. } => self.turn_round(),
             // The unregistration that is about to be sent follows it.
             State::Sent { .. } => Step::Nothing,
             _ => {

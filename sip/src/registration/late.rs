@@ -1,7 +1,7 @@
-//! A REGISTER that was given up, and may be answered yet.
+//! A REGISTER that was given up and may still be answered.
 //!
-//! Invariant: one is kept, the last, until another one is sent; its answer is taken once, within [`LATE_MAX`], while it is still wanted, and says
-//! nothing of any credentials but those that were in use when it was sent.
+//! Invariant: only the last one is kept, until another one is sent. Its answer is taken once, within [`LATE_MAX`], while the registration is wanted, and
+//! concerns only the credentials that were in use when it was sent.
 
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@
 //! | Registered | – | – | – | refresh: → Waiting | → Waiting |
 //! | BackingOff | – | – | – | → Waiting | – |
 //! | Refused | – | – | – | – | – |
-//! | LetGo (an unregistration was not confirmed) | – | – | – | – | – |
+//! | Unregistered (confirmed, or not) | – | – | – | – | – |
 //!
 //! A REGISTER that was sent becomes, by its response:
 //!
@@ -81,6 +81,7 @@ use bytes::Bytes;
 
 use crate::auth::{Challenge, Hash};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
+use crate::message::Message;
 use crate::random::Random;
 use crate::timers::Armed;
 use crate::timing::BackOff;
@@ -129,7 +130,7 @@ enum State {
     },
     Refused,
     /// `at`: when the SIP server said that it has no Contact of it any more.
-    LetGo {
+    Unregistered {
         at: Option<Instant>,
     },
 }
@@ -166,6 +167,15 @@ pub struct Terms<'a> {
     pub registrar: &'a str,
     /// The wait after failures.
     pub back_off: BackOff,
+}
+
+/// A final response to the REGISTER that is under way, with what it is judged by.
+struct FinalResponse<'a> {
+    now: Instant,
+    status: u16,
+    message: &'a Message,
+    terms: &'a Terms<'a>,
+    random: &'a mut Random,
 }
 
 /// The registration of one binding.
@@ -279,7 +289,7 @@ impl Registration {
     /// The SIP server has accepted these credentials in an earlier run, or from another relay, and may have the Contact still.
     #[must_use]
     pub fn established(self) -> Self {
-        let state = if self.goal == Goal::Registered { State::Waiting } else { State::LetGo { at: None } };
+        let state = if self.goal == Goal::Registered { State::Waiting } else { State::Unregistered { at: None } };
         Self { established: true, bound: Bound::earlier(), state, ..self }
     }
 
@@ -503,7 +513,7 @@ impl Registration {
                 self.state = self.due_state();
                 if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
             }
-            State::Waiting | State::BackingOff { .. } | State::Refused | State::LetGo { .. } => Step::Nothing,
+            State::Waiting | State::BackingOff { .. } | State::Refused | State::Unregistered { .. } => Step::Nothing,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The device whose credentials answer the challenges of a binding that several devices share.
 //!
-//! Invariant: another device's credentials begin without a nonce, so that a wrong password is sent once; a device whose check fails leaves no
-//! trace of it.
+//! Invariant: another device's credentials begin without a nonce, so that a wrong password is sent once. A failed check of a device changes nothing for the
+//! others.
 
 use std::time::Instant;
 
@@ -46,7 +46,9 @@ impl Registration {
                 self.state = State::Waiting;
                 if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
             }
-            State::Waiting | State::Registered { .. } | State::BackingOff { .. } | State::LetGo { .. } => Step::Nothing,
+            State::Waiting | State::Registered { .. } | State::BackingOff { .. } | State::Unregistered { .. } => {
+                Step::Nothing
+            }
         }
     }
 

@@ -1,18 +1,18 @@
 //! A REGISTER that was not accepted: what is tried again, after how long, and what ends.
 //!
-//! Whether the third refusal ends an account is the shell's word: it alone knows whether the same server refuses others, too. Until it has
-//! unbound the account, that is asked for once in [`refused_twice`](BackOff::refused_twice).
+//! The shell decides whether the third refusal ends an account, because it alone knows whether the same server refuses others, too. Until the shell unbinds
+//! it, the account is tried again once in [`refused_twice`](BackOff::refused_twice).
 //!
-//! An account that its SIP server does not know any more (404, 604), or asks for a digest that the shell cannot make, is [put off](Registration::put_off): no
-//! credentials were refused.
+//! An account is [put off](Registration::put_off), without a refusal of its credentials, when its SIP server does not know it any more (404, 604), or asks for
+//! a digest that the shell cannot make.
 //!
 //! Invariant: refused credentials are tried far apart, and only where they had been accepted before.
 
 use std::time::{Duration, Instant};
 
 use super::{
-    Attempt, Goal, MIN_EXPIRES_MAX, REFUSALS_MAX, RETRY_AFTER_MAX, Registration, RegistrationFailure, State, Step,
-    Terms,
+    Attempt, FinalResponse, Goal, MIN_EXPIRES_MAX, REFUSALS_MAX, RETRY_AFTER_MAX, Registration, RegistrationFailure,
+    State, Step,
 };
 use crate::flow::back_off;
 use crate::message::{Message, Name, Party, Uri};
@@ -38,7 +38,7 @@ impl Registration {
         random: &mut Random,
     ) -> Step {
         if self.goal != Goal::Registered {
-            self.state = State::LetGo { at: None };
+            self.state = State::Unregistered { at: None };
             self.registered = false;
             return Step::Unregistered { confirmed: false };
         }
@@ -185,16 +185,10 @@ impl Registration {
         }
     }
 
-    pub(super) fn on_too_brief(
-        &mut self,
-        now: Instant,
-        attempt: Attempt,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
-        let Some(seconds) = wanted_interval(response, self.expires) else {
-            return self.retry(now, Some(423), &terms.back_off, None, random);
+    pub(super) fn on_too_brief(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, message, terms, random } = response;
+        let Some(seconds) = wanted_interval(message, self.expires) else {
+            return self.retry(now, Some(status), &terms.back_off, None, random);
         };
         self.expires = seconds;
         self.write(Attempt { lengthened: true, ..attempt }, Vec::new())

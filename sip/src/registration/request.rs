@@ -1,7 +1,7 @@
 //! The REGISTER as it is written (RFC 3261 §10.2, RFC 5626 §4.2, RFC 3327 §5.1, RFC 5627 §4.1).
 //!
-//! Invariant: one binding has one Call-ID, one From tag and one Contact from its first REGISTER to its last, where it is registered from here, so that a
-//! registrar never keeps two of it; one that comes again has another Call-ID, because its CSeq begins anew.
+//! Invariant: as long as a binding is registered from here it has one Call-ID, one From tag and one Contact, so that a registrar never keeps two of it. A
+//! binding that is taken up again has another Call-ID, because its CSeq begins anew.
 
 use std::fmt;
 use std::sync::Arc;

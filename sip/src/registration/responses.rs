@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::challenges::{Challenger, Verdict};
 use super::grant::{self, RegistrarInfo};
 use super::refusals::{leads_to, retry_after};
-use super::{Attempt, EXPIRES_MAX, Goal, Registration, State, Step, Terms};
+use super::{Attempt, EXPIRES_MAX, FinalResponse, Goal, Registration, State, Step, Terms};
 use crate::id::BranchId;
 use crate::message::Message;
 use crate::random::Random;
@@ -32,29 +32,21 @@ impl Registration {
         if status >= 300 {
             self.bound.on_refusal(status);
         }
+        let response = FinalResponse { now, status, message: response, terms, random };
         if goal != self.goal {
-            return self.on_crossed(now, status, goal, response, terms, random);
+            return self.on_crossed(goal, response);
         }
-        let step = self.on_wanted(now, status, attempt, response, terms, random);
+        let step = self.on_wanted(attempt, response);
         self.await_overtaken(step)
     }
 
     /// An answer to what is wanted still.
-    fn on_wanted(
-        &mut self,
-        now: Instant,
-        status: u16,
-        attempt: Attempt,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
+    fn on_wanted(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, message, terms, .. } = response;
         match status {
-            ..300 => self.on_success(now, response, terms, random),
-            401 | 407 => self.on_challenge(now, status, attempt, response, terms, random),
-            423 if self.goal == Goal::Registered && !attempt.lengthened => {
-                self.on_too_brief(now, attempt, response, terms, random)
-            }
+            ..300 => self.on_success(response),
+            401 | 407 => self.on_challenge(attempt, response),
+            423 if self.goal == Goal::Registered && !attempt.lengthened => self.on_too_brief(attempt, response),
             439 if self.outbound => {
                 self.outbound = false;
                 self.write(attempt, Vec::new())
@@ -64,32 +56,37 @@ impl Registration {
                 let is_theirs = self.goal != Goal::Registered && !self.registered;
                 if is_theirs { Step::Unregistered { confirmed: false } } else { self.write(attempt, Vec::new()) }
             }
-            300..=399 if !attempt.redirected && leads_to(response, terms.registrar) => {
+            300..=399 if !attempt.redirected && leads_to(message, terms.registrar) => {
                 self.write(Attempt { redirected: true, ..attempt }, Vec::new())
             }
-            300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
-                self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
-            }
-            403 => self.credentials_refused(now, status, &terms.back_off, random),
-            404 | 604 => self.put_off(now, status, &terms.back_off, random),
-            _ if self.established => self.retry(now, Some(status), &terms.back_off, retry_after(response), random),
+            300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => self.retry_by(response),
+            403 => self.credentials_refused(now, status, &terms.back_off, response.random),
+            404 | 604 => self.put_off(now, status, &terms.back_off, response.random),
+            _ if self.established => self.retry_by(response),
             _ => self.refused(status),
         }
     }
 
-    fn on_success(&mut self, now: Instant, response: &Message, terms: &Terms<'_>, random: &mut Random) -> Step {
+    /// Tries again when the response says so, and not before the back-off.
+    fn retry_by(&mut self, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, message, terms, random } = response;
+        self.retry(now, Some(status), &terms.back_off, retry_after(message), random)
+    }
+
+    fn on_success(&mut self, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, message: response, terms, random } = response;
         self.challenges.on_success(response);
         if self.goal != Goal::Registered {
             let left = grant::left(self.binding, response);
             self.bound.on_listed(now, left);
             self.registered = false;
             self.contacts.forget_others();
-            self.state = State::LetGo { at: left.is_zero().then_some(now) };
+            self.state = State::Unregistered { at: left.is_zero().then_some(now) };
             return Step::Unregistered { confirmed: left.is_zero() };
         }
         let granted = grant::lifetime(self.binding, response, self.expires);
         if granted.is_zero() {
-            return self.retry(now, response.status(), &terms.back_off, None, random);
+            return self.retry(now, Some(status), &terms.back_off, None, random);
         }
         self.bound.on_listed(now, granted);
         let expires = granted.min(EXPIRES_MAX);
@@ -123,28 +120,16 @@ impl Registration {
         renamed
     }
 
-    fn on_challenge(
-        &mut self,
-        now: Instant,
-        status: u16,
-        attempt: Attempt,
-        response: &Message,
-        terms: &Terms<'_>,
-        random: &mut Random,
-    ) -> Step {
-        let challenger = if status == 401 { Challenger::Registrar } else { Challenger::Proxy };
-        match self.challenges.on_challenge(challenger, response, terms.hashes) {
+    fn on_challenge(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {
+        let FinalResponse { now, status, terms, .. } = response;
+        match self.challenges.on_challenge(Challenger::by(status), response.message, terms.hashes) {
             Verdict::Answer { others } => self.write(attempt, others),
-            Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, random),
+            Verdict::Refused => self.credentials_refused(now, status, &terms.back_off, response.random),
             Verdict::Unanswerable { unreadable } => {
-                let step = if !self.established {
-                    self.refused(status)
-                } else {
-                    self.retry(now, Some(status), &terms.back_off, retry_after(response), random)
-                };
+                let step = if self.established { self.retry_by(response) } else { self.refused(status) };
                 step.unanswerable(unreadable)
             }
-            Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, random),
+            Verdict::Endless => self.retry(now, Some(status), &terms.back_off, None, response.random),
         }
     }
 }

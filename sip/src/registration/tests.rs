@@ -49,7 +49,7 @@ impl Walk {
             "Registered" => assert_eq!(walk.respond(200, &[]), "Registered"),
             "BackingOff" => assert_eq!(walk.respond(500, &[]), "Failed"),
             "Refused" => assert_eq!(walk.respond(403, &[]), "Failed"),
-            "LetGo" => {
+            "Unregistered" => {
                 assert_eq!(walk.respond(200, &[]), "Registered");
                 assert_eq!(step(&walk.registration.aim(walk.now, Goal::Silent)), "WantFlow");
                 assert_eq!(step(&walk.registration.begin()), "Send");
@@ -70,7 +70,7 @@ impl Walk {
             State::Registered { .. } => "Registered",
             State::BackingOff { .. } => "BackingOff",
             State::Refused => "Refused",
-            State::LetGo { .. } => "LetGo",
+            State::Unregistered { .. } => "Unregistered",
         }
     }
 
@@ -134,7 +134,7 @@ fn a_registration_walks_every_row_of_its_table() {
         ("Registered", ("Nothing", "Registered"), "Nothing", "WantFlow", ("WantFlow", "Waiting")),
         ("BackingOff", ("Nothing", "BackingOff"), "Nothing", "WantFlow", ("Nothing", "BackingOff")),
         ("Refused", ("Nothing", "Refused"), "Nothing", "Nothing", ("Nothing", "Refused")),
-        ("LetGo", ("Nothing", "LetGo"), "Nothing", "Nothing", ("Nothing", "LetGo")),
+        ("Unregistered", ("Nothing", "Unregistered"), "Nothing", "Nothing", ("Nothing", "Unregistered")),
     ] {
         let mut walk = Walk::to(state);
         assert_eq!((step(&walk.registration.begin()), walk.state()), flow_up, "{state}, flow up");

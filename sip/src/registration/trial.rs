@@ -1,7 +1,6 @@
-//! A REGISTER by which one that stands asks whether another address of its SIP server registers it, too.
+//! A trial: a binding that is registered sends a REGISTER to another address of its SIP server, to see whether that registers it, too.
 //!
-//! Invariant: what another address answers, or leaves unanswered, counts for nothing but its 2xx: no wait grows by it, and no credentials are
-//! held to be refused.
+//! Invariant: only a 2xx of the other address counts. No other answer, and no silence, makes a wait grow or credentials count as refused.
 
 use super::{Attempt, Registration, State, Step};
 

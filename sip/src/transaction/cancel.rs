@@ -7,8 +7,8 @@
 //! | nothing was heard, and it is over for its peer | another flow, by now or later | by that flow, as soon as there is one |
 //!
 //! A CANCEL waits for a response so that it does not overtake its INVITE. By another stream no INVITE comes that it could overtake, and no response either
-//! that the peer has sent by the earlier one: a phone whose 180 was lost so would ring for nobody. The INVITE itself does not go there, because
-//! stacks die of its retransmission by another connection, and one that has started again would ring by it.
+//! that the peer has sent by the earlier one: a phone whose 180 was lost so would ring without a caller. The INVITE itself does not go there, because
+//! some stacks crash on its retransmission by another connection, and a phone that has started again would ring by it.
 //!
 //! A stack may forget the transactions of a connection that has ended, and let its session ring on (JsSIP): it says 481 to each CANCEL. Where the call is over for it,
 //! and it had made an early dialog, the BYE of that ends the session (§15); one that has no such dialog says 481 once more.

@@ -1,7 +1,7 @@
 //! The requests that a client transaction makes itself: the CANCEL of its INVITE, the ACK of a refusal, and the BYE of an early dialog.
 //!
-//! Invariant: all go to the next hop alone, and have the Request-URI of the INVITE; CANCEL and ACK its topmost Via and its Routes, too, so that they are taken
-//! for its own there.
+//! Invariant: all of them go to the next hop alone and have the Request-URI of the INVITE. CANCEL and ACK also have its topmost Via and its Routes, so that the
+//! next hop matches them with it.
 
 use bytes::Bytes;
 

@@ -1,6 +1,6 @@
 //! The machine of a transaction, of either method (RFC 3261 §17.1, §17.2).
 //!
-//! Invariant: what both methods' machines do is asked here, so that the table does not look which it has.
+//! Invariant: whatever both kinds of machine do has one method here, so that the table never asks which kind it holds.
 
 use std::time::Instant;
 

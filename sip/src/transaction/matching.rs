@@ -1,7 +1,7 @@
 //! The rules by which a message belongs to a transaction.
 //!
-//! Invariant: nothing here is state. A key says which request is the same request (RFC 3261 §17.2.3), and for each side its own; who may
-//! speak in a transaction that a key has found is judged by the flow besides.
+//! Invariant: nothing here is state. A key tells which requests are the same one (RFC 3261 §17.2.3), with keys of its own for each side. Whether a peer may
+//! speak in the transaction that a key has found is also judged by its flow.
 
 use std::fmt::Write as _;
 

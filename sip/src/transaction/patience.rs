@@ -1,6 +1,6 @@
-//! The end of a client transaction's patience: it is given up, or waits on, when its time is over.
+//! The end of a client transaction's time: the transaction is given up, or waits on for a late answer.
 //!
-//! Invariant: one that waits on was to, and says so until its peer has spoken.
+//! Invariant: only a transaction that may wait on does so, and it is marked as late until its peer has answered.
 
 use crate::id::InstanceId;
 

@@ -250,7 +250,7 @@ impl World {
             | Event::PushBindingAccepted(_)
             | Event::PushBindingEnded { .. }
             | Event::PushBindingSucceeded(_)
-            | Event::TakenBack(_)
+            | Event::ContactsRemoved(_)
             | Event::FlowBindingAccepted(_)
             | Event::FlowBindingEnded(_)
             | Event::RefreshNeeded(_) => {}
@@ -392,7 +392,7 @@ fn event_kind(event: &Event) -> String {
         Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),
         Event::PushBindingEnded { instance, end } => format!("proxied {instance} {end:?}"),
         Event::PushBindingSucceeded(it) => format!("proxied {} as {}", it.earlier, it.successor),
-        Event::TakenBack(taken) => format!("{taken:?}"),
+        Event::ContactsRemoved(taken) => format!("{taken:?}"),
         Event::FlowBindingAccepted(accepted) => format!("by its flow {}", accepted.instance),
         Event::FlowBindingEnded(instance) => format!("by its flow no more {instance}"),
         Event::RefreshNeeded(instance) => format!("refresh {instance}"),

@@ -8,8 +8,8 @@ use sip::id::{CallId, InstanceId};
 use super::Shard;
 use crate::agent::request::ActivityView;
 use crate::agent::tables::instances::Row;
-use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, What};
-use crate::clock::told_now_ms;
+use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, TimelineEvent};
+use crate::clock::advertised_now_ms;
 
 impl Shard {
     /// The activity of an instance, kept beside its record.
@@ -24,10 +24,10 @@ impl Shard {
     }
 
     /// Adds a step to an instance's timeline.
-    pub(crate) fn note(&mut self, instance: InstanceId, call: Option<CallId>, what: What) {
-        let now = told_now_ms();
+    pub(crate) fn note(&mut self, instance: InstanceId, call: Option<CallId>, what: TimelineEvent) {
+        let now = advertised_now_ms();
         let room = self.steps < STEPS_OF_SHARD;
-        if what == What::Registered {
+        if what == TimelineEvent::Registered {
             let Some(row) = self.instances.get_mut(instance) else { return };
             row.registered_at = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
             row.registered_part = (now % 1_000 / 4) as u8;
@@ -67,7 +67,7 @@ impl Shard {
         let Some(activity) = row.activity.as_mut() else { return };
         let Some(at) = activity.dialogs.iter().position(|(known, _)| *known == dialog) else { return };
         if let Some((_, call)) = activity.dialogs.remove(at) {
-            self.note(instance, Some(call), What::HungUp { by_device });
+            self.note(instance, Some(call), TimelineEvent::HungUp { by_device });
         }
     }
 
@@ -97,5 +97,11 @@ impl Shard {
 /// The registration that stands, of an instance without a timeline.
 fn registered_step(row: &Row) -> Option<Step> {
     let at_ms = u64::from(row.registered_at) * 1_000 + u64::from(row.registered_part) * 4;
-    (row.registered_at > 0).then_some(Step { at_ms, last_ms: at_ms, count: 1, call: None, what: What::Registered })
+    (row.registered_at > 0).then_some(Step {
+        at_ms,
+        last_ms: at_ms,
+        count: 1,
+        call: None,
+        what: TimelineEvent::Registered,
+    })
 }

@@ -7,9 +7,8 @@
 //! | `renew` of a push binding (RFC 8599) | its second token |
 //! | `call-ended` | the call target, not on APNs |
 //!
-//! Invariant: there is one way to send an alert and one handler of its verdict: a token that the service calls gone ends
-//! its instance, whichever push met it, and an alert that a token has not taken goes to the one that has replaced it. Nothing here is
-//! a VoIP push.
+//! Invariant: there is one way to send an alert and one handler of its verdict. A token that the service calls gone ends its instance, whichever alert
+//! was sent. An alert that a replaced token has not taken goes to the new token. Nothing here is a VoIP push.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,12 +17,12 @@ use serde_json::Value;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use super::final_pushes::LAST_WORDS;
+use super::final_pushes::FINAL_PUSH_TIME;
 use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::instances::{EndKind, Ending};
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::{ShardInput, Shared};
-use crate::clock::{self, shared_now, told_now};
+use crate::clock::{self, advertised_now, shared_now};
 use crate::domain::WipeReason;
 use crate::push::{Departure, Event, Push, Subject, Verdict};
 use crate::vault::record::{PushTarget, Record, WakeFor};
@@ -103,7 +102,7 @@ impl Shard {
         // The node that goes on with it does not know what was missed here.
         let is_theirs = self.is_handed_over() && event != Event::MissedCall;
         if ending.is_some_and(|ending| is_nobodys(ending) || is_theirs) {
-            // The device is gone, or is to get nothing more from a node that was told to let go.
+            // The device is gone, or is to get nothing more from a node that was told to release it.
             return;
         }
         // Of these there are few, and what they tell is not told again: a peer that floods a device must not hide that its registration is lost.
@@ -119,7 +118,7 @@ impl Shard {
             return;
         }
         let AlertContent { call, from, name, extra } = content;
-        let (made_at, sent_at) = (clock::now(), told_now());
+        let (made_at, sent_at) = (clock::now(), advertised_now());
         let (edge, deadline) = (self.shared.edge.clone(), sent_at.saturating_add(life_s));
         let push = Push { event, instance, call, from, name, edge, sent_at, deadline, made_at, extra };
         if let Some(activity) = self.activity(instance) {
@@ -136,12 +135,12 @@ impl Shard {
         let provider = self.shared.provider(target.provider);
         let (shared, shard) = (self.shared.clone(), self.index);
         // A push that is tried for a minute must not queue behind pushes that are tried for an hour.
-        let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { LAST_WORDS };
+        let tries = if self.activity(instance).is_some() { ALERT_TRIES } else { FINAL_PUSH_TIME };
         let departure = Departure::unmeasured();
         let recall = departure.recall();
         let sending = send(shared, shard, app, target, push, clock::now() + tries, departure);
         // An alert that tells of the end outlives its instance; a push binding has no activity.
-        let Some(activity) = self.activity(instance) else { return self.speak_last(instance, event, sending) };
+        let Some(activity) = self.activity(instance) else { return self.send_final_push(instance, event, sending) };
         let sending = activity.alerts.spawn(sending);
         activity.recalls.retain(|(_, sending, _)| !sending.is_finished());
         activity.recalls.push((event, sending.clone(), recall));
@@ -155,7 +154,7 @@ impl Shard {
             });
             activity.latest.push((subject, sending));
         }
-        self.note(instance, call, What::PushSent { event, provider });
+        self.note(instance, call, TimelineEvent::PushSent { event, provider });
     }
 
     /// Where the ends of calls, or what else is no call, are told has changed: what has not been taken is judged anew.
@@ -181,7 +180,7 @@ impl Shard {
         self.note(
             instance,
             call,
-            What::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict, said) },
+            TimelineEvent::PushEnded { event, outcome: outcome_of(&verdict), reason: reason_of(&verdict, said) },
         );
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_told(instance, event);

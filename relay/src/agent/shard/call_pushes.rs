@@ -1,13 +1,21 @@
-//! Waking a device: the push for a call, and what its verdict means.
+//! Call pushes: waking a device for an INVITE, and what follows from the push service's verdict.
 //!
-//! Invariant: a call is pushed to each token at most once on APNs, and at most twice elsewhere, the second time because the device
-//! gave no sign (its app tells the two by the call's id); where the answers to two were lost on the way three times, and four where that befell the
-//! push for want of a sign, or one that was held back; however often it is. A token that another has replaced gets nothing further: the other one gets
-//! it, at once where the push was not taken, whatever it waits for. The push is on its way within the same turn of the loop in which the INVITE came; the
-//! store is not asked. A verdict never ends a call that a device has come for. A push ends with its call, but for the answer to what has left whole: that
-//! counts, and a token that it calls gone ends its instance. So does one whose device shows that it knows of the call; for a device that has come it is held
-//! back, and goes on when that leaves without a word, or says none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): below its app, which
-//! may be suspended, the kernel holds the connection.
+//! | event | a push that was not taken yet |
+//! | --- | --- |
+//! | the device has a new token | goes to that one at once; the old token gets nothing further |
+//! | the device has come | is held. It goes on when the device leaves without a response, or gives none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): the app may be suspended while its kernel keeps the connection |
+//! | the device shows that it knows of the call | ends |
+//! | the call ends | ends; but one that has left whole has its answer waited for, because a token that is called gone ends its instance |
+//!
+//! | copies of a call's push for one token | at most |
+//! | --- | --- |
+//! | on APNs | one |
+//! | elsewhere | two: the second one when the device gave no sign; the app knows both by the call's id |
+//! | elsewhere, when the answers to two copies were lost on the way | three |
+//! | likewise, when that befell the second push or one that was held | four |
+//!
+//! Invariant: the push leaves in the turn of the loop in which the INVITE came, without a question to the store. No verdict ends a call that a device has
+//! come for.
 
 use std::future::Future as _;
 use std::ops::RangeInclusive;
@@ -24,10 +32,10 @@ use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::delivery::{deliver, outcome_of, reason_of};
 use crate::agent::tables::calls::Call;
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::{PushRound, Pushed, ShardInput};
 use crate::audit::Act;
-use crate::clock::{self, Moment, told_now};
+use crate::clock::{self, Moment, advertised_now};
 use crate::config::EarlyRinging;
 use crate::domain::Word as _;
 use crate::domain::story::{DEVICE_CAME, Withheld};
@@ -60,9 +68,16 @@ enum Kind {
     Held(Arc<Notify>),
 }
 
-/// Why a push that has not been taken is judged anew.
+/// A call that is for other devices than this one.
+pub(crate) struct NotForDevice {
+    why: Withheld,
+    /// The call waits for the device nevertheless, which may come by itself.
+    may_come: bool,
+}
+
+/// Why a push that has not been taken is reconsidered.
 #[derive(Clone, Copy)]
-pub(crate) enum Anew {
+pub(crate) enum ReconsiderReason {
     /// Its device has come, or shows that it knows of the call.
     DeviceCame,
     /// Its device is pushed to elsewhere.
@@ -77,7 +92,7 @@ fn all_of(instance: InstanceId) -> RangeInclusive<(InstanceId, CallId)> {
 impl Shard {
     /// A call waits for its device: push. The App that is pushed, or why none is.
     pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
-        let now = told_now();
+        let now = advertised_now();
         let deadline = now + call.wait.as_secs();
         let push = Push {
             event: Event::Call,
@@ -91,12 +106,12 @@ impl Shard {
             made_at: clock::now(),
             extra: Vec::new(),
         };
-        if let Some((why, waits)) = self.is_of_others(call) {
+        if let Some(NotForDevice { why, may_come }) = self.is_of_others(call) {
             self.track_call(call, None);
             if let Some(call) = self.calls.get_mut(call.call, call.instance) {
                 call.is_of_others = true;
             }
-            if !waits {
+            if !may_come {
                 self.give_up(call.call, call.instance);
             }
             return Err(why);
@@ -107,20 +122,16 @@ impl Shard {
             return Err(Withheld::Cancelled);
         }
         let Some((app, target)) = self.target_of(call.instance, Event::Call) else {
-            self.track_call(call, None);
-            self.give_up(call.call, call.instance);
-            return Err(Withheld::NoTarget);
+            return Err(self.withhold(call, Withheld::NoTarget));
         };
         if let Err(limit) = self.budgets.take_call(clock::now(), &app, call.instance, call.caller) {
             self.shared.quotas.met(limit);
             tracing::info!(event = "call-not-pushed", instance = %call.instance, call = %call.call, limit = limit.word(), "a call is not pushed");
-            self.track_call(call, None);
-            self.give_up(call.call, call.instance);
-            return Err(Withheld::Limit);
+            return Err(self.withhold(call, Withheld::Limit));
         }
         self.track_call(call, Some(target.provider));
         let provider = self.shared.provider(target.provider);
-        self.note(call.instance, Some(call.call), What::PushSent { event: Event::Call, provider });
+        self.note(call.instance, Some(call.call), TimelineEvent::PushSent { event: Event::Call, provider });
         if self.shared.early_ringing == EarlyRinging::Immediately {
             self.next.push_back(Input::Ring { call: call.call, instance: call.instance });
         }
@@ -128,6 +139,13 @@ impl Shard {
         let departure = Departure::of_call(arrived, &self.shared.metrics);
         self.push_call(app, target, push, PushRound::First, 0, departure);
         Ok(pushed_by)
+    }
+
+    /// A call is not pushed, and nothing else brings its device.
+    fn withhold(&mut self, call: &IncomingCall, why: Withheld) -> Withheld {
+        self.track_call(call, None);
+        self.give_up(call.call, call.instance);
+        why
     }
 
     /// Pushes a call; its service may have taken `earlier` copies for this token.
@@ -160,13 +178,14 @@ impl Shard {
         }
     }
 
-    /// Why a call is not for this device, if it is not; and whether it waits for the device nevertheless, which may come by itself.
-    pub(crate) fn is_of_others(&self, call: &IncomingCall) -> Option<(Withheld, bool)> {
+    /// Why a call is not for this device, if it is not.
+    pub(crate) fn is_of_others(&self, call: &IncomingCall) -> Option<NotForDevice> {
+        let not_for = |why, may_come| Some(NotForDevice { why, may_come });
         if self.is_gone_from_here(call.instance) || self.is_woken_elsewhere(call) {
-            return Some((Withheld::Elsewhere, false));
+            return not_for(Withheld::Elsewhere, false);
         }
         let replaces = call.replaces?;
-        if self.push_bindings.knows(call.instance) || self.push_bindings.let_go(call.instance).is_some() {
+        if self.push_bindings.knows(call.instance) || self.push_bindings.released(call.instance).is_some() {
             // Its SIP server has chosen this one phone, by its Path, and of its calls nothing is remembered.
             return None;
         }
@@ -175,9 +194,9 @@ impl Shard {
         }
         let siblings = self.endpoint.binding_of_instance(call.instance).map(|it| self.endpoint.all_instances(it));
         match siblings.into_iter().flatten().any(|other| self.is_in(other, replaces.dialog)) {
-            true => Some((Withheld::Replaces, false)),
+            true => not_for(Withheld::Replaces, false),
             // The parties of that call are unknown, as after a restart of this relay. A device in it is awake, and comes by itself.
-            false if replaces.required => Some((Withheld::Replaces, true)),
+            false if replaces.required => not_for(Withheld::Replaces, true),
             // The call may be any for a phone that knows nothing of RFC 3891.
             false => None,
         }
@@ -203,7 +222,7 @@ impl Shard {
     pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
         let Some(push) = self.pushes.remove(&(instance, call)) else { return };
         let row = self.instances.get(instance);
-        let is_passed = self.push_bindings.knows(instance) || self.push_bindings.let_go(instance).is_some();
+        let is_passed = self.push_bindings.knows(instance) || self.push_bindings.released(instance).is_some();
         let stays = row.is_some_and(|row| row.ending.is_none()) || is_passed;
         if stays && matches!(&push.kind, Kind::OnItsWay(recall) if recall.ask()) {
             self.pushes.insert((instance, call), push);
@@ -213,11 +232,11 @@ impl Shard {
     }
 
     /// What is said of a call, or where its push goes, has changed: a push that has not been taken is judged anew.
-    pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId, why: Anew) {
+    pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId, why: ReconsiderReason) {
         match self.pushes.get(&(instance, call)).map(|push| &push.kind) {
             Some(Kind::OnItsWay(recall)) => match why {
-                Anew::DeviceCame => recall.reconsider(),
-                Anew::TargetChanged => recall.redirect(),
+                ReconsiderReason::DeviceCame => recall.reconsider(),
+                ReconsiderReason::TargetChanged => recall.redirect(),
             },
             Some(Kind::Held(news)) => news.notify_one(),
             Some(Kind::Taken) | None => {}
@@ -225,7 +244,7 @@ impl Shard {
     }
 
     /// Likewise the pushes of all calls of a device.
-    pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId, why: Anew) {
+    pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId, why: ReconsiderReason) {
         let calls: Vec<_> = self.pushes.range(all_of(instance)).map(|((_, call), _)| *call).collect();
         for call in calls {
             self.reconsider_push(call, instance, why);
@@ -273,26 +292,7 @@ impl Shard {
                 known.wait_until(known.deadline);
             }
             None => {
-                let (state, deadline) = (CallState::Waking, Moment::after(call.wait));
-                let (waiting, unreachable, sign, rings, is_of_others) = (false, false, false, false, false);
-                let knows = false;
-                let (accepted, mark, waits_until) = (false, call.mark, clock::now() + call.wait);
-                let call = Call {
-                    state,
-                    given_up: None,
-                    deadline,
-                    valid_until,
-                    pushed,
-                    waiting,
-                    unreachable,
-                    sign,
-                    rings,
-                    knows,
-                    is_of_others,
-                    accepted,
-                    mark,
-                    waits_until,
-                };
+                let call = Call { pushed, ..Call::waking(call.wait, valid_until, call.mark) };
                 self.calls.remember(id, instance, call);
             }
         }
@@ -325,7 +325,7 @@ impl Shard {
             Verdict::Moved if self.has_come(call, instance) => Some(DEVICE_CAME),
             verdict => reason_of(verdict, pushed.said),
         };
-        let what = What::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
+        let what = TimelineEvent::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
         // Nobody is there any more to be told of the end.
         if matches!(verdict, Verdict::Gone { .. })
@@ -346,9 +346,9 @@ impl Shard {
         if matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed) {
             self.note_woken(call, instance);
         }
-        let is_over = self.calls.of(instance, call).is_some_and(|call| call.told().is_final());
         match verdict {
             Verdict::Accepted => {
+                let is_over = self.calls.of(instance, call).is_some_and(|call| call.reported_state().is_final());
                 if self.shared.early_ringing == EarlyRinging::AfterPushAccepted && !is_over {
                     self.next.push_back(Input::Ring { call, instance });
                 }
@@ -364,19 +364,26 @@ impl Shard {
             | Verdict::TooLate
             | Verdict::Moved => {
                 tracing::info!(event = "call-push-failed", %instance, %call, outcome = outcome_of(verdict).word(), reason, "a call's push was not delivered");
-                // The device knows nothing of the call, and need not be told of its end.
-                if pushed.copies == 0
-                    && let Some(known) = self.calls.get_mut(call, instance)
-                {
-                    known.pushed = None;
-                }
-                // One that knows of the call comes by itself.
-                let comes = self.attached.contains(instance)
-                    || self.calls.of(instance, call).is_some_and(|call| !call.is_untold());
-                if !comes && !is_over {
-                    self.give_up(call, instance);
-                }
+                self.on_push_undelivered(call, &pushed);
             }
+        }
+    }
+
+    /// A push was not delivered: the device is given up, unless it comes by itself or the call is over.
+    fn on_push_undelivered(&mut self, call: CallId, pushed: &Pushed) {
+        let instance = pushed.push.instance;
+        // The device knows nothing of the call, and need not be told of its end.
+        if pushed.copies == 0
+            && let Some(known) = self.calls.get_mut(call, instance)
+        {
+            known.pushed = None;
+        }
+        let known = self.calls.of(instance, call);
+        let is_over = known.is_some_and(|call| call.reported_state().is_final());
+        // One that knows of the call comes by itself.
+        let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.is_untold());
+        if !comes && !is_over {
+            self.give_up(call, instance);
         }
     }
 
@@ -433,7 +440,7 @@ impl Shard {
             known.pushed = Some(target.provider);
         }
         let provider = self.shared.provider(target.provider);
-        self.note(push.instance, Some(call), What::PushSent { event: Event::Call, provider });
+        self.note(push.instance, Some(call), TimelineEvent::PushSent { event: Event::Call, provider });
         self.tell_pushed_again(push.instance, call, provider);
         let departure = unsent.map_or_else(Departure::unmeasured, Unsent::departure);
         self.push_call(app, target, push, round, earlier, departure);

@@ -1,9 +1,11 @@
-//! Inputs that wait while this node may own nothing any more: what comes from the network, and what of this node's own would lead to a push, a call's end
-//! or a wipe. The latter is acted on last: a CANCEL that waits beside it, or a deadline that has passed, ends its call before.
+//! Inputs that wait while the lease of this node is in doubt: another node may own its instances by now.
 //!
-//! Invariant: the store's answer about the instances stands in the inbox by the time the doubt ends; so the whole inbox is read before any waiting
-//! input is acted on, also an input that waits in the same batch. Notices that a shard gets once, about a connection, a name or a push, wait however many
-//! they are. Inputs of strangers leave half of the room to SIP servers.
+//! What comes from the network waits, and so do the shard's own inputs that would lead to a push, to the end of a call or to a wipe. The own inputs are acted
+//! on last: a CANCEL that waits beside them, or a deadline that has passed, ends its call first.
+//!
+//! Invariant: when the doubt ends, the store's answer about the instances is in the inbox. So the whole inbox is read before a waiting input is acted on,
+//! even one of the same batch. Inputs that a shard gets only once, about a connection, a name or a push, wait without a limit. Inputs of strangers leave half
+//! of the room to SIP servers.
 
 use std::collections::VecDeque;
 use std::time::Duration;

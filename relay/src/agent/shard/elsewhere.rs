@@ -8,8 +8,9 @@
 //! | has none, or one that this node has wiped | 403, and its dialogs go through here no longer |
 //! | has it for this node, or says nothing, or has a record that does not open here | 503: it may be here in a moment, or this node may learn the key |
 //!
-//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Nobody is told that there is an instance who has
-//! not shown its secret, is not its SIP server and does not know one of its dialogs, unless its record does not open here.
+//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Only a peer that has
+//! shown an instance's secret, is its SIP server or knows one of its dialogs learns that there is such an instance; but a record that does not open here
+//! is answered 503 to anybody.
 
 use sip::endpoint::{Input, KnownElsewhere, Proof, VerificationId};
 use sip::id::InstanceId;

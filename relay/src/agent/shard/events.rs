@@ -8,14 +8,14 @@ use sip::endpoint::{CallState, EdgeRegister, Event, IncomingCall, Input, Proof, 
 use sip::id::{BindingId, CallId, InstanceId};
 
 use super::Shard;
-use super::call_pushes::Anew;
-use super::stories::How;
+use super::call_pushes::ReconsiderReason;
+use super::stories::CallOrigin;
 use crate::agent::digest::{self, Asked, Challenged, Unanswerable};
 use crate::agent::tables::instances::{EndKind, FirstRegistration, Row};
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::{NodeNews, RecordNote};
-use crate::audit::{Act, Whose};
-use crate::clock::{self, Moment, confirmed_now, told_now, unix_now};
+use crate::audit::{Act, AuditSubject};
+use crate::clock::{self, Moment, advertised_now, confirmed_now, unix_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
@@ -72,8 +72,8 @@ impl Shard {
             Event::Attached(instance) => self.on_attached(instance),
             Event::Detached(instance) => self.on_detached(instance),
             Event::Wake(call) => self.on_wake(at, call),
-            Event::Forked(call) => self.on_call_without_push(at, call, How::Forked),
-            Event::ExpectedCallArrived(call) => self.on_call_without_push(at, call, How::Arrived),
+            Event::Forked(call) => self.on_call_without_push(at, call, CallOrigin::Forked),
+            Event::ExpectedCallArrived(call) => self.on_call_without_push(at, call, CallOrigin::Arrived),
             Event::Missed { call, state } => self.on_missed(&call, state),
             Event::Refused(call) => self.on_call_refused(at, call),
             Event::StoreMessage(message) => self.store_message(&message),
@@ -99,7 +99,7 @@ impl Shard {
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
             Event::PushBindingSucceeded(it) => self.hand_on(it.earlier, it.successor, &it.calls),
             // An error means that nobody is told any more: the process ends.
-            Event::TakenBack(taken) => drop(self.shared.node_news.send(NodeNews::TakenBack(taken))),
+            Event::ContactsRemoved(taken) => drop(self.shared.node_news.send(NodeNews::ContactsRemoved(taken))),
             Event::FlowBindingAccepted(accepted) => self.on_flow_binding(&accepted),
             Event::FlowBindingEnded(instance) => self.on_flow_binding_ended(instance),
             Event::RefreshNeeded(instance) => self.refresh(instance),
@@ -147,8 +147,8 @@ impl Shard {
         if self.attached.insert(instance) {
             self.shared.metrics.edge_flows(1);
         }
-        self.reconsider_pushes(instance, Anew::DeviceCame);
-        self.note(instance, None, What::DeviceAttached { after_ms: None });
+        self.reconsider_pushes(instance, ReconsiderReason::DeviceCame);
+        self.note(instance, None, TimelineEvent::DeviceAttached { after_ms: None });
     }
 
     fn on_detached(&mut self, instance: InstanceId) {
@@ -156,20 +156,20 @@ impl Shard {
             self.shared.metrics.edge_flows(-1);
         }
         self.resume_pushes(instance);
-        self.note(instance, None, What::DeviceDetached);
+        self.note(instance, None, TimelineEvent::DeviceDetached);
     }
 
     fn on_wake(&mut self, at: Instant, call: Box<IncomingCall>) {
         self.note_invite(&call);
-        let how = self.wake(at, &call).map_or_else(How::Withheld, How::Pushed);
+        let how = self.wake(at, &call).map_or_else(CallOrigin::Withheld, CallOrigin::Pushed);
         self.begin_story(call, at, how);
     }
 
     /// A call goes to a device that is there, or that was woken before.
-    fn on_call_without_push(&mut self, at: Instant, call: Box<IncomingCall>, how: How) {
+    fn on_call_without_push(&mut self, at: Instant, call: Box<IncomingCall>, origin: CallOrigin) {
         self.note_invite(&call);
         self.track_call(&call, None);
-        self.begin_story(call, at, how);
+        self.begin_story(call, at, origin);
     }
 
     /// Gives `work` the record of a lent account, for this moment. `None` when there is none, or when it does not open.
@@ -206,7 +206,7 @@ impl Shard {
 
     /// Writes down what was done with an instance, where that is kept.
     pub(crate) fn audit(&self, id: InstanceId, act: Act) {
-        self.shared.audit.note(act, || Whose {
+        self.shared.audit.note(act, || AuditSubject {
             instance: Some(id),
             account: self.instances.get(id).map(Row::aor),
             app: self.with_record(id, |record| record.app.clone()),
@@ -249,7 +249,7 @@ impl Shard {
             if self.instances.set_not_lost(id) {
                 self.tell_registration_restored(id);
             }
-            self.note(id, None, What::Registered);
+            self.note(id, None, TimelineEvent::Registered);
             if !refresh {
                 self.audit(id, Act::Registered);
             }
@@ -407,10 +407,10 @@ impl Shard {
         if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
             // Looked for by the same clock.
             let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
-            self.instances.set_lost(id, told_now(), tell_at);
+            self.instances.set_lost(id, advertised_now(), tell_at);
         }
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
-        self.note(id, None, What::RegistrationRetry { status, after_s });
+        self.note(id, None, TimelineEvent::RegistrationRetry { status, after_s });
         if let Some(first) = first {
             let _ = first.send(FirstRegistration::Failed { status });
         }
@@ -420,10 +420,10 @@ impl Shard {
     fn note_invite(&mut self, call: &IncomingCall) {
         let has_come = call.mark.is_some();
         let what = match self.calls.of(call.instance, call.call) {
-            None if has_come => What::Invite,
-            None => What::Announced,
+            None if has_come => TimelineEvent::Invite,
+            None => TimelineEvent::Announced,
             // Its INVITE comes after it was announced.
-            Some(known) if known.mark.is_none() && has_come => What::Invite,
+            Some(known) if known.mark.is_none() && has_come => TimelineEvent::Invite,
             Some(_) => return,
         };
         self.note(call.instance, Some(call.call), what);
@@ -450,13 +450,13 @@ impl Shard {
         }
         if let Some(after) = woke_after {
             let after_ms = u32::try_from(after.as_millis()).ok();
-            self.note(instance, Some(id), What::DeviceAttached { after_ms });
+            self.note(instance, Some(id), TimelineEvent::DeviceAttached { after_ms });
         }
         if state != was && !was_final {
             if state.is_final() {
-                self.note(instance, Some(id), What::CallEnded(state));
+                self.note(instance, Some(id), TimelineEvent::CallEnded(state));
             } else if has_come {
-                self.note(instance, Some(id), What::CallerHearsRinging);
+                self.note(instance, Some(id), TimelineEvent::CallerHearsRinging);
             }
         } else if woke_after.is_none() && state == CallState::Ringing && !was_final {
             self.note_device_rings(id, instance);
@@ -480,8 +480,8 @@ impl Shard {
     /// The device itself rings, or says that it does.
     pub(crate) fn note_device_rings(&mut self, id: CallId, instance: InstanceId) {
         if self.calls.get_mut(id, instance).is_some_and(|call| !std::mem::replace(&mut call.rings, true)) {
-            self.note(instance, Some(id), What::Ringing);
-            self.reconsider_push(id, instance, Anew::DeviceCame);
+            self.note(instance, Some(id), TimelineEvent::Ringing);
+            self.reconsider_push(id, instance, ReconsiderReason::DeviceCame);
         }
     }
 

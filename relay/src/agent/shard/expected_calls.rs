@@ -1,12 +1,17 @@
-//! Waking the devices of an account for a call that its SIP server holds itself: those that lent it, and those that registered
+//! Waking the devices of an account for a call that its SIP server holds back (`POST /v1/wake`): devices that lent the account, and devices that registered
 //! through the edge (RFC 8599).
 //!
-//! Invariant: a requester that waits for a device is told when it attaches, or let go when it cannot come any more: it declined, its push was
-//! refused, it wants no calls any more, or the call's time is over; no other call of the device lets go of anybody. A call that nobody waits for any
-//! more is expected no longer than its INVITE may take. Only those devices are counted that are attached, or waited
-//! for: an app that is open and registers by itself is neither, nor is a device that gets no calls, or no more of them now. The account is named by
-//! its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain, or the operator, vouches for: by the name
-//! that the account gives as next hop, or by the address that its flow leads to.
+//! | a device that a requester waits for | the requester |
+//! | --- | --- |
+//! | attaches | is told so |
+//! | declined, wants no calls any more, or its push was refused; or the call's time is over | is released: the device cannot come any more |
+//!
+//! Only devices that are attached or waited for are counted. An app that is open and registers by itself is neither, nor is a device that gets no calls, or
+//! no more of them now.
+//!
+//! Invariant: no other call of a device releases a requester. A call that nobody waits for is expected no longer than its INVITE may take. The account is
+//! named by its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain or the operator vouches for, by the name
+//! of the account's next hop or by the address that its flow leads to.
 
 use std::net::SocketAddr;
 
@@ -22,21 +27,31 @@ use crate::push::Event;
 use crate::vault::AorKey;
 
 /// A requester that waited for devices is there no more.
-pub(crate) struct AskerGone {
+pub(crate) struct RequesterGone {
     /// What it heard of them by.
     arrivals: mpsc::WeakUnboundedSender<Arrival>,
     /// The devices, and the calls that they were woken for.
     waited: Vec<(InstanceId, CallId)>,
 }
 
+/// A call that its SIP server holds back, as it has announced it.
+#[derive(Clone, Copy)]
+pub(crate) struct AnnouncedCall<'a> {
+    /// The caller.
+    pub(crate) from: &'a str,
+    /// The caller's display name.
+    pub(crate) name: Option<&'a str>,
+    /// The requester that waits for the devices.
+    pub(crate) asker: &'a Asker,
+}
+
 impl Shard {
-    /// Wakes each device of an account that is not attached, unless it was woken for this call before; `call`: its caller, and who asks. Without one it is only
-    /// looked who is there.
+    /// Wakes each device of an account that is not attached, unless it was woken for this call before. Without a `call` the devices are only counted.
     pub(crate) fn expect_call(
         &mut self,
         aor: AorKey,
         servers: &Servers,
-        call: Option<(&str, Option<&str>, &Asker)>,
+        call: Option<AnnouncedCall<'_>>,
     ) -> DevicesFound {
         let mut waited = Vec::new();
         let mut found = DevicesFound::default();
@@ -66,7 +81,7 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
-            let Some((from, name, asker)) = call else {
+            let Some(AnnouncedCall { from, name, asker }) = call else {
                 found.known += 1;
                 continue;
             };
@@ -85,8 +100,8 @@ impl Shard {
                 found.silent += 1;
             }
         }
-        if let Some((_, _, asker)) = call.filter(|_| !waited.is_empty()) {
-            self.watch(asker, waited);
+        if let Some(call) = call.filter(|_| !waited.is_empty()) {
+            self.watch(call.asker, waited);
         }
         found
     }
@@ -98,13 +113,13 @@ impl Shard {
         tokio::spawn(async move {
             // An error means that nobody is there any more.
             if answered.wait_for(|answered| *answered).await.is_err() {
-                shared.shards.send(shard, ShardInput::AskerGone(AskerGone { arrivals, waited })).await;
+                shared.shards.send(shard, ShardInput::RequesterGone(RequesterGone { arrivals, waited })).await;
             }
         });
     }
 
     /// A requester is there no more: what nobody else waits for is expected no longer than its INVITE may take.
-    pub(crate) fn on_asker_gone(&mut self, AskerGone { arrivals, waited }: &AskerGone) {
+    pub(crate) fn on_requester_gone(&mut self, RequesterGone { arrivals, waited }: &RequesterGone) {
         let gone = arrivals.upgrade();
         let mut calls: Vec<CallId> = waited.iter().map(|(_, call)| *call).collect();
         for (instance, call) in waited {

@@ -1,8 +1,8 @@
-//! The last pushes for an ending instance: that it has ended, and that a call of it has. It outlives the row, and holds the push token in the clear
-//! while it is tried. A push for a registration that passed through (RFC 8599), which has no row, is kept here as well.
+//! Final pushes: they tell that an instance has ended, or that a call of it has, and outlive the instance's row. Each holds the push token in the clear while
+//! it is tried. The pushes for a registration that passed through (RFC 8599) and has no row are kept here as well.
 //!
-//! Invariant: a receipt is given when none of these is on its way: its requester waits [`RECEIPT_WAITS`] at most, and then they are broken off.
-//! None is tried for longer than [`LAST_WORDS`], nor here for longer than [`TO_END`] beyond.
+//! Invariant: a receipt is given when no final push is on its way: its requester waits for [`RECEIPT_WAITS`] at most, then the pushes are aborted. A push is
+//! tried for [`FINAL_PUSH_TIME`] at most, and is kept here for [`TO_END`] beyond that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::agent::ShardInput;
 use crate::push::Event;
 
 /// How long a push that outlives its instance is tried at a service that does not take it.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(60);
+pub(super) const FINAL_PUSH_TIME: Duration = Duration::from_secs(60);
 /// How long its end may take beyond that.
 const TO_END: Duration = Duration::from_secs(2);
 /// How long who asks for a receipt waits for a push that is on its way.
@@ -24,82 +24,82 @@ const RECEIPT_WAITS: Duration = Duration::from_secs(2);
 
 /// The pushes of one shard that outlive their instances.
 #[derive(Default)]
-pub(crate) struct LastWords {
+pub(crate) struct FinalPushes {
     pushes: BTreeMap<(InstanceId, u64), (Event, AbortHandle)>,
     /// How many there were.
     count: u64,
 }
 
-impl LastWords {
+impl FinalPushes {
     fn of(&self, id: InstanceId) -> impl Iterator<Item = (&(InstanceId, u64), &(Event, AbortHandle))> {
         self.pushes.range((id, 0)..=(id, u64::MAX))
     }
 }
 
 impl Shard {
-    /// Has a push sent that outlives its instance, and is tried for [`LAST_WORDS`] at most.
-    pub(super) fn speak_last(
+    /// Has a push sent that outlives its instance, and is tried for [`FINAL_PUSH_TIME`] at most.
+    pub(super) fn send_final_push(
         &mut self,
         id: InstanceId,
         event: Event,
         sending: impl Future<Output = ()> + Send + 'static,
     ) {
-        self.last_words.count += 1;
-        let (shards, shard, number) = (self.shared.shards.clone(), self.index, self.last_words.count);
+        self.final_pushes.count += 1;
+        let (shards, shard, number) = (self.shared.shards.clone(), self.index, self.final_pushes.count);
         let said = tokio::spawn(async move {
             // An error means that it does not end, although it is tried no more: nothing waits for it any longer.
-            let _ = timeout(LAST_WORDS + TO_END, sending).await;
-            shards.send(shard, ShardInput::LastWordSaid(id, number)).await;
+            let _ = timeout(FINAL_PUSH_TIME + TO_END, sending).await;
+            shards.send(shard, ShardInput::FinalPushEnded(id, number)).await;
         });
-        self.last_words.pushes.insert((id, number), (event, said.abort_handle()));
+        self.final_pushes.pushes.insert((id, number), (event, said.abort_handle()));
     }
 
     /// A last push has ended.
-    pub(super) fn on_last_word_said(&mut self, id: InstanceId, number: u64) {
-        self.last_words.pushes.remove(&(id, number));
+    pub(super) fn on_final_push_ended(&mut self, id: InstanceId, number: u64) {
+        self.final_pushes.pushes.remove(&(id, number));
         self.finish(id);
         self.finish_push_binding(id);
     }
 
     /// Whether nothing is on its way any more.
-    pub(super) fn has_said_all(&self, id: InstanceId) -> bool {
-        self.last_words.of(id).next().is_none()
+    pub(super) fn has_no_final_push(&self, id: InstanceId) -> bool {
+        self.final_pushes.of(id).next().is_none()
     }
 
     /// Breaks off what is on its way when somebody has waited for a receipt long enough.
-    pub(super) fn hear_out(&self, id: InstanceId) {
+    pub(super) fn limit_receipt_wait(&self, id: InstanceId) {
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {
             sleep(RECEIPT_WAITS).await;
-            shards.send(shard, ShardInput::HeardOut(id)).await;
+            shards.send(shard, ShardInput::ReceiptWaitOver(id)).await;
         });
     }
 
     /// The requester of a receipt has waited long enough.
-    pub(super) fn on_heard_out(&mut self, id: InstanceId) {
+    pub(super) fn on_receipt_wait_over(&mut self, id: InstanceId) {
         // Its device has registered again: what is pushed now is for that registration.
         if self.push_bindings.knows(id) {
             return;
         }
-        self.silence(id);
+        self.abort_final_pushes(id);
         self.finish(id);
         self.finish_push_binding(id);
     }
 
     /// Breaks off the pushes that are on their way.
-    pub(super) fn silence(&mut self, id: InstanceId) {
+    pub(super) fn abort_final_pushes(&mut self, id: InstanceId) {
         self.break_off(id, |_| true);
     }
 
     /// Breaks off what asks a device to register again: it is not to.
-    pub(super) fn ask_no_more(&mut self, id: InstanceId) {
+    pub(super) fn abort_refresh_pushes(&mut self, id: InstanceId) {
         self.break_off(id, |event| event == Event::Renew);
     }
 
     fn break_off(&mut self, id: InstanceId, is_meant: impl Fn(Event) -> bool) {
-        let meant = self.last_words.of(id).filter(|(_, (event, _))| is_meant(*event));
+        let meant = self.final_pushes.of(id).filter(|(_, (event, _))| is_meant(*event));
         let under_way: Vec<_> = meant.map(|(key, _)| *key).collect();
-        for (_, push) in under_way.into_iter().filter_map(|key| self.last_words.pushes.remove(&key)) {
+        for (_, push) in under_way.into_iter().filter_map(|key| self.final_pushes.pushes.remove(&key)) {
             push.abort();
         }
     }

@@ -1,6 +1,6 @@
 //! Instances on their way between nodes, as one shard sees them: those that it takes over, and those that it has handed over.
 //!
-//! Invariant: nothing is kept of an instance that neither comes nor goes.
+//! Invariant: nothing is kept of an instance that is neither taken over nor handed over.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -23,7 +23,7 @@ pub(super) struct HandOver {
     woken_elsewhere: WokenElsewhere,
     /// While this node leaves: the receiver of the calls for which devices are woken here.
     leaving: Option<mpsc::UnboundedSender<Woken>>,
-    /// Instances that another node has, and that are let go of when their calls have ended.
+    /// Instances that another node has, and that are released when their calls have ended.
     waiting_for_calls: HashSet<InstanceId>,
     /// Ending instances that another node has taken over from this one, and since when.
     taken: HashMap<InstanceId, Instant>,

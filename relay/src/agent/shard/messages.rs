@@ -1,7 +1,7 @@
 //! MESSAGEs that are kept for a device.
 //!
 //! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
-//! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are for those who send few.
+//! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are kept for senders of few messages.
 
 use sip::endpoint::{InboundMessage, Input, MessageContent, MessageEnd, MessageRequestId, StoreOutcome};
 use sip::id::{InstanceId, MessageId};
@@ -10,7 +10,7 @@ use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
 use crate::agent::ShardInput;
 use crate::agent::late_notes::keep;
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::shared_now;
 use crate::domain::MessageOutcome;
 use crate::push::Event;
@@ -77,7 +77,7 @@ impl Shard {
             Err(_) => (StoreOutcome::Unavailable, MessageOutcome::StoreAway),
         };
         self.shared.metrics.message(outcome);
-        self.note(instance, None, What::Message { outcome });
+        self.note(instance, None, TimelineEvent::Message { outcome });
         self.next.push_back(Input::MessageStored { request, instance, outcome: kept });
         if outcome == MessageOutcome::Kept && told {
             let extra = vec![("message", message.to_string().into())];
@@ -110,7 +110,7 @@ impl Shard {
         };
         self.shared.metrics.message(outcome);
         if outcome != MessageOutcome::Composing {
-            self.note(instance, None, What::Message { outcome });
+            self.note(instance, None, TimelineEvent::Message { outcome });
         }
     }
 }

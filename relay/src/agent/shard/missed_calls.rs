@@ -1,6 +1,6 @@
 //! Calls that nobody answered: kept for the device, and told by an alert push.
 //!
-//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended. A note that the store does not take waits for it.
+//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended. A note that the store does not take is kept for later.
 
 use std::time::Instant;
 
@@ -8,11 +8,11 @@ use sip::endpoint::{CallState, IncomingCall};
 
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
-use super::stories::How;
+use super::stories::CallOrigin;
 use crate::agent::late_notes::Note;
 use crate::agent::tables::instances::{EndKind, Ending};
-use crate::agent::tables::timeline::What;
-use crate::clock::{self, shared_now, told_now};
+use crate::agent::tables::timeline::TimelineEvent;
+use crate::clock::{self, advertised_now, shared_now};
 use crate::domain::WipeReason;
 use crate::domain::story::Withheld;
 use crate::metrics::labels::MissedCallOutcome;
@@ -37,9 +37,9 @@ impl Shard {
         }
         let (id, instance) = (call.call, call.instance);
         let why = if self.refuses_calls { Withheld::Ending } else { Withheld::Limit };
-        self.note(instance, Some(id), What::Invite);
-        self.begin_story(call.clone(), arrived, How::Withheld(why));
-        self.note(instance, Some(id), What::CallEnded(CallState::TimedOut));
+        self.note(instance, Some(id), TimelineEvent::Invite);
+        self.begin_story(call.clone(), arrived, CallOrigin::Withheld(why));
+        self.note(instance, Some(id), TimelineEvent::CallEnded(CallState::TimedOut));
         self.on_missed(&call, CallState::TimedOut);
     }
 
@@ -70,7 +70,7 @@ impl Shard {
             call,
             from: missed.from.clone(),
             name: missed.name.clone(),
-            at: told_now().saturating_sub(clock::now().saturating_duration_since(missed.arrived).as_secs()),
+            at: advertised_now().saturating_sub(clock::now().saturating_duration_since(missed.arrived).as_secs()),
             expires_at: kept_until,
             given_up: state == CallState::Cancelled,
         });

@@ -13,11 +13,11 @@
 //! | *the life of an instance* | |
 //! | `succession`, `wipes`, `final_pushes` | its replacement, its end, and the pushes that tell of it |
 //! | `targets` | where its pushes go |
-//! | `early`, `doubt`, `waiting` | what waits: for the instance, for the lease, and what these have in common |
+//! | `awaiting_claim`, `doubt`, `waiting` | what waits: for the instance, for the lease, and what these have in common |
 //! | *registrations that pass through (RFC 8599)* | |
-//! | `passing`, `path_lookups` | REGISTERs, and requests by our Path |
+//! | `forwarded_registers`, `path_lookups` | REGISTERs, and requests by our Path |
 //! | `push_bindings`, `flow_bindings` | those that are pushed for, and those with a flow alone |
-//! | `left_behind` | those whose Path leads to a node that is gone |
+//! | `orphaned_bindings` | those whose Path leads to a node that is gone |
 //! | *the shard itself* | |
 //! | `outgoing` | where its bytes leave |
 //! | `hand_over`, `elsewhere` | instances on their way from and to other nodes, and devices of those that others have |
@@ -27,20 +27,20 @@
 
 mod activity;
 pub(crate) mod alerts;
+mod awaiting_claim;
 mod call_pushes;
 mod doubt;
-mod early;
 pub(crate) mod elsewhere;
 mod events;
 pub(crate) mod expected_calls;
 mod final_pushes;
 mod flow_bindings;
+mod forwarded_registers;
 mod hand_over;
-mod left_behind;
 pub(crate) mod messages;
 mod missed_calls;
+mod orphaned_bindings;
 mod outgoing;
-mod passing;
 pub(crate) mod path_lookups;
 pub(crate) mod push_bindings;
 mod reminders;
@@ -72,13 +72,13 @@ use crate::agent::ShardInput;
 use crate::agent::Shared;
 use crate::agent::digest::Asked;
 use crate::agent::request::{Arrival, Request};
+use crate::agent::shard::awaiting_claim::AwaitingClaim;
 use crate::agent::shard::doubt::{Claim, Doubt, LOOK_AGAIN, NodeLease};
-use crate::agent::shard::early::Early;
 use crate::agent::shard::flow_bindings::FlowBindings;
+use crate::agent::shard::forwarded_registers::HeldQuotas;
 use crate::agent::shard::hand_over::HandOver;
-use crate::agent::shard::left_behind::LeftBehind;
+use crate::agent::shard::orphaned_bindings::OrphanedBindings;
 use crate::agent::shard::outgoing::Outgoing;
-use crate::agent::shard::passing::Passing;
 use crate::agent::shard::path_lookups::PathLookups;
 use crate::agent::shard::push_bindings::PushBindings;
 use crate::agent::shard::reminders::Services;
@@ -94,7 +94,7 @@ use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
 use call_pushes::CallPush;
-use final_pushes::LastWords;
+use final_pushes::FinalPushes;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
@@ -125,7 +125,7 @@ pub(crate) struct Shard {
 
     // What waits.
     /// Requests for instances that may be on their way here.
-    early: Early,
+    awaiting_claim: AwaitingClaim,
     /// Network inputs that came while this node may own nothing any more.
     doubt: Doubt<ShardInput>,
     /// Requests by our Path that wait for the store.
@@ -153,9 +153,9 @@ pub(crate) struct Shard {
     push_bindings: PushBindings,
     flow_bindings: FlowBindings,
     /// REGISTERs that are on their way through to a SIP server.
-    passing: HashMap<ForwardedRegisterId, Passing>,
+    forwarded_registers: HashMap<ForwardedRegisterId, HeldQuotas>,
     /// Registrations that passed through nodes that are gone.
-    left_behind: LeftBehind,
+    orphaned_bindings: OrphanedBindings,
 
     // Calls.
     calls: Calls,
@@ -175,27 +175,27 @@ pub(crate) struct Shard {
     /// How the push services stood, while something waits for them.
     services: Services,
     /// The pushes that outlive their instances.
-    last_words: LastWords,
+    final_pushes: FinalPushes,
 }
 
 impl Shard {
     pub(crate) fn new(index: usize, settings: Settings, shared: Arc<Shared>) -> Self {
         let now = clock::now();
-        let left_behind = LeftBehind::new(settings.upstream.registrations_per_second);
+        let orphaned_bindings = OrphanedBindings::new(settings.upstream.registrations_per_second);
         let mut endpoint = Endpoint::new(now, settings, random::bytes());
         if shared.vault.is_shared() {
             endpoint.expect_other_nodes();
         }
         Self {
             index,
-            left_behind,
+            orphaned_bindings,
             endpoint,
             due: None,
             next: VecDeque::new(),
             outgoing: Outgoing::default(),
             unreachable: HashSet::new(),
             waiting_told: 0,
-            early: Early::default(),
+            awaiting_claim: AwaitingClaim::default(),
             doubt: Doubt::new(),
             path_lookups: PathLookups::default(),
             proofs_elsewhere: 0,
@@ -209,7 +209,7 @@ impl Shard {
             hand_over: HandOver::default(),
             push_bindings: PushBindings::default(),
             flow_bindings: FlowBindings::new(),
-            passing: HashMap::new(),
+            forwarded_registers: HashMap::new(),
             calls: Calls::default(),
             stories: Stories::default(),
             pushes: BTreeMap::new(),
@@ -218,7 +218,7 @@ impl Shard {
             is_cancelled: false,
             budgets: PushBudgets::new(shared.quotas.limits(), shared.shards.len()),
             services: Services::default(),
-            last_words: LastWords::default(),
+            final_pushes: FinalPushes::default(),
             shared,
         }
     }
@@ -259,7 +259,7 @@ impl Shard {
             if self.doubt.is_over() {
                 self.do_what_waited();
                 if is_in_doubt {
-                    self.catch_panic(|shard| shard.judge_early(clock::now()));
+                    self.catch_panic(|shard| shard.judge_claimed(clock::now()));
                 }
             }
             if std::mem::take(&mut self.hurried) {
@@ -304,7 +304,7 @@ impl Shard {
             | ShardInput::TargetAsked { .. }
             | ShardInput::MessageStored(_)
             | ShardInput::AlertEnded(_)
-            | ShardInput::LeftBehind { .. }
+            | ShardInput::OrphanedBindings { .. }
             | ShardInput::PathLookedUp(_)
             | ShardInput::ProofJudged(_)
             | ShardInput::ServerFound(_) => Some(Claim::ToldOnce),
@@ -314,13 +314,13 @@ impl Shard {
                 request => request.is_of_pushes().then_some(Claim::ToldOnce),
             },
             ShardInput::Flow { .. }
-            | ShardInput::AskerGone(_)
+            | ShardInput::RequesterGone(_)
             | ShardInput::ServerAsked { .. }
             | ShardInput::Erased(..)
             | ShardInput::PushBindingStored { .. }
             | ShardInput::PushBindingWaited(_)
-            | ShardInput::LastWordSaid(..)
-            | ShardInput::HeardOut(_) => None,
+            | ShardInput::FinalPushEnded(..)
+            | ShardInput::ReceiptWaitOver(_) => None,
         }
     }
 
@@ -395,7 +395,7 @@ impl Shard {
             ShardInput::Pushed(pushed) => self.on_pushed(pushed),
             ShardInput::SignDue(pushed) => self.on_sign_due(*pushed),
             ShardInput::PushResumed { pushed, is_silent } => self.on_push_resumed(pushed, is_silent),
-            ShardInput::AskerGone(gone) => self.on_asker_gone(&gone),
+            ShardInput::RequesterGone(gone) => self.on_requester_gone(&gone),
             ShardInput::TargetAsked { instance, event, reply } => {
                 // An error means that the push has ended meanwhile.
                 let _ = reply.send(self.target_now(self.endpoint.current(instance), event));
@@ -408,7 +408,7 @@ impl Shard {
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
-            ShardInput::LeftBehind { ids, lives } => self.on_left_behind(&ids, lives),
+            ShardInput::OrphanedBindings { ids, lives } => self.on_orphaned_bindings(&ids, lives),
             ShardInput::PathLookedUp(found) => self.on_path_looked_up(found.0, found.1),
             ShardInput::ProofJudged(judged) => {
                 let (verification, method, judged) = *judged;
@@ -416,14 +416,14 @@ impl Shard {
             }
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
-            ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
-            ShardInput::HeardOut(id) => self.on_heard_out(id),
+            ShardInput::FinalPushEnded(id, number) => self.on_final_push_ended(id, number),
+            ShardInput::ReceiptWaitOver(id) => self.on_receipt_wait_over(id),
             ShardInput::Request(request) => self.on_request(*request),
         }
         // Effects of a request or a verdict that are still to be told.
         self.settle(clock::now());
         if self.doubt.is_over() {
-            self.judge_early(clock::now());
+            self.judge_claimed(clock::now());
         }
     }
 
@@ -444,11 +444,11 @@ impl Shard {
             _ => {}
         }
         let changes = matches!(input, Input::Dialled { .. } | Input::Addresses { .. });
-        if let Some(input) = self.keep_early(at, input).and_then(|input| self.look_up_path(at, input)) {
+        if let Some(input) = self.keep_for_claim(at, input).and_then(|input| self.look_up_path(at, input)) {
             self.drive(at, input);
         }
         if changes {
-            self.judge_early(at);
+            self.judge_claimed(at);
         }
     }
 
@@ -470,12 +470,12 @@ impl Shard {
             self.drain(now);
             self.settle(now);
         }
-        if self.early.due().is_some_and(|due| due <= now) {
-            self.judge_early(now);
+        if self.awaiting_claim.due().is_some_and(|due| due <= now) {
+            self.judge_claimed(now);
         }
         self.end_traces();
         self.calls.forget_old(now);
-        self.ask_left_behind(now);
+        self.refresh_orphaned_bindings(now);
         self.look_at_services(now);
         // First: a clock that is trusted in between moves ends, and ends none.
         let reading = Reading::now();
@@ -529,7 +529,10 @@ impl Shard {
             return now + LOOK_AGAIN;
         }
         let trace = self.next_trace_end().map(|at| now + Duration::from_secs(at.saturating_sub(unix_now())));
-        [self.due, end, trace, self.early.due(), self.left_behind.due()].into_iter().flatten().fold(nap, Instant::min)
+        [self.due, end, trace, self.awaiting_claim.due(), self.orphaned_bindings.due()]
+            .into_iter()
+            .flatten()
+            .fold(nap, Instant::min)
     }
 
     /// Does what the endpoint wants done because of what arrived at `at`.

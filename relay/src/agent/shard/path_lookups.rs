@@ -1,5 +1,8 @@
-//! Requests that come by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here, or from an address that may be its SIP server's as far as DNS has told, and such
-//! for the Contact of an account that was lent; and a device's in a dialog of an account that is not here: they wait until the store, or DNS, has answered.
+//! Requests that wait for a lookup: the store is asked whose their instance is, or DNS whether they come from its SIP server.
+//!
+//! - A request comes by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here.
+//! - It comes likewise, or for the Contact of a lent account, from an address that may be the SIP server's as far as DNS has told.
+//! - A device sends it in a dialog of an account that is not here.
 //!
 //! | answer | the requests that wait |
 //! | --- | --- |
@@ -11,11 +14,15 @@
 //! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
 //! | the record does not open here, or an account is this node's and not here yet | are refused with 503 |
 //!
-//! Invariant: a registration is not reported as unknown, at which a registrar drops its Contact, unless the store has said so; nor is a peer told
-//! that it is not the SIP server of the registration before DNS had [`PART_WAIT`] to tell all that server's addresses. A request waits for [`WAIT`] and
-//! [`LOOK_EVERY`] at most, with [`WAITING_MAX`] for one registration (and the CANCELs of these), [`LOOKUPS_MAX`] registrations and [`BYTES_MAX`] in a
-//! shard, [`OF_DNS_MAX`] of these for DNS and [`OF_SERVER_MAX`] for that of one SIP server, so that the store is asked whatever DNS says; then it is
-//! refused with 503, or judged by the addresses that are known.
+//! | limit | of |
+//! | --- | --- |
+//! | [`WAIT`] and [`LOOK_EVERY`] | the wait of a request; then it is refused with 503, or judged by the addresses that are known |
+//! | [`WAITING_MAX`], beside the CANCELs of these | the requests for one registration |
+//! | [`LOOKUPS_MAX`], [`BYTES_MAX`] | the registrations, and the bytes, in a shard |
+//! | [`OF_DNS_MAX`], [`OF_SERVER_MAX`] | the registrations that wait for DNS, and for that of one SIP server: the store is asked however slow DNS is |
+//!
+//! Invariant: a registration is reported as unknown, which makes a registrar drop its Contact, only when the store has said so. A peer is told that it is not
+//! the SIP server of a registration only after DNS had [`PART_WAIT`] to tell all addresses of that server.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,7 +35,7 @@ use sip::message::{Message, Method};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::Shard;
-use super::early::RETRY_AFTER_S;
+use super::awaiting_claim::RETRY_AFTER_S;
 use super::elsewhere::known_elsewhere;
 use super::waiting::{Cancelled, bytes_of, ends_one, is_first_cancel, is_same, say_waiting};
 use crate::agent::request::KnownPushBinding;
@@ -81,7 +88,7 @@ struct PathLookup {
     server: Option<UpstreamId>,
     /// The store, or DNS, has not answered at once.
     is_slow: bool,
-    /// The registration has ended, or was let go of, since the store was asked: the store's answer may be from before.
+    /// The registration has ended, or was released, since the store was asked: the store's answer may be from before.
     is_stale: bool,
 }
 
@@ -416,7 +423,7 @@ impl Shard {
     /// Refuses a request whose registration cannot be looked up now: its sender may try again, or elsewhere.
     fn refuse_for_now(&mut self, at: Instant, input: &Input, retry_after_s: Option<u32>) {
         if let Input::Received { source, message } = input {
-            self.endpoint.refuse_early(source, message, retry_after_s);
+            self.endpoint.refuse_unclaimed(source, message, retry_after_s);
             self.drain(at);
         }
     }

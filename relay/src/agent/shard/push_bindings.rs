@@ -1,11 +1,11 @@
-//! Registrations that only pass through (RFC 8599): how they are kept over a restart, and which devices they wake. Which may is said in
-//! [`passing`](super::passing).
+//! Push bindings (RFC 8599): registrations that passed through the edge, their records in the store, and the pushes to their devices. Which registrations may
+//! pass is decided in [`forwarded_registers`](super::forwarded_registers).
 //!
-//! Invariant: a row holds its record in the sealed form alone, and there is no credential in it. A record is in the store no longer than its SIP
-//! server has granted; the store is asked for one thing at a time about it, and in the end for the newest: a registration that has ended meanwhile is
-//! not written. It leaves no tombstone, for its device may register it again under the same id, so nothing is promised of it before the store has
-//! erased it, and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a
-//! registration that only the store knows waits in [`path_lookups`](super::path_lookups).
+//! Invariant: a row holds its record in the sealed form alone, and the record holds no credential. A record is in the store no longer than its SIP server has
+//! granted. The store is asked for one thing at a time about a registration, and in the end for the newest: a registration that has ended meanwhile is not
+//! written. Such a registration leaves no tombstone, for its device may register it again under the same id; so its end is confirmed only when the store has
+//! erased it and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a registration
+//! that only the store knows waits in [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,7 +23,9 @@ use super::alerts::AlertContent;
 use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
 use crate::agent::erasures;
-use crate::agent::request::{Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, WipeDone, WipeWaiter};
+use crate::agent::request::{
+    Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, WipeDone, WipeWaiter,
+};
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::agent::{NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
@@ -49,16 +51,7 @@ pub(crate) struct PushBindings {
     /// The rows of each account, which has no other name here.
     accounts: BTreeSet<(AorKey, InstanceId)>,
     /// The records of registrations that another node has by now, for the calls that wait here for their devices, and as long as these do.
-    let_go: HashMap<InstanceId, Sealed>,
-}
-
-/// The whereabouts of a registration that is let go of here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
-    /// Another node has it.
-    Elsewhere(NewOwner),
-    /// It has ended.
-    Nowhere,
+    released: HashMap<InstanceId, Sealed>,
 }
 
 struct Row {
@@ -83,9 +76,30 @@ struct Row {
     /// The registration was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
     /// The registration is another node's, or no longer any node's: its end is not told to the store.
-    is_let_go: bool,
+    is_released: bool,
     /// The node that its Path leads to, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
+}
+
+impl Row {
+    /// A registration that the store has no record of yet.
+    fn new(aor: AorKey, lookup: Lookup, place: Holding) -> Self {
+        Self {
+            wanted: None,
+            aor,
+            lookup,
+            fence: Fence::NEW,
+            busy: false,
+            stale: false,
+            superseded: Arc::default(),
+            _place: place,
+            waiters: Vec::new(),
+            is_heard_out: false,
+            is_wiped: false,
+            is_released: false,
+            left_by: None,
+        }
+    }
 }
 
 impl PushBindings {
@@ -99,8 +113,8 @@ impl PushBindings {
     }
 
     /// The record of a registration that another node has by now, and for whose device a call waits here.
-    pub(crate) fn let_go(&self, id: InstanceId) -> Option<&Sealed> {
-        self.let_go.get(&id)
+    pub(crate) fn released(&self, id: InstanceId) -> Option<&Sealed> {
+        self.released.get(&id)
     }
 
     /// The node that the Path of a registration leads to, where that is another one.
@@ -237,24 +251,9 @@ impl Shard {
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
         }
-        let place = || self.shared.quotas.count_registration(&route.server(), source);
-        let fresh = || Row {
-            wanted: None,
-            aor: account,
-            lookup,
-            fence: Fence::NEW,
-            busy: false,
-            stale: false,
-            superseded: Arc::default(),
-            _place: place(),
-            waiters: Vec::new(),
-            is_heard_out: false,
-            is_wiped: false,
-            is_let_go: false,
-            left_by: None,
-        };
+        let fresh = || Row::new(account, lookup, self.shared.quotas.count_registration(&route.server(), source));
         self.push_bindings.accounts.insert((account, instance));
-        self.push_bindings.let_go.remove(&instance);
+        self.push_bindings.released.remove(&instance);
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         (row.wanted, row.left_by, row.is_heard_out) = (Some((sealed, expires_at)), None, false);
         self.tell_store(instance);
@@ -308,21 +307,21 @@ impl Shard {
 
     /// Drops the row of what the store has erased, when nobody waits for its receipt, or nothing is pushed for it any more.
     pub(super) fn finish_push_binding(&mut self, id: InstanceId) {
-        let has_said_all = self.has_said_all(id);
+        let has_no_final_push = self.has_no_final_push(id);
         let is_erased = |row: &&mut Row| row.wanted.is_none() && !row.busy;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_erased) else { return };
-        if !row.waiters.is_empty() && !has_said_all {
-            return self.hear_out_push_binding(id);
+        if !row.waiters.is_empty() && !has_no_final_push {
+            return self.limit_receipt_wait_of_push_binding(id);
         }
         answer(&mut row.waiters, Erasure::Unmarked);
         self.push_bindings.remove(id);
     }
 
-    fn hear_out_push_binding(&mut self, id: InstanceId) {
+    fn limit_receipt_wait_of_push_binding(&mut self, id: InstanceId) {
         if let Some(row) = self.push_bindings.rows.get_mut(&id)
             && !std::mem::replace(&mut row.is_heard_out, true)
         {
-            self.hear_out(id);
+            self.limit_receipt_wait(id);
         }
     }
 
@@ -343,8 +342,8 @@ impl Shard {
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
         // Its calls end by this, and their devices are told so.
         self.drive(clock::now(), Input::RemovePushBinding(id));
-        if !self.has_said_all(id) {
-            self.hear_out_push_binding(id);
+        if !self.has_no_final_push(id) {
+            self.limit_receipt_wait_of_push_binding(id);
         }
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {
@@ -357,10 +356,11 @@ impl Shard {
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
-            (false, fence) if kind == EndKind::HandedOver => {
-                self.let_go_of_push_binding(id, fence, Whereabouts::Elsewhere(NewOwner::Successor));
+            (false, fence) => {
+                let is_taken_over = kind == EndKind::HandedOver;
+                let why = if is_taken_over { ReleaseReason::TakenOver } else { ReleaseReason::Ended };
+                self.release_push_binding(id, fence, why);
             }
-            (false, fence) => self.let_go_of_push_binding(id, fence, Whereabouts::Nowhere),
             // The write that is on its way to the store is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
             // Whether that is taken shows whose it is.
@@ -390,28 +390,14 @@ impl Shard {
             self.shared.upstreams.release(upstream);
             return true;
         };
-        let _place = self.shared.quotas.count_registration(&server, None);
+        let place = self.shared.quotas.count_registration(&server, None);
         let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
-        let row = Row {
-            wanted: Some((sealed, expires_at)),
-            aor,
-            lookup,
-            fence,
-            busy: false,
-            stale: false,
-            superseded: Arc::default(),
-            _place,
-            waiters: Vec::new(),
-            is_heard_out: false,
-            is_wiped: false,
-            is_let_go: false,
-            left_by,
-        };
+        let row = Row { wanted: Some((sealed, expires_at)), fence, left_by, ..Row::new(aor, lookup, place) };
         if row.left_by.is_some() {
-            self.left_behind.add(clock::now(), upstream, id);
+            self.orphaned_bindings.add(clock::now(), upstream, id);
         }
         self.push_bindings.accounts.insert((aor, id));
-        self.push_bindings.let_go.remove(&id);
+        self.push_bindings.released.remove(&id);
         self.push_bindings.rows.insert(id, row);
         self.shared.stories.recall(id);
         self.shared.metrics.push_registrations(1);
@@ -426,13 +412,13 @@ impl Shard {
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
         self.forget_trace(id);
         self.forget_stories(id);
-        self.push_bindings.let_go.remove(&id);
-        let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_let_go;
+        self.push_bindings.released.remove(&id);
+        let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_released;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
         row.wanted = None;
         let is_busy = row.busy;
         if end != PushBindingEnd::Expired {
-            self.ask_no_more(id);
+            self.abort_refresh_pushes(id);
             self.drop_pushes(id);
         }
         self.shared.metrics.push_registrations(-1);
@@ -440,7 +426,7 @@ impl Shard {
         // An expired record leaves the store by itself; another node may have it again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
-            // A node where a call of it waits since it was let go of there pushes no more.
+            // A node where a call of it waits since it was released there pushes no more.
             drop(tell_wiped(&self.shared, id, end != PushBindingEnd::Replaced));
         } else if !is_busy {
             self.push_bindings.remove(id);
@@ -449,25 +435,26 @@ impl Shard {
 
     /// The store has a registration no more, or from another node: its device is pushed from here no more but for calls that wait here, as long as another node
     /// has it. The store is left as it is.
-    pub(crate) fn let_go_of_push_binding(&mut self, id: InstanceId, fence: Fence, whereabouts: Whereabouts) {
-        if whereabouts == Whereabouts::Nowhere && self.push_bindings.let_go.contains_key(&id) {
+    pub(crate) fn release_push_binding(&mut self, id: InstanceId, fence: Fence, why: ReleaseReason) {
+        if why == ReleaseReason::Ended && self.push_bindings.released.contains_key(&id) {
             // The node that has had it since has ended it.
             return self.drive(clock::now(), Input::RemovePushBinding(id));
         }
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(is_as_looked_at) else { return };
-        row.is_let_go = true;
-        self.ask_no_more(id);
+        row.is_released = true;
+        self.abort_refresh_pushes(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
         // Its calls end first, and their devices, which are told so, are found by its record.
-        let end = match whereabouts {
-            Whereabouts::Elsewhere(to) => Input::LetGoOfPushBinding { instance: id, to },
-            Whereabouts::Nowhere => Input::RemovePushBinding(id),
+        let end = match why {
+            ReleaseReason::Moved => Input::ReleasePushBinding { instance: id, to: NewOwner::Chosen },
+            ReleaseReason::TakenOver => Input::ReleasePushBinding { instance: id, to: NewOwner::Successor },
+            ReleaseReason::Ended => Input::RemovePushBinding(id),
         };
         self.drive(clock::now(), end);
         let waits = self.endpoint.push_binding_upstream(id).is_some();
         if let Some(sealed) = self.push_bindings.sealed(id).filter(|_| waits).cloned() {
-            self.push_bindings.let_go.insert(id, sealed);
+            self.push_bindings.released.insert(id, sealed);
         }
         self.push_bindings.remove(id);
         self.shared.metrics.push_registrations(-1);

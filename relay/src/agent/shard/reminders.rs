@@ -1,7 +1,7 @@
-//! Notices to a user about the lease: that it should be renewed, that it ends, that it is lost and why.
+//! Notices to a user: the lease should be renewed, or ends; the registration fails, is back, or is lost, and why.
 //!
-//! A reminder, and that a registration fails or is back, count as told when a push service took them, and are written down then; one that none takes
-//! is told [again](crate::agent::tables::untold): by itself, and soon when a service that failed is well, or has other settings.
+//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is sent [again](crate::agent::tables::untold): after a
+//! while, and soon after the service has recovered or has other settings.
 //!
 //! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; it describes a failure by a SIP
 //! status and words of our own.
@@ -16,7 +16,7 @@ use super::alerts::AlertContent;
 use crate::agent::digest::Unanswerable;
 use crate::agent::tables::instances::{Again, Row};
 use crate::agent::tables::lease;
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::tables::untold::Notice;
 use crate::agent::{RecordNote, Reminded};
 use crate::clock::{DAY_S, confirmed_now, shared_now};
@@ -128,13 +128,13 @@ impl Shard {
             said.push(("status", status.into()));
         }
         tracing::info!(event = "registration-lost", instance = %id, status, "a registration has been lost for long");
-        self.note(id, None, What::RegistrationFailing { status: Some(status).filter(|it| *it != 0) });
+        self.note(id, None, TimelineEvent::RegistrationFailing { status: Some(status).filter(|it| *it != 0) });
         self.tell_until_taken(Event::RegistrationFailing, id, LOST_LIFE_S, said);
     }
 
     /// The registration is back, after its user was told of the loss.
     pub(crate) fn tell_registration_restored(&mut self, id: InstanceId) {
-        self.note(id, None, What::RegistrationRestored);
+        self.note(id, None, TimelineEvent::RegistrationRestored);
         self.instances.set_restored(id, confirmed_now());
         self.push_restored(id);
     }

@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{CallState, Input, NewOwner};
+use sip::endpoint::{CallState, Input};
 use sip::id::{BindingId, CallId, InstanceId, UpstreamId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::Shard;
-use super::call_pushes::Anew;
-use super::push_bindings::Whereabouts;
+use super::call_pushes::ReconsiderReason;
+use super::expected_calls::AnnouncedCall;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
@@ -20,8 +20,8 @@ use crate::agent::request::{
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
-use crate::agent::tables::timeline::What;
-use crate::clock::{self, Frame, told_now, unix_now};
+use crate::agent::tables::timeline::TimelineEvent;
+use crate::clock::{self, Frame, advertised_now, unix_now};
 use crate::domain::InstanceState;
 use crate::vault::record::{Presence, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
@@ -49,7 +49,7 @@ impl Shard {
             }
             Request::End { id, who, kind, reply } => self.end_for(id, &who, kind, reply),
             Request::Silence { id, reply } => {
-                self.silence(id);
+                self.abort_final_pushes(id);
                 let _ = reply.send(());
             }
             Request::Succeed { earlier, successor } => self.succeed(earlier, successor),
@@ -64,7 +64,8 @@ impl Shard {
                 let _ = reply.send(self.expect_call(aor, &servers, None));
             }
             Request::ExpectCall { aor, servers, from, name, asker, reply, .. } => {
-                let _ = reply.send(self.expect_call(aor, &servers, Some((&from, name.as_deref(), &asker))));
+                let call = AnnouncedCall { from: &from, name: name.as_deref(), asker: &asker };
+                let _ = reply.send(self.expect_call(aor, &servers, Some(call)));
             }
             Request::Calls { id, reply } => {
                 let _ = reply.send(self.calls.all_of(id));
@@ -97,15 +98,13 @@ impl Shard {
             Request::Adopt { new, reply } => {
                 let _ = reply.send(self.adopt(*new));
             }
-            Request::LetGo { id, fence, is_moved } => {
+            Request::Release { id, fence, why } => {
                 self.path_lookups.doubt(id);
-                let whereabouts =
-                    if is_moved { Whereabouts::Elsewhere(NewOwner::Chosen) } else { Whereabouts::Nowhere };
-                self.let_go_of_push_binding(id, fence, whereabouts);
+                self.release_push_binding(id, fence, why);
             }
             Request::LeaveToOwner { id, fence, until, record } => self.leave_to_owner(id, fence, until, record),
             // `on_input` does it after every request.
-            Request::JudgeEarly => {}
+            Request::JudgeClaimed => {}
             Request::LoseTime { lost, for_sure } => self.drive(clock::now(), Input::TimeLost { lost, for_sure }),
             Request::HandOver { woken, reply } => {
                 self.leave(woken);
@@ -174,13 +173,13 @@ impl Shard {
                 self.hand_over.note_ended_ahead(id);
             }
             // Told when nothing of it is here any more.
-            return self.end_let_go(id, waiter);
+            return self.end_released(id, waiter);
         }
         match admitted {
             Ok(()) => self.end_here(id, kind, Some(waiter)),
             Err(denied) => {
-                self.silence(id);
-                self.end_calls_of_let_go(id);
+                self.abort_final_pushes(id);
+                self.end_calls_of_released(id);
                 self.hand_over.note_ended_ahead(id);
                 refuse(Some(waiter), denied);
             }
@@ -219,21 +218,21 @@ impl Shard {
     }
 
     /// Lets go of an instance that its owner ends; `waiter` hears that it is unknown when it is.
-    fn end_let_go(&mut self, id: InstanceId, waiter: WipeWaiter) {
+    fn end_released(&mut self, id: InstanceId, waiter: WipeWaiter) {
         if self.push_bindings.knows(id) {
             self.end_push_binding(id, EndKind::NeverOurs, Some(waiter));
         } else if self.instances.get(id).is_some() {
             self.end(id, EndKind::NeverOurs, Some(waiter));
         } else {
-            self.silence(id);
-            self.end_calls_of_let_go(id);
+            self.abort_final_pushes(id);
+            self.end_calls_of_released(id);
             refuse(Some(waiter), Denied::Unknown);
         }
     }
 
     /// A registration that another node has had since, and for which a call still waits here, is ended: its phone is pushed from here no more.
-    fn end_calls_of_let_go(&mut self, id: InstanceId) {
-        if self.push_bindings.let_go(id).is_some() {
+    fn end_calls_of_released(&mut self, id: InstanceId) {
+        if self.push_bindings.released(id).is_some() {
             self.drive(clock::now(), Input::RemovePushBinding(id));
         }
     }
@@ -346,10 +345,10 @@ impl Shard {
         self.instances.insert(row);
         self.instances.set_told_by(id, if fence == Fence::NEW { Frame::of_grants() } else { Frame::of_found() });
         if told_failing && binding.presence == Presence::Background {
-            self.instances.set_told_lost(id, told_now());
+            self.instances.set_told_lost(id, advertised_now());
         }
         let shared = binding.binding;
-        self.early.note_bound(shared);
+        self.awaiting_claim.note_bound(shared);
         binding.same_as = self.twin_of(id, shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
@@ -414,12 +413,12 @@ impl Shard {
             (Presence::Foreground, false) => {
                 self.set_state(id, InstanceState::Foreground);
                 self.instances.set_not_lost(id);
-                self.note(id, None, What::Foreground);
+                self.note(id, None, TimelineEvent::Foreground);
                 self.next.push_back(Input::Suspend(id));
             }
             (Presence::Background, true) => {
                 self.set_state(id, InstanceState::Registering);
-                self.note(id, None, What::Background);
+                self.note(id, None, TimelineEvent::Background);
                 self.drive(clock::now(), Input::Resume(id));
                 if let Some(binding) = self.endpoint.binding_of_instance(id) {
                     self.share_registration(id, binding);
@@ -470,11 +469,11 @@ impl Shard {
         if let Some(call) = self.calls.get_mut(call, id) {
             (call.sign, call.knows) = (true, true);
         }
-        self.reconsider_push(call, id, Anew::DeviceCame);
+        self.reconsider_push(call, id, ReconsiderReason::DeviceCame);
         match request {
             CallRequest::Look => {}
-            CallRequest::Decline if known.told() == CallState::Declined => {}
-            _ if known.told().is_final() => return Err(CallDenied::Over(known.told())),
+            CallRequest::Decline if known.reported_state() == CallState::Declined => {}
+            _ if known.reported_state().is_final() => return Err(CallDenied::Over(known.reported_state())),
             CallRequest::Ring => {
                 self.drive(clock::now(), Input::Ring { call, instance: id });
                 self.note_device_rings(call, id);

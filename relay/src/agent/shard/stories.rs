@@ -1,7 +1,7 @@
 //! The stories of the calls of a shard, as long as they go on; a finished one is handed to `agent::stories`.
 //!
 //! Invariant: a story is begun after its push has left the shard, or with the next thing that happens to its call, and told in memory alone. It ends with its instance, and is then kept
-//! nowhere. At most [`OPEN_MAX`] are told at once: of a further call there is none.
+//! nowhere. At most [`OPEN_MAX`] go on at once; a further call has none.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,8 +10,8 @@ use sip::endpoint::{CallState, IncomingCall};
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use crate::agent::tables::timeline::What;
-use crate::clock::told_now_ms;
+use crate::agent::tables::timeline::TimelineEvent;
+use crate::clock::advertised_now_ms;
 use crate::domain::PushProvider;
 use crate::domain::story::{self, Moment, Story, Withheld};
 use crate::metrics::labels::MissedCallOutcome;
@@ -23,7 +23,7 @@ const OPEN_MAX: usize = 20_000;
 
 /// How a call came.
 #[derive(Clone, Debug)]
-pub(crate) enum How {
+pub(crate) enum CallOrigin {
     /// Its device was pushed, by this App.
     Pushed(Box<str>),
     /// The push was not sent.
@@ -37,7 +37,7 @@ pub(crate) enum How {
 /// The stories of the calls of one shard.
 #[derive(Default)]
 pub(super) struct Stories {
-    to_begin: Vec<(Box<IncomingCall>, Instant, How)>,
+    to_begin: Vec<(Box<IncomingCall>, Instant, CallOrigin)>,
     /// Those that go on, by instance.
     open: BTreeMap<(InstanceId, CallId), Story>,
 }
@@ -51,8 +51,8 @@ impl Stories {
 
 impl Shard {
     /// A call came at `arrived`: its story begins when there is nothing more urgent.
-    pub(crate) fn begin_story(&mut self, call: Box<IncomingCall>, arrived: Instant, how: How) {
-        self.stories.to_begin.push((call, arrived, how));
+    pub(crate) fn begin_story(&mut self, call: Box<IncomingCall>, arrived: Instant, origin: CallOrigin) {
+        self.stories.to_begin.push((call, arrived, origin));
     }
 
     /// Begins the stories of the calls that have come since the last time.
@@ -62,19 +62,19 @@ impl Shard {
         }
     }
 
-    fn begin(&mut self, call: &IncomingCall, arrived: Instant, how: How) {
+    fn begin(&mut self, call: &IncomingCall, arrived: Instant, origin: CallOrigin) {
         let (id, instance) = (call.call, call.instance);
         let key = (instance, id);
-        let now = told_now_ms();
+        let now = advertised_now_ms();
         let is_new = !self.stories.open.contains_key(&key);
         if is_new {
             if self.stories.open.len() >= OPEN_MAX {
                 self.shared.metrics.call_story(MissedCallOutcome::Lost);
                 return;
             }
-            let known = match &how {
-                How::Pushed(app) => Some(app.clone()),
-                How::Withheld(_) | How::Forked | How::Arrived => {
+            let known = match &origin {
+                CallOrigin::Pushed(app) => Some(app.clone()),
+                CallOrigin::Withheld(_) | CallOrigin::Forked | CallOrigin::Arrived => {
                     self.attached.app(instance).map(Box::from).or_else(|| self.app_of(instance))
                 }
             };
@@ -85,15 +85,15 @@ impl Shard {
             let story = Story::begun(first, id, instance, &app, &call.from, now.saturating_sub(waited));
             self.stories.open.insert(key, story);
         }
-        let moment = match how {
-            How::Pushed(_) => {
+        let moment = match origin {
+            CallOrigin::Pushed(_) => {
                 let pushed = self.calls.of(instance, id).and_then(|call| call.pushed);
                 pushed.map(|provider| Moment::PushSent(self.shared.provider(provider)))
             }
-            How::Withheld(why) => Some(Moment::Withheld(why)),
-            How::Forked => Some(Moment::InviteSent),
+            CallOrigin::Withheld(why) => Some(Moment::Withheld(why)),
+            CallOrigin::Forked => Some(Moment::InviteSent),
             // Its story began when the call was announced.
-            How::Arrived => (!is_new).then_some(Moment::Invite),
+            CallOrigin::Arrived => (!is_new).then_some(Moment::Invite),
         };
         if let (Some(moment), Some(story)) = (moment, self.stories.open.get_mut(&key)) {
             tracing::debug!(event = "call-step", call = %id, %instance, step = moment.word(), "a call goes on");
@@ -105,27 +105,27 @@ impl Shard {
     pub(crate) fn tell_pushed_again(&mut self, instance: InstanceId, call: CallId, provider: PushProvider) {
         self.begin_stories();
         if let Some(story) = self.stories.open.get_mut(&(instance, call)) {
-            story.tell(told_now_ms(), Moment::PushSent(provider));
+            story.tell(advertised_now_ms(), Moment::PushSent(provider));
         }
     }
 
     /// Tells a story what the timeline is told of its call.
-    pub(crate) fn tell_story(&mut self, instance: InstanceId, call: CallId, what: What) {
+    pub(crate) fn tell_story(&mut self, instance: InstanceId, call: CallId, what: TimelineEvent) {
         let moment = match what {
-            What::PushEnded { event: Event::Call, outcome, reason } => {
+            TimelineEvent::PushEnded { event: Event::Call, outcome, reason } => {
                 Moment::PushEnded(outcome, reason.map(story::reason))
             }
-            What::DeviceAttached { after_ms: Some(_) } => Moment::DeviceAttached,
-            What::CallerHearsRinging => Moment::CallerHearsRinging,
-            What::Ringing => Moment::Ringing,
-            What::CallEnded(state) => Moment::Ended(state),
-            What::HungUp { by_device } => Moment::HungUp { by_device },
+            TimelineEvent::DeviceAttached { after_ms: Some(_) } => Moment::DeviceAttached,
+            TimelineEvent::CallerHearsRinging => Moment::CallerHearsRinging,
+            TimelineEvent::Ringing => Moment::Ringing,
+            TimelineEvent::CallEnded(state) => Moment::Ended(state),
+            TimelineEvent::HungUp { by_device } => Moment::HungUp { by_device },
             _ => return,
         };
         self.begin_stories();
         let key = (instance, call);
         let Some(story) = self.stories.open.get_mut(&key) else { return };
-        let now = told_now_ms();
+        let now = advertised_now_ms();
         tracing::debug!(event = "call-step", %call, %instance, step = moment.word(), "a call goes on");
         let (came, is_over, is_answered) = (
             moment == Moment::DeviceAttached,
@@ -183,7 +183,7 @@ impl Shard {
 
     fn app_of(&self, instance: InstanceId) -> Option<Box<str>> {
         let lent = self.instances.get(instance).filter(|row| row.ending.is_none()).map(|row| &row.sealed);
-        let passed = || self.push_bindings.sealed(instance).or_else(|| self.push_bindings.let_go(instance));
+        let passed = || self.push_bindings.sealed(instance).or_else(|| self.push_bindings.released(instance));
         let sealed = lent.or_else(passed)?;
         self.opened(instance, sealed, |record| match record {
             StoredRecord::Lent(record) => Some(record.app.clone()),

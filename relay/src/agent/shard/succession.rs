@@ -1,17 +1,16 @@
-//! An instance, or a registration that passed through, that takes the place of an earlier one of the same device: the calls of that one go on in its
-//! name.
+//! Succession: an instance, or a registration that passed through, takes the place of an earlier one of the same device, and takes over its calls.
 //!
 //! | of the earlier one | |
 //! | --- | --- |
-//! | how its calls stand, a push that is on its way | is the later one's: none is pushed a second time, and what the push service says of it counts |
-//! | who waits for its device | waits for the device in its other name |
+//! | the states of its calls, a push that is on its way | are the later one's: no call is pushed a second time, and the push service's verdict counts |
+//! | a requester that waits for its device | waits for the later one |
 //! | its answered calls, and the stories that go on | are the later one's |
 //! | calls that are over | can be asked of the later one, as long as they are known |
 //! | its timeline, its mailbox, the items kept beside its record | ends with it |
 //!
 //! Where the later one is of another binding, another shard or another node, the calls end with the earlier one, and the later one has missed them.
 //!
-//! Invariant: nothing else goes to one that the endpoint takes for no successor (`sip/src/endpoint/successors.rs`).
+//! Invariant: only a successor by the endpoint's own rules takes anything over (`sip/src/endpoint/successors.rs`).
 
 use std::collections::btree_map::Entry;
 
@@ -19,7 +18,7 @@ use sip::endpoint::Input;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use super::call_pushes::Anew;
+use super::call_pushes::ReconsiderReason;
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::clock;
@@ -61,7 +60,7 @@ impl Shard {
         if let (Some(before), Some(now)) = (target(earlier), target(successor))
             && !now.takes_the_same(&before)
         {
-            self.reconsider_pushes(successor, Anew::TargetChanged);
+            self.reconsider_pushes(successor, ReconsiderReason::TargetChanged);
         }
         self.succeed_in_stories(earlier, successor);
         for (call, waiting) in self.take_arrivals(earlier) {

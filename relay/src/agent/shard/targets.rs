@@ -5,17 +5,16 @@
 //! | is the device's | the instance ends | | |
 //! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token, at once |
 //!
-//! A node that leaves, or of whose instance another run has the record, ends nothing: that one may know another token by now. The other node is told which
+//! A node that leaves, or whose record of the instance another run has by now, ends nothing: the other node may know a newer token. That node is told which
 //! token is gone, and judges by its own record.
 //!
-//! Invariant: the app is believed: a verdict on a token that it has exchanged ends nothing. No record is opened for a push that
-//! was taken.
+//! Invariant: a verdict on a token that the app has exchanged ends nothing. No record is opened for a push that was taken.
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
 
 use super::Shard;
-use super::call_pushes::Anew;
+use super::call_pushes::ReconsiderReason;
 use super::push_bindings::contact_of;
 use crate::agent::NodeNews;
 use crate::agent::request::DeadToken;
@@ -25,6 +24,12 @@ use crate::domain::WipeReason;
 use crate::push::{Event, Push, Verdict};
 use crate::vault::Sealed;
 use crate::vault::record::{Device, PushTarget, StoredRecord};
+
+/// Where the pushes of an instance go.
+pub(crate) struct Targets {
+    calls: Option<PushTarget>,
+    alerts: Option<PushTarget>,
+}
 
 impl Shard {
     /// The push target of an event, with the App; `None`: none.
@@ -54,22 +59,22 @@ impl Shard {
     }
 
     /// Where the pushes of calls and the alerts of an instance go.
-    pub(crate) fn targets_of(&self, instance: InstanceId) -> [Option<PushTarget>; 2] {
+    pub(crate) fn targets_of(&self, instance: InstanceId) -> Targets {
+        let calls = self.target_of(instance, Event::Call).map(|(_, target)| target);
         let alerts = self.alert_target_of(instance, |_| true).map(|(_, target)| target);
-        [self.target_of(instance, Event::Call).map(|(_, target)| target), alerts]
+        Targets { calls, alerts }
     }
 
     /// Where its pushes go may have changed: what has not been taken there is judged anew.
-    pub(crate) fn on_targets_changed(&mut self, instance: InstanceId, before: &[Option<PushTarget>; 2]) {
+    pub(crate) fn on_targets_changed(&mut self, instance: InstanceId, before: &Targets) {
         let changed = |before: &Option<PushTarget>, now: &Option<PushTarget>| match (before, now) {
             (Some(before), Some(now)) => !now.takes_the_same(before),
             (before, now) => before.is_some() != now.is_some(),
         };
-        let [calls, alerts] = self.targets_of(instance);
-        let [calls_before, alerts_before] = before;
-        let (calls_move, alerts_move) = (changed(calls_before, &calls), changed(alerts_before, &alerts));
+        let Targets { calls, alerts } = self.targets_of(instance);
+        let (calls_move, alerts_move) = (changed(&before.calls, &calls), changed(&before.alerts, &alerts));
         if calls_move {
-            self.reconsider_pushes(instance, Anew::TargetChanged);
+            self.reconsider_pushes(instance, ReconsiderReason::TargetChanged);
         }
         self.reconsider_alerts(instance, calls_move && calls.is_some(), alerts_move && alerts.is_some());
     }
@@ -97,8 +102,8 @@ impl Shard {
         if !is_dead(0) || !self.confirmed_at_ms(instance, token).is_some_and(is_dead) {
             return false;
         }
-        let is_let_go = self.push_bindings.let_go(instance).is_some();
-        if self.is_handed_over() || self.hand_over.is_left(instance) || is_let_go {
+        let is_released = self.push_bindings.released(instance).is_some();
+        if self.is_handed_over() || self.hand_over.is_left(instance) || is_released {
             let Verdict::Gone { since } = verdict else { return false };
             let since_ms = since.unwrap_or_else(unix_now_ms);
             let token = DeadToken { mark: self.shared.vault.token_mark(token), since_ms };
@@ -147,6 +152,6 @@ impl Shard {
 
     fn sealed_of(&self, instance: InstanceId) -> Option<&Sealed> {
         let lent = self.instances.get(instance).map(|row| &row.sealed);
-        lent.or_else(|| self.push_bindings.sealed(instance)).or_else(|| self.push_bindings.let_go(instance))
+        lent.or_else(|| self.push_bindings.sealed(instance)).or_else(|| self.push_bindings.released(instance))
     }
 }

@@ -13,7 +13,7 @@ use sip::message::{Limits, Message, Method};
 
 use super::Shard;
 use crate::agent::request::{Denied, Principal, TraceAnswer, TraceDenied, TraceRequest};
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::trace::scrub::scrub;
 use crate::agent::trace::{CallName, Recorded, Trace};
 use crate::clock::{unix_now, unix_now_ms};
@@ -48,7 +48,7 @@ impl Shard {
                 let until = unix_now().saturating_add(for_s);
                 self.traces.insert(id, Trace::new(until));
                 tracing::info!(event = "trace-begun", instance = %id, until, by_operator, "the SIP of this instance is being recorded");
-                self.note(id, None, What::TraceBegun { by_operator });
+                self.note(id, None, TimelineEvent::TraceBegun { by_operator });
                 Ok(TraceAnswer::Begun { until })
             }
             TraceRequest::Read => {
@@ -72,7 +72,7 @@ impl Shard {
         let ended = self.traces.remove(&id).is_some();
         if ended {
             tracing::info!(event = "trace-ended", instance = %id, "the recording of this instance is erased");
-            self.note(id, None, What::TraceEnded);
+            self.note(id, None, TimelineEvent::TraceEnded);
         }
         ended
     }

@@ -1,13 +1,13 @@
 //! The state of a mailbox, as its SIP server notifies it (RFC 3842).
 //!
-//! Invariant: a push goes out only when the state has changed; an empty mailbox is what nothing known means.
+//! Invariant: a push goes out only when the state has changed; an unknown mailbox counts as an empty one.
 
 use sip::endpoint::Mailbox;
 use sip::id::InstanceId;
 
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
-use crate::agent::tables::timeline::What;
+use crate::agent::tables::timeline::TimelineEvent;
 use crate::metrics::labels::MwiNotify;
 use crate::push::Event;
 
@@ -29,7 +29,7 @@ impl Shard {
         if !changed {
             return;
         }
-        self.note(instance, None, What::Voicemail { new, old });
+        self.note(instance, None, TimelineEvent::Voicemail { new, old });
         let mut extra = vec![("waiting", waiting.into())];
         extra.extend(new.map(|new| ("new", new.into())));
         extra.extend(old.map(|old| ("old", old.into())));

@@ -1,8 +1,7 @@
-//! Shared rules for requests that wait in a shard, be it for the store, a take-over, an answer of DNS, or the end of a doubt about the owner of the
-//! instances.
+//! The common rules of requests that wait in a shard: for the store, a take-over, an answer of DNS, or the end of a doubt about the lease.
 //!
-//! Invariant: a call whose CANCEL waits behind it is handed in as any other, and its CANCEL behind it; but it wakes nobody, for it has ended. A push that has left cannot be
-//! taken back. An INVITE that waits hears 100, and its CANCEL 200; its 487 comes once it is judged.
+//! Invariant: an INVITE whose CANCEL waits behind it is handed in as any other, followed by its CANCEL; but it wakes nobody, because a push that has left
+//! cannot be recalled. An INVITE that waits is answered 100, its CANCEL 200; its 487 follows once the INVITE is handed in.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -117,7 +116,7 @@ impl Shard {
 
     /// The process ends: what waits is refused, and none of it is left with a 100 alone. How many these were.
     pub(super) fn refuse_what_waits(&mut self) -> usize {
-        let mut waiting: Vec<Input> = self.early.take_all().into_iter().map(|(_, request)| request).collect();
+        let mut waiting: Vec<Input> = self.awaiting_claim.take_all().into_iter().map(|(_, request)| request).collect();
         waiting.extend(self.path_lookups.take_all());
         for input in &waiting {
             if let Input::Received { source, message } = input {

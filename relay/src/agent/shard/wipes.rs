@@ -12,7 +12,7 @@
 //! An instance that this node ends by itself, and not on request, is erased only where it is still this node's: another node may have claimed it
 //! while this one did not reach the store, and its lease, its token or its credentials may have changed by then.
 //!
-//! A node that leaves wipes nothing: its instances are another node's, or will be, and are only let go of.
+//! A node that leaves wipes nothing: its instances are another node's, or will be, and are only released.
 //!
 //! Invariant: a wipe that has begun ends: no step waits longer than its deadline. A store that is away is
 //! asked again by `erasures`, and the row does not wait for that. The requester is told the store's state when the row is
@@ -30,7 +30,7 @@ use super::Shard;
 use crate::agent::erasures::{self, Answer};
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::agent::{NodeNews, ShardInput, Shared};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::metrics::labels::RegistrationOutcome;
@@ -137,7 +137,7 @@ impl Shard {
             Some((lookup, ends_at, proof, app)) => (Some(lookup), ends_at, Some(proof), Some(app)),
             None => (None, self.instances.get(id).map_or(0, Row::expires_at), None, None),
         };
-        let whose = Whose { instance: Some(id), account: self.instances.get(id).map(Row::aor), app };
+        let whose = AuditSubject { instance: Some(id), account: self.instances.get(id).map(Row::aor), app };
         // Of what nobody has asked for, another node may know better.
         let fence = self.instances.get(id).map(|row| row.fence).filter(|fence| *fence != Fence::NEW);
         let fence = fence.filter(|_| reason.is_nobodys_word());
@@ -173,14 +173,14 @@ impl Shard {
         });
     }
 
-    /// Drops the row when both sides have let go.
+    /// Drops the row once the SIP server and the store are done with it.
     pub(super) fn finish(&mut self, id: InstanceId) {
-        let has_said_all = self.has_said_all(id);
+        let has_no_final_push = self.has_no_final_push(id);
         let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) else { return };
         let (Some(unregistered), Some(erasure)) = (ending.unbound, ending.erasure) else { return };
-        if !ending.waiters.is_empty() && !has_said_all {
+        if !ending.waiters.is_empty() && !has_no_final_push {
             if !std::mem::replace(&mut ending.is_heard_out, true) {
-                self.hear_out(id);
+                self.limit_receipt_wait(id);
             }
             return;
         }
@@ -211,7 +211,7 @@ impl Shard {
     }
 }
 
-/// Has the nodes that leave let go of an instance, or all of a copy that they may have; its end is that they have, or have had their time.
+/// Has the leaving nodes release an instance, or all nodes a copy that they may have; ends when they have, or have had their time.
 pub(super) fn tell_wiped(shared: &Shared, id: InstanceId, everywhere: bool) -> oneshot::Receiver<Infallible> {
     let (told, end) = oneshot::channel();
     // An error means that the process ends.

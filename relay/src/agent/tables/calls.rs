@@ -58,19 +58,39 @@ pub struct Call {
 }
 
 impl Call {
+    /// A call that has just come, for which the device is to be woken.
+    pub(crate) fn waking(wait: Duration, valid_until: Option<Moment>, mark: Option<InviteMark>) -> Self {
+        Self {
+            state: CallState::Waking,
+            given_up: None,
+            deadline: Moment::after(wait),
+            valid_until,
+            pushed: None,
+            waiting: false,
+            unreachable: false,
+            sign: false,
+            rings: false,
+            knows: false,
+            is_of_others: false,
+            accepted: false,
+            mark,
+            waits_until: clock::now() + wait,
+        }
+    }
+
     /// How it stands, as its device is told.
-    pub fn told(&self) -> CallState {
+    pub fn reported_state(&self) -> CallState {
         if self.state.is_final() { self.state } else { self.given_up.unwrap_or(self.state) }
     }
 
     /// Whether it waits for a device that has given no sign.
     pub(crate) fn awaits_sign(&self) -> bool {
-        self.waiting && !self.sign && !self.told().is_final()
+        self.waiting && !self.sign && !self.reported_state().is_final()
     }
 
     /// Whether its device knows nothing of it, and it can still be answered.
     pub(crate) fn is_untold(&self) -> bool {
-        !self.knows && !self.rings && !self.told().is_final()
+        !self.knows && !self.rings && !self.reported_state().is_final()
     }
 
     /// The relay gives up waiting at this time, or when its caller does.
@@ -266,22 +286,8 @@ mod tests {
     }
 
     fn call(deadline: u64) -> Call {
-        Call {
-            state: CallState::Waking,
-            given_up: None,
-            deadline: moment(deadline),
-            valid_until: None,
-            pushed: None,
-            waiting: true,
-            unreachable: false,
-            sign: false,
-            rings: false,
-            knows: false,
-            is_of_others: false,
-            accepted: false,
-            mark: None,
-            waits_until: Instant::now() + Duration::from_secs(30),
-        }
+        let call = Call::waking(Duration::from_secs(30), None, None);
+        Call { deadline: moment(deadline), waiting: true, ..call }
     }
 
     #[test]
@@ -289,11 +295,11 @@ mod tests {
         let over = Call { state: CallState::TimedOut, unreachable: true, waiting: false, ..call(1) };
         let mut again = over;
         again.wake_again(Duration::from_secs(30));
-        assert_eq!((again.told(), again.unreachable), (CallState::Waking, false));
+        assert_eq!((again.reported_state(), again.unreachable), (CallState::Waking, false));
         assert!(again.deadline.at > Instant::now() + Duration::from_secs(20));
         let mut arrived = Call { mark: Some(InviteMark::from_bytes([7; 16])), ..over };
         arrived.wake_again(Duration::from_secs(30));
-        assert_eq!(arrived.told(), CallState::TimedOut);
+        assert_eq!(arrived.reported_state(), CallState::TimedOut);
     }
 
     #[test]
@@ -315,11 +321,11 @@ mod tests {
     #[test]
     fn a_call_whose_caller_has_given_up_is_told_as_over_until_its_device_has_answered_all_the_same() {
         let mut crossing = Call { state: CallState::Ringing, ..call(30) };
-        assert_eq!(crossing.told(), CallState::Ringing);
+        assert_eq!(crossing.reported_state(), CallState::Ringing);
         crossing.given_up = Some(CallState::Cancelled);
-        assert_eq!(crossing.told(), CallState::Cancelled);
+        assert_eq!(crossing.reported_state(), CallState::Cancelled);
         crossing.state = CallState::Answered;
-        assert_eq!(crossing.told(), CallState::Answered);
+        assert_eq!(crossing.reported_state(), CallState::Answered);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Instances that have ended before they came here: the record had been claimed, or was about to be, and no shard had it yet.
 //!
 //! A lent account that was wiped has a tombstone, which says the same for longer. A registration that passed through has none, because its device may
-//! register it again under the same id; nor has an instance that another node is to let go of.
+//! register it again under the same id; nor has an instance that another node is to release.
 //!
 //! Invariant: each is remembered for [`REMEMBERED`], longer than anything is on its way. A device that registers anew is not turned away.
 

@@ -36,7 +36,7 @@ pub type WipeWaiter = oneshot::Sender<Result<WipeDone, Denied>>;
 pub(crate) struct Ending {
     /// How.
     pub kind: EndKind,
-    /// Whether the SIP server confirmed, once the endpoint has let go.
+    /// Whether the SIP server confirmed the unregistration, once the endpoint is done with it.
     pub unbound: Option<bool>,
     /// The state of the record in the store; `None`: the store has not said yet.
     pub erasure: Option<Erasure>,

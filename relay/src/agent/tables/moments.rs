@@ -1,9 +1,8 @@
 //! The moments at which the slots of a table fall due, in seconds since 1970.
 //!
-//! A moment that is replaced stays in the order and means nothing there any more. Which one counts is known without a look at the row.
+//! A replaced moment stays in the order without effect. Which moment counts is known without a look at the row.
 //!
-//! Invariant: a slot has one moment that counts at most. In the order there are at most twice as many as there are slots with one, and
-//! [`SPARE`].
+//! Invariant: at most one moment of a slot counts. The order holds at most twice as many moments as slots with one, and [`SPARE`] more.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

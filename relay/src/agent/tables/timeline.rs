@@ -37,12 +37,12 @@ pub struct Step {
     /// The call that it happened to.
     pub call: Option<CallId>,
     /// The event.
-    pub what: What,
+    pub what: TimelineEvent,
 }
 
 /// An event in the timeline.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum What {
+pub enum TimelineEvent {
     /// The SIP server accepted the registration, or its refresh.
     Registered,
     /// The registration failed and is tried again.
@@ -156,10 +156,10 @@ impl Activity {
     }
 
     /// Adds a step; `room`: whether the shard has any for one more. By how many steps there are more now.
-    pub(crate) fn note(&mut self, at_ms: u64, call: Option<CallId>, what: What, room: bool) -> usize {
+    pub(crate) fn note(&mut self, at_ms: u64, call: Option<CallId>, what: TimelineEvent, room: bool) -> usize {
         // A refresh follows the registration that it refreshes, whatever happened between them.
         let same = match what {
-            What::Registered => self.steps.iter_mut().rev().find(|step| step.what.is_registration()),
+            TimelineEvent::Registered => self.steps.iter_mut().rev().find(|step| step.what.is_registration()),
             _ => self.steps.back_mut(),
         };
         if let Some(step) = same.filter(|step| step.what == what && step.call == call) {
@@ -176,7 +176,7 @@ impl Activity {
     }
 }
 
-impl What {
+impl TimelineEvent {
     fn is_registration(self) -> bool {
         matches!(self, Self::Registered | Self::RegistrationRetry { .. } | Self::Foreground | Self::Background)
     }
@@ -191,9 +191,15 @@ mod tests {
     #[test]
     fn refreshes_are_one_step_with_a_count_until_one_fails() {
         let mut activity = Activity::default();
-        let retry = What::RegistrationRetry { status: Some(503), after_s: 30 };
-        let told =
-            [What::Registered, What::DeviceDetached, What::Registered, What::Registered, retry, What::Registered];
+        let retry = TimelineEvent::RegistrationRetry { status: Some(503), after_s: 30 };
+        let told = [
+            TimelineEvent::Registered,
+            TimelineEvent::DeviceDetached,
+            TimelineEvent::Registered,
+            TimelineEvent::Registered,
+            retry,
+            TimelineEvent::Registered,
+        ];
         for (at, what) in told.into_iter().enumerate() {
             activity.note(at as u64, None, what, true);
         }
@@ -201,10 +207,10 @@ mod tests {
         assert_eq!(
             steps,
             [
-                (What::Registered, 0, 3, 3),
-                (What::DeviceDetached, 1, 1, 1),
+                (TimelineEvent::Registered, 0, 3, 3),
+                (TimelineEvent::DeviceDetached, 1, 1, 1),
                 (retry, 4, 4, 1),
-                (What::Registered, 5, 5, 1)
+                (TimelineEvent::Registered, 5, 5, 1)
             ]
         );
     }
@@ -213,25 +219,25 @@ mod tests {
     fn steps_of_two_calls_are_never_one() {
         let mut activity = Activity::default();
         let call = |number: u128| Some(CallId::new(number << 16, ShardTag(0)));
-        assert_eq!(activity.note(1, call(1), What::Invite, true), 1);
-        assert_eq!(activity.note(2, call(2), What::Invite, true), 1);
-        assert_eq!(activity.note(3, call(2), What::Invite, true), 0);
+        assert_eq!(activity.note(1, call(1), TimelineEvent::Invite, true), 1);
+        assert_eq!(activity.note(2, call(2), TimelineEvent::Invite, true), 1);
+        assert_eq!(activity.note(3, call(2), TimelineEvent::Invite, true), 0);
         assert_eq!(activity.len(), 2);
     }
 
     #[test]
     fn the_oldest_is_forgotten_at_either_limit() {
         let mut activity = Activity::default();
-        let step = |at: usize| What::RegistrationRetry { status: None, after_s: at as u32 };
+        let step = |at: usize| TimelineEvent::RegistrationRetry { status: None, after_s: at as u32 };
         let added: usize = (0..STEPS_MAX + 10).map(|at| activity.note(at as u64, None, step(at), true)).sum();
         assert_eq!((added, activity.len()), (STEPS_MAX, STEPS_MAX));
         assert_eq!(activity.steps().next().map(|step| step.at_ms), Some(10));
         let mut activity = Activity::default();
-        activity.note(1, None, What::Foreground, true);
-        assert_eq!(activity.note(2, None, What::Background, false), 0, "the shard has no room");
-        assert_eq!(activity.steps().map(|step| step.what).collect::<Vec<_>>(), [What::Background]);
+        activity.note(1, None, TimelineEvent::Foreground, true);
+        assert_eq!(activity.note(2, None, TimelineEvent::Background, false), 0, "the shard has no room");
+        assert_eq!(activity.steps().map(|step| step.what).collect::<Vec<_>>(), [TimelineEvent::Background]);
         let mut first = Activity::default();
-        assert_eq!(first.note(2, None, What::Background, false), 1, "one step is always known");
+        assert_eq!(first.note(2, None, TimelineEvent::Background, false), 1, "one step is always known");
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! By which clock the ends of leases were told, for when another one is trusted ([`Frames`](crate::clock::Frames)).
+//! The clock by which the end of each lease was told, needed when another clock becomes the trusted one ([`Frames`](crate::clock::Frames)).
 //!
-//! Invariant: most were told by the clock that is trusted, and take no room here; at most one entry is held for each of the others.
+//! Invariant: an end that was told by the trusted clock, as most are, takes no room here; any other one takes one entry at most.
 
 use std::collections::HashMap;
 

@@ -3,15 +3,23 @@
 //! A connection is cheap while it is idle: bytes read lie on the stack for the moment, a [`Framing`] holds memory only
 //! for half a message, and the one task has no buffer of its own.
 //!
-//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] when it ends, or its peer writes no more, after the last
-//! message. A connection that no shard can write on any more ends. Output that a peer does not read is bounded: past [`DEVICE_QUEUE`] or
-//! [`SERVER_QUEUE`] messages, or [`ConnectionTiming::write`], the connection ends. A message that has begun is whole within
-//! [`ConnectionTiming::message`], however its bytes drip, or its connection ends; a message that is skipped because it is too long has as long again.
-//! A message that is malformed or too long never reaches a shard; it ends its connection where its end is in doubt, or where nothing sound has come
-//! before and the peer is no SIP server's address. One by which accounts are registered is read no more then, and ends when its shard has told the
-//! SIP server of another one ([`Input::Doubted`]), within a bounded time. Its sender is answered where that can be. A WebSocket is told why it is closed,
-//! where it still reads. A connection whose peer has not proven its identity within [`ConnectionTiming::stranger`] (a device by its secret or by its
-//! registrar's 200, a SIP server by its address) is closed, and until then gives way to strangers of other networks.
+//! | limit | at the limit |
+//! | --- | --- |
+//! | [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] messages that wait to be written, [`ConnectionTiming::write`] for one write | the connection ends |
+//! | [`ConnectionTiming::message`] for a message from its first byte to its last, however its bytes drip; as long again for one that is skipped because it is too long | the connection ends |
+//! | [`ConnectionTiming::stranger`] until the peer has proven its identity: a device by its secret or by its registrar's 200, a SIP server by its address | the connection is closed; until then it gives way to strangers of other networks |
+//!
+//! | a malformed or too long message | the connection |
+//! | --- | --- |
+//! | whose end is in doubt, on a connection by which accounts are registered | is read no more. It ends when its shard has told the SIP server of another one ([`Input::Doubted`]), within a bounded time |
+//! | whose end is in doubt, on any other | ends |
+//! | before any sound message, from an address that is no SIP server's | ends |
+//! | any other one | goes on behind it |
+//!
+//! The sender of such a message is answered where that is possible. A WebSocket is told why it is closed, where its peer still reads.
+//!
+//! Invariant: a shard that was sent anything from a connection is sent [`Input::Closed`] after the last message, when the connection ends or its peer writes
+//! no more. A connection that no shard can write on any more ends. No malformed message reaches a shard.
 
 mod ending;
 
@@ -31,13 +39,13 @@ use tokio::time::timeout;
 
 use ending::Ending;
 
-use super::lf_probe::{Acquaintance, Heard};
+use super::lf_probe::{Heard, LfProbe};
 use super::read::Read;
 use super::sender_names::SenderNames;
-use super::write_batch::Parcel;
+use super::write_batch::WriteBatch;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
-use crate::agent::transport::framing::{Broken, Came, Framing};
+use crate::agent::transport::framing::{Broken, Framing, StreamEvent};
 use crate::agent::transport::heartbeat::{Beat, Heartbeat};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::servers::Place;
@@ -111,7 +119,14 @@ pub(crate) struct Connection {
     /// Messages that it has handed over since it last wrote.
     handed: usize,
     /// With the SIP server at the other end.
-    acquaintance: Option<Box<Acquaintance>>,
+    lf_probe: Option<Box<LfProbe>>,
+}
+
+/// A message that no shard can read, behind which the stream goes on.
+struct Unreadable {
+    bytes: Bytes,
+    fault: Malformed,
+    broken: Broken,
 }
 
 impl Connection {
@@ -187,7 +202,7 @@ impl Connection {
             proven: false,
             partial_since: None,
             handed: 0,
-            acquaintance: is_of_server.then(|| Box::new(Acquaintance::with(place))),
+            lf_probe: is_of_server.then(|| Box::new(LfProbe::with(place))),
         }
     }
 
@@ -328,7 +343,7 @@ impl Connection {
     async fn write(&mut self, stream: &mut Stream, first: Option<Outgoing>) -> Result<(), Ending> {
         let (mut next, mut ends) = (first.or_else(|| self.outbox.pop()), false);
         while next.is_some() {
-            let mut whole = Parcel::default();
+            let mut whole = WriteBatch::default();
             while let Some(outgoing) = next.take() {
                 match outgoing {
                     Outgoing::Bytes(bytes) => {
@@ -380,49 +395,21 @@ impl Connection {
                     self.partial_since = self.framing.is_partial().then(|| self.partial_since.unwrap_or(at));
                     return Ok(());
                 }
-                Ok(Some(Came::Frame(frame))) => frame,
-                Ok(Some(Came::Control(bytes))) => {
+                Ok(Some(StreamEvent::Frame(frame))) => frame,
+                Ok(Some(StreamEvent::Control(bytes))) => {
                     self.write(stream, Some(Outgoing::Control(bytes))).await?;
                     continue;
                 }
-                Ok(Some(Came::End(bytes))) => return Err(Ending::Echo(bytes)),
+                Ok(Some(StreamEvent::End(bytes))) => return Err(Ending::Echo(bytes)),
             };
             self.partial_since = None;
-            let (shard, input) = match frame {
-                Frame::TooLong(head) => {
-                    let broken = Broken::Stream(FrameError::TooLong);
-                    self.pass_over(stream, &head, Malformed::TooLong, broken).await?;
+            let (shard, input) = match self.input_of(frame) {
+                Ok(Some(input)) => input,
+                Ok(None) => continue,
+                Err(unreadable) => {
+                    self.pass_over(stream, unreadable).await?;
                     continue;
                 }
-                Frame::Stray(line) => {
-                    self.refused(Broken::NotSip);
-                    tracing::debug!(
-                        event = "stray-line",
-                        bytes = line.len(),
-                        "a line of a SIP server begins no message"
-                    );
-                    continue;
-                }
-                Frame::BareLf(head) => {
-                    let broken = Broken::Stream(FrameError::NotSip);
-                    self.pass_over(stream, &head, Malformed::BareLf, broken).await?;
-                    continue;
-                }
-                Frame::Message(bytes) => match self.received(&bytes) {
-                    Ok(Some(received)) => received,
-                    Ok(None) => continue,
-                    Err(fault) => {
-                        // A WebSocket's message is long enough for a response.
-                        let broken = match fault {
-                            Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
-                            _ => Broken::NotSip,
-                        };
-                        self.pass_over(stream, &bytes, fault, broken).await?;
-                        continue;
-                    }
-                },
-                Frame::Ping => (self.home(), Input::Ping(self.source)),
-                Frame::Pong => (self.home(), Input::Pong(self.source.flow)),
             };
             let input = ShardInput::Sip { at, input };
             if self.moves && self.home.is_some() {
@@ -433,6 +420,33 @@ impl Connection {
             self.tell(shard).await;
             self.shards.send(shard, input).await;
             self.handed += 1;
+        }
+    }
+
+    /// A frame as the input of a shard; nothing when it was for this connection alone.
+    fn input_of(&mut self, frame: Frame) -> Result<Option<(usize, Input)>, Unreadable> {
+        match frame {
+            Frame::Message(bytes) => self.received(&bytes).map_err(|fault| {
+                // A WebSocket's message is long enough for a response.
+                let broken = match fault {
+                    Malformed::TooLong => Broken::WebSocket(Fault::TooLong),
+                    _ => Broken::NotSip,
+                };
+                Unreadable { bytes, fault, broken }
+            }),
+            Frame::Ping => Ok(Some((self.home(), Input::Ping(self.source)))),
+            Frame::Pong => Ok(Some((self.home(), Input::Pong(self.source.flow)))),
+            Frame::TooLong(bytes) => {
+                Err(Unreadable { bytes, fault: Malformed::TooLong, broken: Broken::Stream(FrameError::TooLong) })
+            }
+            Frame::BareLf(bytes) => {
+                Err(Unreadable { bytes, fault: Malformed::BareLf, broken: Broken::Stream(FrameError::NotSip) })
+            }
+            Frame::Stray(line) => {
+                self.refused(Broken::NotSip);
+                tracing::debug!(event = "stray-line", bytes = line.len(), "a line of a SIP server begins no message");
+                Ok(None)
+            }
         }
     }
 
@@ -458,15 +472,15 @@ impl Connection {
 
     /// The question to a SIP server that follows a written message. No other peer is asked anything.
     fn question_behind(&mut self, bytes: &Bytes) -> Option<Bytes> {
-        let acquaintance = self.acquaintance.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
-        acquaintance.on_written(bytes, self.source.transport, self.source.peer, &self.shards.lf_servers)
+        let lf_probe = self.lf_probe.as_mut().filter(|_| self.proven && !self.outbox.is_strangers())?;
+        lf_probe.on_written(bytes, self.source.transport, self.source.peer, &self.shards.lf_servers)
     }
 
     /// A sound message came from a SIP server: it takes what it passes on, and may say what it is. Whether the message was for this alone.
     fn learn(&mut self, message: &Message) -> bool {
         self.framing.is_of_server();
-        let Some(acquaintance) = &mut self.acquaintance else { return false };
-        let Heard { sees_lf, is_own } = acquaintance.on_message(message, &self.shards.lf_servers);
+        let Some(lf_probe) = &mut self.lf_probe else { return false };
+        let Heard { sees_lf, is_own } = lf_probe.on_message(message, &self.shards.lf_servers);
         if sees_lf {
             self.framing.sees_bare_lf();
         }
@@ -479,12 +493,10 @@ impl Connection {
     async fn pass_over(
         &mut self,
         stream: &mut Stream,
-        bytes: &Bytes,
-        fault: Malformed,
-        broken: Broken,
+        Unreadable { bytes, fault, broken }: Unreadable,
     ) -> Result<(), Ending> {
         let ending = self.refused(broken);
-        if let Some(answer) = Message::refusal(bytes, fault, &self.limits, self.source.peer) {
+        if let Some(answer) = Message::refusal(&bytes, fault, &self.limits, self.source.peer) {
             self.write(stream, Some(Outgoing::Bytes(answer))).await?;
         }
         if self.proven || self.is_of_known_server().await { Ok(()) } else { Err(ending) }

@@ -19,7 +19,7 @@ pub(crate) enum Framing {
 }
 
 /// A complete input from the bytes of a stream.
-pub(crate) enum Came {
+pub(crate) enum StreamEvent {
     /// A message or a keep-alive of SIP.
     Frame(Frame),
     /// A ping of the WebSocket; this is to be written.
@@ -71,15 +71,19 @@ impl Framing {
     }
 
     /// The next input, or `None` until more bytes come.
-    pub(crate) fn next(&mut self) -> Result<Option<Came>, Broken> {
+    pub(crate) fn next(&mut self) -> Result<Option<StreamEvent>, Broken> {
         match self {
-            Self::Stream(framer) => framer.next_frame().map(|frame| frame.map(Came::Frame)).map_err(Broken::Stream),
+            Self::Stream(framer) => {
+                framer.next_frame().map(|frame| frame.map(StreamEvent::Frame)).map_err(Broken::Stream)
+            }
             Self::WebSocket(reader) => {
                 let incoming = reader.next_message().map_err(Broken::WebSocket)?;
                 Ok(incoming.map(|incoming| match incoming {
-                    Incoming::Message(bytes) => Came::Frame(frame_of(bytes)),
-                    Incoming::Ping(payload) => Came::Control(websocket::pong(&payload)),
-                    Incoming::Close(code) => Came::End(websocket::close(code.unwrap_or(websocket::CLOSE_NORMAL))),
+                    Incoming::Message(bytes) => StreamEvent::Frame(frame_of(bytes)),
+                    Incoming::Ping(payload) => StreamEvent::Control(websocket::pong(&payload)),
+                    Incoming::Close(code) => {
+                        StreamEvent::End(websocket::close(code.unwrap_or(websocket::CLOSE_NORMAL)))
+                    }
                 }))
             }
         }
@@ -169,7 +173,7 @@ mod tests {
         let mut framing = Framing::websocket(Limits::default());
         // A mask of zeros changes nothing.
         framing.push(&[&[0x81, 0x80 | u8::try_from(text.len()).unwrap()], &[0; 4][..], text.as_bytes()].concat());
-        let Ok(Some(Came::Frame(frame))) = framing.next() else { panic!("no frame: {text:?}") };
+        let Ok(Some(StreamEvent::Frame(frame))) = framing.next() else { panic!("no frame: {text:?}") };
         let whole = match &frame {
             Frame::Message(bytes) => sip::message::Message::parse(bytes, &Limits::default())
                 .is_ok_and(|it| framing.is_whole(bytes, it.head().len() + it.body().len())),

@@ -24,7 +24,7 @@ const SEE_BARE_LF: [&[u8]; 3] = [b"kamailio", b"opensips", b"ser "];
 
 /// The server at the other end of a stream.
 #[derive(Debug)]
-pub(super) struct Acquaintance {
+pub(super) struct LfProbe {
     place: Place,
     /// The branches of REGISTERs; `None`: they tell nothing more.
     registers: Option<Vec<Box<[u8]>>>,
@@ -47,7 +47,7 @@ pub(super) struct Heard {
     pub(super) is_own: bool,
 }
 
-impl Acquaintance {
+impl LfProbe {
     pub(super) fn with(place: Place) -> Self {
         Self { place, registers: Some(Vec::new()), question: Question::NotAsked }
     }
@@ -216,16 +216,16 @@ mod tests {
     }
 
     /// A stream to this port on which a REGISTER was written, and the branch of what was asked behind it.
-    fn asked(known: &LfServers, port: u16, route: &str) -> (Acquaintance, String) {
-        let mut acquaintance = Acquaintance::with(Place::dialled(peer(port)));
-        let question = acquaintance.on_written(&register(route), Transport::Tls, peer(port), known).expect("asked");
+    fn asked(known: &LfServers, port: u16, route: &str) -> (LfProbe, String) {
+        let mut lf_probe = LfProbe::with(Place::dialled(peer(port)));
+        let question = lf_probe.on_written(&register(route), Transport::Tls, peer(port), known).expect("asked");
         let question = Message::parse(&question, &Limits::COMPOSED).expect("a request");
         question.check().expect("a sound one");
         assert_eq!((question.method(), question.text(Name::MaxForwards)), (Some(Method::Options), Some("0")));
-        let again = acquaintance.on_written(&register(route), Transport::Tls, peer(port), known);
+        let again = lf_probe.on_written(&register(route), Transport::Tls, peer(port), known);
         assert!(again.is_none(), "once");
         let branch = question.via().unwrap().branch().unwrap().to_owned();
-        (acquaintance, branch)
+        (lf_probe, branch)
     }
 
     #[test]
@@ -240,12 +240,12 @@ mod tests {
         ] {
             for route in ["", "Route: <sip:p;lr>\r\n"] {
                 let known = relay();
-                let (mut acquaintance, branch) = asked(&known, 5061, route);
-                let heard = acquaintance.on_message(&answer(&branch, server, tag), &known);
+                let (mut lf_probe, branch) = asked(&known, 5061, route);
+                let heard = lf_probe.on_message(&answer(&branch, server, tag), &known);
                 assert_eq!((heard.sees_lf, heard.is_own), (says, true), "{server} {tag}");
                 assert_eq!(known.has(Place::dialled(peer(5061))), says);
                 // A server behind it says nothing of it.
-                let behind = acquaintance.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known);
+                let behind = lf_probe.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known);
                 assert_eq!(behind, Heard::default());
             }
         }
@@ -254,13 +254,13 @@ mod tests {
     #[test]
     fn the_answer_to_a_register_counts_until_the_next_hop_has_spoken_and_takes_nothing_away() {
         let known = relay();
-        let (mut acquaintance, branch) = asked(&known, 5061, "");
-        assert!(acquaintance.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known).sees_lf);
+        let (mut lf_probe, branch) = asked(&known, 5061, "");
+        assert!(lf_probe.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known).sees_lf);
         assert!(known.has(Place::dialled(peer(5061))));
         let (mut other, _) = asked(&known, 5061, "");
         assert!(!other.on_message(&answer("z9hG4bKone", "Asterisk PBX", "x"), &known).sees_lf);
         assert!(known.has(Place::dialled(peer(5061))), "a registrar behind it");
-        acquaintance.on_message(&answer(&branch, "SBC", "x"), &known);
+        lf_probe.on_message(&answer(&branch, "SBC", "x"), &known);
         assert!(!known.has(Place::dialled(peer(5061))), "its own word");
         let (mut through, _) = asked(&known, 5061, "Route: <sip:p;lr>\r\n");
         for branch in ["z9hG4bKone", "z9hG4bKevil", "z9hG4bKother"] {
@@ -271,9 +271,9 @@ mod tests {
     #[test]
     fn who_ends_a_stream_in_place_of_an_answer_is_asked_on_each_second_one_at_most() {
         let known = relay();
-        let (acquaintance, _) = asked(&known, 5061, "");
-        acquaintance.on_ended(&known);
-        let mut next = Acquaintance::with(Place::dialled(peer(5061)));
+        let (lf_probe, _) = asked(&known, 5061, "");
+        lf_probe.on_ended(&known);
+        let mut next = LfProbe::with(Place::dialled(peer(5061)));
         assert!(next.on_written(&register(""), Transport::Tls, peer(5061), &known).is_none());
         next.on_ended(&known);
         assert!(
@@ -286,8 +286,8 @@ mod tests {
     #[test]
     fn a_server_none_of_whose_streams_was_in_doubt_is_asked_nothing() {
         let known = LfServers::new(OwnNames { tls: "relay.test:5071".into(), tcp: "relay.test:5070".into() }, &[]);
-        let mut acquaintance = Acquaintance::with(Place::dialled(peer(5061)));
-        let mut written = || acquaintance.on_written(&register(""), Transport::Tls, peer(5061), &known);
+        let mut lf_probe = LfProbe::with(Place::dialled(peer(5061)));
+        let mut written = || lf_probe.on_written(&register(""), Transport::Tls, peer(5061), &known);
         assert!(written().is_none());
         known.note_doubt(Place::dialled(SocketAddr::from(([192, 0, 2, 9], 5061))));
         assert!(written().is_none(), "another one's");
@@ -298,10 +298,10 @@ mod tests {
 
     #[test]
     fn keep_alives_ask_nothing() {
-        let mut acquaintance = Acquaintance::with(Place::accepted(peer(40_000)));
+        let mut lf_probe = LfProbe::with(Place::accepted(peer(40_000)));
         let known = relay();
         for bytes in ["\r\n\r\n", "\r\n"] {
-            assert!(acquaintance.on_written(&bytes.into(), Transport::Tls, peer(40_000), &known).is_none());
+            assert!(lf_probe.on_written(&bytes.into(), Transport::Tls, peer(40_000), &known).is_none());
         }
     }
 }

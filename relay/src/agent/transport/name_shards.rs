@@ -1,7 +1,7 @@
 //! The shard of a binding that a registrar has named (RFC 5627): a GRUU says nothing of a shard.
 //!
-//! Invariant: it holds a keyed hash of each name, and no name. A name given by two registrars goes to the shard that told of it first, and
-//! a hit here grants no right: the endpoint judges whose request it is.
+//! Invariant: it holds a keyed hash of each name, and no name. A name that two registrars have given belongs to the shard that reported it
+//! first. A hit here grants no right: the endpoint judges whose request it is.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};

@@ -18,7 +18,7 @@
 //! a few of many at a time: where DNS has twice named addresses again that it had left out, such an address is kept for [`UNLISTED`], whatever it
 //! answers. So is one that is missing in answers of which nobody knows whether they are whole.
 //!
-//! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be let go, because the server in use
+//! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be declined, because the server in use
 //! serves again, or because it is not wanted any more. That says nothing of its address.
 //!
 //! Invariant: the addresses remembered are bounded by [`REMEMBERED`]; the same calls give the same answers.
@@ -313,7 +313,7 @@ impl Targets {
     }
 
     /// No flow of a shard leads anywhere, and none is wanted.
-    pub(crate) fn let_go(&mut self, shard: usize) {
+    pub(crate) fn go_idle(&mut self, shard: usize) {
         if let Some(last) = self.current.remove(&shard) {
             self.last.insert(shard, last);
         }
@@ -568,7 +568,7 @@ mod tests {
         for (answer, replaces) in [(at(1, 0), false), (at(2, 0), true)] {
             let (now, mut targets) = (Instant::now(), Targets::default());
             targets.leads(0, at(1, 0), now);
-            targets.let_go(0);
+            targets.go_idle(0);
             named(&mut targets, &[answer], now);
             targets.dialled(0, FLOW, answer);
             let settled = targets.on_flow_outcome(0, FLOW, FlowOutcome::Taken, now, MINUTE);
@@ -599,9 +599,9 @@ mod tests {
         assert_eq!(better(&mut targets, 1, &answer, now), Some(at(1, 0)));
         // The server has no account there any more.
         targets.tries(0, FLOW, at(1, 0));
-        targets.let_go(0);
+        targets.go_idle(0);
         assert_eq!((better(&mut targets, 0, &answer, now), targets.led_to(0)), (None, None));
-        targets.let_go(1);
+        targets.go_idle(1);
         assert!(!targets.is_second_best(&answer), "nobody looks for a better one");
         // Accounts that come to it later go back as all others do.
         targets.dialled(0, other, at(2, 1));

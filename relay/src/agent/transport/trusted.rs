@@ -24,7 +24,7 @@ const OF_NAME_MAX: usize = 64;
 
 /// The addresses of a name, as far as DNS has given them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct NameAddresses {
     /// Its addresses.
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether these are all.
@@ -69,7 +69,7 @@ struct Named {
 
 impl Trusted {
     /// DNS has told this of the name with this number.
-    pub(super) fn told(&mut self, name: usize, told: &Told, now: Instant) {
+    pub(super) fn told(&mut self, name: usize, told: &NameAddresses, now: Instant) {
         if self.0.len() <= name {
             self.0.resize(name + 1, Name::default());
         }
@@ -112,7 +112,7 @@ mod tests {
         let (mut trusted, now) = (Trusted::default(), Instant::now());
         let late = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
         let mut tell = |name: usize, addresses: &[IpAddr], is_whole: bool| {
-            trusted.told(name, &Told { addresses: addresses.to_vec(), is_whole }, now);
+            trusted.told(name, &NameAddresses { addresses: addresses.to_vec(), is_whole }, now);
             trusted.addresses().to_vec()
         };
         assert_eq!(tell(0, &[address(1)], false), [address(1)]);
@@ -130,7 +130,7 @@ mod tests {
         let (mut trusted, now) = (Trusted::default(), Instant::now());
         let (known, other) = (address(1), address(2));
         let mut judges = |name: usize, addresses: &[IpAddr], is_whole: bool| {
-            trusted.told(name, &Told { addresses: addresses.to_vec(), is_whole }, now);
+            trusted.told(name, &NameAddresses { addresses: addresses.to_vec(), is_whole }, now);
             let believed = trusted.believed(2);
             assert_eq!(believed.judges(known), believed.addresses.contains(&known) || believed.is_whole);
             believed.judges(other)
@@ -150,7 +150,7 @@ mod tests {
     fn that_a_name_has_no_address_is_believed_when_dns_has_said_so_for_some_minutes() {
         let (mut trusted, start) = (Trusted::default(), Instant::now());
         let mut tell = |addresses: &[IpAddr], is_whole: bool, at: Duration| {
-            trusted.told(0, &Told { addresses: addresses.to_vec(), is_whole }, start + at);
+            trusted.told(0, &NameAddresses { addresses: addresses.to_vec(), is_whole }, start + at);
             trusted.addresses().to_vec()
         };
         let minute = Duration::from_secs(60);
@@ -165,7 +165,7 @@ mod tests {
     fn where_dns_never_tells_all_an_address_is_believed_for_a_day_and_few_are_kept() {
         let (mut trusted, start) = (Trusted::default(), Instant::now());
         let mut tell = |addresses: &[IpAddr], at: Duration| {
-            trusted.told(0, &Told { addresses: addresses.to_vec(), is_whole: false }, start + at);
+            trusted.told(0, &NameAddresses { addresses: addresses.to_vec(), is_whole: false }, start + at);
             trusted.addresses().to_vec()
         };
         let hour = Duration::from_secs(3_600);

@@ -13,7 +13,7 @@ use sip::id::UpstreamId;
 use sip::message::{Scheme, Uri};
 
 use crate::agent::transport::targets::Targets;
-use crate::agent::transport::trusted::{Believed, NAMELESS, Told, Trusted};
+use crate::agent::transport::trusted::{Believed, NAMELESS, NameAddresses, Trusted};
 use crate::limits::counted_as;
 use crate::lock::Mutex;
 use crate::net::Transport;
@@ -419,7 +419,7 @@ impl Upstreams {
 
     /// Takes note of DNS's answers for some of its names: 0 is the next hop, and the [others](Route::other_targets) follow. Returns the shards that
     /// use it, and the addresses that they are to believe.
-    pub(crate) fn told(&self, id: UpstreamId, now: Instant, names: &[(usize, Told)]) -> (u128, Believed) {
+    pub(crate) fn told(&self, id: UpstreamId, now: Instant, names: &[(usize, NameAddresses)]) -> (u128, Believed) {
         let mut table = self.lock();
         let Some(entry) = table.entries.get_mut(&id) else { return (0, Believed::default()) };
         for (name, told) in names {
@@ -601,7 +601,7 @@ mod tests {
         let id = upstreams.acquire(Route::to("sip:alice@example.test", None, None).unwrap());
         let at = |seconds| now + Duration::from_secs(seconds);
         let is_whole = || {
-            let told = Told { addresses: vec![IpAddr::from([192, 0, 2, 1])], is_whole: true };
+            let told = NameAddresses { addresses: vec![IpAddr::from([192, 0, 2, 1])], is_whole: true };
             upstreams.told(id, now, &[(0, told)]).1.is_whole
         };
         upstreams.hold(id, at(5));

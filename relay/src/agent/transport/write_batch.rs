@@ -13,13 +13,13 @@ const ROOM: usize = 16 * 1024;
 
 /// Bytes that lie in several places.
 #[derive(Default)]
-pub(super) struct Parcel {
+pub(super) struct WriteBatch {
     first: Bytes,
     rest: VecDeque<Bytes>,
     length: usize,
 }
 
-impl Parcel {
+impl WriteBatch {
     /// Adds what is written next.
     pub(super) fn add(&mut self, bytes: Bytes) {
         self.length += bytes.len();
@@ -36,7 +36,7 @@ impl Parcel {
     }
 }
 
-impl Buf for Parcel {
+impl Buf for WriteBatch {
     fn remaining(&self) -> usize {
         self.length
     }
@@ -69,31 +69,31 @@ mod tests {
     fn the_parts_leave_in_their_order_however_they_are_taken() {
         let parts = ["one", "", "two", "three"];
         for step in 1..=11 {
-            let mut parcel = Parcel::default();
-            parts.iter().for_each(|part| parcel.add(Bytes::from_static(part.as_bytes())));
-            assert_eq!(parcel.remaining(), 11);
+            let mut batch = WriteBatch::default();
+            parts.iter().for_each(|part| batch.add(Bytes::from_static(part.as_bytes())));
+            assert_eq!(batch.remaining(), 11);
             let mut slices = [IoSlice::new(&[]); 4];
-            assert_eq!(parcel.chunks_vectored(&mut slices), 3);
+            assert_eq!(batch.chunks_vectored(&mut slices), 3);
             let mut taken = Vec::new();
-            while parcel.has_remaining() {
-                let count = step.min(parcel.chunk().len());
-                taken.extend_from_slice(&parcel.chunk()[..count]);
-                parcel.advance(count);
+            while batch.has_remaining() {
+                let count = step.min(batch.chunk().len());
+                taken.extend_from_slice(&batch.chunk()[..count]);
+                batch.advance(count);
             }
             assert_eq!(taken, b"onetwothree", "by {step}");
         }
-        let mut parcel = Parcel::default();
-        parts.iter().for_each(|part| parcel.add(Bytes::from_static(part.as_bytes())));
-        parcel.advance(7);
-        assert_eq!((parcel.chunk(), parcel.remaining()), (&b"hree"[..], 4));
+        let mut batch = WriteBatch::default();
+        parts.iter().for_each(|part| batch.add(Bytes::from_static(part.as_bytes())));
+        batch.advance(7);
+        assert_eq!((batch.chunk(), batch.remaining()), (&b"hree"[..], 4));
     }
 
     #[test]
     fn a_parcel_is_full_at_a_record() {
-        let mut parcel = Parcel::default();
-        parcel.add(Bytes::from(vec![0; ROOM - 1]));
-        assert!(parcel.has_room());
-        parcel.add(Bytes::from_static(b"x"));
-        assert!(!parcel.has_room());
+        let mut batch = WriteBatch::default();
+        batch.add(Bytes::from(vec![0; ROOM - 1]));
+        assert!(batch.has_room());
+        batch.add(Bytes::from_static(b"x"));
+        assert!(!batch.has_room());
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 use super::cache::{self, Answers, Found};
 use super::name_server::is_silence;
 use super::name_servers::Dns;
-use crate::net::file_stamp::Look;
+use crate::net::file_stamp::FileStamp;
 use crate::regular_file;
 
 /// How often the files are looked at; a change is in use at most this much later.
@@ -59,7 +59,7 @@ pub(crate) struct Known {
     /// The file that names the name servers in use; empty when there are none, or the operator's.
     content: Vec<u8>,
     /// From before the reading, so that what is written meanwhile is another one.
-    look: [Look; 2],
+    look: [FileStamp; 2],
     /// Why the file says nothing about name servers.
     problem: Option<String>,
 }
@@ -206,8 +206,8 @@ impl Known {
 }
 
 impl Files {
-    fn look(&self) -> [Look; 2] {
-        [self.name_servers.as_deref().map(Look::at).unwrap_or_default(), Look::at(&self.hosts)]
+    fn look(&self) -> [FileStamp; 2] {
+        [self.name_servers.as_deref().map(FileStamp::at).unwrap_or_default(), FileStamp::at(&self.hosts)]
     }
 
     /// The files as they are now; with the name servers known before, when they name none.
@@ -234,7 +234,7 @@ impl Files {
                     known.problem = Some(error.to_string());
                     // A file that could not be read is read again, however it looks.
                     if matches!(error, Unusable::Unread(_)) {
-                        known.look[0] = Look::default();
+                        known.look[0] = FileStamp::default();
                     }
                 }
             }

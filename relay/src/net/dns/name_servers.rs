@@ -49,7 +49,7 @@ struct Server {
 }
 
 /// A name server's answer to one question.
-enum Said {
+enum ServerAnswer {
     /// Nothing yet.
     Waiting {
         since: Instant,
@@ -60,7 +60,7 @@ enum Said {
     Failed(NetError),
 }
 
-impl Said {
+impl ServerAnswer {
     /// Whether it has had its time at `now`.
     fn is_late(&self, now: Instant) -> bool {
         matches!(self, Self::Waiting { since, .. } if *since + PAUSE <= now)
@@ -114,7 +114,7 @@ impl Dns {
     /// One question about a whole name.
     pub(super) async fn lookup(&self, name: Name, kind: RecordType) -> Result<Lookup, NetError> {
         let servers = &self.0.servers;
-        let mut said: Vec<Said> = Vec::new();
+        let mut said: Vec<ServerAnswer> = Vec::new();
         let mut asked = FuturesUnordered::new();
         loop {
             let now = Instant::now();
@@ -123,14 +123,14 @@ impl Dns {
             {
                 let (number, name) = (said.len(), name.clone());
                 asked.push(async move { (number, server.dns.lookup(name, kind).await) });
-                said.push(Said::Waiting { since: now, was_in_doubt: server.is_in_doubt(now) });
+                said.push(ServerAnswer::Waiting { since: now, was_in_doubt: server.is_in_doubt(now) });
             }
             for (server, _) in servers.iter().zip(&said).filter(|(_, said)| said.is_late(now)) {
                 server.doubt(now);
             }
             if let Some(counts) = said.iter().position(|it| !it.is_out(now))
-                && matches!(said[counts], Said::Nothing(_))
-                && let Said::Nothing(nothing) = said.swap_remove(counts)
+                && matches!(said[counts], ServerAnswer::Nothing(_))
+                && let ServerAnswer::Nothing(nothing) = said.swap_remove(counts)
             {
                 return nothing;
             }
@@ -138,8 +138,8 @@ impl Dns {
                 return Err(failure(said));
             }
             let late_at = said.iter().filter_map(|it| match it {
-                Said::Waiting { since, .. } => Some(*since + PAUSE).filter(|at| *at > now),
-                Said::Nothing(_) | Said::Failed(_) => None,
+                ServerAnswer::Waiting { since, .. } => Some(*since + PAUSE).filter(|at| *at > now),
+                ServerAnswer::Nothing(_) | ServerAnswer::Failed(_) => None,
             });
             let wakes_at = late_at.min();
             tokio::select! {
@@ -151,8 +151,8 @@ impl Dns {
                     }
                     said[number] = match answer {
                         Ok(records) if !records.answers().is_empty() => return Ok(records),
-                        nothing @ (Ok(_) | Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => Said::Nothing(nothing),
-                        Err(error) => Said::Failed(error),
+                        nothing @ (Ok(_) | Err(NetError::Dns(DnsError::NoRecordsFound(_)))) => ServerAnswer::Nothing(nothing),
+                        Err(error) => ServerAnswer::Failed(error),
                     };
                 }
                 () = sleep_until(wakes_at.unwrap_or(now)), if wakes_at.is_some() => {}
@@ -162,10 +162,10 @@ impl Dns {
 }
 
 /// Why nobody has answered: what any of them says, before that others are silent.
-fn failure(said: Vec<Said>) -> NetError {
+fn failure(said: Vec<ServerAnswer>) -> NetError {
     let (mut silent, mut told) = (None, None);
     for it in said {
-        if let Said::Failed(error) = it {
+        if let ServerAnswer::Failed(error) = it {
             let kept = if is_silence(&error) { &mut silent } else { &mut told };
             kept.get_or_insert(error);
         }

@@ -26,12 +26,12 @@ pub struct Answer {
     /// In words.
     pub text: String,
     /// The target of the record.
-    pub leads: Leads,
+    pub leads: RecordTarget,
 }
 
 /// The target of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Leads {
+pub enum RecordTarget {
     /// To another name, in lower case and without a dot at its end.
     Name(String),
     /// To an address.
@@ -90,7 +90,7 @@ impl Resolver {
             if !name.is_empty() && !names.contains(&name) {
                 names.push(name.clone());
             }
-            Leads::Name(name)
+            RecordTarget::Name(name)
         };
         let told = records.iter().filter_map(|record| {
             let (text, leads) = match record {
@@ -106,7 +106,7 @@ impl Resolver {
                 other => {
                     let ip = other.ip_addr()?;
                     let refused = self.reach().check(SocketAddr::new(ip, 5061)).err();
-                    (ip.to_string(), Leads::Address { forbidden: refused.map(|why| why.to_string()) })
+                    (ip.to_string(), RecordTarget::Address { forbidden: refused.map(|why| why.to_string()) })
                 }
             };
             Some(Answer { text, leads })

@@ -43,20 +43,20 @@ impl Farewell {
 pub(super) struct Ending<S> {
     stream: S,
     farewell: Farewell,
-    came: Came,
+    came: FramesSeen,
     is_ended: bool,
 }
 
 impl<S> Ending<S> {
     /// A stream that ends by HTTP/2's rules when the `farewell` is said.
     pub(super) fn new(stream: S, farewell: Farewell) -> Self {
-        Self { stream, farewell, came: Came::default(), is_ended: false }
+        Self { stream, farewell, came: FramesSeen::default(), is_ended: false }
     }
 }
 
 /// The frames that came, as far as they tell the last request.
 #[derive(Debug)]
-struct Came {
+struct FramesSeen {
     /// The bytes to come of what is looked at no further.
     skipped: usize,
     head: [u8; FRAME_HEAD],
@@ -66,13 +66,13 @@ struct Came {
     last: u32,
 }
 
-impl Default for Came {
+impl Default for FramesSeen {
     fn default() -> Self {
         Self { skipped: PREFACE, head: [0; FRAME_HEAD], head_bytes: 0, ends_head_of: None, last: 0 }
     }
 }
 
-impl Came {
+impl FramesSeen {
     fn add(&mut self, mut bytes: &[u8]) {
         while let Some(&byte) = bytes.first() {
             if self.skipped > 0 {
@@ -150,7 +150,7 @@ mod tests {
             (frame(HEADERS, END_HEADERS, 1 << 31 | 5, b""), 5),
             (frame(HEADERS, END_HEADERS, 1, b"trailer"), 5),
         ];
-        let mut came = Came::default();
+        let mut came = FramesSeen::default();
         came.add(&[HEADERS; PREFACE]);
         for (frame, last) in &frames {
             for byte in frame {
@@ -162,7 +162,7 @@ mod tests {
         let mut all = [HEADERS; PREFACE].to_vec();
         all.extend(frames.iter().flat_map(|(frame, _)| frame));
         all.pop();
-        let mut at_once = Came::default();
+        let mut at_once = FramesSeen::default();
         at_once.add(&all);
         assert_eq!(at_once.last, 5, "the last head is not whole");
         at_once.add(b"d");

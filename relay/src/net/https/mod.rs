@@ -48,7 +48,7 @@ use self::farewell::{Ending, Farewell};
 pub use self::leaving::{LAST_PATIENCE, LEAVE_TIMEOUT, LINGER, PATIENCE, QUIET};
 use self::leaving::{LOOK, Leaving, Step};
 use self::open_requests::{Answer, Life, Served};
-use self::progress::{InMotion, Progress};
+use self::progress::{MonitoredStream, Progress};
 use self::unread::timed;
 pub use self::unread::{BODY_TIMEOUT, MAX_REST, REST_TIMEOUT};
 use super::drain::Drain;
@@ -132,7 +132,7 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     };
     let progress = Progress::default();
     let farewell = Farewell::default();
-    let stream = Ending::new(InMotion::new(accepted.stream, progress.clone()), farewell.clone());
+    let stream = Ending::new(MonitoredStream::new(accepted.stream, progress.clone()), farewell.clone());
     let stream = TokioIo::new(stream);
     let mut connection = std::pin::pin!(if is_http2 {
         Either::Left(http2().serve_connection(stream, service))
@@ -340,7 +340,7 @@ mod tests {
         let life = Life::new(Stranger::of_a_test());
         let (progress, farewell) = (Progress::default(), Farewell::default());
         let (mut client, ours) = tokio::io::duplex(4_096);
-        let stream = TokioIo::new(Ending::new(InMotion::new(ours, progress.clone()), farewell.clone()));
+        let stream = TokioIo::new(Ending::new(MonitoredStream::new(ours, progress.clone()), farewell.clone()));
         let (serving, peer) = (life.clone(), Peer("192.0.2.1:1".parse().unwrap()));
         let service = service_fn(move |request| begin(&Router::new(), request, peer, &serving));
         let mut connection: Pin<Box<Serving<_, _>>> = Box::pin(Either::Left(http2().serve_connection(stream, service)));

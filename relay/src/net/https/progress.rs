@@ -69,7 +69,7 @@ impl Progress {
     }
 }
 
-impl<S: Queue> InMotion<S> {
+impl<S: Queue> MonitoredStream<S> {
     fn written(&mut self, written: &Poll<io::Result<usize>>) {
         self.progress.written(written);
         let queued = if written.is_pending() { self.stream.unacknowledged() } else { None };
@@ -82,21 +82,21 @@ impl<S: Queue> InMotion<S> {
 
 /// The stream.
 #[derive(Debug)]
-pub struct InMotion<S> {
+pub struct MonitoredStream<S> {
     stream: S,
     progress: Progress,
     /// How much was not acknowledged when the system took nothing more.
     queued: Option<u32>,
 }
 
-impl<S> InMotion<S> {
+impl<S> MonitoredStream<S> {
     /// A stream that counts into `progress`.
     pub fn new(stream: S, progress: Progress) -> Self {
         Self { stream, progress, queued: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for InMotion<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -106,7 +106,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for InMotion<S> {
     }
 }
 
-impl<S: AsyncWrite + Queue + Unpin> AsyncWrite for InMotion<S> {
+impl<S: AsyncWrite + Queue + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -159,7 +159,7 @@ mod tests {
         let connecting = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, (mut peer, _)) = tokio::try_join!(connecting, listener.accept()).unwrap();
         let (progress, mut last) = (Progress::default(), 0);
-        let mut stream = InMotion::new(Stream::uncounted(ours), progress.clone());
+        let mut stream = MonitoredStream::new(Stream::uncounted(ours), progress.clone());
         let whole = vec![7; 64 << 20];
         let mut answer = Box::pin(stream.write_all(&whole));
         // What is under way has come to rest when nothing moves for a while.
@@ -184,7 +184,7 @@ mod tests {
     async fn what_comes_and_what_is_taken_is_progress_and_a_peer_that_is_slow_to_read_is_seen() {
         let (mut peer, own) = duplex(8);
         let progress = Progress::default();
-        let mut stream = InMotion::new(own, progress.clone());
+        let mut stream = MonitoredStream::new(own, progress.clone());
         let mut last = 0;
         assert!(!progress.has_moved_since(&mut last));
         stream.write_all(b"123").await.unwrap();

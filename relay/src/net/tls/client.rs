@@ -30,7 +30,7 @@ use super::{RELOAD_INTERVAL, TlsError, certificates, client_builder, pinned, roo
 use crate::aside::aside;
 use crate::clock;
 use crate::lock::Mutex;
-use crate::net::file_stamp::Look;
+use crate::net::file_stamp::FileStamp;
 
 /// How often the system's roots are read again.
 const SYSTEM_INTERVAL: Duration = Duration::from_secs(600);
@@ -74,7 +74,7 @@ struct Roots {
 #[derive(Debug)]
 struct Taken {
     read_at: Instant,
-    file_look: Look,
+    file_look: FileStamp,
     system: Vec<CertificateDer<'static>>,
     file: Vec<CertificateDer<'static>>,
 }
@@ -262,8 +262,8 @@ impl ClientTls {
 }
 
 impl Roots {
-    fn file_look(&self) -> Look {
-        self.ca_file.as_deref().map(Look::at).unwrap_or_default()
+    fn file_look(&self) -> FileStamp {
+        self.ca_file.as_deref().map(FileStamp::at).unwrap_or_default()
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -283,7 +283,7 @@ fn roots_of_system() -> Vec<CertificateDer<'static>> {
 
 /// The look is from before the reading: a file written meanwhile counts as changed.
 fn read(ca_file: Option<&Path>, system: &dyn Fn() -> Vec<CertificateDer<'static>>) -> Result<Taken, TlsError> {
-    let file_look = ca_file.map(Look::at).unwrap_or_default();
+    let file_look = ca_file.map(FileStamp::at).unwrap_or_default();
     let file = ca_file.map(certificates).transpose()?.unwrap_or_default();
     let mut system = system();
     system.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));

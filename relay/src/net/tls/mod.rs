@@ -38,7 +38,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use zeroize::Zeroizing;
 
-use super::file_stamp::Look;
+use super::file_stamp::FileStamp;
 use crate::clock::{self, TlsTime};
 use crate::lock::Mutex;
 use crate::regular_file::{self, MAX_SECRET, without_byte_order_mark};
@@ -103,7 +103,7 @@ pub enum TlsError {
 
 /// A certificate that was read from the files, with its key, and can be used.
 pub struct ReadCertificate {
-    look: [Look; 2],
+    look: [FileStamp; 2],
     certified: CertifiedKey,
 }
 
@@ -199,7 +199,7 @@ impl ServerTls {
         // From before the reading: a file written meanwhile counts as changed.
         let look = files.look();
         let certified = files.load()?;
-        let now = clock::told_now();
+        let now = clock::advertised_now();
         if let Some(doubt) = untimely(&certified, now)
             && untimely(&self.certificate.current.load(), now).is_none()
         {
@@ -282,15 +282,15 @@ impl ResolvesServerCert for Current {
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
-    taken: Mutex<Option<[Look; 2]>>,
+    taken: Mutex<Option<[FileStamp; 2]>>,
 }
 
 impl Files {
-    fn look(&self) -> [Look; 2] {
-        [Look::at(&self.certificate), Look::at(&self.key)]
+    fn look(&self) -> [FileStamp; 2] {
+        [FileStamp::at(&self.certificate), FileStamp::at(&self.key)]
     }
 
-    fn taken(&self) -> MutexGuard<'_, Option<[Look; 2]>> {
+    fn taken(&self) -> MutexGuard<'_, Option<[FileStamp; 2]>> {
         self.taken.lock()
     }
 

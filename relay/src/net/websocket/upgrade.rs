@@ -99,7 +99,7 @@ fn answer<B>(request: &Request<B>) -> Response<Full<Bytes>> {
             }
             response
         }
-        Err(No { status, why, with }) => {
+        Err(Rejection { status, why, with }) => {
             let mut response = Response::new(Full::from(format!("{why}\n")));
             *response.status_mut() = status;
             let headers = response.headers_mut();
@@ -114,25 +114,25 @@ fn answer<B>(request: &Request<B>) -> Response<Full<Bytes>> {
 }
 
 /// A request that is refused: the status, the reason in words, headers that say what would do.
-struct No {
+struct Rejection {
     status: StatusCode,
     why: &'static str,
     with: Vec<(HeaderName, &'static str)>,
 }
 
 /// The value of Sec-WebSocket-Accept, or why there is none (RFC 6455 §4.2.1).
-fn judge<B>(request: &Request<B>) -> Result<String, No> {
-    let no = |status, why, with| Err(No { status, why, with });
+fn judge<B>(request: &Request<B>) -> Result<String, Rejection> {
+    let reject = |status, why, with| Err(Rejection { status, why, with });
     if request.method() != Method::GET {
-        return no(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET", vec![(ALLOW, "GET")]);
+        return reject(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET", vec![(ALLOW, "GET")]);
     }
     if request.version() != Version::HTTP_11 {
-        return no(StatusCode::BAD_REQUEST, "a WebSocket begins with HTTP/1.1", vec![]);
+        return reject(StatusCode::BAD_REQUEST, "a WebSocket begins with HTTP/1.1", vec![]);
     }
     let names = |header, wanted: &str| tokens(request, header).any(|token| token.eq_ignore_ascii_case(wanted));
     if !names(UPGRADE, "websocket") || !names(CONNECTION, "upgrade") {
         let why = "here is SIP over WebSocket (RFC 7118): ask for Upgrade: websocket";
-        return no(StatusCode::UPGRADE_REQUIRED, why, vec![(UPGRADE, "websocket"), (CONNECTION, "close, upgrade")]);
+        return reject(StatusCode::UPGRADE_REQUIRED, why, vec![(UPGRADE, "websocket"), (CONNECTION, "close, upgrade")]);
     }
     let only = |header: HeaderName| {
         let mut values = request.headers().get_all(header).iter();
@@ -140,15 +140,15 @@ fn judge<B>(request: &Request<B>) -> Result<String, No> {
     };
     if only(SEC_WEBSOCKET_VERSION) != Some(b"13") {
         let with = vec![(UPGRADE, "websocket"), (CONNECTION, "close, upgrade"), (SEC_WEBSOCKET_VERSION, "13")];
-        return no(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken", with);
+        return reject(StatusCode::UPGRADE_REQUIRED, "only version 13 of WebSocket is spoken", with);
     }
     let key = only(SEC_WEBSOCKET_KEY).filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16));
     let Some(key) = key else {
-        return no(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing, or is not 16 bytes in base64", vec![]);
+        return reject(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing, or is not 16 bytes in base64", vec![]);
     };
     if !tokens(request, SEC_WEBSOCKET_PROTOCOL).any(|token| token == "sip") {
         let why = "only the subprotocol sip is spoken: offer Sec-WebSocket-Protocol: sip (RFC 7118 §4)";
-        return no(StatusCode::BAD_REQUEST, why, vec![]);
+        return reject(StatusCode::BAD_REQUEST, why, vec![]);
     }
     let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
     Ok(STANDARD.encode(hash.as_ref()))

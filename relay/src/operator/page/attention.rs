@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::Look;
+use super::PageData;
 use super::html::{Escaped, count};
 use crate::metrics::Metric;
 use crate::operator::history::Watched;
@@ -171,30 +171,30 @@ const ROWS: &[Row] = &[
 ];
 
 /// A fault: how often in five minutes, in an hour, since the start; and its meaning.
-pub(super) struct Wrong {
+pub(super) struct FaultRow {
     pub(super) what: &'static str,
     pub(super) counts: [f64; 3],
     pub(super) why: &'static str,
 }
 
 /// All that has gone wrong, what happened lately first.
-pub(super) fn rows(look: &Look<'_>) -> Vec<Wrong> {
-    let mut rows: Vec<Wrong> = Vec::new();
+pub(super) fn rows(look: &PageData<'_>) -> Vec<FaultRow> {
+    let mut rows: Vec<FaultRow> = Vec::new();
     for row in ROWS {
         let (metric, labels) = row.1;
         let total = look.reading.value(metric, labels);
         if total > 0.0 {
             let [short, long] = SPANS.map(|span| look.growth(span, row.1));
-            rows.push(Wrong { what: row.0, counts: [short, long, total], why: row.2 });
+            rows.push(FaultRow { what: row.0, counts: [short, long, total], why: row.2 });
         }
     }
-    let lately = |row: &Wrong| (row.counts[0], row.counts[1]);
+    let lately = |row: &FaultRow| (row.counts[0], row.counts[1]);
     rows.sort_by(|a, b| lately(b).partial_cmp(&lately(a)).unwrap_or(std::cmp::Ordering::Equal));
     rows
 }
 
 /// Writes the list.
-pub(super) fn write(page: &mut String, look: &Look<'_>) {
+pub(super) fn write(page: &mut String, look: &PageData<'_>) {
     let rows = rows(look);
     page.push_str("<section aria-labelledby=\"attention\"><h2 id=\"attention\">Needs attention</h2>");
     if rows.is_empty() {
@@ -205,7 +205,7 @@ pub(super) fn write(page: &mut String, look: &Look<'_>) {
         "<table class=\"attention\"><thead><tr><th scope=\"col\">what</th><th scope=\"col\" class=\"n\">5 min</th>",
     );
     page.push_str("<th scope=\"col\" class=\"n\">1 h</th><th scope=\"col\" class=\"n\">since start</th><th scope=\"col\">what it means</th></tr></thead><tbody>");
-    for Wrong { what, counts: [short, long, total], why } in rows {
+    for FaultRow { what, counts: [short, long, total], why } in rows {
         let lately = if short > 0.0 { " class=\"bad\"" } else { "" };
         let old = if long > 0.0 { "" } else { " class=\"zero\"" };
         let _ = write!(

@@ -10,7 +10,7 @@
 
 use std::fmt::Write;
 
-use super::Look;
+use super::PageData;
 use super::attention::SPANS;
 use super::html::{Escaped, count, span, time};
 use super::{phones, service_name};
@@ -41,7 +41,7 @@ pub(super) struct Word {
 }
 
 /// All there is to say, worst first.
-pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
+pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
     let mut words = Vec::new();
     let mut say = |state, what: String, next: &str| words.push(Word { state, what, next: next.to_owned() });
     let checks = look.readiness.checks();
@@ -132,7 +132,7 @@ pub(super) fn words(look: &Look<'_>) -> Vec<Word> {
     words
 }
 
-fn push_service(look: &Look<'_>, report: &push::Report, say: &mut impl FnMut(State, String, &str)) {
+fn push_service(look: &PageData<'_>, report: &push::Report, say: &mut impl FnMut(State, String, &str)) {
     let of = |outcome: &'static str| {
         let labels = [("provider", report.service), ("app", &*report.app), ("outcome", outcome)];
         let now = look.reading.value(Metric::AppPushes, &labels);

@@ -84,7 +84,7 @@ impl View {
 }
 
 /// The data of the page.
-pub struct Look<'a> {
+pub struct PageData<'a> {
     reading: Reading,
     at: Instant,
     up: Duration,
@@ -95,7 +95,7 @@ pub struct Look<'a> {
     canaries: Vec<(Box<str>, Round)>,
 }
 
-impl<'a> Look<'a> {
+impl<'a> PageData<'a> {
     /// At these, now.
     pub fn new(metrics: &Metrics, history: &'a History, readiness: &'a Readiness, canaries: &Canaries) -> Self {
         let services = readiness.push_services();
@@ -125,7 +125,7 @@ impl<'a> Look<'a> {
 }
 
 /// The page of the node `name`, as it stands now.
-pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
+pub fn render(name: &str, look: &PageData<'_>, view: View) -> String {
     let words = banner::words(look);
     let mut page = String::with_capacity(32 * 1024);
     let title =
@@ -162,8 +162,8 @@ pub fn render(name: &str, look: &Look<'_>, view: View) -> String {
 }
 
 /// The head of the page: the relay's name and the time.
-fn head(page: &mut String, name: &str, look: &Look<'_>, view: View) {
-    let now = clock::told_now();
+fn head(page: &mut String, name: &str, look: &PageData<'_>, view: View) {
+    let now = clock::advertised_now();
     let _ = write!(
         page,
         "<header><h1>sipwake {} <span class=\"quiet\">{}</span></h1><p>As of <b>{}</b>",
@@ -232,7 +232,7 @@ fn phones(reading: &Reading) -> (f64, f64) {
     (state("registered") + passed, reading.value(Metric::Instances, &[]) - state("foreground") + passed)
 }
 
-fn numbers(look: &Look<'_>) -> Numbers {
+fn numbers(look: &PageData<'_>) -> Numbers {
     let reading = &look.reading;
     let (reached, all) = phones(reading);
     let mut pushes = Vec::new();
@@ -267,7 +267,7 @@ fn write_numbers(page: &mut String, numbers: &Numbers) {
 }
 
 /// The last hour, drawn.
-fn charts(page: &mut String, look: &Look<'_>) {
+fn charts(page: &mut String, look: &PageData<'_>) {
     let line = |value: &dyn Fn(&Reading) -> f64| look.history.minutes((look.at, &look.reading), value);
     let each_minute = |value: &dyn Fn(&Reading) -> f64| -> Vec<f64> {
         line(value).windows(2).map(|pair| (pair[1] - pair[0]).max(0.0)).collect()
@@ -310,7 +310,7 @@ mod tests {
     fn page(metrics: &Metrics, readiness: &Readiness, query: &str) -> String {
         render(
             "relay<1>:5061",
-            &Look::new(metrics, &History::default(), readiness, &Canaries::default()),
+            &PageData::new(metrics, &History::default(), readiness, &Canaries::default()),
             View::of(query),
         )
     }
@@ -352,7 +352,7 @@ mod tests {
         };
         let history = History::default();
         let shown = |report: &push::Report| {
-            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            let mut look = PageData::new(&metrics, &history, &readiness, &Canaries::default());
             look.services = vec![report.clone()];
             render("relay", &look, View::default())
         };
@@ -389,7 +389,7 @@ mod tests {
         let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
         let now = Instant::now();
         let shown = |after: u64| {
-            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            let mut look = PageData::new(&metrics, &history, &readiness, &Canaries::default());
             look.at = now + Duration::from_secs(after);
             render("relay", &look, View::default())
         };
@@ -425,7 +425,7 @@ mod tests {
         let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
         let shown = |failed: Option<(CanaryStep, Box<str>)>| {
             let round = Round { at: 1_795_000_000, failed, steps: vec![(CanaryStep::Push, 12)], last_whole: None };
-            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            let mut look = PageData::new(&metrics, &history, &readiness, &Canaries::default());
             look.canaries = vec![("com.example.phone".into(), round)];
             render("relay", &look, View::default())
         };

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::banner::{self, State};
 use super::html::bound;
-use super::{Look, attention, numbers};
+use super::{PageData, attention, numbers};
+use crate::clock::advertised_now;
 use crate::clock::rfc3339;
-use crate::clock::told_now;
 
 /// How the node `name` stands.
-pub fn status(name: &str, look: &Look<'_>) -> Value {
+pub fn status(name: &str, look: &PageData<'_>) -> Value {
     let words = banner::words(look);
     let state = words.first().map_or(State::Good, |word| word.state);
     let says = words.iter().map(|word| json!({"state": word_of(word.state), "what": word.what, "next": word.next}));
@@ -25,7 +25,7 @@ pub fn status(name: &str, look: &Look<'_>) -> Value {
     json!({
         "node": name,
         "version": env!("CARGO_PKG_VERSION"),
-        "at": rfc3339(told_now()),
+        "at": rfc3339(advertised_now()),
         "state": word_of(state),
         "says": says.collect::<Vec<_>>(),
         "numbers": {

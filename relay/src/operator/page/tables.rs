@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::html::{Escaped, bound, count, span, time};
-use super::{Look, service_name};
+use super::{PageData, service_name};
 use crate::domain::{CanaryStep, InstanceState, PushOutcome, WipeReason, Word as _};
 use crate::metrics::Metric;
 use crate::metrics::labels::{InviteOutcome, Label, RegistrationOutcome};
@@ -15,7 +15,7 @@ use crate::operator::readiness::{Check, Readiness};
 use crate::push;
 
 /// Writes all tables.
-pub(super) fn write(page: &mut String, look: &Look<'_>) {
+pub(super) fn write(page: &mut String, look: &PageData<'_>) {
     let (reading, readiness) = (&look.reading, look.readiness);
     section(page, "Readiness", readiness_rows(readiness));
     section(page, "Push instances", by_label::<InstanceState>(reading, Metric::Instances));

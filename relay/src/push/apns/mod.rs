@@ -25,14 +25,14 @@ use uuid::Builder;
 use self::provider_token::Signer;
 use super::connection::answer::{Answer, Bearing};
 use super::connection::answer_body;
-use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_times};
+use super::connection::answer_timeout::{Patience, Renewed, TryTimes, WhenSilent};
 use super::connection::attempt::Attempt;
 use super::connection::backoff::Backoff;
 use super::connection::departure::Departure;
 use super::connection::endpoint::{Endpoint, trust};
 use super::connection::http2::{Channel, Failure, Request};
 use super::connection::network::Network;
-use super::connection::not_before::RestFor;
+use super::connection::not_before::PauseFor;
 use super::connection::state::LineFate;
 use super::health::device_faults::name_of;
 use super::health::reasons;
@@ -277,12 +277,11 @@ impl Apns {
         departure: &Departure,
         renewed: Renewed<'_>,
     ) -> Attempt {
-        let (leaves_until, until) = if prepared.voip { (deadline, deadline) } else { alert_times(deadline) };
-        let answered_within = (!prepared.voip).then_some(ALERT_ANSWERED_WITHIN);
         let channel = self.channel(prepared.environment);
+        let times = TryTimes::new(prepared.voip, deadline);
         let when_silent = if prepared.voip { WhenSilent::Stays } else { WhenSilent::Leaves };
         let urgency = Urgency::when(prepared.voip);
-        let patience = Patience { leaves_until, until, when_silent, urgency, departure, answered_within, renewed };
+        let patience = Patience { times, when_silent, urgency, departure, renewed };
         let signer = match &self.known_by {
             KnownBy::Key { signer, .. } => Some(signer),
             KnownBy::Certificate(_) => None,
@@ -301,11 +300,8 @@ impl Apns {
                 prepared.request.headers.insert(AUTHORIZATION, pass.header.clone());
             }
             match channel.send(&prepared.request, patience, classify).await {
-                Err(Failure::Unsent { after }) => return Attempt::Again { after },
-                Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
-                Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
                 Err(Failure::Unconfirmed) if prepared.voip => return Attempt::Done(Verdict::Unconfirmed),
-                Err(Failure::Unconfirmed) => return Attempt::Lost,
+                Err(failure) => return failure.into(),
                 Ok(Meaning::Settled(attempt)) => {
                     if matches!(attempt, Attempt::Limited { .. }) {
                         departure.say(reasons::TOO_MANY_REQUESTS);
@@ -389,7 +385,7 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         // The token is used on: a new one is what Apple objects to.
         (429, "TooManyProviderTokenUpdates") => Bearing {
             proves: false,
-            rest: Some(answer.retry_after().map_or(RestFor::Growing(TOKEN_UPDATES), RestFor::Asked)),
+            pause: Some(answer.retry_after().map_or(PauseFor::Growing(TOKEN_UPDATES), PauseFor::Asked)),
             note: Note::Trouble(Trouble::grave("TooManyProviderTokenUpdates")),
             ..bearing
         },

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::header::RETRY_AFTER;
 use hyper::{HeaderMap, StatusCode};
 
-use super::not_before::RestFor;
+use super::not_before::PauseFor;
 use crate::push::connection::state::LineFate;
 use crate::push::health::{Note, Trouble};
 
@@ -31,7 +31,7 @@ pub(crate) struct Bearing {
     /// Whether the service took our credentials.
     pub(crate) proves: bool,
     /// For all who come later.
-    pub(crate) rest: Option<RestFor>,
+    pub(crate) pause: Option<PauseFor>,
     /// For what is told of the service.
     pub(crate) note: Note,
 }
@@ -63,14 +63,14 @@ impl Answer {
             500..=599 => LineFate::Faulty,
             _ => LineFate::Good,
         };
-        let rest = self.retry_after().filter(|_| (500..600).contains(&status)).map(RestFor::Asked);
-        let note = match (status, rest) {
+        let pause = self.retry_after().filter(|_| (500..600).contains(&status)).map(PauseFor::Asked);
+        let note = match (status, pause) {
             (200..=299, _) => Note::Accepted,
             (_, Some(_)) => Note::Trouble(Trouble::light("AskedToWait")),
             (500..=599, _) => Note::Trouble(Trouble::light("ServerError")),
             _ => Note::Nothing,
         };
         let proves = self.status != StatusCode::FORBIDDEN && line == LineFate::Good;
-        Bearing { line, proves, rest, note }
+        Bearing { line, proves, pause, note }
     }
 }

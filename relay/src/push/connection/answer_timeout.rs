@@ -1,7 +1,7 @@
-//! The wait of a request for its answer, and its meaning for the line.
+//! The wait of a request for its answer, and what a long wait says of the connection, whose state is called its line here.
 //!
-//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked; one that waits for longer is counted for
-//! what the line leaves unanswered, also when it gives up.
+//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked (PING). One that waits for longer still counts among
+//! the unanswered requests of its line, also when it gives up.
 
 use std::future::pending;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::urgency::Urgency;
 /// How long what is no call may wait until it leaves, in one try.
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 /// How long its answer is waited for then: services ask for so much patience, and what is not urgent has it.
-pub(crate) const ALERT_ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+const ALERT_ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Makes the body of a push that has waited anew; `None`: it has not, or there is nothing to make anew.
 pub(crate) type Renewed<'a> = Option<&'a (dyn Fn() -> Option<Bytes> + Sync)>;
@@ -26,18 +26,52 @@ pub(crate) type Renewed<'a> = Option<&'a (dyn Fn() -> Option<Bytes> + Sync)>;
 /// How long a request waits, and for what.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience<'a> {
-    /// How long the answer is waited for once the request has left; `None`: until the end.
-    pub(crate) answered_within: Option<Duration>,
+    pub(crate) times: TryTimes,
     /// Where what the push says depends on when it leaves.
     pub(crate) renewed: Renewed<'a>,
-    /// What has not begun to leave by then does not.
-    pub(crate) leaves_until: Instant,
-    pub(crate) until: Instant,
     /// The reaction to a line that has fallen silent.
     pub(crate) when_silent: WhenSilent,
     pub(crate) urgency: Urgency,
     /// Told when it leaves.
     pub(crate) departure: &'a Departure,
+}
+
+/// The times of one try of a push.
+#[derive(Clone, Copy)]
+pub(crate) struct TryTimes {
+    /// What has not begun to leave by then does not.
+    pub(crate) leaves_until: Instant,
+    /// The end of the try.
+    pub(crate) until: Instant,
+    /// How long the answer is waited for once the request has left; `None`: until the end.
+    pub(crate) answered_within: Option<Duration>,
+}
+
+impl TryTimes {
+    /// The times of a call's push, which may leave and be answered until its deadline, or of any other push that begins now.
+    pub(crate) fn new(is_call: bool, deadline: Instant) -> Self {
+        if is_call { Self::whole(deadline) } else { Self::of_alert(deadline) }
+    }
+
+    /// The request may leave, and be answered, until the end.
+    pub(crate) fn whole(until: Instant) -> Self {
+        Self { leaves_until: until, until, answered_within: None }
+    }
+
+    /// The request has [`LEAVES_WITHIN`] to leave, and its answer [`ALERT_ANSWERED_WITHIN`] from then on.
+    fn of_alert(deadline: Instant) -> Self {
+        let leaves_until = Instant::now() + LEAVES_WITHIN;
+        Self {
+            leaves_until: deadline.min(leaves_until),
+            until: deadline.min(leaves_until + ALERT_ANSWERED_WITHIN),
+            answered_within: Some(ALERT_ANSWERED_WITHIN),
+        }
+    }
+
+    /// Until when the answer to a request is waited for that leaves now.
+    pub(crate) fn answer_until(&self) -> Instant {
+        self.answered_within.map_or(self.until, |within| self.until.min(Instant::now() + within))
+    }
 }
 
 /// The reaction of a request that has begun to leave by a line which then falls silent.
@@ -65,22 +99,10 @@ pub(super) enum NoAnswer {
 }
 
 impl Patience<'_> {
-    /// Until when the answer to a request is waited for that leaves now.
-    pub(crate) fn answer_until(&self) -> Instant {
-        self.answered_within.map_or(self.until, |within| self.until.min(Instant::now() + within))
-    }
-
     /// The body of a request that leaves now.
     pub(crate) fn body_of(&self, request: &Request) -> Bytes {
         self.renewed.and_then(|renewed| renewed()).unwrap_or_else(|| request.body.clone())
     }
-}
-
-/// Until when a push that is no call may leave in one try, and until when that lasts: it has [`LEAVES_WITHIN`] to leave, and its answer
-/// [`ALERT_ANSWERED_WITHIN`] from then on.
-pub(crate) fn alert_times(deadline: Instant) -> (Instant, Instant) {
-    let leaves_until = Instant::now() + LEAVES_WITHIN;
-    (deadline.min(leaves_until), deadline.min(leaves_until + ALERT_ANSWERED_WITHIN))
 }
 
 /// Waits for the head of the answer. On the way the line is suspected, when it is silent, and noted as one that leaves requests
@@ -92,7 +114,8 @@ pub(super) async fn head_of_answer(
     (sent, known): (Instant, u32),
     patience: Patience<'_>,
 ) -> Result<hyper::Response<h2::RecvStream>, NoAnswer> {
-    let Patience { leaves_until, until, when_silent, departure, answered_within, .. } = patience;
+    let Patience { times, when_silent, departure, .. } = patience;
+    let TryTimes { leaves_until, until, answered_within } = times;
     // A caller that gives up has waited, too.
     let waiting = Waiting { line, sent, is_over: false };
     if let Ok(outcome) = timeout_at(until.min(sent + ASK_AFTER), &mut response).await {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::request::Failure;
 use crate::push::Verdict;
 
 /// The outcome of one try.
@@ -23,4 +24,15 @@ pub(crate) enum Attempt {
     },
     /// The service may have taken the push, or not.
     Lost,
+}
+
+impl From<Failure> for Attempt {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unsent { after } => Self::Again { after },
+            Failure::NoPlace { after } => Self::Limited { after },
+            Failure::ShutOut { reason } => Self::Done(Verdict::Refused { reason }),
+            Failure::Unconfirmed => Self::Lost,
+        }
+    }
 }

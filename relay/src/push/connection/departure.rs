@@ -1,5 +1,5 @@
 //! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall, when its call
-//! is over or it may have to go elsewhere: what has not begun to leave never does, and what has may be answered within [`ANSWERED_WITHIN`].
+//! is over or it may have to go elsewhere: a push that has not begun to leave never does, and one that has is given [`ANSWERED_WITHIN`] for its answer.
 //!
 //! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
 //! system's buffer. A request whose body has not left was certainly not processed.

@@ -1,5 +1,5 @@
-//! Further connections for calls that wait behind one which carries a single request until our credentials are taken: that request may go
-//! unanswered for its device alone.
+//! Further connections for calls. A new connection carries a single request until the service has accepted our credentials, and calls wait behind it; but that
+//! request may be unanswered because of its device alone.
 //!
 //! | the call waits behind a line that is not proven, which let its request go [`HELD_UP_AFTER`] ago | consequence |
 //! | --- | --- |

@@ -5,7 +5,7 @@
 //! | lived long, or answered often | nothing |
 //! | died young, the last after it had answered | [`AFTER_SHORT_SERVICE`]: the service ends them, and wants to be dialled again. The first dozens cost a call little; one that goes on so is dialled twice in a second |
 //! | died young, the last without a good answer | [`AFTER_NO_SERVICE`], but so that all who wait get their try within [`TRIED_WITHIN`] |
-//! | died young, the last by falling silent | [`AFTER_NO_SERVICE`]: there is nobody who would take what goes over the next |
+//! | died young, the last by falling silent | [`AFTER_NO_SERVICE`]: the next one would be as silent |
 //!
 //! Invariant: one end is no pattern, for a service restarts now and then.
 
@@ -36,7 +36,7 @@ const SLOW_FOR: Duration = Duration::from_secs(60);
 
 /// How the lines of one endpoint have ended.
 #[derive(Default)]
-pub(super) struct Ancestry(Mutex<Ends>);
+pub(super) struct ConnectionHistory(Mutex<Ends>);
 
 #[derive(Clone, Copy, Default)]
 struct Ends {
@@ -69,7 +69,7 @@ impl Slow {
     }
 }
 
-impl Ancestry {
+impl ConnectionHistory {
     /// Comes back when it is time to dial; `waiting` tells how many wait for what comes of it.
     pub(super) async fn turn(&self, waiting: impl Fn() -> usize) {
         let ends = *self.0.lock();
@@ -129,13 +129,13 @@ mod tests {
 
     /// How long each of so many dials waits, when each line lives for a moment and gives so many good answers.
     async fn dials(count: usize, good: u32, waiting: usize) -> Vec<Duration> {
-        let ancestry = Ancestry::default();
+        let history = ConnectionHistory::default();
         let mut waits = Vec::new();
         for _ in 0..count {
             let began = Instant::now();
-            ancestry.turn(|| waiting).await;
+            history.turn(|| waiting).await;
             waits.push(began.elapsed());
-            ancestry.note_end(MS, good, false);
+            history.note_end(MS, good, false);
         }
         waits
     }
@@ -158,29 +158,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_who_come_while_a_dial_waits_hasten_it() {
-        let ancestry = Ancestry::default();
-        (0..12).for_each(|_| ancestry.note_end(MS, 0, false));
+        let history = ConnectionHistory::default();
+        (0..12).for_each(|_| history.note_end(MS, 0, false));
         let began = Instant::now();
-        ancestry.turn(|| if began.elapsed() < 1_000 * MS { 1 } else { 100 }).await;
+        history.turn(|| if began.elapsed() < 1_000 * MS { 1 } else { 100 }).await;
         assert!(began.elapsed() < 1_300 * MS, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_falls_silent_is_dialled_seldom_however_many_wait() {
-        let ancestry = Ancestry::default();
-        (0..12).for_each(|_| ancestry.note_end(MS, 0, true));
+        let history = ConnectionHistory::default();
+        (0..12).for_each(|_| history.note_end(MS, 0, true));
         let began = Instant::now();
-        ancestry.turn(|| 100).await;
+        history.turn(|| 100).await;
         assert!(began.elapsed() >= AFTER_NO_SERVICE.most / 2, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_line_that_served_long_ends_the_pattern() {
-        let ancestry = Ancestry::default();
-        (0..12).for_each(|_| ancestry.note_end(MS, 0, false));
-        ancestry.note_end(YOUNG, 1, false);
+        let history = ConnectionHistory::default();
+        (0..12).for_each(|_| history.note_end(MS, 0, false));
+        history.note_end(YOUNG, 1, false);
         let began = Instant::now();
-        ancestry.turn(|| 1).await;
+        history.turn(|| 1).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

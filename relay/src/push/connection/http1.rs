@@ -128,13 +128,13 @@ impl Http1 {
         if !self.is_spoken() {
             return None;
         }
-        let Ok(Some(_place)) = timeout_at(patience.leaves_until, self.place(patience.urgency)).await else {
+        let Ok(Some(_place)) = timeout_at(patience.times.leaves_until, self.place(patience.urgency)).await else {
             return Some(Err(Failure::Unsent { after: None }));
         };
         loop {
             let (connection, is_kept) = match self.take() {
                 Some(connection) => (connection, true),
-                None => match timeout_at(patience.leaves_until, self.dialled(way)).await {
+                None => match timeout_at(patience.times.leaves_until, self.dialled(way)).await {
                     Ok(Some(connection)) => (connection, false),
                     Ok(None) => return None,
                     Err(_) => return Some(Err(Failure::Unsent { after: None })),
@@ -216,8 +216,8 @@ impl Http1 {
         patience: Patience<'_>,
     ) -> Result<(Answer, Option<Connection>), Failure> {
         let unsent = Failure::Unsent { after: None };
-        let Patience { leaves_until, departure, .. } = patience;
-        let Ok(Ok(())) = timeout_at(leaves_until, connection.sender.ready()).await else { return Err(unsent) };
+        let Patience { times, departure, .. } = patience;
+        let Ok(Ok(())) = timeout_at(times.leaves_until, connection.sender.ready()).await else { return Err(unsent) };
         let target = endpoint.uri(&request.path).and_then(|uri| uri.path_and_query().cloned()).ok_or(unsent)?;
         let (body, passage) = departure.begin(patience.body_of(request)).ok_or(unsent)?;
         let mut head = hyper::Request::new(Full::new(body));
@@ -227,7 +227,7 @@ impl Http1 {
         head.headers_mut().insert(HOST, endpoint.dialler().authority().parse().map_err(|_| unsent)?);
         // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
         connection.withdrawal.ask(true);
-        let (sent, until) = (Instant::now(), patience.answer_until());
+        let (sent, until) = (Instant::now(), patience.times.answer_until());
         let response = connection.sender.try_send_request(head);
         tokio::pin!(response);
         let answered = async {

@@ -1,6 +1,6 @@
 //! The multiplexed HTTP/2 connection to one push service, made when it is needed and replaced when it is lost.
 //!
-//! One is for all. A core that pushes often has one more of its own (`own_lines.rs`), so that its pushes wake no other core; what
+//! One is for all. A core that pushes often has one more of its own (`core_connections.rs`), so that its pushes wake no other core; what
 //! cannot leave by that one at once leaves by the one for all.
 //!
 //! It stands on `h2` and not on hyper's client, because the sender of a call's push must know whether the service may
@@ -26,15 +26,15 @@ use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
 use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::backoff::Backoff;
+use super::core_connections::CoreConnections;
 use super::departure::{Body, Passage};
 use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
 use super::further_connections::FurtherConnections;
-use super::history::Ancestry;
+use super::history::ConnectionHistory;
 use super::http1::{Http1, Way};
 use super::identity::Objection;
-use super::not_before::{Probe, Rest, RestFor};
-use super::own_lines::OwnLines;
+use super::not_before::{NotBefore, PauseFor, Probe};
 pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
@@ -67,12 +67,12 @@ pub(crate) struct Channel {
     endpoint: Arc<Endpoint>,
     /// The connection for all.
     flight: Arc<Flight>,
-    own: OwnLines<Arc<Connection>, Option<&'static str>>,
+    own: CoreConnections<Arc<Connection>, Option<&'static str>>,
     /// Those for calls that wait behind it while it is not proven.
     further: FurtherConnections,
     /// The way to a service that speaks no HTTP/2, where that is taken.
     http1: Option<Http1>,
-    ancestry: Arc<Ancestry>,
+    history: Arc<ConnectionHistory>,
     /// Whether a new connection carries one request alone until [`Bearing::proves`] says otherwise.
     cautious: bool,
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
@@ -81,7 +81,7 @@ pub(crate) struct Channel {
     /// The runtime on which its connections are made and driven, if not where they are needed.
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
-    rest: Rest,
+    not_before: NotBefore,
     /// When what is no call is tried again.
     pub(crate) retries: Arc<Retries>,
     faults: Faults,
@@ -113,14 +113,14 @@ impl Channel {
             http1: endpoint.dialler().may_speak_http1().then(Http1::default),
             endpoint: Arc::new(endpoint),
             flight: SingleFlight::new(DIAL_BACKOFF),
-            own: OwnLines::new(DIAL_BACKOFF),
+            own: CoreConnections::new(DIAL_BACKOFF),
             further: FurtherConnections::default(),
-            ancestry: Arc::default(),
+            history: Arc::default(),
             cautious,
             any_service: false,
             runtime: None,
             under_way: Arc::default(),
-            rest: Rest::default(),
+            not_before: NotBefore::default(),
             retries: Arc::default(),
             faults: Faults::default(),
             record,
@@ -134,17 +134,17 @@ impl Channel {
     }
 
     /// Applies the consequences of an answer by another connection to all later requests.
-    pub(crate) fn heed(&self, bearing: Bearing) {
-        if bearing.rest.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
-            self.rest.answered(bearing.rest);
+    pub(crate) fn apply_bearing(&self, bearing: Bearing) {
+        if bearing.pause.is_some() || matches!(bearing.note, Note::Accepted | Note::Well | Note::LetIn) {
+            self.not_before.answered(bearing.pause);
         }
         self.record.note(bearing.note);
     }
 
     /// Waits for leave to send by another connection, as [`Self::send`] does.
     pub(crate) async fn leave(&self, patience: Patience<'_>) -> Result<Option<Probe<'_>>, Failure> {
-        self.rest
-            .leave(patience.leaves_until, patience.urgency)
+        self.not_before
+            .leave(patience.times.leaves_until, patience.urgency)
             .await
             .map_err(|after| Failure::Unsent { after: Some(after) })
     }
@@ -164,18 +164,18 @@ impl Channel {
     }
 
     /// Leaves the service alone for a while; one request then asks how it stands.
-    pub(crate) fn ground(&self, rest: RestFor) {
-        self.rest.answered(Some(rest));
+    pub(crate) fn pause(&self, pause: PauseFor) {
+        self.not_before.answered(Some(pause));
     }
 
     /// How long the service is left alone yet, if it is.
-    pub(crate) fn rest_left(&self) -> Option<Duration> {
-        self.rest.left()
+    pub(crate) fn pause_left(&self) -> Option<Duration> {
+        self.not_before.left()
     }
 
     /// The service has served: nobody leaves it alone any more.
-    pub(crate) fn end_rest(&self) {
-        self.rest.answered(None);
+    pub(crate) fn end_pause(&self) {
+        self.not_before.answered(None);
     }
 
     /// The path of the endpoint's URL.
@@ -208,11 +208,12 @@ impl Channel {
                 if let Some(sent) = http1.send(way, request, patience, &read).await {
                     let (meaning, bearing) = sent?;
                     patience.departure.say_of(&bearing);
-                    self.heed(bearing);
+                    self.apply_bearing(bearing);
                     return Ok(meaning);
                 }
             }
-            let (connection, stream) = match timeout_at(patience.leaves_until, self.admit(patience.urgency)).await {
+            let (connection, stream) = match timeout_at(patience.times.leaves_until, self.admit(patience.urgency)).await
+            {
                 Ok(Err(Failure::ShutOut { reason: NOT_HTTP2 })) if let Some(http1) = &self.http1 => {
                     if is_without_http2 {
                         return Err(Failure::Unsent { after: None });
@@ -231,7 +232,7 @@ impl Channel {
                     let (meaning, bearing) = read(&answer);
                     patience.departure.say_of(&bearing);
                     self.note_answer(&connection, request.whom, patience.urgency, &bearing);
-                    self.heed(bearing);
+                    self.apply_bearing(bearing);
                     return Ok(meaning);
                 }
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
@@ -280,11 +281,11 @@ impl Channel {
 
     /// A connection and the right to one stream on it.
     async fn admit(&self, urgency: Urgency) -> Result<(Arc<Connection>, Place), Failure> {
-        let make = |ancestry: &Arc<Ancestry>| {
+        let make = |history: &Arc<ConnectionHistory>| {
             let making = Making {
                 endpoint: Arc::clone(&self.endpoint),
                 label: Arc::clone(&self.label),
-                ancestry: Arc::clone(ancestry),
+                history: Arc::clone(history),
                 under_way: Arc::clone(&self.under_way),
                 cautious: self.cautious,
                 any_service: self.any_service,
@@ -307,12 +308,12 @@ impl Channel {
             // Only beside one that serves: a service that cannot be reached is not dialled from every core.
             let serves = self.flight.have(freshness).filter(|all| all.line.has_served());
             if serves.is_some_and(|all| all.core != Some(own.core)) && own.is_wanted(Instant::now()) {
-                own.flight.begin(freshness, || make(&own.ancestry), None);
+                own.flight.begin(freshness, || make(&own.history), None);
             }
         }
         // A connection may end before it is this one's turn; the next is made in its time.
         loop {
-            let connection = self.flight.get(freshness, || make(&self.ancestry), None).await.map_err(
+            let connection = self.flight.get(freshness, || make(&self.history), None).await.map_err(
                 |CoolingDown { why, after, .. }| match why {
                     Some(reason) => Failure::ShutOut { reason },
                     None => Failure::Unsent { after: Some(after) },
@@ -341,14 +342,14 @@ impl Channel {
 
 impl Channel {
     /// A connection of its own for a call that waits behind this line, when that is due.
-    async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
+    async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<ConnectionHistory>) -> F) -> (Arc<Connection>, Place)
     where
         F: Future<Output = Result<Arc<Connection>, Option<&'static str>>>,
     {
         loop {
             let begun = self.further.due(line).await;
             // A dial that fails tells why by itself.
-            let Ok(connection) = make(&self.ancestry).await else { continue };
+            let Ok(connection) = make(&self.history).await else { continue };
             connection.line.set_aside(true);
             if let Some(stream) = connection.line.admit(Urgency::Urgent, || connection.streams_allowed()).await {
                 begun.take_up();
@@ -437,7 +438,7 @@ impl Connection {
         match head_of_answer(response, &self.line, &passage, (Instant::now(), known), patience).await {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                let body_until = patience.until.min(Instant::now() + BODY_TIMEOUT);
+                let body_until = patience.times.until.min(Instant::now() + BODY_TIMEOUT);
                 let body = timeout_at(body_until, read_body(body)).await.ok().flatten();
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }
@@ -505,7 +506,7 @@ async fn read_body(mut stream: h2::RecvStream) -> Option<Bytes> {
 struct Making {
     endpoint: Arc<Endpoint>,
     label: Arc<str>,
-    ancestry: Arc<Ancestry>,
+    history: Arc<ConnectionHistory>,
     under_way: Arc<AtomicUsize>,
     cautious: bool,
     any_service: bool,
@@ -515,12 +516,12 @@ struct Making {
 
 impl Making {
     async fn made(self) -> Result<Arc<Connection>, Option<&'static str>> {
-        self.ancestry.turn(|| self.under_way.load(Ordering::Relaxed)).await;
+        self.history.turn(|| self.under_way.load(Ordering::Relaxed)).await;
         let allowance = self.any_service.then(Arc::<Allowance>::default);
         match self.endpoint.dialler().dial(allowance.clone()).await {
             Ok((Dialled { sender, driven, objection, withdrawal }, address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
-                let line = Line::new(self.cautious, Arc::clone(&self.ancestry));
+                let line = Line::new(self.cautious, Arc::clone(&self.history));
                 let made = Arc::new(Connection {
                     sender,
                     core: cores::here(),

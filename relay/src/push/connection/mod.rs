@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `http2` | the connection that all pushes of a service share |
 //! | `http1` | the connections to a service that speaks no HTTP/2 |
-//! | `own_lines` | the connections that cores have for themselves |
+//! | `core_connections` | the connections that belong to one core each |
 //! | `further_connections` | the further connections for calls that wait behind one that is not proven |
 //! | `state` | whether a request may go over a connection |
 //! | `history` | how the earlier connections ended, and the wait before the next dial |
@@ -13,7 +13,7 @@
 //! | `network` | the streams below TLS |
 //! | `dial` | handshakes, raced over the addresses of a name |
 //! | `identity` | the certificate that is shown to the service |
-//! | `single_flight` | one making, however many wait for it |
+//! | `single_flight` | one task makes a connection, however many wait for it |
 //! | `backoff` | the wait after a failure |
 //! | *one request* | |
 //! | `request` | what is sent, and why nothing came back |
@@ -23,7 +23,7 @@
 //! | `answer_timeout` | the wait for an answer |
 //! | `answer`, `answer_body` | the answer, its status and its body |
 //! | `attempt` | the outcome of one try |
-//! | `not_before`, `retries` | the pause that a service has asked for, and further tries of what is no call |
+//! | `not_before`, `retries` | the pause that a service has asked for, and further tries of alerts |
 //! | `allowance` | the bytes that a service may send |
 //!
 //! Invariant: a connection carries requests and knows nothing of what a push says.
@@ -34,6 +34,7 @@ pub(super) mod answer_body;
 pub(super) mod answer_timeout;
 pub(super) mod attempt;
 pub(super) mod backoff;
+mod core_connections;
 pub(super) mod departure;
 mod dial;
 pub(super) mod endpoint;
@@ -44,7 +45,6 @@ pub(super) mod http2;
 pub(super) mod identity;
 pub(super) mod network;
 pub(super) mod not_before;
-mod own_lines;
 mod request;
 pub(super) mod retries;
 pub(super) mod single_flight;

@@ -1,14 +1,14 @@
-//! The one "not before" of a service and app: a service that asks for a pause is left alone by all, later calls too.
+//! The time before which a service is left alone: a service that asks for a pause gets it from all pushes of an App, later calls too.
 //!
 //! | state | a request |
 //! | --- | --- |
-//! | none | goes |
-//! | resting for what is no call ([`RestFor::Sparing`]) | a call, or the end of one, goes at once |
-//! | resting | waits, or is told how long when that is longer than it may wait |
-//! | resting for longer than [`HEEDED`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`], and the others wait for an answer as long as they may: one answer to one device is not the end of all calls |
-//! | the rest is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another rest, or all go |
+//! | no pause | goes |
+//! | a pause for alerts ([`PauseFor::Sparing`]) | goes at once if it is a call's, or the end of a call; an alert waits |
+//! | a pause | waits, or is told how long when that is longer than it may wait |
+//! | a pause longer than [`CALLS_WAIT_MAX`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`]; the others wait for an answer as long as they may. One answer to one device must not end all calls |
+//! | the pause is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another pause, or all go |
 //!
-//! Invariant: without a rest a request costs one atomic read; a service that asks for a pause of hours gets [`REST_MAX`].
+//! Invariant: without a pause a request costs one atomic read; a service that asks for a pause of hours gets [`PAUSE_MAX`].
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,21 +21,21 @@ use super::urgency::Urgency;
 use crate::lock::Mutex;
 use crate::push::connection::backoff::Backoff;
 
-/// The longest rest; then one request asks how it stands.
-pub(crate) const REST_MAX: Duration = Duration::from_secs(300);
+/// The longest pause; then one request asks how it stands.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// A rest of this length or less is kept by calls, too.
-const HEEDED: Duration = Duration::from_secs(10);
+/// A pause of this length or less is kept by calls, too.
+const CALLS_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How often a call asks how it stands, while the rest takes longer.
+/// How often a call asks how it stands, while the pause takes longer.
 pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(2);
 
 /// How long others wait for the answer to the one that went first.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why a channel rests, and how long.
+/// Why a channel pauses, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RestFor {
+pub(crate) enum PauseFor {
     /// The service has named the time.
     Asked(Duration),
     /// The service has named no time: twice as long each time.
@@ -46,8 +46,8 @@ pub(crate) enum RestFor {
     Probe,
 }
 
-/// The rest of one channel.
-pub(crate) struct Rest {
+/// The pause of one channel.
+pub(crate) struct NotBefore {
     began: Instant,
     /// In milliseconds since `began`, rounded up; 0: none.
     until: AtomicU64,
@@ -57,11 +57,11 @@ pub(crate) struct Rest {
 
 #[derive(Default)]
 struct State {
-    rests_in_a_row: u32,
+    pauses_in_a_row: u32,
     /// When the request went whose answer is waited for; probes are numbered.
     probing: Option<(u64, Instant)>,
     probes: u64,
-    /// The service asked for more than [`HEEDED`].
+    /// The service asked for more than [`CALLS_WAIT_MAX`].
     is_long: bool,
     /// Calls do not wait.
     spares_calls: bool,
@@ -71,19 +71,19 @@ struct State {
 
 /// The request whose answer decides; whichever way it ends, the next may go.
 pub(crate) struct Probe<'a> {
-    rest: &'a Rest,
+    not_before: &'a NotBefore,
     number: u64,
 }
 
-impl Default for Rest {
+impl Default for NotBefore {
     fn default() -> Self {
         let (until, state, changed) = (AtomicU64::new(0), Mutex::default(), Notify::new());
         Self { began: Instant::now(), until, state, changed }
     }
 }
 
-impl Rest {
-    /// Waits for leave to go. An error says how long the rest takes when that is beyond `deadline`: an urgent one is told so when its
+impl NotBefore {
+    /// Waits for leave to go. An error says how long the pause takes when that is beyond `deadline`: an urgent one is told so when its
     /// deadline has come, anything else at once.
     pub(crate) async fn leave(&self, deadline: Instant, urgency: Urgency) -> Result<Option<Probe<'_>>, Duration> {
         while let Some(until) = self.until() {
@@ -110,7 +110,7 @@ impl Rest {
                 let mut state = self.lock();
                 match state.probing.map(|(_, began)| began + PROBE_PATIENCE) {
                     Some(answer_by) if now < answer_by => answer_by,
-                    // The rest keeps no request back any more.
+                    // The pause keeps no request back any more.
                     Some(_) if now >= until => return Ok(None),
                     _ => return Ok(Some(self.probe(&mut state, now))),
                 }
@@ -126,20 +126,20 @@ impl Rest {
     fn probe(&self, state: &mut State, now: Instant) -> Probe<'_> {
         state.probes += 1;
         (state.probing, state.asked_at) = (Some((state.probes, now)), Some(now));
-        Probe { rest: self, number: state.probes }
+        Probe { not_before: self, number: state.probes }
     }
 
-    /// How long a rest still takes, if there is one.
+    /// How long a pause still takes, if there is one.
     pub(crate) fn left(&self) -> Option<Duration> {
         let left = self.until()?.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
     }
 
-    /// An answer came: it asks for a rest, or for none.
-    pub(crate) fn answered(&self, asked: Option<RestFor>) {
+    /// An answer came: it asks for a pause, or for none.
+    pub(crate) fn answered(&self, asked: Option<PauseFor>) {
         let Some(asked) = asked else {
             if self.until.swap(0, Ordering::AcqRel) != 0 {
-                self.lock().rests_in_a_row = 0;
+                self.lock().pauses_in_a_row = 0;
                 self.changed.notify_waiters();
             }
             return;
@@ -147,22 +147,22 @@ impl Rest {
         let mut state = self.lock();
         let stands = self.until().is_some_and(|until| until > Instant::now());
         let length = match asked {
-            RestFor::Asked(length) => length.min(REST_MAX),
-            RestFor::Probe => Duration::ZERO,
-            // Requests that went at the same time are answered at the same time: that is one rest.
-            RestFor::Growing(_) if stands && !state.spares_calls => return,
-            RestFor::Sparing(_) if stands => return,
-            RestFor::Growing(steps) | RestFor::Sparing(steps) => {
-                state.rests_in_a_row = state.rests_in_a_row.saturating_add(1);
-                steps.pause(state.rests_in_a_row)
+            PauseFor::Asked(length) => length.min(PAUSE_MAX),
+            PauseFor::Probe => Duration::ZERO,
+            // Requests that went at the same time are answered at the same time: that is one pause.
+            PauseFor::Growing(_) if stands && !state.spares_calls => return,
+            PauseFor::Sparing(_) if stands => return,
+            PauseFor::Growing(steps) | PauseFor::Sparing(steps) => {
+                state.pauses_in_a_row = state.pauses_in_a_row.saturating_add(1);
+                steps.pause(state.pauses_in_a_row)
             }
         };
         let now = Instant::now();
         // A longer one that was asked for before stands.
         let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
-        state.spares_calls = matches!(asked, RestFor::Sparing(_));
-        (state.is_long, state.asked_at) = (length > HEEDED || goes_on, Some(now));
-        // A probe that has had its time says nothing of this rest.
+        state.spares_calls = matches!(asked, PauseFor::Sparing(_));
+        (state.is_long, state.asked_at) = (length > CALLS_WAIT_MAX || goes_on, Some(now));
+        // A probe that has had its time says nothing of this pause.
         state.probing.take_if(|(_, began)| now >= *began + PROBE_PATIENCE);
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
@@ -170,7 +170,7 @@ impl Rest {
         self.changed.notify_waiters();
     }
 
-    /// When what is urgent may ask, of a rest until then.
+    /// When what is urgent may ask, of a pause until then.
     fn asks_at(&self, until: Instant) -> Instant {
         let state = self.lock();
         match state.asked_at {
@@ -193,12 +193,12 @@ impl Rest {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        let mut state = self.rest.lock();
+        let mut state = self.not_before.lock();
         // Another one may have gone in its place.
         if state.probing.is_some_and(|(number, _)| number == self.number) {
             state.probing = None;
             drop(state);
-            self.rest.changed.notify_waiters();
+            self.not_before.changed.notify_waiters();
         }
     }
 }
@@ -211,133 +211,133 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_is_kept_by_all_and_one_asks_when_it_is_over() {
-        let (rest, began) = (Rest::default(), Instant::now());
-        assert!(rest.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
-        rest.answered(Some(RestFor::Asked(10 * SECOND)));
+        let (not_before, began) = (NotBefore::default(), Instant::now());
+        assert!(not_before.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
+        not_before.answered(Some(PauseFor::Asked(10 * SECOND)));
         let told =
-            rest.leave(began + 5 * SECOND, Urgency::CanWait).await.err().expect("it is longer than one may wait");
+            not_before.leave(began + 5 * SECOND, Urgency::CanWait).await.err().expect("it is longer than one may wait");
         assert!(told >= 10 * SECOND && began.elapsed() < SECOND, "{told:?}");
-        let probe = rest.leave(began + 30 * SECOND, Urgency::CanWait).await.expect("it ends in time");
+        let probe = not_before.leave(began + 30 * SECOND, Urgency::CanWait).await.expect("it ends in time");
         assert!(probe.is_some() && began.elapsed() >= 10 * SECOND);
-        let waits = tokio::time::timeout(SECOND, rest.leave(began + 30 * SECOND, Urgency::CanWait)).await;
+        let waits = tokio::time::timeout(SECOND, not_before.leave(began + 30 * SECOND, Urgency::CanWait)).await;
         assert!(waits.is_err(), "one alone");
-        rest.answered(None);
+        not_before.answered(None);
         drop(probe);
-        assert!(rest.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()), "all go");
+        assert!(not_before.leave(began, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()), "all go");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_ends_without_an_answer_leaves_the_next_one_in() {
-        let (rest, began) = (Rest::default(), Instant::now());
-        rest.answered(Some(RestFor::Probe));
-        drop(rest.leave(began + SECOND, Urgency::CanWait).await.expect("at once"));
-        assert!(rest.leave(began + SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
+        let (not_before, began) = (NotBefore::default(), Instant::now());
+        not_before.answered(Some(PauseFor::Probe));
+        drop(not_before.leave(began + SECOND, Urgency::CanWait).await.expect("at once"));
+        assert!(not_before.leave(began + SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn rests_grow_and_answers_of_the_same_moment_are_one() {
         let steps = Backoff { first: SECOND, most: 60 * SECOND };
-        let rest = Rest::default();
+        let not_before = NotBefore::default();
         let mut total = Duration::ZERO;
         for _ in 0..5 {
             for _ in 0..20 {
-                rest.answered(Some(RestFor::Growing(steps)));
+                not_before.answered(Some(PauseFor::Growing(steps)));
             }
             let began = Instant::now();
-            assert!(rest.leave(began + 60 * SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
+            assert!(not_before.leave(began + 60 * SECOND, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some()));
             assert!(began.elapsed() > total / 2, "{:?}", began.elapsed());
             total = began.elapsed();
         }
         assert!(total >= 8 * SECOND, "{total:?}");
-        rest.answered(Some(RestFor::Asked(REST_MAX * 100)));
-        assert!(rest.leave(Instant::now(), Urgency::CanWait).await.is_err_and(|told| told <= REST_MAX + SECOND));
+        not_before.answered(Some(PauseFor::Asked(PAUSE_MAX * 100)));
+        assert!(not_before.leave(Instant::now(), Urgency::CanWait).await.is_err_and(|told| told <= PAUSE_MAX + SECOND));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_that_outlasts_calls_lets_one_ask_every_two_seconds_and_the_others_wait() {
-        let (rest, began) = (Rest::default(), Instant::now());
-        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        let (not_before, began) = (NotBefore::default(), Instant::now());
+        not_before.answered(Some(PauseFor::Asked(120 * SECOND)));
         let deadline = began + 30 * SECOND;
         assert!(
-            rest.leave(deadline, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND,
+            not_before.leave(deadline, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND,
             "no other push waits"
         );
-        let first = rest.leave(deadline, Urgency::Urgent).await.expect("it asks");
+        let first = not_before.leave(deadline, Urgency::Urgent).await.expect("it asks");
         assert!(first.is_some() && began.elapsed() >= PROBE_EVERY);
-        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
-        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        assert!(tokio::time::timeout(SECOND, not_before.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
+        not_before.answered(Some(PauseFor::Asked(120 * SECOND)));
         drop(first);
-        let (told, asked) = tokio::join!(rest.leave(began + 4 * SECOND, Urgency::Urgent), async {
-            let next = rest.leave(deadline, Urgency::Urgent).await.expect("the next one");
+        let (told, asked) = tokio::join!(not_before.leave(began + 4 * SECOND, Urgency::Urgent), async {
+            let next = not_before.leave(deadline, Urgency::Urgent).await.expect("the next one");
             tokio::time::sleep(SECOND).await;
             next.is_some()
         });
         assert!(asked && told.is_err() && began.elapsed() >= 4 * SECOND, "one whose time is over is told so then");
-        let (goes, ()) = tokio::join!(rest.leave(deadline, Urgency::Urgent), async {
-            let probe = rest.leave(deadline, Urgency::Urgent).await;
-            rest.answered(None);
+        let (goes, ()) = tokio::join!(not_before.leave(deadline, Urgency::Urgent), async {
+            let probe = not_before.leave(deadline, Urgency::Urgent).await;
+            not_before.answered(None);
             drop(probe);
         });
         assert!(goes.is_ok(), "an answer that asks for none lets all go");
-        rest.answered(Some(RestFor::Asked(20 * SECOND)));
+        not_before.answered(Some(PauseFor::Asked(20 * SECOND)));
         let asked = Instant::now();
-        assert!(rest.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
+        assert!(not_before.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() < 3 * SECOND, "also one that ends before the call does");
-        rest.answered(None);
-        rest.answered(Some(RestFor::Asked(9 * SECOND)));
+        not_before.answered(None);
+        not_before.answered(Some(PauseFor::Asked(9 * SECOND)));
         let asked = Instant::now();
-        assert!(rest.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
+        assert!(not_before.leave(asked + 30 * SECOND, Urgency::Urgent).await.is_ok_and(|probe| probe.is_some()));
         assert!(asked.elapsed() >= 9 * SECOND, "a short one is kept");
         assert!(began.elapsed() < 30 * SECOND, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rest_for_what_is_no_call_keeps_no_call_back_and_one_for_all_does() {
-        let (rest, began) = (Rest::default(), Instant::now());
+        let (not_before, began) = (NotBefore::default(), Instant::now());
         let (steps, deadline) = (Backoff { first: 2 * SECOND, most: 5 * SECOND }, began + 30 * SECOND);
-        rest.answered(Some(RestFor::Sparing(steps)));
-        assert!(rest.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()));
-        assert!(rest.leave(began, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND);
+        not_before.answered(Some(PauseFor::Sparing(steps)));
+        assert!(not_before.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()));
+        assert!(not_before.leave(began, Urgency::CanWait).await.is_err() && began.elapsed() < SECOND);
         assert!(
-            rest.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some())
+            not_before.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_some())
                 && began.elapsed() >= SECOND
         );
         let again = Instant::now();
-        rest.answered(Some(RestFor::Sparing(steps)));
-        rest.answered(Some(RestFor::Asked(5 * SECOND)));
-        rest.answered(Some(RestFor::Sparing(steps)));
+        not_before.answered(Some(PauseFor::Sparing(steps)));
+        not_before.answered(Some(PauseFor::Asked(5 * SECOND)));
+        not_before.answered(Some(PauseFor::Sparing(steps)));
         assert!(
-            rest.leave(deadline, Urgency::Urgent).await.is_ok() && again.elapsed() >= 5 * SECOND,
+            not_before.leave(deadline, Urgency::Urgent).await.is_ok() && again.elapsed() >= 5 * SECOND,
             "the service has asked all"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_asks_and_has_no_answer_keeps_nobody_back_for_more_than_two_seconds() {
-        let (rest, began) = (Rest::default(), Instant::now());
+        let (not_before, began) = (NotBefore::default(), Instant::now());
         let deadline = began + 30 * SECOND;
-        rest.answered(Some(RestFor::Asked(120 * SECOND)));
+        not_before.answered(Some(PauseFor::Asked(120 * SECOND)));
         let mut unanswered = Vec::new();
         for number in 1..=4 {
-            let goes = rest.leave(deadline, Urgency::Urgent).await.expect("its turn comes");
+            let goes = not_before.leave(deadline, Urgency::Urgent).await.expect("its turn comes");
             assert!(goes.is_some() && began.elapsed() < (2 * number + 1) * SECOND, "{:?}", began.elapsed());
             unanswered.push(goes);
         }
         // The end of an earlier probe is not the end of the one that is waited for.
         unanswered.remove(0);
-        assert!(tokio::time::timeout(SECOND, rest.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
-        rest.answered(None);
+        assert!(tokio::time::timeout(SECOND, not_before.leave(deadline, Urgency::Urgent)).await.is_err(), "one alone");
+        not_before.answered(None);
         assert!(
-            rest.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()),
+            not_before.leave(deadline, Urgency::Urgent).await.is_ok_and(|probe| probe.is_none()),
             "an answer lets all go"
         );
         drop(unanswered);
-        // The same when the rest is over: later requests wait no longer than those did.
-        rest.answered(Some(RestFor::Probe));
-        let hangs = rest.leave(deadline, Urgency::CanWait).await.expect("at once");
+        // The same when the pause is over: later requests wait no longer than those did.
+        not_before.answered(Some(PauseFor::Probe));
+        let hangs = not_before.leave(deadline, Urgency::CanWait).await.expect("at once");
         tokio::time::sleep(2 * SECOND).await;
         let asked = Instant::now();
-        assert!(rest.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
+        assert!(not_before.leave(deadline, Urgency::CanWait).await.is_ok_and(|probe| probe.is_none()));
         assert!(hangs.is_some() && asked.elapsed() < SECOND, "{:?}", asked.elapsed());
     }
 }

@@ -1,4 +1,4 @@
-//! A request to a push service, and why nothing came back, whatever is spoken.
+//! A request to a push service, and the ways in which it fails, the same for HTTP/1.1 and HTTP/2.
 //!
 //! Invariant: [`Failure::Unsent`] means that the service certainly did not process the request.
 

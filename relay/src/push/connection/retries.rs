@@ -1,15 +1,14 @@
-//! When what is no call is tried again at a service that has not taken it. Many such pushes live for an hour, and an outage must not
-//! make a flood of them: neither at the service, nor on the cores that carry the calls of others.
+//! The pace of further tries: when an alert is tried again at a service that has not taken it. Alerts live for an hour, and an outage must not end in a flood
+//! of them: neither at the service, nor on the cores that carry calls.
 //!
 //! | the service has last | of those that are to be tried again |
 //! | --- | --- |
 //! | taken a push, or judged a token | one goes each [`PACE`] |
 //! | taken none | one goes, alone, and the next [`PROBES`] later; the others wait for what comes of it, or of any other push |
 //!
-//! Each waits for a pause of its own before ([`longest_pause`]), which grows to minutes: what its service does not take from it alone is no matter of
-//! the others.
+//! Each waits for a pause of its own before ([`longest_pause`]), which grows to minutes: a push that its service refuses alone concerns no other.
 //!
-//! Invariant: a first try waits for nobody, and a call for none of these. At most [`WAITING_MAX`] wait for one service; one more has ended.
+//! Invariant: a first try waits for no other, and a call for no alert. At most [`WAITING_MAX`] wait for one service; a further one is given up.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

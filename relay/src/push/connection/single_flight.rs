@@ -1,9 +1,9 @@
-//! Something that many wait for and that one makes: a connection, an access token.
+//! A value that many wait for and one task makes: a connection, an access token.
 //!
-//! A caller that needs it and finds none starts the making, which runs in a task of its own, so that a caller that gives up
-//! stops no other. After a failure no caller starts again before a pause has passed: callers are told how long.
+//! The first caller that finds none starts the task, so that a caller that gives up stops no other. After a failure nobody starts it again before a pause has
+//! passed; callers are told how long.
 //!
-//! Invariant: at most one making is under way; no lock is held while anything waits.
+//! Invariant: at most one task is under way; no lock is held while anything waits.
 
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;

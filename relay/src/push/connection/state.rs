@@ -1,4 +1,4 @@
-//! The state of one connection to a push service: whether a request may go over it.
+//! The state of one connection to a push service, its *line*: whether a request may go over it.
 //!
 //! | state | a new request | it ends with |
 //! | --- | --- | --- |
@@ -12,7 +12,7 @@
 //! is [`ANSWER_MIN`], or [`ANSWER_UNKNOWN`] or [`ANSWER_UNPROVEN`] where the line has answered nothing yet, or four times what slow answers of its
 //! service took lately; it is counted from the last answer on, while any request waits.
 //!
-//! A line that follows one which ended young without a good answer is asked before its first request ([`Ancestry::is_doubtful`]): what ended that one
+//! A line that follows one which ended young without a good answer is asked before its first request ([`ConnectionHistory::is_doubtful`]): what ended that one
 //! may end this.
 //!
 //! Pushes other than calls have a part of the streams ([`ALERTS_PART`]) and wait for that in a line of their own: a call takes the next stream
@@ -29,7 +29,7 @@ use h2::{Ping, PingPong};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::history::Ancestry;
+use super::history::ConnectionHistory;
 use super::urgency::Urgency;
 use crate::lock::Mutex;
 
@@ -114,7 +114,7 @@ pub(super) struct Line {
     tired: AtomicBool,
     good: AtomicU32,
     faults_in_a_row: AtomicU32,
-    ancestry: Arc<Ancestry>,
+    history: Arc<ConnectionHistory>,
 }
 
 /// How long requests have waited since the last answer, each moment counted once.
@@ -151,9 +151,9 @@ impl Drop for Place {
 
 impl Line {
     /// A `cautious` one carries one request alone until the service has taken our credentials.
-    pub(super) fn new(cautious: bool, ancestry: Arc<Ancestry>) -> Arc<Self> {
+    pub(super) fn new(cautious: bool, history: Arc<ConnectionHistory>) -> Arc<Self> {
         let granted = if cautious { 1 } else { STREAMS_BEFORE_SETTINGS };
-        let state = if ancestry.is_doubtful() { ASKED } else { GOOD };
+        let state = if history.is_doubtful() { ASKED } else { GOOD };
         Arc::new(Self {
             gate: Semaphore::new(granted),
             granted: AtomicUsize::new(granted),
@@ -176,7 +176,7 @@ impl Line {
             tired: AtomicBool::new(false),
             good: AtomicU32::new(0),
             faults_in_a_row: AtomicU32::new(0),
-            ancestry,
+            history,
         })
     }
 
@@ -284,7 +284,7 @@ impl Line {
             (0, true) => ANSWER_UNKNOWN,
             _ => ANSWER_MIN,
         };
-        usual.max((self.ancestry.slow_answer() * 4).min(ANSWER_MAX))
+        usual.max((self.history.slow_answer() * 4).min(ANSWER_MAX))
     }
 
     /// A request that was sent then has had no answer until now. When nothing was answered for all of the service's time the line
@@ -316,7 +316,7 @@ impl Line {
 
     /// An answer took so long, more than [`ASK_AFTER`].
     pub(super) fn note_slow_answer(&self, took: Duration) {
-        self.ancestry.note_slow_answer(took);
+        self.history.note_slow_answer(took);
     }
 
     /// An answer came, which means this for the line; `proves`: our credentials were taken. `limit` tells how many streams the
@@ -460,7 +460,7 @@ impl Line {
         let ended = self.state.fetch_max(state, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         if ended < RETIRED && !self.is_aside() {
-            self.ancestry.note_end(self.opened.elapsed(), self.good.load(Ordering::Relaxed), state == SILENT);
+            self.history.note_end(self.opened.elapsed(), self.good.load(Ordering::Relaxed), state == SILENT);
         }
         self.changed.notify_waiters();
     }

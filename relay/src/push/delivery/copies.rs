@@ -8,9 +8,9 @@
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
 //! | is lost on the way, taken or not | a second copy goes out after a short pause; when all until now were lost, a last one after [a part](LAST_AFTER) of the time that is left, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, that is the end |
 //!
-//! A copy that is still to go out when the device has another token does not: that is the end here, whatever is still open.
+//! When the device has another token, no further copy goes out: the delivery ends here, whatever is still open.
 //!
-//! Two copies that are cut off in one moment have met one fault: the last one goes out when that may be over.
+//! Two copies that are cut off at the same moment have met the same fault; the last copy goes out when that may be over.
 //!
 //! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is, and [`LOST_MAX`] where all but the last were lost on
 //! the way.

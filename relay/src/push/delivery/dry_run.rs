@@ -18,7 +18,7 @@ use std::time::Duration;
 use sip::id::{CallId, InstanceId, ShardTag};
 use tokio::time::{Instant, sleep};
 
-use crate::clock::{self, told_now};
+use crate::clock::{self, advertised_now};
 use crate::push::apns::Environment;
 use crate::push::delivery::service::{App, DeliveryRun, Mode, PushService};
 use crate::push::health::Note;
@@ -132,7 +132,7 @@ async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
 }
 
 fn push(event: Event) -> Push {
-    let now = told_now();
+    let now = advertised_now();
     let call = (event == Event::Call).then(|| CallId::new(0, ShardTag(0)));
     Push {
         event,

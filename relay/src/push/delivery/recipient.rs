@@ -1,6 +1,6 @@
 //! The recipient of a push, whose token may change between two tries: a device may have another one before the next try.
 //!
-//! Invariant: nobody is asked before a first try.
+//! Invariant: a first try asks for no newer token.
 
 use std::future::{Future, ready};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! The one door to the push services: which App, which service, and again until the deadline.
+//! The one way to the push services: it chooses the App's service, and tries again until the deadline.
 //!
 //! Invariant: no push is tried after its deadline, and no wait goes past it; no lock is held while a push waits, so
 //! that one App's or one service's trouble delays no other.
@@ -381,6 +381,14 @@ struct Earlier {
     lost: u32,
 }
 
+impl Earlier {
+    /// The outcome of a push that was tried so.
+    fn settled(self, verdict: Verdict) -> Settled {
+        let is_taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
+        Settled { verdict, attempts: self.attempts, copies: self.lost + u32::from(is_taken) }
+    }
+}
+
 /// The outcome of a push, and what its service said last.
 struct Ended {
     settled: Settled,
@@ -487,16 +495,12 @@ impl<'a> DeliveryRun<'a> {
     async fn repeated(
         mut self,
         Terms { event, of, deadline, departure, recipient }: Terms<'_>,
-        Resumption { earlier: Earlier { mut attempts, mut lost }, mut changed }: Resumption<'_, '_>,
+        Resumption { earlier: mut so_far, mut changed }: Resumption<'_, '_>,
         retries: &Retries,
         noted: impl Fn(Attempt) -> Attempt,
     ) -> Result<Settled, Earlier> {
         // The mistake of the operator's that it was refused for.
         let mut refused_for = None;
-        let settled = |verdict, attempts, lost| {
-            let is_taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
-            Ok(Settled { verdict, attempts, copies: lost + u32::from(is_taken) })
-        };
         let in_vain =
             |verdict, refused_for: Option<_>| refused_for.map_or(verdict, |reason| Verdict::Refused { reason });
         // A push that may wait for long leaves others the way.
@@ -504,43 +508,43 @@ impl<'a> DeliveryRun<'a> {
         let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
         let pauses = Backoff { most: longest.unwrap_or(RETRY.most), ..RETRY };
         let mut turn = None;
-        if attempts > 0 && longest.is_some() {
+        if so_far.attempts > 0 && longest.is_some() {
             // So many may have waited for these services that they are no flood for them.
             turn = retries.turn(deadline).await;
             if turn.is_none() {
-                return settled(Verdict::Retry { after: None }, attempts, lost);
+                return Ok(so_far.settled(Verdict::Retry { after: None }));
             }
         }
         let mut tries = 0;
         loop {
             if Instant::now() >= deadline {
-                return settled(in_vain(Verdict::TooLate, refused_for), attempts, lost);
+                return Ok(so_far.settled(in_vain(Verdict::TooLate, refused_for)));
             }
-            attempts += 1;
+            so_far.attempts += 1;
             tries += 1;
             let attempt = self.attempt(of, deadline, departure).await;
             refused_for = mistake_waited_out(event, &attempt);
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
             let after = match attempt {
-                Attempt::Done(verdict) => return settled(verdict, attempts, lost),
+                Attempt::Done(verdict) => return Ok(so_far.settled(verdict)),
                 Attempt::Again { after } | Attempt::Limited { after } => after,
                 // The device takes an alert that comes twice for one, but not for ever.
-                Attempt::Lost if lost + 1 >= ALERT_COPIES_MAX => {
-                    return settled(Verdict::Unconfirmed, attempts, lost);
+                Attempt::Lost if so_far.lost + 1 >= ALERT_COPIES_MAX => {
+                    return Ok(so_far.settled(Verdict::Unconfirmed));
                 }
                 Attempt::Lost => {
-                    lost += 1;
+                    so_far.lost += 1;
                     None
                 }
             };
             let pause = pauses.pause_or(tries, after);
             let now = Instant::now();
             if now >= deadline {
-                return settled(in_vain(Verdict::TooLate, refused_for), attempts, lost);
+                return Ok(so_far.settled(in_vain(Verdict::TooLate, refused_for)));
             }
             if pause >= deadline - now {
-                return settled(in_vain(Verdict::Retry { after }, refused_for), attempts, lost);
+                return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for)));
             }
             let its_turn = async {
                 sleep(pause).await;
@@ -549,17 +553,17 @@ impl<'a> DeliveryRun<'a> {
             turn = tokio::select! {
                 its_turn = its_turn => match its_turn {
                     Some(turn) => turn,
-                    None => return settled(in_vain(Verdict::Retry { after }, refused_for), attempts, lost),
+                    None => return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for))),
                 },
                 () = &mut changed, if !event.is_of_a_call() => {
                     if !recipient.stays().await {
-                        return settled(Verdict::Moved, attempts, lost);
+                        return Ok(so_far.settled(Verdict::Moved));
                     }
-                    return Err(Earlier { attempts, lost });
+                    return Err(so_far);
                 }
             };
             if !recipient.stays().await {
-                return settled(Verdict::Moved, attempts, lost);
+                return Ok(so_far.settled(Verdict::Moved));
             }
         }
     }

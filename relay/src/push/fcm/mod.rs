@@ -27,17 +27,17 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use self::oauth::{AccessToken, Denial, Refusal, ServiceAccount, Tokens};
-use self::quota::{Told, Whose};
+use self::quota::{QuotaHolder, UnattributedQuotas};
 use super::connection::answer::{Answer, Bearing};
 use super::connection::answer_body;
-use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_times};
+use super::connection::answer_timeout::{Patience, Renewed, TryTimes, WhenSilent};
 use super::connection::attempt::Attempt;
 use super::connection::backoff::Backoff;
 use super::connection::departure::Departure;
 use super::connection::endpoint::{Endpoint, trust};
-use super::connection::http2::{Channel, Failure, Request};
+use super::connection::http2::{Channel, Request};
 use super::connection::network::Network;
-use super::connection::not_before::{PROBE_EVERY, RestFor};
+use super::connection::not_before::{PROBE_EVERY, PauseFor};
 use super::connection::single_flight::CoolingDown;
 use super::health::device_faults::name_of;
 use super::health::{Note, Record, Trouble};
@@ -52,7 +52,7 @@ const SERVICE: &str = "https://fcm.googleapis.com";
 /// How long a call's push has no answer when a second copy goes out.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long FCM is left alone that takes no fresh access token.
-const GROUNDED: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
+const TOKEN_PAUSE: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(5) };
 /// The longest `ttl` that FCM takes: four weeks.
 const LONGEST_TTL: u64 = 28 * 24 * 3_600;
 /// The longest token that is sent, in bytes; Google's are about 150.
@@ -83,7 +83,7 @@ pub(crate) struct Fcm {
     channel: Channel,
     tokens: Tokens,
     /// Recent answers that do not say whose quota was met.
-    told: Told,
+    told: UnattributedQuotas,
 }
 
 /// A push, ready to be tried.
@@ -117,7 +117,7 @@ impl Fcm {
             path,
             channel: Channel::new(format!("{app}/fcm"), endpoint, false, record),
             tokens: Tokens::new(account, oauth),
-            told: Told::default(),
+            told: UnattributedQuotas::default(),
         })
     }
 
@@ -188,11 +188,11 @@ impl Fcm {
         renewed: Renewed<'_>,
     ) -> Attempt {
         let is_call = prepared.when_silent == WhenSilent::IsKept;
-        let (leaves_until, until) = if is_call { (deadline, deadline) } else { alert_times(deadline) };
-        let answered_within = (!is_call).then_some(ALERT_ANSWERED_WITHIN);
+        let times = TryTimes::new(is_call, deadline);
         let mut refused: Option<AccessToken> = None;
         loop {
-            let token = match timeout_at(leaves_until, self.tokens.get(refused.as_ref(), prepared.urgency)).await {
+            let token = match timeout_at(times.leaves_until, self.tokens.get(refused.as_ref(), prepared.urgency)).await
+            {
                 Err(_) => return Attempt::Again { after: None },
                 Ok(Err(CoolingDown { why: Denial::Refused, tried: true, .. })) => {
                     return Attempt::Done(Verdict::Refused { reason: "ServiceAccountRefused" });
@@ -203,13 +203,10 @@ impl Fcm {
             };
             prepared.request.headers.insert(AUTHORIZATION, token.header.clone());
             let PreparedPush { ref request, urgency, when_silent } = *prepared;
-            let patience = Patience { leaves_until, until, when_silent, urgency, departure, answered_within, renewed };
+            let patience = Patience { times, when_silent, urgency, departure, renewed };
             let read = |answer: &Answer| self.judged(request.whom.unwrap_or_default(), urgency, answer);
             match self.channel.send(request, patience, read).await {
-                Err(Failure::Unsent { after }) => return Attempt::Again { after },
-                Err(Failure::NoPlace { after }) => return Attempt::Limited { after },
-                Err(Failure::ShutOut { reason }) => return Attempt::Done(Verdict::Refused { reason }),
-                Err(Failure::Unconfirmed) => return Attempt::Lost,
+                Err(failure) => return failure.into(),
                 Ok(Meaning::Settled(attempt)) => {
                     if matches!(attempt, Attempt::Limited { .. }) {
                         departure.say("QUOTA_EXCEEDED");
@@ -218,11 +215,11 @@ impl Fcm {
                 }
                 Ok(Meaning::TokenRefused) => match self.tokens.refused(&token) {
                     Refusal::Replace => {
-                        self.channel.ground(RestFor::Probe);
+                        self.channel.pause(PauseFor::Probe);
                         refused = Some(token);
                     }
-                    Refusal::Ground => {
-                        self.channel.ground(RestFor::Growing(GROUNDED));
+                    Refusal::Pause => {
+                        self.channel.pause(PauseFor::Growing(TOKEN_PAUSE));
                         self.channel.record().trouble(Trouble::grave("UNAUTHENTICATED"), "");
                         return Attempt::Again { after: None };
                     }
@@ -237,7 +234,8 @@ impl Fcm {
         if bearing.note == Note::Accepted {
             self.told.clear();
         }
-        let is_unsaid = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Unknown;
+        let is_unsaid =
+            answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == QuotaHolder::Unknown;
         match meaning {
             Meaning::Settled(Attempt::Again { after }) if is_unsaid => {
                 if self.told.note(|devices| devices.add(whom)) {
@@ -333,7 +331,8 @@ fn classify(answer: &Answer) -> (Meaning, Bearing) {
         _ => bearing.note,
     };
     let bearing = Bearing { note, ..bearing };
-    let is_the_projects = answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == Whose::Project;
+    let is_the_projects =
+        answer.status.as_u16() == 429 && quota::whose(&ErrorStatus::of(answer).0) == QuotaHolder::Project;
     (meaning, if is_the_projects { of_the_project(answer, bearing) } else { bearing })
 }
 
@@ -342,7 +341,7 @@ fn of_the_project(answer: &Answer, bearing: Bearing) -> Bearing {
     match answer.retry_after() {
         Some(asked) => {
             let note = Note::Trouble(Trouble::light("AskedToWait"));
-            Bearing { rest: Some(RestFor::Asked(asked)), note, ..bearing }
+            Bearing { pause: Some(PauseFor::Asked(asked)), note, ..bearing }
         }
         None => bearing,
     }
@@ -367,7 +366,7 @@ fn meaning(answer: &Answer) -> Meaning {
         ("UNREGISTERED", _) => Meaning::Settled(Attempt::Done(Verdict::Gone { since: None })),
         ("SENDER_ID_MISMATCH", _) => refused("SENDER_ID_MISMATCH"),
         ("THIRD_PARTY_AUTH_ERROR", _) => refused("THIRD_PARTY_AUTH_ERROR"),
-        (_, 429) if quota::whose(&error.0) == Whose::Device => {
+        (_, 429) if quota::whose(&error.0) == QuotaHolder::Device => {
             Meaning::Settled(Attempt::Limited { after: answer.retry_after() })
         }
         ("QUOTA_EXCEEDED" | "UNAVAILABLE" | "INTERNAL", _) => again(),

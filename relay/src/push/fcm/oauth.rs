@@ -24,11 +24,11 @@ use crate::clock::token_times::TokenTimes;
 use crate::lock::Mutex;
 use crate::push::connection::answer::{Answer, Bearing};
 use crate::push::connection::answer_body;
-use crate::push::connection::answer_timeout::{Patience, WhenSilent};
+use crate::push::connection::answer_timeout::{Patience, TryTimes, WhenSilent};
 use crate::push::connection::backoff::Backoff;
 use crate::push::connection::departure::Departure;
 use crate::push::connection::http2::{Channel, Request};
-use crate::push::connection::not_before::{PROBE_EVERY, RestFor};
+use crate::push::connection::not_before::{PROBE_EVERY, PauseFor};
 use crate::push::connection::single_flight::{CoolingDown, Freshness, SingleFlight};
 use crate::push::connection::urgency::Urgency;
 use crate::push::health::{Note, Trouble};
@@ -79,7 +79,7 @@ pub(super) enum Refusal {
     /// Another one is fetched.
     Replace,
     /// The token was made for such a refusal, a moment ago: another would be refused as well.
-    Ground,
+    Pause,
 }
 
 /// A bearer token, as a header value.
@@ -181,7 +181,7 @@ impl Tokens {
         let mut replaced = self.replaced.lock();
         let now = since_boot();
         match replaced.filter(|(at, _)| now.saturating_sub(*at) < REPLACED_EVERY) {
-            Some((_, serial)) if token.serial > serial => Refusal::Ground,
+            Some((_, serial)) if token.serial > serial => Refusal::Pause,
             Some(_) => Refusal::Replace,
             None => {
                 *replaced = Some((now, token.serial));
@@ -209,9 +209,9 @@ impl Tokens {
             }
         };
         if !urgency.is_urgent()
-            && let Some(rests) = self.channel.rest_left()
+            && let Some(rests) = self.channel.pause_left()
         {
-            // A making that is not let go would be the failure of all who wait with it.
+            // An exchange that is not given up would fail all who wait for it.
             let after = rests.min(LOOK_AGAIN);
             return self.flight.have(freshness).ok_or(CoolingDown { why: Denial::Away, after, tried: false });
         }
@@ -254,18 +254,11 @@ async fn exchange_at(
     let request = Request { whom: None, path: channel.base_path().to_owned(), headers, body };
     let departure = Departure::unmeasured();
     let (until, when_silent) = (Instant::now() + EXCHANGE_TIMEOUT, WhenSilent::Leaves);
-    let patience = Patience {
-        leaves_until: until,
-        until,
-        when_silent,
-        urgency,
-        departure: &departure,
-        answered_within: None,
-        renewed: None,
-    };
+    let patience =
+        Patience { times: TryTimes::whole(until), when_silent, urgency, departure: &departure, renewed: None };
     let outcome = channel.send(&request, patience, read).await.unwrap_or(Err(Denial::Away));
     if outcome.is_ok() {
-        channel.end_rest();
+        channel.end_pause();
     }
     outcome
 }
@@ -286,8 +279,8 @@ fn read(answer: &Answer) -> (Result<AccessToken, Denial>, Bearing) {
     };
     let bearing = answer.bearing();
     // It speaks of the whole project, whatever the message.
-    let asked = if status.as_u16() == 429 { answer.retry_after().map(RestFor::Asked) } else { None };
-    (outcome, Bearing { note, rest: bearing.rest.or(asked), ..bearing })
+    let asked = if status.as_u16() == 429 { answer.retry_after().map(PauseFor::Asked) } else { None };
+    (outcome, Bearing { note, pause: bearing.pause.or(asked), ..bearing })
 }
 
 struct Form(jwt::SecretBytes);
@@ -323,7 +316,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_asks_to_wait_is_left_alone_so_long_whichever_status_it_says_so_with() {
-        for (status, after, rest) in [
+        for (status, after, pause) in [
             (429, Some("3"), Some(Duration::from_secs(3))),
             (503, Some("4"), Some(Duration::from_secs(4))),
             (429, None, None),
@@ -335,7 +328,7 @@ mod tests {
             );
             let status = hyper::StatusCode::from_u16(status).unwrap();
             let (_, bearing) = read(&Answer { status, headers, body: Some(Bytes::new()) });
-            assert_eq!(bearing.rest, rest.map(RestFor::Asked), "{status}");
+            assert_eq!(bearing.pause, pause.map(PauseFor::Asked), "{status}");
         }
     }
 

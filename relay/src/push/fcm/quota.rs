@@ -11,33 +11,37 @@
 use serde_json::Value;
 
 use crate::push::connection::answer_body::{list, text};
-use crate::push::health::since_taken::{Several, SinceTaken};
+use crate::push::health::since_taken::{DistinctDevices, SinceTaken};
 
 /// Devices that are told so before the project is taken to be meant.
 const SEVERAL: usize = 8;
 
 /// Devices that were told of an exhausted quota whose holder is unknown: [`SEVERAL`] of them mean the project.
-pub(super) type Told = SinceTaken<Several<SEVERAL>>;
+pub(super) type UnattributedQuotas = SinceTaken<DistinctDevices<SEVERAL>>;
 
 /// The holder of the quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(super) enum QuotaHolder {
     Project,
     Device,
     Unknown,
 }
 
 /// The holder of the quota that `error` (the `error` of an answer) speaks of.
-pub(super) fn whose(error: &Value) -> Whose {
+pub(super) fn whose(error: &Value) -> QuotaHolder {
     let details = list(error, "details");
     let consumers = details.iter().map(|detail| text(&detail["metadata"], "consumer"));
     let violations = || details.iter().flat_map(|detail| list(detail, "violations"));
     let subjects = violations().map(|violation| text(violation, "subject"));
     if consumers.chain(subjects).any(|whose| whose.starts_with("project")) {
-        return Whose::Project;
+        return QuotaHolder::Project;
     }
     let descriptions = violations().flat_map(|it| [text(it, "subject"), text(it, "description")]);
-    if descriptions.chain([text(error, "message")]).any(speaks_of_a_device) { Whose::Device } else { Whose::Unknown }
+    if descriptions.chain([text(error, "message")]).any(speaks_of_a_device) {
+        QuotaHolder::Device
+    } else {
+        QuotaHolder::Unknown
+    }
 }
 
 /// Whether it is said of a device, as a word by itself.
@@ -67,19 +71,19 @@ mod tests {
                  "metadata": {"consumer": consumer, "quota_limit": "SendRequestsPerMinutePerProject"}}]})
         };
         for (error, expected) in [
-            (json!({"message": "Device message rate exceeded."}), Whose::Device),
-            (json!({"message": "The message rate of this device."}), Whose::Device),
-            (failure("DEVICE", "too many"), Whose::Device),
-            (failure("token", "Message rate to a particular device exceeded"), Whose::Device),
-            (failure("", "quota of projects/my-device-app exceeded"), Whose::Unknown),
-            (json!({"message": "my-device-app, my.device.app and a-device are over quota"}), Whose::Unknown),
-            (failure("project:my-device-app", "a device quota"), Whose::Project),
-            (info("projects/123456"), Whose::Project),
+            (json!({"message": "Device message rate exceeded."}), QuotaHolder::Device),
+            (json!({"message": "The message rate of this device."}), QuotaHolder::Device),
+            (failure("DEVICE", "too many"), QuotaHolder::Device),
+            (failure("token", "Message rate to a particular device exceeded"), QuotaHolder::Device),
+            (failure("", "quota of projects/my-device-app exceeded"), QuotaHolder::Unknown),
+            (json!({"message": "my-device-app, my.device.app and a-device are over quota"}), QuotaHolder::Unknown),
+            (failure("project:my-device-app", "a device quota"), QuotaHolder::Project),
+            (info("projects/123456"), QuotaHolder::Project),
             (
                 json!({"message": "Quota exceeded.", "details": [null, {"violations": null}, {"metadata": 1}]}),
-                Whose::Unknown,
+                QuotaHolder::Unknown,
             ),
-            (Value::Null, Whose::Unknown),
+            (Value::Null, QuotaHolder::Unknown),
         ] {
             assert_eq!(whose(&error), expected, "{error}");
         }
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn one_device_that_is_told_so_again_and_again_is_no_project() {
-        let told = Told::default();
+        let told = UnattributedQuotas::default();
         let note = |whom| told.note(|devices| devices.add(whom));
         assert!((0..100).all(|_| !note(1)));
         assert!((2..8).all(|whom| !note(whom)) && note(8) && note(1));

@@ -1,9 +1,8 @@
-//! Devices whose pushes a service answers with a fault of its own (5xx). Such a fault may stick to the line that it came by, so that the line is
-//! given up for a fresh one; but one that sticks to a device follows it to each line, and pushes to all others must not change lines for it.
+//! Devices whose pushes a service answers with a fault of its own (5xx). The connection may be the reason, and then it is replaced. But the device may be the
+//! reason, too: its fault would follow it to each connection, and the pushes of all others must not change connections for it.
 //!
-//! Invariant: a device costs its channel at most [`LINES_OF_ONE`] lines within [`WITHIN`]; but a call that meets a line which has answered nothing well yet
-//! leaves it, up to [`LINES_OF_CALLS`]: where a part of the service's hosts is sick, each of its tries has another one. A fault costs nothing here that
-//! no line was given up for.
+//! Invariant: a device costs its channel at most [`LINES_OF_ONE`] connections within [`WITHIN`]. A call leaves a connection that has given no good answer yet,
+//! up to [`LINES_OF_CALLS`] times: where some of the service's hosts are sick, each try meets another host. Only faults that replaced a connection count.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};

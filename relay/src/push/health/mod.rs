@@ -28,8 +28,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use self::origin_health::{TROUBLES, Troubled, Weight};
-use self::token_refusals::{Says, Tokens, is_of_a_token};
-use crate::clock::{rfc3339, told_now};
+use self::token_refusals::{RefusalMeaning, Tokens, is_of_a_token};
+use crate::clock::{advertised_now, rfc3339};
 use crate::domain::PushOutcome;
 use crate::lock::Mutex;
 use crate::metrics::PushServiceSeries;
@@ -255,15 +255,15 @@ impl Record {
     /// This token was refused, for one of the reasons that are those of tokens.
     pub(super) fn token_refused(self: &Arc<Self>, reason: &'static str, token: &PushToken) {
         match self.tokens.refused(token) {
-            Says::Nothing => {}
-            Says::Light => self.trouble(Trouble::light(reason), ""),
-            Says::Fails => self.trouble(Trouble::grave(reason), ""),
+            RefusalMeaning::Nothing => {}
+            RefusalMeaning::Light => self.trouble(Trouble::light(reason), ""),
+            RefusalMeaning::Fails => self.trouble(Trouble::grave(reason), ""),
         }
     }
 
     /// Whether it was the first one.
     fn note_accepted(&self) -> bool {
-        self.series.last_accepted.set(i64::try_from(told_now()).unwrap_or(i64::MAX)) == 0
+        self.series.last_accepted.set(i64::try_from(advertised_now()).unwrap_or(i64::MAX)) == 0
     }
 
     /// Something went wrong; `detail` in words of this system, which hold no secret.
@@ -348,7 +348,7 @@ impl Record {
         if standing.state == state {
             return;
         }
-        (standing.state, standing.since) = (state, told_now());
+        (standing.state, standing.since) = (state, advertised_now());
         self.tell_metric(&standing);
         self.tell(standing);
     }

@@ -1,4 +1,4 @@
-//! Answers of a push service since it took the last push: they count only as long as none is taken.
+//! Answers of a push service since it last took a push: they count until it takes the next one.
 //!
 //! Invariant: a push that is taken costs one atomic read where nothing was noted. Of a device nothing is kept but the keyed hash that the caller names it by.
 
@@ -36,9 +36,9 @@ impl<T: Default> SinceTaken<T> {
 
 /// Different devices, up to `ENOUGH`.
 #[derive(Default)]
-pub(crate) struct Several<const ENOUGH: usize>(Vec<u64>);
+pub(crate) struct DistinctDevices<const ENOUGH: usize>(Vec<u64>);
 
-impl<const ENOUGH: usize> Several<ENOUGH> {
+impl<const ENOUGH: usize> DistinctDevices<ENOUGH> {
     /// Adds one; whether there are enough.
     pub(crate) fn add(&mut self, device: u64) -> bool {
         if self.0.len() < ENOUGH && !self.0.contains(&device) {
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn enough_different_ones_in_a_row_count_and_a_push_that_is_taken_begins_anew() {
-        let told = SinceTaken::<Several<3>>::default();
+        let told = SinceTaken::<DistinctDevices<3>>::default();
         let add = |device| told.note(|several| several.add(device));
         assert_eq!([1, 1, 2, 2, 1].map(add), [false; 5], "two, however often");
         assert_eq!([3, 3, 4].map(add), [true; 3]);

@@ -19,7 +19,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::device_faults::name_of;
-use super::since_taken::{Several, SinceTaken};
+use super::since_taken::{DistinctDevices, SinceTaken};
 use crate::secret::PushToken;
 
 /// Good tokens that are refused in a row at which the service fails.
@@ -38,7 +38,7 @@ pub(crate) fn is_of_a_token(reason: &str) -> bool {
 
 /// The meaning of a refusal for the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Says {
+pub(super) enum RefusalMeaning {
     Nothing,
     /// The service may fail.
     Light,
@@ -51,11 +51,11 @@ pub(super) struct Tokens {
     /// The tokens of which a push was taken, each at the place that its hash names; 0: none.
     taken: Box<[AtomicU64]>,
     /// Good ones that are refused now.
-    refused: SinceTaken<Several<REFUSED>>,
+    refused: SinceTaken<DistinctDevices<REFUSED>>,
     /// A push was taken.
     any_taken: AtomicBool,
     /// The tokens that were refused before any was taken.
-    refused_new: SinceTaken<Several<REFUSED_NEW>>,
+    refused_new: SinceTaken<DistinctDevices<REFUSED_NEW>>,
 }
 
 impl Default for Tokens {
@@ -79,15 +79,15 @@ impl Tokens {
     }
 
     /// Takes note of a refused token; returns the meaning for the service.
-    pub(super) fn refused(&self, token: &PushToken) -> Says {
+    pub(super) fn refused(&self, token: &PushToken) -> RefusalMeaning {
         let hash = Self::hash(token);
         let is_known = self.place_of(hash).load(Ordering::Relaxed) == hash;
         if is_known && self.refused.note(|good| good.add(hash)) {
-            Says::Fails
+            RefusalMeaning::Fails
         } else if !is_known && !self.any_taken.load(Ordering::Relaxed) && self.refused_new.note(|new| new.add(hash)) {
-            Says::Light
+            RefusalMeaning::Light
         } else {
-            Says::Nothing
+            RefusalMeaning::Nothing
         }
     }
 
@@ -115,18 +115,18 @@ mod tests {
         good.iter().for_each(|token| tokens.took(token));
         let strangers = 10..1_000;
         assert!(
-            strangers.into_iter().all(|number| tokens.refused(&token(number)) == Says::Nothing),
+            strangers.into_iter().all(|number| tokens.refused(&token(number)) == RefusalMeaning::Nothing),
             "of one device or many"
         );
         for _ in 0..5 {
             let said = [tokens.refused(&good[0]), tokens.refused(&good[1])];
-            assert_eq!(said, [Says::Nothing; 2], "two say nothing, however often");
+            assert_eq!(said, [RefusalMeaning::Nothing; 2], "two say nothing, however often");
         }
         tokens.took(&good[3]);
-        assert_eq!(tokens.refused(&good[2]), Says::Nothing, "it has taken a push in between");
+        assert_eq!(tokens.refused(&good[2]), RefusalMeaning::Nothing, "it has taken a push in between");
         assert_eq!(
             [tokens.refused(&good[0]), tokens.refused(&good[1])],
-            [Says::Nothing, Says::Fails],
+            [RefusalMeaning::Nothing, RefusalMeaning::Fails],
             "three in a row"
         );
     }
@@ -134,13 +134,16 @@ mod tests {
     #[test]
     fn where_nothing_was_taken_yet_what_is_said_of_ten_tokens_is_a_trouble_until_one_is_taken() {
         let tokens = Tokens::default();
-        assert!((0..100).all(|number| tokens.refused(&token(number % 9)) == Says::Nothing), "of nine, however often");
+        assert!(
+            (0..100).all(|number| tokens.refused(&token(number % 9)) == RefusalMeaning::Nothing),
+            "of nine, however often"
+        );
         assert_eq!(
             [tokens.refused(&token(9)), tokens.refused(&token(0)), tokens.refused(&token(77))],
-            [Says::Light; 3]
+            [RefusalMeaning::Light; 3]
         );
         tokens.took(&token(1_000));
-        assert!((0..100).all(|number| tokens.refused(&token(number)) == Says::Nothing));
+        assert!((0..100).all(|number| tokens.refused(&token(number)) == RefusalMeaning::Nothing));
         let is_empty = tokens.refused_new.note(|new| (1..REFUSED_NEW as u64).all(|number| !new.add(number)));
         assert!(is_empty, "they are forgotten");
     }

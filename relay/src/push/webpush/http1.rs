@@ -41,8 +41,8 @@ struct Opened {
 /// Posts it, and waits for the whole answer.
 pub(super) async fn post(channel: &Channel, request: &Request, patience: Patience<'_>) -> Result<Answer, Failure> {
     let unsent = Failure::Unsent { after: None };
-    let Patience { leaves_until, departure, .. } = patience;
-    let opening = timeout_at(leaves_until.min(Instant::now() + DIAL_WITHIN), channel.have_made(opened)).await;
+    let Patience { times, departure, .. } = patience;
+    let opening = timeout_at(times.leaves_until.min(Instant::now() + DIAL_WITHIN), channel.have_made(opened)).await;
     let Ok(Some(opened)) = opening else { return Err(unsent) };
     let mut opened = opened?;
     let mut head = hyper::Request::builder().method(hyper::Method::POST).uri(&request.path);
@@ -51,7 +51,7 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     let (body, _passage) = departure.begin(patience.body_of(request)).ok_or(unsent)?;
     let mut head = head.body(Full::new(body)).map_err(|_| unsent)?;
     head.headers_mut().extend(request.headers.clone());
-    let until = patience.answer_until();
+    let until = patience.times.answer_until();
     // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
     opened.withdrawal.ask(true);
     let exchange = async {

@@ -8,8 +8,8 @@
 //!
 //! A call waits for a place. Any other push does not, and leaves a quarter of them free.
 //!
-//! Invariant: services that take nothing keep one that has taken a push from none of its places, and one host keeps the places of another from it no
-//! longer than until one is given back.
+//! Invariant: services that take nothing use no place of a service that has taken a push, and a host waits for the places of another only until one is given
+//! back.
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::lock::Mutex;
 use crate::push::connection::backoff::RETRY;
-use crate::push::connection::not_before::REST_MAX;
+use crate::push::connection::not_before::PAUSE_MAX;
 use crate::push::connection::urgency::Urgency;
 
 /// Subscriptions of one service that are told so before the service itself is taken to be asked too much.
@@ -94,7 +94,7 @@ impl Limits {
         Some(if held.is_named { Left::Named(left) } else { Left::Unnamed(left) })
     }
 
-    /// Notes that the device at `path` is told 429, and perhaps for how long, of which [`REST_MAX`] is kept. Whether so many are, this one for the
+    /// Notes that the device at `path` is told 429, and perhaps for how long, of which [`PAUSE_MAX`] is kept. Whether so many are, this one for the
     /// first time, that the service itself may be asked too much.
     pub(super) fn note(&self, path: &str, asked: Option<Duration>) -> bool {
         let (key, now) = (self.hasher.hash_one(path), Instant::now());
@@ -105,7 +105,7 @@ impl Limits {
         let times = again.map_or(1, |held| held.times.saturating_add(1));
         let pause = now + RETRY.pause(times);
         let (until, is_named) = match (asked, again) {
-            (Some(asked), _) => (now + asked.min(REST_MAX), true),
+            (Some(asked), _) => (now + asked.min(PAUSE_MAX), true),
             // A time that was named stands.
             (None, Some(held)) if held.until > pause => (held.until, held.is_named),
             (None, _) => (pause, false),
@@ -170,10 +170,10 @@ mod tests {
         }
         assert!(limits.note("one more", None));
         limits.taken("/b");
-        assert!(!limits.note("one more", Some(REST_MAX * 100)));
-        assert_eq!(limits.left("one more", Urgency::CanWait), Some(Left::Named(REST_MAX)));
+        assert!(!limits.note("one more", Some(PAUSE_MAX * 100)));
+        assert_eq!(limits.left("one more", Urgency::CanWait), Some(Left::Named(PAUSE_MAX)));
         assert!(
-            !limits.note("one more", None) && limits.left("one more", Urgency::CanWait) == Some(Left::Named(REST_MAX)),
+            !limits.note("one more", None) && limits.left("one more", Urgency::CanWait) == Some(Left::Named(PAUSE_MAX)),
             "the time stands"
         );
     }

@@ -51,7 +51,7 @@ use self::origins::{Origin, Origins};
 pub(super) use self::vapid::Vapid;
 pub use self::vapid::public_key;
 use super::connection::answer::{Answer, Bearing};
-use super::connection::answer_timeout::{ALERT_ANSWERED_WITHIN, Patience, Renewed, WhenSilent, alert_times};
+use super::connection::answer_timeout::{Patience, Renewed, TryTimes, WhenSilent};
 use super::connection::attempt::Attempt;
 use super::connection::departure::Departure;
 use super::connection::endpoint::trust;
@@ -198,8 +198,7 @@ impl WebPush {
         departure: &Departure,
         renewed: Renewed<'_>,
     ) -> Attempt {
-        let (leaves_until, until) = if *is_call { (deadline, deadline) } else { alert_times(deadline) };
-        let answered_within = (!*is_call).then_some(ALERT_ANSWERED_WITHIN);
+        let times = TryTimes::new(*is_call, deadline);
         // A push that was told no time has growing pauses of its own; one of a call is tried although another push was told so.
         if let Some(left) = origin.limits.left(&request.path, *urgency) {
             departure.say(TOO_MANY_REQUESTS);
@@ -211,8 +210,7 @@ impl WebPush {
         };
         request.headers.insert(AUTHORIZATION, authorization);
         let when_silent = WhenSilent::Leaves;
-        let patience =
-            Patience { leaves_until, until, when_silent, urgency: *urgency, departure, answered_within, renewed };
+        let patience = Patience { times, when_silent, urgency: *urgency, departure, renewed };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
                 let attempt = origin.judged(&request.path, *urgency, attempt);
@@ -227,10 +225,7 @@ impl WebPush {
                     attempt => attempt,
                 }
             }
-            Err(Failure::Unsent { after }) => Attempt::Again { after },
-            Err(Failure::NoPlace { after }) => Attempt::Limited { after },
-            Err(Failure::ShutOut { reason }) => Attempt::Done(Verdict::Refused { reason }),
-            Err(Failure::Unconfirmed) => Attempt::Lost,
+            Err(failure) => failure.into(),
         }
     }
 }
@@ -273,14 +268,14 @@ async fn sent(origin: &Origin, request: &Request, patience: Patience<'_>) -> Res
 async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) -> Result<Attempt, Failure> {
     let channel = &origin.channel;
     let _probe = channel.leave(patience).await?;
-    let place = origin.place(patience.urgency, patience.leaves_until).await;
+    let place = origin.place(patience.urgency, patience.times.leaves_until).await;
     let _place = place.ok_or(Failure::NoPlace { after: Some(WITHOUT_PLACE) })?;
     let answer = http1::post(channel, request, patience).await;
     match answer {
         Ok(answer) => {
             let (attempt, bearing) = classify(&answer);
             patience.departure.say_of(&bearing);
-            channel.heed(bearing);
+            channel.apply_bearing(bearing);
             Ok(attempt)
         }
         Err(failure) => {

@@ -38,7 +38,7 @@ use crate::push::connection::backoff::Backoff;
 use crate::push::connection::endpoint::Endpoint;
 use crate::push::connection::http2::Channel;
 use crate::push::connection::network::{Guarded, Network};
-use crate::push::connection::not_before::RestFor;
+use crate::push::connection::not_before::PauseFor;
 use crate::push::connection::urgency::Urgency;
 use crate::push::health::origin_health::Troubled;
 use crate::push::health::{Note, Record, Trouble};
@@ -244,7 +244,7 @@ impl Origin {
                 self.unknown.taken();
             }
             Attempt::Limited { after } if self.limits.note(path, *after) => {
-                self.channel.ground(RestFor::Sparing(TOLD_BY_ALL));
+                self.channel.pause(PauseFor::Sparing(TOLD_BY_ALL));
                 self.channel.record().trouble(Trouble::light("AskedToWait"), "");
             }
             _ => {}
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
-    use crate::push::connection::answer_timeout::{Patience, WhenSilent};
+    use crate::push::connection::answer_timeout::{Patience, TryTimes, WhenSilent};
     use crate::push::connection::departure::Departure;
     use crate::push::connection::endpoint::trust;
     use crate::push::connection::http2::{Failure, Request};
@@ -389,12 +389,10 @@ mod tests {
         for urgency in [Urgency::CanWait, Urgency::Urgent] {
             let departure = Departure::unmeasured();
             let patience = Patience {
-                leaves_until: until,
-                until,
+                times: TryTimes::whole(until),
                 when_silent: WhenSilent::Leaves,
                 urgency,
                 departure: &departure,
-                answered_within: None,
                 renewed: None,
             };
             let sent = by_http1(&origin, &request, patience).await;

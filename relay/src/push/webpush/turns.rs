@@ -5,8 +5,8 @@
 //! | and hosts wait that may have one more | the one of these that has the fewest |
 //! | of several such | the one that has waited for longest |
 //!
-//! Invariant: nobody waits while there is a place that its host may have. A host that keeps its places hanging keeps others waiting only as far as it
-//! has fewer than they. No lock is held while anything waits; of a host that has no place and waits for none nothing is kept once a place is given back.
+//! Invariant: no push waits while there is a place that its host may have. A host that keeps its places busy delays only hosts that have more of them. No lock
+//! is held while anything waits. A host without a place and without a waiting push is forgotten with the next place that is given back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard};

@@ -1,12 +1,12 @@
-//! Whether a service is believed that it knows a subscription no more. A 404 says so; but of one subscription after the other, with no push taken meanwhile, it
-//! may as well be said by who stands before the service (a proxy that has lost its way to it says so of each path), and what is wiped is gone for good.
+//! Whether a 404 is believed, which says that a subscription is gone and so ends its instance for good. A proxy that has lost its service answers 404 to each
+//! path: so many 404s in a row, with no push taken between them, count as a fault of the service.
 //!
-//! | 404, and none is taken since | is |
+//! | 404s since a push was taken last | each is |
 //! | --- | --- |
 //! | for up to [`BELIEVED`] subscriptions | believed: each is gone |
 //! | for the next ones, until [`QUIET`] after the last that was new | a fault of the service: none of these is gone; their calls end, and what is no call is tried again |
 //!
-//! A 410 is no matter of this: only who knows a resource knows that it was there (RFC 9110 §15.5.11).
+//! A 410 is always believed: only the service itself knows that a resource was there (RFC 9110 §15.5.11).
 //!
 //! Invariant: a push that is taken costs one atomic read here. No endpoint is kept, but its keyed hash; of those that are doubted at most [`DOUBTED_MAX`].
 

@@ -1,13 +1,13 @@
-//! Effects of the words that a leaving node and the others send each other (`drain_messages`).
+//! Effects of the messages that a leaving node and the others send each other (`drain_messages`).
 //!
 //! ```text
-//! shard ── an instance is wiped ─────────────── each node that leaves ── lets go of it ── heard ── the receipt
-//! shard ── a registration that passed through ─ each other node ──────── lets go of a copy ─ heard ── the receipt
+//! shard ── an instance is wiped ─────────────── each node that leaves ── releases it ── heard ── the receipt
+//! shard ── a registration that passed through ─ each other node ──────── releases a copy ─ heard ── the receipt
 //! shard of a node that leaves ── a dead token ── the owner ── judges by its record
-//! node that has let go of an instance ── unregistered ── the owner of the one that has its place ── registers again
+//! node that has released an instance ── unregistered ── the owner of the one that has its place ── registers again
 //! ```
 //!
-//! Invariant: a leaving node only reads from the store or lets go of instances; it writes no records. The sender of a word waits for that, and no
+//! Invariant: a leaving node only reads from the store or releases instances; it writes no records. The sender of a message waits for that, and no
 //! longer than [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
 
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use crate::agent::NodeNews;
-use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, Request};
+use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request};
 use crate::audit::Act;
 use crate::clock;
 use crate::random;
-use crate::service::nodes::drain_messages::{HEARD, NOT_SO, Word};
+use crate::service::nodes::drain_messages::{HEARD, NOT_SO, NodeMessage};
 use crate::service::nodes::{Body, NodeService as _};
 use crate::service::{Inner, Service, status};
 use crate::vault::peer_messages::Letter;
@@ -49,8 +49,8 @@ impl Service {
                     }
                 }
                 NodeNews::Left { id, is_noted } => drop(tokio::spawn(it.0.have_what_was_left_registered(id, is_noted))),
-                NodeNews::Shown(id) => it.0.serve_if_let_go(id),
-                NodeNews::TakenBack(taken) => drop(tokio::spawn(it.0.take_back(taken))),
+                NodeNews::Shown(id) => it.0.serve_if_released(id),
+                NodeNews::ContactsRemoved(removed) => drop(tokio::spawn(it.0.end_removed_contacts(removed))),
                 NodeNews::Registered(new) => drop(tokio::spawn(it.0.end_other_tokens(new))),
                 NodeNews::TokenDead { id, token } => drop(tokio::spawn(async move { it.tell_dead(id, token).await })),
             }
@@ -64,7 +64,12 @@ impl Service {
             match vault.load(id).await {
                 Ok(None) => return,
                 Ok(Some(stored)) if !stored.owned => {
-                    if self.ask_owner(&stored.owner, Word::TokenDead { id, token }.encode()).await.said().is_some() {
+                    if self
+                        .ask_owner(&stored.owner, NodeMessage::TokenDead { id, token }.encode())
+                        .await
+                        .said()
+                        .is_some()
+                    {
                         return;
                     }
                 }
@@ -80,11 +85,11 @@ impl Service {
         if !self.0.is_leaving() {
             return;
         }
-        // A node that does not get the word believes for a while longer that this one is leaving.
+        // A node that does not get the message believes for a while longer that this one is leaving.
         let mut told = JoinSet::new();
         for peer in self.0.dependencies.vault.living_peers().await.unwrap_or_default() {
             let it = self.0.clone();
-            told.spawn(async move { it.tell(&peer, Word::Left).await });
+            told.spawn(async move { it.tell(&peer, NodeMessage::Left).await });
         }
         told.join_all().await;
     }
@@ -92,9 +97,9 @@ impl Service {
 
 impl Inner {
     /// Tells a node, which need not answer; whether the store has taken that.
-    pub(crate) async fn tell(&self, node: &Owner, word: Word) -> bool {
+    pub(crate) async fn tell(&self, node: &Owner, message: NodeMessage) -> bool {
         let vault = &self.dependencies.vault;
-        let ask = Letter::Ask { number: random::bytes(), from: vault.owner().clone(), body: word.encode() };
+        let ask = Letter::Ask { number: random::bytes(), from: vault.owner().clone(), body: message.encode() };
         vault.write_letter(node, &ask).await.is_ok()
     }
 
@@ -102,13 +107,13 @@ impl Inner {
     pub(super) async fn tell_leaving(&self, peers: &[Owner]) {
         for peer in peers {
             // A node that is not told believes this one gone 5 s later, and wakes devices once more.
-            let _ = self.tell(peer, Word::Leaving).await;
+            let _ = self.tell(peer, NodeMessage::Leaving).await;
         }
     }
 
     /// Tells each node that leaves, and waits until they have done what follows, [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN) at most.
-    pub(crate) async fn tell_leavers(self: &Arc<Self>, word: Word) {
-        self.tell_all(self.leavers.living(clock::now()), word).await;
+    pub(crate) async fn tell_leavers(self: &Arc<Self>, message: NodeMessage) {
+        self.tell_all(self.leavers.living(clock::now()), message).await;
     }
 
     /// Tells that an instance has ended: each node that leaves, or each that lives and may have a copy of it; and waits likewise.
@@ -120,40 +125,43 @@ impl Inner {
             nodes.sort_unstable();
             nodes.dedup();
         }
-        self.tell_all(nodes, Word::Ended(id)).await;
+        self.tell_all(nodes, NodeMessage::Ended(id)).await;
     }
 
-    pub(crate) async fn tell_all(self: &Arc<Self>, nodes: Vec<Owner>, word: Word) {
+    pub(crate) async fn tell_all(self: &Arc<Self>, nodes: Vec<Owner>, message: NodeMessage) {
         let mut told = JoinSet::new();
         for node in nodes {
             let service = Service(self.clone());
-            told.spawn(async move { service.ask_leaver(&node, word.encode()).await });
+            told.spawn(async move { service.ask_leaver(&node, message.encode()).await });
         }
         while told.join_next().await.is_some() {}
     }
 
-    /// Does what a word of another node says; the answer.
-    pub(crate) async fn hear(self: Arc<Self>, from: Owner, word: Word) -> Body {
-        match word {
-            Word::Leaving => {
+    /// Does what a message of another node asks for; returns the answer.
+    pub(crate) async fn hear(self: Arc<Self>, from: Owner, message: NodeMessage) -> Body {
+        match message {
+            NodeMessage::Leaving => {
                 self.dependencies.agent.note_leaving(from.node().clone());
                 self.leavers.note(from, clock::now());
             }
-            Word::Left => self.leavers.forget(&from),
-            Word::TokenDead { id, token } => {
+            NodeMessage::Left => self.leavers.forget(&from),
+            NodeMessage::TokenDead { id, token } => {
                 self.dependencies.agent.tell(id, Request::TokenDead { id, token }).await;
             }
-            Word::Silence(id) => drop(self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await),
-            Word::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
-            Word::TakenBack { account, device, sent_ms, by } => self.end_taken_back(account, device, sent_ms, by).await,
-            Word::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
-            Word::InCall(_) => {}
-            Word::Ended(id) if !self.is_leaving() => self.let_go_of_copy(id).await,
+            NodeMessage::Silence(id) => {
+                // The answer says only that it was done.
+                let _ = self.dependencies.agent.ask(id, |reply| Request::Silence { id, reply }).await;
+            }
+            NodeMessage::RegisterAgain(id) => self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await,
+            NodeMessage::ContactRemoved(removal) => self.end_removed_here(removal).await,
+            NodeMessage::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
+            NodeMessage::InCall(_) => {}
+            NodeMessage::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
-            Word::Ended(_) | Word::Changed(_) | Word::Succeeded { .. } if !self.is_leaving() => {}
-            Word::Ended(id) => self.let_go_at_once(id).await,
-            Word::Changed(id) => self.take_change(id).await,
-            Word::Succeeded { earlier, later } => self.take_successor(earlier, later).await,
+            NodeMessage::Ended(_) | NodeMessage::Changed(_) | NodeMessage::Succeeded { .. } if !self.is_leaving() => {}
+            NodeMessage::Ended(id) => self.release_at_once(id).await,
+            NodeMessage::Changed(id) => self.take_change(id).await,
+            NodeMessage::Succeeded { earlier, later } => self.take_successor(earlier, later).await,
         }
         Zeroizing::new(HEARD.to_vec())
     }
@@ -196,30 +204,30 @@ impl Inner {
         }
         // A node that is away registers it when it is back, and who takes it over does.
         if let Ok(Some(stored)) = self.dependencies.vault.load(id).await {
-            let _ = Service(self.clone()).ask_owner(&stored.owner, Word::RegisterAgain(id).encode()).await;
+            let _ = Service(self.clone()).ask_owner(&stored.owner, NodeMessage::RegisterAgain(id).encode()).await;
         }
     }
 
     /// The owner has ended an instance that is served here still.
-    async fn let_go_at_once(self: &Arc<Self>, id: InstanceId) {
+    async fn release_at_once(self: &Arc<Self>, id: InstanceId) {
         if self.look_as_relay(id).await.is_err() {
             // The instance may be on its way here, as the successor of another one.
             let kind = EndKind::NeverOurs;
             let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
             // So may a call be for one that passed through, and that another node has had.
-            return self.let_go_of_copy(id).await;
+            return self.release_copy(id).await;
         }
         tracing::info!(event = "ended-elsewhere", instances = 1, "another node has ended instances of this one");
         // An instance that the store cannot be asked about is served until the end.
-        let _ = self.let_go_of_one(id).await;
+        let _ = self.release_one(id).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }
 
     /// The owner has ended a registration that passed through, of which this node may have adopted a copy. Later registrations of the device at this
     /// node are this node's own.
-    async fn let_go_of_copy(&self, id: InstanceId) {
-        self.dependencies.agent.tell(id, Request::LetGo { id, fence: Fence::NEW, is_moved: false }).await;
+    async fn release_copy(&self, id: InstanceId) {
+        self.dependencies.agent.tell(id, Request::Release { id, fence: Fence::NEW, why: ReleaseReason::Ended }).await;
         // Behind it: then it is done.
         let _ = self.dependencies.agent.ask(id, |reply| Request::Look { id, who: Principal::Relay, reply }).await;
     }

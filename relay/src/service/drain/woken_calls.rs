@@ -4,7 +4,7 @@
 //! that was cut off from the SIP server, or starts, comes there seconds late, and may find the device there by then, for which this node has
 //! woken it long ago.
 //!
-//! Invariant: calls woken before this node lets go are announced before; calls woken later are announced after their push has left. A lost letter
+//! Invariant: calls woken before this node releases its lease are announced before; calls woken later are announced after their push has left. A lost letter
 //! costs a second push, and no call.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use crate::agent::request::Woken;
 use crate::clock;
 use crate::service::Inner;
-use crate::service::nodes::drain_messages::Word;
+use crate::service::nodes::drain_messages::NodeMessage;
 use crate::vault::Owner;
 use crate::vault::peer_messages::{Letter, WokenCall};
 
@@ -48,7 +48,7 @@ impl Telling {
         let vault = &inner.dependencies.vault;
         // A store that is away is asked again with the next news.
         for peer in vault.living_peers().await.unwrap_or_default() {
-            if !self.told.contains_key(&peer) && !inner.tell(&peer, Word::Leaving).await {
+            if !self.told.contains_key(&peer) && !inner.tell(&peer, NodeMessage::Leaving).await {
                 continue;
             }
             let told = self.told.entry(peer.clone()).or_default();

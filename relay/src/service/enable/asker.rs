@@ -9,7 +9,7 @@
 //! The connection tells by giving up the request: HTTP/1.1 when its client has closed, HTTP/2 when it has reset the stream or closed. A
 //! client that has lost its network is noticed as late as TCP or the PING notices.
 //!
-//! Invariant: what nobody knows the secret of is not kept, as far as this node can know, and takes nothing's place.
+//! Invariant: an instance whose secret the app never got is not kept, as far as this node can know, and replaces no other.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -39,7 +39,7 @@ pub(crate) struct Replaced {
 }
 
 /// An enabled instance whose secret nobody has been given yet. Dropped untaken, it is wiped, and the earlier ones stand.
-pub(crate) struct Untaken {
+pub(crate) struct UndeliveredInstance {
     inner: Arc<Inner>,
     enabled: Option<(Enabled, Replaced)>,
 }
@@ -61,7 +61,7 @@ impl Asker {
     }
 }
 
-impl Untaken {
+impl UndeliveredInstance {
     pub(crate) fn new(inner: Arc<Inner>, enabled: Enabled, replaced: Replaced) -> Self {
         Self { inner, enabled: Some((enabled, replaced)) }
     }
@@ -76,7 +76,7 @@ impl Untaken {
     }
 }
 
-impl Drop for Untaken {
+impl Drop for UndeliveredInstance {
     fn drop(&mut self) {
         let Some((Enabled { instance: id, .. }, replaced)) = self.enabled.take() else { return };
         // Without a runtime the process ends, and the lease ends it.

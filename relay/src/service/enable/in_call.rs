@@ -3,7 +3,7 @@
 //! An app that enables at each start is started by a push, and may ask any node. Another node's new instance would be no heir of the calls of the earlier one
 //! (`succession`), and its phone would come to an edge that does not have the call.
 //!
-//! Invariant: nothing is changed here. A node that does not say in time that it has a call has none, and the device is enabled where its app has asked.
+//! Invariant: nothing is changed here. A node that does not report a call in time counts as having none, and the device is enabled where its app has asked.
 
 use sip::id::InstanceId;
 
@@ -11,7 +11,7 @@ use crate::agent::request::Request;
 use crate::service::Inner;
 use crate::service::apps::Enable;
 use crate::service::nodes::HEARD_WITHIN;
-use crate::service::nodes::drain_messages::{Word, is_heard};
+use crate::service::nodes::drain_messages::{NodeMessage, is_heard};
 use crate::vault::{Owner, Stored};
 
 impl Inner {
@@ -27,7 +27,7 @@ impl Inner {
             return None;
         }
         // Before the account is told: there is mostly none.
-        let answer = self.ask_within(&owner, Word::InCall(earlier).encode(), HEARD_WITHIN).await?;
+        let answer = self.ask_within(&owner, NodeMessage::InCall(earlier).encode(), HEARD_WITHIN).await?;
         is_heard(&answer).then_some(owner)
     }
 

@@ -20,7 +20,7 @@ use crate::agent::request::{EndKind, Principal, Request};
 use crate::domain::WipeReason;
 use crate::service::Inner;
 use crate::service::devices::AccessError;
-use crate::service::nodes::drain_messages::Word;
+use crate::service::nodes::drain_messages::NodeMessage;
 use crate::service::ownership::missing_records::Heard;
 use crate::vault::Fence;
 
@@ -36,7 +36,7 @@ impl Inner {
             return;
         }
         tracing::info!(event = "replacing-resumed", instance = %id, later = %later, "a later instance has taken the place of one that has not ended for it; it ends now");
-        self.tell_leavers(Word::Succeeded { earlier: id, later }).await;
+        self.tell_leavers(NodeMessage::Succeeded { earlier: id, later }).await;
         self.dependencies.agent.tell(id, Request::Succeed { earlier: id, successor: later }).await;
         let kind = EndKind::Wiped(WipeReason::Replaced);
         let end = |reply| Request::End { id, who: Principal::Relay, kind, reply: Some(reply) };

@@ -17,7 +17,7 @@
 //! Invariant: the store is known to answer before the account's server is spoken to; an instance that cannot be stored is unregistered again, and has
 //! a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored
 //! and its app has its answer, and one that gets calls only when the new one gets them. An instance enabled later at another node, while the SIP
-//! server had not answered here, stands, and the one begun here is let go of.
+//! server had not answered here, stands, and the one begun here is released.
 
 pub(super) mod asker;
 mod first_registration;
@@ -42,14 +42,14 @@ use self::asker::{Asker, Replaced};
 use self::succession::Succession;
 use super::Inner;
 use super::apps::{Enable, EnableError, Enabled};
-use super::nodes::drain_messages::Word;
+use super::nodes::drain_messages::NodeMessage;
 use super::status;
 use super::views::{EdgeAddress, Registration, RegistrationState};
 use crate::agent::request::{EndKind, LeaseExpiry, NewInstance, Principal, Request};
 use crate::agent::tables::lease;
 use crate::agent::transport::upstreams::{NoRoute, Route};
 use crate::agent::{Asked, give_up_password};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, latest_now};
 use crate::domain::{InstanceState, WipeReason};
 use crate::limits::InstanceOf;
@@ -122,14 +122,14 @@ impl Inner {
         let changed = self.changed_record(&new, is_proven, &asked);
         if asker.is_gone() {
             tracing::info!(event = "enabling-given-up", instance = %new.id, "an app hung up before its instance was stored; nothing is kept");
-            self.let_go(new.id).await;
+            self.unregister(new.id).await;
             return Err(EnableError::HungUp);
         }
         let placed = self.store(&new, changed.as_ref(), earlier.succession).await?;
         self.hand_to_shard(&new, changed, placed.fence, is_vouched).await?;
         let replaced = self.announce(&new, &earlier, placed.displaced, &asker).await;
         tracing::info!(event = "enabled", instance = %new.id, state = registration.state.word(), "enabled");
-        self.dependencies.audit.note(Act::Enabled, || Whose {
+        self.dependencies.audit.note(Act::Enabled, || AuditSubject {
             instance: Some(new.id),
             account: Some(new.account),
             app: Some(app),
@@ -207,7 +207,7 @@ impl Inner {
         let placed = match self.put_new(new.id, sealed, new.expires_at, lookup, succession).await {
             Ok(placed) => placed,
             Err(error) => {
-                self.let_go(new.id).await;
+                self.unregister(new.id).await;
                 // The store may have taken it, and only its answer was lost.
                 self.leave_nothing(new).await;
                 return Err(error.into());
@@ -266,7 +266,7 @@ impl Inner {
         for earlier in replaced.earlier.iter().copied() {
             // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
             if !asker.is_gone() {
-                self.tell_leavers(Word::Succeeded { earlier, later: id }).await;
+                self.tell_leavers(NodeMessage::Succeeded { earlier, later: id }).await;
             }
         }
         replaced
@@ -298,7 +298,7 @@ impl Inner {
     }
 
     /// Unregisters what was not enabled after all.
-    async fn let_go(&self, id: InstanceId) {
+    async fn unregister(&self, id: InstanceId) {
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
         self.dependencies.agent.tell(id, end).await;
     }

@@ -1,23 +1,23 @@
 //! Messages about leaving nodes. A leaving node serves on the calls that wait with it, while others have taken over its instances: their changes to
 //! an instance are reported to it, and its findings are reported to the owner.
 //!
-//! | word | from | to | what the reader does |
+//! | message | from | to | what the reader does |
 //! | --- | --- | --- | --- |
-//! | [`Word::Leaving`] | a node that leaves | each other one | believes for [`LEAVES_WITHIN`] that it serves on |
-//! | [`Word::Left`] | the same, at its end | each other one | believes that no more |
-//! | [`Word::Ended`] | the owner that has ended an instance | each node that leaves | lets go of it: its device is pushed and let in no more, calls that wait for it alone get 480 |
-//! | [`Word::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
-//! | [`Word::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
-//! | [`Word::TakenBack`] | any node, for a device that has taken back a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
-//! | [`Word::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
-//! | [`Word::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
-//! | [`Word::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_at_call.rs`) |
-//! | [`Word::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
+//! | [`NodeMessage::Leaving`] | a node that leaves | each other one | believes for [`LEAVES_WITHIN`] that it serves on |
+//! | [`NodeMessage::Left`] | the same, at its end | each other one | believes that no more |
+//! | [`NodeMessage::Ended`] | the owner that has ended an instance | each node that leaves | releases it: its device is pushed and let in no more, calls that wait for it alone get 480 |
+//! | [`NodeMessage::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
+//! | [`NodeMessage::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
+//! | [`NodeMessage::ContactRemoved`] | any node, for a device that has removed a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
+//! | [`NodeMessage::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
+//! | [`NodeMessage::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
+//! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_at_call.rs`) |
+//! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
-//! A word is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
+//! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
 //! that it is no request, and goes on.
 //!
-//! Invariant: a leaving node ends only the instances that it is told to let go of: its records are another node's, or will be. The sender waits
+//! Invariant: a leaving node ends only the instances that it is told to release: its records are another node's, or will be. The sender waits
 //! [`HEARD_WITHIN`] at most, also before a receipt: a silent node may have died.
 
 use std::collections::BTreeMap;
@@ -33,25 +33,25 @@ use crate::vault::{AorKey, Owner};
 
 /// How long a node is believed to serve on that has said that it leaves, unless it says that it has left: longer than it takes.
 const LEAVES_WITHIN: Duration = Duration::from_secs(60);
-/// How long a node that leaves may take to say that it has heard a word, or how a call stands; then it is gone on without.
+/// How long a node that leaves may take to say that it has heard a message, or how a call stands; then it is gone on without.
 pub const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
-/// The first byte of a word.
+/// The first byte of a message.
 const MARK: u8 = 0;
 
-/// The answer to a word that was understood, and to a question the yes.
+/// The answer to a message that was understood, and to a question the yes.
 pub(crate) const HEARD: &[u8] = &[1];
 /// The no to a question.
 pub(crate) const NOT_SO: &[u8] = &[0];
 
-/// Whether an answer says that the word was understood, and done: a version that does not know it says nothing, or something else.
+/// Whether an answer says that the message was understood, and done: a version that does not know it says nothing, or something else.
 pub(crate) fn is_heard(answer: &[u8]) -> bool {
     answer == HEARD
 }
 
-/// A word between two nodes, most of them sent when one of them leaves.
+/// A message between two nodes; most of them are sent when one of them leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum NodeMessage {
     /// The writer leaves, and serves on the calls that wait with it.
     Leaving,
     /// The node serves no more.
@@ -80,25 +80,29 @@ pub(crate) enum Word {
     Silence(InstanceId),
     /// Whether a call waits at the reader for an instance, or goes on.
     InCall(InstanceId),
-    /// A device has taken back a registration that passed through.
-    TakenBack {
-        /// Of which account.
-        account: AorKey,
-        /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
-        device: [u8; 16],
-        /// When it asked its SIP server for that, in milliseconds since 1970 by the [clock of questions](crate::vault::Vault::question_time_ms): what was
-        /// registered since then stays. The clocks of two nodes may differ, and a letter may lie for seconds.
-        sent_ms: u64,
-        /// The registration that takes the place of its earlier ones; `None`: it has removed them.
-        by: Option<InstanceId>,
-    },
+    /// A device has removed or replaced Contacts of registrations that passed through.
+    ContactRemoved(ContactRemoval),
+}
+
+/// The Contacts that a device has removed, or replaced by another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ContactRemoval {
+    /// The account.
+    pub(crate) account: AorKey,
+    /// The device of it, or all: [`Vault::device_mark`](crate::vault::Vault::device_mark).
+    pub(crate) device: [u8; 16],
+    /// When it asked its SIP server for that, in milliseconds since 1970: what was registered since then stays. In a message the time is by the
+    /// [clock of questions](crate::vault::Vault::question_time_ms), because the clocks of two nodes may differ and a letter may lie for seconds.
+    pub(crate) sent_ms: u64,
+    /// The registration that takes the place of its earlier ones; `None`: it has removed them.
+    pub(crate) by: Option<InstanceId>,
 }
 
 /// The runs that leave, each with until when that is believed.
 #[derive(Default)]
 pub(crate) struct Leavers(Mutex<BTreeMap<Owner, Instant>>);
 
-impl Word {
+impl NodeMessage {
     pub(crate) fn encode(self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(48));
         out.push(MARK);
@@ -136,7 +140,7 @@ impl Word {
                 out.push(10);
                 out.extend_from_slice(&id.to_bytes());
             }
-            Self::TakenBack { account, device, sent_ms, by } => {
+            Self::ContactRemoved(ContactRemoval { account, device, sent_ms, by }) => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
                 out.extend_from_slice(&device);
@@ -147,7 +151,7 @@ impl Word {
         out
     }
 
-    /// `None`: a word of a later version.
+    /// `None`: a message of a later version.
     pub(crate) fn decode(body: &[u8]) -> Option<Self> {
         let [MARK, kind, rest @ ..] = body else { return None };
         let id = |bytes: &[u8; 16]| InstanceId::from_bytes(*bytes);
@@ -168,15 +172,16 @@ impl Word {
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
-                Some(Self::TakenBack { account: AorKey::from_bytes(*account), device: *device, sent_ms, by })
+                let account = AorKey::from_bytes(*account);
+                Some(Self::ContactRemoved(ContactRemoval { account, device: *device, sent_ms, by }))
             }
             _ => None,
         }
     }
 }
 
-/// Whether what another node asks is a word, and no request of an app.
-pub(crate) fn is_word(body: &[u8]) -> bool {
+/// Whether a question of another node is such a message, and no request of an app.
+pub(crate) fn is_node_message(body: &[u8]) -> bool {
     body.first() == Some(&MARK)
 }
 
@@ -213,31 +218,31 @@ mod tests {
     fn a_word_reads_back_and_is_no_request_of_an_app() {
         let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
         let token = DeadToken { mark: [7; 16], since_ms: 1_700_000_000_000 };
-        let taken_back = |by| {
+        let removed = |by| {
             let (account, device) = (AorKey::of_number(6), [7; 16]);
-            Word::TakenBack { account, device, sent_ms: 1_795_000_000_000, by }
+            NodeMessage::ContactRemoved(ContactRemoval { account, device, sent_ms: 1_795_000_000_000, by })
         };
-        let words = [
-            Word::Leaving,
-            Word::Left,
-            Word::Ended(id(1)),
-            Word::Changed(id(2)),
-            Word::Succeeded { earlier: id(3), later: id(4) },
-            Word::TokenDead { id: id(5), token },
-            Word::RegisterAgain(id(6)),
-            Word::Silence(id(7)),
-            Word::InCall(id(9)),
-            taken_back(None),
-            taken_back(Some(id(8))),
+        let messages = [
+            NodeMessage::Leaving,
+            NodeMessage::Left,
+            NodeMessage::Ended(id(1)),
+            NodeMessage::Changed(id(2)),
+            NodeMessage::Succeeded { earlier: id(3), later: id(4) },
+            NodeMessage::TokenDead { id: id(5), token },
+            NodeMessage::RegisterAgain(id(6)),
+            NodeMessage::Silence(id(7)),
+            NodeMessage::InCall(id(9)),
+            removed(None),
+            removed(Some(id(8))),
         ];
-        for word in words {
-            let mut body = word.encode();
-            assert_eq!((is_word(&body), Word::decode(&body)), (true, Some(word)));
+        for message in messages {
+            let mut body = message.encode();
+            assert_eq!((is_node_message(&body), NodeMessage::decode(&body)), (true, Some(message)));
             body.push(0);
-            assert_eq!(Word::decode(&body), None, "of another length");
+            assert_eq!(NodeMessage::decode(&body), None, "of another length");
         }
-        assert_eq!(Word::decode(&[MARK, 200]), None, "a later version's");
-        assert!(!is_word(b"GET /v1/instances/pi_1") && !is_word(b""));
+        assert_eq!(NodeMessage::decode(&[MARK, 200]), None, "a later version's");
+        assert!(!is_node_message(b"GET /v1/instances/pi_1") && !is_node_message(b""));
     }
 
     #[test]

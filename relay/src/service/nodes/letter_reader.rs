@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
-use super::drain_messages::{Word, is_word};
+use super::drain_messages::{NodeMessage, is_node_message};
 use super::peer_request_queues::{Desks, Kind};
 use super::{ANSWER_WAIT, Answering, Body};
 use crate::agent::request::Woken;
@@ -26,8 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a node asks of another one. The first bytes tell which: an earlier version takes each of them for a request, and answers that it is none.
 enum Ask {
-    /// A word about a node or an instance; `None`: one of a later version.
-    Word(Option<Word>),
+    /// A message about a node or an instance; `None`: one of a later version.
+    Message(Option<NodeMessage>),
     /// A question about records.
     Question(Question),
     /// A word about accounts whose SIP server the writer does not reach.
@@ -57,15 +57,15 @@ impl Service {
         let desks = Desks::new(ANSWER_WAIT);
         let reader = Reader { inner: self.0.clone(), answering: &answering, desks, ended: &ended };
         // Beside the letters: some wait for answers that are among them.
-        let let_go = async {
+        let release_ended = async {
             loop {
                 ended.notified().await;
-                self.0.let_go_of_ended().await;
+                self.0.release_ended().await;
             }
         };
         tokio::select! {
             () = reader.read_all() => {}
-            () = let_go => {}
+            () = release_ended => {}
         }
     }
 }
@@ -127,9 +127,9 @@ impl Reader<'_> {
     fn answer(&self, back: Return, ask: Ask) {
         let (it, kind) = (self.inner.clone(), ask.kind());
         match ask {
-            Ask::Word(word) => self.desks.answer(kind, async move |_place| {
-                let body = match word {
-                    Some(word) => it.clone().hear(back.to.clone(), word).await,
+            Ask::Message(message) => self.desks.answer(kind, async move |_place| {
+                let body = match message {
+                    Some(message) => it.clone().hear(back.to.clone(), message).await,
                     None => Body::default(),
                 };
                 it.write_answer(&back, body).await;
@@ -163,8 +163,8 @@ impl Reader<'_> {
 
 impl Ask {
     fn parse(body: Body) -> Self {
-        if is_word(&body) {
-            return Self::Word(Word::decode(&body));
+        if is_node_message(&body) {
+            return Self::Message(NodeMessage::decode(&body));
         }
         if let Some(offer) = Offer::read(&body) {
             return Self::Offer(offer);
@@ -177,7 +177,7 @@ impl Ask {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Word(_) => Kind::Word,
+            Self::Message(_) => Kind::Word,
             Self::Question(Question::Seek(_)) => Kind::Seek,
             Self::Question(Question::Have(_)) | Self::Offer(_) => Kind::Have,
             Self::Request(_) => Kind::Request,

@@ -76,7 +76,7 @@ impl Drop for Asked<'_> {
 }
 
 /// What an owner says that was asked.
-pub enum OwnersWord {
+pub enum OwnerAnswer {
     /// Its answer.
     Said(Body),
     /// Nothing in time: it may have done what it was asked.
@@ -85,7 +85,7 @@ pub enum OwnersWord {
     NotAsked,
 }
 
-impl OwnersWord {
+impl OwnerAnswer {
     /// Its answer, if there is one.
     pub fn said(self) -> Option<Body> {
         if let Self::Said(body) = self { Some(body) } else { None }
@@ -113,7 +113,7 @@ pub trait NodeService: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Owner>, AccessError>> + Send;
 
     /// Asks the owner, which has [`ANSWER_WAIT`].
-    fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = OwnersWord> + Send;
+    fn ask_owner(&self, owner: &Owner, body: Body) -> impl Future<Output = OwnerAnswer> + Send;
 
     /// Until when a question is wanted that is asked now, and whose answer is waited for `within` this time, in milliseconds since 1970 by the
     /// [clock of questions](crate::vault::Vault::question_time_ms); `None`: the store does not tell, and is away.
@@ -219,15 +219,15 @@ impl NodeService for Service {
         }
     }
 
-    async fn ask_owner(&self, owner: &Owner, body: Body) -> OwnersWord {
+    async fn ask_owner(&self, owner: &Owner, body: Body) -> OwnerAnswer {
         let asked = async {
             if !self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds) {
-                return OwnersWord::NotAsked;
+                return OwnerAnswer::NotAsked;
             }
-            self.0.ask_once(owner, body).await.map_or(OwnersWord::Nothing, OwnersWord::Said)
+            self.0.ask_once(owner, body).await.map_or(OwnerAnswer::Nothing, OwnerAnswer::Said)
         };
         // Too late is as never.
-        timeout(ANSWER_WAIT, asked).await.unwrap_or(OwnersWord::Nothing)
+        timeout(ANSWER_WAIT, asked).await.unwrap_or(OwnerAnswer::Nothing)
     }
 
     async fn wanted_until(&self, within: Duration) -> Option<u64> {

@@ -4,7 +4,7 @@
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
 //!                                      │                                            └── registered, or its SIP server is silent ─┐
 //!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to its previous owner
-//!                                      └── was wiped ─── erased, and let go of by ───────────────────────────────────── its previous owner
+//!                                      └── was wiped ─── erased, and released by ───────────────────────────────────── its previous owner
 //! ```
 //!
 //! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding go as fast as they
@@ -190,7 +190,7 @@ impl Inner {
         }
     }
 
-    /// Has the run that these were taken from, and that may serve on, let go of them: they have ended.
+    /// Has the run that these were taken from, and that may serve on, release them: they have ended.
     async fn tell_ended(&self, from: &Owner, ended: Vec<InstanceId>) {
         for some in ended.chunks(LETTER_MAX) {
             if let Err(error) = self.dependencies.vault.tell_ended(from, some).await {

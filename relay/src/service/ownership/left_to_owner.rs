@@ -1,11 +1,11 @@
 //! Instances that another run has, and whose calls still end here.
 //!
-//! Such an instance is registered from here no more, and its calls are served on for a while. Its owner may wipe it meanwhile, and does not know that something
-//! of it is left here: so the store is asked for it, and when that has nothing of it the other nodes are.
+//! Such an instance is not registered from here any more, but its calls are served on for a while. Its owner may wipe it meanwhile without knowing of these calls:
+//! so the store is asked for it, and when the store does not have it, the other nodes are asked.
 //!
 //! What its app changes there counts for those calls within a second.
 //!
-//! Invariant: nothing of them is written. What another node says to have wiped is let go of at once, with its calls.
+//! Invariant: their records are not written from here. An instance that another node has wiped is released at once, with its calls.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -71,7 +71,7 @@ impl Inner {
         // A store that is away is asked again.
         let has_ended = self.is_replaced(&status).await.unwrap_or(false) || self.is_wiped_by_owner(id, fence).await;
         if has_ended {
-            self.let_go_of_wiped(&[id]).await;
+            self.release_wiped(&[id]).await;
         }
         !has_ended
     }

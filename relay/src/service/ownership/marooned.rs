@@ -1,4 +1,4 @@
-//! Decision of a node that reaches the store and not a SIP server: whether other nodes reach that, and are to have its accounts there.
+//! The decision of a node that reaches the store but not a SIP server: whether other nodes reach that server and get this node's accounts there.
 //!
 //! | standing | since | what is done |
 //! | --- | --- | --- |

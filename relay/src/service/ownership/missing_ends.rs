@@ -1,6 +1,6 @@
-//! What becomes of instances of this node that the store has nothing of, after it has lost its lease.
+//! Instances of this node that the store does not have any more after a lost lease, and how each of them ends.
 //!
-//! Invariant: one whose end nobody can tell stays until the store has answered all that its end depends on.
+//! Invariant: an instance whose end is unknown stays until the store has answered all questions on which its end depends.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ impl Inner {
     /// | --- | --- |
     /// | a node says that it has wiped it, or the store names another one in its place | is unregistered, for its user is to be told nothing more of it |
     /// | the end is past: it has left the store by itself | ends here as any other, and its user is told |
-    /// | neither is known, also where a node that may have wiped it is silent | is let go of without a word to its SIP server: the store may have lost it, and another node serve it by the Contact of the same device |
-    pub(super) async fn let_go_of_missing(self: &Arc<Self>, missing: &[(InstanceId, Fence)]) -> bool {
+    /// | neither is known, also where a node that may have wiped it is silent | is released without a word to its SIP server: the store may have lost it, and another node serve it by the Contact of the same device |
+    pub(super) async fn release_missing(self: &Arc<Self>, missing: &[(InstanceId, Fence)]) -> bool {
         // A silent node may have told the user of an expired one as well: twice is better than never.
         let (wiped, heard) = self.wiped_elsewhere(missing).await;
         if heard == Heard::StoreAway {
@@ -68,7 +68,7 @@ impl Inner {
             );
         }
         for some in ended.chunks(AT_ONCE) {
-            let outcomes = join_all(some.iter().map(|id| self.let_go_of_one(*id))).await;
+            let outcomes = join_all(some.iter().map(|id| self.release_one(*id))).await;
             is_away |= outcomes.iter().any(Result::is_err);
         }
         !is_away
@@ -92,7 +92,7 @@ impl Inner {
         }
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
         self.dependencies.agent.tell(id, end).await;
-        self.let_go.note(id);
+        self.released.note(id);
         Ok(MissingEnd::HandedOver)
     }
 }

@@ -1,12 +1,12 @@
-//! A record that the store alone has lost, while its owner has it: it was evicted, deleted, or ended by a clock that jumped. The store has lost nothing else, so
-//! nothing tells of it but a comparison.
+//! Records that the store alone has lost, while their owners have them: one was evicted, deleted, or expired by a clock that jumped. The store has lost nothing
+//! else, so only a comparison finds them.
 //!
 //! | who | compares | and then |
 //! | --- | --- | --- |
 //! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of what it owns with the store | writes again what is missing |
 //! | the owner, at the same time, of a record that the store would keep for longer than it lives | that one | likewise |
 //! | the owner, when a change finds no record | that one | likewise |
-//! | the owner, when what it compares or changes is another run's, which took it over later | that one | lets go of it: it was claimed here before a lapse, and bound after it |
+//! | the owner, when what it compares or changes is another run's, which took it over later | that one | releases it: it was claimed here before a lapse, and bound after it |
 //! | another node, before it says that there is no such instance | asks every node that lives | the one that has it writes it again |
 //!
 //! ```text
@@ -14,7 +14,7 @@
 //!                                                                                               ├── none has it ── there is none
 //!                                                                                               └── one is silent ── 503: nobody can say
 //! owner ── each node that lives: HAVE ── which of these have you wiped? ──┬── none ── written again ── HAVE
-//!                                                                        └── some ── let go of; that node has erased them once more
+//!                                                                        └── some ── released; that node has erased them once more
 //! ```
 //!
 //! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some. Each node
@@ -193,7 +193,7 @@ impl Comparing {
 }
 
 impl Inner {
-    /// Writes again what the store misses of these, lets go of what another run has taken since, names the others once more, and ends what has not ended for
+    /// Writes again what the store misses of these, releases what another run has taken since, names the others once more, and ends what has not ended for
     /// the one that replaces it.
     async fn compare(self: Arc<Self>, ids: Vec<InstanceId>) {
         let mut under_way = JoinSet::new();
@@ -209,7 +209,7 @@ impl Inner {
                     }
                     Ok(Whose::Others) => {
                         let _guard = it.changing.lock_key(id).await;
-                        it.let_go_if_taken(id).await;
+                        it.release_if_taken(id).await;
                     }
                     Ok(Whose::Ours) => {
                         it.end_if_replaced(id).await;
@@ -229,7 +229,7 @@ impl Inner {
 
     /// Lets go, without a word to its SIP server, of an instance that another run has taken over since it came here. Its lock is held. A record that
     /// is in the store as it was before is no taking over: that has no later fence.
-    pub(crate) async fn let_go_if_taken(self: &Arc<Self>, id: InstanceId) {
+    pub(crate) async fn release_if_taken(self: &Arc<Self>, id: InstanceId) {
         let here = self.is_here(id).await.filter(|_| !self.dependencies.agent.is_doubtful());
         let Some(status) = here else { return };
         if let Ok(Some(stored)) = self.dependencies.vault.load(id).await
@@ -332,8 +332,8 @@ impl Inner {
         }
     }
 
-    /// Has these let go of, which other nodes have wiped.
-    pub(super) async fn let_go_of_wiped(self: &Arc<Self>, wiped: &[InstanceId]) {
+    /// Releases these, which other nodes have wiped.
+    pub(super) async fn release_wiped(self: &Arc<Self>, wiped: &[InstanceId]) {
         if wiped.is_empty() {
             return;
         }

@@ -37,7 +37,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use self::missing_records::Comparing;
 use self::unanswered_writes::WritingBack;
 use super::Inner;
-use crate::agent::request::{InstanceStatus, Request};
+use crate::agent::request::{InstanceStatus, ReleaseReason, Request};
 use crate::clock::since_boot;
 use crate::metrics::labels::StoreOperation;
 use crate::outage::Outage;
@@ -257,7 +257,7 @@ impl Keeping {
         }
         if self.lapsed.is_some() {
             // First: what another node has ended is unregistered, and what it has taken over is not.
-            it.let_go_of_ended().await;
+            it.release_ended().await;
             self.look_up_lapsed(it).await;
             if self.lapsed.is_none() {
                 it.dependencies.agent.be_sure(self.held_at);
@@ -269,7 +269,7 @@ impl Keeping {
             self.deletes_again = true;
         }
         self.delete_again(it).await;
-        it.let_go_of_ended().await;
+        it.release_ended().await;
         if self.lapsed.is_none() {
             self.writing_back.go_on(it);
         }
@@ -448,7 +448,7 @@ impl Keeping {
 impl Inner {
     /// Unregisters and forgets the instances that another node has ended: the account was enabled again there, or wiped. An instance that is not
     /// here, while instances are on their way here, is waited for, and reported again; so is one about which the store could not be asked.
-    pub(super) async fn let_go_of_ended(self: &Arc<Self>) {
+    pub(super) async fn release_ended(self: &Arc<Self>) {
         // A store that is away tells them with the next lease.
         while let Ok(mut ended) = self.dependencies.vault.ended_elsewhere().await {
             let told = ended.len();
@@ -467,12 +467,12 @@ impl Inner {
                 instances = ended.len(),
                 "another node has ended instances of this one"
             );
-            let ended = self.let_go_of(ended).await;
+            let ended = self.release_all(ended).await;
             if ended.is_empty() {
                 return;
             }
             if self.dependencies.vault.forget_ended(&ended).await.is_err() {
-                // The ended instances are reported again, and then there is nothing to let go of.
+                // The ended instances are reported again, and then there is nothing to release.
                 return;
             }
             if ended.len() < told {
@@ -482,10 +482,10 @@ impl Inner {
     }
 
     /// Lets go of these, which another node has ended; those that need not be told again.
-    async fn let_go_of(self: &Arc<Self>, ended: Vec<InstanceId>) -> Vec<InstanceId> {
+    async fn release_all(self: &Arc<Self>, ended: Vec<InstanceId>) -> Vec<InstanceId> {
         let (mut done, mut owned, mut is_away) = (Vec::with_capacity(ended.len()), Vec::new(), false);
         for some in ended.chunks(AT_ONCE) {
-            let outcomes = join_all(some.iter().map(|id| self.let_go_of_one(*id))).await;
+            let outcomes = join_all(some.iter().map(|id| self.release_one(*id))).await;
             for (id, outcome) in some.iter().zip(outcomes) {
                 match outcome {
                     Ok(true) => done.push(*id),
@@ -501,7 +501,7 @@ impl Inner {
         if !owned.is_empty() {
             sleep(ERASED_SOON).await;
             for id in owned {
-                done.extend(self.let_go_of_one(id).await.is_ok().then_some(id));
+                done.extend(self.release_one(id).await.is_ok().then_some(id));
             }
         }
         done
@@ -509,7 +509,7 @@ impl Inner {
 
     /// Lets go of one that another node has ended; `false`: it has only passed through, and the store has it from this node, because its device has
     /// registered it here anew, or because it is not erased yet.
-    pub(super) async fn let_go_of_one(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
+    pub(super) async fn release_one(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
         let agent = &self.dependencies.agent;
         let status = self.look_as_relay(id).await.ok();
         let Some(passed) = status.as_ref().filter(|status| self.passed_through(status)) else {
@@ -521,13 +521,13 @@ impl Inner {
             sleep(MOVED_SOON).await;
             stored = self.dependencies.vault.load(id).await;
         }
-        let is_moved = match stored {
+        let why = match stored {
             Ok(Some(stored)) if stored.owned => return Ok(false),
-            Ok(stored) => stored.is_some(),
-            Err(StoreError::Malformed) => false,
+            Ok(Some(_)) => ReleaseReason::Moved,
+            Ok(None) | Err(StoreError::Malformed) => ReleaseReason::Ended,
             Err(error) => return Err(error),
         };
-        agent.tell(id, Request::LetGo { id, fence: passed.fence, is_moved }).await;
+        agent.tell(id, Request::Release { id, fence: passed.fence, why }).await;
         Ok(true)
     }
 
@@ -559,17 +559,17 @@ impl Inner {
         self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
     }
 
-    /// The lease had run out: instances that another node took meanwhile are let go without a word to their SIP server, and those that it
-    /// [has ended](Self::let_go_of_missing) are unregistered. Whether the store told all; else it is to be asked again.
+    /// The lease had run out: instances that another node took meanwhile are released without a word to their SIP server, and those that it
+    /// [has ended](Self::release_missing) are unregistered. Whether the store told all; else it is to be asked again.
     ///
-    /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not let go of,
+    /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not released,
     /// also where this node itself stood still meanwhile: it asks the others first which instances they have wiped. In a Cluster, which cannot tell a
     /// loss from a wipe, only when the lease was missing before its time (one of its masters came back without its data), or when nobody has taken over
     /// anything: a node that has taken over some has the missing ones as well, or has wiped them.
     async fn look_up_all(self: Arc<Self>, lapse: Lapse, has_lost: bool) -> bool {
         let owned = self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten();
         let owned: HashMap<InstanceId, Fence> = owned.collect();
-        // Instances being enabled are in no store yet, and ending ones are let go of anyway.
+        // Instances being enabled are in no store yet, and ending ones are released anyway.
         let mut ids: Vec<InstanceId> = owned.keys().copied().collect();
         ids.sort_unstable();
         tracing::warn!(
@@ -606,7 +606,7 @@ impl Inner {
             join_all(some.iter().map(|(id, fence)| self.look_after_left(*id, *fence))).await;
         }
         let missing: Vec<_> = missing.into_iter().filter_map(|id| Some((id, *owned.get(&id)?))).collect();
-        self.let_go_of_missing(&missing).await
+        self.release_missing(&missing).await
     }
 
     /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.

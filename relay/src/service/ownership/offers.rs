@@ -3,14 +3,14 @@
 //! ```text
 //! node that is cut off ── "take these" ─┬─ it does not reach the server either ── the next node
 //!                                       └─ claims them ── registers them
-//! node that is cut off ── the store: whose are they? ── lets go, without a word to the SIP server; a call that waits here ends first
+//! node that is cut off ── the store: whose are they? ── releases them, without a word to the SIP server; a call that waits here ends first
 //!                      ── "is it registered?" ── yes: the others follow
 //! ```
 //!
 //! The taking node claims by the script by which it takes over what the dead leave, so that a fence parts the two owners at each moment. The word for it
 //! is the owner's own: nobody takes anything from a node that lives and has not offered it.
 //!
-//! Invariant: an instance is let go of here only when the store names another owner for it. A wipe waits until it is known whose the instance is: its receipt
+//! Invariant: an instance is released here only when the store names another owner for it. A wipe waits until it is known whose the instance is: its receipt
 //! comes from there. A node that is alone, that leaves, or whose store is in doubt offers nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -82,7 +82,7 @@ pub(crate) enum Offer {
 
 /// Why instances are offered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum OfferReason {
     /// Their SIP server is not reached from here.
     NotReached,
     /// Their app, or its push service, is not in this node's configuration.
@@ -288,7 +288,7 @@ impl Inner {
         let Some(ids) = failing.get(times % failing.len().max(1)) else { return Tried::NotRegistered };
         for turn in 0..peers.len() {
             let peer = &peers[(times + turn) % peers.len()];
-            match self.offer(peer, server, ids, (Why::NotReached, false)).await {
+            match self.offer(peer, server, ids, (OfferReason::NotReached, false)).await {
                 // Another node may take it: it is still this one's.
                 Outcome::Declined | Outcome::NotTaken => {}
                 Outcome::Taken => {
@@ -327,7 +327,7 @@ impl Inner {
                         return;
                     }
                     let peer = &peers[(share + turn) % peers.len()];
-                    match self.offer(peer, server, some, (Why::NotReached, true)).await {
+                    match self.offer(peer, server, some, (OfferReason::NotReached, true)).await {
                         // What one node has not taken another may take: it is still this one's.
                         Outcome::Declined | Outcome::NotTaken => {}
                         Outcome::Taken => break,
@@ -348,7 +348,7 @@ impl Inner {
         peer: &Owner,
         server: &str,
         ids: &[InstanceId],
-        why: Why,
+        why: OfferReason,
     ) -> Outcome {
         let mut outcome = Outcome::NotTaken;
         for some in ids.chunks(OFFERED_AT_ONCE) {
@@ -360,13 +360,13 @@ impl Inner {
         outcome
     }
 
-    /// Offers some instances to a node, and lets go of what it claims.
+    /// Offers some instances to a node, and releases what it claims.
     async fn offer(
         self: &Arc<Self>,
         peer: &Owner,
         server: &str,
         ids: &[InstanceId],
-        (why, only_if_reached): (Why, bool),
+        (why, only_if_reached): (OfferReason, bool),
     ) -> Outcome {
         let _on_offer = self.offered.put(ids);
         let offer = Offer::Take { server: server.into(), only_if_reached, ids: ids.to_vec() };
@@ -389,7 +389,7 @@ impl Inner {
             .await;
             for id in &gone {
                 let _guard = self.changing.lock_key(*id).await;
-                self.let_go_if_taken(*id).await;
+                self.release_if_taken(*id).await;
             }
             taken += gone.len();
             left.retain(|id| !ended.contains(id) && !gone.contains(id));
@@ -399,12 +399,12 @@ impl Inner {
         }
         self.dependencies.metrics.instances_given(taken);
         match why {
-            Why::NotReached => tracing::info!(
+            OfferReason::NotReached => tracing::info!(
                 event = "instances-given",
                 instances = taken,
                 "another node has taken instances over whose SIP server this node does not reach"
             ),
-            Why::NotConfigured => tracing::info!(
+            OfferReason::NotConfigured => tracing::info!(
                 event = "instances-given",
                 instances = taken,
                 "another node has taken instances over whose app is not in this node's configuration"

@@ -8,8 +8,8 @@
 //! | nothing | it is written again |
 //! | another form of it, with this node's fence | likewise: a change is in the store before it is here, so that one is older |
 //! | it as it is here, for longer than it lives | likewise: the store's clock was ahead when it was written |
-//! | an older fence | likewise; the node that it names, and that lives, is told to let go |
-//! | a newer fence, or another owner with the same one | it is let go of: it was claimed from what came back |
+//! | an older fence | likewise; the node that it names, and that lives, is told to release it |
+//! | a newer fence, or another owner with the same one | it is released: it was claimed from what came back |
 //!
 //! Each looks twice, at once and a [lease](crate::vault::LEASE) later, when all have noticed and written. Until then nothing is claimed, for restored
 //! records may name owners that are dead, or that have handed over since; and a call for an instance that is not here waits.
@@ -59,7 +59,7 @@ pub(super) enum Loss {
 #[derive(Default)]
 pub(super) struct Tally {
     written: Vec<(InstanceId, Fence)>,
-    let_go: usize,
+    released: usize,
 }
 
 /// The outcome for one instance.
@@ -70,7 +70,7 @@ pub(super) enum Restored {
     /// The record is written again.
     Written,
     /// The instance is another node's.
-    LetGo,
+    Released,
     /// The instance is none of this node's, or ends.
     NotHere,
     /// The record cannot be written, and that is said.
@@ -85,7 +85,7 @@ impl Inner {
             self.dependencies.agent.ask_all(Request::Owned).await.into_iter().flatten().collect();
         let mut tally = Tally::default();
         let (wiped, heard) = self.wiped_elsewhere(&owned).await;
-        self.let_go_of_wiped(&wiped).await;
+        self.release_wiped(&wiped).await;
         if heard != Heard::All {
             return false;
         }
@@ -126,11 +126,11 @@ impl Inner {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
         // A node that erases another node's record leaves word before, which may be lost as well.
-        self.let_go_of_ended().await;
+        self.release_ended().await;
         // An instance that is not here is not written.
         let fence = self.look_as_relay(id).await.map_or(Fence::NEW, |status| status.fence);
         let (wiped, heard) = self.wiped_elsewhere(&[(id, fence)]).await;
-        self.let_go_of_wiped(&wiped).await;
+        self.release_wiped(&wiped).await;
         if heard != Heard::All {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
@@ -145,20 +145,20 @@ impl Inner {
 
     /// Makes sure that nothing was written again that has ended. Whether the store answered, and all nodes did.
     async fn finish_restoring(self: &Arc<Self>, looked_up: usize, tally: Tally) -> bool {
-        let Tally { written, let_go } = tally;
-        if !written.is_empty() || let_go > 0 {
+        let Tally { written, released } = tally;
+        if !written.is_empty() || released > 0 {
             tracing::warn!(
                 event = "records-restored",
                 instances = looked_up,
                 written = written.len(),
-                let_go,
+                let_go = released,
                 "the store had lost records, or would have kept them for too long; they are written again"
             );
         }
-        self.let_go_of_ended().await;
+        self.release_ended().await;
         // Instances wiped meanwhile.
         let (wiped, heard) = self.wiped_elsewhere(&written).await;
-        self.let_go_of_wiped(&wiped).await;
+        self.release_wiped(&wiped).await;
         self.erase_ended(&written).await && heard == Heard::All
     }
 
@@ -236,7 +236,7 @@ impl Inner {
             Err(StoreError::NotOwner) => {
                 let record = stored.map_or(status.sealed, |stored| stored.sealed);
                 self.leave_to_owner(id, status.fence, record).await;
-                Ok(Restored::LetGo)
+                Ok(Restored::Released)
             }
             Err(StoreError::Away(reason)) if !matches!(reason, AwayReason::MayPersist | AwayReason::OtherKeyring) => {
                 Err(StoreError::Away(reason))
@@ -305,7 +305,7 @@ impl Tally {
     fn note(&mut self, id: InstanceId, fence: Fence, restored: Restored) {
         match restored {
             Restored::Written => self.written.push((id, fence)),
-            Restored::LetGo => self.let_go += 1,
+            Restored::Released => self.released += 1,
             Restored::Found | Restored::NotHere | Restored::Refused => {}
         }
     }

@@ -1,11 +1,11 @@
-//! Accounts that this node has let go of because the store did not show them, and whose records stand there again.
+//! Accounts that this node has released because the store did not show them, and whose records stand there again.
 //!
 //! ```text
-//! let go of ── its device, or app, shows its secret ── no node has wiped it ── the record is this run's, and has its place ── bound, registered
+//! released ── its device, or app, shows its secret ── no node has wiped it ── the record is this run's, and has its place ── bound, registered
 //! ```
 //!
 //! Invariant: a record alone is not served again, for a store may show one that was wiped: its secret was shown as well, every other node was heard, and nothing
-//! has taken its place. At most [`LET_GO_MAX`] are remembered; a restart serves the others.
+//! has taken its place. At most [`RELEASED_MAX`] are remembered; a restart serves the others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::service::Inner;
 use crate::vault::Stored;
 use crate::vault::record::StoredRecord;
 
-/// Accounts let go of that are remembered, 16 bytes each.
-const LET_GO_MAX: usize = 100_000;
+/// Released accounts that are remembered, 16 bytes each.
+const RELEASED_MAX: usize = 100_000;
 
-/// The accounts that were let go of in this run because the store did not show them.
+/// The accounts that were released in this run because the store did not show them.
 #[derive(Default)]
-pub(crate) struct LetGo(Mutex<BTreeSet<InstanceId>>);
+pub(crate) struct Released(Mutex<BTreeSet<InstanceId>>);
 
-impl LetGo {
-    /// One was let go of.
+impl Released {
+    /// An account was released.
     pub(super) fn note(&self, id: InstanceId) {
         let mut all = self.0.lock();
-        if all.len() < LET_GO_MAX {
+        if all.len() < RELEASED_MAX {
             all.insert(id);
         }
     }
@@ -41,14 +41,14 @@ impl LetGo {
 }
 
 impl Inner {
-    /// The secret of an instance was shown whose record is this run's, and which is not here: it is served again, if it was let go of.
-    pub(crate) fn serve_if_let_go(self: &Arc<Self>, id: InstanceId) {
+    /// The secret of an instance was shown whose record is this run's, and which is not here: it is served again, if it was released.
+    pub(crate) fn serve_if_released(self: &Arc<Self>, id: InstanceId) {
         // Of two who show it at once, one has it served.
-        if self.let_go.take(id) {
+        if self.released.take(id) {
             let it = self.clone();
             tokio::spawn(async move {
                 if it.serve_again(id).await.is_none() {
-                    it.let_go.note(id);
+                    it.released.note(id);
                 }
             });
         }

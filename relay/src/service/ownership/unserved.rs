@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use sip::id::InstanceId;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::offers::{Offer, Outcome, Why};
+use super::offers::{Offer, OfferReason, Outcome};
 use crate::agent::request::Request;
 use crate::clock;
 use crate::lock::Mutex;
@@ -129,7 +129,7 @@ impl Inner {
                 if self.is_leaving() || !self.agrees(peer, &serves).await {
                     continue;
                 }
-                if self.offer_all(peer, &server, &ids, Why::NotConfigured).await == Outcome::Taken {
+                if self.offer_all(peer, &server, &ids, OfferReason::NotConfigured).await == Outcome::Taken {
                     break;
                 }
             }

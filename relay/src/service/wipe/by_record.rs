@@ -1,9 +1,9 @@
 //! Ending an instance by its record: its owner is gone, another node's new instance takes its place, or it is on its way here.
 //!
 //! ```text
-//! record ─┬─ no node looks after it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to let go
+//! record ─┬─ no node looks after it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to release it
 //!         └─ else ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
-//!                                                    └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to let go
+//!                                                    └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to release it
 //!                                                                             └─ the store is away ─ asked again, by this run or the next
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! here, as a node does that takes an instance over, and the owner unregisters once more when it hears of the end.
 //!
 //! Invariant: whichever node owns a record, its tombstone comes before its erasure; and a replaced instance leaves one also where nothing of
-//! it could be read. An owner that lives unregisters by itself when it lets go, and a node that leaves, or that cannot open the record, speaks to no SIP
+//! it could be read. An owner that lives unregisters by itself when it releases the instance, and a node that leaves, or that cannot open the record, speaks to no SIP
 //! server: then the receipt says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again
 //! under the same id.
 
@@ -21,14 +21,14 @@ use sip::id::InstanceId;
 use tokio::time::timeout;
 
 use crate::agent::request::{EndKind, Principal, Request};
-use crate::audit::{Act, Whose};
+use crate::audit::{Act, AuditSubject};
 use crate::clock::shared_now;
 use crate::domain::WipeReason;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::service::devices::AccessError;
-use crate::service::nodes::drain_messages::Word;
+use crate::service::nodes::drain_messages::NodeMessage;
 use crate::service::status;
 use crate::service::views::Wiped;
 use crate::vault::record::StoredRecord;
@@ -47,7 +47,7 @@ impl Inner {
 
     /// Ends an instance for one that takes its place, which its calls go on for where both are of one binding, or which has missed them; whether it was here.
     pub(crate) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
-        self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
+        self.tell_leavers(NodeMessage::Succeeded { earlier, later: new }).await;
         self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
         self.end_earlier(earlier, lookup, WipeReason::Replaced).await
     }
@@ -96,7 +96,7 @@ impl Inner {
         if matches!(self.end_ahead(earlier, reason).await, Some(Ok(_))) {
             return;
         }
-        let whose = || Whose { instance: Some(earlier), ..Whose::default() };
+        let whose = || AuditSubject { instance: Some(earlier), ..AuditSubject::default() };
         self.dependencies.audit.note(Act::Wiped(reason), whose);
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-unread", instance = %earlier, reason = reason.word(), "a new instance has replaced one that the store cannot tell; it is erased when the store answers");

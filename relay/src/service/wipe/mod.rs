@@ -23,7 +23,7 @@
 //! completes, also when nobody waits for it.
 
 mod by_record;
-pub(super) mod taken_back;
+pub(super) mod removed_contacts;
 
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ use crate::domain::WipeReason;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
-use crate::service::nodes::drain_messages::{HEARD_WITHIN, Word, is_heard};
-use crate::vault::{Beside, Lookup, Owner, StoreError, Tombstone, WRITE_LIMIT};
+use crate::service::nodes::drain_messages::{HEARD_WITHIN, NodeMessage, is_heard};
+use crate::vault::{Lookup, Owner, PeerTombstone, StoreError, Tombstone, WRITE_LIMIT};
 
 /// For how long after a wipe its node may try to tell the device of it, in seconds.
 const LAST_WORDS_S: u64 = 70;
@@ -159,7 +159,7 @@ impl Inner {
 
     /// The answer for an instance that another node has wiped, whose tombstone lies beside ours. That node, if it lives, may be trying to push the
     /// end to the device.
-    async fn wiped_beside(&self, id: InstanceId, beside: Beside) -> Result<Wiped, AccessError> {
+    async fn wiped_beside(&self, id: InstanceId, beside: PeerTombstone) -> Result<Wiped, AccessError> {
         let Tombstone { wiped_at, fence, reason, unregistered, .. } = beside.tombstone;
         if !beside.tombstone.receipt_is_kept() {
             return Err(AccessError::Unknown);
@@ -186,11 +186,13 @@ impl Inner {
 
     /// Has a node break off what it pushes for an instance that has ended there; whether it has. One of an earlier version does not know how, and goes on.
     async fn silence_at(&self, node: &Owner, id: InstanceId) -> bool {
-        self.ask_within(node, Word::Silence(id).encode(), HEARD_WITHIN).await.is_some_and(|answer| is_heard(&answer))
+        self.ask_within(node, NodeMessage::Silence(id).encode(), HEARD_WITHIN)
+            .await
+            .is_some_and(|answer| is_heard(&answer))
     }
 
     /// Goes on with what another node has begun to wipe, unless that lives, and does so itself.
-    async fn go_on_wiping(&self, id: InstanceId, beside: Beside) -> Wiped {
+    async fn go_on_wiping(&self, id: InstanceId, beside: PeerTombstone) -> Wiped {
         let vault = &self.dependencies.vault;
         let lives = |peers: Vec<Owner>| peers.iter().any(|peer| beside.is_of_node(peer.node()));
         if vault.living_peers().await.map_or(true, lives) {

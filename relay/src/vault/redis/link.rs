@@ -61,7 +61,7 @@ struct Current {
 
 /// To what store something may be told.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whereto {
+pub(super) enum WriteTarget {
     /// Any.
     Anywhere,
     /// One that keeps nothing on a disk.
@@ -171,7 +171,7 @@ impl Link {
 
     pub async fn ask<T: FromRedisValue + Send>(&self, question: &impl Question) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.limit;
-        self.ask_until(question, Whereto::Anywhere, deadline).await.map_err(|failure| failure.error)
+        self.ask_until(question, WriteTarget::Anywhere, deadline).await.map_err(|failure| failure.error)
     }
 
     /// Asks by a script that does nothing once this has ended: a way to the store that stood still, or the store itself, goes on with what it
@@ -181,7 +181,7 @@ impl Link {
         &self,
         make: impl Fn(u64) -> ScriptInvocation<'static> + Send + Sync,
     ) -> Result<T, StoreError> {
-        self.ask_in_time_until(make, Whereto::Anywhere, Instant::now() + self.limit)
+        self.ask_in_time_until(make, WriteTarget::Anywhere, Instant::now() + self.limit)
             .await
             .map_err(|failure| failure.error)
     }
@@ -191,10 +191,10 @@ impl Link {
     pub async fn ask_in_time_or_never<T: FromRedisValue + Send>(
         &self,
         make: impl Fn(u64) -> ScriptInvocation<'static> + Send + Sync,
-        whereto: Whereto,
+        target: WriteTarget,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.limit;
-        match self.ask_in_time_until(make, whereto, deadline).await {
+        match self.ask_in_time_until(make, target, deadline).await {
             Err(Failure { error, may_be_done: true, .. }) => {
                 sleep_until(deadline).await;
                 Err(error)
@@ -206,14 +206,14 @@ impl Link {
     async fn ask_in_time_until<T: FromRedisValue + Send>(
         &self,
         make: impl Fn(u64) -> ScriptInvocation<'static> + Send + Sync,
-        whereto: Whereto,
+        target: WriteTarget,
         deadline: Instant,
     ) -> Result<T, Failure> {
         let mut clock = self.clock();
         for _ in 0..CLOCK_TRIES {
             // An unknown clock is told by the script that it makes late.
             let script = make(clock.map_or(0, |clock| clock.at(deadline)));
-            match self.ask_until(&script, whereto, deadline).await {
+            match self.ask_until(&script, target, deadline).await {
                 Err(Failure { late_at: Some(said_ms), .. }) => {
                     clock = Some(StoreClock { said_ms, heard_at: Instant::now() });
                     if !self.is_cluster {
@@ -234,12 +234,12 @@ impl Link {
     async fn ask_until<T: FromRedisValue + Send>(
         &self,
         question: &impl Question,
-        whereto: Whereto,
+        target: WriteTarget,
         deadline: Instant,
     ) -> Result<T, Failure> {
-        match self.ask_once_until(question, whereto, deadline).await {
+        match self.ask_once_until(question, target, deadline).await {
             Err(Failure { stale: true, may_be_done, .. }) => {
-                let again = self.ask_once_until(question, whereto, deadline);
+                let again = self.ask_once_until(question, target, deadline);
                 again.await.map_err(|failure| Failure { may_be_done: failure.may_be_done || may_be_done, ..failure })
             }
             answer => answer,
@@ -249,11 +249,11 @@ impl Link {
     async fn ask_once_until<T: FromRedisValue + Send>(
         &self,
         question: &impl Question,
-        whereto: Whereto,
+        target: WriteTarget,
         deadline: Instant,
     ) -> Result<T, Failure> {
         let (connection, generation) = self.connected(deadline).await.map_err(Failure::unasked)?;
-        if whereto == Whereto::Ephemeral {
+        if target == WriteTarget::Ephemeral {
             self.look_before_asking(connection.clone(), generation, deadline).await?;
         }
         self.ask_on(connection, generation, question, deadline).await

@@ -8,7 +8,7 @@
 //! | `sipwake:s:{pi_…}` | hash | likewise, of each call's story | a day after the last, the record's at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
-//! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has let go of them | [`ENDED_TTL`] |
+//! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has released them | [`ENDED_TTL`] |
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
 //! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::peer_messages::LETTER_LIFE) after the last |
 //! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
@@ -77,7 +77,7 @@ use claim::{Claims, Offered};
 use client::RedisClient;
 use hints::text;
 pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look, beside_agreement};
-use link::{Link, Whereto};
+use link::{Link, WriteTarget};
 use marks::Marked;
 use rivals::Rivals;
 use scripts::{EraseOutcome, Erased, PutRefusal, SCRIPTS};
@@ -219,7 +219,7 @@ impl RedisStore {
         let RecordToWrite { id, sealed, expiry, fence } = record;
         let left_ms = expiry.left_ms();
         let is_new = fence == Fence::NEW || writing == Writing::Restore;
-        let whereto = if is_new && self.require_ephemeral { Whereto::Ephemeral } else { Whereto::Anywhere };
+        let target = if is_new && self.require_ephemeral { WriteTarget::Ephemeral } else { WriteTarget::Anywhere };
         self.index(&owner.node, &[id]).await?;
         let connection = self.link.generation();
         let put = |late_at: u64| {
@@ -235,7 +235,7 @@ impl RedisStore {
             put
         };
         // What is erased because this has failed is not to be written then.
-        let put = self.link.ask_in_time_or_never(put, whereto).await;
+        let put = self.link.ask_in_time_or_never(put, target).await;
         if put == Err(StoreError::Away(AwayReason::MayPersist)) {
             self.unindex(&owner.node, &[id]).await?;
         }
@@ -377,7 +377,7 @@ impl RedisStore {
         Ok(ids)
     }
 
-    /// This node has let go of them.
+    /// This node has released them.
     pub async fn forget_ended(&self, owner: &Owner, ids: &[InstanceId]) -> Result<(), StoreError> {
         let mut forget = ::redis::cmd("SREM");
         forget.arg(ended_key(&owner.node));
@@ -564,7 +564,7 @@ impl RedisStore {
             point.arg(late_at).arg(id.to_string()).arg(left_ms).arg(u8::from(take));
             point
         };
-        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point, Whereto::Anywhere).await?;
+        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point, WriteTarget::Anywhere).await?;
         Ok(InstanceId::parse(&text(displaced)))
     }
 

@@ -41,7 +41,7 @@ use crate::clock::{DAY_S, confirmed_now, latest_now, shared_now};
 use crate::domain::WipeReason;
 use crate::lock::Mutex;
 use log::{Line, Log};
-pub use peers::Beside;
+pub use peers::PeerTombstone;
 use peers::Peers;
 use room::Room;
 
@@ -235,7 +235,7 @@ impl Tombstones {
     }
 
     /// The tombstone of an instance that another node wiped whose file lies beside ours. Waits for the disk.
-    pub async fn look_beside(&self, id: InstanceId) -> Option<Beside> {
+    pub async fn look_beside(&self, id: InstanceId) -> Option<PeerTombstone> {
         let inner = self.0.clone();
         let look = move || Self(inner).peers().look(id);
         // An error means that the runtime ends.

@@ -19,14 +19,14 @@ const TIDIED_EVERY: Duration = Duration::from_mins(10);
 
 /// A tombstone of another node.
 #[derive(Clone, Debug)]
-pub struct Beside {
+pub struct PeerTombstone {
     /// The tombstone, as far as its node has written it down.
     pub tombstone: Tombstone,
     file: PathBuf,
     keyring: PathBuf,
 }
 
-impl Beside {
+impl PeerTombstone {
     /// Whether it is of this node.
     pub fn is_of_node(&self, node: &str) -> bool {
         log::path(&self.keyring, node) == self.file
@@ -67,13 +67,13 @@ impl Peers {
     }
 
     /// What another node has written down of a wipe, read as it stands now.
-    pub(super) fn look(&mut self, id: InstanceId) -> Option<Beside> {
+    pub(super) fn look(&mut self, id: InstanceId) -> Option<PeerTombstone> {
         self.read();
         let (keyring, _) = self.keyring.as_ref()?;
         let mut found = self.files.iter().filter_map(|(path, file)| Some((path, file.table.get(&id)?)));
         // Of two, the one that tells more.
         let (file, tombstone) = found.by_ref().max_by_key(|(path, stone)| (stone.wiped_at.is_some(), *path))?;
-        Some(Beside { tombstone: tombstone.clone(), file: file.clone(), keyring: keyring.clone() })
+        Some(PeerTombstone { tombstone: tombstone.clone(), file: file.clone(), keyring: keyring.clone() })
     }
 
     /// Reads what is new, since the last time, in the files of the others.

@@ -23,7 +23,7 @@ impl World {
             2 => self.input(Input::RefuseCalls(Failover::Nobody)),
             3 => {
                 let to = if which & 1 == 0 { NewOwner::Chosen } else { NewOwner::Successor };
-                self.input(Input::LetGoOfPushBinding { instance: passed.unwrap_or(instance), to });
+                self.input(Input::ReleasePushBinding { instance: passed.unwrap_or(instance), to });
             }
             4 => self.restore(which),
             _ => self.input(Input::RegisterAgain(instance)),

@@ -1,7 +1,7 @@
 //! A call that its SIP server has announced: its devices are woken, and its INVITE is still to come.
 //!
-//! Invariant: it ends once, and each of its devices hears so. No INVITE and no further announcement is taken for it once its devices have been there and
-//! have gone, were told that it is over by then, or were reached by no push: none of them would come for it.
+//! Invariant: it ends once, and each of its devices is told. No INVITE and no further announcement counts as this call once none of its devices would come for
+//! it: they have come and gone, were told that it is over, or were reached by no push.
 
 use std::time::{Duration, Instant};
 

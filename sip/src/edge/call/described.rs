@@ -1,6 +1,6 @@
 //! A call as the shell is told of it, for one of its devices.
 //!
-//! Invariant: a closed call whose devices were told of it knows its caller by no name and no address.
+//! Invariant: a closed call whose devices were told of it keeps no name and no address of its caller.
 
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! The INVITE of a call that waits, and how long it invites.
 //!
-//! Invariant: an invitation ends as its Expires says (RFC 3261 §13.2.1, §13.3.1), and never later; what says no time in seconds above zero, such as
-//! `0`, which would invite nobody, or a date of RFC 2543, limits nothing.
+//! Invariant: an invitation ends with its Expires (RFC 3261 §13.2.1, §13.3.1), and never later. An Expires that is no number of seconds above zero sets no
+//! limit: `0` would invite nobody, and a date is of RFC 2543.
 
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,7 @@
 //! connection, or has started again. Nobody can tell which. So it gets the INVITE again, as a leg of its own: a phone that has
 //! it takes this for a copy (482 of RFC 3261 §8.2.2.2, or 486), and its earlier leg is the one that counts; from one that rings by it
 //! the earlier leg is taken away. A mere retransmission, with the branch of the earlier leg, would say the same in a simpler way
-//! (§17.2.3), but Linphone, as of 5.1, dies of one that comes by another connection.
+//! (§17.2.3), but Linphone, as of 5.1, crashes on one that comes by another connection.
 //!
 //! What a phone has refused in the moment in which its connection broke is lost, and by a stream nothing repeats it (§17.2.1: Timer G is for datagrams). So the
 //! earlier leg is repeated, with its branch, once the phone has called the next one a copy: a phone that rings on says so again, one that has
@@ -24,7 +24,7 @@
 //! So a leg is answered where it began (§18.2.2) as well as where its device is, and its CANCEL goes to both. Of one of which nothing was heard the CANCEL
 //! goes to the device's next flow, when the call is over for it: see [`transaction`](crate::transaction).
 //!
-//! Invariant: a flow gets at most one INVITE of a call for each device, and of at most [`UNHEARD_MAX`] legs of a device nothing was heard.
+//! Invariant: a flow gets at most one INVITE of a call for each device. At most [`UNHEARD_MAX`] legs of a device are without any response.
 
 use crate::id::{BranchId, FlowId, InstanceId};
 

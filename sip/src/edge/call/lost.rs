@@ -1,11 +1,11 @@
-//! Devices that nothing calls back, and that have the call: away for a moment between two connections.
+//! Devices between two connections that have the call and cannot be called back by a push.
 //!
 //! | a device without a connection that no push reaches has | and |
 //! | --- | --- |
 //! | said nothing to any leg | is given up at once |
 //! | said 1xx to a leg that is not over | is given up [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign) later, unless it is back: a client that closes one connection before it opens the next is away for a second or two, and rings on |
 //!
-//! Invariant: a device that is waited for so is waited for no longer than the call waits.
+//! Invariant: no device is waited for longer than the call itself waits.
 
 use std::time::Instant;
 

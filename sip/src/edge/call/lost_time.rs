@@ -1,6 +1,6 @@
 //! Time that has passed without this machine, while a caller waited, or gave up unheard.
 //!
-//! Invariant: a call whose time is over by it ends at once, and as at its deadline.
+//! Invariant: a call whose deadline has passed meanwhile ends at once, as at its deadline.
 
 use std::time::{Duration, Instant};
 

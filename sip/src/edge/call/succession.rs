@@ -1,6 +1,6 @@
 //! A call for a device whose instance is enabled again, or that registers with another push token: it goes on for the later one.
 //!
-//! Invariant: a device that was woken for a call is not woken for it in its other name.
+//! Invariant: a device that was woken for a call is not woken for it again as its successor.
 
 use super::Call;
 use super::legs::Legs;

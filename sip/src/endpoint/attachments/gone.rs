@@ -1,6 +1,6 @@
 //! Devices that are known no more, and the flows by which their dialogs may still be hung up.
 //!
-//! Invariant: each stands in [`DeviceFlow::gone`](super::DeviceFlow) of an open flow, at most [`INSTANCES_PER_FLOW`] of them for one; the oldest gives way.
+//! Invariant: each one belongs to an open flow ([`DeviceFlow::gone`](super::DeviceFlow)), with at most [`INSTANCES_PER_FLOW`] for one flow; the oldest gives way.
 
 use std::time::Instant;
 

@@ -1,8 +1,8 @@
-//! Devices that leave a challenge unanswered which offers two algorithms.
+//! Devices that leave a challenge unanswered because it offers two algorithms.
 //!
-//! By one connection a device that has left two is offered one when it registers again, and then two, by turns, so that one which knows SHA-256
-//! alone is not shut out. Some clients (sofia-sip) do not answer two and do not register again, until the next call wakes them: so what a device
-//! has left is counted beyond its connections. One that may have lost its network behind its challenge is offered two once more.
+//! On one connection, a device that has left two algorithms unanswered is offered one when it registers again, and then two, by turns, so that a device that
+//! knows SHA-256 alone is not shut out. Some clients (sofia-sip) do not register again until the next call wakes them: so the count outlives the connection.
+//! A device that may have lost its network after its challenge is offered two once more.
 //!
 //! | its connections before | offered first by the next one |
 //! | --- | --- |
@@ -11,7 +11,7 @@
 //! | the last one was left with one | two |
 //! | it answered one by the last one, not two | one |
 //!
-//! Invariant: of these devices the latest [`REMEMBERED`] at least are known, and at most twice as many; one that answers two is not.
+//! Invariant: at least the latest [`REMEMBERED`] of these devices are known, and at most twice as many; a device that answers two is forgotten.
 
 use std::collections::HashMap;
 

@@ -9,19 +9,17 @@
 //! | `copies` | a client that dies of retransmissions by another connection |
 //! | `gone` | devices that are known no more, and their dialogs |
 //!
-//! Invariant: an instance is attached by at most one flow, the latest; a flow that failed to prove anybody
-//! [`FAILURES_PER_FLOW`] times is closed; a flow carries at most [`INSTANCES_PER_FLOW`] instances. A device is detached by the
-//! end of its flow, by its time, by a removal of the very Contact that it is attached with, which no flow sends that it has
-//! left, and by the end of its account.
+//! | a device | its flow |
+//! | --- | --- |
+//! | is attached | carries all that is for it |
+//! | is detached: by its time, by a removal of the Contact that it is attached with, or by the end of its account | carries the dialogs of the device until it ends, the account is wiped, or the device proves itself by another one: a dialog does not depend on a registration (RFC 3261 §12, RFC 5626 §5.3) |
+//! | is known no more | carries the BYEs of its dialogs; where its account is wiped, only until its registration would have ended, or that of the predecessor whose flow it has |
 //!
-//! A dialog does not depend on a registration (RFC 3261 §12, RFC 5626 §5.3): the flow of a device that is detached carries the
-//! dialogs of that device on, and nothing else, until it ends, the account is wiped, or the device proves itself by another one.
+//! The end of its flow detaches a device, too. A removal that comes by a flow which the device has left detaches nothing. A device that is known no more takes no place on its flow. Nor does an instance
+//! that has asked there for a challenge and left it, or that is by another flow now, once its place is needed.
 //!
-//! Invariant: of these there is at most one for each instance that an open flow carries.
-//!
-//! Of a device that is known no more the flow alone is kept, by which a dialog that stands may be hung up, as long as that is open; of one whose account
-//! is wiped only until its registration, or that of the predecessor whose flow it has, would have ended. It takes no place on that flow, and neither does an instance that has asked there for a challenge and left it, or is by another flow
-//! by now, once its place is needed.
+//! Invariant: an instance is attached by at most one flow, the latest. A flow is closed when it failed to prove anybody [`FAILURES_PER_FLOW`] times, and
+//! carries at most [`INSTANCES_PER_FLOW`] instances. Of detached devices at most one is kept for each instance that an open flow carries.
 
 mod copies;
 mod gone;

@@ -1,6 +1,6 @@
 //! Proofs that the shell has judged, and the dialogs of devices that have proved themselves without being attached.
 //!
-//! Invariant: a proof is judged once; a verdict that comes after the end of its flow changes nothing, for nobody would hear of that end again.
+//! Invariant: a proof is judged once. A verdict that comes after the end of its flow changes nothing, because that end is not told again.
 
 use std::time::Instant;
 

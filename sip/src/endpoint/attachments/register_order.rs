@@ -1,6 +1,6 @@
 //! The order of a client's REGISTERs (RFC 3261 §10.3 step 7).
 //!
-//! Invariant: of two clients none is before the other.
+//! Invariant: REGISTERs of different clients have no order.
 
 use std::hash::{DefaultHasher, Hasher as _};
 

@@ -260,8 +260,14 @@ impl Endpoint {
         if outcome == Outcome::Ignore && status >= 300 {
             self.repeat_legs(call, branch, status);
         }
+        self.on_leg_outcome(now, call, branch, outcome, response);
+    }
+
+    /// What a device's response means for the call.
+    fn on_leg_outcome(&mut self, now: Instant, call: CallId, branch: BranchId, outcome: Outcome, response: &Message) {
         let Some(row) = self.calls.get_mut(call) else { return };
         let Some(server) = row.server() else { return };
+        let status = response.status().unwrap_or_default();
         match outcome {
             Outcome::Ignore => {
                 if let Some(at) = row.deadline(now).filter(|_| status >= 300) {

@@ -1,7 +1,7 @@
 //! An INVITE that comes when the process is about to end.
 //!
-//! It would wait in vain, so it gets 503 with Retry-After and wakes nobody. Where another node lives, that one takes it when it is tried again;
-//! else its devices have missed it.
+//! Its wait would be in vain, so it gets 503 with Retry-After and wakes nobody. Where another node lives, that node takes the next try; else the devices have
+//! missed the call.
 //!
 //! Invariant: devices are told once of an INVITE, however often it comes again. The INVITE of an announced call is taken: its phone rings already.
 

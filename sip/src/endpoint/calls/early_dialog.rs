@@ -5,9 +5,9 @@
 //! | BYE (RFC 3261 §15, §15.1.2) | 200; the call ends as by a CANCEL: its INVITE is answered 487, and its devices stop ringing |
 //! | anything else | 481, as without it: nothing can be told there before a device has answered |
 //!
-//! The other way round, a device that has told of ringing has an early dialog with the caller; where it has forgotten the INVITE of that, the relay ends it by a BYE.
+//! A device that has sent a 180 has an early dialog with the caller, too. Where the device has forgotten its INVITE, the relay ends that dialog by a BYE.
 //!
-//! Invariant: a caller that has hung up leaves no device ringing, by whichever method it says so.
+//! Invariant: a caller that has hung up leaves no device ringing, whether it sends CANCEL or BYE.
 
 use std::time::Instant;
 

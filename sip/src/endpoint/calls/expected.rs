@@ -3,10 +3,10 @@
 //! | an expected call | becomes |
 //! | --- | --- |
 //! | its INVITE comes | a call that waits, with the identifier that its devices were pushed; none is pushed a second time |
-//! | its caller is announced again while somebody waits for its devices, or one is there | the same call, expected as long from then on; a device that was pushed is not pushed again |
+//! | its caller is announced again while a requester waits for its devices, or one of them is there | the same call, expected as long from then on; a device that was pushed is not pushed again |
 //! | its caller is announced again, or the INVITE comes, when its devices have been there and have gone, or their pushes' time is over | timed out; another call, with pushes of its own |
-//! | its caller is announced again after nobody was found in time | likewise |
-//! | nobody is found in time, or who has asked waits no longer, and its INVITE does not follow within [`comes_again`](crate::timing::EdgeTiming::comes_again) | timed out |
+//! | its caller is announced again after no device was found in time | likewise |
+//! | no device is found in time, or the requester waits no longer, and its INVITE does not follow within [`comes_again`](crate::timing::EdgeTiming::comes_again) | timed out |
 //! | another caller is announced | one more call, with a push and a deadline of its own |
 //! | a device declines it | declined; its INVITE, should it come, is answered 603: that of its caller, and any other only where no other caller was announced in its time |
 //! | no INVITE by the deadline | timed out |

@@ -6,8 +6,8 @@
 //! | is in use and has granted nothing | it is closed, and that counts as any end of a flow |
 //! | leads to a SIP server and is not in use | it is closed |
 //!
-//! An honest server passes on a stranger's malformed message, and another of the stranger's messages may follow soon: a doubt is no failure of the
-//! server. It makes no dial wait or lead elsewhere, and no account is told that its registration failed. Answers to requests that came by the stream
+//! A doubt is no failure of the server: an honest server may pass on a stranger's malformed message. So no dial waits or leads elsewhere for it, and no account
+//! is told that its registration failed. Answers to requests that came by the stream
 //! take it while it is open.
 //!
 //! Invariant: doubts have a server dialled once in [`REST`] at most.

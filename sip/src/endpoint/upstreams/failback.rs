@@ -36,13 +36,13 @@ impl Endpoint {
     ) {
         let branch = self.core.branch();
         let Some(upstream) = self.upstreams.get_mut(id) else {
-            return self.let_go(id, flow, FlowOutcome::NotWanted);
+            return self.decline_flow(id, flow, FlowOutcome::NotWanted);
         };
         match upstream.link {
             Link::Up { .. } if upstream.probe.is_none() && upstream.is_used() => {}
             // There is nothing that works and could be lost by it.
             Link::BackingOff => return self.on_dialled(now, id, flow, transport),
-            _ => return self.let_go(id, flow, FlowOutcome::NotWanted),
+            _ => return self.decline_flow(id, flow, FlowOutcome::NotWanted),
         }
         upstream.probe = Some(FailbackProbe { flow, transport, branch, on_trial: None });
         let registrar = upstream.registrar.clone();
@@ -86,7 +86,7 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_probe_unanswered(&mut self, id: UpstreamId, branch: BranchId) {
         let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.branch == branch));
         if let Some(probe) = probe {
-            self.let_go(id, probe.flow, FlowOutcome::DoesNotServe);
+            self.decline_flow(id, probe.flow, FlowOutcome::DoesNotServe);
         }
     }
 
@@ -181,11 +181,11 @@ impl Endpoint {
     fn give_up_probe(&mut self, id: UpstreamId, outcome: FlowOutcome) {
         let Some(probe) = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take()) else { return };
         self.core.transactions.abandon(probe.branch);
-        self.let_go(id, probe.flow, outcome);
+        self.decline_flow(id, probe.flow, outcome);
     }
 
     /// A flow that was opened is not taken.
-    pub(super) fn let_go(&mut self, id: UpstreamId, flow: FlowId, outcome: FlowOutcome) {
+    pub(super) fn decline_flow(&mut self, id: UpstreamId, flow: FlowId, outcome: FlowOutcome) {
         self.upstreams.links.remove(&flow);
         self.close_stream(flow);
         self.core.event(Event::FlowSettled { upstream: id, flow, outcome });

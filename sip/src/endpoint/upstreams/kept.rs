@@ -9,7 +9,7 @@
 //! | it ends, or the last such device has no flow any more | nothing is kept: without registrations the SIP server is forgotten |
 //!
 //! Invariant: a device has one stream kept at most. Each is one reference to its SIP server, told by [`Event::UpstreamKept`] and given back by
-//! [`Event::UpstreamReleased`]; nobody is dialled for it.
+//! [`Event::UpstreamReleased`]; no flow is dialled for it.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -153,7 +153,7 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_dialled(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let Some(upstream) = self.upstreams.rows.get_mut(&id) else {
-            return self.let_go(id, flow, FlowOutcome::NotWanted);
+            return self.decline_flow(id, flow, FlowOutcome::NotWanted);
         };
         if matches!(upstream.link, Link::Up { .. }) {
             return self.on_looked(now, id, flow, transport);

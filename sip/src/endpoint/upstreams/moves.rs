@@ -400,7 +400,7 @@ impl Endpoint {
         let Link::Up { flow: old, .. } = upstream.link else { return };
         if !found || flow == old {
             upstream.fitness.turned_away = None;
-            return self.let_go(id, flow, FlowOutcome::NotWanted);
+            return self.decline_flow(id, flow, FlowOutcome::NotWanted);
         }
         // Bindings that want a flow wait for the next one.
         upstream.link = Link::Dialling;

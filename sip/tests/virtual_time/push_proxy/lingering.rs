@@ -88,7 +88,7 @@ fn let_go_of(said: Option<u16>) -> (Through, Message, String) {
         says(&mut through, &invite, said);
     }
     let instance = through.instance();
-    through.world.input(Input::LetGoOfPushBinding { instance, to: NewOwner::Chosen });
+    through.world.input(Input::ReleasePushBinding { instance, to: NewOwner::Chosen });
     (through, invite, path)
 }
 
@@ -134,11 +134,11 @@ fn what_comes_for_a_phone_that_is_another_nodes_and_rings_here_is_not_known_here
 fn a_phone_that_is_another_nodes_and_unregisters_here_while_it_rings_is_told_of() {
     let (mut through, _) = let_go(Some(180));
     through.registered(&Register::by(1).expires(0));
-    assert_eq!(through.taken_back(), [("<urn:uuid:1>".to_owned(), true)]);
+    assert_eq!(through.contacts_removed(), [("<urn:uuid:1>".to_owned(), true)]);
     assert_eq!((through.ends(), registrations(&through)), (vec![PushBindingEnd::Unregistered], 0));
     let (mut through, _) = let_go(Some(180));
     through.registered(&Register::by(1).expires(0).contact("<sip:alice@10.0.0.5:1>;+sip.instance=\"<urn:uuid:1>\""));
-    assert_eq!(through.taken_back(), [("<urn:uuid:1>".to_owned(), false)]);
+    assert_eq!(through.contacts_removed(), [("<urn:uuid:1>".to_owned(), false)]);
 }
 
 /// A phone that is asleep has a call, and registers at another node meanwhile.
@@ -149,7 +149,7 @@ fn called_asleep_and_let_go() -> Through {
     through.world.sent.clear();
     through.call("c1", &path);
     let instance = through.instance();
-    through.world.input(Input::LetGoOfPushBinding { instance, to: NewOwner::Chosen });
+    through.world.input(Input::ReleasePushBinding { instance, to: NewOwner::Chosen });
     through
 }
 
@@ -195,7 +195,7 @@ fn a_server_that_goes_by_flows_tries_the_next_one_at_once_and_any_other_waits() 
         through.world.input(Input::Closed(FlowId::Stream(1)));
         through.call("c1", register.text(sip::message::Name::Path).unwrap());
         let instance = through.instance();
-        through.world.input(Input::LetGoOfPushBinding { instance, to });
+        through.world.input(Input::ReleasePushBinding { instance, to });
         assert_eq!((through.world.count("INVITE 430"), through.world.count("INVITE 480")), (refused, 0), "{reg_id}");
         assert_eq!(registrations(&through), 1 - refused);
     }

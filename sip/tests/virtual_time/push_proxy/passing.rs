@@ -174,16 +174,16 @@ fn what_is_taken_back_and_is_not_known_is_told_to_the_shell_once_its_registrar_h
     ] {
         let mut through = Through::new();
         through.register(&last);
-        assert_eq!(through.taken_back(), []);
+        assert_eq!(through.contacts_removed(), []);
         through.accept(0);
-        assert_eq!(through.taken_back(), [(contact.into(), is_named)], "{}", last.contact);
+        assert_eq!(through.contacts_removed(), [(contact.into(), is_named)], "{}", last.contact);
         assert_eq!(through.left(), 1);
     }
     for last in [own, plain] {
         let mut through = Through::new();
         through.registered(&Register::by(1));
         through.registered(&last);
-        assert_eq!((through.ends().len(), through.taken_back()), (1, vec![]), "what is known ends here");
+        assert_eq!((through.ends().len(), through.contacts_removed()), (1, vec![]), "what is known ends here");
     }
 }
 

@@ -53,7 +53,7 @@ fn a_bye_that_waits_for_a_device_which_is_another_nodes_by_now_reaches_it_when_i
     let (source, text) = (through.world.upstream, bye(&through, &invite, ""));
     through.world.receive(source, &text);
     let instance = through.instance();
-    through.world.input(Input::LetGoOfPushBinding { instance, to: NewOwner::Chosen });
+    through.world.input(Input::ReleasePushBinding { instance, to: NewOwner::Chosen });
     assert_eq!(through.world.count("BYE 480"), 1, "its sender knows");
     through.advance(60);
     through.registered(&Register::by(2));

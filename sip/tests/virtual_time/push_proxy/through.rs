@@ -190,9 +190,9 @@ impl Through {
     }
 
     /// The Contacts that were removed and are not known: their keys, and whether their registrations are named.
-    pub fn taken_back(&self) -> Vec<(String, bool)> {
+    pub fn contacts_removed(&self) -> Vec<(String, bool)> {
         let taken = self.world.events.iter().filter_map(|event| match event {
-            Event::TakenBack(taken) => Some(&taken.contacts),
+            Event::ContactsRemoved(taken) => Some(&taken.contacts),
             _ => None,
         });
         taken.flatten().map(|it| (it.contact.to_string(), it.instance.is_some())).collect()

@@ -11,7 +11,7 @@ use hyper::Request;
 use relay::api::Peer;
 use relay::secret::InstanceSecret;
 use relay::service::devices::AccessError;
-use relay::service::nodes::{Body, NodeService, OwnersWord};
+use relay::service::nodes::{Body, NodeService, OwnerAnswer};
 use relay::vault::Owner;
 use serde_json::json;
 use sip::id::InstanceId;
@@ -51,8 +51,8 @@ impl NodeService for Scripted {
         }
     }
 
-    async fn ask_owner(&self, owner: &Owner, _: Body) -> OwnersWord {
-        self.answer_of(owner).map_or(OwnersWord::Nothing, OwnersWord::Said)
+    async fn ask_owner(&self, owner: &Owner, _: Body) -> OwnerAnswer {
+        self.answer_of(owner).map_or(OwnerAnswer::Nothing, OwnerAnswer::Said)
     }
 
     fn is_leaving(&self) -> bool {

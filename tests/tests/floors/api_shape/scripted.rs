@@ -25,7 +25,8 @@ use relay::secret::Aor;
 use relay::secret::{ApiKey, InstanceSecret};
 use relay::service::apps::{Enable, EnableError, Enabled};
 use relay::service::devices::{
-    AccessError, CallError, Change, ChangeError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline, What,
+    AccessError, CallError, Change, ChangeError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline,
+    TimelineEvent,
 };
 use relay::service::devices::{TraceAnswer, TraceError, TraceRequest};
 use relay::service::operators::{CallStories, Export, InstanceKind, Listed, OperatorError, Page, Which, WhichCalls};
@@ -198,17 +199,17 @@ fn timeline() -> Timeline {
     let at_ms = EXPIRES_AT * 1_000 + 7;
     let one = |call, what| Step { at_ms, last_ms: at_ms, count: 1, call, what };
     let (event, call) = (Event::Call, Some(ringing_call()));
-    let refused = What::PushEnded { event, outcome: PushOutcome::Refused, reason: Some("BadTopic") };
+    let refused = TimelineEvent::PushEnded { event, outcome: PushOutcome::Refused, reason: Some("BadTopic") };
     let steps = vec![
-        Step { count: 3, last_ms: at_ms + 2_000, ..one(None, What::Registered) },
-        one(None, What::RegistrationRetry { status: Some(503), after_s: 30 }),
-        one(call, What::Invite),
-        one(call, What::PushSent { event, provider: PushProvider::Apns }),
+        Step { count: 3, last_ms: at_ms + 2_000, ..one(None, TimelineEvent::Registered) },
+        one(None, TimelineEvent::RegistrationRetry { status: Some(503), after_s: 30 }),
+        one(call, TimelineEvent::Invite),
+        one(call, TimelineEvent::PushSent { event, provider: PushProvider::Apns }),
         one(call, refused),
-        one(call, What::DeviceAttached { after_ms: Some(950) }),
-        one(call, What::CallEnded(sip::endpoint::CallState::Answered)),
-        one(None, What::Message { outcome: MessageOutcome::Kept }),
-        one(None, What::Voicemail { new: Some(2), old: None }),
+        one(call, TimelineEvent::DeviceAttached { after_ms: Some(950) }),
+        one(call, TimelineEvent::CallEnded(sip::endpoint::CallState::Answered)),
+        one(None, TimelineEvent::Message { outcome: MessageOutcome::Kept }),
+        one(None, TimelineEvent::Voicemail { new: Some(2), old: None }),
     ];
     Timeline { enabled_at_ms: EXPIRES_AT * 1_000, steps }
 }

@@ -3,7 +3,7 @@
 //! | the connection is | still written | its shards are told |
 //! | --- | --- | --- |
 //! | silent | – | last |
-//! | heard to its end | what they answer within [`LAST_WORDS`] | first |
+//! | heard to its end | what they answer within [`ANSWERS_WITHIN`] | first |
 //! | closed, or echoed | a WebSocket's code | last |
 //! | in doubt | what they answer within [`UNREAD`] | first of the doubt, last of the end |
 //!
@@ -25,7 +25,7 @@ use crate::agent::transport::read::Read;
 use crate::net::stream::Stream;
 
 /// How long answers to what a peer has asked last may take, when it writes no more.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// How long the stream of a SIP server that is read no more may still be written on: until another stream has registered the accounts of this one.
 const UNREAD: Duration = Duration::from_secs(5);
 
@@ -56,10 +56,8 @@ impl Connection {
     /// Ends it: what is left to say is written, and each shard that knows of it is told.
     pub(super) async fn end(mut self: Box<Self>, mut stream: Stream, ending: Ending) {
         let is_heard = matches!(ending, Ending::Heard);
-        if let Some(acquaintance) =
-            self.acquaintance.as_ref().filter(|_| matches!(ending, Ending::Heard | Ending::Silent))
-        {
-            acquaintance.on_ended(&self.shards.lf_servers);
+        if let Some(lf_probe) = self.lf_probe.as_ref().filter(|_| matches!(ending, Ending::Heard | Ending::Silent)) {
+            lf_probe.on_ended(&self.shards.lf_servers);
         }
         if is_heard {
             self.tell_end().await;
@@ -86,8 +84,8 @@ impl Connection {
 
     /// A doubt about the end of a message: the SIP server is asked for its reading of line ends on the next connection. A stranger is no server.
     pub(super) fn note_doubt(&self) {
-        if let Some(acquaintance) = self.acquaintance.as_ref().filter(|_| self.is_link || self.proven) {
-            acquaintance.on_doubt(&self.shards.lf_servers);
+        if let Some(lf_probe) = self.lf_probe.as_ref().filter(|_| self.is_link || self.proven) {
+            lf_probe.on_doubt(&self.shards.lf_servers);
         }
     }
 
@@ -133,7 +131,7 @@ impl Connection {
     /// Writes what the shards have answered before they heard that nothing more comes: a peer may close one way alone (RFC 9293 §3.6).
     async fn answer_last(&mut self, stream: &mut Stream) {
         self.writer = None;
-        while let Ok(Found::Work) = timeout(LAST_WORDS, self.outbox.next()).await {
+        while let Ok(Found::Work) = timeout(ANSWERS_WITHIN, self.outbox.next()).await {
             if self.write(stream, None).await.is_err() {
                 return;
             }

@@ -15,7 +15,7 @@
 //! other is waited for, or who has the one would keep those from it who have the other: one source all accounts from a provider's address, or a silent address all
 //! that a source has asked for.
 //!
-//! Invariant: who only waits fails nothing, and holds nothing that others could use.
+//! Invariant: a dial that only waits fails no address, and holds nothing that others could use.
 
 use std::net::SocketAddr;
 use std::pin::pin;

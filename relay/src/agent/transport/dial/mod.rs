@@ -40,7 +40,7 @@ use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
 use crate::agent::transport::targets::{Settled, Targets, place_of};
-use crate::agent::transport::trusted::Told;
+use crate::agent::transport::trusted::NameAddresses;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
 use crate::config;
@@ -162,7 +162,7 @@ impl Dialler {
 
     /// No flow of a shard leads to an upstream, and none is wanted; `forgotten`: not even its addresses are.
     pub(crate) fn idle(&self, shard: usize, upstream: UpstreamId, forgotten: bool) {
-        self.0.upstreams.targets(upstream, |targets| targets.let_go(shard));
+        self.0.upstreams.targets(upstream, |targets| targets.go_idle(shard));
         if forgotten {
             self.0.upstreams.unused_by(upstream, shard);
         }
@@ -377,7 +377,7 @@ impl Inner {
         let is_whole = next_hop.is_whole;
         let hop: Vec<IpAddr> = next_hop.candidates.iter().map(|candidate| candidate.address.ip()).collect();
         self.shards.lf_servers.resolved(&route.target().host, &hop);
-        let hop = Told { addresses: hop, is_whole };
+        let hop = NameAddresses { addresses: hop, is_whole };
         let (shards, believed) = self.upstreams.told(upstream, clock::now(), &[(0, hop)]);
         self.tell_addresses(upstream, shards, believed).await;
         if !is_whole || route.other_targets().next().is_some() {
@@ -396,7 +396,7 @@ impl Inner {
             error if is_outage(error) => self.upstreams.unanswered(upstream),
             _ => self.upstreams.answered(upstream, now, &[], true),
         }
-        let hop = Told { addresses: Vec::new(), is_whole: !is_outage(error) };
+        let hop = NameAddresses { addresses: Vec::new(), is_whole: !is_outage(error) };
         let (shards, believed) = self.upstreams.told(upstream, now, &[(0, hop)]);
         self.tell_addresses(upstream, shards, believed).await;
         if route.other_targets().next().is_some() {

@@ -17,7 +17,7 @@ use sip::id::UpstreamId;
 
 use super::{Dialler, Inner, NOTHING_AGAIN, RESOLVE_AGAIN_MIN, RESOLVE_RETRY, is_outage};
 use crate::agent::ShardInput;
-use crate::agent::transport::trusted::{Believed, Told};
+use crate::agent::transport::trusted::{Believed, NameAddresses};
 use crate::agent::transport::upstreams::Route;
 use crate::clock;
 use crate::net::dns::resolve::{MAX_TTL, RESOLVE_TIMEOUT, Resolution, Target};
@@ -80,17 +80,19 @@ impl Inner {
         upstream: UpstreamId,
         target: &Target,
         is_sought: impl Fn(IpAddr) -> bool,
-    ) -> (Told, Duration) {
+    ) -> (NameAddresses, Duration) {
         let (names, seed) = (self.names_for(upstream), self.seed(upstream, None));
         match names.resolve_sought(target, seed, 2 * RESOLVE_TIMEOUT, is_sought).await {
             Ok(Resolution { candidates, ttl, is_whole }) => {
                 let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
                 self.shards.lf_servers.resolved(&target.host, &addresses);
-                (Told { addresses, is_whole }, ttl)
+                (NameAddresses { addresses, is_whole }, ttl)
             }
-            Err(error) if is_outage(&error) => (Told { addresses: Vec::new(), is_whole: false }, RESOLVE_RETRY),
+            Err(error) if is_outage(&error) => {
+                (NameAddresses { addresses: Vec::new(), is_whole: false }, RESOLVE_RETRY)
+            }
             // A domain need not have an address when a registrar or a proxy is named.
-            Err(_) => (Told { addresses: Vec::new(), is_whole: true }, NOTHING_AGAIN),
+            Err(_) => (NameAddresses { addresses: Vec::new(), is_whole: true }, NOTHING_AGAIN),
         }
     }
 
@@ -116,13 +118,13 @@ mod tests {
         let upstream = upstreams.acquire(Route::to("sip:alice@pbx.example.com", None, proxy_uri).unwrap());
         let (proxy, registrar, stranger) =
             (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]), IpAddr::from([192, 0, 2, 8]));
-        upstreams.told(upstream, clock::now(), &[(1, Told { addresses: vec![registrar], is_whole: true })]);
+        upstreams.told(upstream, clock::now(), &[(1, NameAddresses { addresses: vec![registrar], is_whole: true })]);
         // No name server answers here.
         assert_eq!(*dialler.addresses(upstream, proxy).await.addresses, [proxy, registrar]);
         let found = dialler.addresses(upstream, stranger).await;
         assert!(*found.addresses == [proxy, registrar] && !found.judges(stranger), "its domain may have moved there");
         let unknown = upstreams.acquire(Route::to("sip:alice@other.example.com", None, None).unwrap());
-        upstreams.told(unknown, clock::now(), &[(0, Told { addresses: vec![registrar], is_whole: true })]);
+        upstreams.told(unknown, clock::now(), &[(0, NameAddresses { addresses: vec![registrar], is_whole: true })]);
         assert_eq!(*dialler.addresses(unknown, registrar).await.addresses, [registrar]);
         assert!(!dialler.addresses(unknown, stranger).await.judges(stranger), "nobody can say");
         // By numbers all is said.
@@ -145,7 +147,7 @@ mod tests {
             panic!("its shard hears of it")
         };
         assert!(addresses.contains(&domain));
-        let in_vain = || Told { addresses: Vec::new(), is_whole: false };
+        let in_vain = || NameAddresses { addresses: Vec::new(), is_whole: false };
         let (_, believed) = upstreams.told(upstream, clock::now(), &[(0, in_vain()), (1, in_vain())]);
         assert!(believed.addresses.contains(&domain));
         dialler.addresses(upstream, proxy).await;
@@ -161,7 +163,7 @@ mod tests {
         let route = inner.upstreams.route(upstream).unwrap();
         inner.upstreams.used_by(upstream, 0);
         let (proxy, registrar) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]));
-        let before = Told { addresses: vec![registrar], is_whole: true };
+        let before = NameAddresses { addresses: vec![registrar], is_whole: true };
         inner.upstreams.told(upstream, clock::now(), &[(1, before)]);
         // No name server answers here, and the proxy needs none.
         inner.learn(upstream, &route, 0).await.unwrap();

@@ -6,6 +6,7 @@ use hyper::HeaderMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::push::connection::answer_timeout::TryTimes;
 use crate::push::connection::departure::Departure;
 use crate::push::connection::endpoint::trust;
 use crate::push::connection::network::Nowhere;
@@ -88,12 +89,10 @@ async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
                     let until = Instant::now() + Duration::from_secs(60);
                     let when_silent = WhenSilent::Stays;
                     let patience = Patience {
-                        leaves_until: until,
-                        until,
+                        times: TryTimes::whole(until),
                         when_silent,
                         urgency: Urgency::CanWait,
                         departure: &departure,
-                        answered_within: None,
                         renewed: None,
                     };
                     let lost = connection.exchange(&endpoint, &request, patience).await.err();
@@ -126,12 +125,13 @@ async fn what_has_not_begun_to_leave_in_its_time_never_does_and_what_has_waits_f
         let body = Bytes::from_static(b"a push");
         let request = Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body };
         let patience = Patience {
-            leaves_until: began + Duration::from_secs(1),
-            until: began + Duration::from_secs(3),
+            times: TryTimes {
+                leaves_until: began + Duration::from_secs(1),
+                ..TryTimes::whole(began + Duration::from_secs(3))
+            },
             when_silent: WhenSilent::Leaves,
             urgency: Urgency::CanWait,
             departure: &departure,
-            answered_within: None,
             renewed: None,
         };
         let lost = connection.exchange(&endpoint, &request, patience).await.err();

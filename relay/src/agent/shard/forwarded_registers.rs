@@ -1,7 +1,7 @@
-//! REGISTERs that pass through to their own SIP servers: which may, and where to.
+//! REGISTERs that are forwarded to their own SIP servers: which of them may pass, and by which route.
 //!
-//! Invariant: a REGISTER goes to servers alone that the operator serves, at a bounded rate for each of its senders; the proof
-//! in it is counted as one of HTTPS is, before it leaves.
+//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. Its proof counts as a tried password, as one of
+//! HTTPS does, before it leaves.
 
 use std::net::SocketAddr;
 
@@ -29,7 +29,7 @@ const OTHER_DOMAIN: &str =
 
 /// The resources that a REGISTER holds while it is on its way through.
 #[derive(Default)]
-pub(crate) struct Passing {
+pub(crate) struct HeldQuotas {
     /// To try its proof.
     permit: Option<Permit>,
     /// For the registration that it asks for.
@@ -104,10 +104,10 @@ impl Shard {
         if asked.registers && (by_flow || matches!(push, PushRequest::Push(_))) && !asked.renews {
             let place = self.shared.quotas.place_registration(&server, asked.source);
             let place = place.map_err(|_| wait(FULL_RETRY_S))?;
-            self.passing.entry(asked.register).or_default().place = Some(place);
+            self.forwarded_registers.entry(asked.register).or_default().place = Some(place);
         }
         if let Err(refusal) = self.admit_proof(asked, &server, addresses) {
-            self.passing.remove(&asked.register);
+            self.forwarded_registers.remove(&asked.register);
             return Err(refusal);
         }
         let registrar = route.registrar().into();
@@ -133,13 +133,13 @@ impl Shard {
         };
         let permit = self.shared.quotas.try_password(&attempt);
         let permit = permit.map_err(|pause| wait(u32::try_from(pause.seconds()).unwrap_or(u32::MAX)))?;
-        self.passing.entry(asked.register).or_default().permit = Some(permit);
+        self.forwarded_registers.entry(asked.register).or_default().permit = Some(permit);
         Ok(())
     }
 
     /// A REGISTER that passed has ended. If its registration was accepted, that is counted anew within the same turn.
     pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
-        let Some(permit) = self.passing.remove(&register).and_then(|passing| passing.permit) else { return };
+        let Some(permit) = self.forwarded_registers.remove(&register).and_then(|held| held.permit) else { return };
         match proof {
             Some(true) => permit.accepted(clock::now()),
             Some(false) => permit.refused(clock::now()),

@@ -18,7 +18,7 @@ const CONTACTS_MAX: usize = 16;
 
 /// A Contact that is to last no longer.
 #[derive(Clone, PartialEq, Eq)]
-pub struct TakenContact {
+pub struct RemovedContact {
     /// The key that tells the AOR's devices apart, as [`RegisterIntent::contact`] has it; empty for `*`.
     pub contact: Box<str>,
     /// The registration that its push parameters name; `None` where it has none that can be read.
@@ -26,12 +26,12 @@ pub struct TakenContact {
 }
 
 /// The Contacts that a REGISTER removes, which was read as `intent`.
-pub fn taken_back(register: &Message, intent: &RegisterIntent, key: &TokenKey) -> Vec<TakenContact> {
+pub fn removed_contacts(register: &Message, intent: &RegisterIntent, key: &TokenKey) -> Vec<RemovedContact> {
     if intent.is_question {
         return Vec::new();
     }
     if intent.contact.is_empty() {
-        return vec![TakenContact { contact: Box::default(), instance: None }];
+        return vec![RemovedContact { contact: Box::default(), instance: None }];
     }
     let registers = intent.expires > 0;
     let kept = intent.registration(key).map(|(instance, _)| instance);
@@ -40,11 +40,11 @@ pub fn taken_back(register: &Message, intent: &RegisterIntent, key: &TokenKey) -
             Ok(PushRequest::Push(push)) => Some(identify(key, &intent.aor, &intent.server, &push)),
             _ => None,
         };
-        TakenContact { contact: contact_key(contact), instance }
+        RemovedContact { contact: contact_key(contact), instance }
     };
     let contacts = register.contacts();
     let over = contacts.iter().filter(|contact| lasts_for(register, contact) == 0).map(ends);
-    let is_kept = |it: &TakenContact| match it.instance {
+    let is_kept = |it: &RemovedContact| match it.instance {
         // Another token of the same device, or of another one at the same address, is none of it.
         Some(named) => Some(named) == kept,
         None => registers && it.contact == intent.contact,
@@ -65,7 +65,7 @@ mod tests {
         );
         let register = Message::parse(&text.into(), &Limits::default()).unwrap();
         let intent = read(&register, 0).unwrap();
-        let taken = taken_back(&register, &intent, &TokenKey::new([7; 32]));
+        let taken = removed_contacts(&register, &intent, &TokenKey::new([7; 32]));
         taken.into_iter().map(|it| (it.contact.into(), it.instance)).collect()
     }
 

@@ -1,15 +1,14 @@
-//! Registrations that passed through another node, which is gone (RFC 8599): their SIP servers call by its Path, which leads nowhere until their
-//! devices have registered by this one.
+//! Orphaned push bindings (RFC 8599): the node in their Path is gone, so their SIP servers' calls lead nowhere until their devices have registered by this
+//! node.
 //!
-//! | of a registration that its device has made by another node, whoever had it since | its device is |
+//! | the node in the Path, whoever had the registration since | the device is |
 //! | --- | --- |
-//! | that node has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to its end as long as that is more than [`AGAIN_MIN`] away |
-//! | that node has said that it leaves, [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago at most | left alone until then: a restart that is planned ends with the node's return |
-//! | that node lives again | asked as ever: its Path leads somewhere |
-//! | the device has registered here | likewise |
+//! | has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to the end as long as that is more than [`AGAIN_MIN`] away |
+//! | has said that it leaves, [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago at most | not pushed yet: a planned restart ends with the node's return |
+//! | lives again, or the device has registered here | pushed as any other one |
 //!
-//! Invariant: of one SIP server no more devices are pushed in a second than registrations may begin there
-//! (`upstream.registrations_per_second`): each of them is to cause one. The store is asked for all of a turn together.
+//! Invariant: the devices at one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
+//! is to cause one. The store is asked once for all registrations of a turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,24 +29,24 @@ const AGAIN_MIN: Duration = Duration::from_secs(3_600);
 const TURNS: u32 = 4;
 
 /// Registrations of one shard that passed through another node.
-pub(crate) struct LeftBehind {
+pub(crate) struct OrphanedBindings {
     rate: Rate,
-    lines: BTreeMap<UpstreamId, Line>,
+    queues: BTreeMap<UpstreamId, ServerQueue>,
     due: Option<Instant>,
 }
 
 /// Registrations at one SIP server.
-struct Line {
+struct ServerQueue {
     bucket: Bucket,
     /// Each with when it may be pushed at the earliest.
     waiting: BTreeSet<(Instant, InstanceId)>,
 }
 
-impl LeftBehind {
+impl OrphanedBindings {
     /// `per_second`: how many registrations may begin at one SIP server.
     pub(super) fn new(per_second: u32) -> Self {
         let rate = Rate::per_second(per_second.max(1), (per_second / TURNS).max(1));
-        Self { rate, lines: BTreeMap::new(), due: None }
+        Self { rate, queues: BTreeMap::new(), due: None }
     }
 
     /// When some are due next.
@@ -61,15 +60,15 @@ impl LeftBehind {
     }
 
     fn add_at(&mut self, now: Instant, at: Instant, server: UpstreamId, id: InstanceId) {
-        let fresh = || Line { bucket: Bucket::full(now), waiting: BTreeSet::new() };
-        self.lines.entry(server).or_insert_with(fresh).waiting.insert((at, id));
+        let fresh = || ServerQueue { bucket: Bucket::full(now), waiting: BTreeSet::new() };
+        self.queues.entry(server).or_insert_with(fresh).waiting.insert((at, id));
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
     /// The registrations whose turn it is, each once; those that are not `wanted` any more take no turn.
     fn take(&mut self, now: Instant, wanted: impl Fn(InstanceId) -> bool) -> Vec<(UpstreamId, InstanceId)> {
         let (rate, mut taken) = (self.rate, Vec::new());
-        for (server, Line { bucket, waiting }) in &mut self.lines {
+        for (server, ServerQueue { bucket, waiting }) in &mut self.queues {
             while let Some((_, id)) = waiting.first().copied().filter(|(at, _)| *at <= now) {
                 if wanted(id) {
                     if bucket.take(now, rate).is_err() {
@@ -80,25 +79,25 @@ impl LeftBehind {
                 waiting.pop_first();
             }
         }
-        self.lines.retain(|_, line| !line.waiting.is_empty() || !line.bucket.is_full(now));
-        let next = |Line { bucket, waiting }: &Line| {
+        self.queues.retain(|_, queue| !queue.waiting.is_empty() || !queue.bucket.is_full(now));
+        let next = |ServerQueue { bucket, waiting }: &ServerQueue| {
             let (first, _) = waiting.first()?;
             let turn = u32::try_from(waiting.len()).unwrap_or(u32::MAX).min(rate.burst);
             Some(bucket.when(now, rate, turn).max(*first))
         };
-        self.due = self.lines.values().filter_map(next).min();
+        self.due = self.queues.values().filter_map(next).min();
         taken
     }
 }
 
 impl Shard {
     /// Has those pushed whose turn it is, unless their node lives.
-    pub(super) fn ask_left_behind(&mut self, now: Instant) {
-        if self.left_behind.due().is_none_or(|due| due > now) {
+    pub(super) fn refresh_orphaned_bindings(&mut self, now: Instant) {
+        if self.orphaned_bindings.due().is_none_or(|due| due > now) {
             return;
         }
         let push_bindings = &self.push_bindings;
-        let taken = self.left_behind.take(now, |id| push_bindings.left_by(id).is_some());
+        let taken = self.orphaned_bindings.take(now, |id| push_bindings.left_by(id).is_some());
         if self.is_handed_over() {
             return;
         }
@@ -106,7 +105,7 @@ impl Shard {
         for (server, id) in taken {
             let Some(node) = self.push_bindings.left_by(id).cloned() else { continue };
             if let Some(back_by) = self.shared.departures.back_by(&node, now) {
-                self.left_behind.add_at(now, back_by, server, id);
+                self.orphaned_bindings.add_at(now, back_by, server, id);
                 continue;
             }
             nodes.entry(node).or_default().push(id);
@@ -114,7 +113,7 @@ impl Shard {
             let left = self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now());
             let again = Duration::from_secs(left / 2);
             if again >= AGAIN_MIN {
-                self.left_behind.add_at(now, now + again, server, id);
+                self.orphaned_bindings.add_at(now, now + again, server, id);
             }
         }
         if nodes.is_empty() {
@@ -126,13 +125,13 @@ impl Shard {
             let living = shared.vault.living_peers().await.unwrap_or_default();
             for (node, ids) in nodes {
                 let lives = living.iter().any(|run| *run.node() == node);
-                shared.shards.send(shard, ShardInput::LeftBehind { ids, lives }).await;
+                shared.shards.send(shard, ShardInput::OrphanedBindings { ids, lives }).await;
             }
         });
     }
 
     /// Handles the answer whether the node lives that these registrations passed through.
-    pub(super) fn on_left_behind(&mut self, ids: &[InstanceId], lives: bool) {
+    pub(super) fn on_orphaned_bindings(&mut self, ids: &[InstanceId], lives: bool) {
         for id in ids {
             if lives {
                 self.push_bindings.note_path_lives(*id);
@@ -162,7 +161,7 @@ mod tests {
 
     #[test]
     fn those_of_one_server_are_pushed_no_faster_than_they_may_register_and_in_turn() {
-        let (mut left, start) = (LeftBehind::new(100), Instant::now());
+        let (mut left, start) = (OrphanedBindings::new(100), Instant::now());
         for number in 0..500 {
             left.add(start, UpstreamId(1), instance(number));
         }
@@ -184,6 +183,6 @@ mod tests {
         let took = now - start;
         assert!((4..=6).contains(&(took - BACK_WITHIN).as_secs()) && looks < 30, "{took:?}, {looks} looks");
         left.take(now + Duration::from_secs(5), |_| true);
-        assert!(left.lines.is_empty() && left.due().is_none());
+        assert!(left.queues.is_empty() && left.due().is_none());
     }
 }

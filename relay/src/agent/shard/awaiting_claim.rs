@@ -1,16 +1,16 @@
-//! Requests that come before their instance: while instances are being taken over, a SIP server may call one that is on its way
-//! here. Its request waits, an INVITE with a 100, and that instance is claimed and opened next. The request is judged when the instance is here, or
-//! when no more instances come. A store that does not answer at first keeps a call waiting as long as a phone could still be woken for it.
+//! Requests that wait for the claim of their instance. While this node takes instances over, a SIP server may send a request for one that is on its way here.
+//! The request waits, an INVITE with a 100, and its instance is claimed and opened next. The request is handed in when the instance is here, or when no more
+//! instances come. A call waits as long as a phone could still be woken for it, also while the store does not answer.
 //!
 //! | a request waits for | until |
 //! | --- | --- |
-//! | a binding | it is bound; the vault was told to hurry |
+//! | a binding | it is bound; the vault claims it next |
 //! | the addresses of its SIP server | they are known |
 //!
-//! Invariant: at most [`EARLY_MAX`] requests wait in a shard, and [`SERVERS_MAX`] with those of SIP servers that are known, no more of them than
-//! [`OF_BINDING_MAX`] for one binding (and the CANCELs of these) and none longer than [`EARLY_WAIT`], a call until [`LEAST_RING`] before the
-//! end of its time to ring, and no longer than its CANCEL; and no more than [`EARLY_BYTES`] or [`SERVERS_BYTES`]. Requests for one binding are judged in their order of arrival. A Contact is not reported as unknown while it may be on its way.
-//! An input that ends no wait costs no look at those that wait.
+//! Invariant: at most [`STRANGERS_MAX`] requests of [`STRANGERS_BYTES`] wait in a shard, or [`SERVERS_MAX`] of [`SERVERS_BYTES`] with those of known SIP
+//! servers; at most [`OF_BINDING_MAX`] wait for one binding, beside the CANCELs of these. A request waits for [`REQUEST_WAIT`]. A call waits until [`LEAST_RING`]
+//! before the end of its time to ring, and no longer than its CANCEL. The requests for one binding keep their order of arrival. No Contact is reported as
+//! unknown while it may be on its way. An input that ends no wait causes no look at the waiting requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -25,16 +25,16 @@ use super::waiting::{Cancelled, bytes_of, ends, ends_one, is_first_cancel, is_sa
 
 /// Requests that may wait in one shard; a further one is refused with 503, unless a SIP server sends it by which an account is
 /// registered here.
-const EARLY_MAX: usize = 1_000;
+const STRANGERS_MAX: usize = 1_000;
 /// Requests that may wait in one shard with those of such SIP servers; a further one is refused with 503.
 const SERVERS_MAX: usize = 4_000;
 /// The bytes of those that may wait, and with those of such SIP servers; likewise.
-const EARLY_BYTES: usize = 8 << 20;
+const STRANGERS_BYTES: usize = 8 << 20;
 const SERVERS_BYTES: usize = 64 << 20;
 /// Requests that may wait for one binding, which has as many calls at once; a further one is refused with 503.
 const OF_BINDING_MAX: usize = CALLS_PER_INSTANCE;
 /// How long one waits that is no call; then it is refused with 503, and its sender may try elsewhere. Its transaction ends after 32 s (RFC 3261 §17.1.2.2).
-const EARLY_WAIT: Duration = Duration::from_secs(10);
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// How much of a call's time to ring is left at least when it is judged, and a quarter of it where that is less: a push that leaves later wakes a phone for
 /// nothing.
 const LEAST_RING: Duration = Duration::from_secs(3);
@@ -45,7 +45,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// The requests that wait.
 #[derive(Default)]
-pub(crate) struct Early {
+pub(crate) struct AwaitingClaim {
     /// The requests by their binding, each with its time of arrival.
     waiting: HashMap<BindingId, Vec<(Instant, Input)>>,
     /// How many they are, and of how many bytes.
@@ -60,7 +60,7 @@ pub(crate) struct Early {
     swept_at: Option<Instant>,
 }
 
-impl Early {
+impl AwaitingClaim {
     /// When they are to be looked at.
     pub(crate) fn due(&self) -> Option<Instant> {
         // Each wait is longer than a sweep, or ends with the next one.
@@ -95,7 +95,7 @@ impl Early {
             requests.len() < OF_BINDING_MAX || is_first_cancel(request, requests.iter().map(|(_, other)| other))
         };
         self.waiting.get(&binding).is_none_or(has_place)
-            && (fits(EARLY_MAX, EARLY_BYTES) || fits(SERVERS_MAX, SERVERS_BYTES) && is_of_server())
+            && (fits(STRANGERS_MAX, STRANGERS_BYTES) || fits(SERVERS_MAX, SERVERS_BYTES) && is_of_server())
     }
 
     fn add(&mut self, at: Instant, binding: BindingId, request: Input) {
@@ -120,7 +120,7 @@ impl Early {
     /// Takes what has waited long enough; a call may ring for so long. A call that has ended comes with its CANCEL, before that.
     fn take_old(&mut self, now: Instant, ring_timeout: Duration) -> Vec<Input> {
         let mut old = Vec::new();
-        for (is_call, wait) in [(false, EARLY_WAIT), (true, ring_timeout - LEAST_RING.min(ring_timeout / 4))] {
+        for (is_call, wait) in [(false, REQUEST_WAIT), (true, ring_timeout - LEAST_RING.min(ring_timeout / 4))] {
             while let Some((at, binding)) = self.order[usize::from(is_call)].front().copied() {
                 let requests = self.waiting.get_mut(&binding);
                 let place = requests.as_ref().and_then(|requests| {
@@ -154,65 +154,65 @@ fn begins_call(request: &Input) -> bool {
 }
 
 impl Shard {
-    /// Keeps back what is early; gives back what is not.
-    pub(crate) fn keep_early(&mut self, at: Instant, input: Input) -> Option<Input> {
+    /// Keeps a request back while its instance may be claimed; gives back any other input.
+    pub(crate) fn keep_for_claim(&mut self, at: Instant, input: Input) -> Option<Input> {
         if !self.shared.ownership.is_claiming() {
             return Some(input);
         }
         let Input::Received { source, message } = &input else { return Some(input) };
-        let Some(binding) = self.endpoint.early(source, message) else { return Some(input) };
+        let Some(binding) = self.endpoint.unclaimed_contact(source, message) else { return Some(input) };
         if self.refuses_calls && message.method() == Some(Method::Invite) {
             self.endpoint.refuse_at_end(source, message);
-        } else if self.early.has(binding, &input) {
+        } else if self.awaiting_claim.has(binding, &input) {
             // The request was sent again, before the 100 came.
-            let ends_one = self.early.ends_one(binding, &input);
+            let ends_one = self.awaiting_claim.ends_one(binding, &input);
             say_waiting(&mut self.endpoint, &input, ends_one);
-        } else if self.early.has_room(binding, &input, || self.endpoint.is_sip_server(source)) {
-            let ends_one = self.early.ends_one(binding, &input);
+        } else if self.awaiting_claim.has_room(binding, &input, || self.endpoint.is_sip_server(source)) {
+            let ends_one = self.awaiting_claim.ends_one(binding, &input);
             say_waiting(&mut self.endpoint, &input, ends_one);
             self.shared.vault.want(binding.tag());
-            self.early.add(at, binding, input);
+            self.awaiting_claim.add(at, binding, input);
             if self.endpoint.missing(binding) != Some(Missing::Binding) {
-                self.early.note_bound(binding);
+                self.awaiting_claim.note_bound(binding);
             }
         } else {
-            self.endpoint.refuse_early(source, message, None);
+            self.endpoint.refuse_unclaimed(source, message, None);
         }
         self.drain(at);
         None
     }
 
-    /// Judges those that are early no more: their instance has come, or none comes any more.
-    pub(crate) fn judge_early(&mut self, now: Instant) {
-        if self.early.count == 0 {
+    /// Hands in the requests whose instance has come, or for which none comes any more.
+    pub(crate) fn judge_claimed(&mut self, now: Instant) {
+        if self.awaiting_claim.count == 0 {
             return;
         }
         let mut ready = Vec::new();
         if self.shared.ownership.is_claiming() {
-            if self.early.swept_at.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
-                self.early.swept_at = Some(now);
-                self.early.bound = self.early.waiting.keys().copied().collect();
-                for binding in &self.early.bound {
+            if self.awaiting_claim.swept_at.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
+                self.awaiting_claim.swept_at = Some(now);
+                self.awaiting_claim.bound = self.awaiting_claim.waiting.keys().copied().collect();
+                for binding in &self.awaiting_claim.bound {
                     self.shared.vault.want(binding.tag());
                 }
             }
             ready = self.sort_bound();
-            let served = self.early.unserved.keys().filter(|upstream| self.endpoint.is_served(**upstream));
+            let served = self.awaiting_claim.unserved.keys().filter(|upstream| self.endpoint.is_served(**upstream));
             for upstream in served.copied().collect::<Vec<_>>() {
-                for binding in self.early.unserved.remove(&upstream).unwrap_or_default() {
-                    ready.extend(self.early.take(binding));
+                for binding in self.awaiting_claim.unserved.remove(&upstream).unwrap_or_default() {
+                    ready.extend(self.awaiting_claim.take(binding));
                 }
             }
-            for input in self.early.take_old(now, self.shared.ring_timeout) {
+            for input in self.awaiting_claim.take_old(now, self.shared.ring_timeout) {
                 let Input::Received { source, message } = &input else { continue };
-                self.endpoint.refuse_early(source, message, Some(RETRY_AFTER_S));
+                self.endpoint.refuse_unclaimed(source, message, Some(RETRY_AFTER_S));
                 self.drain(now);
             }
         } else {
-            ready.extend(self.early.take_all());
+            ready.extend(self.awaiting_claim.take_all());
         }
-        if self.early.count == 0 {
-            self.early = Early::default();
+        if self.awaiting_claim.count == 0 {
+            self.awaiting_claim = AwaitingClaim::default();
         }
         ready.sort_by_key(|(at, _)| *at);
         let cancelled = Cancelled::among(ready.iter().map(|(_, input)| input));
@@ -226,13 +226,13 @@ impl Shard {
     /// Looks what the bindings that have come still miss; the requests for those that miss nothing.
     fn sort_bound(&mut self) -> Vec<(Instant, Input)> {
         let mut ready = Vec::new();
-        for binding in std::mem::take(&mut self.early.bound) {
+        for binding in std::mem::take(&mut self.awaiting_claim.bound) {
             match self.endpoint.missing(binding) {
                 Some(Missing::Binding) => {}
                 Some(Missing::Addresses(upstream)) => {
-                    self.early.unserved.entry(upstream).or_default().insert(binding);
+                    self.awaiting_claim.unserved.entry(upstream).or_default().insert(binding);
                 }
-                None => ready.extend(self.early.take(binding)),
+                None => ready.extend(self.awaiting_claim.take(binding)),
             }
         }
         ready
@@ -269,46 +269,46 @@ mod tests {
     }
 
     /// How many of so many requests wait, each for another binding.
-    fn kept(early: &mut Early, of: usize, bytes: usize, is_of_server: bool) -> usize {
+    fn kept(waiting: &mut AwaitingClaim, of: usize, bytes: usize, is_of_server: bool) -> usize {
         for number in 0..of {
             let request = request(number, bytes);
-            if early.has_room(binding(number), &request, || is_of_server) {
-                early.add(Instant::now(), binding(number), request);
+            if waiting.has_room(binding(number), &request, || is_of_server) {
+                waiting.add(Instant::now(), binding(number), request);
             }
         }
-        early.count
+        waiting.count
     }
 
     #[test]
     fn large_requests_of_strangers_are_few_and_leave_room_for_those_of_servers() {
-        let mut early = Early::default();
-        let large = kept(&mut early, 1_000, 60_000, false);
-        assert!((100..200).contains(&large) && early.bytes <= EARLY_BYTES, "{large}");
-        assert!(kept(&mut early, 1_000, 1_000, true) >= 1_000);
-        assert_eq!(kept(&mut Early::default(), 2_000, 1_000, false), EARLY_MAX);
+        let mut waiting = AwaitingClaim::default();
+        let large = kept(&mut waiting, 1_000, 60_000, false);
+        assert!((100..200).contains(&large) && waiting.bytes <= STRANGERS_BYTES, "{large}");
+        assert!(kept(&mut waiting, 1_000, 1_000, true) >= 1_000);
+        assert_eq!(kept(&mut AwaitingClaim::default(), 2_000, 1_000, false), STRANGERS_MAX);
         for number in 0..1_000 {
-            early.take(binding(number));
+            waiting.take(binding(number));
         }
-        assert_eq!((early.count, early.bytes), (0, 0));
+        assert_eq!((waiting.count, waiting.bytes), (0, 0));
     }
 
     #[test]
     fn few_requests_wait_for_one_binding() {
-        let (mut early, now) = (Early::default(), Instant::now());
+        let (mut waiting, now) = (AwaitingClaim::default(), Instant::now());
         for number in 0..OF_BINDING_MAX {
-            assert!(early.has_room(binding(0), &request(number, 10), || true));
-            early.add(now, binding(0), request(number, 10));
+            assert!(waiting.has_room(binding(0), &request(number, 10), || true));
+            waiting.add(now, binding(0), request(number, 10));
         }
-        assert!(!early.has_room(binding(0), &request(99, 10), || true));
-        assert!(early.has_room(binding(1), &request(99, 10), || false));
-        assert!(early.take_old(now + EARLY_WAIT, RING).is_empty(), "a phone can still be woken");
-        assert_eq!(early.take_old(now + RING - LEAST_RING, RING).len(), OF_BINDING_MAX);
-        assert_eq!((early.count, early.bytes), (0, 0));
+        assert!(!waiting.has_room(binding(0), &request(99, 10), || true));
+        assert!(waiting.has_room(binding(1), &request(99, 10), || false));
+        assert!(waiting.take_old(now + REQUEST_WAIT, RING).is_empty(), "a phone can still be woken");
+        assert_eq!(waiting.take_old(now + RING - LEAST_RING, RING).len(), OF_BINDING_MAX);
+        assert_eq!((waiting.count, waiting.bytes), (0, 0));
     }
 
     #[test]
     fn a_call_waits_while_a_phone_can_be_woken_and_behind_its_cancel_as_long_as_another_request() {
-        let (mut early, now) = (Early::default(), Instant::now());
+        let (mut waiting, now) = (AwaitingClaim::default(), Instant::now());
         let at = |seconds| now + Duration::from_secs(seconds);
         let methods = |old: Vec<Input>| -> Vec<Method> {
             let method = |input: &Input| match input {
@@ -320,14 +320,14 @@ mod tests {
         for (second, method, call) in
             [(0, "MESSAGE", 0), (1, "INVITE", 1), (1, "INVITE", 2), (2, "CANCEL", 2), (3, "OPTIONS", 3)]
         {
-            early.add(at(second), binding(0), request_of(method, call, 10));
+            waiting.add(at(second), binding(0), request_of(method, call, 10));
         }
-        assert_eq!(early.due(), Some(at(1)));
-        assert!(early.take_old(at(9), RING).is_empty());
-        assert_eq!(methods(early.take_old(at(11), RING)), [Method::Message]);
-        assert_eq!(methods(early.take_old(at(12), RING)), [Method::Invite, Method::Cancel]);
-        assert_eq!(methods(early.take_old(at(20), RING)), [Method::Options]);
-        assert_eq!(methods(early.take_old(at(28), RING)), [Method::Invite]);
-        assert_eq!((early.count, early.bytes, early.due()), (0, 0, None));
+        assert_eq!(waiting.due(), Some(at(1)));
+        assert!(waiting.take_old(at(9), RING).is_empty());
+        assert_eq!(methods(waiting.take_old(at(11), RING)), [Method::Message]);
+        assert_eq!(methods(waiting.take_old(at(12), RING)), [Method::Invite, Method::Cancel]);
+        assert_eq!(methods(waiting.take_old(at(20), RING)), [Method::Options]);
+        assert_eq!(methods(waiting.take_old(at(28), RING)), [Method::Invite]);
+        assert_eq!((waiting.count, waiting.bytes, waiting.due()), (0, 0, None));
     }
 }

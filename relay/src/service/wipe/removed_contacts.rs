@@ -1,49 +1,49 @@
-//! A device takes back a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another one has taken it over, or the store
-//! alone has it since a restart.
+//! A device removes a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another node has taken it over, or only the
+//! store has it since a restart.
 //!
 //! | its Contact | found by | ended by |
 //! | --- | --- | --- |
-//! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, lets go |
+//! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, releases it |
 //! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
 //! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
-//! which is one that was sent to the SIP server after the REGISTER that takes back, in whatever order that server has answered, and however long the letter
-//! about it has lain. Nodes tell each other when that was by the store's clock, for their own may differ.
+//! which is one that was sent to the SIP server after the REGISTER that removes, in whatever order that server has answered, and however long the letter
+//! about it has lain. The time goes between nodes by the store's clock, because their own clocks may differ.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sip::endpoint::{TakenBack, server_of};
+use sip::endpoint::{ContactsRemoved, server_of};
 use sip::id::InstanceId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::agent::Registered;
-use crate::agent::request::{EndKind, Request};
+use crate::agent::request::{EndKind, ReleaseReason, Request};
 use crate::clock::{unix_ms_of, unix_now_ms};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
 use crate::service::Inner;
-use crate::service::nodes::drain_messages::Word;
+use crate::service::nodes::drain_messages::{ContactRemoval, NodeMessage};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{AorKey, Lookup, StoreError};
+use crate::vault::{Lookup, StoreError};
 
 /// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
 const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: usize = 30;
 /// How far two clocks may be apart that agree, in milliseconds.
 const AGREE_MS: u64 = 2_000;
-/// REGISTERs that take a registration back, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
+/// REGISTERs that remove a registration, at once: anybody with a SIP server may send them. A registration without a permit expires, as above.
 pub(crate) const AT_ONCE: usize = 256;
 /// Registrations at once whose devices' earlier ones are ended at other nodes: all phones of a node that has died come at once, and few with another
 /// push token.
 pub(crate) const EARLIER_AT_ONCE: usize = 64;
 
 impl Inner {
-    /// Ends what a device has taken back, wherever it is.
-    pub(crate) async fn take_back(self: Arc<Self>, taken: Box<TakenBack>) {
-        let Ok(_place) = self.taking_back.try_acquire() else {
+    /// Ends the registrations that a device has removed, wherever they are.
+    pub(crate) async fn end_removed_contacts(self: Arc<Self>, removed: Box<ContactsRemoved>) {
+        let Ok(_place) = self.removing_contacts.try_acquire() else {
             tracing::debug!(
                 event = "taken-back-left",
                 "too many registrations are taken back at once; this one runs out"
@@ -51,18 +51,18 @@ impl Inner {
             return;
         };
         let mut records = JoinSet::new();
-        let (vault, aor) = (&self.dependencies.vault, Aor::new(&taken.aor));
-        let (account, sent_ms) = (vault.aor_key(&aor), unix_ms_of(Some(taken.sent_at)));
-        for taken_contact in &taken.contacts {
-            match taken_contact.instance {
+        let (vault, aor) = (&self.dependencies.vault, Aor::new(&removed.aor));
+        let (account, sent_ms) = (vault.aor_key(&aor), unix_ms_of(Some(removed.sent_at)));
+        for contact in &removed.contacts {
+            match contact.instance {
                 Some(id) => {
-                    let (it, contact) = (self.clone(), taken_contact.contact.clone());
+                    let (it, contact) = (self.clone(), contact.contact.clone());
                     // A store that is away keeps the others waiting for nothing.
-                    records.spawn(async move { it.take_back_record(id, &contact, sent_ms).await });
+                    records.spawn(async move { it.end_removed_record(id, &contact, sent_ms).await });
                 }
                 None => {
-                    let device = vault.device_mark(&aor, &taken.server, &taken_contact.contact);
-                    self.tell_taken_back(account, device, sent_ms, None).await;
+                    let device = vault.device_mark(&aor, &removed.server, &contact.contact);
+                    self.tell_contact_removed(ContactRemoval { account, device, sent_ms, by: None }).await;
                 }
             }
         }
@@ -74,27 +74,21 @@ impl Inner {
         // One that has no place runs out.
         let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
         let Registered { id, account, device, sent_ms } = *new;
-        self.tell_taken_back(account, device, sent_ms, Some(id)).await;
+        self.tell_contact_removed(ContactRemoval { account, device, sent_ms, by: Some(id) }).await;
     }
 
-    /// Tells each other node that lives. `sent_ms`: by this node's clock.
-    async fn tell_taken_back(
-        self: &Arc<Self>,
-        account: AorKey,
-        device: [u8; 16],
-        sent_ms: u64,
-        by: Option<InstanceId>,
-    ) {
+    /// Tells each other node that lives. The time of the removal is by this node's clock.
+    async fn tell_contact_removed(self: &Arc<Self>, removal: ContactRemoval) {
         let vault = &self.dependencies.vault;
         // Without the store nobody has it but this node, which does not.
         let Ok(peers) = vault.living_peers().await else { return };
         let Ok(store_now_ms) = vault.question_time_ms().await else { return };
         // What the store took to say it makes the moment an earlier one: then a registration too much stays, and runs out.
-        let sent_ms = by_other_clock(sent_ms, unix_now_ms(), store_now_ms);
-        self.tell_all(peers, Word::TakenBack { account, device, sent_ms, by }).await;
+        let sent_ms = by_other_clock(removal.sent_ms, unix_now_ms(), store_now_ms);
+        self.tell_all(peers, NodeMessage::ContactRemoved(ContactRemoval { sent_ms, ..removal })).await;
     }
 
-    async fn take_back_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
+    async fn end_removed_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
         let vault = &self.dependencies.vault;
         for _ in 0..TRIES {
             if self.look_as_relay(id).await.is_ok() {
@@ -118,14 +112,9 @@ impl Inner {
         }
     }
 
-    /// Another node's device has taken back what may be here. `sent_ms`: as the word says.
-    pub(crate) async fn end_taken_back(
-        self: &Arc<Self>,
-        account: AorKey,
-        device: [u8; 16],
-        sent_ms: u64,
-        by: Option<InstanceId>,
-    ) {
+    /// Another node's device has removed what may be here.
+    pub(crate) async fn end_removed_here(self: &Arc<Self>, removal: ContactRemoval) {
+        let ContactRemoval { account, device, sent_ms, by } = removal;
         let vault = &self.dependencies.vault;
         let now_ms = unix_now_ms();
         // What cannot be dated runs out.
@@ -144,12 +133,12 @@ impl Inner {
             let Ok(Some(lookup)) = lookup else { continue };
             match vault.load(status.id).await {
                 // The device has registered it at another node meanwhile: the registration here is an older copy.
-                Ok(Some(stored)) if !stored.owned => self.let_go_of_passed(status.id).await,
+                Ok(Some(stored)) if !stored.owned => self.release_push_binding(status.id).await,
                 _ => {
                     if by.is_some() {
                         // A phone that rings here is heard out, though it is at another node by now.
-                        let (id, fence, is_moved) = (status.id, status.fence, true);
-                        self.dependencies.agent.tell(id, Request::LetGo { id, fence, is_moved }).await;
+                        let (id, fence, why) = (status.id, status.fence, ReleaseReason::Moved);
+                        self.dependencies.agent.tell(id, Request::Release { id, fence, why }).await;
                     }
                     self.end_passed(status.id, lookup).await;
                 }
@@ -158,7 +147,7 @@ impl Inner {
     }
 
     /// Ends what is here of a registration that passed through.
-    async fn let_go_of_passed(&self, id: InstanceId) {
+    async fn release_push_binding(&self, id: InstanceId) {
         let kind = EndKind::NeverOurs;
         // The registration may be here, or on its way here.
         let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
@@ -167,7 +156,7 @@ impl Inner {
     /// Ends a registration that passed through, here and in the store. The owner is told with its erasure, and each other node that may have a copy behind it.
     async fn end_passed(self: &Arc<Self>, id: InstanceId, lookup: Lookup) {
         tracing::info!(event = "passed-forgotten", instance = %id, end = "unregistered", "a registration that passed through is forgotten");
-        self.let_go_of_passed(id).await;
+        self.release_push_binding(id).await;
         let erased = self.dependencies.vault.erase_all_of(id, Some(lookup));
         if self.timed(StoreOperation::Erase, erased).await.is_err() {
             self.dependencies.agent.erase(id, lookup);
@@ -181,12 +170,12 @@ fn by_other_clock(at_ms: u64, now_ms: u64, other_now_ms: u64) -> u64 {
     other_now_ms.saturating_sub(now_ms.saturating_sub(at_ms))
 }
 
-/// Whether a registration was sent to its SIP server before the REGISTER that takes it back, which was sent at `sent_ms`.
+/// Whether a registration was sent to its SIP server before the REGISTER that removes it, which was sent at `sent_ms`.
 fn is_earlier(it: &PushBindingRecord, sent_ms: u64) -> bool {
     is_before(it.confirmed_at_ms, sent_ms, unix_now_ms())
 }
 
-/// A time that is still to come is by the clock of another node, and says nothing: then the REGISTER that takes back is believed.
+/// A time that is still to come is by the clock of another node, and says nothing: then the REGISTER that removes is believed.
 fn is_before(confirmed_at_ms: u64, sent_ms: u64, now_ms: u64) -> bool {
     confirmed_at_ms < sent_ms || confirmed_at_ms > now_ms.saturating_add(AGREE_MS)
 }
