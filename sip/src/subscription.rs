@@ -1,12 +1,14 @@
 //! One machine for one binding's subscription to its mailbox: subscribe, refresh, challenge, give up (RFC 6665, RFC 3842).
 //!
-//! | state | timer | answer | 2xx | 401, 407 | 5xx, 408, silence | any other |
-//! | --- | --- | --- | --- | --- | --- | --- |
-//! | Waiting | send → Asking or Sent | – | – | – | – | – |
-//! | Asking (for a digest) | – | ask on, or send → Sent; none → Never | – | – | – | – |
-//! | Sent | – | – | → Active | → Asking, until refused: → Never | → Waiting, [`TRIES_MAX`] times, then Never | of a refresh: → Waiting, for a new dialog; else → Never |
-//! | Active | refresh, in the dialog | – | – | – | – | – |
-//! | Never | – | – | – | – | – | – |
+//! | state | timer | answer | 2xx | 401, 407 | 423 | 5xx, 408, silence | any other |
+//! | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | Waiting | send → Asking or Sent | – | – | – | – | – | – |
+//! | Asking (for a digest) | – | ask on, or send → Sent; none → Never | – | – | – | – | – |
+//! | Sent | – | – | → Active | → Asking, until refused: → Never | → Asking, once, with Min-Expires (RFC 6665 §4.1.2.1) | → Waiting, [`TRIES_MAX`] times, then Never | of a refresh: → Waiting, for a new dialog; else → Never |
+//! | Active | refresh, in the dialog | – | – | – | – | – | – |
+//! | Never | – | – | – | – | – | – | – |
+//!
+//! A wait lasts as long as Retry-After says, and the first one after a refresh that failed no longer than a half of what is left of the subscription.
 //!
 //! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never. One that says how long it lasts still
 //! (RFC 6665 §4.1.3) brings its refresh forward, never back.
@@ -23,13 +25,15 @@ use crate::flow::{Transport, back_off};
 use crate::id::{BindingId, BranchId};
 use crate::message::{Composer, Message, Method, Name, NameAddr, Params, Uri};
 use crate::random::Random;
-use crate::registration::RequestContext;
 use crate::registration::challenges::{Challenger, Challenges, Verdict};
+use crate::registration::{RequestContext, retry_after};
 use crate::timers::Armed;
 use crate::timing::BackOff;
 
 /// The lifetime that is asked for, in seconds; the server may give less.
 const EXPIRES: u32 = 3600;
+/// The longest lifetime that is asked for because a server takes no shorter one (423), in seconds.
+const EXPIRES_MAX: u32 = 7 * 24 * 3600;
 /// The shortest lifetime that is believed, in seconds, so that a hostile server cannot make the relay spin.
 const EXPIRES_MIN: u32 = 15;
 /// Attempts that may fail in a row; then the server is not asked again.
@@ -79,6 +83,10 @@ pub struct Subscription {
     dialog: Option<Dialog>,
     /// The end of the subscription as a NOTIFY has told it that came before the 2xx.
     told_end: Option<Instant>,
+    /// The end of what was granted last, as far as it is known.
+    ends: Option<Instant>,
+    /// The lifetime that is asked for, in seconds.
+    expires: u32,
     cseq: u32,
     failures: u8,
 }
@@ -90,7 +98,8 @@ impl Subscription {
         let until = now + Duration::from_millis(random.between(from, to));
         let (armed, challenges) = (Armed::default(), Challenges::default());
         let state = State::Waiting { until };
-        Self { armed, aor, state, challenges, dialog: None, told_end: None, cseq: 0, failures: 0 }
+        let (dialog, told_end, ends) = (None, None, None);
+        Self { armed, aor, state, challenges, dialog, told_end, ends, expires: EXPIRES, cseq: 0, failures: 0 }
     }
 
     /// When [`Self::on_deadline`] is due.
@@ -154,7 +163,7 @@ impl Subscription {
     /// Writes the SUBSCRIBE; `service_route` leads the first one (RFC 3608 §6.1).
     pub fn compose(&mut self, binding: BindingId, head: &RequestContext<'_>, service_route: &[Box<str>]) -> Bytes {
         self.cseq += 1;
-        let request = self.request(binding, head, service_route, EXPIRES);
+        let request = self.request(binding, head, service_route, self.expires);
         let State::Asking { answers, .. } = &self.state else { return request.finish() };
         answers
             .iter()
@@ -194,9 +203,13 @@ impl Subscription {
                 Verdict::Answer { others } => return self.write(others),
                 Verdict::Refused | Verdict::Unanswerable { .. } | Verdict::Endless => self.state = State::Never,
             },
-            408 | 500..=599 => self.retry(now, back_off, random),
+            423 if self.expires == EXPIRES && wanted_interval(response).is_some() => {
+                self.expires = wanted_interval(response).unwrap_or(EXPIRES);
+                return self.write(Vec::new());
+            }
+            408 | 500..=599 => self.retry(now, back_off, retry_after(response), random),
             // The server knows the dialog no more: what ends is that one (RFC 6665 §4.1.2.2, RFC 5057 §5.1).
-            _ if self.dialog.take().is_some() => self.retry(now, back_off, random),
+            _ if self.dialog.take().is_some() => self.retry(now, back_off, retry_after(response), random),
             _ => self.state = State::Never,
         }
         Step::Nothing
@@ -210,7 +223,7 @@ impl Subscription {
             _ => false,
         };
         if ours {
-            self.retry(now, back_off, random);
+            self.retry(now, back_off, None, random);
         }
     }
 
@@ -228,13 +241,16 @@ impl Subscription {
         if never.iter().any(|reason| state.contains(&format!("reason={reason}"))) {
             self.state = State::Never;
         } else {
-            self.retry(now, back_off, random);
+            self.ends = None;
+            self.retry(now, back_off, None, random);
         }
     }
 
     /// A NOTIFY says that it lasts for so many seconds yet.
     fn shorten(&mut self, now: Instant, left: Option<u32>, random: &mut Random) {
         let Some(left) = left else { return };
+        let ends = now + Duration::from_secs(left.into());
+        self.ends = self.ends.map(|known| known.min(ends));
         match &mut self.state {
             State::Active { refresh_at } => *refresh_at = (*refresh_at).min(refresh_of(now, left, random)),
             State::Sent { .. } => self.told_end = Some(now + Duration::from_secs(left.min(EXPIRES).into())),
@@ -269,16 +285,22 @@ impl Subscription {
         }
         let granted = response.number(Name::Expires).unwrap_or(EXPIRES);
         let told = self.told_end.take().map(|end| end.saturating_duration_since(now).as_secs() as u32);
-        let refresh_at = refresh_of(now, told.map_or(granted, |told| told.min(granted)), random);
-        self.state = State::Active { refresh_at };
+        let granted = told.map_or(granted, |told| told.min(granted));
+        self.ends = Some(now + Duration::from_secs(granted.into()));
+        self.state = State::Active { refresh_at: refresh_of(now, granted, random) };
     }
 
-    fn retry(&mut self, now: Instant, timing: &BackOff, random: &mut Random) {
+    fn retry(&mut self, now: Instant, timing: &BackOff, retry_after: Option<Duration>, random: &mut Random) {
         self.failures = self.failures.saturating_add(1);
+        let left = self.ends.take().map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        let timing = left.map_or(*timing, |left| timing.within(left));
         // A refresh that has failed twice may be for a dialog that nobody has any more.
         self.dialog = self.dialog.take().filter(|_| self.failures == 1);
         self.state = match self.failures {
-            ..=TRIES_MAX => State::Waiting { until: now + back_off(self.failures, timing, random) },
+            ..=TRIES_MAX => {
+                let after = back_off(self.failures, &timing, random).max(retry_after.unwrap_or_default());
+                State::Waiting { until: now + after }
+            }
             _ => State::Never,
         };
     }
@@ -318,6 +340,11 @@ impl Subscription {
             .header(Name::Expires, expires)
             .header(Name::UserAgent, concat!("sipwake/", env!("CARGO_PKG_VERSION")))
     }
+}
+
+/// The longer lifetime that a 423 wants, in seconds, where it may be asked for.
+fn wanted_interval(response: &Message) -> Option<u32> {
+    response.number(Name::MinExpires).filter(|seconds| (EXPIRES + 1..=EXPIRES_MAX).contains(seconds))
 }
 
 /// When a subscription is refreshed that lasts for so many seconds: before it ends, and never at the same moment for all.

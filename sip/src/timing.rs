@@ -99,6 +99,17 @@ pub struct BackOff {
     pub refused_twice: Duration,
 }
 
+/// However soon something ends, the second try waits for a half of this, or all of it.
+const SECOND_TRY: Duration = Duration::from_secs(2);
+
+impl BackOff {
+    /// The same waits, none of them longer than a half of what is `left` of what a first try was to prolong: one failure must not cost the time between.
+    #[must_use]
+    pub fn within(self, left: Duration) -> Self {
+        Self { max: self.max.min((left / 2).max(SECOND_TRY)), ..self }
+    }
+}
+
 impl Default for EdgeTiming {
     fn default() -> Self {
         Self {

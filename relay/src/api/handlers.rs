@@ -323,6 +323,9 @@ fn refusal_detail(reason: Refusal) -> &'static str {
             "The SIP server's digest challenge cannot be read: it breaks RFC 7616 §3.3 (a realm and a nonce, commas between parameters, each with a value and once), or its nonce or opaque is longer than 1,024 bytes. Nothing is kept."
         }
         Refusal::UnknownUser => "Check the AOR: the SIP server does not know it. Nothing is kept.",
+        Refusal::Moved => {
+            "The SIP server sends the registration to another server, or by another transport. The relay follows no address that an answer names: give the account that one as its registrar or proxy (sips:, or ;transport=tls, where it is the same server by TLS). Nothing is kept."
+        }
         Refusal::Forbidden => "The SIP server forbids this registration. Nothing is kept.",
         Refusal::Other => "The SIP server refused the registration; sip_status tells how. Nothing is kept.",
     }

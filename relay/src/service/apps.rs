@@ -170,6 +170,8 @@ pub enum Refusal {
     UnknownUser,
     /// The SIP server forbids this registration.
     Forbidden,
+    /// The SIP server sends the registration elsewhere, or by another transport (3xx).
+    Moved,
     /// Something else; the status tells.
     Other,
 }
@@ -180,6 +182,7 @@ impl Refusal {
         match status {
             401 | 407 => Self::Credentials,
             403 => Self::Forbidden,
+            300..=399 => Self::Moved,
             404 | 410 | 604 => Self::UnknownUser,
             _ => Self::Other,
         }

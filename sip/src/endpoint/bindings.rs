@@ -297,6 +297,7 @@ impl Endpoint {
             self.core.transactions.hold(overtaken, false);
         }
         let Some(step) = step else { return self.fail_trial(now, binding) };
+        self.tell_unregistered(binding, &step, response.status());
         if is_trial && granted {
             self.fail_back(now, id, Some(binding));
         }
@@ -345,9 +346,21 @@ impl Endpoint {
         let waits =
             self.upstreams.back_off(upstream, &self.core.settings.timing.upstream.back_off, registration.granted());
         let step = registration.on_silence(now, branch, &waits, &mut self.core.random);
+        self.tell_unregistered(binding, &step, None);
         self.carry_out(now, binding, step);
         if was_current {
             self.on_upstream_silent(now, upstream, binding);
+        }
+    }
+
+    /// The shell is told how the unregistration of what it keeps has ended.
+    fn tell_unregistered(&mut self, binding: BindingId, step: &Step, status: Option<u16>) {
+        let is_kept = self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Silent);
+        if let Step::Unregistered { confirmed } = step
+            && is_kept
+        {
+            let outcome = status.filter(|_| *confirmed).ok_or(status);
+            self.core.event(Event::Unregistered(binding, outcome));
         }
     }
 

@@ -438,6 +438,9 @@ pub enum Event {
         /// Whether the account is refused, or the attempt is repeated.
         failure: RegistrationFailure,
     },
+    /// The unregistration of a binding whose apps are in the foreground was confirmed with this status; or it was not, with this status or without an
+    /// answer, and is tried again while the Contact stands.
+    Unregistered(BindingId, Result<u16, Option<u16>>),
     /// The device is gone from this endpoint, after [`Input::Unbind`] or [`Input::Release`].
     Unbound {
         /// The device of [`Input::Unbind`] or [`Input::Release`].

@@ -398,7 +398,7 @@ impl Endpoint {
             NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order };
         self.write_down(now, new);
         // So that its addresses are known, and its requests believed.
-        self.want_transit_flow(upstream);
+        self.want_flow_soon(now, upstream);
     }
 
     /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.

@@ -75,7 +75,7 @@ impl Endpoint {
         }
         let until = now + self.core.settings.timing.upstream.flow;
         self.wait_until(id, until, Stage::Flow { until });
-        self.want_transit_flow(upstream);
+        self.want_flow_soon(now, upstream);
     }
 
     fn take_place(&mut self, now: Instant, id: ForwardedRegisterId, upstream: UpstreamId) {

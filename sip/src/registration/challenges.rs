@@ -11,7 +11,11 @@
 //! An answer that was right once is carried from then on with a rising count, so that a refresh is one round trip (RFC
 //! 7616 §3.6); the nonce that a 2xx names for the next time takes its place (RFC 7616 §3.5).
 //!
+//! A challenge is what its header says, and not its status: one that came in the other status's header alone is answered in the header that belongs to it.
+//!
 //! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; refused credentials are sent no second time.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::auth::{Challenge, Hash, PackedChallenge};
 use crate::message::{Message, Name};
@@ -42,6 +46,21 @@ impl Challenger {
         match self {
             Self::Registrar => Name::Authorization,
             Self::Proxy => Name::ProxyAuthorization,
+        }
+    }
+
+    /// The header that asks.
+    fn challenge_header(self) -> Name {
+        match self {
+            Self::Registrar => Name::WwwAuthenticate,
+            Self::Proxy => Name::ProxyAuthenticate,
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Registrar => Self::Proxy,
+            Self::Proxy => Self::Registrar,
         }
     }
 
@@ -85,16 +104,41 @@ struct KnownChallenge {
     nc: u32,
     /// Challenges of this attempt; 0: its answer is one of an earlier attempt.
     asked: u8,
+    /// Nonces before this one, the latest first: registrars behind one name may take turns, each with its own.
+    earlier: [Answered; 2],
+}
+
+/// A nonce that was answered before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answered {
+    /// A hash of the nonce and its realm.
+    mark: u32,
+    /// Answers given with it.
+    nc: u32,
+}
+
+fn mark(realm: &str, nonce: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    (realm, nonce).hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 impl KnownChallenge {
     /// Another challenge takes the place of this one. The count goes on while the nonce is the same, also when a challenge
-    /// repeats it (RFC 7616 §3.4).
-    fn take(&mut self, challenge: Challenge) {
+    /// repeats it, or comes back to it after another one (RFC 7616 §3.4).
+    fn take(&mut self, challenge: &Challenge) {
         if *challenge.nonce != *self.challenge.nonce() || *challenge.realm != *self.challenge.realm() {
-            self.nc = 0;
+            let (old, new) =
+                (mark(self.challenge.realm(), self.challenge.nonce()), mark(&challenge.realm, &challenge.nonce));
+            let [latest, before] = self.earlier;
+            let known = [latest, before].into_iter().find(|it| it.mark == new);
+            let kept = if latest.mark == new { before } else { latest };
+            if self.nc > 0 {
+                self.earlier = [Answered { mark: old, nc: self.nc }, kept];
+            }
+            self.nc = known.map_or(0, |it| it.nc);
         }
-        self.challenge = PackedChallenge::new(&challenge);
+        self.challenge = PackedChallenge::new(challenge);
     }
 }
 
@@ -153,26 +197,26 @@ impl Challenges {
         }
         // The count that was not used with the nonce is that of the next challenge, if its nonce is the same.
         key.nc = key.nc.saturating_sub(1);
-        key.take(others.remove(0));
+        key.take(&others.remove(0));
         Ok(())
     }
 
     /// A 401 or 407 came. `allowed`: the hashes that may be used.
     pub fn on_challenge(&mut self, challenger: Challenger, response: &Message, allowed: &[Hash]) -> Verdict {
-        let name = match challenger {
-            Challenger::Registrar => Name::WwwAuthenticate,
-            Challenger::Proxy => Name::ProxyAuthenticate,
+        let offered = |challenger: Challenger| {
+            let values = response.values(challenger.challenge_header());
+            let offered = Challenge::all_supported(values.filter_map(|value| std::str::from_utf8(value).ok()), allowed);
+            (!offered.is_empty()).then_some((challenger, offered))
         };
-        let values = response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
-        let mut offered = Challenge::all_supported(values, allowed);
-        if offered.is_empty() {
+        let Some((challenger, mut offered)) = offered(challenger).or_else(|| offered(challenger.other())) else {
             let answered = self.0.iter().any(|key| key.challenger == challenger && key.asked > 0);
+            let is_unreadable = |challenger: Challenger| is_unreadable(response, challenger.challenge_header());
             return if answered {
                 Verdict::Refused
             } else {
-                Verdict::Unanswerable { unreadable: is_unreadable(response, name) }
+                Verdict::Unanswerable { unreadable: is_unreadable(challenger) || is_unreadable(challenger.other()) }
             };
-        }
+        };
         // Of several, the one for the realm that was answered in this attempt: a digest of another would be made for
         // somebody else (RFC 7616 §5.8).
         let asked = |challenge: &Challenge| {
@@ -191,7 +235,7 @@ impl Challenges {
                 return Verdict::Endless;
             }
             let challenge = PackedChallenge::new(&first);
-            let known = KnownChallenge { challenger, challenge, nc: 0, asked: 1 };
+            let known = KnownChallenge { challenger, challenge, nc: 0, asked: 1, earlier: <[Answered; 2]>::default() };
             // Most bindings have one challenge for their whole life.
             self.change(|all| {
                 all.reserve_exact(1);
@@ -206,7 +250,7 @@ impl Challenges {
         if key.asked >= STALE_MAX {
             return Verdict::Endless;
         }
-        key.take(first);
+        key.take(&first);
         key.asked += 1;
         Verdict::Answer { others: offered }
     }
@@ -222,8 +266,7 @@ impl Challenges {
             let Some(info) = info else { continue };
             let mut challenge = key.challenge.unpack();
             if challenge.follow(info) {
-                key.challenge = PackedChallenge::new(&challenge);
-                key.nc = 0;
+                key.take(&challenge);
             }
         }
     }

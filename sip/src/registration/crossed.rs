@@ -41,8 +41,8 @@ impl Registration {
                 self.bound.on_listed(
                     now,
                     match asked {
-                        Goal::Registered => grant::lifetime(self.binding, response, self.expires),
-                        Goal::Silent | Goal::Gone => grant::left(self.binding, response),
+                        Goal::Registered => grant::lifetime(self.own_contact(), response, self.expires),
+                        Goal::Silent | Goal::Gone => grant::left(self.own_contact(), response),
                     },
                 );
             }

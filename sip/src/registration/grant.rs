@@ -16,6 +16,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::request::Uuid;
 use crate::id::BindingId;
 use crate::message::{Message, Name, NameAddr, Party, Via, saturating_digits, unquote};
 
@@ -33,10 +34,37 @@ pub(crate) struct RegistrarInfo {
     pub(crate) service_route: Vec<Box<str>>,
 }
 
+/// The Contact that a REGISTER had, as a registrar may write it.
+#[derive(Clone, Copy)]
+pub(super) struct OwnContact {
+    /// Its user.
+    pub(super) binding: BindingId,
+    /// Its `+sip.instance`.
+    pub(super) instance: [u8; 16],
+}
+
+impl OwnContact {
+    /// Those of its user.
+    fn named<'a>(&self, response: &'a Message) -> Vec<Party<'a>> {
+        response.contacts_of(&self.binding.to_string())
+    }
+
+    /// Those with its `+sip.instance` and `reg-id`, which name it whatever its URI is (RFC 5626 §6).
+    fn of_instance<'a>(&self, response: &'a Message) -> Vec<Party<'a>> {
+        let urn = format!("urn:uuid:{}", Uuid(self.instance));
+        let is_ours = |contact: &Party<'_>| {
+            let instance = contact.params.value("+sip.instance").map(unquote);
+            let same = instance.is_some_and(|it| it.trim_matches(['<', '>']).eq_ignore_ascii_case(&urn));
+            same && contact.params.value("reg-id").is_none_or(|id| unquote(id) == "1")
+        };
+        response.contacts().into_iter().filter(is_ours).collect()
+    }
+}
+
 impl RegistrarInfo {
-    /// Reads a 2xx to a REGISTER of `binding`.
-    pub(super) fn read(binding: BindingId, response: &Message) -> Self {
-        let ours = own(response, binding, u32::MAX);
+    /// Reads a 2xx to a REGISTER.
+    pub(super) fn read(contact: OwnContact, response: &Message) -> Self {
+        let ours = own(response, contact, u32::MAX);
         let gruu = |name| {
             let value = ours.and_then(|contact| contact.params.value(name)).map(unquote);
             value.filter(|uri| uri.len() <= ENTRY_BYTES && crate::message::Uri::parse(uri).is_some()).map(Into::into)
@@ -65,18 +93,31 @@ impl fmt::Debug for RegistrarInfo {
     }
 }
 
-/// The lifetime that a 2xx grants to the Contact of `binding` (RFC 3261 §10.2.4); `asked` when it names none, in seconds.
-pub(super) fn lifetime(binding: BindingId, response: &Message, asked: u32) -> Duration {
-    let seconds = own(response, binding, asked).as_ref().and_then(expires).or_else(|| response.number(Name::Expires));
+/// The lifetime that a 2xx grants to our Contact (RFC 3261 §10.2.4); `asked` when it names none, in seconds. A 2xx lists all that is registered: one
+/// that stands there alone is ours, whatever was made of it, unless it has ended.
+pub(super) fn lifetime(contact: OwnContact, response: &Message, asked: u32) -> Duration {
+    let sole = || match response.contacts()[..] {
+        [sole] => expires(&sole).filter(|seconds| *seconds > 0).map(|seconds| seconds.min(asked)),
+        _ => None,
+    };
+    let seconds = match own(response, contact, asked) {
+        Some(own) => expires(&own),
+        None => sole(),
+    };
+    let seconds = seconds.or_else(|| response.number(Name::Expires));
     Duration::from_secs(u64::from(seconds.unwrap_or(asked)))
 }
 
-/// How long the Contact of `binding` still stands, as a 2xx to its unregistration says; zero when it is not listed with time left (RFC 3261
+/// How long our Contact still stands, as a 2xx to its unregistration says; zero when it is not listed with time left (RFC 3261
 /// §10.3 step 8). One of our user that leads elsewhere is another node's.
-pub(super) fn left(binding: BindingId, response: &Message) -> Duration {
-    let listed = response.contacts_of(&binding.to_string());
-    let ours = listed.iter().filter(|contact| sameness(contact, response.via().as_ref()) == (true, true));
-    let left = ours.filter_map(|contact| expires(contact).or_else(|| response.number(Name::Expires)));
+pub(super) fn left(contact: OwnContact, response: &Message) -> Duration {
+    let mut ours = contact.named(response);
+    if ours.is_empty() {
+        ours = contact.of_instance(response);
+    } else {
+        ours.retain(|contact| sameness(contact, response.via().as_ref()) == (true, true));
+    }
+    let left = ours.iter().filter_map(|contact| expires(contact).or_else(|| response.number(Name::Expires)));
     Duration::from_secs(u64::from(left.max().unwrap_or_default()))
 }
 
@@ -96,12 +137,15 @@ pub fn flow_timer(response: &Message) -> Option<Duration> {
 /// The Contact that the REGISTER had, among all that a registrar names: by its user, host, port and transport (RFC 3261
 /// §10.2.4, §19.1.4). Where none is the same, as behind a server that rewrites hosts, it is the one of our user that lasts
 /// longest, but not longer than `asked`: an older one of an earlier host has the same user, and less time left or another
-/// time altogether. The REGISTER named our host in its Via, too, and the response brings that back.
-fn own(response: &Message, binding: BindingId, asked: u32) -> Option<Party<'_>> {
+/// time altogether. The REGISTER named our host in its Via, too, and the response brings that back. Where none has our user, as behind a server that
+/// writes URIs of its own, it is the one of our instance.
+fn own(response: &Message, contact: OwnContact, asked: u32) -> Option<Party<'_>> {
     let via = response.via();
     let rank =
         |contact: &Party<'_>| (sameness(contact, via.as_ref()), expires(contact).filter(|seconds| *seconds <= asked));
-    response.contacts_of(&binding.to_string()).into_iter().max_by_key(rank)
+    let named = contact.named(response);
+    let ours = if named.is_empty() { contact.of_instance(response) } else { named };
+    ours.into_iter().max_by_key(rank)
 }
 
 /// Whether a Contact leads where the request's Via leads: to its host and port; and by its transport, too.
@@ -143,8 +187,35 @@ mod tests {
                  Contact: <sip:{binding}@{contact}>;expires=571\r\n\r\n"
             );
             let response = Message::parse(&text.into(), &Limits::default()).unwrap();
-            assert_eq!(left(binding, &response), Duration::from_secs(seconds), "{via} {contact}");
+            assert_eq!(left(own_contact(1), &response), Duration::from_secs(seconds), "{via} {contact}");
         }
+    }
+
+    #[test]
+    fn a_contact_whose_uri_the_registrar_has_changed_is_known_by_its_instance_or_because_it_stands_alone() {
+        let ours = "+sip.instance=\"<URN:uuid:ABABABAB-abab-abab-abab-abababababab>\"";
+        let other = "<sip:o@192.0.2.1>;expires=900;+sip.instance=\"<urn:uuid:1>\";reg-id=1";
+        for (contacts, granted, still) in [
+            (format!("<sip:m@203.0.113.9>;expires=20;{ours};reg-id=1, {other}"), 20, 20),
+            (format!("{other}, <sip:m@203.0.113.9>;{ours};expires=20;reg-id=\"1\""), 20, 20),
+            (format!("<sip:m@203.0.113.9>;expires=20;{ours}, {other}"), 20, 20),
+            (format!("<sip:m@203.0.113.9>;expires=20;{ours};reg-id=2, {other}"), 600, 0),
+            (format!("<sip:m@203.0.113.9>;expires=20, {other}"), 600, 0),
+            ("<sip:m@203.0.113.9>;expires=20".to_owned(), 20, 0),
+            ("<sip:m@203.0.113.9>;expires=0".to_owned(), 600, 0),
+        ] {
+            let text = format!(
+                "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP relay.test;branch=z9hG4bK1\r\nCall-ID: i\r\nCSeq: 1 REGISTER\r\n\
+                 Contact: {contacts}\r\n\r\n"
+            );
+            let response = Message::parse(&text.into(), &Limits::default()).unwrap();
+            assert_eq!(lifetime(own_contact(1), &response, 600), Duration::from_secs(granted), "{contacts}");
+            assert_eq!(left(own_contact(1), &response), Duration::from_secs(still), "{contacts}");
+        }
+    }
+
+    fn own_contact(number: u128) -> OwnContact {
+        OwnContact { binding: BindingId::new(number << 64, ShardTag(0)), instance: [0xab; 16] }
     }
 
     #[test]
@@ -159,13 +230,10 @@ mod tests {
              Service-Route: <sip:p1.example.com;lr>,<sip:p2.example.com;lr>\r\n\r\n"
         );
         let response = Message::parse(&text.into(), &Limits::default()).unwrap();
-        let info = RegistrarInfo::read(binding, &response);
+        let info = RegistrarInfo::read(own_contact(1), &response);
         assert_eq!(info.gruus, ["sip:alice@example.com;gr=urn:uuid:x".into(), "sip:tgruu.7hs==@example.com;gr".into()]);
         assert_eq!(info.service_route, ["<sip:p1.example.com;lr>".into(), "<sip:p2.example.com;lr>".into()]);
         assert!(!format!("{info:?}").contains("alice"));
-        assert!(
-            RegistrarInfo::read(BindingId::new(2 << 64, ShardTag(0)), &response).gruus.is_empty(),
-            "another's Contact"
-        );
+        assert!(RegistrarInfo::read(own_contact(2), &response).gruus.is_empty(), "another's Contact");
     }
 }

@@ -26,7 +26,8 @@ pub(super) struct GivenUp {
 impl Registration {
     /// The REGISTER with this branch, which went by this flow, was left unanswered.
     pub(super) fn give_up(&mut self, now: Instant, branch: BranchId, by: FlowId) {
-        if matches!(self.state, State::BackingOff { .. }) {
+        // A late answer to an unregistration grants nothing.
+        if self.goal == Goal::Registered && matches!(self.state, State::BackingOff { .. }) {
             let given_up = GivenUp { branch, by, at: now, owner: self.instance };
             self.with_rare(|rare| rare.given_up = Some(given_up));
         }

@@ -8,7 +8,7 @@
 //! | Registered | – | – | – | refresh: → Waiting | → Waiting |
 //! | BackingOff | – | – | – | → Waiting | – |
 //! | Refused | – | – | – | – | – |
-//! | Unregistered (confirmed, or not) | – | – | – | – | – |
+//! | Unregistered (it is unregistered, or cannot be) | – | – | – | – | – |
 //!
 //! A REGISTER that was sent becomes, by its response:
 //!
@@ -20,8 +20,9 @@
 //! | 423 | Asking, once | with Min-Expires (RFC 3261 §10.2.8) |
 //! | 439 | Asking, once | without outbound (RFC 5626 §11.6) |
 //! | other 4xx, 6xx to a REGISTER that takes another Contact away: another relay's, or the own one by another transport | Asking, once | without that |
-//! | 3xx whose Contact is the registrar itself | Asking, once | it moved nowhere |
-//! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row |
+//! | 3xx whose Contact is the registrar itself, by the same transport | Asking, once | it moved nowhere |
+//! | 3xx whose Contact is another place, to a first registration | Refused | the user is to name that one |
+//! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row, and the first one after a grant ends while that stands |
 //! | silence | BackingOff | likewise |
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
 //! | to one whose credentials were accepted before: refused credentials, 403 | BackingOff | a server that restarts may know nobody; it is asked again after [`BackOff::refused_once`], and then each [`BackOff::refused_twice`], until the shell unbinds it: see `refusals` |
@@ -51,8 +52,9 @@
 //! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
 //! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
 //! registrar sees one REGISTER after the other, and the last one says what is wanted. Only a binding that is to be forgotten
-//! does not wait, and follows what it has overtaken: see [`crossed`]. An unregistration is sent while the registrar may have the Contact, once for each
-//! goal that asks for one, and never where it would need credentials that were refused: such a Contact runs out, and is not said to be unregistered before.
+//! does not wait, and follows what it has overtaken: see [`crossed`]. An unregistration is sent while the registrar may have the Contact. Of a binding that is
+//! kept one that failed is sent again, after a wait of the same rules, as long as the Contact stands; never where it would need credentials that were refused: such a
+//! Contact runs out, and is not said to be unregistered before.
 //!
 //! Invariant: at most one REGISTER of a binding is under way, but at its end; CSeq rises and Call-ID stays for the life of the process;
 //! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
@@ -96,6 +98,7 @@ use late::GivenUp;
 pub use new_registration::NewRegistration;
 pub use owners::{Standing, SuspendedAuth};
 use refusals::Pause;
+pub(crate) use refusals::retry_after;
 pub use request::{ContactHosts, RequestContext};
 use request::{Contacts, RegisterRequest};
 pub use step::{Began, Goal, REFUSALS_MAX, RegistrationFailure, Step, Turn};
@@ -398,9 +401,11 @@ impl Registration {
         }
     }
 
-    /// The turn that it should have: before others when it stands and shall go on standing, or is to end.
+    /// The turn that it should have: before others when it stands and shall go on standing, or is to end. An unregistration that is tried again keeps
+    /// nobody from being registered.
     pub fn due_turn(&self) -> Turn {
-        if self.goal != Goal::Registered || self.registered { Turn::First } else { Turn::Waiting }
+        let is_again = self.goal == Goal::Silent && self.failures > 0;
+        if !is_again && self.goal != Goal::Registered || self.registered { Turn::First } else { Turn::Waiting }
     }
 
     /// The branch of the REGISTER that is under way.

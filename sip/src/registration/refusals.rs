@@ -10,14 +10,18 @@
 
 use std::time::{Duration, Instant};
 
+use super::request::{CONTACT_TRANSPORTS, Contacts};
 use super::{
     Attempt, FinalResponse, Goal, MIN_EXPIRES_MAX, REFUSALS_MAX, RETRY_AFTER_MAX, Registration, RegistrationFailure,
     State, Step,
 };
-use crate::flow::back_off;
-use crate::message::{Message, Name, Party, Uri};
+use crate::flow::{Transport, back_off};
+use crate::message::{Message, Name, Party, Scheme, Uri};
 use crate::random::Random;
 use crate::timing::BackOff;
+
+/// Unregistrations in a row that may fail where nothing tells how long the Contact stands.
+const UNREGISTRATIONS_MAX: u8 = 6;
 
 /// How long a server is left alone that has refused.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -38,20 +42,51 @@ impl Registration {
         random: &mut Random,
     ) -> Step {
         if self.goal != Goal::Registered {
-            self.state = State::Unregistered { at: None };
-            self.registered = false;
-            return Step::Unregistered { confirmed: false };
+            let after = self.wait(now, timing, retry_after, random);
+            return self.unregister_later(now, after, retry_after.is_some());
         }
         if status.is_some() {
             // Refusals count in a row.
             self.refusals = 0;
         }
         self.end_pauses();
-        self.failures = self.failures.saturating_add(1);
-        let after = back_off(self.failures, timing, random).max(retry_after.unwrap_or_default());
+        let after = self.wait(now, timing, retry_after, random);
         self.state = State::BackingOff { until: now + after, told: retry_after.is_some() };
         self.registered = false;
         Step::Failed(RegistrationFailure::Retry { status, after })
+    }
+
+    /// How long to wait after one more failure. After the first one, while the Contact stands by an earlier grant, no longer than a half of what is left
+    /// of that: a refresh that is refused once must not cost the calls of the time between.
+    fn wait(&mut self, now: Instant, timing: &BackOff, retry_after: Option<Duration>, random: &mut Random) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let left = self.bound.granted_until().map(|until| until.saturating_duration_since(now));
+        let left = left.filter(|left| self.failures == 1 && !left.is_zero());
+        let timing = left.map_or(*timing, |left| timing.within(left));
+        back_off(self.failures, &timing, random).max(retry_after.unwrap_or_default())
+    }
+
+    /// The SIP server may have the Contact still. Of one that is kept it is asked again, as long as the Contact stands; the end of one that is to be
+    /// forgotten waits for nothing. `told`: the server has named the time.
+    pub(super) fn unregister_later(&mut self, now: Instant, after: Duration, told: bool) -> Step {
+        let until = now + after;
+        let stands = match self.bound.granted_until() {
+            Some(granted_until) => granted_until > until,
+            None => self.bound.may_stand() && self.failures < UNREGISTRATIONS_MAX,
+        };
+        let is_again = self.goal == Goal::Silent && stands;
+        self.state = if is_again { State::BackingOff { until, told } } else { State::Unregistered { at: None } };
+        self.registered = false;
+        Step::Unregistered { confirmed: false }
+    }
+
+    /// The SIP server forbids the unregistration of one that is kept, whose credentials it had accepted: it is asked again, far apart, as a registration
+    /// would be.
+    pub(super) fn unregistration_forbidden(&mut self, now: Instant, waits: &BackOff, random: &mut Random) -> Step {
+        self.failures = self.failures.saturating_add(1);
+        let far = BackOff { base: waits.refused_once, max: waits.refused_twice, ..*waits };
+        let after = back_off(self.failures, &far, random).max(waits.refused_once);
+        self.unregister_later(now, after, false)
     }
 
     pub(super) fn paused_until(&self) -> Option<Instant> {
@@ -94,7 +129,7 @@ impl Registration {
     /// server had served nobody; else only one that has failed once, for the failure may be its own.
     pub fn may_hurry(&self, all: bool) -> bool {
         let waits = matches!(self.state, State::BackingOff { told: false, .. }) && self.paused_until().is_none();
-        waits && !self.hurried && (all || self.failures <= 1)
+        waits && self.goal == Goal::Registered && !self.hurried && (all || self.failures <= 1)
     }
 
     /// Begins the registration before its wait is over.
@@ -201,14 +236,44 @@ pub(super) fn wanted_interval(response: &Message, asked: u32) -> Option<u32> {
     wanted.filter(|seconds| *seconds > asked && u64::from(*seconds) <= MIN_EXPIRES_MAX.as_secs())
 }
 
-/// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3).
-pub(super) fn leads_to(response: &Message, registrar: &str) -> bool {
+/// Whether a 3xx names the place that it was sent to (RFC 3261 §21.3), and no other way there than the one that was taken: what is answered `sips:` is
+/// not sent again in the clear.
+pub(super) fn leads_to(response: &Message, registrar: &str, way: Contacts) -> bool {
     let Some(registrar) = Uri::parse(registrar) else { return false };
-    let same = |uri: Uri<'_>| uri.host.eq_ignore_ascii_case(registrar.host) && uri.port == registrar.port;
-    response.contacts().iter().filter_map(Party::uri).any(same)
+    let same = |uri: &Uri<'_>| {
+        let same_port = uri.port == registrar.port || port_of(uri) == port_of(&registrar);
+        let is_plain = uri.params.get("maddr").is_none() && uri.headers.is_none();
+        uri.host.eq_ignore_ascii_case(registrar.host) && same_port && is_plain && is_by(uri, way)
+    };
+    response.contacts().iter().filter_map(Party::uri).any(|uri| same(&uri))
+}
+
+/// Whether a 3xx names any place.
+pub(super) fn leads_anywhere(response: &Message) -> bool {
+    response.contacts().iter().filter_map(Party::uri).next().is_some()
+}
+
+/// Whether a URI is reached by the transport that the last REGISTER took.
+fn is_by(uri: &Uri<'_>, way: Contacts) -> bool {
+    let named = uri
+        .transport()
+        .map(|named| CONTACT_TRANSPORTS.into_iter().find(|transport| transport.param().eq_ignore_ascii_case(named)));
+    match (uri.scheme, named) {
+        (Scheme::Sip, None) => true,
+        (Scheme::Sip, Some(named)) => named.is_some_and(|transport| way.is_latest(transport)),
+        // By TLS over TCP (RFC 3261 §26.2.2).
+        (Scheme::Sips, None | Some(Some(Transport::Tcp | Transport::Tls))) => way.is_latest(Transport::Tls),
+        (Scheme::Sips | Scheme::Other, _) => false,
+    }
+}
+
+/// The port that a URI names, or means (RFC 3261 §19.1.2).
+fn port_of(uri: &Uri<'_>) -> u16 {
+    let is_secure = uri.scheme == Scheme::Sips || uri.transport().is_some_and(|it| it.eq_ignore_ascii_case("tls"));
+    uri.port.unwrap_or(if is_secure { 5061 } else { 5060 })
 }
 
 /// Delta-seconds; a comment and parameters may follow (RFC 3261 §20.33).
-pub(super) fn retry_after(response: &Message) -> Option<Duration> {
+pub(crate) fn retry_after(response: &Message) -> Option<Duration> {
     response.number(Name::RetryAfter).map(|seconds| Duration::from_secs(u64::from(seconds)).min(RETRY_AFTER_MAX))
 }

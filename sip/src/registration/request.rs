@@ -46,6 +46,11 @@ impl Contacts {
         }
     }
 
+    /// Whether the last REGISTER went by this transport.
+    pub(super) fn is_latest(self, transport: Transport) -> bool {
+        self.latest == Ways::of(transport)
+    }
+
     /// The transports other than the last REGISTER's.
     pub(super) fn others(self) -> Ways {
         Ways(self.may_stand.0 & !self.latest.0)
@@ -185,7 +190,7 @@ impl RegisterRequest<'_> {
 }
 
 /// A UUID's text form (RFC 9562 §4).
-struct Uuid([u8; 16]);
+pub(super) struct Uuid(pub(super) [u8; 16]);
 
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::challenges::{Challenger, Verdict};
-use super::grant::{self, RegistrarInfo};
-use super::refusals::{leads_to, retry_after};
+use super::grant::{self, OwnContact, RegistrarInfo};
+use super::refusals::{leads_anywhere, leads_to, retry_after};
 use super::{Attempt, EXPIRES_MAX, FinalResponse, Goal, Registration, State, Step, Terms};
 use crate::id::BranchId;
 use crate::message::Message;
@@ -54,12 +54,24 @@ impl Registration {
             400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
                 // The registrar may have refused the second Contact. One that was another node's stands where it cannot be named.
                 let is_theirs = self.goal != Goal::Registered && !self.registered;
-                if is_theirs { Step::Unregistered { confirmed: false } } else { self.write(attempt, Vec::new()) }
+                if is_theirs {
+                    self.state = State::Unregistered { at: None };
+                    Step::Unregistered { confirmed: false }
+                } else {
+                    self.write(attempt, Vec::new())
+                }
             }
-            300..=399 if !attempt.redirected && leads_to(message, terms.registrar) => {
+            300..=399 if leads_to(message, terms.registrar, self.contacts) => {
+                if attempt.redirected {
+                    return self.retry_by(response);
+                }
                 self.write(Attempt { redirected: true, ..attempt }, Vec::new())
             }
+            300..=399 if !self.established && leads_anywhere(message) => self.refused(status),
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => self.retry_by(response),
+            403 if self.goal == Goal::Silent && self.established => {
+                self.unregistration_forbidden(now, &terms.back_off, response.random)
+            }
             403 => self.credentials_refused(now, status, &terms.back_off, response.random),
             404 | 604 => self.put_off(now, status, &terms.back_off, response.random),
             _ if self.established => self.retry_by(response),
@@ -77,14 +89,17 @@ impl Registration {
         let FinalResponse { now, status, message: response, terms, random } = response;
         self.challenges.on_success(response);
         if self.goal != Goal::Registered {
-            let left = grant::left(self.binding, response);
+            let left = grant::left(self.own_contact(), response);
             self.bound.on_listed(now, left);
-            self.registered = false;
             self.contacts.forget_others();
-            self.state = State::Unregistered { at: left.is_zero().then_some(now) };
-            return Step::Unregistered { confirmed: left.is_zero() };
+            if !left.is_zero() {
+                return self.retry(now, Some(status), &terms.back_off, None, random);
+            }
+            (self.registered, self.failures) = (false, 0);
+            self.state = State::Unregistered { at: Some(now) };
+            return Step::Unregistered { confirmed: true };
         }
-        let granted = grant::lifetime(self.binding, response, self.expires);
+        let granted = grant::lifetime(self.own_contact(), response, self.expires);
         if granted.is_zero() {
             return self.retry(now, Some(status), &terms.back_off, None, random);
         }
@@ -112,12 +127,17 @@ impl Registration {
 
     /// Keeps what a 2xx says beside the lifetime; whether the binding's GRUUs are others than before.
     fn read_info(&mut self, response: &Message) -> bool {
-        let info = RegistrarInfo::read(self.binding, response);
+        let info = RegistrarInfo::read(self.own_contact(), response);
         let renamed = info.gruus != self.gruus();
         if self.rare.is_some() || !info.is_empty() {
             self.with_rare(|rare| rare.info = info);
         }
         renamed
+    }
+
+    /// The Contact that the registrar is asked for.
+    pub(super) fn own_contact(&self) -> OwnContact {
+        OwnContact { binding: self.binding, instance: self.sip_instance }
     }
 
     fn on_challenge(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {

@@ -54,7 +54,7 @@ impl Walk {
                 assert_eq!(step(&walk.registration.aim(walk.now, Goal::Silent)), "WantFlow");
                 assert_eq!(step(&walk.registration.begin()), "Send");
                 walk.send();
-                assert_eq!(walk.respond(500, &[]), "Let go");
+                assert_eq!(walk.respond(200, &[]), "Unregistered");
             }
             other => panic!("no state {other}"),
         }
@@ -161,13 +161,21 @@ fn a_response_to_a_register_has_the_row_that_the_table_names() {
         (200, None, "Registered", "Registered"),
         (204, None, "Registered", "Registered"),
         (200, Some(("Expires", "0")), "Failed", "BackingOff"),
-        (301, Some(("Contact", "<sip:elsewhere.example>")), "Failed", "BackingOff"),
-        (302, Some(("Contact", "<sip:example.com;transport=tcp>")), "Send", "Asking"),
+        (301, Some(("Contact", "<sip:elsewhere.example>")), "Failed", "Refused"),
+        (302, Some(("Contact", "<sip:example.com:5060>")), "Send", "Asking"),
+        (302, Some(("Contact", "<sip:example.com;transport=TLS>")), "Send", "Asking"),
+        (302, Some(("Contact", "<SIPS:EXAMPLE.com;transport=tcp>")), "Send", "Asking"),
+        (302, Some(("Contact", "<sip:elsewhere.example>, <sip:example.com>")), "Send", "Asking"),
+        (302, Some(("Contact", "<sip:example.com;transport=tcp>")), "Failed", "Refused"),
+        (302, Some(("Contact", "<sip:example.com:5070>")), "Failed", "Refused"),
+        (302, Some(("Contact", "<sip:example.com;maddr=192.0.2.1>")), "Failed", "Refused"),
+        (302, Some(("Contact", "<sip:example.com?Route=x>")), "Failed", "Refused"),
+        (305, Some(("Contact", "???")), "Failed", "BackingOff"),
         (305, None, "Failed", "BackingOff"),
         (401, Some(("WWW-Authenticate", CHALLENGE)), "Ask", "Asking"),
         (401, None, "Failed", "Refused"),
         (407, Some(("Proxy-Authenticate", CHALLENGE)), "Ask", "Asking"),
-        (407, Some(("WWW-Authenticate", CHALLENGE)), "Failed", "Refused"),
+        (407, Some(("WWW-Authenticate", CHALLENGE)), "Ask", "Asking"),
         (423, Some(("Min-Expires", "3600")), "Send", "Asking"),
         (423, Some(("Min-Expires", "60")), "Failed", "BackingOff"),
         (423, Some(("Min-Expires", "4294967296")), "Failed", "BackingOff"),
@@ -202,6 +210,22 @@ fn what_is_followed_once_is_not_followed_twice() {
         walk.send();
         assert_eq!((walk.respond(status, &[header]), walk.state()), ("Failed", "BackingOff"), "{status}");
     }
+}
+
+#[test]
+fn what_a_redirection_names_by_another_transport_is_not_repeated_by_this_one() {
+    for contact in ["<sips:example.com>", "<sip:example.com;transport=tls>", "sips:example.com;expires=30"] {
+        for (transport, follows) in [(Transport::Udp, "Failed"), (Transport::Tcp, "Failed"), (Transport::Tls, "Send")] {
+            let mut walk = Walk::to("Waiting");
+            walk.registration.begin();
+            walk.send_by(transport);
+            assert_eq!(walk.respond(302, &[("Contact", contact)]), follows, "{contact} by {transport:?}");
+        }
+    }
+    // An account that was accepted before goes on to be asked for.
+    let mut walk = refreshing();
+    assert_eq!(walk.respond(302, &[("Contact", "<sip:elsewhere.example>")]), "Failed");
+    assert_eq!(walk.state(), "BackingOff");
 }
 
 #[test]

@@ -28,6 +28,44 @@ fn reply(world: &mut World, subscribe: &Message, status: u16, headers: &[(&str, 
     world.reply(source, subscribe, status, headers, "");
 }
 
+/// RFC 6665 §4.1.2.1.
+#[test]
+fn a_server_that_wants_a_longer_subscription_is_asked_once_for_it() {
+    for (wanted, asked) in [("7200", true), ("60", false), ("4294967295", false)] {
+        let (mut world, subscribe) = subscribed();
+        world.sent.clear();
+        reply(&mut world, &subscribe, 423, &[("Min-Expires", wanted)]);
+        assert_eq!(world.count("SUBSCRIBE"), usize::from(asked), "{wanted}");
+        if asked {
+            let longer = world.last("SUBSCRIBE");
+            assert_eq!(longer.number(Name::Expires), Some(7_200));
+            reply(&mut world, &longer, 423, &[("Min-Expires", "9000")]);
+            assert_eq!(world.count("SUBSCRIBE"), 1, "once");
+        }
+    }
+}
+
+#[test]
+fn a_subscription_whose_refresh_failed_once_is_refreshed_before_it_ends_and_not_before_its_server_says() {
+    for (retry_after, from, to) in [(None, 0, 9), (Some("1"), 1, 9), (Some("40"), 39, 41)] {
+        let (mut world, subscribe) = subscribed();
+        let contact = ("Contact", "<sip:mail@192.0.2.10>");
+        reply(&mut world, &subscribe, 200, &[contact, ("Expires", "60")]);
+        world.sent.clear();
+        while world.count("SUBSCRIBE") == 0 {
+            world.advance(Duration::from_millis(100));
+        }
+        let refresh = world.last("SUBSCRIBE");
+        let headers: Vec<_> = retry_after.map(|value| ("Retry-After", value)).into_iter().collect();
+        reply(&mut world, &refresh, 503, &headers);
+        world.sent.clear();
+        world.advance(Duration::from_millis(from * 1_000));
+        assert_eq!(world.count("SUBSCRIBE"), 0, "{retry_after:?}");
+        world.advance(Duration::from_millis((to - from) * 1_000));
+        assert!(world.count("SUBSCRIBE") > 0, "{retry_after:?}");
+    }
+}
+
 fn notify(world: &mut World, subscribe: &Message, state: &str, body: &str) {
     let text = format!(
         "NOTIFY sip:{}@relay.test:5070 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKn{state}{}\r\n\

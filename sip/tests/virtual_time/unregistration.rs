@@ -93,13 +93,105 @@ fn an_app_in_the_foreground_whose_unregistration_failed_is_unregistered_at_its_e
             None => world.advance(seconds(40)),
         }
         let sent = world.count("REGISTER");
-        world.advance(seconds(300));
-        assert_eq!(world.count("REGISTER"), sent, "once, {answer:?}");
         disable(&mut world);
         assert_eq!((world.count("REGISTER"), confirmed(&world)), (sent + 1, None), "{answer:?}");
         world.respond(200, &[]);
         assert_eq!(confirmed(&world), Some(true), "{answer:?}");
     }
+}
+
+/// A world that was granted so long, and whose app has just come to the foreground; it has sent no other REGISTER.
+fn in_the_foreground(granted: u32) -> World {
+    let mut world = World::new(FlowId::Stream(1));
+    world.bind();
+    world.grant(granted);
+    world.sent.clear();
+    let instance = world.instance;
+    world.input(Input::Suspend(instance));
+    world
+}
+
+/// The ends of unregistrations that the shell was told.
+fn told(world: &World) -> Vec<Result<u16, Option<u16>>> {
+    let told = world.events.iter().filter_map(|event| match event {
+        Event::Unregistered(_, outcome) => Some(*outcome),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn an_unregistration_that_fails_while_the_app_is_in_the_foreground_is_tried_again_until_it_is_confirmed() {
+    for (answer, headers, from, to) in [
+        (Some(500), None, 15, 30),
+        (Some(503), Some(("Retry-After", "120")), 120, 120),
+        (Some(423), Some(("Min-Expires", "3600")), 15, 30),
+        (Some(302), Some(("Contact", "<sip:elsewhere.example>")), 15, 30),
+        (Some(403), None, 600, 600),
+        (None, None, 15, 30),
+    ] {
+        let mut world = in_the_foreground(3_600);
+        match answer {
+            Some(status) => world.respond(status, &headers.into_iter().collect::<Vec<_>>()),
+            None => world.advance(seconds(32)),
+        }
+        assert_eq!(told(&world), [Err(answer)]);
+        world.sent.clear();
+        world.advance(seconds(from - 1));
+        assert_eq!(world.count("REGISTER"), 0, "{answer:?}: not so soon");
+        world.advance(seconds(to - from + 2));
+        assert_eq!((world.count("REGISTER"), world.last("REGISTER").number(Name::Expires)), (1, Some(0)), "{answer:?}");
+        world.respond(200, &[]);
+        assert_eq!(told(&world), [Err(answer), Ok(200)]);
+        world.advance(seconds(7_200));
+        assert_eq!(world.count("REGISTER"), 1, "{answer:?}");
+    }
+}
+
+#[test]
+fn an_unregistration_that_fails_is_tried_no_longer_than_the_contact_stands_and_not_when_the_app_has_gone() {
+    let mut world = in_the_foreground(60);
+    let mut times = 0;
+    for _ in 0..600 {
+        let sent = world.count("REGISTER");
+        if sent > times {
+            times = sent;
+            world.respond(503, &[]);
+        }
+        world.advance(seconds(1));
+    }
+    assert!((2..=4).contains(&times), "{times}");
+    // So is one that is granted, and lists the Contact still.
+    let mut world = in_the_foreground(600);
+    let contact = world.last("REGISTER").text(Name::Contact).unwrap().split_once('>').unwrap().0.to_owned();
+    world.respond(200, &[("Contact", &format!("{contact}>;expires=571"))]);
+    assert_eq!(told(&world), [Err(Some(200))]);
+    assert_eq!(world.next_register().number(Name::Expires), Some(0));
+    // The next goal is followed at once.
+    let mut world = in_the_foreground(3_600);
+    world.respond(503, &[]);
+    let instance = world.instance;
+    world.input(Input::Resume(instance));
+    assert_eq!(world.last("REGISTER").number(Name::Expires), Some(600));
+    world.grant(3_600);
+    world.sent.clear();
+    world.advance(seconds(60));
+    assert_eq!(world.count("REGISTER"), 0);
+    // A late answer to the unregistration is none to the registration that waits.
+    let mut world = in_the_foreground(3_600);
+    let (late, instance) = (world.last("REGISTER"), world.instance);
+    world.advance(seconds(32));
+    world.dial = false;
+    world.input(Input::Closed(FlowId::Stream(1)));
+    world.input(Input::Resume(instance));
+    answer(&mut world, &late, 200);
+    assert!(!world.events.iter().skip(1).any(|event| matches!(event, Event::Registered { .. })), "{:?}", world.events);
+    // Nor are refused credentials shown again.
+    let mut world = in_the_foreground(3_600);
+    (0..2).for_each(|_| world.respond(401, &[CHALLENGE]));
+    let sent = world.count("REGISTER");
+    world.advance(seconds(7_200));
+    assert_eq!((world.count("REGISTER"), told(&world)), (sent, vec![Err(Some(401))]));
 }
 
 #[test]

@@ -223,6 +223,7 @@ impl World {
             Event::Call { call, instance, state, .. } => self.judge_call_state(call, instance, state),
             Event::FlowSettled { .. }
             | Event::UpstreamIdle { .. }
+            | Event::Unregistered(..)
             | Event::FlowProven(_)
             | Event::Attached(_)
             | Event::Detached(_)
@@ -362,6 +363,7 @@ fn event_kind(event: &Event) -> String {
         Event::UpstreamIdle { upstream, forgotten } => format!("idle {} {forgotten}", upstream.0),
         Event::Unanswerable { unreadable, .. } => format!("unanswerable {unreadable}"),
         Event::RegistrationFailed { failure, .. } => format!("failed {failure:?}"),
+        Event::Unregistered(binding, status) => format!("unregistered {binding} {status:?}"),
         Event::Unbound { instance, outcome } => format!("unbound {instance} {outcome:?}"),
         Event::VerifyDevice { instance, .. } => format!("knock {instance}"),
         Event::FlowProven(_) => "flow proven".to_owned(),

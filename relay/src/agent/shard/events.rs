@@ -58,6 +58,7 @@ impl Shard {
             Event::RegistrationFailed { binding, instance, failure } => {
                 self.on_registration_failed(binding, instance, failure);
             }
+            Event::Unregistered(binding, outcome) => self.on_unregistered(binding, outcome),
             Event::Unbound { instance, outcome } => self.on_unbound(instance, outcome),
             Event::VerifyDevice { verification, instance, method, proof }
                 if self.instances.get(instance).is_none() && self.shared.vault.is_shared() =>
@@ -332,6 +333,24 @@ impl Shard {
                 }
                 self.on_registration_retried(binding, instance, status, after);
             }
+        }
+    }
+
+    /// How the unregistration of apps in the foreground has ended: its status is theirs.
+    fn on_unregistered(&mut self, binding: BindingId, outcome: Result<u16, Option<u16>>) {
+        if let Err(status) = outcome {
+            let outcome = if status.is_some() { RegistrationOutcome::Failed } else { RegistrationOutcome::TimedOut };
+            self.shared.metrics.registration(outcome);
+        }
+        for id in self.endpoint.all_instances(binding) {
+            let Some(row) = self.instances.get_mut(id).filter(|row| row.state == InstanceState::Foreground) else {
+                continue;
+            };
+            if let Err(status) = outcome {
+                tracing::info!(event = "unregistration-failed", instance = %id, status, "an unregistration was not confirmed");
+            }
+            // A 2xx that lists the Contact still confirms nothing.
+            row.status = outcome.unwrap_or_else(|status| status.filter(|it| *it >= 300).unwrap_or(0));
         }
     }
 

@@ -428,7 +428,7 @@ impl Endpoint {
     }
 
     /// A transit reference wants a flow: one is dialled unless that is under way.
-    pub(super) fn want_transit_flow(&mut self, id: UpstreamId) {
+    fn want_transit_flow(&mut self, id: UpstreamId) {
         if self.upstreams.get(id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
             self.dial(id, None);
         }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | 1 to [`SOON`] | after 1, 2, 4, 8 s and up to a quarter longer: what only starts again is back by then, and misses no calls for longer |
 //! | more | after the back-off of RFC 5626 §4.5 |
-//! | any, and a request for the server comes, a request of its own waits to be answered, or an account is to be registered there anew | after 1 s and up to a quarter longer, where that is sooner |
+//! | any, and a request for the server comes (a phone's REGISTER, too), a request of its own waits to be answered, or an account is to be registered there anew | after 1 s and up to a quarter longer, where that is sooner |
 //! | any, and the server has registered an account of another shard | likewise, once in the time in which it would be dialled again in any case |
 //!
 //! Invariant: one dial at a time to a SIP server, and never sooner than a second after one that failed, whatever wants it.

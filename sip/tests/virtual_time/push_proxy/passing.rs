@@ -260,6 +260,35 @@ fn a_flow_that_breaks_under_a_register_is_504_at_once() {
     assert_eq!(through.world.count("REGISTER 504"), 1);
 }
 
+/// A call may wait for it.
+#[test]
+fn a_register_is_passed_soon_where_its_server_has_ended_one_stream_after_the_other_or_could_not_be_reached() {
+    for refuses in [false, true] {
+        let mut through = Through::over(FlowId::Stream(900));
+        through.registered(&Register::by(1));
+        for number in 900..908 {
+            let dialled = through.world.dialled;
+            through.world.upstream.flow = FlowId::Stream(number + 1);
+            through.world.input(Input::Closed(FlowId::Stream(number)));
+            through.world.dial = !refuses;
+            while number < 907 && through.world.dialled == dialled {
+                through.advance(1);
+            }
+            if refuses {
+                (0..3).for_each(|_| through.world.input(Input::DialFailed(crate::world::REGISTRAR)));
+                break;
+            }
+        }
+        through.world.dial = true;
+        let (passed, dialled) = (through.world.count("REGISTER"), through.world.dialled);
+        through.world.advance(std::time::Duration::from_millis(900));
+        through.register(&Register::by(1));
+        assert_eq!(through.world.dialled, dialled, "{refuses}: not at once");
+        through.advance(2);
+        assert_eq!(through.world.count("REGISTER"), passed + 1, "{refuses}");
+    }
+}
+
 #[test]
 fn nobody_but_the_server_answers_a_register_that_passes_through_by_udp() {
     let mut through = Through::new();
