@@ -17,10 +17,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::Method;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
@@ -38,6 +41,7 @@ use super::own_lines::OwnLines;
 pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
+use super::spare_connections::{FULL_FOR, IDLE, SpareConnections};
 use super::state::{Line, LineFate, Place};
 use super::urgency::Urgency;
 use super::withdrawal::Withdrawal;
@@ -70,6 +74,8 @@ pub(crate) struct Channel {
     own: OwnLines<Arc<Connection>, Option<&'static str>>,
     /// Those for calls that wait behind it while it is not proven.
     further: FurtherConnections,
+    /// Those for calls that wait for a stream of it.
+    spare: SpareConnections<Arc<Connection>, Option<&'static str>>,
     /// The way to a service that speaks no HTTP/2, where that is taken.
     http1: Option<Http1>,
     ancestry: Arc<Ancestry>,
@@ -95,8 +101,10 @@ enum Lost {
     Refused,
     /// Not processed: the connection ends for our certificate.
     ShutOut(&'static str),
-    /// The fate of the request is unknown.
+    /// The fate of the request is unknown: its connection has ended.
     Unknown,
+    /// Likewise: its answer was waited for long enough.
+    Unanswered,
 }
 
 impl Channel {
@@ -115,6 +123,7 @@ impl Channel {
             flight: SingleFlight::new(DIAL_BACKOFF),
             own: OwnLines::new(DIAL_BACKOFF),
             further: FurtherConnections::default(),
+            spare: SpareConnections::new(DIAL_BACKOFF),
             ancestry: Arc::default(),
             cautious,
             any_service: false,
@@ -237,8 +246,14 @@ impl Channel {
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
                 Err(Lost::Ending) if !moved => (moved, leave) = (true, None),
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
-                Err(Lost::Unknown) => {
-                    self.record.trouble(Trouble::light("ConnectionLost"), "");
+                Err(lost @ (Lost::Unknown | Lost::Unanswered)) => {
+                    let reason = match lost {
+                        _ if connection.line.is_silent() => "Silent",
+                        // It was the relay that has ended a connection on which nothing was answered.
+                        Lost::Unknown if !connection.line.is_deaf() => "ConnectionLost",
+                        _ => "Unanswered",
+                    };
+                    self.record.trouble(Trouble::light(reason), "");
                     // The push may arrive yet, and is taken back only when nobody waits for the outcome of this push. Other pushes on
                     // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
                     if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
@@ -319,15 +334,11 @@ impl Channel {
                 },
             )?;
             let admitted = connection.line.admit(urgency, || connection.streams_allowed());
-            let stream = if urgency.is_urgent() && self.cautious && !connection.line.is_proven() {
-                let further = Box::pin(self.further(&connection.line, &make));
-                tokio::select! {
-                    biased;
-                    stream = admitted => stream,
-                    further = further => return Ok(further),
-                }
-            } else {
-                admitted.await
+            let stream = tokio::select! {
+                biased;
+                stream = admitted => stream,
+                // It is made when it is polled: where there is something to wait for.
+                beside = async { Box::pin(self.beside(&connection.line, &make)).await }, if urgency.is_urgent() => return Ok(beside),
             };
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
@@ -340,6 +351,58 @@ impl Channel {
 }
 
 impl Channel {
+    /// A connection beside this line, for a call that waits behind it.
+    async fn beside<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
+    where
+        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>> + Send + 'static,
+    {
+        tokio::select! {
+            further = self.further(line, make) => further,
+            spare = self.spare(line, make) => spare,
+        }
+    }
+
+    /// A stream of a spare connection, when there is one.
+    async fn spare<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
+    where
+        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>> + Send + 'static,
+    {
+        let is_full = |line: &Line| line.has_served() && line.is_proven() && !line.has_room();
+        loop {
+            let spares = self.spare.all(freshness);
+            let streams = spares.into_iter().filter(|spare| !spare.is_shut_out()).map(|spare| {
+                Box::pin(async move {
+                    let stream = spare.line.admit(Urgency::Urgent, || spare.streams_allowed()).await;
+                    stream.map(|stream| (spare, stream))
+                })
+            });
+            let mut streams: FuturesUnordered<_> = streams.collect();
+            let first = async {
+                while let Some(stream) = streams.next().await {
+                    if let Some(stream) = stream {
+                        return stream;
+                    }
+                }
+                std::future::pending().await
+            };
+            if let Ok(stream) = timeout(FULL_FOR, first).await {
+                return stream;
+            }
+            if is_full(line)
+                && let Some(flight) = self.spare.next(freshness, |spare| is_full(&spare.line))
+            {
+                let (making, of) = (make(&self.ancestry), Arc::downgrade(flight));
+                let made = async {
+                    let spare = making.await?;
+                    spare.line.set_aside(true);
+                    tokio::spawn(let_go(of, Arc::downgrade(&spare)));
+                    Ok(spare)
+                };
+                flight.begin(freshness, || made, None);
+            }
+        }
+    }
+
     /// A connection of its own for a call that waits behind this line, when that is due.
     async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
     where
@@ -379,6 +442,24 @@ fn freshness(connection: &Arc<Connection>) -> Freshness {
         line if line.is_retired() => Freshness::Spent,
         line if line.is_tired() => Freshness::Ageing,
         _ => Freshness::Good,
+    }
+}
+
+/// Lets a spare connection go that is not used any more, or has ended.
+async fn let_go(flight: Weak<Flight>, spare: Weak<Connection>) {
+    let mut served = None;
+    loop {
+        sleep(IDLE).await;
+        let (Some(flight), Some(spare)) = (flight.upgrade(), spare.upgrade()) else { return };
+        let now = spare.line.served_if_idle();
+        if spare.line.is_retired() || !spare.line.is_aside() || now.is_some() && now == served {
+            if spare.line.is_aside() {
+                spare.line.retire();
+            }
+            flight.forget(|known| Arc::ptr_eq(known, &spare));
+            return;
+        }
+        served = now;
     }
 }
 
@@ -425,7 +506,7 @@ impl Connection {
 
     async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience<'_>) -> Result<Answer, Lost> {
         let known = patience.departure.count();
-        let (response, passage) = match self.post(endpoint, request, patience) {
+        let (response, mut stream, passage) = match self.post(endpoint, request, patience) {
             Ok(posted) => posted,
             Err(lost) => {
                 if matches!(lost, Lost::Ending) {
@@ -442,10 +523,16 @@ impl Connection {
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }
             Err(NoAnswer::TakenBack) => Err(Lost::Ending),
+            // A request without its end is none (RFC 9113 §8.1), and this one gets none.
+            Err(NoAnswer::Stuck) => {
+                stream.send_reset(h2::Reason::CANCEL);
+                self.line.retire();
+                Err(Lost::Ending)
+            }
             Err(NoAnswer::NotLeft) => Err(Lost::Refused),
             // What waits here for its stream yet never leaves.
             Err(NoAnswer::Late) if passage.take_back() => Err(Lost::Refused),
-            Err(NoAnswer::Late) => Err(Lost::Unknown),
+            Err(NoAnswer::Late) => Err(Lost::Unanswered),
             Err(NoAnswer::Ended(error)) => Err(self.classify(&error, &passage)),
         }
     }
@@ -456,7 +543,7 @@ impl Connection {
         endpoint: &Endpoint,
         request: &Request,
         patience: Patience<'_>,
-    ) -> Result<(ResponseFuture, Passage), Lost> {
+    ) -> Result<(ResponseFuture, SendStream<Body>, Passage), Lost> {
         let mut head = hyper::Request::new(());
         *head.method_mut() = Method::POST;
         *head.version_mut() = hyper::Version::HTTP_2;
@@ -466,7 +553,7 @@ impl Connection {
         let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
         // When the stream is already reset this fails, and the response says why.
         let _ = stream.send_data(body, true);
-        Ok((response, passage))
+        Ok((response, stream, passage))
     }
 
     /// The fate of a request whose stream ended in `error`.

@@ -432,3 +432,28 @@ async fn a_slow_message_service_gets_two_copies() {
     assert_eq!((delivery.verdict, delivery.copies, world.fcm.requests()), (Verdict::Accepted, 2, 2));
     assert_eq!(world.fcm.connections(), 3, "one for each, one for the token endpoint");
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_find_all_streams_of_a_slow_service_taken_have_spare_connections_which_are_let_go_later() {
+    let world = World::new();
+    world.apns.allow_streams(10);
+    world.fcm.allow_streams(10);
+    world.apns.answer_all(Some(Answer::Slow(1_000 * MS)));
+    world.fcm.answer_all(Some(fcm::Answer::Slow(1_000 * MS)));
+    // Twenty streams are needed.
+    let (one, other) = tokio::join!(world.ring_each(50 * MS, 1, 200, apple), world.ring_each(50 * MS, 1, 200, google));
+    for (service, deliveries) in [("apns", one.ended().await), ("fcm", other.ended().await)] {
+        assert_eq!(accepted(&deliveries), 200, "{service}");
+        let slowest = deliveries.iter().skip(100).map(|delivery| delivery.elapsed).max().unwrap();
+        assert!(slowest < 2_500 * MS, "{service}: {slowest:?}");
+    }
+    let connections = (world.apns.connections(), world.fcm.connections());
+    assert!((2..=4).contains(&connections.0) && (2..=4).contains(&connections.1), "{connections:?}");
+    // A service that has streams left gets no more connections, and a second burst finds those of the first let go.
+    sleep(Duration::from_secs(120)).await;
+    world.ring_each(200 * MS, 201, 20, apple).await.ended().await;
+    assert_eq!(world.apns.connections(), connections.0);
+    world.ring_each(50 * MS, 301, 100, apple).await.ended().await;
+    assert!(world.apns.connections() > connections.0);
+    world.assert_clean();
+}
