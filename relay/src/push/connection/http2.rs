@@ -11,19 +11,19 @@
 //! went wrong after the request left is [`Failure::Unconfirmed`]. Each wait ends at the caller's `until`. At most
 //! [`MAX_UNDER_WAY`] requests are at the channel, of which [`ALERTS_UNDER_WAY`] are no calls; one more is turned away.
 
+mod beside;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::Method;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
@@ -41,7 +41,7 @@ use super::own_lines::OwnLines;
 pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
-use super::spare_connections::{FULL_FOR, IDLE, SpareConnections};
+use super::spare_connections::SpareConnections;
 use super::state::{Line, LineFate, Place};
 use super::urgency::Urgency;
 use super::withdrawal::Withdrawal;
@@ -350,91 +350,6 @@ impl Channel {
     }
 }
 
-impl Channel {
-    /// A connection beside this line, for a call that waits behind it.
-    async fn beside<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
-    where
-        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>> + Send + 'static,
-    {
-        tokio::select! {
-            further = self.further(line, make) => further,
-            spare = self.spare(line, make) => spare,
-        }
-    }
-
-    /// A stream of a spare connection, when there is one.
-    async fn spare<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
-    where
-        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>> + Send + 'static,
-    {
-        let is_full = |line: &Line| line.has_served() && line.is_proven() && !line.has_room();
-        loop {
-            let spares = self.spare.all(freshness);
-            let streams = spares.into_iter().filter(|spare| !spare.is_shut_out()).map(|spare| {
-                Box::pin(async move {
-                    let stream = spare.line.admit(Urgency::Urgent, || spare.streams_allowed()).await;
-                    stream.map(|stream| (spare, stream))
-                })
-            });
-            let mut streams: FuturesUnordered<_> = streams.collect();
-            let first = async {
-                while let Some(stream) = streams.next().await {
-                    if let Some(stream) = stream {
-                        return stream;
-                    }
-                }
-                std::future::pending().await
-            };
-            if let Ok(stream) = timeout(FULL_FOR, first).await {
-                return stream;
-            }
-            if is_full(line)
-                && let Some(flight) = self.spare.next(freshness, |spare| is_full(&spare.line))
-            {
-                let (making, of) = (make(&self.ancestry), Arc::downgrade(flight));
-                let made = async {
-                    let spare = making.await?;
-                    spare.line.set_aside(true);
-                    tokio::spawn(let_go(of, Arc::downgrade(&spare)));
-                    Ok(spare)
-                };
-                flight.begin(freshness, || made, None);
-            }
-        }
-    }
-
-    /// A connection of its own for a call that waits behind this line, when that is due.
-    async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<Ancestry>) -> F) -> (Arc<Connection>, Place)
-    where
-        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>>,
-    {
-        loop {
-            let begun = self.further.due(line).await;
-            // A dial that fails tells why by itself.
-            let Ok(connection) = make(&self.ancestry).await else { continue };
-            connection.line.set_aside(true);
-            if let Some(stream) = connection.line.admit(Urgency::Urgent, || connection.streams_allowed()).await {
-                begun.take_up();
-                return (connection, stream);
-            }
-        }
-    }
-
-    /// A connection beside the one for all, on which the service has answered, takes the place of one on which it has not.
-    fn promote(&self, connection: &Arc<Connection>) {
-        let is_worse = |now: &Arc<Connection>| !now.line.is_proven() || now.line.is_retired();
-        if connection.line.is_retired() {
-            return;
-        }
-        if let Ok(earlier) = self.flight.supersede(Arc::clone(connection), is_worse) {
-            connection.line.set_aside(false);
-            if let Some(earlier) = earlier {
-                earlier.line.retire();
-            }
-        }
-    }
-}
-
 /// The usability of a connection.
 fn freshness(connection: &Arc<Connection>) -> Freshness {
     match &connection.line {
@@ -442,24 +357,6 @@ fn freshness(connection: &Arc<Connection>) -> Freshness {
         line if line.is_retired() => Freshness::Spent,
         line if line.is_tired() => Freshness::Ageing,
         _ => Freshness::Good,
-    }
-}
-
-/// Lets a spare connection go that is not used any more, or has ended.
-async fn let_go(flight: Weak<Flight>, spare: Weak<Connection>) {
-    let mut served = None;
-    loop {
-        sleep(IDLE).await;
-        let (Some(flight), Some(spare)) = (flight.upgrade(), spare.upgrade()) else { return };
-        let now = spare.line.served_if_idle();
-        if spare.line.is_retired() || !spare.line.is_aside() || now.is_some() && now == served {
-            if spare.line.is_aside() {
-                spare.line.retire();
-            }
-            flight.forget(|known| Arc::ptr_eq(known, &spare));
-            return;
-        }
-        served = now;
     }
 }
 
