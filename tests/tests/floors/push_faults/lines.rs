@@ -414,8 +414,8 @@ async fn no_more_streams_are_opened_than_the_service_allows() {
     world.apns.answer_all(Some(Answer::Slow(100 * MS)));
     let began = Instant::now();
     let deliveries = world.ring_each(MS, 1, 50, apple).await.ended().await;
-    assert_eq!((accepted(&deliveries), world.apns.connections()), (50, 1));
-    assert!(began.elapsed() >= 5_000 * MS, "one after the other: {:?}", began.elapsed());
+    assert!(accepted(&deliveries) == 50 && world.apns.connections() <= 4, "{}", world.apns.connections());
+    assert!(began.elapsed() >= 1_250 * MS, "one after the other on each: {:?}", began.elapsed());
     // Those that wait for a stream have left nothing behind when the connection is lost.
     world.apns.answer_with(&apple_token(100), [Answer::ConnectionLost]);
     let deliveries = world.ring_each(MS, 100, 20, apple).await.ended().await;

@@ -583,7 +583,7 @@ impl Recipient for Doubted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_404_that_other_nodes_have_believed_often_enough_wipes_nobody_and_is_told() {
+async fn a_404_that_other_nodes_have_believed_often_enough_wipes_nobody() {
     let web = Web::new(&Authority::new());
     let (doubted, devices) = (Doubted::default(), [web.server.subscribe(), web.server.subscribe()]);
     for device in &devices {
@@ -597,8 +597,6 @@ async fn a_404_that_other_nodes_have_believed_often_enough_wipes_nobody_and_is_t
         assert_eq!(deliver(call(1), device).await, Verdict::Refused { reason: "ManyNotFound" });
     }
     assert_eq!(doubted.0.load(Ordering::Relaxed), 1, "what is doubted here already is asked of nobody");
-    let report = &web.service.health()[0];
-    assert_eq!(report.reason.as_ref().map(|(reason, _)| *reason), Some("ManyNotFound"));
     assert_eq!(
         deliver(Push { made_at: relay::clock::now(), ..alert() }, 0).await,
         Verdict::Accepted,
