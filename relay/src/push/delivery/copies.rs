@@ -21,12 +21,12 @@ use std::task::Poll;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::recipient::Recipient;
 use crate::push::Verdict;
 use crate::push::connection::attempt::Attempt;
 use crate::push::connection::backoff::RETRY;
 use crate::push::connection::departure::Departure;
 use crate::push::fcm::ATTEMPT_TIMEOUT;
+use crate::push::recipient::Recipient;
 
 /// Copies of one call's push that the service may have taken.
 const COPIES_MAX: usize = 2;
@@ -232,7 +232,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::push::delivery::recipient::{Fixed, Staying};
+    use crate::push::recipient::{Fixed, Staying};
 
     /// Plays one attempt after the other, each with the time that it takes; an attempt that is not named never ends.
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {

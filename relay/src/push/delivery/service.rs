@@ -16,7 +16,6 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
 
 use super::copies::{self, Flight, Settled};
-use super::recipient::{Fixed, Recipient};
 use crate::domain::PushOutcome;
 use crate::log;
 use crate::metrics::Metrics;
@@ -32,6 +31,7 @@ use crate::push::fcm::{self, Fcm};
 use crate::push::health::reasons::is_of_configuration;
 use crate::push::health::token_refusals::is_of_a_token;
 use crate::push::health::{NOT_IN_TIME, Record, Report, Trouble};
+use crate::push::recipient::{Fixed, Recipient};
 use crate::push::setup::SetupError;
 use crate::push::setup::reusable::Made;
 use crate::push::webpush::{self, WebPush};
