@@ -28,7 +28,7 @@ pub(crate) async fn deliver(
     until: Instant,
     departure: &Departure,
 ) -> Option<(Verdict, u32)> {
-    let (device, began) = (Device { shared, shard, push, target }, Instant::now());
+    let (device, began) = (Device { shared, shard, app, push, target }, Instant::now());
     let ended_so = |verdict| {
         let (attempts, copies) = (departure.count(), departure.lost());
         Delivery { verdict, attempts, copies, elapsed: began.elapsed(), is_in_force: false }
@@ -54,6 +54,9 @@ pub(crate) async fn deliver(
     };
     if verdict == Verdict::Accepted && is_in_force {
         shared.note_accepted(app, target.provider);
+        if target.provider == Provider::WebPush {
+            shared.note_taken(app, target);
+        }
     }
     let provider = shared.provider(target.provider);
     for _ in 1..attempts {
@@ -69,6 +72,7 @@ pub(crate) async fn deliver(
 struct Device<'a> {
     shared: &'a Shared,
     shard: usize,
+    app: &'a str,
     push: &'a Push,
     /// The token that is tried.
     target: &'a PushTarget,
@@ -88,6 +92,10 @@ impl Recipient for Device<'_> {
                 Err(_) => true,
             }
         })
+    }
+
+    fn is_gone(&self) -> Staying<'_> {
+        Box::pin(self.shared.believes_not_found(self.app, self.target))
     }
 }
 

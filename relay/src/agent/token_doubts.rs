@@ -1,11 +1,15 @@
-//! Doubts about APNs where it calls tokens bad.
+//! Doubts about APNs where it calls tokens bad, and about a service of Web Push that knows subscriptions no more.
 //!
 //! `BadDeviceToken` says that a token is none, or that it is one of the other environment. The first is the app's end, the
 //! second an operator's mistake that concerns every device at once. So it ends an instance only
 //! - when this app and environment has had a push accepted, in this run or, with the same key and endpoint, in one of the
 //!   last days, and
 //! - while at most [`BAD_FREE`] answers in a row say so, with no push accepted between them, and
-//! - while, of what was answered within [`WINDOW`], at most [`BAD_FREE`] answers or one in [`BAD_SHARE`] say so.
+//! - while, of what was answered within [`WINDOW`], at most [`BAD_FREE`] answers or one in [`BAD_SHARE`] say so, and
+//! - while all nodes, and their earlier runs, have believed fewer than [`BAD_FREE`] since one that knows of it had a push accepted and few refused.
+//!
+//! A 404 of Web Push is judged where the pushes of its service are (`push/webpush/unknown.rs`); all nodes and their runs together believe
+//! [`NOT_FOUND`] of one service within [`NOT_FOUND_FOR`], or until one that knows of it has a push taken there.
 //!
 //! With the push services of another configuration all of that is learned anew: what an earlier endpoint or key was told says nothing of the next.
 //!
@@ -13,16 +17,17 @@
 //!
 //! Invariant: only answers are judged here; no push is delayed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, MutexGuard, Weak};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::clock;
 use crate::lock::Mutex;
-use crate::push::Mode;
+use crate::push::{Mode, webpush};
 use crate::secret::PushToken;
-use crate::vault::record::Provider;
+use crate::vault::record::{Provider, PushTarget};
 
 /// For how long answers are counted, at most.
 const WINDOW: Duration = Duration::from_secs(600);
@@ -32,12 +37,25 @@ const BAD_FREE: u32 = 2;
 const BAD_SHARE: u32 = 5;
 /// How often it is written down that pushes are accepted.
 const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
+/// For how long it is known to all nodes that a token was believed to be bad, while no push is accepted.
+const BELIEVED_FOR: Duration = Duration::from_secs(7 * 86_400);
+/// Subscriptions of one service that all nodes believe to be gone for a 404, and for how long each counts while no push is taken.
+const NOT_FOUND: u32 = 8;
+const NOT_FOUND_FOR: Duration = Duration::from_secs(3_600);
+/// Services of Web Push of which this run knows that some count.
+const SERVICES_MAX: usize = 1_024;
 /// How often the operator is told of one app and environment.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The recent answers for each app and environment.
 #[derive(Default)]
-pub(crate) struct TokenDoubts(Mutex<HashMap<(Box<str>, Provider), Row>>);
+pub(crate) struct TokenDoubts {
+    rows: Mutex<HashMap<(Box<str>, Provider), Row>>,
+    /// The services of Web Push, of which the store may have that 404s were believed.
+    not_found: Mutex<HashSet<Box<str>>>,
+    /// Whether there are any.
+    any_not_found: AtomicBool,
+}
 
 #[derive(Default)]
 struct Row {
@@ -47,6 +65,8 @@ struct Row {
     accepted: bool,
     /// `BadDeviceToken` since the latest push that was accepted.
     in_a_row: u32,
+    /// The store may have that tokens were believed to be bad.
+    counts: bool,
     written_at: Option<Instant>,
     told_at: Option<Instant>,
     /// Answers of this half of the window and of the one before: all, and those that said `BadDeviceToken`.
@@ -58,8 +78,8 @@ struct Row {
 type Whose<'a> = (&'a str, Provider, &'a Weak<Mode>);
 
 impl TokenDoubts {
-    /// A push was accepted; whether that is to be written down.
-    fn note_accepted(&self, whose: Whose<'_>, now: Instant) -> bool {
+    /// A push was accepted; whether that is to be written down, and that no token that was believed to be bad counts any more.
+    fn note_accepted(&self, whose: Whose<'_>, now: Instant) -> (bool, bool) {
         self.with_row(whose, |row| {
             row.count(now, false);
             row.accepted = true;
@@ -67,8 +87,28 @@ impl TokenDoubts {
             if due {
                 row.written_at = Some(now);
             }
-            due
+            (due, row.share_is_low() && std::mem::take(&mut row.counts))
         })
+    }
+
+    /// Tokens that are believed to be bad are counted by the store.
+    fn note_counts(&self, whose: Whose<'_>) {
+        self.with_row(whose, |row| row.counts = true);
+    }
+
+    /// Likewise the 404s of this service. False: they cannot be, for there are too many.
+    fn note_not_found(&self, service: &str) -> bool {
+        let mut services = self.not_found.lock();
+        self.any_not_found.store(true, Ordering::Relaxed);
+        services.contains(service) || services.len() < SERVICES_MAX && services.insert(service.into())
+    }
+
+    /// This service has taken a push; whether 404s of it may count.
+    fn take_not_found(&self, service: &str) -> bool {
+        let mut services = self.not_found.lock();
+        let was_there = services.remove(service);
+        self.any_not_found.store(!services.is_empty(), Ordering::Relaxed);
+        was_there
     }
 
     /// A token was called bad; `None`: whether a push was accepted in an earlier run decides.
@@ -96,16 +136,12 @@ impl TokenDoubts {
     }
 
     fn with_row<T>(&self, (app, provider, services): Whose<'_>, work: impl FnOnce(&mut Row) -> T) -> T {
-        let mut rows = self.lock();
+        let mut rows = self.rows.lock();
         let row = rows.entry((app.into(), provider)).or_default();
         if !Weak::ptr_eq(&row.services, services) {
             *row = Row { services: services.clone(), ..Row::default() };
         }
         work(row)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Box<str>, Provider), Row>> {
-        self.0.lock()
     }
 }
 
@@ -123,8 +159,13 @@ impl Row {
     }
 
     fn are_few(&self) -> bool {
+        let bad = self.halves[0].1 + self.halves[1].1;
+        self.in_a_row <= BAD_FREE && (bad <= BAD_FREE || self.share_is_low())
+    }
+
+    fn share_is_low(&self) -> bool {
         let (all, bad) = (self.halves[0].0 + self.halves[1].0, self.halves[0].1 + self.halves[1].1);
-        self.in_a_row <= BAD_FREE && (bad <= BAD_FREE || bad.saturating_mul(BAD_SHARE) <= all)
+        bad.saturating_mul(BAD_SHARE) <= all
     }
 }
 
@@ -132,31 +173,60 @@ impl Shared {
     /// A push was accepted: this app's tokens of this environment are good ones.
     pub(crate) fn note_accepted(self: &Arc<Self>, app: &str, provider: Provider) {
         let services = Arc::downgrade(&self.push.mode());
-        if !self.token_doubts.note_accepted((app, provider, &services), clock::now()) {
+        let (is_news, is_over) = self.token_doubts.note_accepted((app, provider, &services), clock::now());
+        if !is_news && !is_over {
             return;
         }
         let Some(channel) = self.push.channel(app, provider) else { return };
-        let shared = self.clone();
-        // A state that is not written down is learned anew by the next run.
-        tokio::spawn(async move { shared.vault.remember(&channel).await });
+        let (shared, app) = (self.clone(), Box::<str>::from(app));
+        tokio::spawn(async move {
+            // A state that is not written down is learned anew by the next run.
+            if is_news {
+                let _ = shared.vault.remember(&channel).await;
+            }
+            if is_over && shared.vault.give_turns_back(&bad_tokens(&channel), BAD_FREE).await.is_err() {
+                shared.token_doubts.note_counts((&app, provider, &services));
+            }
+        });
+    }
+
+    /// A service of Web Push has taken a push.
+    pub(crate) fn note_taken(self: &Arc<Self>, app: &str, target: &PushTarget) {
+        // So it is where no service says 404.
+        if !self.token_doubts.any_not_found.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(service) = webpush::service_of(app, target) else { return };
+        if self.token_doubts.take_not_found(&service) {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                if shared.vault.give_turns_back(&service, NOT_FOUND).await.is_err() {
+                    shared.token_doubts.note_not_found(&service);
+                }
+            });
+        }
+    }
+
+    /// Whether a subscription that its service knows no more is believed to be gone, though other nodes, or earlier runs, may have believed so of others.
+    pub(crate) async fn believes_not_found(&self, app: &str, target: &PushTarget) -> bool {
+        let Some(service) = webpush::service_of(app, target) else { return false };
+        self.token_doubts.note_not_found(&service)
+            && self.vault.take_turn(&service, NOT_FOUND, NOT_FOUND_FOR).await.unwrap_or(false)
     }
 
     /// Whether a token that the service calls bad ends its instance. If not, the operator is told.
     pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider, token: &PushToken) -> bool {
         let (now, services) = (clock::now(), Arc::downgrade(&self.push.mode()));
         let whose = (app, provider, &services);
-        let believed = match self.token_doubts.judge(whose, now) {
-            Some(believed) => believed,
-            None => {
-                let channel = self.push.channel(app, provider);
-                let before = match &channel {
-                    Some(channel) => self.vault.remembers(channel).await.unwrap_or(false),
-                    None => false,
-                };
+        let believed = match (self.token_doubts.judge(whose, now), self.push.channel(app, provider)) {
+            (Some(false), _) | (_, None) => false,
+            (Some(true), Some(channel)) => self.counts_as_bad(whose, &channel).await,
+            (None, Some(channel)) => {
+                let before = self.vault.remembers(&channel).await.unwrap_or(false);
                 if before {
                     self.token_doubts.note_accepted_before(whose);
                 }
-                before
+                before && self.counts_as_bad(whose, &channel).await
             }
         };
         if !believed {
@@ -174,6 +244,17 @@ impl Shared {
         }
         believed
     }
+
+    /// Whether all nodes and their earlier runs have believed few tokens of this channel to be bad, of which this is one more.
+    async fn counts_as_bad(&self, whose: Whose<'_>, channel: &str) -> bool {
+        self.token_doubts.note_counts(whose);
+        self.vault.take_turn(&bad_tokens(channel), BAD_FREE, BELIEVED_FOR).await.unwrap_or(false)
+    }
+}
+
+/// The name of what the store counts of a channel.
+fn bad_tokens(channel: &str) -> String {
+    format!("{channel} bad")
 }
 
 #[cfg(test)]
@@ -194,7 +275,7 @@ mod tests {
             Self { doubts: TokenDoubts::default(), services: Arc::new(Mode::Printed), now: Instant::now() }
         }
 
-        fn accepted(&self) -> bool {
+        fn accepted(&self) -> (bool, bool) {
             let services = Arc::downgrade(&self.services);
             self.doubts.note_accepted((APP, Provider::ApnsProduction, &services), self.now)
         }
@@ -214,7 +295,7 @@ mod tests {
         assert_eq!(answers.bad(), None, "an earlier run may know");
         assert_eq!(answers.bad(), None);
         assert_eq!(answers.bad(), Some(false), "three of three are too many, whatever an earlier run knew");
-        assert!(answers.accepted() && !answers.accepted(), "written once a day");
+        assert_eq!([answers.accepted().0, answers.accepted().0], [true, false], "written once a day");
     }
 
     #[test]
@@ -243,6 +324,27 @@ mod tests {
         assert_eq!(outcomes.len(), BAD_FREE as usize);
         answers.accepted();
         assert_eq!(answers.bad(), Some(true), "it is put right");
+    }
+
+    #[test]
+    fn what_all_nodes_believed_counts_until_a_node_that_knows_of_it_has_few_refused() {
+        let answers = Answers::new();
+        assert_eq!(answers.accepted(), (true, false), "this run knows of none");
+        answers.bad();
+        answers.doubts.note_counts((APP, Provider::ApnsProduction, &Arc::downgrade(&answers.services)));
+        let over: Vec<_> = (0..4).map(|_| answers.accepted().1).collect();
+        assert_eq!(over, [false, false, true, false], "one of three is no few");
+    }
+
+    #[test]
+    fn a_service_of_web_push_counts_until_it_takes_a_push() {
+        let doubts = TokenDoubts::default();
+        assert!(doubts.note_not_found("one") && doubts.note_not_found("other") && doubts.note_not_found("one"));
+        assert!(doubts.take_not_found("one") && !doubts.take_not_found("one"));
+        assert!(doubts.any_not_found.load(Ordering::Relaxed));
+        assert!(doubts.take_not_found("other") && !doubts.any_not_found.load(Ordering::Relaxed));
+        assert!((0..SERVICES_MAX).all(|number| doubts.note_not_found(&number.to_string())));
+        assert!(!doubts.note_not_found("one more"), "it is not believed");
     }
 
     #[test]

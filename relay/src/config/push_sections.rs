@@ -42,13 +42,13 @@ fn apns_key(apns: &mut Reader<'_>) -> ApnsCredentials {
 }
 
 fn apns_certificate(apns: &mut Reader<'_>) -> ApnsCredentials {
-    let remedy = "name a PEM file with the certificate and its private key";
-    let file = apns.required_secret_file("certificate_file", Held::ApnsCertificate, remedy);
+    const REMEDY: &str = "name a PEM file with the certificate and its private key; to make one: \
+                          openssl pkcs12 -in push.p12 -nodes -out push.pem";
+    let file = apns.required_secret_file("certificate_file", Held::ApnsCertificate, REMEDY);
     if let Some((_, text)) = &file {
         let holds = |what| text.expose().contains(what);
         if !holds("-----BEGIN CERTIFICATE-----") || !holds("PRIVATE KEY-----") || holds("ENCRYPTED PRIVATE KEY") {
-            let remedy = "make one: openssl pkcs12 -in push.p12 -nodes -out push.pem";
-            apns.problem("certificate_file", "does not hold a certificate and its private key in PEM", remedy);
+            apns.problem("certificate_file", "does not hold a certificate and its private key in PEM", REMEDY);
         }
     }
     for key in ["key_file", "key_id"] {

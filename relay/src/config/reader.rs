@@ -351,7 +351,8 @@ impl<'a> Reader<'a> {
             }
         };
         let Ok(text) = std::str::from_utf8(&content) else {
-            self.problem(key, format!("{} is not text", path.display()), "write the secret as UTF-8 text");
+            let remedy = if remedy == RANDOM { "write the secret as UTF-8 text" } else { remedy };
+            self.problem(key, format!("{} is not text", path.display()), remedy);
             return None;
         };
         let text = text.trim_start_matches(BYTE_ORDER_MARK).trim_end_matches(['\r', '\n']);

@@ -289,7 +289,7 @@ impl Story {
                         PushOutcome::Gone => "the push token is dead: the app is gone from the phone",
                         PushOutcome::Refused => "the push service refused the push",
                         PushOutcome::TooLate => "the push service took longer than the call waits",
-                        PushOutcome::Failed | PushOutcome::Accepted => "the push service could not be reached",
+                        PushOutcome::Failed | PushOutcome::Accepted => not_taken(reason.as_deref()),
                     };
                     match reason {
                         Some(reason) => format!("{what} ({reason})"),
@@ -318,6 +318,21 @@ impl Story {
             });
         }
         failure
+    }
+}
+
+/// What kept a push from being taken; of a reason that is not known, that it was not.
+fn not_taken(reason: Option<&str>) -> &'static str {
+    match reason {
+        None | Some("Unreachable") => "the push service could not be reached",
+        Some("ServerError") => "the push service answered with errors of its own",
+        Some("AskedToWait" | "TooManyRequests" | "QUOTA_EXCEEDED") => "the push service asked to wait",
+        Some("TokenEndpointAway") => "the push service's token endpoint gave no access token",
+        Some("Silent" | "Unanswered") => "the push service did not answer",
+        Some("ConnectionLost") => "the connections to the push service broke",
+        Some(TOKEN_CHANGED) => "the push service had not taken the push when the device had another token",
+        Some(DEVICE_CAME) => "the push service had not taken the push when the device had come by itself",
+        Some(_) => "the push service did not take the push",
     }
 }
 
@@ -403,6 +418,15 @@ mod tests {
                 vec![sent.clone(), (40, PushEnded(PushOutcome::Failed, None)), (30_000, Ended(CallState::TimedOut))],
                 "unreachable",
                 "the push service could not be reached",
+            ),
+            (
+                vec![
+                    sent.clone(),
+                    (5_300, PushEnded(PushOutcome::Failed, Some(reason("ServerError")))),
+                    (5_300, Ended(CallState::TimedOut)),
+                ],
+                "unreachable",
+                "the push service answered with errors of its own (ServerError)",
             ),
             (
                 vec![

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `payload` | what a push says |
 //! | `delivery` | a push from its order to its verdict |
+//! | `recipient` | whether a push is still for the token that it was tried with |
 //! | `apns`, `fcm`, `webpush` | the services |
 //! | `connection` | the way to a service |
 //! | `health` | how each service stands |
@@ -23,6 +24,7 @@ mod jwt;
 #[doc(hidden)]
 pub mod measured;
 pub mod payload;
+mod recipient;
 mod rfc8599;
 mod setup;
 pub mod webpush;
@@ -40,11 +42,11 @@ pub use connection::identity::chain;
 pub use connection::network::{ByteStream, Network, Opening, System};
 pub use connection::withdrawal::Withdrawal;
 pub use delivery::dry_run::DryRun;
-pub use delivery::recipient::{Fixed, Recipient, Staying};
 pub(crate) use delivery::service::Mode;
 pub use delivery::service::{AppPush, Delivery, PushService, check, take_printed};
 pub use health::{Report, State};
 pub use payload::collapse::Subject;
+pub use recipient::{Fixed, Recipient, Staying};
 pub use rfc8599::{Address, NoAddress};
 pub use setup::{Problem, SetupError};
 

@@ -40,6 +40,8 @@ struct Table {
     leases: BTreeMap<Arc<str>, Held>,
     /// What is remembered beside instances.
     memos: BTreeSet<Box<str>>,
+    /// Until when each is taken.
+    turns: BTreeMap<Box<str>, Instant>,
 }
 
 struct Entry {
@@ -207,6 +209,21 @@ impl MemoryStore {
 
     pub fn remembers(&self, name: &str) -> bool {
         self.table().memos.contains(name)
+    }
+
+    pub fn take_turn(&self, name: &str, life: Duration) -> bool {
+        let now = clock::now();
+        let mut table = self.table();
+        table.turns.retain(|_, until| *until > now);
+        let is_free = !table.turns.contains_key(name);
+        if is_free {
+            table.turns.insert(name.into(), now + life);
+        }
+        is_free
+    }
+
+    pub fn give_turn_back(&self, name: &str) {
+        self.table().turns.remove(name);
     }
 
     pub fn put_item(&self, id: InstanceId, item: &SealedItem) -> Result<Placement, StoreError> {

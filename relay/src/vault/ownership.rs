@@ -2,7 +2,7 @@
 //!
 //! Invariant: a node takes nothing over before its own time is sure, while another process has its name that had it before, and nothing at all while something lost is being written again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sip::id::{InstanceId, ShardTag};
 use tokio::time::timeout;
@@ -169,6 +169,41 @@ impl Vault {
             Store::Memory(memory) => Ok(memory.remembers(&name)),
             Store::Redis(redis) => redis.remembers(&name).await,
         }
+    }
+
+    /// Writes down one more of what may happen `most` times within `life`, for all runs and nodes. False: it has happened so often.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn take_turn(&self, what: &str, most: u32, life: Duration) -> Result<bool, StoreError> {
+        for name in self.turns(what, most) {
+            let is_taken = match &self.0.store {
+                Store::Memory(memory) => memory.take_turn(&name, life),
+                Store::Redis(redis) => redis.take_turn(&name, life).await?,
+            };
+            if is_taken {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// It may happen `most` times again.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn give_turns_back(&self, what: &str, most: u32) -> Result<(), StoreError> {
+        for name in self.turns(what, most) {
+            match &self.0.store {
+                Store::Memory(memory) => memory.give_turn_back(&name),
+                Store::Redis(redis) => redis.give_turn_back(&name).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn turns(&self, what: &str, most: u32) -> impl Iterator<Item = String> {
+        (0..most).map(move |turn| lookup::memo(&self.0.keyring.index_key(), &format!("turn {turn} of {what}")))
     }
 
     /// Whether a run of a node has its lease now.

@@ -228,6 +228,7 @@ macro_rules! run {
 }
 
 conformance! {
+    what_may_happen_so_often_is_counted_for_all_nodes_until_its_time_is_over_or_it_is_given_back,
     a_record_that_was_put_is_loaded_and_opens,
     a_put_whose_answer_was_lost_may_be_repeated,
     a_record_can_be_changed_by_its_owner,

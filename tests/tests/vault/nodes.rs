@@ -1,7 +1,7 @@
 //! Several nodes over one Redis: what one believes of another, and of a store that has lost something; what they tell each other.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
@@ -406,4 +406,21 @@ async fn until_claimed(vault: &Vault) {
         claim_all(vault, 10).await == [id(1)]
     })
     .await;
+}
+
+pub async fn what_may_happen_so_often_is_counted_for_all_nodes_until_its_time_is_over_or_it_is_given_back(
+    bench: &Bench,
+) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    let take = async |node: &Vault, life| node.take_turn("com.example.phone bad", 2, life).await;
+    let long = Duration::from_secs(3_600);
+    for (node, is_taken) in [(&a, true), (&b, true), (&a, false), (&b, false)] {
+        assert_eq!(take(node, long).await, Ok(is_taken));
+    }
+    assert_eq!(a.take_turn("com.example.other bad", 2, long).await, Ok(true), "another one");
+    b.give_turns_back("com.example.phone bad", 2).await.expect("it is there");
+    let short = Duration::from_millis(1);
+    assert_eq!((take(&a, short).await, take(&a, long).await), (Ok(true), Ok(true)));
+    until("the first one's time is over", async || take(&b, long).await == Ok(true)).await;
+    assert_eq!(take(&b, long).await, Ok(false));
 }

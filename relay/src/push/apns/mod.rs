@@ -360,7 +360,7 @@ fn refused_for(status: u16, reason: &str) -> &'static str {
 fn classify(answer: &Answer) -> (Meaning, Bearing) {
     let body = answer_body::read(answer.read_body());
     let (status, reason) = (answer.status.as_u16(), answer_body::text(&body, "reason"));
-    let since = answer_body::count(&body["timestamp"]);
+    let since = answer_body::time_ms(&body["timestamp"]);
     // Its body came whole, and is none, or one that Apple may have written.
     let has_said_all = answer.body.as_ref().is_some_and(|whole| whole.is_empty() || body.is_object());
     let done = |verdict| Meaning::Settled(Attempt::Done(verdict));

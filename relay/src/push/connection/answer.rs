@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hyper::header::RETRY_AFTER;
+use hyper::header::{DATE, RETRY_AFTER};
 use hyper::{HeaderMap, StatusCode};
 
 use super::not_before::PauseFor;
@@ -42,10 +42,13 @@ impl Answer {
         self.body.as_deref().unwrap_or_default()
     }
 
-    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3); at most [`LONGEST_RETRY_AFTER`].
+    /// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110 §10.2.3), which is one of the service's clock: its `Date` says what that
+    /// shows (§6.6.1). At most [`LONGEST_RETRY_AFTER`].
     pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let date = |text: &str| httpdate::parse_http_date(text).ok();
         let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        let at = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
+        let now = || self.headers.get(DATE).and_then(|now| date(now.to_str().ok()?.trim()));
+        let at = || date(text)?.duration_since(now().unwrap_or_else(SystemTime::now)).ok();
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let seconds = is_number.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
         let asked = seconds.or_else(at);
@@ -58,6 +61,8 @@ impl Answer {
     pub(crate) fn bearing(&self) -> Bearing {
         let status = self.status.as_u16();
         let line = match status {
+            // Too Early: the host may hold what comes by this connection for early data of TLS, and none is of another (RFC 8470 §5.2).
+            425 => LineFate::Faulty,
             // Request Timeout and Misdirected Request: another connection is what they ask for (RFC 9110 §15.5.9, §15.5.20).
             408 | 421 => LineFate::Ending,
             500..=599 => LineFate::Faulty,
@@ -72,5 +77,37 @@ impl Answer {
         };
         let proves = self.status != StatusCode::FORBIDDEN && line == LineFate::Good;
         Bearing { line, proves, pause, note }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_of_retry_after_is_one_of_the_services_clock() {
+        let text = |at: SystemTime| httpdate::fmt_http_date(at).parse().unwrap();
+        let now = SystemTime::now();
+        let (hour, second) = (Duration::from_secs(3_600), Duration::from_secs(1));
+        let asked = |at: SystemTime, date: Option<SystemTime>| {
+            let mut headers = HeaderMap::from_iter([(RETRY_AFTER, text(at))]);
+            headers.extend(date.map(|date| (DATE, text(date))));
+            Answer { status: StatusCode::TOO_MANY_REQUESTS, headers, body: None }.retry_after()
+        };
+        for theirs in [now - hour, now, now + hour] {
+            assert_eq!(asked(theirs + second * 2, Some(theirs)), Some(second * 2));
+            assert_eq!(asked(theirs - second * 2, Some(theirs)), None, "it is past");
+        }
+        let alone = asked(now + hour, None).unwrap();
+        assert!(hour - second * 2 < alone && alone <= hour, "{alone:?}");
+    }
+
+    #[test]
+    fn a_fault_that_may_stick_to_the_connection_is_no_proof_of_it() {
+        for (status, line) in [(425, LineFate::Faulty), (503, LineFate::Faulty), (421, LineFate::Ending)] {
+            let (status, headers) = (StatusCode::from_u16(status).unwrap(), HeaderMap::new());
+            let bearing = Answer { status, headers, body: None }.bearing();
+            assert_eq!((bearing.line, bearing.proves), (line, false), "{status}");
+        }
     }
 }

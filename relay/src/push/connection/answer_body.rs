@@ -3,6 +3,8 @@
 //! Invariant: one member that is not as it should be costs no other: a member that is absent, null or of another kind is as if it were not
 //! there. Of a member that stands there twice the last counts; a byte order mark before it and what follows it are left out.
 
+use std::time::UNIX_EPOCH;
+
 use serde_json::Value;
 
 /// The value that a body holds; `Null` when it is no JSON.
@@ -32,6 +34,22 @@ pub(crate) fn count(value: &Value) -> Option<u64> {
     number.parse().ok().or_else(|| number.parse().ok().and_then(whole))
 }
 
+/// A time, in milliseconds since 1970: a count of them, or one of micro- or nanoseconds, or a date of HTTP. One in seconds is read as it stands: long ago.
+pub(crate) fn time_ms(value: &Value) -> Option<u64> {
+    // 5138 in milliseconds, 1973 in microseconds.
+    const MILLIS_MAX: u64 = 100_000_000_000_000;
+    let date = || {
+        let date = httpdate::parse_http_date(value.as_str()?.trim()).ok()?;
+        u64::try_from(date.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+    };
+    Some(match count(value) {
+        None => return date(),
+        Some(millis @ ..MILLIS_MAX) => millis,
+        Some(micros) if micros / 1_000 < MILLIS_MAX => micros / 1_000,
+        Some(nanos) => nanos / 1_000_000,
+    })
+}
+
 /// Without its fraction; a number below zero is zero.
 fn whole(number: f64) -> Option<u64> {
     number.is_finite().then_some(number.max(0.0) as u64)
@@ -56,6 +74,21 @@ mod tests {
             assert_eq!(count(&read(body.as_bytes())["timestamp"]), Some(1_795_000_000_123), "{body}");
         }
         assert_eq!(count(&read(br#"{"timestamp":-5}"#)["timestamp"]), Some(0));
+        for body in [
+            r#"{"timestamp":1795000000123}"#,
+            r#"{"timestamp":1795000000123456}"#,
+            r#"{"timestamp":"1795000000123456789"}"#,
+        ] {
+            assert_eq!(time_ms(&read(body.as_bytes())["timestamp"]), Some(1_795_000_000_123), "{body}");
+        }
+        for (body, time) in [
+            (r#"{"timestamp":"Sun, 06 Nov 1994 08:49:37 GMT"}"#, Some(784_111_777_000)),
+            (r#"{"timestamp":1795000000}"#, Some(1_795_000_000)),
+            (r#"{"timestamp":"soon"}"#, None),
+            (r#"{"timestamp":null}"#, None),
+        ] {
+            assert_eq!(time_ms(&read(body.as_bytes())["timestamp"]), time, "{body}");
+        }
         for body in
             [r#"{"timestamp":null}"#, r#"{"timestamp":"soon"}"#, r#"{"timestamp":[1]}"#, "{}", "[]", "", "<html>"]
         {

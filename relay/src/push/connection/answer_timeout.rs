@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::departure::{Departure, Passage};
 use super::request::Request;
 use super::state::{ASK_AFTER, Line};
 use super::urgency::Urgency;
 
+/// How long nothing more may leave of a body of which a part has.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
 /// How long what is no call may wait until it leaves, in one try.
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 /// How long its answer is waited for then: services ask for so much patience, and what is not urgent has it.
@@ -94,6 +96,8 @@ pub(super) enum NoAnswer {
     Late,
     /// Nothing of the request's body has left or ever will: the line takes nothing any more.
     TakenBack,
+    /// The body has left in part, and its rest never will.
+    Stuck,
     /// Nor has it left in time, or ever will, on a line that may take others.
     NotLeft,
 }
@@ -153,6 +157,7 @@ pub(super) async fn head_of_answer(
             Err(_) => Err(NoAnswer::Late),
         },
         why = forsaken(line, passage, when_silent, departure) => Err(why),
+        () = stuck(passage) => Err(NoAnswer::Stuck),
         () = held_up(passage, leaves_until), if leaves_until < until => Err(NoAnswer::NotLeft),
     }
 }
@@ -169,6 +174,19 @@ async fn forsaken(line: &Line, passage: &Passage, when_silent: WhenSilent, depar
         departure.over().await;
     }
     NoAnswer::Late
+}
+
+/// Waits until the rest of a body is taken back that stands still, as where the service opens its window no more.
+async fn stuck(passage: &Passage) {
+    let mut known = None;
+    while let Some(left) = passage.progress() {
+        if left > 0 && known == Some(left) && passage.take_rest_back() {
+            return;
+        }
+        known = Some(left);
+        sleep(STUCK_AFTER).await;
+    }
+    pending().await
 }
 
 /// Waits until a request is taken back that has not begun to leave in time.

@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | waits | yes | itself, from then on |
 //! | leaves, or has left | no | itself |
+//! | has left in part, and nothing of it is being written | yes: without its end it is no request | itself, from when the rest is written |
 //! | was taken back | it is | blanks, which no service takes for a push, where `h2` writes it nevertheless |
 //!
 //! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
@@ -15,7 +16,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -34,6 +35,8 @@ const HAS_LEFT: u8 = 2;
 const TAKEN_BACK: u8 = 3;
 /// Its answer is waited for no more; it may leave yet.
 const FORGOTTEN: u8 = 4;
+/// A part of it has left; the rest waits, and nothing of it is being written.
+const HAS_LEFT_IN_PART: u8 = 5;
 /// How long the answer to a push is waited for that was recalled.
 pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 /// The replacement of a body that was taken back.
@@ -193,7 +196,8 @@ impl Departure {
         if self.is_recalled() {
             return None;
         }
-        let passage = Arc::new(Passing { departures: Arc::clone(&self.departures), stage: AtomicU8::new(WAITS) });
+        let (stage, left) = (AtomicU8::new(WAITS), AtomicUsize::new(0));
+        let passage = Arc::new(Passing { departures: Arc::clone(&self.departures), stage, left });
         Some((Body { rest: body, passing: Arc::clone(&passage) }, Passage(passage)))
     }
 
@@ -325,19 +329,34 @@ impl Departures {
 struct Passing {
     departures: Arc<Departures>,
     stage: AtomicU8,
+    /// So many bytes of it have left.
+    left: AtomicUsize,
 }
 
 impl Passing {
     /// It begins to leave, if it waits: it may arrive from now on.
     fn leaves(&self) {
-        if self.stage.load(Ordering::Acquire) != WAITS {
-            return;
+        match self.stage.load(Ordering::Acquire) {
+            WAITS => {}
+            HAS_LEFT_IN_PART => {
+                // An error: it was taken back, or is forgotten.
+                let _ = self.stage.compare_exchange(HAS_LEFT_IN_PART, LEAVES, Ordering::AcqRel, Ordering::Acquire);
+                return;
+            }
+            _ => return,
         }
         // Before it is seen: an answer is taken off when it is waited for no more.
         self.departures.unanswered.fetch_add(1, Ordering::AcqRel);
         if self.stage.compare_exchange(WAITS, LEAVES, Ordering::AcqRel, Ordering::Acquire).is_err() {
             self.departures.unanswered.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+
+    /// A part of it has left.
+    fn has_left_in_part(&self, count: usize) {
+        self.left.fetch_add(count, Ordering::Relaxed);
+        // An error: it is forgotten, or was taken back.
+        let _ = self.stage.compare_exchange(LEAVES, HAS_LEFT_IN_PART, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// All of it has left.
@@ -362,18 +381,39 @@ impl Passage {
     pub(super) fn take_back(&self) -> bool {
         self.0.stage.compare_exchange(WAITS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
+
+    /// Likewise where a part of it has left, and nothing is being written: the rest never leaves.
+    pub(super) fn take_rest_back(&self) -> bool {
+        let Passing { departures, stage, .. } = &*self.0;
+        let is = stage.compare_exchange(HAS_LEFT_IN_PART, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if is {
+            departures.unanswered.fetch_sub(1, Ordering::AcqRel);
+            if departures.is_recalled.load(Ordering::Acquire) {
+                departures.recalled.notify_one();
+            }
+        }
+        is
+    }
+
+    /// How many bytes have left of a body that is on its way out; `None`: all, or none ever will.
+    pub(super) fn progress(&self) -> Option<usize> {
+        match self.0.stage.load(Ordering::Acquire) {
+            WAITS | LEAVES | HAS_LEFT_IN_PART => Some(self.0.left.load(Ordering::Relaxed)),
+            _ => None,
+        }
+    }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        let Passing { departures, stage } = &*self.0;
+        let Passing { departures, stage, .. } = &*self.0;
         let is_recalled = || departures.is_recalled.load(Ordering::Acquire);
         let left = stage.fetch_update(Ordering::AcqRel, Ordering::Acquire, |stage| match stage {
             TAKEN_BACK => None,
             WAITS if is_recalled() => Some(TAKEN_BACK),
             _ => Some(FORGOTTEN),
         });
-        if matches!(left, Ok(LEAVES | HAS_LEFT)) {
+        if matches!(left, Ok(LEAVES | HAS_LEFT | HAS_LEFT_IN_PART)) {
             departures.unanswered.fetch_sub(1, Ordering::AcqRel);
             if is_recalled() {
                 departures.recalled.notify_one();
@@ -394,7 +434,7 @@ impl Buf for Body {
     }
 
     fn chunk(&self) -> &[u8] {
-        let Passing { departures, stage } = &*self.passing;
+        let Passing { departures, stage, .. } = &*self.passing;
         if departures.is_recalled.load(Ordering::Acquire) {
             // An error: it leaves already, or was taken back.
             let _ = stage.compare_exchange(WAITS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire);
@@ -409,8 +449,10 @@ impl Buf for Body {
 
     fn advance(&mut self, count: usize) {
         self.rest.advance(count);
-        if self.rest.is_empty() && count > 0 {
-            self.passing.has_left();
+        match count {
+            0 => {}
+            _ if self.rest.is_empty() => self.passing.has_left(),
+            _ => self.passing.has_left_in_part(count),
         }
     }
 }

@@ -11,12 +11,15 @@
 //! went wrong after the request left is [`Failure::Unconfirmed`]. Each wait ends at the caller's `until`. At most
 //! [`MAX_UNDER_WAY`] requests are at the channel, of which [`ALERTS_UNDER_WAY`] are no calls; one more is turned away.
 
+mod beside;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::Method;
 use tokio::runtime::Handle;
@@ -38,6 +41,7 @@ use super::not_before::{NotBefore, PauseFor, Probe};
 pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
+use super::spare_connections::SpareConnections;
 use super::state::{Line, LineFate, Place};
 use super::urgency::Urgency;
 use super::withdrawal::Withdrawal;
@@ -70,6 +74,8 @@ pub(crate) struct Channel {
     own: CoreConnections<Arc<Connection>, Option<&'static str>>,
     /// Those for calls that wait behind it while it is not proven.
     further: FurtherConnections,
+    /// Those for calls that wait for a stream of it.
+    spare: SpareConnections<Arc<Connection>, Option<&'static str>>,
     /// The way to a service that speaks no HTTP/2, where that is taken.
     http1: Option<Http1>,
     history: Arc<ConnectionHistory>,
@@ -95,8 +101,10 @@ enum Lost {
     Refused,
     /// Not processed: the connection ends for our certificate.
     ShutOut(&'static str),
-    /// The fate of the request is unknown.
+    /// The fate of the request is unknown: its connection has ended.
     Unknown,
+    /// Likewise: its answer was waited for long enough.
+    Unanswered,
 }
 
 impl Channel {
@@ -115,6 +123,7 @@ impl Channel {
             flight: SingleFlight::new(DIAL_BACKOFF),
             own: CoreConnections::new(DIAL_BACKOFF),
             further: FurtherConnections::default(),
+            spare: SpareConnections::new(DIAL_BACKOFF),
             history: Arc::default(),
             cautious,
             any_service: false,
@@ -238,8 +247,14 @@ impl Channel {
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
                 Err(Lost::Ending) if !moved => (moved, leave) = (true, None),
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
-                Err(Lost::Unknown) => {
-                    self.record.trouble(Trouble::light("ConnectionLost"), "");
+                Err(lost @ (Lost::Unknown | Lost::Unanswered)) => {
+                    let reason = match lost {
+                        _ if connection.line.is_silent() => "Silent",
+                        // It was the relay that has ended a connection on which nothing was answered.
+                        Lost::Unknown if !connection.line.is_deaf() => "ConnectionLost",
+                        _ => "Unanswered",
+                    };
+                    self.record.trouble(Trouble::light(reason), "");
                     // The push may arrive yet, and is taken back only when nobody waits for the outcome of this push. Other pushes on
                     // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
                     if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
@@ -320,54 +335,17 @@ impl Channel {
                 },
             )?;
             let admitted = connection.line.admit(urgency, || connection.streams_allowed());
-            let stream = if urgency.is_urgent() && self.cautious && !connection.line.is_proven() {
-                let further = Box::pin(self.further(&connection.line, &make));
-                tokio::select! {
-                    biased;
-                    stream = admitted => stream,
-                    further = further => return Ok(further),
-                }
-            } else {
-                admitted.await
+            let stream = tokio::select! {
+                biased;
+                stream = admitted => stream,
+                // It is made when it is polled: where there is something to wait for.
+                beside = async { Box::pin(self.beside(&connection.line, &make)).await }, if urgency.is_urgent() => return Ok(beside),
             };
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
             }
             if let Some(stream) = stream {
                 return Ok((connection, stream));
-            }
-        }
-    }
-}
-
-impl Channel {
-    /// A connection of its own for a call that waits behind this line, when that is due.
-    async fn further<F>(&self, line: &Line, make: &impl Fn(&Arc<ConnectionHistory>) -> F) -> (Arc<Connection>, Place)
-    where
-        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>>,
-    {
-        loop {
-            let begun = self.further.due(line).await;
-            // A dial that fails tells why by itself.
-            let Ok(connection) = make(&self.history).await else { continue };
-            connection.line.set_aside(true);
-            if let Some(stream) = connection.line.admit(Urgency::Urgent, || connection.streams_allowed()).await {
-                begun.take_up();
-                return (connection, stream);
-            }
-        }
-    }
-
-    /// A connection beside the one for all, on which the service has answered, takes the place of one on which it has not.
-    fn promote(&self, connection: &Arc<Connection>) {
-        let is_worse = |now: &Arc<Connection>| !now.line.is_proven() || now.line.is_retired();
-        if connection.line.is_retired() {
-            return;
-        }
-        if let Ok(earlier) = self.flight.supersede(Arc::clone(connection), is_worse) {
-            connection.line.set_aside(false);
-            if let Some(earlier) = earlier {
-                earlier.line.retire();
             }
         }
     }
@@ -426,7 +404,7 @@ impl Connection {
 
     async fn exchange(&self, endpoint: &Endpoint, request: &Request, patience: Patience<'_>) -> Result<Answer, Lost> {
         let known = patience.departure.count();
-        let (response, passage) = match self.post(endpoint, request, patience) {
+        let (response, mut stream, passage) = match self.post(endpoint, request, patience) {
             Ok(posted) => posted,
             Err(lost) => {
                 if matches!(lost, Lost::Ending) {
@@ -443,10 +421,16 @@ impl Connection {
                 Ok(Answer { status: head.status, headers: head.headers, body })
             }
             Err(NoAnswer::TakenBack) => Err(Lost::Ending),
+            // A request without its end is none (RFC 9113 §8.1), and this one gets none.
+            Err(NoAnswer::Stuck) => {
+                stream.send_reset(h2::Reason::CANCEL);
+                self.line.retire();
+                Err(Lost::Ending)
+            }
             Err(NoAnswer::NotLeft) => Err(Lost::Refused),
             // What waits here for its stream yet never leaves.
             Err(NoAnswer::Late) if passage.take_back() => Err(Lost::Refused),
-            Err(NoAnswer::Late) => Err(Lost::Unknown),
+            Err(NoAnswer::Late) => Err(Lost::Unanswered),
             Err(NoAnswer::Ended(error)) => Err(self.classify(&error, &passage)),
         }
     }
@@ -457,7 +441,7 @@ impl Connection {
         endpoint: &Endpoint,
         request: &Request,
         patience: Patience<'_>,
-    ) -> Result<(ResponseFuture, Passage), Lost> {
+    ) -> Result<(ResponseFuture, SendStream<Body>, Passage), Lost> {
         let mut head = hyper::Request::new(());
         *head.method_mut() = Method::POST;
         *head.version_mut() = hyper::Version::HTTP_2;
@@ -467,7 +451,7 @@ impl Connection {
         let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
         // When the stream is already reset this fails, and the response says why.
         let _ = stream.send_data(body, true);
-        Ok((response, passage))
+        Ok((response, stream, passage))
     }
 
     /// The fate of a request whose stream ended in `error`.

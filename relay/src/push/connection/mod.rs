@@ -6,6 +6,7 @@
 //! | `http1` | the connections to a service that speaks no HTTP/2 |
 //! | `core_connections` | the connections that belong to one core each |
 //! | `further_connections` | the further connections for calls that wait behind one that is not proven |
+//! | `spare_connections` | the further connections for calls that wait for a stream of one that serves |
 //! | `state` | whether a request may go over a connection |
 //! | `history` | how the earlier connections ended, and the wait before the next dial |
 //! | *making one* | |
@@ -48,6 +49,7 @@ pub(super) mod not_before;
 mod request;
 pub(super) mod retries;
 pub(super) mod single_flight;
+mod spare_connections;
 pub(super) mod state;
 pub(super) mod urgency;
 pub(super) mod withdrawal;

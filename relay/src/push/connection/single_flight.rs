@@ -131,6 +131,12 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         Ok(earlier)
     }
 
+    /// Has no value any more, if it is this one.
+    pub(super) fn forget(&self, is_it: impl FnOnce(&T) -> bool) {
+        let gone = self.lock().value.take_if(|value| is_it(value));
+        drop(gone);
+    }
+
     fn look(&self, freshness: &impl Fn(&T) -> Freshness) -> Look<T, E> {
         let mut state = self.lock();
         let judged = state.value.as_ref().map(|value| (freshness(value), value.clone()));

@@ -252,12 +252,12 @@ impl Line {
 
     /// Waits until the line gets no further requests because it has answered none.
     pub(super) async fn deafness(&self) {
-        self.change(|line| line.is_deaf.load(Ordering::Acquire)).await;
+        self.change(Self::is_deaf).await;
     }
 
     /// Waits until the line has fallen silent, or gets no further requests because it has answered none.
     pub(super) async fn failure(&self) {
-        self.change(|line| line.is_silent() || line.is_deaf.load(Ordering::Acquire)).await;
+        self.change(|line| line.is_silent() || line.is_deaf()).await;
     }
 
     /// Waits until nobody waits for anything on the line, which has fallen silent.
@@ -382,6 +382,21 @@ impl Line {
 
     pub(super) fn is_retired(&self) -> bool {
         self.gate.is_closed()
+    }
+
+    /// Whether it gets no further requests because it has answered none.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_deaf.load(Ordering::Acquire)
+    }
+
+    /// Whether a request could have a stream now.
+    pub(super) fn has_room(&self) -> bool {
+        self.gate.available_permits() > 0
+    }
+
+    /// How many requests were answered well, if none is under way.
+    pub(super) fn served_if_idle(&self) -> Option<u32> {
+        (self.open_streams() == 0).then(|| self.good.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_silent(&self) -> bool {

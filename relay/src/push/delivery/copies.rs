@@ -21,12 +21,12 @@ use std::task::Poll;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::recipient::Recipient;
 use crate::push::Verdict;
 use crate::push::connection::attempt::Attempt;
 use crate::push::connection::backoff::RETRY;
 use crate::push::connection::departure::Departure;
 use crate::push::fcm::ATTEMPT_TIMEOUT;
+use crate::push::recipient::Recipient;
 
 /// Copies of one call's push that the service may have taken.
 const COPIES_MAX: usize = 2;
@@ -47,13 +47,15 @@ pub(super) struct Settled {
 
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// Sends until it is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first.
+/// Sends until it is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first. An error, where no copy is under way
+/// or was lost: `changed` has come; so often it was tried.
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
     departure: &Departure,
     recipient: &dyn Recipient,
-) -> Settled {
+    mut changed: impl Future<Output = ()> + Unpin,
+) -> Result<Settled, u32> {
     let mut copies = Copies {
         send,
         deadline,
@@ -67,8 +69,22 @@ pub(super) async fn run_with<'a>(
         leaving: None,
     };
     loop {
-        if let Some(settled) = copies.step().await {
-            return settled;
+        let step = if copies.count() == 0 && copies.attempts > 0 {
+            tokio::select! {
+                biased;
+                step = copies.step() => step,
+                () = &mut changed => {
+                    if recipient.stays().await {
+                        return Err(copies.attempts);
+                    }
+                    Some(copies.settled(Verdict::Moved))
+                }
+            }
+        } else {
+            copies.step().await
+        };
+        if let Some(settled) = step {
+            return Ok(settled);
         }
     }
 }
@@ -212,10 +228,11 @@ async fn first(flights: &mut Vec<Flight<'_>>) -> Attempt {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::future::pending;
     use std::time::Duration;
 
     use super::*;
-    use crate::push::delivery::recipient::{Fixed, Staying};
+    use crate::push::recipient::{Fixed, Staying};
 
     /// Plays one attempt after the other, each with the time that it takes; an attempt that is not named never ends.
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
@@ -241,11 +258,11 @@ mod tests {
                         attempt
                     })
                 }
-                None => Box::pin(std::future::pending()),
+                None => Box::pin(pending()),
             }
         };
         let Settled { verdict, attempts, copies } =
-            run_with(send, started + Duration::from_secs(30), &departure, recipient).await;
+            run_with(send, started + Duration::from_secs(30), &departure, recipient, pending()).await.unwrap();
         (verdict, attempts, copies, started.elapsed().as_secs())
     }
 
@@ -256,11 +273,12 @@ mod tests {
     async fn the_first_copy_leaves_in_the_turn_in_which_it_is_begun() {
         let departure = Departure::unmeasured();
         let send = || -> Flight<'_> { Box::pin(async { ACCEPTED }) };
-        let mut run = std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed));
+        let mut run =
+            std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed, pending()));
         let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
         assert_eq!(
             begun,
-            Poll::Ready(Settled { verdict: Verdict::Accepted, attempts: 1, copies: 1 }),
+            Poll::Ready(Ok(Settled { verdict: Verdict::Accepted, attempts: 1, copies: 1 })),
             "no timer is waited for"
         );
     }
@@ -310,6 +328,32 @@ mod tests {
             (Verdict::Accepted, 3, 3, 28),
             "soon, where there is little"
         );
+    }
+
+    /// Plays it where other services come in force after so many seconds: after how many tries these go on, or the verdict.
+    async fn play_until_changed(script: &[Attempt], changed_after: u64) -> Result<Verdict, u32> {
+        let (script, departure) = (RefCell::new(script.iter()), Departure::unmeasured());
+        let send = || -> Flight<'_> {
+            departure.note();
+            match script.borrow_mut().next() {
+                Some(Attempt::Lost) => Box::pin(async { Attempt::Lost }),
+                Some(_) => Box::pin(async { AWAY }),
+                None => Box::pin(pending()),
+            }
+        };
+        let changed = Box::pin(tokio::time::sleep(Duration::from_secs(changed_after)));
+        let until = Instant::now() + Duration::from_secs(30);
+        run_with(send, until, &departure, &Fixed, changed).await.map(|settled| settled.verdict)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_certainly_not_taken_goes_to_other_services_and_what_may_have_been_does_not() {
+        let away = || std::iter::repeat_with(|| AWAY);
+        let tried = play_until_changed(&away().take(1_000).collect::<Vec<_>>(), 9).await;
+        assert!(matches!(tried, Err(1..)), "{tried:?}");
+        assert_eq!(play_until_changed(&[AWAY], 9).await, Ok(Verdict::Unconfirmed), "it is under way");
+        let lost: Vec<_> = std::iter::once(Attempt::Lost).chain(away().take(1_000)).collect();
+        assert_eq!(play_until_changed(&lost, 9).await, Ok(Verdict::Unconfirmed));
     }
 
     /// A recipient whose token changes at this moment.

@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sip::id::{CallId, InstanceId, ShardTag};
 use tokio::time::{Instant, sleep};
 
@@ -46,24 +47,22 @@ pub struct DryRun {
 }
 
 impl PushService {
-    /// Asks every service of every app, in the order of their names.
+    /// Asks every service of every app, all at once; told in the order of the apps' names.
     pub async fn try_out(&self) -> Vec<DryRun> {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return Vec::new() };
         let mut apps: Vec<_> = apps.iter().collect();
         apps.sort_by_key(|(id, _)| *id);
-        let mut trials = Vec::new();
-        for (id, app) in apps {
-            for runs in runs(app) {
-                trials.push(tried(id, runs).await);
-            }
+        let trials = apps.into_iter().map(|(id, app)| async move {
+            let mut trials = join_all(runs(app).into_iter().map(|runs| tried(id, runs))).await;
             trials.extend(app.webpush.as_ref().map(|webpush| DryRun {
                 app: id.clone(),
                 service: "webpush",
                 problem: webpush.trial(),
             }));
-        }
-        trials
+            trials
+        });
+        join_all(trials).await.concat()
     }
 
     /// Asks the services that fail, each [`ASK_EVERY`], for ever.
@@ -77,17 +76,15 @@ impl PushService {
     async fn ask_failing(&self) {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return };
-        let mut apps: Vec<_> = apps.iter().collect();
-        apps.sort_by_key(|(id, _)| *id);
-        for (id, app) in apps {
-            for runs in runs(app) {
-                let Some(record) = runs.first().map(|run| Arc::clone(run.record())) else { continue };
-                let fails = record.report().reason.is_some_and(|(reason, _)| !is_of_a_token(reason));
-                if fails && tried(id, runs).await.problem.is_none() {
-                    record.note(Note::LetIn);
-                }
+        let services = apps.iter().flat_map(|(id, app)| runs(app).into_iter().map(move |runs| (id, runs)));
+        let asked = services.map(|(id, runs)| async move {
+            let Some(record) = runs.first().map(|run| Arc::clone(run.record())) else { return };
+            let fails = record.report().reason.is_some_and(|(reason, _)| !is_of_a_token(reason));
+            if fails && tried(id, runs).await.problem.is_none() {
+                record.note(Note::LetIn);
             }
-        }
+        });
+        join_all(asked).await;
     }
 }
 
@@ -116,12 +113,16 @@ async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
         let record = Arc::clone(run.record());
         trial.service = record.report().service;
         let deadline = Instant::now() + DRY_RUN_TIMEOUT;
-        trial.problem = match run.try_out(deadline).await {
+        let (verdict, said) = run.try_out(deadline).await;
+        trial.problem = match verdict {
             Verdict::Accepted | Verdict::Gone { .. } | Verdict::BadToken => None,
             Verdict::Refused { reason: "InvalidToken" } => None,
             Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),
             Verdict::Retry { .. } | Verdict::TooLate | Verdict::Unconfirmed | Verdict::Moved => {
-                Some(record.latest().unwrap_or_else(|| ("Silent", reasons::words("Silent").into())))
+                // The service's word goes before what followed from it.
+                let latest = record.latest().filter(|(reason, _)| said.is_none_or(|said| said == *reason));
+                let reason = said.unwrap_or("Silent");
+                Some(latest.unwrap_or_else(|| (reason, reasons::words(reason).into())))
             }
         };
         if trial.problem.is_some() {

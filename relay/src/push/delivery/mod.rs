@@ -3,7 +3,6 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | `service` | the one door: every push of every App |
-//! | `recipient` | whether a push is still for the token that it was tried with |
 //! | `copies` | a call's push through a service that may take it twice |
 //! | `dry_run` | pushes that reach no device, for what a service says of the keys |
 //!
@@ -11,5 +10,4 @@
 
 mod copies;
 pub(super) mod dry_run;
-pub(super) mod recipient;
 pub(super) mod service;

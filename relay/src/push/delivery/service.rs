@@ -16,7 +16,6 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep};
 
 use super::copies::{self, Flight, Settled};
-use super::recipient::{Fixed, Recipient};
 use crate::domain::PushOutcome;
 use crate::log;
 use crate::metrics::Metrics;
@@ -32,6 +31,7 @@ use crate::push::fcm::{self, Fcm};
 use crate::push::health::reasons::is_of_configuration;
 use crate::push::health::token_refusals::is_of_a_token;
 use crate::push::health::{NOT_IN_TIME, Record, Report, Trouble};
+use crate::push::recipient::{Fixed, Recipient};
 use crate::push::setup::SetupError;
 use crate::push::setup::reusable::Made;
 use crate::push::webpush::{self, WebPush};
@@ -149,8 +149,8 @@ impl PushService {
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
     }
 
-    /// Takes the services and keys of another one from now on; calls under way go on as they began, and what waits to be tried again is
-    /// tried by these.
+    /// Takes the services and keys of another one from now on; what is under way goes on as it began, and what waits to be tried again, and was certainly
+    /// not taken, is tried by these.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
         self.0.mode.swap(Arc::clone(&mode)).note_in_force(false);
@@ -434,8 +434,8 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
-    /// Tries until it is settled, `deadline` comes, or its recipient has another token. An error: other services are in force, and it is no call.
-    async fn run(self, terms: Terms<'_>, from: Resumption<'_, '_>) -> Result<Ended, Earlier> {
+    /// Tries until it is settled, `deadline` comes, or its recipient has another token. An error: other services are in force, and it is to be tried again.
+    async fn run(self, terms: Terms<'_>, mut from: Resumption<'_, '_>) -> Result<Ended, Earlier> {
         let Terms { event, of, deadline, departure, recipient } = terms;
         let limited = &AtomicBool::new(false);
         let waits_with_others = event.is_of_a_call();
@@ -454,7 +454,9 @@ impl<'a> DeliveryRun<'a> {
                 attempt => attempt,
             }
         };
-        let settled = match self {
+        let before = from.earlier.attempts;
+        let again = |attempts| Earlier { attempts: before + attempts, lost: 0 };
+        let mut settled = match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
                     let mut prepared = prepared.clone();
@@ -463,32 +465,36 @@ impl<'a> DeliveryRun<'a> {
                         noted(fcm.attempt(&mut prepared, deadline, departure, Some(&renewed)).await)
                     })
                 };
-                copies::run_with(send, deadline, departure, recipient).await
+                copies::run_with(send, deadline, departure, recipient, from.changed.as_mut()).await.map_err(again)?
             }
             Self::WebPush(webpush, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
                     let mut prepared = prepared.clone();
                     Box::pin(async move {
                         let renewed = || webpush::renewed_body(of);
-                        noted(webpush.attempt(&mut prepared, deadline, departure, Some(&renewed)).await)
+                        noted(webpush.attempt(&mut prepared, deadline, (departure, recipient), Some(&renewed)).await)
                     })
                 };
-                copies::run_with(send, deadline, departure, recipient).await
+                copies::run_with(send, deadline, departure, recipient, from.changed.as_mut()).await.map_err(again)?
             }
-            run => run.repeated(terms, from, &retries, noted).await?,
+            run => {
+                let settled = run.repeated(terms, from, &retries, noted).await?;
+                return Ok(Ended { settled, limited: limited.load(Ordering::Relaxed) });
+            }
         };
+        settled.attempts += before;
         Ok(Ended { settled, limited: limited.load(Ordering::Relaxed) })
     }
 
-    /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again.
-    pub(crate) async fn try_out(self, deadline: Instant) -> Verdict {
+    /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again. Also why it was not taken, as far as is known.
+    pub(crate) async fn try_out(self, deadline: Instant) -> (Verdict, Option<&'static str>) {
         let retries = Arc::clone(&self.channel().retries);
         let (departure, changed) = (Departure::unmeasured(), Notify::new());
         let terms = Terms { event: Event::Test, of: None, deadline, departure: &departure, recipient: &Fixed };
         let from = Resumption { earlier: Earlier::default(), changed: pin!(changed.notified()) };
         let tried = self.repeated(terms, from, &retries, |attempt| attempt).await;
         // These are in force as long as it lasts.
-        tried.map_or(Verdict::Retry { after: None }, |settled| settled.verdict)
+        (tried.map_or(Verdict::Retry { after: None }, |settled| settled.verdict), departure.said())
     }
 
     /// One copy after the other, for what may be late: with the pauses of its service, and while others wait for it, in its turn.
@@ -522,7 +528,7 @@ impl<'a> DeliveryRun<'a> {
             }
             so_far.attempts += 1;
             tries += 1;
-            let attempt = self.attempt(of, deadline, departure).await;
+            let attempt = self.attempt(of, deadline, departure, recipient).await;
             refused_for = mistake_waited_out(event, &attempt);
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
@@ -555,7 +561,7 @@ impl<'a> DeliveryRun<'a> {
                     Some(turn) => turn,
                     None => return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for))),
                 },
-                () = &mut changed, if !event.is_of_a_call() => {
+                () = &mut changed => {
                     if !recipient.stays().await {
                         return Ok(so_far.settled(Verdict::Moved));
                     }
@@ -569,14 +575,20 @@ impl<'a> DeliveryRun<'a> {
     }
 
     /// Tries once.
-    async fn attempt(&mut self, of: Content<'_>, deadline: Instant, departure: &Departure) -> Attempt {
+    async fn attempt(
+        &mut self,
+        of: Content<'_>,
+        deadline: Instant,
+        departure: &Departure,
+        recipient: &dyn Recipient,
+    ) -> Attempt {
         match self {
             Self::Apns(apns, prepared) => {
                 let renewed = || apns::renewed_body(of);
                 apns.attempt(prepared, deadline, departure, Some(&renewed)).await
             }
             Self::Fcm(fcm, prepared) => fcm.attempt(prepared, deadline, departure, None).await,
-            Self::WebPush(webpush, prepared) => webpush.attempt(prepared, deadline, departure, None).await,
+            Self::WebPush(webpush, prepared) => webpush.attempt(prepared, deadline, (departure, recipient), None).await,
         }
     }
 }

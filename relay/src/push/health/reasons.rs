@@ -109,6 +109,7 @@ pub(crate) fn words(reason: &str) -> &'static str {
         "ManyNotFound" => {
             "it knows none of many subscriptions (404): nobody is wiped for that; look what stands before it, if it is yours"
         }
+        TOO_MANY_REQUESTS | "QUOTA_EXCEEDED" => "it takes no more pushes now: ask again later",
         "Redirected" => "it sends pushes elsewhere, and none is followed",
         "BadPath" => "Apple's service is not at this endpoint: check app.apns.endpoint",
         NOT_ALLOWED => "the endpoint leads to an address that upstream.allow_addresses does not list",

@@ -30,8 +30,13 @@ pub(super) fn encrypted(keys: &WebPushKeys, plaintext: &[u8]) -> Option<Vec<u8>>
     encrypted_by(keys, &sender, random::bytes(), plaintext, padded - plaintext.len())
 }
 
-/// Whether something can be encrypted for a device with this key.
+/// Whether something can be encrypted for a device with this key. A point that is compressed, or of X9.62's hybrid form, is the same point; but what is
+/// encrypted goes with the octets of the key (RFC 8291 §3.4), and the device has them uncompressed.
 pub(super) fn is_point(p256dh: &[u8]) -> bool {
+    const UNCOMPRESSED: u8 = 4;
+    if p256dh.first() != Some(&UNCOMPRESSED) {
+        return false;
+    }
     let Ok(own) = PrivateKey::generate(&ECDH_P256) else { return false };
     agreement::agree(&own, UnparsedPublicKey::new(&ECDH_P256, p256dh), (), |_| Ok(())).is_ok()
 }
@@ -124,6 +129,9 @@ mod tests {
         assert_eq!(length(1), length(BLOCK));
         assert!(length(BLOCK) < length(BLOCK + 1));
         assert!(is_point(&p256dh) && !is_point(&[4; 65]) && !is_point(&[0; 65]) && !is_point(&[]));
+        let mut hybrid = p256dh;
+        hybrid[0] = 6 + (hybrid[64] & 1);
+        assert!(!is_point(&hybrid), "the device has other octets");
         assert_eq!(encrypted(&WebPushKeys { p256dh: [4; 65], auth: [7; 16] }, b"x"), None);
     }
 }

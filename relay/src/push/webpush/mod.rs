@@ -61,6 +61,7 @@ use super::health::device_faults::name_of;
 use super::health::reasons::{self, NOT_HTTP2, TOO_MANY_REQUESTS};
 use super::health::{Note, Record, Trouble};
 use super::payload::collapse;
+use super::recipient::Recipient;
 use super::setup::Problem;
 use super::{Event, Push, Verdict, payload};
 use crate::hpke::PublicKey;
@@ -145,6 +146,12 @@ pub fn canonical_endpoint(text: &str) -> Option<String> {
     Some(format!("https://{host}{port}{root}{rest}"))
 }
 
+/// The service of this target, as the push service of that app.
+pub(crate) fn service_of(app: &str, target: &PushTarget) -> Option<String> {
+    let url = endpoint(PushToken::expose(&target.token))?;
+    Some(format!("{app} {}", origins::origin_of(&url)?))
+}
+
 /// Whether something can be encrypted for a device with this key (`p256dh`, uncompressed).
 pub fn is_key(p256dh: &[u8]) -> bool {
     encryption::is_point(p256dh)
@@ -195,7 +202,7 @@ impl WebPush {
         &self,
         PreparedPush { origin, request, urgency, is_call }: &mut PreparedPush,
         deadline: Instant,
-        departure: &Departure,
+        (departure, recipient): (&Departure, &dyn Recipient),
         renewed: Renewed<'_>,
     ) -> Attempt {
         let times = TryTimes::new(*is_call, deadline);
@@ -213,7 +220,19 @@ impl WebPush {
         let patience = Patience { times, when_silent, urgency: *urgency, departure, renewed };
         match sent(origin, request, patience).await {
             Ok(attempt) => {
-                let attempt = origin.judged(&request.path, *urgency, attempt);
+                let attempt = match attempt {
+                    Attempt::Done(Verdict::BadToken) => {
+                        let is_gone = origin.unknown.is_believed(&request.path) && {
+                            let is_gone = recipient.is_gone().await;
+                            if !is_gone {
+                                origin.unknown.doubt();
+                            }
+                            is_gone
+                        };
+                        origin.not_found(is_gone, *urgency)
+                    }
+                    attempt => attempt,
+                };
                 origin.note(&request.path, &attempt);
                 if matches!(attempt, Attempt::Limited { .. }) {
                     departure.say(TOO_MANY_REQUESTS);

@@ -81,7 +81,7 @@ struct Table {
 pub(super) struct Origin {
     pub(super) channel: Channel,
     pub(super) limits: Limits,
-    unknown: Unknown,
+    pub(super) unknown: Unknown,
     places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
@@ -126,9 +126,7 @@ impl Origins {
 
     /// The origin of this URL; `None` when it is no `https` URL.
     pub(super) fn of(&self, url: &Uri) -> Option<Arc<Origin>> {
-        // However it is written, it is one.
-        let mut origin = format!("https://{}:{}", url.host()?, https_port(url)?);
-        origin.make_ascii_lowercase();
+        let origin = origin_of(url)?;
         let mut table = self.table.lock();
         let now = Instant::now();
         if let Some(known) = table.get(&*origin) {
@@ -167,6 +165,13 @@ impl Origins {
         tls.resumption = Resumption::in_memory_sessions(SESSIONS);
         Arc::new(tls)
     }
+}
+
+/// The origin of this URL, which is one however it is written; `None` when it is no `https` URL.
+pub(super) fn origin_of(url: &Uri) -> Option<String> {
+    let mut origin = format!("https://{}:{}", url.host()?, https_port(url)?);
+    origin.make_ascii_lowercase();
+    Some(origin)
 }
 
 impl Table {
@@ -215,23 +220,17 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 }
 
 impl Origin {
-    /// The judgement on its answer to a push at `path`: that it knows no such subscription is believed of some services (`unknown.rs`). With the
-    /// others an urgent push ends, for its caller waits.
-    pub(super) fn judged(&self, path: &str, urgency: Urgency, attempt: Attempt) -> Attempt {
-        match attempt {
-            Attempt::Done(Verdict::BadToken) if self.unknown.is_believed(path) => {
-                self.channel.record().note(Note::Well);
-                Attempt::Done(Verdict::Gone { since: None })
-            }
-            Attempt::Done(Verdict::BadToken) => {
-                self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
-                if urgency.is_urgent() {
-                    Attempt::Done(Verdict::Refused { reason: "ManyNotFound" })
-                } else {
-                    Attempt::Again { after: None }
-                }
-            }
-            attempt => attempt,
+    /// It knows no such subscription, which `is_gone` where that is believed (`unknown.rs`). Else an urgent push ends, for its caller waits.
+    pub(super) fn not_found(&self, is_gone: bool, urgency: Urgency) -> Attempt {
+        if is_gone {
+            self.channel.record().note(Note::Well);
+            return Attempt::Done(Verdict::Gone { since: None });
+        }
+        self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
+        if urgency.is_urgent() {
+            Attempt::Done(Verdict::Refused { reason: "ManyNotFound" })
+        } else {
+            Attempt::Again { after: None }
         }
     }
 

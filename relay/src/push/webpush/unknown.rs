@@ -4,6 +4,7 @@
 //! | 404s since a push was taken last | each is |
 //! | --- | --- |
 //! | for up to [`BELIEVED`] subscriptions | believed: each is gone |
+//! | for up to as many at all nodes and their runs (`agent/token_doubts.rs`) | likewise |
 //! | for the next ones, until [`QUIET`] after the last that was new | a fault of the service: none of these is gone; their calls end, and what is no call is tried again |
 //!
 //! A 410 is always believed: only the service itself knows that a resource was there (RFC 9110 §15.5.11).
@@ -32,6 +33,8 @@ pub(super) struct Unknown(SinceTaken<State>);
 struct State {
     believed: Vec<u64>,
     doubted: Vec<u64>,
+    /// None is believed any more.
+    is_doubted: bool,
     last: Option<Instant>,
 }
 
@@ -39,6 +42,11 @@ impl Unknown {
     /// The service says 404 of the subscription at `path`. Whether that is believed.
     pub(super) fn is_believed(&self, path: &str) -> bool {
         self.0.note(|state| state.believes(name_of(path), Instant::now()))
+    }
+
+    /// It was believed of enough subscriptions by others.
+    pub(super) fn doubt(&self) {
+        self.0.note(|state| state.is_doubted = true);
     }
 
     /// A push was taken.
@@ -52,14 +60,14 @@ impl State {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
             *self = Self::default();
         }
-        if self.believed.contains(&key) {
+        if !self.is_doubted && self.believed.contains(&key) {
             return true;
         }
         if self.doubted.contains(&key) {
             return false;
         }
         self.last = Some(now);
-        let is_one_of_few = self.believed.len() < BELIEVED;
+        let is_one_of_few = !self.is_doubted && self.believed.len() < BELIEVED;
         if is_one_of_few {
             self.believed.push(key);
         } else if self.doubted.len() < DOUBTED_MAX {
@@ -91,5 +99,11 @@ mod tests {
         assert_eq!(count(30, 60), 8);
         assert_eq!(count(60, 2_000), 0);
         assert_eq!(unknown.0.note(|state| state.doubted.len()), DOUBTED_MAX);
+        unknown.taken();
+        assert_eq!(count(0, 2), 2);
+        unknown.doubt();
+        assert_eq!(count(0, 4), 0, "other nodes have believed enough");
+        tokio::time::advance(QUIET).await;
+        assert_eq!(count(0, 4), 4);
     }
 }

@@ -12,7 +12,7 @@
 //! | `sipwake:nodes` | set | the nodes there may be; a hint | [`INDEX_TTL`] |
 //! | `sipwake:letters:<node>#<run>` | list | sealed letters of other nodes to this run | [`LETTER_LIFE`](super::peer_messages::LETTER_LIFE) after the last |
 //! | `sipwake:note:<node>` | string | sealed: where the node's Contacts lead, for whoever takes them away | [`INDEX_TTL`] |
-//! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint; a keyed hash | [`INDEX_TTL`] |
+//! | `sipwake:memo:<hex>` | string | that this app's pushes were accepted by this environment, key and endpoint, or that it, or a service of Web Push, is believed so often what may be a fault of all; a keyed hash | [`INDEX_TTL`], or less |
 //! | `sipwake:mark:<node>#<run>` | string | how often this run has written a record; tells a store that has lost something | [`INDEX_TTL`] after the last |
 //! | `sipwake:memo:{sipwake:ring}:<hex>` | string | how often a keyring was rotated; a keyed hash, in the slot of what stands | [`INDEX_TTL`] |
 //! | `sipwake:ring`, `sipwake:ring:<hex>:<day>` | string | what tells the keyring of the living nodes from another one: keyed hashes | ten minutes after the last look |
@@ -469,6 +469,17 @@ impl RedisStore {
 
     pub async fn remembers(&self, name: &str) -> Result<bool, StoreError> {
         self.link.ask(::redis::cmd("EXISTS").arg(memo_key(name))).await
+    }
+
+    /// Whether it was free.
+    pub async fn take_turn(&self, name: &str, life: Duration) -> Result<bool, StoreError> {
+        let mut set = ::redis::cmd("SET");
+        let set = set.arg(memo_key(name)).arg(1).arg("NX").arg("PX").arg(millis(life));
+        Ok(self.link.ask::<Option<String>>(&*set).await?.is_some())
+    }
+
+    pub async fn give_turn_back(&self, name: &str) -> Result<(), StoreError> {
+        self.link.ask(::redis::cmd("DEL").arg(memo_key(name))).await
     }
 
     /// What a node says of itself.

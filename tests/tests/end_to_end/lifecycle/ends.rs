@@ -170,7 +170,18 @@ async fn a_bad_token_wipes_the_instance_where_pushes_were_accepted_also_before_a
         caller.cancel().await?;
         caller.final_response(SOON).await?;
     }
-    Ok(())
+    // An operator who has mixed up the environments restarts as often as he looks for it: that is no new beginning.
+    world.relay.kill_9().await?;
+    world.relay.restart().await?;
+    world.api = world.relay.api();
+    world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
+    let third = world.enable_other().await?;
+    world.apns.answer_with(OTHER_TOKEN, [apns::Answer::BadDeviceToken]);
+    let caller = world.call()?;
+    world.await_metric("sipwake_push_tokens_doubted_total{provider=\"apns\"}", 1.0).await?;
+    assert_eq!(world.api.read(&third).await?.status, 200);
+    caller.cancel().await?;
+    caller.final_response(SOON).await.map(drop)
 }
 
 #[tokio::test]

@@ -102,3 +102,35 @@ async fn the_metric_of_a_failing_service_changes_only_with_what_is_in_force() {
     earlier.deliver(APP, &apple(2), &super::call(2)).await;
     assert_eq!((world.apns_is_up(), world.apns_standing()), (1.0, State::Unknown));
 }
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_go_by_the_services_of_a_reload_and_what_may_have_been_taken_does_not() {
+    let world = World::new();
+    let (apns, fcm) = (world.apns.settings(), world.fcm.settings());
+    // Nothing listens there.
+    let away = |app: &mut AppPush| {
+        app.apns.as_mut().expect("it is there").endpoint = Some("https://localhost:9".into());
+        app.fcm.as_mut().expect("it is there").endpoint = Some("https://localhost:9".into());
+    };
+    world.service.become_like(&world.renewed(away));
+    let ring = |target, number| {
+        let service = world.service.clone();
+        tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await })
+    };
+    let waiting = [ring(apple(1), 1), ring(google(2), 2)];
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((world.apns.requests(), world.fcm.requests()), (0, 0));
+    world.service.become_like(&world.renewed(|app| (app.apns, app.fcm) = (Some(apns), Some(fcm))));
+    for delivery in waiting {
+        let delivery = delivery.await.expect("no panic");
+        assert_eq!(delivery.verdict, Verdict::Accepted);
+        assert!(delivery.elapsed < Duration::from_secs(4) && delivery.attempts > 1, "{delivery:?}");
+    }
+    // What has left waits for its answer.
+    world.apns.answer_with(&apple_token(3), [Answer::Slow(Duration::from_secs(5))]);
+    let under_way = ring(apple(3), 3);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.service.become_like(&world.renewed(away));
+    assert_eq!(under_way.await.expect("no panic").verdict, Verdict::Accepted);
+    world.assert_clean();
+}

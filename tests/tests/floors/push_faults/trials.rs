@@ -111,3 +111,16 @@ async fn a_trial_lets_no_alerts_go_that_wait_for_the_service_to_take_one() {
     alerts.iter().for_each(tokio::task::JoinHandle::abort);
     tending.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_takes_no_more_or_does_not_answer_is_told_as_that_and_all_are_asked_at_once() {
+    let world = World::new();
+    world.apns.answer_all(Some(Answer::TooManyRequests { retry_after: None }));
+    assert_eq!(tried(&world).await, [("apns", Some("TooManyRequests")), ("fcm", None)]);
+    let world = World::new();
+    world.apns.answer_all(Some(Answer::Stall));
+    world.fcm.answer_token_with(std::iter::repeat_n(TokenAnswer::Unavailable, 30));
+    let began = tokio::time::Instant::now();
+    assert_eq!(tried(&world).await, [("apns", Some("Unanswered")), ("fcm", Some("TokenEndpointAway"))]);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}

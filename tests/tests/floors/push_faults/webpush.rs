@@ -2,11 +2,11 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay::metrics::Metrics;
-use relay::push::{AppPush, Delivery, Departure, Event, Fixed, Push, PushService, State, Verdict};
+use relay::push::{AppPush, Delivery, Departure, Event, Fixed, Push, PushService, Recipient, State, Staying, Verdict};
 use relay::secret::PushToken;
 use relay::vault::record::PushTarget;
 use tests::authority::Authority;
@@ -56,8 +56,8 @@ fn rows() -> Vec<(Answer, Outcome)> {
         (&[404, 410], GONE),
         (&[301, 302, 303, 307, 308], REFUSED),
         (&[400, 401, 402, 403, 405, 406, 407, 411, 413, 415, 418, 422, 451], REFUSED),
-        (&[408, 421], AFRESH),
-        (&[425, 429], AGAIN),
+        (&[408, 421, 425], AFRESH),
+        (&[429], AGAIN),
         (&[500, 501, 502, 503, 504, 507, 520, 599], AFRESH),
     ];
     let mut rows: Vec<_> = statuses
@@ -565,4 +565,41 @@ async fn a_service_that_sends_without_end_is_cut_off() {
     // Its end would have ended the connections, too.
     drop(service);
     serving.abort();
+}
+
+/// A device whose subscription is not believed to be gone, for other nodes have believed enough.
+#[derive(Default)]
+struct Doubted(AtomicU32);
+
+impl Recipient for Doubted {
+    fn stays(&self) -> Staying<'_> {
+        Box::pin(async { true })
+    }
+
+    fn is_gone(&self) -> Staying<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { false })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_404_that_other_nodes_have_believed_often_enough_wipes_nobody() {
+    let web = Web::new(&Authority::new());
+    let (doubted, devices) = (Doubted::default(), [web.server.subscribe(), web.server.subscribe()]);
+    for device in &devices {
+        web.server.answer_with(&device.token, [Answer::Status(404, None), Answer::Status(404, None)]);
+    }
+    let deliver = async |push: Push, device: usize| {
+        let (target, until) = (devices[device].push_target(), push.made_at + Duration::from_secs(30));
+        web.service.deliver_measured(APP, &target, &push, until, &Departure::unmeasured(), &doubted).await.verdict
+    };
+    for device in 0..2 {
+        assert_eq!(deliver(call(1), device).await, Verdict::Refused { reason: "ManyNotFound" });
+    }
+    assert_eq!(doubted.0.load(Ordering::Relaxed), 1, "what is doubted here already is asked of nobody");
+    assert_eq!(
+        deliver(Push { made_at: relay::clock::now(), ..alert() }, 0).await,
+        Verdict::Accepted,
+        "it is tried again"
+    );
 }

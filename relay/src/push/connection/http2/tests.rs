@@ -115,11 +115,11 @@ async fn what_waited_in_a_connection_that_is_lost_is_told_from_what_has_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_not_begun_to_leave_in_its_time_never_does_and_what_has_waits_for_its_answer() {
+async fn what_has_not_left_in_its_time_or_stands_still_half_way_never_does_and_another_line_is_told_to_take_it() {
     let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
     let endpoint = endpoint.ok().unwrap();
     // No byte of a body fits, or three.
-    for (window, is_unknown, seconds) in [(0, false, 1), (3, true, 3)] {
+    for (window, has_begun, seconds) in [(0, false, 1), (3, true, 2)] {
         let (connection, _theirs) = connected(4, window).await;
         let (departure, began) = (Departure::unmeasured(), Instant::now());
         let body = Bytes::from_static(b"a push");
@@ -127,7 +127,7 @@ async fn what_has_not_begun_to_leave_in_its_time_never_does_and_what_has_waits_f
         let patience = Patience {
             times: TryTimes {
                 leaves_until: began + Duration::from_secs(1),
-                ..TryTimes::whole(began + Duration::from_secs(3))
+                ..TryTimes::whole(began + Duration::from_secs(9))
             },
             when_silent: WhenSilent::Leaves,
             urgency: Urgency::CanWait,
@@ -135,7 +135,7 @@ async fn what_has_not_begun_to_leave_in_its_time_never_does_and_what_has_waits_f
             renewed: None,
         };
         let lost = connection.exchange(&endpoint, &request, patience).await.err();
-        let is_so = if is_unknown { matches!(lost, Some(Lost::Unknown)) } else { matches!(lost, Some(Lost::Refused)) };
+        let is_so = if has_begun { matches!(lost, Some(Lost::Ending)) } else { matches!(lost, Some(Lost::Refused)) };
         assert!(is_so && began.elapsed().as_secs() == seconds, "{window}: {:?}", began.elapsed());
     }
 }

@@ -5,7 +5,7 @@
 use std::future::{Future, ready};
 use std::pin::Pin;
 
-/// The answer to [`Recipient::stays`].
+/// The answer to [`Recipient::stays`], and to [`Recipient::is_gone`].
 pub type Staying<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 /// The recipient of a push.
@@ -13,6 +13,11 @@ pub trait Recipient: Sync {
     /// Whether the token that was tried is still the one that the push goes to; asked before each further try, and each further
     /// copy.
     fn stays(&self) -> Staying<'_>;
+
+    /// Whether its service is believed that it knows the subscription no more: asked where it says so of few.
+    fn is_gone(&self) -> Staying<'_> {
+        Box::pin(ready(true))
+    }
 }
 
 /// A token that no other takes the place of.
