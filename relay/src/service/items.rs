@@ -6,7 +6,7 @@ use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Inner;
 use super::devices::{AccessError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline};
-use super::status::call_view;
+use super::status::{call_view, voicemail};
 use super::views::View;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
@@ -17,8 +17,17 @@ use crate::vault::record::{Proof, Record};
 impl Inner {
     /// An instance with what is kept for it.
     pub(super) async fn whole_view(&self, status: &InstanceStatus) -> Option<View> {
-        let kept = self.dependencies.vault.item_counts(status.id).await.ok();
-        self.view(status).map(|view| View { kept, ..view })
+        let vault = &self.dependencies.vault;
+        let mailbox = async {
+            // Told by its SIP server before this run had it.
+            if status.mailbox.is_some() { None } else { vault.mailbox(status.id).await.ok().flatten() }
+        };
+        let (kept, mailbox) = tokio::join!(vault.item_counts(status.id), mailbox);
+        self.view(status).map(|view| View {
+            kept: kept.ok(),
+            voicemail: view.voicemail.or_else(|| mailbox.as_ref().map(voicemail)),
+            ..view
+        })
     }
 
     /// When an instance ends, in seconds since 1970, for a requester that may see the items kept for it, whichever node owns it: its shard or its
