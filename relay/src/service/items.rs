@@ -10,7 +10,6 @@ use super::status::{call_view, voicemail};
 use super::views::View;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
-use crate::vault::StoreError;
 use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Proof, Record};
 
@@ -51,7 +50,7 @@ impl Inner {
 
     /// The messages of an instance that ends then, in seconds since 1970.
     async fn messages_until(&self, id: InstanceId, ends_at: u64) -> Result<Vec<Message>, AccessError> {
-        let mut all = self.dependencies.vault.messages(id).await.map_err(away)?;
+        let mut all = self.dependencies.vault.messages(id).await.map_err(|_| self.away())?;
         for message in &mut all {
             message.expires_at = message.expires_at.min(ends_at);
         }
@@ -65,7 +64,7 @@ impl Inner {
         message: MessageId,
     ) -> Result<bool, AccessError> {
         self.admit(id, proof).await?;
-        self.dependencies.vault.remove_message(id, message).await.map_err(away)
+        self.dependencies.vault.remove_message(id, message).await.map_err(|_| self.away())
     }
 
     pub(super) async fn missed_calls(
@@ -79,7 +78,7 @@ impl Inner {
 
     /// Likewise the missed calls.
     async fn missed_calls_until(&self, id: InstanceId, ends_at: u64) -> Result<Vec<MissedCall>, AccessError> {
-        let mut all = self.dependencies.vault.missed_calls(id).await.map_err(away)?;
+        let mut all = self.dependencies.vault.missed_calls(id).await.map_err(|_| self.away())?;
         for missed in &mut all {
             missed.expires_at = missed.expires_at.min(ends_at);
         }
@@ -93,7 +92,7 @@ impl Inner {
         call: CallId,
     ) -> Result<bool, AccessError> {
         self.admit(id, proof).await?;
-        self.dependencies.vault.remove_missed_call(id, call).await.map_err(away)
+        self.dependencies.vault.remove_missed_call(id, call).await.map_err(|_| self.away())
     }
 
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
@@ -110,7 +109,7 @@ impl Inner {
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let messages = self.messages_until(id, status.expires_at).await?;
         let missed_calls = self.missed_calls_until(id, status.expires_at).await?;
-        let stories = self.stories_of(id).await.map_err(away)?;
+        let stories = self.stories_of(id).await.map_err(|_| self.away())?;
         let view = self.whole_view(&status).await.ok_or(AccessError::Unknown)?;
         let export = self.with_record(&status, |record| OwnExport {
             app: record.app.clone(),
@@ -158,8 +157,4 @@ fn enabled_at_ms(record: &Record, steps: &[Step]) -> u64 {
     let (second, confirmed) = (record.created_at, record.device.call_push.confirmed_at_ms);
     let enabled = if confirmed / 1_000 == second { confirmed } else { second.saturating_mul(1_000) };
     steps.first().map_or(enabled, |step| enabled.min(step.at_ms))
-}
-
-fn away(_: StoreError) -> AccessError {
-    AccessError::StoreAway
 }
