@@ -145,8 +145,8 @@ pub(crate) struct Shard {
     asked: HashMap<InstanceId, Vec<Asked>>,
     /// Steps of all timelines.
     steps: usize,
-    /// What their SIP servers said last of mailboxes that the store is being asked about.
-    mailboxes_told: BTreeMap<InstanceId, Box<Mailbox>>,
+    /// The instances of whose mailboxes this run has heard; with what it has heard last, while the store is asked what earlier ones have.
+    mailboxes: BTreeMap<InstanceId, Option<Box<Mailbox>>>,
     /// Recordings of instances under way.
     traces: BTreeMap<InstanceId, Trace>,
     hand_over: HandOver,
@@ -207,7 +207,7 @@ impl Shard {
             attached: Attached::default(),
             asked: HashMap::new(),
             steps: 0,
-            mailboxes_told: BTreeMap::new(),
+            mailboxes: BTreeMap::new(),
             traces: BTreeMap::new(),
             hand_over: HandOver::default(),
             push_bindings: PushBindings::default(),

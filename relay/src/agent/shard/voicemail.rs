@@ -28,13 +28,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 impl Shard {
     /// The SIP server says how the mailbox stands.
     pub(crate) fn on_mailbox(&mut self, instance: InstanceId, mailbox: Box<Mailbox>) {
-        let Some(row) = self.instances.get(instance).filter(|row| row.ending.is_none()) else { return };
-        if row.mailbox_is_read {
-            return self.judge_mailbox(instance, mailbox);
-        }
-        if self.mailboxes_told.insert(instance, mailbox).is_some() {
-            // The store is being asked; the latest word counts.
+        if self.instances.get(instance).is_none_or(|row| row.ending.is_some()) {
             return;
+        }
+        match self.mailboxes.get_mut(&instance) {
+            Some(None) => return self.judge_mailbox(instance, mailbox),
+            // The latest word counts.
+            Some(Some(told)) => {
+                *told = mailbox;
+                return;
+            }
+            None => drop(self.mailboxes.insert(instance, Some(mailbox))),
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
@@ -46,9 +50,7 @@ impl Shard {
 
     /// The store has said how the mailbox stood before this run.
     pub(crate) fn on_mailbox_read(&mut self, instance: InstanceId, known: Option<Mailbox>) {
-        let Some(told) = self.mailboxes_told.remove(&instance) else { return };
-        let Some(row) = self.instances.get_mut(instance) else { return };
-        row.mailbox_is_read = true;
+        let Some(told) = self.mailboxes.get_mut(&instance).and_then(Option::take) else { return };
         if let Some(known) = known
             && let Some(activity) = self.activity(instance)
         {

@@ -62,8 +62,6 @@ pub(crate) struct Row {
     pub is_proven: bool,
     /// The store has it: its app was told so, or will be.
     pub is_stored: bool,
-    /// The store was asked how its mailbox stood before this run.
-    pub mailbox_is_read: bool,
     /// Its end, once that has begun.
     pub ending: Option<Box<Ending>>,
     /// Its timeline and what comes beside calls, once there is any.
@@ -108,7 +106,6 @@ impl Row {
             first: None,
             is_proven: false,
             is_stored: true,
-            mailbox_is_read: false,
             ending: None,
             activity: None,
             _place: place,

@@ -226,8 +226,8 @@ async fn a_call_that_waits_at_a_node_that_leaves_is_that_of_the_instance_that_is
 
 /// Its owner has given its lease back, and nobody has taken it over yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_another_node_is_asked_for_in_the_middle_of_a_hand_over_waits_for_who_takes_the_account() -> Outcome
-{
+async fn a_change_that_another_node_is_asked_for_in_the_middle_of_a_hand_over_waits_for_who_takes_the_account()
+-> Outcome {
     let redis = RedisServer::start();
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
     let instance = world.enable().await?;
