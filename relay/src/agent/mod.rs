@@ -155,6 +155,8 @@ enum ShardInput {
     },
     /// The store's outcome for a message.
     MessageStored(Box<shard::messages::MessageStored>),
+    /// How a mailbox stood when a run told the store last, if one has.
+    MailboxRead(Box<(InstanceId, Option<sip::endpoint::Mailbox>)>),
     /// The outcome of an alert push.
     AlertEnded(Box<shard::alerts::AlertEnded>),
     /// The store was asked to erase this instance.

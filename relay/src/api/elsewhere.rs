@@ -9,6 +9,8 @@
 //!                                              then an empty line, and the body
 //! ```
 //!
+//! A change whose owner has no lease waits for the node that takes the instance over: it leaves, or has died.
+//!
 //! A call waits where it came in: while a node leaves, the new owner of the instance may not know it. A request about such a call is carried to that
 //! node, too. Other nodes ask the leaving node themselves: calls unknown to it, and changes, go to the new owner, and to another node that leaves
 //! with it.
@@ -30,10 +32,11 @@ use axum::http::header::{
     AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request, response};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use tokio::time::{sleep, timeout};
 use tower::Service as _;
 use zeroize::Zeroizing;
 
@@ -50,6 +53,11 @@ use crate::vault::{Owner, Vault};
 pub(crate) const UNSURE: &str = "It is not known whether this was done: the node that looks after the instance was asked, and has not answered in time. Look how the instance stands, or ask for the same again, after the seconds that Retry-After names.";
 /// Likewise, of a call.
 const CALL_UNSURE: &str = "It is not known whether this was done: the node that has the call was asked, and has not answered in time. Ring on, and ask again after the seconds that Retry-After names.";
+
+/// How long a change waits for the node that takes the instance over: a hand-over takes less, and so does what a dead node has left.
+const TAKEN_WITHIN: Duration = Duration::from_secs(3);
+/// How often it is looked which one that is.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Until when a request is wanted that a letter carries, in milliseconds since 1970 by the clock of questions. An earlier version does not look at it.
 const WANTED_UNTIL: HeaderName = HeaderName::from_static("sipwake-wanted-until");
@@ -114,11 +122,15 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
-    let letter = letter_to(&api, &parts, &body, ANSWER_WAIT).await;
-    let word = match letter {
-        Some(letter) => api.0.service.ask_owner(&owner, letter).await,
-        None => OwnerAnswer::NotAsked,
-    };
+    let mut word = ask_owner(&api, &owner, &parts, &body).await;
+    // What ends an instance is done by its record.
+    let waits_for_taker = changes(&parts) && parts.method != Method::DELETE && !is_of_call;
+    if waits_for_taker
+        && matches!(word, OwnerAnswer::NotAsked)
+        && let Some(taker) = taker(&api, &asker, &owner).await
+    {
+        word = ask_owner(&api, &taker, &parts, &body).await;
+    }
     let is_unsure = changes(&parts) && word.is_unsure();
     match (word.said().and_then(|answer| read_response(&answer)), place) {
         (Some(response), None) => response,
@@ -130,6 +142,27 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
             if is_unsure { unsure(own, detail).await } else { own }
         }
     }
+}
+
+async fn ask_owner<E: ApiService>(api: &Api<E>, owner: &Owner, parts: &request::Parts, body: &[u8]) -> OwnersWord {
+    match letter_to(api, parts, body, ANSWER_WAIT).await {
+        Some(letter) => api.0.service.ask_owner(owner, letter).await,
+        None => OwnersWord::NotAsked,
+    }
+}
+
+/// The node that takes an instance over from one which has no lease any more, within [`TAKEN_WITHIN`]; `None`: none has, or this one.
+async fn taker<E: ApiService>(api: &Api<E>, asker: &Asker, earlier: &Owner) -> Option<Owner> {
+    let taken = async {
+        loop {
+            sleep(LOOK_AGAIN).await;
+            match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
+                Ok(Some(owner)) if owner == *earlier => {}
+                owner => return owner.ok().flatten(),
+            }
+        }
+    };
+    timeout(TAKEN_WITHIN, taken).await.ok().flatten()
 }
 
 /// The letter for a request, whose answer is waited for `within` this time: what changes something is wanted no longer than that. `None`: the store does not

@@ -229,13 +229,22 @@ async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::Unbound
     let until = api.0.service.wanted_until(FIRST_WORD).await;
     let letter = elsewhere::wanted_until(&letter, until.unwrap_or_default());
     let others = api.0.service.others().await.filter(|_| until.is_some());
-    // An error means that the answer was given, here as below.
-    let _ = tell.send(Word::Others(others.as_ref().map(Vec::len)));
+    // An error means that the answer was given, here as below. The store counts as one more, which is asked beside them whether it has named all.
+    let _ = tell.send(Word::Others(others.as_ref().map(|others| others.len() + 1)));
     let mut asked = JoinSet::new();
+    if others.is_some() {
+        asked.spawn(ask_store(api.clone(), tell.clone()));
+    }
     for node in others.into_iter().flatten() {
         asked.spawn(ask_one(api.clone(), node, letter.clone(), tell.clone()));
     }
     asked.join_all().await;
+}
+
+/// What the store adds: nothing, or that there may be nodes which it does not name.
+async fn ask_store<E: ApiService>(api: Api<E>, tell: mpsc::UnboundedSender<Word>) {
+    let word = if api.0.service.were_all().await { Word::Found { known: 0, awake: 0 } } else { Word::Silent };
+    let _ = tell.send(word);
 }
 
 async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: mpsc::UnboundedSender<Word>) {

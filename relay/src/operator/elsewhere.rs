@@ -102,6 +102,9 @@ pub(super) async fn others<E: OperatorService>(
             Err(_) => silent.push("unknown".to_owned()),
         }
     }
+    if !service.named_all().await {
+        silent.push("unknown".to_owned());
+    }
     (told, silent)
 }
 

@@ -83,6 +83,11 @@ impl Inner {
         self.whole_view(&status).await.ok_or(AccessError::Unknown.into())
     }
 
+    /// Why the store has not done what it was asked: this node may have stood still longer than its lease, and the store be well.
+    pub(super) fn away(&self) -> AccessError {
+        if self.dependencies.agent.is_doubtful() { AccessError::OwnerAway } else { AccessError::StoreAway }
+    }
+
     /// Why nobody can change an instance now that another node owns.
     async fn why_away(&self, id: InstanceId) -> AccessError {
         let vault = &self.dependencies.vault;
@@ -298,12 +303,12 @@ impl Inner {
             Err(StoreError::NotOwner) => {
                 // A later request finds the instance at the node that has it now.
                 self.release_if_taken(id).await;
-                Err(AccessError::StoreAway.into())
+                Err(AccessError::OwnerAway.into())
             }
             Err(_) => {
                 // Its answer alone may have been lost.
                 self.unanswered_writes.note(id, clock::now());
-                Err(AccessError::StoreAway.into())
+                Err(self.away().into())
             }
         }
     }

@@ -6,19 +6,27 @@ use sip::id::{CallId, InstanceId, MessageId};
 
 use super::Inner;
 use super::devices::{AccessError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline};
-use super::status::call_view;
+use super::status::{call_view, voicemail};
 use super::views::View;
 use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
-use crate::vault::StoreError;
 use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Proof, Record};
 
 impl Inner {
     /// An instance with what is kept for it.
     pub(super) async fn whole_view(&self, status: &InstanceStatus) -> Option<View> {
-        let kept = self.dependencies.vault.item_counts(status.id).await.ok();
-        self.view(status).map(|view| View { kept, ..view })
+        let vault = &self.dependencies.vault;
+        let mailbox = async {
+            // Told by its SIP server before this run had it.
+            if status.mailbox.is_some() { None } else { vault.mailbox(status.id).await.ok().flatten() }
+        };
+        let (kept, mailbox) = tokio::join!(vault.item_counts(status.id), mailbox);
+        self.view(status).map(|view| View {
+            kept: kept.ok(),
+            voicemail: view.voicemail.or_else(|| mailbox.as_ref().map(voicemail)),
+            ..view
+        })
     }
 
     /// When an instance ends, in seconds since 1970, for a requester that may see the items kept for it, whichever node owns it: its shard or its
@@ -42,7 +50,7 @@ impl Inner {
 
     /// The messages of an instance that ends then, in seconds since 1970.
     async fn messages_until(&self, id: InstanceId, ends_at: u64) -> Result<Vec<Message>, AccessError> {
-        let mut all = self.dependencies.vault.messages(id).await.map_err(away)?;
+        let mut all = self.dependencies.vault.messages(id).await.map_err(|_| self.away())?;
         for message in &mut all {
             message.expires_at = message.expires_at.min(ends_at);
         }
@@ -56,7 +64,7 @@ impl Inner {
         message: MessageId,
     ) -> Result<bool, AccessError> {
         self.admit(id, proof).await?;
-        self.dependencies.vault.remove_message(id, message).await.map_err(away)
+        self.dependencies.vault.remove_message(id, message).await.map_err(|_| self.away())
     }
 
     pub(super) async fn missed_calls(
@@ -70,7 +78,7 @@ impl Inner {
 
     /// Likewise the missed calls.
     async fn missed_calls_until(&self, id: InstanceId, ends_at: u64) -> Result<Vec<MissedCall>, AccessError> {
-        let mut all = self.dependencies.vault.missed_calls(id).await.map_err(away)?;
+        let mut all = self.dependencies.vault.missed_calls(id).await.map_err(|_| self.away())?;
         for missed in &mut all {
             missed.expires_at = missed.expires_at.min(ends_at);
         }
@@ -84,7 +92,7 @@ impl Inner {
         call: CallId,
     ) -> Result<bool, AccessError> {
         self.admit(id, proof).await?;
-        self.dependencies.vault.remove_missed_call(id, call).await.map_err(away)
+        self.dependencies.vault.remove_missed_call(id, call).await.map_err(|_| self.away())
     }
 
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
@@ -101,7 +109,7 @@ impl Inner {
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let messages = self.messages_until(id, status.expires_at).await?;
         let missed_calls = self.missed_calls_until(id, status.expires_at).await?;
-        let stories = self.stories_of(id).await.map_err(away)?;
+        let stories = self.stories_of(id).await.map_err(|_| self.away())?;
         let view = self.whole_view(&status).await.ok_or(AccessError::Unknown)?;
         let export = self.with_record(&status, |record| OwnExport {
             app: record.app.clone(),
@@ -149,8 +157,4 @@ fn enabled_at_ms(record: &Record, steps: &[Step]) -> u64 {
     let (second, confirmed) = (record.created_at, record.device.call_push.confirmed_at_ms);
     let enabled = if confirmed / 1_000 == second { confirmed } else { second.saturating_mul(1_000) };
     steps.first().map_or(enabled, |step| enabled.min(step.at_ms))
-}
-
-fn away(_: StoreError) -> AccessError {
-    AccessError::StoreAway
 }

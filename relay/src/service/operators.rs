@@ -53,6 +53,11 @@ pub trait OperatorService: Clone + Send + Sync + 'static {
         async { Some(Vec::new()) }
     }
 
+    /// Whether [`Self::other_nodes`], asked before, were all.
+    fn named_all(&self) -> impl Future<Output = bool> + Send {
+        async { true }
+    }
+
     /// The names of the nodes whose instances nobody may know yet: this one, while it takes over what an earlier run has left, or a dead one's; and
     /// those that are dead until others have taken that over.
     fn unclaimed(&self) -> impl Future<Output = Vec<String>> + Send {
@@ -270,6 +275,10 @@ impl OperatorService for Service {
 
     async fn other_nodes(&self) -> Option<Vec<Owner>> {
         self.others().await
+    }
+
+    async fn named_all(&self) -> bool {
+        self.were_all().await
     }
 
     async fn unclaimed(&self) -> Vec<String> {

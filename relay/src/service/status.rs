@@ -188,7 +188,7 @@ pub(super) fn by_record(stored: Stored) -> InstanceStatus {
     }
 }
 
-fn voicemail(mailbox: &Mailbox) -> Voicemail {
+pub(super) fn voicemail(mailbox: &Mailbox) -> Voicemail {
     let Mailbox { waiting, new, old, urgent, .. } = *mailbox;
     Voicemail { waiting, new, old, urgent }
 }

@@ -1,5 +1,5 @@
 //! Items that are kept beside a record: for its device until it fetches it, messages (RFC 3428) and missed calls; for operators, the
-//! [stories](codec::story) of its calls for [`STORY_LIFE_S`].
+//! [stories](codec::story) of its calls for [`STORY_LIFE_S`]; for the node that has the instance next, [how its mailbox stands](codec::mailbox).
 //!
 //! ```text
 //! message = 1 id[16] received_at expires_at from flag [name] content_type body
@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use sip::endpoint::Mailbox;
 use sip::id::{CallId, InstanceId, MessageId};
 
 use super::codec::{self, Reader};
@@ -90,10 +91,11 @@ pub(super) enum Collection {
     Messages,
     MissedCalls,
     Stories,
+    Mailbox,
 }
 
 impl Collection {
-    pub(super) const ALL: [Self; 3] = [Self::Messages, Self::MissedCalls, Self::Stories];
+    pub(super) const ALL: [Self; 4] = [Self::Messages, Self::MissedCalls, Self::Stories, Self::Mailbox];
     /// Those that a device is told the numbers of.
     pub(super) const OF_DEVICE: [Self; 2] = [Self::Messages, Self::MissedCalls];
 
@@ -102,6 +104,7 @@ impl Collection {
             Self::Messages => b"sipwake message 1",
             Self::MissedCalls => b"sipwake missed 1",
             Self::Stories => b"sipwake story 1",
+            Self::Mailbox => b"sipwake mailbox 1",
         }
     }
 
@@ -111,6 +114,7 @@ impl Collection {
             Self::Messages => (MESSAGES_MAX, false),
             Self::MissedCalls => (MISSED_CALLS_MAX, true),
             Self::Stories => (STORIES_MAX, true),
+            Self::Mailbox => (1, true),
         }
     }
 
@@ -126,7 +130,7 @@ impl Collection {
 
     /// Whether a later one of the same name takes the place of an earlier one.
     pub(super) fn is_replaced(self) -> bool {
-        self == Self::Stories
+        matches!(self, Self::Stories | Self::Mailbox)
     }
 }
 
@@ -223,6 +227,14 @@ impl Vault {
         })
     }
 
+    /// Likewise how a mailbox stands, which takes the place of how it stood before.
+    pub fn seal_mailbox(&self, instance: InstanceId, mailbox: &Mailbox) -> SealedItem {
+        with_clean_stack(|| {
+            let visit = |sink: Sink<'_>| codec::mailbox::visit(mailbox, sink);
+            self.seal_item(instance, Collection::Mailbox, [0; 16], &visit)
+        })
+    }
+
     /// Keeps it until the instance ends; may be called again with the same item.
     ///
     /// # Errors
@@ -262,6 +274,14 @@ impl Vault {
             self.remove_item(instance, Collection::MissedCalls, missed.call.to_bytes()).await?;
         }
         Ok(all)
+    }
+
+    /// How a mailbox stands, as its SIP server told last within [`MAX_LIFETIME_S`].
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn mailbox(&self, instance: InstanceId) -> Result<Option<Mailbox>, StoreError> {
+        Ok(self.open_all(instance, Collection::Mailbox, codec::mailbox::read).await?.pop())
     }
 
     /// The stories of an instance's calls, oldest first; otherwise as [`Self::messages`].
@@ -610,6 +630,23 @@ mod tests {
             assert_eq!(read_missed_call(&bytes), Some(missed));
             assert!((0..bytes.len()).all(|len| read_missed_call(&bytes[..len]).is_none()));
         }
+    }
+
+    #[tokio::test]
+    async fn how_a_mailbox_stands_is_kept_beside_its_record_alone_and_the_latest_word_counts() {
+        let vault = Vault::open("memory:", Keyring::ephemeral(), "a").expect("opened");
+        let (id, record) = (InstanceId::new(1 << 20, ShardTag(1)), samples().remove(0));
+        let told = |new| Mailbox { waiting: true, new: Some(new), ..Mailbox::default() };
+        assert_eq!(vault.put_item(id, &vault.seal_mailbox(id, &told(1))).await, Err(StoreError::Gone));
+        let (sealed, lookup) = (vault.seal(id, &record), vault.lookup_of(&record));
+        vault.put(id, &sealed, shared_now() + DAY_S, &lookup, Fence::NEW).await.expect("put");
+        for new in [1, 2] {
+            assert_eq!(vault.put_item(id, &vault.seal_mailbox(id, &told(new))).await, Ok(Placement::Kept));
+        }
+        assert_eq!(vault.mailbox(id).await, Ok(Some(told(2))));
+        assert_eq!(vault.item_counts(id).await, Ok(Counts::default()), "it is nothing that waits to be fetched");
+        vault.erase_all_of(id, Some(lookup)).await.expect("erased");
+        assert_eq!(vault.mailbox(id).await, Ok(None));
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Shard {
     /// Forgets what is known of an instance beside its record, and ends its pushes.
     pub(crate) fn forget_activity(&mut self, instance: InstanceId) {
         self.forget_stories(instance);
+        self.mailboxes.remove(&instance);
         if let Some(activity) = self.instances.get_mut(instance).and_then(|row| row.activity.take()) {
             self.steps = self.steps.saturating_sub(activity.len());
         }

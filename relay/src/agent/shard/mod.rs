@@ -61,7 +61,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Output, Poll as Polled, Settings, Side, Source};
+use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Mailbox, Output, Poll as Polled, Settings, Side, Source};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use sip::message::Message;
 use tokio::sync::mpsc;
@@ -145,6 +145,8 @@ pub(crate) struct Shard {
     asked: HashMap<InstanceId, Vec<Asked>>,
     /// Steps of all timelines.
     steps: usize,
+    /// The instances of whose mailboxes this run has heard; with what it has heard last, while the store is asked what earlier ones have.
+    mailboxes: BTreeMap<InstanceId, Option<Box<Mailbox>>>,
     /// Recordings of instances under way.
     traces: BTreeMap<InstanceId, Trace>,
     hand_over: HandOver,
@@ -205,6 +207,7 @@ impl Shard {
             attached: Attached::default(),
             asked: HashMap::new(),
             steps: 0,
+            mailboxes: BTreeMap::new(),
             traces: BTreeMap::new(),
             hand_over: HandOver::default(),
             push_bindings: PushBindings::default(),
@@ -303,6 +306,7 @@ impl Shard {
             | ShardInput::PushResumed { .. }
             | ShardInput::TargetAsked { .. }
             | ShardInput::MessageStored(_)
+            | ShardInput::MailboxRead(_)
             | ShardInput::AlertEnded(_)
             | ShardInput::OrphanedBindings { .. }
             | ShardInput::PathLookedUp(_)
@@ -405,6 +409,7 @@ impl Shard {
                 let _ = reply.send(self.endpoint.is_sip_server(&source));
             }
             ShardInput::MessageStored(stored) => self.on_message_stored(*stored),
+            ShardInput::MailboxRead(read) => self.on_mailbox_read(read.0, read.1),
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),

@@ -1,22 +1,69 @@
 //! The state of a mailbox, as its SIP server notifies it (RFC 3842).
 //!
-//! Invariant: a push goes out only when the state has changed; an unknown mailbox counts as an empty one.
+//! The store keeps it, sealed, beside the instance's record: the run that has the instance next, here or at another node, asks for it at the first notice, and
+//! goes by it.
+//!
+//! Invariant: a push goes out only when the state has changed since any run was told of it, as far as the store has that; an empty mailbox is what nothing known means.
+//! What is written last is how it stands: a write that is under way ends with the next one, and with the instance.
+
+use std::time::Duration;
 
 use sip::endpoint::Mailbox;
 use sip::id::InstanceId;
 
+use tokio::time::sleep;
+
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
+use crate::agent::ShardInput;
+use crate::agent::late_notes::keep;
 use crate::agent::tables::timeline::TimelineEvent;
 use crate::metrics::labels::MwiNotify;
 use crate::push::Event;
 
+/// The pause after the store did not take it, or had no record yet: an account is registered before it is stored. Twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
 impl Shard {
     /// The SIP server says how the mailbox stands.
     pub(crate) fn on_mailbox(&mut self, instance: InstanceId, mailbox: Box<Mailbox>) {
+        if self.instances.get(instance).is_none_or(|row| row.ending.is_some()) {
+            return;
+        }
+        match self.mailboxes.get_mut(&instance) {
+            Some(None) => return self.judge_mailbox(instance, mailbox),
+            // The latest word counts.
+            Some(Some(told)) => {
+                *told = mailbox;
+                return;
+            }
+            None => drop(self.mailboxes.insert(instance, Some(mailbox))),
+        }
+        let (shared, shard) = (self.shared.clone(), self.index);
+        tokio::spawn(async move {
+            // A store that is away knows nothing: then the user may be told twice.
+            let known = shared.vault.mailbox(instance).await.ok().flatten();
+            shared.shards.send(shard, ShardInput::MailboxRead(Box::new((instance, known)))).await;
+        });
+    }
+
+    /// The store has said how the mailbox stood before this run.
+    pub(crate) fn on_mailbox_read(&mut self, instance: InstanceId, known: Option<Mailbox>) {
+        let Some(told) = self.mailboxes.get_mut(&instance).and_then(Option::take) else { return };
+        if let Some(known) = known
+            && let Some(activity) = self.activity(instance)
+        {
+            activity.mailbox = Some(Box::new(known));
+        }
+        self.judge_mailbox(instance, told);
+    }
+
+    fn judge_mailbox(&mut self, instance: InstanceId, mailbox: Box<Mailbox>) {
         let known = self.instances.get(instance).and_then(|row| row.activity.as_ref()?.mailbox.as_deref());
         let holds = mailbox.waiting || mailbox.new.is_some_and(|new| new > 0);
-        let changed = known.map_or(holds, |known| *known != *mailbox);
+        let is_known = known == Some(&*mailbox);
+        let changed = known.map_or(holds, |_| !is_known);
         self.shared.metrics.mwi_notify(if changed { MwiNotify::Changed } else { MwiNotify::Unchanged });
         if known.is_none() && !changed && mailbox.old.unwrap_or(0) == 0 {
             // An empty mailbox is what nothing known means.
@@ -24,6 +71,9 @@ impl Shard {
         }
         let Mailbox { waiting, new, old, urgent, ref account } = *mailbox;
         let account = account.clone();
+        if !is_known {
+            self.keep_mailbox(instance, &mailbox);
+        }
         let Some(activity) = self.activity(instance) else { return };
         activity.mailbox = Some(mailbox);
         if !changed {
@@ -38,5 +88,20 @@ impl Shard {
         let content = AlertContent { extra, ..AlertContent::default() };
         let life_s = self.instances.get(instance).map_or(0, |row| kept_life_s(row.expires_at()));
         let _ = self.send_alert(instance, Event::Voicemail, life_s, content, |wake_for| wake_for.voicemail);
+    }
+
+    /// Has the store keep it, for the run that has the instance next.
+    fn keep_mailbox(&mut self, instance: InstanceId, mailbox: &Mailbox) {
+        let shared = self.shared.clone();
+        let item = shared.vault.seal_mailbox(instance, mailbox);
+        let Some(activity) = self.activity(instance) else { return };
+        activity.mailbox_write.abort_all();
+        activity.mailbox_write.spawn(async move {
+            let mut pause = PAUSE_MIN;
+            while keep(&shared.vault, &shared.metrics, instance, &item).await.is_err() {
+                sleep(pause).await;
+                pause = PAUSE_MAX.min(pause * 2);
+            }
+        });
     }
 }

@@ -128,6 +128,8 @@ pub(crate) struct Activity {
     steps: VecDeque<Step>,
     /// How the mailbox stands, as the SIP server last told.
     pub mailbox: Option<Box<Mailbox>>,
+    /// The write of that to the store, which ends with the instance.
+    pub mailbox_write: tokio::task::JoinSet<()>,
     /// The dialogs of answered calls that nobody has ended yet, as far as is known; the latest [`DIALOGS`].
     pub dialogs: VecDeque<(DialogMark, CallId)>,
     /// Its missed calls.

@@ -146,7 +146,7 @@ impl Inner {
     /// An instance that was stored before its SIP server had accepted it is proven: its predecessor ends, and its record says so, which
     /// comes last, so that whatever dies in between is done again.
     pub(crate) async fn succeed(self: Arc<Self>, id: InstanceId) {
-        while let Err(AccessError::StoreAway) = self.try_to_succeed(id).await {
+        while let Err(AccessError::StoreAway | AccessError::OwnerAway) = self.try_to_succeed(id).await {
             sleep(AGAIN).await;
         }
     }

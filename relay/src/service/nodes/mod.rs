@@ -163,6 +163,11 @@ pub trait NodeService: Clone + Send + Sync + 'static {
     /// The other nodes that live; `None`: the store is away.
     fn others(&self) -> impl Future<Output = Option<Vec<Owner>>> + Send;
 
+    /// Whether [`Self::others`], asked before, were all: a store that has lost its data names each node again with that one's next renewal.
+    fn were_all(&self) -> impl Future<Output = bool> + Send {
+        async { true }
+    }
+
     /// Asks a node, and gives `heard` each answer until it wants no more, or the first one is not there `within`.
     fn ask(
         &self,
@@ -256,6 +261,11 @@ impl NodeService for Service {
 
     async fn others(&self) -> Option<Vec<Owner>> {
         self.0.dependencies.vault.living_peers().await.ok()
+    }
+
+    async fn were_all(&self) -> bool {
+        let vault = &self.0.dependencies.vault;
+        vault.losses(false).await.is_ok() && !vault.is_being_restored()
     }
 
     async fn ask(&self, node: &Owner, body: Body, within: Duration, heard: impl FnMut(Body) -> ControlFlow<()> + Send) {

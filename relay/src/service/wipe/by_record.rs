@@ -8,7 +8,9 @@
 //! ```
 //!
 //! An owner without a lease may be gone, or be cut off from the store alone, and push its calls on: so its Contact is taken away at the SIP server from
-//! here, as a node does that takes an instance over, and the owner unregisters once more when it hears of the end.
+//! here, as a node does that takes an instance over, and the owner unregisters once more when it hears of the end. So may one whose lease still runs, and
+//! only the record names its Contact: what a new instance replaces waits, as long as a lease runs at most, until its owner has said a word or has no lease.
+//! Where this node dies meanwhile, whoever owns the earlier one then ends it (`interrupted_replacement`).
 //!
 //! Invariant: whichever node owns a record, its tombstone comes before its erasure; and a replaced instance leaves one also where nothing of
 //! it could be read. An owner that lives unregisters by itself when it releases the instance, and a node that leaves, or that cannot open the record, speaks to no SIP
@@ -16,23 +18,27 @@
 //! under the same id.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::audit::{Act, AuditSubject};
-use crate::clock::shared_now;
+use crate::clock::{self, shared_now};
 use crate::domain::WipeReason;
 use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::service::devices::AccessError;
-use crate::service::nodes::drain_messages::NodeMessage;
+use crate::service::nodes::drain_messages::{HEARD_WITHIN, NodeMessage};
 use crate::service::status;
 use crate::service::views::Wiped;
 use crate::vault::record::StoredRecord;
-use crate::vault::{Lookup, Stored, Tombstone, WRITE_LIMIT};
+use crate::vault::{LEASE, Lookup, RENEWAL, Stored, Tombstone, WRITE_LIMIT};
+
+/// How soon it is looked again whether a silent owner has its lease.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already. A SIP server that takes one Contact of an
@@ -67,10 +73,11 @@ impl Inner {
         if vault.tombstones().look(earlier).is_none() {
             match self.load_or_seek(earlier).await {
                 Ok(Some(stored)) => {
+                    let stored = self.when_owner_is_known(stored).await;
                     if self.wipe_stored(stored, reason).await.is_ok() {
                         return;
                     }
-                    // The disk has no room for its tombstone, and it must go all the same.
+                    // The disk has no room for its tombstone, and it must go all the same; or it has ended meanwhile.
                 }
                 // Its name alone was left.
                 Ok(None) => {}
@@ -81,6 +88,26 @@ impl Inner {
         vault.tombstones().insist(earlier);
         let _ = self.end_ahead(earlier, reason).await;
         self.dependencies.agent.erase(earlier, lookup);
+    }
+
+    /// The record of an instance as it is when its owner has said a word, or has no lease, or its time for both is over. An owner that answers hears of the
+    /// end, and unregisters by itself.
+    async fn when_owner_is_known(&self, mut stored: Stored) -> Stored {
+        let (id, vault) = (stored.id, &self.dependencies.vault);
+        let until = clock::now() + LEASE + RENEWAL;
+        while !stored.owned && !self.is_leaving() && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
+            // Whatever it answers, it reads its letters.
+            let answer = self.ask_within(&stored.owner, Word::InCall(id).encode(), HEARD_WITHIN).await;
+            if answer.is_some() || clock::now() >= until {
+                break;
+            }
+            sleep(LOOK_AGAIN).await;
+            // Another node may have taken it over.
+            if let Ok(Some(now)) = vault.load(id).await {
+                stored = now;
+            }
+        }
+        stored
     }
 
     /// Ends what a new instance replaces while nothing of it can be read.

@@ -8,6 +8,7 @@
 //! used, no unknown bit, no length beyond the end; but a number may have bytes that it does not need. Neither keeps a copy of its own that is not wiped.
 
 pub(super) mod lent;
+pub(super) mod mailbox;
 mod push_binding;
 pub(super) mod story;
 

@@ -50,7 +50,7 @@ impl RedisStore {
             let large = match collection {
                 Collection::Messages | Collection::MissedCalls => boxes.large.acquire().await.ok(),
                 // Their size is bounded, and so is how many are read at once, by those who do.
-                Collection::Stories => None,
+                Collection::Stories | Collection::Mailbox => None,
             };
             (share, large)
         };

@@ -6,6 +6,7 @@
 //! | `sipwake:m:{pi_…}` | hash | by item key: `order[8] sealed`, of each message that is kept | the record's, six days after the last at most |
 //! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | likewise |
 //! | `sipwake:s:{pi_…}` | hash | likewise, of each call's story | a day after the last, the record's at most |
+//! | `sipwake:v:{pi_…}` | hash | likewise, how its mailbox stands: one | the record's, six days after the last change at most |
 //! | `sipwake:l:<hex>` | string | the instance that has this lookup | the record's |
 //! | `sipwake:n:<node>` | set | the instances of a node; may hold more, so only a hint | [`INDEX_TTL`] after the last addition |
 //! | `sipwake:ended:<node>` | set | the node's instances that another node has ended, until it has released them | [`ENDED_TTL`] |
@@ -597,6 +598,7 @@ fn collection_key(id: InstanceId, collection: Collection) -> String {
         Collection::Messages => format!("sipwake:m:{{{id}}}"),
         Collection::MissedCalls => format!("sipwake:c:{{{id}}}"),
         Collection::Stories => format!("sipwake:s:{{{id}}}"),
+        Collection::Mailbox => format!("sipwake:v:{{{id}}}"),
     }
 }
 

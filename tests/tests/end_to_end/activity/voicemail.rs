@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 use sip::message::{Message, Name};
 use tests::board::Missed;
 use tests::caller::CallOptions;
+use tests::redis_server::RedisServer;
+use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
 use tests::world::{OTHER_TOKEN, SOON, World};
 
 use super::{Outcome, steps, words};
@@ -88,4 +91,42 @@ async fn who_does_not_want_voicemail_is_not_pushed_and_what_is_not_understood_is
     assert!(options.lists(Name::Allow, "MESSAGE") && options.lists(Name::Allow, "NOTIFY"));
     assert_eq!(world.apns.requests(), 0);
     world.content()
+}
+
+/// What one node was told of is known to whichever has the account next.
+#[tokio::test]
+async fn how_a_mailbox_stands_is_told_and_not_pushed_again_by_the_next_node_and_the_next_run() -> Outcome {
+    let redis = RedisServer::start();
+    let world = World::with(|setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
+    told(&world, "2/8 (1/2)").await?;
+    world.alert("voicemail").await?;
+    let is_kept = || async { redis.keys().iter().any(|key| key.starts_with("sipwake:v:")).then_some(()) };
+    world.until("that it is in the store", is_kept).await?;
+    let other = RelayProcess::start(setup).await?;
+    world.relay.terminate(SOON).await?;
+    let is_taken = || async {
+        let registered = other.metric("sipwake_instances{state=\"registered\"}").await?;
+        (registered == 1.0).then_some(())
+    };
+    world.until("the other node has it", is_taken).await?;
+    world.await_contacts(1).await?;
+    let stands = json!({"waiting": true, "new": 2, "old": 8, "urgent": 1});
+    assert_eq!(other.api().read(&instance).await?.json()["voicemail"], stands);
+    told(&world, "2/8 (1/2)").await?;
+    let is_judged = || async {
+        let unchanged = other.metric("sipwake_mwi_notifies_total{notice=\"unchanged\"}").await?;
+        (unchanged == 1.0).then_some(())
+    };
+    world.until("that it is nothing new", is_judged).await?;
+    // What the earlier node had not heard of is, also that all were heard.
+    told(&world, "0/10").await?;
+    let emptied = world.apple_push().await?;
+    assert_eq!((emptied.push_type.as_str(), &emptied.payload["sipwake"]["new"]), ("background", &json!(0)));
+    assert_eq!(world.apns.requests(), 2);
+    assert_eq!(other.api().disable(&instance).await?.status, 200);
+    assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
+    Ok(())
 }

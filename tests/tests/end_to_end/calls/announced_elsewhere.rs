@@ -102,6 +102,17 @@ async fn a_phone_that_lent_nothing_is_woken_by_way_of_a_node_that_it_has_not_reg
     world.content()
 }
 
+/// It names a node again with that one's next renewal.
+#[tokio::test]
+async fn nobody_is_called_unknown_by_a_store_that_has_just_lost_which_nodes_there_are() -> Outcome {
+    let nodes = Nodes::start().await?;
+    nodes.world.enable().await?;
+    nodes.redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    let (status, told) = nodes.ask(1).await?;
+    assert_ne!(status, 404, "{told}");
+    nodes.world.content()
+}
+
 #[tokio::test]
 async fn the_devices_of_an_address_are_woken_and_counted_at_all_nodes_and_the_first_that_comes_is_enough() -> Outcome {
     let nodes = Nodes::start().await?;

@@ -223,3 +223,22 @@ async fn a_call_that_waits_at_a_node_that_leaves_is_that_of_the_instance_that_is
     assert_eq!(it.world.fcm.count(), 1, "{:?}", it.world.fcm.pushes());
     Ok(())
 }
+
+/// Its owner has given its lease back, and nobody has taken it over yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_another_node_is_asked_for_in_the_middle_of_a_hand_over_waits_for_who_takes_the_account()
+-> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let instance = world.enable().await?;
+    let changes = async {
+        for presence in ["background", "foreground"].into_iter().cycle().take(30) {
+            let answer = other.api().change(&instance, &json!({"presence": presence})).await?;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        Ok::<(), Missed>(())
+    };
+    let (ended, changed) = tokio::join!(world.relay.terminate(SOON), changes);
+    changed?;
+    ended.map(drop)
+}

@@ -13,7 +13,7 @@ use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{Ports, Setup};
 use tests::scratch::Scratch;
-use tests::world::{FCM_TOKEN, SOON, World};
+use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 
@@ -164,6 +164,39 @@ async fn what_is_wiped_elsewhere_is_unregistered_although_its_node_is_cut_off_an
     world.relay.await_log("ended-elsewhere", SOON).await?;
     world.await_contacts(0).await?;
     assert_eq!(other.api().disable(&instance).await?.json(), receipt.json());
+    Ok(())
+}
+
+/// Its lease still runs when the device is enabled again, or another instance takes its token, at another node.
+#[tokio::test]
+async fn what_is_replaced_elsewhere_leaves_no_contact_of_a_node_that_is_cut_off_within_its_lease() -> Outcome {
+    for by_change in [false, true] {
+        let redis = RedisServer::start();
+        let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
+        let earlier = world.enable().await?;
+        let taker = match by_change {
+            true => Some(other.api().enabled(&world.android_enable_request(FCM_TOKEN)).await?),
+            false => None,
+        };
+        gate.close();
+        let request = world.enable_request(TOKEN);
+        match taker {
+            Some(taker) => {
+                let changed = other
+                    .api()
+                    .change(&taker, &json!({"device": {"call_push": request["device"]["call_push"]}}))
+                    .await?;
+                assert_eq!(changed.status, 200, "{}", changed.text());
+            }
+            None => drop(other.api().enabled(&request).await?),
+        }
+        world.await_contacts(1).await?;
+        let receipt = other.api().disable(&earlier).await?;
+        assert_eq!(receipt.json()["reason"], json!("replaced"), "{}", receipt.text());
+        gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+        world.await_gone(&earlier).await?;
+        world.await_contacts(1).await?;
+    }
     Ok(())
 }
 

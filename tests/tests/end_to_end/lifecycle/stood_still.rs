@@ -115,3 +115,26 @@ async fn a_call_whose_token_is_called_gone_is_missed_by_the_instance_that_is_ena
     assert_eq!(alert["instance"], json!(later.id));
     await_missed(&world, &other, &later, &text(&alert["call"])).await
 }
+
+/// The store is well: it is the node that came late.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_asked_while_its_node_stood_still_is_not_told_that_the_store_is_away() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes(&redis).await?;
+    let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
+    stand_still(&world, &other).await?;
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            let (api, instance) = (world.relay.api(), instance.clone());
+            tokio::spawn(async move { api.change(&instance, &json!({"presence": "background"})).await })
+        })
+        .collect();
+    world.relay.thaw();
+    for answer in asked {
+        let answer = answer.await.map_err(|error| Missed::new("an answer", error.to_string()))??;
+        let told = (answer.status, answer.problem());
+        assert!(matches!(&told, (200, None) | (503, Some(_))), "{told:?}");
+        assert_ne!(told.1.as_deref(), Some("store-away"), "{}", answer.text());
+    }
+    Ok(())
+}

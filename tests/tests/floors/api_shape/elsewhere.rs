@@ -30,6 +30,8 @@ pub struct Nodes {
     owner: Option<Owner>,
     /// The store does not tell whose it is.
     owner_is_untold: bool,
+    /// The store may not name them all.
+    pub are_lost: bool,
     /// Those that leave.
     leavers: Vec<Owner>,
     /// What each answers to whatever it is asked; who is not named is silent.
@@ -73,6 +75,10 @@ impl NodeService for Scripted {
 
     async fn others(&self) -> Option<Vec<Owner>> {
         self.with(|script| (!script.store_away).then(Vec::new))
+    }
+
+    async fn were_all(&self) -> bool {
+        self.with(|script| !script.nodes.are_lost)
     }
 
     async fn ask(&self, _: &Owner, _: Body, _: Duration, _: impl FnMut(Body) -> ControlFlow<()> + Send) {}

@@ -57,6 +57,18 @@ async fn without_the_store_nobody_is_called_unknown_for_another_node_may_have_hi
 }
 
 #[tokio::test]
+async fn a_store_that_may_not_name_all_nodes_is_believed_of_those_that_it_names_alone() {
+    let door = Door::new();
+    door.script.with(|script| script.nodes.are_lost = true);
+    for (aor, status, name) in [("nobody", 503, "owner-away"), ("asleep", 504, "no-device-in-time")] {
+        let body = format!(r#"{{"aor": "sip:{aor}@example.com"}}"#);
+        let answer = door.ask.of("POST", "/v1/wake", SERVER_KEY, &body).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (status, name));
+    }
+    assert_eq!(door.ask.of("POST", "/v1/wake", SERVER_KEY, ALICE).await.status, 200);
+}
+
+#[tokio::test]
 async fn wakes_are_limited_by_address_of_record_and_by_sip_server() {
     let (wide, narrow) = (Rate::per_second(1000, 1000), Rate::per_second(1, 1));
     for (limits, other_passes) in [
