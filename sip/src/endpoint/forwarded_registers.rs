@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::attachments::INSTANCES_PER_FLOW;
+use super::carried_proofs::is_stale;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
     CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest, TakenBack,
@@ -305,7 +306,9 @@ impl Endpoint {
             self.remove_taken_away(now, &register, &taken);
             return self.leave(now, &register);
         };
-        let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else { return };
+        let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), request, .. } = register else {
+            return;
+        };
         let push = match &intent.push_request {
             PushRequest::Push(push) => Some(push.clone()),
             PushRequest::Nothing | PushRequest::Query(_) => None,
@@ -327,6 +330,9 @@ impl Endpoint {
             is_overtaken,
         };
         self.on_accepted(now, accepted);
+        if self.push_bindings.knows(instance) {
+            self.proofs.note_taken(instance, &request);
+        }
     }
 
     /// A REGISTER that makes no registration here was accepted: those whose Contacts it removes, or takes for its own, end.
@@ -485,11 +491,9 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
 /// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks
 /// by 407, and the registrar behind it by 401 (RFC 3261 §22.3).
 fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
-    let challenges = || response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
-    let is_stale = || challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"));
     match status {
-        401 => register.has(Name::Authorization) && !is_stale(),
-        407 => register.has(Name::ProxyAuthorization) && !is_stale(),
+        401 => register.has(Name::Authorization) && !is_stale(response),
+        407 => register.has(Name::ProxyAuthorization) && !is_stale(response),
         403 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
         _ => false,
     }

@@ -114,6 +114,9 @@ impl Endpoint {
         if self.calls.refused.is_some() && request.method() == Some(Method::Invite) && !is_emergency(request) {
             return self.refuse_at_end(&source, request);
         }
+        if self.awaits_word(now, source, reply, request, instance) {
+            return;
+        }
         let granted = self.may_begin(now, &source, instance, request);
         let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));
         match upstream.and_then(|upstream| self.hop_to_server(upstream, instance)).filter(|_| granted) {

@@ -477,6 +477,13 @@ impl Upstreams {
         entry.last.as_ref().filter(|(at, _)| *at + STALE_MAX > now).map(|(_, candidates)| candidates.clone())
     }
 
+    /// The addresses that DNS has named last, however long ago.
+    pub(crate) fn last_addresses(&self, id: UpstreamId) -> Vec<SocketAddr> {
+        let table = self.lock();
+        let last = table.entries.get(&id).and_then(|entry| entry.last.as_ref());
+        last.map(|(_, candidates)| candidates.iter().map(|candidate| candidate.address).collect()).unwrap_or_default()
+    }
+
     /// Works with its addresses; `None` when no binding uses it any more.
     pub(crate) fn targets<T>(&self, id: UpstreamId, work: impl FnOnce(&mut Targets) -> T) -> Option<T> {
         self.lock().entries.get_mut(&id).map(|entry| work(&mut entry.targets))
