@@ -22,7 +22,7 @@ use super::forwarded_registers::USERNAMES_MAX;
 use super::outgoing::is_emergency;
 use super::pushed::{CarriedProofId, ProofRequest, ProofStep};
 use super::requests::reply_flow;
-use super::{Endpoint, Event, Side, Source};
+use super::{Endpoint, Event, Source};
 use crate::auth::{digest_names, usernames};
 use crate::edge::own_proof::{self, Sender};
 use crate::id::InstanceId;

@@ -47,13 +47,41 @@ impl Inner {
 
     /// Ends an instance for one that takes its place, which its calls go on for where both are of one binding, or which has missed them; whether it was here.
     pub(crate) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
+        {
+            // A change that is under way comes first.
+            let _guard = self.changing.lock_key(earlier).await;
+            if self.has_moved_on(earlier, &lookup).await {
+                return false;
+            }
+        }
         self.tell_leavers(Word::Succeeded { earlier, later: new }).await;
         self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
         self.end_earlier(earlier, lookup, WipeReason::Replaced).await
     }
 
-    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here, or its owner is gone.
+    /// Whether an instance has another lookup by now than the one that was taken from it: its device has another token, and nobody has taken its place.
+    async fn has_moved_on(&self, id: InstanceId, taken: &Lookup) -> bool {
+        // One that cannot be read has not.
+        let found = self.look_anywhere(id).await.ok().flatten();
+        found.and_then(|(status, _)| self.place_of(&status)).is_some_and(|place| place.lookup != *taken)
+    }
+
+    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here, or its owner is gone. One that has another
+    /// lookup by now stays.
     pub(crate) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
+        {
+            // No change gives it another lookup meanwhile.
+            let _guard = self.changing.lock_key(earlier).await;
+            if self.has_moved_on(earlier, &lookup).await {
+                return false;
+            }
+            self.offered.settled(earlier).await;
+            let kind = EndKind::Wiped(reason);
+            let end = |reply| Request::End { id: earlier, who: Principal::Relay, kind, reply: Some(reply) };
+            if let Some(Ok(done)) = self.dependencies.agent.ask(earlier, end).await {
+                return self.wiped_here(earlier, &done).is_ok();
+            }
+        }
         let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
         if !is_here {
             self.end_earlier_by_record(earlier, lookup, reason).await;
@@ -67,6 +95,9 @@ impl Inner {
         if vault.tombstones().look(earlier).is_none() {
             match self.load_or_seek(earlier).await {
                 Ok(Some(stored)) => {
+                    if self.place_of(&status::by_record(stored.clone())).is_some_and(|place| place.lookup != lookup) {
+                        return;
+                    }
                     if self.wipe_stored(stored, reason).await.is_ok() {
                         return;
                     }
