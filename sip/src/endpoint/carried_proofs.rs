@@ -25,6 +25,7 @@ use super::requests::reply_flow;
 use super::{Endpoint, Event, Source};
 use crate::auth::{digest_names, usernames};
 use crate::edge::own_proof::{self, Sender};
+use crate::edge::returned::is_stale;
 use crate::id::InstanceId;
 use crate::message::{Composer, Limits, Message, Name};
 use crate::transaction::{Reply, RequestKey, ServerId};
@@ -176,12 +177,6 @@ impl Endpoint {
             self.proofs.forget(device);
         }
     }
-}
-
-/// Whether a challenge says that the proof was merely old.
-pub(super) fn is_stale(response: &Message) -> bool {
-    let mut challenges = response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
-    challenges.any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"))
 }
 
 /// Whether credentials are a token (RFC 8898), which names no user.

@@ -20,7 +20,6 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::attachments::INSTANCES_PER_FLOW;
-use super::carried_proofs::is_stale;
 use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
     CarriedProof, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest, TakenBack,
@@ -33,7 +32,7 @@ use crate::auth::usernames;
 use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
-use crate::edge::returned;
+use crate::edge::returned::{self, is_stale};
 use crate::edge::taken_back::{TakenContact, taken_back};
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};

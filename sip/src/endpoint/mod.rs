@@ -31,6 +31,7 @@
 //! | `left_flows` | `LeftFlows` | the flows that devices have left for later ones |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
+//! | `carried_proofs` | `CarriedProofs` | proofs for a SIP server in other requests than REGISTER |
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
 //! | `asked` | `AskedByDevices` | unanswered requests of devices, and the flows that they are answered by |
 //! | `asked_servers` | `AskedOfServers` | unanswered requests that were sent to SIP servers for devices, by stream |
