@@ -11,7 +11,7 @@ use sip::id::InstanceId;
 use super::{story_views, views};
 use crate::clock::{rfc3339, rfc3339_ms};
 use crate::domain::Word as _;
-use crate::push::payload::shown_name;
+use crate::push::payload::{shown_address, shown_name};
 use crate::service::devices::{OwnExport, Step, Timeline, TimelineEvent};
 use crate::vault::items::{Message, MissedCall};
 
@@ -57,7 +57,7 @@ fn message(message: &Message) -> Value {
     };
     let mut value = json!({
         "message": message.id.to_string(),
-        "from": message.from,
+        "from": shown_address(&message.from),
         "content_type": message.content_type,
         "encoding": encoding,
         "body": body,
@@ -73,7 +73,7 @@ fn message(message: &Message) -> Value {
 fn missed_call(missed: &MissedCall) -> Value {
     let mut value = json!({
         "call": missed.call.to_string(),
-        "from": missed.from,
+        "from": shown_address(&missed.from),
         "state": if missed.given_up { "cancelled" } else { "timed-out" },
         "at": rfc3339(missed.at),
         "expires_at": rfc3339(missed.expires_at),

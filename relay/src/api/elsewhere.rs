@@ -144,10 +144,10 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
     }
 }
 
-async fn ask_owner<E: ApiService>(api: &Api<E>, owner: &Owner, parts: &request::Parts, body: &[u8]) -> OwnersWord {
+async fn ask_owner<E: ApiService>(api: &Api<E>, owner: &Owner, parts: &request::Parts, body: &[u8]) -> OwnerAnswer {
     match letter_to(api, parts, body, ANSWER_WAIT).await {
         Some(letter) => api.0.service.ask_owner(owner, letter).await,
-        None => OwnersWord::NotAsked,
+        None => OwnerAnswer::NotAsked,
     }
 }
 

@@ -60,6 +60,12 @@ pub fn without(request: &Message) -> Option<Message> {
     Message::parse(&bytes, &Limits::COMPOSED).ok()
 }
 
+/// The credentials of a request that pass: they are for others.
+pub fn of_others(request: &Message, sender: Sender) -> impl Iterator<Item = &[u8]> {
+    let all = CARRIERS.into_iter().flat_map(|carrier| request.values(carrier));
+    all.filter(move |value| is_for_others(value, sender))
+}
+
 /// Leaves out both headers.
 pub fn take_all(edit: Edit<'_>) -> Edit<'_> {
     CARRIERS.into_iter().fold(edit, Edit::remove)

@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use super::{forward, own_proof};
 use crate::flow::Side;
-use crate::message::{Composer, Edit, Limits, Message};
+use crate::message::{Composer, Edit, Limits, Message, Name};
 
 /// Bytes of one message that a device has sent to its SIP server: a buffer of such a server, 16 KiB in many, holds it with what this relay
 /// adds. A longer request is answered 513; in place of a longer response goes 500, or its status alone where it is provisional.
@@ -62,6 +62,12 @@ pub fn fitting<'a>(asked: &Message, response: &'a Message, from: Side) -> Cow<'a
 /// Whether a device's request is one that its SIP server should get.
 pub fn is_fit(request: &Message) -> bool {
     request.head().len() + request.body().len() <= FROM_DEVICE_BYTES
+}
+
+/// Whether a challenge says that the proof was merely old.
+pub fn is_stale(response: &Message) -> bool {
+    let mut challenges = response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
+    challenges.any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"))
 }
 
 #[cfg(test)]

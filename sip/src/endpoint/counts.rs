@@ -27,7 +27,7 @@ pub struct Counts {
     pub transactions: usize,
     /// Registrations that passed through: push bindings (RFC 8599), and those that their flows alone lead to.
     pub push_bindings: usize,
-    /// REGISTERs on their way, and what came by a flow that its device has not proved itself on.
+    /// REGISTERs on their way, requests with a proof that is counted, and what came by a flow that its device has not proved itself on.
     pub waiting: usize,
     /// Instances of other nodes whose dialogs go through here.
     pub elsewhere: usize,

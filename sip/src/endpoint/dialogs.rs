@@ -120,6 +120,9 @@ impl Endpoint {
         if let Err(stop) = forward::check(request, &self.core.settings.own_addresses()) {
             return self.refuse(now, reply, request, stop.status());
         }
+        if source.side == Side::Device && self.awaits_word(now, source, reply, request, token.instance) {
+            return;
+        }
         if request.method() == Some(Method::Bye)
             && let Some(dialog) = request.call_id().map(DialogMark::of)
         {
@@ -288,6 +291,7 @@ impl Endpoint {
         let Some(status) = response.status().filter(|status| *status > 100) else { return };
         let passed = returned::forward_response(asked, &response, from);
         if status >= 200 {
+            self.end_carried_proof(server, (from == Side::Upstream).then_some(&response));
             self.dialogs.settle(server);
         }
         self.note_passed(now, status, &response);
@@ -296,7 +300,7 @@ impl Endpoint {
 
     /// A forwarded request could not be sent, or its flow broke.
     pub(super) fn on_forwarded_silence(&mut self, now: Instant, server: ServerId) {
-        if let Some((status, failure)) = self.dialogs.settle(server) {
+        if let Some((status, failure)) = self.settle_forwarded(server) {
             self.core.transactions.respond(now, server, status, failure);
         }
     }
@@ -309,8 +313,14 @@ impl Endpoint {
         if self.core.transactions.give_up(now, server) {
             self.on_forwarded_silence(now, server);
         } else {
-            self.dialogs.settle(server);
+            self.settle_forwarded(server);
         }
+    }
+
+    /// A request is answered by nobody behind the relay; what it would have been answered.
+    pub(super) fn settle_forwarded(&mut self, server: ServerId) -> Option<(u16, bytes::Bytes)> {
+        self.end_carried_proof(server, None);
+        self.dialogs.settle(server)
     }
 
     /// A device's BYE by datagrams is left unanswered: its server may be gone, and its calls may be at the one that the account's flow leads to by
@@ -347,6 +357,7 @@ impl Endpoint {
             return None;
         };
         self.core.transactions.keep_request(server, request, device);
+        self.note_admitted_as(server);
         if request.method() == Some(Method::Invite) {
             let trying = Composer::response(request, 100, Composer::reason(100), None).finish();
             self.core.transactions.respond(now, server, 100, trying);

@@ -33,7 +33,7 @@ use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
 use crate::edge::removed_contacts::{RemovedContact, removed_contacts};
-use crate::edge::returned;
+use crate::edge::returned::{self, is_stale};
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -315,7 +315,9 @@ impl Endpoint {
             self.end_removed(now, &register, &removed);
             return self.leave(now, &register);
         };
-        let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), .. } = register else { return };
+        let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), request, .. } = register else {
+            return;
+        };
         let push = match &intent.push_request {
             PushRequest::Push(push) => Some(push.clone()),
             PushRequest::Nothing | PushRequest::Query(_) => None,
@@ -337,6 +339,9 @@ impl Endpoint {
             is_overtaken,
         };
         self.on_accepted(now, accepted);
+        if self.push_bindings.knows(instance) {
+            self.proofs.note_taken(instance, &request);
+        }
     }
 
     /// A REGISTER that makes no registration here was accepted: those whose Contacts it removes, or takes for its own, end.
@@ -495,11 +500,9 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
 /// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks
 /// by 407, and the registrar behind it by 401 (RFC 3261 §22.3).
 fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
-    let challenges = || response.elements(Name::WwwAuthenticate).chain(response.elements(Name::ProxyAuthenticate));
-    let is_stale = || challenges().any(|part| part.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true"));
     match status {
-        401 => register.has(Name::Authorization) && !is_stale(),
-        407 => register.has(Name::ProxyAuthorization) && !is_stale(),
+        401 => register.has(Name::Authorization) && !is_stale(response),
+        407 => register.has(Name::ProxyAuthorization) && !is_stale(response),
         403 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
         _ => false,
     }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::new_binding::{KnownElsewhere, NewBinding};
 use super::pushed::{
-    ContactsRemoved, FlowBinding, ForwardedRegisterId, PushBinding, PushBindingEnd, PushBindingSuccession,
-    RegisterRoute, RestoredPushBinding, RouteRefusal, RouteRequest,
+    CarriedProofId, ContactsRemoved, FlowBinding, ForwardedRegisterId, ProofStep, PushBinding, PushBindingEnd,
+    PushBindingSuccession, RegisterRoute, RestoredPushBinding, RouteRefusal, RouteRequest,
 };
 use crate::auth::Challenge;
 pub use crate::edge::admission::EDGE_REALM;
@@ -258,6 +258,8 @@ pub enum Input {
         /// The route by which it is forwarded, or the status that refuses it: 403, 503, 555, …
         route: Result<RegisterRoute, RouteRefusal>,
     },
+    /// The answer to [`ProofStep::Asked`]: it passes, or so many seconds are to be waited.
+    ProofAdmitted(CarriedProofId, Result<(), u32>),
     /// Keep a push binding that an earlier run of this relay has stored.
     RestorePushBinding(Box<RestoredPushBinding>),
     /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
@@ -593,6 +595,8 @@ pub enum Event {
         /// Whether its SIP server took the proof that it carried; `None` when there was none, or nothing was said about it.
         proof: Option<bool>,
     },
+    /// A device shows its SIP server a proof by another method than REGISTER.
+    Proof(ProofStep),
     /// One more reference to an upstream is used here: its flow stays for the dialogs of a device that is known no more.
     UpstreamKept(UpstreamId),
     /// One reference to an upstream is used no more that [`Input::Route`], [`Input::RestorePushBinding`] or [`Event::UpstreamKept`] gave; once for each.

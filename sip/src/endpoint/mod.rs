@@ -31,6 +31,7 @@
 //! | `left_flows` | `LeftFlows` | the flows that devices have left for later ones |
 //! | [`calls`] | `Calls` | calls: expected, waiting, closed |
 //! | `dialogs` | `DialogForwarding` | requests inside a dialog, in both directions |
+//! | `carried_proofs` | `CarriedProofs` | proofs for a SIP server in other requests than REGISTER |
 //! | [`outgoing`] | `Outgoing` | requests that a device begins, to its own SIP server |
 //! | `asked` | `AskedByDevices` | unanswered requests of devices, and the flows that they are answered by |
 //! | `asked_servers` | `AskedOfServers` | unanswered requests that were sent to SIP servers for devices, by stream |
@@ -56,6 +57,7 @@ mod bindings;
 mod broken;
 mod budgets;
 pub mod calls;
+mod carried_proofs;
 mod core;
 mod counts;
 mod credentials;
@@ -156,6 +158,7 @@ pub struct Endpoint {
     unacknowledged: Unacknowledged,
     push_bindings: push_bindings::PushBindings,
     registers: register_table::ForwardedRegisters,
+    proofs: carried_proofs::CarriedProofs,
 }
 
 impl Endpoint {
@@ -189,6 +192,7 @@ impl Endpoint {
             unacknowledged: Unacknowledged::default(),
             push_bindings: push_bindings::PushBindings::default(),
             registers: register_table::ForwardedRegisters::default(),
+            proofs: carried_proofs::CarriedProofs::default(),
         }
     }
 
@@ -256,6 +260,7 @@ impl Endpoint {
             Input::Taken(instance) => self.devices.set_taken(instance),
             Input::TimeLost { lost, for_sure } => self.on_time_lost(now, lost, for_sure),
             Input::Route { register, route } => self.on_route(now, register, route),
+            Input::ProofAdmitted(proof, word) => self.on_proof_admitted(now, proof, word),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
             Input::ReleasePushBinding { instance, to } => self.on_released(now, instance, to),
             Input::RemovePushBinding(instance) => {
@@ -422,7 +427,7 @@ impl Endpoint {
         Counts {
             push_bindings: self.push_bindings.len(),
             elsewhere: self.elsewhere.len(),
-            waiting: self.registers.len() + self.unproven.len(),
+            waiting: self.registers.len() + self.unproven.len() + self.proofs.len(),
             bindings: self.bindings.len(),
             upstreams: self.upstreams.len(),
             devices: self.devices.len(),

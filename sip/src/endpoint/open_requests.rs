@@ -90,7 +90,7 @@ impl Endpoint {
     }
 
     fn end_forwarded(&mut self, now: Instant, server: ServerId) {
-        self.dialogs.settle(server);
+        self.settle_forwarded(server);
         let Some(asked) = self.core.transactions.asked_by(server) else { return };
         let tag = self.core.random.tag();
         let response = Composer::response(asked, 503, Composer::reason(503), Some(&tag));

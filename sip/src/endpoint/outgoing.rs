@@ -8,6 +8,7 @@
 //! | one whose From is an identity that the SIP server of a registration of the same flow has given it (P-Associated-URI, RFC 7315 §4.1) | likewise, by that registration |
 //! | another From, Route or method, or nothing is registered by this flow | nowhere: 403, and a Warning says why |
 //! | more than the device's or its address's [budget](super::budgets) | nowhere: 503 with Retry-After |
+//! | a proof of another user than the registration's own, which the shell does not let pass ([`carried_proofs`](super::carried_proofs)) | nowhere: 503 with Retry-After |
 //! | an emergency call (RFC 5031), while its device has one of its own for these left | as any other, whatever the other budgets |
 //! | a `sips:` target, and the SIP server is reached in the clear | nowhere: 480 with Warning 380 (RFC 5630 §5.3) |
 //! | an INVITE, when the process is about to end | nowhere: 503 with Retry-After |
@@ -116,6 +117,9 @@ impl Endpoint {
         }
         if self.calls.refused.is_some() && request.method() == Some(Method::Invite) && !is_emergency(request) {
             return self.refuse_at_end(&source, request);
+        }
+        if self.awaits_word(now, source, reply, request, instance) {
+            return;
         }
         let granted = self.may_begin(now, &source, instance, request);
         let upstream = self.devices.binding_of(instance).and_then(|binding| self.upstream_of(binding));

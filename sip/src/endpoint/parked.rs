@@ -216,7 +216,7 @@ impl Endpoint {
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
         let Parked { what: What::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
-        self.dialogs.settle(server);
+        self.settle_forwarded(server);
         let tag = self.core.random.tag();
         let response = Composer::response(&request, 487, Composer::reason(487), Some(&tag)).finish();
         self.core.transactions.respond(now, server, 487, response);

@@ -490,6 +490,7 @@ impl Endpoint {
         let Some(row) = self.push_bindings.rows.remove(&instance) else { return };
         self.push_bindings.bindings.remove(&row.binding);
         self.push_bindings.identities.remove(&instance);
+        self.proofs.forget(instance);
         self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance, end == PushBindingEnd::Removed);
         self.keep_stream(instance, row.upstream);

@@ -47,6 +47,38 @@ pub struct CarriedProof {
     pub usernames: Vec<Box<str>>,
 }
 
+/// A proof in a request other than REGISTER, as the endpoint numbered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CarriedProofId(pub u64);
+
+/// A request other than REGISTER with a proof for its SIP server, which waits for the shell's word.
+pub struct ProofRequest {
+    /// The number for the answer, [`super::Input::ProofAdmitted`].
+    pub proof: CarriedProofId,
+    /// The address of record of the registration that it goes by; of one that is lent its instance.
+    pub aor: Box<str>,
+    /// Its SIP server.
+    pub upstream: UpstreamId,
+    /// The address of its sender.
+    pub source: IpAddr,
+    /// The user names of all credentials in it, each once.
+    pub usernames: Vec<Box<str>>,
+}
+
+/// What becomes of a proof in a request other than REGISTER.
+#[derive(Debug)]
+pub enum ProofStep {
+    /// May it pass? Answer with [`super::Input::ProofAdmitted`].
+    Asked(Box<ProofRequest>),
+    /// One that might pass has ended; once for each.
+    Ended {
+        /// Its number.
+        proof: CarriedProofId,
+        /// Whether its SIP server said that it is wrong; else nothing was said about it.
+        refused: bool,
+    },
+}
+
 /// Reason why a REGISTER is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRefusal {
@@ -189,6 +221,12 @@ impl fmt::Debug for RouteRequest {
             .field("register", &self.register)
             .field("push", &self.push)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ProofRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProofRequest").field("proof", &self.proof).finish_non_exhaustive()
     }
 }
 

@@ -601,7 +601,7 @@ pub(super) fn bad_extension(request: &Message, understood: &[&str], tag: &str) -
 
 /// Where a response goes: back on a stream; on UDP to the port that the Via names, or to where the request came from when
 /// it asks so (RFC 3261 §18.2.2, RFC 3581 §4).
-fn reply_flow(source: &Source, via: Option<&Via<'_>>) -> FlowId {
+pub(super) fn reply_flow(source: &Source, via: Option<&Via<'_>>) -> FlowId {
     let FlowId::Datagram(mut peer) = source.flow else { return source.flow };
     if let Some(via) = via.filter(|via| via.params.get("rport").is_none()) {
         peer.set_port(via.port.unwrap_or(5060));

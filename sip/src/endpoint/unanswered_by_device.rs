@@ -54,7 +54,7 @@ impl Endpoint {
         if let Some(flow) = self.core.transactions.flow_of(branch) {
             self.attachments.note_silent(flow);
         }
-        self.dialogs.settle(server);
+        self.settle_forwarded(server);
         // A later answer of the device has no receiver, and the device's next connection gets no copy of the request.
         self.core.transactions.abandon(branch);
         self.core.transactions.respond(now, server, status, response);

@@ -46,6 +46,8 @@ pub struct World {
     due: Option<Instant>,
     pub sent: Vec<Sent>,
     pub events: Vec<Event>,
+    /// The shell's word for a proof in another request than REGISTER.
+    pub word: Result<(), u32>,
     /// The outcomes of flows that were dialled; not among the events.
     pub settled: Vec<(FlowId, FlowOutcome)>,
     pub closed: Vec<FlowId>,
@@ -125,6 +127,7 @@ impl World {
             due: None,
             sent: Vec::new(),
             events: Vec::new(),
+            word: Ok(()),
             settled: Vec::new(),
             closed: Vec::new(),
             dialled: 0,
@@ -302,6 +305,7 @@ impl World {
                     self.tell(Input::DeviceVerified { verification: *verification, granted });
                 }
             }
+            Event::Proof(ProofStep::Asked(asked)) => self.tell(Input::ProofAdmitted(asked.proof, self.word)),
             _ => {}
         }
         self.events.push(event);

@@ -246,6 +246,7 @@ impl World {
                 self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403.into()) });
             }
             Event::RegisterEnded { .. }
+            | Event::Proof(_)
             | Event::UpstreamKept(_)
             | Event::UpstreamReleased(_)
             | Event::PushBindingAccepted(_)
@@ -389,6 +390,7 @@ fn event_kind(event: &Event) -> String {
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
         Event::RouteNeeded(asked) => format!("way {:?}", asked.register),
         Event::RegisterEnded { register, proof } => format!("register ended {register:?} {proof:?}"),
+        Event::Proof(step) => format!("proof {step:?}"),
         Event::UpstreamKept(upstream) => format!("kept {}", upstream.0),
         Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),
         Event::PushBindingAccepted(registration) => format!("proxied {}", registration.instance),

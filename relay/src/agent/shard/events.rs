@@ -94,6 +94,7 @@ impl Shard {
             Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
             Event::RouteNeeded(asked) => self.on_route_needed(asked),
             Event::RegisterEnded { register, proof } => self.on_register_ended(register, proof),
+            Event::Proof(step) => self.on_proof(step),
             Event::UpstreamKept(upstream) => self.shared.upstreams.keep(upstream),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),

@@ -11,12 +11,13 @@
 //!
 //! Invariant: no other call of a device releases a requester. A call that nobody waits for is expected no longer than its INVITE may take. The account is
 //! named by its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain or the operator vouches for, by the name
-//! of the account's next hop or by the address that its flow leads to.
+//! of the account's next hop or by the address that its flow leads to; a registrar behind that is vouched for as well, by its name or address.
 
 use std::net::SocketAddr;
 
 use sip::endpoint::Input;
 use sip::id::{CallId, InstanceId, UpstreamId};
+use sip::message::Uri;
 use tokio::sync::mpsc;
 
 use super::Shard;
@@ -148,12 +149,20 @@ impl Shard {
     fn is_served(&self, upstream: UpstreamId, servers: &Servers) -> Option<bool> {
         let Some(route) = self.shared.upstreams.route(upstream) else { return Some(false) };
         let is_next_hop = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(route.verified_domain());
-        let by_name = is_next_hop(&servers.domain) || servers.registrars.iter().any(|host| is_next_hop(host));
+        let names = |is: &dyn Fn(&str) -> bool| is(&servers.domain) || servers.registrars.iter().any(|host| is(host));
+        // A proxy that passes on what is for any server vouches for none behind it.
+        let registrar = Uri::parse(route.registrar()).map(|uri| uri.host.trim_end_matches('.').to_owned());
+        let registrar = registrar.filter(|host| !is_next_hop(host)).unwrap_or_default();
+        let is_registrar = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(&registrar);
+        let is_registrar_named = registrar.is_empty() || names(&is_registrar);
+        let by_name = names(&is_next_hop) && is_registrar_named;
         let Some(addresses) = &servers.addresses else { return by_name.then_some(true) };
         let peer = self.endpoint.flow_to(upstream).and_then(|flow| self.outgoing.peer_of(flow));
         let is_at = |peer: SocketAddr| addresses.iter().any(|known| known.to_canonical() == peer.ip().to_canonical());
         // Instances that a name decided about were woken in the pass before.
-        Some(!by_name && peer.is_some_and(is_at))
+        let literal = registrar.trim_matches(['[', ']']).parse().ok().map(|ip| SocketAddr::new(ip, 0));
+        let may_be = is_registrar_named || literal.is_some_and(is_at);
+        Some(!by_name && may_be && (names(&is_next_hop) || peer.is_some_and(is_at)))
     }
 
     /// A device has come.

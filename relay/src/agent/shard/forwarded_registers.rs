@@ -1,11 +1,13 @@
-//! REGISTERs that are forwarded to their own SIP servers: which of them may pass, and by which route.
+//! REGISTERs that are forwarded to their own SIP servers: which of them may pass, and by which route; and proofs in other requests that are forwarded.
 //!
-//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. Its proof counts as a tried password, as one of
-//! HTTPS does, before it leaves.
+//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. Its proof, or that of another request, counts as a
+//! tried password, as one of HTTPS does, before it leaves.
 
 use std::net::SocketAddr;
 
-use sip::endpoint::{ForwardedRegisterId, Input, PushRequest, RegisterRoute, RouteRefusal, RouteRequest};
+use sip::endpoint::{
+    ForwardedRegisterId, Input, ProofRequest, ProofStep, PushRequest, RegisterRoute, RouteRefusal, RouteRequest,
+};
 use sip::message::Uri;
 
 use super::Shard;
@@ -145,6 +147,34 @@ impl Shard {
             Some(false) => permit.refused(clock::now()),
             None => drop(permit),
         }
+    }
+
+    /// A proof in another request than REGISTER: may it pass, or has it ended? It is never taken for a right one.
+    pub(crate) fn on_proof(&mut self, step: ProofStep) {
+        match step {
+            ProofStep::Asked(asked) => {
+                let proof = asked.proof;
+                let word = self.admit_carried(&asked).map(|permit| drop(self.proofs_under_way.insert(proof, permit)));
+                self.next.push_back(Input::ProofAdmitted(proof, word));
+            }
+            ProofStep::Ended { proof, refused } => {
+                if let Some(permit) = self.proofs_under_way.remove(&proof).filter(|_| refused) {
+                    permit.refused(clock::now());
+                }
+            }
+        }
+    }
+
+    /// The addresses are those that DNS has said last: the server's flow is up.
+    fn admit_carried(&self, asked: &ProofRequest) -> Result<Permit, u32> {
+        let ProofRequest { aor, upstream, source, usernames, .. } = asked;
+        let upstreams = &self.shared.upstreams;
+        let server = upstreams.route(*upstream).map(|route| route.server()).ok_or(FULL_RETRY_S)?;
+        let addresses = upstreams.last_addresses(*upstream);
+        let (server, addresses) = (&*server, &*addresses);
+        let attempt = Attempt { aor, usernames, server, addresses, source: *source, renews: false };
+        let permit = self.shared.quotas.try_password(&attempt);
+        permit.map_err(|pause| u32::try_from(pause.seconds()).unwrap_or(u32::MAX))
     }
 }
 

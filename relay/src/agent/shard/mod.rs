@@ -61,7 +61,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use sip::endpoint::{Endpoint, ForwardedRegisterId, Input, Mailbox, Output, Poll as Polled, Settings, Side, Source};
+use sip::endpoint::{
+    CarriedProofId, Endpoint, ForwardedRegisterId, Input, Mailbox, Output, Poll as Polled, Settings, Side, Source,
+};
 use sip::id::{CallId, FlowId, InstanceId, UpstreamId};
 use sip::message::Message;
 use tokio::sync::mpsc;
@@ -89,6 +91,7 @@ use crate::agent::tables::calls::Calls;
 use crate::agent::tables::instances::{Due, Instances};
 use crate::agent::trace::Trace;
 use crate::clock::{self, Frames, Reading, confirmed_now, unix_now};
+use crate::limits::guesses::Permit;
 use crate::limits::pushes::PushBudgets;
 use crate::net::drain::Drain;
 use crate::random;
@@ -156,6 +159,8 @@ pub(crate) struct Shard {
     flow_bindings: FlowBindings,
     /// REGISTERs that are on their way through to a SIP server.
     forwarded_registers: HashMap<ForwardedRegisterId, HeldQuotas>,
+    /// Proofs in other requests that are on their way.
+    proofs_under_way: HashMap<CarriedProofId, Permit>,
     /// Registrations that passed through nodes that are gone.
     orphaned_bindings: OrphanedBindings,
 
@@ -213,6 +218,7 @@ impl Shard {
             push_bindings: PushBindings::default(),
             flow_bindings: FlowBindings::new(),
             forwarded_registers: HashMap::new(),
+            proofs_under_way: HashMap::new(),
             calls: Calls::default(),
             stories: Stories::default(),
             pushes: BTreeMap::new(),

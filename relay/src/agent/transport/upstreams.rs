@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -475,6 +475,13 @@ impl Upstreams {
         let table = self.lock();
         let entry = table.entries.get(&id).filter(|entry| entry.proven)?;
         entry.last.as_ref().filter(|(at, _)| *at + STALE_MAX > now).map(|(_, candidates)| candidates.clone())
+    }
+
+    /// The addresses that DNS has named last, however long ago.
+    pub(crate) fn last_addresses(&self, id: UpstreamId) -> Vec<SocketAddr> {
+        let table = self.lock();
+        let last = table.entries.get(&id).and_then(|entry| entry.last.as_ref());
+        last.map(|(_, candidates)| candidates.iter().map(|candidate| candidate.address).collect()).unwrap_or_default()
     }
 
     /// Works with its addresses; `None` when no binding uses it any more.

@@ -4,11 +4,12 @@
 //! | --- | --- | --- |
 //! | account at a server, and source | `limits.failures_per_account` | pauses of 2 s, doubled up to 15 min |
 //! | user at a server, whatever domain it is used with, and source | four times as many | pauses of 1 s, doubled up to 30 s |
-//! | account at a server, from any source | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed (`line`); a source whose proof was right within the hour is let past |
+//! | user at a server, likewise, from any source | sixteen times as many | as for an account from any source |
+//! | account at a server, from any source | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed (`line`); a source whose proof was right within the hour for all that is named is let past |
 //! | source, whichever accounts | `limits.failures_per_source` | one each second, and pauses of up to 60 s |
 //!
 //! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner waiting. An account is
-//! both the AOR and each user name that its proof may be read with; a server is the host and port where requests go, without the parts that can be
+//! both the AOR and each user name that its proof may be read with; a user is such a name without what a server may strip of it (`bare`); a server is the host and port where requests go, without the parts that can be
 //! spelt in many ways, and each address that its name leads to where that is known. A right proof forgets the failures of its source, when it can be
 //! of one user only; an hour without a failure forgets all.
 //!
@@ -47,6 +48,8 @@ const SOURCE_PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::fr
 const ACCOUNT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How many times more failures an account has free than one source has for it.
 const ACCOUNT_SHARE: u32 = 4;
+/// Likewise a user whatever stands beside his name: a server of many domains may have many of one name.
+const USER_SHARE: u32 = 16;
 /// Attempts for an account that may be under way at once while none has failed.
 const UNDER_WAY: u32 = 64;
 /// How soon a source gets one of its failures back.
@@ -152,8 +155,12 @@ pub struct Permit {
 #[derive(Clone, Copy)]
 struct Key {
     hash: u64,
+    /// The account that it is of: 0 is the AOR, the user names follow.
+    of: usize,
     /// The key is of one source and one account; else of all sources, or of one source and any domain.
     own: bool,
+    /// How many times more failures it has free than an account from one source.
+    share: u32,
     /// The key is of all sources.
     shared: bool,
 }
@@ -170,7 +177,11 @@ impl Guesses {
         let keys = self.keys(attempt, source);
         let mut table = self.lock();
         table.sweep(now);
-        let known = keys.iter().any(|key| key.own && table.right.contains_key(&key.hash));
+        // Who was right for an account of its own is no less a stranger to another's that it names beside that.
+        let known = (0..=attempt.usernames.len()).all(|of| {
+            let mut own = keys.iter().filter(|key| key.own && key.of == of).peekable();
+            own.peek().is_none() || own.any(|key| table.right.contains_key(&key.hash))
+        });
         let budget = table.sources.get(&source).filter(|_| !known && !attempt.renews);
         if let Some(after) = budget.and_then(|budget| budget.wait(now, self.0.free.of_source())) {
             return Err(Wait { after, by_source: true });
@@ -204,7 +215,7 @@ impl Guesses {
         let mut longest = None;
         for key in keys.iter().filter(|key| key.own || !known) {
             let Some(entry) = entries.get_mut(&key.hash) else { continue };
-            let (free, right) = (self.0.free.of(key.own), right.contains_key(&key.hash));
+            let (free, right) = (self.0.free.times(key.share), right.contains_key(&key.hash));
             let wait = entry.wait(now, free, pauses(key.own), right);
             longest = longest.max(wait.or_else(|| entry.turn_of_another(now, free, pauses(key.own), source)));
         }
@@ -213,7 +224,8 @@ impl Guesses {
         if !keys.iter().filter(|key| key.own).any(has_failed) {
             for key in keys.iter().filter(|key| key.shared) {
                 let entry = entries.get_mut(&key.hash);
-                if let Some(entry) = entry.filter(|entry| entry.failures_at(now) >= self.0.free.of(false).max(1)) {
+                let free = self.0.free.times(key.share).max(1);
+                if let Some(entry) = entry.filter(|entry| entry.failures_at(now) >= free) {
                     entry.line.get_or_insert_default().join(source, now);
                 }
             }
@@ -223,25 +235,28 @@ impl Guesses {
 
     fn keys(&self, attempt: &Attempt<'_>, source: IpAddr) -> Vec<Key> {
         let server = attempt.server.to_ascii_lowercase();
-        let key = |server: &str, name: &(String, Option<String>), source: Option<IpAddr>, own| {
+        let key = |server: &str, of, name: &(String, Option<String>), source: Option<IpAddr>, share| {
             let hash = self.0.hash.hash_one((server, name, source, attempt.renews));
-            Key { hash, own, shared: source.is_none() }
+            Key { hash, of, own: share == 1, share, shared: source.is_none() }
         };
         let aor = account(attempt.aor);
         let aor = (aor.0, Some(aor.1));
-        let mut keys = vec![key(&server, &aor, Some(source), true), key(&server, &aor, None, false)];
+        let account = |server: &str, of, name: &_| {
+            [key(server, of, name, Some(source), 1), key(server, of, name, None, ACCOUNT_SHARE)]
+        };
+        let mut keys = Vec::from(account(&server, 0, &aor));
         let addresses: Vec<String> =
             attempt.addresses.iter().take(ADDRESSES_MAX).map(|to| canonical(*to).to_string()).collect();
-        for address in &addresses {
-            keys.extend([key(address, &aor, Some(source), true), key(address, &aor, None, false)]);
-        }
-        for name in attempt.usernames {
+        keys.extend(addresses.iter().flat_map(|address| account(address, 0, &aor)));
+        for (of, name) in (1..).zip(attempt.usernames) {
             let name = (plain(name), None);
-            keys.extend([key(&server, &name, Some(source), true), key(&server, &name, None, false)]);
+            keys.extend(account(&server, of, &name));
             // Servers of many domains have many of the same name, and some look for the user alone, whatever domain is named.
-            let user = (name.0.split('@').next().unwrap_or_default().to_owned(), Some(String::new()));
-            keys.push(key(&server, &user, Some(source), false));
-            keys.extend(addresses.iter().map(|address| key(address, &user, Some(source), false)));
+            let user = (bare(&name.0).to_owned(), Some(String::new()));
+            for server in std::iter::once(&server).chain(&addresses) {
+                keys.push(key(server, of, &user, Some(source), ACCOUNT_SHARE));
+                keys.push(key(server, of, &user, None, USER_SHARE));
+            }
         }
         // A server that is named by its address has it as its name, too: each failure counts once.
         keys.sort_unstable_by_key(|key| key.hash);
@@ -315,8 +330,8 @@ fn pauses(own: bool) -> (Duration, Duration) {
 }
 
 impl Free {
-    fn of(self, own: bool) -> u32 {
-        if own { self.per_account } else { self.per_account.saturating_mul(ACCOUNT_SHARE) }
+    fn times(self, share: u32) -> u32 {
+        self.per_account.saturating_mul(share)
     }
 
     fn of_source(self) -> Rate {
@@ -454,6 +469,15 @@ pub(super) fn account(aor: &str) -> (String, String) {
     let rest = aor.split_once(':').map_or(aor, |(_, rest)| rest);
     let (user, domain) = rest.rsplit_once('@').unwrap_or(("", rest));
     (plain(user), domain.to_ascii_lowercase())
+}
+
+/// The user in such a name, without what a server may strip of it: space around it, a scheme, a domain before or behind it, parameters, a password.
+fn bare(name: &str) -> &str {
+    let is_around = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '<' | '>');
+    let name = name.trim_matches(is_around);
+    let name = ["sip:", "sips:", "tel:"].into_iter().find_map(|scheme| name.strip_prefix(scheme)).unwrap_or(name);
+    let user = name.split(['@', ';', ':', '?']).next().unwrap_or_default();
+    user.rsplit(['\\', '/']).next().unwrap_or(user).trim_matches(is_around)
 }
 
 /// A user name without escapes and in lower case: many servers tell no two such apart.

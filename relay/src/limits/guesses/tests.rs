@@ -147,6 +147,51 @@ fn a_user_with_one_domain_after_the_other_is_slowed_down() {
     assert!(guesses.admit(&owner, now).is_ok(), "from elsewhere");
 }
 
+/// Kamailio without `use_domain` looks for the user alone.
+#[test]
+fn many_sources_guess_a_user_slowly_however_his_name_is_dressed_up() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let dressed = |n: usize| -> Box<str> {
+        match n % 8 {
+            0 => format!("bob@h{n}.test"),
+            1 => format!("sip:bob@h{n}.test"),
+            2 => format!("bob;x={n}"),
+            3 => format!("D{n}\\bob"),
+            4 => format!("{}bob ", " ".repeat(n)),
+            5 => format!("BOB%40h{n}.test"),
+            6 => format!("bob:{n}"),
+            _ => format!("d{n}/bob"),
+        }
+        .into()
+    };
+    let begun = (0..400).filter(|n| {
+        let (domain, source, names) = (format!("h{n}.test"), format!("10.{}.{}.1", n / 256, n % 256), [dressed(*n)]);
+        let aor = format!("sip:bob@{domain}");
+        let attempt = Attempt { usernames: &names, ..attempt(&aor, &source) };
+        guesses.admit(&attempt, now).map(|it| it.refused(now)).is_ok()
+    });
+    assert_eq!(begun.count(), 80);
+    let (names, others) = (["bob@h1.test".into()], ["rob@h1.test".into()]);
+    let wait = guesses.admit(&Attempt { usernames: &names, ..attempt("sip:bob@h1.test", "192.0.2.3") }, now);
+    assert!(wait.err().unwrap().after <= ACCOUNT_PAUSE.0, "one after the other");
+    assert!(guesses.admit(&Attempt { usernames: &others, ..attempt("sip:rob@h1.test", "192.0.2.3") }, now).is_ok());
+}
+
+#[test]
+fn who_was_right_for_an_account_of_its_own_is_not_let_past_for_anothers() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let (hers, mine) = (["alice".into()], ["mallory".into()]);
+    let begun = (0..200).filter(|n| {
+        let source = format!("10.0.{n}.1");
+        let own = Attempt { usernames: &mine, ..attempt("sip:mallory@example.com", &source) };
+        // Her own failures keep her waiting, too, some time.
+        let _ = guesses.admit(&own, now).map(|it| it.accepted(now));
+        let guess = Attempt { usernames: &hers, ..attempt("sip:mallory@example.com", &source) };
+        guesses.admit(&guess, now).map(|it| it.refused(now)).is_ok()
+    });
+    assert_eq!(begun.count(), 20);
+}
+
 #[test]
 fn a_right_proof_beside_it_forgets_no_failure() {
     let (guesses, now) = (guesses(), Instant::now());

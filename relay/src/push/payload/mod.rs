@@ -216,25 +216,66 @@ fn shorten(text: &mut String, excess: usize) {
 }
 
 /// `text` without what a screen does not show or is misled by: control characters, format characters (Unicode Cf, those that
-/// turn the reading direction among them), line and paragraph separators; cut to `most`. A joiner stays where it shows.
+/// turn the reading direction among them), line and paragraph separators, what has no glyph ([`is_blank`]); cut to `most`. A joiner stays where it
+/// shows, a variation selector behind what it may vary. Empty where only space is left.
 fn visible(text: &str, most: Longest) -> String {
-    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, PrivateUse};
     // Without the tables of Unicode, which no other part of a call needs: each character is a grapheme.
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return text[..text.len().min(most.graphemes)].to_owned();
+        return if text.trim().is_empty() { String::new() } else { text[..text.len().min(most.graphemes)].to_owned() };
     }
-    let hostile = |c: char| matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator);
+    let hostile = |c: char| {
+        is_blank(c)
+            || matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator | PrivateUse)
+    };
     let mut rest = text.chars().filter(|&c| joiners::is_one(c) || !hostile(c)).peekable();
     let mut text = String::new();
     while let Some(c) = rest.next() {
-        if !joiners::is_one(c) || rest.peek().is_some_and(|&next| joiners::shows(&text, c, next)) {
+        if is_variation(c) {
+            if text.chars().next_back().is_some_and(|before| !before.is_whitespace() && !is_variation(before)) {
+                text.push(c);
+            }
+        } else if !joiners::is_one(c) || rest.peek().is_some_and(|&next| joiners::shows(&text, c, next)) {
             text.push(c);
         }
     }
     let ends = text.grapheme_indices(true).map(|(start, grapheme)| start + grapheme.len());
     let end = ends.take(most.graphemes).take_while(|end| *end <= most.bytes).last().unwrap_or(0);
     text.truncate(end);
+    if text.trim().is_empty() {
+        text.clear();
+    }
     text
+}
+
+/// Whether a character is drawn as nothing: Default_Ignorable_Code_Point beside Cf and variation selectors, the blank Braille pattern, noncharacters.
+fn is_blank(c: char) -> bool {
+    let code = u32::from(c);
+    code & 0xfffe == 0xfffe
+        || matches!(
+            code,
+            0x034f
+                | 0x115f..=0x1160
+                | 0x17b4..=0x17b5
+                | 0x180b..=0x180f
+                | 0x2065
+                | 0x2800
+                | 0x3164
+                | 0xfdd0..=0xfdef
+                | 0xffa0
+                | 0xfff0..=0xfff8
+                | 0xe0000..=0xe0fff
+        )
+}
+
+/// Whether a character chooses how the one before it is drawn, emoji or text.
+fn is_variation(c: char) -> bool {
+    matches!(c, '\u{fe00}'..='\u{fe0f}')
+}
+
+/// A caller's address as a push tells it.
+pub fn shown_address(address: &str) -> String {
+    visible(address, FROM_MAX)
 }
 
 /// A caller's name as a push tells it; `None` where nothing of it shows.
@@ -367,6 +408,40 @@ mod tests {
         let name = "\u{200b}B\u{200d}o\u{ad}b\u{2066}\u{202e}\u{feff}\u{600}\u{e0001}\u{e0041}\u{110bd}\u{2028}\u{7f}";
         let body = parsed(fcm(&Push { name: Some(name.into()), ..push(Event::Call) }, None).unwrap().as_bytes());
         assert_eq!(body["name"], "Bob");
+    }
+
+    #[test]
+    fn a_name_that_shows_nothing_is_none() {
+        let blank = [
+            "\u{115f}",
+            "\u{1160}",
+            "\u{3164}",
+            "\u{ffa0}",
+            "\u{2800}",
+            "\u{34f}",
+            "\u{17b4}",
+            "\u{fe0f}",
+            "\u{180b}",
+            "\u{e0100}",
+            "\u{fffe}",
+            "\u{10ffff}",
+            "\u{fdd0}",
+            "\u{e000}",
+            "\u{2065}",
+            "\u{fff0}",
+            " ",
+            "\u{3000}",
+        ];
+        for one in blank {
+            for name in [one.repeat(40), format!(" {one} {one}")] {
+                assert_eq!(shown_name(&name), None, "{name:?}");
+            }
+        }
+        assert_eq!(shown_name("B\u{3164}o\u{2800}b").as_deref(), Some("Bob"));
+        for name in ["\u{2764}\u{fe0f} Bob", "1\u{fe0f}\u{20e3}"] {
+            assert_eq!(shown_name(name).as_deref(), Some(name));
+        }
+        assert_eq!(shown_address("sip:b\u{202e}ob@127.0.0.1"), "sip:bob@127.0.0.1");
     }
 
     #[test]

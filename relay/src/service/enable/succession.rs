@@ -228,7 +228,7 @@ impl Inner {
     }
 
     /// How an instance stands here, or else by its record, and whether it is here; `None`: there is none that anybody can open.
-    async fn look_anywhere(&self, id: InstanceId) -> Result<Option<(InstanceStatus, bool)>, StoreError> {
+    pub(crate) async fn look_anywhere(&self, id: InstanceId) -> Result<Option<(InstanceStatus, bool)>, StoreError> {
         if let Ok(status) = self.look_as_relay(id).await {
             return Ok(Some((status, true)));
         }

@@ -53,13 +53,43 @@ impl Inner {
 
     /// Ends an instance for one that takes its place, which its calls go on for where both are of one binding, or which has missed them; whether it was here.
     pub(crate) async fn end_replaced(self: &Arc<Self>, earlier: InstanceId, new: InstanceId, lookup: Lookup) -> bool {
+        {
+            // A change that is under way comes first.
+            let _guard = self.changing.lock_key(earlier).await;
+            if self.has_moved_on(earlier, &lookup).await {
+                return false;
+            }
+        }
         self.tell_leavers(NodeMessage::Succeeded { earlier, later: new }).await;
         self.dependencies.agent.tell(earlier, Request::Succeed { earlier, successor: new }).await;
         self.end_earlier(earlier, lookup, WipeReason::Replaced).await
     }
 
-    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here, or its owner is gone.
+    /// Whether an instance has another lookup by now than the one that was taken from it: its device has another token, and nobody has taken its place.
+    async fn has_moved_on(&self, id: InstanceId, taken: &Lookup) -> bool {
+        // One that cannot be read has not.
+        let found = self.look_anywhere(id).await.ok().flatten();
+        found.and_then(|(status, _)| self.place_of(&status)).is_some_and(|place| place.lookup != *taken)
+    }
+
+    /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here, or its owner is gone. One that has another
+    /// lookup by now stays.
     pub(crate) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
+        {
+            // No change gives it another lookup meanwhile.
+            let _guard = self.changing.lock_key(earlier).await;
+            if self.has_moved_on(earlier, &lookup).await {
+                return false;
+            }
+            self.offered.settled(earlier).await;
+            let kind = EndKind::Wiped(reason);
+            let end = |reply| Request::End { id: earlier, who: Principal::Relay, kind, reply: Some(reply) };
+            if let Some(Ok(done)) = self.dependencies.agent.ask(earlier, end).await
+                && self.wiped_here(earlier, &done).is_ok()
+            {
+                return true;
+            }
+        }
         let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
         if !is_here {
             self.end_earlier_by_record(earlier, lookup, reason).await;
@@ -74,6 +104,9 @@ impl Inner {
             match self.load_or_seek(earlier).await {
                 Ok(Some(stored)) => {
                     let stored = self.when_owner_is_known(stored).await;
+                    if self.place_of(&status::by_record(stored.clone())).is_some_and(|place| place.lookup != lookup) {
+                        return;
+                    }
                     if self.wipe_stored(stored, reason).await.is_ok() {
                         return;
                     }
@@ -97,7 +130,7 @@ impl Inner {
         let until = clock::now() + LEASE + RENEWAL;
         while !stored.owned && !self.is_leaving() && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
             // Whatever it answers, it reads its letters.
-            let answer = self.ask_within(&stored.owner, Word::InCall(id).encode(), HEARD_WITHIN).await;
+            let answer = self.ask_within(&stored.owner, NodeMessage::InCall(id).encode(), HEARD_WITHIN).await;
             if answer.is_some() || clock::now() >= until {
                 break;
             }

@@ -600,6 +600,10 @@ impl World {
                 }
             }
             Event::Wake(call) | Event::Forked(call) => remember(&mut self.rung, (call.call, call.instance)),
+            Event::Proof(ProofStep::Asked(asked)) => {
+                let word = if self.manners.adopts { Ok(()) } else { Err(2) };
+                self.following.push_back(Input::ProofAdmitted(asked.proof, word));
+            }
             Event::RouteNeeded(asked) => match self.manners.adopts {
                 true => {
                     let (upstream, registrar) = (UpstreamId(1), "sip:example.com".into());

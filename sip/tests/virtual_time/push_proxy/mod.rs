@@ -3,6 +3,7 @@
 
 mod by_flow;
 mod calls;
+mod carried_proofs;
 mod kept_streams;
 mod limits;
 mod lingering;
