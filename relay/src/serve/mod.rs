@@ -524,6 +524,7 @@ impl Opened {
         let operator = Operator::new(&config.operator.token, self.service.clone(), metrics.clone(), readiness.clone());
         operator.take_token(&config.operator, config.source.as_deref());
         operator.introduce(&public.edge);
+        operator.know_apps(config.apps.iter().map(|app| app.id.clone()).collect());
         Handlers { api, operator }
     }
 
