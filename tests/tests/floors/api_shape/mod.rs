@@ -216,9 +216,9 @@ async fn what_is_sent_where_nothing_is_read_is_judged_as_any_body_is() {
             ("", status, ""),
             ("{}", status, ""),
             (" { } ", status, ""),
-            (r#"{"target": "alert_push"}"#, 422, "invalid"),
-            ("[]", 422, "invalid"),
-            ("{", 400, "bad-request"),
+            (r#"{"target": "alert_push"}"#, 422, "invalid-body"),
+            ("[]", 422, "invalid-body"),
+            ("{", 400, "malformed-json"),
             (&long, 413, "body-too-large"),
         ] {
             let answer = door.ask.of("POST", &path, SECRET, body).await;
