@@ -22,10 +22,12 @@ use crate::vault::MAX_LIFETIME_S;
 
 /// The data held of an account, in the words of a notice.
 pub const CATEGORIES: &[&str] = &[
-    "SIP address and authentication user name",
+    "SIP address and authentication user name, the SIP server's and its proxy's address",
     "authentication hash (HA1), or the password where store.keep_passwords says so or the SIP server has not asked yet",
     "push tokens, their provider, a name that the user gave the device",
     "callers (address, name, time) of missed calls; text messages that wait, at most 100 for a device",
+    "of each call of the last 24 hours, at most 50 for a device: its times, its steps and how it ended, and of its caller the first three and last two digits, or the first letter of the name",
+    "in memory alone: the steps of registrations and calls with their times (timeline); who has called lately, as a hash; while a trace was asked for, the device's SIP, scrubbed",
 ];
 
 /// How it is held.

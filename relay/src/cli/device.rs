@@ -258,8 +258,9 @@ impl Device {
                 ));
             }
         };
-        let uri =
-            Uri::parse(&to).filter(|uri| !uri.host.is_empty()).ok_or(CommandError::NotAnAor("write sip:user@host"))?;
+        let uri = Uri::parse(&to)
+            .filter(|uri| !uri.host.is_empty())
+            .ok_or(CommandError::Usage("whom to call is no SIP address: write sip:user@host"))?;
         let host = uri.host.trim_start_matches('[').trim_end_matches(']');
         let name = |why| CommandError::Name { host: uri.host.to_owned(), why };
         let mut addresses = tokio::net::lookup_host((host, uri.port.unwrap_or(5060))).await.map_err(name)?;

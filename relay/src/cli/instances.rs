@@ -243,14 +243,21 @@ fn asked_account() -> Result<AorHash, CommandError> {
         say("AOR of the account (sip:user@domain): ");
     }
     io::stdin().lock().read_line(&mut line)?;
-    let typed = line.trim();
-    let whole = if typed.contains(':') && typed.starts_with("sip") {
-        Zeroizing::new(typed.to_owned())
-    } else {
-        Zeroizing::new(format!("sip:{typed}"))
-    };
-    let uri = SipUri::address_of_record(&whole).map_err(CommandError::NotAnAor)?;
+    let uri = read_account(line.trim()).map_err(CommandError::NotAnAor)?;
     Ok(AorHash::of(&Aor::new(&uri.to_string())))
+}
+
+/// An AOR as a person writes it: its scheme may be missing, and stands in any case (RFC 3261 §25.1).
+fn read_account(typed: &str) -> Result<SipUri, &'static str> {
+    // What stands before the first colon is a scheme, unless it names a user and a host, whose port follows.
+    let scheme = typed.split_once(':').map(|(before, _)| before).filter(|before| !before.contains('@'));
+    match scheme {
+        Some(scheme) if ["sip", "sips"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
+            SipUri::address_of_record(typed)
+        }
+        Some(_) => Err("write sip:user@domain, with no other scheme and no password"),
+        None => SipUri::address_of_record(&Zeroizing::new(format!("sip:{typed}"))),
+    }
 }
 
 async fn find(listener: &Listener, account: AorHash) -> Result<Seen, CommandError> {
@@ -387,6 +394,24 @@ fn listed(all: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_is_the_same_however_its_scheme_is_written() {
+        let read = |typed: &str| read_account(typed).map(|uri| uri.to_string());
+        let alice = read("sip:alice@acc.example").unwrap();
+        for typed in ["SIP:alice@ACC.example", "Sip:alice@acc.example", "alice@acc.example", "alice@ACC.example"] {
+            assert_eq!(read(typed).as_ref(), Ok(&alice), "{typed}");
+        }
+        let sipper = read("sip:sipper@acc.example:5070");
+        assert!(sipper.is_ok() && read("sipper@acc.example:5070") == sipper);
+        assert_eq!(read("SIPS:alice@acc.example"), read("sips:alice@acc.example"));
+        for typed in ["tel:+15550100", "TEL:+15550100", "mailto:alice@acc.example", "alice:secret@acc.example"] {
+            assert!(read(typed).is_err_and(|why| why.starts_with("write sip:user@domain")), "{typed}");
+        }
+        for typed in ["", "alice", "sip:", "sip:acc.example", "alice@", "@acc.example"] {
+            assert!(read(typed).is_err(), "{typed}");
+        }
+    }
 
     #[test]
     fn a_list_of_pages_that_goes_round_ends_and_one_of_another_service_is_none() {

@@ -142,6 +142,11 @@ pub enum CommandError {
         /// Its title, its detail and every place that is wrong.
         detail: String,
     },
+    /// A trace is no more.
+    #[error(
+        "the recording ended before its time: another trace of this instance was ended, the instance was wiped, or the relay was started again; {0}"
+    )]
+    TraceEnded(&'static str),
     /// The peer is no relay.
     #[error("the answer is not a relay's")]
     NotARelay,
@@ -266,15 +271,31 @@ fn key_from(file: &Path) -> Result<ApiKey, CommandError> {
     Ok(ApiKey::new(secret_file::read(file)?.trim_start_matches(BYTE_ORDER_MARK).trim()))
 }
 
-/// Waits for SIGTERM or SIGINT.
+/// Waits for SIGTERM, SIGINT, or the end of the terminal (SIGHUP) where that is not ignored, as under `nohup`.
 fn interrupted() -> impl Future<Output = ()> {
     // Now, and not when it is first waited for: a signal that comes before shall not be lost.
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let hangup = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
     async move {
         let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+        let hung_up = async {
+            match hangup {
+                Some(mut hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = hung_up => {}
         }
     }
+}
+
+/// Whether the process was started so that SIGHUP does not end it.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Bit 0 is signal 1.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

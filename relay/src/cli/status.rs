@@ -52,6 +52,7 @@ fn screen(told: &Value) -> String {
         _ => Some(Colour::Bad),
     };
     let banner = match told["state"].as_str() {
+        Some("good") if told["says"].as_array().is_some_and(|says| !says.is_empty()) => "Ready.",
         Some("good") => "Ready. A call can wake its phone. Nothing is to be done.",
         Some("warn") => "Look at this.",
         _ => "Calls fail.",
@@ -150,5 +151,15 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }
+        let told = json!({"state": "good", "says": [{"state": "good", "what": "1 of 38 phones has none", "next": ""}]});
+        let text = screen(&told);
+        assert!(
+            text.contains("Ready.\n  1 of 38 phones has none.\n") && !text.contains("Nothing is to be done"),
+            "{text}"
+        );
+        assert!(
+            screen(&json!({"state": "good", "says": []}))
+                .contains("Ready. A call can wake its phone. Nothing is to be done.")
+        );
     }
 }

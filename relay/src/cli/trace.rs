@@ -4,16 +4,17 @@
 
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::operator::{At, Listener};
 use super::table::{one_line, printable};
-use super::{CommandError, answer, print_done, secret_file};
+use super::{CommandError, answer, interrupted, print_done, secret_file};
 use crate::config::values::duration;
 use crate::log::say_line;
 
@@ -77,15 +78,19 @@ fn can_be_written(output: &Path) -> Result<(), CommandError> {
 
 async fn record(listener: &Listener, trace: &Trace) -> Result<(), CommandError> {
     let end = Instant::now() + trace.time.saturating_sub(BEFORE_THE_END);
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut stopped = pin!(interrupted());
+    let mut last = None;
     loop {
         let over = tokio::select! {
             () = sleep_until(end) => true,
             () = sleep(EVERY) => false,
-            _ = tokio::signal::ctrl_c() => true,
-            _ = terminate.recv() => true,
+            () = &mut stopped => true,
         };
-        let file = listener.fetch(&trace.id, "/trace").await?;
+        let file = match listener.fetch(&trace.id, "/trace").await {
+            Ok(file) => file,
+            Err(CommandError::Refused { status: 404, .. }) => return Err(ended_by_another(&trace.output, last)),
+            Err(error) => return Err(error),
+        };
         if !file.starts_with(&PCAPNG) {
             return Err(CommandError::NotARelay);
         }
@@ -98,7 +103,22 @@ async fn record(listener: &Listener, trace: &Trace) -> Result<(), CommandError> 
         if over {
             return Ok(());
         }
+        last = Some(file);
     }
+}
+
+/// The relay has no recording any more, before its time: what came last is written, and that is told.
+fn ended_by_another(output: &Path, last: Option<Bytes>) -> CommandError {
+    let kept = match &last {
+        None => "nothing was recorded",
+        // A reader that is gone wants nothing more.
+        Some(file) if is_output(output) => {
+            drop(std::io::stdout().write_all(file));
+            "what had come a moment before is on the standard output"
+        }
+        Some(_) => "the file has what had come a moment before",
+    };
+    CommandError::TraceEnded(kept)
 }
 
 fn parsed(text: &str) -> Result<Duration, String> {

@@ -10,7 +10,8 @@
 //! | `relay.json` | the addresses of the relay that was started last | 0600 |
 //!
 //! Invariant: the folder is its user's alone (0700), and a secret in it is made once, complete or not at all: of two relays
-//! that start at once, the second one takes what the first one made.
+//! that start at once, the second one takes what the first one made. What lies there and is none, as an editor or a full disk leaves it, is
+//! made anew: a relay with an empty token would let everybody in.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::config;
 use crate::random;
 
 /// Random bytes of a key, and of a password that a person may have to type.
@@ -82,7 +84,8 @@ impl Folder {
     /// # Errors
     /// When it can be neither read nor written.
     pub fn key(&self, name: &str) -> io::Result<Zeroizing<String>> {
-        self.secret(name, KEY_BYTES)
+        let is_key = |_: &str| config::token_in(&self.file(name)).is_some();
+        self.secret(name, KEY_BYTES, is_key)
     }
 
     /// The password of the accounts of its SIP server, likewise.
@@ -90,27 +93,46 @@ impl Folder {
     /// # Errors
     /// As for [`Folder::key`].
     pub fn password(&self) -> io::Result<Zeroizing<String>> {
-        self.secret(PASSWORD, PASSWORD_BYTES)
+        let is_password = |text: &str| !text.trim().is_empty() && !text.trim().contains(char::is_control);
+        self.secret(PASSWORD, PASSWORD_BYTES, is_password)
     }
 
-    /// The content of this file; when it is absent, the result of `make` is kept in it.
+    /// The content of this file; when it is absent, or is not good, the result of `make` is kept in it.
     ///
     /// # Errors
     /// As for [`Folder::key`], and those of `make`.
     pub fn made(
         &self,
         name: &str,
-        make: impl FnOnce() -> io::Result<Zeroizing<String>>,
+        is_good: impl Fn(&str) -> bool,
+        make: impl Fn() -> io::Result<Zeroizing<String>>,
     ) -> io::Result<Zeroizing<String>> {
         let file = self.file(name);
-        if !file.exists() {
+        let mut has_made = false;
+        loop {
+            match fs::read(&file).map(Zeroizing::new) {
+                Ok(kept) => match std::str::from_utf8(&kept) {
+                    Ok(text) if is_good(text) => return Ok(Zeroizing::new(text.to_owned())),
+                    _ if has_made => return Err(io::Error::other(format!("{name} is no secret again"))),
+                    _ => {
+                        tracing::warn!(
+                            event = "state-made-anew",
+                            file = name,
+                            "what lay in the state folder is no secret that a relay can use, and is made anew; what was pasted of it is refused"
+                        );
+                        fs::remove_file(&file)?;
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !has_made => {}
+                Err(error) => return Err(error),
+            }
             keep_first(&file, make()?.as_bytes())?;
+            has_made = true;
         }
-        fs::read_to_string(&file).map(Zeroizing::new)
     }
 
-    fn secret(&self, name: &str, bytes: usize) -> io::Result<Zeroizing<String>> {
-        let text = self.made(name, || Ok(random_hex(bytes)))?;
+    fn secret(&self, name: &str, bytes: usize, is_good: impl Fn(&str) -> bool) -> io::Result<Zeroizing<String>> {
+        let text = self.made(name, is_good, || Ok(random_hex(bytes)))?;
         Ok(Zeroizing::new(text.trim().to_owned()))
     }
 
@@ -210,6 +232,27 @@ mod tests {
         assert_eq!(*Folder::open(&path).unwrap().key(APP_KEY).unwrap(), made[0]);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&folder.file(APP_KEY))), (0o700, 0o600));
+        for (none, is_kept) in [
+            ("", false),
+            ("\n", false),
+            ("abc", false),
+            ("fifteen letters", false),
+            ("a key that is long enough\n", true),
+        ] {
+            fs::write(folder.file(APP_KEY), none).unwrap();
+            let key = folder.key(APP_KEY).unwrap();
+            assert_eq!(*key == none.trim(), is_kept, "{none:?}");
+            assert!(key.len() >= 16 && mode(&folder.file(APP_KEY)) == 0o600, "{none:?}");
+            assert_eq!(folder.key(APP_KEY).unwrap(), key, "{none:?}: it is made once");
+        }
+        fs::write(folder.file(APP_KEY), [0xff; 40]).unwrap();
+        assert_eq!(folder.key(APP_KEY).unwrap().len(), 32, "no text");
+        for (none, is_kept) in [("", false), (" \n", false), ("secret", true)] {
+            fs::write(folder.file(PASSWORD), none).unwrap();
+            let password = folder.password().unwrap();
+            assert!((*password == none) == is_kept && !password.is_empty(), "{none:?}");
+        }
+        fs::remove_file(folder.file(PASSWORD)).unwrap();
         let addresses = Addresses { api: "https://127.0.0.1:8443".to_owned(), sip_server: None };
         folder.say(&addresses).unwrap();
         assert_eq!(Folder::existing(&path).unwrap().addresses(), Some(addresses));

@@ -22,7 +22,7 @@ use folder::{APP_KEY, CA_KEY, Folder, OPERATOR_TOKEN};
 /// When something can be neither read nor made.
 pub fn adopt(config: &mut Config, folder: &Folder) -> io::Result<()> {
     if let Tls::Development { ca_key } = &mut config.tls {
-        let key = folder.made(CA_KEY, || tls::new_ca_key().map_err(io::Error::other))?;
+        let key = folder.made(CA_KEY, tls::is_ca_key, || tls::new_ca_key().map_err(io::Error::other))?;
         *ca_key = Some(SecretText::new(&key));
     }
     let of_environment = |place: &str| {

@@ -102,6 +102,16 @@ impl Label for InstanceState {
     const NAME: &'static str = "state";
 }
 
+impl RegistrationOutcome {
+    /// The word for an answer that grants nothing, and is not the end of the account.
+    pub const fn of_refusal(status: u16) -> Self {
+        match status {
+            401 | 403 | 404 | 407 | 604 => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl Label for RegistrationOutcome {
     const NAME: &'static str = "outcome";
 }
@@ -179,7 +189,7 @@ words!(
         Refreshed = "refreshed",
         /// 200 to an unregistration.
         Unregistered = "unregistered",
-        /// The server refused for good (403, 404, credentials).
+        /// The server refused the account or its credentials (401, 403, 404, 407, 604), whatever follows.
         Refused = "refused",
         /// The server answered with an error that may pass (5xx, 6xx).
         Failed = "failed",
@@ -259,7 +269,7 @@ words!(
         Challenged = "challenged",
         /// The credentials do not fit.
         Refused = "refused",
-        /// No such instance.
+        /// No such instance, nor a registration that may pass through.
         Unknown = "unknown",
         /// No such instance yet, and some may be on their way here.
         Early = "early",

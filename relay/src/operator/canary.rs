@@ -47,13 +47,14 @@ pub(super) struct Telling {
 }
 
 /// Reads `{"app": "com.example.phone", "ms": {"push": 210, …}, "failed": "attach", "why": "…"}`.
-pub(super) fn read(body: &Json) -> Result<Telling, Problem> {
+/// Of an app that is none of `apps`, where these are known, it is refused: a wrong name would leave the app that is meant unwatched.
+pub(super) fn read(body: &Json, apps: Option<&[Box<str>]>) -> Result<Telling, Problem> {
     let mut errors = Errors::default();
-    let telling = telling(body, &mut errors);
+    let telling = telling(body, apps, &mut errors);
     errors.into_result(telling)
 }
 
-fn telling(body: &Json, errors: &mut Errors) -> Option<Telling> {
+fn telling(body: &Json, apps: Option<&[Box<str>]>, errors: &mut Errors) -> Option<Telling> {
     let words: Vec<(&'static str, CanaryStep)> = CanaryStep::ALL.iter().map(|step| (step.word(), *step)).collect();
     let names: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
     let fields = At::root(body).object(&["app", "ms", "failed", "why"], errors)?;
@@ -61,6 +62,9 @@ fn telling(body: &Json, errors: &mut Errors) -> Option<Telling> {
     let id = app.text(1, APP_MAX, errors)?;
     if !id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')) {
         return errors.add(&app.pointer, "expected the id of an app: letters, digits, dots, - and _");
+    }
+    if apps.is_some_and(|apps| apps.iter().all(|known| **known != *id)) {
+        return errors.add(&app.pointer, "no [[app]] of this relay has this id");
     }
     let mut steps = Vec::new();
     if let Some(reached) = fields.get("ms").and_then(|at| at.object(&names, errors)) {
@@ -109,7 +113,7 @@ mod tests {
     use crate::metrics::reading::Reading;
 
     fn told(canaries: &Canaries, metrics: &Metrics, body: &str) -> Result<(), Problem> {
-        canaries.take(read(&json::parse(body.as_bytes())?)?, metrics)
+        canaries.take(read(&json::parse(body.as_bytes())?, None)?, metrics)
     }
 
     #[test]
@@ -127,6 +131,16 @@ mod tests {
         assert_eq!((count("whole"), count("attach"), count("push")), (1.0, 1.0, 0.0));
         assert_eq!(reading.value(Metric::CanarySeconds, &[("app", "a.b"), ("step", "push")]), 0.21, "of a whole one");
         assert!(reading.value(Metric::CanaryLastWhole, &[("app", "a.b")]) > 1e9);
+    }
+
+    #[test]
+    fn an_app_that_the_relay_does_not_have_has_no_canary() {
+        let body = json::parse(br#"{"app": "com.exampel.phone", "ms": {"push": 5}}"#).unwrap();
+        let known = |app: &str| [Box::from("a.b"), Box::from(app)];
+        assert!(read(&body, Some(&known("com.exampel.phone"))).is_ok());
+        for others in [&known("com.example.phone")[..], &[]] {
+            assert!(read(&body, Some(others)).is_err());
+        }
     }
 
     #[test]

@@ -92,6 +92,8 @@ struct Inner<E> {
     history: History,
     canaries: Canaries,
     name: OnceLock<Box<str>>,
+    /// The ids of the relay's apps.
+    apps: OnceLock<Box<[Box<str>]>>,
 }
 
 impl<E> Clone for Operator<E> {
@@ -218,6 +220,7 @@ impl<E: OperatorService> Operator<E> {
             history: History::default(),
             canaries: Canaries::default(),
             name: OnceLock::new(),
+            apps: OnceLock::new(),
         }))
     }
 
@@ -225,6 +228,12 @@ impl<E: OperatorService> Operator<E> {
     pub fn introduce(&self, name: &str) {
         // A second name is none: a node is named once.
         let _ = self.0.name.set(name.into());
+    }
+
+    /// The ids of the relay's apps, which none comes to before a restart.
+    pub fn know_apps(&self, apps: Box<[Box<str>]>) {
+        // A second list is none: a restart alone changes it.
+        let _ = self.0.apps.set(apps);
     }
 
     /// The last hour, which somebody has to keep.
@@ -440,7 +449,7 @@ async fn hear_canary<E: OperatorService>(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let taken = body::take(&parts.headers, body, body::JSON).await?;
-    let telling = canary::read(&body_json::parse(&taken)?)?;
+    let telling = canary::read(&body_json::parse(&taken)?, operator.0.apps.get().map(|apps| &**apps))?;
     operator.0.canaries.take(telling, &operator.0.metrics)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

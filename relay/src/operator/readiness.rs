@@ -17,6 +17,9 @@ use crate::push::{self, PushService};
 /// The remaining service of a relay whose store is away.
 const STORE_IS_AWAY: &str = "known phones still ring, enabling and changes are answered 503";
 
+/// Why [`Check::Serving`] fails while the relay drains.
+pub const SHUTTING_DOWN: &str = "shutting down";
+
 /// A check that readiness depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {

@@ -195,6 +195,65 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_every_client_refuses_takes_no_good_ones_place_and_the_next_good_one_does() {
+        const SIP: &str = "sip.example.net";
+        let files = Files::none();
+        let issue = |names: &[&str], change: &dyn Fn(&mut CertificateParams)| {
+            let key = KeyPair::generate().unwrap();
+            let mut params =
+                CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+            params.not_after = date_time_ymd(2090, 1, 1);
+            change(&mut params);
+            std::fs::write(&files.certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        };
+        let as_it_comes = |_: &mut CertificateParams| {};
+        let of_a_ca = |params: &mut CertificateParams| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        };
+        let for_clients = |params: &mut CertificateParams| {
+            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        };
+        let ended = |params: &mut CertificateParams| params.not_after = date_time_ymd(2020, 1, 1);
+        let mut config = files.config();
+        config.upstream.public_host = SIP.into();
+        let load = || super::super::settings::server_tls(&config).unwrap().0;
+        issue(&[HOST, SIP], &as_it_comes);
+        let tls = load();
+        for (names, change, says) in [
+            (
+                &["other.example"][..],
+                &as_it_comes as &dyn Fn(&mut CertificateParams),
+                "does not name relay.example.net",
+            ),
+            (&[HOST], &as_it_comes, "does not name sip.example.net"),
+            (&[SIP, "other.example"], &as_it_comes, "does not name relay.example.net"),
+            (&[HOST, SIP], &of_a_ca, "is a CA's"),
+            (&[HOST, SIP], &for_clients, "is not for servers"),
+            (&[HOST, SIP], &ended, "has expired"),
+        ] {
+            let before = tls.chain();
+            issue(names, change);
+            let why = tls.reload().expect_err(says).to_string();
+            assert!(why.contains(says) && why.contains("clients take the one in use"), "{why}");
+            assert!(tls.chain() == before, "{says}: the good one stays in use");
+            issue(&["*.example.net"], &as_it_comes);
+            assert!(tls.reload().unwrap(), "{says}: a good one is taken after it");
+        }
+        // One that serves fewer of those who connect is kept for them alone.
+        issue(&[HOST], &as_it_comes);
+        let tls = load();
+        issue(&[SIP], &as_it_comes);
+        assert!(tls.reload().is_err(), "phones take the one in use");
+        issue(&[HOST, SIP], &as_it_comes);
+        assert!(tls.reload().unwrap());
+        issue(&["other.example"], &of_a_ca);
+        let tls = load();
+        issue(&["another.example"], &for_clients);
+        assert!(tls.reload().unwrap(), "neither is better");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn until_the_ca_has_issued_one_nobody_connects_and_that_is_told() {
         let files = Files::stand_in();
         let watched = files.watched();

@@ -12,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::push_services::push_settings;
-use super::settings::{open_vault, resolver};
+use super::settings::{hosts, open_vault, resolver};
 use super::{open_files, running_relay, swap};
 use crate::acme;
 use crate::audit;
@@ -97,15 +97,6 @@ pub fn certificate_in_use(config: &Config, chain: &[CertificateDer<'_>]) -> Vec<
         return Vec::new();
     }
     doubts_of(chain, &hosts(config), config.upstream.ca_file.as_deref(), clock::advertised_now())
-}
-
-/// The names by which the relay is connected to.
-fn hosts(config: &Config) -> Vec<&str> {
-    let mut hosts = vec![&*config.edge.public.host];
-    if config.upstream.transports.tls && config.upstream.public_host != config.edge.public.host {
-        hosts.push(&config.upstream.public_host);
-    }
-    hosts
 }
 
 /// The doubts about the dates of the certificates that push services are shown, and whether they take no push for it.

@@ -62,7 +62,7 @@ use crate::net::listen::Listener;
 use crate::net::tls::{ClientTls, ServerTls, TlsError};
 use crate::operator::Operator;
 use crate::operator::controls::Reloaded;
-use crate::operator::readiness::{Check, Readiness};
+use crate::operator::readiness::{Check, Readiness, SHUTTING_DOWN};
 use crate::otlp::Exporter;
 use crate::push::{Network, PushService, SetupError, System};
 use crate::service::{self, Service};
@@ -233,7 +233,7 @@ impl Running {
     /// waits any more, at the latest after half of that. Apps begin nothing; they are answered of their calls until those are over, operators until the
     /// end. Nothing is unregistered.
     pub async fn shutdown(mut self) {
-        self.readiness.fail(Check::Serving, "shutting down");
+        self.readiness.fail(Check::Serving, SHUTTING_DOWN);
         self.service.leave().await;
         self.stop.begin();
         let begun = Instant::now();
@@ -524,6 +524,7 @@ impl Opened {
         let operator = Operator::new(&config.operator.token, self.service.clone(), metrics.clone(), readiness.clone());
         operator.take_token(&config.operator, config.source.as_deref());
         operator.introduce(&public.edge);
+        operator.know_apps(config.apps.iter().map(|app| app.id.clone()).collect());
         Handlers { api, operator }
     }
 

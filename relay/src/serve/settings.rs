@@ -88,10 +88,22 @@ pub(super) fn prepare_acme(config: &Config) -> Result<(), StartError> {
     prepared.map_err(|why| StartError::Acme { folder: acme.state.clone(), why })
 }
 
+/// The names by which the relay is connected to.
+pub(super) fn hosts(config: &Config) -> Vec<&str> {
+    let mut hosts = vec![&*config.edge.public.host];
+    if config.upstream.transports.tls && config.upstream.public_host != config.edge.public.host {
+        hosts.push(&config.upstream.public_host);
+    }
+    hosts
+}
+
 /// The certificate of the listeners; for development also its CA, in PEM.
 pub(super) fn server_tls(config: &Config) -> Result<(Arc<ServerTls>, Option<String>), TlsError> {
     match &config.tls {
-        Tls::Files { certificate, key } => Ok((ServerTls::load(certificate, key)?, None)),
+        Tls::Files { certificate, key } => {
+            let hosts = hosts(config).into_iter().map(str::to_owned).collect();
+            Ok((ServerTls::load_for(certificate, key, hosts)?, None))
+        }
         Tls::Development { ca_key } => {
             let listeners = [config.edge.listen, config.api.listen, config.operator.listen];
             let addresses: Vec<IpAddr> = listeners.iter().chain(&config.edge.websocket).map(SocketAddr::ip).collect();

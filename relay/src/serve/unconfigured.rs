@@ -26,6 +26,8 @@ pub struct Unconfigured {
     folder: Option<Folder>,
     apps: Vec<App>,
     sip_server: Option<SipServer>,
+    /// The environment names another store than memory.
+    has_store: bool,
 }
 
 impl Unconfigured {
@@ -71,7 +73,12 @@ impl Unconfigured {
                 Err(_) => SipServer::start(SocketAddr::new(SIP_SERVER.ip(), 0), accounts()).await.ok(),
             },
         };
-        Ok(Self { folder, apps: config.apps.clone(), sip_server })
+        Ok(Self {
+            folder,
+            apps: config.apps.clone(),
+            sip_server,
+            has_store: !config.store.url.expose().starts_with("memory:"),
+        })
     }
 
     /// Says what it is and what to paste.
@@ -89,9 +96,20 @@ impl Unconfigured {
     }
 
     fn told(&self, running: &Running) -> String {
-        let mut text = String::from(
-            "\nDEVELOPMENT: no --config was given. Nothing here is for production: everything listens on this machine alone,\n\
-             the store is in memory (a restart forgets every push instance), pushes are printed instead of sent.\n\n",
+        let everything = [running.edge, running.api, running.operator];
+        let mut text = format!(
+            "\nDEVELOPMENT: no --config was given. Nothing here is for production: {},\n\
+             {}, pushes are printed instead of sent.\n\n",
+            if everything.iter().chain(&running.websocket).all(|address| address.ip().is_loopback()) {
+                "everything listens on this machine alone"
+            } else {
+                "the environment has it listen beyond this machine"
+            },
+            if self.has_store {
+                "the store is the one that the environment names"
+            } else {
+                "the store is in memory (a restart forgets every push instance)"
+            },
         );
         let program = std::env::args().next().map_or_else(|| "sipwake".to_owned(), |program| quoted(&program));
         if let (Some(folder), Some(_)) = (&self.folder, &self.sip_server) {

@@ -364,7 +364,7 @@ impl Shard {
     ) {
         let unreachable = self.instances.get(instance).is_some_and(|row| self.unreachable.contains(&row.upstream));
         self.shared.metrics.registration(match status {
-            Some(_) => RegistrationOutcome::Failed,
+            Some(status) => RegistrationOutcome::of_refusal(status),
             None if unreachable => RegistrationOutcome::Unreachable,
             None => RegistrationOutcome::TimedOut,
         });

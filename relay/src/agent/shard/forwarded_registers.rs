@@ -17,6 +17,7 @@ use crate::clock::{self, unix_now_ms};
 use crate::config::DomainRules;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Holding;
+use crate::metrics::labels::EdgeRegisterOutcome;
 use crate::push::NoAddress;
 
 /// How long a device waits whose registration meets a limit, in seconds.
@@ -70,6 +71,12 @@ impl Shard {
         if let Err(RouteRefusal { status, .. }) = route {
             // Any peer may send some each second.
             tracing::debug!(event = "passing-refused", status, "a registration may not pass");
+            // A name that is no instance's comes this way, too: most often a SIP user's in the place of `edge.username`.
+            match status {
+                403 => self.shared.metrics.edge_register(EdgeRegisterOutcome::Unknown),
+                503 => self.shared.metrics.edge_register(EdgeRegisterOutcome::Limited),
+                _ => {}
+            }
         }
         self.next.push_back(Input::Route { register: asked.register, route });
     }

@@ -5,7 +5,8 @@
 //! service's own "accepted" stands for its arrival.
 //!
 //! Invariant: no password, key or token stands among the arguments. Its report to the relay names a step and an app, and no
-//! account. Nothing stays lent, unless the process is killed; then the next round replaces it.
+//! account. Nothing stays lent, unless the process is killed (a signal that asks it to
+//! end ends the round by its last step); then the next round replaces it.
 
 mod caller;
 mod round;
@@ -13,12 +14,12 @@ mod round;
 use std::cell::RefCell;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::pin::pin;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use sip::message::Uri;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::caller::Identity;
@@ -104,43 +105,47 @@ enum Provider {
 /// # Errors
 /// [`CommandError`] when it cannot ring at all; with `--once` also when a step failed, or the relay could not be told.
 pub async fn run(canary: Canary) -> Result<(), CommandError> {
-    let mut rounds = canary.rounds()?;
+    let (say, stopped) = watch::channel(false);
+    // One for all rounds: a signal that comes between two waits is not lost.
+    let signal = interrupted();
+    tokio::spawn(async move {
+        signal.await;
+        say.send_replace(true);
+    });
+    let mut rounds = canary.rounds(&stopped)?;
     if canary.once {
         let told = rounds.round().await;
         let shown = canary.show(&told);
-        canary.report(&told).await?;
+        // What was stopped says nothing of calls.
+        if told.failed.is_none() || !rounds.is_stopped() {
+            canary.report(&told).await?;
+        }
         return match told.failed {
             Some((step, why)) => Err(CommandError::Canary { step: step.word(), why }),
             None => Ok(shown?),
         };
     }
-    // One for all rounds: a signal that comes between two waits is not lost.
-    let mut stopped = pin!(interrupted());
     let mut ticks = interval(Duration::from_secs(canary.every));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
-            () = &mut stopped => return Ok(()),
+            () = rounds.stopped() => return Ok(()),
             _ = ticks.tick() => {}
         }
         // The canary runs for months; certificates, CAs and keys change meanwhile. A file that cannot be read stays as it was.
-        match canary.rounds() {
+        match canary.rounds(&stopped) {
             Ok(read) => rounds = read,
             Err(error) => {
                 tracing::warn!(event = "canary-not-read-again", %error, "what the canary rings with cannot be read again; it stays as it was");
             }
         }
-        let told = tokio::select! {
-            told = rounds.round() => told,
-            () = &mut stopped => {
-                // The lent account must not stay.
-                let _ = rounds.take_back().await;
-                return Ok(());
-            }
-        };
+        let told = rounds.round().await;
         // The relay is told whoever reads here.
         drop(canary.show(&told));
+        if told.failed.is_some() && rounds.is_stopped() {
+            return Ok(());
+        }
         if let Err(error) = canary.report(&told).await {
             // The relay may be away: then its absence is the alarm, and the next round tries again.
             tracing::warn!(event = "canary-not-told", %error, "the relay could not be told of a round");
@@ -150,7 +155,7 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
 
 impl Canary {
     /// The inputs of a round, from its files as they are now.
-    fn rounds(&self) -> Result<Rounds, CommandError> {
+    fn rounds(&self, stopped: &watch::Receiver<bool>) -> Result<Rounds, CommandError> {
         let config = self.at.configuration()?;
         let https = match (&self.api, &config) {
             (Some(api), _) => Https::new(api, self.at.ca())?,
@@ -197,6 +202,7 @@ impl Canary {
             doctor: Doctor::new(&config.upstream)?,
             within: Duration::from_secs(self.within),
             lent: RefCell::default(),
+            stop: stopped.clone(),
         })
     }
 

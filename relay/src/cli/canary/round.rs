@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::caller::{CallError, Caller, Identity};
@@ -21,6 +22,9 @@ use crate::softphone::{Answering, Softphone};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the account may take to be registered.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why a round that was told to end did not reach a step.
+const STOPPED: &str = "stopped before it was reached";
 
 /// The inputs of a canary's rounds.
 pub(super) struct Canary {
@@ -37,6 +41,8 @@ pub(super) struct Canary {
     pub within: Duration,
     /// The account lent at this moment.
     pub lent: RefCell<Option<Lent>>,
+    /// Whether the rounds are to end: what is lent is taken back, and nothing else begins.
+    pub stop: watch::Receiver<bool>,
 }
 
 /// An instance that is to be taken back.
@@ -119,13 +125,30 @@ impl Canary {
         match self.take_back().await {
             Ok(true) => told.seconds.push((CanaryStep::Wipe, begun.elapsed().as_secs_f64())),
             Ok(false) => {}
-            Err(why) => told.failed = told.failed.or(Some((CanaryStep::Wipe, why))),
+            Err(why) => {
+                told.failed = Some(match told.failed {
+                    Some((step, first)) => (step, format!("{first}; and the account was not taken back: {why}")),
+                    None => (CanaryStep::Wipe, why),
+                });
+            }
         }
         told
     }
 
+    /// Whether the rounds are to end.
+    pub(super) fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits until the rounds are to end.
+    pub(super) async fn stopped(&self) {
+        if self.stop.clone().wait_for(|is| *is).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Takes back what is lent; whether anything was.
-    pub(super) async fn take_back(&self) -> Result<bool, String> {
+    async fn take_back(&self) -> Result<bool, String> {
         let Some(Lent { path, secret }) = self.lent.take() else { return Ok(false) };
         let receipt =
             self.https.ask("DELETE", &path, secret.expose(), None).await.map_err(|error| error.to_string())?;
@@ -136,7 +159,7 @@ impl Canary {
         }
     }
 
-    /// Lends the account, until it is registered.
+    /// Lends the account, until it is registered. The answer that says how to take it back is waited for, even where the rounds are to end.
     async fn enable(&self) -> Result<Instance, String> {
         let Identity { aor, username, password } = &self.callee;
         let mut body = json!({
@@ -159,6 +182,9 @@ impl Canary {
         let mut registration = enabled["registration"].clone();
         let until = Instant::now() + REGISTERED_WITHIN;
         while registration["state"] != "registered" {
+            if self.is_stopped() {
+                return Err(STOPPED.to_owned());
+            }
             if Instant::now() > until {
                 return Err("the SIP server has not registered the account in time".to_owned());
             }
@@ -178,14 +204,22 @@ impl Canary {
             outbound_proxy: self.outbound_proxy.clone(),
             credentials: None,
         };
-        let line = self.doctor.connect(&patient).await.map_err(|why| (CanaryStep::Invite, why))?;
+        let line = tokio::select! {
+            biased;
+            () = self.stopped() => return Err((CanaryStep::Invite, STOPPED.to_owned())),
+            line = self.doctor.connect(&patient) => line.map_err(|why| (CanaryStep::Invite, why))?,
+        };
         let mut caller = Caller::new(line, who, &self.callee.aor);
         let outcome = timeout(self.within, async {
             tokio::try_join!(self.place(&mut caller, steps), self.attend(instance, steps)).map(drop)
         });
-        let outcome = outcome.await.unwrap_or_else(|_| {
-            Err((steps.missing(), format!("not reached within {} s of the INVITE", self.within.as_secs())))
-        });
+        let outcome = tokio::select! {
+            biased;
+            () = self.stopped() => Err((steps.missing(), STOPPED.to_owned())),
+            outcome = outcome => outcome.unwrap_or_else(|_| {
+                Err((steps.missing(), format!("not reached within {} s of the INVITE", self.within.as_secs())))
+            }),
+        };
         if outcome.is_err() {
             caller.give_up().await;
         }

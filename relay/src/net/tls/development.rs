@@ -39,6 +39,11 @@ pub fn new_ca_key() -> Result<Zeroizing<String>, TlsError> {
     Ok(Zeroizing::new(key.serialize_pem()))
 }
 
+/// Whether this is a key that [`new_ca_key`] could have made.
+pub fn is_ca_key(pem: &str) -> bool {
+    KeyPair::from_pem(pem).is_ok()
+}
+
 fn make(ca_key: Option<&SecretText>, addresses: &[IpAddr]) -> Result<(CertifiedKey, String), String> {
     let text = |error: rcgen::Error| error.to_string();
     let kept = ca_key.is_some();

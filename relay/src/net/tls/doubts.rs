@@ -37,6 +37,8 @@ pub enum Doubt {
     NobodyVouches,
     /// The certificate names this host by a wildcard alone.
     ByWildcard(String),
+    /// The certificate is signed with SHA-1 or MD5.
+    WeakSignature,
 }
 
 impl Doubt {
@@ -47,7 +49,7 @@ impl Doubt {
 
     /// Whether no client can take it; else it is worth saying.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches | Self::ByWildcard(_))
+        !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches | Self::ByWildcard(_) | Self::WeakSignature)
     }
 
     /// The remedy.
@@ -61,6 +63,7 @@ impl Doubt {
             Self::ByWildcard(_) => {
                 "have one issued for this name, where a SIP server refuses the relay's connections or certificate"
             }
+            Self::WeakSignature => "have one issued that is signed with SHA-256",
             Self::NobodyVouches => {
                 "add the intermediate certificates behind the leaf, or see that phones, apps and SIP servers trust its CA"
             }
@@ -87,6 +90,9 @@ impl fmt::Display for Doubt {
             Self::IsCa => f.write_str("the first certificate is a CA's"),
             Self::NotForServers => f.write_str("the certificate is not for servers"),
             Self::NobodyVouches => f.write_str("no root of this machine vouches for the certificate"),
+            Self::WeakSignature => {
+                f.write_str("the certificate is signed with SHA-1 or MD5, which iOS, Android and OpenSSL 3 refuse")
+            }
             Self::ByWildcard(host) => write!(
                 f,
                 "the certificate names {host} by a wildcard alone, which phones and apps take, and a SIP server that goes by RFC 5922 does not"
@@ -107,17 +113,37 @@ pub fn doubts(chain: &Path, hosts: &[&str], ca_file: Option<&Path>, now: u64) ->
 /// `ca_file` is trusted beside the system's roots.
 pub fn doubts_of(chain: &[CertificateDer<'_>], hosts: &[&str], ca_file: Option<&Path>, now: u64) -> Vec<Doubt> {
     let mut doubts = dated(chain, now);
+    doubts.extend(chain.first().filter(|leaf| validity::is_signed_weakly(leaf)).map(|_| Doubt::WeakSignature));
     if let Some(leaf) = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok()) {
-        for host in hosts {
-            let fits = |name| leaf.verify_is_valid_for_subject_name(&name).is_ok();
-            if !server_name(host).is_some_and(fits) {
-                doubts.push(Doubt::DoesNotName((*host).to_owned(), names(&leaf)));
-            }
-        }
+        doubts.extend(hosts.iter().filter_map(|host| does_not_name(&leaf, host)));
         let untimely = doubts.iter().any(Doubt::is_untimely);
         doubts.extend(if untimely { None } else { unvouched(&leaf, &chain[1..], ca_file, now) });
     }
     doubts
+}
+
+/// Why every client refuses this leaf at `now`, one that connects to `host` where there is one; whoever has issued it. No root is asked.
+pub(super) fn fatal(leaf: &CertificateDer<'_>, host: Option<&str>, now: u64) -> Option<Doubt> {
+    let by_date = dated(std::slice::from_ref(leaf), now).into_iter().find(Doubt::is_fatal);
+    by_date.or_else(|| {
+        let leaf = EndEntityCert::try_from(leaf).ok()?;
+        let error = verify(&leaf, &[], &RootCertStore::empty(), now).err();
+        error.and_then(|error| by_kind(&error)).or_else(|| does_not_name(&leaf, host?))
+    })
+}
+
+fn does_not_name(leaf: &EndEntityCert<'_>, host: &str) -> Option<Doubt> {
+    let fits = |name| leaf.verify_is_valid_for_subject_name(&name).is_ok();
+    (!server_name(host).is_some_and(fits)).then(|| Doubt::DoesNotName(host.to_owned(), names(leaf)))
+}
+
+/// The doubt about what a certificate is for, whoever vouches for it.
+fn by_kind(error: &webpki::Error) -> Option<Doubt> {
+    match error {
+        webpki::Error::CaUsedAsEndEntity => Some(Doubt::IsCa),
+        webpki::Error::RequiredEkuNotFoundContext(_) => Some(Doubt::NotForServers),
+        _ => None,
+    }
 }
 
 /// The doubt that the leaf of the chain in the file names a host by a wildcard alone: no SIP server has to take that (RFC 5922 §7.2).
@@ -189,10 +215,5 @@ fn unvouched(leaf: &EndEntityCert<'_>, sent: &[CertificateDer<'_>], ca_file: Opt
     roots
         .roots
         .extend(sent.iter().filter_map(|certificate| Some(anchor_from_trusted_cert(certificate).ok()?.to_owned())));
-    match verify(leaf, sent, &roots, now) {
-        Ok(()) => None,
-        Err(webpki::Error::CaUsedAsEndEntity) => Some(Doubt::IsCa),
-        Err(webpki::Error::RequiredEkuNotFoundContext(_)) => Some(Doubt::NotForServers),
-        Err(_) => Some(Doubt::NobodyVouches),
-    }
+    verify(leaf, sent, &roots, now).err().map(|error| by_kind(&error).unwrap_or(Doubt::NobodyVouches))
 }

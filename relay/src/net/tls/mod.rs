@@ -9,7 +9,7 @@
 //! | `development` | a certificate for one machine |
 //!
 //! Invariant: TLS 1.2 and 1.3 only, on one crypto provider, named explicitly. A new certificate that cannot be used
-//! never replaces one that can, nor one that has expired one that is valid, and is tried again until it can be used. A session is resumed only for the very domain it was verified for (rustls keys its
+//! never replaces one that can, nor one that clients are bound to refuse (by its dates, its names or its kind) one that they take, and is tried again until it can be used. A session is resumed only for the very domain it was verified for (rustls keys its
 //! sessions by server name), and here with a ticket that a key of the last day has sealed, for a certificate that is still in
 //! use. No client certificate is ever sent, and no verification can be switched off.
 
@@ -45,7 +45,7 @@ use crate::regular_file::{self, MAX_SECRET, without_byte_order_mark};
 use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use client::{ClientTls, ReadRoots};
-pub use development::new_ca_key;
+pub use development::{is_ca_key, new_ca_key};
 pub use doubts::{Doubt, by_wildcard, dated, doubts, doubts_of, is_vouched_for};
 use tickets::Tickets;
 
@@ -79,12 +79,12 @@ pub enum TlsError {
         /// The fault.
         why: String,
     },
-    /// The new certificate is valid for no client today, and the one in use is valid.
-    #[error("{}: {doubt}, and the one in use is valid", certificate.display())]
-    Untimely {
+    /// Clients are bound to refuse the new certificate, and take the one in use.
+    #[error("{}: {doubt}, and clients take the one in use", certificate.display())]
+    Worse {
         /// The chain.
         certificate: PathBuf,
-        /// The doubt about the leaf's dates.
+        /// The doubt about the leaf.
         doubt: Doubt,
     },
     /// A trusted certificate cannot be used.
@@ -112,27 +112,38 @@ pub struct ReadCertificate {
 pub struct ServerTls {
     certificate: Arc<Current>,
     files: Option<Files>,
+    /// The names by which those who connect know this relay, as far as they are known here.
+    hosts: Vec<String>,
     tickets: Arc<Tickets>,
 }
 
 impl ServerTls {
     /// Reads the chain (leaf first) and the leaf's key, in PEM. Fails when they cannot be read or do not belong together.
     pub fn load(certificate: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
+        Self::load_for(certificate, key, Vec::new())
+    }
+
+    /// The same for a relay that is connected to by these names (bracketed when IPv6): once a certificate names one of them, no other is taken that
+    /// does not.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the files cannot be read or do not belong together.
+    pub fn load_for(certificate: &Path, key: &Path, hosts: Vec<String>) -> Result<Arc<Self>, TlsError> {
         let files = Files { certificate: certificate.into(), key: key.into(), taken: Mutex::default() };
         *files.taken() = Some(files.look());
         let loaded = files.load()?;
-        Ok(Self::new(loaded, Some(files)))
+        Ok(Self::new(loaded, Some(files), hosts))
     }
 
     /// A certificate made on the spot for `localhost`, 127.0.0.1, ::1 and those of these addresses that are of loopback, valid for 30 days, and the PEM of the CA that
     /// vouches for it: the CA with this key, or one whose key is gone at once.
     pub fn development(ca_key: Option<&SecretText>, addresses: &[IpAddr]) -> Result<(Arc<Self>, String), TlsError> {
         let (loaded, ca) = development::certificate(ca_key, addresses)?;
-        Ok((Self::new(loaded, None), ca))
+        Ok((Self::new(loaded, None, Vec::new()), ca))
     }
 
-    fn new(loaded: CertifiedKey, files: Option<Files>) -> Arc<Self> {
-        Arc::new(Self { certificate: Arc::new(Current::new(loaded)), files, tickets: Arc::new(Tickets::new()) })
+    fn new(loaded: CertifiedKey, files: Option<Files>, hosts: Vec<String>) -> Arc<Self> {
+        Arc::new(Self { certificate: Arc::new(Current::new(loaded)), files, hosts, tickets: Arc::new(Tickets::new()) })
     }
 
     /// A server's configuration that offers the application protocols `alpn` in this order; empty offers none.
@@ -193,17 +204,18 @@ impl ServerTls {
     /// Reads the files, and changes nothing; `None`: there are none.
     ///
     /// # Errors
-    /// [`TlsError`] when what they hold cannot be used, or not today while the one in use can.
+    /// [`TlsError`] when what they hold cannot be used, or is refused by clients that take the one in use.
     pub fn read(&self) -> Result<Option<ReadCertificate>, TlsError> {
         let Some(files) = &self.files else { return Ok(None) };
         // From before the reading: a file written meanwhile counts as changed.
         let look = files.look();
         let certified = files.load()?;
-        let now = clock::advertised_now();
-        if let Some(doubt) = untimely(&certified, now)
-            && untimely(&self.certificate.current.load(), now).is_none()
-        {
-            return Err(TlsError::Untimely { certificate: files.certificate.clone(), doubt });
+        let (now, current) = (clock::advertised_now(), self.certificate.current.load());
+        let names = self.hosts.iter().map(|host| Some(&**host)).chain([None]);
+        for host in names.filter(|host| refusal(&current, *host, now).is_none()) {
+            if let Some(doubt) = refusal(&certified, host, now) {
+                return Err(TlsError::Worse { certificate: files.certificate.clone(), doubt });
+            }
         }
         Ok(Some(ReadCertificate { look, certified }))
     }
@@ -252,10 +264,10 @@ impl ServerTls {
     }
 }
 
-/// Why nobody could take it at `now`, in seconds since 1970. The leaf alone is asked: behind it an older certificate of the same CA may
-/// have expired, and harms nobody.
-fn untimely(certified: &CertifiedKey, now: u64) -> Option<Doubt> {
-    dated(certified.cert.get(..1)?, now).into_iter().find(Doubt::is_fatal)
+/// Why nobody who connects to `host`, or to any, could take it at `now`, in seconds since 1970. The leaf alone is asked: behind it an older
+/// certificate of the same CA may have expired, and harms nobody.
+fn refusal(certified: &CertifiedKey, host: Option<&str>, now: u64) -> Option<Doubt> {
+    doubts::fatal(certified.cert.first()?, host, now)
 }
 
 /// The certificate in use, and those of challenges.

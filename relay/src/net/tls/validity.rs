@@ -1,29 +1,49 @@
-//! The validity of a certificate (RFC 5280 §4.1.2.5).
+//! The validity of a certificate (RFC 5280 §4.1.2.5), and how it is signed (§4.1.2.3).
 //!
-//! Invariant: reads two dates and judges nothing: whether a certificate is to be trusted is webpki's to say. Any bytes
+//! Invariant: reads two dates and an algorithm, and judges nothing: whether a certificate is to be trusted is webpki's to say. Any bytes
 //! at all give an answer, never a panic.
 
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+/// md5WithRSAEncryption, sha1WithRSAEncryption (RFC 3279 §2.2.1), dsa-with-sha1, ecdsa-with-SHA1.
+const WEAK: [&[u8]; 4] = [
+    &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x04],
+    &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05],
+    &[0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x03],
+    &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01],
+];
 
 /// The begin (0 when it lies before 1970) and the end of validity in seconds since 1970; `None` when the bytes are no
 /// certificate.
 pub(super) fn period(certificate: &[u8]) -> Option<(u64, u64)> {
-    let (certificate, _) = element(certificate, SEQUENCE)?;
-    let (mut body, _) = element(certificate, SEQUENCE)?;
-    if body.first() == Some(&VERSION) {
-        (_, body) = any(body)?;
-    }
-    // Serial number, signature algorithm, issuer.
-    for _ in 0..3 {
+    let mut body = behind_serial_number(certificate)?;
+    // Signature algorithm, issuer.
+    for _ in 0..2 {
         (_, body) = any(body)?;
     }
     let (validity, _) = element(body, SEQUENCE)?;
     let (begin, end) = any(validity)?;
     let not_before = time(*validity.first()?, begin).unwrap_or(0);
     Some((not_before, time(*end.first()?, any(end)?.0)?))
+}
+
+/// Whether it is signed with SHA-1 or MD5; not when the bytes are no certificate.
+pub(super) fn is_signed_weakly(certificate: &[u8]) -> bool {
+    let algorithm = || element(element(behind_serial_number(certificate)?, SEQUENCE)?.0, OBJECT_IDENTIFIER);
+    algorithm().is_some_and(|(algorithm, _)| WEAK.contains(&algorithm))
+}
+
+/// The rest of what is signed.
+fn behind_serial_number(certificate: &[u8]) -> Option<&[u8]> {
+    let (certificate, _) = element(certificate, SEQUENCE)?;
+    let (mut body, _) = element(certificate, SEQUENCE)?;
+    if body.first() == Some(&VERSION) {
+        (_, body) = any(body)?;
+    }
+    any(body).map(|(_, rest)| rest)
 }
 
 /// The content of the element with this tag, and what follows it.
@@ -84,6 +104,23 @@ mod tests {
 
     fn not_after(certificate: &[u8]) -> Option<u64> {
         Some(period(certificate)?.1)
+    }
+
+    #[test]
+    fn a_signature_by_sha_1_is_known_and_no_other_is() {
+        let certificate = |version: &[u8], algorithm: &[u8]| {
+            let of = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+            let algorithm = of(SEQUENCE, &of(OBJECT_IDENTIFIER, algorithm));
+            of(SEQUENCE, &of(SEQUENCE, &[version, &of(0x02, &[7]), &algorithm].concat()))
+        };
+        for version in [&[][..], &[VERSION, 3, 2, 1, 2]] {
+            for weak in WEAK {
+                assert!(is_signed_weakly(&certificate(version, weak)));
+            }
+            let sha256 = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
+            assert!(!is_signed_weakly(&certificate(version, &sha256)));
+        }
+        assert!(!is_signed_weakly(&[]) && !is_signed_weakly(&[SEQUENCE, 0x82, 1]));
     }
 
     #[test]

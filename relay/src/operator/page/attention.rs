@@ -146,7 +146,7 @@ const ROWS: &[Row] = &[
         "Devices unknown",
         EdgeRegisters,
         "outcome" = "unknown";
-        "instances that have ended: their apps should enable again"),
+        "instances that have ended: their apps should enable again; or a SIP user name in place of edge.username"),
     row!("Devices at a limit", EdgeRegisters, "outcome" = "limited"; "too many attempts from one source"),
     row!(
         "TLS handshakes failed",

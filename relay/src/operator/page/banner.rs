@@ -3,10 +3,10 @@
 //! | state | when |
 //! | --- | --- |
 //! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min that it did not refuse; the certificate has ended |
-//! | warn | the store is away; a push service refused all pushes, took none of fewer, or failed three times in 5 min; more registrations failed than not; no phone of any is reachable; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
-//! | good | else |
+//! | warn | the store is away; the relay drains; a push service refused all pushes, took none of fewer, or failed three times in 5 min; no phone of any is reachable; more than half of the phones, or one in five and at least five, have no registration now; more registrations failed than not in 5 min; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
+//! | good | else; a phone without a registration is told all the same |
 //!
-//! Invariant: it is never good while every push of a service fails.
+//! Invariant: it is never good while every push of a service fails, and never says that nothing is to be done while a phone is tried again.
 
 use std::fmt::Write;
 
@@ -17,11 +17,13 @@ use super::{phones, service_name};
 use crate::domain::Word as _;
 use crate::metrics::Metric;
 use crate::metrics::reading::Reading;
-use crate::operator::readiness::{Check, Standing};
+use crate::operator::readiness::{Check, SHUTTING_DOWN, Standing};
 use crate::push;
 
 /// Fewer failures than these say nothing about a service.
 const SOME: f64 = 3.0;
+/// So many phones without a registration are told when they are one in five, as by the alert PhonesRetry.
+const PHONES: f64 = 5.0;
 /// A certificate that ends within this many seconds is said.
 const SOON_S: f64 = 14.0 * 86_400.0;
 
@@ -60,7 +62,16 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
             }
         }
         Standing::NotReady => {
-            let reasons: Vec<_> = failing().map(|(check, why)| format!("{}: {why}", check.name())).collect();
+            let drains = |(check, why): &(Check, &str)| *check == Check::Serving && *why == SHUTTING_DOWN;
+            let reasons: Vec<_> =
+                failing().filter(|one| !drains(one)).map(|(check, why)| format!("{}: {why}", check.name())).collect();
+            if failing().any(|one| drains(&one)) {
+                say(
+                    State::Warn,
+                    "The relay drains and ends, as it was told to: calls that wait are served, other nodes take its phones over".into(),
+                    "nothing, where another node runs; a node that is alone serves calls again once it is started",
+                );
+            }
             if !reasons.is_empty() {
                 say(
                     State::Bad,
@@ -87,21 +98,7 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
             );
         }
     }
-    let registrations = |outcomes: &[&'static str]| -> f64 {
-        outcomes.iter().map(|outcome| look.lately(Metric::Registrations, "outcome", outcome)).sum()
-    };
-    let failed = registrations(&["refused", "failed", "timed-out", "unreachable"]);
-    let all = failed + registrations(&["registered", "refreshed"]);
-    if failed >= SOME && failed * 2.0 > all {
-        let what = format!("{} of {} registrations failed in 5 min", count(failed), count(all));
-        say(State::Warn, what, "a SIP server is away or refuses the relay: sipwake doctor --aor tells why");
-    } else if let (0.0, all @ 1.0..) = phones(&look.reading) {
-        say(
-            State::Warn,
-            format!("None of {} phones is reachable: no SIP server has accepted a registration yet", count(all)),
-            "wait a minute behind a start; else a SIP server is away or refuses the relay: sipwake doctor --aor tells why",
-        );
-    }
+    registrations(look, &mut say);
     let waiting = |reading: &Reading| reading.value(Metric::RegistrationsWaiting, &[]);
     let wait_now = waiting(&look.reading);
     if wait_now > 0.0 && look.history.held(look.at, SPANS[0], |reading| waiting(reading) > 0.0) {
@@ -130,6 +127,59 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
     }
     words.sort_by_key(|word| std::cmp::Reverse(word.state));
     words
+}
+
+/// The phones that no call reaches now; else, how registrations went lately.
+fn registrations(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
+    let retrying = look.reading.value(Metric::Instances, &[("state", "retrying")]);
+    let (reached, all) = phones(&look.reading);
+    let are_many = |some: f64, all: f64| some * 2.0 > all || (some >= PHONES && some * 5.0 > all);
+    // One whose first registration is under way counts once it has been for long.
+    let missing = all - reached;
+    let is_lasting = || {
+        look.history.held(look.at, SPANS[0], |reading| {
+            let (reached, all) = phones(reading);
+            are_many(all - reached, all)
+        })
+    };
+    let ever = |outcome| look.reading.value(Metric::Registrations, &[("outcome", outcome)]);
+    let has = |some: f64| if some == 1.0 { "has" } else { "have" };
+    let without = |some| {
+        format!(
+            "{} of {} phones {} no registration now: a call does not arrive there",
+            count(some),
+            count(all),
+            has(some)
+        )
+    };
+    let lately = |outcomes: &[&'static str]| -> f64 {
+        outcomes.iter().map(|outcome| look.lately(Metric::Registrations, "outcome", outcome)).sum()
+    };
+    let failed = lately(&["refused", "failed", "timed-out", "unreachable"]);
+    let tried = failed + lately(&["registered", "refreshed"]);
+    if reached == 0.0 && all >= 1.0 {
+        let none = format!("None of {} phones is reachable", count(all));
+        if ever("registered") + ever("refreshed") > 0.0 {
+            let next = "a SIP server is away or refuses the relay: sipwake doctor --aor tells why";
+            say(State::Warn, format!("{none}: no registration stands any more"), next);
+        } else {
+            let next = "wait a minute behind a start; else a SIP server is away or refuses the relay: sipwake doctor --aor tells why";
+            say(State::Warn, format!("{none}: no SIP server has accepted a registration yet"), next);
+        }
+    } else if are_many(retrying, all) {
+        let next = "sipwake instances list --state retrying names them, sipwake doctor --aor tells why";
+        say(State::Warn, without(retrying), next);
+    } else if are_many(missing, all) && is_lasting() {
+        let next =
+            "sipwake instances list names them, sipwake doctor --aor tells why; docs/runbooks.md, RegistrationsWait";
+        say(State::Warn, without(missing), next);
+    } else if failed >= SOME && failed * 2.0 > tried {
+        let what = format!("{} of {} registrations failed in 5 min", count(failed), count(tried));
+        say(State::Warn, what, "a SIP server is away or refuses the relay: sipwake doctor --aor tells why");
+    } else if retrying > 0.0 {
+        let next = "nothing, if it is soon over; sipwake instances list --state retrying names them";
+        say(State::Good, without(retrying), next);
+    }
 }
 
 fn push_service(look: &PageData<'_>, report: &push::Report, say: &mut impl FnMut(State, String, &str)) {

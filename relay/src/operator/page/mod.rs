@@ -128,8 +128,11 @@ impl<'a> PageData<'a> {
 pub fn render(name: &str, look: &PageData<'_>, view: View) -> String {
     let words = banner::words(look);
     let mut page = String::with_capacity(32 * 1024);
-    let title =
-        words.first().map_or("ready", |word| if word.state == banner::State::Bad { "calls fail" } else { "look" });
+    let title = match words.first().map(|word| word.state) {
+        Some(banner::State::Bad) => "calls fail",
+        Some(banner::State::Warn) => "look",
+        Some(banner::State::Good) | None => "ready",
+    };
     let refresh =
         if view.still { String::new() } else { format!("<meta http-equiv=\"refresh\" content=\"{REFRESH_S}\">") };
     let _ = write!(
@@ -229,7 +232,8 @@ struct Numbers {
 fn phones(reading: &Reading) -> (f64, f64) {
     let state = |state| reading.value(Metric::Instances, &[("state", state)]);
     let passed = reading.value(Metric::PushRegistrations, &[]);
-    (state("registered") + passed, reading.value(Metric::Instances, &[]) - state("foreground") + passed)
+    let elsewhere = state("foreground") + state("ending");
+    (state("registered") + passed, reading.value(Metric::Instances, &[]) - elsewhere + passed)
 }
 
 fn numbers(look: &PageData<'_>) -> Numbers {
@@ -298,7 +302,7 @@ fn charts(page: &mut String, look: &PageData<'_>) {
 mod tests {
     use super::*;
     use crate::domain::{CanaryStep, InstanceState, PushOutcome};
-    use crate::metrics::labels::InviteOutcome;
+    use crate::metrics::labels::{InviteOutcome, RegistrationOutcome};
     use crate::operator::readiness::Check;
 
     fn ready() -> Readiness {
@@ -379,9 +383,22 @@ mod tests {
         (report.state, report.reason, report.last_accepted) = (push::State::Well, None, 1_795_000_060);
         let back = shown(&report);
         assert!(back.contains("banner warn") && back.contains("it took a push at 2026-"), "{back}");
-        readiness.fail(Check::Serving, "shutting down");
+        readiness.fail(Check::Shards, "a shard does not answer");
         let bad = page(&metrics, &readiness, "");
-        assert!(bad.contains("banner bad") && bad.contains("serving: shutting down"));
+        assert!(bad.contains("banner bad") && bad.contains("shards: a shard does not answer"));
+    }
+
+    #[test]
+    fn a_drain_that_was_asked_for_is_no_fault_and_hides_none() {
+        let (metrics, readiness) = (Metrics::new(), ready());
+        readiness.fail(Check::Serving, crate::operator::readiness::SHUTTING_DOWN);
+        let drains = page(&metrics, &readiness, "");
+        assert!(drains.contains("banner warn") && drains.contains("The relay drains and ends"), "{drains}");
+        assert!(!drains.contains("mend this first"), "{drains}");
+        readiness.fail(Check::Shards, "a shard does not answer");
+        let bad = page(&metrics, &readiness, "");
+        assert!(bad.contains("banner bad") && bad.contains("Not ready: shards: a shard"), "{bad}");
+        assert!(bad.contains("The relay drains and ends"), "{bad}");
     }
 
     #[test]
@@ -416,8 +433,52 @@ mod tests {
         (0..5).for_each(|_| metrics.instance_enters(InstanceState::Retrying));
         let none = page(&metrics, &readiness, "");
         assert!(none.contains("banner warn") && none.contains("None of 5 phones is reachable"), "{none}");
+        metrics.registration(RegistrationOutcome::Registered);
+        let none = page(&metrics, &readiness, "");
+        assert!(none.contains("None of 5 phones is reachable: no registration stands any more"), "{none}");
+    }
+
+    #[test]
+    fn phones_without_a_registration_are_told_by_the_state_however_long_ago_it_began() {
+        // Registered, retrying, ending; what is told of it.
+        for (registered, retrying, ending, banner, says) in [
+            (20, 0, 0, "banner good", "A call can wake its phone. Nothing is to be done."),
+            (3, 17, 0, "banner warn", "17 of 20 phones have no registration now"),
+            (17, 5, 0, "banner warn", "5 of 22 phones have no registration now"),
+            (1, 2, 0, "banner warn", "2 of 3 phones have no registration now"),
+            (37, 1, 0, "banner good", "1 of 38 phones has no registration now"),
+            (96, 4, 0, "banner good", "4 of 100 phones have no registration now"),
+            (3, 0, 17, "banner good", "Nothing is to be done."),
+        ] {
+            let (metrics, readiness) = (Metrics::new(), ready());
+            (0..registered).for_each(|_| metrics.instance_enters(InstanceState::Registered));
+            (0..retrying).for_each(|_| metrics.instance_enters(InstanceState::Retrying));
+            (0..ending).for_each(|_| metrics.instance_enters(InstanceState::Ending));
+            // Refreshes of the others thin no failure out.
+            (0..500).for_each(|_| metrics.registration(RegistrationOutcome::Refreshed));
+            let shown = page(&metrics, &readiness, "");
+            assert!(shown.contains(banner) && shown.contains(says), "{registered} {retrying} {ending}: {shown}");
+            assert_eq!(shown.contains("Nothing is to be done"), retrying == 0, "{registered} {retrying} {ending}");
+        }
+    }
+
+    #[test]
+    fn phones_whose_first_registration_is_long_under_way_are_told_and_a_burst_of_new_ones_is_not() {
+        let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
+        let now = Instant::now();
         metrics.instance_enters(InstanceState::Registered);
-        assert!(page(&metrics, &readiness, "").contains("banner good"));
+        (0..9).for_each(|_| metrics.instance_enters(InstanceState::Registering));
+        let shown = |after: u64| {
+            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            look.at = now + Duration::from_secs(after);
+            render("relay", &look, View::default())
+        };
+        for after in [0, 150, 290] {
+            history.take(now + Duration::from_secs(after), Reading::of(&metrics));
+            assert!(shown(after).contains("banner good"), "{after}");
+        }
+        let long = shown(310);
+        assert!(long.contains("banner warn") && long.contains("9 of 10 phones have no registration now"), "{long}");
     }
 
     #[test]

@@ -240,7 +240,8 @@ async fn a_device_that_is_stopped_while_it_waits_takes_the_account_back_and_call
     let world = World::start().await?;
     let (device, _files) = Trial::new(&world)?.with(&["--asleep"]).start_listening()?;
     device.await_line("asleep: a call is pushed", SOON * 2).await?;
-    device.signal(Signal::TERM);
+    // Its terminal is closed.
+    device.signal(Signal::HUP);
     ended(&device, 0, &world).await?;
     assert!(device.output().contains("stopped") && !device.output().contains("error"), "{}", device.output());
     Ok(())

@@ -203,7 +203,7 @@ async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wipe
     let aor = world.aor();
     let mut all = [one.clone(), two.clone(), passed.clone()];
     all.sort();
-    for input in [aor.clone(), format!("{aor}\n"), aor.replace("sip:", "")] {
+    for input in [aor.clone(), format!("{aor}\n"), aor.replace("sip:", ""), aor.replace("sip:", "SIP:")] {
         let found = hears(&["find", "--json"], &input);
         assert_eq!(found.status.code(), Some(0), "{}", said(&found));
         let found: Value = serde_json::from_slice(&found.stdout).unwrap_or_default();

@@ -130,6 +130,28 @@ async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() ->
     world.content()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_somebody_else_ends_is_told_as_that() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    let files = Scratch::new();
+    let output = files.path().join("trace.pcapng");
+    let (written, config, id) = (output.display().to_string(), world.relay.config().to_owned(), instance.id.clone());
+    let command = tokio::task::spawn_blocking(move || {
+        let config = config.display().to_string();
+        sipwake(&["trace", &id, "--for", "10m", "--output", &written, "--config", &config])
+    });
+    world.until("a file", || async { output.exists().then_some(()) }).await?;
+    let path = format!("/v1/instances/{}/trace", instance.id);
+    assert_eq!(world.api.json("DELETE", &path, Some(&instance.secret), None).await?.status, 204);
+    let ended = command.await.map_err(|_| Missed::new("the command", ""))?;
+    assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
+    let told = said(&ended);
+    assert!(told.contains("the recording ended before its time") && told.contains("the file has what"), "{told}");
+    assert!(!told.contains("POST"), "{told}");
+    assert!(std::fs::read(&output)?.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));
+    world.content()
+}
+
 /// A trace of one device shows nothing of another one of the same account beside what concerns both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_shows_the_flow_of_its_own_device_alone() -> Outcome {

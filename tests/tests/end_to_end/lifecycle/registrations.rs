@@ -98,6 +98,12 @@ async fn a_password_that_was_changed_ends_the_instance_after_three_attempts_far_
     world.registrar.change_password("alice", "changed");
     world.await_gone(&instance).await?;
     world.await_metric("sipwake_wipes_total{reason=\"refused-upstream\"}", 1.0).await?;
+    world.await_metric("sipwake_registrations_total{outcome=\"refused\"}", 3.0).await?;
+    assert_eq!(
+        world.metric("sipwake_registrations_total{outcome=\"failed\"}").await.unwrap_or_default(),
+        0.0,
+        "no outage"
+    );
     for event in ["registration-failing", "registration-lost"] {
         let push = world.apple_push().await?;
         assert_eq!((push.token.as_str(), push.payload["sipwake"]["event"].as_str()), (OTHER_TOKEN, Some(event)));

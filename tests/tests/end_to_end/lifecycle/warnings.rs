@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use relay::vault::Keyring;
 use tests::relay_process::binary;
 use tests::scratch::Scratch;
-use tests::world::{SOON, TOKEN, World};
+use tests::world::{TOKEN, World};
 
 use super::Outcome;
 
@@ -32,7 +32,7 @@ async fn warns(world: &World, about: &str, what: &str, does: bool) -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_for_another_name_is_told_until_one_for_this_name_is_there() -> Outcome {
+async fn a_certificate_for_another_name_is_not_taken_and_told_until_one_for_this_name_is_there() -> Outcome {
     let world = World::start().await?;
     let (certificate, key) = world.relay.certificate_files();
     let is_for = |names: &[&str]| {
@@ -42,11 +42,11 @@ async fn a_certificate_for_another_name_is_told_until_one_for_this_name_is_there
     };
     let right = [fs::read(&certificate)?, fs::read(&key)?];
     is_for(&["another.example", "127.0.0.2"]);
-    // An operator is still answered by the name that the certificate had, for who pins no name.
-    world.relay.await_log("certificate-doubt", SOON).await?;
+    warns(&world, "certificate", "does not name", true).await?;
+    assert_eq!(world.api.enable(&world.enable_request(TOKEN)).await?.status, 201, "apps are served by the one in use");
     fs::write(&key, &right[1])?;
     fs::write(&certificate, &right[0])?;
-    warns(&world, "trust", "does not name", false).await
+    warns(&world, "certificate", "does not name", false).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

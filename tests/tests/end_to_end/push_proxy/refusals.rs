@@ -65,6 +65,7 @@ async fn the_edge_is_no_open_proxy() -> Outcome {
     assert_eq!(asked(&private, "sip:alice@example.test").await?, Some(504), "an address that is not public");
     let (_, answer) = phone.clone().contact("", "").try_to_register(SOON).await?;
     assert_eq!(answer.status(), Some(403), "a REGISTER that asks for no pushes");
+    world.await_metric("sipwake_edge_registers_total{outcome=\"unknown\"}", 3.0).await?;
     assert_eq!(world.registrar.register_count(), 0);
     // Whatever one that is registered sends goes to its own server, which knows no Carol.
     let elsewhere = TcpListener::bind("127.0.0.2:0").map_err(|e| Missed::new("a listener", e.to_string()))?;

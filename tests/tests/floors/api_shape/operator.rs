@@ -218,3 +218,18 @@ async fn an_operator_records_an_instance_and_fetches_and_erases_the_trace() {
     assert_eq!(desk.ask.of("DELETE", &path, TOKEN, "").await.status, 204);
     assert_eq!(desk.ask.of("POST", &path, "not-the-token", "{}").await.status, 401);
 }
+
+#[tokio::test]
+async fn a_canary_of_an_app_that_the_relay_does_not_have_is_refused() {
+    let readiness = Readiness::default();
+    let operator = Operator::new(&ApiKey::new(TOKEN), Scripted::default(), Metrics::new(), readiness);
+    operator.know_apps(Box::new(["com.example.phone".into()]));
+    let ask = Ask::new(TowerToHyperService::new(operator.router()));
+    for (app, status) in [("com.example.phone", 204), ("com.nope", 422), ("com.example.phone2", 422)] {
+        let told = format!("{{\"app\": \"{app}\", \"ms\": {{\"push\": 5}}}}");
+        let answer = ask.of("POST", "/v1/operator/canary", TOKEN, &told).await;
+        assert_eq!(answer.status, status, "{app}: {}", answer.text);
+    }
+    let metrics = ask.of("GET", "/metrics", TOKEN, "").await;
+    assert!(metrics.text.contains("app=\"com.example.phone\"") && !metrics.text.contains("com.nope"));
+}

@@ -237,7 +237,7 @@ async fn an_expired_certificate_does_not_replace_a_valid_one_and_replaces_an_exp
     let before = tls.expiry();
     authority.write(&["expired.example"], Kind::Expired);
     for _ in 0..2 {
-        assert!(matches!(tls.reload(), Err(TlsError::Untimely { .. })));
+        assert!(matches!(tls.reload(), Err(TlsError::Worse { .. })));
     }
     assert_eq!(tls.expiry(), before, "the valid one stays in use");
 
