@@ -486,9 +486,14 @@ async fn put(
     lookup: &Lookup,
     mut fence: Fence,
 ) -> Fence {
+    let mut is_anothers = false;
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         let began = clock::now();
-        match shared.vault.put(id, sealed, expires_at, lookup, fence).await {
+        let written = match is_anothers {
+            true => shared.vault.take_over(id, sealed, expires_at, lookup).await,
+            false => shared.vault.put(id, sealed, expires_at, lookup, fence).await,
+        };
+        match written {
             Ok(placed) => {
                 shared.metrics.store_answered(began.elapsed());
                 return placed.fence;
@@ -498,13 +503,8 @@ async fn put(
                 tokio::time::sleep(STORE_AGAIN).await;
             }
             // The device had registered through another node, or an earlier run of this one, and is here now.
-            Err(StoreError::NotOwner) => {
-                while !erasures::erase(&shared.vault, &shared.metrics, id, Some(*lookup)).await {
-                    tokio::time::sleep(STORE_AGAIN).await;
-                }
-                fence = Fence::NEW;
-            }
-            Err(StoreError::Gone) if fence != Fence::NEW => fence = Fence::NEW,
+            Err(StoreError::NotOwner) => is_anothers = true,
+            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => (is_anothers, fence) = (false, Fence::NEW),
             Err(error) => {
                 tracing::error!(event = "passed-not-kept", instance = %id, %error, "the store did not take a registration");
                 return Fence::NEW;
