@@ -84,12 +84,7 @@ impl MemoryStore {
     }
 
     /// Another owner's record is written over.
-    pub fn take_over(
-        &self,
-        owner: &Owner,
-        record: RecordToWrite<'_>,
-        lookup: &Lookup,
-    ) -> Result<Placed, StoreError> {
+    pub fn take_over(&self, owner: &Owner, record: RecordToWrite<'_>, lookup: &Lookup) -> Result<Placed, StoreError> {
         let table = self.table();
         let entry = table.records.get(&record.id).ok_or(StoreError::Gone)?;
         let fence = if *entry.owner == *owner { entry.fence } else { entry.fence.next() };

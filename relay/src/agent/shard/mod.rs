@@ -318,6 +318,7 @@ impl Shard {
             | ShardInput::ServerAsked { .. }
             | ShardInput::Erased(..)
             | ShardInput::PushBindingStored { .. }
+            | ShardInput::PushBindingUnkept(_)
             | ShardInput::PushBindingWaited(_)
             | ShardInput::LastWordSaid(..)
             | ShardInput::HeardOut(_) => None,
@@ -415,6 +416,7 @@ impl Shard {
                 self.on_proof_judged(verification, &method, judged);
             }
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
+            ShardInput::PushBindingUnkept(id) => self.on_push_binding_unkept(id),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::LastWordSaid(id, number) => self.on_last_word_said(id, number),
             ShardInput::HeardOut(id) => self.on_heard_out(id),

@@ -3,6 +3,7 @@
 
 mod by_flow;
 mod calls;
+mod kept_first;
 mod kept_streams;
 mod limits;
 mod lingering;
