@@ -10,6 +10,7 @@
 //! | `keyring`, `keyring_agreement`, `own_records` | the keys, and whether all nodes, and what is stored, have the same |
 //! | `lookup` | finding an instance, and the devices of an account |
 //! | `items`, `item_order`, `deletions` | what is kept beside a record |
+//! | `passed_ends` | what has ended of what passed through |
 //! | `store`, `memory`, `redis` | what the stores have in common, and the two |
 //! | `fault`, `refusal` | what is wrong with a store, for an operator |
 //! | `ownership`, `wanted` | leases and claims, and what is claimed first |
