@@ -181,6 +181,8 @@ enum ShardInput {
     ProofJudged(Box<(sip::endpoint::VerificationId, Box<str>, shard::elsewhere::Judged)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
+    /// The store does not take the record of a registration at present.
+    PushBindingUnkept(InstanceId),
     /// An operator has waited long enough for the store to erase a registration that passed through.
     PushBindingWaited(InstanceId),
     /// A push that outlives its instance has ended.

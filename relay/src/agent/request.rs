@@ -452,6 +452,8 @@ pub struct KnownPushBinding {
     pub server: String,
     /// The node that its device registered by, where that is another one: the Path that its SIP server knows leads there.
     pub left_by: Option<Arc<str>>,
+    /// When its SIP server was asked for it last, in milliseconds since 1970.
+    pub confirmed_at_ms: u64,
 }
 
 /// The requesting party.

@@ -85,6 +85,14 @@ impl MemoryStore {
         Ok(write(table, owner, RecordToWrite { fence, ..record }, naming))
     }
 
+    /// Another owner's record is written over.
+    pub fn take_over(&self, owner: &Owner, record: RecordToWrite<'_>, lookup: &Lookup) -> Result<Placed, StoreError> {
+        let table = self.table();
+        let entry = table.records.get(&record.id).ok_or(StoreError::Gone)?;
+        let fence = if *entry.owner == *owner { entry.fence } else { entry.fence.next() };
+        Ok(write(table, owner, RecordToWrite { fence, ..record }, Naming::Takes(lookup)))
+    }
+
     pub fn take_lookup(&self, id: InstanceId, lookup: &Lookup) {
         let mut table = self.table();
         if table.records.contains_key(&id) {

@@ -10,6 +10,7 @@
 //! | `keyring`, `keyring_agreement`, `own_records` | the keys, and whether all nodes, and what is stored, have the same |
 //! | `lookup` | finding an instance, and the devices of an account |
 //! | `items`, `item_order`, `deletions` | what is kept beside a record |
+//! | `passed_ends` | what has ended of what passed through |
 //! | `store`, `memory`, `redis` | what the stores have in common, and the two |
 //! | `fault`, `refusal` | what is wrong with a store, for an operator |
 //! | `ownership`, `wanted` | leases and claims, and what is claimed first |
@@ -32,6 +33,7 @@ mod lookup;
 mod memory;
 mod own_records;
 mod ownership;
+mod passed_ends;
 pub mod peer_messages;
 mod receipt;
 pub mod record;
@@ -57,6 +59,7 @@ pub use fault::StoreFault;
 pub use keyring::{EPOCH_S, Fingerprint, KEY_LIFETIME_S, Keyring, KeyringError, file_of_node};
 pub use lookup::{AorHash, AorKey, GroupKey, Lookup};
 pub(crate) use lookup::{hex, unhex};
+pub use passed_ends::PassedEnds;
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
@@ -95,6 +98,8 @@ struct Inner {
     places: Places,
     /// What this run has deleted.
     deletions: Deletions,
+    /// What has ended here of what passed through.
+    passed_ends: PassedEnds,
     /// The letters of other nodes that came lately.
     seen: peer_messages::Seen,
     /// What this node says of itself to the others.
@@ -144,6 +149,7 @@ impl Vault {
             wanted: Wanted::default(),
             places: Places::default(),
             deletions: Deletions::default(),
+            passed_ends: PassedEnds::default(),
             seen: peer_messages::Seen::default(),
             note: OnceLock::new(),
         }))
@@ -577,6 +583,11 @@ impl Vault {
     /// What was wiped and must not come back.
     pub fn tombstones(&self) -> &Tombstones {
         self.0.tombstones.get_or_init(Tombstones::in_memory)
+    }
+
+    /// The registrations that passed through and have ended here.
+    pub fn passed_ends(&self) -> &PassedEnds {
+        &self.0.passed_ends
     }
 
     /// By what a device is known, once its record is gone, that shows this secret.

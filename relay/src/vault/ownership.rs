@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 use super::peer_messages::Letter;
 use super::redis::RedisStore;
-use super::store::Expiry;
-use super::{Lease, Owner, Peer, Store, StoreError, Stored, Vault, lookup};
+use super::store::{Expiry, RecordToWrite};
+use super::{Fence, Lease, Lookup, Owner, Peer, Placed, Sealed, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;
 
 impl Vault {
@@ -33,6 +33,35 @@ impl Vault {
             }
             Store::Redis(_) => Ok(Vec::new()),
         }
+    }
+
+    /// Writes a record in the place of another run's, by the next fence: at no time is there none. A node that had it is told to let go. The record's lookup, and
+    /// what is kept beside it, stay its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`] when there is none, and [`StoreError::NotOwner`] when it has changed hands in this moment; [`StoreError::Away`], also as
+    /// [`Self::takes_new`] says.
+    pub async fn take_over(
+        &self,
+        id: InstanceId,
+        sealed: &Sealed,
+        expires_at: u64,
+        lookup: &Lookup,
+    ) -> Result<Placed, StoreError> {
+        self.takes_new().await?;
+        self.0.agreement.note_put();
+        let (expiry, owner) = (Expiry::at(expires_at), &self.0.owner);
+        let record = RecordToWrite { id, sealed, expiry, fence: Fence::NEW };
+        let redis = match &self.0.store {
+            Store::Memory(memory) => return memory.take_over(owner, record, lookup),
+            Store::Redis(redis) => redis,
+        };
+        let (placed, earlier) = redis.take_over(owner, record, lookup).await?;
+        if let Some(earlier) = earlier {
+            // A letter that is lost delays the news to its next renewal of its lease.
+            let _ = self.write_letter(&earlier, &Letter::Ended).await;
+        }
+        Ok(placed)
     }
 
     /// A node that lives has offered these of its own: they are [claimed](Self::claim) next, until then, if that node has its lease still.

@@ -91,6 +91,8 @@ pub(super) enum Timer {
     ForwardedRegister(ForwardedRegisterId),
     /// A registration that passed through is to be refreshed, or ends.
     PushBinding(InstanceId),
+    /// The answer to its REGISTER has waited long enough.
+    HeldAnswer(InstanceId),
     /// The dialogs of an instance that another node has may be over.
     Elsewhere(InstanceId),
 }

@@ -6,7 +6,7 @@
 //! | asks which push services there are | 200 from here: it travels nowhere |
 //! | has its route, and its turn (`register_turns`) | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
 //! | 401, 407 | back to the device: the digest is between the two |
-//! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps |
+//! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps, when it is kept (`held_answers`) |
 //! | 2xx, no pushes asked for, and the shell lets it live by its flow | `push_bindings` keeps it while its flow stands |
 //! | 2xx, no more pushes or `expires=0` | forgotten; what is not known here is told to the shell |
 //! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
@@ -152,7 +152,7 @@ impl Endpoint {
 
     /// Whether a REGISTER is about a registration that is known here, and names its device: a sender that removes all Contacts of an account may know
     /// no more than the account.
-    fn renews(&self, source: &Source, intent: &RegisterIntent) -> bool {
+    pub(super) fn renews(&self, source: &Source, intent: &RegisterIntent) -> bool {
         let takes_place = || match intent.registration(&self.core.token_key) {
             Some((instance, _)) => {
                 self.push_bindings.knows(instance) || !self.place_of(source, intent, instance).is_empty()
@@ -276,9 +276,8 @@ impl Endpoint {
             return;
         }
         let Some(register) = self.registers.take(id) else { return };
-        let (server, bytes) = (register.server, self.back(&register, status, response));
-        self.core.transactions.respond(now, server, status, bytes);
-        self.core.flush();
+        let bytes = self.back(&register, status, response);
+        self.answer_or_hold(now, &register, status, (response, bytes));
         if status < 300 {
             self.on_register_accepted(now, id, by, register, response);
         } else {

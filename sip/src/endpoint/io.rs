@@ -262,6 +262,8 @@ pub enum Input {
     ProofAdmitted(CarriedProofId, Result<(), u32>),
     /// Keep a push binding that an earlier run of this relay has stored.
     RestorePushBinding(Box<RestoredPushBinding>),
+    /// A push binding is kept where other nodes find it, or cannot be at present: its device has its answer now.
+    PushBindingKept(InstanceId),
     /// Forget a push binding: its push token is dead. Ends with [`Event::PushBindingEnded`].
     RemovePushBinding(InstanceId),
     /// Forget a push binding that another node has by now, once the calls that wait for its device here are over. Ends likewise.

@@ -43,6 +43,7 @@
 //! | `traced` | | the instances that a message is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`], [`register_table`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
+//! | [`held_answers`] | `HeldAnswers` | the answers that wait until a registration is kept |
 //! | `replaced`, `lingering` | | registrations whose place another one takes; those that have ended while a caller waits |
 //! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by forwarded REGISTERs, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
 //!
@@ -69,6 +70,7 @@ mod flow_bindings;
 mod flows;
 pub mod forwarded_registers;
 mod groups;
+pub mod held_answers;
 mod io;
 mod late_answers;
 mod left_flows;
@@ -157,6 +159,7 @@ pub struct Endpoint {
     successors: Successors,
     unacknowledged: Unacknowledged,
     push_bindings: push_bindings::PushBindings,
+    held: held_answers::HeldAnswers,
     registers: register_table::ForwardedRegisters,
     proofs: carried_proofs::CarriedProofs,
 }
@@ -191,6 +194,7 @@ impl Endpoint {
             successors: Successors::default(),
             unacknowledged: Unacknowledged::default(),
             push_bindings: push_bindings::PushBindings::default(),
+            held: held_answers::HeldAnswers::default(),
             registers: register_table::ForwardedRegisters::default(),
             proofs: carried_proofs::CarriedProofs::default(),
         }
@@ -262,6 +266,7 @@ impl Endpoint {
             Input::Route { register, route } => self.on_route(now, register, route),
             Input::ProofAdmitted(proof, word) => self.on_proof_admitted(now, proof, word),
             Input::RestorePushBinding(restored) => self.on_restore_push_binding(now, *restored),
+            Input::PushBindingKept(instance) => self.answer_held(now, instance),
             Input::ReleasePushBinding { instance, to } => self.on_released(now, instance, to),
             Input::RemovePushBinding(instance) => {
                 self.attachments.end_dialogs(now, instance);
@@ -278,10 +283,11 @@ impl Endpoint {
         if self.core.timers.pending() < self.core.sweep_timers_at {
             return;
         }
-        let Self { core, devices, attachments, push_bindings, registers, upstreams, .. } = self;
+        let Self { core, devices, attachments, push_bindings, held, registers, upstreams, .. } = self;
         core.timers.retain(|at, timer| match timer {
             Timer::Device(it) => devices.is_armed(*it, at) || attachments.is_gone_until(*it, at),
             Timer::PushBinding(instance) => push_bindings.is_armed(*instance, at),
+            Timer::HeldAnswer(instance) => held.is_armed(*instance, at),
             Timer::ForwardedRegister(register) => registers.knows(*register),
             Timer::Upstream(upstream) | Timer::Pace(upstream) => upstreams.registrar(*upstream).is_some(),
             _ => true,
@@ -318,6 +324,7 @@ impl Endpoint {
                 Timer::Unheard(branch) => self.on_unheard_due(now, branch),
                 Timer::ForwardedRegister(register) => self.on_forwarded_register_due(now, register),
                 Timer::PushBinding(instance) => self.on_push_binding_due(now, instance),
+                Timer::HeldAnswer(instance) => self.on_held_answer_due(now, instance),
                 Timer::Elsewhere(instance) => self.on_elsewhere_due(now, instance),
             }
         }

@@ -116,6 +116,8 @@ struct Row {
     armed: Armed,
     /// The number of its last REGISTER among those that were sent on; 0: it was restored.
     order: u64,
+    /// Of one that was restored, and has not registered here since: when its SIP server was asked for it, in milliseconds since 1970.
+    confirmed_at_ms: Option<u64>,
     /// Its end, for which a call waits.
     lingers: Option<PushBindingEnd>,
 }
@@ -132,6 +134,7 @@ struct NewRow {
     flow_failure: Option<u16>,
     tries_flows: bool,
     order: u64,
+    confirmed_at_ms: Option<u64>,
 }
 
 impl Row {
@@ -274,6 +277,12 @@ impl PushBindings {
         self.rows.get(&instance).is_some_and(|row| row.order > order)
     }
 
+    /// Whether a registration was restored, and is of an earlier REGISTER than one of this time, in milliseconds since 1970.
+    fn was_restored_of_before(&self, instance: InstanceId, confirmed_at_ms: u64) -> bool {
+        let row = self.rows.get(&instance);
+        row.and_then(|row| row.confirmed_at_ms).is_some_and(|earlier| earlier < confirmed_at_ms)
+    }
+
     /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
     pub(super) fn contacts_of(&self, intent: &RegisterIntent) -> usize {
         self.of_aor(&intent.server, &intent.aor).take(CONTACTS_PER_AOR).count()
@@ -321,8 +330,18 @@ impl Endpoint {
             None => (None, Some(if outbound { 430 } else { 480 })),
         };
         let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
-        let new =
-            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order };
+        let new = NewRow {
+            instance,
+            upstream,
+            key,
+            service_route,
+            expires,
+            renew_before,
+            flow_failure,
+            tries_flows,
+            order,
+            confirmed_at_ms: None,
+        };
         self.write_down(now, new);
         let (peer, flow) = (source.peer.ip(), source.flow);
         self.core.event(match push {
@@ -377,7 +396,7 @@ impl Endpoint {
 
     /// A registration of an earlier run.
     pub(super) fn on_restore_push_binding(&mut self, now: Instant, restored: RestoredPushBinding) {
-        let RestoredPushBinding { registration, upstream, upstream_registrar } = restored;
+        let RestoredPushBinding { registration, upstream, upstream_registrar, confirmed_at_ms } = restored;
         let instance = registration.instance;
         self.join_transit(now, upstream, upstream_registrar);
         let server = push_proxy::server_of(&registration.registrar, registration.proxy.as_deref());
@@ -387,24 +406,39 @@ impl Endpoint {
         };
         let PushBinding { aor, contact, expires, refreshes_itself, .. } = registration;
         let key = ContactKey { server, aor, contact };
-        if push_proxy::names_device(&key.contact) && self.push_bindings.of_key(&key).any(|it| it != instance) {
+        let is_named = push_proxy::names_device(&key.contact);
+        let others: Vec<_> = self.push_bindings.of_key(&key).filter(|it| is_named && *it != instance).collect();
+        if others.iter().any(|it| !self.push_bindings.was_restored_of_before(*it, confirmed_at_ms)) {
             self.leave_transit(now, upstream);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
         let renew_before = Some(renew_before(refreshes_itself, expires));
         let (service_route, flow_failure, order) = (Box::default(), None, 0);
         let tries_flows = self.push_bindings.tries_flows(instance);
-        let new =
-            NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order };
+        let new = NewRow {
+            instance,
+            upstream,
+            key,
+            service_route,
+            expires,
+            renew_before,
+            flow_failure,
+            tries_flows,
+            order,
+            confirmed_at_ms: Some(confirmed_at_ms),
+        };
         self.write_down(now, new);
+        // A node died between the two, or the store has the earlier one again.
+        self.end_succeeded(now, others, instance);
         // So that its addresses are known, and its requests believed.
         self.want_flow_soon(now, upstream);
     }
 
     /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.
     fn write_down(&mut self, now: Instant, new: NewRow) {
-        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, order } =
+        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, .. } =
             new;
+        let NewRow { order, confirmed_at_ms, .. } = new;
         let binding = push_proxy::binding_of(&self.core.token_key, instance);
         let expires_at = now + expires;
         let row = Row {
@@ -419,6 +453,7 @@ impl Endpoint {
             tries_flows,
             armed: self.push_bindings.rows.get(&instance).map(|earlier| earlier.armed).unwrap_or_default(),
             order,
+            confirmed_at_ms,
             lingers: None,
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
@@ -487,6 +522,7 @@ impl Endpoint {
 
     /// Ends a registration's calls and forgets it. The SIP server is told nothing: only the device can.
     pub(super) fn remove_push_binding(&mut self, now: Instant, instance: InstanceId, end: PushBindingEnd) {
+        self.answer_held(now, instance);
         let Some(row) = self.push_bindings.rows.remove(&instance) else { return };
         self.push_bindings.bindings.remove(&row.binding);
         self.push_bindings.identities.remove(&instance);
@@ -577,6 +613,7 @@ impl Endpoint {
         (instance, reach): (InstanceId, Reach),
     ) {
         let instance = self.led_to(now, instance);
+        self.answer_held(now, instance);
         let attached = self.attachments.is_attached(instance);
         let may_come = |row: &&Row| row.lingers.is_none() || attached && !row.is_released();
         let row = self.push_bindings.rows.get(&instance).filter(may_come);

@@ -107,6 +107,8 @@ pub struct RegisterRoute {
     pub services: Vec<&'static str>,
     /// Whether a registration that asks for no pushes may live by its flow alone.
     pub by_flow: bool,
+    /// Whether the device of a registration that is not known here has its answer only when that is kept; [`super::Input::PushBindingKept`] says so.
+    pub kept_first: bool,
 }
 
 /// A registration that its SIP server has accepted, and that its flow alone leads to (RFC 5626): nothing of it is kept
@@ -172,6 +174,8 @@ pub struct RestoredPushBinding {
     pub upstream: UpstreamId,
     /// The Request-URI of that server.
     pub upstream_registrar: Box<str>,
+    /// When its SIP server was asked for it last, in milliseconds since 1970: of two of one device the later one stays.
+    pub confirmed_at_ms: u64,
 }
 
 /// A registration whose device has another one from now on, as it has another push token or another address: the calls and dialogs of the earlier one are

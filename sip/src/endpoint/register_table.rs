@@ -309,7 +309,13 @@ mod tests {
     }
 
     fn route(upstream: u32) -> RegisterRoute {
-        RegisterRoute { upstream: UpstreamId(upstream), registrar: "sip:h".into(), services: Vec::new(), by_flow: true }
+        RegisterRoute {
+            upstream: UpstreamId(upstream),
+            registrar: "sip:h".into(),
+            services: Vec::new(),
+            by_flow: true,
+            kept_first: false,
+        }
     }
 
     #[test]

@@ -98,6 +98,12 @@ impl Endpoint {
         self.push_bindings.flow_failure(instance).is_some() && !self.attachments.is_attached(instance)
     }
 
+    /// Ends the earlier registrations of a device, whose calls and dialogs are its later one's.
+    pub(super) fn end_succeeded(&mut self, now: Instant, earlier: Vec<InstanceId>, successor: InstanceId) {
+        let end = |instance| Replaced { instance, end: PushBindingEnd::Replaced, goes_on: true };
+        self.end_replaced(now, earlier.into_iter().map(end).collect(), Some(successor));
+    }
+
     /// Ends what a registration has replaced. `successor`: the registration, once it is written down.
     pub(super) fn end_replaced(&mut self, now: Instant, all: Vec<Replaced>, successor: Option<InstanceId>) {
         for Replaced { instance, end, goes_on } in all {

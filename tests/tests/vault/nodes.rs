@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{AwayReason, Lease, Owner, StoreError, Stored, Vault, Whose};
+use relay::vault::{AwayReason, Fence, Lease, Owner, StoreError, Stored, Vault, Whose};
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
 
@@ -205,6 +205,37 @@ pub async fn what_came_back_with_an_earlier_owner_is_its_later_ones_and_the_earl
     assert_eq!((stored.fence, stored.owned), (taken.fence, true));
     assert_eq!(a.put(id(1), &taken.sealed, taken.expires_at, &lookup, first).await, Err(StoreError::NotOwner));
     assert_eq!((a.ended_elsewhere().await, b.ended_elsewhere().await), (Ok(vec![id(1)]), Ok(vec![])));
+}
+
+pub async fn what_is_written_over_is_never_missing_and_its_earlier_owner_is_told(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    b.hold_lease().await.expect("leased");
+    let (lookup, first) = enable(&a, 1, "alice").await;
+    let (sealed, ends) = (b.seal(id(1), &record("alice")), unix_now() + DAY_S);
+    let redis = bench.server();
+    let key = format!("sipwake:i:{{{}}}", id(1));
+    let before: Vec<u8> = redis.ask(redis::cmd("DUMP").arg(&key));
+    assert_eq!(b.put(id(1), &sealed, ends, &lookup, Fence::NEW).await, Err(StoreError::NotOwner));
+    // Twice: an answer may be lost.
+    for _ in 0..2 {
+        let placed = b.take_over(id(1), &sealed, ends, &lookup).await.expect("written");
+        let stored = load(&b, 1).await.expect("stored");
+        assert_eq!((stored.owned, stored.fence, stored.sealed == sealed), (true, placed.fence, true));
+        assert_eq!(placed.fence.number(), first.number() + 1, "it was not erased between the two");
+    }
+    assert_eq!(a.put(id(1), &sealed, ends, &lookup, first).await, Err(StoreError::NotOwner));
+    assert_eq!((a.ended_elsewhere().await, b.ended_elsewhere().await), (Ok(vec![id(1)]), Ok(vec![])));
+    assert_eq!(b.find(&lookup).await, Ok(Some(id(1))));
+    let is_named =
+        |node| redis.ask::<bool>(redis::cmd("SISMEMBER").arg(format!("sipwake:n:{node}")).arg(id(1).to_string()));
+    assert_eq!((is_named("a"), is_named("b")), (false, true));
+    // What the store has again from before is the earlier one.
+    let stored = load(&b, 1).await.expect("stored");
+    redis.ask::<()>(redis::cmd("RESTORE").arg(&key).arg(100_000).arg(before).arg("REPLACE"));
+    assert_eq!(b.restore(id(1), &sealed, ends, &lookup, stored.fence).await, Ok(()));
+    assert_eq!(b.erase(id(1), &lookup).await, Ok(true));
+    assert_eq!(b.take_over(id(1), &sealed, ends, &lookup).await, Err(StoreError::Gone));
 }
 
 pub async fn of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers(bench: &Bench) {

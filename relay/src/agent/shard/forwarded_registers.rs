@@ -121,7 +121,8 @@ impl Shard {
         }
         let registrar = route.registrar().into();
         let upstream = self.shared.upstreams.acquire_for(asked.source, route);
-        Ok(RegisterRoute { upstream, registrar, services, by_flow })
+        let kept_first = self.shared.vault.is_shared() && !self.push_bindings.is_store_away();
+        Ok(RegisterRoute { upstream, registrar, services, by_flow, kept_first })
     }
 
     /// Lets a proof pass to this server, unless too many wrong ones have.

@@ -328,6 +328,7 @@ impl Shard {
             | ShardInput::ServerAsked { .. }
             | ShardInput::Erased(..)
             | ShardInput::PushBindingStored { .. }
+            | ShardInput::PushBindingUnkept(_)
             | ShardInput::PushBindingWaited(_)
             | ShardInput::FinalPushEnded(..)
             | ShardInput::ReceiptWaitOver(_) => None,
@@ -426,6 +427,7 @@ impl Shard {
                 self.on_proof_judged(verification, &method, judged);
             }
             ShardInput::ServerFound(found) => self.on_server_found(&found.0, &found.1),
+            ShardInput::PushBindingUnkept(id) => self.on_push_binding_unkept(id),
             ShardInput::PushBindingWaited(id) => self.on_push_binding_waited(id),
             ShardInput::FinalPushEnded(id, number) => self.on_final_push_ended(id, number),
             ShardInput::ReceiptWaitOver(id) => self.on_receipt_wait_over(id),

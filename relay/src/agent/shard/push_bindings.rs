@@ -3,7 +3,8 @@
 //!
 //! Invariant: a row holds its record in the sealed form alone, and the record holds no credential. A record is in the store no longer than its SIP server has
 //! granted. The store is asked for one thing at a time about a registration, and in the end for the newest: a registration that has ended meanwhile is not
-//! written. Such a registration leaves no tombstone, for its device may register it again under the same id; so its end is confirmed only when the store has
+//! written. Such a registration leaves no tombstone, for its device may register it again under the same id (its end is
+//! [remembered](crate::vault::PassedEnds) as long as this run lives); so its end is confirmed only when the store has
 //! erased it and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a registration
 //! that only the store knows waits in [`path_lookups`](super::path_lookups).
 
@@ -52,6 +53,8 @@ pub(crate) struct PushBindings {
     accounts: BTreeSet<(AorKey, InstanceId)>,
     /// The records of registrations that another node has by now, for the calls that wait here for their devices, and as long as these do.
     released: HashMap<InstanceId, Sealed>,
+    /// The store did not take the record that it was given last.
+    is_store_away: bool,
 }
 
 struct Row {
@@ -110,6 +113,11 @@ impl PushBindings {
 
     pub(crate) fn sealed(&self, id: InstanceId) -> Option<&Sealed> {
         self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
+    }
+
+    /// Whether a device would wait in vain for the store to have its registration.
+    pub(crate) fn is_store_away(&self) -> bool {
+        self.is_store_away
     }
 
     /// The record of a registration that another node has by now, and for whose device a call waits here.
@@ -209,8 +217,19 @@ impl KnownPushBinding {
         };
         let server = route.server();
         let upstream = upstreams.acquire_kept(route);
-        let left_by = None;
-        Some(Self { id, sealed, expires_at, fence, registration, upstream, upstream_registrar, server, left_by })
+        let (left_by, confirmed_at_ms) = (None, record.confirmed_at_ms);
+        Some(Self {
+            id,
+            sealed,
+            expires_at,
+            fence,
+            registration,
+            upstream,
+            upstream_registrar,
+            server,
+            left_by,
+            confirmed_at_ms,
+        })
     }
 }
 
@@ -248,6 +267,7 @@ impl Shard {
             expires_at,
         });
         self.hand_over.forget_end(instance);
+        self.shared.vault.passed_ends().forget(instance);
         if !self.push_bindings.knows(instance) {
             self.shared.metrics.push_registrations(1);
         }
@@ -276,7 +296,7 @@ impl Shard {
         tokio::spawn(async move {
             let fence = match wanted {
                 Some((sealed, expires_at)) => {
-                    put(&shared, (id, &superseded), &sealed, expires_at, &lookup, fence).await
+                    put(&shared, shard, (id, &superseded), &sealed, expires_at, &lookup, fence).await
                 }
                 None => {
                     while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
@@ -294,8 +314,16 @@ impl Shard {
         });
     }
 
+    /// The store has not taken a record, and is asked again: its device has its answer before.
+    pub(crate) fn on_push_binding_unkept(&mut self, id: InstanceId) {
+        self.push_bindings.is_store_away = true;
+        self.drive(clock::now(), Input::PushBindingKept(id));
+    }
+
     /// The store has done what it was asked.
     pub(crate) fn on_push_binding_stored(&mut self, id: InstanceId, fence: Fence) {
+        self.push_bindings.is_store_away = false;
+        self.drive(clock::now(), Input::PushBindingKept(id));
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         (row.fence, row.busy) = (fence, false);
         if row.stale {
@@ -379,7 +407,7 @@ impl Shard {
     /// A registration that an earlier run left behind; `false` when it has ended before it came.
     pub(crate) fn adopt(&mut self, new: KnownPushBinding) -> bool {
         let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, left_by, .. } = new;
-        let (upstream_registrar, server) = (new.upstream_registrar, new.server);
+        let (upstream_registrar, server, confirmed_at_ms) = (new.upstream_registrar, new.server, new.confirmed_at_ms);
         let is_here = self.push_bindings.rows.contains_key(&id);
         if is_here || self.hand_over.has_ended_ahead(id) {
             self.shared.upstreams.release(upstream);
@@ -405,6 +433,7 @@ impl Shard {
             registration,
             upstream,
             upstream_registrar,
+            confirmed_at_ms,
         })));
         true
     }
@@ -415,11 +444,13 @@ impl Shard {
         self.push_bindings.released.remove(&id);
         let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_released;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
-        row.wanted = None;
-        let is_busy = row.busy;
+        let (ended, is_busy) = (row.wanted.take(), row.busy);
         if end != PushBindingEnd::Expired {
             self.abort_refresh_pushes(id);
             self.drop_pushes(id);
+            if let Some((sealed, _)) = ended {
+                self.shared.vault.note_passed_end(id, &sealed);
+            }
         }
         self.shared.metrics.push_registrations(-1);
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
@@ -484,31 +515,35 @@ fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
 /// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next.
 async fn put(
     shared: &Shared,
+    shard: usize,
     (id, superseded): (InstanceId, &AtomicBool),
     sealed: &Sealed,
     expires_at: u64,
     lookup: &Lookup,
     mut fence: Fence,
 ) -> Fence {
+    let (mut is_anothers, mut has_failed) = (false, false);
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         let began = clock::now();
-        match shared.vault.put(id, sealed, expires_at, lookup, fence).await {
+        let written = match is_anothers {
+            true => shared.vault.take_over(id, sealed, expires_at, lookup).await,
+            false => shared.vault.put(id, sealed, expires_at, lookup, fence).await,
+        };
+        match written {
             Ok(placed) => {
                 shared.metrics.store_answered(began.elapsed());
                 return placed.fence;
             }
             Err(StoreError::Away(_)) => {
                 shared.metrics.store_error(StoreOperation::Put);
+                if !std::mem::replace(&mut has_failed, true) {
+                    shared.shards.send(shard, ShardInput::PushBindingUnkept(id)).await;
+                }
                 tokio::time::sleep(STORE_AGAIN).await;
             }
             // The device had registered through another node, or an earlier run of this one, and is here now.
-            Err(StoreError::NotOwner) => {
-                while !erasures::erase(&shared.vault, &shared.metrics, id, Some(*lookup)).await {
-                    tokio::time::sleep(STORE_AGAIN).await;
-                }
-                fence = Fence::NEW;
-            }
-            Err(StoreError::Gone) if fence != Fence::NEW => fence = Fence::NEW,
+            Err(StoreError::NotOwner) => is_anothers = true,
+            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => (is_anothers, fence) = (false, Fence::NEW),
             Err(error) => {
                 tracing::error!(event = "passed-not-kept", instance = %id, %error, "the store did not take a registration");
                 return Fence::NEW;

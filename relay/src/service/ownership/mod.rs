@@ -48,10 +48,8 @@ use crate::vault::{Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
 pub(super) const AT_ONCE: usize = 128;
 /// How often all instances are looked up when the store has lost something: at once, and when the other nodes have noticed.
 const PASSES: u8 = 2;
-/// How long after the word of its end the store may still have what another node erases: it says so first.
+/// How long after the word of its end the store may still have what another node erases, or writes over: it says so first.
 const ERASED_SOON: Duration = Duration::from_millis(500);
-/// How long another node may take to write a registration that has moved to it, once it has erased the record of this one.
-const MOVED_SOON: Duration = Duration::from_millis(100);
 
 /// This node's ownership as far as it is known, and the work under way about it.
 #[derive(Default)]
@@ -508,7 +506,7 @@ impl Inner {
     }
 
     /// Lets go of one that another node has ended; `false`: it has only passed through, and the store has it from this node, because its device has
-    /// registered it here anew, or because it is not erased yet.
+    /// registered it here anew, or because it is not erased or written over yet.
     pub(super) async fn release_one(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
         let agent = &self.dependencies.agent;
         let status = self.look_as_relay(id).await.ok();
@@ -516,12 +514,7 @@ impl Inner {
             self.give_way_to_successor(id, status.as_ref()).await;
             return Ok(true);
         };
-        let mut stored = self.dependencies.vault.load(id).await;
-        if matches!(stored, Ok(None)) {
-            sleep(MOVED_SOON).await;
-            stored = self.dependencies.vault.load(id).await;
-        }
-        let why = match stored {
+        let why = match self.dependencies.vault.load(id).await {
             Ok(Some(stored)) if stored.owned => return Ok(false),
             Ok(Some(_)) => ReleaseReason::Moved,
             Ok(None) | Err(StoreError::Malformed) => ReleaseReason::Ended,

@@ -162,10 +162,13 @@ impl Inner {
         self.erase_ended(&written).await && heard == Heard::All
     }
 
-    /// Erases what this node has wiped, since this time in seconds since 1970, and the store has again: it came back with what it had before, or others
+    /// Erases what this node has wiped, since this time in seconds since 1970, or has ended of what passed through, and the store has again: it came back with what it had before, or others
     /// have written it again while this node was not there to be asked. The rest costs one short question each. Whether the store answered.
     pub(super) async fn erase_returned(self: &Arc<Self>, since: u64) -> bool {
         let vault = &self.dependencies.vault;
+        if !self.end_returned().await {
+            return false;
+        }
         for some in vault.tombstones().erased_since(since).chunks(AT_ONCE) {
             let mut under_way = JoinSet::new();
             for (id, lookup) in some.iter().copied() {

@@ -213,6 +213,7 @@ impl Inner {
             None => false,
         };
         let (owner, owned) = (stored.owner.clone(), stored.owned);
+        vault.note_passed_end(id, &stored.sealed);
         self.audit(Act::Wiped(reason), &status::by_record(stored));
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone or is to let go of it, or it was on its way here");

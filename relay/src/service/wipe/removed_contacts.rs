@@ -7,6 +7,9 @@
 //! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
+//! What a store has again that came back from a snapshot, or that a node has written again that had not heard of the end, is ended once more by the node that
+//! has ended it, as long as that lives.
+//!
 //! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
 //! which is one that was sent to the SIP server after the REGISTER that removes, in whatever order that server has answered, and however long the letter
 //! about it has lain. The time goes between nodes by the store's clock, because their own clocks may differ.
@@ -14,6 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sip::endpoint::{ContactsRemoved, server_of};
 use sip::id::InstanceId;
 use tokio::task::JoinSet;
@@ -102,6 +106,7 @@ impl Inner {
                         record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
                     });
                     if let Ok(Some(lookup)) = lookup {
+                        vault.note_passed_end(id, &stored.sealed);
                         self.end_passed(id, lookup).await;
                     }
                     return;
@@ -116,6 +121,9 @@ impl Inner {
     pub(crate) async fn end_removed_here(self: &Arc<Self>, removal: ContactRemoval) {
         let ContactRemoval { account, device, sent_ms, by } = removal;
         let vault = &self.dependencies.vault;
+        if let Some(by) = by {
+            vault.passed_ends().forget(by);
+        }
         let now_ms = unix_now_ms();
         // What cannot be dated runs out.
         let Ok(store_now_ms) = vault.question_time_ms().await else { return };
@@ -140,6 +148,7 @@ impl Inner {
                         let (id, fence, why) = (status.id, status.fence, ReleaseReason::Moved);
                         self.dependencies.agent.tell(id, Request::Release { id, fence, why }).await;
                     }
+                    vault.note_passed_end(status.id, &status.sealed);
                     self.end_passed(status.id, lookup).await;
                 }
             }
@@ -151,6 +160,32 @@ impl Inner {
         let kind = EndKind::NeverOurs;
         // The registration may be here, or on its way here.
         let _ = self.dependencies.agent.ask(id, |reply| Request::EndAhead { id, kind, reply }).await;
+    }
+
+    /// Ends once more what has ended here, and the store has again as it was before. Whether the store answered.
+    pub(crate) async fn end_returned(self: &Arc<Self>) -> bool {
+        let vault = &self.dependencies.vault;
+        let (mut returned, mut is_away) = (Vec::new(), false);
+        self.look_up(&vault.passed_ends().all(), |id, stored| match stored {
+            Ok(Some(stored)) => {
+                let lookup = vault.open_record(id, &stored.sealed, |record| {
+                    let ended = record.push_binding().filter(|it| vault.passed_ends().has_ended(id, it));
+                    ended.map(|it| vault.lookup_of(it))
+                });
+                returned.extend(lookup.ok().flatten().map(|lookup| (id, lookup)));
+            }
+            Ok(None) | Err(StoreError::Malformed) => {}
+            Err(_) => is_away = true,
+        })
+        .await;
+        for some in returned.chunks(EARLIER_AT_ONCE) {
+            join_all(some.iter().map(|(id, lookup)| async move {
+                tracing::warn!(event = "passed-record-returned", instance = %id, "a registration that passed through and has ended is in the store again; it is erased");
+                self.end_passed(*id, *lookup).await;
+            }))
+            .await;
+        }
+        !is_away
     }
 
     /// Ends a registration that passed through, here and in the store. The owner is told with its erasure, and each other node that may have a copy behind it.

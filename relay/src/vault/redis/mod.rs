@@ -110,6 +110,8 @@ enum Writing {
     PutBeside,
     /// The store has lost it, or has it as it was before.
     Restore,
+    /// Another run has it by this fence.
+    Over,
 }
 
 /// A store in Redis, as one node sees it.
@@ -209,6 +211,32 @@ impl RedisStore {
         Ok(Owner::parse(&earlier).filter(|earlier| earlier != owner))
     }
 
+    /// Writes a record over that of another run, which is told before, so that whatever dies now, it hears of it; and that run, where it is of another node.
+    /// [`StoreError::NotOwner`] and [`StoreError::Gone`]: the record has changed in this moment.
+    pub async fn take_over(
+        &self,
+        owner: &Owner,
+        record: RecordToWrite<'_>,
+        lookup: &Lookup,
+    ) -> Result<(Placed, Option<Owner>), StoreError> {
+        let stored = match self.load(owner, record.id).await {
+            // A damaged record has no owner.
+            Err(StoreError::Malformed) => None,
+            stored => stored?,
+        };
+        let Some(stored) = stored else { return Err(StoreError::Gone) };
+        let other = Some(stored.owner).filter(|other| other.node != owner.node);
+        if let Some(other) = &other {
+            self.note_ended(other, &[record.id]).await?;
+        }
+        let record = RecordToWrite { fence: stored.fence, ..record };
+        let (placed, _) = self.write(owner, record, lookup, Writing::Over).await?;
+        if let Some(other) = &other {
+            self.unindex(&other.node, &[record.id]).await?;
+        }
+        Ok((placed, other))
+    }
+
     /// What became of it, and the owner that the record had.
     async fn write(
         &self,
@@ -229,7 +257,11 @@ impl RedisStore {
                 put.key(collection_key(id, collection));
             }
             put.arg(late_at).arg(sealed.as_bytes()).arg(owner.to_string()).arg(fence.number()).arg(expiry.at_s);
-            put.arg(lookup.to_string()).arg(left_ms).arg(u8::from(writing == Writing::Restore));
+            put.arg(lookup.to_string()).arg(left_ms).arg(match writing {
+                Writing::Put | Writing::PutMoved | Writing::PutBeside => 0,
+                Writing::Restore => 1,
+                Writing::Over => 2,
+            });
             for collection in Collection::ALL {
                 put.arg(collection.kept_ms());
             }

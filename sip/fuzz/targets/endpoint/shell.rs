@@ -42,6 +42,7 @@ impl World {
             upstream_registrar: record.registrar.clone(),
             registration: sip::endpoint::PushBinding { expires, source: None, sent_at: None, ..record },
             upstream: UpstreamId(1),
+            confirmed_at_ms: u64::from(which),
         })));
         self.addresses(UpstreamId(1), true);
     }

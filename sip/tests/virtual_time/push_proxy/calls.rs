@@ -122,6 +122,7 @@ fn after_a_restart_the_path_still_leads_to_the_registration_that_was_adopted() {
         registration: before,
         upstream,
         upstream_registrar: registrar,
+        confirmed_at_ms: 1,
     })));
     assert_eq!(through.world.dialled, 1, "its addresses must be known");
     through.world.input(Input::Addresses {

@@ -272,11 +272,50 @@ fn a_restored_registration_keeps_its_name_until_its_device_registers_again() {
         sent_at: None,
     };
     let upstream_registrar = "sip:example.com".into();
-    let restored = RestoredPushBinding { registration, upstream: REGISTRAR, upstream_registrar };
+    let restored = RestoredPushBinding { registration, upstream: REGISTRAR, upstream_registrar, confirmed_at_ms: 1 };
     through.world.input(Input::RestorePushBinding(Box::new(restored)));
     assert_eq!(through.world.endpoint.counts().push_bindings, 1);
     through.registered(&Register::by(1));
     assert_eq!(through.ends(), [PushBindingEnd::Replaced]);
     assert_eq!(through.world.endpoint.counts().push_bindings, 1);
     assert_ne!(through.instance(), old);
+}
+
+/// A node may have died when it had written the later one, and had not erased the earlier one yet; or a store has that again.
+#[test]
+fn of_two_restored_registrations_of_a_device_the_later_one_stays_whichever_comes_first() {
+    for later_first in [false, true] {
+        let (mut through, _) = Through::asleep();
+        let kept = |through: &Through| {
+            let of = |event: &Event| match event {
+                Event::PushBindingAccepted(registration) => Some((**registration).clone()),
+                _ => None,
+            };
+            through.world.events.iter().rev().find_map(of).unwrap()
+        };
+        through.registered(&Register::by(2));
+        let earlier = kept(&through);
+        let renamed =
+            "<sip:alice@10.0.0.5:2;pn-provider=fcm;pn-param=project;pn-prid=new>;+sip.instance=\"<urn:uuid:1>\"";
+        through.registered(&Register::by(2).contact(renamed));
+        let later = kept(&through);
+        assert_ne!(earlier.instance, later.instance);
+        let mut through = Through::new();
+        let mut both = [(earlier.clone(), 1_000), (later.clone(), 2_000)];
+        if later_first {
+            both.reverse();
+        }
+        for (registration, confirmed_at_ms) in both {
+            let upstream_registrar = "sip:example.com".into();
+            let restored =
+                RestoredPushBinding { registration, upstream: REGISTRAR, upstream_registrar, confirmed_at_ms };
+            through.world.input(Input::RestorePushBinding(Box::new(restored)));
+        }
+        assert_eq!(through.world.endpoint.counts().push_bindings, 1);
+        let ended = through.world.events.iter().find_map(|event| match event {
+            Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced } => Some(*instance),
+            _ => None,
+        });
+        assert_eq!(ended, Some(earlier.instance), "{later_first}");
+    }
 }

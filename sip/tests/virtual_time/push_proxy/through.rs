@@ -23,6 +23,8 @@ pub struct Through {
     pub server: UpstreamId,
     /// Whether the shell lets a registration live by its flow alone.
     pub by_flow: bool,
+    /// Whether its store is to have a registration before its device has its answer.
+    pub kept_first: bool,
     /// Further headers of the registrar's 2xx.
     pub says: Vec<(&'static str, &'static str)>,
 }
@@ -72,7 +74,8 @@ impl Through {
 
     pub fn over(upstream: FlowId) -> Self {
         let world = World::new(upstream);
-        Self { world, cseq: 0, verdict: Ok(()), server: REGISTRAR, by_flow: false, says: Vec::new() }
+        let (by_flow, kept_first) = (false, false);
+        Self { world, cseq: 0, verdict: Ok(()), server: REGISTRAR, by_flow, kept_first, says: Vec::new() }
     }
 
     /// Sends a REGISTER and lets the shell answer for its way.
@@ -106,6 +109,7 @@ impl Through {
             registrar: "sip:example.com".into(),
             services: SERVICES.to_vec(),
             by_flow: self.by_flow,
+            kept_first: self.kept_first,
         });
         if way.is_ok() {
             let addresses: std::sync::Arc<[IpAddr]> = [server_address().ip()].into();

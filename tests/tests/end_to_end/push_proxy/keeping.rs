@@ -106,7 +106,7 @@ async fn a_call_that_its_caller_gave_up_while_it_waited_for_the_store_pushes_nob
 }
 
 /// Another node with the store and the keyring of a world's.
-async fn another_node(world: &World) -> Result<RelayProcess, Missed> {
+pub(super) async fn another_node(world: &World) -> Result<RelayProcess, Missed> {
     let mut setup = world.relay.setup().clone();
     setup.ports = Ports::default();
     RelayProcess::start(setup).await

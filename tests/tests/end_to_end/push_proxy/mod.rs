@@ -8,6 +8,7 @@
 //! | `heartbeat` | a page by its connection alone, behind something that forgets it |
 //! | `keeping` | restarts, refreshes, dead tokens, and what lies in Redis and in memory |
 //! | `dns_shares` | requests for what another node has stored, while DNS is silent |
+//! | `returned` | a store that comes back with what it had before, and a phone that has moved |
 //! | `taking_back` | log-outs by a node that does not know the phone |
 //! | `peers` | the same with a real Kamailio and a real SIPp |
 
@@ -17,4 +18,5 @@ mod heartbeat;
 mod keeping;
 mod outgoing;
 mod refusals;
+mod returned;
 mod taking_back;

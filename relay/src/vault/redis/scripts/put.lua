@@ -6,6 +6,8 @@ local record = KEYS[1]
 local sealed, owner, fence, expires_at, lookup, left_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 -- What an earlier owner has is written over.
 local restores = ARGV[7] == '1'
+-- So is what another owner has by this fence: it is this owner's by the next one.
+local takes_over = ARGV[7] == '2'
 -- Behind it: how long each collection is kept after its newest item, in milliseconds, if the record lives so long.
 local LIVES = 7
 
@@ -24,7 +26,10 @@ if had_owner then
   local stored = tonumber(had_fence) or -1
   if fence == 0 and stored == 1 then fence = 1 end
   local is_ours = had_owner == owner and fence == stored
-  if not (is_ours or restores and fence > stored) then return {NOT_OWNER, '', had_owner} end
+  local was_over = had_owner == owner and stored == fence + 1
+  local is_over = takes_over and (was_over or had_owner ~= owner and fence == stored)
+  if not (is_ours or is_over or restores and fence > stored) then return {NOT_OWNER, '', had_owner} end
+  if is_over then fence = fence + 1 end
 elseif fence == 0 then
   fence = 1
 elseif not restores then

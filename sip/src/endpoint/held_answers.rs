@@ -1,0 +1,89 @@
+//! The 200 to a REGISTER that makes a registration not known here waits until that is kept where other nodes find it. With its answer a phone sleeps, and its SIP
+//! server knows our Path alone: were this node to die before, no other one would push the phone to register again.
+//!
+//! | the 200 goes | |
+//! | --- | --- |
+//! | at once | to a refresh, to a device that takes the place of a registration known here, and where the shell has nothing to wait for |
+//! | when the shell says that the registration is kept, or cannot be at present | [`Input::PushBindingKept`](super::Input::PushBindingKept) |
+//! | before the first request that came by its Path, which may go by the same flow | |
+//! | [`HELD_MAX`] after it came, at the latest | |
+//!
+//! Invariant: a registration has one answer that waits, and no answer waits without a deadline.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::register_table::ForwardedRegister;
+use super::{Endpoint, Timer};
+use crate::edge::push_proxy::Reach;
+use crate::id::InstanceId;
+use crate::message::Message;
+use crate::transaction::ServerId;
+
+/// How long an answer waits at the most.
+pub const HELD_MAX: Duration = Duration::from_secs(1);
+
+/// The answers that wait.
+#[derive(Debug, Default)]
+pub(super) struct HeldAnswers(BTreeMap<InstanceId, Held>);
+
+#[derive(Debug)]
+struct Held {
+    server: ServerId,
+    status: u16,
+    response: Bytes,
+    until: Instant,
+}
+
+impl HeldAnswers {
+    /// Whether the timer of an answer for this moment counts.
+    pub(super) fn is_armed(&self, instance: InstanceId, at: Instant) -> bool {
+        self.0.get(&instance).is_some_and(|held| held.until == at)
+    }
+}
+
+impl Endpoint {
+    /// Gives a device the answer of its SIP server, or has it wait.
+    pub(super) fn answer_or_hold(
+        &mut self,
+        now: Instant,
+        register: &ForwardedRegister,
+        status: u16,
+        (answer, response): (&Message, Bytes),
+    ) {
+        let server = register.server;
+        let Some(instance) = self.waits_to_be_kept(register, status, answer) else {
+            self.core.transactions.respond(now, server, status, response);
+            return self.core.flush();
+        };
+        let until = now + HELD_MAX;
+        self.core.timers.set(until, Timer::HeldAnswer(instance));
+        self.held.0.insert(instance, Held { server, status, response, until });
+    }
+
+    /// The registration that is to be kept before its device has this answer.
+    fn waits_to_be_kept(&self, register: &ForwardedRegister, status: u16, answer: &Message) -> Option<InstanceId> {
+        let (instance, reach) = register.registration()?;
+        let is_new = (200..300).contains(&status) && !register.is_overtaken;
+        let keeps = is_new && register.route.as_ref().is_some_and(|route| route.kept_first);
+        let may_wait = || !self.renews(&register.source, &register.intent) && !self.held.0.contains_key(&instance);
+        (keeps && reach == Reach::Pushed && !register.intent.granted(answer).is_zero() && may_wait())
+            .then_some(instance)
+    }
+
+    /// Sends the answer that waits for a registration to be kept.
+    pub(super) fn answer_held(&mut self, now: Instant, instance: InstanceId) {
+        let Some(Held { server, status, response, .. }) = self.held.0.remove(&instance) else { return };
+        self.core.transactions.respond(now, server, status, response);
+        self.core.flush();
+    }
+
+    /// An answer may have waited long enough.
+    pub(super) fn on_held_answer_due(&mut self, now: Instant, instance: InstanceId) {
+        if self.held.0.get(&instance).is_some_and(|held| held.until <= now) {
+            self.answer_held(now, instance);
+        }
+    }
+}
