@@ -10,7 +10,7 @@
 //! | room | owner | what it holds |
 //! | --- | --- | --- |
 //! | `core` | `Core` | settings, randomness, deadlines, transactions, outputs |
-//! | `io`, `new_binding`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much an endpoint holds; the settings that an endpoint is given once |
+//! | `io`, `events`, `new_binding`, `pushed`, `counts`, `settings` | | the inputs, outputs and events; how much an endpoint holds; the settings that an endpoint is given once |
 //! | `requests` | | classification of requests and responses from the network, and dispatch to the rooms below |
 //! | `broken` | | requests that lack what every one has, or break its grammar |
 //! | `unanswered`, `returns` | | requests whose stream has ended before they were answered, and the peer that it led to |
@@ -66,6 +66,7 @@ mod devices;
 mod dialogs;
 pub mod early_proofs;
 pub mod elsewhere;
+mod events;
 mod flow_bindings;
 mod flows;
 pub mod forwarded_registers;
@@ -102,6 +103,7 @@ use std::time::Instant;
 
 pub use core::TRANSACTIONS_MAX;
 pub use counts::Counts;
+pub use events::*;
 pub use io::*;
 pub use new_binding::*;
 pub use pushed::*;

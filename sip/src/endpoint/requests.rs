@@ -463,7 +463,7 @@ impl Endpoint {
         self.upstreams.any_trusts(source)
     }
 
-    /// Answers an INVITE that is [early](Self::early) with 100, so that its sender waits.
+    /// Answers an INVITE that waits for a claim with 100, so that its sender waits.
     pub fn say_trying(&mut self, source: &Source, invite: &Message) {
         if invite.method() == Some(Method::Invite) {
             let response = Composer::response(invite, 100, Composer::reason(100), None).finish();

@@ -525,9 +525,10 @@ async fn put(
     let (mut is_anothers, mut has_failed) = (false, false);
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         let began = clock::now();
-        let written = match is_anothers {
-            true => shared.vault.take_over(id, sealed, expires_at, lookup).await,
-            false => shared.vault.put(id, sealed, expires_at, lookup, fence).await,
+        let written = if is_anothers {
+            shared.vault.take_over(id, sealed, expires_at, lookup).await
+        } else {
+            shared.vault.put(id, sealed, expires_at, lookup, fence).await
         };
         match written {
             Ok(placed) => {

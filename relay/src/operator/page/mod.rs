@@ -469,7 +469,7 @@ mod tests {
         metrics.instance_enters(InstanceState::Registered);
         (0..9).for_each(|_| metrics.instance_enters(InstanceState::Registering));
         let shown = |after: u64| {
-            let mut look = Look::new(&metrics, &history, &readiness, &Canaries::default());
+            let mut look = PageData::new(&metrics, &history, &readiness, &Canaries::default());
             look.at = now + Duration::from_secs(after);
             render("relay", &look, View::default())
         };

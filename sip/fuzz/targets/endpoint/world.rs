@@ -466,7 +466,7 @@ impl World {
     fn routed(&mut self, register: ForwardedRegisterId, well: bool) {
         let upstream = UpstreamId(1);
         let (registrar, services) = ("sip:example.com".into(), vec!["apns", "fcm"]);
-        let route = RegisterRoute { upstream, registrar, services, by_flow: true };
+        let route = RegisterRoute { upstream, registrar, services, by_flow: true, kept_first: false };
         self.input(Input::Route { register, route: if well { Ok(route) } else { Err(403.into()) } });
         self.addresses(upstream, true);
     }
@@ -608,7 +608,8 @@ impl World {
                 true => {
                     let (upstream, registrar) = (UpstreamId(1), "sip:example.com".into());
                     let services = vec!["apns", "fcm"];
-                    let route = Ok(RegisterRoute { upstream, registrar, services, by_flow: true });
+                    let kept_first = true;
+                    let route = Ok(RegisterRoute { upstream, registrar, services, by_flow: true, kept_first });
                     self.following.push_back(Input::Route { register: asked.register, route });
                     let addresses: Arc<[IpAddr]> = [peers::server(0, 0).peer.ip()].into();
                     self.following.push_back(Input::Addresses { upstream, addresses, is_whole: true });
@@ -617,6 +618,10 @@ impl World {
             },
             Event::PushBindingAccepted(binding) => {
                 self.push_bindings.insert(binding.instance);
+                // Of two, the store takes one in time.
+                if self.push_bindings.len() % 2 == 1 {
+                    self.following.push_back(Input::PushBindingKept(binding.instance));
+                }
                 remember(&mut self.records, *binding);
             }
             Event::PushBindingEnded { instance, .. } => {

@@ -174,10 +174,8 @@ async fn what_is_replaced_elsewhere_leaves_no_contact_of_a_node_that_is_cut_off_
         let redis = RedisServer::start();
         let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
         let earlier = world.enable().await?;
-        let taker = match by_change {
-            true => Some(other.api().enabled(&world.android_enable_request(FCM_TOKEN)).await?),
-            false => None,
-        };
+        let taker =
+            if by_change { Some(other.api().enabled(&world.android_enable_request(FCM_TOKEN)).await?) } else { None };
         gate.close();
         let request = world.enable_request(TOKEN);
         match taker {
