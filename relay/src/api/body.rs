@@ -37,15 +37,6 @@ pub(crate) async fn take_any(body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> 
     within(BODY_DEADLINE, collect(body, MAX_BODY)).await
 }
 
-/// Takes in what was sent where nothing has to be; empty: nothing was.
-pub(super) async fn take_optional(headers: &HeaderMap, body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    let taken = take_any(body).await?;
-    if !taken.is_empty() {
-        check_media_type(headers, JSON)?;
-    }
-    Ok(taken)
-}
-
 async fn take_within(
     deadline: Duration,
     headers: &HeaderMap,

@@ -72,7 +72,6 @@ pub async fn export<E: ApiService>(State(api): State<Api<E>>, request: Request) 
 /// `POST /v1/instances/{id}/test`
 pub async fn test<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let asker = Asker::of(&request)?;
-    asker.sends_nothing(&api, request).await?;
     match api.0.service.test(asker.id, &asker.secret).await {
         Ok(tested) => Ok(answer(StatusCode::ACCEPTED, &views::tested(tested))),
         Err(TestError::Access(error)) => asker.judge(&api, Err(error)),

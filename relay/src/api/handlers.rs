@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
@@ -79,7 +78,6 @@ pub async fn call<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
 /// `POST /v1/instances/{id}/calls/{call}/progress`
 pub async fn progress<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let (asker, call) = (Asker::of(&request)?, call_of(&request));
-    asker.sends_nothing(&api, request).await?;
     let outcome = match call {
         Some(call) => api.0.service.progress(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
@@ -91,7 +89,6 @@ pub async fn progress<E: ApiService>(State(api): State<Api<E>>, request: Request
 /// `POST /v1/instances/{id}/calls/{call}/decline`
 pub async fn decline<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
     let (asker, call) = (Asker::of(&request)?, call_of(&request));
-    asker.sends_nothing(&api, request).await?;
     let outcome = match call {
         Some(call) => api.0.service.decline(asker.id, &asker.secret, call).await,
         None => asker.no_such_call(&api).await,
@@ -135,23 +132,6 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Takes no body but an empty one, or an object without members: what else is asked for is not done, and that must not look as if it were.
-    pub(super) async fn sends_nothing<E: ApiService>(&self, api: &Api<E>, request: Request) -> Result<(), Problem> {
-        if request.body().is_end_stream() {
-            return Ok(());
-        }
-        // The secret is checked before the body is taken in, as for a change.
-        self.judge(api, api.0.service.read(self.id, &self.secret).await)?;
-        let (parts, body) = request.into_parts();
-        let body = body::take_optional(&parts.headers, body).await?;
-        if body.is_empty() {
-            return Ok(());
-        }
-        let (tree, mut errors) = (json::parse(&body)?, json::Errors::default());
-        let nothing = json::At::root(&tree).object(&[], &mut errors).map(drop);
-        errors.into_result(nothing)
-    }
-
     pub(super) fn of(request: &Request) -> Result<Self, Problem> {
         let from = peer(request);
         let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);

@@ -206,30 +206,6 @@ async fn a_call_can_be_asked_rung_and_declined_until_it_is_over() {
 }
 
 #[tokio::test]
-async fn what_is_sent_where_nothing_is_read_is_judged_as_any_body_is() {
-    let door = Door::new();
-    let call = path_of(Endpoint::Call);
-    let (progress, decline) = (format!("{call}/progress"), format!("{call}/decline"));
-    let long = format!("{{\"x\": \"{}\"}}", "x".repeat(20_000));
-    for (path, status) in [(progress, 204), (decline, 204), (path_of(Endpoint::Test), 202)] {
-        for (body, expected, problem) in [
-            ("", status, ""),
-            ("{}", status, ""),
-            (" { } ", status, ""),
-            (r#"{"target": "alert_push"}"#, 422, "invalid-body"),
-            ("[]", 422, "invalid-body"),
-            ("{", 400, "malformed-json"),
-            (&long, 413, "body-too-large"),
-        ] {
-            let answer = door.ask.of("POST", &path, SECRET, body).await;
-            assert_eq!(answer.status, expected, "{path} {body:.40}: {}", answer.text);
-            assert!(problem.is_empty() || answer.problem() == problem, "{path} {body:.40}: {}", answer.text);
-            assert_eq!(door.ask.of("POST", &path, "another", body).await.status, 401, "{path} {body:.40}");
-        }
-    }
-}
-
-#[tokio::test]
 async fn without_the_right_key_every_route_is_401_with_a_challenge() {
     for &endpoint in Endpoint::ALL.iter().filter(|endpoint| !matches!(endpoint, Endpoint::Keys | Endpoint::OpenApi)) {
         let door = Door::new();
