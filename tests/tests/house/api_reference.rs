@@ -16,7 +16,7 @@ Made from [openapi.json](../relay/src/api/openapi.json), which every relay answe
 -p tests --test house reference` writes this page. How the calls go together is told in [App developers](app-developers.md).
 
 JSON in and out, over HTTP/1.1 or HTTP/2 and TLS 1.2 or 1.3. A request of HTTP/1.1 has one Host (400), any at most 64 header fields (431), and no transfer coding but `chunked` (501). A body is at most 16 KiB (413), its media type `application/json`, that of a PATCH `application/merge-patch+json` as well (415),
-an unknown key is 422. A member that may be left out may be `null`, too, which is its absence unless a PATCH removes something by it. A time is RFC 3339 in UTC, or seconds since 1970 where it says so;
+an unknown key is 422; an operation that takes no body looks at none. A member that may be left out may be `null`, too, which is its absence unless a PATCH removes something by it. A time is RFC 3339 in UTC, or seconds since 1970 where it says so;
 the steps of a timeline and call stories have milliseconds (`2026-11-29T23:12:04.864Z`), all else whole seconds (`2026-11-29T23:12:04Z`). An error is `application/problem+json` (RFC 9457) with a stable `type`.
 ";
 
