@@ -4,34 +4,40 @@
 //! | a request for its SIP server holds | and |
 //! | --- | --- |
 //! | no credentials, or a `Bearer` | passes |
-//! | a Digest of the user whose proof the server has last taken in a REGISTER of this very registration | passes; where the server refuses it, the next is asked for |
+//! | a Digest of the user whose proof the server has last taken in a REGISTER of this very registration | passes, until [`OWN_REFUSALS`] in a row were refused |
 //! | a Digest of any other user, several, Basic | waits for the shell's word: it passes, or is 503 with Retry-After |
-//! | the same, and is an emergency call that the shell refuses | passes without its credentials: its SIP server may let it |
+//! | the same, and is an emergency call, a BYE or a PRACK that may not pass so | passes without its credentials: its SIP server may let it, or asks for them |
 //!
 //! A 401, 403 or 407 to what was asked for is a wrong proof. Any other answer says nothing: a server may have given it before it looked at the proof, and
 //! a party of a dialog may be the guesser. A right one is told by the next REGISTER.
 //!
+//! Who was taken in a REGISTER knows the password, and has nothing to guess: a server may want a fresh nonce for each request, or bar a number (403), and in
+//! a dialog the other party may be the one who refuses. Neither of the last two counts against that user.
+//!
 //! Invariant: no request with a proof of another user than its registration's own goes to a SIP server without the shell's word, and each word is
 //! followed by one [`ProofStep::Ended`] at the most. No user name is printed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::time::Instant;
 
 use super::forwarded_registers::USERNAMES_MAX;
 use super::outgoing::is_emergency;
 use super::pushed::{CarriedProofId, ProofRequest, ProofStep};
-use super::requests::reply_flow;
+use super::requests::{is_in_dialog, reply_flow};
 use super::{Endpoint, Event, Source};
 use crate::auth::{digest_names, usernames};
 use crate::edge::own_proof::{self, Sender};
 use crate::edge::returned::is_stale;
 use crate::id::InstanceId;
-use crate::message::{Composer, Limits, Message, Name};
+use crate::message::{Composer, Limits, Message, Method, Name};
 use crate::transaction::{Reply, RequestKey, ServerId};
 
 /// Requests of one shard that wait for the shell's word; a further one is answered 503.
 const HELD_MAX: usize = 4_096;
+/// Proofs of a registration's own user that its SIP server may refuse one after the other: a desk phone that watches a few hundred others may show all of
+/// them an old nonce before it hears of it. From then on its password may be another one for what is no REGISTER.
+const OWN_REFUSALS: u16 = 600;
 
 /// The proofs that are under way, and those that need none.
 #[derive(Default)]
@@ -44,7 +50,24 @@ pub(super) struct CarriedProofs {
     /// Those that were sent on.
     sent: BTreeMap<ServerId, CarriedProofId>,
     /// The user whose proof was taken last in a REGISTER of a registration.
-    own: HashMap<InstanceId, Box<str>>,
+    own: HashMap<InstanceId, Own>,
+}
+
+/// A user whose proof was taken in a REGISTER.
+struct Own {
+    name: Box<str>,
+    /// Proofs in a row that were refused since, outside dialogs.
+    refusals: u16,
+}
+
+impl Own {
+    /// Whether all credentials of a request that are for others are of this user.
+    fn is_all_in(&self, request: &Message, sender: Sender) -> bool {
+        own_proof::of_others(request, sender).all(|value| {
+            let names = usernames(std::iter::once(value), USERNAMES_MAX);
+            names.is_some_and(|names| names.len() == 1 && names.contains(&self.name))
+        })
+    }
 }
 
 impl CarriedProofs {
@@ -55,10 +78,9 @@ impl CarriedProofs {
 
     /// The SIP server has taken the proof in a REGISTER of this registration; of several users it does not say whose.
     pub(super) fn note_taken(&mut self, instance: InstanceId, register: &Message) {
-        let names = usernames(own_proof::of_others(register, Sender::Passing), USERNAMES_MAX).unwrap_or_default();
-        let mut names = names.into_iter();
+        let mut names = names_in(register, Sender::Passing).unwrap_or_default().into_iter();
         if let (Some(name), None) = (names.next(), names.next()) {
-            self.own.insert(instance, name);
+            self.own.insert(instance, Own { name, refusals: 0 });
         }
     }
 
@@ -87,16 +109,24 @@ impl Endpoint {
         if values().next().is_none() {
             return false;
         }
-        let Some(names) = usernames(values(), USERNAMES_MAX) else {
-            self.refuse(now, reply, request, 400);
+        let Some(names) = names_in(request, sender) else {
+            if may_go_bare(request) {
+                self.pass_bare(now, source, request);
+            } else {
+                self.refuse(now, reply, request, 400);
+            }
             return true;
         };
-        let is_own = self.proofs.own.get(&instance).is_some_and(|own| names.iter().all(|name| name == own));
-        if names.is_empty() && values().all(is_bearer) || !names.is_empty() && is_own {
+        let own = self.proofs.own.get(&instance).filter(|own| own.refusals < OWN_REFUSALS);
+        if names.is_empty() && values().all(is_bearer) || own.is_some_and(|own| own.is_all_in(request, sender)) {
             return false;
         }
         let Some(upstream) = self.server_of(instance).filter(|_| self.proofs.held.len() < HELD_MAX) else {
-            self.busy(reply, request);
+            if may_go_bare(request) {
+                self.pass_bare(now, source, request);
+            } else {
+                self.busy(reply, request);
+            }
             return true;
         };
         self.proofs.last += 1;
@@ -120,12 +150,7 @@ impl Endpoint {
                     self.core.event(Event::Proof(ProofStep::Ended { proof: id, refused: false }));
                 }
             }
-            Err(_) if is_emergency(&request) => {
-                let bare = own_proof::take_all(request.edit()).finish();
-                if let Ok(bare) = Message::parse(&bare, &Limits::COMPOSED) {
-                    self.judge_request(now, source, bare);
-                }
-            }
+            Err(_) if may_go_bare(&request) => self.pass_bare(now, source, &request),
             Err(seconds) => {
                 let via = request.via();
                 let key = RequestKey::of(&request, via.as_ref(), source.side);
@@ -138,6 +163,14 @@ impl Endpoint {
         }
     }
 
+    /// Passes a request without its credentials.
+    fn pass_bare(&mut self, now: Instant, source: Source, request: &Message) {
+        let bare = own_proof::take_all(request.edit()).finish();
+        if let Ok(bare) = Message::parse(&bare, &Limits::COMPOSED) {
+            self.judge_request(now, source, bare);
+        }
+    }
+
     /// The request that has the shell's word, if one has, is sent on, or waits for a flow.
     pub(super) fn note_admitted_as(&mut self, server: ServerId) {
         if let Some(id) = self.proofs.admitted.take() {
@@ -147,24 +180,36 @@ impl Endpoint {
 
     /// A request is answered, by its SIP server with this.
     pub(super) fn end_carried_proof(&mut self, server: ServerId, answer: Option<&Message>) {
-        let Some(proof) = self.proofs.sent.remove(&server) else {
-            return self.note_own_refused(server, answer);
-        };
+        let is_excused = answer.is_some_and(|answer| self.note_own_answered(server, answer));
+        let Some(proof) = self.proofs.sent.remove(&server) else { return };
         let refused = answer.is_some_and(|it| matches!(it.status(), Some(401 | 403 | 407)) && !is_stale(it));
-        self.core.event(Event::Proof(ProofStep::Ended { proof, refused }));
+        self.core.event(Event::Proof(ProofStep::Ended { proof, refused: refused && !is_excused }));
     }
 
-    /// A registration's own user is refused: what comes next with its name is asked for. A server that asks for the proof of another realm, behind the
-    /// registration's own, does not say so; nor does a 403, which a number that is barred has, too.
-    fn note_own_refused(&mut self, server: ServerId, answer: Option<&Message>) {
-        let challenge = answer.and_then(|answer| match answer.status() {
-            Some(401) => Some((answer, Name::Authorization, Name::WwwAuthenticate)),
-            Some(407) => Some((answer, Name::ProxyAuthorization, Name::ProxyAuthenticate)),
-            _ => None,
-        });
-        let Some((answer, proof, challenge)) = challenge else { return };
-        let Some(device) = self.dialogs.device_of(server).map(|device| self.current(device)) else { return };
-        let Some(asked) = self.core.transactions.asked_by(server).filter(|asked| asked.has(proof)) else { return };
+    /// What an answer says of the registration's own user, if the request has his proof; whether it counts against nobody. A server that asks for the
+    /// proof of another realm, behind the registration's own, does not say that this one is wrong.
+    fn note_own_answered(&mut self, server: ServerId, answer: &Message) -> bool {
+        let Some(device) = self.dialogs.device_of(server).map(|device| self.current(device)) else { return false };
+        let Some(own) = self.proofs.own.get_mut(&device) else { return false };
+        let Some(asked) = self.core.transactions.asked_by(server) else { return false };
+        let has_any = own_proof::of_others(asked, Sender::Passing).next().is_some();
+        if !has_any || !own.is_all_in(asked, Sender::Passing) {
+            return false;
+        }
+        let (proof, challenge) = match answer.status() {
+            Some(403) => return true,
+            Some(401 | 407) if is_in_dialog(asked) => return true,
+            Some(401) => (Name::Authorization, Name::WwwAuthenticate),
+            Some(407) => (Name::ProxyAuthorization, Name::ProxyAuthenticate),
+            // The other party was reached, but by OPTIONS, which many a server answers whoever asks.
+            Some(200..=299 | 480 | 486 | 487 | 600 | 603)
+                if !is_in_dialog(asked) && asked.method() != Some(Method::Options) =>
+            {
+                own.refusals = 0;
+                return false;
+            }
+            _ => return false,
+        };
         let realms = |message: &Message, name| -> Option<Vec<String>> {
             let realm = |value| Some(digest_names(std::str::from_utf8(value).ok()?)?.0.into_owned());
             message.values(name).map(realm).collect()
@@ -173,10 +218,22 @@ impl Endpoint {
             (Some(proved), Some(asked)) => !asked.iter().any(|realm| proved.contains(realm)),
             _ => false,
         };
-        if !is_another && !is_stale(answer) {
-            self.proofs.forget(device);
+        if asked.has(proof) && !is_another && !is_stale(answer) {
+            own.refusals = (own.refusals + 1).min(OWN_REFUSALS);
         }
+        false
     }
+}
+
+/// The user names of the credentials of a request that are for others; `None`: they cannot be counted.
+fn names_in(request: &Message, sender: Sender) -> Option<BTreeSet<Box<str>>> {
+    usernames(own_proof::of_others(request, sender), USERNAMES_MAX)
+}
+
+/// Whether a request passes without its credentials where it may not pass with them. A phone whose BYE is refused ends its side all the same (RFC 3261
+/// §15.1.1), and the other party would stay in the call.
+fn may_go_bare(request: &Message) -> bool {
+    is_emergency(request) || matches!(request.method(), Some(Method::Bye | Method::Prack))
 }
 
 /// Whether credentials are a token (RFC 8898), which names no user.

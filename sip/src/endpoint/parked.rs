@@ -16,7 +16,8 @@
 //!
 //! The dialog is found again by its signed token, which names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
-//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server that were not sent; an INVITE for no longer than a device may take to
+//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server that were not sent, of which twice
+//! [`BEGUN_PER_SERVER`] are begun by devices; an INVITE for no longer than a device may take to
 //! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
 //! later (RFC 4320 §4.2). Of BYEs whose senders are told, and that were not sent, [`OWED_PER_DEVICE`] wait for a device, one of each Call-ID, and [`OWED_MAX`] in all.
 
@@ -36,6 +37,8 @@ use crate::transaction::{LATE, Reply, ServerId};
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
+/// The part of these that the INVITEs which devices begin may take, and the part for all else that they begin: the others are for what ends and changes calls.
+pub const BEGUN_PER_SERVER: usize = WAITING_PER_SERVER / 4;
 /// Requests that may wait for one SIP server altogether, so that what it was sent and has not answered waits as well; a further one of these is
 /// given up.
 pub const ASKED_PER_SERVER: usize = 4_000;
@@ -125,6 +128,15 @@ impl ParkedRequests {
         self.unsent(who).count()
     }
 
+    /// How many of them devices begin that are INVITEs, or that are none.
+    fn kept_begun(&self, who: &OfflinePeer, is_invite: bool) -> usize {
+        let begun = |it: &&Parked| match &it.what {
+            What::Unsent { request, way: Way::Begun(_), .. } => is_invite == (request.method() == Some(Method::Invite)),
+            What::Unsent { .. } | What::Owed { .. } | What::Sent | What::Asked { .. } => false,
+        };
+        self.of(who).iter().filter(begun).count()
+    }
+
     /// The number of them in the dialog of this one, by its Call-ID: anybody who once was in the dialog can forge the rest.
     fn kept_of(&self, who: &OfflinePeer, request: &Message) -> usize {
         self.unsent(who).filter(|it| it.call_id() == request.call_id()).count()
@@ -176,7 +188,8 @@ impl Endpoint {
         (device, upstream): (InstanceId, UpstreamId),
     ) {
         let who = OfflinePeer::Server(upstream);
-        let has_room = self.parked.kept(&who) < WAITING_PER_SERVER;
+        let begun = self.parked.kept_begun(&who, request.method() == Some(Method::Invite));
+        let has_room = begun < BEGUN_PER_SERVER && self.parked.kept(&who) < WAITING_PER_SERVER;
         if has_room {
             let branch = self.core.branch();
             let owner = ServerOwner::Parked(who, branch);

@@ -277,10 +277,10 @@ impl PushBindings {
         self.rows.get(&instance).is_some_and(|row| row.order > order)
     }
 
-    /// Whether a registration was restored, and is of an earlier REGISTER than one of this time, in milliseconds since 1970.
-    fn was_restored_of_before(&self, instance: InstanceId, confirmed_at_ms: u64) -> bool {
-        let row = self.rows.get(&instance);
-        row.and_then(|row| row.confirmed_at_ms).is_some_and(|earlier| earlier < confirmed_at_ms)
+    /// Whether a registration is of an earlier REGISTER than one of this time, in milliseconds since 1970: it was restored, or has ended and stays for a call.
+    fn is_before(&self, instance: InstanceId, confirmed_at_ms: u64) -> bool {
+        let is_earlier = |row: &Row| row.confirmed_at_ms.is_some_and(|earlier| earlier < confirmed_at_ms);
+        self.rows.get(&instance).is_some_and(|row| row.lingers.is_some() || is_earlier(row))
     }
 
     /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
@@ -408,7 +408,7 @@ impl Endpoint {
         let key = ContactKey { server, aor, contact };
         let is_named = push_proxy::names_device(&key.contact);
         let others: Vec<_> = self.push_bindings.of_key(&key).filter(|it| is_named && *it != instance).collect();
-        if others.iter().any(|it| !self.push_bindings.was_restored_of_before(*it, confirmed_at_ms)) {
+        if others.iter().any(|it| !self.push_bindings.is_before(*it, confirmed_at_ms)) {
             self.leave_transit(now, upstream);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }

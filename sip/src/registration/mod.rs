@@ -384,6 +384,10 @@ impl Registration {
         if self.goal == goal && goal != Goal::Gone {
             return Step::Nothing;
         }
+        if goal != Goal::Gone {
+            // Failures on the way to another goal say nothing of this one.
+            (self.failures, self.hurried) = (0, false);
+        }
         self.goal = goal;
         self.overtake();
         if goal != Goal::Gone && matches!(self.state, State::Sent { .. }) {
@@ -538,7 +542,10 @@ impl Registration {
         }
         self.state = State::Waiting;
         self.hurried = false;
-        self.pause_until(None);
+        // An unregistration that is tried again ends no pause of the registration.
+        if self.goal == Goal::Registered || self.paused_until().is_some_and(|until| until <= now) {
+            self.pause_until(None);
+        }
         Step::WantFlow
     }
 

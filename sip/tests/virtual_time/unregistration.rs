@@ -195,6 +195,43 @@ fn an_unregistration_that_fails_is_tried_no_longer_than_the_contact_stands_and_n
 }
 
 #[test]
+fn failed_unregistrations_are_no_failures_of_the_registration_that_follows() {
+    let mut world = in_the_foreground(3_600);
+    for _ in 0..4 {
+        world.respond(503, &[]);
+        world.next_register();
+    }
+    world.respond(503, &[]);
+    let instance = world.instance;
+    world.input(Input::Resume(instance));
+    assert_eq!(world.last("REGISTER").number(Name::Expires), Some(600));
+    world.respond(503, &[]);
+    world.sent.clear();
+    world.advance(seconds(31));
+    assert_eq!(world.count("REGISTER"), 1);
+}
+
+/// A server may ban who asks again so soon for an account that it does not know.
+#[test]
+fn an_unregistration_that_is_tried_again_ends_no_pause_of_the_registration() {
+    let mut world = World::new(FlowId::Stream(1));
+    world.bind();
+    world.grant(3_600);
+    world.next_register();
+    world.respond(404, &[]);
+    let instance = world.instance;
+    world.input(Input::Suspend(instance));
+    world.respond(503, &[]);
+    assert_eq!(world.next_register().number(Name::Expires), Some(0));
+    world.respond(200, &[]);
+    world.sent.clear();
+    world.input(Input::Resume(instance));
+    world.advance(seconds(500));
+    assert_eq!(world.count("REGISTER"), 0);
+    assert_eq!(world.next_register().number(Name::Expires), Some(600));
+}
+
+#[test]
 fn an_account_of_an_earlier_run_that_ends_before_its_first_answer_is_unregistered() {
     for (presence, registers) in [(Presence::Background, 1), (Presence::Foreground, 0)] {
         let mut world = World::new(FlowId::Datagram(server_address()));

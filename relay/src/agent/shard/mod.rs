@@ -392,7 +392,8 @@ impl Shard {
                 shard = self.index,
                 "an input met a fault of the relay and was dropped; please report this"
             );
-            self.next.clear();
+            // A request waits for its word without an end.
+            self.next.retain(|input| matches!(input, Input::ProofAdmitted(..)));
             self.is_cancelled = false;
             // The endpoint's next deadline is asked for anew.
             self.due = Some(clock::now());

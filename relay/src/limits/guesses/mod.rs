@@ -11,7 +11,7 @@
 //! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner waiting. An account is
 //! both the AOR and each user name that its proof may be read with; a user is such a name without what a server may strip of it (`bare`); a server is the host and port where requests go, without the parts that can be
 //! spelt in many ways, and each address that its name leads to where that is known. A right proof forgets the failures of its source, when it can be
-//! of one user only; an hour without a failure forgets all.
+//! of one user only, also those of attempts that renewed nothing; an hour without a failure forgets all.
 //!
 //! Invariant: an attempt that is under way counts as a failure until it has ended, so that many at once are no way around. The table remembers keyed
 //! hashes: no name lies here. A table holds at most [`ENTRIES_MAX`] entries; a source that fills it, with accounts of its own server for instance,
@@ -150,6 +150,8 @@ pub struct Permit {
     source: IpAddr,
     /// The proof can be of one user only.
     is_of_one: bool,
+    /// Of an attempt that renews: the keys of its source where it is counted with those that do not, such as proofs in other requests.
+    forgives: Vec<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -206,7 +208,9 @@ impl Guesses {
         table.sources.entry(source).or_insert(full).under_way += 1;
         drop(table);
         let is_of_one = attempt.usernames.len() <= 1;
-        Ok(Permit { guesses: self.clone(), keys, source, is_of_one })
+        let others = attempt.renews.then(|| self.keys(&Attempt { renews: false, ..*attempt }, source));
+        let forgives = others.into_iter().flatten().filter(|key| key.own).map(|key| key.hash).collect();
+        Ok(Permit { guesses: self.clone(), keys, source, is_of_one, forgives })
     }
 
     /// How long an attempt must wait for its account; a source that has not failed has a place in the line from then on.
@@ -283,6 +287,11 @@ impl Permit {
             if let Some(entry) = table.entries.get_mut(&key.hash) {
                 *entry = Entry { under_way: entry.under_way, ..Entry::default() };
                 table.right.insert(key.hash, at);
+            }
+        }
+        for hash in &self.forgives {
+            if let Some(entry) = table.entries.get_mut(hash) {
+                *entry = Entry { under_way: entry.under_way, ..Entry::default() };
             }
         }
     }

@@ -99,6 +99,20 @@ fn a_stranger_keeps_no_owner_waiting_who_renews_what_is_kept_here() {
 }
 
 #[test]
+fn a_right_proof_that_renews_forgets_the_failures_of_its_source_in_other_requests() {
+    let (guesses, now) = (guesses(), Instant::now());
+    for source in ["192.0.2.1", "192.0.2.2"] {
+        let begun = (0..5).filter_map(|_| guesses.admit(&attempt("sip:alice@example.com", source), now).ok());
+        assert_eq!(begun.map(|permit| permit.refused(now)).count(), 5);
+        assert!(guesses.admit(&attempt("sip:alice@example.com", source), now).is_err());
+    }
+    let renewal = Attempt { renews: true, ..attempt("sip:alice@example.com", "192.0.2.1") };
+    guesses.admit(&renewal, now).ok().unwrap().accepted(now);
+    assert!(guesses.admit(&attempt("sip:alice@example.com", "192.0.2.1"), now).is_ok());
+    assert!(guesses.admit(&attempt("sip:alice@example.com", "192.0.2.2"), now).is_err());
+}
+
+#[test]
 fn right_proofs_are_never_slowed_down_and_leave_little() {
     let (guesses, now) = (guesses(), Instant::now());
     for n in 0..1000 {

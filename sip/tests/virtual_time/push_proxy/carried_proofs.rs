@@ -1,5 +1,7 @@
 //! Proofs for a SIP server in other requests than REGISTER.
 
+use std::time::Duration;
+
 use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::Name;
@@ -86,7 +88,7 @@ fn a_refusal_of_another_users_proof_is_told_once_and_nothing_else_is_taken_for_a
 }
 
 #[test]
-fn a_phones_own_proof_waits_for_nothing_until_its_server_refuses_it() {
+fn a_phones_own_proof_waits_for_nothing_however_often_its_server_wants_a_fresh_nonce_or_bars_a_number() {
     let mut through = proven();
     through.world.word = Err(7);
     let mine = digest("alice");
@@ -102,15 +104,65 @@ fn a_phones_own_proof_waits_for_nothing_until_its_server_refuses_it() {
         let invite = world.last("INVITE");
         world.reply(server, &invite, status, &[("Proxy-Authenticate", challenge)], "");
     }
-    send(world, "MESSAGE", "next", "Proxy-Authorization", &mine);
-    assert_eq!((world.count("MESSAGE"), told(world).0.len()), (1, 0));
-    let message = world.last("MESSAGE");
-    world.reply(server, &message, 407, &[("Proxy-Authenticate", CHALLENGE)], "");
-    send(world, "PUBLISH", "wrong", "Proxy-Authorization", &mine);
-    assert_eq!((world.count("PUBLISH"), told(world).0.len()), (0, 1), "it was wrong");
+    for number in 0..650 {
+        for (status, challenge) in [(407, CHALLENGE), (if number % 2 == 0 { 200 } else { 486 }, "")] {
+            send(world, "SUBSCRIBE", &format!("s{number}.{status}"), "Proxy-Authorization", &mine);
+            let subscribe = world.last("SUBSCRIBE");
+            world.reply(server, &subscribe, status, &[("Proxy-Authenticate", challenge)], "");
+        }
+        world.sent.clear();
+        world.advance(Duration::from_millis(400));
+    }
+    assert_eq!(told(world).0.len(), 0);
+}
+
+/// A phone whose own proof was refused for all that it has sent since its REGISTER.
+fn refused_in_everything() -> Through {
+    let mut through = proven();
+    let world = &mut through.world;
+    world.word = Err(7);
+    for number in 0..600 {
+        send(world, "SUBSCRIBE", &format!("s{number}"), "Proxy-Authorization", &digest("alice"));
+        let (server, subscribe) = (world.upstream, world.last("SUBSCRIBE"));
+        world.reply(server, &subscribe, 407, &[("Proxy-Authenticate", CHALLENGE)], "");
+        world.sent.clear();
+    }
+    assert_eq!(told(world).0.len(), 0);
+    through
+}
+
+#[test]
+fn a_phones_own_proof_is_asked_about_once_it_was_refused_for_all_that_a_phone_sends_at_once_until_it_is_right() {
+    let mine = digest("alice");
+    let mut through = refused_in_everything();
+    send(&mut through.world, "MESSAGE", "wrong", "Proxy-Authorization", &mine);
+    assert_eq!((through.world.count("MESSAGE"), told(&mut through.world).0.len()), (0, 1));
     through.registered(&Register::by(1).header(&format!("Authorization: {mine}")));
-    send(&mut through.world, "PUBLISH", "right", "Proxy-Authorization", &mine);
-    assert_eq!((through.world.count("PUBLISH"), told(&mut through.world).0.len()), (1, 0), "it is right again");
+    send(&mut through.world, "MESSAGE", "right", "Proxy-Authorization", &mine);
+    assert_eq!((through.world.count("MESSAGE"), told(&mut through.world).0.len()), (1, 0), "it is right again");
+
+    for (status, refused, waits) in [(403, false, true), (407, true, true), (200, false, false)] {
+        let mut through = refused_in_everything();
+        let world = &mut through.world;
+        world.word = Ok(());
+        send(world, "MESSAGE", "asked", "Proxy-Authorization", &mine);
+        let (server, message) = (world.upstream, world.last("MESSAGE"));
+        world.reply(server, &message, status, &[("Proxy-Authenticate", CHALLENGE)], "");
+        assert_eq!(told(world), (vec!["alice".to_owned()], vec![refused]), "{status}");
+        world.word = Err(7);
+        send(world, "REFER", "next", "Proxy-Authorization", &mine);
+        assert_eq!(world.count("REFER"), usize::from(!waits), "{status}");
+    }
+}
+
+#[test]
+fn nothing_passes_beside_a_phones_own_proof() {
+    let mut through = proven();
+    let world = &mut through.world;
+    world.word = Err(7);
+    let proof = format!("{}\r\nAuthorization: Basic eDp5", digest("alice"));
+    send(world, "MESSAGE", "beside", "Proxy-Authorization", &proof);
+    assert_eq!((world.count("MESSAGE"), told(world).0.len()), (0, 1));
 }
 
 #[test]
@@ -128,9 +180,8 @@ fn tokens_wait_for_nothing_and_a_register_of_two_users_makes_none_of_them_its_ow
     assert_eq!(world.count("PUBLISH"), 0);
 }
 
-#[test]
-fn in_a_dialog_another_users_proof_waits_likewise() {
-    let mut through = registered(&[]);
+/// The device has a call; what it sends by a method in its dialog, from an address, with a proof.
+fn in_a_call(mut through: Through) -> (Through, impl Fn(&str, &str, &str) -> String) {
     let world = &mut through.world;
     let device = world.device(1);
     world.receive(device, &Begun::new("INVITE").text(1, ""));
@@ -139,23 +190,55 @@ fn in_a_dialog_another_users_proof_waits_likewise() {
     let answer = world.last("INVITE 200");
     let routes: Vec<_> = values(&answer, Name::RecordRoute).into_iter().rev().collect();
     let to = answer.text(Name::To).unwrap().to_owned();
-    for method in ["INFO", "UPDATE", "MESSAGE", "BYE"] {
-        let proof = format!("Proxy-Authorization: {}\r\nContent-Length", digest("victim"));
-        let text = |via: &str| {
-            let from = "<sip:alice@example.com>;tag=a";
-            in_dialog(method, "sip:bob@192.0.2.77", &routes, from, &to, via).replace("Content-Length", &proof)
-        };
+    let text = move |method: &str, via: &str, proof: &str| {
+        let from = "<sip:alice@example.com>;tag=a";
+        let proof = format!("Proxy-Authorization: {proof}\r\nContent-Length");
+        in_dialog(method, "sip:bob@192.0.2.77", &routes, from, &to, via).replace("Content-Length", &proof)
+    };
+    (through, text)
+}
+
+#[test]
+fn in_a_dialog_another_users_proof_waits_likewise_but_what_ends_it_passes_without() {
+    let (mut through, text) = in_a_call(registered(&[]));
+    let world = &mut through.world;
+    let (device, server) = (world.device(1), world.upstream);
+    for (method, goes_bare) in [("INFO", false), ("UPDATE", false), ("MESSAGE", false), ("PRACK", true), ("BYE", true)]
+    {
         world.word = Err(3);
-        world.receive(device, &text("10.0.0.5:9"));
-        assert_eq!((world.count(method), world.count(&format!("{method} 503"))), (0, 1), "{method}");
+        world.receive(device, &text(method, "10.0.0.5:9", &digest("victim")));
+        let passed = usize::from(goes_bare);
+        assert_eq!((world.count(method), world.count(&format!("{method} 503"))), (passed, 1 - passed), "{method}");
+        if goes_bare {
+            assert!(!world.last(method).has(Name::ProxyAuthorization));
+            assert_eq!(told(world).1.len(), 0, "it has no proof");
+        }
         world.word = Ok(());
-        world.receive(device, &text("10.0.0.5:10"));
-        assert_eq!(world.count(method), 1, "{method}");
+        world.receive(device, &text(method, "10.0.0.5:10", &digest("victim")));
+        assert_eq!(world.count(method), passed + 1, "{method}");
         let passed = world.last(method);
+        assert!(passed.has(Name::ProxyAuthorization));
         told(world);
         world.reply(server, &passed, 407, &[("Proxy-Authenticate", CHALLENGE)], "");
         assert_eq!(told(world).1, [true], "{method}");
     }
+}
+
+/// The other party may be the one who refuses.
+#[test]
+fn refusals_in_a_dialog_say_nothing_of_a_phones_own_proof() {
+    let (mut through, text) = in_a_call(proven());
+    let world = &mut through.world;
+    let (device, server) = (world.device(1), world.upstream);
+    for number in 0..700 {
+        world.receive(device, &text("INFO", &format!("10.0.0.5:{}", 1_000 + number), &digest("alice")));
+        let info = world.last("INFO");
+        world.reply(server, &info, 407, &[("Proxy-Authenticate", CHALLENGE)], "");
+        world.sent.clear();
+    }
+    world.word = Err(7);
+    send(world, "MESSAGE", "next", "Proxy-Authorization", &digest("alice"));
+    assert_eq!((world.count("MESSAGE"), told(world).0.len()), (1, 0));
 }
 
 #[test]

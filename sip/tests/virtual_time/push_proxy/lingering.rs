@@ -1,10 +1,11 @@
 //! A registration runs out, or goes to another node, while a caller waits for its device.
 
-use sip::endpoint::{CallState, Event, Input, Missing, NewOwner, PushBindingEnd};
+use sip::endpoint::{CallState, Event, Input, Missing, NewOwner, PushBindingEnd, RestoredPushBinding};
 use sip::id::FlowId;
 use sip::message::Message;
 
 use super::through::{PN, Register, Through};
+use crate::world::REGISTRAR;
 
 const ANSWER: &[(&str, &str)] = &[("Contact", "<sip:alice@10.0.0.5:1>")];
 
@@ -165,6 +166,35 @@ fn a_call_that_waits_for_a_phone_which_is_another_nodes_by_now_is_its_own_when_i
     assert_eq!(through.world.count("INVITE 200"), 1);
     through.advance(300);
     assert_eq!((through.ends(), registrations(&through)), (vec![], 1), "it is registered here again");
+}
+
+/// The other node has died since, and its registrations are taken over.
+#[test]
+fn a_registration_that_is_taken_over_takes_the_place_of_an_earlier_one_that_stays_for_a_call() {
+    let renamed = Register::by(2)
+        .contact("<sip:alice@10.0.0.5:2;pn-provider=fcm;pn-param=project;pn-prid=new>;+sip.instance=\"<urn:uuid:1>\"");
+    let mut there = Through::new();
+    there.registered(&renamed);
+    let later = there.world.events.iter().find_map(|event| match event {
+        Event::PushBindingAccepted(registration) => Some((**registration).clone()),
+        _ => None,
+    });
+    let mut through = called_asleep_and_let_go();
+    let (earlier, later) = (through.instance(), later.unwrap());
+    assert_ne!(earlier, later.instance);
+    let upstream_registrar = "sip:example.com".into();
+    let restored =
+        RestoredPushBinding { registration: later, upstream: REGISTRAR, upstream_registrar, confirmed_at_ms: 1 };
+    through.world.input(Input::RestorePushBinding(Box::new(restored)));
+    let ended = through.world.events.iter().find_map(|event| match event {
+        Event::PushBindingEnded { instance, end } => Some((*instance, *end)),
+        _ => None,
+    });
+    assert_eq!((ended, registrations(&through)), (Some((earlier, PushBindingEnd::Replaced)), 1));
+    through.registered(&renamed);
+    let (device, invite) = (through.world.device(2), through.world.last("INVITE"));
+    through.world.reply(device, &invite, 200, ANSWER, "");
+    assert_eq!((through.world.count("INVITE 200"), through.world.count("INVITE 480")), (1, 0));
 }
 
 #[test]

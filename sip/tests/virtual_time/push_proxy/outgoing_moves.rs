@@ -4,8 +4,9 @@ use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::{Message, Name};
 
-use super::outgoing::{Begun, SERVICE, flow_of, registered};
-use super::through::{Register, Through};
+use super::outgoing::{Begun, SERVICE, flow_of, in_dialog, registered};
+use super::through::{Register, Through, values};
+use crate::world;
 
 #[test]
 fn a_call_out_is_cancelled_by_the_connection_that_it_was_begun_on_and_by_the_devices_next_one() {
@@ -121,4 +122,33 @@ fn a_call_out_waits_a_moment_for_a_device_that_is_between_two_connections() {
         through.advance(100);
         assert_eq!(through.world.endpoint.counts().transactions, 0);
     }
+}
+
+/// A server's flow breaks, and its phones watch others, call, and hang up.
+#[test]
+fn what_devices_begin_while_their_sip_server_is_away_leaves_room_for_their_calls() {
+    let mut through = registered(&[("Service-Route", SERVICE)]);
+    let world = &mut through.world;
+    Begun::new("INVITE").send(world);
+    let (device, server, invite) = (world.device(1), world.upstream, world.last("INVITE"));
+    world.reply(server, &invite, 200, &[("Contact", "<sip:bob@192.0.2.77>")], "");
+    let answer = world.last("INVITE 200");
+    let routes: Vec<_> = values(&answer, Name::RecordRoute).into_iter().rev().collect();
+    let to = answer.text(Name::To).unwrap().to_owned();
+    world.dial = false;
+    world.input(Input::Closed(server.flow));
+    world.sent.clear();
+    let most = sip::endpoint::parked::BEGUN_PER_SERVER;
+    for number in 0..most + 20 {
+        Begun { call_id: format!("s{number}"), ..Begun::new("SUBSCRIBE") }.send(world);
+    }
+    assert_eq!(world.count("SUBSCRIBE 503"), 20);
+    Begun { call_id: "next".to_owned(), ..Begun::new("INVITE") }.send(world);
+    world.receive(
+        device,
+        &in_dialog("BYE", "sip:bob@192.0.2.77", &routes, "<sip:alice@example.com>;tag=a", &to, "10.0.0.5:9"),
+    );
+    assert_eq!((world.count("INVITE 503"), world.count("BYE 480")), (0, 0));
+    world.input(Input::Dialled { upstream: world::REGISTRAR, flow: FlowId::Stream(98), transport: Transport::Tls });
+    assert_eq!((world.count("SUBSCRIBE"), world.count("INVITE"), world.count("BYE")), (most, 1, 1));
 }
