@@ -32,7 +32,7 @@ use axum::http::header::{
     AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request, response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -123,9 +123,7 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
         Err(problem) => return problem.into_response(),
     };
     let mut word = ask_owner(&api, &owner, &parts, &body).await;
-    // What ends an instance is done by its record.
-    let waits_for_taker = changes(&parts) && parts.method != Method::DELETE && !is_of_call;
-    if waits_for_taker
+    if waits_for_taker(endpoint)
         && matches!(word, OwnerAnswer::NotAsked)
         && let Some(taker) = taker(&api, &asker, &owner).await
     {
@@ -149,6 +147,11 @@ async fn ask_owner<E: ApiService>(api: &Api<E>, owner: &Owner, parts: &request::
         Some(letter) => api.0.service.ask_owner(owner, letter).await,
         None => OwnerAnswer::NotAsked,
     }
+}
+
+/// Whether a request waits for the node that takes the instance over: what ends an instance is done by its record.
+fn waits_for_taker(endpoint: Endpoint) -> bool {
+    !endpoint.method().is_safe() && !matches!(endpoint, Endpoint::Disable) && !is_of_call(endpoint.template())
 }
 
 /// The node that takes an instance over from one which has no lease any more, within [`TAKEN_WITHIN`]; `None`: none has, or this one.
@@ -523,6 +526,8 @@ mod tests {
         let by_owner = [Read, Change, Disable, Call, Progress, Decline, Timeline, Export, Test];
         let expected: Vec<_> = by_owner.iter().chain(&[BeginTrace, Trace, EndTrace]).collect();
         assert_eq!(names, expected);
+        let waiting: Vec<_> = names.into_iter().filter(|endpoint| waits_for_taker(**endpoint)).collect();
+        assert_eq!(waiting, [&Change, &Test, &BeginTrace, &EndTrace]);
         let of_calls: Vec<_> = Endpoint::ALL.iter().filter(|endpoint| is_of_call(endpoint.template())).collect();
         assert!(of_calls.len() == 3 && of_calls.iter().all(|endpoint| !endpoint.reads_body()));
     }

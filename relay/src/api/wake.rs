@@ -225,10 +225,10 @@ async fn await_own(mut expected: Expected, wait: Duration, tell: mpsc::Unbounded
 
 /// Asks every other node.
 async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
-    // A store that does not tell the time is away.
-    let until = api.0.service.wanted_until(FIRST_WORD).await;
+    let (until, others) = tokio::join!(api.0.service.wanted_until(FIRST_WORD), api.0.service.others());
     let letter = elsewhere::wanted_until(&letter, until.unwrap_or_default());
-    let others = api.0.service.others().await.filter(|_| until.is_some());
+    // A store that does not tell the time is away.
+    let others = others.filter(|_| until.is_some());
     // An error means that the answer was given, here as below. The store counts as one more, which is asked beside them whether it has named all.
     let _ = tell.send(Word::Others(others.as_ref().map(|others| others.len() + 1)));
     let mut asked = JoinSet::new();

@@ -292,10 +292,30 @@ fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
-/// Whether the process was started so that SIGHUP does not end it.
+/// Whether the process was started so that SIGHUP does not end it, or may have been.
 fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    may_ignore_hangup(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+/// The same by what Linux says of a process. Elsewhere nothing says it, and the signal is left as it is: a handler would take away what `nohup` has set.
+fn may_ignore_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     // Bit 0 is signal 1.
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hangup_that_is_ignored_or_may_be_is_left_as_it_is() {
+        for (status, may_be) in [
+            ("Name:\tsipwake\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n", false),
+            ("Name:\tsipwake\nSigIgn:\t0000000000001001\n", true),
+            ("", true),
+        ] {
+            assert_eq!(may_ignore_hangup(status), may_be, "{status:?}");
+        }
+    }
 }

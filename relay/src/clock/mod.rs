@@ -56,7 +56,7 @@ pub fn now() -> Instant {
 pub struct Moment {
     /// When it is. The schedule goes by this alone, however the wall clock changes.
     pub at: Instant,
-    /// The same as phones are [told](advertised_now) it, in seconds since 1970.
+    /// The same as it is [advertised](advertised_now) to phones, in seconds since 1970.
     pub unix: u64,
 }
 

@@ -49,7 +49,7 @@ pub use lines::Lines;
 pub use operator_listen::{operator_listener, place_of_notes};
 pub use operator_token::operator_token;
 pub use problem::{Problem, Problems};
-pub use reader::token_in;
+pub use reader::{token_in, token_of};
 pub(crate) use values::host as canonical_host;
 pub use values::{DomainRules, HostPort};
 

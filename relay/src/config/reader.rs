@@ -487,10 +487,13 @@ pub(super) fn found(text: &str, directory: &Path, credentials: Option<&Path>) ->
 /// The key in the file at `path` that somebody shows in an HTTP header; `None` where there is none that a configuration could name.
 pub fn token_in(path: &Path) -> Option<ApiKey> {
     let content = read_secret(path).ok()?;
-    let text = std::str::from_utf8(&content).ok()?;
+    token_of(std::str::from_utf8(&content).ok()?).map(ApiKey::new)
+}
+
+/// The same of the content of a file.
+pub fn token_of(text: &str) -> Option<&str> {
     let text = text.trim_start_matches(BYTE_ORDER_MARK).trim_end_matches(['\r', '\n']);
-    let is_one = text.chars().count() >= MIN_KEY && why_nobody_can_show(text).is_none();
-    is_one.then(|| ApiKey::new(text))
+    (text.chars().count() >= MIN_KEY && why_nobody_can_show(text).is_none()).then_some(text)
 }
 
 /// The kind of a value, with its article.

@@ -11,9 +11,9 @@
 //!
 //! Invariant: the folder is its user's alone (0700), and a secret in it is made once, complete or not at all: of two relays
 //! that start at once, the second one takes what the first one made. What lies there and is none, as an editor or a full disk leaves it, is
-//! made anew: a relay with an empty token would let everybody in.
+//! made anew, likewise once: a relay with an empty token would let everybody in.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::config;
 use crate::random;
+use crate::regular_file::BYTE_ORDER_MARK;
 
 /// Random bytes of a key, and of a password that a person may have to type.
 const KEY_BYTES: usize = 16;
@@ -84,8 +85,7 @@ impl Folder {
     /// # Errors
     /// When it can be neither read nor written.
     pub fn key(&self, name: &str) -> io::Result<Zeroizing<String>> {
-        let is_key = |_: &str| config::token_in(&self.file(name)).is_some();
-        self.secret(name, KEY_BYTES, is_key)
+        self.secret(name, KEY_BYTES, |text| config::token_of(text).is_some())
     }
 
     /// The password of the accounts of its SIP server, likewise.
@@ -93,7 +93,7 @@ impl Folder {
     /// # Errors
     /// As for [`Folder::key`].
     pub fn password(&self) -> io::Result<Zeroizing<String>> {
-        let is_password = |text: &str| !text.trim().is_empty() && !text.trim().contains(char::is_control);
+        let is_password = |text: &str| !bare(text).is_empty() && !bare(text).contains(char::is_control);
         self.secret(PASSWORD, PASSWORD_BYTES, is_password)
     }
 
@@ -107,33 +107,52 @@ impl Folder {
         is_good: impl Fn(&str) -> bool,
         make: impl Fn() -> io::Result<Zeroizing<String>>,
     ) -> io::Result<Zeroizing<String>> {
-        let file = self.file(name);
         let mut has_made = false;
         loop {
-            match fs::read(&file).map(Zeroizing::new) {
-                Ok(kept) => match std::str::from_utf8(&kept) {
-                    Ok(text) if is_good(text) => return Ok(Zeroizing::new(text.to_owned())),
-                    _ if has_made => return Err(io::Error::other(format!("{name} is no secret again"))),
-                    _ => {
-                        tracing::warn!(
-                            event = "state-made-anew",
-                            file = name,
-                            "what lay in the state folder is no secret that a relay can use, and is made anew; what was pasted of it is refused"
-                        );
-                        fs::remove_file(&file)?;
-                    }
-                },
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !has_made => {}
+            match self.kept(name, &is_good) {
+                Ok(Some(kept)) => return Ok(kept),
+                Ok(None) if has_made => return Err(io::Error::other(format!("{name} is no secret again"))),
+                Ok(None) => self.make_anew(name, &is_good, &make)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !has_made => {
+                    keep_first(&self.file(name), make()?.as_bytes())?;
+                }
                 Err(error) => return Err(error),
             }
-            keep_first(&file, make()?.as_bytes())?;
             has_made = true;
         }
     }
 
+    /// What is in this file; `None`: no secret.
+    fn kept(&self, name: &str, is_good: impl Fn(&str) -> bool) -> io::Result<Option<Zeroizing<String>>> {
+        let kept = Zeroizing::new(fs::read(self.file(name))?);
+        let text = std::str::from_utf8(&kept).ok().filter(|text| is_good(text));
+        Ok(text.map(|text| Zeroizing::new(text.to_owned())))
+    }
+
+    /// Puts a secret in the place of what is none, unless another relay has done so since.
+    fn make_anew(
+        &self,
+        name: &str,
+        is_good: impl Fn(&str) -> bool,
+        make: impl Fn() -> io::Result<Zeroizing<String>>,
+    ) -> io::Result<()> {
+        let folder = File::open(&self.0)?;
+        // Held until the folder is closed. A file system without locks does without: relays that start there at once may differ.
+        let _ = folder.lock();
+        if self.kept(name, is_good).is_ok_and(|kept| kept.is_some()) {
+            return Ok(());
+        }
+        tracing::warn!(
+            event = "state-made-anew",
+            file = name,
+            "what lay in the state folder is no secret that a relay can use, and is made anew; what was pasted of it is refused"
+        );
+        self.replace(name, make()?.as_bytes())
+    }
+
     fn secret(&self, name: &str, bytes: usize, is_good: impl Fn(&str) -> bool) -> io::Result<Zeroizing<String>> {
         let text = self.made(name, is_good, || Ok(random_hex(bytes)))?;
-        Ok(Zeroizing::new(text.trim().to_owned()))
+        Ok(Zeroizing::new(bare(&text).to_owned()))
     }
 
     /// Keeps the certificate of its CA, in PEM.
@@ -179,6 +198,11 @@ pub const CA_KEY: &str = "ca.key";
 /// The password of the accounts at the SIP server.
 pub const PASSWORD: &str = "sip-password";
 const RELAY: &str = "relay.json";
+
+/// A secret without what an editor adds to it.
+fn bare(text: &str) -> &str {
+    text.trim_start_matches(BYTE_ORDER_MARK).trim()
+}
 
 fn random_hex(bytes: usize) -> Zeroizing<String> {
     let mut random = Zeroizing::new(vec![0; bytes]);
@@ -238,25 +262,52 @@ mod tests {
             ("abc", false),
             ("fifteen letters", false),
             ("a key that is long enough\n", true),
+            ("\u{feff}a key behind a byte order mark\n", true),
         ] {
             fs::write(folder.file(APP_KEY), none).unwrap();
             let key = folder.key(APP_KEY).unwrap();
-            assert_eq!(*key == none.trim(), is_kept, "{none:?}");
+            assert_eq!(*key == none.trim_start_matches('\u{feff}').trim(), is_kept, "{none:?}");
             assert!(key.len() >= 16 && mode(&folder.file(APP_KEY)) == 0o600, "{none:?}");
             assert_eq!(folder.key(APP_KEY).unwrap(), key, "{none:?}: it is made once");
         }
         fs::write(folder.file(APP_KEY), [0xff; 40]).unwrap();
         assert_eq!(folder.key(APP_KEY).unwrap().len(), 32, "no text");
-        for (none, is_kept) in [("", false), (" \n", false), ("secret", true)] {
+        let cases = [("", false), (" \n", false), ("\u{feff}\n", false), ("secret", true), ("\u{feff}secret", true)];
+        for (none, is_kept) in cases {
             fs::write(folder.file(PASSWORD), none).unwrap();
             let password = folder.password().unwrap();
-            assert!((*password == none) == is_kept && !password.is_empty(), "{none:?}");
+            assert!((*password == "secret") == is_kept && !password.is_empty(), "{none:?}");
         }
         fs::remove_file(folder.file(PASSWORD)).unwrap();
         let addresses = Addresses { api: "https://127.0.0.1:8443".to_owned(), sip_server: None };
         folder.say(&addresses).unwrap();
         assert_eq!(Folder::existing(&path).unwrap().addresses(), Some(addresses));
         assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "nothing is left aside");
+        fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn two_relays_that_find_what_is_no_secret_take_the_same_one() {
+        let path = std::env::temp_dir().join(format!("sipwake-anew-{:016x}", u64::from_ne_bytes(random::bytes())));
+        let folder = Folder::open(&path).unwrap();
+        for _ in 0..20 {
+            fs::write(folder.file(APP_KEY), "").unwrap();
+            let both_have_read = std::sync::Barrier::new(2);
+            let take = || {
+                let has_read = std::cell::Cell::new(false);
+                let is_good = |text: &str| {
+                    if !has_read.replace(true) {
+                        both_have_read.wait();
+                    }
+                    !text.is_empty()
+                };
+                folder.made(APP_KEY, is_good, || Ok(random_hex(KEY_BYTES))).unwrap()
+            };
+            let taken = std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(take)).map(|one| one.join().unwrap()));
+            assert_eq!(taken[0], taken[1]);
+            assert_eq!(*fs::read_to_string(folder.file(APP_KEY)).unwrap(), **taken[0]);
+        }
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "nothing is left aside");
         fs::remove_dir_all(&path).unwrap();
     }
 }

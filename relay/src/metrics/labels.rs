@@ -189,6 +189,8 @@ words!(
         Refreshed = "refreshed",
         /// 200 to an unregistration.
         Unregistered = "unregistered",
+        /// Another answer to an unregistration than one that confirms it: no call is missing for it.
+        UnregistrationFailed = "unregistration-failed",
         /// The server refused the account or its credentials (401, 403, 404, 407, 604), whatever follows.
         Refused = "refused",
         /// The server answered with an error that may pass (5xx, 6xx).

@@ -198,15 +198,25 @@ mod tests {
     async fn what_every_client_refuses_takes_no_good_ones_place_and_the_next_good_one_does() {
         const SIP: &str = "sip.example.net";
         let files = Files::none();
-        let issue = |names: &[&str], change: &dyn Fn(&mut CertificateParams)| {
-            let key = KeyPair::generate().unwrap();
-            let mut params =
-                CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
-            params.not_after = date_time_ymd(2090, 1, 1);
-            change(&mut params);
-            std::fs::write(&files.certificate, params.self_signed(&key).unwrap().pem()).unwrap();
-            std::fs::write(&files.key, key.serialize_pem()).unwrap();
-        };
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "another CA");
+        let ca = Issuer::new(ca, ca_key);
+        let issue_by =
+            |issuer: Option<&Issuer<'_, KeyPair>>, names: &[&str], change: &dyn Fn(&mut CertificateParams)| {
+                let key = KeyPair::generate().unwrap();
+                let mut params =
+                    CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+                params.not_after = date_time_ymd(2090, 1, 1);
+                change(&mut params);
+                let issued = match issuer {
+                    Some(issuer) => params.signed_by(&key, issuer),
+                    None => params.self_signed(&key),
+                };
+                std::fs::write(&files.certificate, issued.unwrap().pem()).unwrap();
+                std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            };
+        let issue = |names: &[&str], change: &dyn Fn(&mut CertificateParams)| issue_by(Some(&ca), names, change);
         let as_it_comes = |_: &mut CertificateParams| {};
         let of_a_ca = |params: &mut CertificateParams| {
             params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -251,6 +261,15 @@ mod tests {
         let tls = load();
         issue(&["another.example"], &for_clients);
         assert!(tls.reload().unwrap(), "neither is better");
+        // One that is pinned may be its own CA's, as `openssl req -x509` makes it.
+        issue(&[HOST, SIP], &as_it_comes);
+        assert!(tls.reload().unwrap());
+        issue_by(None, &[HOST], &of_a_ca);
+        assert!(tls.reload().unwrap_err().to_string().contains("does not name sip.example.net"));
+        issue_by(None, &[HOST, SIP], &of_a_ca);
+        assert!(tls.reload().unwrap(), "some clients take it");
+        let doubts = check::certificate_in_use(&config, &tls.chain());
+        assert!(doubts.contains(&Doubt::IsItsOwnCa) && !doubts.iter().any(Doubt::is_fatal), "{doubts:?}");
     }
 
     #[tokio::test(start_paused = true)]

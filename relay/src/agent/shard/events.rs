@@ -340,8 +340,11 @@ impl Shard {
     /// How the unregistration of apps in the foreground has ended: its status is theirs.
     fn on_unregistered(&mut self, binding: BindingId, outcome: Result<u16, Option<u16>>) {
         if let Err(status) = outcome {
-            let outcome = if status.is_some() { RegistrationOutcome::Failed } else { RegistrationOutcome::TimedOut };
-            self.shared.metrics.registration(outcome);
+            // An answer is no outage, whatever it says.
+            self.shared.metrics.registration(match status {
+                Some(_) => RegistrationOutcome::UnregistrationFailed,
+                None => RegistrationOutcome::TimedOut,
+            });
         }
         for id in self.endpoint.all_instances(binding) {
             let Some(row) = self.instances.get_mut(id).filter(|row| row.state == InstanceState::Foreground) else {

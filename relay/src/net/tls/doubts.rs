@@ -31,6 +31,8 @@ pub enum Doubt {
     DoesNotName(String, Vec<String>),
     /// The certificate is a CA's own.
     IsCa,
+    /// The certificate is a CA's own, which nobody but itself vouches for.
+    IsItsOwnCa,
     /// The certificate is not for servers.
     NotForServers,
     /// No root of this machine vouches for it.
@@ -49,7 +51,10 @@ impl Doubt {
 
     /// Whether no client can take it; else it is worth saying.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::EndsSoon(_) | Self::NobodyVouches | Self::ByWildcard(_) | Self::WeakSignature)
+        !matches!(
+            self,
+            Self::EndsSoon(_) | Self::NobodyVouches | Self::ByWildcard(_) | Self::WeakSignature | Self::IsItsOwnCa
+        )
     }
 
     /// The remedy.
@@ -59,6 +64,7 @@ impl Doubt {
             Self::NotYet(..) => "wait, or look at this machine's clock",
             Self::DoesNotName(..) => "have one issued for this name, or write the name that it has",
             Self::IsCa => "put the relay's own certificate first, and name its key",
+            Self::IsItsOwnCa => "have one issued with the basic constraint CA:FALSE",
             Self::NotForServers => "have one issued with the extended key usage serverAuth",
             Self::ByWildcard(_) => {
                 "have one issued for this name, where a SIP server refuses the relay's connections or certificate"
@@ -88,6 +94,9 @@ impl fmt::Display for Doubt {
                 write!(f, "the certificate does not name {host}; it names {}", names.join(", "))
             }
             Self::IsCa => f.write_str("the first certificate is a CA's"),
+            Self::IsItsOwnCa => f.write_str(
+                "the certificate is a CA's that has signed itself, which some clients take where they trust it by itself, and others never do",
+            ),
             Self::NotForServers => f.write_str("the certificate is not for servers"),
             Self::NobodyVouches => f.write_str("no root of this machine vouches for the certificate"),
             Self::WeakSignature => {
@@ -128,7 +137,8 @@ pub(super) fn fatal(leaf: &CertificateDer<'_>, host: Option<&str>, now: u64) -> 
     by_date.or_else(|| {
         let leaf = EndEntityCert::try_from(leaf).ok()?;
         let error = verify(&leaf, &[], &RootCertStore::empty(), now).err();
-        error.and_then(|error| by_kind(&error)).or_else(|| does_not_name(&leaf, host?))
+        let by_kind = error.and_then(|error| by_kind(&leaf, &error)).filter(Doubt::is_fatal);
+        by_kind.or_else(|| does_not_name(&leaf, host?))
     })
 }
 
@@ -138,8 +148,10 @@ fn does_not_name(leaf: &EndEntityCert<'_>, host: &str) -> Option<Doubt> {
 }
 
 /// The doubt about what a certificate is for, whoever vouches for it.
-fn by_kind(error: &webpki::Error) -> Option<Doubt> {
+fn by_kind(leaf: &EndEntityCert<'_>, error: &webpki::Error) -> Option<Doubt> {
     match error {
+        // OpenSSL and Go take such a leaf where it is pinned; webpki does not.
+        webpki::Error::CaUsedAsEndEntity if leaf.issuer() == leaf.subject() => Some(Doubt::IsItsOwnCa),
         webpki::Error::CaUsedAsEndEntity => Some(Doubt::IsCa),
         webpki::Error::RequiredEkuNotFoundContext(_) => Some(Doubt::NotForServers),
         _ => None,
@@ -215,5 +227,5 @@ fn unvouched(leaf: &EndEntityCert<'_>, sent: &[CertificateDer<'_>], ca_file: Opt
     roots
         .roots
         .extend(sent.iter().filter_map(|certificate| Some(anchor_from_trusted_cert(certificate).ok()?.to_owned())));
-    verify(leaf, sent, &roots, now).err().map(|error| by_kind(&error).unwrap_or(Doubt::NobodyVouches))
+    verify(leaf, sent, &roots, now).err().map(|error| by_kind(leaf, &error).unwrap_or(Doubt::NobodyVouches))
 }

@@ -158,7 +158,11 @@ fn registrations(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str))
     let failed = lately(&["refused", "failed", "timed-out", "unreachable"]);
     let tried = failed + lately(&["registered", "refreshed"]);
     if reached == 0.0 && all >= 1.0 {
-        let none = format!("None of {} phones is reachable", count(all));
+        let none = if all == 1.0 {
+            "The only phone is not reachable".to_owned()
+        } else {
+            format!("None of {} phones is reachable", count(all))
+        };
         if ever("registered") + ever("refreshed") > 0.0 {
             let next = "a SIP server is away or refuses the relay: sipwake doctor --aor tells why";
             say(State::Warn, format!("{none}: no registration stands any more"), next);

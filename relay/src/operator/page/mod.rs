@@ -430,7 +430,9 @@ mod tests {
     #[test]
     fn a_relay_that_reaches_no_phone_of_any_says_so() {
         let (metrics, readiness) = (Metrics::new(), ready());
-        (0..5).for_each(|_| metrics.instance_enters(InstanceState::Retrying));
+        metrics.instance_enters(InstanceState::Retrying);
+        assert!(page(&metrics, &readiness, "").contains("The only phone is not reachable: no SIP server"));
+        (0..4).for_each(|_| metrics.instance_enters(InstanceState::Retrying));
         let none = page(&metrics, &readiness, "");
         assert!(none.contains("banner warn") && none.contains("None of 5 phones is reachable"), "{none}");
         metrics.registration(RegistrationOutcome::Registered);

@@ -88,8 +88,8 @@ impl RedisStore {
                 marked.note_loss();
             }
         } else {
-            self.look_at_mark(owner).await?;
-            self.look_at_clock().await?;
+            // A caller of a wake may wait for both.
+            tokio::try_join!(self.look_at_mark(owner), self.look_at_clock())?;
         }
         if marked.is_lost.load(Ordering::Relaxed) {
             self.mark(owner, self.link.generation()).await?;

@@ -69,6 +69,19 @@ async fn a_call_that_crosses_a_switch_is_pushed_and_handed_over() -> Outcome {
     world.content()
 }
 
+#[tokio::test]
+async fn an_unregistration_that_is_refused_counts_as_no_failed_registration() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    world.registrar.behave(&world.aor(), Behaviour::Refuse(403));
+    say(&world, &instance, "foreground").await?;
+    world.await_metric("sipwake_registrations_total{outcome=\"unregistration-failed\"}", 1.0).await?;
+    for outcome in ["failed", "refused"] {
+        let counted = world.metric(&format!("sipwake_registrations_total{{outcome=\"{outcome}\"}}")).await;
+        assert_eq!(counted.unwrap_or_default(), 0.0, "{outcome}");
+    }
+    world.content()
+}
+
 /// Another device of the account, or a stranger who knows its address, shows a wrong password; its answer.
 async fn joins_wrongly(world: &World) -> Outcome {
     let mut request = world.enable_request(OTHER_TOKEN);
