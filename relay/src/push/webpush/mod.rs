@@ -222,13 +222,14 @@ impl WebPush {
             Ok(attempt) => {
                 let attempt = match attempt {
                     Attempt::Done(Verdict::BadToken) => {
-                        let is_gone = match origin.unknown.is_believed(&request.path) {
-                            true => recipient.is_gone().await.inspect(|is_gone| {
-                                if !is_gone {
-                                    origin.unknown.doubt();
-                                }
-                            }),
-                            false => Some(false),
+                        let is_gone = if origin.unknown.is_believed(&request.path) {
+                            let is_gone = recipient.is_gone().await;
+                            if is_gone == Some(false) {
+                                origin.unknown.doubt();
+                            }
+                            is_gone
+                        } else {
+                            Some(false)
                         };
                         origin.not_found(is_gone, *urgency)
                     }
