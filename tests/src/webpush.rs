@@ -163,6 +163,11 @@ impl WebPush {
         self.server.dials()
     }
 
+    /// How many streams a client may open at once on connections made from now on.
+    pub fn allow_streams(&self, limit: usize) {
+        self.server.allow_streams(limit);
+    }
+
     /// A device subscribes.
     pub fn subscribe(&self) -> Subscription {
         self.subscribe_as(token())

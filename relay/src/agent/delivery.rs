@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use super::{ShardInput, Shared};
 use crate::domain::story::{ANSWER_LOST, TOKEN_CHANGED};
 use crate::domain::{PushOutcome, PushProvider};
-use crate::push::{ANSWERED_WITHIN, Delivery, Departure, Event, Push, Recalled, Recipient, Staying, Verdict};
+use crate::push::{ANSWERED_WITHIN, Delivery, Departure, Event, Going, Push, Recalled, Recipient, Staying, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
 /// How long the answer to a push is waited for that is to go elsewhere, where its service may take it twice.
@@ -28,7 +28,8 @@ pub(crate) async fn deliver(
     until: Instant,
     departure: &Departure,
 ) -> Option<(Verdict, u32)> {
-    let (device, began) = (Device { shared, shard, app, push, target }, Instant::now());
+    let judging = Mutex::new(());
+    let (device, began) = (Device { shared, shard, app, push, target, judging: &judging }, Instant::now());
     let ended_so = |verdict| {
         let (attempts, copies) = (departure.count(), departure.lost());
         Delivery { verdict, attempts, copies, elapsed: began.elapsed(), is_in_force: false }
@@ -37,7 +38,7 @@ pub(crate) async fn deliver(
     let delivery = tokio::select! {
         biased;
         delivery = shared.push.deliver_measured(app, target, push, until, departure, &device) => delivery,
-        recalled = departure.recalled(within) => match recalled {
+        recalled = recalled(departure, within, &judging) => match recalled {
             Recalled::Unanswered => ended_so(Verdict::Unconfirmed),
             Recalled::Withdrawn | Recalled::Answered if departure.goes_on() => ended_so(Verdict::Moved),
             Recalled::Withdrawn => return None,
@@ -68,6 +69,13 @@ pub(crate) async fn deliver(
     Some((verdict, copies))
 }
 
+/// Waits until the push is recalled; an answer that is being judged counts.
+async fn recalled(departure: &Departure, within: impl Fn() -> Duration, judging: &Mutex<()>) -> Recalled {
+    let recalled = departure.recalled(within).await;
+    let _judged = judging.lock().await;
+    recalled
+}
+
 /// The device that a push is for.
 struct Device<'a> {
     shared: &'a Shared,
@@ -76,6 +84,8 @@ struct Device<'a> {
     push: &'a Push,
     /// The token that is tried.
     target: &'a PushTarget,
+    /// Held while it is asked whether an answer is believed.
+    judging: &'a Mutex<()>,
 }
 
 impl Recipient for Device<'_> {
@@ -94,8 +104,11 @@ impl Recipient for Device<'_> {
         })
     }
 
-    fn is_gone(&self) -> Staying<'_> {
-        Box::pin(self.shared.believes_not_found(self.app, self.target))
+    fn is_gone(&self) -> Going<'_> {
+        Box::pin(async {
+            let _judging = self.judging.lock().await;
+            self.shared.believes_not_found(self.app, self.target).await
+        })
     }
 }
 
@@ -130,5 +143,30 @@ impl Shared {
             Provider::Fcm => PushProvider::Fcm,
             Provider::WebPush => PushProvider::WebPush,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_being_judged_when_its_call_ends_counts() {
+        let (departure, judging) = (Departure::unmeasured(), Mutex::new(()));
+        let judged = async {
+            let _judging = judging.lock().await;
+            departure.recall().ask();
+            sleep(Duration::from_secs(1)).await;
+        };
+        let counts = tokio::select! {
+            biased;
+            () = judged => true,
+            _ = recalled(&departure, || ANSWERED_WITHIN, &judging) => false,
+        };
+        assert!(counts);
+        // Nothing is.
+        assert_eq!(recalled(&departure, || ANSWERED_WITHIN, &judging).await, Recalled::Withdrawn);
     }
 }

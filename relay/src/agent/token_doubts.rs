@@ -208,10 +208,13 @@ impl Shared {
     }
 
     /// Whether a subscription that its service knows no more is believed to be gone, though other nodes, or earlier runs, may have believed so of others.
-    pub(crate) async fn believes_not_found(&self, app: &str, target: &PushTarget) -> bool {
-        let Some(service) = webpush::service_of(app, target) else { return false };
-        self.token_doubts.note_not_found(&service)
-            && self.vault.take_turn(&service, NOT_FOUND, NOT_FOUND_FOR).await.unwrap_or(false)
+    /// `None`: the store is away.
+    pub(crate) async fn believes_not_found(&self, app: &str, target: &PushTarget) -> Option<bool> {
+        let Some(service) = webpush::service_of(app, target) else { return Some(false) };
+        if !self.token_doubts.note_not_found(&service) {
+            return Some(false);
+        }
+        self.vault.take_turn(&service, NOT_FOUND, NOT_FOUND_FOR).await.ok()
     }
 
     /// Whether a token that the service calls bad ends its instance. If not, the operator is told.

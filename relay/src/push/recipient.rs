@@ -5,8 +5,10 @@
 use std::future::{Future, ready};
 use std::pin::Pin;
 
-/// The answer to [`Recipient::stays`], and to [`Recipient::is_gone`].
+/// The answer to [`Recipient::stays`].
 pub type Staying<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+/// The answer to [`Recipient::is_gone`]; `None`: nobody knows now.
+pub type Going<'a> = Pin<Box<dyn Future<Output = Option<bool>> + Send + 'a>>;
 
 /// The recipient of a push.
 pub trait Recipient: Sync {
@@ -15,8 +17,8 @@ pub trait Recipient: Sync {
     fn stays(&self) -> Staying<'_>;
 
     /// Whether its service is believed that it knows the subscription no more: asked where it says so of few.
-    fn is_gone(&self) -> Staying<'_> {
-        Box::pin(ready(true))
+    fn is_gone(&self) -> Going<'_> {
+        Box::pin(ready(Some(true)))
     }
 }
 

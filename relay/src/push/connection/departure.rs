@@ -436,8 +436,10 @@ impl Buf for Body {
     fn chunk(&self) -> &[u8] {
         let Passing { departures, stage, .. } = &*self.passing;
         if departures.is_recalled.load(Ordering::Acquire) {
-            // An error: it leaves already, or was taken back.
-            let _ = stage.compare_exchange(WAITS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire);
+            // An error: it leaves already, the rest of it from now on, or was taken back.
+            if stage.compare_exchange(WAITS, TAKEN_BACK, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                self.passing.leaves();
+            }
         } else {
             self.passing.leaves();
         }
@@ -491,6 +493,25 @@ mod tests {
         assert!(!passage.take_back(), "some of it may be written");
         assert_eq!(body.copy_to_bytes(3_000), whole);
         assert!(passage.is_over() && departure.count() == 1);
+    }
+
+    #[test]
+    fn the_rest_of_a_body_is_taken_back_while_nothing_of_it_is_written_whether_it_was_recalled_or_not() {
+        for is_recalled in [false, true] {
+            let departure = Departure::unmeasured();
+            let (mut body, passage) = departure.begin(Bytes::from_static(b"whole")).expect("it goes on");
+            body.chunk();
+            body.advance(2);
+            if is_recalled {
+                assert!(departure.recall().ask(), "it has begun to leave");
+            }
+            assert_eq!(body.chunk(), b"ole");
+            assert!(!passage.take_rest_back(), "it is being written: recalled: {is_recalled}");
+            body.advance(1);
+            assert!(passage.take_rest_back(), "recalled: {is_recalled}");
+            assert!(body.copy_to_bytes(2).iter().all(|byte| *byte == b' '));
+            assert_eq!(departure.count(), 0);
+        }
     }
 
     #[test]

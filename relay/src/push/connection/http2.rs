@@ -326,6 +326,8 @@ impl Channel {
                 own.flight.begin(freshness, || make(&own.history), None);
             }
         }
+        // What a device has chosen costs one connection.
+        let has_others = urgency.is_urgent() && !self.any_service;
         // A connection may end before it is this one's turn; the next is made in its time.
         loop {
             let connection = self.flight.get(freshness, || make(&self.history), None).await.map_err(
@@ -339,7 +341,7 @@ impl Channel {
                 biased;
                 stream = admitted => stream,
                 // It is made when it is polled: where there is something to wait for.
-                beside = async { Box::pin(self.beside(&connection.line, &make)).await }, if urgency.is_urgent() => return Ok(beside),
+                beside = async { Box::pin(self.beside(&connection.line, &make)).await }, if has_others => return Ok(beside),
             };
             if let Some(reason) = connection.objection.reason() {
                 return Err(Failure::ShutOut { reason });
@@ -424,7 +426,8 @@ impl Connection {
             // A request without its end is none (RFC 9113 §8.1), and this one gets none.
             Err(NoAnswer::Stuck) => {
                 stream.send_reset(h2::Reason::CANCEL);
-                self.line.retire();
+                // The window that is shut may be that of the connection: nothing else leaves by it either.
+                self.line.give_up();
                 Err(Lost::Ending)
             }
             Err(NoAnswer::NotLeft) => Err(Lost::Refused),

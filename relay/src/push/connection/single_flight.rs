@@ -40,7 +40,7 @@ pub(crate) struct CoolingDown<E> {
 pub(crate) struct SingleFlight<T, E> {
     backoff: Backoff,
     state: Mutex<State<T, E>>,
-    done: Notify,
+    done: Arc<Notify>,
 }
 
 struct State<T, E> {
@@ -60,8 +60,13 @@ enum Look<T, E> {
 
 impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
     pub(crate) fn new(backoff: Backoff) -> Arc<Self> {
+        Self::told_by(backoff, Arc::default())
+    }
+
+    /// Likewise; `done` is told of the end of each making.
+    pub(super) fn told_by(backoff: Backoff, done: Arc<Notify>) -> Arc<Self> {
         let state = State { value: None, under_way: false, failures: 0, cooling_down: None };
-        Arc::new(Self { backoff, state: Mutex::new(state), done: Notify::new() })
+        Arc::new(Self { backoff, state: Mutex::new(state), done })
     }
 
     /// The value, made by `make` when there is none that `worth` calls good. `fallback` is the reason given when the

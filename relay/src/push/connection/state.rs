@@ -2,10 +2,10 @@
 //!
 //! | state | a new request | it ends with |
 //! | --- | --- | --- |
-//! | good | goes; if nothing was heard for [`IDLE_AFTER`], the line is asked first | a request unanswered for [`ASK_AFTER`], or one that finds the line idle: it is asked. Requests that waited for all of the service's time in vain: retired |
+//! | good | goes; if nothing was heard for [`IDLE_AFTER`], the line is asked first | a request unanswered for [`ASK_AFTER`], or one that finds the line idle: it is asked. Requests that waited for all of the service's time in vain, or one of which a part has left and no more does: retired, and given up |
 //! | asked: a PING is out | is held | its ACK, or any answer: good. Neither within the line's patience: silent |
 //! | silent | goes elsewhere, and so do requests that have not begun to leave; those under way may still be answered, and when nobody waits for it any more the line is cut | never |
-//! | retired | goes elsewhere; requests under way may still be answered, and those that have not begun to leave go elsewhere if nothing was answered | never |
+//! | retired | goes elsewhere; requests under way may still be answered, and those that have not begun to leave go elsewhere when it is given up | never |
 //!
 //! A line's patience is [`PATIENCE_MIN`], or four of its round trips; one that has never said anything gets [`PATIENCE_MAX`], for its service may be
 //! slow in all it does. An ACK does not say that requests are answered: a proxy that stands in front of a service sends it, too. The service's time
@@ -102,7 +102,7 @@ pub(super) struct Line {
     /// When a request was last answered; in microseconds since `opened`, and one more. 0: none yet.
     answered: AtomicU64,
     vain: Mutex<Vain>,
-    /// The line was retired because it answered nothing.
+    /// The line was given up: it has answered nothing, or taken no more.
     is_deaf: AtomicBool,
     /// The service has taken our credentials on it.
     proven: AtomicBool,
@@ -250,12 +250,12 @@ impl Line {
         self.change(Self::is_silent).await;
     }
 
-    /// Waits until the line gets no further requests because it has answered none.
+    /// Waits until the line is given up.
     pub(super) async fn deafness(&self) {
         self.change(Self::is_deaf).await;
     }
 
-    /// Waits until the line has fallen silent, or gets no further requests because it has answered none.
+    /// Waits until the line has fallen silent, or is given up.
     pub(super) async fn failure(&self) {
         self.change(|line| line.is_silent() || line.is_deaf()).await;
     }
@@ -308,8 +308,14 @@ impl Line {
             vain.until = Some(counted.max(now));
             vain.waited
         };
-        if waited >= self.answer_patience() && !self.is_retired() {
-            self.is_deaf.store(true, Ordering::Release);
+        if waited >= self.answer_patience() {
+            self.give_up();
+        }
+    }
+
+    /// It answers nothing, or takes no more of what it has begun to take: what has not begun to leave by it goes elsewhere, also where it was retired before.
+    pub(super) fn give_up(&self) {
+        if !self.is_deaf.swap(true, Ordering::AcqRel) {
             self.retire();
         }
     }
@@ -384,7 +390,7 @@ impl Line {
         self.gate.is_closed()
     }
 
-    /// Whether it gets no further requests because it has answered none.
+    /// Whether it was [given up](Self::give_up).
     pub(super) fn is_deaf(&self) -> bool {
         self.is_deaf.load(Ordering::Acquire)
     }

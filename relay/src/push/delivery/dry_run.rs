@@ -7,7 +7,7 @@
 //!
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
-//! A service that fails is asked so each [`ASK_EVERY`]: when it takes our credentials again, or is reached again, it is well, though nobody has called
+//! A service that fails is asked so each [`ASK_EVERY`], or where many fail, a few at once, each [`ASK_EVERY`] after all have been: when it takes our credentials again, or is reached again, it is well, though nobody has called
 //! ([`crate::push::health`]). Whether it takes pushes that it did not take, or good tokens that it refused, it does not say here.
 //!
 //! Invariant: no device gets anything, and no push of others goes sooner or later for it; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use sip::id::{CallId, InstanceId, ShardTag};
 use tokio::time::{Instant, sleep};
 
@@ -34,6 +35,9 @@ const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a service that fails is asked.
 const ASK_EVERY: Duration = Duration::from_secs(60);
+
+/// How many of those that fail are asked at once: each is a connection with its handshake, on a core that has calls.
+const ASKED_AT_ONCE: usize = 8;
 
 /// The answer of one service of one app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +88,8 @@ impl PushService {
                 record.note(Note::LetIn);
             }
         });
-        join_all(asked).await;
+        let asked: Vec<_> = asked.collect();
+        stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
     }
 }
 

@@ -223,14 +223,20 @@ impl PushService {
             terms.departure.note();
             return Ok(Settled { verdict: print(app, target, push), attempts: 1, copies: 1 });
         };
-        let started = Instant::now();
         let run = match DeliveryRun::new(apps.get(app), target, push) {
             Ok(run) => run,
             Err(verdict) => return Ok(Settled { verdict, attempts: from.earlier.attempts, copies: 0 }),
         };
         let record = Arc::clone(run.record());
         let _waiting = record.wait();
-        let Ended { settled, limited } = run.run(terms, from).await?;
+        // A reload that leaves these services as they are leaves the push the time that it has waited for them.
+        let started = match &from.earlier.since {
+            Some((of, since)) if Arc::ptr_eq(of, &record) => *since,
+            _ => Instant::now(),
+        };
+        let ended = run.run(terms, from).await;
+        let Ended { settled, limited } =
+            ended.map_err(|tried| Earlier { since: Some((Arc::clone(&record), started)), ..tried })?;
         if matches!(settled.verdict, Verdict::Retry { .. } | Verdict::TooLate)
             && terms.departure.said().is_none()
             && let Some(reason) = record.trouble_since(started)
@@ -375,10 +381,12 @@ pub(crate) enum DeliveryRun<'a> {
 }
 
 /// How often a push was tried by services that are not in force any more, and how often it was lost on the way.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Earlier {
     attempts: u32,
     lost: u32,
+    /// The record of those that it was tried by last, and since when.
+    since: Option<(Arc<Record>, Instant)>,
 }
 
 impl Earlier {
@@ -455,7 +463,7 @@ impl<'a> DeliveryRun<'a> {
             }
         };
         let before = from.earlier.attempts;
-        let again = |attempts| Earlier { attempts: before + attempts, lost: 0 };
+        let again = |attempts| Earlier { attempts: before + attempts, lost: 0, since: None };
         let mut settled = match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {

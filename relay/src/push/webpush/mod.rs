@@ -222,12 +222,14 @@ impl WebPush {
             Ok(attempt) => {
                 let attempt = match attempt {
                     Attempt::Done(Verdict::BadToken) => {
-                        let is_gone = origin.unknown.is_believed(&request.path) && {
+                        let is_gone = if origin.unknown.is_believed(&request.path) {
                             let is_gone = recipient.is_gone().await;
-                            if !is_gone {
+                            if is_gone == Some(false) {
                                 origin.unknown.doubt();
                             }
                             is_gone
+                        } else {
+                            Some(false)
                         };
                         origin.not_found(is_gone, *urgency)
                     }

@@ -220,13 +220,17 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
 }
 
 impl Origin {
-    /// It knows no such subscription, which `is_gone` where that is believed (`unknown.rs`). Else an urgent push ends, for its caller waits.
-    pub(super) fn not_found(&self, is_gone: bool, urgency: Urgency) -> Attempt {
-        if is_gone {
-            self.channel.record().note(Note::Well);
-            return Attempt::Done(Verdict::Gone { since: None });
+    /// It knows no such subscription, which `is_gone` where that is believed (`unknown.rs`); `None`: it cannot be judged now, which is no fault of the
+    /// service. Where it is not believed an urgent push ends, for its caller waits.
+    pub(super) fn not_found(&self, is_gone: Option<bool>, urgency: Urgency) -> Attempt {
+        match is_gone {
+            Some(true) => {
+                self.channel.record().note(Note::Well);
+                return Attempt::Done(Verdict::Gone { since: None });
+            }
+            Some(false) => self.channel.record().trouble(Trouble::light("ManyNotFound"), ""),
+            None => {}
         }
-        self.channel.record().trouble(Trouble::light("ManyNotFound"), "");
         if urgency.is_urgent() {
             Attempt::Done(Verdict::Refused { reason: "ManyNotFound" })
         } else {

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | for up to [`BELIEVED`] subscriptions | believed: each is gone |
 //! | for up to as many at all nodes and their runs (`agent/token_doubts.rs`) | likewise |
+//! | likewise, while the store that counts those is away | not believed this time, and no fault of the service |
 //! | for the next ones, until [`QUIET`] after the last that was new | a fault of the service: none of these is gone; their calls end, and what is no call is tried again |
 //!
 //! A 410 is always believed: only the service itself knows that a resource was there (RFC 9110 §15.5.11).

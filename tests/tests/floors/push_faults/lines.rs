@@ -457,3 +457,17 @@ async fn calls_that_find_all_streams_of_a_slow_service_taken_have_spare_connecti
     assert!(world.apns.connections() > connections.0);
     world.assert_clean();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_an_answer_on_a_spare_connection_keeps_no_other_from_having_the_next_one() {
+    let world = World::new();
+    world.apns.allow_streams(1);
+    world.apns.answer_all(Some(Answer::Slow(6_000 * MS)));
+    assert_eq!(world.ring(apple(1), 1).await.verdict, Verdict::Accepted);
+    // One by the connection for all, one by a spare one that is not proven, and two that wait.
+    let deliveries = world.ring_each(10 * MS, 2, 4, apple).await.ended().await;
+    let elapsed: Vec<_> = deliveries.iter().map(|delivery| delivery.elapsed.as_secs()).collect();
+    assert_eq!((accepted(&deliveries), elapsed), (4, vec![6, 6, 7, 9]));
+    assert_eq!(world.apns.connections(), 4);
+    world.assert_clean();
+}

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay::metrics::Metrics;
-use relay::push::{AppPush, Delivery, Departure, Event, Fixed, Push, PushService, Recipient, State, Staying, Verdict};
+use relay::push::{
+    AppPush, Delivery, Departure, Event, Fixed, Going, Push, PushService, Recipient, State, Staying, Verdict,
+};
 use relay::secret::PushToken;
 use relay::vault::record::PushTarget;
 use tests::authority::Authority;
@@ -576,10 +578,64 @@ impl Recipient for Doubted {
         Box::pin(async { true })
     }
 
-    fn is_gone(&self) -> Staying<'_> {
+    fn is_gone(&self) -> Going<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async { false })
+        Box::pin(async { Some(false) })
     }
+}
+
+/// A device of which nobody can say so now.
+#[derive(Default)]
+struct Unjudged(AtomicU32);
+
+impl Recipient for Unjudged {
+    fn stays(&self) -> Staying<'_> {
+        Box::pin(async { true })
+    }
+
+    fn is_gone(&self) -> Going<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { None })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_404_that_cannot_be_judged_wipes_nobody_is_no_fault_of_the_service_and_the_next_one_is_judged() {
+    let web = Web::new(&Authority::new());
+    let (unjudged, device) = (Unjudged::default(), web.server.subscribe());
+    assert_eq!(web.service.deliver(APP, &device.push_target(), &call(1)).await.verdict, Verdict::Accepted);
+    let not_found = || Answer::Status(404, None);
+    web.server.answer_with(&device.token, [not_found(), not_found(), not_found()]);
+    let (push, target) = (call(2), device.push_target());
+    let until = push.made_at + Duration::from_secs(30);
+    for _ in 0..2 {
+        let (it, departure) = (&web.service, Departure::unmeasured());
+        let delivery = it.deliver_measured(APP, &target, &push, until, &departure, &unjudged).await;
+        assert!(!matches!(delivery.verdict, Verdict::Accepted | Verdict::Gone { .. }), "{delivery:?}");
+        assert_eq!(it.health()[0].state, State::Well);
+    }
+    assert_eq!(unjudged.0.load(Ordering::Relaxed), 2);
+    let delivery = web.service.deliver(APP, &target, &call(3)).await;
+    assert!(matches!(delivery.verdict, Verdict::Gone { .. }), "{delivery:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_a_device_has_chosen_has_one_connection_however_few_streams_it_allows() {
+    let web = Web::new(&Authority::new());
+    web.server.allow_streams(1);
+    let devices: Vec<_> = (0..6).map(|_| web.server.subscribe()).collect();
+    assert_eq!(web.service.deliver(APP, &devices[0].push_target(), &call(1)).await.verdict, Verdict::Accepted);
+    let began = Instant::now();
+    let calls = devices.into_iter().zip(2..).map(|(device, number)| {
+        web.server.answer_with(&device.token, [Answer::Slow(Duration::from_millis(600))]);
+        let (service, target) = (web.service.clone(), device.push_target());
+        tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.expect("no panic").verdict, Verdict::Accepted);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(3_600), "one after the other: {:?}", began.elapsed());
+    assert_eq!(web.server.connections(), 1);
 }
 
 #[tokio::test(start_paused = true)]

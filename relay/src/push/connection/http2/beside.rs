@@ -2,15 +2,18 @@
 //!
 //! Invariant: nothing here is done for a call that has a stream at once; and what is begun for one that waits serves all that do.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Channel, Connection, Flight, freshness};
 use crate::push::connection::history::ConnectionHistory;
-use crate::push::connection::spare_connections::{FULL_FOR, IDLE};
+use crate::push::connection::spare_connections::{IDLE, is_full, is_held_up};
 use crate::push::connection::state::{Line, Place};
 use crate::push::connection::urgency::Urgency;
 
@@ -30,34 +33,51 @@ impl Channel {
         }
     }
 
-    /// A stream of a spare connection, when there is one.
+    /// A stream of a spare connection, when there is one. The place among those that wait for it is kept until then.
     async fn spare<F>(&self, line: &Line, make: &impl Fn(&Arc<ConnectionHistory>) -> F) -> (Arc<Connection>, Place)
     where
         F: Future<Output = Result<Arc<Connection>, Option<&'static str>>> + Send + 'static,
     {
-        let is_full = |line: &Line| line.has_served() && line.is_proven() && !line.has_room();
+        let mut looking = pin!(self.look_for_all(line, make));
+        let (mut known, mut streams) = (Vec::<Weak<Connection>>::new(), FuturesUnordered::new());
         loop {
-            let spares = self.spare.all(freshness);
-            let streams = spares.into_iter().filter(|spare| !spare.is_shut_out()).map(|spare| {
-                Box::pin(async move {
-                    let stream = spare.line.admit(Urgency::Urgent, || spare.streams_allowed()).await;
-                    stream.map(|stream| (spare, stream))
-                })
-            });
-            let mut streams: FuturesUnordered<_> = streams.collect();
+            // Of whatever is made after this.
+            let changed = self.spare.changed();
+            known.retain(|known| known.strong_count() > 0);
+            for spare in self.spare.all(freshness).filter(|spare| !spare.is_shut_out()) {
+                if !known.iter().any(|known| known.as_ptr() == Arc::as_ptr(&spare)) {
+                    known.push(Arc::downgrade(&spare));
+                    streams.push(stream_of(spare));
+                }
+            }
             let first = async {
                 while let Some(stream) = streams.next().await {
                     if let Some(stream) = stream {
                         return stream;
                     }
                 }
-                std::future::pending().await
+                pending().await
             };
-            if let Ok(stream) = timeout(FULL_FOR, first).await {
-                return stream;
+            tokio::select! {
+                biased;
+                stream = first => return stream,
+                () = changed => {}
+                never = &mut looking => match never {},
             }
+        }
+    }
+
+    /// Begins spare connections for all calls that wait, when it is the turn of this one, as long as it waits.
+    async fn look_for_all<F>(&self, line: &Line, make: &impl Fn(&Arc<ConnectionHistory>) -> F) -> Infallible
+    where
+        F: Future<Output = Result<Arc<Connection>, Option<&'static str>>> + Send + 'static,
+    {
+        let mut turn = self.spare.turn().await;
+        loop {
+            turn.due().await;
             if is_full(line)
-                && let Some(flight) = self.spare.next(freshness, |spare| is_full(&spare.line))
+                && let Some(flight) =
+                    self.spare.next(freshness, |spare| is_full(&spare.line) || is_held_up(&spare.line))
             {
                 let (making, of) = (make(&self.history), Arc::downgrade(flight));
                 let made = async {
@@ -101,6 +121,12 @@ impl Channel {
             }
         }
     }
+}
+
+/// The right to a stream of this one; `None`: it takes no further requests.
+async fn stream_of(spare: Arc<Connection>) -> Option<(Arc<Connection>, Place)> {
+    let stream = spare.line.admit(Urgency::Urgent, || spare.streams_allowed()).await;
+    stream.map(|stream| (spare, stream))
 }
 
 /// Lets a spare connection go that is not used any more, or has ended.

@@ -13,6 +13,11 @@ use crate::push::connection::network::Nowhere;
 
 const SETTINGS_ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 
+/// A push with this body.
+fn request(body: impl Into<Bytes>) -> Request {
+    Request { whom: None, path: "/".to_owned(), headers: HeaderMap::new(), body: body.into() }
+}
+
 /// A connection to a peer that has announced this one setting.
 async fn connected(setting: u16, value: u32) -> (Arc<Connection>, DuplexStream) {
     let (ours, mut theirs) = duplex(64 * 1024);
@@ -138,4 +143,51 @@ async fn what_has_not_left_in_its_time_or_stands_still_half_way_never_does_and_a
         let is_so = if has_begun { matches!(lost, Some(Lost::Ending)) } else { matches!(lost, Some(Lost::Refused)) };
         assert!(is_so && began.elapsed().as_secs() == seconds, "{window}: {:?}", began.elapsed());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_body_that_stands_still_half_way_goes_elsewhere_with_it() {
+    let endpoint = Endpoint::new("https://localhost:1", "endpoint", trust(None, None).unwrap(), Arc::new(Nowhere));
+    let endpoint = Arc::new(endpoint.ok().unwrap());
+    // The window of each stream is large (SETTINGS_INITIAL_WINDOW_SIZE), and that of the connection its 65,535 bytes (RFC 9113 §6.9.2), which the first
+    // body takes.
+    let (connection, mut theirs) = connected(4, 1 << 20).await;
+    tokio::spawn(async move { while theirs.read(&mut [0; 16_384]).await.is_ok_and(|read| read > 0) {} });
+    let exchange = |body: Vec<u8>| {
+        let (connection, endpoint) = (Arc::clone(&connection), Arc::clone(&endpoint));
+        tokio::spawn(async move {
+            let (departure, began) = (Departure::unmeasured(), Instant::now());
+            let patience = Patience {
+                times: TryTimes::whole(began + Duration::from_secs(30)),
+                when_silent: WhenSilent::Stays,
+                urgency: Urgency::Urgent,
+                departure: &departure,
+                renewed: None,
+            };
+            let lost = connection.exchange(&endpoint, &request(body), patience).await.err();
+            (matches!(lost, Some(Lost::Ending)), began.elapsed().as_secs(), departure.count())
+        })
+    };
+    let first = exchange(vec![b'x'; 70_000]);
+    // Its part has left.
+    sleep(Duration::from_millis(1)).await;
+    let waiting: Vec<_> = (0..3).map(|_| exchange(b"a push".to_vec())).collect();
+    for exchange in std::iter::once(first).chain(waiting) {
+        assert_eq!(exchange.await.unwrap(), (true, 2, 0));
+    }
+    assert!(connection.line.is_deaf());
+    // Likewise where the line was retired before: in the service's time.
+    let (connection, _theirs) = connected(4, 0).await;
+    connection.line.retire();
+    let departure = Departure::unmeasured();
+    let patience = Patience {
+        times: TryTimes::whole(Instant::now() + Duration::from_secs(30)),
+        when_silent: WhenSilent::Stays,
+        urgency: Urgency::Urgent,
+        departure: &departure,
+        renewed: None,
+    };
+    let began = Instant::now();
+    let lost = connection.exchange(&endpoint, &request("a push"), patience).await.err();
+    assert!(matches!(lost, Some(Lost::Ending)) && began.elapsed().as_secs() == 4, "{:?}", began.elapsed());
 }
