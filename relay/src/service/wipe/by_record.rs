@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::agent::request::{EndKind, Principal, Request};
@@ -75,20 +76,23 @@ impl Inner {
     /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here, or its owner is gone. One that has another
     /// lookup by now stays.
     pub(crate) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
-        {
-            // No change gives it another lookup meanwhile.
-            let _guard = self.changing.lock_key(earlier).await;
+        let answer = {
+            // No change gives it another lookup before it ends.
+            let _guard = self.offered.lock_settled(&self.changing, earlier).await;
             if self.has_moved_on(earlier, &lookup).await {
                 return false;
             }
-            self.offered.settled(earlier).await;
+            let (reply, answer) = oneshot::channel();
             let kind = EndKind::Wiped(reason);
-            let end = |reply| Request::End { id: earlier, who: Principal::Relay, kind, reply: Some(reply) };
-            if let Some(Ok(done)) = self.dependencies.agent.ask(earlier, end).await
-                && self.wiped_here(earlier, &done).is_ok()
-            {
-                return true;
-            }
+            let end = Request::End { id: earlier, who: Principal::Relay, kind, reply: Some(reply) };
+            self.dependencies.agent.tell(earlier, end).await;
+            answer
+        };
+        // It is ending by now, and its answer may take long.
+        if let Ok(Ok(done)) = answer.await
+            && self.wiped_here(earlier, &done).is_ok()
+        {
+            return true;
         }
         let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
         if !is_here {
