@@ -131,8 +131,9 @@ impl Inner {
     /// end, and unregisters by itself.
     async fn when_owner_is_known(&self, mut stored: Stored) -> Stored {
         let (id, vault) = (stored.id, &self.dependencies.vault);
-        let until = clock::now() + LEASE + RENEWAL;
+        let (until, mut was_asked) = (clock::now() + LEASE + RENEWAL, false);
         while !stored.owned && !self.is_leaving() && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
+            was_asked = true;
             // Whatever it answers, it reads its letters.
             let answer = self.ask_within(&stored.owner, NodeMessage::InCall(id).encode(), HEARD_WITHIN).await;
             if answer.is_some() || clock::now() >= until {
@@ -143,6 +144,10 @@ impl Inner {
             if let Ok(Some(now)) = vault.load(id).await {
                 stored = now;
             }
+        }
+        // Its owner may have changed it while it was asked.
+        if was_asked && let Ok(Some(now)) = vault.load(id).await {
+            stored = now;
         }
         stored
     }
