@@ -9,7 +9,8 @@
 //! | the same, and is an emergency call that the shell refuses | passes without its credentials: its SIP server may let it |
 //!
 //! A 401, 403 or 407 to what was asked for is a wrong proof. Any other answer says nothing: a server may have given it before it looked at the proof, and
-//! a party of a dialog may be the guesser. A right one is told by the next REGISTER.
+//! a party of a dialog may be the guesser. A right one is told by the next REGISTER. With the first 18x the proof is no longer under way, for its server
+//! has let the call pass, and that may ring for minutes.
 //!
 //! Invariant: no request with a proof of another user than its registration's own goes to a SIP server without the shell's word, and each word is
 //! followed by one [`ProofStep::Ended`] at the most. No user name is printed.
@@ -152,6 +153,13 @@ impl Endpoint {
         };
         let refused = answer.is_some_and(|it| matches!(it.status(), Some(401 | 403 | 407)) && !is_stale(it));
         self.core.event(Event::Proof(ProofStep::Ended { proof, refused }));
+    }
+
+    /// A call rings behind its SIP server: others of its user need not wait for its end.
+    pub(super) fn end_ringing_proof(&mut self, server: ServerId) {
+        if let Some(proof) = self.proofs.sent.remove(&server) {
+            self.core.event(Event::Proof(ProofStep::Ended { proof, refused: false }));
+        }
     }
 
     /// A registration's own user is refused: what comes next with its name is asked for. A server that asks for the proof of another realm, behind the
