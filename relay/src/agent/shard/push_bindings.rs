@@ -522,7 +522,7 @@ async fn put(
     lookup: &Lookup,
     mut fence: Fence,
 ) -> Fence {
-    let (mut is_anothers, mut has_failed) = (false, false);
+    let (mut is_anothers, mut has_failed, mut was_gone) = (false, false, false);
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         let began = clock::now();
         let written = if is_anothers {
@@ -543,8 +543,16 @@ async fn put(
                 tokio::time::sleep(STORE_AGAIN).await;
             }
             // The device had registered through another node, or an earlier run of this one, and is here now.
-            Err(StoreError::NotOwner) => is_anothers = true,
-            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => (is_anothers, fence) = (false, Fence::NEW),
+            Err(StoreError::NotOwner) => {
+                if is_anothers || was_gone {
+                    // It changes all the time.
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                is_anothers = true;
+            }
+            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => {
+                (is_anothers, was_gone, fence) = (false, true, Fence::NEW);
+            }
             Err(error) => {
                 tracing::error!(event = "passed-not-kept", instance = %id, %error, "the store did not take a registration");
                 return Fence::NEW;
