@@ -323,7 +323,10 @@ impl Shard {
     /// The store has done what it was asked.
     pub(crate) fn on_push_binding_stored(&mut self, id: InstanceId, fence: Fence) {
         self.push_bindings.is_store_away = false;
-        self.drive(clock::now(), Input::PushBindingKept(id));
+        // What the store has done may be the erasure of an earlier registration.
+        if self.push_bindings.rows.get(&id).is_none_or(|row| !row.stale) {
+            self.drive(clock::now(), Input::PushBindingKept(id));
+        }
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         (row.fence, row.busy) = (fence, false);
         if row.stale {
