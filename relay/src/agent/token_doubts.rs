@@ -9,7 +9,8 @@
 //! - while all nodes, and their earlier runs, have believed fewer than [`BAD_FREE`] since one that knows of it had a push accepted and few refused.
 //!
 //! A 404 of Web Push is judged where the pushes of its service are (`push/webpush/unknown.rs`); all nodes and their runs together believe
-//! [`NOT_FOUND`] of one service within [`NOT_FOUND_FOR`], or until one that knows of it has a push taken there.
+//! [`NOT_FOUND`] of one service within [`NOT_FOUND_FOR`], or until one that knows of it has a push taken there. A subscriber names its service: of one app
+//! [`SERVICES_MAX`] are known within that time, and of a further one no 404 is believed.
 //!
 //! With the push services of another configuration all of that is learned anew: what an earlier endpoint or key was told says nothing of the next.
 //!
@@ -17,7 +18,7 @@
 //!
 //! Invariant: only answers are judged here; no push is delayed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -42,17 +43,20 @@ const BELIEVED_FOR: Duration = Duration::from_secs(7 * 86_400);
 /// Subscriptions of one service that all nodes believe to be gone for a 404, and for how long each counts while no push is taken.
 const NOT_FOUND: u32 = 8;
 const NOT_FOUND_FOR: Duration = Duration::from_secs(3_600);
-/// Services of Web Push of which this run knows that some count.
+/// Services of Web Push of one app of which this run knows that some count.
 const SERVICES_MAX: usize = 1_024;
 /// How often the operator is told of one app and environment.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// Services of Web Push by their names, and when a 404 of each may have been believed last.
+type Services = HashMap<Box<str>, Instant>;
 
 /// The recent answers for each app and environment.
 #[derive(Default)]
 pub(crate) struct TokenDoubts {
     rows: Mutex<HashMap<(Box<str>, Provider), Row>>,
-    /// The services of Web Push, of which the store may have that 404s were believed.
-    not_found: Mutex<HashSet<Box<str>>>,
+    /// Those of each app of which the store may have that 404s were believed.
+    not_found: Mutex<HashMap<Box<str>, Services>>,
     /// Whether there are any.
     any_not_found: AtomicBool,
 }
@@ -96,18 +100,32 @@ impl TokenDoubts {
         self.with_row(whose, |row| row.counts = true);
     }
 
-    /// Likewise the 404s of this service. False: they cannot be, for there are too many.
-    fn note_not_found(&self, service: &str) -> bool {
-        let mut services = self.not_found.lock();
+    /// Likewise the 404s of this service. False: they cannot be, for its app has too many.
+    fn note_not_found(&self, app: &str, service: &str, now: Instant) -> bool {
+        let mut apps = self.not_found.lock();
         self.any_not_found.store(true, Ordering::Relaxed);
-        services.contains(service) || services.len() < SERVICES_MAX && services.insert(service.into())
+        let services = apps.entry(app.into()).or_default();
+        let is_known = services.contains_key(service);
+        if !is_known && services.len() >= SERVICES_MAX {
+            // What was believed of them counts no more.
+            services.retain(|_, at| now.saturating_duration_since(*at) < NOT_FOUND_FOR);
+        }
+        let has_room = is_known || services.len() < SERVICES_MAX;
+        if has_room {
+            services.insert(service.into(), now);
+        }
+        has_room
     }
 
     /// This service has taken a push; whether 404s of it may count.
-    fn take_not_found(&self, service: &str) -> bool {
-        let mut services = self.not_found.lock();
-        let was_there = services.remove(service);
-        self.any_not_found.store(!services.is_empty(), Ordering::Relaxed);
+    fn take_not_found(&self, app: &str, service: &str) -> bool {
+        let mut apps = self.not_found.lock();
+        let Some(services) = apps.get_mut(app) else { return false };
+        let was_there = services.remove(service).is_some();
+        if services.is_empty() {
+            apps.remove(app);
+        }
+        self.any_not_found.store(!apps.is_empty(), Ordering::Relaxed);
         was_there
     }
 
@@ -197,11 +215,11 @@ impl Shared {
             return;
         }
         let Some(service) = webpush::service_of(app, target) else { return };
-        if self.token_doubts.take_not_found(&service) {
-            let shared = self.clone();
+        if self.token_doubts.take_not_found(app, &service) {
+            let (shared, app) = (self.clone(), Box::<str>::from(app));
             tokio::spawn(async move {
                 if shared.vault.give_turns_back(&service, NOT_FOUND).await.is_err() {
-                    shared.token_doubts.note_not_found(&service);
+                    shared.token_doubts.note_not_found(&app, &service, clock::now());
                 }
             });
         }
@@ -211,7 +229,7 @@ impl Shared {
     /// `None`: the store is away.
     pub(crate) async fn believes_not_found(&self, app: &str, target: &PushTarget) -> Option<bool> {
         let Some(service) = webpush::service_of(app, target) else { return Some(false) };
-        if !self.token_doubts.note_not_found(&service) {
+        if !self.token_doubts.note_not_found(app, &service, clock::now()) {
             return Some(false);
         }
         self.vault.take_turn(&service, NOT_FOUND, NOT_FOUND_FOR).await.ok()
@@ -341,13 +359,24 @@ mod tests {
 
     #[test]
     fn a_service_of_web_push_counts_until_it_takes_a_push() {
-        let doubts = TokenDoubts::default();
-        assert!(doubts.note_not_found("one") && doubts.note_not_found("other") && doubts.note_not_found("one"));
-        assert!(doubts.take_not_found("one") && !doubts.take_not_found("one"));
+        let (doubts, now) = (TokenDoubts::default(), Instant::now());
+        assert!(["one", "other", "one"].into_iter().all(|service| doubts.note_not_found(APP, service, now)));
+        assert!(doubts.take_not_found(APP, "one") && !doubts.take_not_found(APP, "one"));
         assert!(doubts.any_not_found.load(Ordering::Relaxed));
-        assert!(doubts.take_not_found("other") && !doubts.any_not_found.load(Ordering::Relaxed));
-        assert!((0..SERVICES_MAX).all(|number| doubts.note_not_found(&number.to_string())));
-        assert!(!doubts.note_not_found("one more"), "it is not believed");
+        assert!(doubts.take_not_found(APP, "other") && !doubts.any_not_found.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn many_services_that_subscribers_name_keep_those_of_another_app_and_later_ones_from_nothing() {
+        let (doubts, now) = (TokenDoubts::default(), Instant::now());
+        let later = now + NOT_FOUND_FOR;
+        assert!((0..SERVICES_MAX).all(|number| doubts.note_not_found(APP, &number.to_string(), now)));
+        assert!(!doubts.note_not_found(APP, "one more", now), "it is not believed");
+        assert!(doubts.note_not_found(APP, "7", later - Duration::from_secs(1)), "it is known");
+        assert!(doubts.note_not_found("com.example.other", "one more", now));
+        assert!(doubts.note_not_found(APP, "one more", later));
+        let known = ["7", "8", "one more"].map(|service| doubts.take_not_found(APP, service));
+        assert_eq!(known, [true, false, true], "the others count no more");
     }
 
     #[test]

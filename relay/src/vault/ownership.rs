@@ -36,10 +36,10 @@ impl Vault {
     }
 
     /// Writes a record in the place of another run's, by the next fence: at no time is there none. A node that had it is told to let go. The record's lookup, and
-    /// what is kept beside it, stay its own.
+    /// what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
     ///
     /// # Errors
-    /// [`StoreError::Gone`] when there is none, and [`StoreError::NotOwner`] when it has changed hands in this moment; [`StoreError::Away`], also as
+    /// [`StoreError::Gone`] when there is none any more, and [`StoreError::NotOwner`] when it has changed hands in this moment; [`StoreError::Away`], also as
     /// [`Self::takes_new`] says.
     pub async fn take_over(
         &self,
@@ -56,7 +56,12 @@ impl Vault {
             Store::Memory(memory) => return memory.take_over(owner, record, lookup),
             Store::Redis(redis) => redis,
         };
-        let (placed, earlier) = redis.take_over(owner, record, lookup).await?;
+        let taken = redis.take_over(owner, record, lookup).await;
+        if taken == Err(StoreError::Malformed) {
+            self.erase_all_of(id, Some(*lookup)).await?;
+            return Err(StoreError::Gone);
+        }
+        let (placed, earlier) = taken?;
         if let Some(earlier) = earlier {
             // A letter that is lost delays the news to its next renewal of its lease.
             let _ = self.write_letter(&earlier, &Letter::Ended).await;

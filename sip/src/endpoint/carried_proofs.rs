@@ -9,7 +9,8 @@
 //! | the same, and is an emergency call, a BYE or a PRACK that may not pass so | passes without its credentials: its SIP server may let it, or asks for them |
 //!
 //! A 401, 403 or 407 to what was asked for is a wrong proof. Any other answer says nothing: a server may have given it before it looked at the proof, and
-//! a party of a dialog may be the guesser. A right one is told by the next REGISTER.
+//! a party of a dialog may be the guesser. A right one is told by the next REGISTER. With the first 18x the proof is no longer under way, for its server
+//! has let the call pass, and that may ring for minutes.
 //!
 //! Who was taken in a REGISTER knows the password, and has nothing to guess: a server may want a fresh nonce for each request, or bar a number (403), and in
 //! a dialog the other party may be the one who refuses. Neither of the last two counts against that user.
@@ -184,6 +185,13 @@ impl Endpoint {
         let Some(proof) = self.proofs.sent.remove(&server) else { return };
         let refused = answer.is_some_and(|it| matches!(it.status(), Some(401 | 403 | 407)) && !is_stale(it));
         self.core.event(Event::Proof(ProofStep::Ended { proof, refused: refused && !is_excused }));
+    }
+
+    /// A call rings behind its SIP server: others of its user need not wait for its end.
+    pub(super) fn end_ringing_proof(&mut self, server: ServerId) {
+        if let Some(proof) = self.proofs.sent.remove(&server) {
+            self.core.event(Event::Proof(ProofStep::Ended { proof, refused: false }));
+        }
     }
 
     /// What an answer says of the registration's own user, if the request has his proof; whether it counts against nobody. A server that asks for the

@@ -293,6 +293,8 @@ impl Endpoint {
         if status >= 200 {
             self.end_carried_proof(server, (from == Side::Upstream).then_some(&response));
             self.dialogs.settle(server);
+        } else if status >= 180 && from == Side::Upstream {
+            self.end_ringing_proof(server);
         }
         self.note_passed(now, status, &response);
         self.core.transactions.respond(now, server, status, passed);

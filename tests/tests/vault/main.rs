@@ -272,6 +272,7 @@ conformance! {
     a_loss_is_noticed_that_later_writes_have_made_up_and_nothing_is_claimed_at_first,
     what_came_back_with_an_earlier_owner_is_its_later_ones_and_the_earlier_one_is_told,
     what_is_written_over_is_never_missing_and_its_earlier_owner_is_told,
+    a_damaged_record_of_another_run_is_written_over_as_well_and_its_owner_is_told,
     of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers,
     a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store,
     what_a_node_says_of_itself_is_believed_from_the_node_alone,

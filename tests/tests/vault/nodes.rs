@@ -238,6 +238,26 @@ pub async fn what_is_written_over_is_never_missing_and_its_earlier_owner_is_told
     assert_eq!(b.take_over(id(1), &sealed, ends, &lookup).await, Err(StoreError::Gone));
 }
 
+pub async fn a_damaged_record_of_another_run_is_written_over_as_well_and_its_owner_is_told(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    b.hold_lease().await.expect("leased");
+    let redis = bench.server();
+    for (number, missing) in [(1, "f"), (2, "e"), (3, "s")] {
+        let user = format!("alice-{number}");
+        let (lookup, _) = enable(&a, number, &user).await;
+        let (sealed, ends) = (b.seal(id(number), &record(&user)), unix_now() + DAY_S);
+        let key = format!("sipwake:i:{{{}}}", id(number));
+        redis.ask::<()>(redis::cmd("HDEL").arg(&key).arg(missing));
+        assert_eq!(b.put(id(number), &sealed, ends, &lookup, Fence::NEW).await, Err(StoreError::NotOwner), "{missing}");
+        assert_eq!(b.take_over(id(number), &sealed, ends, &lookup).await, Err(StoreError::Gone), "{missing}");
+        assert!(b.put(id(number), &sealed, ends, &lookup, Fence::NEW).await.is_ok(), "{missing}");
+        assert!(load(&b, number).await.is_some_and(|stored| stored.owned), "{missing}");
+        assert_eq!(a.ended_elsewhere().await, Ok(vec![id(number)]), "{missing}");
+        a.forget_ended(&[id(number)]).await.expect("noted");
+    }
+}
+
 pub async fn of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers(bench: &Bench) {
     const MANY: u128 = 700;
     let (a, b) = (bench.node("a"), bench.node("b"));

@@ -25,7 +25,7 @@ use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
 use crate::agent::erasures;
 use crate::agent::request::{
-    Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, WipeDone, WipeWaiter,
+    Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, Request, WipeDone, WipeWaiter,
 };
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::agent::{NodeNews, Registered, Shared};
@@ -294,7 +294,7 @@ impl Shard {
         let is_wiped = wanted.is_none() && std::mem::take(&mut row.is_wiped);
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            let fence = match wanted {
+            let stored = match wanted {
                 Some((sealed, expires_at)) => {
                     put(&shared, shard, (id, &superseded), &sealed, expires_at, &lookup, fence).await
                 }
@@ -307,10 +307,15 @@ impl Shard {
                         // heard, or died.
                         let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, true)).await;
                     }
-                    Fence::NEW
+                    Some(Fence::NEW)
                 }
             };
+            let fence = stored.unwrap_or(fence);
             shared.shards.send(shard, ShardInput::PushBindingStored { id, fence }).await;
+            if stored.is_none() {
+                let release = Request::Release { id, fence, why: ReleaseReason::Moved };
+                shared.shards.send(shard, ShardInput::Request(Box::new(release))).await;
+            }
         });
     }
 
@@ -323,7 +328,10 @@ impl Shard {
     /// The store has done what it was asked.
     pub(crate) fn on_push_binding_stored(&mut self, id: InstanceId, fence: Fence) {
         self.push_bindings.is_store_away = false;
-        self.drive(clock::now(), Input::PushBindingKept(id));
+        // What the store has done may be the erasure of an earlier registration.
+        if self.push_bindings.rows.get(&id).is_none_or(|row| !row.stale) {
+            self.drive(clock::now(), Input::PushBindingKept(id));
+        }
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         (row.fence, row.busy) = (fence, false);
         if row.stale {
@@ -512,7 +520,22 @@ fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
     }
 }
 
-/// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next.
+/// Whether another run has a later registration of the same device.
+async fn is_outdated(shared: &Shared, id: InstanceId, sealed: &Sealed) -> bool {
+    let Ok(Some(stored)) = shared.vault.load(id).await else { return false };
+    let confirmed_at_ms = |sealed: &Sealed| {
+        let opened = shared.vault.open_record(id, sealed, |record| record.push_binding().map(|it| it.confirmed_at_ms));
+        opened.ok().flatten()
+    };
+    match (confirmed_at_ms(&stored.sealed), confirmed_at_ms(sealed)) {
+        // A time that is still to come is by another clock, and says nothing.
+        (Some(theirs), Some(ours)) => !stored.owned && theirs > ours && theirs <= unix_now_ms(),
+        _ => false,
+    }
+}
+
+/// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next. `None`: its
+/// device has registered through another node since, while the store was away from this one.
 async fn put(
     shared: &Shared,
     shard: usize,
@@ -521,9 +544,12 @@ async fn put(
     expires_at: u64,
     lookup: &Lookup,
     mut fence: Fence,
-) -> Fence {
-    let (mut is_anothers, mut has_failed) = (false, false);
+) -> Option<Fence> {
+    let (mut is_anothers, mut has_failed, mut was_gone) = (false, false, false);
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
+        if is_anothers && has_failed && is_outdated(shared, id, sealed).await {
+            return None;
+        }
         let began = clock::now();
         let written = if is_anothers {
             shared.vault.take_over(id, sealed, expires_at, lookup).await
@@ -533,7 +559,7 @@ async fn put(
         match written {
             Ok(placed) => {
                 shared.metrics.store_answered(began.elapsed());
-                return placed.fence;
+                return Some(placed.fence);
             }
             Err(StoreError::Away(_)) => {
                 shared.metrics.store_error(StoreOperation::Put);
@@ -543,15 +569,23 @@ async fn put(
                 tokio::time::sleep(STORE_AGAIN).await;
             }
             // The device had registered through another node, or an earlier run of this one, and is here now.
-            Err(StoreError::NotOwner) => is_anothers = true,
-            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => (is_anothers, fence) = (false, Fence::NEW),
+            Err(StoreError::NotOwner) => {
+                if is_anothers || was_gone {
+                    // It changes all the time.
+                    tokio::time::sleep(STORE_AGAIN).await;
+                }
+                is_anothers = true;
+            }
+            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => {
+                (is_anothers, was_gone, fence) = (false, true, Fence::NEW);
+            }
             Err(error) => {
                 tracing::error!(event = "passed-not-kept", instance = %id, %error, "the store did not take a registration");
-                return Fence::NEW;
+                return Some(Fence::NEW);
             }
         }
     }
-    fence
+    Some(fence)
 }
 
 pub(crate) fn contact_of(record: &PushBindingRecord) -> PushContact {

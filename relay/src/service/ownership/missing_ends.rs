@@ -92,7 +92,7 @@ impl Inner {
         }
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::HandedOver, reply: None };
         self.dependencies.agent.tell(id, end).await;
-        self.released.note(id);
+        self.released.note(id, status.fence);
         Ok(MissingEnd::HandedOver)
     }
 }

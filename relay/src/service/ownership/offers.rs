@@ -27,6 +27,7 @@ use super::marooned::{Marooned, Step, Tried};
 use crate::agent::request::{AtServer, Request};
 use crate::clock;
 use crate::domain::InstanceState;
+use crate::service::keyed_mutex::{KeyedGuard, KeyedMutex};
 use crate::service::{Inner, Service};
 use crate::vault::Owner;
 use crate::vault::record::Provider;
@@ -174,6 +175,16 @@ impl Offered {
         }
         // There is no error: the sender lives as long as this node.
         let _ = self.0.subscribe().wait_for(|offered| !offered.contains(&id)).await;
+    }
+
+    /// Locks an instance when it is known whose it is. In this order: an offer that was taken ends when it has had the lock.
+    pub(in crate::service) async fn lock_settled<'a>(
+        &self,
+        changing: &'a KeyedMutex<InstanceId>,
+        id: InstanceId,
+    ) -> KeyedGuard<'a, InstanceId> {
+        self.settled(id).await;
+        changing.lock_key(id).await
     }
 }
 
@@ -440,6 +451,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use sip::id::ShardTag;
 
     use super::*;
@@ -483,5 +496,17 @@ mod tests {
         assert!(timeout(TAKEN_WITHIN, offered.settled(id(1))).await.is_err());
         drop(on_offer);
         assert!(timeout(TAKEN_WITHIN, offered.settled(id(1))).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_that_was_taken_ends_also_while_somebody_waits_to_end_the_instance() {
+        let (offered, changing, ids) = (Offered::default(), KeyedMutex::default(), [id(1), id(2)]);
+        let on_offer = offered.put(&ids);
+        let mut ending = pin!(offered.lock_settled(&changing, id(1)));
+        assert!(timeout(TAKEN_WITHIN, &mut ending).await.is_err());
+        let releasing = timeout(TAKEN_WITHIN, changing.lock_key(id(1))).await;
+        assert!(releasing.is_ok(), "it is not locked yet");
+        drop((releasing, on_offer));
+        assert!(timeout(TAKEN_WITHIN, ending).await.is_ok());
     }
 }

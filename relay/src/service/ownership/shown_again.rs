@@ -7,7 +7,7 @@
 //! Invariant: a record alone is not served again, for a store may show one that was wiped: its secret was shown as well, every other node was heard, and nothing
 //! has taken its place. At most [`RELEASED_MAX`] are remembered; a restart serves the others.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sip::id::InstanceId;
@@ -16,26 +16,26 @@ use tokio::sync::mpsc;
 use super::missing_records::Heard;
 use crate::lock::Mutex;
 use crate::service::Inner;
-use crate::vault::Stored;
 use crate::vault::record::StoredRecord;
+use crate::vault::{Fence, Stored};
 
-/// Released accounts that are remembered, 16 bytes each.
+/// Released accounts that are remembered, 24 bytes each.
 const RELEASED_MAX: usize = 100_000;
 
-/// The accounts that were released in this run because the store did not show them.
+/// The accounts that were released in this run because the store did not show them, each with its fence.
 #[derive(Default)]
-pub(crate) struct Released(Mutex<BTreeSet<InstanceId>>);
+pub(crate) struct Released(Mutex<BTreeMap<InstanceId, Fence>>);
 
 impl Released {
     /// An account was released.
-    pub(super) fn note(&self, id: InstanceId) {
+    pub(super) fn note(&self, id: InstanceId, fence: Fence) {
         let mut all = self.0.lock();
         if all.len() < RELEASED_MAX {
-            all.insert(id);
+            all.insert(id, fence);
         }
     }
 
-    fn take(&self, id: InstanceId) -> bool {
+    fn take(&self, id: InstanceId) -> Option<Fence> {
         self.0.lock().remove(&id)
     }
 }
@@ -44,22 +44,25 @@ impl Inner {
     /// The secret of an instance was shown whose record is this run's, and which is not here: it is served again, if it was released.
     pub(crate) fn serve_if_released(self: &Arc<Self>, id: InstanceId) {
         // Of two who show it at once, one has it served.
-        if self.released.take(id) {
+        if let Some(fence) = self.released.take(id) {
             let it = self.clone();
             tokio::spawn(async move {
-                if it.serve_again(id).await.is_none() {
-                    it.released.note(id);
+                if it.serve_again(id, fence).await.is_none() {
+                    it.released.note(id, fence);
                 }
             });
         }
     }
 
     /// Serves an account again unless it has ended; `None`: nobody can tell now.
-    async fn serve_again(self: &Arc<Self>, id: InstanceId) -> Option<()> {
+    async fn serve_again(self: &Arc<Self>, id: InstanceId, fence: Fence) -> Option<()> {
         let agent = &self.dependencies.agent;
         let _guard = self.changing.lock_key(id).await;
-        let stored = self.dependencies.vault.load(id).await.ok()?;
-        let Some(stored) = stored.filter(|stored| stored.owned) else { return Some(()) };
+        // It is a store that shows it now and then.
+        let stored = self.dependencies.vault.load(id).await.ok()??;
+        if !stored.owned {
+            return (stored.fence > fence).then_some(());
+        }
         let (wiped, heard) = self.wiped_elsewhere(&[(id, stored.fence)]).await;
         if heard != Heard::All || agent.is_claiming() || agent.is_doubtful() || self.is_leaving() {
             return None;

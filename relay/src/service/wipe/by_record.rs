@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::agent::request::{EndKind, Principal, Request};
@@ -75,20 +76,23 @@ impl Inner {
     /// Ends an instance that another one of the same lookup stands for, wherever it is; whether that was here, or its owner is gone. One that has another
     /// lookup by now stays.
     pub(crate) async fn end_earlier(self: &Arc<Self>, earlier: InstanceId, lookup: Lookup, reason: WipeReason) -> bool {
-        {
-            // No change gives it another lookup meanwhile.
-            let _guard = self.changing.lock_key(earlier).await;
+        let answer = {
+            // No change gives it another lookup before it ends.
+            let _guard = self.offered.lock_settled(&self.changing, earlier).await;
             if self.has_moved_on(earlier, &lookup).await {
                 return false;
             }
-            self.offered.settled(earlier).await;
+            let (reply, answer) = oneshot::channel();
             let kind = EndKind::Wiped(reason);
-            let end = |reply| Request::End { id: earlier, who: Principal::Relay, kind, reply: Some(reply) };
-            if let Some(Ok(done)) = self.dependencies.agent.ask(earlier, end).await
-                && self.wiped_here(earlier, &done).is_ok()
-            {
-                return true;
-            }
+            let end = Request::End { id: earlier, who: Principal::Relay, kind, reply: Some(reply) };
+            self.dependencies.agent.tell(earlier, end).await;
+            answer
+        };
+        // It is ending by now, and its answer may take long.
+        if let Ok(Ok(done)) = answer.await
+            && self.wiped_here(earlier, &done).is_ok()
+        {
+            return true;
         }
         let is_here = self.wipe(earlier, Principal::Relay, reason).await.is_ok();
         if !is_here {
@@ -127,8 +131,9 @@ impl Inner {
     /// end, and unregisters by itself.
     async fn when_owner_is_known(&self, mut stored: Stored) -> Stored {
         let (id, vault) = (stored.id, &self.dependencies.vault);
-        let until = clock::now() + LEASE + RENEWAL;
+        let (until, mut was_asked) = (clock::now() + LEASE + RENEWAL, false);
         while !stored.owned && !self.is_leaving() && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
+            was_asked = true;
             // Whatever it answers, it reads its letters.
             let answer = self.ask_within(&stored.owner, NodeMessage::InCall(id).encode(), HEARD_WITHIN).await;
             if answer.is_some() || clock::now() >= until {
@@ -139,6 +144,10 @@ impl Inner {
             if let Ok(Some(now)) = vault.load(id).await {
                 stored = now;
             }
+        }
+        // Its owner may have changed it while it was asked.
+        if was_asked && let Ok(Some(now)) = vault.load(id).await {
+            stored = now;
         }
         stored
     }

@@ -31,7 +31,7 @@ use crate::secret::Aor;
 use crate::service::Inner;
 use crate::service::nodes::drain_messages::{ContactRemoval, NodeMessage};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{Lookup, StoreError};
+use crate::vault::{Lookup, StoreError, Stored};
 
 /// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -167,25 +167,40 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let (mut returned, mut is_away) = (Vec::new(), false);
         self.look_up(&vault.passed_ends().all(), |id, stored| match stored {
-            Ok(Some(stored)) => {
-                let lookup = vault.open_record(id, &stored.sealed, |record| {
-                    let ended = record.push_binding().filter(|it| vault.passed_ends().has_ended(id, it));
-                    ended.map(|it| vault.lookup_of(it))
-                });
-                returned.extend(lookup.ok().flatten().map(|lookup| (id, lookup)));
-            }
+            Ok(Some(stored)) => returned.extend(self.ended_before(&stored).map(|_| id)),
             Ok(None) | Err(StoreError::Malformed) => {}
             Err(_) => is_away = true,
         })
         .await;
         for some in returned.chunks(EARLIER_AT_ONCE) {
-            join_all(some.iter().map(|(id, lookup)| async move {
-                tracing::warn!(event = "passed-record-returned", instance = %id, "a registration that passed through and has ended is in the store again; it is erased");
-                self.end_passed(*id, *lookup).await;
-            }))
-            .await;
+            let answered = join_all(some.iter().map(|id| self.end_if_returned(*id))).await;
+            is_away |= answered.contains(&false);
         }
         !is_away
+    }
+
+    /// The lookup of a registration that has ended here, and that its device has not made anew since then.
+    fn ended_before(&self, stored: &Stored) -> Option<Lookup> {
+        let vault = &self.dependencies.vault;
+        let lookup = vault.open_record(stored.id, &stored.sealed, |record| {
+            let ended = record.push_binding().filter(|it| vault.passed_ends().has_ended(stored.id, it));
+            ended.map(|it| vault.lookup_of(it))
+        });
+        lookup.ok().flatten()
+    }
+
+    /// Ends a registration that the store has shown, unless its device has registered again since. Whether the store answered.
+    async fn end_if_returned(self: &Arc<Self>, id: InstanceId) -> bool {
+        let vault = &self.dependencies.vault;
+        let stored = match vault.load(id).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) | Err(StoreError::Malformed) => return true,
+            Err(_) => return false,
+        };
+        let Some(lookup) = self.ended_before(&stored) else { return true };
+        tracing::warn!(event = "passed-record-returned", instance = %id, "a registration that passed through and has ended is in the store again; it is erased");
+        self.end_passed(id, lookup).await;
+        true
     }
 
     /// Ends a registration that passed through, here and in the store. The owner is told with its erasure, and each other node that may have a copy behind it.

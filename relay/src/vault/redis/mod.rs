@@ -212,19 +212,14 @@ impl RedisStore {
     }
 
     /// Writes a record over that of another run, which is told before, so that whatever dies now, it hears of it; and that run, where it is of another node.
-    /// [`StoreError::NotOwner`] and [`StoreError::Gone`]: the record has changed in this moment.
+    /// [`StoreError::NotOwner`] and [`StoreError::Gone`]: the record has changed in this moment; [`StoreError::Malformed`]: it is damaged.
     pub async fn take_over(
         &self,
         owner: &Owner,
         record: RecordToWrite<'_>,
         lookup: &Lookup,
     ) -> Result<(Placed, Option<Owner>), StoreError> {
-        let stored = match self.load(owner, record.id).await {
-            // A damaged record has no owner.
-            Err(StoreError::Malformed) => None,
-            stored => stored?,
-        };
-        let Some(stored) = stored else { return Err(StoreError::Gone) };
+        let stored = self.load(owner, record.id).await?.ok_or(StoreError::Gone)?;
         let other = Some(stored.owner).filter(|other| other.node != owner.node);
         if let Some(other) = &other {
             self.note_ended(other, &[record.id]).await?;

@@ -88,6 +88,21 @@ fn a_refusal_of_another_users_proof_is_told_once_and_nothing_else_is_taken_for_a
 }
 
 #[test]
+fn a_call_that_rings_keeps_the_permit_of_its_proof_no_longer() {
+    let mut through = proven();
+    let world = &mut through.world;
+    send(world, "INVITE", "ringing", "Proxy-Authorization", &digest("victim"));
+    let (server, invite) = (world.upstream, world.last("INVITE"));
+    let mut told_after = |status| {
+        world.reply(server, &invite, status, &[], "");
+        told(world).1
+    };
+    assert!(told_after(100).is_empty());
+    assert_eq!(told_after(180), [false]);
+    assert!(told_after(183).is_empty() && told_after(403).is_empty(), "it is told once");
+}
+
+#[test]
 fn a_phones_own_proof_waits_for_nothing_however_often_its_server_wants_a_fresh_nonce_or_bars_a_number() {
     let mut through = proven();
     through.world.word = Err(7);
