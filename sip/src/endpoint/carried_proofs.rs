@@ -4,7 +4,7 @@
 //! | a request for its SIP server holds | and |
 //! | --- | --- |
 //! | no credentials, or a `Bearer` | passes |
-//! | a Digest of the user whose proof the server has last taken in a REGISTER of this very registration | passes, until [`OWN_REFUSALS`] in a row were refused |
+//! | a Digest of the user, and of the realm, whose proof the server has last taken in a REGISTER of this very registration | passes, until [`OWN_REFUSALS`] in a row were refused |
 //! | a Digest of any other user, several, Basic | waits for the shell's word: it passes, or is 503 with Retry-After |
 //! | the same, and is an emergency call, a BYE or a PRACK that may not pass so | passes without its credentials: its SIP server may let it, or asks for them |
 //!
@@ -57,6 +57,8 @@ pub(super) struct CarriedProofs {
 /// A user whose proof was taken in a REGISTER.
 struct Own {
     name: Box<str>,
+    /// Those of the proofs in it: a server of several domains may look a user up by the realm, and this one is another's elsewhere.
+    realms: BTreeSet<Box<str>>,
     /// Proofs in a row that were refused since, outside dialogs.
     refusals: u16,
 }
@@ -66,7 +68,8 @@ impl Own {
     fn is_all_in(&self, request: &Message, sender: Sender) -> bool {
         own_proof::of_others(request, sender).all(|value| {
             let names = usernames(std::iter::once(value), USERNAMES_MAX);
-            names.is_some_and(|names| names.len() == 1 && names.contains(&self.name))
+            let is_own_name = names.is_some_and(|names| names.len() == 1 && names.contains(&self.name));
+            is_own_name && realm_of(value).is_some_and(|realm| self.realms.contains(&realm))
         })
     }
 }
@@ -81,7 +84,8 @@ impl CarriedProofs {
     pub(super) fn note_taken(&mut self, instance: InstanceId, register: &Message) {
         let mut names = names_in(register, Sender::Passing).unwrap_or_default().into_iter();
         if let (Some(name), None) = (names.next(), names.next()) {
-            self.own.insert(instance, Own { name, refusals: 0 });
+            let realms = own_proof::of_others(register, Sender::Passing).filter_map(realm_of).collect();
+            self.own.insert(instance, Own { name, realms, refusals: 0 });
         }
     }
 
@@ -143,6 +147,10 @@ impl Endpoint {
     /// The shell's word for a request: it may pass, or so many seconds are to be waited.
     pub(super) fn on_proof_admitted(&mut self, now: Instant, id: CarriedProofId, word: Result<(), u32>) {
         let Some((source, request)) = self.proofs.held.remove(&id) else { return };
+        if let Some(left) = self.proofs.admitted.take() {
+            // A fault of the relay has left it.
+            self.core.event(Event::Proof(ProofStep::Ended { proof: left, refused: false }));
+        }
         match word {
             Ok(()) => {
                 self.proofs.admitted = Some(id);
@@ -218,10 +226,8 @@ impl Endpoint {
             }
             _ => return false,
         };
-        let realms = |message: &Message, name| -> Option<Vec<String>> {
-            let realm = |value| Some(digest_names(std::str::from_utf8(value).ok()?)?.0.into_owned());
-            message.values(name).map(realm).collect()
-        };
+        let realms =
+            |message: &Message, name| -> Option<Vec<Box<str>>> { message.values(name).map(realm_of).collect() };
         let is_another = match (realms(asked, proof), realms(answer, challenge)) {
             (Some(proved), Some(asked)) => !asked.iter().any(|realm| proved.contains(realm)),
             _ => false,
@@ -236,6 +242,11 @@ impl Endpoint {
 /// The user names of the credentials of a request that are for others; `None`: they cannot be counted.
 fn names_in(request: &Message, sender: Sender) -> Option<BTreeSet<Box<str>>> {
     usernames(own_proof::of_others(request, sender), USERNAMES_MAX)
+}
+
+/// The realm of a Digest.
+fn realm_of(value: &[u8]) -> Option<Box<str>> {
+    Some(digest_names(std::str::from_utf8(value).ok()?)?.0.into())
 }
 
 /// Whether a request passes without its credentials where it may not pass with them. A phone whose BYE is refused ends its side all the same (RFC 3261

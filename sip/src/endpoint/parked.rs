@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
 use super::dialogs::{LATE_BYTES, NextHop, Passage};
+use super::outgoing::is_emergency;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
@@ -189,7 +190,8 @@ impl Endpoint {
     ) {
         let who = OfflinePeer::Server(upstream);
         let begun = self.parked.kept_begun(&who, request.method() == Some(Method::Invite));
-        let has_room = begun < BEGUN_PER_SERVER && self.parked.kept(&who) < WAITING_PER_SERVER;
+        let has_share = begun < BEGUN_PER_SERVER || is_emergency(request);
+        let has_room = has_share && self.parked.kept(&who) < WAITING_PER_SERVER;
         if has_room {
             let branch = self.core.branch();
             let owner = ServerOwner::Parked(who, branch);

@@ -65,6 +65,16 @@ fn whatever_begins_with_another_users_proof_waits_for_the_shells_word() {
     }
 }
 
+/// A server of several domains may look a user up by the realm: the same name is another's there.
+#[test]
+fn a_proof_of_the_own_name_in_another_realm_waits_for_the_shells_word() {
+    let mut through = proven();
+    let world = &mut through.world;
+    world.word = Err(7);
+    send(world, "SUBSCRIBE", "guess", "Proxy-Authorization", &digest("alice").replace("example.com", "victim.example"));
+    assert_eq!((world.count("SUBSCRIBE"), told(world).0.len()), (0, 1));
+}
+
 #[test]
 fn a_refusal_of_another_users_proof_is_told_once_and_nothing_else_is_taken_for_a_right_one() {
     let stale = "Digest realm=\"example.com\", nonce=\"n\", stale=true";
