@@ -541,23 +541,15 @@ fn read_missed_call(bytes: &[u8]) -> Option<MissedCall> {
     }
     let call = CallId::from_bytes(rest.array().ok()?);
     let (at, expires_at) = (rest.number().ok()?, rest.number().ok()?);
-    let given_up = flag(&mut rest)?;
+    let given_up = rest.flag().ok()?;
     let (from, name) = read_sender(&mut rest)?;
     rest.0.is_empty().then_some(MissedCall { call, from, name, at, expires_at, given_up })
 }
 
 fn read_sender(rest: &mut Reader<'_>) -> Option<(Box<str>, Option<Box<str>>)> {
     let from = rest.text().ok()?.into();
-    let name = if flag(rest)? { Some(rest.text().ok()?.into()) } else { None };
+    let name = if rest.flag().ok()? { Some(rest.text().ok()?.into()) } else { None };
     Some((from, name))
-}
-
-fn flag(rest: &mut Reader<'_>) -> Option<bool> {
-    match rest.byte().ok()? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

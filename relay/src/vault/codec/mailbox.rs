@@ -35,21 +35,13 @@ pub(in crate::vault) fn read(bytes: &[u8]) -> Option<Mailbox> {
     if rest.byte().ok()? != VERSION {
         return None;
     }
-    let waiting = flag(&mut rest)?;
+    let waiting = rest.flag().ok()?;
     let mut count = || -> Option<Option<u32>> {
-        Some(if flag(&mut rest)? { Some(u32::try_from(rest.number().ok()?).ok()?) } else { None })
+        Some(if rest.flag().ok()? { Some(u32::try_from(rest.number().ok()?).ok()?) } else { None })
     };
     let (new, old, urgent) = (count()?, count()?, count()?);
-    let account = if flag(&mut rest)? { Some(rest.text().ok()?.into()) } else { None };
+    let account = if rest.flag().ok()? { Some(rest.text().ok()?.into()) } else { None };
     rest.0.is_empty().then_some(Mailbox { waiting, new, old, urgent, account })
-}
-
-fn flag(rest: &mut Reader<'_>) -> Option<bool> {
-    match rest.byte().ok()? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

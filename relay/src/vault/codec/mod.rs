@@ -138,6 +138,15 @@ impl<'a> Reader<'a> {
         Ok((value, is_marked))
     }
 
+    /// A byte that is 0 or 1.
+    pub(in crate::vault) fn flag(&mut self) -> Result<bool, NotARecord> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(NotARecord),
+        }
+    }
+
     pub(super) fn byte(&mut self) -> Result<u8, NotARecord> {
         Ok(self.take(1)?[0])
     }

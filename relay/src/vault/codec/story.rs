@@ -86,7 +86,7 @@ fn step(rest: &mut Reader<'_>) -> Result<Step, NotARecord> {
         2 => Moment::PushSent(word::<PushProvider>(rest)?),
         3 => {
             let outcome = word::<PushOutcome>(rest)?;
-            let has_reason = flag(rest)?;
+            let has_reason = rest.flag()?;
             Moment::PushEnded(outcome, rest.text_if(has_reason)?.map(Into::into))
         }
         4 => Moment::DeviceAttached,
@@ -94,7 +94,7 @@ fn step(rest: &mut Reader<'_>) -> Result<Step, NotARecord> {
         6 => Moment::CallerHearsRinging,
         7 => Moment::Ringing,
         8 => Moment::Ended(*ENDS.get(usize::from(rest.byte()?)).ok_or(NotARecord)?),
-        9 => Moment::HungUp { by_device: flag(rest)? },
+        9 => Moment::HungUp { by_device: rest.flag()? },
         10 => Moment::Announced,
         _ => return Err(NotARecord),
     };
@@ -103,14 +103,6 @@ fn step(rest: &mut Reader<'_>) -> Result<Step, NotARecord> {
 
 fn word<W: Word>(rest: &mut Reader<'_>) -> Result<W, NotARecord> {
     W::ALL.get(usize::from(rest.byte()?)).copied().ok_or(NotARecord)
-}
-
-fn flag(rest: &mut Reader<'_>) -> Result<bool, NotARecord> {
-    match rest.byte()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(NotARecord),
-    }
 }
 
 #[cfg(test)]
