@@ -13,7 +13,7 @@ use sip::id::InstanceId;
 use super::items::{Collection, ItemKey, Kept, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{Fence, LookupChange, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
+use super::store::{ErasedIf, Fence, LookupChange, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use crate::lock::Mutex;
@@ -118,8 +118,15 @@ impl MemoryStore {
         self.table().records.get(&id).map(|entry| entry.stored(owner, id))
     }
 
-    pub fn erase(&self, id: InstanceId) -> bool {
-        self.table().remove(id)
+    /// Whether there was a record; `None` where another one is left.
+    pub fn erase(&self, id: InstanceId, erased_if: ErasedIf<'_>) -> Option<bool> {
+        let mut table = self.table();
+        if let ErasedIf::Unchanged(sealed) = erased_if
+            && table.records.get(&id).is_some_and(|entry| entry.sealed.as_bytes() != sealed.as_bytes())
+        {
+            return None;
+        }
+        Some(table.remove(id))
     }
 
     pub fn claim(&self, owner: &Owner, batch: usize, wanted: &Wanted) -> Vec<Stored> {

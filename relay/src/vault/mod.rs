@@ -73,7 +73,7 @@ use deletions::Deletions;
 use item_order::Places;
 use memory::MemoryStore;
 use redis::RedisStore;
-use store::{Expiry, Naming, RecordToWrite};
+use store::{ErasedIf, Expiry, Naming, RecordToWrite};
 use wanted::Wanted;
 
 /// The longest that a record lives after it was put, in seconds: 6 days.
@@ -501,7 +501,7 @@ impl Vault {
     /// # Errors
     /// As [`Self::erase`].
     pub async fn erase_all_of(&self, id: InstanceId, lookup: Option<Lookup>) -> Result<bool, StoreError> {
-        Ok(self.erase_with(id, lookup, None).await?.unwrap_or(false))
+        Ok(self.erase_with(id, lookup, ErasedIf::Any).await?.unwrap_or(false))
     }
 
     /// As [`Self::erase_all_of`], unless another node has the record, or has had it since this one had it with this fence. Whether nothing of it is left.
@@ -509,20 +509,28 @@ impl Vault {
     /// # Errors
     /// As [`Self::erase`].
     pub async fn erase_own(&self, id: InstanceId, lookup: Option<Lookup>, fence: Fence) -> Result<bool, StoreError> {
-        Ok(self.erase_with(id, lookup, Some(fence)).await?.is_some())
+        Ok(self.erase_with(id, lookup, ErasedIf::OwnedBy(fence)).await?.is_some())
+    }
+
+    /// As [`Self::erase_all_of`], unless the record has been written since it was loaded. Whether nothing of it is left.
+    ///
+    /// # Errors
+    /// As [`Self::erase`].
+    pub async fn erase_unchanged(&self, stored: &Stored, lookup: Lookup) -> Result<bool, StoreError> {
+        Ok(self.erase_with(stored.id, Some(lookup), ErasedIf::Unchanged(&stored.sealed)).await?.is_some())
     }
 
     async fn erase_with(
         &self,
         id: InstanceId,
         lookup: Option<Lookup>,
-        fence: Option<Fence>,
+        erased_if: ErasedIf<'_>,
     ) -> Result<Option<bool>, StoreError> {
         let redis = match &self.0.store {
-            Store::Memory(memory) => return Ok(Some(memory.erase(id))),
+            Store::Memory(memory) => return Ok(memory.erase(id, erased_if)),
             Store::Redis(redis) => redis,
         };
-        let Some((existed, owner)) = redis.erase(&self.0.owner, id, lookup.as_ref(), fence).await? else {
+        let Some((existed, owner)) = redis.erase(&self.0.owner, id, lookup.as_ref(), erased_if).await? else {
             return Ok(None);
         };
         if let Some(owner) = owner {

@@ -132,6 +132,17 @@ pub struct LookupChange<'a> {
     pub to: &'a Lookup,
 }
 
+/// Which record is erased; another one is left as it is.
+#[derive(Clone, Copy)]
+pub(super) enum ErasedIf<'a> {
+    /// Any.
+    Any,
+    /// Unless another node has it, or has had it since this one had it with this fence.
+    OwnedBy(Fence),
+    /// The one that reads like this, whoever owns it.
+    Unchanged(&'a Sealed),
+}
+
 /// What a record that is written does with its lookup where that names another instance.
 #[derive(Clone, Copy)]
 pub(super) enum Naming<'a> {

@@ -300,6 +300,7 @@ conformance! {
     whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,
     what_no_index_names_any_more_is_named_again_by_its_owner,
     what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_claimed_it_since,
+    what_a_store_has_shown_is_erased_unless_it_was_written_since_whoever_owns_it,
     of_two_processes_by_one_name_the_later_takes_nothing_and_leaves_the_lease_to_the_other,
 }
 

@@ -413,6 +413,23 @@ pub async fn what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_cl
     assert_eq!(c.ended_elsewhere().await, Ok(vec![id(1)]), "and its node is told");
 }
 
+pub async fn what_a_store_has_shown_is_erased_unless_it_was_written_since_whoever_owns_it(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    b.hold_lease().await.expect("leased");
+    let (lookup, fence) = enable(&b, 1, "alice").await;
+    let shown = load(&a, 1).await.expect("stored");
+    // The same registration once more, a moment later: its owner and its fence are the same.
+    let renewed = b.seal(id(1), &record("alice"));
+    b.put(id(1), &renewed, shown.expires_at, &lookup, fence).await.expect("put");
+    assert_eq!(a.erase_unchanged(&shown, lookup).await, Ok(false), "it is a later one");
+    let later = load(&a, 1).await.expect("stays");
+    assert_eq!((later.sealed.as_bytes(), later.fence), (renewed.as_bytes(), fence));
+    assert_eq!(b.ended_elsewhere().await, Ok(vec![]), "and its node goes on with it");
+    assert_eq!(a.erase_unchanged(&later, lookup).await, Ok(true));
+    assert!(load(&a, 1).await.is_none());
+    assert_eq!(a.erase_unchanged(&later, lookup).await, Ok(true), "nothing of it is left");
+}
+
 pub async fn of_two_processes_by_one_name_the_later_takes_nothing_and_leaves_the_lease_to_the_other(bench: &Bench) {
     let one = bench.node("a");
     one.hold_lease().await.expect("leased");

@@ -68,6 +68,8 @@ struct Row {
     busy: bool,
     /// The write under way is not the newest.
     stale: bool,
+    /// The store has not answered a write since it has taken the last one.
+    is_unkept: bool,
     /// The same flag, shared with the task that asks the store: a superseded record is not written.
     superseded: Arc<AtomicBool>,
     /// Its count in the holdings, as long as there is this row.
@@ -94,6 +96,7 @@ impl Row {
             fence: Fence::NEW,
             busy: false,
             stale: false,
+            is_unkept: false,
             superseded: Arc::default(),
             _place: place,
             waiters: Vec::new(),
@@ -290,13 +293,14 @@ impl Shard {
         row.busy = true;
         let superseded = Arc::<AtomicBool>::default();
         row.superseded = superseded.clone();
-        let (wanted, lookup, fence) = (row.wanted.clone(), row.lookup, row.fence);
+        let (wanted, lookup, fence, is_unkept) = (row.wanted.clone(), row.lookup, row.fence, row.is_unkept);
         let is_wiped = wanted.is_none() && std::mem::take(&mut row.is_wiped);
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let stored = match wanted {
                 Some((sealed, expires_at)) => {
-                    put(&shared, shard, (id, &superseded), &sealed, expires_at, &lookup, fence).await
+                    let record = (&sealed, expires_at, &lookup);
+                    put(&shared, shard, (id, &superseded), record, fence, is_unkept).await
                 }
                 None => {
                     while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
@@ -322,6 +326,9 @@ impl Shard {
     /// The store has not taken a record, and is asked again: its device has its answer before.
     pub(crate) fn on_push_binding_unkept(&mut self, id: InstanceId) {
         self.push_bindings.is_store_away = true;
+        if let Some(row) = self.push_bindings.rows.get_mut(&id) {
+            row.is_unkept = true;
+        }
         self.drive(clock::now(), Input::PushBindingKept(id));
     }
 
@@ -334,6 +341,7 @@ impl Shard {
         }
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         (row.fence, row.busy) = (fence, false);
+        row.is_unkept &= row.stale;
         if row.stale {
             self.tell_store(id);
         } else if row.wanted.is_none() {
@@ -535,17 +543,16 @@ async fn is_outdated(shared: &Shared, id: InstanceId, sealed: &Sealed) -> bool {
 }
 
 /// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next. `None`: its
-/// device has registered through another node since, while the store was away from this one.
+/// device has registered through another node since, while the store was away from this one; `has_failed`: it was, before this write.
 async fn put(
     shared: &Shared,
     shard: usize,
     (id, superseded): (InstanceId, &AtomicBool),
-    sealed: &Sealed,
-    expires_at: u64,
-    lookup: &Lookup,
+    (sealed, expires_at, lookup): (&Sealed, u64, &Lookup),
     mut fence: Fence,
+    mut has_failed: bool,
 ) -> Option<Fence> {
-    let (mut is_anothers, mut has_failed, mut was_gone) = (false, false, false);
+    let (mut is_anothers, mut was_gone) = (false, false);
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         if is_anothers && has_failed && is_outdated(shared, id, sealed).await {
             return None;

@@ -183,8 +183,14 @@ impl Offered {
         changing: &'a KeyedMutex<InstanceId>,
         id: InstanceId,
     ) -> KeyedGuard<'a, InstanceId> {
-        self.settled(id).await;
-        changing.lock_key(id).await
+        loop {
+            self.settled(id).await;
+            let guard = changing.lock_key(id).await;
+            // It may have been offered while the lock was waited for.
+            if !self.0.borrow().contains(&id) {
+                return guard;
+            }
+        }
     }
 }
 
@@ -507,6 +513,19 @@ mod tests {
         let releasing = timeout(TAKEN_WITHIN, changing.lock_key(id(1))).await;
         assert!(releasing.is_ok(), "it is not locked yet");
         drop((releasing, on_offer));
+        assert!(timeout(TAKEN_WITHIN, ending).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_that_begins_while_a_wipe_waits_for_the_lock_is_waited_for_as_well() {
+        let (offered, changing, ids) = (Offered::default(), KeyedMutex::default(), [id(1)]);
+        let change = changing.lock_key(id(1)).await;
+        let mut ending = pin!(offered.lock_settled(&changing, id(1)));
+        assert!(timeout(TAKEN_WITHIN, &mut ending).await.is_err(), "a change is under way");
+        let on_offer = offered.put(&ids);
+        drop(change);
+        assert!(timeout(TAKEN_WITHIN, &mut ending).await.is_err(), "it is on offer by now");
+        drop(on_offer);
         assert!(timeout(TAKEN_WITHIN, ending).await.is_ok());
     }
 }

@@ -94,6 +94,7 @@ impl Inner {
 
     async fn end_removed_record(self: Arc<Self>, id: InstanceId, contact: &str, sent_ms: u64) {
         let vault = &self.dependencies.vault;
+        let mut ended = None;
         for _ in 0..TRIES {
             if self.look_as_relay(id).await.is_ok() {
                 // Its device has registered it here again.
@@ -105,15 +106,22 @@ impl Inner {
                     let lookup = vault.open_record(id, &stored.sealed, |record| {
                         record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
                     });
-                    if let Ok(Some(lookup)) = lookup {
-                        vault.note_passed_end(id, &stored.sealed);
-                        self.end_passed(id, lookup).await;
+                    let Ok(Some(lookup)) = lookup else { return };
+                    vault.note_passed_end(id, &stored.sealed);
+                    if self.end_stored(&stored, lookup).await {
+                        return;
                     }
-                    return;
+                    ended = Some(lookup);
                 }
+                // The store may have erased it, and not answered.
+                Ok(None) if ended.is_some() => return self.tell_end(id, true).await,
                 Ok(None) | Err(StoreError::Malformed) => return,
-                Err(_) => sleep(AGAIN).await,
+                Err(_) => {}
             }
+            sleep(AGAIN).await;
+        }
+        if let Some(lookup) = ended {
+            self.dependencies.agent.erase(id, lookup);
         }
     }
 
@@ -199,7 +207,24 @@ impl Inner {
         };
         let Some(lookup) = self.ended_before(&stored) else { return true };
         tracing::warn!(event = "passed-record-returned", instance = %id, "a registration that passed through and has ended is in the store again; it is erased");
-        self.end_passed(id, lookup).await;
+        self.end_stored(&stored, lookup).await
+    }
+
+    /// Ends a registration that the store has shown and no shard here is known to have, unless its device has registered it again since then, at
+    /// whatever node. Whether the store answered.
+    async fn end_stored(self: &Arc<Self>, stored: &Stored, lookup: Lookup) -> bool {
+        let erased = self.dependencies.vault.erase_unchanged(stored, lookup);
+        match self.timed(StoreOperation::Erase, erased).await {
+            Ok(true) => {}
+            Ok(false) => return true,
+            Err(_) => return false,
+        }
+        tracing::info!(event = "passed-forgotten", instance = %stored.id, end = "unregistered", "a registration that passed through is forgotten");
+        // It may be on its way here from the store. One that its device makes here now is no more called ended, and is written behind this.
+        if self.ended_before(stored).is_some() {
+            self.release_push_binding(stored.id).await;
+        }
+        self.tell_end(stored.id, true).await;
         true
     }
 

@@ -67,8 +67,8 @@ use super::items::Collection;
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
-    AwayReason, Expiry, Fence, Lease, LookupChange, Naming, OPERATION_LIMIT, Owner, Peer, Placed, RecordToWrite,
-    Settings, StoreError, Stored,
+    AwayReason, ErasedIf, Expiry, Fence, Lease, LookupChange, Naming, OPERATION_LIMIT, Owner, Peer, Placed,
+    RecordToWrite, Settings, StoreError, Stored,
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
@@ -319,19 +319,18 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from. `fence`: what this node had it with,
-    /// if it is not to be erased where another one has had it since; then that is `None`.
+    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from. `None` where another one is left.
     pub async fn erase(
         &self,
         owner: &Owner,
         id: InstanceId,
         lookup: Option<&Lookup>,
-        fence: Option<Fence>,
+        erased_if: ErasedIf<'_>,
     ) -> Result<Option<(bool, Option<Owner>)>, StoreError> {
         let connection = self.link.open_generation().await?;
         let (mut from, mut told): (Vec<u8>, Option<Owner>) = (Vec::new(), None);
         let (existed, other, earlier) = loop {
-            let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from, fence).await?;
+            let (outcome, owned_by, earlier) = self.try_erase(owner, id, &from, erased_if).await?;
             if outcome == EraseOutcome::Left {
                 return Ok(None);
             }
@@ -376,17 +375,19 @@ impl RedisStore {
         owner: &Owner,
         id: InstanceId,
         from: &[u8],
-        fence: Option<Fence>,
+        erased_if: ErasedIf<'_>,
     ) -> Result<Erased, StoreError> {
         let mut erase = SCRIPTS.erase.key(record_key(id));
         for collection in Collection::ALL {
             erase.key(collection_key(id, collection));
         }
         let erase = erase.arg(&*owner.node).arg(from);
-        if let Some(fence) = fence {
+        match erased_if {
+            ErasedIf::Any => erase.arg("").arg(""),
             // A later run of this node may have claimed it since.
-            erase.arg(fence.next().number());
-        }
+            ErasedIf::OwnedBy(fence) => erase.arg(fence.next().number()).arg(""),
+            ErasedIf::Unchanged(sealed) => erase.arg("").arg(sealed.as_bytes()),
+        };
         self.link.ask(erase).await
     }
 
