@@ -138,3 +138,4 @@ pub mod timing;
 mod transaction;
 
 pub use endpoint::{Endpoint, Event, Input, Output, Poll};
+pub use registration::challenges;

@@ -6,10 +6,10 @@
 //! | `dns` | every NAPTR, SRV, A and AAAA record is asked for; each address is judged by `upstream.allow_addresses` |
 //! | `connection` | each address is connected to, with the certificate verified as for a call; all of them, not the first alone, some side by side |
 //! | `options` | OPTIONS by the best connection |
-//! | `register` | REGISTER without a Contact, up to the challenge; with the password or its HA1: the registered Contacts, then, where none is a relay's, a Contact of its own with a Path, and its end |
+//! | `register` | REGISTER without a Contact, up to the challenge; with the password or its HA1: the registered Contacts, then, where none is a relay's, a Contact of its own with a Path, and its end ([`registering`]) |
 //!
 //! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a Contact is
-//! registered that is taken away again, unless a relay has the account registered: of some servers it would take that one's place. A password is tried once: a refusal ends the examination. DNS findings about addresses that the relay does
+//! registered that is taken away again, unless a relay has the account registered: of some servers it would take that one's place. A refused password ends the examination. DNS findings about addresses that the relay does
 //! not dial are told at the machine itself alone (`discreet`).
 
 mod discreet;
@@ -134,9 +134,9 @@ impl Doctor {
         let mut report = Report::default();
         if let Some(route) = self.look_at_account(patient, &mut report)
             && let Some(candidates) = self.look_at_names_in_time(&route, &mut report).await
-            && let Some(line) = self.look_at_connections(&route, &candidates, &mut report).await
+            && let Some((line, candidate)) = self.look_at_connections(&route, &candidates, &mut report).await
         {
-            self.look_at_server(line, &route, patient, &mut report).await;
+            self.look_at_server(line, candidate, &route, patient, &mut report).await;
         }
         report
     }
@@ -243,15 +243,21 @@ impl Doctor {
         }
     }
 
-    /// Connects to each address; the first connection that stands.
-    async fn look_at_connections(&self, route: &Route, candidates: &[Candidate], report: &mut Report) -> Option<Line> {
+    /// Connects to each address; the first connection that stands, and its address.
+    async fn look_at_connections<'a>(
+        &self,
+        route: &Route,
+        candidates: &'a [Candidate],
+        report: &mut Report,
+    ) -> Option<(Line, &'a Candidate)> {
         const STEP: DoctorStep = DoctorStep::Connection;
         let domain = route.verified_domain();
         let mut best = None;
         for some in candidates.chunks(CONNECTIONS) {
             // Side by side: a silent address keeps nobody from the address behind it.
             let opened = join_all(some.iter().map(|candidate| self.open(candidate, domain))).await;
-            for (Candidate { address, transport, .. }, opened) in some.iter().zip(opened) {
+            for (candidate, opened) in some.iter().zip(opened) {
+                let Candidate { address, transport, .. } = candidate;
                 match opened {
                     Ok(line) => {
                         let how = match transport {
@@ -260,7 +266,7 @@ impl Doctor {
                             Transport::Udp => ": datagrams leave; whether they arrive, OPTIONS tells".to_owned(),
                         };
                         report.good(STEP, format!("{transport} {address}{how}"));
-                        best = best.or(Some(line));
+                        best = best.or(Some((line, candidate)));
                     }
                     Err(NoLine::Dial(error)) => {
                         report.note(STEP, format!("{transport}: {error}"), remedy_of(&error, domain));
@@ -310,29 +316,35 @@ impl Doctor {
         Err(last)
     }
 
-    async fn look_at_server(&self, mut line: Line, route: &Route, patient: &Patient, report: &mut Report) {
+    async fn look_at_server(
+        &self,
+        mut line: Line,
+        candidate: &Candidate,
+        route: &Route,
+        patient: &Patient,
+        report: &mut Report,
+    ) {
+        const STEP: DoctorStep = DoctorStep::Options;
         match line.ask(Method::Options, route.registrar(), &patient.aor, &[]).await {
             Ok(response) => {
                 let told = |name| response.text(name).map(|value| format!("; {name}: {value}")).unwrap_or_default();
                 let more = format!("{}{}{}", told(Name::Server), told(Name::Allow), told(Name::Supported));
-                report.good(DoctorStep::Options, format!("{}{more}", response.status().unwrap_or_default()));
+                report.good(STEP, format!("{}{more}", response.status().unwrap_or_default()));
             }
             Err(LineError::Silent) => {
-                report.note(
-                    DoctorStep::Options,
-                    "no answer to OPTIONS",
-                    "many servers leave it unanswered from whom they do not know",
-                );
+                let remedy = "many servers leave it unanswered from whom they do not know";
+                report.note(STEP, "no answer to OPTIONS", remedy);
             }
-            Err(error) => {
-                return report.bad(
-                    DoctorStep::Options,
-                    error.to_string(),
-                    "look at the SIP server's log, or its firewall",
-                );
-            }
+            // The relay's REGISTER is the first request on its connection.
+            Err(error) => match self.open(candidate, route.verified_domain()).await {
+                Ok(another) => {
+                    report.note(STEP, error.to_string(), "another connection is tried for REGISTER");
+                    line = another;
+                }
+                Err(_) => return report.bad(STEP, error.to_string(), "look at the SIP server's log, or its firewall"),
+            },
         }
-        if let Err(Ended { fault, remedy }) = Registering::new(self, line, route, patient).look(report).await {
+        if let Err(Ended { fault, remedy, .. }) = Registering::new(self, line, route, patient).look(report).await {
             report.bad(DoctorStep::Register, fault, remedy);
         }
     }

@@ -1,10 +1,22 @@
 //! The step `register`: the REGISTERs of an examination, and what their answers say of the server.
 //!
-//! Invariant: a password is tried once, again only when its nonce was old; the Contact that was registered is taken away again.
+//! | asked | answered | then |
+//! | --- | --- | --- |
+//! | which Contacts there are, without a Contact and without credentials | 401, 407, 2xx | the same with credentials |
+//! | the same | anything else, or nothing: some servers know no such question | an own Contact is taken away that is not there |
+//! | which Contacts there are, with credentials | 2xx | what is listed; an own Contact, unless a relay has one there |
+//! | the same | 401, 407 to an answer that is not old | the password is wrong |
+//! | the same | anything else, or nothing | an own Contact: its answer counts |
+//!
+//! Each challenge on the way is answered as the relay answers it ([`Challenges`]).
+//!
+//! Invariant: a password is tried once in each realm, again only when its nonce was old, or after a question that a server does not know; the Contact that
+//! was registered is taken away again.
 
 use std::collections::BTreeSet;
 
 use sip::auth::{Challenge, DigestResponse, Hash};
+use sip::challenges::{Challenger, Challenges, Verdict};
 use sip::id::BindingId;
 use sip::message::{Message, Method, Name, Uri};
 
@@ -24,22 +36,19 @@ pub(super) struct Registering<'a> {
     line: Line,
     route: &'a Route,
     patient: &'a Patient,
-    challenged: Option<Challenged>,
-}
-
-/// The challenge to answer.
-struct Challenged {
-    challenge: Challenge,
-    /// The header that it came in.
-    header: Name,
-    /// Answers with its nonce until now.
-    count: u32,
+    challenges: Challenges,
+    /// The other challenges of the response that was answered last, for hashes that do not fit its first one.
+    others: Vec<Challenge>,
+    /// The realms that were told.
+    realms: BTreeSet<Box<str>>,
 }
 
 /// The fault that ended an examination.
 pub(super) struct Ended {
     pub fault: String,
     pub remedy: &'static str,
+    /// It is that there was no answer.
+    is_silence: bool,
 }
 
 impl From<LineError> for Ended {
@@ -47,23 +56,38 @@ impl From<LineError> for Ended {
         Self {
             fault: error.to_string(),
             remedy: "look at the SIP server's log and its firewall: the relay's REGISTER would be lost too",
+            is_silence: matches!(error, LineError::Silent),
         }
+    }
+}
+
+impl Ended {
+    fn new(fault: impl Into<String>, remedy: &'static str) -> Self {
+        Self { fault: fault.into(), remedy, is_silence: false }
     }
 }
 
 impl<'a> Registering<'a> {
     pub fn new(doctor: &'a Doctor, line: Line, route: &'a Route, patient: &'a Patient) -> Self {
-        Self { doctor, line, route, patient, challenged: None }
+        let (challenges, others, realms) = (Challenges::default(), Vec::new(), BTreeSet::new());
+        Self { doctor, line, route, patient, challenges, others, realms }
     }
 
     /// Without a Contact first; then, with the credentials, for the Contacts that there are, and for one of its own.
     pub async fn look(&mut self, report: &mut Report) -> Result<(), Ended> {
-        let first = self.send(&[]).await?;
+        let own = OwnContact::new(&self.line);
+        let mut first = self.send(&[]).await;
+        let lists = !tells_nothing(&first);
+        if !lists {
+            report.note(STEP, format!("a REGISTER without a Contact: {}", told(&first)), "the relay sends none such");
+            first = self.send(&own.headers(0)).await;
+        }
+        let first = first?;
         match first.status().unwrap_or_default() {
-            401 | 407 => self.look_at_challenge(&first, report)?,
-            status @ 200..300 => report.note(
+            401 | 407 if self.is_to_answer(&first, report)? => {}
+            200..300 => report.note(
                 STEP,
-                format!("{status} without credentials"),
+                format!("{} without credentials", first.status().unwrap_or_default()),
                 "whoever reaches this server registers anybody: ask for credentials",
             ),
             status => return Err(refused(status, &first)),
@@ -72,37 +96,46 @@ impl<'a> Registering<'a> {
             report.note(STEP, "not tried any further", "give the password, or ha1, to see it registered");
             return Ok(());
         }
-        let before = self.look_at_credentials(report).await?;
-        if let Some(left) = relays_contact(&before) {
+        let before = if lists { self.look_at_credentials(report).await? } else { None };
+        if let Some(left) = before.as_ref().and_then(relays_contact) {
             let left = left.map(|seconds| format!(", for another {seconds} s")).unwrap_or_default();
             let what = format!("a relay has the account registered{left}: no other Contact is tried beside it");
             report.good(STEP, what);
             return Ok(());
         }
-        self.look_at_own_contact(&contacts(&before), report).await
+        self.look_at_own_contact(&own, &before.as_ref().map(contacts).unwrap_or_default(), report).await
     }
 
-    /// The answer to the credentials, which lists the Contacts.
-    async fn look_at_credentials(&mut self, report: &mut Report) -> Result<Message, Ended> {
-        let answer = self.send_authorized(&[]).await?;
+    /// The answer to the credentials, which lists the Contacts; none from a server that does not know the question.
+    async fn look_at_credentials(&mut self, report: &mut Report) -> Result<Option<Message>, Ended> {
+        let answer = self.send_authorized(&[], report).await;
+        if tells_nothing(&answer) {
+            let what = format!("with credentials, a REGISTER without a Contact: {}", told(&answer));
+            report.note(STEP, what, "the relay sends none such");
+            self.challenges.begin();
+            return Ok(None);
+        }
+        let answer = answer?;
         let status = answer.status().unwrap_or_default();
-        report.proof = match status {
-            200..300 => Some(true),
-            401 | 403 | 404 | 407 | 604 => Some(false),
-            _ => None,
-        };
         if !(200..300).contains(&status) {
+            report.proof = Some(false);
             return Err(refused(status, &answer));
         }
+        report.proof = Some(true);
         report.good(STEP, "the credentials are accepted");
-        Ok(answer)
+        self.challenges.begin();
+        Ok(Some(answer))
     }
 
     /// Registers a Contact of its own beside those that were there `before`, and takes it away again.
-    async fn look_at_own_contact(&mut self, before: &BTreeSet<String>, report: &mut Report) -> Result<(), Ended> {
-        let own = OwnContact::new(&self.line);
+    async fn look_at_own_contact(
+        &mut self,
+        own: &OwnContact,
+        before: &BTreeSet<String>,
+        report: &mut Report,
+    ) -> Result<(), Ended> {
         let wanted = self.doctor.register_expires.as_secs();
-        let mut granted = self.send_authorized(&own.headers_with_path(wanted)).await?;
+        let mut granted = self.send_authorized(&own.headers_with_path(wanted), report).await?;
         if granted.status() == Some(423) {
             let min = granted.number(Name::MinExpires).map_or(3600, u64::from);
             report.note(
@@ -110,114 +143,160 @@ impl<'a> Registering<'a> {
                 format!("it grants nothing below {min} s"),
                 "the relay follows; upstream.register_expires may name as much",
             );
-            granted = self.send_authorized(&own.headers_with_path(min)).await?;
+            granted = self.send_again(&own.headers_with_path(min), report).await?;
         }
         let mut keeps_path = true;
         if granted.status() == Some(420) {
             keeps_path = false;
-            granted = self.send_authorized(&own.headers(wanted)).await?;
+            granted = self.send_again(&own.headers(wanted), report).await?;
         }
         let status = granted.status().unwrap_or_default();
-        if !(200..300).contains(&status) {
-            return Err(Ended {
-                fault: format!("{status} to a further Contact"),
-                remedy: "the server may take no more Contacts of this account: raise its limit, or free one",
-            });
+        match (status, report.proof) {
+            (200..300, Some(_)) => {}
+            (200..300, None) => {
+                report.proof = Some(true);
+                report.good(STEP, "the credentials are accepted");
+            }
+            (_, Some(_)) => {
+                let remedy = "the server may take no more Contacts of this account: raise its limit, or free one";
+                return Err(Ended::new(format!("{status} to a further Contact"), remedy));
+            }
+            (_, None) => {
+                report.proof = matches!(status, 401 | 403 | 404 | 407 | 604).then_some(false);
+                return Err(refused(status, &granted));
+            }
         }
         look_at_lifetime(&granted, &own.uri, report);
         look_at_contacts(&granted, &own.uri, before, report);
         look_at_extensions(&granted, keeps_path, report);
-        let gone = self.send_authorized(&own.headers(0)).await?;
-        if !gone.status().is_some_and(|status| (200..300).contains(&status)) {
-            let what = "the examination's own Contact could not be taken away";
+        let gone = self.send_again(&own.headers(0), report).await;
+        if !gone.as_ref().is_ok_and(|gone| gone.status().is_some_and(|status| (200..300).contains(&status))) {
+            let what = format!("the examination's own Contact could not be taken away: {}", told(&gone));
             report.note(STEP, what, "it runs out by itself");
         }
         Ok(())
     }
 
-    fn look_at_challenge(&mut self, response: &Message, report: &mut Report) -> Result<(), Ended> {
-        let header = if response.has(Name::WwwAuthenticate) { Name::WwwAuthenticate } else { Name::ProxyAuthenticate };
-        let values = || response.values(header).filter_map(|value| std::str::from_utf8(value).ok());
-        let offered: Vec<Challenge> = values().filter_map(|value| Challenge::parse(value).ok()).collect();
+    /// Whether a 401 or 407 asks for something that is still to be answered. What a realm asks for is told once.
+    fn is_to_answer(&mut self, response: &Message, report: &mut Report) -> Result<bool, Ended> {
         let allowed: &[Hash] = if self.doctor.allow_md5 {
             &[Hash::Sha256, Hash::Sha512_256, Hash::Md5]
         } else {
             &[Hash::Sha256, Hash::Sha512_256]
         };
-        let Some(challenge) = Challenge::topmost_supported(values(), allowed) else {
-            if Challenge::is_unreadable(values()) {
-                return Err(Ended {
-                    fault: "its digest challenge cannot be read".to_owned(),
-                    remedy: "write it as RFC 7616 §3.3 says: a realm and a nonce, commas between parameters, each with a value and once",
-                });
+        let challenger = if response.status() == Some(401) { Challenger::Registrar } else { Challenger::Proxy };
+        match self.challenges.on_challenge(challenger, response, allowed) {
+            Verdict::Answer { others } => {
+                self.others = others;
+                self.tell_realm(response, allowed, report);
+                Ok(true)
             }
-            return Err(Ended {
-                fault: "its challenge is none that this relay answers".to_owned(),
-                remedy: "offer SHA-256 (RFC 8760), or let the operator set upstream.allow_md5",
-            });
+            Verdict::Refused | Verdict::Endless => Ok(false),
+            Verdict::Unanswerable { unreadable: true } => Err(Ended::new(
+                "its digest challenge cannot be read",
+                "write it as RFC 7616 §3.3 says: a realm and a nonce, commas between parameters, each with a value and once",
+            )),
+            Verdict::Unanswerable { unreadable: false } => Err(Ended::new(
+                "its challenge is none that this relay answers",
+                "offer SHA-256 (RFC 8760), or let the operator set upstream.allow_md5",
+            )),
+        }
+    }
+
+    fn tell_realm(&mut self, response: &Message, allowed: &[Hash], report: &mut Report) {
+        let values = || {
+            let of = |name| response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
+            of(Name::WwwAuthenticate).chain(of(Name::ProxyAuthenticate))
         };
+        let Some(Challenge { realm, .. }) = Challenge::topmost_supported(values(), allowed) else { return };
         let mut names: Vec<&str> = Vec::new();
-        for name in offered.iter().map(|it| it.algorithm.hash.as_str()) {
+        for challenge in values().filter_map(|value| Challenge::parse(value).ok()) {
+            let name = challenge.algorithm.hash.as_str();
             if !names.contains(&name) {
                 names.push(name);
             }
         }
-        let what = format!("it asks for credentials in the realm {:?} ({})", &*challenge.realm, names.join(", "));
+        let what = format!("it asks for credentials in the realm {:?} ({})", &*realm, names.join(", "));
+        if !self.realms.insert(realm) {
+            return;
+        }
         if names.iter().all(|name| *name == "MD5") {
             report.note(STEP, what, "MD5 alone: the server should offer SHA-256, too (RFC 8760)");
         } else {
             report.good(STEP, what);
         }
-        if let Some((user, proof)) = &self.patient.credentials
-            && let Err(error) = with_clean_stack(|| ha1_for(user, proof, &challenge).map(drop))
-        {
-            return Err(unanswerable(error));
-        }
-        self.challenged = Some(Challenged { challenge, header, count: 0 });
-        Ok(())
     }
 
-    /// A REGISTER with credentials, again when only its nonce was old.
-    async fn send_authorized(&mut self, headers: &[(Name, String)]) -> Result<Message, Ended> {
-        let response = self.send(headers).await?;
-        let Some(Challenged { header, .. }) = self.challenged else { return Ok(response) };
-        let stale = |value: &&str| value.to_ascii_lowercase().replace([' ', '"'], "").contains("stale=true");
-        let values: Vec<&str> = response.elements(header).collect();
-        if matches!(response.status(), Some(401 | 407)) && values.iter().any(stale) {
-            let mut unheard = Report::default();
-            self.look_at_challenge(&response, &mut unheard)?;
-            return Ok(self.send(headers).await?);
-        }
-        Ok(response)
+    /// A REGISTER that was answered before, with another header: what its challenges ask for may be old by now.
+    async fn send_again(&mut self, headers: &[(Name, String)], report: &mut Report) -> Result<Message, Ended> {
+        self.challenges.begin();
+        self.send_authorized(headers, report).await
     }
 
-    async fn send(&mut self, headers: &[(Name, String)]) -> Result<Message, LineError> {
+    /// A REGISTER with credentials, again as long as something on its way asks for others, or for a new nonce.
+    async fn send_authorized(&mut self, headers: &[(Name, String)], report: &mut Report) -> Result<Message, Ended> {
+        loop {
+            let response = self.send(headers).await?;
+            match response.status().unwrap_or_default() {
+                401 | 407 if self.is_to_answer(&response, report)? => {}
+                200..300 => {
+                    self.challenges.on_success(&response);
+                    return Ok(response);
+                }
+                _ => return Ok(response),
+            }
+        }
+    }
+
+    async fn send(&mut self, headers: &[(Name, String)]) -> Result<Message, Ended> {
         let mut headers = headers.to_vec();
-        let (registrar, aor) = (self.route.registrar(), &*self.patient.aor);
-        if let (Some(Challenged { challenge, header, count }), Some((user, proof))) =
-            (&mut self.challenged, &self.patient.credentials)
+        headers.extend(self.answers()?);
+        Ok(self.line.ask(Method::Register, self.route.registrar(), &self.patient.aor, &headers).await?)
+    }
+
+    /// The answers to all challenges until now.
+    fn answers(&mut self) -> Result<Vec<(Name, String)>, Ended> {
+        let (mut answers, mut index) = (Vec::new(), 0);
+        let Some((user, proof)) = &self.patient.credentials else { return Ok(answers) };
+        while let (Some(challenger), Some((challenge, nc))) =
+            (self.challenges.challenger(index), self.challenges.next_answer(index))
         {
-            *count += 1;
-            let (cnonce, nc) = (token(), *count);
+            let cnonce = token();
             let answer = with_clean_stack(|| {
-                let ha1 = ha1_for(user, proof, challenge).ok()?;
-                let terms = DigestResponse {
-                    username: user,
-                    method: "REGISTER",
-                    uri: registrar,
-                    cnonce: &cnonce,
-                    nc,
-                    body: b"",
-                };
-                challenge.answer(&ha1, &terms).ok()
+                let ha1 = ha1_for(user, proof, &challenge)?;
+                let uri = self.route.registrar();
+                let terms = DigestResponse { username: user, method: "REGISTER", uri, cnonce: &cnonce, nc, body: b"" };
+                challenge.answer(&ha1, &terms).map_err(|_| Unanswerable::Challenge)
             });
-            let name = match header {
-                Name::ProxyAuthenticate => Name::ProxyAuthorization,
-                _ => Name::Authorization,
-            };
-            headers.extend(answer.map(|answer| (name, answer)));
+            match answer {
+                Ok(answer) => {
+                    answers.push((challenger.credentials_header(), answer));
+                    index += 1;
+                }
+                // There may be another one that the hashes fit.
+                Err(error) if self.challenges.skip(index, &mut self.others).is_err() => {
+                    return Err(unanswerable(error));
+                }
+                Err(_) => {}
+            }
         }
-        self.line.ask(Method::Register, registrar, aor, &headers).await
+        Ok(answers)
+    }
+}
+
+/// Whether an answer to a question for the Contacts says nothing of the account: some servers take only REGISTERs with a Contact.
+fn tells_nothing(answer: &Result<Message, Ended>) -> bool {
+    match answer {
+        Ok(answer) => !matches!(answer.status().unwrap_or_default(), 200..300 | 401 | 407),
+        Err(ended) => ended.is_silence,
+    }
+}
+
+/// What came of a REGISTER, in words.
+fn told(answer: &Result<Message, Ended>) -> String {
+    match answer {
+        Ok(answer) => answer.status().unwrap_or_default().to_string(),
+        Err(ended) => ended.fault.clone(),
     }
 }
 
@@ -257,6 +336,11 @@ fn look_at_lifetime(granted: &Message, own: &str, report: &mut Report) {
         .and_then(|it| it.params.value("expires").and_then(|value| value.trim_matches('"').parse().ok()));
     let seconds = ours.or(granted.number(Name::Expires).map(u64::from));
     match seconds {
+        Some(0) => report.bad(
+            STEP,
+            "registered for 0 s",
+            "the server takes the Contact away at once: look at its log, and at the account's limits",
+        ),
         Some(seconds) if seconds < SHORT_S => {
             report.note(
                 STEP,
@@ -328,7 +412,7 @@ fn unanswerable(error: Unanswerable) -> Ended {
             "make one of that algorithm, above, too",
         ),
     };
-    Ended { fault: fault.to_owned(), remedy }
+    Ended::new(fault, remedy)
 }
 
 fn refused(status: u16, response: &Message) -> Ended {
@@ -344,5 +428,162 @@ fn refused(status: u16, response: &Message) -> Ended {
         _ => "look at the SIP server's log",
     };
     let reason = response.text(Name::Warning).map(|warning| format!(" ({warning})")).unwrap_or_default();
-    Ended { fault: format!("REGISTER is answered {status}{reason}"), remedy }
+    Ended::new(format!("REGISTER is answered {status}{reason}"), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use sip::message::{Composer, Limits};
+    use tokio::net::UdpSocket;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::doctor::Verdict as Found;
+    use crate::secret::Password;
+    use crate::vault::record::Proof;
+
+    type Answer = (u16, Vec<(Name, String)>);
+
+    /// What a SIP server that answers like this is found to be, and its REGISTERs.
+    async fn examine(mut answer: impl FnMut(&Message) -> Answer + Send + 'static) -> (Report, Vec<Message>) {
+        let server = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let address = server.local_addr().expect("it has one");
+        let seen = Arc::<Mutex<Vec<Message>>>::default();
+        let log = seen.clone();
+        let serving = tokio::spawn(async move {
+            let mut buffer = vec![0; 4_096];
+            loop {
+                let (count, from) = server.recv_from(&mut buffer).await.expect("a datagram");
+                let asked = Message::parse(&Bytes::copy_from_slice(&buffer[..count]), &Limits::default());
+                let asked = asked.expect("a request");
+                let (status, headers) = answer(&asked);
+                log.lock().expect("nobody panics").push(asked.clone());
+                let said = Composer::response(&asked, status, Composer::reason(status), Some("t"));
+                let said = headers.iter().fold(said, |said, (name, value)| said.header(*name, value));
+                server.send_to(&said.finish(), from).await.expect("sent");
+            }
+        });
+        let doctor = Doctor::new(&Config::development().expect("it has no problem").upstream).expect("names");
+        let patient = Patient {
+            aor: "sip:alice@example.net".into(),
+            registrar: Some(format!("sip:{address};transport=udp").into()),
+            outbound_proxy: None,
+            credentials: Some(("alice".into(), Proof::Password(Password::new("wonderland")))),
+        };
+        let route = Route::to(&patient.aor, patient.registrar.as_deref(), None).expect("a route");
+        let line = Line::by_datagrams(address).await.expect("a socket");
+        let mut report = Report::default();
+        let looked = Registering::new(&doctor, line, &route, &patient).look(&mut report).await;
+        if let Err(Ended { fault, remedy, .. }) = looked {
+            report.bad(STEP, fault, remedy);
+        }
+        serving.abort();
+        let seen = seen.lock().expect("nobody panics").clone();
+        (report, seen)
+    }
+
+    fn challenge(realm: &str, nonce: usize) -> String {
+        format!("Digest realm=\"{realm}\", nonce=\"n{nonce}\", algorithm=SHA-256, qop=\"auth\"")
+    }
+
+    /// The answer of a registrar that lists the Contact it was asked for.
+    fn granted(asked: &Message) -> Answer {
+        (200, asked.text(Name::Contact).map(|it| (Name::Contact, it.to_owned())).into_iter().collect())
+    }
+
+    fn nonce(asked: &Message, name: Name) -> Option<&str> {
+        asked.text(name)?.split_once("nonce=\"")?.1.split('"').next()
+    }
+
+    fn proofs(seen: &[Message]) -> usize {
+        seen.iter().filter(|it| it.has(Name::Authorization) || it.has(Name::ProxyAuthorization)).count()
+    }
+
+    #[tokio::test]
+    async fn each_challenge_on_the_way_is_answered() {
+        let (report, seen) =
+            examine(|asked| match (asked.has(Name::ProxyAuthorization), asked.has(Name::Authorization)) {
+                (false, _) => (407, vec![(Name::ProxyAuthenticate, challenge("proxy", 1))]),
+                (true, false) => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 2))]),
+                (true, true) => granted(asked),
+            })
+            .await;
+        assert!(report.is_healthy() && report.proof == Some(true), "{report}");
+        assert_eq!(report.to_string().matches("it asks for credentials in the realm").count(), 2, "{report}");
+        // The two questions, a Contact and its end.
+        assert_eq!((seen.len(), proofs(&seen)), (5, 4));
+    }
+
+    #[tokio::test]
+    async fn a_nonce_that_serves_once_is_no_wrong_password() {
+        for refreshes in [1, 2] {
+            let (mut nonces, mut left) = (0, 0);
+            let (report, seen) = examine(move |asked| {
+                if left > 0 && nonce(asked, Name::Authorization) == Some(&*format!("n{nonces}")) {
+                    left -= 1;
+                    return granted(asked);
+                }
+                (nonces, left) = (nonces + 1, refreshes);
+                (401, vec![(Name::WwwAuthenticate, challenge("registrar", nonces))])
+            })
+            .await;
+            assert!(report.is_healthy() && report.proof == Some(true), "{report}");
+            let last = seen.last().and_then(|it| it.text(Name::Contact)).unwrap_or_default();
+            assert!(last.ends_with("expires=0") && !report.to_string().contains("could not be taken away"), "{report}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_tried_once_and_where_a_question_is_refused_with_a_contact_once_more() {
+        for (status, tries) in [(401, 1), (403, 2), (404, 2)] {
+            let mut nonces = 0;
+            let (report, seen) = examine(move |asked| {
+                nonces += 1;
+                match asked.has(Name::Authorization) {
+                    true if matches!(status, 403 | 404) => (status, Vec::new()),
+                    _ => (401, vec![(Name::WwwAuthenticate, challenge("registrar", nonces))]),
+                }
+            })
+            .await;
+            assert!(!report.is_healthy() && report.proof == Some(false), "{status} {report}");
+            assert_eq!(proofs(&seen), tries, "{status} {report}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_knows_no_register_without_a_contact_is_found_well() {
+        for (status, is_asked_first) in
+            [(400, false), (403, false), (404, false), (400, true), (403, true), (404, true)]
+        {
+            let (report, seen) = examine(move |asked| {
+                let is_proven = asked.has(Name::Authorization);
+                match asked.has(Name::Contact) {
+                    false if is_proven || !is_asked_first => (status, Vec::new()),
+                    _ if is_proven => granted(asked),
+                    _ => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))]),
+                }
+            })
+            .await;
+            assert!(report.is_healthy() && report.proof == Some(true), "{status} {report}");
+            assert!(
+                report.findings.iter().any(|it| it.verdict == Found::Note && it.what.contains("without a Contact"))
+            );
+            let last = seen.last().and_then(|it| it.text(Name::Contact)).unwrap_or_default();
+            assert!(last.ends_with("expires=0"), "{last}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_contact_that_is_granted_no_time_is_none() {
+        let (report, _) = examine(|asked| match (asked.has(Name::Authorization), asked.text(Name::Contact)) {
+            (false, _) => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))]),
+            (true, None) => (200, Vec::new()),
+            (true, Some(_)) => (200, vec![(Name::Expires, "0".to_owned())]),
+        })
+        .await;
+        assert!(!report.is_healthy(), "{report}");
+    }
 }
