@@ -34,7 +34,7 @@ use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::own_proof::{self, Sender};
 use crate::edge::{forward, push_proxy};
 use crate::flow::{FlowToken, Transport};
-use crate::id::{BranchId, InstanceId};
+use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::{Reply, ServerId};
 
@@ -240,7 +240,7 @@ impl Endpoint {
         if !begins {
             return Err(Refusal::Method);
         }
-        let instance = self.sender_of(source, request, &registered().collect::<Vec<_>>())?;
+        let instance = self.sender_of(source.split, request, &registered().collect::<Vec<_>>())?;
         let routes = self.push_bindings.routes_of(instance);
         let named: Vec<Option<String>> = (own_routes..)
             .map_while(|index| request.route(index))
@@ -255,8 +255,15 @@ impl Endpoint {
         if fits && all { Ok(instance) } else { Err(Refusal::Route) }
     }
 
-    /// The instance that sent a request, among the registrations of its flow.
-    fn sender_of(&self, source: &Source, request: &Message, registered: &[InstanceId]) -> Result<InstanceId, Refusal> {
+    /// The instance that has begun a request on a device's flow, if its registration passes through.
+    pub(super) fn sender_by(&self, flow: FlowId, request: &Message) -> Option<InstanceId> {
+        let attached = self.attachments.attached_by(flow);
+        let registered: Vec<_> = attached.iter().copied().filter(|it| self.push_bindings.knows(*it)).collect();
+        self.sender_of(true, request, &registered).ok()
+    }
+
+    /// The instance that sent a request, among the registrations of its flow; `split`: its device may have others on other shards.
+    fn sender_of(&self, split: bool, request: &Message, registered: &[InstanceId]) -> Result<InstanceId, Refusal> {
         let aor_of = |instance: &InstanceId| self.push_bindings.aor_of(*instance);
         let named = |uri: &Uri<'_>| {
             let address = push_proxy::address_of(uri)?;
@@ -275,7 +282,7 @@ impl Endpoint {
             return sender.ok_or(Refusal::From);
         }
         let (first, others) = registered.split_first().ok_or(Refusal::NotRegistered)?;
-        let is_one_account = !source.split && others.iter().all(|other| aor_of(other) == aor_of(first));
+        let is_one_account = !split && others.iter().all(|other| aor_of(other) == aor_of(first));
         let preferred = push_proxy::preferred(request).find_map(|uri| named(&uri));
         preferred.or(is_one_account.then_some(*first)).ok_or(Refusal::Nobody)
     }

@@ -117,7 +117,7 @@ impl Shard {
         message: &Message,
     ) {
         let Some(call_id) = message.call_id() else { return };
-        let (call, names) = (CallName::of(call_id), self.endpoint.named(message));
+        let (call, names) = (CallName::of(call_id), self.endpoint.named(side, flow, message));
         // The text is the same for all instances.
         let text = LazyCell::new(|| Bytes::from(scrub(message)));
         for (id, trace) in &mut self.traces {

@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::json;
 use tests::api_client::Instance;
 use tests::board::Missed;
+use tests::push_phone::Service;
 use tests::registrar::Behaviour;
 use tests::scratch::Scratch;
-use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::{said, sipwake};
 
@@ -127,6 +128,39 @@ async fn an_operator_records_an_instance_into_a_file_and_its_user_sees_that() ->
     let over = || async { steps().await.filter(|steps| steps.contains("trace-ended")) };
     world.until("a step that tells of its end", over).await?;
     assert!(world.relay.log().contains("is being recorded"), "the log says so");
+    world.content()
+}
+
+/// Its phone wakes by another connection, and calls out.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_records_all_of_a_phone_that_registers_through_the_edge() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let id = phone.register_and_sleep(SOON).await?.purr.ok_or_else(|| Missed::new("its id", ""))?;
+    world.await_all_asleep().await?;
+    let path = format!("/v1/operator/instances/{id}/trace");
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    let begun = operator.json("POST", &path, Some(&token), Some(&json!({"for_s": 60}))).await?;
+    assert_eq!(begun.status, 202, "{}", begun.text());
+
+    let caller = world.call()?;
+    world.android_push().await?;
+    let (device, call) = world.wake_to_call(&phone).await?;
+    call.ring();
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    assert_eq!(device.request("MESSAGE", "sip:carol@example.test", SOON).await?.status(), Some(404));
+
+    let file = operator.json("GET", &path, Some(&token), None).await?;
+    let text = String::from_utf8_lossy(&file.body).into_owned();
+    for (line, times) in [("REGISTER sip:", 2), ("INVITE sip:", 2), ("BYE sip:", 2), ("MESSAGE sip:", 2)] {
+        // From the one side, and to the other.
+        assert!(text.matches(line).count() >= times, "{line}: {text}");
+    }
+    for part in ["from the SIP server", "to the SIP server", "from the device", "to the device", "SIP/2.0 404 "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_scrubbed(&file.body, &[FCM_TOKEN, "alice@", "bob@", "wonderland"]);
     world.content()
 }
 
