@@ -44,6 +44,8 @@ pub(super) struct ForwardedRegister {
     pub(super) stage: Stage,
     /// When it was sent on.
     pub(super) sent: Option<Sent>,
+    /// The refusal of an address that was then left, and the flow that it came by: it goes to the device where no other address answers.
+    pub(super) refused: Option<(FlowId, Box<Message>)>,
     /// What it registers was registered or removed by one that was sent later, and accepted before it: it registers nothing any more.
     pub(super) is_overtaken: bool,
 }

@@ -205,7 +205,8 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if upstream.fitness.end_look() {
-            return;
+            // There is no other address for what the one in use has refused.
+            return self.fail_registers(now, id, true);
         }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let (failures, redial) = (upstream.failures, self.core.settings.timing.upstream.redial);

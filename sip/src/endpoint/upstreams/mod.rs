@@ -363,10 +363,17 @@ impl Upstreams {
         back
     }
 
-    /// Likewise one that only passes through.
-    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId, granted: Duration) -> Option<Back> {
+    /// Likewise one that only passes through, of a registration that is known if `whose` says so.
+    pub(super) fn note_passed(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        whose: Option<BindingId>,
+        by: FlowId,
+        granted: Duration,
+    ) -> Option<Back> {
         self.believe(now, id, by, granted);
-        self.rows.get_mut(&id)?.grant(now, by, None)
+        self.rows.get_mut(&id)?.grant(now, by, whose)
     }
 
     /// Whether a flow is known to lead to this address.

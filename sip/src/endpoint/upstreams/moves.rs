@@ -6,6 +6,11 @@
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
 //! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
+//! The REGISTERs of devices that pass through count likewise (RFC 8599), as those of accounts that it had accepted once it has granted them. Those who
+//! are served by the flow are then also other devices, and no flow is left for one that is not known yet where there are others. Where devices
+//! alone are, and nobody was granted for 32 s, one that is refused with 503 or 430 is enough to look for another address: nothing stands by the flow. A
+//! REGISTER that has another address sought is sent once more by the next flow, before its refusal goes to the device.
+//!
 //! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
 //! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
 //! was left, or by an address that was silent by UDP, follow once the next address has granted a registration. A binding that the left address grants
@@ -202,6 +207,11 @@ impl Fitness {
 }
 
 impl Upstream {
+    /// Whether others are than the device whose REGISTER is under way; `whose` registration that is, if it stands.
+    fn serves_others(&self, whose: Option<BindingId>) -> bool {
+        self.registered_count > 0 || self.transit_refs > 1 + usize::from(whose.is_some())
+    }
+
     /// Whether anybody is registered here, or registered through the relay.
     fn serves_somebody(&self) -> bool {
         self.registered_count > 0 || self.transit_refs > 0
@@ -248,7 +258,7 @@ impl Endpoint {
         let granted = upstream.fitness.granted.filter(|(_, whose)| *whose != Some(binding));
         if granted.is_none_or(|(at, _)| at + within + TOGETHER <= now) {
             upstream.fitness.fail(Failed::All);
-            self.leave_address(now, id, binding, Failure::IsSilent);
+            self.leave_address(now, id, Some(binding), Failure::IsSilent);
         }
     }
 
@@ -276,11 +286,11 @@ impl Endpoint {
                 false if is_proven => {
                     upstream.fitness.fail(Failed::All);
                     let failure = if are_several { Failure::Refuses } else { Failure::OfOne };
-                    self.leave_address(now, id, binding, failure);
+                    self.leave_address(now, id, Some(binding), failure);
                 }
                 true if fails_all => {
                     upstream.fitness.fail(Failed::All);
-                    self.look_elsewhere(now, id, binding);
+                    self.look_elsewhere(now, id, Some(binding));
                 }
                 _ => {}
             };
@@ -297,13 +307,72 @@ impl Endpoint {
         upstream.recovery.refuse();
         if !upstream.serves_somebody() {
             upstream.fitness.fail(Failed::All);
-            return self.leave_address(now, id, binding, Failure::Refuses);
+            return self.leave_address(now, id, Some(binding), Failure::Refuses);
         }
         if is_unfit {
             if upstream.fitness.has_granted_nobody(now, outage) {
                 upstream.fitness.fail(Failed::All);
             }
-            self.look_elsewhere(now, id, binding);
+            self.look_elsewhere(now, id, Some(binding));
+        }
+    }
+
+    /// A REGISTER of a device went `by` this flow and was answered something after which another address may serve; `whose` registration it is, if the
+    /// server had accepted it. Whether it may wait for the next flow.
+    pub(in crate::endpoint) fn on_passed_failed(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        whose: Option<BindingId>,
+        by: FlowId,
+        status: u16,
+    ) -> bool {
+        let outage = self.core.settings.timing.transaction.t1_64();
+        let Some(upstream) = self.upstreams.get_mut(id) else { return false };
+        match upstream.link {
+            Link::Up { flow, .. } if flow == by => {}
+            // The server that says so has been left.
+            Link::Up { .. } | Link::Dialling => return true,
+            Link::Down | Link::BackingOff => return false,
+        }
+        let says_so = matches!(status, 430 | 503);
+        let serves_others = upstream.serves_others(whose);
+        let fails_all = upstream.fitness.has_granted_nobody(now, outage);
+        let are_several = whose.is_some_and(|binding| upstream.fitness.leave_unserved(binding));
+        let is_unfit = match whose {
+            Some(binding) if says_so => upstream.fitness.refuse(binding, PROVEN_COUNTS),
+            _ => false,
+        };
+        if says_so && upstream.fitness.refused.len() > 1 {
+            upstream.pace.refuse(now);
+        }
+        let is_left = !serves_others && (says_so || whose.is_some());
+        let is_doubted = match says_so {
+            true => is_unfit || whose.is_some() && fails_all && upstream.registered_count == 0,
+            false => are_several && fails_all,
+        };
+        if is_left || is_doubted && fails_all {
+            upstream.fitness.fail(Failed::All);
+        }
+        if is_left {
+            let failure = if says_so || are_several { Failure::Refuses } else { Failure::OfOne };
+            self.leave_address(now, id, whose, failure);
+        } else if is_doubted {
+            self.look_elsewhere(now, id, whose);
+        }
+        let is_sought = |it: &Upstream| matches!(it.link, Link::Dialling) || it.fitness.look.is_some();
+        self.upstreams.get(id).is_some_and(is_sought)
+    }
+
+    /// Likewise one that was left without any response.
+    pub(in crate::endpoint) fn on_passed_silent(&mut self, now: Instant, id: UpstreamId, whose: Option<BindingId>) {
+        if let Some(binding) = whose {
+            return self.on_upstream_silent(now, id, binding);
+        }
+        let within = self.core.settings.timing.transaction.t1_64();
+        let is_left = |it: &Upstream| !it.serves_others(None) && it.heard_at.is_none_or(|at| at + within <= now);
+        if self.upstreams.get(id).is_some_and(is_left) {
+            self.leave_address(now, id, None, Failure::IsSilent);
         }
     }
 
@@ -396,11 +465,16 @@ impl Endpoint {
     /// A flow is open that was dialled beside the one in use: it takes its place when it leads elsewhere.
     pub(super) fn on_looked(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let found = upstream.fitness.look.take() == Some(Look::Found);
+        let look = upstream.fitness.look.take();
         let Link::Up { flow: old, .. } = upstream.link else { return };
-        if !found || flow == old {
+        if look != Some(Look::Found) || flow == old {
             upstream.fitness.turned_away = None;
-            return self.decline_flow(id, flow, FlowOutcome::NotWanted);
+            self.decline_flow(id, flow, FlowOutcome::NotWanted);
+            // What has waited for another address has none, or is asked for where others are served again.
+            return match look {
+                Some(Look::Needless) => self.send_waiting(now, id),
+                Some(Look::Sought | Look::Found) | None => self.fail_registers(now, id, true),
+            };
         }
         // Bindings that want a flow wait for the next one.
         upstream.link = Link::Dialling;
@@ -433,7 +507,7 @@ impl Endpoint {
     }
 
     /// Another address is dialled, beside the flow by which others are served.
-    fn look_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+    fn look_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>) {
         let rest = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
@@ -444,12 +518,12 @@ impl Endpoint {
         }
         fitness.vain += 1;
         fitness.refused.clear();
-        (fitness.moved_at, fitness.turned_away, fitness.look) = (Some(now), Some(binding), Some(Look::Sought));
+        (fitness.moved_at, fitness.turned_away, fitness.look) = (Some(now), binding, Some(Look::Sought));
         self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow), for_one: false });
     }
 
     /// Another address is dialled in place of this one.
-    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: BindingId, failure: Failure) {
+    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>, failure: Failure) {
         let rest = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
@@ -459,7 +533,7 @@ impl Endpoint {
             return;
         }
         let is_silent = failure == Failure::IsSilent;
-        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), Some(binding), is_silent);
+        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), binding, is_silent);
         // A stream that was silent may be dead, wherever the next one leads.
         fitness.follow |= flow.is_reliable();
         let is_wanted = fitness.served || upstream.transit_refs > 0 || self.core.transactions.has_requests_of(flow);
