@@ -249,7 +249,7 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         ),
         EnableError::TransportNotAllowed => Problem::new(
             ProblemType::TransportNotAllowed,
-            "This relay does not use this transport toward SIP servers; use transport=tls, or ask the operator for another under upstream.transports.",
+            "This relay does not use this transport toward SIP servers; use transport=tls, or ask the operator for another under upstream.transports. By UDP it reaches servers of the address families of upstream.udp_listen alone.",
         ),
         EnableError::UpstreamNotFound => Problem::new(
             ProblemType::UpstreamNotFound,

@@ -31,7 +31,7 @@ use sip::endpoint::FlowOutcome;
 use sip::id::FlowId;
 
 use crate::net::Transport;
-use crate::net::dns::resolve::Candidate;
+use crate::net::dns::resolve::{Candidate, MAX_CANDIDATES};
 
 /// An address is left alone for at most this long.
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
@@ -44,7 +44,7 @@ const UNLISTED: Duration = Duration::from_secs(3_600);
 /// How long it is held to do so after it has named an address again, for the second time within as long.
 const ROTATES: Duration = Duration::from_secs(6 * 3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
-const REMEMBERED: usize = 32;
+const REMEMBERED: usize = MAX_CANDIDATES;
 
 /// So many shards each with an account that an address fails: it is the address that fails.
 const SEVERAL: usize = 2;

@@ -15,12 +15,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::net::dns::resolve::MAX_CANDIDATES;
+
 /// How long an address is believed that DNS named before, while it does not tell all (as RFC 8767 §5 has it of answers that are used on).
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// How long what a name had is used on while DNS says that there is no such name.
 pub(super) const NAMELESS: Duration = Duration::from_secs(300);
 /// Addresses of one name; those that were named longest ago give way.
-const OF_NAME_MAX: usize = 64;
+const OF_NAME_MAX: usize = MAX_CANDIDATES;
 
 /// The addresses of a name, as far as DNS has given them.
 #[derive(Clone, Debug, PartialEq, Eq)]

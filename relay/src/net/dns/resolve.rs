@@ -23,6 +23,7 @@
 //! [`RESOLVE_TIMEOUT`]. Additions by DNS are bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`], and one answer of it in
 //! [`super::cache`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout_at;
 
 use super::addresses::{Answer, Known, Patience, gather};
+use super::answer_size::RECORDS_MAX;
 pub use super::cache::{MAX_TTL, MIN_TTL};
 use super::name_files::Names;
 use super::name_server::{is_silence, name_server, options};
@@ -49,12 +51,12 @@ use crate::net::udp::sends_to;
 
 /// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// SRV records of one name that are followed; the rest, by order, are not tried.
-pub const MAX_SERVERS: usize = 8;
+/// SRV records of one target that are followed, as many as are kept of an answer; the rest, by order, are not tried.
+pub const MAX_SERVERS: usize = RECORDS_MAX;
 /// Services of one domain's NAPTR records that are followed; the rest, by order, are not tried.
 const MAX_SERVICES: usize = 6;
 /// Addresses given for one target; the rest, by order, are not tried.
-pub const MAX_CANDIDATES: usize = 16;
+pub const MAX_CANDIDATES: usize = 128;
 
 /// The target that an account named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +87,8 @@ pub struct Resolution {
     pub candidates: Vec<Candidate>,
     /// How long this holds, from [`MIN_TTL`] to [`MAX_TTL`].
     pub ttl: Duration,
-    /// Whether all questions were answered; else there may be further addresses, which [`Resolver::resolve_whole`] waits for.
+    /// Whether these are all addresses; else a question was not answered, which [`Resolver::resolve_whole`] waits for, or there are more than
+    /// are followed.
     pub is_whole: bool,
 }
 
@@ -297,11 +300,13 @@ impl Resolver {
                 Err(why) => refused = refused.or(Some(why)),
             }
         }
-        candidates.truncate(MAX_CANDIDATES);
+        let rest = candidates.split_off(candidates.len().min(MAX_CANDIDATES));
+        let ips: BTreeSet<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        let is_whole = found.is_whole && rest.iter().all(|candidate| ips.contains(&candidate.address.ip()));
         match (candidates.is_empty(), refused) {
             (true, Some(why)) => Err(why.into()),
             (true, None) => Err(ResolveError::NoSuchDomain),
-            (false, _) => Ok(Resolution { candidates, ttl: found.ttl.clamp(MIN_TTL, MAX_TTL), ..found }),
+            (false, _) => Ok(Resolution { candidates, ttl: found.ttl.clamp(MIN_TTL, MAX_TTL), is_whole }),
         }
     }
 
@@ -404,37 +409,41 @@ impl Resolver {
         let mut candidates = Vec::new();
         // That there is no such service is said by the domain (RFC 2782), and no setting of the operator's changes it.
         let mut error = ResolveError::NoSuchDomain;
-        let (mut is_whole, mut has_failed) = (true, false);
+        let mut is_whole = groups.iter().all(|(_, records)| records.len() < RECORDS_MAX);
+        let mut has_failed = false;
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
             let ordered = srv::order(records, seed, MAX_SERVERS).into_iter();
-            ordered
-                .filter(|server| !server.host.is_empty() && server.port != 0)
-                .map(move |server| (group, transport, server))
-        });
-        let known = ordered.take(MAX_CANDIDATES).map(|(group, transport, server)| async move {
-            let known = match Host::parse(&server.host) {
-                Some(Host::Name(name)) => Some(self.addresses(&name, wait).await),
+            ordered.filter_map(move |server| match Host::parse(&server.host)? {
+                Host::Name(name) if server.port != 0 => Some((group, transport, server, name)),
                 _ => None,
-            };
-            (group, transport, server, known)
+            })
         });
-        for (group, transport, server, known) in join_all(known).await {
+        let mut ordered: Vec<_> = ordered.collect();
+        let rest = ordered.split_off(ordered.len().min(MAX_SERVERS));
+        // Many servers may be one host.
+        let hosts: BTreeSet<_> = ordered.iter().map(|(.., name)| name.clone()).collect();
+        is_whole &= rest.iter().all(|(.., name)| hosts.contains(name));
+        let asked = hosts.into_iter().map(async |name| {
+            let known = self.addresses(&name, wait).await;
+            (name, known)
+        });
+        let known: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+        for (group, transport, server, name) in ordered {
             if class.replace((group, server.priority)).is_some_and(|before| before != (group, server.priority)) {
                 rank += 1;
             }
-            match known {
-                None => {}
-                Some(Ok(known)) => {
+            match &known[&name] {
+                Ok(known) => {
                     ttl = ttl.min(known.ttl);
                     is_whole &= known.is_whole;
-                    let addresses = known.ips.into_iter().map(|ip| SocketAddr::new(ip, server.port));
+                    let addresses = known.ips.iter().map(|ip| SocketAddr::new(*ip, server.port));
                     candidates.extend(addresses.map(|address| Candidate { address, transport, rank }));
                 }
-                Some(Err(why)) => {
-                    has_failed |= why != ResolveError::NoSuchDomain;
-                    error = why;
+                Err(why) => {
+                    has_failed |= *why != ResolveError::NoSuchDomain;
+                    error = why.clone();
                 }
             }
         }
@@ -506,11 +515,13 @@ impl Resolver {
         };
         let known = gather(ask(RecordType::A), ask(RecordType::AAAA), wait).await?;
         let mut known = known.ok_or(ResolveError::NoSuchDomain)?;
-        known.ips.truncate(MAX_CANDIDATES);
         // A name that is half known is asked for again soon, unless the other half has been an error for long.
         let is_soon =
             !known.is_whole && !self.always_fails(name, RecordType::A) && !self.always_fails(name, RecordType::AAAA);
         known.ttl = known.ttl.min(if is_soon { MIN_TTL } else { MAX_TTL });
+        // Of so many records others may have been left out.
+        let v4 = known.ips.iter().filter(|ip| ip.is_ipv4()).count();
+        known.is_whole &= v4.max(known.ips.len() - v4) < RECORDS_MAX;
         Ok(known)
     }
 

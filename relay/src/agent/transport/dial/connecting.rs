@@ -39,6 +39,8 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Addresses that are away and are tried before the one that is to be avoided: the others have their turn in the next dial, for these are away for longer then. All of them
 /// could take as long as the dial may.
 const MAY_BE_BACK_MAX: usize = 2;
+/// Addresses that one dial tries beside that which is to be avoided. The next dial goes on behind them: those that have failed come last then.
+const OF_ONE_DIAL: usize = 16;
 /// A connection to a SIP server ends when what was written was not acknowledged for so long. That a server is gone which answers no keep-alive is found out by
 /// the system alone, which takes a quarter of an hour by itself.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
@@ -106,6 +108,11 @@ impl Inner {
         let away_until = |candidate: &Candidate| self.unreachable.away_until(place_of(candidate), now);
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| (is_avoided(candidate), away_until(candidate)));
+        let mut others = 0;
+        candidates.retain(|candidate| {
+            others += usize::from(!is_avoided(candidate));
+            is_avoided(candidate) || others <= OF_ONE_DIAL
+        });
         // An address that was away may be back, and serve, where the one to avoid only accepts connections.
         let away = candidates.iter().filter(|candidate| !is_avoided(candidate) && away_until(candidate).is_some());
         let may_be_back: Vec<_> = away.take(if avoid.is_some() { MAY_BE_BACK_MAX } else { 0 }).copied().collect();
@@ -427,6 +434,24 @@ mod tests {
         assert_eq!(avoiding(&[b, a], b).await, Some(b));
         assert!(begun.elapsed() < SLOW, "nobody is waited for");
         drop(places);
+    }
+
+    #[tokio::test]
+    async fn one_dial_tries_some_of_many_addresses_and_the_next_goes_on_behind_those_that_failed() {
+        let (dialler, upstream, _inbox) = dialler();
+        let ((gone, a), (_b, b)) = (listening().await, listening().await);
+        drop(gone);
+        let many = (1..=2 * OF_ONE_DIAL as u8).map(|last| {
+            let address = SocketAddr::from(([127, 0, 1, last], a.address.port()));
+            Candidate { address, rank: last.into(), ..a }
+        });
+        let all: Vec<_> = many.chain([Candidate { rank: 99, ..b }]).collect();
+        let mut tried = Vec::new();
+        for _ in 0..3 {
+            let opened = first(&dialler, upstream, &all).await;
+            tried.push(opened.map(|it| it.address));
+        }
+        assert_eq!(tried, [None, None, Some(b.address)]);
     }
 
     #[tokio::test]
