@@ -360,7 +360,9 @@ impl Endpoint {
         } else if is_doubted {
             self.look_elsewhere(now, id, whose);
         }
-        let is_sought = |it: &Upstream| matches!(it.link, Link::Dialling) || it.fitness.look.is_some();
+        let is_sought = |it: &Upstream| {
+            matches!(it.link, Link::Dialling) || matches!(it.fitness.look, Some(Look::Sought | Look::Found))
+        };
         self.upstreams.get(id).is_some_and(is_sought)
     }
 
