@@ -306,6 +306,7 @@ mod tests {
             route: None,
             stage: Stage::Route,
             sent: None,
+            refused: None,
             is_overtaken: false,
         }
     }
