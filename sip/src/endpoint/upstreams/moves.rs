@@ -347,9 +347,10 @@ impl Endpoint {
             upstream.pace.refuse(now);
         }
         let is_left = !serves_others && (says_so || whose.is_some());
-        let is_doubted = match says_so {
-            true => is_unfit || whose.is_some() && fails_all && upstream.registered_count == 0,
-            false => are_several && fails_all,
+        let is_doubted = if says_so {
+            is_unfit || whose.is_some() && fails_all && upstream.registered_count == 0
+        } else {
+            are_several && fails_all
         };
         if is_left || is_doubted && fails_all {
             upstream.fitness.fail(Failed::All);
