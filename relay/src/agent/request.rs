@@ -232,6 +232,15 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
+    /// Whether a binding is registered here for another device than this one.
+    IsRegistered {
+        /// The binding.
+        binding: BindingId,
+        /// The device's instance, if it has one.
+        besides: Option<InstanceId>,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
     /// The instances of an account, however they came here, in order.
     OfAccount {
         /// The account's AOR, as its key.

@@ -16,7 +16,7 @@
 //! with it.
 //!
 //! A wake (`wake`) is carried to every node, and answered by each in the same way. An enabling may be carried to the node that has a call for the device
-//! (`enable_at_call`).
+//! (`enable_elsewhere`).
 //!
 //! Invariant: every node refuses the same requests, and reads the same of each. A request is carried once: the owner answers it itself, also when the
 //! instance has another owner by then. While nodes leave, a call is not reported as unknown before each node that may have it has said so: a phone

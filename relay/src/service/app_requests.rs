@@ -27,12 +27,15 @@ impl AppService for Service {
         enabled.take().ok_or(EnableError::HungUp)
     }
 
-    async fn node_in_call(&self, app: &str, request: &Enable) -> Option<Owner> {
-        self.0.node_in_call(app, request).await
+    async fn node_to_enable_at(&self, app: &str, request: &Enable) -> Option<Owner> {
+        match self.0.node_in_call(app, request).await {
+            Some(node) => Some(node),
+            None => self.0.node_registering(app, request).await,
+        }
     }
 
-    async fn is_in_call(&self, app: &str, request: &Enable) -> bool {
-        self.0.is_in_call(app, request).await
+    async fn is_to_be_enabled_here(&self, app: &str, request: &Enable) -> bool {
+        self.0.is_in_call(app, request).await || self.0.is_registered_here(app, request).await
     }
 
     async fn examine(&self, app: &str, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {

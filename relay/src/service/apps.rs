@@ -26,13 +26,13 @@ pub trait AppService: Clone + Send + Sync + 'static {
         request: Enable,
     ) -> impl Future<Output = Result<Enabled, EnableError>> + Send;
 
-    /// The other node that may have a call for the device that is to be enabled: it is asked to enable it.
-    fn node_in_call(&self, _app: &str, _request: &Enable) -> impl Future<Output = Option<Owner>> + Send {
+    /// The other node that may have a call for the device that is to be enabled, or has its account registered: it is asked to enable it.
+    fn node_to_enable_at(&self, _app: &str, _request: &Enable) -> impl Future<Output = Option<Owner>> + Send {
         async { None }
     }
 
-    /// Whether this node has a call for the device that is to be enabled.
-    fn is_in_call(&self, _app: &str, _request: &Enable) -> impl Future<Output = bool> + Send {
+    /// Whether this node has a call for the device that is to be enabled, or has its account registered.
+    fn is_to_be_enabled_here(&self, _app: &str, _request: &Enable) -> impl Future<Output = bool> + Send {
         async { false }
     }
 

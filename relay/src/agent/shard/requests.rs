@@ -90,6 +90,10 @@ impl Shard {
             Request::IsInCall { id, reply } => {
                 let _ = reply.send(self.is_in_call(id));
             }
+            Request::IsRegistered { binding, besides, reply } => {
+                let has_other = || self.endpoint.all_instances(binding).iter().any(|id| Some(*id) != besides);
+                let _ = reply.send(self.endpoint.is_registered(binding) && has_other());
+            }
             Request::OfAccount { aor, reply } => {
                 let mut ids = self.instances.of_account(aor);
                 ids.extend(self.push_bindings.of_account(aor));

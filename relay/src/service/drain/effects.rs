@@ -156,6 +156,10 @@ impl Inner {
             NodeMessage::ContactRemoved(removal) => self.end_removed_here(removal).await,
             NodeMessage::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
             NodeMessage::InCall(_) => {}
+            NodeMessage::Registers { binding, besides } if !self.registers(binding, besides).await => {
+                return Zeroizing::new(NOT_SO.to_vec());
+            }
+            NodeMessage::Registers { .. } => {}
             NodeMessage::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
             NodeMessage::Ended(_) | NodeMessage::Changed(_) | NodeMessage::Succeeded { .. } if !self.is_leaving() => {}

@@ -45,7 +45,8 @@ impl Inner {
         !self.is_leaving() && ask.await == Some(true)
     }
 
-    async fn earlier_of(&self, app: &str, request: &Enable) -> Option<InstanceId> {
+    /// The instance that the device has by now.
+    pub(super) async fn earlier_of(&self, app: &str, request: &Enable) -> Option<InstanceId> {
         self.find_earlier(&self.names_of(app, request)).await.ok().flatten()
     }
 }

@@ -9,7 +9,7 @@
 //! An app that hung up meanwhile has enabled nothing (`asker`). A second enabling of the same device does not wait for the whole turn of the first:
 //! the first is answered 202, and gives way.
 //!
-//! A device that another node has a call for is enabled there (`in_call`).
+//! A device that another node has a call for is enabled there (`in_call`), and so is one whose account another node has registered (`registered_elsewhere`).
 //!
 //! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
 //! is registered again, with the new device's credentials.
@@ -23,6 +23,7 @@ pub(super) mod asker;
 mod first_registration;
 mod in_call;
 mod interrupted_replacement;
+mod registered_elsewhere;
 pub(super) mod succession;
 
 use std::future::ready;

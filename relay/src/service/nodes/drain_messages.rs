@@ -11,7 +11,8 @@
 //! | [`NodeMessage::ContactRemoved`] | any node, for a device that has removed a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
 //! | [`NodeMessage::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
 //! | [`NodeMessage::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
-//! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_at_call.rs`) |
+//! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_elsewhere.rs`) |
+//! | [`NodeMessage::Registers`] | a node that is to enable a device | each other one that lives | says whether it has the device's account registered for another device, and enables it then (likewise) |
 //! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
 //!
 //! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use sip::id::InstanceId;
+use sip::id::{BindingId, InstanceId};
 use zeroize::Zeroizing;
 
 use crate::agent::request::DeadToken;
@@ -80,6 +81,13 @@ pub(crate) enum NodeMessage {
     Silence(InstanceId),
     /// Whether a call waits at the reader for an instance, or goes on.
     InCall(InstanceId),
+    /// Whether the reader has this binding registered for another device than the one of this instance.
+    Registers {
+        /// The binding.
+        binding: BindingId,
+        /// The device's instance, if it has one.
+        besides: Option<InstanceId>,
+    },
     /// A device has removed or replaced Contacts of registrations that passed through.
     ContactRemoved(ContactRemoval),
 }
@@ -140,6 +148,11 @@ impl NodeMessage {
                 out.push(10);
                 out.extend_from_slice(&id.to_bytes());
             }
+            Self::Registers { binding, besides } => {
+                out.push(11);
+                out.extend_from_slice(&binding.to_bytes());
+                out.extend_from_slice(&besides.map_or([0; 16], |id| id.to_bytes()));
+            }
             Self::ContactRemoved(ContactRemoval { account, device, sent_ms, by }) => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
@@ -169,6 +182,10 @@ impl NodeMessage {
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
             (9, [one], []) => Some(Self::Silence(id(one))),
             (10, [one], []) => Some(Self::InCall(id(one))),
+            (11, [binding, besides], []) => {
+                let besides = (*besides != [0; 16]).then(|| id(besides));
+                Some(Self::Registers { binding: BindingId::from_bytes(*binding), besides })
+            }
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
@@ -232,6 +249,8 @@ mod tests {
             NodeMessage::RegisterAgain(id(6)),
             NodeMessage::Silence(id(7)),
             NodeMessage::InCall(id(9)),
+            NodeMessage::Registers { binding: BindingId::new(10 << 32, ShardTag(1)), besides: None },
+            NodeMessage::Registers { binding: BindingId::new(11 << 32, ShardTag(1)), besides: Some(id(12)) },
             removed(None),
             removed(Some(id(8))),
         ];
