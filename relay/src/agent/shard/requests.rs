@@ -343,7 +343,7 @@ impl Shard {
             self.shared.stories.recall(id);
         }
         self.instances.insert(row);
-        self.instances.set_told_by(id, if fence == Fence::NEW { Frame::of_grants() } else { Frame::of_found() });
+        self.instances.set_lease_clock(id, if fence == Fence::NEW { Frame::of_grants() } else { Frame::of_found() });
         if told_failing && binding.presence == Presence::Background {
             self.instances.set_told_lost(id, advertised_now());
         }
@@ -445,8 +445,8 @@ impl Shard {
         let same_end = lease.expires_at == row.expires_at() || was == Some(lease.expires_at);
         let expires_at = if same_end { row.expires_at() } else { lease.expires_at };
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
-        let told_by = if was.is_some() { Frame::of_grants() } else { Frame::of_found() };
-        self.instances.set_lease(id, LeaseExpiry { expires_at, reminded }, told_by);
+        let frame = if was.is_some() { Frame::of_grants() } else { Frame::of_found() };
+        self.instances.set_lease(id, LeaseExpiry { expires_at, reminded }, frame);
         if let Some(presence) = presence {
             self.be_present(id, presence);
         }

@@ -15,7 +15,7 @@ use super::index::Index;
 use super::lease::{self, LeaseExpiry};
 use super::moments::Moments;
 use super::timeline::Activity;
-use super::told_by::ToldBy;
+use super::lease_clocks::LeaseClocks;
 use super::untold::{Notice, Untold};
 use crate::agent::digest::Unanswerable;
 use crate::clock::Frame;
@@ -193,8 +193,8 @@ pub(crate) struct Instances {
     ahead: Vec<u32>,
     /// There were too many to list: all are to be looked at.
     all_may_be_ahead: bool,
-    /// By which clocks their ends were told.
-    told_by: ToldBy,
+    /// The clock that each lease end was read from.
+    lease_clocks: LeaseClocks,
 }
 
 impl Instances {
@@ -214,7 +214,7 @@ impl Instances {
         self.ids.remove(self.hasher.hash_one(id), slot);
         self.accounts.remove(self.hasher.hash_one(row.aor), slot);
         self.moments.clear(slot);
-        self.told_by.forget(slot);
+        self.lease_clocks.forget(slot);
         self.untold.forget(slot, Subject::Lease);
         self.untold.forget(slot, Subject::Registration);
         Some(row)
@@ -276,27 +276,27 @@ impl Instances {
         }
     }
 
-    /// Moves an instance's end to one that the clock of this frame has told.
-    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry, told_by: Frame) {
+    /// Moves the end of a lease, as read from the clock of this frame.
+    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry, frame: Frame) {
         if let Some(slot) = self.slot_of(id) {
-            self.move_end(slot, lease, Some(told_by));
+            self.move_end(slot, lease, Some(frame));
         }
     }
 
-    /// The clock of this frame has told an instance's end.
-    pub(crate) fn set_told_by(&mut self, id: InstanceId, frame: Frame) {
+    /// Notes that the end of a lease was read from the clock of this frame.
+    pub(crate) fn set_lease_clock(&mut self, id: InstanceId, frame: Frame) {
         if let Some(slot) = self.slot_of(id) {
-            self.told_by.note(slot, frame);
+            self.lease_clocks.note(slot, frame);
         }
     }
 
-    fn move_end(&mut self, slot: u32, lease: LeaseExpiry, told_by: Option<Frame>) {
+    fn move_end(&mut self, slot: u32, lease: LeaseExpiry, frame: Option<Frame>) {
         if let Some(row) = self.rows.get_mut(slot as usize) {
             if row.expires_at != small(lease.expires_at) {
                 self.untold.forget(slot, Subject::Lease);
-                match told_by {
-                    Some(frame) => self.told_by.note(slot, frame),
-                    None => self.told_by.forget(slot),
+                match frame {
+                    Some(frame) => self.lease_clocks.note(slot, frame),
+                    None => self.lease_clocks.forget(slot),
                 }
             }
             (row.expires_at, row.reminded) = (small(lease.expires_at), lease.reminded);
@@ -385,13 +385,14 @@ impl Instances {
         }
     }
 
-    /// Moves the ends that another clock has told than the one of this frame, which is trusted now; those of which that is to be written down.
+    /// Converts the lease ends that were read from other clocks to the clock of this frame, which is trusted now. Returns the instances whose records
+    /// have to be written again.
     pub(crate) fn move_ends_to(&mut self, frame: Frame) -> Vec<InstanceId> {
-        let earlier = self.told_by.begin(frame);
+        let earlier = self.lease_clocks.begin(frame);
         let slots: Vec<_> = self.rows.iter().map(|(slot, row)| (slot as u32, row.id)).collect();
         let mut moved = Vec::new();
         for (slot, id) in slots {
-            let Some(by_s) = self.told_by.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else { continue };
+            let Some(by_s) = self.lease_clocks.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else { continue };
             let moment = |at: u32| if at == 0 { 0 } else { small(u64::from(at).saturating_add_signed(by_s)) };
             self.untold.forget(slot, Subject::Lease);
             self.change(slot, |row| {

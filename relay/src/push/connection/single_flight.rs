@@ -60,11 +60,11 @@ enum Look<T, E> {
 
 impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
     pub(crate) fn new(backoff: Backoff) -> Arc<Self> {
-        Self::told_by(backoff, Arc::default())
+        Self::notifying(backoff, Arc::default())
     }
 
     /// Likewise; `done` is told of the end of each making.
-    pub(super) fn told_by(backoff: Backoff, done: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn notifying(backoff: Backoff, done: Arc<Notify>) -> Arc<Self> {
         let state = State { value: None, under_way: false, failures: 0, cooling_down: None };
         Arc::new(Self { backoff, state: Mutex::new(state), done })
     }

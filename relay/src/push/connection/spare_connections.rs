@@ -56,7 +56,7 @@ impl Turn<'_> {
 impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SpareConnections<T, E> {
     pub(super) fn new(backoff: Backoff) -> Self {
         let changed = Arc::<Notify>::default();
-        let flights = std::array::from_fn(|_| SingleFlight::told_by(backoff, Arc::clone(&changed)));
+        let flights = std::array::from_fn(|_| SingleFlight::notifying(backoff, Arc::clone(&changed)));
         Self { flights, changed, looked: Mutex::default() }
     }
 

@@ -99,7 +99,7 @@ fn a_lease_lasts_as_long_as_it_was_granted_whichever_clock_is_trusted_then() {
     let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: Some(Reminder::Renew) });
     let ends_at = |instances: &Instances| instances.get(id).map(Row::expires_at);
     let before = Frame::of_grants();
-    instances.set_told_by(id, before);
+    instances.set_lease_clock(id, before);
     assert_eq!(instances.move_ends_to(before), []);
     for (by_s, end) in [(JUMP as i64, END + JUMP), (0, END)] {
         let frame = later(before, by_s);
