@@ -42,7 +42,7 @@ pub(super) struct Tally {
     /// Whether all nodes are counted.
     counted: bool,
     /// Nodes that have not said what they have.
-    untold: usize,
+    unreported: usize,
     /// Nodes whose devices may still come.
     waking: usize,
     in_doubt: bool,
@@ -52,7 +52,7 @@ pub(super) struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { known: 0, awake: 0, counted: false, untold: 1, waking: 0, in_doubt: false, lost: false }
+        Self { known: 0, awake: 0, counted: false, unreported: 1, waking: 0, in_doubt: false, lost: false }
     }
 }
 
@@ -61,11 +61,11 @@ impl Tally {
         match word {
             Word::Others(count) => {
                 self.counted = true;
-                self.untold += count.unwrap_or(0);
+                self.unreported += count.unwrap_or(0);
                 self.in_doubt |= count.is_none();
             }
             Word::Found { known, awake } => {
-                self.untold = self.untold.saturating_sub(1);
+                self.unreported = self.unreported.saturating_sub(1);
                 self.known += known;
                 self.awake += awake;
                 self.waking += usize::from(known > 0 && awake == 0);
@@ -84,7 +84,7 @@ impl Tally {
                 self.lost = true;
             }
             Word::Silent => {
-                self.untold = self.untold.saturating_sub(1);
+                self.unreported = self.unreported.saturating_sub(1);
                 self.in_doubt = true;
             }
         }
@@ -100,14 +100,14 @@ impl Tally {
 
     /// The answer, once no further word can change it for the better.
     pub fn answer(&self) -> Option<Result<AwakeDevices, WakeError>> {
-        let is_complete = self.counted && self.untold == 0 && (self.waking == 0 || self.is_awake());
+        let is_complete = self.counted && self.unreported == 0 && (self.waking == 0 || self.is_awake());
         is_complete.then(|| self.answer_now())
     }
 
     /// The answer when no further word is waited for.
     pub fn answer_now(&self) -> Result<AwakeDevices, WakeError> {
         match (self.awake, self.known) {
-            (0, 0) if self.in_doubt || self.untold > 0 || !self.counted => Err(WakeError::OthersSilent),
+            (0, 0) if self.in_doubt || self.unreported > 0 || !self.counted => Err(WakeError::OthersSilent),
             (0, _) if self.lost => Err(WakeError::OthersSilent),
             (0, 0) => Err(WakeError::Unknown),
             (0, _) => Err(WakeError::NoneInTime),

@@ -49,9 +49,9 @@ impl Shard {
     pub(crate) fn on_dialog_begun(&mut self, instance: InstanceId, call: CallId, dialog: DialogMark) {
         let Some(activity) = self.activity(instance) else { return };
         activity.dialogs.push_back((dialog, call));
-        let untold = if activity.dialogs.len() > DIALOGS { activity.dialogs.pop_front() } else { None };
-        if let Some((_, call)) = untold {
-            self.end_untold_story(instance, call);
+        let dropped = if activity.dialogs.len() > DIALOGS { activity.dialogs.pop_front() } else { None };
+        if let Some((_, call)) = dropped {
+            self.drop_open_story(instance, call);
         }
     }
 

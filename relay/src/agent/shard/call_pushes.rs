@@ -381,7 +381,7 @@ impl Shard {
         let known = self.calls.of(instance, call);
         let is_over = known.is_some_and(|call| call.reported_state().is_final());
         // One that knows of the call comes by itself.
-        let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.is_untold());
+        let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.may_still_be_pushed());
         if !comes && !is_over {
             self.give_up(call, instance);
         }
@@ -391,7 +391,7 @@ impl Shard {
     /// is there the push is held back, unless it `is_silent`: it has left the call without a word.
     fn push_on(&mut self, call: CallId, app: Box<str>, target: PushTarget, pushed: Box<Pushed>, is_silent: bool) {
         let instance = pushed.push.instance;
-        let Some(known) = self.calls.of(instance, call).filter(|call| call.is_untold()) else { return };
+        let Some(known) = self.calls.of(instance, call).filter(|call| call.may_still_be_pushed()) else { return };
         let is_same = target.is_same_token(&pushed.target);
         // One that was there when it was woken, and silent, may be there no more.
         let is_there = self.attached.contains(instance) && (!known.waiting || known.mark.is_none() || is_same);

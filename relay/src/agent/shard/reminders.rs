@@ -1,6 +1,6 @@
 //! Notices to a user: the lease should be renewed, or ends; the registration fails, is back, or is lost, and why.
 //!
-//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is sent [again](crate::agent::tables::untold): after a
+//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is sent [again](crate::agent::tables::pending_notices): after a
 //! while, and soon after the service has recovered or has other settings.
 //!
 //! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; it describes a failure by a SIP
@@ -17,7 +17,7 @@ use crate::agent::digest::Unanswerable;
 use crate::agent::tables::instances::{Again, Row};
 use crate::agent::tables::lease;
 use crate::agent::tables::timeline::TimelineEvent;
-use crate::agent::tables::untold::Notice;
+use crate::agent::tables::pending_notices::Notice;
 use crate::agent::{RecordNote, Reminded};
 use crate::clock::{DAY_S, confirmed_now, shared_now};
 use crate::push::{Event, Report, State, Subject};
@@ -54,7 +54,7 @@ impl Services {
 impl Shard {
     /// A notice that no push service has taken is due soon when one is well again.
     pub(super) fn look_at_services(&mut self, now: Instant) {
-        if !self.instances.has_untold() {
+        if !self.instances.has_pending_notices() {
             self.services = Services::default();
             return;
         }
@@ -64,7 +64,7 @@ impl Shard {
         let better = self.services.are_better(&self.shared.push.health());
         self.services.looked_at = Some(now);
         if better {
-            self.instances.hasten_untold(confirmed_now());
+            self.instances.hasten_pending_notices(confirmed_now());
         }
     }
 

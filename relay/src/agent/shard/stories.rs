@@ -176,8 +176,8 @@ impl Shard {
         self.stories.open.range((instance, first)..=(instance, last)).map(|(_, story)| story)
     }
 
-    /// An answered call of which nobody will tell the end: there is no room for its dialog.
-    pub(crate) fn end_untold_story(&mut self, instance: InstanceId, call: CallId) {
+    /// Drops the story of an answered call whose end nobody will report, because there is no room for its dialog.
+    pub(crate) fn drop_open_story(&mut self, instance: InstanceId, call: CallId) {
         self.stories.open.remove(&(instance, call));
     }
 

@@ -89,7 +89,7 @@ impl Call {
     }
 
     /// Whether its device knows nothing of it, and it can still be answered.
-    pub(crate) fn is_untold(&self) -> bool {
+    pub(crate) fn may_still_be_pushed(&self) -> bool {
         !self.knows && !self.rings && !self.reported_state().is_final()
     }
 

@@ -16,7 +16,7 @@ use super::lease::{self, LeaseExpiry};
 use super::moments::Moments;
 use super::timeline::Activity;
 use super::lease_clocks::LeaseClocks;
-use super::untold::{Notice, Untold};
+use super::pending_notices::{Notice, PendingNotices};
 use crate::agent::digest::Unanswerable;
 use crate::clock::Frame;
 use crate::domain::InstanceState;
@@ -186,7 +186,7 @@ pub(crate) struct Instances {
     hasher: RandomState,
     moments: Moments,
     /// Notices that no push service has taken yet.
-    untold: Untold,
+    pending_notices: PendingNotices,
     /// Until when a lease may be granted, as far as was known last, in seconds since 1970.
     granted_until: u64,
     /// Slots of leases that end later, or did; at most as many as there are rows.
@@ -215,8 +215,8 @@ impl Instances {
         self.accounts.remove(self.hasher.hash_one(row.aor), slot);
         self.moments.clear(slot);
         self.lease_clocks.forget(slot);
-        self.untold.forget(slot, Subject::Lease);
-        self.untold.forget(slot, Subject::Registration);
+        self.pending_notices.forget(slot, Subject::Lease);
+        self.pending_notices.forget(slot, Subject::Registration);
         Some(row)
     }
 
@@ -258,9 +258,9 @@ impl Instances {
     /// A row's next moment may be another one.
     fn note_moment(&mut self, slot: u32) {
         if let Some(row) = self.row(slot) {
-            let lease = lease::next(row.expires_at(), row.reminded.max(self.untold.reminder(slot)));
+            let lease = lease::next(row.expires_at(), row.reminded.max(self.pending_notices.reminder(slot)));
             let lost = Some(u64::from(row.tell_lost_at)).filter(|at| *at != 0);
-            let next = [lost, self.untold.next(slot)].into_iter().flatten().fold(lease, u64::min);
+            let next = [lost, self.pending_notices.next(slot)].into_iter().flatten().fold(lease, u64::min);
             self.moments.set(slot, small(next));
         }
     }
@@ -293,7 +293,7 @@ impl Instances {
     fn move_end(&mut self, slot: u32, lease: LeaseExpiry, frame: Option<Frame>) {
         if let Some(row) = self.rows.get_mut(slot as usize) {
             if row.expires_at != small(lease.expires_at) {
-                self.untold.forget(slot, Subject::Lease);
+                self.pending_notices.forget(slot, Subject::Lease);
                 match frame {
                     Some(frame) => self.lease_clocks.note(slot, frame),
                     None => self.lease_clocks.forget(slot),
@@ -309,7 +309,7 @@ impl Instances {
     pub(crate) fn set_lost(&mut self, id: InstanceId, since: u64, tell_at: u64) {
         let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since == 0));
         let Some(slot) = slot else { return };
-        self.untold.forget(slot, Subject::Registration);
+        self.pending_notices.forget(slot, Subject::Registration);
         self.change(slot, |row| (row.lost_since, row.tell_lost_at) = (small(since), small(tell_at)));
     }
 
@@ -323,7 +323,7 @@ impl Instances {
     /// A push is under way that its registration is back.
     pub(crate) fn set_restored(&mut self, id: InstanceId, now: u64) {
         if let Some(slot) = self.slot_of(id).filter(|slot| self.moments.is_set(*slot)) {
-            self.untold.tell_of_registration(slot, Notice::Restored, now);
+            self.pending_notices.tell_of_registration(slot, Notice::Restored, now);
             self.note_moment(slot);
         }
     }
@@ -331,7 +331,7 @@ impl Instances {
     /// A push service has taken this push, or may have: what its user has been told by that, once.
     pub(crate) fn take_told(&mut self, id: InstanceId, event: Event) -> Option<Notice> {
         let slot = self.slot_of(id)?;
-        let told = self.untold.take(slot, event)?;
+        let told = self.pending_notices.take(slot, event)?;
         self.change(slot, |row| {
             if let Notice::Reminder(reminder) = told {
                 row.reminded = row.reminded.max(Some(reminder));
@@ -341,13 +341,13 @@ impl Instances {
     }
 
     /// Whether there is something that no push service has taken.
-    pub(crate) fn has_untold(&self) -> bool {
-        !self.untold.is_empty()
+    pub(crate) fn has_pending_notices(&self) -> bool {
+        !self.pending_notices.is_empty()
     }
 
     /// A push service takes pushes again: what none has taken is due soon.
-    pub(crate) fn hasten_untold(&mut self, now: u64) {
-        for slot in self.untold.hasten(now) {
+    pub(crate) fn hasten_pending_notices(&mut self, now: u64) {
+        for slot in self.pending_notices.hasten(now) {
             if self.moments.is_set(slot) {
                 self.note_moment(slot);
             }
@@ -358,7 +358,7 @@ impl Instances {
     pub(crate) fn set_not_lost(&mut self, id: InstanceId) -> bool {
         let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since != 0));
         let Some(slot) = slot else { return false };
-        self.untold.forget(slot, Subject::Registration);
+        self.pending_notices.forget(slot, Subject::Registration);
         let told = self.change(slot, |row| {
             let told = row.failing_since().is_some();
             (row.lost_since, row.tell_lost_at) = (0, 0);
@@ -394,7 +394,7 @@ impl Instances {
         for (slot, id) in slots {
             let Some(by_s) = self.lease_clocks.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else { continue };
             let moment = |at: u32| if at == 0 { 0 } else { small(u64::from(at).saturating_add_signed(by_s)) };
-            self.untold.forget(slot, Subject::Lease);
+            self.pending_notices.forget(slot, Subject::Lease);
             self.change(slot, |row| {
                 row.expires_at = moment(row.expires_at);
                 (row.lost_since, row.tell_lost_at) = (moment(row.lost_since), moment(row.tell_lost_at));
@@ -419,16 +419,16 @@ impl Instances {
         if expires_at <= now {
             return Some((id, Due::End));
         }
-        let reminded = row.reminded.max(self.untold.reminder(slot));
+        let reminded = row.reminded.max(self.pending_notices.reminder(slot));
         let due = if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
             row.tell_lost_at = 0;
-            self.untold.tell_of_registration(slot, Notice::Lost, now);
+            self.pending_notices.tell_of_registration(slot, Notice::Lost, now);
             Some(Due::Lost { since })
         } else if let Some(reminder) = lease::due(expires_at, reminded, now) {
-            self.untold.remind(slot, reminder, now, lease::worth_until(expires_at, reminder));
+            self.pending_notices.remind(slot, reminder, now, lease::worth_until(expires_at, reminder));
             Some(Due::Reminder(reminder))
         } else {
-            self.untold.pop_due(slot, now).map(|notice| {
+            self.pending_notices.pop_due(slot, now).map(|notice| {
                 Due::Again(match notice {
                     Notice::Reminder(reminder) => Again::Reminder(reminder),
                     Notice::Lost => Again::Lost(since),

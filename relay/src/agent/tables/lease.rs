@@ -8,7 +8,7 @@
 //!
 //! The record keeps which was the last that a push service took; a restart goes on from there. So no reminder is
 //! repeated that was taken, unless the process died before that was written down. A reminder that fell due while no node served the instance, or that was not
-//! taken ([`untold`](super::untold)), is sent as soon as a node does: of several, the latest. A lifetime that is shorter than a reminder's time skips it:
+//! taken ([`pending_notices`](super::pending_notices)), is sent as soon as a node does: of several, the latest. A lifetime that is shorter than a reminder's time skips it:
 //! when a lease begins or is renewed, past reminders count as sent.
 //!
 //! Invariant: nothing here reads a clock or sends; each reminder of one lease is due once at most, until it is known not to have been taken.

@@ -14,7 +14,7 @@
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
 //! | `lease_clocks` | the clock that each lease end was read from |
-//! | [`untold`] | notices that no push service has taken yet |
+//! | [`pending_notices`] | notices that no push service has taken yet |
 //!
 //! Invariant: a table reads no clock and sends nothing; each states its own limit.
 
@@ -28,7 +28,7 @@ pub(crate) mod lease;
 mod lease_clocks;
 pub(crate) mod missed;
 mod moments;
+pub(crate) mod pending_notices;
 pub(crate) mod senders;
 pub(crate) mod timeline;
-pub(crate) mod untold;
 pub(crate) mod woken_elsewhere;

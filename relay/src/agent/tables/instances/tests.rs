@@ -53,16 +53,16 @@ fn a_reminder_that_no_service_takes_is_due_again_and_counts_once_it_is_taken() {
     assert_eq!(instances.get(id).and_then(Row::reminded), None, "no service has taken it");
     assert_eq!(instances.pop_due(begun + 3_600), None);
     assert_eq!(instances.pop_due(begun + 7_200), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
-    instances.hasten_untold(begun + 8_000);
+    instances.hasten_pending_notices(begun + 8_000);
     assert_eq!(instances.pop_due(begun + 8_000), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
     assert_eq!(instances.take_told(id, Event::Expiring), None, "that is another push");
     assert_eq!(instances.take_told(id, Event::Renew), Some(Notice::Reminder(Reminder::Renew)));
     assert_eq!(instances.get(id).and_then(Row::reminded), Some(Reminder::Renew));
-    assert!(!instances.has_untold());
+    assert!(!instances.has_pending_notices());
     assert_eq!(instances.pop_due(END - 43_201), None);
     assert_eq!(instances.pop_due(END - 43_200), Some((id, Due::Reminder(Reminder::Soon))));
     instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None }, Frame::of_grants());
-    assert!(!instances.has_untold(), "what was said of the earlier end");
+    assert!(!instances.has_pending_notices(), "what was said of the earlier end");
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_loss_that_no_service_takes_is_due_again_and_one_that_an_earlier_run_told_is
     assert_eq!(instances.pop_due(begun + 600), Some((id, Due::Lost { since: begun })));
     assert_eq!(instances.pop_due(begun + 7_800), Some((id, Due::Again(Again::Lost(begun)))));
     assert!(instances.set_not_lost(id), "it may have been taken");
-    assert!(!instances.has_untold());
+    assert!(!instances.has_pending_notices());
     instances.set_restored(id, begun + 8_000);
     assert_eq!(instances.take_told(id, Event::RegistrationFailing), None);
     assert_eq!(instances.take_told(id, Event::RegistrationRestored), Some(Notice::Restored));
