@@ -114,7 +114,7 @@ fn accounts_of_a_node_that_is_cut_off_from_the_sip_server_for_long_are_called_at
     let seed = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(5);
     let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
     let plan = nodes::Plan { accounts: 6, seconds: 0, seed, loses_after: None, breaks: None, watch };
-    let report = nodes::run_marooned(plan);
+    let report = nodes::run_cut_off_from_sip_server(plan);
     assert!(report.wrongs.is_empty(), "{}\nSIPWAKE_SIM_NODES_SEED={seed} repeats it", report.wrongs.join("\n"));
     assert!(report.pushes > 0, "{report:?}");
 }

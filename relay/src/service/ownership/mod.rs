@@ -2,26 +2,26 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `claims` | instances without an owner are taken over |
-//! | `restore`, `missing_records` | what the store has lost is written again |
-//! | `missing_ends` | how that ends of which the store has nothing |
-//! | `shown_again` | what was let go of so, and is served again |
-//! | `left_to_owner` | what another node has, while its calls still end here |
-//! | `unanswered_writes` | changes that the store may have, though its answer was lost |
-//! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
+//! | `claims` | taking over instances without an owner |
+//! | `restore`, `missing_records` | writing again the records that the store has lost |
+//! | `missing_ends` | ending instances whose records are gone from the store |
+//! | `shown_again` | serving such an instance again when its record comes back |
+//! | `left_to_owner` | instances that another node owns now, while their calls end here |
+//! | `unanswered_writes` | writes whose answers were lost |
+//! | `unreachable_servers`, `unserved`, `offers` | offering instances that fail here to other nodes |
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 pub(super) mod claims;
 pub(super) mod left_to_owner;
-mod marooned;
 mod missing_ends;
 pub(super) mod missing_records;
 pub(super) mod offers;
 mod restore;
 pub(super) mod shown_again;
 pub(super) mod unanswered_writes;
+mod unreachable_servers;
 pub(super) mod unserved;
 
 use std::collections::HashMap;

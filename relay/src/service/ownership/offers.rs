@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use zeroize::Zeroizing;
 
-use super::marooned::{Marooned, Step, Tried};
+use super::unreachable_servers::{OfferOutcome, Step, UnreachableServers};
 use crate::agent::request::{AtServer, Request};
 use crate::clock;
 use crate::domain::InstanceState;
@@ -198,20 +198,20 @@ impl Service {
     /// Looks for SIP servers that this node does not reach, and has other nodes take the accounts there, until the process ends. `after`: how long nobody
     /// has answered then.
     pub async fn leave_unreachable_servers(self, after: Duration) {
-        let (it, mut marooned, mut ticks) = (self.0, Marooned::new(after), interval(after / LOOKS));
+        let (it, mut unreachable_servers, mut ticks) = (self.0, UnreachableServers::new(after), interval(after / LOOKS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            it.look_for_silent_servers(&mut marooned).await;
+            it.look_for_silent_servers(&mut unreachable_servers).await;
         }
     }
 }
 
 impl Inner {
-    async fn look_for_silent_servers(self: &Arc<Self>, marooned: &mut Marooned) {
+    async fn look_for_silent_servers(self: &Arc<Self>, unreachable_servers: &mut UnreachableServers) {
         let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
-        let steps = marooned.due(clock::now(), &agent.silent_servers(clock::now()));
-        vault.yield_claims(marooned.yields());
+        let steps = unreachable_servers.due(clock::now(), &agent.silent_servers(clock::now()));
+        vault.yield_claims(unreachable_servers.yields());
         if steps.is_empty() || self.is_leaving() || agent.is_doubtful() || vault.is_being_restored() {
             return;
         }
@@ -233,15 +233,15 @@ impl Inner {
         }
         for some in tries.chunks(TRIED_AT_ONCE) {
             let tried = some.iter().map(|(server, times)| self.try_elsewhere(server, *times, &peers));
-            let tried: Vec<Tried> = join_all(tried).await;
+            let tried: Vec<OfferOutcome> = join_all(tried).await;
             let mut reached = Vec::new();
             for ((server, _), tried) in some.iter().zip(tried) {
-                marooned.note(server, tried, clock::now());
-                if tried == Tried::Registered {
+                unreachable_servers.note(server, tried, clock::now());
+                if tried == OfferOutcome::Registered {
                     reached.push(server);
                 }
             }
-            vault.yield_claims(marooned.yields());
+            vault.yield_claims(unreachable_servers.yields());
             for server in reached {
                 tracing::warn!(
                     event = "sip-server-reached-elsewhere",
@@ -294,9 +294,9 @@ impl Inner {
     }
 
     /// Has another node try one account of a server.
-    async fn try_elsewhere(self: &Arc<Self>, server: &str, times: usize, peers: &[Owner]) -> Tried {
+    async fn try_elsewhere(self: &Arc<Self>, server: &str, times: usize, peers: &[Owner]) -> OfferOutcome {
         let failing = self.failing_at(server).await;
-        let Some(ids) = failing.get(times % failing.len().max(1)) else { return Tried::NotRegistered };
+        let Some(ids) = failing.get(times % failing.len().max(1)) else { return OfferOutcome::NotRegistered };
         for turn in 0..peers.len() {
             let peer = &peers[(times + turn) % peers.len()];
             match self.offer(peer, server, ids, (OfferReason::NotReached, false)).await {
@@ -305,11 +305,11 @@ impl Inner {
                 Outcome::Taken => {
                     let registered = self.await_registered(peer, ids);
                     let registered = timeout(REGISTERED_WITHIN, registered).await.is_ok();
-                    return if registered { Tried::Registered } else { Tried::NotRegistered };
+                    return if registered { OfferOutcome::Registered } else { OfferOutcome::NotRegistered };
                 }
             }
         }
-        Tried::NotRegistered
+        OfferOutcome::NotRegistered
     }
 
     async fn await_registered(&self, peer: &Owner, ids: &[InstanceId]) {
