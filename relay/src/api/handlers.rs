@@ -276,7 +276,7 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
             "This account has as many instances as it may (limits.instances_per_account): disable push on a device that is not in use.",
         )
         .retry_after(FULL_RETRY_S),
-        EnableError::TooManyOfAsker => Problem::new(
+        EnableError::TooManyOfAppOrSource => Problem::new(
             ProblemType::TooManyRequests,
             "This app, or this address, has as many instances as it may (limits.instances_per_app, limits.instances_per_source).",
         )

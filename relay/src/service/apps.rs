@@ -126,7 +126,7 @@ pub enum EnableError {
     TooManyOfAccount,
     /// The App, or the address that asks, has as many instances as it may.
     #[error("the app or its address has as many instances as it may")]
-    TooManyOfAsker,
+    TooManyOfAppOrSource,
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,

@@ -13,10 +13,10 @@ pub(crate) use super::endings::Ending;
 pub use super::endings::{Denied, EndKind, Erasure, FirstRegistration, WipeDone, WipeWaiter};
 use super::index::Index;
 use super::lease::{self, LeaseExpiry};
-use super::moments::Moments;
-use super::timeline::Activity;
 use super::lease_clocks::LeaseClocks;
+use super::moments::Moments;
 use super::pending_notices::{Notice, PendingNotices};
+use super::timeline::Activity;
 use crate::agent::digest::Unanswerable;
 use crate::clock::Frame;
 use crate::domain::InstanceState;
@@ -392,7 +392,9 @@ impl Instances {
         let slots: Vec<_> = self.rows.iter().map(|(slot, row)| (slot as u32, row.id)).collect();
         let mut moved = Vec::new();
         for (slot, id) in slots {
-            let Some(by_s) = self.lease_clocks.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else { continue };
+            let Some(by_s) = self.lease_clocks.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else {
+                continue;
+            };
             let moment = |at: u32| if at == 0 { 0 } else { small(u64::from(at).saturating_add_signed(by_s)) };
             self.pending_notices.forget(slot, Subject::Lease);
             self.change(slot, |row| {

@@ -175,7 +175,9 @@ mod tests {
         let mut pending_notices = PendingNotices::default();
         (0..100).for_each(|slot| pending_notices.tell_of_registration(slot, Notice::Lost, NOW));
         assert_eq!(pending_notices.hasten(NOW).len(), 100);
-        let due = |pending_notices: &mut PendingNotices, now| (0..100).filter(|slot| pending_notices.pop_due(*slot, now).is_some()).count();
+        let due = |pending_notices: &mut PendingNotices, now| {
+            (0..100).filter(|slot| pending_notices.pop_due(*slot, now).is_some()).count()
+        };
         assert_eq!([0, 1, 4, 5].map(|after| due(&mut pending_notices, NOW + after)), [20, 20, 60, 0]);
     }
 }

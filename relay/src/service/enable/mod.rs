@@ -6,7 +6,7 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
-//! An app that hung up meanwhile has enabled nothing (`asker`). A second enabling of the same device does not wait for the whole turn of the first:
+//! An app that hung up meanwhile has enabled nothing (`hang_up`). A second enabling of the same device does not wait for the whole turn of the first:
 //! the first is answered 202, and gives way.
 //!
 //! A device that another node has a call for is enabled there (`in_call`).
@@ -19,8 +19,8 @@
 //! and its app has its answer, and one that gets calls only when the new one gets them. An instance enabled later at another node, while the SIP
 //! server had not answered here, stands, and the one begun here is released.
 
-pub(super) mod asker;
 mod first_registration;
+pub(super) mod hang_up;
 mod in_call;
 mod interrupted_replacement;
 pub(super) mod succession;
@@ -38,7 +38,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use self::asker::{Asker, Replaced};
+use self::hang_up::{HangUp, Replaced};
 use self::succession::Succession;
 use super::Inner;
 use super::apps::{Enable, EnableError, Enabled};
@@ -95,7 +95,7 @@ impl Inner {
         app: Box<str>,
         source: IpAddr,
         request: Enable,
-        mut asker: Asker,
+        mut hang_up: HangUp,
     ) -> Result<(Enabled, Replaced), EnableError> {
         if self.is_leaving() {
             return Err(EnableError::Draining);
@@ -105,7 +105,7 @@ impl Inner {
         let names = self.names_of(&app, &request);
         let turn = tokio::select! {
             turn = self.enabling.lock_key(names.lookup) => turn,
-            () = asker.gone() => return Err(EnableError::HungUp),
+            () = hang_up.happens() => return Err(EnableError::HungUp),
         };
         // Also the proof that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new().await?;
@@ -120,14 +120,14 @@ impl Inner {
         let is_vouched = earlier.succession == Succession::Vouched;
         let is_proven = registration.state == RegistrationState::Registered || is_vouched;
         let changed = self.changed_record(&new, is_proven, &asked);
-        if asker.is_gone() {
+        if hang_up.has_happened() {
             tracing::info!(event = "enabling-given-up", instance = %new.id, "an app hung up before its instance was stored; nothing is kept");
             self.unregister(new.id).await;
             return Err(EnableError::HungUp);
         }
         let placed = self.store(&new, changed.as_ref(), earlier.succession).await?;
         self.hand_to_shard(&new, changed, placed.fence, is_vouched).await?;
-        let replaced = self.announce(&new, &earlier, placed.displaced, &asker).await;
+        let replaced = self.announce(&new, &earlier, placed.displaced, &hang_up).await;
         tracing::info!(event = "enabled", instance = %new.id, state = registration.state.word(), "enabled");
         self.dependencies.audit.note(Act::Enabled, || AuditSubject {
             instance: Some(new.id),
@@ -253,7 +253,7 @@ impl Inner {
         new: &Newcomer,
         earlier: &Predecessor,
         displaced: Option<InstanceId>,
-        asker: &Asker,
+        hang_up: &HangUp,
     ) -> Replaced {
         let (id, lookup) = (new.id, new.names.lookup);
         let kept = earlier.instance.filter(|_| earlier.succession == Succession::WhenProven);
@@ -265,7 +265,7 @@ impl Inner {
         let replaced = Replaced { earlier: ended.collect(), lookup };
         for earlier in replaced.earlier.iter().copied() {
             // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
-            if !asker.is_gone() {
+            if !hang_up.has_happened() {
                 self.tell_leavers(NodeMessage::Succeeded { earlier, later: id }).await;
             }
         }
@@ -354,7 +354,7 @@ impl Inner {
         self.dependencies.quotas.place_instance(&instance, source).map_err(|limit| match limit {
             Limit::InstancesNode => EnableError::TooMany,
             Limit::InstancesAccount => EnableError::TooManyOfAccount,
-            _ => EnableError::TooManyOfAsker,
+            _ => EnableError::TooManyOfAppOrSource,
         })
     }
 

@@ -198,7 +198,8 @@ impl Service {
     /// Looks for SIP servers that this node does not reach, and has other nodes take the accounts there, until the process ends. `after`: how long nobody
     /// has answered then.
     pub async fn leave_unreachable_servers(self, after: Duration) {
-        let (it, mut unreachable_servers, mut ticks) = (self.0, UnreachableServers::new(after), interval(after / LOOKS));
+        let (it, mut unreachable_servers, mut ticks) =
+            (self.0, UnreachableServers::new(after), interval(after / LOOKS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

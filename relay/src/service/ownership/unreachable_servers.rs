@@ -89,7 +89,9 @@ impl UnreachableServers {
                 let wait = (*wait * 2).min(self.after * LONGEST);
                 Standing::Tried { again_at: now + wait, wait, times: times + 1 }
             }
-            (OfferOutcome::NotRegistered, _) => Standing::Tried { again_at: now + self.after, wait: self.after, times: 1 },
+            (OfferOutcome::NotRegistered, _) => {
+                Standing::Tried { again_at: now + self.after, wait: self.after, times: 1 }
+            }
         };
         self.servers.insert(server.into(), standing);
     }
