@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::keyring::{Fingerprint, KeyringError};
-use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore, beside_agreement};
+use super::redis::{AGREEMENT_TTL, AgreementWrite, Compared, RedisStore, beside_agreement};
 use super::store::{KeyringMismatch, StoreError};
 use super::{Store, Vault, lookup};
 use crate::clock::{self, DAY_S, Reading};
@@ -140,16 +140,16 @@ impl Vault {
     /// [`StoreError::Away`].
     pub async fn check_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
         let agreement = &self.0.agreement;
-        let look = if agreement.stands() { Look::Found } else { Look::Refresh };
-        let mut found = self.look(look).await?;
+        let write = if agreement.stands() { AgreementWrite::IfAbsent } else { AgreementWrite::Refresh };
+        let mut found = self.compare_keyring(write).await?;
         if matches!(found, Compared::Absent) && agreement.note_absent() >= self.founds_after().await? {
             found = match self.bars_founding().await? {
                 Some(fault) => Compared::Fault(fault),
-                None => self.look(Look::Found).await?,
+                None => self.compare_keyring(AgreementWrite::IfAbsent).await?,
             };
         }
         if matches!(found, Compared::Fault(KeyringMismatch::Other)) && self.may_take_name().await? {
-            found = self.look(Look::Take).await?;
+            found = self.compare_keyring(AgreementWrite::Replace).await?;
         }
         match found {
             Compared::Stands => {
@@ -175,7 +175,7 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn peek_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
-        Ok(match self.look(Look::Only).await? {
+        Ok(match self.compare_keyring(AgreementWrite::Nothing).await? {
             Compared::Fault(fault) => Some(self.explained(fault).await?),
             Compared::Absent => self.bars_founding().await?,
             Compared::Stands => None,
@@ -311,17 +311,17 @@ impl Vault {
         self.0.agreement.is_unknown()
     }
 
-    /// Whether this node's keyring is the one that the store names, by one look.
+    /// Whether this node's keyring is the one that the store names, by one comparison.
     pub(super) async fn has_agreed_keyring(&self) -> Result<bool, StoreError> {
-        Ok(matches!(self.look(Look::Only).await?, Compared::Stands))
+        Ok(matches!(self.compare_keyring(AgreementWrite::Nothing).await?, Compared::Stands))
     }
 
-    async fn look(&self, look: Look) -> Result<Compared, StoreError> {
+    async fn compare_keyring(&self, write: AgreementWrite) -> Result<Compared, StoreError> {
         let Store::Redis(redis) = &self.0.store else { return Ok(Compared::Stands) };
         let keyring = &self.0.keyring;
-        let found = redis.check_keyring(&keyring.fingerprint(Reading::now()), look).await?;
+        let found = redis.check_keyring(&keyring.fingerprint(Reading::now()), write).await?;
         if matches!(found, Compared::Fault(_)) {
-            if look == Look::Only {
+            if write == AgreementWrite::Nothing {
                 return Ok(found);
             }
             match keyring.tend(Reading::now()) {
@@ -332,15 +332,15 @@ impl Vault {
                     tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
                 }
             }
-            return redis.check_keyring(&keyring.fingerprint(Reading::now()), look).await;
+            return redis.check_keyring(&keyring.fingerprint(Reading::now()), write).await;
         }
         let now = Reading::now();
-        if look == Look::Found
+        if write == AgreementWrite::IfAbsent
             && matches!(found, Compared::Stands)
             && DAY_S - now.system % DAY_S <= AGREEMENT_TTL.as_secs()
         {
-            // The day that begins finds what stands, whoever looks first.
-            redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), look).await?;
+            // The fingerprint of the next day is there before any node needs it.
+            redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), write).await?;
         }
         Ok(found)
     }
@@ -348,7 +348,10 @@ impl Vault {
     /// Takes the keyring that was put in the place of this one, where the store names it.
     async fn take_that_of_the_others(&self, redis: &RedisStore) -> Result<(), StoreError> {
         if let Some(other) = self.0.keyring.other()
-            && !matches!(redis.check_keyring(&other.fingerprint(Reading::now()), Look::Only).await?, Compared::Fault(_))
+            && !matches!(
+                redis.check_keyring(&other.fingerprint(Reading::now()), AgreementWrite::Nothing).await?,
+                Compared::Fault(_)
+            )
         {
             self.0.keyring.take(other);
         }
