@@ -302,15 +302,15 @@ impl KeyringMismatch {
     }
 }
 
-/// Whose a record is.
+/// The run that owns a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Whose {
-    /// There is none.
-    Nobodys,
-    /// This run's.
-    Ours,
-    /// That of another run, of this node or another one.
-    Others,
+pub enum RecordOwner {
+    /// None: there is no record, or a damaged one.
+    Nobody,
+    /// This run.
+    ThisRun,
+    /// Another run, of this node or of another one.
+    AnotherRun,
 }
 
 /// Another node that there may be.

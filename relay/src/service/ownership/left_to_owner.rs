@@ -20,7 +20,7 @@ use crate::clock;
 use crate::domain::InstanceState;
 use crate::lock::Mutex;
 use crate::service::Inner;
-use crate::vault::{Fence, Sealed, StoreError, Whose};
+use crate::vault::{Fence, RecordOwner, Sealed, StoreError};
 
 /// How long calls may wait here for an instance that another run has taken over.
 const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
@@ -91,6 +91,7 @@ impl Inner {
         if vault.tombstones().forbids(id, Some(fence)).is_some() {
             return true;
         }
-        vault.whose(id).await == Ok(Whose::Nobodys) && self.wiped_elsewhere(&[(id, fence)]).await.0.contains(&id)
+        vault.record_owner(id).await == Ok(RecordOwner::Nobody)
+            && self.wiped_elsewhere(&[(id, fence)]).await.0.contains(&id)
     }
 }

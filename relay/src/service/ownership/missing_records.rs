@@ -42,7 +42,7 @@ use crate::limits::counted_as;
 use crate::limits::shares::{Share, Shares};
 use crate::service::Inner;
 use crate::service::devices::AccessError;
-use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
+use crate::vault::{Fence, Owner, Peer, RENEWAL, RecordOwner, Stored};
 
 /// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A
 /// few go round within seconds.
@@ -193,31 +193,31 @@ impl Comparing {
 }
 
 impl Inner {
-    /// Writes again what the store misses of these, releases what another run has taken since, names the others once more, and ends what has not ended for
-    /// the one that replaces it.
+    /// Writes the records of these instances again where the store has lost them, releases instances that another run has taken since, and ends those that
+    /// a later instance has replaced.
     async fn compare(self: Arc<Self>, ids: Vec<InstanceId>) {
         let mut under_way = JoinSet::new();
         for id in ids {
             let it = self.clone();
             under_way.spawn(async move {
                 // A store that is away is asked again in the next round.
-                let whose = it.dependencies.vault.whose(id).await;
-                match whose {
-                    Ok(Whose::Nobodys) => {
+                let owner = it.dependencies.vault.record_owner(id).await;
+                match owner {
+                    Ok(RecordOwner::Nobody) => {
                         let _guard = it.changing.lock_key(id).await;
                         let _ = it.write_again(id).await;
                     }
-                    Ok(Whose::Others) => {
+                    Ok(RecordOwner::AnotherRun) => {
                         let _guard = it.changing.lock_key(id).await;
                         it.release_if_taken(id).await;
                     }
-                    Ok(Whose::Ours) => {
+                    Ok(RecordOwner::ThisRun) => {
                         it.end_if_replaced(id).await;
                         it.cut_to_its_end(id).await;
                     }
                     Err(_) => it.end_if_replaced(id).await,
                 }
-                (whose == Ok(Whose::Ours)).then_some(id)
+                (owner == Ok(RecordOwner::ThisRun)).then_some(id)
             });
         }
         let mut ours = Vec::new();
