@@ -39,7 +39,7 @@ pub use super::cache::{MAX_TTL, MIN_TTL};
 use super::name_files::Names;
 use super::name_server::{is_silence, name_server, options};
 use super::naptr::{self, Service};
-use super::questions::{Asker, Questions};
+use super::questions::{Questions, Requester};
 use super::srv::{self, Server};
 use crate::config::{self, Transports};
 use crate::limits::counted_as;
@@ -140,8 +140,8 @@ pub enum ResolveError {
 pub struct Resolver {
     names: Arc<Names>,
     questions: Arc<Questions>,
-    /// The askers whose shares a question takes; none where the relay asks for itself.
-    askers: Arc<[Asker]>,
+    /// The requesters whose shares a question takes; none where the relay asks for itself.
+    requesters: Arc<[Requester]>,
     reach: Reach,
     transports: Transports,
     /// The address of the one socket for datagrams, where its family limits them.
@@ -182,8 +182,8 @@ impl Resolver {
     }
 
     fn of(names: Names, reach: Reach, transports: Transports) -> Self {
-        let (questions, askers) = (Arc::default(), Arc::new([]));
-        Self { names: Arc::new(names), questions, askers, reach, transports, datagrams_from: None }
+        let (questions, requesters) = (Arc::default(), Arc::new([]));
+        Self { names: Arc::new(names), questions, requesters, reach, transports, datagrams_from: None }
     }
 
     /// The same for a relay that sends its datagrams from this address.
@@ -203,19 +203,19 @@ impl Resolver {
         if is_none { Err(ResolveError::NoUsableTransport) } else { Ok(Resolution { candidates, ..found }) }
     }
 
-    /// The same for names that others have chosen: a question takes the share of the first of `askers` that has room.
-    pub fn asked_by(&self, askers: impl Into<Arc<[Asker]>>) -> Self {
-        Self { askers: askers.into(), ..self.clone() }
+    /// The same for names that others have chosen: a question takes the share of the first of `requesters` that has room.
+    pub fn asked_by(&self, requesters: impl Into<Arc<[Requester]>>) -> Self {
+        Self { requesters: requesters.into(), ..self.clone() }
     }
 
     /// Likewise for names that came from this address.
     pub fn asked_by_source(&self, source: IpAddr) -> Self {
-        self.asked_by([Asker::Source(counted_as(source))])
+        self.asked_by([Requester::Source(counted_as(source))])
     }
 
     /// Whether the names are chosen by others than the operator.
     pub(super) fn asks_for_others(&self) -> bool {
-        !self.askers.is_empty()
+        !self.requesters.is_empty()
     }
 
     pub(crate) fn names(&self) -> &Names {
@@ -546,7 +546,7 @@ impl Resolver {
         let answer = match known.remembered(&query) {
             Some(found) => Ok(found),
             None => {
-                let turn = self.questions.take(&self.askers).await.ok_or(ResolveError::Timeout)?;
+                let turn = self.questions.take(&self.requesters).await.ok_or(ResolveError::Timeout)?;
                 tokio::select! {
                     answer = known.ask(&query) => answer,
                     () = turn.is_over() => Err(NetError::Timeout),

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::withdrawal::{WithdrawableStream, Withdrawal};
 use crate::net::address_policy::Reach;
-use crate::net::dns::questions::Asker;
+use crate::net::dns::questions::Requester;
 use crate::net::dns::resolve::Resolver;
 
 /// Bytes in both directions.
@@ -45,8 +45,8 @@ impl System {
 
 impl Network for System {
     fn resolve(&self, host: &str, port: u16, app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
-        let askers: Vec<_> = app.cloned().map(Asker::App).into_iter().collect();
-        let (names, host) = (self.0.asked_by(askers), host.to_owned());
+        let requesters: Vec<_> = app.cloned().map(Requester::App).into_iter().collect();
+        let (names, host) = (self.0.asked_by(requesters), host.to_owned());
         Box::pin(async move {
             let found = names.addresses_of(&host).await.map_err(io::Error::other)?;
             Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())

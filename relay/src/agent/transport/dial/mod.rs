@@ -49,7 +49,7 @@ use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net;
-use crate::net::dns::questions::Asker;
+use crate::net::dns::questions::Requester;
 use crate::net::dns::resolve::{Candidate, ResolveError, Resolver, Target};
 use crate::net::drain::Drain;
 use crate::net::tls::ClientTls;
@@ -408,7 +408,7 @@ impl Inner {
     fn names_for(&self, upstream: UpstreamId) -> Resolver {
         match self.upstreams.dial_share(upstream) {
             Some(DialShare::Of(sources)) => {
-                self.resolver.asked_by(sources.into_iter().map(Asker::Source).collect::<Vec<_>>())
+                self.resolver.asked_by(sources.into_iter().map(Requester::Source).collect::<Vec<_>>())
             }
             Some(DialShare::Proven) | None => self.resolver.clone(),
         }
