@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::Inner;
 use super::sip_servers::{Expected, Wake, WakeError};
-use crate::agent::request::{Asker, DevicesFound, Request, Servers};
+use crate::agent::request::{DevicesFound, Request, Servers, WakeRequester};
 use crate::clock;
 use crate::net::dns::resolve::Target;
 
@@ -38,11 +38,11 @@ impl Inner {
         }
         let key = self.dependencies.vault.aor_key(&aor);
         let (arrivals, arrived) = mpsc::unbounded_channel();
-        let asker = Asker { wait, arrivals, answered };
+        let requester = WakeRequester { wait, arrivals, answered };
         let announce = async |servers: &Servers| {
             let found = self.dependencies.agent.ask_all(|reply| {
-                let (from, name, asker) = (from.clone(), name.clone(), asker.clone());
-                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, looks, asker, reply }
+                let (from, name, requester) = (from.clone(), name.clone(), requester.clone());
+                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, looks, requester, reply }
             });
             found.await.into_iter().fold(DevicesFound::default(), |sum, found| DevicesFound {
                 known: sum.known + found.known,

@@ -22,12 +22,12 @@ use tokio::sync::mpsc;
 
 use super::Shard;
 use crate::agent::ShardInput;
-use crate::agent::request::{Arrival, Asker, DevicesFound, Servers};
+use crate::agent::request::{Arrival, DevicesFound, Servers, WakeRequester};
 use crate::clock;
 use crate::push::Event;
 use crate::vault::AorKey;
 
-/// A requester that waited for devices is there no more.
+/// A requester that waited for devices has hung up.
 pub(crate) struct RequesterGone {
     /// What it heard of them by.
     arrivals: mpsc::WeakUnboundedSender<Arrival>,
@@ -43,7 +43,7 @@ pub(crate) struct AnnouncedCall<'a> {
     /// The caller's display name.
     pub(crate) name: Option<&'a str>,
     /// The requester that waits for the devices.
-    pub(crate) asker: &'a Asker,
+    pub(crate) requester: &'a WakeRequester,
 }
 
 impl Shard {
@@ -82,11 +82,11 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
-            let Some(AnnouncedCall { from, name, asker }) = call else {
+            let Some(AnnouncedCall { from, name, requester }) = call else {
                 found.known += 1;
                 continue;
             };
-            let (now, wait) = (clock::now(), asker.wait);
+            let (now, wait) = (clock::now(), requester.wait);
             self.drive(now, Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into), wait });
             if let Some((call, until)) = self.endpoint.expected_call(now, instance, from) {
                 if let Some(known) = self.calls.get_mut(call, instance) {
@@ -94,7 +94,7 @@ impl Shard {
                 }
                 let waiting = self.arrivals.entry((instance, call)).or_default();
                 waiting.retain(|other| !other.is_closed());
-                waiting.push(asker.arrivals.clone());
+                waiting.push(requester.arrivals.clone());
                 waited.push((instance, call));
                 found.known += 1;
             } else {
@@ -102,15 +102,15 @@ impl Shard {
             }
         }
         if let Some(call) = call.filter(|_| !waited.is_empty()) {
-            self.watch(call.asker, waited);
+            self.watch(call.requester, waited);
         }
         found
     }
 
-    /// Looks out for the end of a requester that has no answer.
-    fn watch(&self, asker: &Asker, waited: Vec<(InstanceId, CallId)>) {
+    /// Watches for a requester that hangs up before its answer.
+    fn watch(&self, requester: &WakeRequester, waited: Vec<(InstanceId, CallId)>) {
         let (shared, shard) = (self.shared.clone(), self.index);
-        let (mut answered, arrivals) = (asker.answered.clone(), asker.arrivals.downgrade());
+        let (mut answered, arrivals) = (requester.answered.clone(), requester.arrivals.downgrade());
         tokio::spawn(async move {
             // An error means that nobody is there any more.
             if answered.wait_for(|answered| *answered).await.is_err() {
@@ -119,7 +119,7 @@ impl Shard {
         });
     }
 
-    /// A requester is there no more: what nobody else waits for is expected no longer than its INVITE may take.
+    /// A requester has hung up: a call that nobody else waits for is expected no longer than its INVITE may take.
     pub(crate) fn on_requester_gone(&mut self, RequesterGone { arrivals, waited }: &RequesterGone) {
         let gone = arrivals.upgrade();
         let mut calls: Vec<CallId> = waited.iter().map(|(_, call)| *call).collect();

@@ -63,8 +63,8 @@ impl Shard {
             Request::ExpectCall { aor, servers, looks: true, reply, .. } => {
                 let _ = reply.send(self.expect_call(aor, &servers, None));
             }
-            Request::ExpectCall { aor, servers, from, name, asker, reply, .. } => {
-                let call = AnnouncedCall { from: &from, name: name.as_deref(), asker: &asker };
+            Request::ExpectCall { aor, servers, from, name, requester, reply, .. } => {
+                let call = AnnouncedCall { from: &from, name: name.as_deref(), requester: &requester };
                 let _ = reply.send(self.expect_call(aor, &servers, Some(call)));
             }
             Request::Calls { id, reply } => {
