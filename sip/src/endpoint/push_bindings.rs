@@ -73,6 +73,57 @@ impl Accepted {
     fn order(&self) -> u64 {
         self.sent.map_or(0, |sent| sent.order)
     }
+
+    fn new_row(&mut self) -> NewRow {
+        let RegisterIntent { aor, contact, server, outbound, .. } = &self.intent;
+        let reached = match self.push {
+            Some(_) => Reached::ByPush { renew_before: renew_before(self.refreshes_itself(), self.expires) },
+            // RFC 5626 §5.3: a registrar that knows flows tries another one.
+            None => Reached::ByFlow { failure: if *outbound { 430 } else { 480 } },
+        };
+        NewRow {
+            instance: self.instance,
+            upstream: self.upstream,
+            key: ContactKey { server: server.clone(), aor: aor.clone(), contact: contact.clone() },
+            expires: self.expires,
+            reached,
+            tries_flows: self.tries_flows,
+            origin: Origin::Accepted { service_route: std::mem::take(&mut self.service_route), order: self.order() },
+        }
+    }
+
+    fn refreshes_itself(&self) -> bool {
+        self.intent.keeps_itself(self.expires)
+    }
+
+    /// The event for the shell.
+    fn into_event(self) -> Event {
+        let refreshes_itself = self.refreshes_itself();
+        let Self { source, intent, instance, push, registrar, proxy, expires, sent, .. } = self;
+        let RegisterIntent { aor, contact, .. } = intent;
+        match push {
+            Some(push) => Event::PushBindingAccepted(Box::new(PushBinding {
+                instance,
+                aor,
+                contact,
+                registrar,
+                proxy,
+                push,
+                expires,
+                refreshes_itself,
+                source: Some(source.peer.ip()),
+                sent_at: sent.map(|sent| sent.at),
+            })),
+            None => Event::FlowBindingAccepted(Box::new(FlowBinding {
+                instance,
+                aor,
+                registrar,
+                proxy,
+                source: source.peer.ip(),
+                flow: source.flow,
+            })),
+        }
+    }
 }
 
 /// The registrations that passed through.
@@ -122,19 +173,32 @@ struct Row {
     lingers: Option<PushBindingEnd>,
 }
 
-/// The stored form of a registration.
+/// A registration that is to be written down.
 struct NewRow {
     instance: InstanceId,
     upstream: UpstreamId,
     key: ContactKey,
-    service_route: Box<[Box<str>]>,
     expires: Duration,
-    /// How long before its end its device is pushed to refresh it.
-    renew_before: Option<Duration>,
-    flow_failure: Option<u16>,
+    reached: Reached,
     tries_flows: bool,
-    order: u64,
-    confirmed_at_ms: Option<u64>,
+    origin: Origin,
+}
+
+/// The way to a device.
+#[derive(Clone, Copy)]
+enum Reached {
+    /// It is pushed, and asked to refresh so long before the end.
+    ByPush { renew_before: Duration },
+    /// Its flow alone leads to it; the answer to requests while it has none.
+    ByFlow { failure: u16 },
+}
+
+/// The source of a new row.
+enum Origin {
+    /// A 2xx of the SIP server.
+    Accepted { service_route: Box<[Box<str>]>, order: u64 },
+    /// An earlier run.
+    Restored { confirmed_at_ms: u64 },
 }
 
 impl Row {
@@ -297,16 +361,15 @@ impl PushBindings {
 
 impl Endpoint {
     /// A SIP server has accepted a registration.
-    pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
+    pub(super) fn on_accepted(&mut self, now: Instant, mut accepted: Accepted) {
         let order = accepted.order();
         if accepted.is_overtaken {
             self.end_others_removed(now, &accepted);
             return self.leave_transit(now, accepted.upstream);
         }
-        let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { tries_flows, upstream, expires, removed, sent, .. } = accepted;
-        let expires = expires.min(KEPT_MAX);
-        let mut replaced = self.replaced_by(&source, &intent, &removed, instance);
+        accepted.expires = accepted.expires.min(KEPT_MAX);
+        let Accepted { source, instance, upstream, expires, .. } = accepted;
+        let mut replaced = self.replaced_by(&source, &accepted.intent, &accepted.removed, instance);
         replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
         if expires.is_zero() {
             self.end_replaced(now, replaced, None);
@@ -316,56 +379,14 @@ impl Endpoint {
         let carried = self.attachments.carry(source.flow, instance);
         if carried {
             self.core.event(Event::FlowProven(source.flow));
-        }
-        let refreshes_itself = intent.keeps_itself(expires);
-        let RegisterIntent { aor, contact, server, outbound, .. } = intent;
-        let (renew_before, flow_failure) = match push {
-            Some(_) => (Some(renew_before(refreshes_itself, expires)), None),
+        } else if accepted.push.is_none() {
             // The flow has ended meanwhile: nothing leads to the device.
-            None if !carried => {
-                self.end_replaced(now, replaced, None);
-                return self.leave_transit(now, upstream);
-            }
-            // RFC 5626 §5.3: a registrar that knows flows tries another one.
-            None => (None, Some(if outbound { 430 } else { 480 })),
-        };
-        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
-        let new = NewRow {
-            instance,
-            upstream,
-            key,
-            service_route,
-            expires,
-            renew_before,
-            flow_failure,
-            tries_flows,
-            order,
-            confirmed_at_ms: None,
-        };
-        self.write_down(now, new);
-        let (peer, flow) = (source.peer.ip(), source.flow);
-        self.core.event(match push {
-            Some(push) => Event::PushBindingAccepted(Box::new(PushBinding {
-                instance,
-                aor,
-                contact,
-                registrar,
-                proxy,
-                push,
-                expires,
-                refreshes_itself,
-                source: Some(peer),
-                sent_at: sent.map(|sent| sent.at),
-            })),
-            None => Event::FlowBindingAccepted(Box::new(FlowBinding {
-                instance,
-                aor,
-                registrar,
-                proxy,
-                source: peer,
-                flow,
-            })),
-        });
+            self.end_replaced(now, replaced, None);
+            return self.leave_transit(now, upstream);
+        }
+        let identities = std::mem::take(&mut accepted.identities);
+        self.write_down(now, accepted.new_row());
+        self.core.event(accepted.into_event());
         self.push_bindings.set_identities(instance, identities);
         self.end_replaced(now, replaced, Some(instance));
         if carried {
@@ -412,21 +433,10 @@ impl Endpoint {
             self.leave_transit(now, upstream);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
-        let renew_before = Some(renew_before(refreshes_itself, expires));
-        let (service_route, flow_failure, order) = (Box::default(), None, 0);
         let tries_flows = self.push_bindings.tries_flows(instance);
-        let new = NewRow {
-            instance,
-            upstream,
-            key,
-            service_route,
-            expires,
-            renew_before,
-            flow_failure,
-            tries_flows,
-            order,
-            confirmed_at_ms: Some(confirmed_at_ms),
-        };
+        let reached = Reached::ByPush { renew_before: renew_before(refreshes_itself, expires) };
+        let origin = Origin::Restored { confirmed_at_ms };
+        let new = NewRow { instance, upstream, key, expires, reached, tries_flows, origin };
         self.write_down(now, new);
         // A node died between the two, or the store has the earlier one again.
         self.end_succeeded(now, others, instance);
@@ -436,18 +446,24 @@ impl Endpoint {
 
     /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.
     fn write_down(&mut self, now: Instant, new: NewRow) {
-        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, .. } =
-            new;
-        let NewRow { order, confirmed_at_ms, .. } = new;
+        let NewRow { instance, upstream, key, expires, reached, tries_flows, origin } = new;
         let binding = push_proxy::binding_of(&self.core.token_key, instance);
         let expires_at = now + expires;
+        let (renew_at, flow_failure) = match reached {
+            Reached::ByPush { renew_before } => (Some(expires_at - renew_before), None),
+            Reached::ByFlow { failure } => (None, Some(failure)),
+        };
+        let (service_route, order, confirmed_at_ms) = match origin {
+            Origin::Accepted { service_route, order } => (service_route, order, None),
+            Origin::Restored { confirmed_at_ms } => (Box::default(), 0, Some(confirmed_at_ms)),
+        };
         let row = Row {
             binding,
             upstream,
             key: key.clone(),
             service_route,
             expires_at,
-            renew_at: renew_before.map(|before| expires_at - before),
+            renew_at,
             woken_at: None,
             flow_failure,
             tries_flows,
