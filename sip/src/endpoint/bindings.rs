@@ -4,8 +4,9 @@
 //! counts.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::upstreams::{Back, Timeliness};
 use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Presence, Source, Timer, Unbinding};
 use crate::auth::Hash;
 use crate::flow::Side;
@@ -30,6 +31,15 @@ fn server_failure(step: &Step) -> Option<u16> {
         Step::Failed(RegistrationFailure::Retry { status, .. }) => status,
         _ => None,
     }
+}
+
+/// A response to a REGISTER of a binding.
+pub(super) struct RegisterAnswer<'a> {
+    pub(super) branch: BranchId,
+    /// The flow that the REGISTER was sent by.
+    pub(super) by: FlowId,
+    pub(super) timeliness: Timeliness,
+    pub(super) response: &'a Message,
 }
 
 /// The registrations of one endpoint.
@@ -256,16 +266,8 @@ impl Endpoint {
         }
     }
 
-    /// `late`: it had been given up.
-    pub(super) fn on_register_response(
-        &mut self,
-        now: Instant,
-        binding: BindingId,
-        branch: BranchId,
-        by: FlowId,
-        late: bool,
-        response: &Message,
-    ) {
+    pub(super) fn on_register_response(&mut self, now: Instant, binding: BindingId, answer: &RegisterAnswer<'_>) {
+        let RegisterAnswer { branch, by, response, .. } = *answer;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         if registration.has_overtaken(branch) {
             let Some(status) = response.status().filter(|status| *status >= 200) else { return };
@@ -306,14 +308,7 @@ impl Endpoint {
             if renamed {
                 self.rename(binding, &gruus);
             }
-            self.on_granted(now, binding, response);
-            back = self.upstreams.note_success(now, id, binding, by, expires);
-            if self.upstreams.must_follow(id, by, late)
-                && let Some(registration) = self.bindings.get_mut(binding)
-            {
-                registration.follow(now);
-            }
-            self.close_unread(id, by);
+            back = self.on_granted(now, id, binding, answer, expires);
         }
         let failed = server_failure(&step);
         self.carry_out(now, binding, step);
@@ -325,15 +320,29 @@ impl Endpoint {
         }
     }
 
-    /// Reads Flow-Timer and the public address from a 2xx.
-    fn on_granted(&mut self, now: Instant, binding: BindingId, response: &Message) {
-        let Some(id) = self.bindings.get(binding).map(|registration| registration.upstream) else { return };
-        if let Some(interval) = flow_timer(response) {
+    /// Reads Flow-Timer and the public address from a 2xx, and notes the flow by which it came.
+    fn on_granted(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        binding: BindingId,
+        answer: &RegisterAnswer<'_>,
+        expires: Duration,
+    ) -> Option<Back> {
+        if let Some(interval) = flow_timer(answer.response) {
             self.follow_flow_timer(now, id, interval);
         }
-        if let Some(address) = seen_from(response) {
+        if let Some(address) = seen_from(answer.response) {
             self.learn_address(id, address);
         }
+        let back = self.upstreams.note_success(now, id, binding, answer.by, expires);
+        if self.upstreams.must_follow(id, answer.by, answer.timeliness)
+            && let Some(registration) = self.bindings.get_mut(binding)
+        {
+            registration.follow(now);
+        }
+        self.close_unread(id, answer.by);
+        back
     }
 
     pub(super) fn on_register_silence(&mut self, now: Instant, binding: BindingId, branch: BranchId) {

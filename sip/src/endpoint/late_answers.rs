@@ -17,6 +17,8 @@
 
 use std::time::Instant;
 
+use super::bindings::RegisterAnswer;
+use super::upstreams::Timeliness;
 use super::{Endpoint, Source};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId};
@@ -50,7 +52,8 @@ impl Endpoint {
             return;
         }
         if registration.take_up_late(now, branch, status) {
-            self.on_register_response(now, binding, branch, by, true, response);
+            let answer = RegisterAnswer { branch, by, timeliness: Timeliness::Late, response };
+            self.on_register_response(now, binding, &answer);
         }
     }
 }

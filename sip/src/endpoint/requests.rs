@@ -28,6 +28,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::bindings::RegisterAnswer;
+use super::upstreams::Timeliness;
 use super::{ClientOwner, Endpoint, Event, Missing, RequestRefusal, ServerOwner, Source};
 use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy, returned};
@@ -124,7 +126,8 @@ impl Endpoint {
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => {
-                self.on_register_response(now, binding, branch, asked.flow, false, response);
+                let answer = RegisterAnswer { branch, by: asked.flow, timeliness: Timeliness::InTime, response };
+                self.on_register_response(now, binding, &answer);
             }
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),

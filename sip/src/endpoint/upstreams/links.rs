@@ -204,7 +204,7 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        if upstream.fitness.end_look() {
+        if upstream.fitness.end_search() {
             return;
         }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
@@ -290,7 +290,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
         // Bindings that want another flow wait for what the caller decides.
         upstream.link = Link::Dialling;
-        let is_dialled = upstream.fitness.end_look();
+        let is_dialled = upstream.fitness.end_search();
         self.fail_registers(now, id, false);
         let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
         let mut is_wanted = upstream.transit_refs > 0;
