@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use super::credentials::Verdicts;
 use super::{Endpoint, Event, Presence, Timer, Unbinding};
 use crate::id::{BindingId, FlowId, InstanceId};
-use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
+use crate::registration::{Goal, Proof, RegistrationFailure, Step, SuspendedAuth};
 
 /// The devices of each binding beside the one whose credentials are in use; empty for bindings of one device.
 #[derive(Debug, Default)]
@@ -155,14 +155,14 @@ impl Endpoint {
             }
             self.core.event(Event::Unbound { instance: last, outcome: Unbinding::Shared });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
-            let proven = self.devices.is_proven(instance);
+            let proof = self.devices.proof_of(instance);
             if let Some(group) = self.groups.0.get_mut(&binding) {
                 // It may have waited there, not proven yet.
                 group.others.retain(|other| *other != instance);
             }
             return self.redirect(now, binding, |registration| {
                 // The new goal decides the next step.
-                let _ = registration.set_credential_owner(instance, proven);
+                let _ = registration.set_credential_owner(instance, proof);
                 registration.aim(now, goal)
             });
         }
@@ -337,7 +337,7 @@ impl Endpoint {
         let standing = self.standing_of(now, binding, next);
         self.leave_others(binding, next);
         let wanted = self.is_wanted(now, binding) || self.devices.is_in_background(next);
-        self.redirect(now, binding, |registration| match registration.pass_credentials(next, true, standing) {
+        self.redirect(now, binding, |registration| match registration.pass_credentials(next, Proof::Given, standing) {
             // An unregistration that was under way is sent anew.
             step if wanted || registration.goal() == Goal::Silent => step,
             _ => registration.aim(now, Goal::Silent),
@@ -359,10 +359,10 @@ impl Endpoint {
 
     /// A binding is registered with the credentials of this device, as one that is new.
     fn begin_with(&mut self, now: Instant, binding: BindingId, next: InstanceId) {
-        let proven = self.devices.is_proven(next);
+        let proof = self.devices.proof_of(next);
         let goal = if self.devices.is_in_background(next) { Goal::Registered } else { Goal::Silent };
         self.leave_others(binding, next);
-        self.redirect(now, binding, |registration| registration.begin_anew(now, next, proven, goal));
+        self.redirect(now, binding, |registration| registration.begin_anew(now, next, proof, goal));
         self.tidy_group(binding);
     }
 
@@ -438,12 +438,12 @@ impl Endpoint {
 
     /// The credentials of another device are used instead of the owner's, which stays.
     pub(super) fn pass_on(&mut self, now: Instant, binding: BindingId, owner: InstanceId, next: InstanceId) {
-        let (proven, standing) = (self.devices.is_proven(next), self.standing_of(now, binding, next));
+        let (proof, standing) = (self.devices.proof_of(next), self.standing_of(now, binding, next));
         if let Some(group) = self.groups.0.get_mut(&binding) {
             group.others.retain(|other| *other != next);
             group.others.insert(0, owner);
         }
-        self.redirect(now, binding, |registration| registration.pass_credentials(next, proven, standing));
+        self.redirect(now, binding, |registration| registration.pass_credentials(next, proof, standing));
     }
 
     /// The device whose credentials are used next: preferably one whose are not refused, then one that is proven, in the background, and has

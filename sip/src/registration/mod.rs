@@ -96,7 +96,7 @@ use earlier::Earlier;
 use grant::RegistrarInfo;
 use late::GivenUp;
 pub use new_registration::NewRegistration;
-pub use owners::{Standing, SuspendedAuth};
+pub use owners::{Proof, Standing, SuspendedAuth};
 use refusals::Pause;
 pub(crate) use refusals::retry_after;
 pub use request::{ContactHosts, RequestContext};
