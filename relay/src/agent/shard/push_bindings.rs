@@ -28,7 +28,7 @@ use crate::agent::request::{
     Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, Request, WipeDone, WipeWaiter,
 };
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::agent::{NodeNews, Registered, Shared};
+use crate::agent::{Audience, NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::holdings::Holding;
@@ -305,7 +305,7 @@ impl Shard {
                     if is_wiped {
                         // A node that was asked for it since the first round has adopted what the store still had. An error means that all have
                         // heard, or died.
-                        let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, true)).await;
+                        let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, Audience::AllNodes)).await;
                     }
                     Some(Fence::NEW)
                 }
@@ -369,7 +369,7 @@ impl Shard {
             return refuse(waiter, Denied::Unknown);
         };
         // A node that its device's Path names may have adopted it, and pushes it no more; it is told again when the store has erased it.
-        drop(tell_wiped(&self.shared, id, true));
+        drop(tell_wiped(&self.shared, id, Audience::AllNodes));
         if let Some(row) = self.push_bindings.rows.get_mut(&id) {
             row.waiters.extend(waiter);
             row.is_wiped = true;
@@ -466,7 +466,11 @@ impl Shard {
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
             // A node where a call of it waits since it was released there pushes no more.
-            drop(tell_wiped(&self.shared, id, end != PushBindingEnd::Replaced));
+            let audience = match end {
+                PushBindingEnd::Replaced => Audience::LeavingNodes,
+                _ => Audience::AllNodes,
+            };
+            drop(tell_wiped(&self.shared, id, audience));
         } else if !is_busy {
             self.push_bindings.remove(id);
         }

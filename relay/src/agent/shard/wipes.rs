@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use super::Shard;
 use crate::agent::erasures::{self, Answer};
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
-use crate::agent::{NodeNews, ShardInput, Shared};
+use crate::agent::{Audience, NodeNews, ShardInput, Shared};
 use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
@@ -145,7 +145,7 @@ impl Shard {
         tombstone.fence = fence;
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
-        let told = tell_wiped(&self.shared, id, false);
+        let told = tell_wiped(&self.shared, id, Audience::LeavingNodes);
         tokio::spawn(async move {
             // The tombstone comes first, so that an erased record always has one, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
@@ -211,11 +211,11 @@ impl Shard {
     }
 }
 
-/// Has the leaving nodes release an instance, or all nodes a copy that they may have; ends when they have, or have had their time.
-pub(super) fn tell_wiped(shared: &Shared, id: InstanceId, everywhere: bool) -> oneshot::Receiver<Infallible> {
+/// Tells these nodes to release their copy of an instance. The receiver closes when they have, or their time is over.
+pub(super) fn tell_wiped(shared: &Shared, id: InstanceId, audience: Audience) -> oneshot::Receiver<Infallible> {
     let (told, end) = oneshot::channel();
     // An error means that the process ends.
-    let _ = shared.node_news.send(NodeNews::Wiped { id, everywhere, told });
+    let _ = shared.node_news.send(NodeNews::Wiped { id, audience, told });
     end
 }
 

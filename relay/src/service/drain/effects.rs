@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use crate::agent::NodeNews;
 use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request};
+use crate::agent::{Audience, NodeNews};
 use crate::audit::Act;
 use crate::clock;
 use crate::random;
@@ -40,10 +40,10 @@ impl Service {
         while let Some(news) = news.recv().await {
             let it = self.clone();
             match news {
-                NodeNews::Wiped { id, everywhere, told } => {
-                    if everywhere || !it.0.leavers.living(clock::now()).is_empty() {
+                NodeNews::Wiped { id, audience, told } => {
+                    if audience == Audience::AllNodes || !it.0.leavers.living(clock::now()).is_empty() {
                         tokio::spawn(async move {
-                            it.0.tell_end(id, everywhere).await;
+                            it.0.tell_end(id, audience).await;
                             drop(told);
                         });
                     }
@@ -116,10 +116,10 @@ impl Inner {
         self.tell_all(self.leavers.living(clock::now()), message).await;
     }
 
-    /// Tells that an instance has ended: each node that leaves, or each that lives and may have a copy of it; and waits likewise.
-    pub(crate) async fn tell_end(self: &Arc<Self>, id: InstanceId, everywhere: bool) {
+    /// Tells these nodes that an instance has ended, and waits likewise.
+    pub(crate) async fn tell_end(self: &Arc<Self>, id: InstanceId, audience: Audience) {
         let mut nodes = self.leavers.living(clock::now());
-        if everywhere {
+        if audience == Audience::AllNodes {
             // Without the store nothing is erased, and no receipt is signed.
             nodes.extend(self.dependencies.vault.living_peers().await.unwrap_or_default());
             nodes.sort_unstable();

@@ -23,8 +23,8 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::agent::Registered;
 use crate::agent::request::{EndKind, ReleaseReason, Request};
+use crate::agent::{Audience, Registered};
 use crate::clock::{unix_ms_of, unix_now_ms};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
@@ -211,7 +211,7 @@ impl Inner {
         if self.timed(StoreOperation::Erase, erased).await.is_err() {
             self.dependencies.agent.erase(id, lookup);
         }
-        self.tell_end(id, true).await;
+        self.tell_end(id, Audience::AllNodes).await;
     }
 }
 
