@@ -395,6 +395,28 @@ impl Earlier {
         let is_taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
         Settled { verdict, attempts: self.attempts, copies: self.lost + u32::from(is_taken) }
     }
+
+    /// The outcome of a push that is tried no more; the operator's mistake that it was refused for says more than `verdict`.
+    fn given_up(self, verdict: Verdict, refused_for: Option<&'static str>) -> Settled {
+        self.settled(refused_for.map_or(verdict, |reason| Verdict::Refused { reason }))
+    }
+
+    /// The pause that the service wants before the next attempt.
+    ///
+    /// # Errors
+    /// The verdict of a push that is over.
+    fn next_after(&mut self, attempt: Attempt) -> Result<Option<Duration>, Verdict> {
+        match attempt {
+            Attempt::Done(verdict) => Err(verdict),
+            Attempt::Again { after } | Attempt::Limited { after } => Ok(after),
+            // The device takes an alert that comes twice for one, but not for ever.
+            Attempt::Lost if self.lost + 1 >= ALERT_COPIES_MAX => Err(Verdict::Unconfirmed),
+            Attempt::Lost => {
+                self.lost += 1;
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// The outcome of a push, and what its service said last.
@@ -513,10 +535,8 @@ impl<'a> DeliveryRun<'a> {
         retries: &Retries,
         noted: impl Fn(Attempt) -> Attempt,
     ) -> Result<Settled, Earlier> {
-        // The mistake of the operator's that it was refused for.
+        // The operator's mistake that the last attempt was refused for.
         let mut refused_for = None;
-        let in_vain =
-            |verdict, refused_for: Option<_>| refused_for.map_or(verdict, |reason| Verdict::Refused { reason });
         // A push that may wait for long leaves others the way.
         let life = deadline.saturating_duration_since(Instant::now());
         let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
@@ -532,7 +552,7 @@ impl<'a> DeliveryRun<'a> {
         let mut tries = 0;
         loop {
             if Instant::now() >= deadline {
-                return Ok(so_far.settled(in_vain(Verdict::TooLate, refused_for)));
+                return Ok(so_far.given_up(Verdict::TooLate, refused_for));
             }
             so_far.attempts += 1;
             tries += 1;
@@ -540,26 +560,14 @@ impl<'a> DeliveryRun<'a> {
             refused_for = mistake_waited_out(event, &attempt);
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
-            let after = match attempt {
-                Attempt::Done(verdict) => return Ok(so_far.settled(verdict)),
-                Attempt::Again { after } | Attempt::Limited { after } => after,
-                // The device takes an alert that comes twice for one, but not for ever.
-                Attempt::Lost if so_far.lost + 1 >= ALERT_COPIES_MAX => {
-                    return Ok(so_far.settled(Verdict::Unconfirmed));
-                }
-                Attempt::Lost => {
-                    so_far.lost += 1;
-                    None
-                }
+            let after = match so_far.next_after(attempt) {
+                Ok(after) => after,
+                Err(verdict) => return Ok(so_far.settled(verdict)),
             };
-            let pause = pauses.pause_or(tries, after);
-            let now = Instant::now();
-            if now >= deadline {
-                return Ok(so_far.settled(in_vain(Verdict::TooLate, refused_for)));
-            }
-            if pause >= deadline - now {
-                return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for)));
-            }
+            let pause = match pause_before(deadline, pauses.pause_or(tries, after), after) {
+                Ok(pause) => pause,
+                Err(verdict) => return Ok(so_far.given_up(verdict, refused_for)),
+            };
             let its_turn = async {
                 sleep(pause).await;
                 if longest.is_some() { retries.turn(deadline).await.map(Some) } else { Some(None) }
@@ -567,7 +575,7 @@ impl<'a> DeliveryRun<'a> {
             turn = tokio::select! {
                 its_turn = its_turn => match its_turn {
                     Some(turn) => turn,
-                    None => return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for))),
+                    None => return Ok(so_far.given_up(Verdict::Retry { after }, refused_for)),
                 },
                 () = &mut changed => {
                     if !recipient.stays().await {
@@ -620,6 +628,16 @@ struct Terms<'a> {
 struct Resumption<'a, 'b> {
     earlier: Earlier,
     changed: Pin<&'a mut Notified<'b>>,
+}
+
+/// The pause before the next attempt, if it ends before the deadline.
+fn pause_before(deadline: Instant, pause: Duration, after: Option<Duration>) -> Result<Duration, Verdict> {
+    let now = Instant::now();
+    match deadline.checked_duration_since(now) {
+        None | Some(Duration::ZERO) => Err(Verdict::TooLate),
+        Some(left) if pause >= left => Err(Verdict::Retry { after }),
+        Some(_) => Ok(pause),
+    }
 }
 
 /// The operator's mistake that this push was refused for, where it waits until that is mended.
