@@ -1,7 +1,6 @@
-//! One push: its sending, its count, and the name of its verdict.
+//! The delivery of one push: it is sent and counted, and its verdict gets a name.
 //!
-//! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is tried again at a token that
-//! the device has replaced meanwhile.
+//! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is retried with a token that the device has replaced.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

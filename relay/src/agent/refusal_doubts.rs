@@ -1,14 +1,14 @@
 //! Doubts about SIP servers that refuse accounts for good.
 //!
-//! A server whose database is away, whose configuration broke, or that bans this relay's address refuses everybody. An account that it had
-//! accepted is refused for good by the third refusal in a row, but not
-//! - while the same server refuses other accounts that it had accepted, at the time of this one's first refusal or since, and
-//! - has granted no account that it had accepted since it refused those others: an account granted in the middle of an outage ends no other.
+//! A server whose database is away, whose configuration is broken, or that bans this relay's address refuses everybody. So the third refusal in a row does not
+//! end an account that the server had accepted
+//! - while the server refuses other accounts that it had accepted, at the time of this account's first refusal or since, and
+//! - has granted none of the accounts that it had accepted since it refused those others. One account granted in the middle of an outage ends no other.
 //!
-//! The same server is one with the same registrar, proxy and domain, or one with the same host and port where requests go: what either
-//! shows is enough. An account that is doubted so is asked for again, once an hour, until its lease ends.
+//! Two registrations are at the same server when they have the same registrar, proxy and domain, or when their requests go to the same host and port. A doubted
+//! account registers again once an hour until its lease ends.
 //!
-//! Invariant: two registrations of one address of record are one account here; what no account refers to any more is forgotten.
+//! Invariant: two registrations of one address of record count as one account. What no account refers to any more is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::MutexGuard;

@@ -1,7 +1,6 @@
-//! Requests from the use cases to a shard, and its answers.
+//! Requests from the use cases to a shard, and their answers.
 //!
-//! Invariant: a request that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
-//! a record in the sealed form alone.
+//! Invariant: a request that carries a proof is carried out only if the proof is the instance's own secret. An answer holds a record in its sealed form alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,20 +1,19 @@
-//! Doubts about APNs where it calls tokens bad, and about a service of Web Push that knows subscriptions no more.
+//! Doubts about a service that calls tokens bad: APNs with `BadDeviceToken`, and a service of Web Push with 404.
 //!
-//! `BadDeviceToken` says that a token is none, or that it is one of the other environment. The first is the app's end, the
-//! second an operator's mistake that concerns every device at once. So it ends an instance only
-//! - when this app and environment has had a push accepted, in this run or, with the same key and endpoint, in one of the
-//!   last days, and
-//! - while at most [`BAD_FREE`] answers in a row say so, with no push accepted between them, and
-//! - while, of what was answered within [`WINDOW`], at most [`BAD_FREE`] answers or one in [`BAD_SHARE`] say so, and
-//! - while all nodes, and their earlier runs, have believed fewer than [`BAD_FREE`] since one that knows of it had a push accepted and few refused.
+//! `BadDeviceToken` means that a token is invalid, or that it belongs to the other environment. The first ends one instance; the second is a mistake of the
+//! operator that concerns every device at once. So the answer ends an instance only
+//! - when a push of this app and environment was accepted, in this run or, with the same key and endpoint, within the last days, and
+//! - while at most [`BAD_FREE`] answers in a row are `BadDeviceToken`, and
+//! - while at most [`BAD_FREE`] answers within [`WINDOW`], or one in [`BAD_SHARE`], are, and
+//! - while all nodes and their earlier runs have believed fewer than [`BAD_FREE`] since a push was accepted and few were refused.
 //!
-//! A 404 of Web Push is judged where the pushes of its service are (`push/webpush/unknown.rs`); all nodes and their runs together believe
-//! [`NOT_FOUND`] of one service within [`NOT_FOUND_FOR`], or until one that knows of it has a push taken there. A subscriber names its service: of one app
-//! [`SERVICES_MAX`] are known within that time, and of a further one no 404 is believed.
+//! Otherwise the instance lives on, its caller hears that it cannot be reached, and the operator is told.
 //!
-//! With the push services of another configuration all of that is learned anew: what an earlier endpoint or key was told says nothing of the next.
+//! The origin of a Web Push service judges its 404s (`push/webpush/unknown.rs`). All nodes and their runs together believe at most [`NOT_FOUND`] of one
+//! service within [`NOT_FOUND_FOR`], or until that service takes a push. Subscribers choose their services, so at most [`SERVICES_MAX`] are remembered of one
+//! app; no 404 of a further service is believed.
 //!
-//! Otherwise the instance lives, its caller is told that it cannot be reached, and the operator hears of it.
+//! A configuration with other push services begins anew: what an earlier endpoint or key was told says nothing about the next.
 //!
 //! Invariant: only answers are judged here; no push is delayed.
 

@@ -1,6 +1,6 @@
-//! The activity of an instance: its timeline, its mailbox, its alert pushes under way.
+//! The activity of an instance: its timeline, its mailbox, and its alert pushes under way.
 //!
-//! Invariant: an instance to which nothing happens but that its registration is refreshed has no activity.
+//! Invariant: an instance whose registration is only refreshed has no activity.
 
 use sip::endpoint::DialogMark;
 use sip::id::{CallId, InstanceId};

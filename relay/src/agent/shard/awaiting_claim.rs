@@ -1,6 +1,6 @@
-//! Requests that wait for the claim of their instance. While this node takes instances over, a SIP server may send a request for one that is on its way here.
-//! The request waits, an INVITE with a 100, and its instance is claimed and opened next. The request is handed in when the instance is here, or when no more
-//! instances come. A call waits as long as a phone could still be woken for it, also while the store does not answer.
+//! Requests that wait for the claim of their instance. While this node claims instances, a SIP server may send a request for one that is on its way here. The
+//! request waits, an INVITE with a 100, and its instance is claimed and opened next. The request is handed in when the instance has arrived, or when no more
+//! instances are to come. A call waits as long as a phone could still be woken for it, also while the store does not answer.
 //!
 //! | a request waits for | until |
 //! | --- | --- |
@@ -8,9 +8,9 @@
 //! | the addresses of its SIP server | they are known |
 //!
 //! Invariant: at most [`STRANGERS_MAX`] requests of [`STRANGERS_BYTES`] wait in a shard, or [`SERVERS_MAX`] of [`SERVERS_BYTES`] with those of known SIP
-//! servers; at most [`OF_BINDING_MAX`] wait for one binding, beside the CANCELs of these. A request waits for [`REQUEST_WAIT`]. A call waits until [`LEAST_RING`]
-//! before the end of its time to ring, and no longer than its CANCEL. The requests for one binding keep their order of arrival. No Contact is reported as
-//! unknown while it may be on its way. An input that ends no wait causes no look at the waiting requests.
+//! servers; at most [`OF_BINDING_MAX`] wait for one binding, beside their CANCELs. A request waits for [`REQUEST_WAIT`]. A call waits until [`LEAST_RING`]
+//! before the end of its time to ring, and no longer than its CANCEL. The requests for one binding keep their order. No Contact is reported as unknown while it
+//! may be on its way. An input that can end no wait does not examine the waiting requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};

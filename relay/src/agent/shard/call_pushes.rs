@@ -1,18 +1,18 @@
-//! Call pushes: waking a device for an INVITE, and what follows from the push service's verdict.
+//! Call pushes: waking a device for an INVITE, and the consequences of the push service's verdict.
 //!
 //! | event | a push that was not taken yet |
 //! | --- | --- |
-//! | the device has a new token | goes to that one at once; the old token gets nothing further |
-//! | the device has come | is held. It goes on when the device leaves without a response, or gives none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): the app may be suspended while its kernel keeps the connection |
+//! | the device has a new token | goes to the new token at once; the old token gets nothing further |
+//! | the device attaches | is held. It resumes when the device leaves without a response, or gives none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): the app may be suspended while its kernel keeps the connection |
 //! | the device shows that it knows of the call | ends |
-//! | the call ends | ends; but one that has left whole has its answer waited for, because a token that is called gone ends its instance |
+//! | the call ends | ends; but the answer to a push that has left whole is awaited, because a token that is called gone ends its instance |
 //!
-//! | copies of a call's push for one token | at most |
+//! | copies of a call's push to one token | at most |
 //! | --- | --- |
 //! | on APNs | one |
 //! | elsewhere | two: the second one when the device gave no sign; the app knows both by the call's id |
-//! | elsewhere, when the answers to two copies were lost on the way | three |
-//! | likewise, when that befell the second push or one that was held | four |
+//! | elsewhere, when the answers to two copies were lost | three |
+//! | likewise, when one of them was the second push, or one that was held | four |
 //!
 //! Invariant: the push leaves in the turn of the loop in which the INVITE came, without a question to the store. No verdict ends a call that a device has
 //! come for.

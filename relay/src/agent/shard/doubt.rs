@@ -1,11 +1,11 @@
-//! Inputs that wait while the lease of this node is in doubt: another node may own its instances by now.
+//! Inputs that wait while this node's lease is in doubt, because another node may own its instances by now.
 //!
-//! What comes from the network waits, and so do the shard's own inputs that would lead to a push, to the end of a call or to a wipe. The own inputs are acted
-//! on last: a CANCEL that waits beside them, or a deadline that has passed, ends its call first.
+//! Inputs from the network wait, and so do the shard's own inputs that would cause a push, the end of a call, or a wipe. The shard's own inputs are handled
+//! last, so that a CANCEL that waits beside them, or a deadline that has passed, ends its call first.
 //!
-//! Invariant: when the doubt ends, the store's answer about the instances is in the inbox. So the whole inbox is read before a waiting input is acted on,
-//! even one of the same batch. Inputs that a shard gets only once, about a connection, a name or a push, wait without a limit. Inputs of strangers leave half
-//! of the room to SIP servers.
+//! Invariant: when the doubt ends, the store's answer about the instances is already in the inbox. So the whole inbox is read before any waiting input is
+//! handled, even one of the same batch. An input that a shard gets only once (about a connection, a name or a push) waits without a limit. Inputs of unknown
+//! peers leave half of the room to SIP servers.
 
 use std::collections::VecDeque;
 use std::time::Duration;

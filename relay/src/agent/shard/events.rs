@@ -1,6 +1,6 @@
-//! The shard's reactions to its endpoint's events.
+//! The shard's reactions to the events of its endpoint.
 //!
-//! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next; no event waits.
+//! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next event. No reaction waits.
 
 use std::time::{Duration, Instant};
 

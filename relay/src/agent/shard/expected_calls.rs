@@ -1,17 +1,17 @@
-//! Waking the devices of an account for a call that its SIP server holds back (`POST /v1/wake`): devices that lent the account, and devices that registered
-//! through the edge (RFC 8599).
+//! Waking the devices of an account for a call that its SIP server holds back (`POST /v1/wake`). The devices have lent the account, or have registered through
+//! the edge (RFC 8599).
 //!
 //! | a device that a requester waits for | the requester |
 //! | --- | --- |
-//! | attaches | is told so |
-//! | declined, wants no calls any more, or its push was refused; or the call's time is over | is released: the device cannot come any more |
+//! | attaches | is told |
+//! | declines, no longer wants calls, has its push refused, or the call's time is over | is released: the device cannot come any more |
 //!
-//! Only devices that are attached or waited for are counted. An app that is open and registers by itself is neither, nor is a device that gets no calls, or
-//! no more of them now.
+//! Only devices that are attached or waited for are counted. Not counted are an app in the foreground, which registers by itself, and a device that gets no
+//! calls now.
 //!
-//! Invariant: no other call of a device releases a requester. A call that nobody waits for is expected no longer than its INVITE may take. The account is
-//! named by its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain or the operator vouches for, by the name
-//! of the account's next hop or by the address that its flow leads to; a registrar behind that is vouched for as well, by its name or address.
+//! Invariant: a requester is released by the call that it waits for, and by no other. A call that nobody waits for is expected no longer than its INVITE may
+//! take. The account is named by its keyed hash alone. A device is woken only if the AOR's domain or the operator vouches for the SIP server that it is
+//! registered at, by the name of the account's next hop or by the address of its flow. A registrar behind that next hop must be vouched for as well.
 
 use std::net::SocketAddr;
 

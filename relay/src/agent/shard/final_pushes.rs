@@ -1,8 +1,8 @@
-//! Final pushes: they tell that an instance has ended, or that a call of it has, and outlive the instance's row. Each holds the push token in the clear while
-//! it is tried. The pushes for a registration that passed through (RFC 8599) and has no row are kept here as well.
+//! Final pushes: they tell that an instance, or one of its calls, has ended, and outlive the instance's row. Each holds its push token in the clear while it is
+//! tried. The pushes of a push binding without a row (RFC 8599) are kept here as well.
 //!
-//! Invariant: a receipt is given when no final push is on its way: its requester waits for [`RECEIPT_WAITS`] at most, then the pushes are aborted. A push is
-//! tried for [`FINAL_PUSH_TIME`] at most, and is kept here for [`TO_END`] beyond that.
+//! Invariant: no receipt is given while a final push is on its way. The requester waits at most [`RECEIPT_WAITS`]; then the pushes are aborted. A push is
+//! tried for at most [`FINAL_PUSH_TIME`], and stays here for at most [`TO_END`] beyond that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

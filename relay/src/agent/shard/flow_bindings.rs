@@ -1,7 +1,7 @@
-//! Registrations that passed through and are reached by their flow alone (`edge.flow_domains`; RFC 5626).
+//! Flow bindings: registrations that passed through and are reached by their flow alone (`edge.flow_domains`; RFC 5626).
 //!
-//! Invariant: a shard keeps the place of each one in the quotas, and nothing else. Nothing of it is in the store, in a list or in a receipt; it ends with its
-//! flow, or with this process.
+//! Invariant: a shard keeps the quota place of each, and nothing else. A flow binding is in no store, list or receipt; it ends with its flow, or with this
+//! process.
 
 use std::collections::HashMap;
 

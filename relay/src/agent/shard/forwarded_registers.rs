@@ -1,7 +1,7 @@
-//! REGISTERs that are forwarded to their own SIP servers: which of them may pass, and by which route; and proofs in other requests that are forwarded.
+//! REGISTERs that are forwarded to their own SIP servers: which may pass, and by which route. Also the proofs in other forwarded requests.
 //!
-//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. Its proof, or that of another request, counts as a
-//! tried password, as one of HTTPS does, before it leaves.
+//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. A proof in it, or in another request, counts as a
+//! tried password before the request leaves, as one in the HTTPS API does.
 
 use std::net::SocketAddr;
 

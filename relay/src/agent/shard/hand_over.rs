@@ -1,6 +1,6 @@
 //! Instances on their way between nodes, as one shard sees them: those that it takes over, and those that it has handed over.
 //!
-//! Invariant: nothing is kept of an instance that is neither taken over nor handed over.
+//! Invariant: nothing is kept of any other instance.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;

@@ -1,7 +1,7 @@
 //! MESSAGEs that are kept for a device.
 //!
-//! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
-//! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are kept for senders of few messages.
+//! Invariant: a text is sealed in the turn of the loop in which it arrived, and held in no other form. A sender hears 202 only when the store has the message.
+//! A push announces a message and never contains it. The last places are reserved for senders of few messages.
 
 use sip::endpoint::{InboundMessage, Input, MessageContent, MessageEnd, MessageRequestId, StoreOutcome};
 use sip::id::{InstanceId, MessageId};

@@ -1,6 +1,7 @@
-//! Calls that nobody answered: kept for the device, and told by an alert push.
+//! Missed calls: each is kept for the device, and announced by an alert push.
 //!
-//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended. A note that the store does not take is kept for later.
+//! Invariant: the caller is sealed in the turn of the loop in which the call ended. A note that the store does not take is kept for later
+//! (`agent/late_notes.rs`).
 
 use std::time::Instant;
 

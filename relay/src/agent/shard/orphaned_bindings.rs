@@ -1,14 +1,13 @@
-//! Orphaned push bindings (RFC 8599): the node in their Path is gone, so their SIP servers' calls lead nowhere until their devices have registered by this
-//! node.
+//! Orphaned push bindings (RFC 8599): the node that their Path names is gone, so calls do not arrive until their devices have registered through this node.
 //!
-//! | the node in the Path, whoever had the registration since | the device is |
+//! | the node in the Path | the device is |
 //! | --- | --- |
-//! | has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to the end as long as that is more than [`AGAIN_MIN`] away |
-//! | has said that it leaves, [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago at most | not pushed yet: a planned restart ends with the node's return |
-//! | lives again, or the device has registered here | pushed as any other one |
+//! | has had no lease for [`BACK_WITHIN`] | pushed to register in its turn, and again half-way to the end of its registration, as long as that is more than [`AGAIN_MIN`] away |
+//! | announced at most [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago that it leaves | not pushed yet: after a planned restart the node is back |
+//! | lives again, or the device has registered here | pushed as any other device |
 //!
-//! Invariant: the devices at one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
-//! is to cause one. The store is asked once for all registrations of a turn.
+//! Invariant: the devices of one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
+//! causes one. The store is asked once for all registrations of a turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

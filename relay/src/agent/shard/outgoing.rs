@@ -1,6 +1,6 @@
-//! The ways out of a shard: its connections, and the datagrams of one turn.
+//! The output of a shard: its connections, and the datagrams of one turn.
 //!
-//! Invariant: a connection that takes no more is forgotten; datagrams leave together at the end of their turn.
+//! Invariant: a connection that takes no more bytes is forgotten. Datagrams leave together at the end of their turn.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

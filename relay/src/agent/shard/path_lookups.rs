@@ -1,28 +1,28 @@
-//! Requests that wait for a lookup: the store is asked whose their instance is, or DNS whether they come from its SIP server.
+//! Requests that wait for a lookup: in the store, which node owns their instance; or in DNS, whether their source is the instance's SIP server.
 //!
 //! - A request comes by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here.
-//! - It comes likewise, or for the Contact of a lent account, from an address that may be the SIP server's as far as DNS has told.
-//! - A device sends it in a dialog of an account that is not here.
+//! - A request comes likewise, or for the Contact of a lent account, from an address that DNS has not named as the SIP server's yet.
+//! - A device sends a request in a dialog of an account that is not here.
 //!
-//! | answer | the requests that wait |
+//! | answer | the waiting requests |
 //! | --- | --- |
-//! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
-//! | another node has the account of a dialog | are handed in, and forwarded or kept, or the device is asked for its proof (`super::elsewhere`) |
-//! | the store has none; for a device's request: none that another node has | are handed in, and refused as unknown |
-//! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
-//! | the store, or DNS, cannot answer | likewise, and it is asked again |
-//! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
-//! | the record does not open here, or an account is this node's and not here yet | are refused with 503 |
+//! | the registration is here or in the store, and DNS has named all addresses of its SIP server, or the source of the request | are handed in |
+//! | another node owns the account of the dialog | are handed in, and forwarded or kept, or the device is challenged (`super::elsewhere`) |
+//! | the store has no such registration; for a request of a device: none that another node owns | are handed in, and refused as unknown |
+//! | none for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
+//! | the store or DNS cannot answer | likewise, and the question is asked again |
+//! | some addresses of the SIP server, and no others for [`PART_WAIT`] | are handed in, and judged by those |
+//! | the record does not open here, or this node owns an account that has not arrived yet | are refused with 503 |
 //!
 //! | limit | of |
 //! | --- | --- |
-//! | [`WAIT`] and [`LOOK_EVERY`] | the wait of a request; then it is refused with 503, or judged by the addresses that are known |
-//! | [`WAITING_MAX`], beside the CANCELs of these | the requests for one registration |
-//! | [`LOOKUPS_MAX`], [`BYTES_MAX`] | the registrations, and the bytes, in a shard |
-//! | [`OF_DNS_MAX`], [`OF_SERVER_MAX`] | the registrations that wait for DNS, and for that of one SIP server: the store is asked however slow DNS is |
+//! | [`WAIT`] and [`LOOK_EVERY`] | the wait of a request; then it is refused with 503, or judged by the known addresses |
+//! | [`WAITING_MAX`], beside their CANCELs | the requests for one registration |
+//! | [`LOOKUPS_MAX`], [`BYTES_MAX`] | the registrations and the bytes of a shard |
+//! | [`OF_DNS_MAX`], [`OF_SERVER_MAX`] | the registrations that wait for DNS, in all and for one SIP server: a slow DNS leaves room for lookups in the store |
 //!
-//! Invariant: a registration is reported as unknown, which makes a registrar drop its Contact, only when the store has said so. A peer is told that it is not
-//! the SIP server of a registration only after DNS had [`PART_WAIT`] to tell all addresses of that server.
+//! Invariant: a registration is reported as unknown only when the store has said so, because a registrar then drops its Contact. A peer is told that it is not
+//! the SIP server of a registration only when DNS has had [`PART_WAIT`] to name all addresses of that server.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

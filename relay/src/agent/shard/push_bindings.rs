@@ -1,12 +1,14 @@
-//! Push bindings (RFC 8599): registrations that passed through the edge, their records in the store, and the pushes to their devices. Which registrations may
-//! pass is decided in [`forwarded_registers`](super::forwarded_registers).
+//! Push bindings (RFC 8599): registrations that passed through the edge, their records in the store, and the pushes to their devices.
+//! [`forwarded_registers`](super::forwarded_registers) decides which registrations may pass.
 //!
-//! Invariant: a row holds its record in the sealed form alone, and the record holds no credential. A record is in the store no longer than its SIP server has
-//! granted. The store is asked for one thing at a time about a registration, and in the end for the newest: a registration that has ended meanwhile is not
-//! written. Such a registration leaves no tombstone, for its device may register it again under the same id (its end is
-//! [remembered](crate::vault::PassedEnds) as long as this run lives); so its end is confirmed only when the store has
-//! erased it and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a registration
-//! that only the store knows waits in [`path_lookups`](super::path_lookups).
+//! Invariant: a row holds its record in the sealed form alone, and the record holds no credential. The store keeps a record no longer than the SIP server has
+//! granted. At most one operation on a registration is under way in the store, and the last one is about the newest state: a registration that has ended
+//! meanwhile is not written.
+//!
+//! The end of a push binding leaves no tombstone, because its device may register it again under the same id; it is
+//! [remembered](crate::vault::PassedEnds) as long as this run lives. It is confirmed only when the store has erased the record and no push for it is on its way
+//! ([`final_pushes`](super::final_pushes)). The loop never waits for the store: a request for a registration that only the store knows waits in
+//! [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

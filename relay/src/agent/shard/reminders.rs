@@ -1,10 +1,9 @@
 //! Notices to a user: the lease should be renewed, or ends; the registration fails, is back, or is lost, and why.
 //!
-//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is sent [again](crate::agent::tables::pending_notices): after a
-//! while, and soon after the service has recovered or has other settings.
+//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is [sent again](crate::agent::tables::pending_notices) after a
+//! while, and soon after the service has recovered or has new settings.
 //!
-//! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; it describes a failure by a SIP
-//! status and words of our own.
+//! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push. It describes a failure by a SIP status and words of our own.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! The shard's reactions to requests of the use cases.
 //!
-//! Invariant: a device's request is looked at only after its proof was found right, in constant time.
+//! Invariant: the proof in a device's request is verified, in constant time, before anything else of the request is used.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
-//! The stories of the calls of a shard, as long as they go on; a finished one is handed to `agent::stories`.
+//! The stories of a shard's calls while the calls go on. A finished story is handed to `agent::stories`.
 //!
-//! Invariant: a story is begun after its push has left the shard, or with the next thing that happens to its call, and told in memory alone. It ends with its instance, and is then kept
-//! nowhere. At most [`OPEN_MAX`] go on at once; a further call has none.
+//! Invariant: a story begins after its push has left the shard, or with the next event of its call, so that it delays no push; it lies in memory alone. It ends
+//! with its instance, and is then kept nowhere. At most [`OPEN_MAX`] are open at once; a further call has no story.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

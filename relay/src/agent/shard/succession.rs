@@ -1,14 +1,14 @@
-//! Succession: an instance, or a registration that passed through, takes the place of an earlier one of the same device, and takes over its calls.
+//! Succession: an instance, or a push binding, replaces an earlier one of the same device and takes over its calls.
 //!
-//! | of the earlier one | |
+//! | of the predecessor | the successor |
 //! | --- | --- |
-//! | the states of its calls, a push that is on its way | are the later one's: no call is pushed a second time, and the push service's verdict counts |
-//! | a requester that waits for its device | waits for the later one |
-//! | its answered calls, and the stories that go on | are the later one's |
-//! | calls that are over | can be asked of the later one, as long as they are known |
-//! | its timeline, its mailbox, the items kept beside its record | ends with it |
+//! | the states of its calls, and a push on its way | takes them over: no call is pushed twice, and the push service's verdict counts |
+//! | a requester that waits for its device | is waited for in its place |
+//! | its answered calls, and its open stories | takes them over |
+//! | its calls that are over | answers for them as long as they are known |
+//! | its timeline, its mailbox, and the items kept beside its record | does not get them |
 //!
-//! Where the later one is of another binding, another shard or another node, the calls end with the earlier one, and the later one has missed them.
+//! A successor with another binding, shard or node takes over no call: the calls end with the predecessor, and the successor has missed them.
 //!
 //! Invariant: only a successor by the endpoint's own rules takes anything over (`sip/src/endpoint/successors.rs`).
 

@@ -1,14 +1,14 @@
 //! The present push targets of an instance, and the meaning of a verdict on another token.
 //!
-//! | the token that was pushed to | is called gone | took the push | did not take it |
+//! | the token of the push | the service calls it gone | took the push | did not take the push |
 //! | --- | --- | --- | --- |
-//! | is the device's | the instance ends | | |
-//! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token, at once |
+//! | is the device's | the instance ends | counts as usual | counts as usual |
+//! | was replaced meanwhile | nothing ends; the push goes to the present token | counts as usual | the push goes to the present token at once |
 //!
-//! A node that leaves, or whose record of the instance another run has by now, ends nothing: the other node may know a newer token. That node is told which
-//! token is gone, and judges by its own record.
+//! A node that leaves ends nothing, and neither does one whose record another run has taken: the other node may know a newer token. It is told which token is
+//! gone, and judges by its own record.
 //!
-//! Invariant: a verdict on a token that the app has exchanged ends nothing. No record is opened for a push that was taken.
+//! Invariant: a verdict on a token that the app has replaced ends nothing. A push that was taken opens no record.
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;

@@ -1,6 +1,6 @@
 //! The test push that a device asks for.
 //!
-//! Invariant: a test push goes where alerts go, and never to a VoIP token.
+//! Invariant: a test push goes to the alert target, and never to a VoIP token.
 
 use std::time::Duration;
 

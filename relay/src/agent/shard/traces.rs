@@ -1,7 +1,8 @@
-//! Recording the SIP of instances whose user, or whose operator, asked for it.
+//! Recording the SIP of an instance whose user or operator has asked for it.
 //!
-//! Invariant: a message is looked at only while something is recorded on this shard. Of a device's side only its own flow is
-//! recorded, also where several devices share an account; of its SIP server's side, until its credentials are proven, its own REGISTERs alone. The requester is named in the instance's timeline, which is its user's.
+//! Invariant: no message is examined while nothing is recorded on this shard. Of the devices of a shared account, only the instance's own flow is recorded. Of
+//! the SIP server's side, only the instance's own REGISTERs are recorded until its credentials are proven. The instance's timeline, which its user reads,
+//! names the requester.
 
 use std::cell::LazyCell;
 use std::net::SocketAddr;

@@ -1,10 +1,9 @@
 //! The state of a mailbox, as its SIP server notifies it (RFC 3842).
 //!
-//! The store keeps it, sealed, beside the instance's record: the run that has the instance next, here or at another node, asks for it at the first notice, and
-//! goes by it.
+//! The store keeps the state, sealed, beside the instance's record. The next run with the instance, here or at another node, compares the first notice with it.
 //!
-//! Invariant: a push goes out only when the state has changed since any run was told of it, as far as the store has that; an empty mailbox is what nothing known means.
-//! What is written last is how it stands: a write that is under way ends with the next one, and with the instance.
+//! Invariant: a push is sent only when the state differs from the last one that any run was notified of, as far as the store knows it. Without a known state,
+//! the mailbox counts as empty. The last write wins: a later write, or the end of the instance, aborts one that is under way.
 
 use std::time::Duration;
 

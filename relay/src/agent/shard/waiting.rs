@@ -1,7 +1,7 @@
-//! The common rules of requests that wait in a shard: for the store, a take-over, an answer of DNS, or the end of a doubt about the lease.
+//! The common rules of requests that wait in a shard: for the store, a claim, an answer of DNS, or the end of a doubt about the lease.
 //!
 //! Invariant: an INVITE whose CANCEL waits behind it is handed in as any other, followed by its CANCEL; but it wakes nobody, because a push that has left
-//! cannot be recalled. An INVITE that waits is answered 100, its CANCEL 200; its 487 follows once the INVITE is handed in.
+//! cannot be recalled. A waiting INVITE is answered 100, and its CANCEL 200; its 487 follows once the INVITE is handed in.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
