@@ -1,8 +1,11 @@
-//! The calls that a shard has told devices of, so that a device that wakes late can ask how they stand.
+//! The calls that a shard has told devices of. A device that wakes late asks here for the state of its call.
 //!
-//! Invariant: a call is known to each of its devices until [`KEPT`] after its deadline, and never more than [`CALLS`] at once: at the limit the
-//! oldest is forgotten of the device that has most, of those first that wait for nobody. So many calls of some accounts have none forgotten of
-//! another. Nothing here tells who called.
+//! | limit | at the limit |
+//! | --- | --- |
+//! | [`KEPT`] after a call's deadline | the call is forgotten |
+//! | [`CALLS`] at once | the device with the most calls loses its oldest, preferably one that no longer waits: many calls of one account displace none of another |
+//!
+//! Invariant: nothing here tells who called.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

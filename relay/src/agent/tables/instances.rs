@@ -1,7 +1,7 @@
-//! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
+//! The instances of one shard: a row for each, and the times at which they are due. The endpoint knows which of them share a binding.
 //!
-//! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
-//! by its account's keyed name and, until its end was told, by the next moment of its lease (a reminder, or the end).
+//! Invariant: a row holds its record in the sealed form alone. The indexes agree with the rows: each row is found by its instance, by the keyed hash of its
+//! account and, until its end was told, by the next moment of its lease (a reminder, or the end).
 
 use std::hash::{BuildHasher as _, RandomState};
 

@@ -1,12 +1,12 @@
 //! Notices of a lease or a registration that no push service has taken yet.
 //!
-//! | a push service | what follows |
+//! | a push service | a notice |
 //! | --- | --- |
-//! | took it, or may have | it counts as told |
-//! | did not | it is due again after [`AGAIN_S`], or half-way to when it is worth nothing any more, whichever is sooner; not within [`AGAIN_MIN_S`] |
-//! | is well again, or has other settings | all are due, [`SOON_PER_SECOND`] in a second |
+//! | took it, or may have taken it | counts as told |
+//! | did not take it | is due again after [`AGAIN_S`], or half-way to the end of its use if that is sooner; but not within [`AGAIN_MIN_S`] |
+//! | has recovered, or has new settings | is due soon: [`SOON_PER_SECOND`] of all notices in a second |
 //!
-//! Invariant: an instance has one of each [`Subject`] at most: a newer one says all that an older says.
+//! Invariant: an instance has at most one notice of each [`Subject`]: a newer one replaces an older one.
 
 use std::collections::BTreeMap;
 

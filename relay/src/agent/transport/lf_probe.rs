@@ -1,12 +1,11 @@
-//! A SIP server's own testimony on one stream: whether it sees a bare LF as the end of a line.
+//! The probe that finds out, on one stream, whether a SIP server takes a bare LF for the end of a line.
 //!
-//! The answer to a REGISTER that goes through no other server counts, where it says that it does: another one may have written it. Where the end of a
-//! message came into doubt on a stream of a server, it is asked itself, once on each further stream: behind a message that is written goes an OPTIONS
-//! with Max-Forwards 0, which its recipient answers and no server forwards (RFC 3261 §11, §16.3). `Server`, or the shape of its tag, names the
-//! software.
+//! The answer to a REGISTER shows it, if no other server lies between. Once the end of a message was ambiguous on a stream of a server, the server is also probed,
+//! once on each further stream: an OPTIONS with Max-Forwards 0 follows a message that is written, because its recipient answers it and no server forwards it (RFC
+//! 3261 §11, §16.3). `Server`, or the shape of the tag, identifies the software.
 //!
-//! Invariant: only an answer to a message that this relay has written on this stream counts: a stranger knows no branch of it. A server that ends the
-//! stream in place of an answer is not asked on the next one.
+//! Invariant: only an answer to a message that this relay has written on this stream counts, because no other peer knows its branch. A server that closes the stream
+//! instead of answering is not probed on its next one.
 
 use std::net::SocketAddr;
 

@@ -1,19 +1,19 @@
-//! A connection to one address of a SIP server: whose turn it is, and how long that is waited for.
+//! A connection to one address of a SIP server: its place in the queue of that address, and how long the place is waited for.
 //!
-//! | patience | a place at the address is waited for |
+//! | patience | the wait for a place at the address |
 //! | --- | --- |
-//! | none | not at all |
-//! | brief | while it is not known to be away, and lets somebody in: 2 s without anybody are too long |
-//! | while it may be there | until it fails for another |
+//! | none | none |
+//! | brief | while the address is not known to be away, and admits others: it ends after 2 s in which nobody was admitted |
+//! | while it may be there | until the address fails for another dial |
 //! | whole | as long as the dial may take |
 //!
-//! A dial goes by all addresses with brief patience and then by those where it has not had its turn, with more; the last one is waited for. So what many names
-//! share, one address that is silent and one that serves, is found out by the first few. One that is to be avoided comes behind all others, also behind those that
-//! are known to be away: [`MAY_BE_BACK_MAX`] of these are tried before it, where a place is free, those first that are to be tried again soonest.
+//! A dial tries all addresses with brief patience, then those where it had no place with more; at the last one it waits. So a few dials find out, for all names that
+//! share them, which address is silent and which one serves. An address that is to be avoided is tried last, even behind those that are known to be away; but only
+//! the [`MAY_BE_BACK_MAX`] of these that are due soonest are tried before it, where a place is free.
 //!
-//! A connection takes a place at its address, and the leave to dial: a share of who asked for the SIP server, and a turn among all. Neither is held while the
-//! other is waited for, or who has the one would keep those from it who have the other: one source all accounts from a provider's address, or a silent address all
-//! that a source has asked for.
+//! A connection takes a place at its address, and permission to dial: a share of the source that asked for the SIP server, and a turn among all dials. A dial
+//! holds neither while it waits for the other. Otherwise one source could block a provider's address for all accounts, or one silent address could block all SIP
+//! servers of a source.
 //!
 //! Invariant: a dial that only waits fails no address, and holds nothing that others could use.
 
