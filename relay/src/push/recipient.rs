@@ -1,6 +1,6 @@
-//! The recipient of a push, whose token may change between two tries: a device may have another one before the next try.
+//! The recipient of a push, whose token may change between two attempts.
 //!
-//! Invariant: a first try asks for no newer token.
+//! Invariant: the first attempt does not ask for a newer token.
 
 use std::future::{Future, ready};
 use std::pin::Pin;

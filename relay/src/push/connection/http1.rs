@@ -1,17 +1,16 @@
-//! HTTP/1.1 to a service that speaks no HTTP/2: a proxy on the way out, or a stand-in. A connection carries one request at a time, and is kept
-//! for the next.
+//! HTTP/1.1 to a service that speaks no HTTP/2: an outgoing proxy, or a stand-in. A connection carries one request at a time, and is kept for the next.
 //!
 //! | a connection | consequence |
 //! | --- | --- |
-//! | has answered in whole | it is kept for [`KEPT_FOR`], or for less where its service says so (`Keep-Alive: timeout`) |
-//! | ended while it was kept | another is taken; nothing was sent in it |
-//! | leaves a request unanswered for [`DOUBTED_AFTER`] | those that were kept meanwhile are given up: they may be as dead |
+//! | has carried a complete answer | it is kept for [`KEPT_FOR`], or for less if its service says so (`Keep-Alive: timeout`) |
+//! | ended while it was kept | another one is taken; nothing was sent on it |
+//! | leaves a request unanswered for [`DOUBTED_AFTER`] | all kept connections are dropped: they may be as dead |
 //! | cannot be made, or breaks | HTTP/2 is tried again |
 //!
-//! That HTTP/1.1 alone is spoken is believed for [`BELIEVED_FOR`]; then HTTP/2 is tried again.
+//! The finding that a service speaks HTTP/1.1 alone holds for [`BELIEVED_FOR`]; then HTTP/2 is tried again.
 //!
-//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly did not process the request. At most [`CONNECTIONS_MAX`] are
-//! open for requests, of which a quarter is for calls alone.
+//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly did not process the request. At most [`CONNECTIONS_MAX`] connections are open for
+//! requests, a quarter of them for calls alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};

@@ -1,7 +1,7 @@
-//! The streams below TLS: the system's network, unless a test makes another one.
+//! The streams below TLS: the system's network, unless a test provides another one.
 //!
-//! Invariant: knows names, addresses and bytes alone; trust is decided above. Through a [`Guarded`] one no address is
-//! dialled that the operator does not allow, and a name is asked for in the share of its App. No thread waits for a name.
+//! Invariant: this layer knows names, addresses and bytes alone; trust is decided above. A [`Guarded`] network dials only addresses that the operator allows, and looks
+//! up names in the share of its App. No thread blocks for a name.
 
 use std::io;
 use std::net::SocketAddr;

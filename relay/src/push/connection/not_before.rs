@@ -1,14 +1,14 @@
-//! The time before which a service is left alone: a service that asks for a pause gets it from all pushes of an App, later calls too.
+//! The time before which a service is left alone. A service that asks for a pause gets it from all pushes of an App, calls as well.
 //!
 //! | state | a request |
 //! | --- | --- |
 //! | no pause | goes |
-//! | a pause for alerts ([`PauseFor::Sparing`]) | goes at once if it is a call's, or the end of a call; an alert waits |
-//! | a pause | waits, or is told how long when that is longer than it may wait |
-//! | a pause longer than [`CALLS_WAIT_MAX`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`]; the others wait for an answer as long as they may. One answer to one device must not end all calls |
-//! | the pause is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another pause, or all go |
+//! | a pause for alerts ([`PauseFor::Sparing`]) | goes at once if it is for a call, or for the end of one; an alert waits |
+//! | a pause | waits, or hears how long it lasts if that is longer than the request may wait |
+//! | a pause longer than [`CALLS_WAIT_MAX`] | one call, or the end of one, goes every [`PROBE_EVERY`], or once an earlier one has had no answer for [`PROBE_PATIENCE`]; the others wait for an answer as long as they may. One answer to one device must not end all calls |
+//! | the pause is over | one goes, and the others wait at most [`PROBE_PATIENCE`] for its answer: then another pause begins, or all go |
 //!
-//! Invariant: without a pause a request costs one atomic read; a service that asks for a pause of hours gets [`PAUSE_MAX`].
+//! Invariant: without a pause a request costs one atomic read. A service that asks for hours gets [`PAUSE_MAX`].
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,9 +1,9 @@
-//! A value that many wait for and one task makes: a connection, an access token.
+//! A value that many callers wait for and one task makes: a connection, an access token.
 //!
-//! The first caller that finds none starts the task, so that a caller that gives up stops no other. After a failure nobody starts it again before a pause has
-//! passed; callers are told how long.
+//! The first caller that finds no value starts the task, so that a caller that gives up stops no other. After a failure no task is started before a pause has passed, and
+//! callers are told how long it lasts.
 //!
-//! Invariant: at most one task is under way; no lock is held while anything waits.
+//! Invariant: at most one task is under way. No lock is held during a wait.
 
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;

@@ -1,19 +1,18 @@
-//! A call's push through a service that may take it twice: FCM and Web Push, whose app knows a call by its id.
+//! The copies of a call's push to a service that may take it twice: FCM and Web Push, where the app knows a call by its id.
 //!
-//! | the copy that is under way | consequence |
+//! | the copy under way | consequence |
 //! | --- | --- |
-//! | is taken, or its token is gone | that counts, whichever copy it is of |
-//! | is refused | that counts, unless another copy is still open: it may be taken yet |
+//! | is taken, or its token is gone | that verdict counts, whichever copy it is for |
+//! | is refused | that verdict counts, unless another copy is open, which may still be taken |
 //! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
-//! | is lost on the way, taken or not | a second copy goes out after a short pause; when all until now were lost, a last one after [a part](LAST_AFTER) of the time that is left, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, that is the end |
+//! | is lost: it may have been taken | a second copy goes out after a short pause. When all copies so far were lost, a last one goes out after [a part](LAST_AFTER) of the remaining time, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, the delivery ends |
 //!
-//! When the device has another token, no further copy goes out: the delivery ends here, whatever is still open.
+//! When the device has another token, no further copy goes out, and the delivery ends, even with copies open.
 //!
 //! Two copies that are cut off at the same moment have met the same fault; the last copy goes out when that may be over.
 //!
-//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is, and [`LOST_MAX`] where all but the last were lost on
-//! the way.
+//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is, or [`LOST_MAX`] if all but the last were lost.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

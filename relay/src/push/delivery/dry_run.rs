@@ -1,16 +1,17 @@
-//! The real services' verdict on our keys, asked for with pushes that reach no device.
+//! The push services' verdict on our keys, asked for with pushes that reach no device.
 //!
-//! | service | is sent | sign that all is well |
+//! | service | request | sign of health |
 //! | --- | --- | --- |
-//! | APNs | an alert and a call to a token of zeros, for which Apple looks after the credentials and the topic | `BadDeviceToken` |
-//! | FCM | a message that is only to be validated (`validate_only`), to a token that is none | `INVALID_ARGUMENT` for the token |
+//! | APNs | an alert and a call to a token of zeros, for which Apple checks the credentials and the topic | `BadDeviceToken` |
+//! | FCM | a message to be validated alone (`validate_only`), to an invalid token | `INVALID_ARGUMENT` for the token |
 //!
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
-//! A service that fails is asked so each [`ASK_EVERY`], or where many fail, a few at once, each [`ASK_EVERY`] after all have been: when it takes our credentials again, or is reached again, it is well, though nobody has called
-//! ([`crate::push::health`]). Whether it takes pushes that it did not take, or good tokens that it refused, it does not say here.
+//! A failing service is asked each [`ASK_EVERY`]. Many failing services are asked a few at a time, and each again [`ASK_EVERY`] after all have been. So a service recovers
+//! ([`crate::push::health`]) once it takes our credentials again, or can be reached again, even if nobody calls. A dry run does not show whether it takes pushes that it
+//! did not take, or good tokens that it refused.
 //!
-//! Invariant: no device gets anything, and no push of others goes sooner or later for it; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
+//! Invariant: no device gets anything, and no other push is delayed or hastened. A dry run ends within [`DRY_RUN_TIMEOUT`] for each service.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The one way to the push services: it chooses the App's service, and tries again until the deadline.
 //!
-//! Invariant: no push is tried after its deadline, and no wait goes past it; no lock is held while a push waits, so
-//! that one App's or one service's trouble delays no other.
+//! Invariant: no push is tried after its deadline, and no wait exceeds it. No lock is held while a push waits, so that the trouble of one App or one service delays no
+//! other.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

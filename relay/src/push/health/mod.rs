@@ -1,19 +1,18 @@
-//! The health of each push service of each app: one record, from which metrics, readiness, the status page and the log are
-//! fed.
+//! The health of each push service of each app: one record, which feeds metrics, readiness, the status page and the log.
 //!
 //! | event | meaning |
 //! | --- | --- |
 //! | a push was accepted, or a token was called gone | it is well |
-//! | it took our credentials, and called a token none: that is said before anything is pushed | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for what came of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
-//! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
-//! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
-//! | a trouble of one push or one device alone (its size, how much it gets) | nothing |
-//! | a verdict on a token | as [`token_refusals`] judges: one device's own is nothing |
+//! | a dry run: it took our credentials and called the token invalid | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for the outcome of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
+//! | a trouble of the service or of the way to it (5xx, no connection, silence) | the third in a row: it fails |
+//! | a grave trouble: credentials or configuration are refused, a call was not taken in time | it fails |
+//! | a trouble of one push or one device alone (its size, its quota) | none |
+//! | a verdict on a token | as [`token_refusals`] judges; that of one device means nothing |
 //!
-//! A failing service is asked again by itself ([`super::delivery::dry_run`]).
+//! A failing service is asked again by a dry run ([`super::delivery::dry_run`]).
 //!
-//! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs a few
-//! atomic writes for each push. Nothing here holds a token or a credential.
+//! Invariant: a change of state is reported once, in words, and at most each [`TELL_EVERY`]. A healthy service costs a few atomic writes for each push. Nothing here holds a
+//! token or a credential.
 
 pub(super) mod device_faults;
 pub(super) mod origin_health;

@@ -1,18 +1,17 @@
 //! The services in trouble among the many that stand behind one record.
 //!
-//! Devices choose them, so that one of them may be anybody's: its trouble must not be taken for all, and its health must not hide
-//! the trouble of the others.
+//! Devices choose the services, and anybody may run one: the trouble of one must not be taken for that of all, and its health must not hide the trouble of the others.
 //!
 //! | a trouble of | counts |
 //! | --- | --- |
-//! | one of those that have taken a push within [`TAKEN_FOR`] | once until it is well, as a light one |
-//! | likewise, when those in trouble have taken [`SHARE`] of the latest pushes | always, as a light one |
-//! | likewise, with a grave trouble or the third in a row each | always: all fail, until each of them is well or in no trouble for [`TAKEN_FOR`] |
-//! | another one | not |
-//! | where none has taken any: one of those that are known | once, as a light one; always, when all of them are in trouble |
+//! | a service that has taken a push within [`TAKEN_FOR`] | once until it is well, as a light trouble |
+//! | likewise, when the services in trouble have taken [`SHARE`] of the latest pushes | always, as a light trouble |
+//! | likewise, when each of them has a grave trouble, or its third in a row | always: all fail, until each of them is well, or in no trouble for [`TAKEN_FOR`] |
+//! | any other service | not at all |
+//! | a known service, while none has taken a push | once, as a light trouble; always, when all of them are in trouble |
 //!
-//! Invariant: at most [`SERVICES_MAX`] are remembered of each kind, by a keyed hash, for [`TAKEN_FOR`]: their names would tell whose devices there
-//! were. Pushes taken by a service weigh half after [`LATEST`] pushes or fewer.
+//! Invariant: at most [`SERVICES_MAX`] services of each kind are remembered, for [`TAKEN_FOR`] and by a keyed hash, because their names would tell whose devices there were.
+//! After [`LATEST`] pushes or fewer, earlier pushes count half.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

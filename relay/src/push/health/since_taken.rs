@@ -1,6 +1,6 @@
-//! Answers of a push service since it last took a push: they count until it takes the next one.
+//! The answers of a push service since it last took a push. They count until it takes the next one.
 //!
-//! Invariant: a push that is taken costs one atomic read where nothing was noted. Of a device nothing is kept but the keyed hash that the caller names it by.
+//! Invariant: a push that is taken costs one atomic read if no such answer was noted. A device is known by the keyed hash that the caller gives, and by nothing else.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,20 +1,19 @@
-//! Refusals of tokens by a push service, as far as they say something of the service.
+//! Refusals of tokens by a push service, as far as they say something about the service.
 //!
-//! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing of the
-//! service. A token of which a push was taken before is a good one.
+//! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing about the service. A token to which a
+//! push was taken before is a good one.
 //!
 //! | refused since the last push that was taken | meaning for the service |
 //! | --- | --- |
-//! | tokens of which no push was taken since this process began, where one was taken of any | nothing |
-//! | fewer than [`REFUSED_NEW`] such, where none was taken yet of any | nothing |
-//! | [`REFUSED_NEW`] such and more, where none was taken yet of any | each that the key or the project may be the wrong one: a light trouble |
-//! | fewer than [`REFUSED`] good ones | nothing |
-//! | [`REFUSED`] good ones | the key, the project or the endpoint is the wrong one: the service fails |
+//! | tokens that were never good in this run, while another token was | none |
+//! | fewer than [`REFUSED_NEW`] tokens, while none was good yet | none |
+//! | [`REFUSED_NEW`] tokens and more, while none was good yet | a light trouble for each: the key or the project may be wrong |
+//! | fewer than [`REFUSED`] good tokens | none |
+//! | [`REFUSED`] good tokens | the key, the project or the endpoint is wrong: the service fails |
 //!
-//! The first push that is taken clears it all: a client that names its own tokens makes no service fail that takes those of others.
+//! The first push that is taken clears the counts, so that a client that invents tokens cannot make a service fail that takes those of others.
 //!
-//! Invariant: of a token nothing is kept but a hash with a key of this process. At most [`KNOWN`] tokens are known; a further one takes
-//! the place of another.
+//! Invariant: a token is kept as a hash alone, with a key of this process. At most [`KNOWN`] tokens are known; a further one replaces another.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,8 +1,7 @@
-//! A push service of an App and what it was made of, so that a reload makes anew only what has changed: connections, tokens, rests and
-//! how a service stands are kept with it.
+//! A push service of an App, and the settings that it was made from. A reload makes only changed services anew: the others keep their connections, tokens, pauses and
+//! health.
 //!
-//! Invariant: a service that is taken over has the same settings, and the files that they name are readable and hold the same bytes. Of a file
-//! nothing is kept but its hash.
+//! Invariant: a service that is kept has the same settings, and the files that they name are readable and hold the same bytes. A file is remembered by its hash alone.
 
 use std::ops::Deref;
 use std::path::Path;
