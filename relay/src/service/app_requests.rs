@@ -1,6 +1,6 @@
 //! The requests of an app, carried out.
 //!
-//! Invariant: a future may be dropped at any await: the work in progress is then completed all the same, or leaves nothing behind.
+//! Invariant: a future may be dropped at any await. Work under way then completes, or leaves nothing behind.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
 //! Requests of an app, made with its key.
 //!
-//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind (`app_requests`).
+//! Invariant: a future may be dropped at any await. Work under way then completes, or leaves nothing behind (`app_requests`).
 
 use std::fmt;
 use std::future::Future;

@@ -1,14 +1,14 @@
-//! Effects of the messages that a leaving node and the others send each other (`drain_messages`).
+//! What follows from the messages that a leaving node and the others exchange (`drain_messages`).
 //!
 //! ```text
-//! shard ── an instance is wiped ─────────────── each node that leaves ── releases it ── heard ── the receipt
-//! shard ── a registration that passed through ─ each other node ──────── releases a copy ─ heard ── the receipt
-//! shard of a node that leaves ── a dead token ── the owner ── judges by its record
-//! node that has released an instance ── unregistered ── the owner of the one that has its place ── registers again
+//! shard: an instance is wiped ──────────────── each leaving node: releases it ────── the receipt
+//! shard: a push binding ends ───────────────── each other node: releases its copy ── the receipt
+//! shard of a leaving node: a dead token ────── the owner: decides by its own record
+//! node that has unregistered a predecessor ─── the owner of the successor: registers again
 //! ```
 //!
-//! Invariant: a leaving node only reads from the store or releases instances; it writes no records. The sender of a message waits for that, and no
-//! longer than [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
+//! Invariant: a leaving node only reads from the store and releases instances; it writes no records. The sender of a message waits for its effect, but at most
+//! [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,8 +166,8 @@ impl Inner {
         Zeroizing::new(HEARD.to_vec())
     }
 
-    /// Unregisters what gives way to a later one and is here, and has that one's owner register it again then. Nodes behind one name have one Contact, and a node that
-    /// had an account before, and has it again, has the `+sip.instance` that it had: then one of the two has taken the other's registration away.
+    /// Unregisters what gives way to a later one and is here, and has that one's owner register it again then. Nodes behind one name have one Contact, and a
+    /// node that had an account before, and has it again, has the `+sip.instance` that it had: then one of the two has taken the other's registration away.
     pub(crate) async fn give_way(
         self: &Arc<Self>,
         id: InstanceId,

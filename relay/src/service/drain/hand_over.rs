@@ -1,28 +1,30 @@
-//! Leaving: a node that is told to end gives its instances to the others before it goes.
+//! Leaving: a node that is told to end hands its instances over to the other nodes before it exits.
 //!
 //! ```text
-//! leave ── nothing is enabled, registered or wiped here any more ── the others hear that, and for which calls devices were woken ── the lease is released ── the others claim, and register
-//!       ── they say so by letter ── nobody is waited for any more, or the limit is over ── the drain
+//! leaver ── enables, registers and wipes nothing any more
+//!        ── tells the others that it leaves, and for which calls it has woken devices
+//!        ── releases its lease                              others ── claim, and register
+//!                                                                  ── report that by letter
+//!        ── waits until nothing is awaited any more, or the limit is over ── the drain
 //! ```
 //!
-//! | an instance is waited for until | told by |
+//! | an instance is awaited until | known from |
 //! | --- | --- |
 //! | another node has registered it | its letter |
 //! | another node has it, and cannot open it | its letter |
 //! | it has ended here | the shards, after [`QUIET`] |
-//! | the store has no record of it, or one that is none | the store, after [`QUIET`] |
+//! | the store has no record of it, or a damaged one | the store, after [`QUIET`] |
 //! | another node has had it for [`LETTER_LOST`] | the store |
 //! | no other node lives | the store, after [`QUIET`] |
 //!
-//! Until the drain, incoming calls are pushed and answered here as ever: a registrar may send one to the earlier Contact in the moment before the
-//! next node has replaced it. One second after the letter, an instance gets no more pushes from here: a call that still comes is another branch of a
-//! call that the next node has. This node is told of later changes to an instance there ([`drain_messages`](crate::service::nodes::drain_messages)):
-//! a device that was disabled there gets nothing more.
+//! Until the drain, this node pushes and answers incoming calls as before, because a registrar may still send a call to the earlier Contact before the next
+//! node has replaced it. One second after the letter about an instance, this node sends no more pushes for it: a call that still comes is another branch of a
+//! call that the next node has. This node is told of later changes to the instance ([`drain_messages`](crate::service::nodes::drain_messages)), so that a
+//! device that was disabled there gets nothing more.
 //!
-//! At the end the lease is given up: for good where others have taken something, and else as by a crash, so that the next run has its own.
+//! At the end the lease is given up: for good if other nodes have taken something, and otherwise as by a crash, so that the next run finds its own instances.
 //!
-//! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
-//! take holds up no other.
+//! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can take delays no other.
 
 use std::collections::HashSet;
 use std::sync::MutexGuard;

@@ -6,18 +6,16 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
-//! An app that hung up meanwhile has enabled nothing (`hang_up`). A second enabling of the same device does not wait for the whole turn of the first:
-//! the first is answered 202, and gives way.
+//! An app that hangs up meanwhile has enabled nothing (`hang_up`). A second enabling of the same device does not wait for the first to end: the first one is
+//! answered 202 at once, and makes room. A device for which another node has a call is enabled there (`in_call`).
 //!
-//! A device that another node has a call for is enabled there (`in_call`).
+//! A device joins an account that this relay already serves for another device of the same app: the existing binding registers again, with the new device's
+//! credentials.
 //!
-//! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
-//! is registered again, with the new device's credentials.
-//!
-//! Invariant: the store is known to answer before the account's server is spoken to; an instance that cannot be stored is unregistered again, and has
-//! a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored
-//! and its app has its answer, and one that gets calls only when the new one gets them. An instance enabled later at another node, while the SIP
-//! server had not answered here, stands, and the one begun here is released.
+//! Invariant: the store is known to answer before the account's server is contacted. An instance that cannot be stored is unregistered again, and has a
+//! tombstone, because the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored and its
+//! app has its answer; an instance that gets calls ends only when the new one gets them. If an instance was enabled later at another node while the SIP server
+//! had not answered here, that one stays, and the one begun here is released.
 
 mod first_registration;
 pub(super) mod hang_up;

@@ -1,7 +1,6 @@
-//! Reading of the letters that other nodes write to this run: each goes to its receiver here, and what one asks is answered.
+//! The reader of the letters to this run: it passes each letter to its receiver, and has questions answered.
 //!
-//! Invariant: reading waits for no answer: an answer that a question waits for may be the next letter. What a letter asks is parsed once, before it
-//! waits in a queue.
+//! Invariant: the reader waits for no answer, because the next letter may be that answer. A question is parsed once, before it is queued.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Queues for the questions of other nodes: each kind of question has a queue of its own.
+//! Queues for the questions of other nodes, one for each kind of question.
 //!
-//! Invariant: the reader of the letters waits for no queue: an answer that a queued question waits for may be the next letter.
+//! Invariant: the reader of letters waits for no queue, because the next letter may be the answer that a queued question waits for.
 
 use std::future::Future;
 use std::sync::Arc;

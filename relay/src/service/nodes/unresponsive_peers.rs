@@ -1,13 +1,13 @@
-//! The nodes that did not answer when they were asked which instances they have wiped, and since when.
+//! The nodes that did not say which instances they have wiped, and since when.
 //!
 //! | a node | counts as |
 //! | --- | --- |
 //! | answers | heard |
-//! | has no lease, does not answer, or is one for which the store takes no letter | silent: records that it may have wiped are not written again yet |
-//! | the same for [`WAITED_FOR`] without a break | not waited for any more: else an account would be in no store for as long as one node is gone |
-//! | has got a lease, or another run of it has | silent anew, until it answers |
+//! | has no lease, does not answer, or the store takes no letter for it | silent: records that it may have wiped are not written again yet |
+//! | the same for [`WAITED_FOR`] without a break | given up: otherwise its accounts would be in no store as long as one node is gone |
+//! | gets a lease, or another run of it does | silent anew, until it answers |
 //!
-//! Invariant: a silence that nobody has [noted](Silences::note) or [watched](Silences::watch) for a [`GAP`] is over: the next one begins anew.
+//! Invariant: a silence that was neither [noted](Silences::note) nor [watched](Silences::watch) for a [`GAP`] is over: the next one begins anew.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};

@@ -1,4 +1,4 @@
-//! Taking over instances without an owner: after a restart, and when another node has died or leaves.
+//! Claims: taking over instances without an owner, after a restart, and when another node has died or leaves.
 //!
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
@@ -7,14 +7,13 @@
 //!                                      └── was wiped ─── erased, and released by ───────────────────────────────────── its previous owner
 //! ```
 //!
-//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding go as fast as they
-//! can, each while the others are under way: none of them waits for the others' threads. An instance that a call waits for is claimed, opened and
-//! bound next ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
+//! The endpoint sets the pace of registrations (`upstream.registrations_per_second`). Claiming, opening and binding run in parallel, as fast as they can. An
+//! instance for which a call waits is claimed, opened and bound next ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
 //!
-//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier ones, so
-//! that calls go on. The devices of an account are bound in one turn, so that a call finds all of them. Requests for an instance that may be on its
-//! way here wait until its SIP server has answered, or is silent. An instance that ends on its way is not bound: the shard asks for its tombstone
-//! once more, and a node that leaves, and serves on until it is registered here, is told to end it.
+//! Invariant: a shard is given at most [`BOUND_AT_ONCE`] instances, and further ones with the last one's tag, before it has bound the earlier ones, so that
+//! calls go on. The devices of an account are bound in one turn, so that a call finds all of them. Requests for an instance that may be on its way here wait
+//! until its SIP server has answered, or counts as silent. An instance that ends on its way is not bound: the shard asks for its tombstone once more, and a
+//! leaving node that still serves it is told to end it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Instances of this node that the store does not have any more after a lost lease, and how each of them ends.
+//! Instances of this node whose records are gone from the store after a lost lease, and the end of each.
 //!
 //! Invariant: an instance whose end is unknown stays until the store has answered all questions on which its end depends.
 

@@ -1,4 +1,4 @@
-//! Ownership: the node's lease, and the consequences when it was lost, or the store has lost something.
+//! Ownership: the node's lease, and what follows when the lease is lost, or the store has lost something.
 //!
 //! | room | what it is |
 //! | --- | --- |
@@ -10,8 +10,8 @@
 //! | `unanswered_writes` | writes whose answers were lost |
 //! | `unreachable_servers`, `unserved`, `offers` | offering instances that fail here to other nodes |
 //!
-//! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
-//! can be asked; a store that is away changes nothing for the instances that are here.
+//! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store can be asked. A store that is away
+//! changes nothing for the instances that are here.
 
 pub(super) mod claims;
 pub(super) mod left_to_owner;

@@ -1,17 +1,17 @@
-//! Accounts that go to another node because their SIP server cannot be reached from here, or this node cannot push for them.
+//! Offers: accounts go to another node if their SIP server cannot be reached from here, or this node cannot push for them.
 //!
 //! ```text
 //! node that is cut off ── "take these" ─┬─ it does not reach the server either ── the next node
 //!                                       └─ claims them ── registers them
-//! node that is cut off ── the store: whose are they? ── releases them, without a word to the SIP server; a call that waits here ends first
+//! node that is cut off ── the store: who owns them? ── releases them, without a word to the SIP server; a call that waits here ends first
 //!                      ── "is it registered?" ── yes: the others follow
 //! ```
 //!
-//! The taking node claims by the script by which it takes over what the dead leave, so that a fence parts the two owners at each moment. The word for it
-//! is the owner's own: nobody takes anything from a node that lives and has not offered it.
+//! The taking node claims with the script that also claims from dead nodes, so that a fence separates the two owners at each moment. The offer is the owner's
+//! consent: nobody takes anything from a living node without one.
 //!
-//! Invariant: an instance is released here only when the store names another owner for it. A wipe waits until it is known whose the instance is: its receipt
-//! comes from there. A node that is alone, that leaves, or whose store is in doubt offers nothing.
+//! Invariant: an instance is released here only when the store names another owner. A wipe waits until the owner is known, because the receipt comes from
+//! there. A node that is alone, that leaves, or whose store is in doubt offers nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;

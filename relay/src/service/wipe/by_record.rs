@@ -1,21 +1,20 @@
-//! Ending an instance by its record: its owner is gone, another node's new instance takes its place, or it is on its way here.
+//! Ending an instance by its record: its owner is gone, another node's new instance replaces it, or it is on its way here.
 //!
 //! ```text
-//! record ─┬─ no node looks after it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to release it
+//! record ─┬─ no node serves it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to release it
 //!         └─ else ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
 //!                                                    └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to release it
 //!                                                                             └─ the store is away ─ asked again, by this run or the next
 //! ```
 //!
-//! An owner without a lease may be gone, or be cut off from the store alone, and push its calls on: so its Contact is taken away at the SIP server from
-//! here, as a node does that takes an instance over, and the owner unregisters once more when it hears of the end. So may one whose lease still runs, and
-//! only the record names its Contact: what a new instance replaces waits, as long as a lease runs at most, until its owner has said a word or has no lease.
-//! Where this node dies meanwhile, whoever owns the earlier one then ends it (`interrupted_replacement`).
+//! An owner without a lease may be gone; or it may be cut off from the store alone, and go on pushing calls. So this node removes its Contact at the SIP
+//! server, as a node does that claims an instance, and the owner unregisters once more when it hears of the end. An owner with a lease may be gone, too, and
+//! only the record names its Contact. So the end of a replaced instance waits, at most as long as a lease, until its owner has answered or has no lease. If
+//! this node dies meanwhile, the next owner of the earlier instance ends it (`interrupted_replacement`).
 //!
-//! Invariant: whichever node owns a record, its tombstone comes before its erasure; and a replaced instance leaves one also where nothing of
-//! it could be read. An owner that lives unregisters by itself when it releases the instance, and a node that leaves, or that cannot open the record, speaks to no SIP
-//! server: then the receipt says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again
-//! under the same id.
+//! Invariant: whichever node owns a record, its tombstone comes before its erasure. A replaced instance leaves a tombstone even if nothing of it could be read.
+//! A living owner unregisters by itself when it releases the instance. A node that leaves, or that cannot open the record, contacts no SIP server: then the
+//! receipt says `unregistered: false`. A push binding has no tombstone, because its device may register it again under the same id.
 
 use std::sync::Arc;
 use std::time::Duration;

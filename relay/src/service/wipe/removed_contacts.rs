@@ -1,18 +1,18 @@
-//! A device removes a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another node has taken it over, or only the
-//! store has it since a restart.
+//! The removal of a push binding (RFC 8599, `expires=0`) at a node that does not know it: another node has taken it over, or since a restart only the store has
+//! it.
 //!
 //! | its Contact | found by | ended by |
 //! | --- | --- | --- |
 //! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, releases it |
-//! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
+//! | does not, or is `*` | the marks of its account and device, at each other living node | the node that has it |
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
-//! What a store has again that came back from a snapshot, or that a node has written again that had not heard of the end, is ended once more by the node that
-//! has ended it, as long as that lives.
+//! A record that came back from a snapshot, or that a node has written again without knowing of the end, is ended once more by the node that has ended it, as
+//! long as that lives.
 //!
-//! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
-//! which is one that was sent to the SIP server after the REGISTER that removes, in whatever order that server has answered, and however long the letter
-//! about it has lain. The time goes between nodes by the store's clock, because their own clocks may differ.
+//! Invariant: the SIP server has accepted the REGISTER first, so that no device ends the registration of another. A later registration of the device stays: one
+//! that was sent to the SIP server after the removing REGISTER, in whatever order the server has answered, and however long the letter was on its way. Nodes
+//! compare times by the store's clock, because their own clocks may differ.
 
 use std::sync::Arc;
 use std::time::Duration;
