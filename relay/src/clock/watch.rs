@@ -19,13 +19,15 @@
 //! clock granted it, and an expired lease ends [`JUMP_STEADY_MS`] late. A virtual machine that was paused, and whose time since boot stood still meanwhile,
 //! goes on with what was left of its leases; a store with a clock of its own has forgotten them in time.
 //!
-//! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's
-//! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
-//! above holds for it in place of the system's clock. Times that phones are told go by whichever of both is nearer to the trusted time
-//! ([`advertised_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
-//! it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
+//! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's ([`store_says`]).
+//! Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table above holds for it in place of the system's clock. Times
+//! that phones are told go by whichever of both is nearer to the trusted time ([`advertised_now`]): which of them is the wrong one only that tells. Tokens for
+//! APNs and FCM are made by that time, too, and by another one where a service refuses it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are
+//! judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of
+//! calls is dated by it.
 //!
-//! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for [`UNLOOKED_MS`](super::anchors::UNLOOKED_MS) at most, that clock goes on as it was, by the time since boot.
+//! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for
+//! [`UNLOOKED_MS`](super::anchors::UNLOOKED_MS) at most, that clock goes on as it was, by the time since boot.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
@@ -222,8 +224,8 @@ pub fn advertised_now_ms() -> u64 {
     advertised_ms as u64
 }
 
-/// The time by which certificates are judged, in seconds since 1970: that which phones are told. The system's on a node that knows no time of an earlier run, as
-/// long as its clock and the store's have never agreed: who sets the store's clock is not to have ended certificates accepted.
+/// The time by which certificates are judged, in seconds since 1970: that which phones are told. The system's on a node that knows no time of an earlier run,
+/// as long as its clock and the store's have never agreed: who sets the store's clock is not to have ended certificates accepted.
 pub fn certificates_now() -> u64 {
     let system = |clocks: Clocks| clocks.anchors.system_ms(clocks.system_ms, clocks.boot_ms);
     if is_by_store_alone() { (system(Clocks::now()) / 1_000) as u64 } else { advertised_now() }

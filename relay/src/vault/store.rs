@@ -180,7 +180,8 @@ pub enum Lease {
     Held,
     /// It is held again, but had run out or belonged to another run of this node in between.
     Lapsed,
-    /// It is that of another process by this node's name, which had it before and lives. Since this one [lapsed](Self::Lapsed) last, which it did when that was found, nothing has changed.
+    /// It is that of another process by this node's name, which had it before and lives. Since this one [lapsed](Self::Lapsed) last, which it did when that was
+    /// found, nothing has changed.
     GivenWay,
 }
 
@@ -219,7 +220,8 @@ pub enum AwayReason {
     /// TLS with it fails.
     #[error("TLS fails: {0}")]
     Tls(TlsFault),
-    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`; `MAXCLIENTS` where it says so without one. [`StoreError::in_words`] tells what it means.
+    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`; `MAXCLIENTS` where it says so without one. [`StoreError::in_words`]
+    /// tells what it means.
     #[error("it refused with {0}")]
     Refused(Box<str>),
     /// It may write to a disk, and the operator wants none that does.

@@ -20,9 +20,9 @@
 //! | has others than those that were accepted since | is suspended | it is checked once more: see [`credentials`](super::credentials) |
 //! | the last one leaves | stays | the binding is unregistered |
 //!
-//! Invariant: a device that has not proven its credentials gets no call, nor does one whose credentials are refused while another's are accepted. Refused credentials are sent no second time.
-//! A binding is registered while one of its devices wants it to be. One that is not proven neither keeps it registered nor has it registered with another's
-//! credentials, and takes from no other device the credentials that unregister it.
+//! Invariant: a device that has not proven its credentials gets no call, nor does one whose credentials are refused while another's are accepted. Refused
+//! credentials are sent no second time. A binding is registered while one of its devices wants it to be. One that is not proven neither keeps it registered nor
+//! has it registered with another's credentials, and takes from no other device the credentials that unregister it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -65,8 +65,8 @@ struct CredentialCheck {
 }
 
 impl Endpoint {
-    /// The instances that a binding's requests are for, in a stable order: those that have proven their credentials, of which the SIP
-    /// server does not refuse these by now, and whose apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
+    /// The instances that a binding's requests are for, in a stable order: those that have proven their credentials, of which the SIP server does not refuse
+    /// these by now, and whose apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
     /// unregistration.
     pub fn callable_instances(&self, binding: BindingId) -> Vec<InstanceId> {
         let proven = |instance: &InstanceId| self.devices.is_proven(*instance);
@@ -82,8 +82,8 @@ impl Endpoint {
         members
     }
 
-    /// Whether the SIP server has confirmed the unregistration of a binding's Contact, so long ago that none of its requests can have crossed that: all apps of the binding
-    /// register by themselves, and what still comes by that Contact comes to them by their own ones, too.
+    /// Whether the SIP server has confirmed the unregistration of a binding's Contact, so long ago that none of its requests can have crossed that: all apps of
+    /// the binding register by themselves, and what still comes by that Contact comes to them by their own ones, too.
     pub(super) fn is_long_unregistered(&self, now: Instant, binding: BindingId) -> bool {
         let crossing = self.core.settings.timing.transaction.t1_64();
         let at = self.bindings.get(binding).and_then(|registration| registration.unregistered_at());

@@ -558,9 +558,9 @@ impl Endpoint {
         self.push_bindings.rows.get(&instance).map(|row| row.upstream)
     }
 
-    /// The registration that a request of `source` names by our own Path, or by the Route of a dialog, and the missing state without which the request cannot be judged: the
-    /// registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP server.
-    /// A caller may supply what is missing and hand the request in afterwards.
+    /// The registration that a request of `source` names by our own Path, or by the Route of a dialog, and the missing state without which the request cannot
+    /// be judged: the registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP
+    /// server. A caller may supply what is missing and hand the request in afterwards.
     pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         if !beyond {

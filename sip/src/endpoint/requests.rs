@@ -21,8 +21,8 @@
 //! | SIP server | anything to a Contact that was unregistered longer ago than a request may have been under way | 404 |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
-//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves no state, and cannot be used to
-//! flood anybody: it gets one answer (RFC 3261 §8.2.7), to where it came from, and hardly larger than itself.
+//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves no state, and cannot be used
+//! to flood anybody: it gets one answer (RFC 3261 §8.2.7), to where it came from, and hardly larger than itself.
 
 use std::time::Instant;
 
@@ -481,7 +481,8 @@ impl Endpoint {
         self.send_reflected(source.flow, cancel, response);
     }
 
-    /// Refuses a request whose Contact was not claimed in time: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or elsewhere.
+    /// Refuses a request whose Contact was not claimed in time: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or
+    /// elsewhere.
     pub fn refuse_unclaimed(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
         self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
         self.refuse_for_now(source, request, retry_after_s);
@@ -567,9 +568,9 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, and its answer is no longer
-    /// than [`ONCE_BYTES`], else without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
-    /// would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
+    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, and its answer is no longer than
+    /// [`ONCE_BYTES`], else without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another
+    /// device's would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
     pub(super) fn respond_once(
         &mut self,
         now: Instant,

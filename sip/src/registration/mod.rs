@@ -49,12 +49,11 @@
 //! | `trial` | whether another address of the server registers it, too |
 //! | `lost_time` | time in which the machine stood still |
 //!
-//! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
-//! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
-//! registrar sees one REGISTER after the other, and the last one says what is wanted. Only a binding that is to be forgotten
-//! does not wait, and follows what it has overtaken: see [`crossed`]. An unregistration is sent while the registrar may have the Contact. Of a binding that is
-//! kept one that failed is sent again, after a wait of the same rules, as long as the Contact stands; never where it would need credentials that were refused: such a
-//! Contact runs out, and is not said to be unregistered before.
+//! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for (RFC 3261 §10.2) and then the next
+//! one is sent, if the goal is another one by then: however fast the goals change, the registrar sees one REGISTER after the other, and the last one says what
+//! is wanted. Only a binding that is to be forgotten does not wait, and follows what it has overtaken: see [`crossed`]. An unregistration is sent while the
+//! registrar may have the Contact. Of a binding that is kept one that failed is sent again, after a wait of the same rules, as long as the Contact stands;
+//! never where it would need credentials that were refused: such a Contact runs out, and is not said to be unregistered before.
 //!
 //! Invariant: at most one REGISTER of a binding is under way, but at its end; CSeq rises and Call-ID stays for the life of the process;
 //! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.

@@ -6,9 +6,9 @@
 //! `SIPWAKE_SIM_INSTANCES=1000 SIPWAKE_SIM_DAYS=6 cargo test --release -p tests --test simulation`; with
 //! `SIPWAKE_SIM_WATCH` the story of one slot is told on stderr.
 //!
-//! The nodes have a simulation of their own, of whole relays over one store ([`nodes`]): `SIPWAKE_SIM_NODES_SECONDS` (virtual seconds
-//! of faults), `SIPWAKE_SIM_NODES_SEED`, `SIPWAKE_SIM_NODES_SEEDS` (so many, one after the other), `SIPWAKE_SIM_NODES_WATCH` (with `RUST_LOG` also what the nodes log). A long run is
-//! `SIPWAKE_SIM_NODES_SECONDS=3600 SIPWAKE_SIM_NODES_SEEDS=10 cargo test --release -p tests --test simulation nodes`.
+//! The nodes have a simulation of their own, of whole relays over one store ([`nodes`]): `SIPWAKE_SIM_NODES_SECONDS` (virtual seconds of faults),
+//! `SIPWAKE_SIM_NODES_SEED`, `SIPWAKE_SIM_NODES_SEEDS` (so many, one after the other), `SIPWAKE_SIM_NODES_WATCH` (with `RUST_LOG` also what the nodes log). A
+//! long run is `SIPWAKE_SIM_NODES_SECONDS=3600 SIPWAKE_SIM_NODES_SEEDS=10 cargo test --release -p tests --test simulation nodes`.
 
 mod nodes;
 

@@ -1,7 +1,7 @@
 //! The senders of the messages to a device, so that the many messages of one sender leave places for those of others.
 //!
-//! Invariant: of the [`MESSAGES_MAX`] places, the last quarter is reserved for senders that have sent less than a quarter of the latest messages. Senders are known
-//! by a [`CallerKey`], those with withheld names too. A restart forgets this table.
+//! Invariant: of the [`MESSAGES_MAX`] places, the last quarter is reserved for senders that have sent less than a quarter of the latest messages. Senders are
+//! known by a [`CallerKey`], those with withheld names too. A restart forgets this table.
 
 use std::collections::VecDeque;
 

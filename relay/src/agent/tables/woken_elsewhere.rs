@@ -1,8 +1,8 @@
-//! The calls for which a leaving node has woken devices that this node has taken over since. A second branch of such a call, which was long on its way, does not
-//! wake them again.
+//! The calls for which a leaving node has woken devices that this node has taken over since. A second branch of such a call, which was long on its way, does
+//! not wake them again.
 //!
-//! Invariant: a call is left to the other node only as long as it waits there; then its SIP server may try again. At most [`CALLS`] are remembered: beyond that a
-//! device may be woken twice, and no call is missed.
+//! Invariant: a call is left to the other node only as long as it waits there; then its SIP server may try again. At most [`CALLS`] are remembered: beyond that
+//! a device may be woken twice, and no call is missed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,11 +1,11 @@
 //! The probe that finds out, on one stream, whether a SIP server takes a bare LF for the end of a line.
 //!
-//! The answer to a REGISTER shows it, if no other server lies between. Once the end of a message was ambiguous on a stream of a server, the server is also probed,
-//! once on each further stream: an OPTIONS with Max-Forwards 0 follows a message that is written, because its recipient answers it and no server forwards it (RFC
-//! 3261 §11, §16.3). `Server`, or the shape of the tag, identifies the software.
+//! The answer to a REGISTER shows it, if no other server lies between. Once the end of a message was ambiguous on a stream of a server, the server is also
+//! probed, once on each further stream: an OPTIONS with Max-Forwards 0 follows a message that is written, because its recipient answers it and no server
+//! forwards it (RFC 3261 §11, §16.3). `Server`, or the shape of the tag, identifies the software.
 //!
-//! Invariant: only an answer to a message that this relay has written on this stream counts, because no other peer knows its branch. A server that closes the stream
-//! instead of answering is not probed on its next one.
+//! Invariant: only an answer to a message that this relay has written on this stream counts, because no other peer knows its branch. A server that closes the
+//! stream instead of answering is not probed on its next one.
 
 use std::net::SocketAddr;
 

@@ -5,8 +5,8 @@
 //! | that the relay dials | the server at this address and port showed it last, or the operator names it |
 //! | that a server opens | any server at this address showed it, or the operator names it: the source port identifies no server |
 //!
-//! Invariant: only an answer of the server itself, on a stream to its own address and port, revokes what it has shown. At most [`KNOWN_MAX`] places are remembered,
-//! and [`KNOWN_PER_NETWORK`] of one network; the place heard from longest ago is replaced.
+//! Invariant: only an answer of the server itself, on a stream to its own address and port, revokes what it has shown. At most [`KNOWN_MAX`] places are
+//! remembered, and [`KNOWN_PER_NETWORK`] of one network; the place heard from longest ago is replaced.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

@@ -8,17 +8,17 @@
 //! | that did not answer, or granted nothing, when it was probed as the better one | away |
 //! | that did not serve a single account, without saying that it serves nobody | away for the shard of that account alone, until it fails accounts of [several](SEVERAL) shards, and no other account is served there |
 //!
-//! An address that is away is dialled after all others, and not probed as the better one: at first for the setting `upstream.failback_interval`, and twice as long after
-//! each further failure, up to [`AWAY_MAX`]. The doubling starts anew once the address has served for [`SETTLED`]. When its time is over the address may be probed;
-//! it is dialled like the others once it has answered.
+//! An address that is away is dialled after all others, and not probed as the better one: at first for the setting `upstream.failback_interval`, and twice as
+//! long after each further failure, up to [`AWAY_MAX`]. The doubling starts anew once the address has served for [`SETTLED`]. When its time is over the address
+//! may be probed; it is dialled like the others once it has answered.
 //!
-//! A flow is left for another address only when DNS ranks that one better: by transport or priority, never by weight or by the order of an answer. An address that
-//! DNS no longer names counts as the worst after [`UNNAMED`]. It does so at once if it refuses an account that it had accepted and has granted none since: the
-//! server has moved. Some name servers name only a few of many addresses at a time. So where DNS has twice named addresses again that it had left out, an address
-//! that is left out is kept for [`UNLISTED`], whatever it answers; likewise one that is missing from an answer that may be incomplete.
+//! A flow is left for another address only when DNS ranks that one better: by transport or priority, never by weight or by the order of an answer. An address
+//! that DNS no longer names counts as the worst after [`UNNAMED`]. It does so at once if it refuses an account that it had accepted and has granted none since:
+//! the server has moved. Some name servers name only a few of many addresses at a time. So where DNS has twice named addresses again that it had left out, an
+//! address that is left out is kept for [`UNLISTED`], whatever it answers; likewise one that is missing from an answer that may be incomplete.
 //!
-//! The current address is that of the flow which the shard's endpoint reports as taken. The endpoint may decline a flow, because the server in use serves again or
-//! because nobody wants the flow any more; that says nothing about its address.
+//! The current address is that of the flow which the shard's endpoint reports as taken. The endpoint may decline a flow, because the server in use serves again
+//! or because nobody wants the flow any more; that says nothing about its address.
 //!
 //! Invariant: at most [`REMEMBERED`] addresses are remembered. The same calls give the same answers.
 

@@ -7,8 +7,8 @@
 //! | some, in an incomplete answer | these, and its earlier ones |
 //! | no answer | its earlier ones |
 //!
-//! Invariant: an address that DNS no longer names is believed for at most [`KEPT`], and no longer than until a complete answer. A name has at most [`OF_NAME_MAX`]
-//! addresses. No source is reported as unknown while a name has no complete answer, nor after that answer has expired (its TTL, at least
+//! Invariant: an address that DNS no longer names is believed for at most [`KEPT`], and no longer than until a complete answer. A name has at most
+//! [`OF_NAME_MAX`] addresses. No source is reported as unknown while a name has no complete answer, nor after that answer has expired (its TTL, at least
 //! [`MIN_TTL`](crate::net::dns::resolve::MIN_TTL)) until DNS has answered again.
 
 use std::net::IpAddr;

@@ -8,13 +8,12 @@
 //! | a name with a transport, or without NAPTR | by SRV: `_sips._tcp`, `_sip._tcp`, `_sip._udp` | SRV, by priority and weight |
 //! | a name without SRV | see below | A and AAAA, the transport's own port |
 //!
-//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. NAPTR records of no SIP service are as none
-//! (RFC 3263 §4.1). A domain whose services are of other transports is looked up by SRV all the same, and then given up; one whose service has no SRV
-//! records, by SRV and then by address, in that service's transport. Where it is not known whether there are NAPTR records, the usual SRV records
-//! are followed as far as TLS alone is spoken, or once that question has been answered with errors alone for a minute: some name servers have nothing
-//! else for a type that they do not know (RFC 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
-//! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
-//! `localhost`, never reaches DNS.
+//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. NAPTR records of no SIP service are as none (RFC 3263
+//! §4.1). A domain whose services are of other transports is looked up by SRV all the same, and then given up; one whose service has no SRV records, by SRV and
+//! then by address, in that service's transport. Where it is not known whether there are NAPTR records, the usual SRV records are followed as far as TLS alone
+//! is spoken, or once that question has been answered with errors alone for a minute: some name servers have nothing else for a type that they do not know (RFC
+//! 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061 means TLS and
+//! 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and `localhost`, never reaches DNS.
 //!
 //! The addresses of several servers are asked for at once. Of a name's IPv4 and IPv6 addresses those that are known go first
 //! ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].

@@ -1,7 +1,7 @@
 //! The body of a push service's answer, read member by member.
 //!
-//! Invariant: a member that is absent, null or of another type affects no other member. Of a member that occurs twice, the last one counts. A byte order mark before the
-//! body, and anything after it, are ignored.
+//! Invariant: a member that is absent, null or of another type affects no other member. Of a member that occurs twice, the last one counts. A byte order mark
+//! before the body, and anything after it, are ignored.
 
 use std::time::UNIX_EPOCH;
 

@@ -1,7 +1,7 @@
 //! How long a request waits for its answer, and what a long wait says about its connection (its *line*).
 //!
-//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, causes a PING on its line. A request that waits for longer stays counted as
-//! unanswered, even after it gives up.
+//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, causes a PING on its line. A request that waits for longer stays counted
+//! as unanswered, even after it gives up.
 
 use std::future::pending;
 use std::time::Duration;

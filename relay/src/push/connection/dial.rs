@@ -7,11 +7,11 @@
 //! | [`AGAIN_AFTER`] after the last one | each that has not answered yet is tried once more |
 //! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
-//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before has taken no request, so no
-//! push is spent on it. One that sends nothing within [`SETTINGS_WITHIN`] is used nevertheless.
+//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before has taken no
+//! request, so no push is spent on it. One that sends nothing within [`SETTINGS_WITHIN`] is used nevertheless.
 //!
-//! Invariant: the first complete handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Only TLS with a certificate for the service's own name
-//! is accepted, and in it only HTTP/2, or HTTP/1.1 where that is dialled.
+//! Invariant: the first complete handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Only TLS with a certificate for the service's
+//! own name is accepted, and in it only HTTP/2, or HTTP/1.1 where that is dialled.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

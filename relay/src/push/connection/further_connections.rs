@@ -1,5 +1,5 @@
-//! Further connections for calls. A new connection carries a single request until the service has accepted our credentials, and calls wait behind that request. But the
-//! request may be unanswered because of its device alone.
+//! Further connections for calls. A new connection carries a single request until the service has accepted our credentials, and calls wait behind that request.
+//! But the request may be unanswered because of its device alone.
 //!
 //! | a call waits behind an unproven line, whose request left [`HELD_UP_AFTER`] ago | consequence |
 //! | --- | --- |
@@ -7,8 +7,8 @@
 //! | the answer proves the further line | it replaces the other line, and all waiting requests take it |
 //! | the other line is proven first | all waiting requests take that, and the further line ends with its request |
 //!
-//! Invariant: until the service answers anything, at most [`FURTHER_MAX`] requests leave by further lines: a service that is slow in everything, or silent, gets three
-//! requests in place of one. A request that has left by one line never leaves by another.
+//! Invariant: until the service answers anything, at most [`FURTHER_MAX`] requests leave by further lines: a service that is slow in everything, or silent,
+//! gets three requests in place of one. A request that has left by one line never leaves by another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -9,8 +9,8 @@
 //!
 //! The finding that a service speaks HTTP/1.1 alone holds for [`BELIEVED_FOR`]; then HTTP/2 is tried again.
 //!
-//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly did not process the request. At most [`CONNECTIONS_MAX`] connections are open for
-//! requests, a quarter of them for calls alone.
+//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly did not process the request. At most [`CONNECTIONS_MAX`] connections are
+//! open for requests, a quarter of them for calls alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};

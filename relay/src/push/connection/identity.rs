@@ -1,5 +1,5 @@
-//! The certificate that the relay shows to a push service (mutual TLS), and the service's objection to it: a TLS alert (RFC 8446 §6), which in TLS 1.3 arrives after the
-//! client has completed the handshake.
+//! The certificate that the relay shows to a push service (mutual TLS), and the service's objection to it: a TLS alert (RFC 8446 §6), which in TLS 1.3 arrives
+//! after the client has completed the handshake.
 //!
 //! Invariant: the key's text is wiped once it is read. An alert is kept as one of our own words alone.
 

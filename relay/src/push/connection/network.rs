@@ -1,7 +1,7 @@
 //! The streams below TLS: the system's network, unless a test provides another one.
 //!
-//! Invariant: this layer knows names, addresses and bytes alone; trust is decided above. A [`Guarded`] network dials only addresses that the operator allows, and looks
-//! up names in the share of its App. No thread blocks for a name.
+//! Invariant: this layer knows names, addresses and bytes alone; trust is decided above. A [`Guarded`] network dials only addresses that the operator allows,
+//! and looks up names in the share of its App. No thread blocks for a name.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The pace of retries: when an alert is tried again that its service has not taken. Alerts live for an hour, and an outage must not end in a flood of them, neither at
-//! the service nor on the cores that carry calls.
+//! The pace of retries: when an alert is tried again that its service has not taken. Alerts live for an hour, and an outage must not end in a flood of them,
+//! neither at the service nor on the cores that carry calls.
 //!
 //! | the service has last | retries |
 //! | --- | --- |

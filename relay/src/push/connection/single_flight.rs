@@ -1,7 +1,7 @@
 //! A value that many callers wait for and one task makes: a connection, an access token.
 //!
-//! The first caller that finds no value starts the task, so that a caller that gives up stops no other. After a failure no task is started before a pause has passed, and
-//! callers are told how long it lasts.
+//! The first caller that finds no value starts the task, so that a caller that gives up stops no other. After a failure no task is started before a pause has
+//! passed, and callers are told how long it lasts.
 //!
 //! Invariant: at most one task is under way. No lock is held during a wait.
 

@@ -6,8 +6,8 @@
 //! | for [`FULL_FOR`], and all connections work, and are full | one more is begun, for all waiting calls |
 //! | likewise, and one without an answer so far is full for [`HELD_UP_AFTER`] | that one counts as full: its requests may be unanswered because of their devices alone |
 //!
-//! Invariant: at most [`SPARES`] for each service of an App, beside the shared connection and those of the cores. One that was unused for [`IDLE`] is closed. Only calls
-//! begin spare connections, and only calls use them. Of all waiting calls, one checks whether one more is needed, once in each [`FULL_FOR`].
+//! Invariant: at most [`SPARES`] for each service of an App, beside the shared connection and those of the cores. One that was unused for [`IDLE`] is closed.
+//! Only calls begin spare connections, and only calls use them. Of all waiting calls, one checks whether one more is needed, once in each [`FULL_FOR`].
 
 use std::sync::Arc;
 use std::time::Duration;

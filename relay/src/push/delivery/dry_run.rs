@@ -7,9 +7,9 @@
 //!
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
-//! A failing service is asked each [`ASK_EVERY`]. Many failing services are asked a few at a time, and each again [`ASK_EVERY`] after all have been. So a service recovers
-//! ([`crate::push::health`]) once it takes our credentials again, or can be reached again, even if nobody calls. A dry run does not show whether it takes pushes that it
-//! did not take, or good tokens that it refused.
+//! A failing service is asked each [`ASK_EVERY`]. Many failing services are asked a few at a time, and each again [`ASK_EVERY`] after all have been. So a
+//! service recovers ([`crate::push::health`]) once it takes our credentials again, or can be reached again, even if nobody calls. A dry run does not show
+//! whether it takes pushes that it did not take, or good tokens that it refused.
 //!
 //! Invariant: no device gets anything, and no other push is delayed or hastened. A dry run ends within [`DRY_RUN_TIMEOUT`] for each service.
 

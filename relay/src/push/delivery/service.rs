@@ -1,7 +1,7 @@
 //! The one way to the push services: it chooses the App's service, and tries again until the deadline.
 //!
-//! Invariant: no push is tried after its deadline, and no wait exceeds it. No lock is held while a push waits, so that the trouble of one App or one service delays no
-//! other.
+//! Invariant: no push is tried after its deadline, and no wait exceeds it. No lock is held while a push waits, so that the trouble of one App or one service
+//! delays no other.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -177,8 +177,8 @@ impl PushService {
         self.deliver_measured(app, target, push, push.until(), &Departure::unmeasured(), &Fixed).await
     }
 
-    /// Likewise, but it is tried until `until` at most, when it ends as [`Verdict::Retry`]: it may be worth delivering for longer, by a service that has taken it. `departure` is
-    /// told when it leaves, and `recipient` asked before it is tried again.
+    /// Likewise, but it is tried until `until` at most, when it ends as [`Verdict::Retry`]: it may be worth delivering for longer, by a service that has taken
+    /// it. `departure` is told when it leaves, and `recipient` asked before it is tried again.
     pub async fn deliver_measured(
         &self,
         app: &str,

@@ -1,8 +1,8 @@
-//! Devices whose pushes a service answers with a fault of its own (5xx). If the connection is the cause, it has to be replaced. But if the device is the cause, its fault
-//! follows it to each connection, and other pushes must not lose their connection for it.
+//! Devices whose pushes a service answers with a fault of its own (5xx). If the connection is the cause, it has to be replaced. But if the device is the cause,
+//! its fault follows it to each connection, and other pushes must not lose their connection for it.
 //!
-//! Invariant: a device costs its channel at most [`LINES_OF_ONE`] connections within [`WITHIN`]. A call leaves a connection that has given no good answer yet, up to
-//! [`LINES_OF_CALLS`] times: where some hosts of the service are sick, each attempt may meet another host. Only faults that replaced a connection count.
+//! Invariant: a device costs its channel at most [`LINES_OF_ONE`] connections within [`WITHIN`]. A call leaves a connection that has given no good answer yet,
+//! up to [`LINES_OF_CALLS`] times: where some hosts of the service are sick, each attempt may meet another host. Only faults that replaced a connection count.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};

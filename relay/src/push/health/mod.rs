@@ -11,8 +11,8 @@
 //!
 //! A failing service is asked again by a dry run ([`super::delivery::dry_run`]).
 //!
-//! Invariant: a change of state is reported once, in words, and at most each [`TELL_EVERY`]. A healthy service costs a few atomic writes for each push. Nothing here holds a
-//! token or a credential.
+//! Invariant: a change of state is reported once, in words, and at most each [`TELL_EVERY`]. A healthy service costs a few atomic writes for each push. Nothing
+//! here holds a token or a credential.
 
 pub(super) mod device_faults;
 pub(super) mod origin_health;

@@ -1,6 +1,7 @@
 //! The services in trouble among the many that stand behind one record.
 //!
-//! Devices choose the services, and anybody may run one: the trouble of one must not be taken for that of all, and its health must not hide the trouble of the others.
+//! Devices choose the services, and anybody may run one: the trouble of one must not be taken for that of all, and its health must not hide the trouble of the
+//! others.
 //!
 //! | a trouble of | counts |
 //! | --- | --- |
@@ -10,8 +11,8 @@
 //! | any other service | not at all |
 //! | a known service, while none has taken a push | once, as a light trouble; always, when all of them are in trouble |
 //!
-//! Invariant: at most [`SERVICES_MAX`] services of each kind are remembered, for [`TAKEN_FOR`] and by a keyed hash, because their names would tell whose devices there were.
-//! After [`LATEST`] pushes or fewer, earlier pushes count half.
+//! Invariant: at most [`SERVICES_MAX`] services of each kind are remembered, for [`TAKEN_FOR`] and by a keyed hash, because their names would tell whose
+//! devices there were. After [`LATEST`] pushes or fewer, earlier pushes count half.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

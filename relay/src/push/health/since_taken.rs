@@ -1,6 +1,7 @@
 //! The answers of a push service since it last took a push. They count until it takes the next one.
 //!
-//! Invariant: a push that is taken costs one atomic read if no such answer was noted. A device is known by the keyed hash that the caller gives, and by nothing else.
+//! Invariant: a push that is taken costs one atomic read if no such answer was noted. A device is known by the keyed hash that the caller gives, and by nothing
+//! else.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! Refusals of tokens by a push service, as far as they say something about the service.
 //!
-//! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing about the service. A token to which a
-//! push was taken before is a good one.
+//! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing about the service. A token to
+//! which a push was taken before is a good one.
 //!
 //! | refused since the last push that was taken | meaning for the service |
 //! | --- | --- |

@@ -7,8 +7,8 @@
 //! | `renew`, `expiring`, `expired` | the lease |
 //! | `registration-failing`, `-restored`, `-lost` | the registration |
 //!
-//! APNs shows one notification for a key (`apns-collapse-id`), and Web Push keeps one push for an absent device (`Topic`, RFC 8030 §5.4). FCM gets no key: it keeps four
-//! keys for a device, and silently drops others.
+//! APNs shows one notification for a key (`apns-collapse-id`), and Web Push keeps one push for an absent device (`Topic`, RFC 8030 §5.4). FCM gets no key: it
+//! keeps four keys for a device, and silently drops others.
 //!
 //! Invariant: a key tells nothing but that two pushes to a device are about the same thing. A call has no key.
 

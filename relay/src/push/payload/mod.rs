@@ -1,8 +1,8 @@
 //! The payload of a push: the one JSON object that apps read, wrapped as each service wants it.
 //!
-//! Invariant: the payload is valid JSON within the service's limit, whatever name the caller chose. `from` and `name` lose characters that are invisible, break lines or
-//! turn the reading direction. They are cut to [`NAME_MAX`] and [`FROM_MAX`] at the end of a grapheme, and shortened further if the whole is too large. Absent members
-//! are absent, not null.
+//! Invariant: the payload is valid JSON within the service's limit, whatever name the caller chose. `from` and `name` lose characters that are invisible, break
+//! lines or turn the reading direction. They are cut to [`NAME_MAX`] and [`FROM_MAX`] at the end of a grapheme, and shortened further if the whole is too
+//! large. Absent members are absent, not null.
 
 pub(super) mod collapse;
 mod joiners;

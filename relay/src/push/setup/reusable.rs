@@ -1,7 +1,8 @@
-//! A push service of an App, and the settings that it was made from. A reload makes only changed services anew: the others keep their connections, tokens, pauses and
-//! health.
+//! A push service of an App, and the settings that it was made from. A reload makes only changed services anew: the others keep their connections, tokens,
+//! pauses and health.
 //!
-//! Invariant: a service that is kept has the same settings, and the files that they name are readable and hold the same bytes. A file is remembered by its hash alone.
+//! Invariant: a service that is kept has the same settings, and the files that they name are readable and hold the same bytes. A file is remembered by its hash
+//! alone.
 
 use std::ops::Deref;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! The encryption of a push that only its device can read: the content coding `aes128gcm` (RFC 8188), with keys by RFC 8291.
 //!
-//! Invariant: each push has its own key pair and salt. Its length is a whole number of blocks, so that it tells little of the content, and fits every push service.
+//! Invariant: each push has its own key pair and salt. Its length is a whole number of blocks, so that it tells little of the content, and fits every push
+//! service.
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};

@@ -1,4 +1,5 @@
-//! Limits on simultaneous pushes by HTTP/1.1. Each has a connection of its own, and the service, which a client has chosen, may keep it open as long as the push lives.
+//! Limits on simultaneous pushes by HTTP/1.1. Each has a connection of its own, and the service, which a client has chosen, may keep it open as long as the
+//! push lives.
 //!
 //! | the service | places for it alone | places with all others like it |
 //! | --- | --- | --- |
@@ -7,7 +8,8 @@
 //!
 //! A call waits for a place. Any other push does not, and leaves a quarter of the places free.
 //!
-//! Invariant: services that take nothing use no place of a service that has taken a push. A host waits for the places of another host only until one is given back.
+//! Invariant: services that take nothing use no place of a service that has taken a push. A host waits for the places of another host only until one is given
+//! back.
 
 use std::sync::Arc;
 

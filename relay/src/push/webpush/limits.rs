@@ -6,7 +6,8 @@
 //! | for a subscription, without a time | nothing is sent to it for the growing pauses between the attempts of a push; but a call goes, with pauses of its own |
 //! | for [`SEVERAL`] subscriptions that had none lately, with no push taken between them | the service may be overloaded: see [`Limits::note`] |
 //!
-//! Invariant: a limit for one device delays no call to another. While there is no limit, a push costs one atomic read. An endpoint is kept as its keyed hash alone.
+//! Invariant: a limit for one device delays no call to another. While there is no limit, a push costs one atomic read. An endpoint is kept as its keyed hash
+//! alone.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};

@@ -1,7 +1,7 @@
 //! The push services that an App's devices have chosen: one connection for each origin, made when it is needed.
 //!
-//! A subscribing client names its service, and may name anything. So `upstream.allow_addresses` judges each address when it is dialled, and an origin costs its own
-//! connection alone.
+//! A subscribing client names its service, and may name anything. So `upstream.allow_addresses` judges each address when it is dialled, and an origin costs its
+//! own connection alone.
 //!
 //! | when there is no room for a new origin, it replaces |
 //! | --- |
@@ -9,9 +9,9 @@
 //! | among those, one that no push waits for |
 //! | among those, the one used longest ago |
 //!
-//! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host. An origin that nobody has needed for [`IDLE`] is forgotten within [`LOOK_EVERY`],
-//! with its connection, its VAPID token and its TLS session, because it tells whose device it served. A push keeps its origin: one that was replaced lives on for the
-//! pushes that it has.
+//! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host. An origin that nobody has needed for [`IDLE`] is forgotten within
+//! [`LOOK_EVERY`], with its connection, its VAPID token and its TLS session, because it tells whose device it served. A push keeps its origin: one that was
+//! replaced lives on for the pushes that it has.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

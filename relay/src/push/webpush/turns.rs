@@ -5,8 +5,8 @@
 //! | the waiting host that has the fewest places, if it may have one more |
 //! | of several such hosts, the one that has waited longest |
 //!
-//! Invariant: no push waits while its host may have a free place. A host that keeps its places busy delays only hosts that have more of them. No lock is held during a
-//! wait. A host without a place and without a waiting push is forgotten when the next place is given back.
+//! Invariant: no push waits while its host may have a free place. A host that keeps its places busy delays only hosts that have more of them. No lock is held
+//! during a wait. A host without a place and without a waiting push is forgotten when the next place is given back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard};

@@ -1,5 +1,5 @@
-//! Whether a 404 is believed. It says that a subscription is gone, which ends its instance for good; but a proxy that has lost its service answers 404 to every path. So many
-//! 404s in a row, with no push taken between them, count as a fault of the service.
+//! Whether a 404 is believed. It says that a subscription is gone, which ends its instance for good; but a proxy that has lost its service answers 404 to every
+//! path. So many 404s in a row, with no push taken between them, count as a fault of the service.
 //!
 //! | 404s since the last push that was taken | each is |
 //! | --- | --- |

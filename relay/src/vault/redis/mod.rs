@@ -319,8 +319,8 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from. `fence`: what this node had it with,
-    /// if it is not to be erased where another one has had it since; then that is `None`.
+    /// Whether there was a record, and the run of another node that is to hear of its end: the one that it was erased from. `fence`: what this node had it
+    /// with, if it is not to be erased where another one has had it since; then that is `None`.
     pub async fn erase(
         &self,
         owner: &Owner,

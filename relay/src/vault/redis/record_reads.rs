@@ -37,7 +37,8 @@ impl RedisStore {
         })
     }
 
-    /// Whether a record is to stay for longer than its own end by more than [`MORE`]: it was written by a clock of the server that was ahead, and is right again.
+    /// Whether a record is to stay for longer than its own end by more than [`MORE`]: it was written by a clock of the server that was ahead, and is right
+    /// again.
     pub async fn outlasts(&self, id: InstanceId, expiry: Expiry) -> Result<bool, StoreError> {
         let left: i64 = self.link.ask(::redis::cmd("PTTL").arg(record_key(id))).await?;
         Ok(left == NO_END || u64::try_from(left).is_ok_and(|left| left > expiry.left_ms().saturating_add(millis(MORE))))

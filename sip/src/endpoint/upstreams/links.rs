@@ -11,11 +11,11 @@
 //! is dialled, whatever made them want to: a restart, a lost flow, a device that goes to sleep. Those that stand and those
 //! that end go first.
 //!
-//! After a dial that failed, and after a flow that soon ended again, [`redial`] says how long it waits. The next dial leads to the same address
-//! last when that answered no keep-alive, when the flow ended before it granted anything, or when one ended soon after the other: a balancer
-//! without a server behind it accepts and closes (RFC 3263 §4.3). A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
-//! [`ASKED_IN`]: else registrations that stand would end meanwhile. Those of an earlier run stand as well: where such a one is here, and nothing has been granted yet, the
-//! setting `register_expires` counts as granted.
+//! After a dial that failed, and after a flow that soon ended again, [`redial`] says how long it waits. The next dial leads to the same address last when that
+//! answered no keep-alive, when the flow ended before it granted anything, or when one ended soon after the other: a balancer without a server behind it
+//! accepts and closes (RFC 3263 §4.3). A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has
+//! granted, [`DIALLED_IN`] or [`ASKED_IN`]: else registrations that stand would end meanwhile. Those of an earlier run stand as well: where such a one is here,
+//! and nothing has been granted yet, the setting `register_expires` counts as granted.
 //!
 //! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
 

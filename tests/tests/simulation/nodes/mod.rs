@@ -56,8 +56,8 @@ const STEP: Duration = Duration::from_millis(20);
 const TURNS: usize = 6;
 /// How long nothing goes wrong at the beginning, and at the end.
 const CALM: Duration = Duration::from_secs(20);
-/// How long a node is cut off from the SIP server when others are to have its accounts: half a grant and the wait for an answer, a minute, and that once more for what
-/// stood by its grant.
+/// How long a node is cut off from the SIP server when others are to have its accounts: half a grant and the wait for an answer, a minute, and that once more
+/// for what stood by its grant.
 const CUT_OFF: Duration = Duration::from_secs(190);
 /// How long nothing else goes wrong before the store loses something, and after: it is one failure.
 const ALONE: Duration = Duration::from_secs(16);

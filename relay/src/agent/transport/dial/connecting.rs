@@ -7,13 +7,13 @@
 //! | while it may be there | until the address fails for another dial |
 //! | whole | as long as the dial may take |
 //!
-//! A dial tries all addresses with brief patience, then those where it had no place with more; at the last one it waits. So a few dials find out, for all names that
-//! share them, which address is silent and which one serves. An address that is to be avoided is tried last, even behind those that are known to be away; but only
-//! the [`MAY_BE_BACK_MAX`] of these that are due soonest are tried before it, where a place is free.
+//! A dial tries all addresses with brief patience, then those where it had no place with more; at the last one it waits. So a few dials find out, for all names
+//! that share them, which address is silent and which one serves. An address that is to be avoided is tried last, even behind those that are known to be away;
+//! but only the [`MAY_BE_BACK_MAX`] of these that are due soonest are tried before it, where a place is free.
 //!
 //! A connection takes a place at its address, and permission to dial: a share of the source that asked for the SIP server, and a turn among all dials. A dial
-//! holds neither while it waits for the other. Otherwise one source could block a provider's address for all accounts, or one silent address could block all SIP
-//! servers of a source.
+//! holds neither while it waits for the other. Otherwise one source could block a provider's address for all accounts, or one silent address could block all
+//! SIP servers of a source.
 //!
 //! Invariant: a dial that only waits fails no address, and holds nothing that others could use.
 
@@ -36,8 +36,8 @@ use crate::net::{self, dial};
 
 /// An address that has let nobody in for so long is left by who waits for a place there and knows another one.
 const SLOW: Duration = Duration::from_secs(2);
-/// Addresses that are away and are tried before the one that is to be avoided: the others have their turn in the next dial, for these are away for longer then. All of them
-/// could take as long as the dial may.
+/// Addresses that are away and are tried before the one that is to be avoided: the others have their turn in the next dial, for these are away for longer then.
+/// All of them could take as long as the dial may.
 const MAY_BE_BACK_MAX: usize = 2;
 /// A connection to a SIP server ends when what was written was not acknowledged for so long. That a server is gone which answers no keep-alive is found out by
 /// the system alone, which takes a quarter of an hour by itself.

@@ -3,8 +3,8 @@
 //! An answer of DNS is valid for its TTL, which may end long before the names are resolved again. A request from an unknown source then causes
 //! [`Dialler::addresses`] to look the names up, no more often than the cached answers expire.
 //!
-//! Invariant: every address that DNS gives is kept in [`Trusted`](crate::agent::transport::trusted), for all shards. The lookup for one source ends as soon as that
-//! source is found, and at most after twice [`RESOLVE_TIMEOUT`], because the names are looked up in parallel.
+//! Invariant: every address that DNS gives is kept in [`Trusted`](crate::agent::transport::trusted), for all shards. The lookup for one source ends as soon as
+//! that source is found, and at most after twice [`RESOLVE_TIMEOUT`], because the names are looked up in parallel.
 
 use std::net::IpAddr;
 use std::sync::Arc;

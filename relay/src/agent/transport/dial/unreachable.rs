@@ -6,8 +6,8 @@
 //! | was opened | there |
 //!
 //! An address is away for the setting `upstream.failback_interval`, and twice as long after each further failure, up to
-//! [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). A failure after the connection was opened counts for one SIP server alone: an address may have another
-//! certificate for each name, or lead each name to another server, and clients choose the names.
+//! [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). A failure after the connection was opened counts for one SIP server alone: an address may have
+//! another certificate for each name, or lead each name to another server, and clients choose the names.
 //!
 //! Invariant: at most [`REMEMBERED`] addresses are known. A fault of this machine says nothing about an address.
 
