@@ -1,4 +1,4 @@
-//! The interface of the stores: who owns a record, what is asked of a store and how it fails.
+//! The interface of the stores: the ownership of records, the questions to a store, and the ways in which it fails.
 //!
 //! Invariant: no error here holds a URL, a key or a value; a store's own message is reduced to its code.
 

@@ -1,8 +1,8 @@
-//! Whether the server at the other end of a connection keeps on a disk what it is told: asked before an account is written there, where the
-//! operator wants a store that forgets.
+//! Whether the server at the other end of a connection writes to a disk. That is asked before an account is stored there, if the operator wants a store that
+//! forgets.
 //!
-//! Invariant: the answer is of the connection over which the account is written, and no older than [`KNOWN_FOR`]: another server that takes over is
-//! looked at before it is told anything. What cannot be read is taken for a disk, and looked at again each time.
+//! Invariant: the answer is for the connection over which the account is written, and no older than [`KNOWN_FOR`]: another server that takes over is examined
+//! before it is told anything. What cannot be read counts as a disk, and is examined again each time.
 
 use redis::{Value, cmd};
 use tokio::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Reading records, without changing anything.
 //!
-//! Invariant: what lies in the place of a record and was not written so by a relay is [`StoreError::Malformed`] where it is read, and nobody's where its
-//! owner is asked for; an answer of the server that makes no sense is neither a damaged record nor none.
+//! Invariant: a value in the place of a record that no relay has written is [`StoreError::Malformed`] when it is read, and nobody's when its owner is asked
+//! for. An answer of the server that makes no sense counts neither as a damaged record nor as none.
 
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
-//! One sentinel, which is asked for the master: as nobody, and, where it wants to know who asks, with the user and the password of the URL.
+//! One sentinel, which is asked for the master: without credentials or, if it wants some, with the user and the password of the URL.
 //!
-//! | asked | where |
+//! | asked | when |
 //! | --- | --- |
-//! | as nobody | first: a sentinel without a password refuses every password |
-//! | with user and password | it wants one |
+//! | without credentials | first: a sentinel without a password refuses every password |
+//! | with user and password | it wants credentials |
 //! | with the password alone | it does not know the user (`requirepass` has none) |
 //!
-//! Invariant: what a sentinel refuses is told as the sentinel's word, and never as that of the Redis which it names. The way that found the master is gone
+//! Invariant: the refusal of a sentinel is reported as the sentinel's, and never as that of the Redis which it names. The way that found the master is tried
 //! first from then on.
 
 use std::collections::HashMap;
