@@ -1,19 +1,19 @@
-//! Requests of devices that are not answered yet, and the flows that the answers take (RFC 3261 §18.2.2, RFC 5626 §5.3).
+//! Unanswered requests of devices, and the flows by which their answers go (RFC 3261 §18.2.2, RFC 5626 §5.3).
 //!
-//! | the flow that a device's request came by | its answer goes |
+//! | the flow of a device's request | the answer goes |
 //! | --- | --- |
-//! | is open | by it |
+//! | is open | by that flow |
 //! | is open, and the device has proved itself by another one since | by both: nobody can tell whether the earlier one is dead |
-//! | has ended, and the device has another one | by that |
+//! | has ended, and the device has another one | by the other one |
 //! | has ended, and the device has none | by the next one, within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked); later by none |
 //!
-//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a
-//! client that closes one connection before it opens the next is back by then, and otherwise the callee must not ring for nobody. One to an emergency
-//! service (RFC 5031) is cancelled when its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). Where it is answered
-//! all the same and the device does not come back, the call is ended for it with ACK and BYE.
+//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a client
+//! that closes one connection before it opens the next is back by then, and otherwise the callee must not ring for nobody. A call to an emergency service (RFC
+//! 5031) is cancelled only when its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). If the call is answered all the same
+//! and the device does not come back, the relay ends it with ACK and BYE.
 //!
-//! Invariant: a request is answered by no flow but its own and those that its device has proved itself on. [`ASKED_PER_FLOW`] of a flow, and
-//! of a device without one, are remembered: of more, the latest.
+//! Invariant: an answer goes only by the flow of its request, and by flows on which the device has proved itself. At most the latest [`ASKED_PER_FLOW`]
+//! requests of a flow, and of a device without one, are remembered.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

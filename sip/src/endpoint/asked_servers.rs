@@ -1,15 +1,15 @@
-//! Requests that were sent to SIP servers for devices by a stream that ends before they are answered: the server restarts, a load balancer closes an
-//! idle connection, a NAT loses its state.
+//! Requests of devices that were sent to SIP servers, and whose stream ends before they are answered: the server restarts, a load balancer closes an idle
+//! connection, a NAT loses its state.
 //!
-//! | the stream by which a device's request went on has ended, and the SIP server | then |
+//! | the stream has ended, and the SIP server | consequence |
 //! | --- | --- |
 //! | answers by a stream of its own (RFC 3261 §18.2.2) | that is the answer, and what follows goes by that stream |
-//! | has another flow, or has one again within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), to the same address | it is sent there again, with its branch: the server takes it for a retransmission, and repeats its last answer (§17.2.3); of an INVITE that was cancelled the CANCEL |
-//! | the same, to another address | likewise, unless it was heard at the earlier one (RFC 3263 §4.3) |
+//! | has another flow, or has one again within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), to the same address | the request is sent there again, with its branch: the server takes it for a retransmission, and repeats its last answer (§17.2.3); for a cancelled INVITE the CANCEL is sent |
+//! | the same, to another address | likewise, unless a response had come from the earlier one (RFC 3263 §4.3) |
 //! | has none for so long | nobody has answered: 480, an INVITE 408; a BYE waits on |
 //!
-//! Invariant: a request is sent again once, for it may be what its reader closes streams for. So many branches are remembered for each open
-//! stream as wait for their answers on it, twice, or [`REMEMBERED_MIN`].
+//! Invariant: a request is sent again only once, because it may be the reason why its reader closes streams. For each open stream, the remembered branches are
+//! at most twice those that wait for their answers on it, or [`REMEMBERED_MIN`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

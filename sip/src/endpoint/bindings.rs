@@ -1,7 +1,6 @@
-//! Registrations: what each of them wants next, and what the shell is told of it.
+//! Registrations: the next step of each, and what the shell is told of it.
 //!
-//! Invariant: a REGISTER is begun by its upstream's [`Pace`](super::upstreams) alone; a binding has at most one timer that
-//! counts.
+//! Invariant: only the [`Pace`](super::upstreams) of an upstream begins a REGISTER. At most one timer of a binding counts.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};

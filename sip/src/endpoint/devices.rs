@@ -1,7 +1,7 @@
 //! The instances that an endpoint serves: the binding of each, and its budgets.
 //!
-//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, from whatever senders. The counts of its
-//! callers go with a device.
+//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, whoever the senders are. The counts of its callers
+//! are removed with a device.
 
 use std::collections::HashMap;
 use std::time::Instant;

@@ -1,19 +1,19 @@
 //! Requests inside a dialog, in both directions (RFC 3261 §16, statefully, except ACK).
 //!
-//! A request is let through by the signed token in the Route that this relay itself put there. It names the device and the SIP
-//! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
+//! A request passes by the signed token in the Route that this relay itself put there. The token names the device and the SIP server's flow. No state of a
+//! dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
 //! | the request | passes |
 //! | --- | --- |
-//! | with a To tag, and with the tag of the end that began the dialog, which the token covers | whatever its method is |
-//! | without a To tag (RFC 2543 knew none), in a dialog of that very end | BYE, INFO, PRACK, UPDATE: they begin nothing |
-//! | of a device, by a token of an earlier build, which covers no tag | the same: a call that ran meanwhile can be hung up |
+//! | with a To tag, and with the tag of the end that began the dialog, which the token covers | whatever its method |
+//! | without a To tag (RFC 2543 knew none), in a dialog of that very end | if it is BYE, INFO, PRACK or UPDATE: they begin nothing |
+//! | of a device, by a token of an earlier build, which covers no tag | the same: a call under way during an upgrade can be hung up |
 //!
-//! A request for a peer that is away for a moment waits in [`super::parked`]. One for a device that has registered through here and is not known here
-//! (any more) is asked for by the shell before: [`Endpoint::missing_by_path`]; it may be another node's by now ([`super::elsewhere`]).
+//! A request for a peer that is away for a moment waits in [`super::parked`]. One for a device that has registered through here and is not known here (any
+//! more) first makes the shell look it up ([`Endpoint::missing_by_path`]): it may be another node's by now ([`super::elsewhere`]).
 //!
-//! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no
-//! address that a message names; a SIP server's go to the flow of the token's device, attached or not.
+//! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no address that a message names; a SIP
+//! server's go to the flow of the token's device, attached or not.
 
 use std::collections::HashMap;
 use std::time::Instant;

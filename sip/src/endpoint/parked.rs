@@ -1,25 +1,25 @@
-//! Requests for a peer that is away for a moment: those inside a dialog for a device whose flow broke or that moves to another network, or for a SIP server
-//! to which the flow is being opened again, or is opened for it; and for that one, those that a device begins.
+//! Requests for a peer that is away for a moment: a device whose flow broke or that moves to another network; or a SIP server to which a flow is being opened,
+//! for requests inside a dialog and for those that a device begins.
 //!
-//! | the peer is away and | what happens | it comes back | it does not |
+//! | the peer is away and | action | it comes back | it does not |
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
-//! | a device begins something | it waits for [`BEGUN_WAIT`], an INVITE with a 100 | it is sent on the new flow | 503, at once where no flow can be had |
+//! | a device begins something | it waits for [`BEGUN_WAIT`], an INVITE with a 100 | it is sent on the new flow | 503, at once if no flow can be had |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
-//! | a BYE for a device was answered 480 so | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | likewise, and its answer goes nowhere | – |
+//! | a BYE for a device was answered 480 that way | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | it is sent on the new flow, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
-//! | a device was sent the INVITE of a call, unanswered | likewise | what it says of it comes by the new flow | – |
-//! | likewise, and the call is over for it | likewise | a CANCEL goes there, whether the device has said anything or not | – |
-//! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
+//! | a device was sent the INVITE of a call, unanswered | it waits, as long as its transaction lives | the device's response comes by the new flow | – |
+//! | likewise, and the call is over for it | likewise | a CANCEL goes there, whether the device has responded or not | – |
+//! | a device had answered an INVITE | its 2xx may come again by the new flow, because the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a SIP server was sent one, unanswered, by a stream | it waits; a BYE longer | it is sent again, once | 480; an INVITE 408 |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
 //! The dialog is found again by its signed token, which names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
-//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server that were not sent, of which twice
-//! [`BEGUN_PER_SERVER`] are begun by devices; an INVITE for no longer than a device may take to
-//! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
-//! later (RFC 4320 §4.2). Of BYEs whose senders are told, and that were not sent, [`OWED_PER_DEVICE`] wait for a device, one of each Call-ID, and [`OWED_MAX`] in all.
+//! Invariant: at most [`WAITING_PER_DEVICE`] unsent requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server, of which devices begin at most
+//! twice [`BEGUN_PER_SERVER`]. An INVITE waits no longer than a device may take to answer, another request no longer than
+//! [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be answered later (RFC 4320 §4.2). Of unsent
+//! BYEs whose senders have been answered, [`OWED_PER_DEVICE`] wait for a device, one of each Call-ID, and [`OWED_MAX`] in all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

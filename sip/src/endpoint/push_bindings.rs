@@ -1,14 +1,13 @@
-//! Registrations that passed through to their own SIP server: those that are pushed for (RFC 8599), and those that their
-//! flow alone leads to (RFC 5626; more of these in [`super::flow_bindings`]).
+//! Registrations that passed through to their own SIP server: push bindings (RFC 8599), and flow bindings, which are reached by their flow alone (RFC 5626; see
+//! [`super::flow_bindings`]).
 //!
-//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the device registers on; its
-//! Request-URI stays as it came. Other requests wait in [`super::parked`].
+//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the device registers on; its Request-URI
+//! stays as it came. Other requests wait in [`super::parked`].
 //!
-//! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//! [`super::forwarded_registers`] brings the registrations. A device that has registered is attached by its flow until the end that was granted.
 //!
-//! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. A row
-//! belongs to one SIP server, registrar and proxy: what another one accepts neither finds it, nor changes it, nor attaches
-//! a device to it.
+//! Invariant: a device is pushed only for a request from the registration's own SIP server, or because the registration ends soon. A row belongs to one SIP
+//! server, registrar and proxy: what another one accepts neither finds it, nor changes it, nor attaches a device to it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;

@@ -1,19 +1,19 @@
 //! In-call messages by a connection on which their device has not proved itself: its earlier connection broke, and the device continues by the next one before
 //! it registers there.
 //!
-//! | the device sends | and then |
+//! | the device sends | consequence |
 //! | --- | --- |
-//! | a request of a dialog, while its REGISTER is under way there, or its account is not lent | it waits; proof: it is judged as if it had just come; a wrong one: 403 |
+//! | a request of a dialog, while its REGISTER is under way there, or its account is not lent | it waits. A proof: it is handled as if it had just come; a wrong proof: 403 |
 //! | the same, and no REGISTER of a lent account is under way | 407; its credentials prove the device as those of a REGISTER do, for its dialogs alone |
-//! | an ACK; a CANCEL of what waits, or is forwarded | it waits likewise |
-//! | what has waited for [`EdgeTiming::unproven`](crate::timing::EdgeTiming::unproven) | 407 where the account is lent, else 403; a CANCEL 481, an ACK nothing |
-//! | a final response with the branch of what its device was sent, which has no flow now | is taken; what the other side sends in that dialog goes there, until the device proves itself |
+//! | an ACK; a CANCEL of a request that waits, or was forwarded | it waits likewise |
+//! | a request that has waited for [`EdgeTiming::unproven`](crate::timing::EdgeTiming::unproven) | 407 if the account is lent, otherwise 403; a CANCEL 481, an ACK nothing |
+//! | a final response with the branch of a request to its device, which has no flow now | is accepted; what the other side sends in that dialog goes there, until the device proves itself |
 //!
-//! A client may REGISTER before it goes on (Linphone, JsSIP), or when the next refresh is due (baresip): both are heard. The branch of a
-//! request has 128 random bits, and went to its device alone, by a connection on which that had proved itself.
+//! A client may REGISTER before it continues (Linphone, JsSIP), or when the next refresh is due (baresip); both work. The branch of a request has 128 random
+//! bits, and went to its device alone, by a connection on which that had proved itself.
 //!
-//! Invariant: nothing travels on from here but a final response to what a device was sent. Only what has the token of a dialog, which covers
-//! a tag, is kept; its count and size are bounded for each flow and in all: what is more is refused, as if nothing could wait.
+//! Invariant: only a final response to a request that the device was sent is forwarded from here. Only messages with the token of a dialog, which covers a tag,
+//! are kept; their number and size are limited for each flow and in all, and any further one is refused, as if nothing could wait.
 
 use std::collections::HashMap;
 use std::time::Instant;

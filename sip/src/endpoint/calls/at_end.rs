@@ -1,9 +1,9 @@
 //! An INVITE that comes when the process is about to end.
 //!
-//! Its wait would be in vain, so it gets 503 with Retry-After and wakes nobody. Where another node lives, that node takes the next try; else the devices have
-//! missed the call.
+//! It gets 503 with Retry-After and wakes nobody, because nobody would wait for the device. If another node lives, it gets the next try; otherwise the devices
+//! have missed the call.
 //!
-//! Invariant: devices are told once of an INVITE, however often it comes again. The INVITE of an announced call is taken: its phone rings already.
+//! Invariant: devices are told once of an INVITE, however often it is repeated. The INVITE of an announced call is accepted, because its phone rings already.
 
 use std::collections::HashSet;
 use std::time::Instant;

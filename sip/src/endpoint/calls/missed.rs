@@ -1,9 +1,9 @@
-//! The devices that have missed a call which has ended, and the time at which that is told.
+//! The devices that have missed a call which has ended, and when they are told.
 //!
-//! | the caller's server has heard | a device that has missed the call |
+//! | the caller's server was answered | a device that has missed the call |
 //! | --- | --- |
 //! | 401, 407, 413 to 416, 420 to 422, 428, 433, 436 to 438, 484, 488 or 494: it may send the call again in another form (RFC 3261 §8.1.3.5, §21.4.21, §21.4.26, §22.2, RFC 4028 §7.3, RFC 8224 §6.2.2, RFC 5079 §4, RFC 3329 §2.3) | is told [`comes_again`](crate::timing::EdgeTiming::comes_again) later |
-//! | – and within that time an INVITE of the same caller to the binding, which this device gets or has had too many to get | hears of that call alone |
+//! | – and within that time comes an INVITE of the same caller to the binding, which this device gets, or exceeds its budget | is told of that call alone |
 //! | – and all calls are ended, or another node serves the device from now on | is told at once |
 //! | any other answer | is told at once |
 //!
@@ -113,7 +113,8 @@ impl Endpoint {
     }
 }
 
-/// Whether a caller's server that hears this may send the call again, with credentials, another offer, other extensions, a signed or shown identity, or more digits, and without its user.
+/// Whether a caller's server that hears this may send the call again, with credentials, another offer, other extensions, a signed or shown identity, or more
+/// digits, and without its user.
 fn may_come_again(status: u16) -> bool {
     matches!(status, 401 | 407 | 413..=416 | 420..=422 | 428 | 433 | 436..=438 | 484 | 488 | 494)
 }

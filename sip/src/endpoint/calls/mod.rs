@@ -7,15 +7,15 @@
 //! | `at_end` | an INVITE that comes when the process is about to end |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
 //! | `answers` | later answers of devices and callers, and the end of a call |
-//! | `early_dialog` | the dialog that the relay's own provisional responses make |
+//! | `early_dialog` | the dialog that the relay's own provisional responses establish |
 //! | `missed` | the devices that have missed a call, and when that is told |
 //!
-//! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
-//! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.
+//! A call is for all callable instances of its binding: it is forked to those that are attached, the others are woken, and the first that answers gets it (RFC
+//! 3261 §16.7). `crate::edge::call` is its state machine.
 //!
-//! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final
-//! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most
-//! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE, or when that is expected no longer.
+//! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final [`CallState`](super::CallState) for each of its devices;
+//! each of them is woken at most once. A binding has at most [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE, or when that
+//! is expected no longer.
 
 mod answers;
 pub(super) mod at_end;
