@@ -22,14 +22,14 @@ use crate::metrics::labels::{EdgeRegisterOutcome, StoreOperation};
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{SealError, StoreError, Stored};
 
-/// Proofs that are looked up at once; a further one is answered 503.
+/// Proofs that may be looked up at once; a further one is answered 503.
 const LOOKUPS_MAX: usize = 256;
 
-/// What the store says of a proof.
+/// The store's verdict on a proof.
 pub(crate) enum Judged {
-    /// It is right, and another node has the instance.
+    /// The proof is right, and another node owns the instance.
     Right(Box<KnownElsewhere>),
-    /// It is wrong.
+    /// The proof is wrong.
     Wrong,
     /// There is no such instance, or not any more.
     Gone(InstanceId),
@@ -38,7 +38,7 @@ pub(crate) enum Judged {
 }
 
 impl Shard {
-    /// Asks the store whether another node has the instance that a proof is for.
+    /// Asks the store whether another node owns the instance of a proof.
     pub(super) fn verify_elsewhere(
         &mut self,
         verification: VerificationId,
@@ -59,7 +59,7 @@ impl Shard {
         });
     }
 
-    /// The store has spoken of a proof.
+    /// Handles the store's verdict on a proof.
     pub(crate) fn on_proof_judged(&mut self, verification: VerificationId, method: &str, judged: Judged) {
         self.proofs_elsewhere = self.proofs_elsewhere.saturating_sub(1);
         self.note_judged(method, &judged);
@@ -125,8 +125,8 @@ async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> 
     }
 }
 
-/// An account that another node has; `None` where `is_meant` says no, or its record leads nowhere. Its SIP server is held once. An error: its record does not
-/// open here.
+/// The account of another node, with one reference to its SIP server. `None`: `is_meant` rejects it, or its record leads nowhere. An error: its record
+/// does not open here.
 pub(super) fn known_elsewhere(
     shared: &Shared,
     stored: &Stored,

@@ -29,13 +29,13 @@ use crate::vault::AorKey;
 
 /// A requester that waited for devices has hung up.
 pub(crate) struct RequesterGone {
-    /// What it heard of them by.
+    /// The channel by which it was told of arrivals.
     arrivals: mpsc::WeakUnboundedSender<Arrival>,
     /// The devices, and the calls that they were woken for.
     waited: Vec<(InstanceId, CallId)>,
 }
 
-/// A call that its SIP server holds back, as it has announced it.
+/// A call that its SIP server has announced, and holds back.
 #[derive(Clone, Copy)]
 pub(crate) struct AnnouncedCall<'a> {
     /// The caller.
@@ -112,7 +112,7 @@ impl Shard {
         let (shared, shard) = (self.shared.clone(), self.index);
         let (mut answered, arrivals) = (requester.answered.clone(), requester.arrivals.downgrade());
         tokio::spawn(async move {
-            // An error means that nobody is there any more.
+            // An error means that the requester is gone.
             if answered.wait_for(|answered| *answered).await.is_err() {
                 shared.shards.send(shard, ShardInput::RequesterGone(RequesterGone { arrivals, waited })).await;
             }
@@ -139,18 +139,18 @@ impl Shard {
         }
     }
 
-    /// A device's app has come to the foreground, or wants no calls any more: nobody waits for it.
+    /// A device's app has come to the foreground, or wants no more calls: its requesters are released.
     pub(crate) fn want_no_calls(&mut self, instance: InstanceId) {
         self.tell_askers(instance, Arrival::Unwanted);
         self.drive(clock::now(), Input::LeaveExpected(instance));
     }
 
-    /// Whether what is registered at this SIP server is to be woken by these, as far as this pass decides it.
+    /// Whether these servers vouch for the SIP server of a registration, as far as this pass can decide.
     fn is_served(&self, upstream: UpstreamId, servers: &Servers) -> Option<bool> {
         let Some(route) = self.shared.upstreams.route(upstream) else { return Some(false) };
         let is_next_hop = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(route.verified_domain());
         let names = |is: &dyn Fn(&str) -> bool| is(&servers.domain) || servers.registrars.iter().any(|host| is(host));
-        // A proxy that passes on what is for any server vouches for none behind it.
+        // A proxy that forwards to any server does not vouch for the servers behind it.
         let registrar = Uri::parse(route.registrar()).map(|uri| uri.host.trim_end_matches('.').to_owned());
         let registrar = registrar.filter(|host| !is_next_hop(host)).unwrap_or_default();
         let is_registrar = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(&registrar);
@@ -159,13 +159,13 @@ impl Shard {
         let Some(addresses) = &servers.addresses else { return by_name.then_some(true) };
         let peer = self.endpoint.flow_to(upstream).and_then(|flow| self.outgoing.peer_of(flow));
         let is_at = |peer: SocketAddr| addresses.iter().any(|known| known.to_canonical() == peer.ip().to_canonical());
-        // Instances that a name decided about were woken in the pass before.
+        // Instances that a name decides about were woken in the earlier pass.
         let literal = registrar.trim_matches(['[', ']']).parse().ok().map(|ip| SocketAddr::new(ip, 0));
         let may_be = is_registrar_named || literal.is_some_and(is_at);
         Some(!by_name && may_be && (names(&is_next_hop) || peer.is_some_and(is_at)))
     }
 
-    /// A device has come.
+    /// A device has attached: its requesters are told.
     pub(crate) fn tell_arrivals(&mut self, instance: InstanceId) {
         self.tell_askers(instance, Arrival::Came);
     }
@@ -177,7 +177,7 @@ impl Shard {
         }
     }
 
-    /// The requesters that wait for this device, and for which calls; they are taken out.
+    /// Takes out the requesters that wait for this device, with their calls.
     pub(crate) fn take_arrivals(&mut self, device: InstanceId) -> Vec<(CallId, Vec<mpsc::UnboundedSender<Arrival>>)> {
         let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
         let theirs = self.arrivals.extract_if((device, first)..=(device, last), |_, _| true);

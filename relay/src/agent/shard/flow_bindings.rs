@@ -12,11 +12,11 @@ use super::Shard;
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 
-/// The count of each of them in the holdings.
+/// The quota place of each flow binding.
 pub(crate) type FlowBindings = HashMap<InstanceId, Holding>;
 
 impl Shard {
-    /// A SIP server has accepted one, or its refresh.
+    /// A SIP server has accepted a flow binding, or its refresh.
     pub(crate) fn on_flow_binding(&mut self, accepted: &FlowBinding) {
         let FlowBinding { instance, aor, registrar, proxy, source, flow } = accepted;
         self.keep_alive(*flow);

@@ -45,37 +45,37 @@ use crate::clock;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::{Fence, SealError, StoreError, Stored};
 
-/// Registrations that are looked up at once on one shard; a request for a further one is refused with 503.
+/// Registrations that one shard may look up at once; a request for a further one is refused with 503.
 const LOOKUPS_MAX: usize = 256;
-/// Likewise, those that wait for DNS alone.
+/// The part of them that may wait for DNS.
 const OF_DNS_MAX: usize = LOOKUPS_MAX / 2;
-/// Likewise, those that wait for the addresses of one SIP server.
+/// The part of them that may wait for the addresses of one SIP server.
 const OF_SERVER_MAX: usize = LOOKUPS_MAX / 8;
-/// Requests that wait for one of them; likewise.
+/// Requests that may wait for one of them; likewise.
 const WAITING_MAX: usize = 32;
-/// The bytes of all that wait; likewise.
+/// The bytes of all waiting requests; likewise.
 const BYTES_MAX: usize = 16 << 20;
-/// How long a request waits for a store, or for DNS, that does not answer.
+/// How long a request waits for a store, or a DNS, that does not answer.
 const WAIT: Duration = Duration::from_secs(10);
-/// Likewise, for DNS alone where it has told some addresses of the SIP server.
+/// How long a request waits for DNS once that has named some addresses of the SIP server.
 const PART_WAIT: Duration = Duration::from_secs(4);
-/// How soon they are asked again.
+/// The pause before the store and DNS are asked again.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How often those are looked at that wait while one is being asked. After as long an INVITE has its 100 (RFC 3261 §17.2.1).
+/// The interval at which requests that wait for an answer are examined. It is also the time after which an INVITE gets its 100 (RFC 3261 §17.2.1).
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The registration or account that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Named {
-    /// A registration that passed through, by our Path.
+    /// A push binding, by our Path.
     Path(InstanceId),
-    /// An account that was lent, by its Contact.
+    /// A lent account, by its Contact.
     Contact(BindingId),
-    /// One that another node may have, by a dialog that its device goes on with here.
+    /// An account that another node may own, by a dialog that its device continues here.
     Dialog(InstanceId),
 }
 
-/// Requests that wait until the store, or DNS, has told of the registration that they name.
+/// Requests that wait for an answer of the store, or of DNS, about the registration that they name.
 #[derive(Default)]
 pub(crate) struct PathLookups {
     all: BTreeMap<Named, PathLookup>,
@@ -84,11 +84,11 @@ pub(crate) struct PathLookups {
 
 struct PathLookup {
     waiting: Vec<Waiting>,
-    /// The SIP server whose addresses are missing, where these alone are.
+    /// The SIP server, if only its addresses are missing.
     server: Option<UpstreamId>,
-    /// The store, or DNS, has not answered at once.
+    /// Whether the store, or DNS, has not answered at once.
     is_slow: bool,
-    /// The registration has ended, or was released, since the store was asked: the store's answer may be from before.
+    /// Whether the registration has ended, or was released, since the store was asked: its answer may be older.
     is_stale: bool,
 }
 
@@ -96,27 +96,27 @@ struct PathLookup {
 struct Waiting {
     at: Instant,
     request: Input,
-    /// Whether its sender has heard 100.
+    /// Whether its sender has got a 100.
     has_heard: bool,
 }
 
 /// The outcome of a look-up for requests that name a registration.
 pub(crate) enum LookedUp {
-    /// The store knows it; the sources that are trusted for its SIP server, as far as that is known by now.
+    /// The store has the registration. Holds the trusted sources of its SIP server, as far as they are known.
     Known(Box<KnownPushBinding>, Believed),
-    /// The store knows an account by this name, and another node has it; likewise.
+    /// The store has an account by this name, which another node owns. Holds the same.
     Elsewhere(Box<KnownElsewhere>, Believed),
-    /// The registration was here; with the sources that are trusted for its SIP server.
+    /// The registration was here. Holds the trusted sources of its SIP server.
     Served(UpstreamId, Believed),
-    /// Likewise, and the source that was asked for may be it as well.
+    /// Likewise, and the source in question may be the SIP server as well.
     Undecided(UpstreamId, Believed),
-    /// The answer has not come.
+    /// There is no answer yet.
     Pending,
     /// The store has none.
     Unknown,
-    /// The store, or DNS, says nothing.
+    /// The store, or DNS, cannot answer.
     Away,
-    /// The store has one that does not open here, or that is on its way here.
+    /// The store has a registration that does not open here, or that is on its way here.
     Unready,
 }
 
@@ -131,7 +131,7 @@ impl PathLookups {
         has_place && self.bytes + bytes_of(request) <= BYTES_MAX
     }
 
-    /// Whether one more may wait for the addresses of this SIP server.
+    /// Whether one more request may wait for the addresses of this SIP server.
     fn has_share(&self, server: Option<UpstreamId>) -> bool {
         let Some(server) = server else { return true };
         let servers = self.all.values().filter_map(|lookup| lookup.server);
@@ -146,19 +146,19 @@ impl PathLookups {
         self.all.entry(id).or_insert_with(fresh).waiting.push(waiting);
     }
 
-    /// Takes what waits for a registration.
+    /// Takes the requests that wait for a registration.
     fn take(&mut self, id: Named) -> Vec<Waiting> {
         let taken = self.all.remove(&id).map(|lookup| lookup.waiting).unwrap_or_default();
         self.bytes -= taken.iter().map(|it| bytes_of(&it.request)).sum::<usize>();
         taken
     }
 
-    /// Takes all that waits.
+    /// Takes all waiting requests.
     pub(super) fn take_all(&mut self) -> Vec<Input> {
         std::mem::take(self).all.into_values().flat_map(|lookup| lookup.waiting).map(|it| it.request).collect()
     }
 
-    /// Takes what has waited for so long, and leaves the rest to the answer that is on its way.
+    /// Takes the requests that have waited for so long. The others wait on for the answer.
     fn take_old(&mut self, id: Named, now: Instant, wait: Duration) -> Vec<Waiting> {
         let Some(lookup) = self.all.get_mut(&id) else { return Vec::new() };
         let is_old = |it: &mut Waiting| now.saturating_duration_since(it.at) >= wait;
@@ -167,14 +167,14 @@ impl PathLookups {
         old
     }
 
-    /// A registration has ended, or another node has it: a question about it that is under way is asked again.
+    /// A registration has ended, or another node owns it: a question under way about it is asked again.
     pub(super) fn doubt(&mut self, id: InstanceId) {
         if let Some(lookup) = self.all.get_mut(&Named::Path(id)) {
             lookup.is_stale = true;
         }
     }
 
-    /// A device's connection has ended: nobody waits for the answers to what came by it.
+    /// A device's connection has ended: nobody waits for the answers to its requests.
     pub(super) fn forget_flow(&mut self, ended: FlowId) {
         for lookup in self.all.iter_mut().filter(|(id, _)| matches!(id, Named::Dialog(_))).map(|(_, lookup)| lookup) {
             let is_by =
@@ -201,8 +201,8 @@ impl PathLookups {
 }
 
 impl Shard {
-    /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
-    /// is asked first; and one from an address that may be the SIP server's: DNS is. Gives back what needs no asking.
+    /// Keeps a request waiting if it names, by our Path, a registration that another node or an earlier run may know (the store is asked), or if it comes
+    /// from an address that may be the SIP server's (DNS is asked). Gives back a request that needs no question.
     pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
@@ -212,7 +212,7 @@ impl Shard {
             return None;
         }
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
-        // The request was sent again, before a 100 came: it has its place.
+        // A retransmission, before the 100 came: the request has its place.
         let has_place = self.path_lookups.has(id, &input);
         if !has_place && !self.path_lookups.has_room(id, missing, &input) {
             if self.can_judge(missing) {
@@ -221,7 +221,7 @@ impl Shard {
             self.refuse_for_now(at, &input, None);
             return None;
         }
-        // Only what is kept is told so: after its 200 a CANCEL does not come again.
+        // Only a request that has its place is answered: after its 200 a CANCEL does not come again.
         let has_heard = under_way == Some(true) || has_place;
         if has_heard {
             let ends_one = self.path_lookups.ends_one(id, &input);
@@ -239,7 +239,7 @@ impl Shard {
         None
     }
 
-    /// The registration that a request names, and the missing fact that keeps it from being judged.
+    /// The registration that a request names, and the fact that is missing to handle it.
     fn missing(&self, source: &Source, message: &Message) -> Option<(Named, Missing)> {
         if source.side == Side::Device {
             let id = self.endpoint.missing_by_device(clock::now(), source, message)?;
@@ -318,7 +318,7 @@ impl Shard {
                 return;
             }
         };
-        // Of one that was adopted the addresses may be missing still: that is one more look-up.
+        // The addresses of an adopted registration may still be missing: that is one more lookup.
         let is_known = served.is_some();
         match served {
             Some((upstream, believed)) => self.believe(upstream, believed),
@@ -339,7 +339,7 @@ impl Shard {
         }
     }
 
-    /// Requests of a SIP server are believed from these addresses.
+    /// Believes requests of a SIP server from these addresses.
     fn believe(&mut self, upstream: UpstreamId, believed: Believed) {
         let Believed { addresses, is_whole } = believed;
         if !addresses.is_empty() {
@@ -348,7 +348,7 @@ impl Shard {
         self.settle(clock::now());
     }
 
-    /// The store, or DNS, takes its time: each INVITE is told to wait, once, and what has waited long enough is refused.
+    /// The store, or DNS, is slow: each INVITE gets its 100, and requests that have waited long enough are refused.
     fn look_at_waiting(&mut self, id: Named) {
         let now = clock::now();
         let server = self.path_lookups.all.get(&id).and_then(|lookup| lookup.server);
@@ -369,7 +369,7 @@ impl Shard {
         self.drain(now);
     }
 
-    /// The store, or DNS, says nothing: requests that have waited long enough are refused, the rest wait on.
+    /// The store, or DNS, cannot answer: requests that have waited long enough are refused, the others wait on.
     fn wait_for_answer(&mut self, id: Named) {
         let now = clock::now();
         let mut again = None;
@@ -379,7 +379,7 @@ impl Shard {
         for (Waiting { at, request, has_heard }, ends_one) in waiting.into_iter().zip(ends_others) {
             let Input::Received { source, message } = &request else { continue };
             let Some((_, missing)) = self.missing(source, message) else {
-                // The registration has come meanwhile.
+                // The registration has arrived meanwhile.
                 self.hand_in(at, request, &cancelled);
                 continue;
             };
@@ -402,7 +402,7 @@ impl Shard {
         }
     }
 
-    /// Whether the origin of a request can be told as far as DNS has named the SIP server.
+    /// Whether the addresses that DNS has named so far decide about the source of a request.
     fn can_judge(&self, missing: Missing) -> bool {
         server_of(missing).is_some_and(|server| self.endpoint.is_served(server))
     }
@@ -411,7 +411,7 @@ impl Shard {
         if self.can_judge(missing) { PART_WAIT } else { WAIT }
     }
 
-    /// Judges a request that has waited long enough by what is known, or refuses it.
+    /// Handles a request that has waited long enough by the known addresses, or refuses it.
     fn judge_or_refuse(&mut self, at: Instant, request: Input, cancelled: &Cancelled) {
         let Input::Received { source, message } = &request else { return };
         match self.missing(source, message) {
@@ -420,7 +420,7 @@ impl Shard {
         }
     }
 
-    /// Refuses a request whose registration cannot be looked up now: its sender may try again, or elsewhere.
+    /// Refuses a request whose registration cannot be looked up now: its sender may try again, or at another node.
     fn refuse_for_now(&mut self, at: Instant, input: &Input, retry_after_s: Option<u32>) {
         if let Input::Received { source, message } = input {
             self.endpoint.refuse_unclaimed(source, message, retry_after_s);
@@ -435,7 +435,7 @@ fn ends_others(waiting: &[Waiting]) -> Vec<bool> {
     requests().map(|request| ends_one(request, requests())).collect()
 }
 
-/// The SIP server whose addresses alone are missing.
+/// The SIP server, if only its addresses are missing.
 fn server_of(missing: Missing) -> Option<UpstreamId> {
     match missing {
         Missing::Binding => None,
@@ -443,8 +443,8 @@ fn server_of(missing: Missing) -> Option<UpstreamId> {
     }
 }
 
-/// Looks a registration up that was written down by another node, or by an earlier run. DNS is not waited for: that is another look-up, which takes a
-/// share of its SIP server's.
+/// Looks up a registration of another node, or of an earlier run, in the store. It does not wait for DNS: that is another lookup, in the share of the SIP
+/// server.
 async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     let stored = match load(shared, id).await {
         Ok(stored) => stored,
@@ -454,7 +454,7 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
         let believed = told_of(shared, known.upstream);
         return LookedUp::Elsewhere(Box::new(known), believed);
     }
-    // Another owner's fence is of no use; the next refresh makes the record this node's.
+    // Another owner's fence is of no use: the next refresh makes the record this node's.
     let fence = if stored.owned { stored.fence } else { Fence::NEW };
     let sealed = stored.sealed;
     let new = shared.vault.open_record(id, &sealed, |record| {
@@ -471,14 +471,14 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     }
 }
 
-/// Looks up whether another node has an account that was lent. Nothing else is of use to a device that goes on with a call here.
+/// Looks up whether another node owns a lent account. Nothing else helps a device that continues a call here.
 async fn look_up_account(shared: &Shared, id: InstanceId) -> LookedUp {
     let stored = match load(shared, id).await {
         Ok(stored) => stored,
         Err(found) => return found,
     };
     if stored.owned && shared.vault.tombstones().bars(id, Some(stored.fence)).is_none() {
-        // This node's: it may be here in a moment.
+        // This node owns it: it may be here in a moment.
         return LookedUp::Unready;
     }
     match account_elsewhere(shared, &stored) {
@@ -491,12 +491,12 @@ async fn look_up_account(shared: &Shared, id: InstanceId) -> LookedUp {
     }
 }
 
-/// What the store has; an error: it has none, or says nothing.
+/// The record in the store. An error: there is none, or no answer.
 async fn load(shared: &Shared, id: InstanceId) -> Result<Stored, LookedUp> {
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(Some(stored)) => stored,
-        // A malformed record is unknown.
+        // A malformed record counts as none.
         Ok(None) | Err(StoreError::Malformed) => return Err(LookedUp::Unknown),
         Err(_) => {
             shared.metrics.store_error(StoreOperation::Load);
@@ -507,7 +507,7 @@ async fn load(shared: &Shared, id: InstanceId) -> Result<Stored, LookedUp> {
     Ok(stored)
 }
 
-/// An account that was lent, and that another node has; an error: its record does not open here.
+/// A lent account of another node. An error: its record does not open here.
 fn account_elsewhere(shared: &Shared, stored: &Stored) -> Result<Option<KnownElsewhere>, SealError> {
     if stored.owned || shared.vault.tombstones().bars(stored.id, Some(stored.fence)).is_some() {
         return Ok(None);
@@ -515,7 +515,7 @@ fn account_elsewhere(shared: &Shared, stored: &Stored) -> Result<Option<KnownEls
     known_elsewhere(shared, stored, |_| true)
 }
 
-/// The sources that are trusted for a SIP server, where DNS has told them.
+/// The trusted sources of a SIP server, if DNS has named them.
 fn told_of(shared: &Shared, upstream: UpstreamId) -> Believed {
     let (believed, is_told) = shared.upstreams.believed(upstream);
     if is_told { believed } else { Believed::default() }
@@ -555,7 +555,7 @@ mod tests {
         };
         assert_eq!((kept(1_000, true, 10), kept(1_000, false, 10)), (WAITING_MAX, LOOKUPS_MAX));
         assert!(kept(LOOKUPS_MAX, false, 100_000) < LOOKUPS_MAX);
-        // What waits for DNS leaves room for what waits for the store, and one SIP server for the others.
+        // Waits for DNS leave room for waits for the store, and those of one SIP server for those of others.
         let mut lookups = PathLookups::default();
         let mut kept = |numbers: std::ops::Range<usize>, missing: Missing| {
             let fits = |number: &usize| {

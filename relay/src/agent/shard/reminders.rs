@@ -22,23 +22,23 @@ use crate::clock::{DAY_S, confirmed_now, shared_now};
 use crate::push::{Event, Report, State, Subject};
 use crate::vault::record::Reminder;
 
-/// How long it is worth telling that a registration was lost, in seconds.
+/// How long a notice of a lost registration is worth delivering, in seconds.
 const LOST_LIFE_S: u64 = DAY_S;
 
-/// How often it is looked whether a push service takes pushes again, while something waits for that.
+/// How often the health of the push services is read while a notice waits for them.
 const LOOK_EACH: Duration = Duration::from_secs(15);
 
-/// How the push services stood when that was looked at last.
+/// The last known health of the push services.
 #[derive(Default)]
 pub(crate) struct Services {
     looked_at: Option<Instant>,
     failing: Vec<(Box<str>, &'static str)>,
-    /// When one has turned well last, in seconds since 1970.
+    /// The last time that one recovered, in seconds since 1970.
     well_since: u64,
 }
 
 impl Services {
-    /// Whether one takes pushes that did not, or may by its settings.
+    /// Whether one takes pushes again, or may because of new settings.
     fn are_better(&mut self, reports: &[Report]) -> bool {
         let of = |report: &Report| (report.app.clone(), report.service);
         let failing: Vec<_> = reports.iter().filter(|it| it.state == State::Failing).map(of).collect();
@@ -51,7 +51,7 @@ impl Services {
 }
 
 impl Shard {
-    /// A notice that no push service has taken is due soon when one is well again.
+    /// Makes pending notices due soon once a push service has recovered.
     pub(super) fn look_at_services(&mut self, now: Instant) {
         if !self.instances.has_pending_notices() {
             self.services = Services::default();
@@ -67,7 +67,7 @@ impl Shard {
         }
     }
 
-    /// A push service took what tells of a lease or a registration: it is written down.
+    /// A push service has taken a notice of a lease or a registration: that is written down.
     pub(super) fn note_told(&mut self, id: InstanceId, event: Event) {
         let Some(told) = self.instances.take_told(id, event) else { return };
         let Some(expires_at) = self.instances.get(id).map(Row::expires_at) else { return };
@@ -80,7 +80,7 @@ impl Shard {
         let _ = self.shared.record_notes.send(note);
     }
 
-    /// A notice that no push service has taken is told again.
+    /// Sends a notice again that no push service has taken.
     pub(crate) fn tell_again(&mut self, id: InstanceId, what: Again) {
         let subject = if matches!(what, Again::Reminder(_)) { Subject::Lease } else { Subject::Registration };
         if self.is_handed_over() || self.is_telling(id, subject) {
@@ -93,10 +93,10 @@ impl Shard {
         }
     }
 
-    /// A reminder is due: sends it. One that goes nowhere counts as told.
+    /// Sends a reminder that is due. One without a target counts as told.
     pub(crate) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
         if self.is_handed_over() {
-            // Its owner reminds.
+            // The owner reminds.
             return;
         }
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
@@ -106,13 +106,13 @@ impl Shard {
         self.tell_until_taken(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
     }
 
-    /// The SIP server has refused the account: for good, and the user should know why.
+    /// The SIP server has refused the account for good: the user is told why.
     pub(crate) fn tell_registration_lost(&mut self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {
         let said = vec![("status", status.into()), ("reason", reason(status, unanswerable).into())];
         let _ = self.tell_user(Event::RegistrationLost, id, LOST_LIFE_S, said);
     }
 
-    /// The registration has been lost for long, for whatever cause: the user should know that no call comes.
+    /// The registration has been lost for long, for whatever reason: the user is told that no calls arrive.
     pub(crate) fn tell_registration_failing(&mut self, id: InstanceId, since: u64) {
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
         let (status, unanswerable, unreachable) =
@@ -131,7 +131,7 @@ impl Shard {
         self.tell_until_taken(Event::RegistrationFailing, id, LOST_LIFE_S, said);
     }
 
-    /// The registration is back, after its user was told of the loss.
+    /// The registration is back after its user was told of the loss.
     pub(crate) fn tell_registration_restored(&mut self, id: InstanceId) {
         self.note(id, None, TimelineEvent::RegistrationRestored);
         self.instances.set_restored(id, confirmed_now());
@@ -142,14 +142,14 @@ impl Shard {
         self.tell_until_taken(Event::RegistrationRestored, id, LOST_LIFE_S, Vec::new());
     }
 
-    /// Tells the user what counts as told when a push service has taken it, or when there is nowhere to push it to.
+    /// Sends a notice to the user. It counts as told when a push service has taken it, or when there is no target.
     fn tell_until_taken(&mut self, event: Event, id: InstanceId, life_s: u64, extra: Vec<(&'static str, Value)>) {
         if !self.tell_user(event, id, life_s, extra) {
             self.note_told(id, event);
         }
     }
 
-    /// Tells the user, by the alert target, that something happened to the lease; worth delivering for `life_s` seconds. Whether there is such a target.
+    /// Sends an event of the lease to the alert target; it is worth delivering for `life_s` seconds. Returns whether there is a target.
     pub(crate) fn tell_user(
         &mut self,
         event: Event,

@@ -21,7 +21,7 @@ const TESTS: Rate = Rate { burst: 3, interval: Duration::from_secs(10) };
 impl Shard {
     /// The device asks for a push.
     pub(crate) fn test(&mut self, instance: InstanceId) -> Result<Tested, TestDenied> {
-        // What is being wiped is pushed to no more, whatever its target was.
+        // An instance that is being wiped gets no more pushes.
         let unknown = TestDenied::Denied(Denied::Unknown);
         if self.is_ending(instance) {
             return Err(unknown);
