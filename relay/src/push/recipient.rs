@@ -12,17 +12,16 @@ pub type Going<'a> = Pin<Box<dyn Future<Output = Option<bool>> + Send + 'a>>;
 
 /// The recipient of a push.
 pub trait Recipient: Sync {
-    /// Whether the token that was tried is still the one that the push goes to; asked before each further try, and each further
-    /// copy.
+    /// Whether the token of the last attempt is still the push's target. Asked before each further attempt, and each further copy.
     fn stays(&self) -> Staying<'_>;
 
-    /// Whether its service is believed that it knows the subscription no more: asked where it says so of few.
+    /// Whether the service is believed that the subscription is gone. Asked while it says so of few.
     fn is_gone(&self) -> Going<'_> {
         Box::pin(ready(Some(true)))
     }
 }
 
-/// A token that no other takes the place of.
+/// A recipient whose token is never replaced.
 pub struct Fixed;
 
 impl Recipient for Fixed {

@@ -117,7 +117,7 @@ impl AwaitingClaim {
         std::mem::take(self).waiting.into_values().flatten().collect()
     }
 
-    /// Takes the requests that have waited long enough; a call may ring for `ring`. A call that has ended comes before that, with its CANCEL.
+    /// Takes the requests that have waited long enough; a call may ring for `ring_timeout`. A call that has ended comes before that, with its CANCEL.
     fn take_old(&mut self, now: Instant, ring_timeout: Duration) -> Vec<Input> {
         let mut old = Vec::new();
         for (is_call, wait) in [(false, REQUEST_WAIT), (true, ring_timeout - LEAST_RING.min(ring_timeout / 4))] {

@@ -37,7 +37,7 @@ const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a service that fails is asked.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
-/// How many of those that fail are asked at once: each is a connection with its handshake, on a core that has calls.
+/// How many failing services are asked at once: each costs a connection with its handshake, on a core that has calls.
 const ASKED_AT_ONCE: usize = 8;
 
 /// The answer of one service of one app.
@@ -47,12 +47,12 @@ pub struct DryRun {
     pub app: Box<str>,
     /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
     pub service: &'static str,
-    /// The service's word and what it means, when it would take no push of ours.
+    /// The service's reason and what it means, if it would take no push of ours.
     pub problem: Option<(&'static str, Box<str>)>,
 }
 
 impl PushService {
-    /// Asks every service of every app, all at once; told in the order of the apps' names.
+    /// Asks every service of every app, all at once. The answers are in the order of the apps' names.
     pub async fn try_out(&self) -> Vec<DryRun> {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return Vec::new() };
@@ -70,7 +70,7 @@ impl PushService {
         join_all(trials).await.concat()
     }
 
-    /// Asks the services that fail, each [`ASK_EVERY`], for ever.
+    /// Asks failing services, each [`ASK_EVERY`], for ever.
     pub async fn tend(self) {
         loop {
             sleep(ASK_EVERY).await;
@@ -94,7 +94,7 @@ impl PushService {
     }
 }
 
-/// For each service the pushes that try it out.
+/// The test pushes for each service.
 fn runs(app: &App) -> Vec<Vec<DeliveryRun<'_>>> {
     let mut all = Vec::new();
     if let Some(apns) = &app.apns {
@@ -125,7 +125,7 @@ async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
             Verdict::Refused { reason: "InvalidToken" } => None,
             Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),
             Verdict::Retry { .. } | Verdict::TooLate | Verdict::Unconfirmed | Verdict::Moved => {
-                // The service's word goes before what followed from it.
+                // The service's own reason says more than what followed from it.
                 let latest = record.latest().filter(|(reason, _)| said.is_none_or(|said| said == *reason));
                 let reason = said.unwrap_or("Silent");
                 Some(latest.unwrap_or_else(|| (reason, reasons::words(reason).into())))

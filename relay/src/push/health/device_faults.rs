@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::lock::Mutex;
 
-/// Lines that the faults of one device may cost ...
+/// The lines that the faults of one device may cost within [`WITHIN`].
 const LINES_OF_ONE: u32 = 3;
-/// ... with those that its calls meet first: more than a call has tries ...
+/// The same, including lines on which its call was the first request: more than a call has attempts.
 const LINES_OF_CALLS: u32 = 16;
-/// ... within this time.
+/// The time within which they count.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Devices that are counted; with a further one all begin anew.
+/// The number of devices that are counted; a further one clears all counts.
 const DEVICES_MAX: usize = 1_024;
 
 /// The faults of one channel.
@@ -33,8 +33,8 @@ pub(crate) fn name_of(token: &str) -> u64 {
 }
 
 impl Faults {
-    /// A push to `whom` was answered with a fault. Whether its line may be given up for that; `is_calls_first`: it is of a call, and the line has answered
-    /// nothing well.
+    /// Whether a line may be given up because a push to `whom` was answered with a fault. `is_calls_first`: the push is a call's, and the line has given no
+    /// good answer yet.
     pub(crate) fn may_cost_a_line(&self, whom: u64, is_calls_first: bool) -> bool {
         let lines = self.lock().get(&whom).filter(|(_, since)| since.elapsed() < WITHIN).map_or(0, |(lines, _)| *lines);
         lines < if is_calls_first { LINES_OF_CALLS } else { LINES_OF_ONE }

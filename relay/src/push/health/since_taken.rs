@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock::Mutex;
 
-/// A value that is empty again with the next push that is taken.
+/// A value that the next push taken clears.
 #[derive(Default)]
 pub(crate) struct SinceTaken<T> {
     any: AtomicBool,
@@ -16,7 +16,7 @@ pub(crate) struct SinceTaken<T> {
 }
 
 impl<T: Default> SinceTaken<T> {
-    /// Takes note of something.
+    /// Changes the value.
     pub(crate) fn note<R>(&self, note: impl FnOnce(&mut T) -> R) -> R {
         let mut noted = self.lock();
         self.any.store(true, Ordering::Relaxed);
@@ -35,12 +35,12 @@ impl<T: Default> SinceTaken<T> {
     }
 }
 
-/// Different devices, up to `ENOUGH`.
+/// A set of devices, of up to `ENOUGH`.
 #[derive(Default)]
 pub(crate) struct DistinctDevices<const ENOUGH: usize>(Vec<u64>);
 
 impl<const ENOUGH: usize> DistinctDevices<ENOUGH> {
-    /// Adds one; whether there are enough.
+    /// Adds a device. Returns whether there are enough.
     pub(crate) fn add(&mut self, device: u64) -> bool {
         if self.0.len() < ENOUGH && !self.0.contains(&device) {
             self.0.push(device);

@@ -21,16 +21,16 @@ use super::device_faults::name_of;
 use super::since_taken::{DistinctDevices, SinceTaken};
 use crate::secret::PushToken;
 
-/// Good tokens that are refused in a row at which the service fails.
+/// The number of good tokens, refused in a row, at which the service fails.
 const REFUSED: usize = 3;
-/// Different tokens, none of them known, that are refused before any push was taken, at which that is a trouble.
+/// The number of unknown tokens, refused before any push was taken, from which on each is a trouble.
 const REFUSED_NEW: usize = 10;
-/// Tokens that are known of one service: 16 KiB.
+/// The number of tokens that are known of one service: 16 KiB.
 const KNOWN: usize = 2_048;
-/// The reasons for refusing a token, of each service.
+/// The reasons of each service for refusing a token.
 const REASONS: [&str; 4] = ["BadDeviceToken", "DeviceTokenNotForTopic", "SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR"];
 
-/// Whether this is said of a token.
+/// Whether a reason is about the token.
 pub(crate) fn is_of_a_token(reason: &str) -> bool {
     REASONS.contains(&reason)
 }
@@ -39,7 +39,7 @@ pub(crate) fn is_of_a_token(reason: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusalMeaning {
     Nothing,
-    /// The service may fail.
+    /// The service may be failing.
     Light,
     /// The service fails.
     Fails,
@@ -47,11 +47,11 @@ pub(super) enum RefusalMeaning {
 
 /// The tokens of one service.
 pub(super) struct Tokens {
-    /// The tokens of which a push was taken, each at the place that its hash names; 0: none.
+    /// The tokens to which a push was taken, each at the place that its hash names; 0: none.
     taken: Box<[AtomicU64]>,
-    /// Good ones that are refused now.
+    /// The good tokens that are refused now.
     refused: SinceTaken<DistinctDevices<REFUSED>>,
-    /// A push was taken.
+    /// Whether a push was taken.
     any_taken: AtomicBool,
     /// The tokens that were refused before any was taken.
     refused_new: SinceTaken<DistinctDevices<REFUSED_NEW>>,
@@ -66,7 +66,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// A push to this one was taken.
+    /// A push to this token was taken.
     pub(super) fn took(&self, token: &PushToken) {
         let hash = Self::hash(token);
         self.place_of(hash).store(hash, Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Tokens {
         self.refused.clear();
     }
 
-    /// Takes note of a refused token; returns the meaning for the service.
+    /// Notes a refused token. Returns the meaning for the service.
     pub(super) fn refused(&self, token: &PushToken) -> RefusalMeaning {
         let hash = Self::hash(token);
         let is_known = self.place_of(hash).load(Ordering::Relaxed) == hash;

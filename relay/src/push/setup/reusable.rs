@@ -25,14 +25,14 @@ pub(crate) struct Made<S, T> {
 }
 
 impl<S: Clone + PartialEq, T> Made<S, T> {
-    /// The earlier one if it would be the same, else what `make` makes of `settings`, which name `files`.
+    /// The earlier service if it would be the same; otherwise a new one that `make` makes from `settings`, which name `files`.
     pub(crate) fn of(
         settings: &S,
         files: &[&Path],
         earlier: Option<&Self>,
         make: impl FnOnce() -> Result<T, Problem>,
     ) -> Result<Self, Problem> {
-        // Before they are read for use: one that is replaced meanwhile looks changed the next time.
+        // The hashes are taken before the files are read for use, so that a file replaced meanwhile looks changed the next time.
         let files: Vec<_> = files.iter().map(|file| fingerprint(file)).collect();
         let is_same = |earlier: &&Self| {
             earlier.settings == *settings && earlier.files == files && files.iter().all(Option::is_some)
