@@ -559,12 +559,12 @@ impl<'a> DeliveryRun<'a> {
             refused_for = mistake_waited_out(event, &attempt);
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
-            let after = match so_far.next_after(attempt) {
-                Ok(after) => after,
-                Err(verdict) => return Ok(so_far.settled(verdict)),
-            };
-            let pause = match pause_before(deadline, pauses.pause_or(tries, after), after) {
-                Ok(pause) => pause,
+            let next = so_far.next_after(attempt).and_then(|after| {
+                let pause = pause_before(deadline, pauses.pause_or(tries, after), after)?;
+                Ok((pause, after))
+            });
+            let (pause, after) = match next {
+                Ok(next) => next,
                 Err(verdict) => return Ok(so_far.given_up(verdict, refused_for)),
             };
             let its_turn = async {
