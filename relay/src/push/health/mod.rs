@@ -189,7 +189,7 @@ impl Record {
         self.tell_metric(&standing);
     }
 
-    /// Whether the service may be reached: one that was not needed yet is not known to be away.
+    /// Sets the metric of a service in use. One that was not needed yet counts as up.
     fn tell_metric(&self, standing: &Standing) {
         if self.in_force.load(Ordering::Relaxed) {
             self.series.up.set(i64::from(standing.state != State::Failing));
