@@ -171,7 +171,8 @@ fn fit(
     let room = sealed::plaintext_room(limit.saturating_sub(around));
     let told = shortened(push, room, |from, name| encode(&CallerFields { from, name, extra: Extra(&push.extra) }))?;
     // If nothing can be sealed, no caller is named, and the device is woken all the same.
-    let sealed = sealed::seal(key, (push.event.name(), &instance, call.as_deref()), told);
+    let context = sealed::Context { event: push.event.name(), instance: &instance, call: call.as_deref() };
+    let sealed = sealed::seal(key, &context, told);
     within(whole(None, None, &[], sealed.as_deref()), limit)
 }
 
