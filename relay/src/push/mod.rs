@@ -46,7 +46,7 @@ pub(crate) use delivery::service::Mode;
 pub use delivery::service::{AppPush, Delivery, PushService, check, take_printed};
 pub use health::{Report, State};
 pub use payload::collapse::Subject;
-pub use recipient::{Fixed, Going, Recipient, Staying};
+pub use recipient::{Fixed, IsGoneFuture, Recipient, StaysFuture};
 pub use rfc8599::{Address, NoAddress};
 pub use setup::{Problem, SetupError};
 

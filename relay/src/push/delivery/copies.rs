@@ -231,7 +231,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::push::recipient::{Fixed, Staying};
+    use crate::push::recipient::{Fixed, StaysFuture};
 
     /// Plays one attempt after the other, each with the time that it takes; an attempt that is not named never ends.
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
@@ -359,7 +359,7 @@ mod tests {
     struct MovesAt(Instant);
 
     impl Recipient for MovesAt {
-        fn stays(&self) -> Staying<'_> {
+        fn stays(&self) -> StaysFuture<'_> {
             Box::pin(async { Instant::now() < self.0 })
         }
     }
