@@ -62,7 +62,7 @@ pub(super) struct Http1 {
     places: Semaphore,
     /// Of these places one for each that what is no call may have.
     alerts: Semaphore,
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Vec<IdleConnection>>,
 }
 
 /// A connection, driven until it is dropped.
@@ -72,15 +72,15 @@ struct Connection {
     _driven: JoinSet<()>,
 }
 
-struct Kept {
+struct IdleConnection {
     connection: Connection,
     since: Instant,
     until: Instant,
 }
 
-/// The way of one request.
+/// The destination of a request.
 #[derive(Clone, Copy)]
-pub(super) struct Way<'a> {
+pub(super) struct Destination<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) record: &'a Arc<Record>,
 }
@@ -119,7 +119,7 @@ impl Http1 {
     /// Sends `request` and reads the meaning of its answer, where HTTP/1.1 is spoken. `None`: HTTP/2 is to be tried; nothing has left.
     pub(super) async fn send<M>(
         &self,
-        way: Way<'_>,
+        way: Destination<'_>,
         request: &Request,
         patience: Patience<'_>,
         read: impl Fn(&Answer) -> (M, Bearing),
@@ -177,7 +177,7 @@ impl Http1 {
         let time = told_time(headers).map_or(KEPT_FOR, |told| told.saturating_sub(MARGIN).min(KEPT_FOR));
         let mut kept = lock(&self.kept);
         if kept.len() < KEPT_MAX && !time.is_zero() {
-            kept.push(Kept { connection, since: now, until: now + time });
+            kept.push(IdleConnection { connection, since: now, until: now + time });
         }
     }
 
@@ -187,7 +187,7 @@ impl Http1 {
     }
 
     /// `None`: there is none to be had; what is spoken is not known any more.
-    async fn dialled(&self, Way { endpoint, record }: Way<'_>) -> Option<Connection> {
+    async fn dialled(&self, Destination { endpoint, record }: Destination<'_>) -> Option<Connection> {
         let failed = |error: &dyn std::fmt::Display| {
             self.is_spoken.store(false, Ordering::Release);
             record.trouble(Trouble::light("Unreachable"), &error.to_string());
@@ -210,7 +210,7 @@ impl Http1 {
     async fn exchange(
         &self,
         mut connection: Connection,
-        Way { endpoint, .. }: Way<'_>,
+        Destination { endpoint, .. }: Destination<'_>,
         request: &Request,
         patience: Patience<'_>,
     ) -> Result<(Answer, Option<Connection>), Failure> {

@@ -35,7 +35,7 @@ use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
 use super::further_connections::FurtherConnections;
 use super::history::ConnectionHistory;
-use super::http1::{Http1, Way};
+use super::http1::{Destination, Http1};
 use super::identity::Objection;
 use super::not_before::{NotBefore, PauseFor, Probe};
 pub(crate) use super::request::{Failure, Request};
@@ -213,8 +213,8 @@ impl Channel {
                 place = Some(self.place(Urgency::CanWait)?);
             }
             if let Some(http1) = &self.http1 {
-                let way = Way { endpoint: &self.endpoint, record: &self.record };
-                if let Some(sent) = http1.send(way, request, patience, &read).await {
+                let destination = Destination { endpoint: &self.endpoint, record: &self.record };
+                if let Some(sent) = http1.send(destination, request, patience, &read).await {
                     let (meaning, bearing) = sent?;
                     patience.departure.say_of(&bearing);
                     self.apply_bearing(bearing);
