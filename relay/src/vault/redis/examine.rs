@@ -11,7 +11,7 @@ use redis::{Cmd, ScriptInvocation, Value, cmd};
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::persistence::{Persistence, Way};
+use super::persistence::{ExaminedConnection, Persistence};
 use super::scripts::{SCRIPTS, ScratchVerdict};
 use super::{RedisStore, millis};
 use crate::random;
@@ -129,11 +129,11 @@ impl RedisStore {
 
     async fn look_at_settings(&self, faults: &mut Vec<StoreFault>) -> Result<(), StoreError> {
         let look = async {
-            let way = Way::open(&self.link, Instant::now() + self.link.limit()).await?;
-            let Persistence { append_only, snapshots } = Persistence::look(&way).await?;
-            let policy = match way.told("memory", "maxmemory_policy").await? {
+            let connection = ExaminedConnection::open(&self.link, Instant::now() + self.link.limit()).await?;
+            let Persistence { append_only, snapshots } = Persistence::look(&connection).await?;
+            let policy = match connection.told("memory", "maxmemory_policy").await? {
                 Some(values) => Some(values),
-                None => way.setting("maxmemory-policy").await?,
+                None => connection.setting("maxmemory-policy").await?,
             };
             Ok((append_only, snapshots, policy))
         };

@@ -22,11 +22,11 @@ const NO_MASTER: &str = "no master at the sentinels";
 
 pub(super) struct Sentinel {
     service: Box<str>,
-    ways: Vec<Way>,
+    logins: Vec<Login>,
 }
 
-/// The same sentinel, asked in one way.
-pub(super) struct Way {
+/// Connections to the sentinel with one set of credentials, or without any.
+pub(super) struct Login {
     pub masters: SentinelClient,
     /// For what it says itself.
     pub itself: Client,
@@ -45,23 +45,23 @@ enum Standing {
 }
 
 impl Sentinel {
-    pub fn new(service: &str, ways: Vec<Way>) -> Self {
-        Self { service: service.into(), ways }
+    pub fn new(service: &str, logins: Vec<Login>) -> Self {
+        Self { service: service.into(), logins }
     }
 
     /// The master that it names, which was asked whether it is one.
     pub async fn master(&mut self) -> RedisResult<Client> {
         let mut refused = REFUSES;
-        for place in 0..self.ways.len() {
-            let way = &mut self.ways[place];
-            let error = match way.masters.async_get_client().await {
+        for place in 0..self.logins.len() {
+            let login = &mut self.logins[place];
+            let error = match login.masters.async_get_client().await {
                 Ok(master) => {
-                    self.ways.swap(0, place);
+                    self.logins.swap(0, place);
                     return Ok(master);
                 }
                 Err(error) => error,
             };
-            match standing(&way.itself, &self.service).await {
+            match standing(&login.itself, &self.service).await {
                 Standing::Refuses(code) => refused = code,
                 Standing::NoService => return Err(told(NO_SERVICE)),
                 Standing::Names if error.kind() == ErrorKind::MasterNameNotFoundBySentinel => {
