@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::core::Timer;
-use super::dialogs::Passage;
+use super::dialogs::HeaderEdits;
 use super::outgoing::is_emergency;
 use super::{ClientOwner, Endpoint, Side};
 use crate::edge::forward;
@@ -230,7 +230,7 @@ impl Endpoint {
         for method in [Method::Ack, Method::Bye] {
             let Some(request) = forward::of_caller(&answer, method) else { return };
             let own = forward::own_route(&request, &self.core.token_key, Side::Device);
-            let passage = Passage { ours: own.map_or(0, |own| own.values), begun_by: None };
+            let passage = HeaderEdits { ours: own.map_or(0, |own| own.values), begun_by: None };
             let branch = self.core.branch();
             let bytes = self.forwarded_bytes(&request, passage, &hop, branch);
             if method == Method::Ack {

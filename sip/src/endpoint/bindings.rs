@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::upstreams::{Back, Timeliness};
+use super::upstreams::{GrantEffects, Timeliness};
 use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Presence, Source, Timer, Unbinding};
 use crate::auth::Hash;
 use crate::flow::Side;
@@ -327,7 +327,7 @@ impl Endpoint {
         binding: BindingId,
         answer: &RegisterAnswer<'_>,
         expires: Duration,
-    ) -> Option<Back> {
+    ) -> Option<GrantEffects> {
         if let Some(interval) = flow_timer(answer.response) {
             self.follow_flow_timer(now, id, interval);
         }

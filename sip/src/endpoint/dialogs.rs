@@ -43,7 +43,7 @@ pub(super) struct NextHop {
 
 /// Changes to a request as it is forwarded.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Passage {
+pub(super) struct HeaderEdits {
     /// The number of its Route values that are ours, and are removed.
     pub(super) ours: usize,
     /// The flow that the request came by, where it begins a dialog: it gets our Record-Route.
@@ -130,7 +130,7 @@ impl Endpoint {
             let by_device = source.side == Side::Device;
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
-        let passage = Passage { ours, begun_by: None };
+        let passage = HeaderEdits { ours, begun_by: None };
         let wakes = source.side == Side::Upstream
             && push_proxy::purr(request).map(|it| self.current(it)) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
@@ -151,7 +151,7 @@ impl Endpoint {
         now: Instant,
         reply: Reply<'_>,
         request: &Message,
-        passage: Passage,
+        passage: HeaderEdits,
         hop: NextHop,
     ) -> Option<BranchId> {
         let branch = self.core.branch();
@@ -169,7 +169,7 @@ impl Endpoint {
         server: ServerId,
         branch: BranchId,
         request: &Message,
-        passage: Passage,
+        passage: HeaderEdits,
         hop: NextHop,
     ) {
         let method = request.method().unwrap_or(Method::Other);
@@ -205,14 +205,14 @@ impl Endpoint {
         let Some(hop) = self.next_hop(&source, &self.of_successor(token), ack) else { return };
         self.unacknowledged.settle(ack);
         let branch = self.core.branch();
-        let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
+        let bytes = self.forwarded_bytes(ack, HeaderEdits { ours, begun_by: None }, &hop, branch);
         self.core.transactions.pass_ack(now, hop.flow, bytes);
     }
 
     pub(super) fn forwarded_bytes(
         &self,
         request: &Message,
-        passage: Passage,
+        passage: HeaderEdits,
         hop: &NextHop,
         branch: BranchId,
     ) -> bytes::Bytes {
@@ -338,7 +338,7 @@ impl Endpoint {
             return;
         };
         let branch = self.core.branch();
-        let bytes = self.forwarded_bytes(&bye, Passage { ours: own.values, begun_by: None }, &hop, branch);
+        let bytes = self.forwarded_bytes(&bye, HeaderEdits { ours: own.values, begun_by: None }, &hop, branch);
         // Full: the other side's session timer, or its user, ends the call.
         let _ = self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody);
     }

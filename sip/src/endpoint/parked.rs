@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
-use super::dialogs::{LATE_BYTES, NextHop, Passage};
+use super::dialogs::{HeaderEdits, LATE_BYTES, NextHop};
 use super::outgoing::is_emergency;
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
@@ -57,15 +57,15 @@ pub const OWED_MAX: usize = 4_096;
 pub(super) struct Parked {
     branch: BranchId,
     until: Instant,
-    what: What,
+    kind: ParkedKind,
 }
 
 #[derive(Debug)]
-enum What {
+enum ParkedKind {
     /// The request came while the peer was away. `device`: that of its dialog.
-    Unsent { server: ServerId, request: Box<Message>, way: Way, device: InstanceId },
+    Unsent { server: ServerId, request: Box<Message>, way: Continuation, device: InstanceId },
     /// The request is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
-    Owed { bye: Box<Message>, passage: Passage, _place: Arc<()> },
+    Owed { bye: Box<Message>, passage: HeaderEdits, _place: Arc<()> },
     /// The request was sent on a device's flow that has ended.
     Sent,
     /// The request was sent on a SIP server's stream that has ended, to this address.
@@ -74,9 +74,9 @@ enum What {
 
 /// How a request goes on that was not sent.
 #[derive(Debug)]
-enum Way {
+enum Continuation {
     /// Inside its dialog.
-    InDialog(Passage),
+    InDialog(HeaderEdits),
     /// Its device begins something; from where.
     Begun(Source),
 }
@@ -85,7 +85,7 @@ enum Way {
 #[derive(Debug, Default)]
 pub(super) struct ParkedRequests {
     waiting: HashMap<OfflinePeer, Vec<Parked>>,
-    /// Each [`What::Owed`] has a copy.
+    /// Each [`ParkedKind::Owed`] has a copy.
     places: Arc<()>,
 }
 
@@ -105,18 +105,18 @@ impl ParkedRequests {
     }
 
     fn unsent(&self, who: &OfflinePeer) -> impl Iterator<Item = &Message> {
-        self.of(who).iter().filter_map(|it| match &it.what {
-            What::Unsent { request, .. } => Some(&**request),
-            What::Owed { .. } | What::Sent | What::Asked { .. } => None,
+        self.of(who).iter().filter_map(|it| match &it.kind {
+            ParkedKind::Unsent { request, .. } => Some(&**request),
+            ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => None,
         })
     }
 
     /// A place for a BYE that a device is still to hear, if there is room.
     fn place_of(&self, who: &OfflinePeer, bye: &Message) -> Option<Arc<()>> {
         let owed = || {
-            self.of(who).iter().filter_map(|it| match &it.what {
-                What::Owed { bye, .. } => Some(bye),
-                What::Unsent { .. } | What::Sent | What::Asked { .. } => None,
+            self.of(who).iter().filter_map(|it| match &it.kind {
+                ParkedKind::Owed { bye, .. } => Some(bye),
+                ParkedKind::Unsent { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => None,
             })
         };
         let has_room = owed().count() < OWED_PER_DEVICE && Arc::strong_count(&self.places) <= OWED_MAX;
@@ -131,9 +131,11 @@ impl ParkedRequests {
 
     /// How many of them devices begin that are INVITEs, or that are none.
     fn kept_begun(&self, who: &OfflinePeer, is_invite: bool) -> usize {
-        let begun = |it: &&Parked| match &it.what {
-            What::Unsent { request, way: Way::Begun(_), .. } => is_invite == (request.method() == Some(Method::Invite)),
-            What::Unsent { .. } | What::Owed { .. } | What::Sent | What::Asked { .. } => false,
+        let begun = |it: &&Parked| match &it.kind {
+            ParkedKind::Unsent { request, way: Continuation::Begun(_), .. } => {
+                is_invite == (request.method() == Some(Method::Invite))
+            }
+            ParkedKind::Unsent { .. } | ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => false,
         };
         self.of(who).iter().filter(begun).count()
     }
@@ -154,7 +156,7 @@ impl Endpoint {
         request: &Message,
         side: Side,
         device: InstanceId,
-        passage: Passage,
+        passage: HeaderEdits,
     ) {
         let who = self.server_of(device).map(|server| match side {
             Side::Upstream => OfflinePeer::Device(device),
@@ -170,10 +172,10 @@ impl Endpoint {
         let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
-        let way = Way::InDialog(passage);
-        let what = What::Unsent { server, request: Box::new(request.clone()), way, device };
+        let way = Continuation::InDialog(passage);
+        let kind = ParkedKind::Unsent { server, request: Box::new(request.clone()), way, device };
         let wait = self.patience_for(request.method() == Some(Method::Invite));
-        self.add_parked(now, who, Parked { branch, until: now + wait, what });
+        self.add_parked(now, who, Parked { branch, until: now + wait, kind });
         if let OfflinePeer::Server(upstream) = who {
             self.want_flow_soon(now, upstream);
         }
@@ -198,8 +200,13 @@ impl Endpoint {
             let Some(server) = self.open_forwarded(now, reply, request, owner, device, 503) else { return };
             let failure = self.try_later(request);
             self.dialogs.fail_with(server, (503, failure));
-            let what = What::Unsent { server, request: Box::new(request.clone()), way: Way::Begun(source), device };
-            self.add_parked(now, who, Parked { branch, until: now + BEGUN_WAIT, what });
+            let kind = ParkedKind::Unsent {
+                server,
+                request: Box::new(request.clone()),
+                way: Continuation::Begun(source),
+                device,
+            };
+            self.add_parked(now, who, Parked { branch, until: now + BEGUN_WAIT, kind });
         } else {
             let response = self.try_later(request);
             self.respond_once(now, reply, request, 503, response);
@@ -211,7 +218,7 @@ impl Endpoint {
     pub(super) fn give_up_begun(&mut self, now: Instant, id: UpstreamId) {
         let who = OfflinePeer::Server(id);
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
-        let begun = |it: &mut Parked| matches!(it.what, What::Unsent { way: Way::Begun(_), .. });
+        let begun = |it: &mut Parked| matches!(it.kind, ParkedKind::Unsent { way: Continuation::Begun(_), .. });
         let begun: Vec<_> = waiting.extract_if(.., begun).collect();
         if waiting.is_empty() {
             self.parked.waiting.remove(&who);
@@ -230,7 +237,7 @@ impl Endpoint {
     pub(super) fn cancel_parked(&mut self, now: Instant, who: OfflinePeer, branch: BranchId) {
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
-        let Parked { what: What::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
+        let Parked { kind: ParkedKind::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
         self.settle_forwarded(server);
         let tag = self.core.random.tag();
         let response = Composer::response(&request, 487, Composer::reason(487), Some(&tag)).finish();
@@ -269,7 +276,7 @@ impl Endpoint {
         let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_) | ClientOwner::Nobody));
         if waits && self.carries_instance(instance) {
             let until = now + self.patience_for(self.core.transactions.is_invite(branch));
-            self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
+            self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, kind: ParkedKind::Sent });
             return true;
         }
         false
@@ -287,7 +294,7 @@ impl Endpoint {
         let has_room = self.parked.waiting.get(&who).map_or(0, Vec::len) < ASKED_PER_SERVER;
         if has_room {
             let until = now + self.core.settings.timing.edge.parked;
-            self.add_parked(now, who, Parked { branch, until, what: What::Asked { address } });
+            self.add_parked(now, who, Parked { branch, until, kind: ParkedKind::Asked { address } });
         }
         has_room
     }
@@ -295,11 +302,11 @@ impl Endpoint {
     /// The peer is back: what waits goes to its flow, in the order in which it came.
     pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
         for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
-            let hop = match (who, &waiting.what) {
+            let hop = match (who, &waiting.kind) {
                 (OfflinePeer::Device(device), _) => self.hop_to_device(device),
-                (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.hop_to_server(id, *device),
-                (OfflinePeer::Server(_), What::Owed { .. } | What::Sent) => None,
-                (OfflinePeer::Server(id), What::Asked { address }) => {
+                (OfflinePeer::Server(id), ParkedKind::Unsent { device, .. }) => self.hop_to_server(id, *device),
+                (OfflinePeer::Server(_), ParkedKind::Owed { .. } | ParkedKind::Sent) => None,
+                (OfflinePeer::Server(id), ParkedKind::Asked { address }) => {
                     if let Some(flow) = self.flow_to(id) {
                         self.ask_again(now, waiting.branch, flow, *address);
                     }
@@ -320,10 +327,10 @@ impl Endpoint {
         let hop = NextHop { flow: dialogs.flow, side: Side::Device, transport: dialogs.transport, device };
         let in_dialog = |request: &Message| request.to().is_some_and(|to| to.tag().is_some());
         let waiting = self.parked.waiting.remove(&who).unwrap_or_default();
-        let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| match &waiting.what {
-            What::Unsent { request, .. } => in_dialog(request),
-            What::Owed { .. } => true,
-            What::Sent | What::Asked { .. } => !self.rings(waiting.branch),
+        let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| match &waiting.kind {
+            ParkedKind::Unsent { request, .. } => in_dialog(request),
+            ParkedKind::Owed { .. } => true,
+            ParkedKind::Sent | ParkedKind::Asked { .. } => !self.rings(waiting.branch),
         });
         if !stay.is_empty() {
             self.parked.waiting.insert(who, stay);
@@ -334,31 +341,33 @@ impl Endpoint {
     }
 
     fn send_one(&mut self, now: Instant, waiting: Parked, hop: NextHop) {
-        match waiting.what {
-            What::Unsent { server, request, way, .. } => {
+        match waiting.kind {
+            ParkedKind::Unsent { server, request, way, .. } => {
                 self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
                 match way {
-                    Way::InDialog(passage) => {
+                    Continuation::InDialog(passage) => {
                         self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
                     }
-                    Way::Begun(source) => self.send_begun(now, &source, (server, waiting.branch), &request, hop),
+                    Continuation::Begun(source) => {
+                        self.send_begun(now, &source, (server, waiting.branch), &request, hop)
+                    }
                 }
             }
-            What::Owed { bye, passage, .. } => self.send_owed(now, waiting.branch, &bye, passage, hop),
+            ParkedKind::Owed { bye, passage, .. } => self.send_owed(now, waiting.branch, &bye, passage, hop),
             // Not again: the copy of a call that waits is a leg of its own.
-            What::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
+            ParkedKind::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
                 self.turn_leg(waiting.branch, hop);
             }
-            What::Sent => {
+            ParkedKind::Sent => {
                 self.core.transactions.carry(now, waiting.branch, hop.flow);
                 self.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
-            What::Asked { .. } => {}
+            ParkedKind::Asked { .. } => {}
         }
     }
 
     /// A BYE that nobody waits for goes to its device, which may be away again before it hears it.
-    fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, passage: Passage, hop: NextHop) {
+    fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, passage: HeaderEdits, hop: NextHop) {
         let bytes = self.forwarded_bytes(bye, passage, &hop, branch);
         // Full: the device's own session timer, or its user, ends the call.
         if self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody).is_ok() {
@@ -386,9 +395,9 @@ impl Endpoint {
         successor: InstanceId,
         binding: BindingId,
     ) {
-        let rename = |waiting: &mut Parked| match &mut waiting.what {
-            What::Unsent { device, .. } if *device == earlier => *device = successor,
-            What::Unsent { .. } | What::Owed { .. } | What::Sent | What::Asked { .. } => {}
+        let rename = |waiting: &mut Parked| match &mut waiting.kind {
+            ParkedKind::Unsent { device, .. } if *device == earlier => *device = successor,
+            ParkedKind::Unsent { .. } | ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => {}
         };
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
         if let Some(waiting) = server.and_then(|server| self.parked.waiting.get_mut(&server)) {
@@ -397,7 +406,7 @@ impl Endpoint {
         let who = OfflinePeer::Device(successor);
         for mut waiting in self.parked.waiting.remove(&OfflinePeer::Device(earlier)).unwrap_or_default() {
             rename(&mut waiting);
-            if let What::Unsent { server, .. } = &waiting.what {
+            if let ParkedKind::Unsent { server, .. } = &waiting.kind {
                 self.core.transactions.adopt(*server, ServerOwner::Parked(who, waiting.branch));
             }
             self.add_parked(now, who, waiting);
@@ -407,7 +416,7 @@ impl Endpoint {
     /// The device is wiped: what waits for it or comes from it goes nowhere.
     pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
-        let own = |waiting: &Parked| matches!(waiting.what, What::Unsent { device: of, .. } if of == device);
+        let own = |waiting: &Parked| matches!(waiting.kind, ParkedKind::Unsent { device: of, .. } if of == device);
         for waiting in self.parked.waiting.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
             self.give_up_one(now, waiting);
         }
@@ -430,8 +439,8 @@ impl Endpoint {
         let mut all = Vec::new();
         for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
             let owed = self.owed(now, who, &waiting);
-            match &waiting.what {
-                What::Owed { .. } => all.push(waiting),
+            match &waiting.kind {
+                ParkedKind::Owed { .. } => all.push(waiting),
                 _ => self.give_up_one(now, waiting),
             }
             all.extend(owed);
@@ -455,7 +464,7 @@ impl Endpoint {
             *waiting = left;
         }
         for waiting in due {
-            let was_sent = matches!(waiting.what, What::Sent | What::Asked { .. });
+            let was_sent = matches!(waiting.kind, ParkedKind::Sent | ParkedKind::Asked { .. });
             let waits_on = was_sent && self.core.transactions.is_patient(waiting.branch);
             if self.rings(waiting.branch) || waits_on {
                 self.tell_of_silence(now, &waiting);
@@ -472,8 +481,8 @@ impl Endpoint {
 
     /// A request of a dialog has waited for its device as long as its sender waits; the device may hear it all the same.
     fn tell_of_silence(&mut self, now: Instant, waiting: &Parked) {
-        if let (What::Sent, Some((ClientOwner::Forwarded(server, _), _))) =
-            (&waiting.what, self.core.transactions.progress(waiting.branch))
+        if let (ParkedKind::Sent, Some((ClientOwner::Forwarded(server, _), _))) =
+            (&waiting.kind, self.core.transactions.progress(waiting.branch))
         {
             self.on_forwarded_silence(now, server);
         }
@@ -481,7 +490,8 @@ impl Endpoint {
 
     /// The request that a device must still get when its sender is told that the device is away: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
-        let (OfflinePeer::Device(_), What::Unsent { request, way: Way::InDialog(passage), .. }) = (who, &waiting.what)
+        let (OfflinePeer::Device(_), ParkedKind::Unsent { request, way: Continuation::InDialog(passage), .. }) =
+            (who, &waiting.kind)
         else {
             return None;
         };
@@ -490,16 +500,16 @@ impl Endpoint {
             return None;
         }
         let place = self.parked.place_of(&who, request)?;
-        let what = What::Owed { bye: request.clone(), passage: *passage, _place: place };
-        Some(Parked { branch: waiting.branch, until: now + LATE, what })
+        let kind = ParkedKind::Owed { bye: request.clone(), passage: *passage, _place: place };
+        Some(Parked { branch: waiting.branch, until: now + LATE, kind })
     }
 
     fn give_up_one(&mut self, now: Instant, waiting: Parked) {
-        match waiting.what {
-            What::Unsent { server, .. } => self.on_forwarded_silence(now, server),
-            What::Owed { .. } => {}
-            What::Sent if self.rings(waiting.branch) => {}
-            What::Sent | What::Asked { .. } => self.abandon_forwarded(now, waiting.branch),
+        match waiting.kind {
+            ParkedKind::Unsent { server, .. } => self.on_forwarded_silence(now, server),
+            ParkedKind::Owed { .. } => {}
+            ParkedKind::Sent if self.rings(waiting.branch) => {}
+            ParkedKind::Sent | ParkedKind::Asked { .. } => self.abandon_forwarded(now, waiting.branch),
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::attachments::Attached;
 use super::core::OfflinePeer;
-use super::dialogs::Passage;
+use super::dialogs::HeaderEdits;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::register_table::Sent;
 use super::requests::is_in_dialog;
@@ -662,7 +662,7 @@ impl Endpoint {
                     // RFC 6665 §4.1, RFC 3515 §2.4.4: the device's NOTIFYs come back by our Record-Route.
                     let begins = matches!(request.method(), Some(Method::Subscribe | Method::Refer));
                     let begun_by = begins.then_some((source.flow, source.transport));
-                    let passage = Passage { ours: 1, begun_by };
+                    let passage = HeaderEdits { ours: 1, begun_by };
                     match self.hop_to_device(instance) {
                         Some(hop) if flow_failure.is_none() => self.forward_heard(now, reply, &request, passage, hop),
                         Some(hop) => drop(self.forward(now, reply, &request, passage, hop)),

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use super::Endpoint;
 use super::core::{ClientOwner, Timer};
-use super::dialogs::{NextHop, Passage};
+use super::dialogs::{HeaderEdits, NextHop};
 use super::requests::is_in_dialog;
 use crate::id::BranchId;
 use crate::message::{Message, Method};
@@ -28,7 +28,7 @@ impl Endpoint {
         now: Instant,
         reply: Reply<'_>,
         request: &Message,
-        passage: Passage,
+        passage: HeaderEdits,
         hop: NextHop,
     ) {
         let edge = self.core.settings.timing.edge;

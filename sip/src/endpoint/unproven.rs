@@ -50,11 +50,11 @@ struct UnprovenRequest {
     source: Source,
     instance: InstanceId,
     until: Instant,
-    what: What,
+    deferred: Deferred,
 }
 
 #[derive(Debug)]
-enum What {
+enum Deferred {
     Message(Box<Message>),
     /// An INVITE was refused: the ACK with its key means nothing more.
     Refused(Box<str>),
@@ -62,9 +62,9 @@ enum What {
 
 impl UnprovenRequest {
     fn size(&self) -> usize {
-        match &self.what {
-            What::Message(message) => size_of(message),
-            What::Refused(invite) => invite.len(),
+        match &self.deferred {
+            Deferred::Message(message) => size_of(message),
+            Deferred::Refused(invite) => invite.len(),
         }
     }
 }
@@ -115,20 +115,20 @@ impl Unproven {
     }
 
     fn add(&mut self, new: UnprovenRequest) {
-        match &new.what {
-            What::Message(_) => {
+        match &new.deferred {
+            Deferred::Message(_) => {
                 *self.of.entry(new.instance).or_default() += 1;
                 self.count += 1;
                 self.bytes += new.size();
             }
-            What::Refused(_) => self.refused += 1,
+            Deferred::Refused(_) => self.refused += 1,
         }
         self.waiting.entry(new.source.flow).or_default().push(new);
     }
 
     fn discount(&mut self, waiting: &UnprovenRequest) {
-        match &waiting.what {
-            What::Message(_) => {
+        match &waiting.deferred {
+            Deferred::Message(_) => {
                 if let Some(count) = self.of.get_mut(&waiting.instance) {
                     *count -= 1;
                     if *count == 0 {
@@ -138,7 +138,7 @@ impl Unproven {
                 self.count -= 1;
                 self.bytes -= waiting.size();
             }
-            What::Refused(_) => self.refused -= 1,
+            Deferred::Refused(_) => self.refused -= 1,
         }
     }
 
@@ -177,11 +177,11 @@ impl Unproven {
     fn has_invite(&self, flow: FlowId, cancel: &Message) -> bool {
         let Some(waiting) = self.waiting.get(&flow) else { return false };
         let named = key_of_cancelled_or_acked(cancel, Side::Device);
-        let is_its = |waiting: &UnprovenRequest| match &waiting.what {
-            What::Message(invite) if invite.method() == Some(Method::Invite) => {
+        let is_its = |waiting: &UnprovenRequest| match &waiting.deferred {
+            Deferred::Message(invite) if invite.method() == Some(Method::Invite) => {
                 named.as_deref() == Some(RequestKey::of(invite, invite.via().as_ref(), Side::Device).as_str())
             }
-            What::Message(_) | What::Refused(_) => false,
+            Deferred::Message(_) | Deferred::Refused(_) => false,
         };
         waiting.iter().any(is_its)
     }
@@ -232,9 +232,9 @@ impl Endpoint {
     /// An ACK of a dialog, likewise.
     pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
         let named = key_of_cancelled_or_acked(ack, source.side);
-        let is_refused = |waiting: &UnprovenRequest| match &waiting.what {
-            What::Refused(invite) => named.as_deref() == Some(invite),
-            What::Message(_) => false,
+        let is_refused = |waiting: &UnprovenRequest| match &waiting.deferred {
+            Deferred::Refused(invite) => named.as_deref() == Some(invite),
+            Deferred::Message(_) => false,
         };
         let refused = self.unproven.take(source.flow, is_refused);
         let instance = opened.token.instance;
@@ -302,8 +302,9 @@ impl Endpoint {
     /// A device has proved itself by a flow: what came by it before is judged.
     pub(super) fn release_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
         self.unproven.forget_answered(instance);
-        for UnprovenRequest { source, what, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance) {
-            if let What::Message(message) = what {
+        for UnprovenRequest { source, deferred, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance)
+        {
+            if let Deferred::Message(message) = deferred {
                 self.judge_request(now, source, *message);
             }
         }
@@ -311,16 +312,19 @@ impl Endpoint {
 
     /// A device has failed to prove itself by a flow.
     pub(super) fn refuse_all_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId, status: u16) {
-        for UnprovenRequest { source, what, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance) {
-            if let What::Message(message) = what {
+        for UnprovenRequest { source, deferred, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance)
+        {
+            if let Deferred::Message(message) = deferred {
                 self.refuse_unproven(now, source, instance, &message, status, &[]);
             }
         }
     }
 
     pub(super) fn on_unproven_due(&mut self, now: Instant, flow: FlowId) {
-        for UnprovenRequest { source, instance, what, .. } in self.unproven.take(flow, |waiting| waiting.until <= now) {
-            let What::Message(message) = what else { continue };
+        for UnprovenRequest { source, instance, deferred, .. } in
+            self.unproven.take(flow, |waiting| waiting.until <= now)
+        {
+            let Deferred::Message(message) = deferred else { continue };
             if self.is_lent(instance) {
                 let challenges = self.attachments.challenges_of(now, &message, source.flow);
                 self.refuse_unproven(now, source, instance, &message, 407, &challenges);
@@ -366,17 +370,17 @@ impl Endpoint {
             // Its bytes are its own: those that it came in may be a larger piece.
             let bytes = bytes::Bytes::copy_from_slice(&message.to_bytes());
             let Ok(message) = Message::parse(&bytes, &crate::message::Limits::COMPOSED) else { return false };
-            self.add_unproven(now, source, instance, What::Message(Box::new(message)));
+            self.add_unproven(now, source, instance, Deferred::Message(Box::new(message)));
         }
         has_room
     }
 
-    fn add_unproven(&mut self, now: Instant, source: Source, instance: InstanceId, what: What) {
+    fn add_unproven(&mut self, now: Instant, source: Source, instance: InstanceId, deferred: Deferred) {
         let wait = self.core.settings.timing.edge.unproven;
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
         self.core.later(now, wait, Timer::Unproven(Box::new(source.flow)));
-        self.unproven.add(UnprovenRequest { source, instance, until: now + wait, what });
+        self.unproven.add(UnprovenRequest { source, instance, until: now + wait, deferred });
     }
 
     /// Answers a request whose device has not proved itself, without a transaction (RFC 3261 §8.2.7); an ACK is none.
@@ -404,7 +408,7 @@ impl Endpoint {
         self.core.send(source.flow, response.finish());
         if request.method() == Some(Method::Invite) && self.unproven.has_room_for_refused(source.flow) {
             let key = RequestKey::of(request, request.via().as_ref(), source.side);
-            self.add_unproven(now, source, instance, What::Refused(key.as_str().into()));
+            self.add_unproven(now, source, instance, Deferred::Refused(key.as_str().into()));
         }
     }
 }

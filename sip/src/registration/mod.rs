@@ -203,7 +203,7 @@ pub struct Registration {
     state: State,
     challenges: Challenges,
     /// State that few registrations have.
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareState>>,
     cseq: u32,
     /// A number that distinguishes it from earlier registrations of the same Contact in the Call-ID.
     generation: u32,
@@ -232,7 +232,7 @@ pub struct Registration {
 
 /// State that few registrations have at a time.
 #[derive(Clone, Default, PartialEq, Eq)]
-struct Rare {
+struct RareState {
     /// GRUUs and Service-Route.
     info: RegistrarInfo,
     /// The pause after a refusal.
@@ -573,10 +573,10 @@ impl Registration {
     }
 
     /// Changes what few have; nothing is kept of one that has nothing of it.
-    fn with_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> T {
+    fn with_rare<T>(&mut self, change: impl FnOnce(&mut RareState) -> T) -> T {
         let mut rare = self.rare.take().unwrap_or_default();
         let told = change(&mut rare);
-        self.rare = Some(rare).filter(|rare| **rare != Rare::default());
+        self.rare = Some(rare).filter(|rare| **rare != RareState::default());
         told
     }
 }

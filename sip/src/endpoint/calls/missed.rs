@@ -18,7 +18,7 @@ use crate::endpoint::{CallState, Endpoint, Event, IncomingCall};
 use crate::id::{BindingId, CallId, InstanceId};
 
 /// The devices that have missed calls which may come again, by the key of such an INVITE.
-pub(super) type Untold = HashMap<(BindingId, CallerKey), Vec<Missed>>;
+pub(super) type PendingMissed = HashMap<(BindingId, CallerKey), Vec<Missed>>;
 
 /// A call that a device has missed.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use at_end::AtEnd;
-use missed::Untold;
+use missed::PendingMissed;
 use overtaking::Overtaking;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed. A caller has as many of them at most as
@@ -70,7 +70,7 @@ pub(super) struct Calls {
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
     /// The devices that have missed calls which may come again.
-    untold: Untold,
+    untold: PendingMissed,
     /// Whether a registration has changed since the overtaking INVITEs were looked at.
     pub(super) registration_changed: bool,
     /// The process is about to end: no new INVITE is taken.

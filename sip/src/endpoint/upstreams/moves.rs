@@ -89,7 +89,7 @@ pub(super) struct Fitness {
 
 /// The consequences for other bindings when a SIP server grants a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::endpoint) struct Back {
+pub(in crate::endpoint) struct GrantEffects {
     /// The extent to which it failed before.
     failed: Option<Failed>,
     /// Whether the bindings registered by a flow that was left register by this one.
@@ -136,7 +136,7 @@ enum AddressSearch {
 
 impl Fitness {
     /// A registration was granted; what follows. Nobody leaves it for an address that is looked for. `in_use`: by the flow that is in use.
-    fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> Back {
+    fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> GrantEffects {
         self.refused.clear();
         let failed = std::mem::take(&mut self.unserved);
         let room = ALONE_MAX.saturating_sub(self.alone.len());
@@ -147,7 +147,7 @@ impl Fitness {
         (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
         self.search = self.search.map(|_| AddressSearch::Needless);
         let follow = in_use && std::mem::take(&mut self.follow);
-        Back { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
+        GrantEffects { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
     }
 
     /// Another flow is in use.
@@ -218,7 +218,7 @@ impl Upstream {
 
     /// Records that a registration was granted that was asked for `by` this flow; returns the consequences for others, if any. A late answer of a
     /// server that was left says nothing of the one in use.
-    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<Back> {
+    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<GrantEffects> {
         if matches!(self.link, Link::Up { flow, .. } if flow != by) {
             return None;
         }
@@ -322,7 +322,7 @@ impl Endpoint {
         now: Instant,
         id: UpstreamId,
         granted: Option<BindingId>,
-        back: &Back,
+        back: &GrantEffects,
     ) {
         if back.follow {
             self.register_standing(now, id, granted, usize::MAX);
