@@ -176,7 +176,7 @@ enum ShardInput {
         lives: bool,
     },
     /// The outcome of a look-up for requests that name a registration by our Path.
-    PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
+    PathLookedUp(Box<(shard::path_lookups::LookupSubject, shard::path_lookups::LookedUp)>),
     /// What the store says of the proof of a device whose instance is not here, by which method it was shown.
     ProofJudged(Box<(sip::endpoint::VerificationId, Box<str>, shard::elsewhere::Judged)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.

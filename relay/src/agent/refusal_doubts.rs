@@ -29,10 +29,10 @@ const TOLD_EVERY: Duration = Duration::from_secs(600);
 
 /// The accounts that each SIP server refuses although it had accepted them.
 #[derive(Default)]
-pub(crate) struct RefusalDoubts(Mutex<HashMap<Place, Server>>);
+pub(crate) struct RefusalDoubts(Mutex<HashMap<ServerKey, Server>>);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Place {
+enum ServerKey {
     Upstream(UpstreamId),
     /// The host and port where requests go.
     NextHop(Box<str>),
@@ -40,13 +40,13 @@ enum Place {
 
 #[derive(Default)]
 struct Server {
-    refused: BTreeMap<InstanceId, Refused>,
+    refused: BTreeMap<InstanceId, RefusedAccount>,
     /// When it granted an account last that it had accepted before; since it has refused one.
     granted_at: Option<Instant>,
     told_at: Option<Instant>,
 }
 
-struct Refused {
+struct RefusedAccount {
     account: AorKey,
     /// The first of those in a row.
     first: Instant,
@@ -75,7 +75,7 @@ impl RefusalDoubts {
         let mut table = self.lock();
         for place in places(upstreams, upstream) {
             let rows = &mut table.entry(place).or_default().refused;
-            let row = rows.entry(id).or_insert(Refused { account, first: now, last: now });
+            let row = rows.entry(id).or_insert(RefusedAccount { account, first: now, last: now });
             row.last = now;
             if in_a_row == 1 {
                 row.first = now;
@@ -118,7 +118,7 @@ impl RefusalDoubts {
         Belief::Believed
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Server>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServerKey, Server>> {
         self.0.lock()
     }
 }
@@ -157,9 +157,9 @@ impl Server {
     }
 }
 
-fn places(upstreams: &Upstreams, upstream: UpstreamId) -> impl Iterator<Item = Place> + use<> {
-    let next_hop = upstreams.route(upstream).map(|route| Place::NextHop(route.server().into()));
-    [Some(Place::Upstream(upstream)), next_hop].into_iter().flatten()
+fn places(upstreams: &Upstreams, upstream: UpstreamId) -> impl Iterator<Item = ServerKey> + use<> {
+    let next_hop = upstreams.route(upstream).map(|route| ServerKey::NextHop(route.server().into()));
+    [Some(ServerKey::Upstream(upstream)), next_hop].into_iter().flatten()
 }
 
 #[cfg(test)]

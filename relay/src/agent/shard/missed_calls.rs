@@ -23,11 +23,11 @@ use crate::vault::{MAX_LIFETIME_S, StoreError};
 
 /// The owner, now or soon, of an instance that has missed a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum GoesOn {
-    Surely,
+enum OwnedElsewhere {
+    Yes,
     /// This node ends it by itself, and another node may own it by now. The store decides: the note is kept if there is a record, and ends with that.
     Perhaps,
-    Not,
+    No,
 }
 
 impl Shard {
@@ -53,14 +53,14 @@ impl Shard {
         let heir = self.hand_over.heir_of(instance);
         // An instance that another node takes over has missed the call here. One that is replaced has missed it in the name of its successor.
         let goes_on = |ending: &Ending| match ending.kind {
-            EndKind::HandedOver => GoesOn::Surely,
-            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) if heir.is_some() => GoesOn::Surely,
-            EndKind::Wiped(reason) if reason.is_nobodys_word() => GoesOn::Perhaps,
-            EndKind::NeverOurs | EndKind::Wiped(_) => GoesOn::Not,
+            EndKind::HandedOver => OwnedElsewhere::Yes,
+            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) if heir.is_some() => OwnedElsewhere::Yes,
+            EndKind::Wiped(reason) if reason.is_nobodys_word() => OwnedElsewhere::Perhaps,
+            EndKind::NeverOurs | EndKind::Wiped(_) => OwnedElsewhere::No,
         };
         let Some(row) = self.instances.get(instance) else { return };
-        let goes_on = row.ending.as_deref().map_or(GoesOn::Surely, goes_on);
-        if goes_on == GoesOn::Not {
+        let goes_on = row.ending.as_deref().map_or(OwnedElsewhere::Yes, goes_on);
+        if goes_on == OwnedElsewhere::No {
             return;
         }
         let named = heir.filter(|_| row.ending.is_some()).unwrap_or(instance);
@@ -76,11 +76,11 @@ impl Shard {
             given_up: state == CallState::Cancelled,
         });
         let displaces = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
-        let note = Note { instance: named, item, displaces, goes_on: goes_on == GoesOn::Surely };
+        let note = Note { instance: named, item, displaces, goes_on: goes_on == OwnedElsewhere::Yes };
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let outcome = match note.keep(&shared.vault, &shared.metrics).await {
-                Some(Err(StoreError::Gone)) if goes_on == GoesOn::Perhaps => return,
+                Some(Err(StoreError::Gone)) if goes_on == OwnedElsewhere::Perhaps => return,
                 Some(Ok(())) => MissedCallOutcome::Kept,
                 // A store that came back empty takes the note once the record is there again.
                 None | Some(Err(StoreError::Gone)) => {
@@ -93,7 +93,7 @@ impl Shard {
             };
             shared.metrics.missed_call(outcome);
         });
-        if goes_on == GoesOn::Perhaps {
+        if goes_on == OwnedElsewhere::Perhaps {
             // Its next owner knows the push target; what this node knows has led to its end.
             return;
         }

@@ -504,7 +504,7 @@ impl Shard {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
                 Due::Lost { since } => self.tell_registration_failing(id, since),
-                Due::Again(what) => self.tell_again(id, what),
+                Due::Repeat(what) => self.tell_again(id, what),
                 Due::End => self.expire(id),
             }
         }

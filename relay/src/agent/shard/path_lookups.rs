@@ -66,7 +66,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The registration or account that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Named {
+pub(crate) enum LookupSubject {
     /// A push binding, by our Path.
     Path(InstanceId),
     /// A lent account, by its Contact.
@@ -78,7 +78,7 @@ pub(crate) enum Named {
 /// Requests that wait for an answer of the store, or of DNS, about the registration that they name.
 #[derive(Default)]
 pub(crate) struct PathLookups {
-    all: BTreeMap<Named, PathLookup>,
+    all: BTreeMap<LookupSubject, PathLookup>,
     bytes: usize,
 }
 
@@ -121,7 +121,7 @@ pub(crate) enum LookedUp {
 }
 
 impl PathLookups {
-    fn has_room(&self, id: Named, missing: Missing, request: &Input) -> bool {
+    fn has_room(&self, id: LookupSubject, missing: Missing, request: &Input) -> bool {
         let has_place = match self.all.get(&id) {
             Some(PathLookup { waiting, .. }) => {
                 waiting.len() < WAITING_MAX || is_first_cancel(request, waiting.iter().map(|other| &other.request))
@@ -139,7 +139,7 @@ impl PathLookups {
         all < OF_DNS_MAX && its < OF_SERVER_MAX
     }
 
-    fn add(&mut self, id: Named, missing: Missing, waiting: Waiting) {
+    fn add(&mut self, id: LookupSubject, missing: Missing, waiting: Waiting) {
         self.bytes += bytes_of(&waiting.request);
         let server = server_of(missing);
         let fresh = || PathLookup { waiting: Vec::new(), server, is_slow: false, is_stale: false };
@@ -147,7 +147,7 @@ impl PathLookups {
     }
 
     /// Takes the requests that wait for a registration.
-    fn take(&mut self, id: Named) -> Vec<Waiting> {
+    fn take(&mut self, id: LookupSubject) -> Vec<Waiting> {
         let taken = self.all.remove(&id).map(|lookup| lookup.waiting).unwrap_or_default();
         self.bytes -= taken.iter().map(|it| bytes_of(&it.request)).sum::<usize>();
         taken
@@ -159,7 +159,7 @@ impl PathLookups {
     }
 
     /// Takes the requests that have waited for so long. The others wait on for the answer.
-    fn take_old(&mut self, id: Named, now: Instant, wait: Duration) -> Vec<Waiting> {
+    fn take_old(&mut self, id: LookupSubject, now: Instant, wait: Duration) -> Vec<Waiting> {
         let Some(lookup) = self.all.get_mut(&id) else { return Vec::new() };
         let is_old = |it: &mut Waiting| now.saturating_duration_since(it.at) >= wait;
         let old: Vec<_> = lookup.waiting.extract_if(.., is_old).collect();
@@ -169,14 +169,16 @@ impl PathLookups {
 
     /// A registration has ended, or another node owns it: a question under way about it is asked again.
     pub(super) fn doubt(&mut self, id: InstanceId) {
-        if let Some(lookup) = self.all.get_mut(&Named::Path(id)) {
+        if let Some(lookup) = self.all.get_mut(&LookupSubject::Path(id)) {
             lookup.is_stale = true;
         }
     }
 
     /// A device's connection has ended: nobody waits for the answers to its requests.
     pub(super) fn forget_flow(&mut self, ended: FlowId) {
-        for lookup in self.all.iter_mut().filter(|(id, _)| matches!(id, Named::Dialog(_))).map(|(_, lookup)| lookup) {
+        for lookup in
+            self.all.iter_mut().filter(|(id, _)| matches!(id, LookupSubject::Dialog(_))).map(|(_, lookup)| lookup)
+        {
             let is_by =
                 |it: &mut Waiting| matches!(&it.request, Input::Received { source, .. } if source.flow == ended);
             let gone = lookup.waiting.extract_if(.., is_by);
@@ -184,17 +186,17 @@ impl PathLookups {
         }
     }
 
-    fn is_stale(&self, id: Named) -> bool {
+    fn is_stale(&self, id: LookupSubject) -> bool {
         self.all.get(&id).is_some_and(|lookup| lookup.is_stale)
     }
 
     /// Whether a request is the CANCEL of a call that waits.
-    fn ends_one(&self, id: Named, request: &Input) -> bool {
+    fn ends_one(&self, id: LookupSubject, request: &Input) -> bool {
         self.all.get(&id).is_some_and(|lookup| ends_one(request, lookup.waiting.iter().map(|other| &other.request)))
     }
 
     /// Whether the same request waits.
-    fn has(&self, id: Named, request: &Input) -> bool {
+    fn has(&self, id: LookupSubject, request: &Input) -> bool {
         let waits = |lookup: &PathLookup| lookup.waiting.iter().any(|other| is_same(request, &other.request));
         self.all.get(&id).is_some_and(waits)
     }
@@ -240,19 +242,19 @@ impl Shard {
     }
 
     /// The registration that a request names, and the fact that is missing to handle it.
-    fn missing(&self, source: &Source, message: &Message) -> Option<(Named, Missing)> {
+    fn missing(&self, source: &Source, message: &Message) -> Option<(LookupSubject, Missing)> {
         if source.side == Side::Device {
             let id = self.endpoint.missing_by_device(clock::now(), source, message)?;
-            return Some((Named::Dialog(id), Missing::Binding));
+            return Some((LookupSubject::Dialog(id), Missing::Binding));
         }
         if let Some((id, missing)) = self.endpoint.missing_by_path(clock::now(), source, message) {
-            return Some((Named::Path(id), missing));
+            return Some((LookupSubject::Path(id), missing));
         }
         let (binding, upstream) = self.endpoint.unserved(source, message)?;
-        Some((Named::Contact(binding), Missing::Addresses(upstream)))
+        Some((LookupSubject::Contact(binding), Missing::Addresses(upstream)))
     }
 
-    fn begin_look_up(&self, id: Named, missing: Missing, source: IpAddr, pause: Duration) {
+    fn begin_look_up(&self, id: LookupSubject, missing: Missing, source: IpAddr, pause: Duration) {
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             if !pause.is_zero() {
@@ -260,9 +262,9 @@ impl Shard {
             }
             let mut asked = pin!(async {
                 match (missing, id) {
-                    (Missing::Binding, Named::Path(id)) => look_up(&shared, id).await,
-                    (Missing::Binding, Named::Contact(_)) => LookedUp::Unknown,
-                    (Missing::Binding, Named::Dialog(id)) => look_up_account(&shared, id).await,
+                    (Missing::Binding, LookupSubject::Path(id)) => look_up(&shared, id).await,
+                    (Missing::Binding, LookupSubject::Contact(_)) => LookedUp::Unknown,
+                    (Missing::Binding, LookupSubject::Dialog(id)) => look_up_account(&shared, id).await,
                     (Missing::Addresses(upstream), _) => match shared.dialler.addresses(upstream, source).await {
                         believed if believed.judges(source) => LookedUp::Served(upstream, believed),
                         believed => LookedUp::Undecided(upstream, believed),
@@ -287,7 +289,7 @@ impl Shard {
     }
 
     /// Handles the outcome of a look-up that requests by our Path wait for.
-    pub(crate) fn on_path_looked_up(&mut self, id: Named, found: LookedUp) {
+    pub(crate) fn on_path_looked_up(&mut self, id: LookupSubject, found: LookedUp) {
         let served = match found {
             LookedUp::Known(new, _) if self.path_lookups.is_stale(id) => {
                 self.shared.upstreams.release(new.upstream);
@@ -328,9 +330,9 @@ impl Shard {
         let cancelled = Cancelled::among(waiting.iter().map(|it| &it.request));
         for Waiting { at, request, .. } in waiting {
             let may_miss_more = match id {
-                Named::Path(id) => is_known && self.push_bindings.knows(id),
-                Named::Contact(_) => is_known,
-                Named::Dialog(_) => false,
+                LookupSubject::Path(id) => is_known && self.push_bindings.knows(id),
+                LookupSubject::Contact(_) => is_known,
+                LookupSubject::Dialog(_) => false,
             };
             let input = if may_miss_more { self.look_up_path(at, request) } else { Some(request) };
             if let Some(input) = input {
@@ -349,7 +351,7 @@ impl Shard {
     }
 
     /// The store, or DNS, is slow: each INVITE gets its 100, and requests that have waited long enough are refused.
-    fn look_at_waiting(&mut self, id: Named) {
+    fn look_at_waiting(&mut self, id: LookupSubject) {
         let now = clock::now();
         let server = self.path_lookups.all.get(&id).and_then(|lookup| lookup.server);
         let wait = server.map_or(WAIT, |server| self.wait_for(Missing::Addresses(server)));
@@ -370,7 +372,7 @@ impl Shard {
     }
 
     /// The store, or DNS, cannot answer: requests that have waited long enough are refused, the others wait on.
-    fn wait_for_answer(&mut self, id: Named) {
+    fn wait_for_answer(&mut self, id: LookupSubject) {
         let now = clock::now();
         let mut again = None;
         let waiting = self.path_lookups.take(id);
@@ -538,7 +540,7 @@ mod tests {
                 Source { flow: FlowId::Stream(1), side: Side::Upstream, transport: Transport::Tls, peer, split: false };
             Input::Received { source, message: Message::parse(&text.into(), &Limits::COMPOSED).unwrap() }
         };
-        let id = |number: usize| Named::Path(InstanceId::new((number as u128 + 1) << 16, ShardTag(0)));
+        let id = |number: usize| LookupSubject::Path(InstanceId::new((number as u128 + 1) << 16, ShardTag(0)));
         let kept = |of: usize, same: bool, bytes: usize| {
             let mut lookups = PathLookups::default();
             for number in 0..of {
@@ -582,8 +584,10 @@ mod tests {
     #[test]
     fn what_a_device_has_sent_waits_no_longer_than_its_connection_is_open() {
         let mut lookups = PathLookups::default();
-        let (device, server) =
-            (Named::Dialog(InstanceId::new(1, ShardTag(0))), Named::Path(InstanceId::new(1, ShardTag(0))));
+        let (device, server) = (
+            LookupSubject::Dialog(InstanceId::new(1, ShardTag(0))),
+            LookupSubject::Path(InstanceId::new(1, ShardTag(0))),
+        );
         for (id, flow) in [(device, 1), (device, 2), (server, 1)] {
             let message = Message::parse(&"BYE sip:a@h SIP/2.0\r\n\r\n".into(), &Limits::COMPOSED).unwrap();
             let peer = "192.0.2.1:5060".parse().unwrap();

@@ -13,7 +13,7 @@ use sip::id::InstanceId;
 use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::digest::Unanswerable;
-use crate::agent::tables::instances::{Again, Row};
+use crate::agent::tables::instances::{RepeatedNotice, Row};
 use crate::agent::tables::lease;
 use crate::agent::tables::pending_notices::Notice;
 use crate::agent::tables::timeline::TimelineEvent;
@@ -81,15 +81,15 @@ impl Shard {
     }
 
     /// Sends a notice again that no push service has taken.
-    pub(crate) fn tell_again(&mut self, id: InstanceId, what: Again) {
-        let subject = if matches!(what, Again::Reminder(_)) { Subject::Lease } else { Subject::Registration };
+    pub(crate) fn tell_again(&mut self, id: InstanceId, what: RepeatedNotice) {
+        let subject = if matches!(what, RepeatedNotice::Reminder(_)) { Subject::Lease } else { Subject::Registration };
         if self.is_handed_over() || self.is_telling(id, subject) {
             return;
         }
         match what {
-            Again::Reminder(reminder) => self.remind(id, reminder),
-            Again::Lost(since) => self.tell_registration_failing(id, since),
-            Again::Restored => self.push_restored(id),
+            RepeatedNotice::Reminder(reminder) => self.remind(id, reminder),
+            RepeatedNotice::Lost(since) => self.tell_registration_failing(id, since),
+            RepeatedNotice::Restored => self.push_restored(id),
         }
     }
 

@@ -149,14 +149,14 @@ pub(crate) enum Due {
         since: u64,
     },
     /// No push service has taken this so far: it is to be sent again, unless it is on its way.
-    Again(Again),
+    Repeat(RepeatedNotice),
     /// The lease has ended.
     End,
 }
 
 /// A notice that is told again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Again {
+pub(crate) enum RepeatedNotice {
     /// This reminder.
     Reminder(Reminder),
     /// Since when the registration is lost, in seconds since 1970.
@@ -431,10 +431,10 @@ impl Instances {
             Some(Due::Reminder(reminder))
         } else {
             self.pending_notices.pop_due(slot, now).map(|notice| {
-                Due::Again(match notice {
-                    Notice::Reminder(reminder) => Again::Reminder(reminder),
-                    Notice::Lost => Again::Lost(since),
-                    Notice::Restored => Again::Restored,
+                Due::Repeat(match notice {
+                    Notice::Reminder(reminder) => RepeatedNotice::Reminder(reminder),
+                    Notice::Lost => RepeatedNotice::Lost(since),
+                    Notice::Restored => RepeatedNotice::Restored,
                 })
             })
         };

@@ -39,7 +39,7 @@ enum Question {
 
 /// The meaning of a message for the probe.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Heard {
+pub(super) struct ProbeFinding {
     /// The server sees bare LFs, as it says.
     pub(super) sees_lf: bool,
     /// The message is the answer to the probe, and for nobody else.
@@ -100,22 +100,22 @@ impl LfProbe {
     }
 
     /// A sound message came.
-    pub(super) fn on_message(&mut self, message: &Message, known: &LfServers) -> Heard {
-        let Some(status) = message.status().filter(|_| !message.is_request()) else { return Heard::default() };
+    pub(super) fn on_message(&mut self, message: &Message, known: &LfServers) -> ProbeFinding {
+        let Some(status) = message.status().filter(|_| !message.is_request()) else { return ProbeFinding::default() };
         let via = message.via();
-        let Some(branch) = via.as_ref().and_then(|via| via.branch()) else { return Heard::default() };
+        let Some(branch) = via.as_ref().and_then(|via| via.branch()) else { return ProbeFinding::default() };
         if matches!(&self.question, Question::Asked(asked) if **asked == *branch) {
             if status < 200 {
-                return Heard { sees_lf: false, is_own: true };
+                return ProbeFinding { sees_lf: false, is_own: true };
             }
             (self.question, self.registers) = (Question::Over, None);
             let sees_lf = sees_lf(message);
             known.note(self.place, sees_lf);
-            return Heard { sees_lf, is_own: true };
+            return ProbeFinding { sees_lf, is_own: true };
         }
         let its = self.registers.as_ref().is_some_and(|all| all.iter().any(|asked| **asked == *branch.as_bytes()));
         if !its || !(200..300).contains(&status) {
-            return Heard::default();
+            return ProbeFinding::default();
         }
         // A REGISTER without such a word is not looked at again: refreshes come for ever.
         self.registers = None;
@@ -123,7 +123,7 @@ impl LfProbe {
         if sees_lf {
             known.note(self.place, true);
         }
-        Heard { sees_lf, is_own: false }
+        ProbeFinding { sees_lf, is_own: false }
     }
 
     /// The end of a message on the stream is in doubt.
@@ -245,7 +245,7 @@ mod tests {
                 assert_eq!(known.has(Place::dialled(peer(5061))), says);
                 // A server behind it says nothing of it.
                 let behind = lf_probe.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known);
-                assert_eq!(behind, Heard::default());
+                assert_eq!(behind, ProbeFinding::default());
             }
         }
     }
@@ -263,7 +263,11 @@ mod tests {
         assert!(!known.has(Place::dialled(peer(5061))), "its own word");
         let (mut through, _) = asked(&known, 5061, "Route: <sip:p;lr>\r\n");
         for branch in ["z9hG4bKone", "z9hG4bKevil", "z9hG4bKother"] {
-            assert_eq!(through.on_message(&answer(branch, "kamailio", TAG), &known), Heard::default(), "{branch}");
+            assert_eq!(
+                through.on_message(&answer(branch, "kamailio", TAG), &known),
+                ProbeFinding::default(),
+                "{branch}"
+            );
         }
     }
 

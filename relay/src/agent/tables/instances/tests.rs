@@ -52,9 +52,9 @@ fn a_reminder_that_no_service_takes_is_due_again_and_counts_once_it_is_taken() {
     assert_eq!(instances.pop_due(begun), Some((id, Due::Reminder(Reminder::Renew))));
     assert_eq!(instances.get(id).and_then(Row::reminded), None, "no service has taken it");
     assert_eq!(instances.pop_due(begun + 3_600), None);
-    assert_eq!(instances.pop_due(begun + 7_200), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
+    assert_eq!(instances.pop_due(begun + 7_200), Some((id, Due::Repeat(RepeatedNotice::Reminder(Reminder::Renew)))));
     instances.hasten_pending_notices(begun + 8_000);
-    assert_eq!(instances.pop_due(begun + 8_000), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
+    assert_eq!(instances.pop_due(begun + 8_000), Some((id, Due::Repeat(RepeatedNotice::Reminder(Reminder::Renew)))));
     assert_eq!(instances.take_told(id, Event::Expiring), None, "that is another push");
     assert_eq!(instances.take_told(id, Event::Renew), Some(Notice::Reminder(Reminder::Renew)));
     assert_eq!(instances.get(id).and_then(Row::reminded), Some(Reminder::Renew));
@@ -71,7 +71,7 @@ fn a_loss_that_no_service_takes_is_due_again_and_one_that_an_earlier_run_told_is
     let begun = END - 300_000;
     instances.set_lost(id, begun, begun + 600);
     assert_eq!(instances.pop_due(begun + 600), Some((id, Due::Lost { since: begun })));
-    assert_eq!(instances.pop_due(begun + 7_800), Some((id, Due::Again(Again::Lost(begun)))));
+    assert_eq!(instances.pop_due(begun + 7_800), Some((id, Due::Repeat(RepeatedNotice::Lost(begun)))));
     assert!(instances.set_not_lost(id), "it may have been taken");
     assert!(!instances.has_pending_notices());
     instances.set_restored(id, begun + 8_000);

@@ -55,7 +55,7 @@ pub(super) enum Patience {
 }
 
 /// The outcome of dialling one address.
-pub(super) enum Way {
+pub(super) enum DialOutcome {
     Open(Opened),
     /// The address cannot be used now.
     Failed,
@@ -75,11 +75,11 @@ pub(super) enum Turns {
 /// The permits of a connection that is being opened; given back when dropped.
 pub(super) struct Admitted<'a> {
     _place: Share,
-    _leave: Leave<'a>,
+    _permit: DialPermit<'a>,
 }
 
-/// The leave to dial.
-struct Leave<'a> {
+/// The permission to dial.
+struct DialPermit<'a> {
     _source: Option<Share>,
     _turn: SemaphorePermit<'a>,
 }
@@ -121,9 +121,9 @@ impl Inner {
                     impatient => impatient,
                 };
                 match self.connect(upstream, route, candidate, patience).await {
-                    Way::Open(opened) => return Some((candidate, opened)),
-                    Way::Failed => {}
-                    Way::Passed => passed.push(candidate),
+                    DialOutcome::Open(opened) => return Some((candidate, opened)),
+                    DialOutcome::Failed => {}
+                    DialOutcome::Passed => passed.push(candidate),
                 }
             }
             candidates = passed;
@@ -138,19 +138,19 @@ impl Inner {
         route: &Route,
         candidate: Candidate,
         patience: Patience,
-    ) -> Way {
+    ) -> DialOutcome {
         if candidate.transport == net::Transport::Udp {
-            return Way::Open(Opened::Udp);
+            return DialOutcome::Open(Opened::Udp);
         }
         let Some(_admitted) = self.admitted(upstream, place_of(&candidate), Turns::Flows, patience).await else {
-            return Way::Passed;
+            return DialOutcome::Passed;
         };
         match self.open_stream(route, &candidate).await {
             Ok(stream) => {
                 // Without it the connection works as well.
                 let _ = stream.end_when_unacknowledged(UNACKNOWLEDGED);
                 self.unreachable.opened(place_of(&candidate), clock::now());
-                Way::Open(Opened::Stream(stream))
+                DialOutcome::Open(Opened::Stream(stream))
             }
             Err(error) => {
                 tracing::info!(
@@ -163,7 +163,7 @@ impl Inner {
                     let (now, first) = (clock::now(), self.failback_interval);
                     self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 }
-                Way::Failed
+                DialOutcome::Failed
             }
         }
     }
@@ -203,7 +203,7 @@ impl Inner {
                 (None, Turns::Flows) => return None,
             };
             if let Some(leave) = self.try_leave(&share, turns) {
-                return Some(Admitted { _place: place, _leave: leave });
+                return Some(Admitted { _place: place, _permit: leave });
             }
             // A dial that already holds the other permit goes first.
             drop(place);
@@ -212,13 +212,13 @@ impl Inner {
             }
             let leave = self.leave(share, turns).await?;
             if let Some(place) = self.by_address.try_take(to.0) {
-                return Some(Admitted { _place: place, _leave: leave });
+                return Some(Admitted { _place: place, _permit: leave });
             }
         }
     }
 
     /// The leave to dial, where it is free.
-    fn try_leave(&self, share: &DialShare, turns: Turns) -> Option<Leave<'_>> {
+    fn try_leave(&self, share: &DialShare, turns: Turns) -> Option<DialPermit<'_>> {
         let source = match share {
             DialShare::Of(sources) => Some(self.by_source.try_take_any(sources)?),
             DialShare::Proven => None,
@@ -230,11 +230,11 @@ impl Inner {
                 turn => turn,
             },
         };
-        Some(Leave { _source: source, _turn: turn.ok()? })
+        Some(DialPermit { _source: source, _turn: turn.ok()? })
     }
 
     /// Waits for the leave to dial.
-    async fn leave(&self, share: DialShare, turns: Turns) -> Option<Leave<'_>> {
+    async fn leave(&self, share: DialShare, turns: Turns) -> Option<DialPermit<'_>> {
         let of = match (turns, &share) {
             (Turns::Answers, _) => &self.answer_turns,
             (Turns::Flows, DialShare::Proven) => &self.turns_proven,
@@ -244,7 +244,7 @@ impl Inner {
             DialShare::Of(sources) => self.by_source.take_any(sources).await,
             DialShare::Proven => None,
         };
-        Some(Leave { _source: source, _turn: of.acquire().await.ok()? })
+        Some(DialPermit { _source: source, _turn: of.acquire().await.ok()? })
     }
 
     /// A place among those who connect to an address.

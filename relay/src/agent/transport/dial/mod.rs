@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, StreamKey};
-use connecting::{Opened, Patience, Way};
+use connecting::{DialOutcome, Opened, Patience};
 use sip::endpoint::{FlowOutcome, Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
@@ -322,13 +322,13 @@ impl Inner {
             let Some(candidate) = self.better(upstream, shard, &drawn) else { continue };
             let way = self.connect(upstream, route, candidate, Patience::None);
             match timeout(self.dial_timeout, way).await {
-                Ok(Way::Open(opened)) => {
+                Ok(DialOutcome::Open(opened)) => {
                     let (flow, transport) = self.begin(shard, opened, candidate).await;
                     self.upstreams.targets(upstream, |targets| targets.tries(shard, flow, candidate));
                     let input = Input::FailbackDialled { upstream, flow, transport };
                     self.shards.send(shard, ShardInput::sip(input)).await;
                 }
-                Ok(Way::Failed | Way::Passed) => {}
+                Ok(DialOutcome::Failed | DialOutcome::Passed) => {}
                 Err(_) => break,
             }
         }
