@@ -34,7 +34,7 @@ use sip::id::InstanceId;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use super::woken_calls::Telling;
+use super::woken_calls::Announcer;
 use crate::agent::request::Request;
 use crate::lock::Mutex;
 use crate::service::{Inner, Service};
@@ -102,7 +102,7 @@ impl Service {
         let (woken, news) = mpsc::unbounded_channel();
         agent.hand_over(&woken).await;
         drop(woken);
-        let mut telling = Telling::new(news);
+        let mut telling = Announcer::new(news);
         // Before any node can take them over; a node that is not told wakes a device once more.
         let _ = timeout(OPERATION_LIMIT, telling.tell(it)).await;
         tokio::spawn(telling.go_on(it.clone()));

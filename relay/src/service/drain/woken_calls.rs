@@ -26,14 +26,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LETTER_MAX: usize = 1_000;
 
 /// The announcements, and how many of them each node has been told.
-pub(super) struct Telling {
+pub(super) struct Announcer {
     news: UnboundedReceiver<Woken>,
     woken: Vec<Woken>,
     /// By run, how many of them it was told.
     told: BTreeMap<Owner, usize>,
 }
 
-impl Telling {
+impl Announcer {
     /// Tells what comes by `news`.
     pub(crate) fn new(news: UnboundedReceiver<Woken>) -> Self {
         Self { news, woken: Vec::new(), told: BTreeMap::new() }

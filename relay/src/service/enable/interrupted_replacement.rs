@@ -22,7 +22,7 @@ use crate::domain::WipeReason;
 use crate::service::Inner;
 use crate::service::devices::AccessError;
 use crate::service::nodes::drain_messages::NodeMessage;
-use crate::service::ownership::missing_records::Heard;
+use crate::service::ownership::missing_records::PeerAnswers;
 use crate::vault::Fence;
 
 impl Inner {
@@ -33,7 +33,7 @@ impl Inner {
         // A store that is away is asked again in the next round.
         let Ok(Some((later, fence))) = self.later_one(id).await else { return };
         let (wiped, heard) = self.wiped_elsewhere(&[(later, fence)]).await;
-        if heard != Heard::All || !wiped.is_empty() || self.is_unsure() {
+        if heard != PeerAnswers::All || !wiped.is_empty() || self.is_unsure() {
             return;
         }
         tracing::info!(event = "replacing-resumed", instance = %id, later = %later, "a later instance has taken the place of one that has not ended for it; it ends now");

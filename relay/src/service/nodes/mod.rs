@@ -56,19 +56,19 @@ const ANSWERED_IN: u32 = 5;
 pub type Body = Zeroizing<Vec<u8>>;
 
 /// Takes the answers to one question: one, or an early one and what comes of it.
-pub type Tell = mpsc::UnboundedSender<Body>;
+pub type AnswerSender = mpsc::UnboundedSender<Body>;
 
 /// Answers what another node asks, until its future ends.
-pub type Answering = Arc<dyn Fn(Body, Tell) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub type Answering = Arc<dyn Fn(Body, AnswerSender) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// The questions of this node that have no answer yet.
 #[derive(Default)]
-pub(super) struct Questions(Mutex<HashMap<LetterNumber, Tell>>);
+pub(super) struct Questions(Mutex<HashMap<LetterNumber, AnswerSender>>);
 
 /// A question that was asked; forgotten when this is dropped.
-struct Asked<'a>(&'a Questions, LetterNumber);
+struct PendingQuestion<'a>(&'a Questions, LetterNumber);
 
-impl Drop for Asked<'_> {
+impl Drop for PendingQuestion<'_> {
     fn drop(&mut self) {
         self.0.lock().remove(&self.1);
     }
@@ -304,7 +304,7 @@ impl Inner {
         let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
         self.questions.lock().insert(number, tell);
         // Also when the requester has gone.
-        let _forgotten = Asked(&self.questions, number);
+        let _forgotten = PendingQuestion(&self.questions, number);
         let vault = &self.dependencies.vault;
         let mut written = Err(StoreError::Away(AwayReason::TimedOut));
         let first = async {
@@ -410,7 +410,7 @@ impl Inner {
 }
 
 impl Questions {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, Tell>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, AnswerSender>> {
         self.0.lock()
     }
 }

@@ -63,7 +63,7 @@ struct Settling {
 }
 
 /// A claimed record, opened.
-enum Opened {
+enum OpenedRecord {
     /// A lent account, which is registered from here.
     Lent(Box<NewInstance>),
     /// A registration that passed through, whose device registers it.
@@ -71,7 +71,7 @@ enum Opened {
     /// The record was wiped.
     Ended,
     /// The record cannot be opened, or is over.
-    Not,
+    Unusable,
 }
 
 impl Inner {
@@ -223,34 +223,34 @@ impl Inner {
             None => None,
         };
         match self.open_claimed(stored, hosts) {
-            Opened::Lent(new) => Some(new),
-            Opened::PushBinding(known) => {
+            OpenedRecord::Lent(new) => Some(new),
+            OpenedRecord::PushBinding(known) => {
                 self.dependencies.agent.upstreams().release(known.upstream);
                 None
             }
-            Opened::Ended | Opened::Not => None,
+            OpenedRecord::Ended | OpenedRecord::Unusable => None,
         }
     }
 
     /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
         match self.open_claimed(stored, None) {
-            Opened::Lent(new) if new.binding.proven => Some(new),
-            Opened::Lent(new) => {
+            OpenedRecord::Lent(new) if new.binding.proven => Some(new),
+            OpenedRecord::Lent(new) => {
                 self.dependencies.agent.upstreams().release(new.binding.upstream);
                 None
             }
-            Opened::PushBinding(_) | Opened::Ended | Opened::Not => None,
+            OpenedRecord::PushBinding(_) | OpenedRecord::Ended | OpenedRecord::Unusable => None,
         }
     }
 
-    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
+    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> OpenedRecord {
         let Stored { id, sealed, fence, put_by, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
             self.dependencies.agent.erase(id, lookup);
-            return Opened::Ended;
+            return OpenedRecord::Ended;
         }
         enum Read {
             Lent(NewBinding, (LeaseExpiry, bool), AorKey, Holding),
@@ -274,27 +274,34 @@ impl Inner {
             }
         });
         match read.ok().flatten() {
-            Some(Read::Lent(binding, (lease, told_failing), aor, place)) => {
-                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, told_failing, binding, place }))
-            }
+            Some(Read::Lent(binding, (lease, told_failing), aor, place)) => OpenedRecord::Lent(Box::new(NewInstance {
+                id,
+                sealed,
+                lease,
+                aor,
+                fence,
+                told_failing,
+                binding,
+                place,
+            })),
             // A registration that is over, or leads nowhere, is left to its TTL.
-            Some(Read::PushBinding(None)) => Opened::Not,
-            Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
+            Some(Read::PushBinding(None)) => OpenedRecord::Unusable,
+            Some(Read::PushBinding(Some(known))) => OpenedRecord::PushBinding(Box::new(known)),
             // The record can never be read again: the TTL takes it.
             None if vault.is_damaged(id, &sealed) => {
                 tracing::error!(event = "record-damaged", instance = %id, "a stored record is damaged, or in a form of another version: nobody takes it over; it is left to its expiry, and its phone enables again when its app is told that there is none");
-                Opened::Not
+                OpenedRecord::Unusable
             }
             None => {
                 tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
-                Opened::Not
+                OpenedRecord::Unusable
             }
         }
     }
 }
 
 /// Some records that are being opened, each with the run that it was taken from.
-type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, Opened)>>;
+type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, OpenedRecord)>>;
 
 /// Instances under way between the store and the shards.
 struct TakingOver<'a> {
@@ -354,23 +361,23 @@ impl<'a> TakingOver<'a> {
         let (mut ended, mut left) = (BTreeMap::<Owner, Vec<_>>::new(), BTreeMap::<Owner, Vec<_>>::new());
         for (id, from, opened) in opened {
             match opened {
-                Opened::Lent(new) => {
+                OpenedRecord::Lent(new) => {
                     self.settling.lock().insert(id, from);
                     some.push(*new);
                 }
-                Opened::PushBinding(known) => {
+                OpenedRecord::PushBinding(known) => {
                     self.taken += 1;
                     self.left_behind += usize::from(known.left_by.is_some());
                     let (reply, adopted) = oneshot::channel();
                     agent.tell(id, Request::Adopt { new: known, reply }).await;
                     adopting.extend(from.map(|from| (id, from, adopted)));
                 }
-                Opened::Ended => {
+                OpenedRecord::Ended => {
                     if let Some(from) = from {
                         ended.entry(from).or_default().push(id);
                     }
                 }
-                Opened::Not => {
+                OpenedRecord::Unusable => {
                     if let Some(from) = from {
                         left.entry(from).or_default().push(id);
                     }

@@ -77,7 +77,7 @@ pub(crate) enum Question {
 
 /// Whether all nodes have answered that are waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Heard {
+pub(crate) enum PeerAnswers {
     All,
     NotAll,
     /// The store did not say who they are, or took no letter to one that is waited for.
@@ -276,17 +276,17 @@ impl Inner {
 
     /// The instances among these that other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard:
     /// one that is silent is asked once for all.
-    pub(crate) async fn wiped_elsewhere(&self, held: &[(InstanceId, Fence)]) -> (Vec<InstanceId>, Heard) {
+    pub(crate) async fn wiped_elsewhere(&self, held: &[(InstanceId, Fence)]) -> (Vec<InstanceId>, PeerAnswers) {
         if held.is_empty() {
-            return (Vec::new(), Heard::All);
+            return (Vec::new(), PeerAnswers::All);
         }
-        let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), Heard::StoreAway) };
-        let (mut wiped, mut heard, mut living) = (Vec::new(), Heard::All, Vec::new());
+        let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), PeerAnswers::StoreAway) };
+        let (mut wiped, mut heard, mut living) = (Vec::new(), PeerAnswers::All, Vec::new());
         let mut is_away = false;
         let mut note_silent = |peer: &Peer| {
             let word = self.silences.note(peer, clock::now());
-            if word == Heard::NotAll {
-                heard = Heard::NotAll;
+            if word == PeerAnswers::NotAll {
+                heard = PeerAnswers::NotAll;
             }
             word
         };
@@ -311,7 +311,7 @@ impl Inner {
                 }
                 unheard => {
                     // A part of the store that takes no letters for one node is not waited for longer than the node.
-                    is_away |= note_silent(peer) == Heard::NotAll && matches!(unheard, Some(Err(_)));
+                    is_away |= note_silent(peer) == PeerAnswers::NotAll && matches!(unheard, Some(Err(_)));
                     false
                 }
             });
@@ -319,7 +319,7 @@ impl Inner {
         for (peer, _) in living {
             self.silences.forget(&peer.node);
         }
-        (wiped, if is_away { Heard::StoreAway } else { heard })
+        (wiped, if is_away { PeerAnswers::StoreAway } else { heard })
     }
 
     /// Looks after the nodes that were silent, with each renewal.

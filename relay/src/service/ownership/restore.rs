@@ -31,7 +31,7 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 
 use super::AT_ONCE;
-use super::missing_records::Heard;
+use super::missing_records::PeerAnswers;
 use crate::agent::request::{InstanceStatus, Request};
 use crate::clock::{confirmed_now, shared_now};
 use crate::domain::InstanceState;
@@ -86,7 +86,7 @@ impl Inner {
         let mut tally = Tally::default();
         let (wiped, heard) = self.wiped_elsewhere(&owned).await;
         self.release_wiped(&wiped).await;
-        if heard != Heard::All {
+        if heard != PeerAnswers::All {
             return false;
         }
         // A clock that has jumped ahead makes nothing old.
@@ -131,7 +131,7 @@ impl Inner {
         let fence = self.look_as_relay(id).await.map_or(Fence::NEW, |status| status.fence);
         let (wiped, heard) = self.wiped_elsewhere(&[(id, fence)]).await;
         self.release_wiped(&wiped).await;
-        if heard != Heard::All {
+        if heard != PeerAnswers::All {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
         let loss = if dependencies.vault.is_being_restored() { Loss::WithOthers } else { Loss::Alone };
@@ -159,7 +159,7 @@ impl Inner {
         // Instances wiped meanwhile.
         let (wiped, heard) = self.wiped_elsewhere(&written).await;
         self.release_wiped(&wiped).await;
-        self.erase_ended(&written).await && heard == Heard::All
+        self.erase_ended(&written).await && heard == PeerAnswers::All
     }
 
     /// Erases what this node has wiped, since this time in seconds since 1970, or has ended of what passed through, and the store has again: it came back with

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
-use super::missing_records::Heard;
+use super::missing_records::PeerAnswers;
 use crate::lock::Mutex;
 use crate::service::Inner;
 use crate::vault::record::StoredRecord;
@@ -64,7 +64,7 @@ impl Inner {
             return (stored.fence > fence).then_some(());
         }
         let (wiped, heard) = self.wiped_elsewhere(&[(id, stored.fence)]).await;
-        if heard != Heard::All || agent.is_claiming() || agent.is_doubtful() || self.is_leaving() {
+        if heard != PeerAnswers::All || agent.is_claiming() || agent.is_doubtful() || self.is_leaving() {
             return None;
         }
         if !wiped.is_empty() || !self.has_its_place(&stored).await? {
