@@ -18,17 +18,17 @@ use std::time::Instant;
 use super::{ClientOwner, Endpoint};
 use crate::id::{BranchId, FlowId, UpstreamId};
 
-/// Branches that are remembered for a stream before those that wait for nothing are looked for.
+/// The number of branches of a stream above which those that wait for nothing are removed.
 const REMEMBERED_MIN: usize = 64;
 
-/// The requests of devices that SIP servers were sent by streams, and may not have answered.
+/// Requests of devices that were sent to SIP servers by streams, and may be unanswered.
 #[derive(Debug, Default)]
 pub(super) struct AskedOfServers(HashMap<FlowId, OnStream>);
 
 #[derive(Debug, Default)]
 struct OnStream {
     branches: Vec<BranchId>,
-    /// How many there are when those that wait for nothing are looked for.
+    /// The number of branches at which those that wait for nothing are removed.
     look_at: usize,
 }
 
@@ -36,7 +36,7 @@ impl AskedOfServers {
     fn add(&mut self, flow: FlowId, branch: BranchId, is_pending: impl Fn(BranchId) -> bool) {
         let OnStream { branches, look_at } = self.0.entry(flow).or_default();
         if branches.len() >= *look_at {
-            // One that two streams answer in turn moves to and fro, and is here more than once.
+            // A request that two streams answer in turn may be here more than once.
             let mut seen = HashSet::new();
             branches.retain(|branch| is_pending(*branch) && seen.insert(*branch));
             *look_at = (2 * branches.len()).max(REMEMBERED_MIN);
@@ -46,7 +46,7 @@ impl AskedOfServers {
 }
 
 impl Endpoint {
-    /// A device's request is on a flow of its SIP server now.
+    /// A device's request was sent by this flow of its SIP server.
     pub(super) fn note_asked_of_server(&mut self, flow: FlowId, branch: BranchId) {
         if flow.is_reliable() {
             let Self { asked_of_servers, core, .. } = self;
@@ -54,7 +54,7 @@ impl Endpoint {
         }
     }
 
-    /// A stream has ended, whose other end had this address.
+    /// A stream to this address has ended.
     pub(super) fn ask_by_next_flow(&mut self, now: Instant, ended: FlowId, address: Option<IpAddr>) {
         let mut seen = HashSet::new();
         for branch in self.asked_of_servers.0.remove(&ended).map(|on| on.branches).unwrap_or_default() {
@@ -73,7 +73,7 @@ impl Endpoint {
         }
     }
 
-    /// The SIP server of a request that went to this address has this flow.
+    /// The SIP server of a request that went to this address has this flow now.
     pub(super) fn ask_again(&mut self, now: Instant, branch: BranchId, flow: FlowId, address: Option<IpAddr>) {
         // The request's Via names a stream.
         if !flow.is_reliable() {
@@ -95,7 +95,7 @@ impl Endpoint {
         if self.upstreams.registrar(id).is_none() || !self.park_for_server(now, id, branch, address) {
             return self.abandon_forwarded(now, branch);
         }
-        // One that was sent again is not worth a dial of its own: its server may close each stream for it.
+        // A request that was sent again causes no dial: its server may close each stream because of it.
         if !self.core.transactions.was_carried(branch) {
             self.want_flow_soon(now, id);
         }

@@ -34,22 +34,21 @@ use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{LATE, Reply, ServerId};
 
-/// Requests that may wait for one device; a further one is answered 480. Those of one dialog take a half of it at most, and leave room for others.
+/// Requests that may wait for one device, half of them of one dialog at most; a further one is answered 480.
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
-/// The part of these that the INVITEs which devices begin may take, and the part for all else that they begin: the others are for what ends and changes calls.
+/// The part of these for INVITEs that devices begin, and the same for their other new requests; the rest is for requests that end or change calls.
 pub const BEGUN_PER_SERVER: usize = WAITING_PER_SERVER / 4;
-/// Requests that may wait for one SIP server altogether, so that what it was sent and has not answered waits as well; a further one of these is
-/// given up.
+/// Requests that may wait for one SIP server in all, including those that were sent and not answered; a further one of the latter is given up.
 pub const ASKED_PER_SERVER: usize = 4_000;
 
 /// How long a request that a device begins waits for a flow to its SIP server.
 const BEGUN_WAIT: Duration = Duration::from_secs(8);
 
-/// BYEs for one device that wait on when their senders are told that it is away; a further one is lost.
+/// BYEs for one device that are still delivered after their senders were answered; a further one is lost.
 pub const OWED_PER_DEVICE: usize = 8;
-/// The same for all devices together, of at most 4 KiB each.
+/// The same for all devices, of at most 4 KiB each.
 pub const OWED_MAX: usize = 4_096;
 
 /// A request that waits for its peer.
@@ -64,7 +63,7 @@ pub(super) struct Parked {
 enum ParkedKind {
     /// The request came while the peer was away. `device`: that of its dialog.
     Unsent { server: ServerId, request: Box<Message>, way: Continuation, device: InstanceId },
-    /// The request is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
+    /// The request is a BYE that came while the device was away, and was answered 480. `_place`: one of [`OWED_MAX`].
     Owed { bye: Box<Message>, passage: HeaderEdits, _place: Arc<()> },
     /// The request was sent on a device's flow that has ended.
     Sent,
@@ -72,16 +71,16 @@ enum ParkedKind {
     Asked { address: Option<IpAddr> },
 }
 
-/// How a request goes on that was not sent.
+/// How an unsent request is forwarded once its peer is back.
 #[derive(Debug)]
 enum Continuation {
     /// Inside its dialog.
     InDialog(HeaderEdits),
-    /// Its device begins something; from where.
+    /// A new request of a device, from this source.
     Begun(Source),
 }
 
-/// The requests of dialogs that wait for a peer to come back, in the order in which they came.
+/// The requests that wait for a peer to come back, in their order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct ParkedRequests {
     waiting: HashMap<OfflinePeer, Vec<Parked>>,
@@ -90,7 +89,7 @@ pub(super) struct ParkedRequests {
 }
 
 impl ParkedRequests {
-    /// How many peers are waited for.
+    /// The number of peers that are waited for.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -111,7 +110,7 @@ impl ParkedRequests {
         })
     }
 
-    /// A place for a BYE that a device is still to hear, if there is room.
+    /// A place for a BYE that its device must still get, if there is room.
     fn place_of(&self, who: &OfflinePeer, bye: &Message) -> Option<Arc<()>> {
         let owed = || {
             self.of(who).iter().filter_map(|it| match &it.kind {
@@ -124,12 +123,12 @@ impl ParkedRequests {
         (has_room && is_new).then(|| self.places.clone())
     }
 
-    /// How many requests wait for a peer that were not sent.
+    /// The number of unsent requests that wait for a peer.
     fn kept(&self, who: &OfflinePeer) -> usize {
         self.unsent(who).count()
     }
 
-    /// How many of them devices begin that are INVITEs, or that are none.
+    /// The number of new requests of devices among them: INVITEs, or all others.
     fn kept_begun(&self, who: &OfflinePeer, is_invite: bool) -> usize {
         let begun = |it: &&Parked| match &it.kind {
             ParkedKind::Unsent { request, way: Continuation::Begun(_), .. } => {
@@ -140,15 +139,14 @@ impl ParkedRequests {
         self.of(who).iter().filter(begun).count()
     }
 
-    /// The number of them in the dialog of this one, by its Call-ID: anybody who once was in the dialog can forge the rest.
+    /// The number of them with the Call-ID of this request: anybody who once was in the dialog can forge the other headers.
     fn kept_of(&self, who: &OfflinePeer, request: &Message) -> usize {
         self.unsent(who).filter(|it| it.call_id() == request.call_id()).count()
     }
 }
 
 impl Endpoint {
-    /// Keeps a request of this device's dialog that came from `side`, for the other side, which has no flow at this moment.
-    /// 480 when nothing is known of it.
+    /// Keeps a request of this device's dialog that came from `side` for the other side, which has no flow now. 480: that peer is unknown.
     pub(super) fn park(
         &mut self,
         now: Instant,
@@ -181,7 +179,7 @@ impl Endpoint {
         }
     }
 
-    /// Keeps a request that a device begins until a flow is up to its SIP server. 503 when none comes in time, or when none can be had.
+    /// Keeps a new request of a device until a flow to its SIP server is up. 503: none comes in time, or none can be had.
     pub(super) fn park_begun(
         &mut self,
         now: Instant,
@@ -214,7 +212,7 @@ impl Endpoint {
         self.want_flow_soon(now, upstream);
     }
 
-    /// No flow can be had to a SIP server now: the senders of what begins something may try another way.
+    /// No flow to a SIP server can be had now: senders of new requests may try another way.
     pub(super) fn give_up_begun(&mut self, now: Instant, id: UpstreamId) {
         let who = OfflinePeer::Server(id);
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
@@ -233,7 +231,7 @@ impl Endpoint {
         if is_invite { self.core.settings.answer_timeout } else { self.core.settings.timing.edge.parked }
     }
 
-    /// A CANCEL of an INVITE that waits: nobody has seen it but us.
+    /// A CANCEL of a waiting INVITE, which nobody else has seen.
     pub(super) fn cancel_parked(&mut self, now: Instant, who: OfflinePeer, branch: BranchId) {
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
@@ -244,7 +242,7 @@ impl Endpoint {
         self.core.transactions.respond(now, server, 487, response);
     }
 
-    /// A device's flow has ended: what was forwarded on it, and has not gone to another one since, may still be answered by the next one.
+    /// A device's flow has ended: requests that were forwarded on it, and by no other flow since, may still be answered by the next one.
     pub(super) fn lose_forwarded(&mut self, now: Instant, ended: FlowId, instance: InstanceId, branch: BranchId) {
         let is_there = self.core.transactions.flow_of(branch) == Some(ended);
         if !is_there {
@@ -269,10 +267,10 @@ impl Endpoint {
         }
     }
 
-    /// Parks what was sent on a flow for the next one.
+    /// Parks the requests that were sent on a flow, for the next one.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
         let owner = self.core.transactions.progress(branch).map(|(owner, _)| owner);
-        // Nobody's is a BYE whose sender is told.
+        // A BYE whose sender was answered has no owner.
         let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_) | ClientOwner::Nobody));
         if waits && self.carries_instance(instance) {
             let until = now + self.patience_for(self.core.transactions.is_invite(branch));
@@ -282,7 +280,7 @@ impl Endpoint {
         false
     }
 
-    /// Parks what was sent to a SIP server for its next flow; whether it has room.
+    /// Parks a request that was sent to a SIP server, for its next flow. Returns whether there is room.
     pub(super) fn park_for_server(
         &mut self,
         now: Instant,
@@ -299,7 +297,7 @@ impl Endpoint {
         has_room
     }
 
-    /// The peer is back: what waits goes to its flow, in the order in which it came.
+    /// The peer is back: waiting requests go by its flow, in their order of arrival.
     pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
         for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
             let hop = match (who, &waiting.kind) {
@@ -320,7 +318,7 @@ impl Endpoint {
         }
     }
 
-    /// The device has proved itself by a request of a dialog: what waits of its dialogs goes by the same flow.
+    /// The device has proved itself by a request of a dialog: waiting requests of its dialogs go by the same flow.
     pub(super) fn send_parked_in_dialogs(&mut self, now: Instant, device: InstanceId) {
         let who = OfflinePeer::Device(device);
         let Some(dialogs) = self.attachments.dialog_flow(device) else { return };
@@ -354,7 +352,7 @@ impl Endpoint {
                 }
             }
             ParkedKind::Owed { bye, passage, .. } => self.send_owed(now, waiting.branch, &bye, passage, hop),
-            // Not again: the copy of a call that waits is a leg of its own.
+            // It is not sent again: the copy of a waiting call is a leg of its own.
             ParkedKind::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
                 self.turn_leg(waiting.branch, hop);
             }
@@ -366,10 +364,10 @@ impl Endpoint {
         }
     }
 
-    /// A BYE that nobody waits for goes to its device, which may be away again before it hears it.
+    /// Sends a BYE without an owner to its device, which may be away again before it gets it.
     fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, passage: HeaderEdits, hop: NextHop) {
         let bytes = self.forwarded_bytes(bye, passage, &hop, branch);
-        // Full: the device's own session timer, or its user, ends the call.
+        // Without room, the device's own session timer, or its user, ends the call.
         if self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody).is_ok() {
             self.core.transactions.expect_late(branch, hop.device);
             self.note_forwarded(hop.flow, hop.device, branch);
@@ -387,7 +385,7 @@ impl Endpoint {
         }
     }
 
-    /// The device is enabled again: what waits for it waits for its successor, and what comes from it is the successor's.
+    /// The device is enabled again: requests for it wait for its successor, and its own are the successor's.
     pub(super) fn succeed_parked(
         &mut self,
         now: Instant,
@@ -413,7 +411,7 @@ impl Endpoint {
         }
     }
 
-    /// The device is wiped: what waits for it or comes from it goes nowhere.
+    /// The device is wiped: waiting requests for it or from it are refused.
     pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
         let own = |waiting: &Parked| matches!(waiting.kind, ParkedKind::Unsent { device: of, .. } if of == device);
@@ -433,7 +431,7 @@ impl Endpoint {
         }
     }
 
-    /// The device is another node's by now: the senders of what waits for it are told that it is away, and the BYEs among that are taken out.
+    /// The device is another node's by now: waiting requests for it are answered 480. Returns the BYEs among them.
     pub(super) fn take_owed(&mut self, now: Instant, device: InstanceId) -> Vec<Parked> {
         let who = OfflinePeer::Device(device);
         let mut all = Vec::new();
@@ -479,7 +477,7 @@ impl Endpoint {
         }
     }
 
-    /// A request of a dialog has waited for its device as long as its sender waits; the device may hear it all the same.
+    /// A request of a dialog has waited as long as its sender does; its device may still get it.
     fn tell_of_silence(&mut self, now: Instant, waiting: &Parked) {
         if let (ParkedKind::Sent, Some((ClientOwner::Forwarded(server, _), _))) =
             (&waiting.kind, self.core.transactions.progress(waiting.branch))
@@ -488,7 +486,7 @@ impl Endpoint {
         }
     }
 
-    /// The request that a device must still get when its sender is told that the device is away: the BYE of a call.
+    /// The request that a device must still get after its sender was answered 480: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
         let (OfflinePeer::Device(_), ParkedKind::Unsent { request, way: Continuation::InDialog(passage), .. }) =
             (who, &waiting.kind)

@@ -32,10 +32,10 @@ use crate::transaction::Reply;
 
 /// Registrations of one AOR at one SIP server; a further one is answered 403.
 pub const CONTACTS_PER_AOR: usize = 16;
-/// The longest that one is kept without its device having registered again, as long as anything of it can be kept sealed; a
-/// server that grants more has its device asked to refresh before.
+/// The longest life of a registration without a refresh: as long as its sealed record can be kept. If the server grants more, the device is asked to refresh
+/// before that.
 pub const KEPT_MAX: Duration = Duration::from_secs(6 * 86_400);
-/// How long before the end a device is asked to refresh it for the last time, at the least.
+/// The least time before the end at which a device is asked for the last time to refresh.
 const RENEW_LAST: Duration = Duration::from_secs(15);
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
@@ -45,30 +45,30 @@ pub(super) struct Accepted {
     pub(super) source: Source,
     pub(super) intent: RegisterIntent,
     pub(super) instance: InstanceId,
-    /// The push contact of its device; `None`: the device is reached by its flow alone.
+    /// The push contact of its device. `None`: the device is reached by its flow alone.
     pub(super) push: Option<PushContact>,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,
-    /// The way that its SIP server wants requests to go (RFC 3608).
+    /// The Service-Route of its SIP server (RFC 3608).
     pub(super) service_route: Box<[Box<str>]>,
     /// The identities of other domains that its SIP server gives it.
     pub(super) identities: Box<[Box<str>]>,
     /// Whether its SIP server tries the flows of a device one after the other (RFC 5626 §5.3, §6).
     pub(super) tries_flows: bool,
-    /// The upstream that it was sent to, whose reference is handed on.
+    /// The upstream of its REGISTER, whose reference goes to the row.
     pub(super) upstream: UpstreamId,
     /// The lifetime that was granted.
     pub(super) expires: Duration,
     /// The Contacts that it takes away.
     pub(super) removed: Vec<RemovedContact>,
-    /// When its REGISTER was sent on.
+    /// When its REGISTER was forwarded.
     pub(super) sent: Option<Sent>,
-    /// A REGISTER that was sent later has registered or removed it meanwhile.
+    /// Whether a REGISTER that was sent later has registered or removed it meanwhile.
     pub(super) is_overtaken: bool,
 }
 
 impl Accepted {
-    /// The place of its REGISTER among those that were sent on.
+    /// The place of its REGISTER among the forwarded ones.
     fn order(&self) -> u64 {
         self.sent.map_or(0, |sent| sent.order)
     }
@@ -151,28 +151,28 @@ struct Row {
     binding: BindingId,
     upstream: UpstreamId,
     key: ContactKey,
-    /// The Service-Route of the last 2xx; of one that was restored none, until its device registers again.
+    /// The Service-Route of the last 2xx; none after a restore, until its device registers again.
     service_route: Box<[Box<str>]>,
     expires_at: Instant,
     /// When its device is pushed to refresh it.
     renew_at: Option<Instant>,
-    /// When its device was called back last for a request that is no call.
+    /// When its device was last pushed for a request other than a call.
     woken_at: Option<Instant>,
-    /// The answer to what comes while it has no flow, of one that its flow alone leads to; `None`: its device is pushed.
+    /// Of a flow binding, the answer to requests while it has no flow. `None`: its device is pushed.
     flow_failure: Option<u16>,
-    /// Whether its SIP server tries its device's other flows when this one is said to have failed; of one that was restored it is not known.
+    /// Whether its SIP server tries other flows of its device when this one is reported as failed; unknown after a restore.
     tries_flows: bool,
-    /// The one timer for all of it, however often it is refreshed.
+    /// The one timer of the row, however often it is refreshed.
     armed: Armed,
-    /// The number of its last REGISTER among those that were sent on; 0: it was restored.
+    /// The number of its last REGISTER among the forwarded ones; 0: it was restored.
     order: u64,
-    /// Of one that was restored, and has not registered here since: when its SIP server was asked for it, in milliseconds since 1970.
+    /// After a restore, until its device registers here: the time of its REGISTER, in milliseconds since 1970.
     confirmed_at_ms: Option<u64>,
-    /// Its end, for which a call waits.
+    /// The reason of its end, while it stays for a call.
     lingers: Option<PushBindingEnd>,
 }
 
-/// A registration that is to be written down.
+/// A registration that is to be stored as a row.
 struct NewRow {
     instance: InstanceId,
     upstream: UpstreamId,
@@ -205,7 +205,7 @@ impl Row {
         self.renew_at.map_or(self.expires_at, |at| at.min(self.expires_at))
     }
 
-    /// Whether it is another node's by now, and stays for a call alone.
+    /// Whether another node owns it by now, and it stays for a call alone.
     fn is_released(&self) -> bool {
         self.lingers == Some(PushBindingEnd::Removed)
     }
@@ -227,7 +227,7 @@ impl PushBindings {
         self.rows.contains_key(&instance)
     }
 
-    /// Whether a registration is known, and is not another node's by now.
+    /// Whether a registration is known, and no other node owns it by now.
     pub(super) fn is_here(&self, instance: InstanceId) -> bool {
         self.rows.get(&instance).is_some_and(|row| !row.is_released())
     }
@@ -247,17 +247,17 @@ impl PushBindings {
         self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
     }
 
-    /// The answer to what comes for a registration that its flow alone leads to, and that has none; `None` for any other.
+    /// The answer to requests for a flow binding without a flow. `None`: it is no flow binding.
     pub(super) fn flow_failure(&self, instance: InstanceId) -> Option<u16> {
         self.rows.get(&instance)?.flow_failure
     }
 
-    /// Whether the SIP server of a registration tries another flow of its device when this one is said to have failed.
+    /// Whether the SIP server of a registration tries another flow of its device when this one is reported as failed.
     pub(super) fn tries_flows(&self, instance: InstanceId) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.tries_flows)
     }
 
-    /// Lets a registration that its flow alone leads to end `at` this moment, if it does not before; whether there is one.
+    /// Ends a flow binding `at` this time at the latest. Returns whether there is one.
     pub(super) fn end_by(&mut self, instance: InstanceId, at: Instant) -> bool {
         let row = self.rows.get_mut(&instance).filter(|row| row.flow_failure.is_some());
         row.map(|row| row.expires_at = row.expires_at.min(at)).is_some()
@@ -281,7 +281,7 @@ impl PushBindings {
         }
     }
 
-    /// The Routes of what its device sends: the Service-Route of its SIP server, else the proxy that it has registered by.
+    /// The Routes for requests of its device: the Service-Route of its SIP server, otherwise the proxy that it has registered by.
     pub(super) fn routes_of(&self, instance: InstanceId) -> Vec<Box<str>> {
         let Some(row) = self.rows.get(&instance) else { return Vec::new() };
         let proxy = push_proxy::server_parts(&row.key.server).1.map(|proxy| format!("<{proxy};lr>").into());
@@ -293,18 +293,18 @@ impl PushBindings {
         push_proxy::server_parts(&self.rows.get(&instance)?.key.server).1
     }
 
-    /// The registrations that a REGISTER is about: those of its device, or all of the AOR; at its own SIP server alone.
+    /// The registrations that a REGISTER concerns, at its own SIP server alone: those of its device, or all of the AOR.
     pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
         self.of_contact(intent, &intent.contact)
     }
 
-    /// Whether another Contact of a REGISTER, or its own, is known, and is not another node's by now.
+    /// Whether a Contact of a REGISTER is known, and no other node owns it by now.
     pub(super) fn is_device_here(&self, intent: &RegisterIntent, contact: &str) -> bool {
         let known = self.of_contact(intent, contact);
         !known.is_empty() && known.iter().all(|it| self.is_here(*it))
     }
 
-    /// The registrations of one device of an AOR at a SIP server, or of all of its devices where `contact` is empty.
+    /// The registrations of one device of an AOR at a SIP server, or of all its devices if `contact` is empty.
     pub(super) fn of_contact(&self, intent: &RegisterIntent, contact: &str) -> Vec<InstanceId> {
         let RegisterIntent { server, aor, .. } = intent;
         if contact.is_empty() {
@@ -335,18 +335,18 @@ impl PushBindings {
         }
     }
 
-    /// Whether a registration is of a REGISTER that was sent on later than this one.
+    /// Whether a registration is of a REGISTER that was forwarded later than this one.
     pub(super) fn is_newer(&self, instance: InstanceId, order: u64) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.order > order)
     }
 
-    /// Whether a registration is of an earlier REGISTER than one of this time, in milliseconds since 1970: it was restored, or has ended and stays for a call.
+    /// Whether a registration is of an earlier REGISTER than one of this time, in milliseconds since 1970, or has ended and stays for a call.
     fn is_before(&self, instance: InstanceId, confirmed_at_ms: u64) -> bool {
         let is_earlier = |row: &Row| row.confirmed_at_ms.is_some_and(|earlier| earlier < confirmed_at_ms);
         self.rows.get(&instance).is_some_and(|row| row.lingers.is_some() || is_earlier(row))
     }
 
-    /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
+    /// The number of registrations of an AOR at a SIP server, at most [`CONTACTS_PER_AOR`].
     pub(super) fn contacts_of(&self, intent: &RegisterIntent) -> usize {
         self.of_aor(&intent.server, &intent.aor).take(CONTACTS_PER_AOR).count()
     }
@@ -393,7 +393,7 @@ impl Endpoint {
         }
     }
 
-    /// Ends the other registrations that an accepted REGISTER takes away, unless they are of later ones.
+    /// Ends the other registrations that an accepted REGISTER removes, unless a later REGISTER has made them.
     fn end_others_removed(&mut self, now: Instant, accepted: &Accepted) {
         let Accepted { source, intent, instance, removed, .. } = accepted;
         let gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
@@ -404,7 +404,7 @@ impl Endpoint {
         }
     }
 
-    /// Attaches a device by the flow that its REGISTER came by, and sends what waits for it.
+    /// Attaches a device by the flow of its REGISTER, and sends the requests that wait for it.
     fn attach_carried(&mut self, now: Instant, instance: InstanceId, source: &Source, expires_at: Instant) {
         let Source { flow, transport, .. } = *source;
         let attached = Attached { flow, transport, contact: DeviceContact::default(), expires_at, order: None };

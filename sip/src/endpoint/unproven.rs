@@ -32,16 +32,16 @@ use crate::transaction::{Asked, RequestKey, key_of_cancelled_or_acked};
 pub const UNPROVEN_PER_FLOW: usize = 16;
 /// Their bytes; what is beyond is refused likewise.
 pub const UNPROVEN_BYTES_PER_FLOW: usize = 64 * 1024;
-/// Messages that may wait for one instance, by whatever flows; a further one is refused likewise. Anybody who was once in a call with the instance
-/// knows enough to fill this queue.
+/// Messages that may wait for one instance on all flows; a further one is refused likewise. Anybody who was once in a call with the instance knows enough to
+/// fill this queue.
 pub const UNPROVEN_PER_INSTANCE: usize = 64;
-/// INVITEs of one shard whose refusal is remembered until their ACK comes; an ACK of a further one waits in vain.
+/// INVITEs of one shard whose refusal is remembered until their ACK; the ACK of a further one waits in vain.
 pub const REFUSED_MAX: usize = 4_096;
 /// Messages that may wait on one shard; a further one is refused likewise.
 pub const UNPROVEN_MAX: usize = 4_096;
 /// Their bytes; what is beyond is refused likewise.
 pub const UNPROVEN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Dialogs that a device may go on with by one flow without its proof; what the other side sends in a further one waits.
+/// Dialogs that a device may continue by one flow without a proof; requests of the other side in a further one wait.
 pub const ANSWERED_PER_FLOW: usize = 16;
 
 /// A message that waits for a proof on a flow.
@@ -56,7 +56,7 @@ struct UnprovenRequest {
 #[derive(Debug)]
 enum Deferred {
     Message(Box<Message>),
-    /// An INVITE was refused: the ACK with its key means nothing more.
+    /// An INVITE was refused: the ACK with its key is dropped.
     Refused(Box<str>),
 }
 
@@ -69,11 +69,11 @@ impl UnprovenRequest {
     }
 }
 
-/// The messages that wait for a proof, and the dialogs that go on without one.
+/// The messages that wait for a proof, and the dialogs that continue without one.
 #[derive(Debug, Default)]
 pub(super) struct Unproven {
     waiting: HashMap<FlowId, Vec<UnprovenRequest>>,
-    /// How many messages wait for each instance.
+    /// The number of messages that wait for each instance.
     of: HashMap<InstanceId, usize>,
     count: usize,
     bytes: usize,
@@ -85,7 +85,7 @@ pub(super) struct Unproven {
 }
 
 impl Unproven {
-    /// How many messages wait, and how many dialogs go on.
+    /// The number of waiting messages and of continued dialogs.
     pub(super) fn len(&self) -> usize {
         self.count + self.refused + self.answered.len()
     }
@@ -109,7 +109,7 @@ impl Unproven {
             && self.bytes + size <= UNPROVEN_BYTES_MAX
     }
 
-    /// Whether the refusal of an INVITE has.
+    /// Whether the refusal of an INVITE has room.
     fn has_room_for_refused(&self, flow: FlowId) -> bool {
         self.refused < REFUSED_MAX && self.waiting.get(&flow).is_none_or(|waiting| waiting.len() < UNPROVEN_PER_FLOW)
     }
@@ -160,7 +160,7 @@ impl Unproven {
         }
     }
 
-    /// Takes some of what waits on a flow, in the order in which it came.
+    /// Takes some of the messages on a flow, in their order of arrival.
     fn take(&mut self, flow: FlowId, which: impl Fn(&UnprovenRequest) -> bool) -> Vec<UnprovenRequest> {
         let Some(waiting) = self.waiting.get_mut(&flow) else { return Vec::new() };
         let (taken, left): (Vec<_>, Vec<_>) = waiting.drain(..).partition(which);
@@ -195,7 +195,7 @@ impl Unproven {
         }
     }
 
-    /// A device has proved itself: its dialogs go by the flow that it has done so on.
+    /// A device has proved itself: its dialogs go by the flow of its proof.
     pub(super) fn forget_answered(&mut self, instance: InstanceId) {
         if !self.answered.is_empty() {
             #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
@@ -220,7 +220,7 @@ impl Endpoint {
         let has_proof = shows_proof(request);
         let judged = has_proof || !self.attachments.is_registering(now, instance, source.flow);
         if judged && !self.carries_instance(instance) {
-            // Nobody has it, or is not said to: a challenge would have its device show a secret in vain.
+            // No node is known to own it: a challenge would make its device show a secret in vain.
             self.answer_stranger(&source, request, 403);
         } else if judged && self.is_lent(instance) {
             self.judge_request_proof(now, source, request, instance);
@@ -229,7 +229,7 @@ impl Endpoint {
         }
     }
 
-    /// An ACK of a dialog, likewise.
+    /// An ACK of a dialog of this device, by such a flow.
     pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
         let named = key_of_cancelled_or_acked(ack, source.side);
         let is_refused = |waiting: &UnprovenRequest| match &waiting.deferred {
@@ -243,7 +243,7 @@ impl Endpoint {
         }
     }
 
-    /// A CANCEL that is for nothing which its flow may cancel. Whether it waits for the proof of its device.
+    /// A CANCEL for a request that its flow may not cancel. Returns whether it waits for the proof of its device.
     pub(super) fn defer_cancel(&mut self, now: Instant, source: &Source, cancel: &Message, is_forwarded: bool) -> bool {
         if source.side != Side::Device || !is_forwarded && !self.unproven.has_invite(source.flow, cancel) {
             return false;
@@ -254,7 +254,7 @@ impl Endpoint {
         self.may_carry_instance(instance) && self.defer(now, *source, instance, cancel)
     }
 
-    /// Whether a device that has no flow answers by one that it has not proved itself on: with the branch of what it alone was sent.
+    /// Whether a device without a flow answers by one on which it has not proved itself, with the branch of a request that was sent to it alone.
     pub(super) fn is_answered_elsewhere(
         &self,
         source: &Source,
@@ -265,8 +265,8 @@ impl Endpoint {
         source.side == Side::Device && response.status() >= Some(200) && self.device_asked(asked).is_some_and(is_away)
     }
 
-    /// A response came by another flow than its request went by. Where its device has not proved itself there, a dialog that it confirms goes
-    /// on by that flow.
+    /// A response came by another flow than that of its request. If its device has not proved itself there, the dialog that it confirms continues by that
+    /// flow.
     pub(super) fn note_answered(&mut self, source: &Source, asked: &Asked<ClientOwner>, response: &Message) {
         let is_accepted = response.status().is_some_and(|status| (200..300).contains(&status));
         let (Some(instance), Some(call_id)) = (self.device_asked(asked), response.call_id()) else { return };
@@ -284,7 +284,7 @@ impl Endpoint {
             }
             let Source { flow, transport, .. } = *source;
             self.unproven.answered.insert(dialog, DialogFlow { flow, transport });
-            // Nobody else was sent that branch: the connection of the call is no stranger's.
+            // Nobody else got that branch: the connection belongs to the call's device.
             self.core.event(Event::FlowProven(flow));
         }
     }
@@ -299,7 +299,7 @@ impl Endpoint {
         asked.map(|instance| self.current(instance))
     }
 
-    /// A device has proved itself by a flow: what came by it before is judged.
+    /// A device has proved itself by a flow: its earlier messages by that flow are handled.
     pub(super) fn release_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
         self.unproven.forget_answered(instance);
         for UnprovenRequest { source, deferred, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance)
@@ -334,12 +334,12 @@ impl Endpoint {
         }
     }
 
-    /// A flow has ended: who sent by it is not there to be answered.
+    /// A flow has ended: senders by it cannot be answered any more.
     pub(super) fn forget_unproven(&mut self, flow: FlowId) {
         self.unproven.forget_flow(flow);
     }
 
-    /// Whether the relay knows the secret of a device, or has found that another node does.
+    /// Whether this relay knows the secret of a device, or another node is known to.
     pub(super) fn is_lent(&self, instance: InstanceId) -> bool {
         self.carries_instance(instance) && !self.push_bindings.knows(instance)
     }
@@ -363,11 +363,11 @@ impl Endpoint {
         }
     }
 
-    /// Keeps a message until its device has proved itself; whether there was room.
+    /// Keeps a message until its device has proved itself. Returns whether there was room.
     fn defer(&mut self, now: Instant, source: Source, instance: InstanceId, message: &Message) -> bool {
         let has_room = self.unproven.has_room(source.flow, instance, size_of(message));
         if has_room {
-            // Its bytes are its own: those that it came in may be a larger piece.
+            // The bytes are copied, because they may be part of a larger buffer.
             let bytes = bytes::Bytes::copy_from_slice(&message.to_bytes());
             let Ok(message) = Message::parse(&bytes, &crate::message::Limits::COMPOSED) else { return false };
             self.add_unproven(now, source, instance, Deferred::Message(Box::new(message)));
@@ -395,7 +395,7 @@ impl Endpoint {
     ) {
         let status = match request.method() {
             Some(Method::Ack) => return,
-            // No CANCEL is challenged (RFC 3261 §22.1), and what it is for has been refused.
+            // A CANCEL is not challenged (RFC 3261 §22.1), and its request has been refused.
             Some(Method::Cancel) => 481,
             _ => status,
         };
