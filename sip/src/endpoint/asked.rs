@@ -230,9 +230,9 @@ impl Endpoint {
         for method in [Method::Ack, Method::Bye] {
             let Some(request) = forward::of_caller(&answer, method) else { return };
             let own = forward::own_route(&request, &self.core.token_key, Side::Device);
-            let passage = HeaderEdits { ours: own.map_or(0, |own| own.values), begun_by: None };
+            let edits = HeaderEdits { ours: own.map_or(0, |own| own.values), begun_by: None };
             let branch = self.core.branch();
-            let bytes = self.forwarded_bytes(&request, passage, &hop, branch);
+            let bytes = self.forwarded_bytes(&request, edits, &hop, branch);
             if method == Method::Ack {
                 self.core.transactions.pass_ack(now, hop.flow, bytes);
             } else {

@@ -130,17 +130,17 @@ impl Endpoint {
             let by_device = source.side == Side::Device;
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
-        let passage = HeaderEdits { ours, begun_by: None };
+        let edits = HeaderEdits { ours, begun_by: None };
         let wakes = source.side == Side::Upstream
             && push_proxy::purr(request).map(|it| self.current(it)) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
-            Some(hop) if wakes => self.forward_heard(now, reply, request, passage, hop),
-            Some(hop) => drop(self.forward(now, reply, request, passage, hop)),
+            Some(hop) if wakes => self.forward_heard(now, reply, request, edits, hop),
+            Some(hop) => drop(self.forward(now, reply, request, edits, hop)),
             None => {
                 if wakes {
                     self.wake_for_request(now, token.instance);
                 }
-                self.park(now, reply, request, source.side, token.instance, passage);
+                self.park(now, reply, request, source.side, token.instance, edits);
             }
         }
     }
@@ -151,7 +151,7 @@ impl Endpoint {
         now: Instant,
         reply: Reply<'_>,
         request: &Message,
-        passage: HeaderEdits,
+        edits: HeaderEdits,
         hop: NextHop,
     ) -> Option<BranchId> {
         let branch = self.core.branch();
@@ -159,7 +159,7 @@ impl Endpoint {
         let is_for_server = hop.side == Side::Upstream;
         let status = if request.method() == Some(Method::Invite) && is_for_server { 408 } else { 480 };
         let server = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)?;
-        self.send_forwarded(now, server, branch, request, passage, hop);
+        self.send_forwarded(now, server, branch, request, edits, hop);
         Some(branch)
     }
 
@@ -169,11 +169,11 @@ impl Endpoint {
         server: ServerId,
         branch: BranchId,
         request: &Message,
-        passage: HeaderEdits,
+        edits: HeaderEdits,
         hop: NextHop,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let bytes = self.forwarded_bytes(request, passage, &hop, branch);
+        let bytes = self.forwarded_bytes(request, edits, &hop, branch);
         let is_short = bytes.len() <= LATE_BYTES;
         let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
@@ -212,7 +212,7 @@ impl Endpoint {
     pub(super) fn forwarded_bytes(
         &self,
         request: &Message,
-        passage: HeaderEdits,
+        edits: HeaderEdits,
         hop: &NextHop,
         branch: BranchId,
     ) -> bytes::Bytes {
@@ -224,8 +224,8 @@ impl Endpoint {
         } else {
             edit = edit.remove(Name::SipwakeCall);
         }
-        edit = forward::take_route(edit, request, passage.ours);
-        if let Some((flow, transport)) = passage.begun_by {
+        edit = forward::take_route(edit, request, edits.ours);
+        if let Some((flow, transport)) = edits.begun_by {
             let token = FlowToken { instance: hop.device, upstream: flow };
             let token = forward::token_for(request, &self.core.token_key, Side::Upstream, &token);
             let device = self.core.settings.sent_by(Side::Device, hop.transport);

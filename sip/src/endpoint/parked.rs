@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
 use super::dialogs::{HeaderEdits, LATE_BYTES, NextHop};
-use super::outgoing::is_emergency;
+use super::outgoing::{Transactions, is_emergency};
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
@@ -62,9 +62,9 @@ pub(super) struct Parked {
 #[derive(Debug)]
 enum ParkedKind {
     /// The request came while the peer was away. `device`: that of its dialog.
-    Unsent { server: ServerId, request: Box<Message>, way: Continuation, device: InstanceId },
+    Unsent { server: ServerId, request: Box<Message>, continuation: Continuation, device: InstanceId },
     /// The request is a BYE that came while the device was away, and was answered 480. `_place`: one of [`OWED_MAX`].
-    Owed { bye: Box<Message>, passage: HeaderEdits, _place: Arc<()> },
+    Owed { bye: Box<Message>, edits: HeaderEdits, _place: Arc<()> },
     /// The request was sent on a device's flow that has ended.
     Sent,
     /// The request was sent on a SIP server's stream that has ended, to this address.
@@ -131,7 +131,7 @@ impl ParkedRequests {
     /// The number of new requests of devices among them: INVITEs, or all others.
     fn kept_begun(&self, who: &OfflinePeer, is_invite: bool) -> usize {
         let begun = |it: &&Parked| match &it.kind {
-            ParkedKind::Unsent { request, way: Continuation::Begun(_), .. } => {
+            ParkedKind::Unsent { request, continuation: Continuation::Begun(_), .. } => {
                 is_invite == (request.method() == Some(Method::Invite))
             }
             ParkedKind::Unsent { .. } | ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => false,
@@ -154,7 +154,7 @@ impl Endpoint {
         request: &Message,
         side: Side,
         device: InstanceId,
-        passage: HeaderEdits,
+        edits: HeaderEdits,
     ) {
         let who = self.server_of(device).map(|server| match side {
             Side::Upstream => OfflinePeer::Device(device),
@@ -170,8 +170,8 @@ impl Endpoint {
         let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
-        let way = Continuation::InDialog(passage);
-        let kind = ParkedKind::Unsent { server, request: Box::new(request.clone()), way, device };
+        let continuation = Continuation::InDialog(edits);
+        let kind = ParkedKind::Unsent { server, request: Box::new(request.clone()), continuation, device };
         let wait = self.patience_for(request.method() == Some(Method::Invite));
         self.add_parked(now, who, Parked { branch, until: now + wait, kind });
         if let OfflinePeer::Server(upstream) = who {
@@ -201,7 +201,7 @@ impl Endpoint {
             let kind = ParkedKind::Unsent {
                 server,
                 request: Box::new(request.clone()),
-                way: Continuation::Begun(source),
+                continuation: Continuation::Begun(source),
                 device,
             };
             self.add_parked(now, who, Parked { branch, until: now + BEGUN_WAIT, kind });
@@ -216,7 +216,8 @@ impl Endpoint {
     pub(super) fn give_up_begun(&mut self, now: Instant, id: UpstreamId) {
         let who = OfflinePeer::Server(id);
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
-        let begun = |it: &mut Parked| matches!(it.kind, ParkedKind::Unsent { way: Continuation::Begun(_), .. });
+        let begun =
+            |it: &mut Parked| matches!(it.kind, ParkedKind::Unsent { continuation: Continuation::Begun(_), .. });
         let begun: Vec<_> = waiting.extract_if(.., begun).collect();
         if waiting.is_empty() {
             self.parked.waiting.remove(&who);
@@ -340,18 +341,19 @@ impl Endpoint {
 
     fn send_one(&mut self, now: Instant, waiting: Parked, hop: NextHop) {
         match waiting.kind {
-            ParkedKind::Unsent { server, request, way, .. } => {
+            ParkedKind::Unsent { server, request, continuation, .. } => {
                 self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
-                match way {
-                    Continuation::InDialog(passage) => {
-                        self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
+                match continuation {
+                    Continuation::InDialog(edits) => {
+                        self.send_forwarded(now, server, waiting.branch, &request, edits, hop);
                     }
                     Continuation::Begun(source) => {
-                        self.send_begun(now, &source, (server, waiting.branch), &request, hop)
+                        let transactions = Transactions { server, branch: waiting.branch };
+                        self.send_begun(now, &source, transactions, &request, hop)
                     }
                 }
             }
-            ParkedKind::Owed { bye, passage, .. } => self.send_owed(now, waiting.branch, &bye, passage, hop),
+            ParkedKind::Owed { bye, edits, .. } => self.send_owed(now, waiting.branch, &bye, edits, hop),
             // It is not sent again: the copy of a waiting call is a leg of its own.
             ParkedKind::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
                 self.turn_leg(waiting.branch, hop);
@@ -365,8 +367,8 @@ impl Endpoint {
     }
 
     /// Sends a BYE without an owner to its device, which may be away again before it gets it.
-    fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, passage: HeaderEdits, hop: NextHop) {
-        let bytes = self.forwarded_bytes(bye, passage, &hop, branch);
+    fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, edits: HeaderEdits, hop: NextHop) {
+        let bytes = self.forwarded_bytes(bye, edits, &hop, branch);
         // Without room, the device's own session timer, or its user, ends the call.
         if self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody).is_ok() {
             self.core.transactions.expect_late(branch, hop.device);
@@ -488,7 +490,7 @@ impl Endpoint {
 
     /// The request that a device must still get after its sender was answered 480: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
-        let (OfflinePeer::Device(_), ParkedKind::Unsent { request, way: Continuation::InDialog(passage), .. }) =
+        let (OfflinePeer::Device(_), ParkedKind::Unsent { request, continuation: Continuation::InDialog(edits), .. }) =
             (who, &waiting.kind)
         else {
             return None;
@@ -498,7 +500,7 @@ impl Endpoint {
             return None;
         }
         let place = self.parked.place_of(&who, request)?;
-        let kind = ParkedKind::Owed { bye: request.clone(), passage: *passage, _place: place };
+        let kind = ParkedKind::Owed { bye: request.clone(), edits: *edits, _place: place };
         Some(Parked { branch: waiting.branch, until: now + LATE, kind })
     }
 

@@ -662,13 +662,13 @@ impl Endpoint {
                     // RFC 6665 §4.1, RFC 3515 §2.4.4: the device's NOTIFYs come back by our Record-Route.
                     let begins = matches!(request.method(), Some(Method::Subscribe | Method::Refer));
                     let begun_by = begins.then_some((source.flow, source.transport));
-                    let passage = HeaderEdits { ours: 1, begun_by };
+                    let edits = HeaderEdits { ours: 1, begun_by };
                     match self.hop_to_device(instance) {
-                        Some(hop) if flow_failure.is_none() => self.forward_heard(now, reply, &request, passage, hop),
-                        Some(hop) => drop(self.forward(now, reply, &request, passage, hop)),
+                        Some(hop) if flow_failure.is_none() => self.forward_heard(now, reply, &request, edits, hop),
+                        Some(hop) => drop(self.forward(now, reply, &request, edits, hop)),
                         None => {
                             self.wake_for_request(now, instance);
-                            self.park(now, reply, &request, Side::Upstream, instance, passage);
+                            self.park(now, reply, &request, Side::Upstream, instance, edits);
                         }
                     }
                 }

@@ -28,11 +28,11 @@ impl Endpoint {
         now: Instant,
         reply: Reply<'_>,
         request: &Message,
-        passage: HeaderEdits,
+        edits: HeaderEdits,
         hop: NextHop,
     ) {
         let edge = self.core.settings.timing.edge;
-        if let Some(branch) = self.forward(now, reply, request, passage, hop) {
+        if let Some(branch) = self.forward(now, reply, request, edits, hop) {
             self.core.later(now, if asks(request) { edge.options } else { edge.no_response }, Timer::Unheard(branch));
         }
     }

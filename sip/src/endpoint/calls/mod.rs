@@ -70,7 +70,7 @@ pub(super) struct Calls {
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
     /// The devices that have missed calls which may come again.
-    untold: PendingMissed,
+    pending_missed: PendingMissed,
     /// Whether a registration has changed since the overtaking INVITEs were looked at.
     pub(super) registration_changed: bool,
     /// The process is about to end: no new INVITE is taken.
@@ -99,7 +99,7 @@ impl Calls {
 
     /// Rows of all tables, for counts.
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len() + self.untold.len()
+        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len() + self.pending_missed.len()
     }
 
     /// Calls whose caller waits for its final answer.
@@ -118,8 +118,8 @@ impl Calls {
     }
 
     /// Callers whose calls were missed, which nobody has been told yet.
-    pub(super) fn untold(&self) -> usize {
-        self.untold.len()
+    pub(super) fn pending_missed(&self) -> usize {
+        self.pending_missed.len()
     }
 
     /// The calls that wait for an instance, in the order in which they came.
