@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn their_number_is_bounded() {
+    async fn no_more_notes_wait_than_there_is_room_for() {
         let (add, added) = mpsc::channel(MAX / 2);
         tokio::spawn(write(added, async |_: &usize| false));
         let mut kept = 0;

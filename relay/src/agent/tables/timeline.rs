@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_small() {
+    fn a_step_of_a_timeline_takes_at_most_80_bytes() {
         assert!(size_of::<Step>() <= 80, "{}", size_of::<Step>());
     }
 }

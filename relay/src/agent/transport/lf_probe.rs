@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn keep_alives_ask_nothing() {
+    fn a_keep_alive_is_followed_by_no_probe() {
         let mut lf_probe = LfProbe::with(Place::accepted(peer(40_000)));
         let known = relay();
         for bytes in ["\r\n\r\n", "\r\n"] {
