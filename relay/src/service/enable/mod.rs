@@ -63,7 +63,7 @@ use crate::vault::{AorKey, Fence, Lookup, Placed, SealError, Sealed, StoreError,
 /// The names under which the store knows a device of an account.
 struct DeviceNames {
     lookup: Lookup,
-    /// The same of the AOR as it was written, where that differs.
+    /// The same for the AOR as it was written, if that differs.
     as_written: Option<Lookup>,
 }
 
@@ -77,11 +77,11 @@ struct Newcomer {
     enabled_at: u64,
     /// In seconds since 1970.
     expires_at: u64,
-    /// The device's instance that stood when this one was begun.
+    /// The device's instance when this enabling began.
     before: Option<InstanceId>,
 }
 
-/// The device's instance that a new one follows, if there is one, and its fate.
+/// The device's earlier instance, if there is one, and what becomes of it.
 struct Predecessor {
     instance: Option<InstanceId>,
     succession: Succession,
@@ -105,7 +105,7 @@ impl Inner {
             turn = self.enabling.lock_key(names.lookup) => turn,
             () = hang_up.happens() => return Err(EnableError::HungUp),
         };
-        // Also the proof that the store answers, before anything is done that would have to be undone.
+        // This also shows that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new().await?;
         let before = self.find_earlier(&names).await?;
         let place = self.place_instance(&app, &request.account, &route, source, before.is_some())?;
@@ -171,8 +171,8 @@ impl Inner {
         Ok(Predecessor { instance, succession })
     }
 
-    /// Gives way to an instance that another node has enabled for the device later; that one. An instance that stood before is the earlier one, by
-    /// whatever clock.
+    /// Gives way to an instance that another node has enabled for the device later, and returns it. The instance that was there when this enabling began is
+    /// the earlier one, whatever the clocks say.
     async fn give_way_to_later(self: &Arc<Self>, new: &Newcomer, other: Option<InstanceId>) -> Option<InstanceId> {
         let later = other.filter(|other| Some(*other) != new.before)?;
         if !self.is_later(later, new.enabled_at).await {
@@ -183,7 +183,7 @@ impl Inner {
         Some(later)
     }
 
-    /// The record to store, where it is another one than was registered.
+    /// The record to store, if it differs from the registered one.
     fn changed_record(&self, new: &Newcomer, is_proven: bool, asked: &[Asked]) -> Option<Sealed> {
         if !is_proven {
             Some(self.unproven(new.id, &new.sealed))
@@ -194,7 +194,7 @@ impl Inner {
         }
     }
 
-    /// Stores the instance, unless one that was enabled later has its place.
+    /// Stores the instance, unless a later one has replaced it.
     async fn store(
         self: &Arc<Self>,
         new: &Newcomer,
@@ -240,12 +240,12 @@ impl Inner {
         Err(error)
     }
 
-    /// Why an instance was wiped, if it was.
+    /// The reason of an instance's wipe, if it was wiped.
     fn reason_of_end(&self, id: InstanceId) -> Option<WipeReason> {
         self.dependencies.vault.tombstones().look(id).map(|tombstone| tombstone.reason)
     }
 
-    /// Finds the instances that end for the new one, and tells the nodes that leave of them.
+    /// Finds the instances that end for the new one, and tells leaving nodes about them.
     async fn announce(
         self: &Arc<Self>,
         new: &Newcomer,
@@ -262,7 +262,7 @@ impl Inner {
         let ended = others.chain(earlier.instance).chain(displaced).filter(|other| Some(*other) != kept);
         let replaced = Replaced { earlier: ended.collect(), lookup };
         for earlier in replaced.earlier.iter().copied() {
-            // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
+            // They are told before the app has its answer, because it may come for a call that waits there. After a hang-up the earlier instances stay.
             if !hang_up.has_happened() {
                 self.tell_leavers(NodeMessage::Succeeded { earlier, later: id }).await;
             }
@@ -290,24 +290,24 @@ impl Inner {
         stands.and_then(|status| self.place_of(&status)).is_some_and(|place| place.enabled_at > enabled_at)
     }
 
-    /// Has the store name an instance again whose place this one had taken in the moment in which it was stored.
+    /// Has the store name an instance again that this one had replaced when it was stored.
     fn name_later(self: Arc<Self>, later: InstanceId, id: InstanceId, lookup: Lookup) {
         tokio::spawn(async move { self.name_again(later, Some(id), &lookup).await });
     }
 
-    /// Unregisters what was not enabled after all.
+    /// Unregisters an instance that was not enabled after all.
     async fn unregister(&self, id: InstanceId) {
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
         self.dependencies.agent.tell(id, end).await;
     }
 
-    /// Has the store forget what was not enabled after all, also when this process dies before that: its app is told that nothing was changed, and could
-    /// not end it.
+    /// Has the store forget an instance that was not enabled after all, even if this process dies before that: its app is told that nothing was changed, and
+    /// could not end it.
     async fn leave_nothing(&self, new: &Newcomer) {
         let (id, lookup) = (new.id, new.names.lookup);
         let tombstones = self.dependencies.vault.tombstones();
         if tombstones.look(id).is_none() {
-            // The reason can never be asked for: its secret was never handed out.
+            // Nobody can ask for the reason, because the secret was never handed out.
             let tombstone = Tombstone::new(Some(lookup), new.expires_at, WipeReason::Disabled, None);
             // Without room on the disk the tombstone is honoured as long as this run lives.
             let _ = timeout(WRITE_LIMIT, tombstones.raise(id, tombstone)).await;
@@ -322,7 +322,7 @@ impl Inner {
         EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
     }
 
-    /// Lets a password be tried at its SIP server, unless too many wrong ones were.
+    /// Permits a password to be tried at its SIP server, unless too many wrong ones were tried.
     fn admit_password(
         &self,
         account: &Account,
@@ -336,7 +336,7 @@ impl Inner {
         permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
     }
 
-    /// Room for one more instance. One that takes an earlier one's place, which ends then, has it.
+    /// Takes a place for one more instance. One that replaces an earlier instance always has it.
     fn place_instance(
         &self,
         app: &str,
@@ -467,7 +467,7 @@ impl Inner {
         (NewInstance { id, sealed, lease, aor, fence, told_failing: false, binding, place }, secret)
     }
 
-    /// The same record, as of one whose credentials the SIP server has not accepted yet.
+    /// The same record with credentials that the SIP server has not accepted yet.
     fn unproven(&self, id: InstanceId, sealed: &Sealed) -> Sealed {
         let unproven = self.dependencies.vault.reseal(id, sealed, |record| {
             record.proven = false;
@@ -476,7 +476,7 @@ impl Inner {
         unproven.map_or_else(|_| sealed.clone(), |(unproven, ())| unproven)
     }
 
-    /// The same record with what answers the SIP server in place of the password, which so is never stored.
+    /// The same record with HA1s in place of the password, which is never stored then.
     fn without_password(&self, id: InstanceId, sealed: &Sealed, asked: &[Asked]) -> Option<Sealed> {
         let given_up = |record: &mut Record| Ok::<_, SealError>(give_up_password(record, asked));
         let (changed, gave_way) = self.dependencies.vault.reseal(id, sealed, given_up).ok()?;

@@ -37,22 +37,22 @@ use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
 
-/// Instances claimed at once.
+/// Instances that are claimed at once.
 const BATCH: usize = 256;
 /// Instances bound at once; a shard does nothing else meanwhile.
 const BOUND_AT_ONCE: usize = 32;
-/// Likewise, when the last of them have one shard tag.
+/// The same, if the last of them have one shard tag.
 const BOUND_AT_MOST: usize = 4 * BOUND_AT_ONCE;
-/// How many times so many are being opened, or wait to be bound: enough that no core waits for another.
+/// The number of such batches that are being opened or wait to be bound: enough to keep every core busy.
 const OPENED_AHEAD: usize = 4;
-/// How long no SIP server has answered for any instance that was taken over, when nobody waits for them any more.
+/// The time without any answer of a SIP server for claimed instances after which nothing waits for them any more.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long answers are gathered for one letter.
 const GATHER: Duration = Duration::from_millis(50);
 /// Instances that one letter names.
 const LETTER_MAX: usize = 1_000;
 
-/// The hosts that the Contacts of other nodes lead to, as far as it was asked.
+/// The hosts of other nodes' Contacts, as far as they were asked for.
 type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
 
 /// Claimed instances that wait for the first answer of their SIP server, each with the run that it was taken from.
@@ -75,11 +75,11 @@ enum OpenedRecord {
 }
 
 impl Inner {
-    /// Claims until nothing is left; so many claims that have begun before end with that. How many are still to be ended, because the store did not
-    /// tell all.
+    /// Claims until nothing is left, which ends that many earlier claims as well. Returns the number still to be ended, because the store did not answer for
+    /// all.
     pub(crate) async fn resume(self: Arc<Self>, ends: usize) -> usize {
         let agent = &self.dependencies.agent;
-        // Before the store is asked: what another node ends from then on is waited for until it is here.
+        // This comes before the question to the store: an end that another node reports from then on waits until the instance is here.
         agent.begin_claim();
         let first_batch = self.claim_next().await;
         let is_told = Arc::new(AtomicBool::new(first_batch.is_some()));
@@ -91,7 +91,7 @@ impl Inner {
             let (claims, mut claimed) = mpsc::channel(1);
             let (it, told) = (self.clone(), is_told.clone());
             tokio::spawn(async move {
-                // Claimed when there is room for it: what calls wait for is to find no queue.
+                // Nothing is claimed before there is room, so that an instance with a waiting call finds no queue.
                 while let Ok(room) = claims.reserve().await {
                     match it.claim_next().await {
                         Some(batch) if batch.is_empty() => return,
@@ -126,7 +126,7 @@ impl Inner {
         0
     }
 
-    /// The next batch, empty when nothing is left; `None`: the store does not say.
+    /// The next batch, empty if nothing is left. `None`: the store does not answer.
     async fn claim_next(&self) -> Option<Vec<Stored>> {
         if self.is_leaving() {
             return Some(Vec::new());
@@ -170,7 +170,7 @@ impl Inner {
             }
         }
         self.dependencies.agent.end_settling().await;
-        // These are retried on and on; nothing waits for them.
+        // These are retried without an end; nothing waits for them.
         let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
         for (from, ids) in settling.take(silent.into_iter()) {
             self.tell_taken(&from, Vec::new(), ids).await;
@@ -189,7 +189,7 @@ impl Inner {
         }
     }
 
-    /// Has the run that these were taken from, and that may serve on, release them: they have ended.
+    /// Tells the run that had these instances, and may still serve them, to release them, because they have ended.
     async fn tell_ended(&self, from: &Owner, ended: Vec<InstanceId>) {
         for some in ended.chunks(LETTER_MAX) {
             if let Err(error) = self.dependencies.vault.tell_ended(from, some).await {
@@ -198,7 +198,7 @@ impl Inner {
         }
     }
 
-    /// Has the store find an instance under the name that it has by now, where an earlier version kept it under that of its AOR as it is written.
+    /// Moves the lookup of an instance that an earlier version stored under its AOR as written.
     fn name_as_compared(self: &Arc<Self>, id: InstanceId, record: &Record) {
         let vault = &self.dependencies.vault;
         let as_written = vault.lookup_as_written(&record.app, &record.account.aor, &record.device.call_push.token);
@@ -209,14 +209,14 @@ impl Inner {
         }
     }
 
-    /// The hosts that the Contacts of a node lead to, as far as that is known.
+    /// The hosts of a node's Contacts, as far as they are known.
     async fn contact_hosts_of(&self, node: &str) -> Option<Arc<ContactHosts>> {
         // Without it the registrar forgets the Contact when it expires.
         let note = self.dependencies.vault.note_of(node).await.ok().flatten();
         note.and_then(|note| read_note(&note)).map(Arc::new)
     }
 
-    /// The binding data of an instance that `node` had and nobody looks after: the Contact of that node goes with its end.
+    /// The binding data of an abandoned instance of `node`, whose Contact is removed with its end.
     pub(crate) async fn open_left(self: &Arc<Self>, stored: Stored, node: Option<&str>) -> Option<Box<NewInstance>> {
         let hosts = match node {
             Some(node) => self.contact_hosts_of(node).await,
@@ -246,7 +246,7 @@ impl Inner {
 
     fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> OpenedRecord {
         let Stored { id, sealed, fence, put_by, .. } = stored;
-        // Before anything else: the store may have come back with what it had before a wipe.
+        // This comes first, because the store may have come back with data from before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
             self.dependencies.agent.erase(id, lookup);
@@ -403,7 +403,7 @@ impl<'a> TakingOver<'a> {
         }
     }
 
-    /// Waits until all are bound; how many, and how many of them passed through another node.
+    /// Waits until all are bound. Returns their number, and how many of them passed through another node.
     async fn end(mut self) -> (usize, usize) {
         while !self.opening.is_empty() {
             self.bind_first().await;
