@@ -1,6 +1,6 @@
 //! Questions to the shards, and their answers.
 //!
-//! Invariant: a question is answered after all that its shard was told before it, and exactly once, unless the shard has ended.
+//! Invariant: a shard answers a question after everything that it was told before, and exactly once unless it has ended.
 
 use std::time::Duration;
 

@@ -582,10 +582,10 @@ mod tests {
             let mut nonces = 0;
             let (report, seen) = examine(move |asked| {
                 nonces += 1;
-                match asked.has(Name::Authorization) {
-                    true if matches!(status, 403 | 404) => (status, Vec::new()),
-                    _ => (401, vec![(Name::WwwAuthenticate, challenge("registrar", nonces))]),
+                if asked.has(Name::Authorization) && status != 401 {
+                    return (status, Vec::new());
                 }
+                (401, vec![(Name::WwwAuthenticate, challenge("registrar", nonces))])
             })
             .await;
             assert!(!report.is_healthy() && report.proof == Some(false), "{status} {report}");
@@ -600,10 +600,12 @@ mod tests {
         {
             let (report, seen) = examine(move |asked| {
                 let is_proven = asked.has(Name::Authorization);
-                match asked.has(Name::Contact) {
-                    false if is_proven || !is_asked_first => (status, Vec::new()),
-                    _ if is_proven => granted(asked),
-                    _ => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))]),
+                if !asked.has(Name::Contact) && (is_proven || !is_asked_first) {
+                    (status, Vec::new())
+                } else if is_proven {
+                    granted(asked)
+                } else {
+                    (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))])
                 }
             })
             .await;

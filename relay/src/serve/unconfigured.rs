@@ -95,9 +95,14 @@ impl Unconfigured {
         log::say(&self.told(running));
     }
 
+    /// The text for the person who has started the relay.
     fn told(&self, running: &Running) -> String {
+        format!("{}{}{}\n", self.warning(running), self.commands_to_try(running), self.addresses(running))
+    }
+
+    fn warning(&self, running: &Running) -> String {
         let everything = [running.edge, running.api, running.operator];
-        let mut text = format!(
+        format!(
             "\nDEVELOPMENT: no --config was given. Nothing here is for production: {},\n\
              {}, pushes are printed instead of sent.\n\n",
             if everything.iter().chain(&running.websocket).all(|address| address.ip().is_loopback()) {
@@ -110,23 +115,30 @@ impl Unconfigured {
             } else {
                 "the store is in memory (a restart forgets every push instance)"
             },
-        );
+        )
+    }
+
+    /// Command lines that show a call; none without a state folder and a SIP server.
+    fn commands_to_try(&self, running: &Running) -> String {
+        let (Some(folder), Some(_)) = (&self.folder, &self.sip_server) else { return String::new() };
         let program = std::env::args().next().map_or_else(|| "sipwake".to_owned(), |program| quoted(&program));
-        if let (Some(folder), Some(_)) = (&self.folder, &self.sip_server) {
-            let state = if Folder::usual().as_deref() == Some(folder.path()) {
-                String::new()
-            } else {
-                format!(" --state {}", shown(folder.path()))
-            };
-            let (ca, token) = (shown(&folder.file(CA)), shown(&folder.file(OPERATOR_TOKEN)));
-            text += &format!(
-                "Try it; paste each line into a terminal of its own:\n\n\
-                 {program} device{state} --asleep    # Alice's phone sleeps until you press Enter there\n\
-                 {program} device{state} --call      # Bob calls her: the push is printed here; now press Enter\n\
-                 {program} instances list --operator https://{} --ca {ca} --token-file {token}\n\n",
-                running.operator
-            );
-        }
+        let state = if Folder::usual().as_deref() == Some(folder.path()) {
+            String::new()
+        } else {
+            format!(" --state {}", shown(folder.path()))
+        };
+        let (ca, token) = (shown(&folder.file(CA)), shown(&folder.file(OPERATOR_TOKEN)));
+        format!(
+            "Try it; paste each line into a terminal of its own:\n\n\
+             {program} device{state} --asleep    # Alice's phone sleeps until you press Enter there\n\
+             {program} device{state} --call      # Bob calls her: the push is printed here; now press Enter\n\
+             {program} instances list --operator https://{} --ca {ca} --token-file {token}\n\n",
+            running.operator
+        )
+    }
+
+    fn addresses(&self, running: &Running) -> String {
+        let mut text = String::new();
         if let Some(server) = &self.sip_server {
             let password = match &self.folder {
                 Some(folder) => format!("password in {}", shown(&folder.file(PASSWORD))),
@@ -157,7 +169,7 @@ impl Unconfigured {
         for app in &self.apps {
             text += &format!("  app {}: Authorization: Bearer {}\n", app.id, app.api_key.expose());
         }
-        text + "\n"
+        text
     }
 }
 

@@ -1,13 +1,13 @@
 //! The requests of an app, carried out.
 //!
-//! Invariant: a future may be dropped at any await: the work in progress is then completed all the same, or leaves nothing behind.
+//! Invariant: a future may be dropped at any await. Work under way then completes, or leaves nothing behind.
 
 use std::net::IpAddr;
 
 use tracing::Instrument as _;
 
 use super::apps::{AppService, Enable, EnableError, Enabled, ExamineError};
-use super::enable::asker::{Asker, UndeliveredInstance};
+use super::enable::hang_up::{HangUp, UndeliveredInstance};
 use super::{Inner, Service};
 use crate::clock;
 use crate::doctor::{Patient, Report};
@@ -17,10 +17,10 @@ use crate::vault::Owner;
 impl AppService for Service {
     async fn enable(&self, app: &str, source: IpAddr, request: Enable) -> Result<Enabled, EnableError> {
         let (it, app) = (self.0.clone(), app.into());
-        let (asker, _waits) = Asker::new();
+        let (hang_up, _request) = HangUp::new();
         // In a task of its own: an app that hangs up leaves no half of an enabling, nor one that nobody knows the secret of.
         let enabling = async move {
-            let (enabled, replaced) = it.clone().enable(app, source, request, asker).await?;
+            let (enabled, replaced) = it.clone().enable(app, source, request, hang_up).await?;
             Ok(UndeliveredInstance::new(it, enabled, replaced))
         };
         let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;

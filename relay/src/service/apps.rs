@@ -1,6 +1,6 @@
 //! Requests of an app, made with its key.
 //!
-//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind (`app_requests`).
+//! Invariant: a future may be dropped at any await. Work under way then completes, or leaves nothing behind (`app_requests`).
 
 use std::fmt;
 use std::future::Future;
@@ -126,7 +126,7 @@ pub enum EnableError {
     TooManyOfAccount,
     /// The App, or the address that asks, has as many instances as it may.
     #[error("the app or its address has as many instances as it may")]
-    TooManyOfAsker,
+    TooManyOfAppOrSource,
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,

@@ -68,7 +68,7 @@ use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 pub use announced::Announced;
-use announced::Asked;
+use announced::WakeRequest;
 use bytes::Bytes;
 pub use invite::Invite;
 use legs::{Legs, Phase};
@@ -170,7 +170,7 @@ pub struct Call {
     /// Devices that it would be for if they had not had too many.
     limited: Vec<InstanceId>,
     /// Who waits for one of its devices before its INVITE comes.
-    asked: Asked,
+    asked: WakeRequest,
 }
 
 impl Call {
@@ -229,7 +229,7 @@ impl Call {
             mark: None,
             replaces: None,
             limited: Vec::new(),
-            asked: Asked { until: now, has_come: false },
+            asked: WakeRequest { until: now, has_come: false },
         }
     }
 

@@ -1,7 +1,7 @@
-//! A call after its INVITE: the answers of devices, the CANCEL of its caller or the end of its Expires, and its end.
+//! A call after its INVITE: the answers of devices, the CANCEL of its caller or the end of its Expires, and the end of the call.
 //!
-//! Invariant: a caller gets exactly one final answer, and after a 2xx each further 2xx of that device, behind which something
-//! may fork (RFC 3261 §16.7 step 5); a 2xx that nobody waits for is ended with ACK and BYE.
+//! Invariant: a caller gets exactly one final answer, and after a 2xx each further 2xx of that device, because a proxy behind it may fork (RFC 3261 §16.7 step
+//! 5). A 2xx that nobody waits for is ended with ACK and BYE.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -446,7 +446,8 @@ impl Endpoint {
         }
     }
 
-    /// The open flows of a leg's device by which it may ring, whichever it has answered by last: that on which the leg began, and those by which the device was and is.
+    /// The open flows of a leg's device by which it may ring, whichever it has answered by last: that on which the leg began, and those by which the device was
+    /// and is.
     fn flows_beside(&self, branch: BranchId) -> Vec<FlowId> {
         let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return Vec::new() };
         let Some(row) = self.calls.get(call) else { return Vec::new() };
