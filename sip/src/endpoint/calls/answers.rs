@@ -55,6 +55,10 @@ impl Endpoint {
             return self.on_expected_due(now, call);
         }
         if row.has_expired(now) {
+            let is_open = |instance: &InstanceId| row.state_of(*instance).is_some_and(|state| !state.is_final());
+            for instance in row.instances().filter(is_open) {
+                self.core.event(Event::InviteExpired { call, instance });
+            }
             return self.give_up_call(now, call, CallState::Cancelled, None);
         }
         let settings = &self.core.settings;
