@@ -121,6 +121,14 @@ impl Call {
         std::mem::take(&mut self.refusals)
     }
 
+    /// The device's response had this status, and not that of what its caller gets in its place: one that was no refusal is not told as one.
+    pub fn correct_refusal(&mut self, said: u16) {
+        match self.refusals.pop() {
+            Some((instance, _)) if said >= 300 => self.refusals.push((instance, said)),
+            _ => {}
+        }
+    }
+
     /// How a call that is over, and that nobody answered, was missed by this device; `None` where it was not: it has declined, or its stack has refused, and who declined on
     /// another device is its user, too.
     pub fn missed_by(&self, instance: InstanceId) -> Option<CallState> {

@@ -199,5 +199,6 @@ fn an_answer_that_is_too_long_to_be_passed_is_a_missed_call() {
         assert_eq!(missed(&world), [bobs(1)], "{rings}");
         let told = world.events.iter().filter(|it| matches!(it, Event::AnswerTooLong { .. })).count();
         assert_eq!(told, 1, "{rings}");
+        assert!(!world.events.iter().any(|it| matches!(it, Event::DeviceRefused { .. })), "{rings}");
     }
 }
