@@ -245,11 +245,15 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         ),
         EnableError::AddressNotAllowed => Problem::new(
             ProblemType::AddressNotAllowed,
-            "The SIP server's name leads to private, loopback or reserved addresses; the operator can allow one under upstream.allow_addresses.",
+            "The SIP server's name leads to private, loopback or reserved addresses; the operator can allow one under upstream.allow_addresses (of a relay without a configuration: serve --public, or SIPWAKE_UPSTREAM__ALLOW_ADDRESSES).",
         ),
         EnableError::TransportNotAllowed => Problem::new(
             ProblemType::TransportNotAllowed,
             "This relay does not use this transport toward SIP servers; use transport=tls, or ask the operator for another under upstream.transports.",
+        ),
+        EnableError::NotSendable => Problem::new(
+            ProblemType::TransportNotAllowed,
+            "The SIP server is reached by UDP alone, and this relay's socket for UDP (upstream.udp_listen) sends no datagram to its addresses: from a loopback address one reaches the relay's own machine alone (without a configuration: serve --public), from IPv4 IPv4 alone.",
         ),
         EnableError::UpstreamNotFound => Problem::new(
             ProblemType::UpstreamNotFound,

@@ -104,6 +104,9 @@ pub enum EnableError {
     /// The account asks for a transport that the operator did not name.
     #[error("the SIP transport is not allowed here")]
     TransportNotAllowed,
+    /// The account's server is reached by UDP alone, at addresses that the relay's socket does not send to.
+    #[error("no datagram from here reaches the SIP server")]
+    NotSendable,
     /// The name of the registrar or the proxy leads to no address at all.
     #[error("the SIP server has no address")]
     UpstreamNotFound,

@@ -189,6 +189,22 @@ pub enum Event {
         /// Whether the device hung up; otherwise the other side did.
         by_device: bool,
     },
+    /// A device has refused a call, which is over for it: its final [`Event::Call`] follows.
+    DeviceRefused {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+        /// The status of its response, 300 to 699.
+        status: u16,
+    },
+    /// A caller's INVITE is valid no longer (RFC 3261 §13.2.1): it ends as by its CANCEL.
+    InviteExpired {
+        /// The call.
+        call: CallId,
+        /// A device that it was for, and that was not out.
+        instance: InstanceId,
+    },
     /// A device's final response to a call is longer than its SIP server may take; the caller gets 500 in its place.
     AnswerTooLong {
         /// The call.

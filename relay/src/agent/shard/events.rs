@@ -16,6 +16,7 @@ use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::{NodeNews, RecordNote};
 use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, Moment, advertised_now, confirmed_now, unix_now};
+use crate::domain::story::Moment as CallMoment;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
@@ -83,6 +84,10 @@ impl Shard {
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::GivenUp { call, instance, state } => self.on_given_up(call, instance, state),
+            Event::DeviceRefused { call, instance, status } => {
+                self.note(instance, Some(call), TimelineEvent::DeviceRefused { status });
+            }
+            Event::InviteExpired { call, instance } => self.tell_moment(instance, call, CallMoment::Expired),
             Event::AnswerTooLong { call, instance } => tracing::info!(
                 event = "answer-too-long",
                 %call,
@@ -146,6 +151,7 @@ impl Shard {
 
     fn on_attached(&mut self, instance: InstanceId) {
         self.tell_arrivals(instance);
+        self.tell_came_for_announced(instance);
         if self.attached.insert(instance) {
             self.shared.metrics.edge_flows(1);
         }

@@ -22,7 +22,7 @@ use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::{self, Frame, advertised_now, unix_now};
-use crate::domain::InstanceState;
+use crate::domain::{InstanceState, story};
 use crate::vault::record::{Presence, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
 
@@ -480,7 +480,10 @@ impl Shard {
                 self.drive(clock::now(), Input::Ring { call, instance: id });
                 self.note_device_rings(call, id);
             }
-            CallRequest::Decline => self.drive(clock::now(), Input::Decline(call)),
+            CallRequest::Decline => {
+                self.tell_moment(id, call, story::Moment::DeclinedByApp);
+                self.drive(clock::now(), Input::Decline(call));
+            }
         }
         Ok(*self.calls.of(id, call).unwrap_or(&known))
     }

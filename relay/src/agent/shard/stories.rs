@@ -118,10 +118,25 @@ impl Shard {
             TimelineEvent::DeviceAttached { after_ms: Some(_) } => Moment::DeviceAttached,
             TimelineEvent::CallerHearsRinging => Moment::CallerHearsRinging,
             TimelineEvent::Ringing => Moment::Ringing,
+            TimelineEvent::DeviceRefused { status } => Moment::Refused(status),
             TimelineEvent::CallEnded(state) => Moment::Ended(state),
             TimelineEvent::HungUp { by_device } => Moment::HungUp { by_device },
             _ => return,
         };
+        self.tell_moment(instance, call, moment);
+    }
+
+    /// Tells the stories of calls that were announced to a device, and whose INVITE has not come, that it has come for them.
+    pub(crate) fn tell_came_for_announced(&mut self, instance: InstanceId) {
+        let is_awaited = |story: &&Story| story.is_announced() && !story.came();
+        let awaited: Vec<_> = self.stories_of(instance).filter(is_awaited).map(|story| story.call).collect();
+        for call in awaited {
+            self.tell_moment(instance, call, Moment::DeviceAttached);
+        }
+    }
+
+    /// Adds a step to a call's story.
+    pub(crate) fn tell_moment(&mut self, instance: InstanceId, call: CallId, moment: Moment) {
         self.begin_stories();
         let key = (instance, call);
         let Some(story) = self.stories.open.get_mut(&key) else { return };
@@ -133,7 +148,7 @@ impl Shard {
             moment == Moment::Ended(CallState::Answered),
         );
         story.tell(now, moment);
-        if came {
+        if came && !story.is_announced() {
             // The endpoint has sent it in the same turn.
             story.tell(now, Moment::InviteSent);
         }

@@ -93,6 +93,11 @@ pub enum TimelineEvent {
     CallerHearsRinging,
     /// The device rings.
     Ringing,
+    /// The device's SIP stack refused the call, or its user did on the ringing device.
+    DeviceRefused {
+        /// The status of its response.
+        status: u16,
+    },
     /// The call was answered, or ended without.
     CallEnded(CallState),
     /// One side of an answered call hung up.

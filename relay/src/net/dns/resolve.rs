@@ -190,7 +190,7 @@ impl Resolver {
         Self { datagrams_from: Some(datagrams_from), ..self }
     }
 
-    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone. Fails with
+    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone, or this machine alone. Fails with
     /// [`ResolveError::NoUsableTransport`] when that is nothing.
     pub fn sendable(&self, found: Resolution) -> Result<Resolution, ResolveError> {
         let is_sendable = |candidate: &Candidate| {

@@ -424,10 +424,13 @@ impl Inner {
         let route = Route::of(account)?;
         let names = self.dependencies.resolver.asked_by_source(source);
         let found = names.resolve(&route.target(), 0).await;
-        match found.and_then(|found| names.sendable(found)) {
+        match found {
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
             _ if foreign => Err(EnableError::DomainNotAllowed),
-            Ok(found) => Ok((route, found.addresses())),
+            Ok(found) => {
+                let found = names.sendable(found).map_err(|_| EnableError::NotSendable)?;
+                Ok((route, found.addresses()))
+            }
             Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok((route, Vec::new())),
             Err(ResolveError::NoUsableTransport) => Err(EnableError::TransportNotAllowed),
             Err(ResolveError::NotAHost | ResolveError::NoSuchDomain) => Err(EnableError::UpstreamNotFound),

@@ -159,6 +159,8 @@ pub struct Call {
     legs: Legs,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
+    /// Devices that are out by their own final response, and its status, since [`Self::take_refusals`].
+    refusals: Vec<(InstanceId, u16)>,
     timing: EdgeTiming,
     arrived: Instant,
     /// Until when a device may come for its INVITE.
@@ -221,6 +223,7 @@ impl Call {
             targets: Vec::new(),
             legs: Legs::default(),
             changes: Vec::new(),
+            refusals: Vec::new(),
             timing,
             arrived: now,
             comes_until: now + wait,
