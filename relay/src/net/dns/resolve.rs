@@ -142,6 +142,8 @@ pub struct Resolver {
     questions: Arc<Questions>,
     /// The askers whose shares a question takes; none where the relay asks for itself.
     askers: Arc<[Asker]>,
+    /// The App by whose key the names came, which is counted as well.
+    app: Option<Arc<str>>,
     reach: Reach,
     transports: Transports,
     /// The address of the one socket for datagrams, where its family limits them.
@@ -183,7 +185,7 @@ impl Resolver {
 
     fn of(names: Names, reach: Reach, transports: Transports) -> Self {
         let (questions, askers) = (Arc::default(), Arc::new([]));
-        Self { names: Arc::new(names), questions, askers, reach, transports, datagrams_from: None }
+        Self { names: Arc::new(names), questions, askers, app: None, reach, transports, datagrams_from: None }
     }
 
     /// The same for a relay that sends its datagrams from this address.
@@ -211,6 +213,11 @@ impl Resolver {
     /// Likewise for names that came from this address.
     pub fn asked_by_source(&self, source: IpAddr) -> Self {
         self.asked_by([Asker::Source(counted_as(source))])
+    }
+
+    /// Likewise for names that came with the key of this App.
+    pub fn asked_by_app(&self, app: &str, source: IpAddr) -> Self {
+        Self { app: Some(app.into()), ..self.asked_by_source(source) }
     }
 
     /// Whether the names are chosen by others than the operator.
@@ -546,11 +553,16 @@ impl Resolver {
         let answer = match known.remembered(&query) {
             Some(found) => Ok(found),
             None => {
-                let turn = self.questions.take(&self.askers).await.ok_or(ResolveError::Timeout)?;
-                tokio::select! {
+                let turn = self.questions.take(&self.askers, self.app.as_ref()).await;
+                let turn = turn.ok_or(ResolveError::Timeout)?;
+                let answer = tokio::select! {
                     answer = known.ask(&query) => answer,
                     () = turn.is_over() => Err(NetError::Timeout),
+                };
+                if answer.as_ref().is_err_and(is_silence) {
+                    turn.was_silent();
                 }
+                answer
             }
         };
         match answer {
