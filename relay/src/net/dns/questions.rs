@@ -174,7 +174,8 @@ impl Table {
         let is_suspect = self.is_suspect(asker, now);
         let (of_asker, of_app) = (self.held(asker), app.as_ref().map_or(0, |app| self.held(app)));
         let is_full = self.all >= ALL || of_asker >= OF_ONE || of_app >= OF_ONE;
-        (!is_full && !(is_suspect && self.suspects >= OF_SUSPECTS)).then_some((is_suspect, of_asker, of_app, first))
+        let waits = is_full || is_suspect && self.suspects >= OF_SUSPECTS;
+        (!waits).then_some((is_suspect, of_asker, of_app, first))
     }
 
     /// Gives the first of a line its place, if it is free.
