@@ -1,22 +1,22 @@
-//! Limits on questions to the name servers at once, by asker.
+//! Limits on simultaneous questions to the name servers, by requester.
 //!
-//! A question that no name server answers is a socket or two for some seconds, and a client that enables an account or subscribes to a push
-//! service may name as many names as it likes. So a question takes a place, as a connection that is being opened does: in the share of its
-//! asker, in that of its App, and among all. A remembered answer takes none.
+//! A question that no name server answers holds a socket or two for some seconds, and a client may choose the names: those of the SIP servers at which
+//! it enables accounts, and of the push services at which it subscribes. So each question takes a place in the share of its requester, one in that of the
+//! App that it came by, and one among all. An answer from the cache takes none.
 //!
-//! | asker | places |
+//! | requester | places |
 //! | --- | --- |
 //! | an App's devices, by the names that come with its key | [`OF_ONE`], and [`ALL`] with all others |
 //! | a source, by the SIP servers that it names | likewise |
 //! | sources that named a server within [`SUSPECTED`] whose name servers are silent, all together | [`OF_SUSPECTS`] of these |
 //! | the relay: the operator's push services, SIP servers at which accounts are registered | [`ALL`], and [`OWN`] where those are taken |
 //!
-//! Whose turn it is when a place is free: first of askers whose names were answered, then of those with the fewest questions under way, by source and then by
-//! App; among equals who came first.
+//! A free place goes first to requesters whose names were answered, then to those with the fewest questions under way, by source and then by App; among
+//! equals to the one that came first.
 //!
-//! Invariant: a question waits for its place for [`WAIT`] at most. While all places that another question could take are taken, none of them is kept
-//! for longer than [`BRIEF`], in which a name server answers that is well: names whose servers are silent delay others, the relay's own among
-//! them, and keep nobody out. An asker without a question under way waits behind no second one of anybody.
+//! Invariant: a question waits at most [`WAIT`] for a place. When another question could wait for its place, a question gives the place back after
+//! [`BRIEF`], long enough for a healthy name server: names whose servers are silent delay other questions, but do not shut them out. A requester without
+//! a question under way waits behind no second question of any other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -28,57 +28,57 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::lock::Mutex;
 
-/// Questions under way of all who ask; a further one waits.
+/// The largest number of questions under way; a further one waits.
 const ALL: usize = 192;
-/// Likewise of one App or one source.
+/// Likewise for one App or one source.
 const OF_ONE: usize = 96;
-/// Likewise of all sources together that are suspected: the other half is free for whoever asks for names that are answered.
+/// Likewise for all suspected sources together: the other half is free for those who ask for names that are answered.
 const OF_SUSPECTS: usize = 96;
-/// Likewise, kept for the relay's own.
+/// Further places for the relay's own questions.
 const OWN: usize = 64;
-/// How long a question waits for its place; then it is without an answer.
+/// How long a question waits for a place before it fails.
 const WAIT: Duration = Duration::from_secs(4);
-/// How long a question keeps its place while others may wait for it; then it is without an answer.
+/// How long a question keeps a place that others may wait for before it fails.
 const BRIEF: Duration = Duration::from_millis(500);
-/// How often it looks whether they may.
+/// How often a question checks whether others may wait.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a source is suspected after a question that no name server answered.
 const SUSPECTED: Duration = Duration::from_secs(10);
 /// Sources that are suspected before those that are no more are looked for.
 const SUSPECTS_SPARE: usize = 1_024;
 
-/// On whose behalf a name is asked for that the operator has not named.
+/// The client on whose behalf a name is looked up that the operator has not configured.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Asker {
+pub enum Requester {
     /// An App, for one of its devices.
     App(Arc<str>),
-    /// An address, as the limits count it.
+    /// A source address, as the limits count it.
     Source(IpAddr),
 }
 
-/// The places of all.
+/// The places of all questions.
 #[derive(Default)]
 pub(super) struct Questions(Arc<Mutex<Table>>);
 
 #[derive(Default)]
 struct Table {
-    /// Questions under way, by asker and by App.
-    held: BTreeMap<Asker, usize>,
+    /// Questions under way, by requester and by App.
+    held: BTreeMap<Requester, usize>,
     /// Places that are taken: of all, of these by suspects and for the relay itself, and of those that are kept for it.
     all: usize,
     suspects: usize,
     relay: usize,
     own: usize,
     /// When a question of a source was last without an answer.
-    silent: BTreeMap<Asker, Instant>,
+    silent: BTreeMap<Requester, Instant>,
     sweep_at: usize,
     /// Those who wait, in the order in which they came.
     lines: BTreeMap<Line, VecDeque<Waiting>>,
     last: u64,
 }
 
-/// Who waits in one line: an asker, the relay itself where there is none, and the App that it came by.
-type Line = (Option<Asker>, Option<Asker>);
+/// Who waits in one line: a requester, the relay itself where there is none, and the App that it came by.
+type Line = (Option<Requester>, Option<Requester>);
 
 struct Waiting {
     number: u64,
@@ -100,22 +100,22 @@ struct Place {
 }
 
 impl Questions {
-    /// Waits for a place in the share of one of `askers`, and in that of `app` where it came by one; there is no asker where the relay asks for itself.
-    /// `None`: it has waited too long.
-    pub(crate) async fn take(&self, askers: &[Asker], app: Option<&Arc<str>>) -> Option<Turn> {
+    /// Waits for a place in the share of one of `requesters`, which are none for the relay's own questions, and in that of `app` where they came by one.
+    /// `None`: no place came free in time.
+    pub(crate) async fn take(&self, requesters: &[Requester], app: Option<&Arc<str>>) -> Option<Turn> {
         let (place, comes) = oneshot::channel();
-        let waits = self.join(askers, app.cloned().map(Asker::App), place);
+        let waits = self.join(requesters, app.cloned().map(Requester::App), place);
         let turn = timeout(WAIT, comes).await.ok()?.ok();
         drop(waits);
         turn
     }
 
-    fn join(&self, askers: &[Asker], app: Option<Asker>, place: oneshot::Sender<Turn>) -> InLine<'_> {
+    fn join(&self, requesters: &[Requester], app: Option<Requester>, place: oneshot::Sender<Turn>) -> InLine<'_> {
         let mut table = self.0.lock();
-        let has_room = |asker: &&Asker| table.held(asker) < OF_ONE;
-        let asker = askers.iter().find(has_room).or(askers.first()).cloned();
+        let has_room = |requester: &&Requester| table.held(requester) < OF_ONE;
+        let requester = requesters.iter().find(has_room).or(requesters.first()).cloned();
         table.last += 1;
-        let (line, number) = ((asker, app), table.last);
+        let (line, number) = ((requester, app), table.last);
         let waiting = table.lines.entry(line.clone()).or_default();
         waiting.push_back(Waiting { number, place });
         let is_first = waiting.len() == 1;
@@ -156,26 +156,26 @@ fn send(shared: &Arc<Mutex<Table>>, given: Vec<Given>) {
 }
 
 impl Table {
-    fn held(&self, asker: &Asker) -> usize {
-        self.held.get(asker).copied().unwrap_or_default()
+    fn held(&self, requester: &Requester) -> usize {
+        self.held.get(requester).copied().unwrap_or_default()
     }
 
-    fn is_suspect(&self, asker: &Asker, now: Instant) -> bool {
-        self.silent.get(asker).is_some_and(|at| now.saturating_duration_since(*at) < SUSPECTED)
+    fn is_suspect(&self, requester: &Requester, now: Instant) -> bool {
+        self.silent.get(requester).is_some_and(|at| now.saturating_duration_since(*at) < SUSPECTED)
     }
 
     /// When it is the turn of those who wait in a line, the least first; `None`: not now.
     fn turn_of(&self, line: &Line, now: Instant) -> Option<(bool, usize, usize, u64)> {
         let first = self.lines.get(line)?.front()?.number;
-        let (asker, app) = line;
-        let Some(asker) = asker else {
+        let (requester, app) = line;
+        let Some(requester) = requester else {
             return (self.all < ALL || self.own < OWN).then_some((false, self.relay, 0, first));
         };
-        let is_suspect = self.is_suspect(asker, now);
-        let (of_asker, of_app) = (self.held(asker), app.as_ref().map_or(0, |app| self.held(app)));
-        let is_full = self.all >= ALL || of_asker >= OF_ONE || of_app >= OF_ONE;
+        let is_suspect = self.is_suspect(requester, now);
+        let (of_requester, of_app) = (self.held(requester), app.as_ref().map_or(0, |app| self.held(app)));
+        let is_full = self.all >= ALL || of_requester >= OF_ONE || of_app >= OF_ONE;
         let waits = is_full || is_suspect && self.suspects >= OF_SUSPECTS;
-        (!waits).then_some((is_suspect, of_asker, of_app, first))
+        (!waits).then_some((is_suspect, of_requester, of_app, first))
     }
 
     /// Gives the first of a line its place, if it is free.
@@ -190,8 +190,8 @@ impl Table {
         *(if place.is_own { &mut self.own } else { &mut self.all }) += 1;
         self.suspects += usize::from(is_suspect);
         self.relay += usize::from(line.0.is_none() && !place.is_own);
-        for asker in [&line.0, &line.1].into_iter().flatten() {
-            *self.held.entry(asker.clone()).or_default() += 1;
+        for requester in [&line.0, &line.1].into_iter().flatten() {
+            *self.held.entry(requester.clone()).or_default() += 1;
         }
         Some((told, line.clone(), place))
     }
@@ -206,16 +206,16 @@ impl Table {
         given
     }
 
-    /// Notes that no name server answered a question of this asker. An App is not suspected: its devices have one key.
-    fn note_silence(&mut self, asker: &Asker, now: Instant) {
-        if !matches!(asker, Asker::Source(_)) {
+    /// Notes that no name server answered a question of this requester. An App is not suspected: its devices have one key.
+    fn note_silence(&mut self, requester: &Requester, now: Instant) {
+        if !matches!(requester, Requester::Source(_)) {
             return;
         }
         if self.silent.len() >= self.sweep_at.max(SUSPECTS_SPARE) {
             self.silent.retain(|_, at| now.saturating_duration_since(*at) < SUSPECTED);
             self.sweep_at = self.silent.len() * 2;
         }
-        self.silent.insert(asker.clone(), now);
+        self.silent.insert(requester.clone(), now);
     }
 
     fn give_back(&mut self, turn: &Turn) {
@@ -223,17 +223,17 @@ impl Table {
         *count = count.saturating_sub(1);
         self.suspects = self.suspects.saturating_sub(usize::from(turn.place.is_suspect));
         self.relay = self.relay.saturating_sub(usize::from(turn.line.0.is_none() && !turn.place.is_own));
-        for asker in [&turn.line.0, &turn.line.1].into_iter().flatten() {
-            match self.held.get_mut(asker) {
+        for requester in [&turn.line.0, &turn.line.1].into_iter().flatten() {
+            match self.held.get_mut(requester) {
                 Some(held) if *held > 1 => *held -= 1,
-                _ => drop(self.held.remove(asker)),
+                _ => drop(self.held.remove(requester)),
             }
         }
     }
 }
 
 impl Turn {
-    /// Ends when the place is to be given back, for others.
+    /// Ends when the place has to be given back to others.
     pub(super) async fn is_over(&self) {
         sleep(BRIEF).await;
         while !self.may_be_waited_for() {
@@ -243,19 +243,19 @@ impl Turn {
 
     /// No name server has answered.
     pub(super) fn was_silent(&self) {
-        if let Some(asker) = &self.line.0 {
-            self.table.lock().note_silence(asker, Instant::now());
+        if let Some(requester) = &self.line.0 {
+            self.table.lock().note_silence(requester, Instant::now());
         }
     }
 
     fn may_be_waited_for(&self) -> bool {
         let table = self.table.lock();
-        let (are_all_taken, (asker, app)) = (table.all >= ALL, &self.line);
-        match asker {
+        let (are_all_taken, (requester, app)) = (table.all >= ALL, &self.line);
+        match requester {
             Some(_) => {
-                let is_full = |asker: &Asker| table.held(asker) >= OF_ONE;
+                let is_full = |requester: &Requester| table.held(requester) >= OF_ONE;
                 let of_kind = self.place.is_suspect && table.suspects >= OF_SUSPECTS;
-                are_all_taken || of_kind || [asker, app].into_iter().flatten().any(is_full)
+                are_all_taken || of_kind || [requester, app].into_iter().flatten().any(is_full)
             }
             None => are_all_taken && table.own >= OWN,
         }
@@ -276,9 +276,9 @@ impl Drop for Turn {
 mod tests {
     use super::*;
 
-    fn source(number: u16) -> [Asker; 1] {
+    fn source(number: u16) -> [Requester; 1] {
         let [high, low] = number.to_be_bytes();
-        [Asker::Source(IpAddr::from([10, high, low, 1]))]
+        [Requester::Source(IpAddr::from([10, high, low, 1]))]
     }
 
     fn app(name: &str) -> Arc<str> {
@@ -294,21 +294,21 @@ mod tests {
     /// A question that nobody answers.
     fn ask_in_vain(
         questions: &Arc<Questions>,
-        askers: Vec<Asker>,
+        requesters: Vec<Requester>,
         app: Option<&Arc<str>>,
     ) -> tokio::task::JoinHandle<bool> {
         let (questions, app) = (questions.clone(), app.cloned());
         tokio::spawn(async move {
-            let Some(turn) = questions.take(&askers, app.as_ref()).await else { return false };
+            let Some(turn) = questions.take(&requesters, app.as_ref()).await else { return false };
             let was_brief = timeout(Duration::from_secs(5), turn.is_over()).await.is_ok();
             turn.was_silent();
             was_brief
         })
     }
 
-    async fn wait_of(questions: &Questions, askers: &[Asker], app: Option<&Arc<str>>) -> Duration {
+    async fn wait_of(questions: &Questions, requesters: &[Requester], app: Option<&Arc<str>>) -> Duration {
         let begun = Instant::now();
-        assert!(questions.take(askers, app).await.is_some());
+        assert!(questions.take(requesters, app).await.is_some());
         begun.elapsed()
     }
 
@@ -373,8 +373,8 @@ mod tests {
         let questions = Arc::new(Questions::default());
         assert!(!ask_in_vain(&questions, source(1).into(), None).await.unwrap());
         let begun = Instant::now();
-        let asker = source(1);
-        let asked = (0..OF_SUSPECTS).map(|_| questions.take(&asker, None));
+        let requester = source(1);
+        let asked = (0..OF_SUSPECTS).map(|_| questions.take(&requester, None));
         let turns = futures_util::future::join_all(asked).await;
         assert!(turns.iter().all(Option::is_some) && begun.elapsed().is_zero());
         assert_eq!(taken(&questions), (OF_SUSPECTS, OF_SUSPECTS, 0));
@@ -423,8 +423,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_waiting_leaves_nothing() {
         let questions = Arc::new(Questions::default());
-        let asker = source(1);
-        let held: Vec<_> = futures_util::future::join_all((0..OF_ONE).map(|_| questions.take(&asker, None))).await;
+        let requester = source(1);
+        let held: Vec<_> = futures_util::future::join_all((0..OF_ONE).map(|_| questions.take(&requester, None))).await;
         assert!(questions.take(&source(1), None).await.is_none());
         assert!(questions.0.lock().lines.is_empty());
         drop(held);
