@@ -58,6 +58,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sip::bucket::Rate;
 use sip::endpoint::{ContactsRemoved, Endpoint, Input, Settings, Side, Source};
 use sip::id::{FlowId, InstanceId, ShardTag};
 use sip::message::Message;
@@ -486,9 +487,12 @@ impl Shared {
         let own = OwnNames { tls: endpoint.upstream_tls.clone(), tcp: endpoint.upstream_tcp.clone() };
         let shards = shards.knowing(LfServers::new(own, &dependencies.bare_lf_servers));
         let upstreams = Upstreams::new(dependencies.tls.clone());
+        // Of the node, as the REGISTERs behind the connections are counted for each shard; as many at once as in a second.
+        let per_second = endpoint.upstream.registrations_per_second.saturating_mul(shards.len() as u32);
+        let dials_pace = Rate::per_second(per_second, per_second);
         let dialler = Dialler::new(
             (dependencies.resolver, dependencies.tls),
-            dependencies.failback_interval,
+            (dependencies.failback_interval, dials_pace),
             dependencies.connection_timing,
             upstreams.clone(),
             shards.clone(),

@@ -118,8 +118,8 @@ impl Doctor {
     }
 
     /// The same, which asks for names in the share of who wants to know.
-    pub fn asked_by(&self, source: IpAddr) -> Self {
-        Self { resolver: self.resolver.asked_by_source(source), ..self.clone() }
+    pub fn asked_by(&self, app: &str, source: IpAddr) -> Self {
+        Self { resolver: self.resolver.asked_by_app(app, source), ..self.clone() }
     }
 
     /// The server that an account's requests go to, by name and by address, as [`crate::limits`] counts it; `None` when its URIs cannot be used.

@@ -26,13 +26,8 @@ struct Table<K> {
 }
 
 /// A share that is held; given back when dropped.
-pub struct Share(Option<OwnedSemaphorePermit>);
-
-impl Share {
-    /// Whether no other of its key is free, so that others may wait for this one.
-    pub fn is_last(&self) -> bool {
-        self.0.as_ref().is_some_and(|permit| permit.semaphore().available_permits() == 0)
-    }
+pub struct Share {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<K: Ord> Shares<K> {
@@ -45,12 +40,12 @@ impl<K: Ord> Shares<K> {
     pub async fn take(&self, key: K) -> Share {
         let semaphore = self.semaphore(key);
         // The semaphore is never closed.
-        Share(semaphore.acquire_owned().await.ok())
+        Share { _permit: semaphore.acquire_owned().await.ok() }
     }
 
     /// A share, if one is free.
     pub fn try_take(&self, key: K) -> Option<Share> {
-        self.semaphore(key).try_acquire_owned().ok().map(|permit| Share(Some(permit)))
+        self.semaphore(key).try_acquire_owned().ok().map(|permit| Share { _permit: Some(permit) })
     }
 
     /// The share of the first of these keys that has one free; else waits for one of the first. There is one key at least.
@@ -60,7 +55,7 @@ impl<K: Ord> Shares<K> {
     {
         let free = keys.iter().find_map(|key| self.semaphore(key.clone()).try_acquire_owned().ok());
         match (free, keys.into_iter().next()) {
-            (Some(permit), _) => Some(Share(Some(permit))),
+            (Some(permit), _) => Some(Share { _permit: Some(permit) }),
             (None, Some(first)) => Some(self.take(first).await),
             (None, None) => None,
         }

@@ -47,10 +47,10 @@ impl AppService for Service {
 
 impl Inner {
     async fn examine(&self, app: Box<str>, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {
-        let _of_app = self.examinations_of_app.try_take(app).ok_or(ExamineError::Busy)?;
+        let _of_app = self.examinations_of_app.try_take(app.clone()).ok_or(ExamineError::Busy)?;
         let _of_source = self.examinations_of_source.try_take(source).ok_or(ExamineError::Busy)?;
         let _turn = self.examinations.try_acquire().map_err(|_| ExamineError::Busy)?;
-        let doctor = self.dependencies.doctor.asked_by(source);
+        let doctor = self.dependencies.doctor.asked_by(&app, source);
         let server = match &patient.credentials {
             Some(_) => doctor.server_of(&patient).await,
             None => None,

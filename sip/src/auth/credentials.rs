@@ -6,11 +6,22 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use subtle::ConstantTimeEq;
 
 use super::digest::{DigestInput, Protection};
 use super::fields::{named, named_before_another, strip_scheme};
 use super::{Algorithm, Ha1, Hash, NONCE_BYTES, OPAQUE_BYTES, REALM_BYTES, URI_BYTES, USERNAME_BYTES, VALUE_BYTES};
+
+/// Base64 as lenient readers take it.
+const BASIC: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// A parsed `Authorization` or `Proxy-Authorization`.
 #[derive(Clone, PartialEq, Eq)]
@@ -120,10 +131,11 @@ impl fmt::Debug for Credentials {
 
 /// Every user name that an `Authorization` or `Proxy-Authorization` of these values holds, however odd or broken they are, each once: any reader
 /// takes one of these. That of RFC 7616's `username*` is without its character set, its escapes unresolved. `None` where there are more than `most`,
-/// or one is longer than [`USERNAME_BYTES`]: nothing is read after that.
+/// or one is longer than [`USERNAME_BYTES`]: nothing is read after that. A `Basic` (RFC 7617) has its name, too.
 pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Option<BTreeSet<Box<str>>> {
     let mut names = BTreeSet::new();
     for value in values {
+        names.extend(basic_username(value)?);
         for at in 0..value.len() {
             if let Some(written) = written_username(value, at) {
                 names.insert(username(written)?);
@@ -134,6 +146,16 @@ pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Opt
         }
     }
     Some(names)
+}
+
+/// The user name of a `Basic`, if the value is one that can be read; `None` where it is too long.
+fn basic_username(value: &[u8]) -> Option<Option<Box<str>>> {
+    let scheme =
+        value.trim_ascii().split_first_chunk().filter(|(it, _): &(&[u8; 5], _)| it.eq_ignore_ascii_case(b"Basic"));
+    let Some((_, written)) = scheme else { return Some(None) };
+    let Ok(decoded) = BASIC.decode(written.trim_ascii()) else { return Some(None) };
+    let name = decoded.split(|byte| *byte == b':').next().unwrap_or_default();
+    if name.is_empty() { Some(None) } else { bounded(String::from_utf8_lossy(name), USERNAME_BYTES).map(Some) }
 }
 
 /// The rest of the text after a `username=` or `username*=` that begins at a place, and whether it has the star.

@@ -408,6 +408,9 @@ fn every_user_name_of_credentials_is_found_whatever_they_look_like() {
         (b"Digest username=\"alice@example.com", &["alice@example.com"]),
         (b"Digest username=\"a\\\"b\"", &["a\"b"]),
         (b"Digest nousername=\"x\", realm=\"r\"", &[]),
+        (b"Basic YWxpY2U6c2VjcmV0", &["alice"]),
+        (b"basic  YWxpY2U6MQ== ", &["alice"]),
+        (b"Basic ?", &[]),
         (b"Bearer username", &[]),
         (b"", &[]),
     ] {

@@ -547,12 +547,12 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
 }
 
 /// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks
-/// by 407, and the registrar behind it by 401 (RFC 3261 §22.3).
+/// by 407, and the registrar behind it by 401 (RFC 3261 §22.3). Some servers answer 404 or 604 to whoever is not let in; HTTPS counts them as well.
 fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
     match status {
         401 => register.has(Name::Authorization) && !is_stale(response),
         407 => register.has(Name::ProxyAuthorization) && !is_stale(response),
-        403 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
+        403 | 404 | 604 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
         _ => false,
     }
 }

@@ -14,6 +14,8 @@
 //! all, as Flow-Timer says: then its bindings are registered again (RFC 5626 §4.4.2), and pings go more often than it asks for from then on, down to
 //! [`KeepAliveTiming::shortest`], so that they are again before it forgets them where the errors go on.
 //!
+//! Whether a peer is pinged at all by whose datagrams nothing ever came back is for its owner to say ([`KeepAlive::put_off`]).
+//!
 //! Invariant: a peer that never answered is not blamed for its silence; one that did, or that promised to with Flow-Timer,
 //! is.
 
@@ -123,6 +125,13 @@ impl KeepAlive {
     pub fn ask_at_once(&mut self, now: Instant) {
         if self.waiting.is_none() {
             self.next_ping = now;
+        }
+    }
+
+    /// A deadline may have come, and nothing is to be sent now.
+    pub fn put_off(&mut self, now: Instant, random: &mut Random) {
+        if self.next_ping <= now {
+            self.plan(now, random);
         }
     }
 

@@ -115,6 +115,25 @@ fn over_udp_stun_keeps_the_flow_and_a_server_without_it_gets_crlf() {
     assert_eq!((world.dialled, world.count("REGISTER")), (1, 0), "silently");
 }
 
+/// Anybody may be at that address: it gets the REGISTERs alone, which are paced.
+#[test]
+fn over_udp_a_server_that_never_answered_gets_no_keep_alive_until_it_does() {
+    let mut world = World::with_settings(udp(), |settings| settings.register_expires = seconds(3600));
+    world.bind();
+    world.advance(seconds(600));
+    assert!(world.count("REGISTER") > 5);
+    assert_eq!((world.stun.len(), world.pings), (0, 0));
+    // It answers the next one.
+    let asked = world.count("REGISTER");
+    while world.count("REGISTER") == asked {
+        world.advance(seconds(1));
+    }
+    let (source, register) = (world.upstream, world.last("REGISTER"));
+    world.reply(source, &register, 200, &[("Expires", "3600")], "");
+    let first = world.next_ping();
+    assert!(first <= seconds(60) && world.stun.len() == 1, "{first:?}");
+}
+
 #[test]
 fn a_datagram_flow_that_answers_no_keep_alive_any_more_is_left_for_another_address() {
     let mut world = registered(udp(), &[]);
@@ -211,8 +230,7 @@ fn a_stun_answer_that_nobody_asked_for_is_nothing() {
 
 #[test]
 fn a_stun_answer_finds_the_shard_that_asked() {
-    let mut world = World::new(udp());
-    world.bind();
+    let mut world = registered(udp(), &[]);
     world.next_ping();
     let mut answer = world.stun.last().unwrap().to_vec();
     (answer[0], answer[1]) = (1, 1);

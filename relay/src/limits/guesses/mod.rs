@@ -9,7 +9,8 @@
 //! | source, whichever accounts | `limits.failures_per_source` | one each second, and pauses of up to 60 s |
 //!
 //! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner waiting. An account is
-//! both the AOR and each user name that its proof may be read with; a user is such a name without what a server may strip of it (`bare`); a server is the host and port where requests go, without the parts that can be
+//! both the AOR and each user name that its proof may be read with; a user is such a name without what a server may strip of it (`bare`), and each name is in one spelling for all that a server's database may take
+//! for it (`spelling`); a server is the host and port where requests go, without the parts that can be
 //! spelt in many ways, and each address that its name leads to where that is known. A right proof forgets the failures of its source, when it can be
 //! of one user only, also those of attempts that renewed nothing; an hour without a failure forgets all.
 //!
@@ -30,9 +31,11 @@ use super::counted_as;
 use crate::clock;
 use crate::lock::Mutex;
 use line::{Line, TURN};
+use spelling::folded;
 use under_way::UnderWay;
 
 mod line;
+mod spelling;
 mod under_way;
 
 /// The most keys that are remembered, about 12 MB; at the limit a tenth of those go that are not under way: what only succeeded,
@@ -244,7 +247,7 @@ impl Guesses {
             Key { hash, of, own: share == 1, share, shared: source.is_none() }
         };
         let aor = account(attempt.aor);
-        let aor = (aor.0, Some(aor.1));
+        let aor = (folded(&aor.0), Some(aor.1));
         let account = |server: &str, of, name: &_| {
             [key(server, of, name, Some(source), 1), key(server, of, name, None, ACCOUNT_SHARE)]
         };
@@ -253,7 +256,7 @@ impl Guesses {
             attempt.addresses.iter().take(ADDRESSES_MAX).map(|to| canonical(*to).to_string()).collect();
         keys.extend(addresses.iter().flat_map(|address| account(address, 0, &aor)));
         for (of, name) in (1..).zip(attempt.usernames) {
-            let name = (plain(name), None);
+            let name = (folded(&plain(name)), None);
             keys.extend(account(&server, of, &name));
             // Servers of many domains have many of the same name, and some look for the user alone, whatever domain is named.
             let user = (bare(&name.0).to_owned(), Some(String::new()));

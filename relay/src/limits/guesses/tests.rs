@@ -191,6 +191,24 @@ fn many_sources_guess_a_user_slowly_however_his_name_is_dressed_up() {
     assert!(guesses.admit(&Attempt { usernames: &others, ..attempt("sip:rob@h1.test", "192.0.2.3") }, now).is_ok());
 }
 
+/// MySQL and MariaDB compare names without regard to accents, in most of their collations.
+#[test]
+fn many_sources_guess_a_user_no_faster_by_accents_and_what_is_not_seen() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let forms =
+        ["víctim", "vićtïm", "ṽiçtîm", "vi\u{301}ctim", "v\u{200b}ictim", "ｖictim", "vict\u{ad}im", "V%C3%8DCTIM"];
+    let begun = (0..300).filter(|n| {
+        let (names, source) = ([forms[n % 8].into()], format!("10.{}.{}.1", n / 256, n % 256));
+        let aor = format!("sip:{}@example.com", forms[n / 8 % 8]);
+        let attempt = Attempt { usernames: &names, ..attempt(&aor, &source) };
+        guesses.admit(&attempt, now).map(|it| it.refused(now)).is_ok()
+    });
+    assert_eq!(begun.count(), 20);
+    let another = ["vector".into()];
+    let another = Attempt { usernames: &another, ..attempt("sip:vector@example.com", "192.0.2.3") };
+    assert!(guesses.admit(&another, now).is_ok());
+}
+
 #[test]
 fn who_was_right_for_an_account_of_its_own_is_not_let_past_for_anothers() {
     let (guesses, now) = (guesses(), Instant::now());

@@ -1,31 +1,39 @@
 //! Limits on simultaneous questions to the name servers, by requester.
 //!
 //! A question that no name server answers holds a socket or two for some seconds, and a client may choose the names: those of the SIP servers at which
-//! it enables accounts, and of the push services at which it subscribes. So each question takes a place in the share of its requester and one among
-//! all. An answer from the cache takes none.
+//! it enables accounts, and of the push services at which it subscribes. So each question takes a place in the share of its requester, one in that of the
+//! App that it came by, and one among all. An answer from the cache takes none.
 //!
 //! | requester | places |
 //! | --- | --- |
-//! | an App's devices, by the push services that they name | [`OF_ONE`], and [`ALL`] with all others |
+//! | an App's devices, by the names that come with its key | [`OF_ONE`], and [`ALL`] with all others |
 //! | a source, by the SIP servers that it names | likewise |
+//! | sources that named a server within [`SUSPECTED`] whose name servers are silent, all together | [`OF_SUSPECTS`] of these |
 //! | the relay: the operator's push services, SIP servers at which accounts are registered | [`ALL`], and [`OWN`] where those are taken |
 //!
+//! A free place goes first to requesters whose names were answered, then to those with the fewest questions under way, by source and then by App; among
+//! equals to the one that came first.
+//!
 //! Invariant: a question waits at most [`WAIT`] for a place. When another question could wait for its place, a question gives the place back after
-//! [`BRIEF`], long enough for a healthy name server: names whose servers are silent delay other questions, but do not shut them out.
+//! [`BRIEF`], long enough for a healthy name server: names whose servers are silent delay other questions, but do not shut them out. A requester without
+//! a question under way waits behind no second question of any other.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::limits::shares::{Share, Shares};
+use crate::lock::Mutex;
 
 /// The largest number of questions under way; a further one waits.
 const ALL: usize = 192;
 /// Likewise for one App or one source.
 const OF_ONE: usize = 96;
+/// Likewise for all suspected sources together: the other half is free for those who ask for names that are answered.
+const OF_SUSPECTS: usize = 96;
 /// Further places for the relay's own questions.
 const OWN: usize = 64;
 /// How long a question waits for a place before it fails.
@@ -34,6 +42,10 @@ const WAIT: Duration = Duration::from_secs(4);
 const BRIEF: Duration = Duration::from_millis(500);
 /// How often a question checks whether others may wait.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a source is suspected after a question that no name server answered.
+const SUSPECTED: Duration = Duration::from_secs(10);
+/// Sources that are suspected before those that are no more are looked for.
+const SUSPECTS_SPARE: usize = 1_024;
 
 /// The client on whose behalf a name is looked up that the operator has not configured.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,43 +57,182 @@ pub enum Requester {
 }
 
 /// The places of all questions.
-pub(super) struct Questions {
-    of_one: Shares<Requester>,
-    all: Semaphore,
-    own: Semaphore,
+#[derive(Default)]
+pub(super) struct Questions(Arc<Mutex<Table>>);
+
+#[derive(Default)]
+struct Table {
+    /// Questions under way, by requester and by App.
+    held: BTreeMap<Requester, usize>,
+    /// Places that are taken: of all, of these by suspects and for the relay itself, and of those that are kept for it.
+    all: usize,
+    suspects: usize,
+    relay: usize,
+    own: usize,
+    /// When a question of a source was last without an answer.
+    silent: BTreeMap<Requester, Instant>,
+    sweep_at: usize,
+    /// Those who wait, in the order in which they came.
+    lines: BTreeMap<Line, VecDeque<Waiting>>,
+    last: u64,
+}
+
+/// Who waits in one line: a requester, the relay itself where there is none, and the App that it came by.
+type Line = (Option<Requester>, Option<Requester>);
+
+struct Waiting {
+    number: u64,
+    place: oneshot::Sender<Turn>,
 }
 
 /// The place of one question; given back when dropped.
-pub(super) struct Turn<'a> {
-    questions: &'a Questions,
-    share: Option<Share>,
-    _place: SemaphorePermit<'a>,
+pub(super) struct Turn {
+    table: Arc<Mutex<Table>>,
+    line: Line,
+    place: Place,
 }
 
-impl Default for Questions {
-    fn default() -> Self {
-        Self { of_one: Shares::new(OF_ONE), all: Semaphore::new(ALL), own: Semaphore::new(OWN) }
-    }
+#[derive(Clone, Copy)]
+struct Place {
+    is_suspect: bool,
+    /// One of those that are kept for the relay.
+    is_own: bool,
 }
 
 impl Questions {
-    /// Waits for a place in the share of one of `requesters`, which are none for the relay's own questions. `None`: no place came free in time.
-    pub(crate) async fn take(&self, requesters: &[Requester]) -> Option<Turn<'_>> {
-        let taking = async {
-            let share = if requesters.is_empty() { None } else { self.of_one.take_any(requesters.to_vec()).await };
-            let place = tokio::select! {
-                biased;
-                place = self.all.acquire() => place,
-                place = self.own.acquire(), if requesters.is_empty() => place,
-            };
-            let place = place.ok()?;
-            Some(Turn { questions: self, share, _place: place })
-        };
-        timeout(WAIT, taking).await.ok().flatten()
+    /// Waits for a place in the share of one of `requesters`, which are none for the relay's own questions, and in that of `app` where they came by one.
+    /// `None`: no place came free in time.
+    pub(crate) async fn take(&self, requesters: &[Requester], app: Option<&Arc<str>>) -> Option<Turn> {
+        let (place, comes) = oneshot::channel();
+        let waits = self.join(requesters, app.cloned().map(Requester::App), place);
+        let turn = timeout(WAIT, comes).await.ok()?.ok();
+        drop(waits);
+        turn
+    }
+
+    fn join(&self, requesters: &[Requester], app: Option<Requester>, place: oneshot::Sender<Turn>) -> InLine<'_> {
+        let mut table = self.0.lock();
+        let has_room = |requester: &&Requester| table.held(requester) < OF_ONE;
+        let requester = requesters.iter().find(has_room).or(requesters.first()).cloned();
+        table.last += 1;
+        let (line, number) = ((requester, app), table.last);
+        let waiting = table.lines.entry(line.clone()).or_default();
+        waiting.push_back(Waiting { number, place });
+        let is_first = waiting.len() == 1;
+        // Of those who wait already nobody could begin.
+        let given = if is_first { table.give(&line, Instant::now()) } else { None };
+        drop(table);
+        send(&self.0, given.into_iter().collect());
+        InLine { table: &self.0, line, number }
     }
 }
 
-impl Turn<'_> {
+/// A question that waits, until it has its place or gives up.
+struct InLine<'a> {
+    table: &'a Mutex<Table>,
+    line: Line,
+    number: u64,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let mut table = self.table.lock();
+        if let Some(line) = table.lines.get_mut(&self.line) {
+            line.retain(|waiting| waiting.number != self.number);
+            if line.is_empty() {
+                table.lines.remove(&self.line);
+            }
+        }
+    }
+}
+
+type Given = (oneshot::Sender<Turn>, Line, Place);
+
+/// Tells those who have a place now. The place of one that has given up meanwhile comes back by this.
+fn send(shared: &Arc<Mutex<Table>>, given: Vec<Given>) {
+    for (told, line, place) in given {
+        let _ = told.send(Turn { table: shared.clone(), line, place });
+    }
+}
+
+impl Table {
+    fn held(&self, requester: &Requester) -> usize {
+        self.held.get(requester).copied().unwrap_or_default()
+    }
+
+    fn is_suspect(&self, requester: &Requester, now: Instant) -> bool {
+        self.silent.get(requester).is_some_and(|at| now.saturating_duration_since(*at) < SUSPECTED)
+    }
+
+    /// When it is the turn of those who wait in a line, the least first; `None`: not now.
+    fn turn_of(&self, line: &Line, now: Instant) -> Option<(bool, usize, usize, u64)> {
+        let first = self.lines.get(line)?.front()?.number;
+        let (requester, app) = line;
+        let Some(requester) = requester else {
+            return (self.all < ALL || self.own < OWN).then_some((false, self.relay, 0, first));
+        };
+        let is_suspect = self.is_suspect(requester, now);
+        let (of_requester, of_app) = (self.held(requester), app.as_ref().map_or(0, |app| self.held(app)));
+        let is_full = self.all >= ALL || of_requester >= OF_ONE || of_app >= OF_ONE;
+        let waits = is_full || is_suspect && self.suspects >= OF_SUSPECTS;
+        (!waits).then_some((is_suspect, of_requester, of_app, first))
+    }
+
+    /// Gives the first of a line its place, if it is free.
+    fn give(&mut self, line: &Line, now: Instant) -> Option<Given> {
+        let (is_suspect, ..) = self.turn_of(line, now)?;
+        let waiting = self.lines.get_mut(line)?;
+        let Waiting { place: told, .. } = waiting.pop_front()?;
+        if waiting.is_empty() {
+            self.lines.remove(line);
+        }
+        let place = Place { is_suspect, is_own: self.all >= ALL };
+        *(if place.is_own { &mut self.own } else { &mut self.all }) += 1;
+        self.suspects += usize::from(is_suspect);
+        self.relay += usize::from(line.0.is_none() && !place.is_own);
+        for requester in [&line.0, &line.1].into_iter().flatten() {
+            *self.held.entry(requester.clone()).or_default() += 1;
+        }
+        Some((told, line.clone(), place))
+    }
+
+    /// Gives the places that are free to those whose turn it is.
+    fn give_all(&mut self) -> Vec<Given> {
+        let (now, mut given) = (Instant::now(), Vec::new());
+        while let Some((_, line)) = self.lines.keys().filter_map(|line| Some((self.turn_of(line, now)?, line))).min() {
+            let line = line.clone();
+            given.extend(self.give(&line, now));
+        }
+        given
+    }
+
+    /// Notes that no name server answered a question of this requester. An App is not suspected: its devices have one key.
+    fn note_silence(&mut self, requester: &Requester, now: Instant) {
+        if !matches!(requester, Requester::Source(_)) {
+            return;
+        }
+        if self.silent.len() >= self.sweep_at.max(SUSPECTS_SPARE) {
+            self.silent.retain(|_, at| now.saturating_duration_since(*at) < SUSPECTED);
+            self.sweep_at = self.silent.len() * 2;
+        }
+        self.silent.insert(requester.clone(), now);
+    }
+
+    fn give_back(&mut self, turn: &Turn) {
+        let count = if turn.place.is_own { &mut self.own } else { &mut self.all };
+        *count = count.saturating_sub(1);
+        self.suspects = self.suspects.saturating_sub(usize::from(turn.place.is_suspect));
+        self.relay = self.relay.saturating_sub(usize::from(turn.line.0.is_none() && !turn.place.is_own));
+        for requester in [&turn.line.0, &turn.line.1].into_iter().flatten() {
+            match self.held.get_mut(requester) {
+                Some(held) if *held > 1 => *held -= 1,
+                _ => drop(self.held.remove(requester)),
+            }
+        }
+    }
+}
+
+impl Turn {
     /// Ends when the place has to be given back to others.
     pub(super) async fn is_over(&self) {
         sleep(BRIEF).await;
@@ -90,97 +241,200 @@ impl Turn<'_> {
         }
     }
 
-    fn may_be_waited_for(&self) -> bool {
-        let are_all_taken = self.questions.all.available_permits() == 0;
-        match &self.share {
-            Some(share) => share.is_last() || are_all_taken,
-            None => are_all_taken && self.questions.own.available_permits() == 0,
+    /// No name server has answered.
+    pub(super) fn was_silent(&self) {
+        if let Some(requester) = &self.line.0 {
+            self.table.lock().note_silence(requester, Instant::now());
         }
+    }
+
+    fn may_be_waited_for(&self) -> bool {
+        let table = self.table.lock();
+        let (are_all_taken, (requester, app)) = (table.all >= ALL, &self.line);
+        match requester {
+            Some(_) => {
+                let is_full = |requester: &Requester| table.held(requester) >= OF_ONE;
+                let of_kind = self.place.is_suspect && table.suspects >= OF_SUSPECTS;
+                are_all_taken || of_kind || [requester, app].into_iter().flatten().any(is_full)
+            }
+            None => are_all_taken && table.own >= OWN,
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut table = self.table.lock();
+        table.give_back(self);
+        let given = table.give_all();
+        drop(table);
+        send(&self.table, given);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
-    fn source(number: u8) -> [Requester; 1] {
-        [Requester::Source(IpAddr::from([192, 0, 2, number]))]
+    fn source(number: u16) -> [Requester; 1] {
+        let [high, low] = number.to_be_bytes();
+        [Requester::Source(IpAddr::from([10, high, low, 1]))]
+    }
+
+    fn app(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    fn taken(questions: &Questions) -> (usize, usize, usize) {
+        let table = questions.0.lock();
+        assert!(table.all > 0 || table.held.is_empty() && table.relay == 0);
+        (table.all, table.suspects, table.own)
     }
 
     /// A question that nobody answers.
-    fn ask_in_vain(questions: &Arc<Questions>, requesters: [Requester; 1]) -> tokio::task::JoinHandle<bool> {
-        let questions = questions.clone();
+    fn ask_in_vain(
+        questions: &Arc<Questions>,
+        requesters: Vec<Requester>,
+        app: Option<&Arc<str>>,
+    ) -> tokio::task::JoinHandle<bool> {
+        let (questions, app) = (questions.clone(), app.cloned());
         tokio::spawn(async move {
-            let Some(turn) = questions.take(&requesters).await else { return false };
-            timeout(Duration::from_secs(5), turn.is_over()).await.is_ok()
+            let Some(turn) = questions.take(&requesters, app.as_ref()).await else { return false };
+            let was_brief = timeout(Duration::from_secs(5), turn.is_over()).await.is_ok();
+            turn.was_silent();
+            was_brief
         })
     }
 
-    async fn wait_of(questions: &Questions, requesters: &[Requester]) -> Duration {
+    async fn wait_of(questions: &Questions, requesters: &[Requester], app: Option<&Arc<str>>) -> Duration {
         let begun = Instant::now();
-        assert!(questions.take(requesters).await.is_some());
+        assert!(questions.take(requesters, app).await.is_some());
         begun.elapsed()
+    }
+
+    /// Until all wait: time goes on when nobody has anything to do.
+    async fn all_wait() {
+        sleep(Duration::from_millis(1)).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn silent_names_of_one_asker_delay_it_and_nobody_else() {
         let questions = Arc::new(Questions::default());
-        let asked: Vec<_> = (0..600).map(|_| ask_in_vain(&questions, source(1))).collect();
-        // Until all wait: time goes on when nobody has anything to do.
-        sleep(Duration::from_millis(1)).await;
-        assert_eq!(wait_of(&questions, &source(2)).await, Duration::ZERO);
-        assert_eq!(wait_of(&questions, &[]).await, Duration::ZERO);
-        let own = wait_of(&questions, &source(1)).await;
+        let asked: Vec<_> = (0..600).map(|_| ask_in_vain(&questions, source(1).into(), None)).collect();
+        all_wait().await;
+        assert_eq!(wait_of(&questions, &source(2), None).await, Duration::ZERO);
+        assert_eq!(wait_of(&questions, &[], None).await, Duration::ZERO);
+        let own = wait_of(&questions, &source(1), None).await;
         assert!(own <= BRIEF * 7, "600 names by 96: {own:?}");
         for question in asked {
             question.await.unwrap();
         }
-        assert_eq!((questions.all.available_permits(), questions.own.available_permits()), (ALL, OWN));
+        assert_eq!(taken(&questions), (0, 0, 0));
+    }
+
+    /// One App's key, used from many networks.
+    #[tokio::test(start_paused = true)]
+    async fn silent_names_of_one_app_from_many_sources_delay_no_other_app_and_nobody_without_one() {
+        let questions = Arc::new(Questions::default());
+        let (bad, good) = (app("bad"), app("good"));
+        for number in 0..2_400 {
+            ask_in_vain(&questions, source(number % 600).into(), Some(&bad));
+        }
+        all_wait().await;
+        for _ in 0..20 {
+            assert_eq!(wait_of(&questions, &source(1_000), Some(&good)).await, Duration::ZERO);
+            assert_eq!(wait_of(&questions, &source(1_001), None).await, Duration::ZERO);
+            sleep(LOOK_EVERY).await;
+        }
+        // Another device of that App: before the second question of any source.
+        let of_app = wait_of(&questions, &source(1_002), Some(&bad)).await;
+        assert!(of_app <= BRIEF * 6, "{of_app:?}");
+    }
+
+    /// Nobody has a key.
+    #[tokio::test(start_paused = true)]
+    async fn silent_names_of_many_sources_delay_others_once_and_then_no_more() {
+        let questions = Arc::new(Questions::default());
+        for number in 0..300 * 40 {
+            ask_in_vain(&questions, source(number % 300).into(), None);
+        }
+        all_wait().await;
+        let first = wait_of(&questions, &source(1_000), None).await;
+        assert!(first <= BRIEF * 2, "{first:?}");
+        sleep(BRIEF * 2).await;
+        for number in 1_000..1_020 {
+            assert_eq!(wait_of(&questions, &source(number), None).await, Duration::ZERO);
+        }
+    }
+
+    /// A silence that is over, or one dead name among good ones, costs nothing.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_suspected_waits_for_nothing_while_others_are_none() {
+        let questions = Arc::new(Questions::default());
+        assert!(!ask_in_vain(&questions, source(1).into(), None).await.unwrap());
+        let begun = Instant::now();
+        let requester = source(1);
+        let asked = (0..OF_SUSPECTS).map(|_| questions.take(&requester, None));
+        let turns = futures_util::future::join_all(asked).await;
+        assert!(turns.iter().all(Option::is_some) && begun.elapsed().is_zero());
+        assert_eq!(taken(&questions), (OF_SUSPECTS, OF_SUSPECTS, 0));
+    }
+
+    /// Thousands of accounts behind one address, whose names are answered.
+    #[tokio::test(start_paused = true)]
+    async fn thousands_of_questions_of_one_source_that_are_answered_all_have_their_turn_at_once() {
+        let questions = Arc::new(Questions::default());
+        let one = app("one");
+        let answered = (0..5_000).map(|_| async {
+            let turn = questions.take(&source(1), Some(&one)).await;
+            sleep(Duration::from_millis(20)).await;
+            turn.is_some()
+        });
+        assert!(futures_util::future::join_all(answered).await.into_iter().all(|it| it));
+        assert_eq!(taken(&questions), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn silent_names_of_many_askers_keep_the_relay_from_no_name_and_others_for_moments() {
         let questions = Arc::new(Questions::default());
-        for number in 0..10 {
-            for _ in 0..OF_ONE {
-                ask_in_vain(&questions, source(number));
-            }
+        for number in 0..10 * OF_ONE as u16 {
+            ask_in_vain(&questions, source(number % 10).into(), None);
         }
-        // Until all wait: time goes on when nobody has anything to do.
-        sleep(Duration::from_millis(1)).await;
-        assert_eq!(questions.all.available_permits(), 0);
-        let own: Vec<_> = futures_util::future::join_all((0..OWN).map(|_| questions.take(&[]))).await;
+        all_wait().await;
+        assert_eq!(taken(&questions), (ALL, 0, 0));
+        let own: Vec<_> = futures_util::future::join_all((0..OWN).map(|_| questions.take(&[], None))).await;
         assert!(own.iter().all(Option::is_some));
-        let other = wait_of(&questions, &source(100)).await;
-        assert!(other <= BRIEF * 6, "960 names by 192: {other:?}");
+        let other = wait_of(&questions, &source(100), None).await;
+        assert!(other <= BRIEF, "who has nothing under way is next: {other:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn silent_names_of_registered_accounts_delay_the_relays_other_names_for_moments() {
         let questions = Arc::new(Questions::default());
-        let own = |questions: &Arc<Questions>| {
-            let questions = questions.clone();
-            tokio::spawn(async move {
-                let Some(turn) = questions.take(&[]).await else { return };
-                let _ = timeout(Duration::from_secs(5), turn.is_over()).await;
-            })
-        };
         for _ in 0..(ALL + OWN) * 4 {
-            own(&questions);
+            ask_in_vain(&questions, Vec::new(), None);
         }
-        // Until all wait: time goes on when nobody has anything to do.
-        sleep(Duration::from_millis(1)).await;
-        assert_eq!((questions.all.available_permits(), questions.own.available_permits()), (0, 0));
-        let other = wait_of(&questions, &[]).await;
+        all_wait().await;
+        assert_eq!(taken(&questions), (ALL, 0, OWN));
+        let other = wait_of(&questions, &[], None).await;
         assert!(other < WAIT, "1,024 names by 256: {other:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_leaves_nothing() {
+        let questions = Arc::new(Questions::default());
+        let requester = source(1);
+        let held: Vec<_> = futures_util::future::join_all((0..OF_ONE).map(|_| questions.take(&requester, None))).await;
+        assert!(questions.take(&source(1), None).await.is_none());
+        assert!(questions.0.lock().lines.is_empty());
+        drop(held);
+        assert_eq!(taken(&questions), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_question_that_nobody_waits_behind_is_asked_to_its_end() {
         let questions = Arc::new(Questions::default());
-        let alone = ask_in_vain(&questions, source(1));
+        let alone = ask_in_vain(&questions, source(1).into(), None);
         assert!(!alone.await.unwrap());
     }
 }

@@ -144,6 +144,8 @@ pub struct Resolver {
     questions: Arc<Questions>,
     /// The requesters whose shares a question takes; none where the relay asks for itself.
     requesters: Arc<[Requester]>,
+    /// The App by whose key the names came, which is counted as well.
+    app: Option<Arc<str>>,
     reach: Reach,
     transports: Transports,
     /// The address of the one socket for datagrams, where its family limits them.
@@ -185,7 +187,7 @@ impl Resolver {
 
     fn of(names: Names, reach: Reach, transports: Transports) -> Self {
         let (questions, requesters) = (Arc::default(), Arc::new([]));
-        Self { names: Arc::new(names), questions, requesters, reach, transports, datagrams_from: None }
+        Self { names: Arc::new(names), questions, requesters, app: None, reach, transports, datagrams_from: None }
     }
 
     /// The same for a relay that sends its datagrams from this address.
@@ -213,6 +215,11 @@ impl Resolver {
     /// Likewise for names that came from this address.
     pub fn asked_by_source(&self, source: IpAddr) -> Self {
         self.asked_by([Requester::Source(counted_as(source))])
+    }
+
+    /// Likewise for names that came with the key of this App.
+    pub fn asked_by_app(&self, app: &str, source: IpAddr) -> Self {
+        Self { app: Some(app.into()), ..self.asked_by_source(source) }
     }
 
     /// Whether the names are chosen by others than the operator.
@@ -556,11 +563,16 @@ impl Resolver {
         let answer = match known.remembered(&query) {
             Some(found) => Ok(found),
             None => {
-                let turn = self.questions.take(&self.requesters).await.ok_or(ResolveError::Timeout)?;
-                tokio::select! {
+                let turn = self.questions.take(&self.requesters, self.app.as_ref()).await;
+                let turn = turn.ok_or(ResolveError::Timeout)?;
+                let answer = tokio::select! {
                     answer = known.ask(&query) => answer,
                     () = turn.is_over() => Err(NetError::Timeout),
+                };
+                if answer.as_ref().is_err_and(is_silence) {
+                    turn.was_silent();
                 }
+                answer
             }
         };
         match answer {

@@ -250,7 +250,7 @@ fn visible(text: &str, most: Longest) -> String {
 }
 
 /// Whether a character is drawn as nothing: Default_Ignorable_Code_Point beside Cf and variation selectors, the blank Braille pattern, noncharacters.
-fn is_blank(c: char) -> bool {
+pub(crate) fn is_blank(c: char) -> bool {
     let code = u32::from(c);
     code & 0xfffe == 0xfffe
         || matches!(

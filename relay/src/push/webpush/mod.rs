@@ -10,7 +10,7 @@
 //! | 429 | this subscription is left alone as long as Retry-After says, or for growing pauses, and the push tried again (`limits.rs`) |
 //! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
 //! | 408, 421, 425, 5xx | it is tried again; of a call at most two copies go out |
-//! | 401, 403 | the service does not take our key, or the subscription is for another one |
+//! | 401, 403 | the service does not take our key, or the subscription is for another one; the next push to it takes its turn (`refusals.rs`) |
 //! | 3xx | refused: nothing is followed |
 //!
 //! | room | what it is |
@@ -18,6 +18,7 @@
 //! | `origins` | the services that devices have chosen |
 //! | `encryption`, `vapid` | the content, and the App's signature |
 //! | `limits`, `unknown` | the 429 of a subscription, and whether a 404 is believed |
+//! | `refusals` | the pace of pushes to subscriptions that were refused |
 //! | `http1`, `http1_limits`, `turns` | services that speak HTTP/1.1 alone |
 //!
 //! Invariant: each push is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
@@ -28,6 +29,7 @@ mod http1;
 mod http1_limits;
 mod limits;
 mod origins;
+mod refusals;
 mod turns;
 mod unknown;
 mod vapid;
@@ -210,6 +212,9 @@ impl WebPush {
         if let Some(left) = origin.limits.left(&request.path, *urgency) {
             departure.say(TOO_MANY_REQUESTS);
             return Attempt::Limited { after: left.named() };
+        }
+        if let Err(wait) = origin.refusals.take(&request.path, Instant::now().into_std()) {
+            return Attempt::Limited { after: Some(wait) };
         }
         let Some(authorization) = origin.authorization(&self.vapid) else {
             self.record().trouble(Trouble::grave("CannotSign"), "");

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep};
 
 use super::http1_limits::{OwnPlaces, Place, Places};
 use super::limits::Limits;
+use super::refusals::Refusals;
 use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
 use crate::lock::Mutex;
@@ -82,6 +83,7 @@ pub(super) struct Origin {
     pub(super) channel: Channel,
     pub(super) limits: Limits,
     pub(super) unknown: Unknown,
+    pub(super) refusals: Refusals,
     places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
@@ -145,6 +147,7 @@ impl Origins {
             channel,
             limits: Limits::default(),
             unknown: Unknown::default(),
+            refusals: Refusals::default(),
             places: OwnPlaces::among(&self.places, &host),
             host,
             // The origin may have been forgotten for others.
@@ -240,6 +243,7 @@ impl Origin {
 
     /// Takes note of an answer to a push at `path` for later ones.
     pub(super) fn note(&self, path: &str, attempt: &Attempt) {
+        self.refusals.note(path, attempt, self.has_taken.load(Ordering::Relaxed));
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
                 self.has_taken.store(true, Ordering::Relaxed);

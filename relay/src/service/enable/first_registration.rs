@@ -104,7 +104,7 @@ impl Inner {
                 let _ = is_over.await;
                 self.give_up_password(id, &asked).await;
             }
-            Ok(Ok(FirstRegistration::Refused { status, .. })) if is_wrong_password(status) => {
+            Ok(Ok(FirstRegistration::Refused { status, unanswerable: None })) if is_wrong_password(status) => {
                 permit.refused(clock::now());
             }
             _ => drop(permit),
@@ -133,13 +133,20 @@ fn judge(permit: Permit, registration: &Result<(Registration, Vec<Asked>), Enabl
     let now = clock::now();
     match registration {
         Ok((Registration { state: RegistrationState::Registered, .. }, _)) => permit.accepted(now),
-        Err(EnableError::UpstreamRefused { status, .. }) if is_wrong_password(*status) => permit.refused(now),
+        Err(EnableError::UpstreamRefused { status, reason }) if is_wrong_password(*status) && was_shown(*reason) => {
+            permit.refused(now);
+        }
         _ => drop(permit),
     }
 }
 
 fn is_wrong_password(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 407 | 604)
+}
+
+/// Whether a digest was sent at all: to a challenge that has no answer none is, and its server has judged no password.
+fn was_shown(reason: Refusal) -> bool {
+    !matches!(reason, Refusal::Realm | Refusal::Algorithm | Refusal::Digest | Refusal::Challenge)
 }
 
 fn refusal(status: u16, unanswerable: Option<Unanswerable>, is_escaped: bool) -> Refusal {
@@ -166,6 +173,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::limits::guesses::{Attempt, Free, Guesses};
     use crate::service::keyed_mutex::KeyedMutex;
 
     #[tokio::test(start_paused = true)]
@@ -188,6 +196,23 @@ mod tests {
             assert!(within_its_turn(&turn, &mut outcome).await.is_some(), "what is told is told at once");
         };
         tokio::join!(first, next);
+    }
+
+    #[test]
+    fn an_ha1_of_a_realm_that_is_not_asked_for_is_no_wrong_password() {
+        let (guesses, now) = (Guesses::new(Free { per_account: 5, per_source: 60 }), clock::now());
+        let carried = |reason| {
+            let enabled = (0..20).filter(|_| {
+                let (aor, source) = ("sip:alice@example.com", "192.0.2.1".parse().unwrap());
+                let (server, usernames, addresses) = ("example.com", &[], &[]);
+                let attempt = Attempt { aor, usernames, server, addresses, source, renews: false };
+                let Ok(permit) = guesses.admit(&attempt, now) else { return false };
+                judge(permit, &Err(EnableError::UpstreamRefused { status: 401, reason }));
+                true
+            });
+            enabled.count()
+        };
+        assert_eq!((carried(Refusal::Realm), carried(Refusal::Algorithm), carried(Refusal::Credentials)), (20, 20, 5));
     }
 
     #[test]

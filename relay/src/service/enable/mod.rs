@@ -101,7 +101,7 @@ impl Inner {
         if self.is_leaving() {
             return Err(EnableError::Draining);
         }
-        let (route, addresses) = self.route(&request.account, source).await?;
+        let (route, addresses) = self.route(&app, &request.account, source).await?;
         let permit = self.admit_password(&request.account, &route, &addresses, source)?;
         let names = self.names_of(&app, &request);
         let turn = tokio::select! {
@@ -410,7 +410,12 @@ impl Inner {
 
     /// The way to the account's server, once it is known to be allowed, and its addresses. A server that cannot be found *now*
     /// is tried again later: that is no reason to refuse.
-    async fn route(&self, account: &Account, source: IpAddr) -> Result<(Route, Vec<SocketAddr>), EnableError> {
+    async fn route(
+        &self,
+        app: &str,
+        account: &Account,
+        source: IpAddr,
+    ) -> Result<(Route, Vec<SocketAddr>), EnableError> {
         let aor = Uri::parse(account.aor.expose()).ok_or(EnableError::UpstreamNotFound)?;
         if !self.dependencies.domains.allow(aor.host) {
             return Err(EnableError::DomainNotAllowed);
@@ -422,7 +427,7 @@ impl Inner {
             foreign |= !is_inside(uri.host) && !self.dependencies.domains.allow(uri.host);
         }
         let route = Route::of(account)?;
-        let names = self.dependencies.resolver.asked_by_source(source);
+        let names = self.dependencies.resolver.asked_by_app(app, source);
         let found = names.resolve(&route.target(), 0).await;
         match found {
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),

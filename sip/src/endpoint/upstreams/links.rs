@@ -383,8 +383,15 @@ impl Endpoint {
             return;
         };
         upstream.armed = None;
+        let bindings = &self.bindings;
+        let stands = |binding: &BindingId| bindings.get(*binding).is_some_and(|it| it.is_established());
+        let is_needed = !upstream.is_unheard() || upstream.transit_refs > 0 || upstream.members.iter().any(stands);
         match &mut upstream.link {
             Link::BackingOff => self.dial(id, None),
+            Link::Up { keep_alive, .. } if !is_needed => {
+                keep_alive.put_off(now, &mut self.core.random);
+                self.arm_keep_alive(id);
+            }
             Link::Up { flow, keep_alive, .. } => {
                 let flow = *flow;
                 match keep_alive.on_deadline(now, &mut self.core.random) {
@@ -437,6 +444,14 @@ impl Endpoint {
 }
 
 impl Upstream {
+    /// Nothing has come back by the datagrams of the flow that is up: whoever is at that address has not asked for any but the REGISTERs, which are paced.
+    fn is_unheard(&self) -> bool {
+        match &self.link {
+            Link::Up { flow, since, .. } => !flow.is_reliable() && self.heard_at == Some(*since),
+            Link::Down | Link::Dialling | Link::BackingOff => false,
+        }
+    }
+
     /// The waits after failures of an account that it has `granted` so long. One that it has granted nothing in this run waits no less than any
     /// does at first, however short another one was granted.
     pub(super) fn asks_again(&self, timing: &BackOff, granted: Option<Duration>) -> BackOff {

@@ -149,6 +149,9 @@ impl Inner {
         if candidate.transport == net::Transport::Udp {
             return DialOutcome::Open(Opened::Udp);
         }
+        if !self.is_in_pace(candidate.address, patience).await {
+            return DialOutcome::Passed;
+        }
         let Some(_admitted) = self.admitted(upstream, place_of(&candidate), Turns::Flows, patience).await else {
             return DialOutcome::Passed;
         };
@@ -172,6 +175,22 @@ impl Inner {
                 }
                 DialOutcome::Failed
             }
+        }
+    }
+
+    /// Waits until a connection to an address is within its pace; `false`: that is waited for no longer. It holds nothing meanwhile.
+    async fn is_in_pace(&self, address: SocketAddr, patience: Patience) -> bool {
+        let since = clock::now();
+        loop {
+            let now = clock::now();
+            let Err(wait) = self.paces.take(address.ip(), now) else { return true };
+            match patience {
+                Patience::None => return false,
+                Patience::Brief if since + SLOW <= now => return false,
+                Patience::Brief | Patience::WhileThere | Patience::Whole => {}
+            }
+            // It may have granted a registration by then, and nobody waits any more.
+            tokio::time::sleep(wait.min(LOOK_EVERY)).await;
         }
     }
 
@@ -295,12 +314,13 @@ mod tests {
     use std::sync::Arc;
     use std::time::Instant;
 
+    use sip::bucket::Rate;
     use sip::endpoint::{FlowOutcome, Input};
     use sip::id::FlowId;
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
-    use super::super::tests::dialler;
+    use super::super::tests::{dialler, dialler_at};
     use super::super::{DIALS_PER_ADDRESS, Dialler};
     use super::*;
     use crate::agent::ShardInput;
@@ -372,6 +392,33 @@ mod tests {
         let opened = dialler.0.connect_first(upstream, &route, vec![a], None).await;
         let Some((_, Opened::Stream(stream))) = opened else { panic!("it is there") };
         assert_eq!(stream.unacknowledged_limit().unwrap(), UNACKNOWLEDGED);
+    }
+
+    /// Many names lead to one address, and it has not proved to be a SIP server.
+    #[tokio::test]
+    async fn an_address_that_has_granted_nothing_is_dialled_at_the_pace_and_one_that_has_by_all_at_once() {
+        let (dialler, upstream, _inbox) = dialler_at(Rate { burst: 3, interval: Duration::from_secs(3600) });
+        let ((_a, a), (_b, b)) = (listening().await, listening().await);
+        let route = dialler.0.upstreams.route(upstream).unwrap();
+        let dial = async |candidate| dialler.0.connect(upstream, &route, candidate, Patience::None).await;
+        let mut opened = 0;
+        for n in 0..40 {
+            // Another port is the same address.
+            opened += usize::from(matches!(dial(if n % 2 == 0 { a } else { b }).await, DialOutcome::Open(_)));
+        }
+        assert_eq!(opened, 3);
+        // Somebody who waits goes on as soon as it grants a registration, and so do all others.
+        let alone = [a];
+        let (waits, ()) = tokio::join!(first(&dialler, upstream, &alone), async {
+            tokio::task::yield_now().await;
+            dialler.0.upstreams.targets(upstream, |targets| targets.dialled(0, FlowId::Stream(7), a));
+            dialler.on_flow_outcome(0, upstream, FlowId::Stream(7), FlowOutcome::Taken);
+            dialler.serves(0, upstream);
+        });
+        assert_eq!(waits, Some(a));
+        for _ in 0..40 {
+            assert!(matches!(dial(b).await, DialOutcome::Open(_)));
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`answers`] | streams for answers whose own stream has ended |
 //! | [`connecting`] | a connection to one address: whose turn it is, and how long that is waited for |
+//! | [`pacing`] | the pace of connections to an address that has granted no registration |
 //! | [`sources`] | the addresses from which an upstream's requests are believed |
 //! | [`mod@unreachable`] | addresses that nobody could connect to |
 //!
@@ -19,6 +20,7 @@
 
 mod answers;
 mod connecting;
+mod pacing;
 mod sources;
 mod unreachable;
 
@@ -30,6 +32,8 @@ use std::time::Duration;
 
 use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, StreamKey};
 use connecting::{DialOutcome, Opened, Patience};
+use pacing::Paces;
+use sip::bucket::Rate;
 use sip::endpoint::{FlowOutcome, Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
@@ -91,6 +95,7 @@ struct Inner {
     by_source: Shares<IpAddr>,
     by_address: Shares<SocketAddr>,
     unreachable: Unreachable,
+    paces: Paces,
     /// Draws the order among SRV records of one priority, for each SIP server and shard anew (RFC 2782): another one in each process, else all nodes would
     /// choose the same.
     seeds: RandomState,
@@ -104,9 +109,10 @@ struct Inner {
 }
 
 impl Dialler {
+    /// `pace`: of connections to an address that has granted no registration.
     pub(crate) fn new(
         (resolver, tls): (Resolver, ClientTls),
-        failback_interval: Duration,
+        (failback_interval, pace): (Duration, Rate),
         connection_timing: ConnectionTiming,
         upstreams: Upstreams,
         shards: Shards,
@@ -126,6 +132,7 @@ impl Dialler {
             by_source: Shares::new(limits.dials_per_source as usize),
             by_address: Shares::new(DIALS_PER_ADDRESS),
             unreachable: Unreachable::default(),
+            paces: Paces::new(pace),
             seeds: RandomState::new(),
             answer_turns: Semaphore::new(ANSWER_DIALS),
             answer_dials: Shares::new(ANSWER_DIALS_PER_SERVER),
@@ -186,6 +193,9 @@ impl Dialler {
 
     /// A SIP server has granted a registration of a shard: the others that it has failed hear of it.
     pub(crate) fn serves(&self, shard: usize, upstream: UpstreamId) {
+        if let Some(address) = self.led_to(shard, upstream) {
+            self.0.paces.served(address.ip(), clock::now());
+        }
         let failed = self.0.upstreams.serves(upstream, shard);
         if failed == 0 {
             return;
@@ -457,6 +467,10 @@ mod tests {
 
     /// A dialler of one shard, with a SIP server that somebody has asked for.
     pub(super) fn dialler() -> (Dialler, UpstreamId, mpsc::Receiver<ShardInput>) {
+        dialler_at(Rate { burst: 1, interval: Duration::ZERO })
+    }
+
+    pub(super) fn dialler_at(pace: Rate) -> (Dialler, UpstreamId, mpsc::Receiver<ShardInput>) {
         let (sender, inbox) = mpsc::channel(1_024);
         let (cores, made) = Cores::start(1).unwrap();
         made.into_iter().for_each(|core| core.begin(std::future::pending()));
@@ -468,7 +482,8 @@ mod tests {
         let resolver = Resolver::with_nameservers(&[], reach, config.upstream.transports).unwrap();
         let names = (resolver, ClientTls::new(None).unwrap());
         let (timing, metrics) = (ConnectionTiming::default(), Metrics::new());
-        let dialler = Dialler::new(names, Duration::from_secs(60), timing, upstreams, shards, metrics, &config.limits);
+        let dialler =
+            Dialler::new(names, (Duration::from_secs(60), pace), timing, upstreams, shards, metrics, &config.limits);
         (dialler, upstream, inbox)
     }
 

@@ -1,0 +1,140 @@
+//! The pace of pushes to subscriptions whose last one their service refused.
+//!
+//! Who holds an App's key may name any host as a push service, and have the relay post to it for each call of an account of its own. A host that is none
+//! answers each with a refusal; so what was refused is asked again no faster than [`PACE`] for all such subscriptions of a service together.
+//!
+//! | last answer to a subscription | its next push |
+//! | --- | --- |
+//! | none, or it was taken | goes at once |
+//! | refused, as what is no push service would answer (400, 401, 403, 405, a redirection, …) | takes its turn |
+//! | an error (5xx), of a service that has never taken a push | likewise |
+//!
+//! One that is taken after a refusal shows that the service has changed its mind, and all go at once again.
+//!
+//! Invariant: a subscription that was not refused waits for none that was. At most [`REFUSED_MAX`] are remembered, as keyed hashes.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, Instant};
+
+use sip::bucket::{Bucket, Rate};
+
+use crate::lock::Mutex;
+use crate::push::Verdict;
+use crate::push::connection::attempt::Attempt;
+
+/// Pushes to refused subscriptions of one service.
+const PACE: Rate = Rate { burst: 10, interval: Duration::from_millis(100) };
+/// Refused subscriptions that are remembered; any other one gives way to a further one.
+const REFUSED_MAX: usize = 16_384;
+
+/// The refused subscriptions of one service.
+#[derive(Default)]
+pub(super) struct Refusals {
+    hash: RandomState,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    refused: BTreeSet<u64>,
+    pace: Option<Bucket>,
+}
+
+impl Refusals {
+    /// A push to the subscription at `path` may go now, or after this time.
+    pub(super) fn take(&self, path: &str, now: Instant) -> Result<(), Duration> {
+        let mut table = self.table.lock();
+        if table.refused.is_empty() || !table.refused.contains(&self.hash.hash_one(path)) {
+            return Ok(());
+        }
+        table.pace.get_or_insert_with(|| Bucket::full(now)).take(now, PACE)
+    }
+
+    /// Takes note of an answer to a push at `path`, of a service that `has_taken` one.
+    pub(super) fn note(&self, path: &str, attempt: &Attempt, has_taken: bool) {
+        let is_refusal = match attempt {
+            Attempt::Done(Verdict::Accepted) => {
+                let mut table = self.table.lock();
+                if !table.refused.is_empty() && table.refused.contains(&self.hash.hash_one(path)) {
+                    table.refused.clear();
+                }
+                return;
+            }
+            Attempt::Done(Verdict::Refused { reason }) => {
+                matches!(*reason, "VapidRefused" | "Redirected" | "OtherReason")
+            }
+            Attempt::Again { .. } => !has_taken,
+            _ => false,
+        };
+        if is_refusal {
+            let mut table = self.table.lock();
+            table.refused.insert(self.hash.hash_one(path));
+            if table.refused.len() > REFUSED_MAX {
+                table.refused.pop_first();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: Attempt = Attempt::Done(Verdict::Refused { reason: "VapidRefused" });
+    const TAKEN: Attempt = Attempt::Done(Verdict::Accepted);
+    const FAILED: Attempt = Attempt::Again { after: None };
+
+    /// Posts of so many subscriptions, again and again, that are answered so.
+    fn posts(refusals: &Refusals, start: Instant, seconds: u64, answer: &Attempt, has_taken: bool) -> usize {
+        let tries = (0..seconds * 1_000).map(|ms| (start + Duration::from_millis(ms), format!("/w/{}", ms % 300)));
+        let posted = tries.filter(|(now, path)| {
+            let goes = refusals.take(path, *now).is_ok();
+            if goes {
+                refusals.note(path, answer, has_taken);
+            }
+            goes
+        });
+        posted.count()
+    }
+
+    #[test]
+    fn a_host_that_refuses_each_push_gets_one_of_each_subscription_and_then_ten_in_a_second() {
+        for (answer, has_taken) in [(&REFUSED, false), (&REFUSED, true), (&FAILED, false)] {
+            let posted = posts(&Refusals::default(), Instant::now(), 20, answer, has_taken);
+            assert!((300..=300 + 210).contains(&posted), "{answer:?}: {posted}");
+        }
+    }
+
+    /// One service for thousands of devices, among them many of one who means it ill.
+    #[test]
+    fn a_subscription_that_was_not_refused_waits_for_nothing() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        assert_eq!(posts(&refusals, start, 1, &TAKEN, true), 1_000);
+        assert_eq!(posts(&refusals, start, 1, &FAILED, true), 1_000, "an outage of a service that has taken pushes");
+        for n in 0..1_000 {
+            refusals.note(&format!("/bad/{n}"), &REFUSED, true);
+        }
+        while refusals.take("/bad/1", start).is_ok() {}
+        assert!((0..10_000).all(|n| refusals.take(&format!("/good/{n}"), start).is_ok()));
+    }
+
+    #[test]
+    fn a_service_that_has_changed_its_mind_is_asked_for_all_at_once() {
+        let (refusals, start) = (Refusals::default(), Instant::now());
+        posts(&refusals, start, 2, &REFUSED, true);
+        let later = start + Duration::from_secs(10);
+        assert!(refusals.take("/w/1", later).is_ok());
+        refusals.note("/w/1", &TAKEN, true);
+        assert!((0..300).all(|n| refusals.take(&format!("/w/{n}"), later).is_ok()));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let refusals = Refusals::default();
+        for n in 0..REFUSED_MAX + 100 {
+            refusals.note(&format!("/{n}"), &REFUSED, true);
+        }
+        assert_eq!(refusals.table.lock().refused.len(), REFUSED_MAX);
+    }
+}
