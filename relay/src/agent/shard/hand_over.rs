@@ -9,14 +9,17 @@ use sip::endpoint::InviteMark;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
+use crate::agent::request::SettlingNews;
 use crate::agent::tables::ended_ahead::EndedAhead;
 use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
 use crate::clock;
 
 #[derive(Default)]
 pub(super) struct HandOver {
-    /// Instances taken over that wait for the first answer of their SIP server, each with the channel that waits for it.
-    settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
+    /// Instances taken over that wait for the first answer of their SIP server, each with those who wait for it.
+    settling: HashMap<InstanceId, SettlingNews>,
+    /// Those of which it was no grant, each with the channel that waits for one.
+    failed: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
     /// Instances that have ended before they came here.
     ended_ahead: EndedAhead,
     /// For which calls a node that leaves has woken devices that are here now.
@@ -47,20 +50,38 @@ impl HandOver {
         self.waiting_for_calls.remove(&id)
     }
 
-    /// An instance is taken over; `settled` is told when it has [settled](Self::settled).
-    pub(super) fn settles(&mut self, id: InstanceId, settled: mpsc::UnboundedSender<InstanceId>) {
-        self.settling.insert(id, settled);
+    /// An instance is taken over; `news` is told when it has [settled](Self::settled), or [failed](Self::failed) to.
+    pub(super) fn settles(&mut self, id: InstanceId, news: SettlingNews) {
+        self.settling.insert(id, news);
     }
 
     /// Ends the wait for an instance that was taken over.
     pub(super) fn settled(&mut self, id: InstanceId) {
-        let Some(settled) = self.settling.remove(&id) else { return };
         // An error means that nobody has waited so long.
-        let _ = settled.send(id);
+        if let Some(news) = self.take_settling(id) {
+            let _ = news.answered.send((id, false));
+        } else if let Some(registered) = self.failed.remove(&id) {
+            let _ = registered.send(id);
+        }
+    }
+
+    /// The first registration of an instance that was taken over has failed. Whether it succeeds later is told as long as anybody asks.
+    pub(super) fn failed(&mut self, id: InstanceId) {
+        let Some(news) = self.take_settling(id) else { return };
+        let _ = news.answered.send((id, true));
+        self.failed.retain(|_, registered| !registered.is_closed());
+        if !news.registered.is_closed() {
+            self.failed.insert(id, news.registered);
+        }
+    }
+
+    fn take_settling(&mut self, id: InstanceId) -> Option<SettlingNews> {
+        let news = self.settling.remove(&id)?;
         if self.settling.is_empty() {
             // The map may have held all instances.
             self.settling = HashMap::new();
         }
+        Some(news)
     }
 
     /// An instance has ended that may be on its way here.

@@ -16,7 +16,7 @@ use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
     AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, LeftOpen,
-    NewInstance, Principal, Request, TestDenied, WipeWaiter, Woken,
+    NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -114,7 +114,7 @@ impl Shard {
             Request::TakenOver(ids) => self.hand_over.note_taken(&ids),
             Request::TokenDead { id, token } => self.hear_of_dead_token(id, token),
             Request::Ids(reply) => {
-                let _ = reply.send(self.instances.ids());
+                let _ = reply.send(self.instances.ids_and_whether_registered(unix_now()));
             }
             Request::Owned(reply) => {
                 let _ = reply.send(self.owned());
@@ -140,7 +140,7 @@ impl Shard {
         }
     }
 
-    fn take_over(&mut self, new: NewInstance, settled: &mpsc::UnboundedSender<InstanceId>) {
+    fn take_over(&mut self, new: NewInstance, settled: &SettlingNews) {
         // The record may have been read before the instance's end.
         let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
         match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
@@ -291,21 +291,21 @@ impl Shard {
     }
 
     /// Turns an instance away that has ended before it came; what the store may have of it is erased, unless this node leaves: then its owner does that.
-    fn turn_away(&self, new: NewInstance, lookup: Option<Lookup>, settled: &mpsc::UnboundedSender<InstanceId>) {
+    fn turn_away(&self, new: NewInstance, lookup: Option<Lookup>, settled: &SettlingNews) {
         tracing::info!(event = "ended-ahead", instance = %new.id, "an instance ended on its way here; it is turned away");
         self.shared.upstreams.release(new.binding.upstream);
         if !self.is_handed_over() {
             self.shared.erasures.later(new.id, lookup);
         }
         // An error means that nobody waits any more.
-        let _ = settled.send(new.id);
+        let _ = settled.answered.send((new.id, false));
     }
 
     fn bind(
         &mut self,
         new: NewInstance,
         first: Option<oneshot::Sender<FirstRegistration>>,
-        settled: Option<&mpsc::UnboundedSender<InstanceId>>,
+        settled: Option<&SettlingNews>,
     ) {
         let NewInstance { id, sealed, lease, aor, fence, told_failing, mut binding, place } = new;
         if let Some(settled) = settled {
@@ -352,9 +352,7 @@ impl Shard {
         binding.same_as = self.twin_of(id, shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
-        if self.instances.get(id).is_none_or(|row| row.state != InstanceState::Registering) {
-            self.note_settled(id);
-        }
+        self.note_settled(id);
     }
 
     /// Another instance of this binding with the very credentials.
@@ -363,9 +361,14 @@ impl Shard {
         others.into_iter().find(|other| *other != id && self.have_same_credentials(id, *other))
     }
 
-    /// Ends the wait for an instance that was taken over: its SIP server has answered, or it registers none.
+    /// Ends the wait for an instance that was taken over once its SIP server has answered, or it registers none. That its registration has failed, the
+    /// node that it was taken from hears as well: only that one's Contact stands.
     pub(super) fn note_settled(&mut self, id: InstanceId) {
-        self.hand_over.settled(id);
+        match self.instances.get(id).filter(|row| row.ending.is_none()).map(|row| row.state) {
+            Some(InstanceState::Registering) => {}
+            Some(InstanceState::Retrying) => self.hand_over.failed(id),
+            _ => self.hand_over.settled(id),
+        }
     }
 
     /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before and no

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use crate::agent::NodeNews;
-use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request};
+use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews};
 use crate::audit::Act;
 use crate::clock;
 use crate::random;
@@ -252,9 +252,8 @@ impl Inner {
         if self.look_as_relay(later).await.is_err() {
             let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
             let Some(new) = self.open_proven(stored) else { return };
-            // No channel waits for its registration: another node's is in force.
-            let (settled, _) = mpsc::unbounded_channel();
-            agent.bind_all(vec![*new], &settled).await.ended().await;
+            // Nobody waits for its registration: another node's is in force.
+            agent.bind_all(vec![*new], &SettlingNews::for_nobody()).await.ended().await;
         }
         agent.tell(earlier, Request::Succeed { earlier, successor: later }).await;
     }
