@@ -156,6 +156,7 @@ impl Inner {
             NodeMessage::ContactRemoved(removal) => self.end_removed_here(removal).await,
             NodeMessage::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
             NodeMessage::InCall(_) => {}
+            NodeMessage::WakeGivenUp(number) => self.given_up_wakes.note(number),
             NodeMessage::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
             NodeMessage::Ended(_) | NodeMessage::Changed(_) | NodeMessage::Succeeded { .. } if !self.is_leaving() => {}

@@ -13,6 +13,7 @@
 //! | [`NodeMessage::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
 //! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_at_call.rs`) |
 //! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
+//! | [`NodeMessage::WakeGivenUp`] | a node at which a SIP server has closed its connection before its devices were awake | each other one that lives | lets their pushes and what they were told end |
 //!
 //! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
 //! that it is no request, and goes on.
@@ -80,6 +81,8 @@ pub(crate) enum NodeMessage {
     Silence(InstanceId),
     /// Whether a call waits at the reader for an instance, or goes on.
     InCall(InstanceId),
+    /// A SIP server has given up the request to wake devices that has this number.
+    WakeGivenUp(u128),
     /// A device has removed or replaced Contacts of registrations that passed through.
     ContactRemoved(ContactRemoval),
 }
@@ -140,6 +143,10 @@ impl NodeMessage {
                 out.push(10);
                 out.extend_from_slice(&id.to_bytes());
             }
+            Self::WakeGivenUp(number) => {
+                out.push(11);
+                out.extend_from_slice(&number.to_be_bytes());
+            }
             Self::ContactRemoved(ContactRemoval { account, device, sent_ms, by }) => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
@@ -169,6 +176,7 @@ impl NodeMessage {
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
             (9, [one], []) => Some(Self::Silence(id(one))),
             (10, [one], []) => Some(Self::InCall(id(one))),
+            (11, [number], []) => Some(Self::WakeGivenUp(u128::from_be_bytes(*number))),
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
@@ -232,6 +240,7 @@ mod tests {
             NodeMessage::RegisterAgain(id(6)),
             NodeMessage::Silence(id(7)),
             NodeMessage::InCall(id(9)),
+            NodeMessage::WakeGivenUp(u128::MAX - 1),
             removed(None),
             removed(Some(id(8))),
         ];
