@@ -59,7 +59,7 @@ fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence
         presence,
         proven: true,
         same_as: None,
-        taken_from: None,
+        taken_from: Vec::new(),
     };
     let call_push = PushTarget::new(Provider::Fcm, PushToken::new("token"), 0);
     let record = Record {

@@ -273,6 +273,17 @@ impl Inner {
         }
     }
 
+    /// Those of these nodes that are others than this one, and do not live: a device of the account may be registered at one that lives.
+    async fn dead_among(&self, nodes: &[Arc<str>]) -> Vec<Arc<str>> {
+        let vault = &self.dependencies.vault;
+        let others: Vec<Arc<str>> = nodes.iter().filter(|node| *node != vault.owner().node()).cloned().collect();
+        if others.is_empty() {
+            return others;
+        }
+        let Ok(living) = vault.living_peers().await else { return Vec::new() };
+        others.into_iter().filter(|node| living.iter().all(|peer| peer.node() != node)).collect()
+    }
+
     /// The hosts that the Contacts of a node lead to, as far as that is known.
     async fn contact_hosts_of(&self, node: &str) -> Option<Arc<ContactHosts>> {
         // Without it the registrar forgets the Contact when it expires.
@@ -282,10 +293,16 @@ impl Inner {
 
     /// The binding data of an instance that `node` had and nobody looks after: the Contact of that node goes with its end.
     pub(crate) async fn open_left(self: &Arc<Self>, stored: Stored, node: Option<&str>) -> Option<Box<NewInstance>> {
-        let hosts = match node {
-            Some(node) => self.contact_hosts_of(node).await,
-            None => None,
-        };
+        let mut hosts = Vec::new();
+        if let Some(node) = node {
+            hosts.extend(self.contact_hosts_of(node).await);
+        }
+        // Where that node's Contact cannot be named, no other one is in its place.
+        if node.is_none() || !hosts.is_empty() {
+            for earlier in self.dead_among(&stored.had_by).await {
+                hosts.extend(self.contact_hosts_of(&earlier).await.filter(|it| !hosts.contains(it)));
+            }
+        }
         match self.open_claimed(stored, hosts) {
             Opened::Lent(new) => Some(new),
             Opened::PushBinding(known) => {
@@ -298,7 +315,7 @@ impl Inner {
 
     /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
-        match self.open_claimed(stored, None) {
+        match self.open_claimed(stored, Vec::new()) {
             Opened::Lent(new) if new.binding.proven => Some(new),
             Opened::Lent(new) => {
                 self.dependencies.agent.upstreams().release(new.binding.upstream);
@@ -308,7 +325,7 @@ impl Inner {
         }
     }
 
-    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
+    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Vec<Arc<ContactHosts>>) -> Opened {
         let Stored { id, sealed, fence, put_by, .. } = stored;
         // Before anything else: the store may have come back with what it had before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
@@ -366,6 +383,8 @@ struct TakingOver<'a> {
     settling: &'a Settling,
     settled: &'a SettlingNews,
     hosts: Hosts,
+    /// Of the nodes that had some before, whether they are dead.
+    are_dead: BTreeMap<Arc<str>, bool>,
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
     taken: usize,
@@ -375,8 +394,8 @@ struct TakingOver<'a> {
 
 impl<'a> TakingOver<'a> {
     fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a SettlingNews) -> Self {
-        let (hosts, opening) = (Hosts::new(), VecDeque::new());
-        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0, left_behind: 0 }
+        let (hosts, opening, are_dead) = (Hosts::new(), VecDeque::new(), BTreeMap::new());
+        Self { inner, settling, settled, hosts, are_dead, opening, binding: None, taken: 0, left_behind: 0 }
     }
 
     /// Has what was claimed opened, and binds what is open.
@@ -389,10 +408,7 @@ impl<'a> TakingOver<'a> {
             };
             while let Some(stored) = batch.next_if(|stored| is_next(stored, some.len(), last)) {
                 last = Some(stored.id.tag());
-                let contacts = match &stored.taken_from {
-                    Some(from) => self.contact_hosts(&from.node().clone()).await,
-                    None => None,
-                };
+                let contacts = self.contacts_of_earlier(&stored).await;
                 some.push((stored, contacts));
             }
             if self.opening.len() == OPENED_AHEAD {
@@ -469,6 +485,27 @@ impl<'a> TakingOver<'a> {
             last.ended().await;
         }
         (self.taken, self.left_behind)
+    }
+
+    /// The hosts of the Contacts that may stand at the registrar: of the node that it was claimed from, and of dead ones before that, whose taker may
+    /// have died before it was registered there.
+    async fn contacts_of_earlier(&mut self, stored: &Stored) -> Vec<Arc<ContactHosts>> {
+        let from = stored.taken_from.as_ref().map(|from| from.node().clone());
+        let mut contacts: Vec<_> = match &from {
+            Some(from) => self.contact_hosts(from).await.into_iter().collect(),
+            None => Vec::new(),
+        };
+        for node in stored.had_by.iter().filter(|node| Some(*node) != from.as_ref()) {
+            let is_dead = match self.are_dead.get(node) {
+                Some(is_dead) => *is_dead,
+                None => !self.inner.dead_among(std::slice::from_ref(node)).await.is_empty(),
+            };
+            self.are_dead.insert(node.clone(), is_dead);
+            if is_dead {
+                contacts.extend(self.contact_hosts(node).await.filter(|hosts| !contacts.contains(hosts)));
+            }
+        }
+        contacts
     }
 
     /// The hosts that the Contacts of a node lead to from which instances were claimed.
