@@ -7,6 +7,13 @@
 //! A question is the app's own request, opaque here (but for the questions of [`missing_records`](super::ownership::missing_records)): the owner
 //! treats it as if it had come directly. A SIP server's question about an address goes to every node: no index maps addresses to instances.
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `letter_reader`, `peer_request_queues` | the letters that come, and in what order they are answered |
+//! | `drain_messages` | words between nodes that are no request of an app |
+//! | `forwarded_requests`, `unresponsive_peers` | where requests went, and who says nothing |
+//! | `given_up_wakes` | wakes that a SIP server has given up at another node |
+//!
 //! Messages between nodes when one of them leaves have the form of a question, too (`drain_messages`).
 //!
 //! A question that changes something carries the moment until which it is wanted, by the store's clock, which is the same for all nodes: an owner that comes to
