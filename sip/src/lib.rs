@@ -40,7 +40,7 @@
 //! # let (binding, instance) = (BindingId::new(1 << 64, ShardTag(0)), InstanceId::new(2 << 64, ShardTag(0)));
 //! # let account = NewBinding {
 //! #     binding, instance, aor: "sip:alice@example.com".into(), registrar: "sip:example.com".into(), upstream: UpstreamId(1),
-//! #     sip_instance: [1; 16], presence: Presence::Background, proven: false, same_as: None, taken_from: None,
+//! #     sip_instance: [1; 16], presence: Presence::Background, proven: false, same_as: None, taken_from: Vec::new(),
 //! # };
 //! # let peer = "192.0.2.1:5060".parse().unwrap();
 //! # let server = Source { flow: FlowId::Datagram(peer), side: Side::Upstream, transport: Transport::Udp, peer, split: false };

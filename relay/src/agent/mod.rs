@@ -85,7 +85,7 @@ use erasures::Erasures;
 use late_notes::LateNotes;
 use ownership::Ownership;
 use refusal_doubts::RefusalDoubts;
-use request::{DeadToken, NewInstance, Request};
+use request::{DeadToken, NewInstance, Request, SettlingNews};
 use shard::Shard;
 use silent_servers::SilentServers;
 use stories::Stories;
@@ -638,8 +638,8 @@ impl Agent {
         self.0.shards.send(shard, ShardInput::Request(Box::new(request))).await;
     }
 
-    /// Has the shards bind what was taken over; `settled` hears of each when its SIP server has answered for the first time.
-    pub async fn bind_all(&self, new: Vec<NewInstance>, settled: &mpsc::UnboundedSender<InstanceId>) -> Binding {
+    /// Has the shards bind what was taken over; `settled` hears how each comes to stand.
+    pub async fn bind_all(&self, new: Vec<NewInstance>, settled: &SettlingNews) -> Binding {
         let mut of_shard: Vec<Vec<NewInstance>> = (0..self.0.shards.len()).map(|_| Vec::new()).collect();
         for new in new {
             of_shard[new.id.tag().shard(self.0.shards.len())].push(new);

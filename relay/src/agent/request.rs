@@ -33,6 +33,22 @@ pub enum ReleaseReason {
     Ended,
 }
 
+/// Who hears how instances that were taken over come to stand.
+#[derive(Clone)]
+pub struct SettlingNews {
+    /// Hears of each when its SIP server has answered for the first time, or when it registers none; whether that has failed.
+    pub answered: mpsc::UnboundedSender<(InstanceId, bool)>,
+    /// Hears of each whose registration has failed at first, when it is registered, or registers none any more.
+    pub registered: mpsc::UnboundedSender<InstanceId>,
+}
+
+impl SettlingNews {
+    /// Nobody waits for it.
+    pub fn for_nobody() -> Self {
+        Self { answered: mpsc::unbounded_channel().0, registered: mpsc::unbounded_channel().0 }
+    }
+}
+
 /// A request to a shard.
 pub enum Request {
     /// Bind an instance that is enabled.
@@ -47,8 +63,8 @@ pub enum Request {
     TakeOver {
         /// The instances.
         new: Vec<NewInstance>,
-        /// Receives each instance when its SIP server has answered for the first time, or when it registers none.
-        settled: mpsc::UnboundedSender<InstanceId>,
+        /// Who hears how they come to stand.
+        settled: SettlingNews,
         /// The answer, when all are bound.
         reply: oneshot::Sender<()>,
     },
@@ -301,8 +317,8 @@ pub enum Request {
         /// The token, and since when it is dead.
         token: DeadToken,
     },
-    /// The ids of all instances.
-    Ids(oneshot::Sender<Vec<InstanceId>>),
+    /// The ids of all instances, each with whether its Contact stands at its SIP server.
+    Ids(oneshot::Sender<Vec<(InstanceId, bool)>>),
     /// All whose record the store is to have as this node's, each with what it is put with; none that is on its way into the store, or out of it.
     Owned(oneshot::Sender<Vec<(InstanceId, Fence)>>),
     /// The stored instances that do not end, and whose requests go to one of these SIP servers.

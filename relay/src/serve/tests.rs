@@ -6,10 +6,9 @@ use std::net::SocketAddr;
 
 use sip::endpoint::NewBinding;
 use sip::id::InstanceId;
-use tokio::sync::mpsc;
 
 use super::{Relay, Running};
-use crate::agent::request::{LeaseExpiry, NewInstance, Principal, Request};
+use crate::agent::request::{LeaseExpiry, NewInstance, Principal, Request, SettlingNews};
 use crate::agent::transport::upstreams::Route;
 use crate::config::Config;
 use crate::domain::InstanceState;
@@ -60,7 +59,7 @@ fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence
         presence,
         proven: true,
         same_as: None,
-        taken_from: None,
+        taken_from: Vec::new(),
     };
     let call_push = PushTarget::new(Provider::Fcm, PushToken::new("token"), 0);
     let record = Record {
@@ -116,9 +115,8 @@ async fn what_the_newer_record_says_of_its_app_is_so_and_what_an_older_one_says_
     {
         let id = InstanceId::new(u128::from_be_bytes(random::bytes()), tag);
         let is_foreground = async |presence: Presence, fence: Fence| {
-            let (settled, _) = mpsc::unbounded_channel();
             let new = instance(&relay, &quotas, id, presence, fence);
-            relay.agent.bind_all(vec![new], &settled).await.ended().await;
+            relay.agent.bind_all(vec![new], &SettlingNews::for_nobody()).await.ended().await;
             let look = |reply| Request::Look { id, who: Principal::Relay, reply };
             relay.agent.ask(id, look).await.unwrap().unwrap().state == InstanceState::Foreground
         };

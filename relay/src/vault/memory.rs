@@ -18,6 +18,9 @@ use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use crate::lock::Mutex;
 
+/// So many nodes are remembered of a record.
+const HAD_BY_MAX: usize = 4;
+
 /// A store that ends with the process. Clones are one store.
 #[derive(Clone, Default)]
 pub(super) struct MemoryStore {
@@ -56,6 +59,8 @@ struct Entry {
     kept: Option<Box<Collections>>,
     /// The node that has put it last, where another one has claimed it since.
     put_by: Option<Arc<str>>,
+    /// The nodes from which it was claimed, the latest first.
+    had_by: Vec<Arc<str>>,
 }
 
 /// What is kept beside a record, each with its place in the order, for each [`Collection`].
@@ -144,6 +149,9 @@ impl MemoryStore {
             let taken_from = Some(&*earlier).filter(|earlier| earlier.node != owner.node).cloned();
             if let Some(earlier) = &taken_from {
                 entry.put_by.get_or_insert_with(|| earlier.node.clone());
+                entry.had_by.retain(|node| *node != earlier.node);
+                entry.had_by.insert(0, earlier.node.clone());
+                entry.had_by.truncate(HAD_BY_MAX);
             }
             Stored { taken_from, ..entry.stored(owner, *id) }
         };
@@ -325,7 +333,8 @@ fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<
         Naming::Moves(LookupChange { to, .. }) => (to, true),
         Naming::Leaves(lookup) => (lookup, false),
     };
-    let kept = table.records.get_mut(&id).and_then(|entry| entry.kept.take());
+    let had = table.records.get_mut(&id).map(|entry| (entry.kept.take(), std::mem::take(&mut entry.had_by)));
+    let (kept, had_by) = had.unwrap_or_default();
     table.remove(id);
     let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
     if takes_lookup || displaced.is_none() {
@@ -333,9 +342,10 @@ fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<
     }
     table.by_expiry.insert((ends_at_ms, id));
     let (sealed, owner, lookup) = (sealed.clone(), table.shared(owner), *lookup);
-    table
-        .records
-        .insert(id, Box::new(Entry { sealed, owner, fence, expires_at, ends_at_ms, lookup, kept, put_by: None }));
+    table.records.insert(
+        id,
+        Box::new(Entry { sealed, owner, fence, expires_at, ends_at_ms, lookup, kept, put_by: None, had_by }),
+    );
     Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
 }
 
@@ -374,6 +384,7 @@ impl Entry {
             owner: Owner::clone(&self.owner),
             taken_from: None,
             put_by: self.put_by.clone(),
+            had_by: self.had_by.clone(),
         }
     }
 }

@@ -69,6 +69,8 @@ pub enum Letter {
         registered: Vec<InstanceId>,
         /// They are that node's, and cannot be registered there: nobody is to wait for them.
         left: Vec<InstanceId>,
+        /// They are that node's, and their registration has failed there: it is tried again.
+        failed: Vec<InstanceId>,
     },
     /// For which calls the writer, which leaves, has woken devices.
     Woken(Vec<WokenCall>),
@@ -117,9 +119,10 @@ impl Letter {
             }
             Self::Answer { body, .. } => out.extend_from_slice(body),
             Self::Ended => {}
-            Self::TakenOver { registered, left } => {
+            Self::TakenOver { registered, left, failed } => {
                 out.extend_from_slice(&(registered.len() as u32).to_be_bytes());
-                for id in registered.iter().chain(left) {
+                out.extend_from_slice(&(left.len() as u32).to_be_bytes());
+                for id in registered.iter().chain(left).chain(failed) {
                     out.extend_from_slice(&id.to_bytes());
                 }
             }
@@ -139,7 +142,7 @@ impl Letter {
             Self::Ask { from, body, .. } => from.node.len() + from.run.len() + body.len(),
             Self::Answer { body, .. } => body.len(),
             Self::Ended => 0,
-            Self::TakenOver { registered, left } => 4 + 16 * (registered.len() + left.len()),
+            Self::TakenOver { registered, left, failed } => 8 + 16 * (registered.len() + left.len() + failed.len()),
             Self::Woken(calls) => WokenCall::LENGTH * calls.len(),
         }
     }
@@ -159,11 +162,13 @@ impl Letter {
             1 => Self::Answer { number: *number, body: Zeroizing::new(rest.to_vec()) },
             2 => Self::Ended,
             3 => {
-                let (registered, ids) = rest.split_first_chunk::<4>()?;
+                let (registered, rest) = rest.split_first_chunk::<4>()?;
+                let (left, ids) = rest.split_first_chunk::<4>()?;
                 let (ids, rest) = ids.as_chunks::<16>();
                 let mut ids = ids.iter().map(|id| InstanceId::from_bytes(*id));
-                let registered = ids.by_ref().take(u32::from_be_bytes(*registered) as usize).collect();
-                rest.is_empty().then(|| Self::TakenOver { registered, left: ids.collect() })?
+                let mut next = |count: &[u8; 4]| ids.by_ref().take(u32::from_be_bytes(*count) as usize).collect();
+                let (registered, left) = (next(registered), next(left));
+                rest.is_empty().then(|| Self::TakenOver { registered, left, failed: ids.collect() })?
             }
             4 => {
                 let (calls, rest) = rest.as_chunks::<{ WokenCall::LENGTH }>();
@@ -305,15 +310,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_over_reads_back_as_registered_or_left() {
+    fn what_was_taken_over_reads_back_as_registered_left_or_failed() {
         let id = |number: u128| InstanceId::new(number << 64, sip::id::ShardTag(1));
-        for (taken, spare) in [(vec![], vec![]), (vec![id(1), id(2)], vec![id(3)]), (vec![], vec![id(4)])] {
+        for (taken, spare, late) in [
+            (vec![], vec![], vec![]),
+            (vec![id(1), id(2)], vec![id(3)], vec![id(5), id(6)]),
+            (vec![], vec![id(4)], vec![]),
+            (vec![], vec![], vec![id(7)]),
+        ] {
             let mut bytes = Vec::new();
-            let letter = Letter::TakenOver { registered: taken.clone(), left: spare.clone() };
+            let letter = Letter::TakenOver { registered: taken.clone(), left: spare.clone(), failed: late.clone() };
             letter.encode(&mut bytes);
             assert!(bytes.len() <= letter.room(), "sealed without a copy");
-            let Some((Letter::TakenOver { registered, left }, ..)) = Letter::decode(&bytes) else { panic!() };
-            assert_eq!((registered, left), (taken, spare));
+            let Some((Letter::TakenOver { registered, left, failed }, ..)) = Letter::decode(&bytes) else { panic!() };
+            assert_eq!((registered, left, failed), (taken, spare, late));
             bytes.push(0);
             assert!(Letter::decode(&bytes).is_none(), "no whole number of names");
         }

@@ -173,6 +173,13 @@ pub struct Stored {
     pub taken_from: Option<Owner>,
     /// The node that has put it last, where another one has claimed it since.
     pub put_by: Option<Arc<str>>,
+    /// The nodes from which it was claimed, the latest first. Their Contacts may stand: who claims it next may have died before it was registered there.
+    pub had_by: Vec<Arc<str>>,
+}
+
+/// Reads nodes, one in a line.
+pub(super) fn nodes_in(lines: &[u8]) -> Vec<Arc<str>> {
+    std::str::from_utf8(lines).unwrap_or_default().lines().filter(|node| !node.is_empty()).map(Into::into).collect()
 }
 
 /// What a put did.

@@ -40,8 +40,8 @@ pub struct NewBinding {
     pub proven: bool,
     /// Another device of the binding with identical credentials, if there is one: a verdict of the SIP server on either holds for both.
     pub same_as: Option<InstanceId>,
-    /// The Contact of the relay that had the device before, and is gone or leaving: it is removed by the next REGISTER, which follows at once.
-    pub taken_from: Option<Arc<ContactHosts>>,
+    /// The Contacts of the relays that had the device before, and are gone or leaving: they are removed by the next REGISTER, which follows at once.
+    pub taken_from: Vec<Arc<ContactHosts>>,
 }
 
 impl fmt::Debug for NewBinding {

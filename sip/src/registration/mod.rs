@@ -91,7 +91,7 @@ use bound::Bound;
 pub use challenges::Challenger;
 use challenges::Challenges;
 use crossed::Overtaken;
-use earlier::Earlier;
+use earlier::{Earlier, Named};
 use grant::RegistrarInfo;
 use late::GivenUp;
 pub use new_registration::NewRegistration;
@@ -146,6 +146,8 @@ struct Attempt {
     redirected: bool,
     /// Whether it goes to another address than the one at which the registration was granted.
     trial: bool,
+    /// Which Contacts its REGISTER names.
+    named: Named,
 }
 
 /// The answers of a REGISTER that is about to be sent.
@@ -178,6 +180,13 @@ struct FinalResponse<'a> {
     message: &'a Message,
     terms: &'a Terms<'a>,
     random: &'a mut Random,
+}
+
+impl FinalResponse<'_> {
+    /// Whether the server says for how long it is to be left alone.
+    fn has_retry_after(&self) -> bool {
+        refusals::retry_after(self.message).is_some()
+    }
 }
 
 /// The registration of one binding.
@@ -425,7 +434,7 @@ impl Registration {
             return Step::Nothing;
         }
         self.challenges.begin();
-        self.write(Attempt::default(), Vec::new())
+        self.write(Attempt { named: self.first_named(), ..Attempt::default() }, Vec::new())
     }
 
     /// The challenge to answer, and the count of answers with its nonce, this one included.
@@ -462,7 +471,17 @@ impl Registration {
     /// Writes the REGISTER.
     pub fn compose(&mut self, head: &RequestContext<'_>) -> Bytes {
         self.cseq += 1;
-        self.contacts.on_sent(head.transport, self.goal == Goal::Registered);
+        let mut named = self.attempt().named;
+        // Relays behind one name have one Contact.
+        if named == Named::Earlier && !self.forget_earlier_at(|hosts| hosts.on(head.transport) == head.local) {
+            named = Named::Own;
+            if let State::Asking(asking) = &mut self.state {
+                asking.attempt.named = named;
+            }
+        }
+        if named != Named::Earlier {
+            self.contacts.on_sent(head.transport, self.goal == Goal::Registered);
+        }
         let answers = match &self.state {
             State::Asking(asking) => &asking.answers[..],
             _ => &[],
@@ -472,10 +491,11 @@ impl Registration {
             aor: &self.aor,
             cseq: self.cseq,
             generation: self.generation,
-            expires: if self.goal == Goal::Registered { self.expires } else { 0 },
+            expires: if self.goal == Goal::Registered && named != Named::Earlier { self.expires } else { 0 },
             instance: self.sip_instance,
             outbound: self.outbound,
-            earlier: self.earlier_hosts(),
+            earlier: if named == Named::Own { &[] } else { self.earlier_hosts() },
+            is_earlier_alone: named == Named::Earlier,
             is_theirs: self.goal != Goal::Registered && !self.registered,
             is_ours_too: !self.contacts.is_none(),
             others: self.contacts.others(),
@@ -484,27 +504,37 @@ impl Registration {
         request.write(head)
     }
 
-    /// The REGISTER was sent with this branch, by this flow.
-    pub fn sent(&mut self, branch: BranchId, by: FlowId) {
-        let attempt = match &self.state {
+    /// The attempt whose REGISTER is about to be sent.
+    fn attempt(&self) -> Attempt {
+        match &self.state {
             State::Asking(asking) => asking.attempt,
             _ => Attempt::default(),
-        };
+        }
+    }
+
+    /// The REGISTER was sent with this branch, by this flow.
+    pub fn sent(&mut self, branch: BranchId, by: FlowId) {
+        let attempt = self.attempt();
         // A server without authentication may bind us at the first request.
-        self.bound.on_sent(self.goal == Goal::Registered);
+        if attempt.named != Named::Earlier {
+            self.bound.on_sent(self.goal == Goal::Registered);
+        }
         self.forget_given_up();
         self.note_followed();
-        self.note_named();
+        self.note_named(attempt.named);
         self.state = State::Sent { branch, by, attempt, goal: self.goal };
     }
 
     /// The REGISTER that is under way was never answered, or could not be sent.
     pub fn on_silence(&mut self, now: Instant, branch: BranchId, wait: &BackOff, random: &mut Random) -> Step {
         match self.state {
-            State::Sent { branch: waiting_for, by, goal, .. } if waiting_for == branch => {
+            State::Sent { branch: waiting_for, by, goal, attempt } if waiting_for == branch => {
                 if goal == self.goal {
                     let step = self.retry(now, None, wait, None, random);
-                    self.give_up(now, branch, by);
+                    // A late answer about another relay's Contact grants nothing.
+                    if attempt.named != Named::Earlier {
+                        self.give_up(now, branch, by);
+                    }
                     step
                 } else {
                     self.turn_round()

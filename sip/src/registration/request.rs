@@ -98,7 +98,7 @@ pub struct ContactHosts {
 }
 
 impl ContactHosts {
-    fn on(&self, transport: Transport) -> &str {
+    pub(super) fn on(&self, transport: Transport) -> &str {
         match transport {
             Transport::Udp => &self.udp,
             Transport::Tcp => &self.tcp,
@@ -122,6 +122,8 @@ pub(super) struct RegisterRequest<'a> {
     pub(super) outbound: bool,
     /// The earlier relays at which it was registered, whose Contacts are removed.
     pub(super) earlier: &'a [Arc<ContactHosts>],
+    /// The first of these alone is named.
+    pub(super) is_earlier_alone: bool,
     /// Nothing was granted from here, and nothing is to be: the Contacts of the earlier relays come first, for some registrars read, or take, one.
     pub(super) is_theirs: bool,
     /// A Contact of this relay may stand all the same.
@@ -159,6 +161,10 @@ impl RegisterRequest<'_> {
         // Relays behind one name have one Contact.
         let earlier = self.earlier.iter().map(|hosts| hosts.on(head.transport));
         let mut earlier = earlier.filter(|host| *host != head.local);
+        if self.is_earlier_alone {
+            // Without `+sip.instance`: a registrar may take the Contact for another one by that.
+            return format!("{};expires=0", self.contact_uri(head.transport, earlier.next().unwrap_or(head.local)));
+        }
         let first = if self.is_theirs { earlier.next() } else { None };
         let mut contact = self.contact_uri(head.transport, first.unwrap_or(head.local));
         contact += &format!(";+sip.instance=\"<urn:uuid:{}>\"", Uuid(self.instance));

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::challenges::{Challenger, Verdict};
+use super::earlier::Named;
 use super::grant::{self, OwnContact, RegistrarInfo};
 use super::refusals::{leads_anywhere, leads_to, retry_after};
 use super::{Attempt, EXPIRES_MAX, FinalResponse, Goal, Registration, State, Step, Terms};
@@ -44,12 +45,20 @@ impl Registration {
     fn on_wanted(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {
         let FinalResponse { now, status, message, terms, .. } = response;
         match status {
-            ..300 => self.on_success(response),
+            ..401 | 402..407 | 408.. if attempt.named == Named::Earlier => self.on_earlier_answered(attempt, response),
+            ..300 => {
+                self.forget_refused(attempt);
+                self.on_success(response)
+            }
             401 | 407 => self.on_challenge(attempt, response),
             423 if self.goal == Goal::Registered && !attempt.lengthened => self.on_too_brief(attempt, response),
             439 if self.outbound => {
                 self.outbound = false;
                 self.write(attempt, Vec::new())
+            }
+            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.name_alone(attempt) => {
+                self.challenges.begin();
+                self.write(Attempt { named: Named::Earlier, ..attempt }, Vec::new())
             }
             400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
                 // The registrar may have refused the second Contact. One that was another node's stands where it cannot be named.
@@ -68,7 +77,13 @@ impl Registration {
                 self.write(Attempt { redirected: true, ..attempt }, Vec::new())
             }
             300..=399 if !self.established && leads_anywhere(message) => self.refused(status),
-            300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => self.retry_by(response),
+            300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
+                if status >= 500 && self.failures > 0 && !response.has_retry_after() {
+                    // No passing fault: it may be one Contact too many.
+                    self.name_alone(attempt);
+                }
+                self.retry_by(response)
+            }
             403 if self.goal == Goal::Silent && self.established => {
                 self.unregistration_forbidden(now, &terms.back_off, response.random)
             }
@@ -80,7 +95,7 @@ impl Registration {
     }
 
     /// Tries again when the response says so, and not before the back-off.
-    fn retry_by(&mut self, response: FinalResponse<'_>) -> Step {
+    pub(super) fn retry_by(&mut self, response: FinalResponse<'_>) -> Step {
         let FinalResponse { now, status, message, terms, random } = response;
         self.retry(now, Some(status), &terms.back_off, retry_after(message), random)
     }

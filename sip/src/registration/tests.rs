@@ -7,6 +7,8 @@ use crate::flow::Transport;
 use crate::id::ShardTag;
 use crate::message::{Limits, Message, Name};
 
+mod one_contact;
+
 const CHALLENGE: &str = "Digest realm=\"a\", nonce=\"1\"";
 const TERMS: Terms<'static> =
     Terms { hashes: &[Hash::Md5, Hash::Sha256], registrar: "sip:example.com", back_off: BACK_OFF };
@@ -499,11 +501,6 @@ fn the_contact_of_a_relay_that_is_gone_goes_with_the_first_register_of_the_next(
     assert_eq!(step(&walk.registration.on_deadline(refresh_at)), "WantFlow");
     assert_ne!(step(&walk.registration.begin()), "Nothing");
     assert!(!contacts(&mut walk).contains("gone"), "once");
-
-    let mut walk = taken("gone:2");
-    walk.send();
-    assert_eq!(walk.respond(400, &[]), "Send", "a registrar that takes one Contact only is asked again at once");
-    assert!(!contacts(&mut walk).contains("gone"));
 
     let mut walk = taken("r:1");
     assert!(!contacts(&mut walk).contains("expires=0"), "relays behind one name have one Contact");

@@ -22,7 +22,7 @@ fn bind_all(world: &mut World, names: u32, flow: impl Fn(u32) -> FlowId) {
             presence: Presence::Background,
             proven: false,
             same_as: None,
-            taken_from: None,
+            taken_from: Vec::new(),
         };
         world.input(Input::Bind(Box::new(new)));
         let flow = flow(n);

@@ -49,7 +49,7 @@ pub fn another_device(world: &mut World) -> InstanceId {
         presence: Presence::Background,
         proven: true,
         same_as: Some(world.instance),
-        taken_from: None,
+        taken_from: Vec::new(),
     })));
     instance
 }

@@ -245,7 +245,7 @@ fn an_account_of_an_earlier_run_that_ends_before_its_first_answer_is_unregistere
             presence,
             proven: true,
             same_as: None,
-            taken_from: None,
+            taken_from: Vec::new(),
         };
         world.input(Input::Bind(Box::new(new)));
         assert_eq!(world.count("REGISTER"), registers);

@@ -185,7 +185,7 @@ impl World {
             presence: Presence::Background,
             proven,
             same_as: None,
-            taken_from: None,
+            taken_from: Vec::new(),
         };
         self.input(Input::Bind(Box::new(new)));
     }

@@ -327,7 +327,7 @@ impl World {
             presence: Presence::Background,
             proven: false,
             same_as: None,
-            taken_from: None,
+            taken_from: Vec::new(),
         };
         self.tell(binding.tag().shard(self.plan.shards), Input::Bind(Box::new(new)));
     }

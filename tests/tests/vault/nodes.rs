@@ -333,7 +333,7 @@ pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_o
 }
 
 /// The Path of a registration that passed through leads to that node, whoever had the record since.
-pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last(bench: &Bench) {
+pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_which_have_had_it(bench: &Bench) {
     let claimed = async |node: &str| {
         let vault = bench.node(node);
         vault.hold_lease().await.expect("leased");
@@ -353,16 +353,19 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last(bench: &
     assert_eq!(own.put_by, None);
     a.release_lease().await.expect("released");
     let put_by = |stored: &Stored| stored.put_by.as_deref().map(str::to_owned);
-    for node in ["b", "b", "c", "a", "c"] {
+    for (node, had_by) in
+        [("b", &["a"][..]), ("b", &["a"]), ("c", &["b", "a"]), ("a", &["c", "b", "a"]), ("c", &["a", "c", "b"])]
+    {
         let (vault, stored) = claimed(node).await;
         assert_eq!(put_by(&stored).as_deref(), Some("a"), "{node}");
+        assert_eq!(stored.had_by.iter().map(|node| &**node).collect::<Vec<_>>(), had_by, "{node}");
         vault.release_lease().await.expect("released");
     }
     let (c, stored) = claimed("c").await;
     c.put(id(1), &stored.sealed, stored.expires_at, &lookup, stored.fence).await.expect("put");
     c.release_lease().await.expect("released");
     let (c, stored) = claimed("c").await;
-    assert_eq!(stored.put_by, None);
+    assert_eq!((stored.put_by, stored.had_by.len()), (None, 3), "its Contacts may stand all the same");
     c.release_lease().await.expect("released");
     assert_eq!(put_by(&claimed("b").await.1).as_deref(), Some("c"));
 }

@@ -9,14 +9,17 @@ use sip::endpoint::InviteMark;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
+use crate::agent::request::SettlingNews;
 use crate::agent::tables::ended_ahead::EndedAhead;
 use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
 use crate::clock;
 
 #[derive(Default)]
 pub(super) struct HandOver {
-    /// Claimed instances that wait for the first answer of their SIP server, each with the channel that is told.
-    settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
+    /// Claimed instances that wait for the first answer of their SIP server, each with the channels that are told.
+    settling: HashMap<InstanceId, SettlingNews>,
+    /// Claimed instances whose first registration has failed, each with the channel that is told of a later success.
+    failed: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
     /// Instances that ended before they arrived here.
     ended_ahead: EndedAhead,
     /// The calls for which a leaving node has woken devices that are here now.
@@ -47,20 +50,38 @@ impl HandOver {
         self.waiting_for_calls.remove(&id)
     }
 
-    /// Notes a claimed instance; `settled` is told when it has [settled](Self::settled).
-    pub(super) fn settles(&mut self, id: InstanceId, settled: mpsc::UnboundedSender<InstanceId>) {
-        self.settling.insert(id, settled);
+    /// Notes a claimed instance; `news` is told when it has [settled](Self::settled), or [failed](Self::failed) to.
+    pub(super) fn settles(&mut self, id: InstanceId, news: SettlingNews) {
+        self.settling.insert(id, news);
     }
 
     /// Ends the wait for a claimed instance.
     pub(super) fn settled(&mut self, id: InstanceId) {
-        let Some(settled) = self.settling.remove(&id) else { return };
         // An error means that nobody waits any more.
-        let _ = settled.send(id);
+        if let Some(news) = self.take_settling(id) {
+            let _ = news.answered.send((id, false));
+        } else if let Some(registered) = self.failed.remove(&id) {
+            let _ = registered.send(id);
+        }
+    }
+
+    /// Notes that the first registration of a claimed instance has failed. A later success is told as long as anybody waits for it.
+    pub(super) fn failed(&mut self, id: InstanceId) {
+        let Some(news) = self.take_settling(id) else { return };
+        let _ = news.answered.send((id, true));
+        self.failed.retain(|_, registered| !registered.is_closed());
+        if !news.registered.is_closed() {
+            self.failed.insert(id, news.registered);
+        }
+    }
+
+    fn take_settling(&mut self, id: InstanceId) -> Option<SettlingNews> {
+        let news = self.settling.remove(&id)?;
         if self.settling.is_empty() {
             // The map may have held all instances.
             self.settling = HashMap::new();
         }
+        Some(news)
     }
 
     /// Notes the end of an instance that may be on its way here.

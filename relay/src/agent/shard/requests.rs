@@ -16,7 +16,7 @@ use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
     AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, LeftOpen,
-    NewInstance, Principal, Request, TestDenied, WipeWaiter, Woken,
+    NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -118,7 +118,7 @@ impl Shard {
             Request::TakenOver(ids) => self.hand_over.note_taken(&ids),
             Request::TokenDead { id, token } => self.hear_of_dead_token(id, token),
             Request::Ids(reply) => {
-                let _ = reply.send(self.instances.ids());
+                let _ = reply.send(self.instances.ids_and_whether_registered(unix_now()));
             }
             Request::Owned(reply) => {
                 let _ = reply.send(self.owned());
@@ -144,7 +144,7 @@ impl Shard {
         }
     }
 
-    fn take_over(&mut self, new: NewInstance, settled: &mpsc::UnboundedSender<InstanceId>) {
+    fn take_over(&mut self, new: NewInstance, settled: &SettlingNews) {
         // The record may have been read before the instance's end.
         let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
         match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
@@ -294,21 +294,21 @@ impl Shard {
     }
 
     /// Turns away an instance that ended before it arrived. Its record is erased, unless this node leaves: then its owner does that.
-    fn turn_away(&self, new: NewInstance, lookup: Option<Lookup>, settled: &mpsc::UnboundedSender<InstanceId>) {
+    fn turn_away(&self, new: NewInstance, lookup: Option<Lookup>, settled: &SettlingNews) {
         tracing::info!(event = "ended-ahead", instance = %new.id, "an instance ended on its way here; it is turned away");
         self.shared.upstreams.release(new.binding.upstream);
         if !self.is_handed_over() {
             self.shared.erasures.later(new.id, lookup);
         }
         // An error means that nobody waits any more.
-        let _ = settled.send(new.id);
+        let _ = settled.answered.send((new.id, false));
     }
 
     fn bind(
         &mut self,
         new: NewInstance,
         first: Option<oneshot::Sender<FirstRegistration>>,
-        settled: Option<&mpsc::UnboundedSender<InstanceId>>,
+        settled: Option<&SettlingNews>,
     ) {
         let NewInstance { id, sealed, lease, aor, fence, told_failing, mut binding, place } = new;
         if let Some(settled) = settled {
@@ -355,9 +355,7 @@ impl Shard {
         binding.same_as = self.twin_of(id, shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
-        if self.instances.get(id).is_none_or(|row| row.state != InstanceState::Registering) {
-            self.note_settled(id);
-        }
+        self.note_settled(id);
     }
 
     /// Another instance of this binding with the very credentials.
@@ -366,9 +364,14 @@ impl Shard {
         others.into_iter().find(|other| *other != id && self.have_same_credentials(id, *other))
     }
 
-    /// Ends the wait for a claimed instance: its SIP server has answered, or it does not register.
+    /// Ends the wait for a claimed instance: its SIP server has answered, or it does not register. The node from which it was claimed is also told that its
+    /// registration has failed, because only that node's Contact is registered.
     pub(super) fn note_settled(&mut self, id: InstanceId) {
-        self.hand_over.settled(id);
+        match self.instances.get(id).filter(|row| row.ending.is_none()).map(|row| row.state) {
+            Some(InstanceState::Registering) => {}
+            Some(InstanceState::Retrying) => self.hand_over.failed(id),
+            _ => self.hand_over.settled(id),
+        }
     }
 
     /// A proven instance that joins a registered binding counts as registered at once, unless the Contact of another node still has to be removed.

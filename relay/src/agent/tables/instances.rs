@@ -442,9 +442,9 @@ impl Instances {
         Some((id, due?))
     }
 
-    /// All ids, in order.
-    pub(crate) fn ids(&self) -> Vec<InstanceId> {
-        let mut ids: Vec<_> = self.rows.iter().map(|(_, row)| row.id).collect();
+    /// All ids, in order, each with whether its registration stands at this time, in seconds since 1970.
+    pub(crate) fn ids_and_whether_registered(&self, now: u64) -> Vec<(InstanceId, bool)> {
+        let mut ids: Vec<_> = self.rows.iter().map(|(_, row)| (row.id, row.registered_until() > now)).collect();
         ids.sort_unstable();
         ids
     }

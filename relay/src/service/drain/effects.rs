@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request};
+use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews};
 use crate::agent::{Audience, NodeNews};
 use crate::audit::Act;
 use crate::clock;
@@ -160,6 +160,7 @@ impl Inner {
                 return Zeroizing::new(NOT_SO.to_vec());
             }
             NodeMessage::Registers { .. } => {}
+            NodeMessage::WakeGivenUp(number) => self.given_up_wakes.note(number),
             NodeMessage::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
             NodeMessage::Ended(_) | NodeMessage::Changed(_) | NodeMessage::Succeeded { .. } if !self.is_leaving() => {}
@@ -256,9 +257,8 @@ impl Inner {
         if self.look_as_relay(later).await.is_err() {
             let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
             let Some(new) = self.open_proven(stored) else { return };
-            // No channel waits for its registration: another node's is in force.
-            let (settled, _) = mpsc::unbounded_channel();
-            agent.bind_all(vec![*new], &settled).await.ended().await;
+            // Nobody waits for its registration: another node's is in force.
+            agent.bind_all(vec![*new], &SettlingNews::for_nobody()).await.ended().await;
         }
         agent.tell(earlier, Request::Succeed { earlier, successor: later }).await;
     }

@@ -11,7 +11,8 @@
 //! | an instance is awaited until | known from |
 //! | --- | --- |
 //! | another node has registered it | its letter |
-//! | another node has it, and cannot open it | its letter |
+//! | another node has it, and cannot open it, or hears nothing of its SIP server | its letter |
+//! | its registration has failed at another node, and no Contact of this one stands, either | its letter, and the shards, after [`QUIET`] |
 //! | it has ended here | the shards, after [`QUIET`] |
 //! | the store has no record of it, or a damaged one | the store, after [`QUIET`] |
 //! | another node has had it for [`LETTER_LOST`] | the store |
@@ -26,7 +27,7 @@
 //!
 //! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can take delays no other.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::MutexGuard;
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(crate) struct HandOver {
 #[derive(Default)]
 struct Waiting {
     ids: HashSet<InstanceId>,
+    /// The instances whose registration has failed at another node, which reports that again and again.
+    failed: HashSet<InstanceId>,
     /// The number of instances that other nodes have registered.
     registered: usize,
     /// Whether another node has taken any.
@@ -66,10 +69,11 @@ struct Waiting {
 }
 
 impl HandOver {
-    /// Another node reports which instances of this one it has registered or left.
-    pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId]) {
-        let Waiting { ids, registered: count, is_taking } = &mut *self.waiting();
-        *is_taking |= !registered.is_empty();
+    /// Another node reports which instances of this one it has registered or left, and which it could not register yet.
+    pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId], failing: &[InstanceId]) {
+        let Waiting { ids, failed, registered: count, is_taking } = &mut *self.waiting();
+        *is_taking |= !registered.is_empty() || !failing.is_empty();
+        failed.extend(failing);
         *count += registered.iter().filter(|id| ids.remove(*id)).count();
         for id in left {
             ids.remove(id);
@@ -88,7 +92,7 @@ impl Service {
         let it = &self.0;
         it.hand_over.leaving.send_replace(true);
         let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
-        let ids = it.instances_here().await;
+        let ids: HashSet<_> = it.instances_here().await.into_keys().collect();
         let instances = ids.len();
         let peers = vault.living_peers().await.unwrap_or_default();
         if ids.is_empty() || peers.is_empty() {
@@ -160,7 +164,8 @@ impl Inner {
         }
     }
 
-    async fn instances_here(&self) -> HashSet<InstanceId> {
+    /// The instances here, each with whether its Contact stands at its SIP server.
+    async fn instances_here(&self) -> HashMap<InstanceId, bool> {
         self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect()
     }
 
@@ -177,7 +182,11 @@ impl Inner {
     /// Waits no longer for instances whose registration can no longer be reported by any node.
     async fn wait_no_longer_in_vain(&self, letters_are_lost: bool) {
         let here = self.instances_here().await;
-        self.hand_over.waiting().ids.retain(|id| here.contains(id));
+        {
+            let Waiting { ids, failed, .. } = &mut *self.hand_over.waiting();
+            // A Contact that stands brings calls here until another one is registered.
+            ids.retain(|id| here.get(id).is_some_and(|is_registered| *is_registered || !failed.contains(id)));
+        }
         let vault = &self.dependencies.vault;
         if vault.living_peers().await.is_ok_and(|peers| peers.is_empty()) {
             self.hand_over.waiting().ids.clear();

@@ -389,7 +389,7 @@ impl Inner {
             presence: record.presence,
             proven: record.proven,
             same_as: None,
-            taken_from: None,
+            taken_from: Vec::new(),
         }
     }
 

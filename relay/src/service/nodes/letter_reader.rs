@@ -99,10 +99,10 @@ impl Reader<'_> {
         let it = &self.inner;
         match letter {
             Letter::Ended => self.ended.notify_one(),
-            Letter::TakenOver { registered, left } => {
+            Letter::TakenOver { registered, left, failed } => {
                 if it.is_leaving() {
                     it.dependencies.agent.taken_over(&registered).await;
-                    it.hand_over.note_taken(&registered, &left);
+                    it.hand_over.note_taken(&registered, &left, &failed);
                 }
             }
             Letter::Woken(calls) => {

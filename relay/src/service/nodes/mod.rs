@@ -8,6 +8,13 @@
 //! treats it as if it had come directly. A SIP server's question about an address goes to every node, because no index maps addresses to instances. Messages
 //! about leaving nodes have the form of a question, too (`drain_messages`).
 //!
+//! | room | what it is |
+//! | --- | --- |
+//! | `letter_reader`, `peer_request_queues` | the letters that arrive, and the order in which they are answered |
+//! | `drain_messages` | messages between nodes that are no request of an app |
+//! | `forwarded_requests`, `unresponsive_peers` | where requests were sent, and which nodes do not answer |
+//! | `given_up_wakes` | wakes that a SIP server has given up at another node |
+//!
 //! A question that changes something carries a deadline by the store's clock, which all nodes share. An owner that reads it later, because it stood still or
 //! was cut off, ignores it. A requester without an answer does not know whether the change was made, and says so.
 //!
@@ -16,6 +23,7 @@
 
 pub(super) mod drain_messages;
 pub(super) mod forwarded_requests;
+pub(super) mod given_up_wakes;
 mod letter_reader;
 mod peer_request_queues;
 pub(super) mod unresponsive_peers;
@@ -29,11 +37,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 pub use self::drain_messages::HEARD_WITHIN;
+use self::drain_messages::NodeMessage;
 use super::devices::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request};
@@ -167,6 +177,14 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         async { true }
     }
 
+    /// Waits until a SIP server has given up, at the node that it asked, the request to wake devices that has this number.
+    fn wake_given_up(&self, _number: u128) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Tells all other nodes that a SIP server has given up the request by this number.
+    fn give_up_wake(&self, _number: u128) {}
+
     /// Asks a node, and gives `heard` each answer until it wants no more, or the first one is not there `within`.
     fn ask(
         &self,
@@ -260,6 +278,22 @@ impl NodeService for Service {
 
     async fn others(&self) -> Option<Vec<Owner>> {
         self.0.dependencies.vault.living_peers().await.ok()
+    }
+
+    async fn wake_given_up(&self, number: u128) {
+        self.0.given_up_wakes.wait(number).await;
+    }
+
+    fn give_up_wake(&self, number: u128) {
+        // An error means that the process ends.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let it = self.0.clone();
+        runtime.spawn(async move {
+            for peer in it.dependencies.vault.living_peers().await.unwrap_or_default() {
+                // A node that is not told has its devices ring for as long as the SIP server would have waited.
+                let _ = it.tell(&peer, NodeMessage::WakeGivenUp(number)).await;
+            }
+        });
     }
 
     async fn were_all(&self) -> bool {

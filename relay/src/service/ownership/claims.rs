@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
-//!                                      │                                            └── registered, or its SIP server is silent ─┐
-//!                                      ├── cannot be opened ─────────────────────────────────────────────────────────── a letter to its previous owner
+//!                                      │                                            └── registered, refused, or no answer came ─┐
+//!                                      ├── cannot be opened ────────────────────────────────────────────────────────── a letter to its previous owner
 //!                                      └── was wiped ─── erased, and released by ───────────────────────────────────── its previous owner
 //! ```
 //!
 //! The endpoint sets the pace of registrations (`upstream.registrations_per_second`). Claiming, opening and binding run in parallel, as fast as they can. An
 //! instance for which a call waits is claimed, opened and bound next ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
+//!
+//! An instance whose registration was refused may be registered later: its previous owner is told again and again that it is not, for [`HAND_OVER_LIMIT`], so
+//! that a leaving one still serves it meanwhile.
 //!
 //! Invariant: a shard is given at most [`BOUND_AT_ONCE`] instances, and further ones with the last one's tag, before it has bound the earlier ones, so that
 //! calls go on. The devices of an account are bound in one turn, so that a call finds all of them. Requests for an instance that may be on its way here wait
@@ -24,15 +27,16 @@ use sip::endpoint::{ContactHosts, NewBinding};
 use sip::id::InstanceId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use crate::agent::Binding;
-use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request};
+use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request, SettlingNews};
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 use crate::lock::Mutex;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
+use crate::service::drain::hand_over::HAND_OVER_LIMIT;
 use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
@@ -49,17 +53,37 @@ const OPENED_AHEAD: usize = 4;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long answers are gathered for one letter.
 const GATHER: Duration = Duration::from_millis(50);
+/// How often the run that instances were taken from hears that they are not registered yet: sooner than it takes its letters for lost.
+const STILL_FAILED: Duration = Duration::from_secs(4);
 /// Instances that one letter names.
 const LETTER_MAX: usize = 1_000;
 
 /// The hosts of other nodes' Contacts, as far as they were asked for.
 type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
 
-/// Claimed instances that wait for the first answer of their SIP server, each with the run that it was taken from.
+/// Claimed instances whose registration has yet to be told.
 #[derive(Default)]
 struct Settling {
-    from: Mutex<HashMap<InstanceId, Option<Owner>>>,
+    waiting: Mutex<HashMap<InstanceId, Waiting>>,
     claimed_all: AtomicBool,
+}
+
+/// One of them.
+struct Waiting {
+    /// The run that it was taken from.
+    from: Option<Owner>,
+    /// Its registration has failed, and is tried again.
+    has_failed: bool,
+}
+
+/// What is told of instances that were taken over.
+enum Taken {
+    /// They are registered.
+    Registered,
+    /// Nobody is to wait for them.
+    Left,
+    /// Their registration has failed, and is tried again.
+    Failed,
 }
 
 /// A claimed record, opened.
@@ -85,9 +109,11 @@ impl Inner {
         let is_told = Arc::new(AtomicBool::new(first_batch.is_some()));
         if let Some(first_batch) = first_batch.filter(|batch| !batch.is_empty()) {
             agent.begin_bringing();
-            let (settled, news) = mpsc::unbounded_channel();
-            let settling = Arc::new(Settling::default());
-            tokio::spawn(self.clone().settle(settling.clone(), news));
+            let (answered, answers) = mpsc::unbounded_channel();
+            let (registered, registrations) = mpsc::unbounded_channel();
+            let (settled, settling) = (SettlingNews { answered, registered }, Arc::new(Settling::default()));
+            tokio::spawn(self.clone().settle(settling.clone(), answers));
+            tokio::spawn(self.clone().follow_failed(settling.clone(), registrations));
             let (claims, mut claimed) = mpsc::channel(1);
             let (it, told) = (self.clone(), is_told.clone());
             tokio::spawn(async move {
@@ -149,43 +175,80 @@ impl Inner {
     }
 
     /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.
-    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<InstanceId>) {
-        let mut settled = Vec::new();
+    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<(InstanceId, bool)>) {
+        let mut answered = Vec::new();
         loop {
-            match timeout(SILENCE, news.recv_many(&mut settled, LETTER_MAX)).await {
+            match timeout(SILENCE, news.recv_many(&mut answered, LETTER_MAX)).await {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(_) if settling.claimed_all.load(Ordering::Relaxed) => break,
                 Err(_) => continue,
             }
             sleep(GATHER).await;
-            while let Ok(id) = news.try_recv() {
-                settled.push(id);
+            while let Ok(answer) = news.try_recv() {
+                answered.push(answer);
             }
-            for (from, ids) in settling.take(settled.drain(..)) {
-                let tombstones = self.dependencies.vault.tombstones();
-                let (ended, registered) = ids.into_iter().partition(|id| tombstones.look(*id).is_some());
-                self.tell_taken(&from, registered, Vec::new()).await;
-                self.tell_ended(&from, ended).await;
+            let (failed, settled): (Vec<_>, Vec<_>) = answered.drain(..).partition(|(_, has_failed)| *has_failed);
+            self.tell_settled(&settling, settled.into_iter().map(|(id, _)| id)).await;
+            for (from, ids) in settling.fail(failed.into_iter().map(|(id, _)| id)) {
+                self.tell_taken(&from, Taken::Failed, &ids).await;
             }
         }
         self.dependencies.agent.end_settling().await;
         // These are retried without an end; nothing waits for them.
-        let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
-        for (from, ids) in settling.take(silent.into_iter()) {
-            self.tell_taken(&from, Vec::new(), ids).await;
+        for (from, ids) in settling.take_silent() {
+            self.tell_taken(&from, Taken::Left, &ids).await;
         }
     }
 
-    async fn tell_taken(&self, from: &Owner, registered: Vec<InstanceId>, left: Vec<InstanceId>) {
-        let letter = |registered: &[InstanceId], left: &[InstanceId]| Letter::TakenOver {
-            registered: registered.to_vec(),
-            left: left.to_vec(),
+    /// Tells the runs that instances were taken from whose first registration has failed here how that goes on.
+    async fn follow_failed(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<InstanceId>) {
+        let told = async {
+            let (mut registered, mut again) = (Vec::new(), interval(STILL_FAILED));
+            loop {
+                tokio::select! {
+                    count = news.recv_many(&mut registered, LETTER_MAX) => {
+                        if count == 0 {
+                            return;
+                        }
+                        sleep(GATHER).await;
+                        while let Ok(id) = news.try_recv() {
+                            registered.push(id);
+                        }
+                        self.tell_settled(&settling, registered.drain(..)).await;
+                    }
+                    _ = again.tick() => {
+                        for (from, ids) in settling.failed() {
+                            self.tell_taken(&from, Taken::Failed, &ids).await;
+                        }
+                    }
+                }
+            }
         };
-        let registered = registered.chunks(LETTER_MAX).map(|some| letter(some, &[]));
-        for letter in registered.chain(left.chunks(LETTER_MAX).map(|some| letter(&[], some))) {
+        // No run waits longer.
+        let _ = timeout(HAND_OVER_LIMIT, told).await;
+    }
+
+    /// Tells that these are registered, or have ended.
+    async fn tell_settled(&self, settling: &Settling, ids: impl Iterator<Item = InstanceId>) {
+        for (from, ids) in settling.take(ids) {
+            let tombstones = self.dependencies.vault.tombstones();
+            let (ended, registered): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| tombstones.look(*id).is_some());
+            self.tell_taken(&from, Taken::Registered, &registered).await;
+            self.tell_ended(&from, ended).await;
+        }
+    }
+
+    async fn tell_taken(&self, from: &Owner, taken: Taken, ids: &[InstanceId]) {
+        for some in ids.chunks(LETTER_MAX) {
+            let (mut registered, mut left, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+            match taken {
+                Taken::Registered => registered = some.to_vec(),
+                Taken::Left => left = some.to_vec(),
+                Taken::Failed => failed = some.to_vec(),
+            }
             // A node that is not waiting any more does not read it.
-            let _ = self.dependencies.vault.write_letter(from, &letter).await;
+            let _ = self.dependencies.vault.write_letter(from, &Letter::TakenOver { registered, left, failed }).await;
         }
     }
 
@@ -209,6 +272,17 @@ impl Inner {
         }
     }
 
+    /// The dead ones of these nodes, without this one. A living node may have a device of the account registered.
+    async fn dead_among(&self, nodes: &[Arc<str>]) -> Vec<Arc<str>> {
+        let vault = &self.dependencies.vault;
+        let others: Vec<Arc<str>> = nodes.iter().filter(|node| *node != vault.owner().node()).cloned().collect();
+        if others.is_empty() {
+            return others;
+        }
+        let Ok(living) = vault.living_peers().await else { return Vec::new() };
+        others.into_iter().filter(|node| living.iter().all(|peer| peer.node() != node)).collect()
+    }
+
     /// The hosts of a node's Contacts, as far as they are known.
     async fn contact_hosts_of(&self, node: &str) -> Option<Arc<ContactHosts>> {
         // Without it the registrar forgets the Contact when it expires.
@@ -218,10 +292,16 @@ impl Inner {
 
     /// The binding data of an abandoned instance of `node`, whose Contact is removed with its end.
     pub(crate) async fn open_left(self: &Arc<Self>, stored: Stored, node: Option<&str>) -> Option<Box<NewInstance>> {
-        let hosts = match node {
-            Some(node) => self.contact_hosts_of(node).await,
-            None => None,
-        };
+        let mut hosts = Vec::new();
+        if let Some(node) = node {
+            hosts.extend(self.contact_hosts_of(node).await);
+        }
+        // Where that node's Contact cannot be named, no other one is in its place.
+        if node.is_none() || !hosts.is_empty() {
+            for earlier in self.dead_among(&stored.had_by).await {
+                hosts.extend(self.contact_hosts_of(&earlier).await.filter(|it| !hosts.contains(it)));
+            }
+        }
         match self.open_claimed(stored, hosts) {
             OpenedRecord::Lent(new) => Some(new),
             OpenedRecord::PushBinding(known) => {
@@ -234,7 +314,7 @@ impl Inner {
 
     /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
-        match self.open_claimed(stored, None) {
+        match self.open_claimed(stored, Vec::new()) {
             OpenedRecord::Lent(new) if new.binding.proven => Some(new),
             OpenedRecord::Lent(new) => {
                 self.dependencies.agent.upstreams().release(new.binding.upstream);
@@ -244,7 +324,7 @@ impl Inner {
         }
     }
 
-    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> OpenedRecord {
+    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Vec<Arc<ContactHosts>>) -> OpenedRecord {
         let Stored { id, sealed, fence, put_by, .. } = stored;
         // This comes first, because the store may have come back with data from before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
@@ -307,8 +387,10 @@ type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, OpenedRecord)>>;
 struct TakingOver<'a> {
     inner: &'a Arc<Inner>,
     settling: &'a Settling,
-    settled: &'a mpsc::UnboundedSender<InstanceId>,
+    settled: &'a SettlingNews,
     hosts: Hosts,
+    /// Of the nodes that had some before, whether they are dead.
+    are_dead: BTreeMap<Arc<str>, bool>,
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
     taken: usize,
@@ -317,9 +399,9 @@ struct TakingOver<'a> {
 }
 
 impl<'a> TakingOver<'a> {
-    fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a mpsc::UnboundedSender<InstanceId>) -> Self {
-        let (hosts, opening) = (Hosts::new(), VecDeque::new());
-        Self { inner, settling, settled, hosts, opening, binding: None, taken: 0, left_behind: 0 }
+    fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a SettlingNews) -> Self {
+        let (hosts, opening, are_dead) = (Hosts::new(), VecDeque::new(), BTreeMap::new());
+        Self { inner, settling, settled, hosts, are_dead, opening, binding: None, taken: 0, left_behind: 0 }
     }
 
     /// Has what was claimed opened, and binds what is open.
@@ -332,10 +414,7 @@ impl<'a> TakingOver<'a> {
             };
             while let Some(stored) = batch.next_if(|stored| is_next(stored, some.len(), last)) {
                 last = Some(stored.id.tag());
-                let contacts = match &stored.taken_from {
-                    Some(from) => self.contact_hosts(&from.node().clone()).await,
-                    None => None,
-                };
+                let contacts = self.contacts_of_earlier(&stored).await;
                 some.push((stored, contacts));
             }
             if self.opening.len() == OPENED_AHEAD {
@@ -362,7 +441,7 @@ impl<'a> TakingOver<'a> {
         for (id, from, opened) in opened {
             match opened {
                 OpenedRecord::Lent(new) => {
-                    self.settling.lock().insert(id, from);
+                    self.settling.lock().insert(id, Waiting { from, has_failed: false });
                     some.push(*new);
                 }
                 OpenedRecord::PushBinding(known) => {
@@ -399,7 +478,7 @@ impl<'a> TakingOver<'a> {
             self.inner.tell_ended(&from, ended).await;
         }
         for (from, left) in left {
-            self.inner.tell_taken(&from, Vec::new(), left).await;
+            self.inner.tell_taken(&from, Taken::Left, &left).await;
         }
     }
 
@@ -412,6 +491,27 @@ impl<'a> TakingOver<'a> {
             last.ended().await;
         }
         (self.taken, self.left_behind)
+    }
+
+    /// The hosts of the Contacts that may stand at the registrar: of the node that it was claimed from, and of dead ones before that, whose taker may
+    /// have died before it was registered there.
+    async fn contacts_of_earlier(&mut self, stored: &Stored) -> Vec<Arc<ContactHosts>> {
+        let from = stored.taken_from.as_ref().map(|from| from.node().clone());
+        let mut contacts: Vec<_> = match &from {
+            Some(from) => self.contact_hosts(from).await.into_iter().collect(),
+            None => Vec::new(),
+        };
+        for node in stored.had_by.iter().filter(|node| Some(*node) != from.as_ref()) {
+            let is_dead = match self.are_dead.get(node) {
+                Some(is_dead) => *is_dead,
+                None => !self.inner.dead_among(std::slice::from_ref(node)).await.is_empty(),
+            };
+            self.are_dead.insert(node.clone(), is_dead);
+            if is_dead {
+                contacts.extend(self.contact_hosts(node).await.filter(|hosts| !contacts.contains(hosts)));
+            }
+        }
+        contacts
     }
 
     /// The hosts that the Contacts of a node lead to from which instances were claimed.
@@ -430,18 +530,45 @@ impl Settling {
     /// node.
     fn take(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
         let mut waiting = self.lock();
-        let mut taken: BTreeMap<Owner, Vec<InstanceId>> = BTreeMap::new();
-        for id in ids {
-            if let Some(from) = waiting.remove(&id).flatten() {
-                taken.entry(from).or_default().push(id);
-            }
-        }
-        taken
+        by_run(ids.filter_map(|id| Some((id, waiting.remove(&id)?.from?))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Option<Owner>>> {
-        self.from.lock()
+    /// Takes out those of which nothing was heard.
+    fn take_silent(&self) -> BTreeMap<Owner, Vec<InstanceId>> {
+        let mut waiting = self.lock();
+        let silent = waiting.extract_if(|_, it| !it.has_failed);
+        by_run(silent.filter_map(|(id, it)| Some((id, it.from?))))
     }
+
+    /// The registration of these has failed; they wait on.
+    fn fail(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
+        let mut waiting = self.lock();
+        by_run(ids.filter_map(|id| {
+            let it = waiting.get_mut(&id)?;
+            it.has_failed = true;
+            Some((id, it.from.clone()?))
+        }))
+    }
+
+    /// Those whose registration has failed.
+    fn failed(&self) -> BTreeMap<Owner, Vec<InstanceId>> {
+        let waiting = self.lock();
+        let mut failed: Vec<_> = waiting.iter().filter(|(_, it)| it.has_failed).collect();
+        failed.sort_unstable_by_key(|(id, _)| **id);
+        by_run(failed.into_iter().filter_map(|(id, it)| Some((*id, it.from.clone()?))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Waiting>> {
+        self.waiting.lock()
+    }
+}
+
+fn by_run(ids: impl Iterator<Item = (InstanceId, Owner)>) -> BTreeMap<Owner, Vec<InstanceId>> {
+    let mut of_run: BTreeMap<Owner, Vec<InstanceId>> = BTreeMap::new();
+    for (id, from) in ids {
+        of_run.entry(from).or_default().push(id);
+    }
+    of_run
 }
 
 /// The note about the hosts that this node's Contacts lead to, as the other nodes read it.

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sip::id::InstanceId;
-use tokio::sync::mpsc;
 
 use super::missing_records::PeerAnswers;
+use crate::agent::request::SettlingNews;
 use crate::lock::Mutex;
 use crate::service::Inner;
 use crate::vault::record::StoredRecord;
@@ -76,9 +76,7 @@ impl Inner {
             instance = %id,
             "the store shows the record of an instance again, and its secret was shown; it is served again"
         );
-        // Nobody waits for the answer of its SIP server.
-        let (settled, _) = mpsc::unbounded_channel();
-        agent.bind_all(vec![*new], &settled).await.ended().await;
+        agent.bind_all(vec![*new], &SettlingNews::for_nobody()).await.ended().await;
         Some(())
     }
 

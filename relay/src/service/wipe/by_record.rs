@@ -286,7 +286,7 @@ impl Inner {
         // Its owner may have had no time to write down that the credentials are right: they are tried.
         new.binding.proven = true;
         // Without its hosts the owner's Contact is not named.
-        let is_named = node.is_none() || new.binding.taken_from.is_some();
+        let is_named = node.is_none() || !new.binding.taken_from.is_empty();
         let kind = EndKind::Wiped(reason);
         let mut done = match self.dependencies.agent.ask(id, |reply| Request::EndLeft { new, kind, reply }).await {
             Some(Ok(done)) => done,

@@ -36,7 +36,7 @@ use super::{NODES_KEY, RECORD_PREFIX, RedisStore, node_key, record_id, record_ke
 use crate::clock;
 use crate::lock;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{AwayReason, Fence, Owner, StoreError, Stored};
+use crate::vault::store::{AwayReason, Fence, Owner, StoreError, Stored, nodes_in};
 use crate::vault::wanted::Wanted;
 
 /// How often all records are looked through, in case an index lost a name.
@@ -540,7 +540,7 @@ impl<'a> IndexFaults<'a> {
 /// A record that was taken.
 fn stored(id: InstanceId, claimed: Claimed, owner: &Owner) -> Stored {
     let taken_from = owner_in(&claimed).filter(|earlier| earlier.node != owner.node);
-    let Claimed { sealed, expires_at, fence, put_by, .. } = claimed;
+    let Claimed { sealed, expires_at, fence, put_by, had_by, .. } = claimed;
     let put_by = String::from_utf8(put_by).ok().filter(|node| !node.is_empty()).map(Into::into);
     Stored {
         id,
@@ -551,6 +551,7 @@ fn stored(id: InstanceId, claimed: Claimed, owner: &Owner) -> Stored {
         owner: owner.clone(),
         taken_from,
         put_by,
+        had_by: nodes_in(&had_by),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | key | type | holds | TTL |
 //! | --- | --- | --- | --- |
-//! | `sipwake:i:{pi_…}` | hash | `s` sealed, `o` owner, `f` fence, `e` expiry, `l` lookup, `c` ticket of the last claim | the record's |
+//! | `sipwake:i:{pi_…}` | hash | `s` sealed, `o` owner, `f` fence, `e` expiry, `l` lookup, `c` ticket of the last claim, `p` the node that put it last where another one has it, `h` the last nodes that had it before | the record's |
 //! | `sipwake:m:{pi_…}` | hash | by item key: `order[8] sealed`, of each message that is kept | the record's, six days after the last at most |
 //! | `sipwake:c:{pi_…}` | hash | likewise, of each missed call | likewise |
 //! | `sipwake:s:{pi_…}` | hash | likewise, of each call's story | a day after the last, the record's at most |

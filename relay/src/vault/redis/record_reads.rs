@@ -11,7 +11,7 @@ use super::hints::or_none;
 use super::{RedisStore, collection_key, millis, record_key};
 use crate::vault::items::Collection;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{Expiry, Fence, Owner, RecordOwner, StoreError, Stored};
+use crate::vault::store::{Expiry, Fence, Owner, RecordOwner, StoreError, Stored, nodes_in};
 
 /// How much longer a record may stay than it should: clocks differ.
 const MORE: Duration = Duration::from_mins(10);
@@ -56,12 +56,12 @@ impl RedisStore {
 
     pub async fn load(&self, owner: &Owner, id: InstanceId) -> Result<Option<Stored>, StoreError> {
         let mut read = ::redis::cmd("HMGET");
-        read.arg(record_key(id)).arg(&["s", "o", "f", "e", "p"]);
+        read.arg(record_key(id)).arg(&["s", "o", "f", "e", "p", "h"]);
         type Field = Option<Vec<u8>>;
-        type Fields = (Field, Field, Field, Field, Field);
+        type Fields = (Field, Field, Field, Field, Field, Field);
         let fields: Fields = self.link.ask(&read).await?;
-        let (Some(sealed), Some(owned_by), Some(fence), Some(expires_at), put_by) = fields else {
-            let is_absent = matches!(fields, (None, None, None, None, None));
+        let (Some(sealed), Some(owned_by), Some(fence), Some(expires_at), put_by, had_by) = fields else {
+            let is_absent = matches!(fields, (None, None, None, None, None, None));
             return if is_absent { Ok(None) } else { Err(StoreError::Malformed) };
         };
         let owned_by = parsed(owned_by, Owner::parse).ok_or(StoreError::Malformed)?;
@@ -74,6 +74,7 @@ impl RedisStore {
             owner: owned_by,
             taken_from: None,
             put_by: put_by.and_then(|node| parsed(node, |node| (!node.is_empty()).then(|| node.into()))),
+            had_by: had_by.map(|lines| nodes_in(&lines)).unwrap_or_default(),
         }))
     }
 

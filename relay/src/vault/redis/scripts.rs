@@ -113,12 +113,14 @@ pub(super) struct Claimed {
     pub fence: u64,
     /// The node that put it last, where another one has claimed it since; else empty.
     pub put_by: Vec<u8>,
+    /// The nodes that have had it, the latest first, one in a line.
+    pub had_by: Vec<u8>,
 }
 
 impl FromRedisValue for Claimed {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let (outcome, owner, sealed, expires_at, fence, put_by) = FromRedisValue::from_redis_value(value)?;
-        Ok(Self { outcome, owner, sealed, expires_at, fence, put_by })
+        let (outcome, owner, sealed, expires_at, fence, put_by, had_by) = FromRedisValue::from_redis_value(value)?;
+        Ok(Self { outcome, owner, sealed, expires_at, fence, put_by, had_by })
     }
 }
 

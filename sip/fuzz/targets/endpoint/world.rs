@@ -196,7 +196,7 @@ impl World {
             presence: Presence::Background,
             proven,
             same_as: None,
-            taken_from: None,
+            taken_from: Vec::new(),
         })));
     }
 

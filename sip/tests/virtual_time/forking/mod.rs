@@ -45,7 +45,7 @@ fn join_as(world: &mut World, number: u64, proven: bool, same_as: Option<u64>) {
         presence: Presence::Background,
         proven,
         same_as: same_as.map(device),
-        taken_from: None,
+        taken_from: Vec::new(),
     };
     world.input(Input::Bind(Box::new(new)));
 }

@@ -102,6 +102,28 @@ async fn a_phone_that_lent_nothing_is_woken_by_way_of_a_node_that_it_has_not_reg
     world.content()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_of_another_node_rings_no_longer_than_its_own_when_the_sip_server_gives_up_before_an_answer() -> Outcome
+{
+    let nodes = Nodes::start().await?;
+    let world = &nodes.world;
+    world.enable_android().await?;
+    // The connection ends with the request.
+    let push = tokio::select! {
+        answer = nodes.ask(29_000) => panic!("nobody has come: {answer:?}"),
+        push = world.android_push() => push?,
+    };
+    let ended = loop {
+        let push = world.android_push().await?;
+        // The call's own may be sent twice.
+        if push["event"] != "call" {
+            break push;
+        }
+    };
+    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]), "long before its time");
+    world.content()
+}
+
 /// It names a node again with that one's next renewal.
 #[tokio::test]
 async fn nobody_is_called_unknown_by_a_store_that_has_just_lost_which_nodes_there_are() -> Outcome {

@@ -10,8 +10,9 @@ use tests::board::Missed;
 use tests::caller::{CallOptions, Caller};
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
+use tests::registrar::Behaviour;
 use tests::relay_process::RelayProcess;
-use tests::relay_setup::Ports;
+use tests::relay_setup::{Ports, Setup};
 use tests::world::{SOON, TOKEN, World};
 
 use super::Outcome;
@@ -34,9 +35,13 @@ impl Callees {
     }
 
     async fn enabled_over(store: &str) -> Result<Self, Missed> {
+        Self::enabled_with(|setup| setup.store = store.to_owned()).await
+    }
+
+    async fn enabled_with(set: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
         let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("u{n}")).collect();
         let accounts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), PASSWORD)).collect();
-        let world = World::among(&accounts, |setup| setup.store = store.to_owned()).await?;
+        let world = World::among(&accounts, set).await?;
         let (mut aors, mut instances) = (Vec::new(), Vec::new());
         for name in &names {
             let mut request = world.enable_request(TOKEN);
@@ -118,6 +123,39 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
         meanwhile(0.6).await;
         let status = callees.world.relay.terminate(SOON).await?;
         assert!(status.success(), "{status:?}");
+        meanwhile(0.6).await;
+        Ok(())
+    };
+    let calls = callees.calls_until(leaves).await?;
+    callees.all_rang(calls).await?;
+    for (aor, instance) in callees.aors.iter().zip(&callees.instances) {
+        assert_eq!(callees.world.registrar.contacts(aor).len(), 1, "the Contact of the node that left is gone");
+        assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_pushes_on_while_the_registrations_of_the_others_fail() -> Outcome {
+    let redis = RedisServer::start();
+    let callees = Callees::enabled_with(|setup| {
+        setup.store = redis.url();
+        // They are tried again after seconds.
+        setup.minutes = 0.05;
+    })
+    .await?;
+    let other = callees.second_node().await?;
+    let behave = |behaviour: &Behaviour| {
+        callees.aors.iter().for_each(|aor| callees.world.registrar.behave(aor, behaviour.clone()));
+    };
+    behave(&Behaviour::Refuse(503));
+    let leaves = async {
+        let granted = async {
+            meanwhile(5.0).await;
+            behave(&Behaviour::Accept);
+        };
+        let (left, ()) = tokio::join!(callees.world.relay.terminate(SOON * 2), granted);
+        assert!(left?.success());
         meanwhile(0.6).await;
         Ok(())
     };

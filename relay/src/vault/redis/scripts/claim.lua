@@ -1,6 +1,7 @@
 -- Takes over the records of nodes that are dead. What is no record of this version keeps none of the others from being taken.
 -- keys: the records, which are one in a Cluster
--- answers: of each an outcome (one that is damaged is nobody's, and is left), the earlier owner, sealed, expiry, fence, the node that put it last where another one has claimed it since
+-- answers: of each an outcome (one that is damaged is nobody's, and is left), the earlier owner, sealed, expiry, fence, the node that put it last where another one has claimed it since,
+-- the nodes that have had it, the latest first, one in a line
 local GONE, LEFT, TAKEN, DAMAGED = 0, 1, 2, 3
 -- The owner to be, a ticket for each record, each node whose records may be taken. A ticket tells a repeated call, whose first answer was
 -- lost, from one that finds a record already owned.
@@ -16,18 +17,30 @@ local function node_of(run)
   return node
 end
 
-local function claim(record, ticket)
-  local have = redis.pcall('HMGET', record, 'o', 's', 'e', 'f', 'c', 'p')
-  if have.err then return {DAMAGED, '', '', 0, 0, ''} end
-  local had_owner, sealed, expires_at, had_fence, had_ticket = have[1], have[2], have[3], have[4], have[5]
-  if not (had_owner or sealed or expires_at or had_fence) then return {GONE, '', '', 0, 0, ''} end
-  if not (is_owner(had_owner) and sealed and is_number(expires_at) and is_number(had_fence)) then
-    return {DAMAGED, had_owner or '', '', 0, 0, ''}
+-- So many nodes are remembered of a record.
+local HAD_BY_MAX = 4
+
+-- The nodes in these lines, behind this one.
+local function with_latest(lines, latest)
+  local all = {latest}
+  for node in string.gmatch(lines, '[^\n]+') do
+    if node ~= latest and #all < HAD_BY_MAX then all[#all + 1] = node end
   end
-  local put_by = have[6] or ''
-  local left = {LEFT, had_owner, '', 0, 0, ''}
+  return table.concat(all, '\n')
+end
+
+local function claim(record, ticket)
+  local have = redis.pcall('HMGET', record, 'o', 's', 'e', 'f', 'c', 'p', 'h')
+  if have.err then return {DAMAGED, '', '', 0, 0, '', ''} end
+  local had_owner, sealed, expires_at, had_fence, had_ticket = have[1], have[2], have[3], have[4], have[5]
+  if not (had_owner or sealed or expires_at or had_fence) then return {GONE, '', '', 0, 0, '', ''} end
+  if not (is_owner(had_owner) and sealed and is_number(expires_at) and is_number(had_fence)) then
+    return {DAMAGED, had_owner or '', '', 0, 0, '', ''}
+  end
+  local put_by, had_by = have[6] or '', have[7] or ''
+  local left = {LEFT, had_owner, '', 0, 0, '', ''}
   if had_owner == owner then
-    return had_ticket == ticket and {TAKEN, had_owner, sealed, expires_at, had_fence, put_by} or left
+    return had_ticket == ticket and {TAKEN, had_owner, sealed, expires_at, had_fence, put_by, had_by} or left
   end
   local node = node_of(had_owner)
   if not (node and takeable[node]) then return left end
@@ -37,7 +50,11 @@ local function claim(record, ticket)
     put_by = node
     redis.call('HSET', record, 'p', put_by)
   end
-  return {TAKEN, had_owner, sealed, expires_at, fence, put_by}
+  if node ~= node_of(owner) then
+    had_by = with_latest(had_by, node)
+    redis.call('HSET', record, 'h', had_by)
+  end
+  return {TAKEN, had_owner, sealed, expires_at, fence, put_by, had_by}
 end
 
 local claimed = {}
