@@ -127,14 +127,14 @@ impl Registration {
     }
 
     /// The credentials that were tried did not do: goes on as before. `moved`: the flow is another one than then, so that it
-    /// must register again.
+    /// must register again, unless it is paused.
     pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
         (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
         (self.registered, self.bound) = (suspended.was_registered, suspended.bound);
         (self.established, self.is_refused) = (suspended.was_established, suspended.was_refused);
         self.refusals = suspended.refusals;
         self.pause_until(suspended.paused_until);
-        self.state = if moved { State::Waiting } else { suspended.state };
+        self.state = if moved && suspended.paused_until.is_none() { State::Waiting } else { suspended.state };
         if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
     }
 }

@@ -389,12 +389,14 @@ impl Shard {
     }
 
     /// The instances that would offer the very credentials that were refused: they are not tried. While the binding stands all the
-    /// same, its members are left alone.
+    /// same, its members are left alone; and one that was accepted before is ended by no refusal of one that never was.
     fn with_same_credentials(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
         let mut others = self.endpoint.all_instances(binding);
         let members =
             if self.endpoint.is_registered(binding) { self.endpoint.callable_instances(binding) } else { Vec::new() };
-        others.retain(|id| *id != refused && !members.contains(id));
+        let is_proven = |id: InstanceId| self.instances.get(id).is_some_and(|row| row.is_proven);
+        let refused_is_proven = is_proven(refused);
+        others.retain(|id| *id != refused && !members.contains(id) && (refused_is_proven || !is_proven(*id)));
         others.retain(|id| self.have_same_credentials(refused, *id));
         others
     }
