@@ -13,7 +13,7 @@
 //!
 //! A challenge is what its header says, and not its status: one that came in the other status's header alone is answered in the header that belongs to it.
 //!
-//! A challenge whose answer was refused rests: no answer is made by it before its place asks again, and then its nonce is counted on.
+//! A challenge whose answer was refused, or was another device's, rests: no answer is made by it before its place asks again, and then its nonce is counted on.
 //!
 //! Invariant: at most [`CHALLENGES_MAX`] challenges are kept, those that rest last; refused credentials are sent no second time.
 
@@ -108,7 +108,7 @@ struct KnownChallenge {
     nc: u32,
     /// Challenges of this attempt; 0: its answer is one of an earlier attempt.
     asked: u8,
-    /// Whether its answer was refused.
+    /// Whether no answer is made by it before its place asks again.
     rests: bool,
     /// Nonces before this one, the latest first: registrars behind one name may take turns, each with its own.
     earlier: Box<[Answered]>,
@@ -180,14 +180,20 @@ impl Challenges {
         self.0.iter_mut().for_each(|key| key.asked = 0);
     }
 
-    /// Forgets all of them: others answer from now on.
-    pub fn clear(&mut self) {
-        self.0 = Box::default();
-    }
-
-    /// Their answers were refused. A server that takes each count of a nonce once would refuse one that begins anew, too (RFC 7616 §3.4).
+    /// Their answers were refused, or others answer from now on. A server that takes each count of a nonce once would refuse one that begins anew, too
+    /// (RFC 7616 §3.4).
     pub fn rest(&mut self) {
         self.0.iter_mut().for_each(|key| (key.rests, key.asked) = (true, 0));
+    }
+
+    /// Others have answered meanwhile, some by the same nonces.
+    pub fn count_on(&mut self, others: &Self) {
+        for other in &others.0 {
+            let challenge = other.challenge.unpack();
+            if let Some(known) = self.0.iter_mut().find_map(|key| key.count_of(&challenge)) {
+                *known = other.nc.max(*known);
+            }
+        }
     }
 
     /// The count for one more answer to a challenge of the same account that was made elsewhere, for the `nc`th time as is known there.

@@ -38,7 +38,7 @@ impl Registration {
     /// server has accepted them before.
     pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
         self.instance = instance;
-        self.challenges.clear();
+        self.challenges.rest();
         (self.established, self.refusals, self.is_refused) = (proven, 0, false);
         self.pause_until(None);
         match self.state {
@@ -112,9 +112,11 @@ impl Registration {
     pub fn try_credentials(&mut self, instance: InstanceId, proven: Option<Standing>) -> (SuspendedAuth, Step) {
         let paused_until = self.paused_until();
         self.pause_until(None);
+        let challenges = self.challenges.clone();
+        self.challenges.rest();
         let suspended = SuspendedAuth {
             instance: std::mem::replace(&mut self.instance, instance),
-            challenges: std::mem::take(&mut self.challenges),
+            challenges,
             state: std::mem::replace(&mut self.state, State::Waiting),
             was_registered: self.registered,
             bound: self.bound,
@@ -129,7 +131,9 @@ impl Registration {
     /// The credentials that were tried did not do: goes on as before. `moved`: the flow is another one than then, so that it
     /// must register again, unless it is paused.
     pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
-        (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
+        let tried = std::mem::replace(&mut self.challenges, suspended.challenges);
+        self.challenges.count_on(&tried);
+        self.instance = suspended.instance;
         (self.registered, self.bound) = (suspended.was_registered, suspended.bound);
         (self.established, self.is_refused) = (suspended.was_established, suspended.was_refused);
         self.refusals = suspended.refusals;
