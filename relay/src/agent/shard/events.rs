@@ -427,13 +427,11 @@ impl Shard {
         row.status = status.unwrap_or(if row.status < 300 { 0 } else { row.status });
         // A challenge that had no answer was another attempt's.
         row.unanswerable = row.unanswerable.filter(|_| matches!(status, Some(401 | 407)));
-        let (first, registered_before) = (row.first.take(), row.registered_at > 0);
+        let first = row.first.take();
         self.set_state(id, InstanceState::Retrying);
-        if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
-            // Looked for by the same clock.
-            let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
-            self.instances.set_lost(id, advertised_now(), tell_at);
-        }
+        // Looked for by the same clock. Whoever enabled push waits for this news, too, where the SIP server has not answered yet.
+        let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
+        self.instances.set_lost(id, advertised_now(), tell_at);
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
         self.note(id, None, TimelineEvent::RegistrationRetry { status, after_s });
         if let Some(first) = first {
