@@ -198,8 +198,13 @@ async fn a_device_that_is_refused_as_it_comes_ends_no_other_of_the_account_that_
             assert_eq!(state().await, Some("retrying".into()), "{status}");
         }
     }
-    // Nor one whose app registers by itself just then.
-    world.registrar.behave(&aor, Behaviour::Accept);
+    world.content()
+}
+
+#[tokio::test]
+async fn a_device_that_is_refused_as_it_comes_ends_none_whose_app_is_in_the_foreground() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    let aor = world.aor();
     world.change(&instance, json!({"presence": "foreground"})).await?;
     world.await_contacts(0).await?;
     world.registrar.behave(&aor, Behaviour::Refuse(403));
