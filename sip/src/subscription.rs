@@ -13,6 +13,8 @@
 //! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never. One that says how long it lasts still
 //! (RFC 6665 §4.1.3) brings its refresh forward, never back.
 //!
+//! A 2xx without a Contact or a To tag makes no dialog: the next NOTIFY does (RFC 6665 §4.4.1), and without one the refresh begins a new one.
+//!
 //! Invariant: a server that does not want it (489, 403, 404, 481, …) is not asked again for this registration. One
 //! Call-ID for the life of the binding; a digest is made by the shell, and no credential comes here.
 
@@ -23,7 +25,7 @@ use bytes::Bytes;
 use crate::auth::{Challenge, Hash};
 use crate::flow::{Transport, back_off};
 use crate::id::{BindingId, BranchId};
-use crate::message::{Composer, Message, Method, Name, NameAddr, Params, Uri};
+use crate::message::{Composer, Message, Method, Name, NameAddr, Params, Party, Uri};
 use crate::random::Random;
 use crate::registration::challenges::{Challenger, Challenges, Verdict};
 use crate::registration::{RequestContext, retry_after};
@@ -64,12 +66,21 @@ enum State {
     Never,
 }
 
-/// The dialog that the server's 2xx made (RFC 6665 §4.1.2).
+/// The dialog that the server's 2xx made, or its first NOTIFY (RFC 6665 §4.1.2, §4.4.1).
 #[derive(Debug)]
 struct Dialog {
     to: Box<str>,
     target: Box<str>,
     routes: Vec<Box<str>>,
+}
+
+impl Dialog {
+    /// The one that a message of the server makes, in which the server is `text`, read as `server`.
+    fn with(message: &Message, text: Option<&str>, server: Option<Party<'_>>, routes: Vec<Box<str>>) -> Option<Self> {
+        server?.tag()?;
+        let target = Uri::request_uri_of(message.contacts().first()?.target()?).into();
+        (routes.len() <= ROUTES_MAX).then_some(Self { to: text?.into(), target, routes })
+    }
 }
 
 /// The subscription of one binding.
@@ -234,6 +245,10 @@ impl Subscription {
         let (said, params) = state.split_at(state.find(';').unwrap_or(state.len()));
         if said.trim() != "terminated" {
             let left = Params::loose(params).value("expires").and_then(|seconds| seconds.trim().parse().ok());
+            if matches!(self.state, State::Active { .. }) && self.dialog.is_none() {
+                let routes = notify.elements(Name::RecordRoute).map(Into::into).collect();
+                self.dialog = Dialog::with(notify, notify.text(Name::From), notify.from(), routes);
+            }
             return self.shorten(now, left, random);
         }
         self.dialog = None;
@@ -269,19 +284,13 @@ impl Subscription {
         if self.dialog.is_some() {
             self.failures = 0;
         } else {
-            let routes: Vec<Box<str>> = response.elements(Name::RecordRoute).map(Into::into).collect();
-            let target = response.contacts().first().and_then(|it| Some(Uri::request_uri_of(it.target()?).into()));
-            let to = response.text(Name::To).filter(|_| response.to().is_some_and(|to| to.tag().is_some()));
-            match (target, to) {
-                (Some(target), Some(to)) if routes.len() <= ROUTES_MAX => {
-                    let routes = routes.into_iter().rev().collect();
-                    self.dialog = Some(Dialog { to: to.into(), target, routes });
-                }
-                _ => {
-                    self.state = State::Never;
-                    return;
-                }
+            let mut routes: Vec<Box<str>> = response.elements(Name::RecordRoute).map(Into::into).collect();
+            if routes.len() > ROUTES_MAX {
+                self.state = State::Never;
+                return;
             }
+            routes.reverse();
+            self.dialog = Dialog::with(response, response.text(Name::To), response.to(), routes);
         }
         let granted = response.number(Name::Expires).unwrap_or(EXPIRES);
         let told = self.told_end.take().map(|end| end.saturating_duration_since(now).as_secs() as u32);

@@ -180,6 +180,16 @@ pub fn take_route<'a>(edit: Edit<'a>, request: &'a Message, ours: usize) -> Edit
     edit.pop(Name::Route).request_uri(next.request_uri()).append(Name::Route, target)
 }
 
+/// Gives a request that is forwarded this Route in the place of its own; where it begins with a strict router, as [`take_route`] does.
+pub fn put_route<'a>(edit: Edit<'a>, request: &Message, routes: &'a [Box<str>]) -> Edit<'a> {
+    let strict = routes.first().and_then(|route| NameAddr::parse(route)).filter(NameAddr::is_strict_router);
+    let behind = routes.iter().skip(usize::from(strict.is_some()));
+    let edit = behind.fold(edit.remove(Name::Route), |edit, route| edit.append(Name::Route, &**route));
+    let Some(next) = strict else { return edit };
+    let target = format!("<{}>", request.request_uri().unwrap_or_default());
+    edit.request_uri(next.request_uri()).append(Name::Route, target)
+}
+
 /// A request that a strict router has sent, as a loose one would have: its Request-URI is what this relay put into
 /// Record-Route, and its target is the last value of Route (RFC 3261 §16.4). `None`: it is none.
 pub fn from_strict_router(request: &Message, key: &TokenKey, from: Side) -> Option<Message> {

@@ -11,7 +11,7 @@
 //! Invariant: what cannot be read is words, so that no message is lost. A content is looked at once on each level, and of levels there are
 //! [`LEVELS_MAX`].
 
-use crate::message::{Params, unquote};
+use crate::message::{Params, media_type, unquote};
 
 /// Contents within contents that are looked into.
 const LEVELS_MAX: u8 = 4;
@@ -34,8 +34,8 @@ impl MessageContent {
     }
 
     fn within(content_type: &str, body: &[u8], levels: u8) -> Self {
-        let (media, params) = content_type.split_at(content_type.find(';').unwrap_or(content_type.len()));
-        let media = media.trim().to_ascii_lowercase();
+        let params = &content_type[content_type.find(';').unwrap_or(content_type.len())..];
+        let media = media_type(content_type);
         let Some(levels) = levels.checked_sub(1) else { return Self::Words };
         match &*media {
             "application/im-iscomposing+xml" => Self::Composing,
@@ -116,11 +116,13 @@ mod tests {
     use super::MessageContent::{Composing, Notification, Words};
     use super::*;
 
-    const TYPES: [(&str, MessageContent); 5] = [
+    const TYPES: [(&str, MessageContent); 7] = [
         ("message/imdn+xml", Notification),
         ("Message/IMDN+XML; charset=utf-8", Notification),
         ("application/im-iscomposing+xml", Composing),
         (" Application/im-isComposing+xml ;charset=utf-8", Composing),
+        ("message / imdn+xml", Notification),
+        ("application/\t im-iscomposing+xml", Composing),
         ("text/plain", Words),
     ];
 

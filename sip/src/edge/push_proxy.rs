@@ -155,8 +155,8 @@ pub fn read(register: &Message, own_routes: usize) -> Result<RegisterIntent, Unf
         return Err(400);
     }
     let contacts = register.contacts();
-    let lasting = contacts.iter().find(|contact| lasts_for(register, contact) > 0);
-    let Some(contact) = lasting.or(contacts.first()) else {
+    let lasting = lasting(register, &contacts);
+    let Some(contact) = lasting.first().copied().or(contacts.first()) else {
         let is_question = !register.has(Name::Contact);
         let nobody = || Box::<str>::default();
         let (push_request, contact, uri) = (PushRequest::Nothing, nobody(), nobody());
@@ -200,12 +200,27 @@ pub fn contact_fault(register: &Message) -> Option<&'static str> {
     if contacts.is_empty() {
         return register.has(Name::Contact).then_some("no Contact of this REGISTER is an address");
     }
-    let mut lasting = contacts.iter().filter(|contact| lasts_for(register, contact) > 0);
-    let lasts = lasting.next()?;
-    if lasting.next().is_some() {
+    let lasting = lasting(register, &contacts);
+    let (lasts, others) = lasting.split_first()?;
+    // What is written twice is one (RFC 3261 §10.3).
+    if others.iter().any(|other| other.target() != lasts.target()) {
         return Some("a REGISTER may register one Contact");
     }
     push_request(lasts).is_err().then_some("the pn-provider, pn-param or pn-prid of the Contact cannot be read")
+}
+
+/// The Contacts that a REGISTER registers; of several, those alone whose host and port can be read, where there is one.
+fn lasting<'a, 'b>(register: &Message, contacts: &'b [Party<'a>]) -> Vec<&'b Party<'a>> {
+    let mut all: Vec<_> = contacts.iter().filter(|contact| lasts_for(register, contact) > 0).collect();
+    let leads = |contact: &&Party<'_>| {
+        // What stands behind the port may be as odd as it likes.
+        let head = contact.target().and_then(|target| target.split([';', '?']).next());
+        head.is_some_and(|head| Uri::parse(head).is_some())
+    };
+    if all.len() > 1 && all.iter().any(leads) {
+        all.retain(leads);
+    }
+    all
 }
 
 /// The address of record of a REGISTER, and its SIP server as [`server_of`] spells it.

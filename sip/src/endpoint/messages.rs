@@ -14,7 +14,7 @@ use crate::edge::message_content::MessageContent;
 use crate::edge::pending_message::{FinalResponse, PendingMessage};
 use crate::edge::{caller, forward, returned};
 use crate::id::{BindingId, BranchId, InstanceId, MessageId};
-use crate::message::{Composer, Message, Method, Name, Uri, unfolded};
+use crate::message::{Composer, Message, Method, Name, Uri, media_type, unfolded};
 use crate::transaction::Reply;
 
 /// MESSAGEs on their way at once; a further one is answered 503.
@@ -325,8 +325,8 @@ fn name_of(key: &crate::flow::TokenKey, request: &Message, instance: InstanceId)
 }
 
 /// The media type of the body, without its parameters.
-fn media_of(request: &Message) -> &str {
-    request.text(Name::ContentType).unwrap_or_default().split(';').next().unwrap_or_default().trim()
+fn media_of(request: &Message) -> String {
+    media_type(request.text(Name::ContentType).unwrap_or_default())
 }
 
 /// Whether a MESSAGE only says that somebody writes.

@@ -11,7 +11,7 @@ use super::{Endpoint, Event};
 use crate::edge::forward;
 use crate::edge::mailbox::{MEDIA_TYPE, Mailbox};
 use crate::id::BindingId;
-use crate::message::{Composer, Message, Method, Name};
+use crate::message::{Composer, Message, Method, Name, media_type};
 use crate::transaction::Reply;
 
 /// The event package that is understood (RFC 3842 §3.1).
@@ -64,8 +64,7 @@ impl Endpoint {
         if body.len() > NOTIFY_BYTES {
             return 413;
         }
-        let media = request.text(Name::ContentType).unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        if !media.eq_ignore_ascii_case(MEDIA_TYPE) {
+        if media_type(request.text(Name::ContentType).unwrap_or_default()) != MEDIA_TYPE {
             return 415;
         }
         let Some(mailbox) = Mailbox::parse(body) else { return 400 };

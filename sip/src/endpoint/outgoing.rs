@@ -201,11 +201,8 @@ impl Endpoint {
         );
         let routes = self.push_bindings.routes_of(hop.device);
         let mut edit = forward::forward_request(request, upstream, branch);
-        edit = forward::strip_asserted_identity(edit, Side::Device).remove(Name::Route);
-        edit = own_proof::take(edit, request, Sender::Passing);
-        for route in &routes {
-            edit = edit.append(Name::Route, &**route);
-        }
+        edit = forward::strip_asserted_identity(edit, Side::Device);
+        edit = forward::put_route(own_proof::take(edit, request, Sender::Passing), request, &routes);
         if matches!(method, Method::Invite | Method::Subscribe | Method::Refer) {
             let token = FlowToken { instance: hop.device, upstream: hop.flow };
             let token = forward::token_for(request, &self.core.token_key, Side::Device, &token);

@@ -64,7 +64,7 @@ pub use limits::Limits;
 pub use method::Method;
 pub use name::Name;
 pub(crate) use params::unfolded;
-pub use params::{Params, is_quoted_text, unquote};
+pub use params::{Params, is_quoted_text, media_type, unquote};
 pub use party::Party;
 pub use uri::{Scheme, Uri};
 pub(crate) use uri::{unescaped, wholly_unescaped};

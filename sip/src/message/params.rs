@@ -91,6 +91,13 @@ pub(crate) fn unfolded(text: &str) -> Cow<'_, str> {
     Cow::Owned(lines.collect::<Vec<_>>().join(" "))
 }
 
+/// The media type that a Content-Type begins with, in small letters, without the white space that may stand about its slash (RFC 3261 §25.1).
+pub fn media_type(content_type: &str) -> String {
+    let media = content_type.split(';').next().unwrap_or_default();
+    let parts: Vec<_> = media.split('/').map(|part| part.trim().to_ascii_lowercase()).collect();
+    parts.join("/")
+}
+
 /// Whether a text is one quoted string, white space around it aside.
 pub fn is_quoted_text(text: &str) -> bool {
     is_quoted(trim(text))

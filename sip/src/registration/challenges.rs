@@ -13,7 +13,9 @@
 //!
 //! A challenge is what its header says, and not its status: one that came in the other status's header alone is answered in the header that belongs to it.
 //!
-//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept; refused credentials are sent no second time.
+//! A challenge whose answer was refused, or was another device's, rests: no answer is made by it before its place asks again, and then its nonce is counted on.
+//!
+//! Invariant: at most [`CHALLENGES_MAX`] challenges are kept, those that rest last; refused credentials are sent no second time.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -25,6 +27,8 @@ pub const CHALLENGES_MAX: usize = 3;
 /// Challenges of one place that one attempt answers; beyond them the attempt has failed (a server that calls every nonce
 /// stale).
 pub const STALE_MAX: u8 = 3;
+/// Nonces whose counts are kept of one place, beside the latest.
+const EARLIER_MAX: usize = 7;
 
 /// The sender of a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +108,14 @@ struct KnownChallenge {
     nc: u32,
     /// Challenges of this attempt; 0: its answer is one of an earlier attempt.
     asked: u8,
+    /// Whether no answer is made by it before its place asks again.
+    rests: bool,
     /// Nonces before this one, the latest first: registrars behind one name may take turns, each with its own.
-    earlier: [Answered; 2],
+    earlier: Box<[Answered]>,
 }
 
 /// A nonce that was answered before.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Answered {
     /// A hash of the nonce and its realm.
     mark: u32,
@@ -130,15 +136,25 @@ impl KnownChallenge {
         if *challenge.nonce != *self.challenge.nonce() || *challenge.realm != *self.challenge.realm() {
             let (old, new) =
                 (mark(self.challenge.realm(), self.challenge.nonce()), mark(&challenge.realm, &challenge.nonce));
-            let [latest, before] = self.earlier;
-            let known = [latest, before].into_iter().find(|it| it.mark == new);
-            let kept = if latest.mark == new { before } else { latest };
+            let mut earlier = std::mem::take(&mut self.earlier).into_vec();
+            let known = earlier.iter().position(|it| it.mark == new).map(|at| earlier.remove(at));
             if self.nc > 0 {
-                self.earlier = [Answered { mark: old, nc: self.nc }, kept];
+                earlier.truncate(EARLIER_MAX - 1);
+                earlier.insert(0, Answered { mark: old, nc: self.nc });
             }
+            self.earlier = earlier.into_boxed_slice();
             self.nc = known.map_or(0, |it| it.nc);
         }
         self.challenge = PackedChallenge::new(challenge);
+    }
+
+    /// The count of answers with this challenge's nonce, where it is known here.
+    fn count_of(&mut self, challenge: &Challenge) -> Option<&mut u32> {
+        if *challenge.nonce == *self.challenge.nonce() && *challenge.realm == *self.challenge.realm() {
+            return Some(&mut self.nc);
+        }
+        let mark = mark(&challenge.realm, &challenge.nonce);
+        self.earlier.iter_mut().find(|it| it.mark == mark).map(|it| &mut it.nc)
     }
 }
 
@@ -149,14 +165,14 @@ fn is_unreadable(response: &Message, name: Name) -> bool {
 }
 
 impl Challenges {
-    /// How many there are.
+    /// How many there are that are answered.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.iter().take_while(|key| !key.rests).count()
     }
 
-    /// Whether there are none.
+    /// Whether there are none that are answered.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// A new attempt begins: what is known may have become old without being wrong.
@@ -164,21 +180,39 @@ impl Challenges {
         self.0.iter_mut().for_each(|key| key.asked = 0);
     }
 
-    /// Forgets all of them.
-    pub fn clear(&mut self) {
-        self.0 = Box::default();
+    /// Their answers were refused, or others answer from now on. A server that takes each count of a nonce once would refuse one that begins anew, too
+    /// (RFC 7616 §3.4).
+    pub fn rest(&mut self) {
+        self.0.iter_mut().for_each(|key| (key.rests, key.asked) = (true, 0));
+    }
+
+    /// Others have answered meanwhile, some by the same nonces.
+    pub fn count_on(&mut self, others: &Self) {
+        for other in &others.0 {
+            let challenge = other.challenge.unpack();
+            if let Some(known) = self.0.iter_mut().find_map(|key| key.count_of(&challenge)) {
+                *known = other.nc.max(*known);
+            }
+        }
+    }
+
+    /// The count for one more answer to a challenge of the same account that was made elsewhere, for the `nc`th time as is known there.
+    pub fn count(&mut self, challenge: &Challenge, nc: u32) -> u32 {
+        let Some(known) = self.0.iter_mut().find_map(|key| key.count_of(challenge)) else { return nc };
+        *known = known.saturating_add(1).max(nc);
+        *known
     }
 
     /// The challenge at `index`, and the count of answers with its nonce, this one included.
     pub fn next_answer(&mut self, index: usize) -> Option<(Challenge, u32)> {
-        let key = self.0.get_mut(index)?;
+        let key = self.0.get_mut(index).filter(|key| !key.rests)?;
         key.nc = key.nc.saturating_add(1);
         Some((key.challenge.unpack(), key.nc))
     }
 
     /// The sender of the challenge at `index`.
     pub fn challenger(&self, index: usize) -> Option<Challenger> {
-        self.0.get(index).map(|key| key.challenger)
+        self.0.get(index).filter(|key| !key.rests).map(|key| key.challenger)
     }
 
     /// There is no credential for the challenge at `index`: takes another one of the same response, or lets one that comes
@@ -235,11 +269,13 @@ impl Challenges {
                 return Verdict::Endless;
             }
             let challenge = PackedChallenge::new(&first);
-            let known = KnownChallenge { challenger, challenge, nc: 0, asked: 1, earlier: <[Answered; 2]>::default() };
+            let earlier = Box::default();
+            let known = KnownChallenge { challenger, challenge, nc: 0, asked: 1, rests: false, earlier };
+            let behind = self.len();
             // Most bindings have one challenge for their whole life.
             self.change(|all| {
                 all.reserve_exact(1);
-                all.push(known);
+                all.insert(behind, known);
             });
             return Verdict::Answer { others: offered };
         };
@@ -252,12 +288,15 @@ impl Challenges {
         }
         key.take(&first);
         key.asked += 1;
+        if std::mem::take(&mut key.rests) {
+            self.0.sort_by_key(|key| key.rests);
+        }
         Verdict::Answer { others: offered }
     }
 
     /// A 2xx came, which may name the nonces of the next answers.
     pub fn on_success(&mut self, response: &Message) {
-        for key in &mut self.0 {
+        for key in self.0.iter_mut().filter(|key| !key.rests) {
             let mut infos: Box<dyn Iterator<Item = &[u8]>> = match key.challenger {
                 Challenger::Registrar => Box::new(response.values(Name::AuthenticationInfo)),
                 Challenger::Proxy => Box::new(response.values_written("Proxy-Authentication-Info")),
@@ -276,7 +315,8 @@ impl Challenges {
         if self.0.len() < CHALLENGES_MAX {
             return true;
         }
-        let gone = self.0.iter().position(|key| key.asked == 0 && key.challenger == challenger);
+        let resting = self.0.iter().position(|key| key.rests);
+        let gone = resting.or_else(|| self.0.iter().position(|key| key.asked == 0 && key.challenger == challenger));
         gone.map(|index| self.change(|all| all.remove(index))).is_some()
     }
 

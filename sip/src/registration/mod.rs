@@ -445,6 +445,11 @@ impl Registration {
         }
     }
 
+    /// The count for an answer to a challenge of another request of its account, for the `nc`th time as that one knows (RFC 7616 §3.4).
+    pub fn count_answer(&mut self, challenge: &Challenge, nc: u32) -> u32 {
+        self.challenges.count(challenge, nc)
+    }
+
     /// The shell's answer to [`Step::Ask`]; `None`: it has no credential for this challenge.
     pub fn answer(
         &mut self,

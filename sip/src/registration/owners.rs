@@ -46,7 +46,7 @@ impl Registration {
     /// Makes this device's credentials answer from now on. They begin without a nonce, so that a wrong password is sent once.
     pub fn set_credential_owner(&mut self, instance: InstanceId, proof: Proof) -> Step {
         self.instance = instance;
-        self.challenges.clear();
+        self.challenges.rest();
         (self.established, self.refusals, self.is_refused) = (proof == Proof::Given, 0, false);
         self.pause_until(None);
         match self.state {
@@ -120,9 +120,11 @@ impl Registration {
     pub fn try_credentials(&mut self, instance: InstanceId, earlier: Option<Standing>) -> (SuspendedAuth, Step) {
         let paused_until = self.paused_until();
         self.pause_until(None);
+        let challenges = self.challenges.clone();
+        self.challenges.rest();
         let suspended = SuspendedAuth {
             instance: std::mem::replace(&mut self.instance, instance),
-            challenges: std::mem::take(&mut self.challenges),
+            challenges,
             state: std::mem::replace(&mut self.state, State::Waiting),
             was_registered: self.registered,
             bound: self.bound,
@@ -135,14 +137,16 @@ impl Registration {
     }
 
     /// Goes on with the suspended credentials, because those that were tried did not do. `moved`: the flow has changed since, so that the binding must
-    /// register again.
+    /// register again, unless it is paused.
     pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
-        (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
+        let tried = std::mem::replace(&mut self.challenges, suspended.challenges);
+        self.challenges.count_on(&tried);
+        self.instance = suspended.instance;
         (self.registered, self.bound) = (suspended.was_registered, suspended.bound);
         (self.established, self.is_refused) = (suspended.was_established, suspended.was_refused);
         self.refusals = suspended.refusals;
         self.pause_until(suspended.paused_until);
-        self.state = if moved { State::Waiting } else { suspended.state };
+        self.state = if moved && suspended.paused_until.is_none() { State::Waiting } else { suspended.state };
         if self.wants_flow() { Step::WantFlow } else { Step::Nothing }
     }
 }

@@ -164,7 +164,7 @@ impl Registration {
         }
         let pause = if self.refusals == 0 { waits.refused_once } else { waits.refused_twice };
         self.refusals = (self.refusals + 1).min(REFUSALS_MAX);
-        self.challenges.clear();
+        self.challenges.rest();
         let millis = pause.as_millis() as u64;
         let after = Duration::from_millis(random.between(millis, millis * 11 / 10));
         self.state = State::BackingOff { until: now + after, told: false };
@@ -178,7 +178,7 @@ impl Registration {
         if !self.established || self.goal != Goal::Registered {
             return self.credentials_refused(now, status, waits, random);
         }
-        self.challenges.clear();
+        self.challenges.rest();
         self.put_off(now, status, waits, random)
     }
 
@@ -211,7 +211,7 @@ impl Registration {
     }
 
     pub(super) fn refused(&mut self, status: u16) -> Step {
-        self.challenges.clear();
+        self.challenges.rest();
         self.state = State::Refused;
         self.registered = false;
         match self.goal {

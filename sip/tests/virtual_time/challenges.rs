@@ -34,6 +34,57 @@ fn a_nonce_that_comes_back_after_another_one_is_counted_on() {
 }
 
 #[test]
+fn eight_registrars_behind_one_name_take_turns_each_with_its_own_nonce() {
+    let mut world = begun();
+    for round in 0..3 {
+        for registrar in 0..8 {
+            let nonce = format!("nonce-{registrar}");
+            world
+                .respond(401, &[("WWW-Authenticate", &format!("Digest realm=\"r\", nonce=\"{nonce}\", qop=\"auth\""))]);
+            let count = format!("{:08}", 2 * round + 1);
+            assert_eq!(nc(&world.last("REGISTER"), &nonce), Some(count), "{registrar} in round {round}");
+            world.grant(600);
+            world.next_register();
+        }
+    }
+}
+
+/// RFC 7616 §3.4: where each count is taken once, a count that begins anew is refused as a replay.
+#[test]
+fn a_nonce_whose_answer_was_refused_is_counted_on() {
+    let challenge = [("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"")];
+    // Once forbidden, once asked again by the nonce that was just answered, and once without an answer of the shell.
+    for refuse in [403, 401] {
+        let mut world = begun();
+        world.respond(401, &challenge);
+        world.grant(600);
+        for before in [1, 4] {
+            assert_eq!(nc(&world.next_register(), "n"), Some(format!("{:08}", before + 1)));
+            world.respond(refuse, &challenge);
+            let asked = u32::from(refuse == 401);
+            if refuse == 401 {
+                assert_eq!(nc(&world.last("REGISTER"), "n"), Some(format!("{:08}", before + 2)));
+                world.respond(401, &challenge);
+            }
+            assert!(matches!(world.failure(), Some(RegistrationFailure::CredentialsRefused { in_a_row: 1, .. })));
+            assert!(
+                !world.next_register().has(Name::Authorization),
+                "{refuse}: the next attempt begins without a nonce"
+            );
+            world.respond(401, &challenge);
+            assert_eq!(nc(&world.last("REGISTER"), "n"), Some(format!("{:08}", before + 2 + asked)));
+            world.grant(600);
+            if refuse == 401 {
+                break;
+            }
+            // The second time round counts on from here.
+            assert_eq!(nc(&world.next_register(), "n"), Some(format!("{:08}", before + 3)));
+            world.grant(600);
+        }
+    }
+}
+
+#[test]
 fn a_challenge_in_the_header_of_the_other_status_is_answered_as_it_is_meant() {
     let challenge = "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"";
     for (status, header, answered, other) in [

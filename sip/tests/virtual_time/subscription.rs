@@ -67,7 +67,18 @@ fn a_subscription_whose_refresh_failed_once_is_refreshed_before_it_ends_and_not_
 }
 
 fn notify(world: &mut World, subscribe: &Message, state: &str, body: &str) {
-    let text = format!(
+    notify_from(world, subscribe, state, body, false);
+}
+
+/// `is_reached`: it says where its sender is reached.
+fn notify_from(world: &mut World, subscribe: &Message, state: &str, body: &str, is_reached: bool) {
+    let (text, source) = (notify_text(world, subscribe, state, body), world.upstream);
+    let contact = if is_reached { "Contact: <sip:vm@192.0.2.44>\r\nEvent:" } else { "Event:" };
+    world.receive(source, &text.replacen("Event:", contact, 1));
+}
+
+fn notify_text(world: &World, subscribe: &Message, state: &str, body: &str) -> String {
+    format!(
         "NOTIFY sip:{}@relay.test:5070 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKn{state}{}\r\n\
          From: <sip:alice@example.com>;tag=peer\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: 1 NOTIFY\r\n{SUMMARY}\
          Subscription-State: {state}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -76,9 +87,7 @@ fn notify(world: &mut World, subscribe: &Message, state: &str, body: &str) {
         subscribe.text(Name::From).unwrap(),
         subscribe.call_id().unwrap(),
         body.len()
-    );
-    let source = world.upstream;
-    world.receive(source, &text);
+    )
 }
 
 #[test]
@@ -230,4 +239,65 @@ fn a_subscription_by_a_strict_router_has_its_target_as_last_route() {
     let refresh = world.last("SUBSCRIBE");
     assert_eq!(refresh.request_uri(), Some("sip:192.0.2.10"));
     assert_eq!(refresh.elements(Name::Route).collect::<Vec<_>>(), ["<sip:192.0.2.11;lr>", "<sip:vm@192.0.2.33>"]);
+}
+
+/// RFC 6665 §4.4.1: the NOTIFY names both.
+#[test]
+fn a_2xx_without_a_contact_or_a_to_tag_leaves_the_dialog_to_the_notify() {
+    for (headers, tagless) in [(&[][..], false), (&[("Contact", "<sip:vm@192.0.2.33>")][..], true)] {
+        for is_told in [true, false] {
+            let (mut world, first) = subscribed();
+            let source = world.upstream;
+            if tagless {
+                let copied = [Name::Via, Name::From, Name::To, Name::CallId, Name::CSeq]
+                    .map(|name| (name, first.text(name).unwrap()));
+                let copied: String =
+                    copied.iter().map(|(name, value)| format!("{}: {value}\r\n", name.as_str())).collect();
+                world.receive(source, &format!("SIP/2.0 200 OK\r\n{copied}Contact: <sip:vm@192.0.2.33>\r\nExpires: 600\r\nContent-Length: 0\r\n\r\n"));
+            } else {
+                reply(&mut world, &first, 200, &[headers, &[("Expires", "600")]].concat());
+            }
+            notify_from(&mut world, &first, "active", "Messages-Waiting: yes\r\n", is_told);
+            assert_eq!(world.count("NOTIFY 200"), 1, "{tagless}");
+            assert!(world.events.iter().any(|event| matches!(event, Event::Mailbox { .. })));
+            world.advance(Duration::from_secs(520));
+            let refresh = world.last("SUBSCRIBE");
+            let dialog = (refresh.request_uri(), refresh.to().unwrap().tag());
+            let expected = if is_told { ("sip:vm@192.0.2.44", Some("peer")) } else { ("sip:alice@example.com", None) };
+            assert_eq!(dialog, (Some(expected.0), expected.1), "{tagless}");
+            assert_eq!(refresh.call_id(), first.call_id());
+        }
+    }
+}
+
+/// RFC 7616 §3.4.
+#[test]
+fn a_nonce_that_registers_is_counted_on_where_it_subscribes() {
+    let challenge = [("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"one\", qop=\"auth\"")];
+    let count = |request: &Message| Credentials::parse(request.text(Name::Authorization).unwrap()).unwrap().nc;
+    let mut world = crate::registration::begun();
+    world.respond(401, &challenge);
+    assert_eq!(count(&world.last("REGISTER")), Some(1));
+    world.grant(600);
+    let binding = world.binding;
+    world.input(Input::Subscribe(binding));
+    world.advance(Duration::from_secs(25));
+    let subscribe = world.last("SUBSCRIBE");
+    reply(&mut world, &subscribe, 401, &challenge);
+    let proven = world.last("SUBSCRIBE");
+    assert_eq!(count(&proven), Some(2));
+    reply(&mut world, &proven, 200, &[("Contact", "<sip:vm@192.0.2.33>")]);
+    assert_eq!(count(&world.next_register()), Some(3));
+}
+
+#[test]
+fn white_space_about_the_slash_makes_no_other_media_type() {
+    for media in ["application / simple-message-summary", "application/\r\n simple-message-summary;charset=utf-8"] {
+        let (mut world, subscribe) = subscribed();
+        reply(&mut world, &subscribe, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
+        let text = notify_text(&world, &subscribe, "active", "Messages-Waiting: yes\r\n");
+        let source = world.upstream;
+        world.receive(source, &text.replace("application/simple-message-summary", media));
+        assert_eq!(world.count("NOTIFY 200"), 1, "{media:?}");
+    }
 }

@@ -394,11 +394,14 @@ impl Shard {
     }
 
     /// The instances with the same credentials as the refused one, which are not tried. If the binding is still registered, its members are left out.
+    /// So are those that were accepted before, if the refused one never was.
     fn with_same_credentials(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
         let mut others = self.endpoint.all_instances(binding);
         let members =
             if self.endpoint.is_registered(binding) { self.endpoint.callable_instances(binding) } else { Vec::new() };
-        others.retain(|id| *id != refused && !members.contains(id));
+        let is_proven = |id: InstanceId| self.instances.get(id).is_some_and(|row| row.is_proven);
+        let refused_is_proven = is_proven(refused);
+        others.retain(|id| *id != refused && !members.contains(id) && (refused_is_proven || !is_proven(*id)));
         others.retain(|id| self.have_same_credentials(refused, *id));
         others
     }
@@ -429,13 +432,11 @@ impl Shard {
         row.status = status.unwrap_or(if row.status < 300 { 0 } else { row.status });
         // An unanswerable challenge belongs to an earlier attempt.
         row.unanswerable = row.unanswerable.filter(|_| matches!(status, Some(401 | 407)));
-        let (first, registered_before) = (row.first.take(), row.registered_at > 0);
+        let first = row.first.take();
         self.set_state(id, InstanceState::Retrying);
-        if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
-            // The same clock decides when it is due.
-            let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
-            self.instances.set_lost(id, advertised_now(), tell_at);
-        }
+        // The same clock decides when it is due. It is told, too, if the SIP server has never answered: whoever enabled push waits for this news.
+        let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
+        self.instances.set_lost(id, advertised_now(), tell_at);
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
         self.note(id, None, TimelineEvent::RegistrationRetry { status, after_s });
         if let Some(first) = first {

@@ -58,6 +58,46 @@ fn a_device_with_a_wrong_password_offers_it_once_and_the_binding_stands_as_it_st
     assert!(matches!(world.events.last(), Some(Event::Registered { instance, .. }) if *instance == device(1)));
 }
 
+/// RFC 7616 §3.4: for a server that takes each count of a nonce once they are one client.
+#[test]
+fn the_devices_of_a_binding_count_on_with_one_nonce() {
+    let count = |world: &World| {
+        let register = world.last("REGISTER");
+        let answer = register.text(Name::Authorization).unwrap_or_default();
+        answer.split("nc=").nth(1).and_then(|nc| nc.get(..8)?.parse::<u32>().ok())
+    };
+    let challenge = [("WWW-Authenticate", CHALLENGE)];
+    let mut world = World::new(FlowId::Datagram(world::server_address()));
+    world.bind();
+    world.respond(401, &challenge);
+    assert_eq!(count(&world), Some(1));
+    world.grant(600);
+    // One is refused, and one is accepted.
+    for (number, expected) in [(2, 2), (3, 3)] {
+        join(&mut world, number, false);
+        assert_eq!(count(&world), None, "it begins without a nonce");
+        world.respond(401, &challenge);
+        assert_eq!((count(&world), asked(&world).last()), (Some(expected), Some(&device(number))));
+        match number {
+            2 => {
+                world.respond(403, &[]);
+                world.input(Input::Unbind { instance: device(2), deadline: seconds(3) });
+            }
+            _ => world.grant(600),
+        }
+    }
+    until_refreshed(&mut world);
+    assert_eq!(count(&world), Some(4));
+    world.respond(503, &[]);
+    join(&mut world, 4, false);
+    world.respond(401, &challenge);
+    assert_eq!(count(&world), Some(5));
+    world.respond(403, &[]);
+    world.input(Input::Unbind { instance: device(4), deadline: seconds(3) });
+    until_refreshed(&mut world);
+    assert_eq!(count(&world), Some(6), "the credentials of another one have used the fifth");
+}
+
 #[test]
 fn a_trial_that_the_server_leaves_unanswered_is_tried_again_after_its_back_off_or_the_next_success() {
     let mut world = trial();

@@ -178,6 +178,30 @@ fn what_is_not_for_its_own_sip_server_goes_nowhere_and_a_warning_says_why() {
     }
 }
 
+/// RFC 3261 §16.6 step 6.
+#[test]
+fn a_strict_router_that_comes_next_is_the_request_uri() {
+    let mut through = registered(&[("Service-Route", "<sip:orig@192.0.2.10;x=1>, <sip:192.0.2.11;lr>")]);
+    let server = through.world.upstream;
+    for method in ["MESSAGE", "INVITE"] {
+        Begun::new(method).send(&mut through.world);
+        let begun = through.world.last(method);
+        assert_eq!(begun.request_uri(), Some("sip:orig@192.0.2.10;x=1"), "{method}");
+        assert_eq!(values(&begun, Name::Route), ["<sip:192.0.2.11;lr>", "<sip:bob@example.com>"], "{method}");
+    }
+    let invite = through.world.last("INVITE");
+    through.world.reply(server, &invite, 486, &[], "");
+    let ack = through.world.last("ACK");
+    assert_eq!((ack.request_uri(), values(&ack, Name::Route)), (invite.request_uri(), values(&invite, Name::Route)));
+    // Its REGISTER, too.
+    let mut through = Through::new();
+    let routes = "Route: <sip:relay.test:5061;transport=tls;lr>";
+    through.register(&Register::by(1).line(routes, &format!("{routes}, <sip:proxy.example.com>")));
+    let register = through.world.last("REGISTER");
+    assert_eq!(register.request_uri(), Some("sip:proxy.example.com"));
+    assert_eq!(values(&register, Name::Route), ["<sip:example.com>"]);
+}
+
 /// A client without RFC 3608 names the proxy that it has registered by, and pjsip puts the Service-Route behind it.
 #[test]
 fn a_call_out_may_name_the_proxy_that_its_client_has_registered_by() {

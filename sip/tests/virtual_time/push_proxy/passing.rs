@@ -163,6 +163,26 @@ fn a_register_that_wants_no_pushes_goes_nowhere_unless_the_shell_lets_its_domain
     assert_eq!(through.world.descriptions()[3..], ["REGISTER"]);
 }
 
+#[test]
+fn a_contact_that_is_no_address_or_is_written_twice_counts_for_nothing_beside_the_phones() {
+    let phones = Register::by(1).contact;
+    let broken = "<sip:al@192.0.2.10:5060transport=udp>;expires=3600";
+    for contact in [format!("{broken}, {phones}"), format!("{phones}, {broken}"), format!("{phones}, {phones}")] {
+        let mut through = Through::new();
+        through.register(&Register::by(1).contact(&contact));
+        assert_eq!(through.world.descriptions(), ["REGISTER"], "{contact}");
+        assert_eq!(through.world.last("REGISTER").text(Name::Contact), Some(&*contact), "the registrar judges them");
+        let path = through.world.last("REGISTER").has(Name::Path);
+        assert!(path, "it is the phone's that is registered: {contact}");
+    }
+    // One that can be reached is another one, and an odd parameter keeps none from being reached.
+    for other in ["<sip:al@192.0.2.10:5060>", "<sip:al@192.0.2.10;x-tiu=\"VGhd==\">"] {
+        let mut through = Through::new();
+        through.register(&Register::by(1).contact(&format!("{other}, {phones}")));
+        assert_eq!(through.world.descriptions(), ["REGISTER 400"], "{other}");
+    }
+}
+
 /// Another node has it by now, or the store alone.
 #[test]
 fn what_is_taken_back_and_is_not_known_is_told_to_the_shell_once_its_registrar_has_accepted_that() {

@@ -264,3 +264,18 @@ async fn a_sip_server_that_cannot_be_reached_is_told_to_each_device_of_the_accou
     assert_eq!(told, tokens.map(|(_, alert)| alert));
     world.content()
 }
+
+#[tokio::test]
+async fn an_account_that_was_never_registered_is_told_of_when_its_sip_server_fails_for_long() -> Outcome {
+    let world = World::with(hasty).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Silence);
+    let answer = world.api.enable(&world.enable_request_with_alerts()).await?;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    // Sooner than half a minute of silence.
+    world.registrar.behave(&world.aor(), Behaviour::Refuse(503));
+    world.registrar.drop_flows();
+    let push = apple(&world).await?;
+    let said = &push.payload["sipwake"];
+    assert_eq!((&said["event"], &said["instance"]), (&json!("registration-failing"), &answer.json()["instance"]));
+    world.content()
+}

@@ -178,6 +178,44 @@ async fn an_account_that_the_sip_server_refuses_is_answered_422_with_its_status(
     world.whole_call(&instance).await
 }
 
+/// The likeliest moment to enable push again is when no calls come.
+#[tokio::test]
+async fn a_device_that_is_refused_as_it_comes_ends_no_other_of_the_account_that_was_registered_before() -> Outcome {
+    let (world, instance) = World::lent_with(|setup| setup.register_expires = "5s".to_owned()).await?;
+    let aor = world.aor();
+    world.registrar.behave(&aor, Behaviour::Refuse(503));
+    let state = || async { Some(world.api.read(&instance).await.ok()?.json()["registration"]["state"].clone()) };
+    let fails = || async { (state().await? == "retrying").then_some(()) };
+    world.until("its refresh fails", fails).await?;
+    // Another phone of the account, or the same one again.
+    for (behaviour, status, token) in [
+        (Behaviour::Refuse(403), 403, OTHER_TOKEN),
+        (Behaviour::Refuse(404), 404, TOKEN),
+        (Behaviour::AskForever, 401, OTHER_TOKEN),
+    ] {
+        world.registrar.behave(&aor, behaviour);
+        let answer = world.api.enable(&world.enable_request(token)).await?;
+        let refusal = (answer.status, answer.json()["sip_status"].as_u64());
+        assert_eq!(refusal, (422, Some(status)), "{}", answer.text());
+        assert_eq!(state().await, Some("retrying".into()), "{status}");
+    }
+    world.content()
+}
+
+#[tokio::test]
+async fn a_device_that_is_refused_as_it_comes_ends_none_whose_app_is_in_the_foreground() -> Outcome {
+    let (world, instance) = World::lent().await?;
+    let aor = world.aor();
+    world.change(&instance, json!({"presence": "foreground"})).await?;
+    world.await_contacts(0).await?;
+    world.registrar.behave(&aor, Behaviour::Refuse(403));
+    assert_eq!(world.api.enable(&world.enable_request(OTHER_TOKEN)).await?.status, 422);
+    world.registrar.behave(&aor, Behaviour::Accept);
+    world.change(&instance, json!({"presence": "background"})).await?;
+    world.await_contacts(1).await?;
+    world.whole_call(&instance).await
+}
+
 #[tokio::test]
 async fn a_private_address_is_refused_unless_the_operator_lists_it() -> Outcome {
     let world = World::with(|setup| setup.allow_addresses = Vec::new()).await?;
