@@ -9,11 +9,13 @@
 //! | `left_to_owner` | what another node has, while its calls still end here |
 //! | `unanswered_writes` | changes that the store may have, though its answer was lost |
 //! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
+//! | `given_back` | what was taken over and not registered here, whose node lives again |
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
 //! can be asked; a store that is away changes nothing for the instances that are here.
 
 pub(super) mod claims;
+pub(super) mod given_back;
 pub(super) mod left_to_owner;
 mod marooned;
 mod missing_ends;
@@ -365,6 +367,7 @@ impl Keeping {
             if ended.unwrap_or(false) {
                 self.lapsed = None;
                 it.dependencies.agent.lapsed();
+                it.clone().await_given_back();
             }
         }
     }
