@@ -171,7 +171,7 @@ async fn a_phone_of_a_node_that_is_gone_is_pushed_to_register_by_the_one_that_to
 /// After each rolling restart most of what a node's Paths lead to is owned by others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_of_a_node_that_has_come_back_and_is_gone_again_is_pushed_to_register() -> Outcome {
-    let TakenOver { mut world, redis: _redis, other, phone: _phone, learned: _learned } = taken_over().await?;
+    let TakenOver { world, redis: _redis, other, phone: _phone, learned: _learned } = taken_over().await?;
     // Longer than a node is waited for.
     let pushed = world.fcm.next_push(Duration::from_secs(8)).await;
     assert!(pushed.is_none(), "{}", other.log());
