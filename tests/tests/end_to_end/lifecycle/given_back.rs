@@ -1,10 +1,12 @@
 //! A node dies, and the SIP server does not register what another one takes over: the Contact of the first one is all that it has, and calls come by it when
 //! that node is back.
 
+use tests::caller::CallOptions;
 use tests::redis_server::RedisServer;
 use tests::registrar::Behaviour;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::Ports;
+use tests::wire::Transport;
 use tests::world::{SOON, World};
 
 use super::Outcome;
@@ -24,7 +26,8 @@ async fn a_node_that_is_back_is_called_by_its_contact_while_the_node_that_took_i
     world.until("an account that was taken over, and refused", retries).await?;
     world.relay.restart().await?;
     // At once: it waits for the account.
-    let caller = world.call()?;
+    let address = world.relay.upstream(Transport::Tls);
+    let caller = world.registrar.call_anew(&world.aor(), address, &CallOptions::default()).await?;
     caller.expect(180, SOON).await?;
     let push = world.push().await?;
     assert_eq!(push["edge"], world.relay.edge_address().to_string(), "{}", other.log());
