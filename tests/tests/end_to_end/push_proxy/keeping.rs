@@ -515,8 +515,9 @@ async fn a_dead_push_token_ends_the_registration() -> Outcome {
     Ok(())
 }
 
-/// EVALSHA, the script's hash, how many keys, the five keys, the node, a fence and a form of the record: an erasure. What writes a record has more words.
-const ERASURE: usize = 11;
+/// EVALSHA, the script's hash, how many keys, the five keys, the node, whom it is erased from, a fence and a form of the record: an erasure. What writes a
+/// record has more words.
+const ERASURE: usize = 12;
 
 /// What the store was asked about this record, each by how many words.
 fn asked_about(redis: &RedisServer, record: &str) -> Vec<usize> {
