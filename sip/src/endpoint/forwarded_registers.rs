@@ -1,20 +1,20 @@
 //! REGISTERs that are forwarded from a device to its own SIP server (RFC 3327, RFC 8599 §5.6.1).
 //!
-//! | REGISTER | from here |
+//! | REGISTER | action |
 //! | --- | --- |
 //! | comes | the shell is asked for its route: 403 with a Warning, 503, 555, or an upstream |
-//! | asks which push services there are | 200 from here: it travels nowhere |
-//! | has its route, and its turn (`register_turns`) | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
-//! | 401, 407 | back to the device: the digest is between the two |
-//! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps, when it is kept (`held_answers`) |
-//! | 2xx, no pushes asked for, and the shell lets it live by its flow | `push_bindings` keeps it while its flow stands |
-//! | 2xx, no more pushes or `expires=0` | forgotten; what is not known here is told to the shell |
-//! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
-//! | 2xx, or such a refusal, and one that was sent later was accepted before | back to the device; what that one has registered stays, and what it has removed does not come back |
+//! | asks which push services there are | 200 from here: it is not forwarded |
+//! | has its route, and its turn (`register_turns`) | goes by the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
+//! | 401, 407 | goes back to the device: the digest is between the two |
+//! | 2xx, pushes asked for | `push_bindings` keeps it; the 2xx goes back with Feature-Caps, once it is kept (`held_answers`) |
+//! | 2xx, no pushes asked for, and the shell permits a flow binding | `push_bindings` keeps it while its flow is open |
+//! | 2xx, no more pushes or `expires=0` | is forgotten; the shell is told if it is not known here |
+//! | 403, 404, 410, 604 | is forgotten, if its device is attached by the same flow; otherwise it runs out |
+//! | 2xx, or such a refusal, after a REGISTER that was sent later was accepted | goes back to the device; what the later one has registered stays, and what it has removed does not come back |
 //! | silence, no flow | 504 |
 //!
-//! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
-//! of them under way and [`REGISTERS`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
+//! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`] of them under way and [`REGISTERS`]
+//! at once. Every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::BTreeSet;
 use std::time::Instant;

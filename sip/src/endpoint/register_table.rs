@@ -1,6 +1,6 @@
-//! The REGISTERs that are under way, and what the connections that they came by have left of their quotas.
+//! The REGISTERs under way, and the remaining quotas of the connections that they came by.
 //!
-//! Invariant: those of one connection, of one source, of one account or to one SIP server are found without a look at all others.
+//! Invariant: those of one connection, of one source, of one account or to one SIP server are found without examining all others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

@@ -8,13 +8,12 @@
 //! | a name with a transport, or without NAPTR | by SRV: `_sips._tcp`, `_sip._tcp`, `_sip._udp` | SRV, by priority and weight |
 //! | a name without SRV | see below | A and AAAA, the transport's own port |
 //!
-//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. NAPTR records of no SIP service are as none
-//! (RFC 3263 §4.1). A domain whose services are of other transports is looked up by SRV all the same, and then given up; one whose service has no SRV
-//! records, by SRV and then by address, in that service's transport. Where it is not known whether there are NAPTR records, the usual SRV records
-//! are followed as far as TLS alone is spoken, or once that question has been answered with errors alone for a minute: some name servers have nothing
-//! else for a type that they do not know (RFC 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
-//! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
-//! `localhost`, never reaches DNS.
+//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. NAPTR records of no SIP service are as none (RFC 3263
+//! §4.1). A domain whose services are of other transports is looked up by SRV all the same, and then given up; one whose service has no SRV records, by SRV and
+//! then by address, in that service's transport. Where it is not known whether there are NAPTR records, the usual SRV records are followed as far as TLS alone
+//! is spoken, or once that question has been answered with errors alone for a minute: some name servers have nothing else for a type that they do not know (RFC
+//! 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061 means TLS and
+//! 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and `localhost`, never reaches DNS.
 //!
 //! The addresses of several servers are asked for at once. Of a name's IPv4 and IPv6 addresses those that are known go first
 //! ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].
@@ -39,7 +38,7 @@ pub use super::cache::{MAX_TTL, MIN_TTL};
 use super::name_files::Names;
 use super::name_server::{is_silence, name_server, options};
 use super::naptr::{self, Service};
-use super::questions::{Asker, Questions};
+use super::questions::{Questions, Requester};
 use super::srv::{self, Server};
 use crate::config::{self, Transports};
 use crate::limits::counted_as;
@@ -140,8 +139,8 @@ pub enum ResolveError {
 pub struct Resolver {
     names: Arc<Names>,
     questions: Arc<Questions>,
-    /// The askers whose shares a question takes; none where the relay asks for itself.
-    askers: Arc<[Asker]>,
+    /// The requesters whose shares a question takes; none where the relay asks for itself.
+    requesters: Arc<[Requester]>,
     reach: Reach,
     transports: Transports,
     /// The address of the one socket for datagrams, where its family limits them.
@@ -182,8 +181,8 @@ impl Resolver {
     }
 
     fn of(names: Names, reach: Reach, transports: Transports) -> Self {
-        let (questions, askers) = (Arc::default(), Arc::new([]));
-        Self { names: Arc::new(names), questions, askers, reach, transports, datagrams_from: None }
+        let (questions, requesters) = (Arc::default(), Arc::new([]));
+        Self { names: Arc::new(names), questions, requesters, reach, transports, datagrams_from: None }
     }
 
     /// The same for a relay that sends its datagrams from this address.
@@ -191,7 +190,7 @@ impl Resolver {
         Self { datagrams_from: Some(datagrams_from), ..self }
     }
 
-    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone. Fails with
+    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone, or this machine alone. Fails with
     /// [`ResolveError::NoUsableTransport`] when that is nothing.
     pub fn sendable(&self, found: Resolution) -> Result<Resolution, ResolveError> {
         let is_sendable = |candidate: &Candidate| {
@@ -203,19 +202,19 @@ impl Resolver {
         if is_none { Err(ResolveError::NoUsableTransport) } else { Ok(Resolution { candidates, ..found }) }
     }
 
-    /// The same for names that others have chosen: a question takes the share of the first of `askers` that has room.
-    pub fn asked_by(&self, askers: impl Into<Arc<[Asker]>>) -> Self {
-        Self { askers: askers.into(), ..self.clone() }
+    /// The same for names that others have chosen: a question takes the share of the first of `requesters` that has room.
+    pub fn asked_by(&self, requesters: impl Into<Arc<[Requester]>>) -> Self {
+        Self { requesters: requesters.into(), ..self.clone() }
     }
 
     /// Likewise for names that came from this address.
     pub fn asked_by_source(&self, source: IpAddr) -> Self {
-        self.asked_by([Asker::Source(counted_as(source))])
+        self.asked_by([Requester::Source(counted_as(source))])
     }
 
     /// Whether the names are chosen by others than the operator.
     pub(super) fn asks_for_others(&self) -> bool {
-        !self.askers.is_empty()
+        !self.requesters.is_empty()
     }
 
     pub(crate) fn names(&self) -> &Names {
@@ -546,7 +545,7 @@ impl Resolver {
         let answer = match known.remembered(&query) {
             Some(found) => Ok(found),
             None => {
-                let turn = self.questions.take(&self.askers).await.ok_or(ResolveError::Timeout)?;
+                let turn = self.questions.take(&self.requesters).await.ok_or(ResolveError::Timeout)?;
                 tokio::select! {
                     answer = known.ask(&query) => answer,
                     () = turn.is_over() => Err(NetError::Timeout),

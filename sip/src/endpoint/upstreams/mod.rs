@@ -42,7 +42,8 @@ use crate::registration::{Began, Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
 use kept::Kept;
-use moves::{Back, Fitness};
+use moves::Fitness;
+pub(super) use moves::{GrantEffects, Timeliness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
@@ -352,7 +353,7 @@ impl Upstreams {
         binding: BindingId,
         by: FlowId,
         granted: Duration,
-    ) -> Option<Back> {
+    ) -> Option<GrantEffects> {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         if upstream.shortest_grant.is_none_or(|(shortest, over)| granted <= shortest || over <= now) {
@@ -364,7 +365,13 @@ impl Upstreams {
     }
 
     /// Likewise one that only passes through.
-    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId, granted: Duration) -> Option<Back> {
+    pub(super) fn note_passed(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        by: FlowId,
+        granted: Duration,
+    ) -> Option<GrantEffects> {
         self.believe(now, id, by, granted);
         self.rows.get_mut(&id)?.grant(now, by, None)
     }

@@ -84,12 +84,12 @@ pub(super) struct Fitness {
     /// When another address was asked for because this one served badly.
     moved_at: Option<Instant>,
     /// The dial that is under way beside the flow in use.
-    look: Option<Look>,
+    search: Option<AddressSearch>,
 }
 
 /// The consequences for other bindings when a SIP server grants a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::endpoint) struct Back {
+pub(in crate::endpoint) struct GrantEffects {
     /// The extent to which it failed before.
     failed: Option<Failed>,
     /// Whether the bindings registered by a flow that was left register by this one.
@@ -116,9 +116,18 @@ enum Failure {
     OfOne,
 }
 
-/// A look for another address beside a flow that others are served by.
+/// Whether the answer to a REGISTER came before the REGISTER was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+pub(in crate::endpoint) enum Timeliness {
+    /// Before.
+    InTime,
+    /// After that (Timer F).
+    Late,
+}
+
+/// The search for another address while a flow still serves other bindings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AddressSearch {
     Sought,
     Found,
     /// The server serves again, or is gone back to.
@@ -127,7 +136,7 @@ enum Look {
 
 impl Fitness {
     /// A registration was granted; what follows. Nobody leaves it for an address that is looked for. `in_use`: by the flow that is in use.
-    fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> Back {
+    fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> GrantEffects {
         self.refused.clear();
         let failed = std::mem::take(&mut self.unserved);
         let room = ALONE_MAX.saturating_sub(self.alone.len());
@@ -136,9 +145,9 @@ impl Fitness {
             self.alone.remove(&whose);
         }
         (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
-        self.look = self.look.map(|_| Look::Needless);
+        self.search = self.search.map(|_| AddressSearch::Needless);
         let follow = in_use && std::mem::take(&mut self.follow);
-        Back { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
+        GrantEffects { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
     }
 
     /// Another flow is in use.
@@ -160,12 +169,12 @@ impl Fitness {
 
     /// A flow is in use from now on beside which a dial is under way, for a flow that had been left: nobody needs that any more.
     pub(super) fn need_no_dial(&mut self) {
-        self.look = Some(Look::Needless);
+        self.search = Some(AddressSearch::Needless);
     }
 
     /// Whether a dial is under way beside the flow in use; it counts for nothing beside that one from now on.
-    pub(super) fn end_look(&mut self) -> bool {
-        self.look.take().is_some()
+    pub(super) fn end_search(&mut self) -> bool {
+        self.search.take().is_some()
     }
 
     fn fail(&mut self, whom: Failed) {
@@ -209,7 +218,7 @@ impl Upstream {
 
     /// Records that a registration was granted that was asked for `by` this flow; returns the consequences for others, if any. A late answer of a
     /// server that was left says nothing of the one in use.
-    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<Back> {
+    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<GrantEffects> {
         if matches!(self.link, Link::Up { flow, .. } if flow != by) {
             return None;
         }
@@ -221,13 +230,13 @@ impl Upstream {
 }
 
 impl Upstreams {
-    /// Whether what was granted `by` this flow, `late` or in time, is to be registered by the one in use at once: it was left, and no grant of
-    /// the next one will have those follow that stand by it.
-    pub(in crate::endpoint) fn must_follow(&self, id: UpstreamId, by: FlowId, late: bool) -> bool {
+    /// Whether a binding that was just granted `by` this flow must register by the flow in use at once: its flow was left, and no grant of the next one
+    /// makes it follow.
+    pub(in crate::endpoint) fn must_follow(&self, id: UpstreamId, by: FlowId, timeliness: Timeliness) -> bool {
         let Some(upstream) = self.get(id) else { return false };
         let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == by);
         let will_follow = upstream.fitness.follow && upstream.replaced.contains(&by);
-        !in_use && (late || by.is_reliable() && !will_follow)
+        !in_use && (timeliness == Timeliness::Late || by.is_reliable() && !will_follow)
     }
 }
 
@@ -280,7 +289,7 @@ impl Endpoint {
                 }
                 true if fails_all => {
                     upstream.fitness.fail(Failed::All);
-                    self.look_elsewhere(now, id, binding);
+                    self.search_elsewhere(now, id, binding);
                 }
                 _ => {}
             };
@@ -303,7 +312,7 @@ impl Endpoint {
             if upstream.fitness.has_granted_nobody(now, outage) {
                 upstream.fitness.fail(Failed::All);
             }
-            self.look_elsewhere(now, id, binding);
+            self.search_elsewhere(now, id, binding);
         }
     }
 
@@ -313,7 +322,7 @@ impl Endpoint {
         now: Instant,
         id: UpstreamId,
         granted: Option<BindingId>,
-        back: &Back,
+        back: &GrantEffects,
     ) {
         if back.follow {
             self.register_standing(now, id, granted, usize::MAX);
@@ -354,10 +363,10 @@ impl Endpoint {
     /// The dial that is under way leads to another address than the one that was to be avoided.
     pub(in crate::endpoint) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        match upstream.fitness.look.as_mut() {
+        match upstream.fitness.search.as_mut() {
             // The bindings would still ask by the flow in use.
-            Some(look @ Look::Sought) => *look = Look::Found,
-            Some(Look::Found | Look::Needless) => {}
+            Some(search @ AddressSearch::Sought) => *search = AddressSearch::Found,
+            Some(AddressSearch::Found | AddressSearch::Needless) => {}
             None => {
                 if upstream.fitness.silent {
                     self.leave_silent(now, id);
@@ -396,7 +405,7 @@ impl Endpoint {
     /// A flow is open that was dialled beside the one in use: it takes its place when it leads elsewhere.
     pub(super) fn on_looked(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let found = upstream.fitness.look.take() == Some(Look::Found);
+        let found = upstream.fitness.search.take() == Some(AddressSearch::Found);
         let Link::Up { flow: old, .. } = upstream.link else { return };
         if !found || flow == old {
             upstream.fitness.turned_away = None;
@@ -433,18 +442,19 @@ impl Endpoint {
     }
 
     /// Another address is dialled, beside the flow by which others are served.
-    fn look_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+    fn search_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let rest = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
         let rest = rest * 2_u32.pow(fitness.vain.min(VAIN_MAX));
-        if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
             return;
         }
         fitness.vain += 1;
         fitness.refused.clear();
-        (fitness.moved_at, fitness.turned_away, fitness.look) = (Some(now), Some(binding), Some(Look::Sought));
+        (fitness.moved_at, fitness.turned_away, fitness.search) =
+            (Some(now), Some(binding), Some(AddressSearch::Sought));
         self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow), for_one: false });
     }
 
@@ -455,7 +465,7 @@ impl Endpoint {
         let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
         // Each of many bindings may say the same of the same server.
-        if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
             return;
         }
         let is_silent = failure == Failure::IsSilent;

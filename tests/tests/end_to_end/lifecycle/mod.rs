@@ -15,7 +15,7 @@
 //! | `push_health`, `warnings`, `logs`, `traces`, `audit` | what operators are told |
 //! | *several nodes* |  |
 //! | `nodes`, `leaving`, `hand_over`, `stood_still` | nodes that share a store, leave it, or stand still |
-//! | `partitions`, `marooned`, `given_back`, `keyrings` | nodes that do not reach the store or a SIP server, are back, or have another keyring |
+//! | `partitions`, `unreachable_servers`, `given_back`, `keyrings` | nodes that do not reach the store or a SIP server, are back, or have another keyring |
 
 use std::time::Duration;
 
@@ -42,7 +42,6 @@ mod lease;
 mod leaving;
 mod logs;
 mod lost_records;
-mod marooned;
 mod nodes;
 mod on_their_way;
 mod outages;
@@ -62,6 +61,7 @@ mod store_kind;
 mod succession;
 mod targets;
 mod traces;
+mod unreachable_servers;
 mod warnings;
 
 type Outcome = tests::world::Outcome;

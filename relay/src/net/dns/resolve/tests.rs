@@ -69,6 +69,7 @@ async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
         ("203.0.113.1", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
         ("::", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
         ("2606:4700::2", "8.8.8.8", vec![Transport::Tls, Transport::Tcp]),
+        ("127.0.0.1", "8.8.8.8", vec![Transport::Tls, Transport::Tcp]),
     ];
     for (from, host, expected) in cases {
         let resolver = resolver.clone().sending_from(from.parse().unwrap());
