@@ -24,6 +24,11 @@ impl Agent {
         self.0.ownership.begin_claim();
     }
 
+    /// Something may have to meet its SIP server here, until [`Self::end_settling`].
+    pub fn begin_settling(&self) {
+        self.0.ownership.begin_settling();
+    }
+
     /// The claimed instances are with their shards. When no claim is under way any more, the requests that waited for one are judged.
     pub async fn end_claim(&self) {
         if self.0.ownership.end_claim() {

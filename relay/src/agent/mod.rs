@@ -171,10 +171,12 @@ enum ShardInput {
     },
     /// Whether the node lives that these registrations passed through.
     OrphanedBindings {
-        /// The registrations.
+        /// The node's name.
+        node: Arc<str>,
+        /// The registrations whose turn it is, if any.
         ids: Vec<InstanceId>,
-        /// The node has its lease.
-        lives: bool,
+        /// The node has its lease; `None`: the store does not say.
+        lives: Option<bool>,
     },
     /// The outcome of a look-up for requests that name a registration by our Path.
     PathLookedUp(Box<(shard::path_lookups::LookupSubject, shard::path_lookups::LookedUp)>),

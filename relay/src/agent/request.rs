@@ -380,6 +380,8 @@ pub struct AtServer {
     pub binding: BindingId,
     /// How it stands.
     pub state: InstanceState,
+    /// Whether it was never registered from here, and its SIP server has said no.
+    pub is_refused: bool,
 }
 
 /// An instance to bind.

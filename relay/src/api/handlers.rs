@@ -286,6 +286,11 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         )
         .retry_after(FULL_RETRY_S),
         EnableError::StoreAway => store_away(),
+        EnableError::StoreMayPersist => Problem::new(
+            ProblemType::StoreAway,
+            "The relay's store may write to a disk, and its operator gives accounts to none that does (store.require_ephemeral). Nothing is kept, and no account is lent until the operator has mended that.",
+        )
+        .retry_after(FULL_RETRY_S),
         EnableError::TooMany => {
             Problem::new(ProblemType::Full, "Use another relay, or try later.").retry_after(FULL_RETRY_S)
         }

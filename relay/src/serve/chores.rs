@@ -98,6 +98,7 @@ impl Opened {
                 "looking for apps that another node serves",
                 self.service.clone().leave_unserved(warn_of_unserved(readiness)),
             ),
+            chore(readiness, "giving back what a node had that is back", self.service.clone().give_back()),
             chore(readiness, "taking new certificates", tls.clone().watch(refused)),
             chore(readiness, "taking new CAs of SIP servers", upstream_tls.clone().watch()),
             chore(readiness, "watching the keyring", keyring_watch::watch(vault.clone(), readiness.clone())),

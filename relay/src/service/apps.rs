@@ -133,6 +133,9 @@ pub enum EnableError {
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,
+    /// The store may write to a disk, and the operator wants none that does.
+    #[error("the store may write to a disk")]
+    StoreMayPersist,
     /// This node holds as many instances as it may.
     #[error("this relay is full")]
     TooMany,

@@ -167,6 +167,10 @@ struct Inner {
     released: ownership::shown_again::Released,
     /// What was taken over and cannot be pushed for here.
     unserved: ownership::unserved::Unserved,
+    /// What was taken over, and may go back.
+    given_back: ownership::given_back::GivenBack,
+    /// What devices have removed by other nodes.
+    recent_removals: wipe::removed_contacts::RecentRemovals,
     /// How far this node is in handing its instances over.
     hand_over: drain::hand_over::HandOver,
 }
@@ -202,6 +206,8 @@ impl Service {
             offered: ownership::offers::Offered::default(),
             released: ownership::shown_again::Released::default(),
             unserved: ownership::unserved::Unserved::default(),
+            given_back: ownership::given_back::GivenBack::default(),
+            recent_removals: wipe::removed_contacts::RecentRemovals::default(),
             hand_over: drain::hand_over::HandOver::default(),
         }))
     }

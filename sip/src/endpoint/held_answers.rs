@@ -1,9 +1,9 @@
-//! The 200 to a REGISTER that makes a new registration waits until that is stored where other nodes find it. After the answer a phone sleeps, and its SIP
-//! server knows our Path alone: if this node died before, no other node would push the phone to register again.
+//! The 200 to a REGISTER that makes a new registration, or has our Path in place of another node's, waits until that is stored where other nodes find it. After
+//! the answer a phone sleeps, and its SIP server knows our Path alone: if this node died before, no other node would push the phone to register again.
 //!
 //! | the 200 goes | |
 //! | --- | --- |
-//! | at once | to a refresh, to a device that replaces a registration known here, and if the shell has nothing to wait for |
+//! | at once | to a refresh of a registration that was made here, to a device that a call waits for, and if the shell has nothing to wait for |
 //! | when the shell says that the registration is stored, or cannot be at present | [`Input::PushBindingKept`](super::Input::PushBindingKept) |
 //! | before the first request that came by its Path, which may go by the same flow | |
 //! | [`HELD_MAX`] after it came, at the latest | |
@@ -68,7 +68,7 @@ impl Endpoint {
         let (instance, reach) = register.registration()?;
         let is_new = (200..300).contains(&status) && !register.is_overtaken;
         let keeps = is_new && register.route.as_ref().is_some_and(|route| route.kept_first);
-        let may_wait = || !self.renews(&register.source, &register.intent) && !self.held.0.contains_key(&instance);
+        let may_wait = || !self.push_bindings.was_made_here(instance) && !self.held.0.contains_key(&instance);
         (keeps && reach == Reach::Pushed && !register.intent.granted(answer).is_zero() && may_wait())
             .then_some(instance)
     }

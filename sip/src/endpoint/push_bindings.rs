@@ -232,6 +232,11 @@ impl PushBindings {
         self.rows.get(&instance).is_some_and(|row| !row.is_released())
     }
 
+    /// Whether the REGISTER that made a registration was accepted by way of here, and it stands.
+    pub(super) fn was_made_here(&self, instance: InstanceId) -> bool {
+        self.rows.get(&instance).is_some_and(|row| row.lingers.is_none() && row.confirmed_at_ms.is_none())
+    }
+
     /// Whether the timer of a registration for this moment counts.
     pub(super) fn is_armed(&self, instance: InstanceId, at: Instant) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.armed.is_at(at))
@@ -409,6 +414,11 @@ impl Endpoint {
         let Source { flow, transport, .. } = *source;
         let attached = Attached { flow, transport, contact: DeviceContact::default(), expires_at, order: None };
         self.attach(now, instance, attached);
+        // What waits for it follows the answer.
+        let is_awaited = self.parked.waits_for(&OfflinePeer::Device(instance));
+        if is_awaited || !self.calls.waiting_for(instance).is_empty() {
+            self.answer_held(now, instance);
+        }
         self.fork_waiting(now, instance);
         self.send_parked(now, OfflinePeer::Device(instance));
         self.release_unproven(now, instance, flow);

@@ -104,7 +104,10 @@ impl Shard {
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
             Event::PushBindingAccepted(registration) => self.on_push_binding(*registration),
             Event::PushBindingEnded { instance, end } => self.on_push_binding_ended(instance, end),
-            Event::PushBindingSucceeded(it) => self.hand_on(it.earlier, it.successor, &it.calls),
+            Event::PushBindingSucceeded(it) => {
+                self.push_bindings.note_successor(it.earlier, it.successor);
+                self.hand_on(it.earlier, it.successor, &it.calls);
+            }
             // An error means that nobody is told any more: the process ends.
             Event::ContactsRemoved(taken) => drop(self.shared.node_news.send(NodeNews::ContactsRemoved(taken))),
             Event::FlowBindingAccepted(accepted) => self.on_flow_binding(&accepted),

@@ -420,7 +420,7 @@ impl Shard {
             ShardInput::AlertEnded(ended) => self.on_alert_ended(*ended),
             ShardInput::Erased(id, erasure) => self.on_erased(id, erasure),
             ShardInput::PushBindingStored { id, fence } => self.on_push_binding_stored(id, fence),
-            ShardInput::OrphanedBindings { ids, lives } => self.on_orphaned_bindings(&ids, lives),
+            ShardInput::OrphanedBindings { node, ids, lives } => self.on_orphaned_bindings(&node, &ids, lives),
             ShardInput::PathLookedUp(found) => self.on_path_looked_up(found.0, found.1),
             ShardInput::ProofJudged(judged) => {
                 let (verification, method, judged) = *judged;

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | has had no lease for [`BACK_WITHIN`] | pushed to register in its turn, and again half-way to the end of its registration, as long as that is more than [`AGAIN_MIN`] away |
 //! | announced at most [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago that it leaves | not pushed yet: after a planned restart the node is back |
-//! | lives again, or the device has registered here | pushed as any other device |
+//! | lives again | pushed as any other device, and as above once that node is gone again: the store is asked for it every [`LOOK_EVERY`] |
+//! | any, and the device has registered here | pushed as any other device |
 //!
 //! Invariant: the devices of one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
 //! causes one. The store is asked once for all registrations of a turn.
@@ -18,7 +19,7 @@ use sip::id::{InstanceId, UpstreamId};
 
 use super::Shard;
 use crate::agent::ShardInput;
-use crate::clock::latest_now;
+use crate::clock::{self, latest_now};
 
 /// The time in which a node that restarts is back.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
@@ -26,12 +27,27 @@ const BACK_WITHIN: Duration = Duration::from_secs(5);
 const AGAIN_MIN: Duration = Duration::from_secs(3_600);
 /// Turns in a second.
 const TURNS: u32 = 4;
+/// How often the nodes are looked for that Paths lead to.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Registrations of one shard that passed through another node.
 pub(crate) struct OrphanedBindings {
     rate: Rate,
     queues: BTreeMap<UpstreamId, ServerQueue>,
     due: Option<Instant>,
+    /// By their names.
+    nodes: BTreeMap<Arc<str>, PathNode>,
+    /// When they are looked for next, if there are any.
+    look_at: Option<Instant>,
+}
+
+/// A node that Paths lead to.
+#[derive(Default)]
+struct PathNode {
+    /// It has been seen alive since its registrations were queued.
+    lives: bool,
+    /// Its registrations, and some whose devices have registered here since.
+    ids: BTreeMap<InstanceId, UpstreamId>,
 }
 
 /// The registrations at one SIP server.
@@ -45,17 +61,45 @@ impl OrphanedBindings {
     /// `per_second`: how many registrations may begin at one SIP server.
     pub(super) fn new(per_second: u32) -> Self {
         let rate = Rate::per_second(per_second.max(1), (per_second / TURNS).max(1));
-        Self { rate, queues: BTreeMap::new(), due: None }
+        Self { rate, queues: BTreeMap::new(), due: None, nodes: BTreeMap::new(), look_at: None }
     }
 
-    /// The time of the next turn.
+    /// The time of the next turn, or of the next look for the nodes.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.look_at).min()
     }
 
-    /// A registration was taken over.
-    pub(super) fn add(&mut self, now: Instant, server: UpstreamId, id: InstanceId) {
+    /// A registration was taken over whose Path leads to `node`.
+    pub(super) fn add(&mut self, now: Instant, node: &Arc<str>, server: UpstreamId, id: InstanceId) {
+        self.nodes.entry(node.clone()).or_default().ids.insert(id, server);
+        self.look_at.get_or_insert(now + LOOK_EVERY);
         self.add_at(now, now + BACK_WITHIN, server, id);
+    }
+
+    /// The nodes to look for, if it is time; those are forgotten that no Path leads to any more, as far as the first of their registrations tells.
+    fn looked_for(&mut self, now: Instant, is_of: impl Fn(InstanceId, &Arc<str>) -> bool) -> Vec<Arc<str>> {
+        if self.look_at.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        self.nodes.retain(|node, PathNode { ids, .. }| {
+            while let Some(first) = ids.first_entry().filter(|first| !is_of(*first.key(), node)) {
+                first.remove();
+            }
+            !ids.is_empty()
+        });
+        self.look_at = (!self.nodes.is_empty()).then(|| now + LOOK_EVERY);
+        self.nodes.keys().cloned().collect()
+    }
+
+    /// A node was looked for. Where it has lived and does no more, its registrations are queued, but for the `pushed` ones.
+    fn note(&mut self, now: Instant, node: &str, lives: bool, pushed: &[InstanceId]) {
+        let Some(known) = self.nodes.get_mut(node) else { return };
+        if std::mem::replace(&mut known.lives, lives) && !lives {
+            let left: Vec<_> = known.ids.iter().map(|(id, server)| (*server, *id)).collect();
+            for (server, id) in left.into_iter().filter(|(_, id)| !pushed.contains(id)) {
+                self.add_at(now, now + BACK_WITHIN, server, id);
+            }
+        }
     }
 
     fn add_at(&mut self, now: Instant, at: Instant, server: UpstreamId, id: InstanceId) {
@@ -90,17 +134,19 @@ impl OrphanedBindings {
 }
 
 impl Shard {
-    /// Pushes the devices whose turn it is, unless their node lives.
+    /// Pushes the devices whose turn it is, unless their node lives, and looks for the nodes.
     pub(super) fn refresh_orphaned_bindings(&mut self, now: Instant) {
         if self.orphaned_bindings.due().is_none_or(|due| due > now) {
             return;
         }
         let push_bindings = &self.push_bindings;
         let taken = self.orphaned_bindings.take(now, |id| push_bindings.left_by(id).is_some());
+        let looked_for = self.orphaned_bindings.looked_for(now, |id, node| push_bindings.left_by(id) == Some(node));
         if self.is_handed_over() {
             return;
         }
-        let mut nodes: BTreeMap<Arc<str>, Vec<InstanceId>> = BTreeMap::new();
+        let mut nodes: BTreeMap<Arc<str>, Vec<InstanceId>> =
+            looked_for.into_iter().map(|node| (node, Vec::new())).collect();
         for (server, id) in taken {
             let Some(node) = self.push_bindings.left_by(id).cloned() else { continue };
             if let Some(back_by) = self.shared.departures.back_by(&node, now) {
@@ -120,31 +166,33 @@ impl Shard {
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            // Without an answer of the store, a needless push costs less than a lost call.
-            let living = shared.vault.living_peers().await.unwrap_or_default();
+            let living = shared.vault.living_peers().await.ok();
             for (node, ids) in nodes {
-                let lives = living.iter().any(|run| *run.node() == node);
-                shared.shards.send(shard, ShardInput::OrphanedBindings { ids, lives }).await;
+                let lives = living.as_ref().map(|living| living.iter().any(|run| *run.node() == node));
+                shared.shards.send(shard, ShardInput::OrphanedBindings { node, ids, lives }).await;
             }
         });
     }
 
-    /// Handles the answer whether the node lives that these registrations passed through.
-    pub(super) fn on_orphaned_bindings(&mut self, ids: &[InstanceId], lives: bool) {
+    /// Handles the answer whether the node lives that these registrations passed through; `None`: the store does not say.
+    pub(super) fn on_orphaned_bindings(&mut self, node: &Arc<str>, ids: &[InstanceId], lives: Option<bool>) {
+        if let Some(lives) = lives {
+            self.orphaned_bindings.note(clock::now(), node, lives, ids);
+        }
+        // Without an answer of the store, a needless push costs less than a lost call.
+        if lives == Some(true) || ids.is_empty() {
+            return;
+        }
         for id in ids {
-            if lives {
-                self.push_bindings.note_path_lives(*id);
-            } else if self.push_bindings.left_by(*id).is_some() {
+            if self.push_bindings.left_by(*id).is_some() {
                 self.refresh(*id);
             }
         }
-        if !lives {
-            tracing::debug!(
-                event = "passed-left-behind",
-                registrations = ids.len(),
-                "the devices of registrations that passed through a node that is gone are pushed to register by this one"
-            );
-        }
+        tracing::debug!(
+            event = "passed-left-behind",
+            registrations = ids.len(),
+            "the devices of registrations that passed through a node that is gone are pushed to register by this one"
+        );
     }
 }
 
@@ -162,12 +210,12 @@ mod tests {
     fn those_of_one_server_are_pushed_no_faster_than_they_may_register_and_in_turn() {
         let (mut left, start) = (OrphanedBindings::new(100), Instant::now());
         for number in 0..500 {
-            left.add(start, UpstreamId(1), instance(number));
+            left.add(start, &"gone".into(), UpstreamId(1), instance(number));
         }
-        (500..510).for_each(|number| left.add(start, UpstreamId(2), instance(number)));
+        (500..510).for_each(|number| left.add(start, &"gone".into(), UpstreamId(2), instance(number)));
         assert!(left.take(start + BACK_WITHIN / 2, |_| true).is_empty(), "the node may be back");
         let (mut now, mut looks, mut taken) = (start, 0, Vec::new());
-        while let Some(due) = left.due() {
+        while let Some(due) = left.due {
             now = due;
             let some = left.take(now, |id| id != instance(7));
             taken.extend(some);
@@ -182,6 +230,37 @@ mod tests {
         let took = now - start;
         assert!((4..=6).contains(&(took - BACK_WITHIN).as_secs()) && looks < 30, "{took:?}, {looks} looks");
         left.take(now + Duration::from_secs(5), |_| true);
-        assert!(left.queues.is_empty() && left.due().is_none());
+        assert!(left.queues.is_empty() && left.due.is_none());
+        assert!(left.looked_for(now, |_, _| false).is_empty(), "all have registered here");
+        assert!(left.nodes.is_empty() && left.due().is_none());
+    }
+
+    #[test]
+    fn those_of_a_node_that_has_come_back_are_pushed_when_it_is_gone_again_and_once_for_each_time() {
+        let (mut left, mut now) = (OrphanedBindings::new(100), Instant::now());
+        let node = Arc::<str>::from("one");
+        (1..=3).for_each(|number| left.add(now, &node, UpstreamId(1), instance(number)));
+        let mut taken_after = |left: &mut OrphanedBindings| {
+            now += BACK_WITHIN;
+            let mut taken: Vec<_> = left.take(now, |_| true).into_iter().map(|(_, id)| id).collect();
+            taken.sort_unstable();
+            (now, taken)
+        };
+        let all: Vec<_> = (1..=3).map(instance).collect();
+        assert_eq!(taken_after(&mut left).1, all);
+        for _ in 0..3 {
+            let now = taken_after(&mut left).0;
+            left.note(now, &node, false, &[]);
+            assert_eq!(taken_after(&mut left).1, [], "it is gone as before");
+            left.note(now, &node, true, &[]);
+            assert_eq!(taken_after(&mut left).1, [], "it lives");
+            let (now, _) = taken_after(&mut left);
+            // The second has registered here; the third is being pushed.
+            let is_of = |id, of: &Arc<str>| id != instance(2) && *of == node;
+            assert_eq!(left.looked_for(now, is_of), [node.clone()]);
+            left.note(now, &node, false, &[instance(3)]);
+            let wanted = left.take(now + BACK_WITHIN, |id| is_of(id, &node));
+            assert_eq!(wanted, [(UpstreamId(1), instance(1))]);
+        }
     }
 }

@@ -458,9 +458,12 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     }
     // Another owner's fence is of no use: the next refresh makes the record this node's.
     let fence = if stored.owned { stored.fence } else { Fence::NEW };
+    // An owner looks after the node in the Path, also where a call comes before its claim.
+    let left_by = stored.put_by.filter(|node| stored.owned && node != shared.vault.owner().node());
     let sealed = stored.sealed;
     let new = shared.vault.open_record(id, &sealed, |record| {
-        KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)
+        let known = KnownPushBinding::of(id, sealed.clone(), fence, record.push_binding()?, &shared.upstreams)?;
+        Some(KnownPushBinding { left_by, ..known })
     });
     match new {
         Ok(Some(new)) => {

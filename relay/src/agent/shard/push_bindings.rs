@@ -19,6 +19,7 @@ use sip::endpoint::{
     Input, NewOwner, PushBinding, PushBindingEnd, PushContact, RestoredPushBinding, names_device, server_of,
 };
 use sip::id::InstanceId;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Shard;
@@ -86,6 +87,10 @@ struct Row {
     is_released: bool,
     /// The node that its Path names, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
+    /// Of one that has ended because a later one of its device took its place: it is erased when that one is kept, or has ended.
+    erased_behind: Option<oneshot::Receiver<()>>,
+    /// Of the earlier ones that are erased behind it: each is, when this is dropped.
+    earlier: Vec<oneshot::Sender<()>>,
 }
 
 impl Row {
@@ -106,6 +111,8 @@ impl Row {
             is_wiped: false,
             is_released: false,
             left_by: None,
+            erased_behind: None,
+            earlier: Vec::new(),
         }
     }
 }
@@ -133,13 +140,6 @@ impl PushBindings {
     /// The node that the Path of a registration names, if it is another one.
     pub(crate) fn left_by(&self, id: InstanceId) -> Option<&Arc<str>> {
         self.rows.get(&id).filter(|row| row.wanted.is_some())?.left_by.as_ref()
-    }
-
-    /// Notes that the node in its Path lives.
-    pub(crate) fn note_path_lives(&mut self, id: InstanceId) {
-        if let Some(row) = self.rows.get_mut(&id) {
-            row.left_by = None;
-        }
     }
 
     /// When a registration ends, in seconds since 1970.
@@ -187,6 +187,16 @@ impl PushBindings {
             reminded: None,
             mailbox: None,
         })
+    }
+
+    /// A registration has taken the place of an earlier one of its device: whatever dies, the store has one of them.
+    pub(crate) fn note_successor(&mut self, earlier: InstanceId, successor: InstanceId) {
+        let Some(row) = self.rows.get_mut(&successor).filter(|row| row.busy && row.wanted.is_some()) else { return };
+        let (kept, is_kept) = oneshot::channel();
+        row.earlier.push(kept);
+        if let Some(row) = self.rows.get_mut(&earlier) {
+            row.erased_behind = Some(is_kept);
+        }
     }
 
     fn remove(&mut self, id: InstanceId) {
@@ -297,6 +307,7 @@ impl Shard {
         row.superseded = superseded.clone();
         let (wanted, lookup, fence, is_unkept) = (row.wanted.clone(), row.lookup, row.fence, row.is_unkept);
         let is_wiped = wanted.is_none() && std::mem::take(&mut row.is_wiped);
+        let erased_behind = row.erased_behind.take();
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             let stored = match wanted {
@@ -305,6 +316,10 @@ impl Shard {
                     put(&shared, shard, (id, &superseded), record, fence, is_unkept).await
                 }
                 None => {
+                    if let Some(kept) = erased_behind {
+                        // Nothing is ever sent.
+                        let _ = kept.await;
+                    }
                     while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
@@ -344,8 +359,10 @@ impl Shard {
         (row.fence, row.busy) = (fence, false);
         row.is_unkept &= row.stale;
         if row.stale {
-            self.tell_store(id);
-        } else if row.wanted.is_none() {
+            return self.tell_store(id);
+        }
+        row.earlier.clear();
+        if row.wanted.is_none() {
             self.finish_push_binding(id);
         }
     }
@@ -438,8 +455,8 @@ impl Shard {
         let place = self.shared.quotas.count_registration(&server, None);
         let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
         let row = Row { wanted: Some((sealed, expires_at)), fence, left_by, ..Row::new(aor, lookup, place) };
-        if row.left_by.is_some() {
-            self.orphaned_bindings.add(clock::now(), upstream, id);
+        if let Some(node) = &row.left_by {
+            self.orphaned_bindings.add(clock::now(), node, upstream, id);
         }
         self.push_bindings.accounts.insert((aor, id));
         self.push_bindings.released.remove(&id);
@@ -462,6 +479,7 @@ impl Shard {
         let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_released;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
         let (ended, is_busy) = (row.wanted.take(), row.busy);
+        row.earlier.clear();
         if end != PushBindingEnd::Expired {
             self.abort_refresh_pushes(id);
             self.drop_pushes(id);

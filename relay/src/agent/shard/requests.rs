@@ -217,7 +217,9 @@ impl Shard {
 
     fn at_servers(&self, upstreams: &[UpstreamId]) -> Vec<AtServer> {
         let binding = |id| self.endpoint.binding_of_instance(id);
-        let at_server = |(id, state)| Some(AtServer { id, binding: binding(id)?, state });
+        let refused = |id| self.instances.get(id).filter(|row| row.registered_at == 0 && row.status >= 300);
+        let at_server =
+            |(id, state)| Some(AtServer { id, binding: binding(id)?, state, is_refused: refused(id).is_some() });
         self.instances.of_upstreams(upstreams).into_iter().filter_map(at_server).collect()
     }
 

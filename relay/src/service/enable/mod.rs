@@ -61,7 +61,7 @@ use crate::net::dns::resolve::ResolveError;
 use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
-use crate::vault::{AorKey, Fence, Lookup, Placed, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
+use crate::vault::{AorKey, AwayReason, Fence, Lookup, Placed, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
 
 /// The names under which the store knows a device of an account.
 struct DeviceNames {
@@ -496,8 +496,11 @@ impl Inner {
 }
 
 impl From<StoreError> for EnableError {
-    fn from(_: StoreError) -> Self {
-        Self::StoreAway
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Away(AwayReason::MayPersist) => Self::StoreMayPersist,
+            _ => Self::StoreAway,
+        }
     }
 }
 

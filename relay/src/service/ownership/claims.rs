@@ -325,7 +325,7 @@ impl Inner {
     }
 
     fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Vec<Arc<ContactHosts>>) -> OpenedRecord {
-        let Stored { id, sealed, fence, put_by, .. } = stored;
+        let Stored { id, sealed, fence, put_by, taken_from: had, .. } = stored;
         // This comes first, because the store may have come back with data from before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
@@ -335,6 +335,8 @@ impl Inner {
         enum Read {
             Lent(NewBinding, (LeaseExpiry, bool), AorKey, Holding),
             PushBinding(Option<KnownPushBinding>),
+            /// A registration that its device has removed by another node.
+            Removed,
         }
         let vault = &self.dependencies.vault;
         let read = vault.open_record(id, &sealed, |record| match record {
@@ -342,10 +344,12 @@ impl Inner {
                 self.name_as_compared(id, record);
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
+                self.note_taken(id, had.as_ref(), &route.server());
                 self.note_unserved(id, record, route.server());
                 let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
                 Read::Lent(binding, (LeaseExpiry::of(record), record.told_failing), aor, place)
             }),
+            StoredRecord::PushBinding(record) if self.is_removed(id, record) => Some(Read::Removed),
             StoredRecord::PushBinding(record) => {
                 let upstreams = self.dependencies.agent.upstreams();
                 let left_by = put_by.filter(|node| node != vault.owner().node());
@@ -364,6 +368,11 @@ impl Inner {
                 binding,
                 place,
             })),
+            Some(Read::Removed) => {
+                vault.note_passed_end(id, &sealed);
+                tokio::spawn(self.clone().end_taken(id));
+                OpenedRecord::Ended
+            }
             // A registration that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => OpenedRecord::Unusable,
             Some(Read::PushBinding(Some(known))) => OpenedRecord::PushBinding(Box::new(known)),

@@ -9,11 +9,13 @@
 //! | `left_to_owner` | instances that another node owns now, while their calls end here |
 //! | `unanswered_writes` | writes whose answers were lost |
 //! | `unreachable_servers`, `unserved`, `offers` | offering instances that fail here to other nodes |
+//! | `given_back` | offering instances that were taken over, and were not registered here, to their earlier node when it lives again |
 //!
 //! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store can be asked. A store that is away
 //! changes nothing for the instances that are here.
 
 pub(super) mod claims;
+pub(super) mod given_back;
 pub(super) mod left_to_owner;
 mod missing_ends;
 pub(super) mod missing_records;
@@ -364,6 +366,7 @@ impl Keeping {
             if ended.unwrap_or(false) {
                 self.lapsed = None;
                 it.dependencies.agent.lapsed();
+                it.clone().await_given_back();
             }
         }
     }

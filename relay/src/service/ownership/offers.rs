@@ -88,6 +88,8 @@ pub(super) enum OfferReason {
     NotReached,
     /// Their app, or its push service, is not in this node's configuration.
     NotConfigured,
+    /// Their SIP server has not registered them here, and the node has come back that it registered them for.
+    Returned,
 }
 
 /// The instances whose owner is not known at this moment.
@@ -272,7 +274,7 @@ impl Inner {
     }
 
     /// The instances here whose requests go to a server.
-    async fn at_server(&self, server: &str) -> Vec<AtServer> {
+    pub(super) async fn at_server(&self, server: &str) -> Vec<AtServer> {
         let agent = &self.dependencies.agent;
         let upstreams: Arc<[_]> = agent.upstreams().of_server(server).into();
         let of_shards = agent.ask_all(|reply| Request::AtServer { upstreams: upstreams.clone(), reply }).await;
@@ -282,7 +284,7 @@ impl Inner {
     /// The accounts that fail at a server, each with its instances; those of a shard tag follow each other.
     async fn failing_at(&self, server: &str) -> Vec<Vec<InstanceId>> {
         let mut accounts: BTreeMap<(u16, BindingId), (Vec<InstanceId>, bool)> = BTreeMap::new();
-        for AtServer { id, binding, state } in self.at_server(server).await {
+        for AtServer { id, binding, state, .. } in self.at_server(server).await {
             let (ids, fails) = accounts.entry((id.tag().0, binding)).or_default();
             ids.push(id);
             *fails |= state == InstanceState::Retrying;
@@ -293,7 +295,7 @@ impl Inner {
     /// Has the accounts with an earlier grant register as well, to see whether the server answers them.
     async fn ask_standing(&self, server: &str) {
         let mut asked = BTreeSet::new();
-        for AtServer { id, binding, state } in self.at_server(server).await {
+        for AtServer { id, binding, state, .. } in self.at_server(server).await {
             if state == InstanceState::Registered && asked.insert(binding) {
                 self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await;
             }
@@ -427,6 +429,11 @@ impl Inner {
                 instances = taken,
                 "another node has taken instances over whose app is not in this node's configuration"
             ),
+            OfferReason::Returned => tracing::info!(
+                event = "instances-given",
+                instances = taken,
+                "another node has instances again that it had before, and that are not registered from here"
+            ),
         }
         Outcome::Taken
     }
@@ -447,6 +454,7 @@ impl Inner {
                 let may_be = server.len() <= SERVER_MAX && ids.len() <= OFFERED_AT_ONCE;
                 let takes = takes && reaches && may_be;
                 if takes {
+                    self.given_back.note_offered(clock::now(), &ids);
                     vault.take_offered(from, ids, clock::now() + OFFER_HOLDS);
                 }
                 takes

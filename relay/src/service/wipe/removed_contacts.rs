@@ -7,6 +7,8 @@
 //! | does not, or is `*` | the marks of its account and device, at each other living node | the node that has it |
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
+//! A node that has died may have had the registration: what another node takes over within [`REMEMBERED`] of the letter ends as well.
+//!
 //! A record that came back from a snapshot, or that a node has written again without knowing of the end, is ended once more by the node that has ended it, as
 //! long as that lives.
 //!
@@ -14,8 +16,9 @@
 //! that was sent to the SIP server after the removing REGISTER, in whatever order the server has answered, and however long the letter was on its way. Nodes
 //! compare times by the store's clock, because their own clocks may differ.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use sip::endpoint::{ContactsRemoved, server_of};
@@ -25,7 +28,8 @@ use tokio::time::sleep;
 
 use crate::agent::request::{EndKind, ReleaseReason, Request};
 use crate::agent::{Audience, Registered};
-use crate::clock::{unix_ms_of, unix_now_ms};
+use crate::clock::{self, unix_ms_of, unix_now_ms};
+use crate::lock::Mutex;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
 use crate::service::Inner;
@@ -44,7 +48,72 @@ pub(crate) const AT_ONCE: usize = 256;
 /// push token.
 pub(crate) const EARLIER_AT_ONCE: usize = 64;
 
+/// How long a removal that another node has told is remembered: what a dead node had is taken over within that.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// How many are, at most; what an earlier one removes runs out.
+const REMEMBERED_MAX: usize = 4_096;
+
+/// Removals that other nodes have told of late, with their times by this node's clock.
+#[derive(Default)]
+pub(crate) struct RecentRemovals(Mutex<VecDeque<(Instant, ContactRemoval)>>);
+
+impl RecentRemovals {
+    fn note(&self, now: Instant, removal: ContactRemoval) {
+        let mut recent = self.0.lock();
+        while recent
+            .front()
+            .is_some_and(|(at, _)| recent.len() >= REMEMBERED_MAX || now.duration_since(*at) >= REMEMBERED)
+        {
+            recent.pop_front();
+        }
+        recent.push_back((now, removal));
+    }
+
+    /// Whether one of them is this.
+    fn any(&self, now: Instant, is_it: impl Fn(&ContactRemoval) -> bool) -> bool {
+        let recent = self.0.lock();
+        recent.iter().any(|(at, removal)| now.duration_since(*at) < REMEMBERED && is_it(removal))
+    }
+}
+
 impl Inner {
+    /// Whether another node's device has removed, or replaced, a registration that is being taken over.
+    pub(crate) fn is_removed(&self, id: InstanceId, it: &PushBindingRecord) -> bool {
+        let vault = &self.dependencies.vault;
+        self.recent_removals.any(clock::now(), |removal| {
+            let ContactRemoval { account, device, sent_ms, by } = *removal;
+            by != Some(id)
+                && account == vault.aor_key(&it.aor)
+                && is_earlier(it, sent_ms)
+                && self.is_of_device(it, device)
+        })
+    }
+
+    fn is_of_device(&self, it: &PushBindingRecord, device: [u8; 16]) -> bool {
+        let server = server_of(&it.registrar, it.proxy.as_deref()).unwrap_or_default();
+        [&*it.contact, ""]
+            .into_iter()
+            .any(|contact| self.dependencies.vault.device_mark(&it.aor, &server, contact) == device)
+    }
+
+    /// Ends a registration that was removed before it was taken over here.
+    pub(crate) async fn end_taken(self: Arc<Self>, id: InstanceId) {
+        for _ in 0..TRIES {
+            match self.dependencies.vault.load(id).await {
+                Ok(Some(stored)) => {
+                    // Its device may have registered it again since.
+                    let Some(lookup) = self.ended_before(&stored) else { return };
+                    if self.end_stored(&stored, lookup).await {
+                        return;
+                    }
+                }
+                Ok(None) | Err(StoreError::Malformed) => return,
+                Err(_) => {}
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
     /// Ends the registrations that a device has removed, wherever they are.
     pub(crate) async fn end_removed_contacts(self: Arc<Self>, removed: Box<ContactsRemoved>) {
         let Ok(_place) = self.removing_contacts.try_acquire() else {
@@ -136,13 +205,10 @@ impl Inner {
         // What cannot be dated runs out.
         let Ok(store_now_ms) = vault.question_time_ms().await else { return };
         let sent_ms = by_other_clock(sent_ms, store_now_ms, now_ms);
+        self.recent_removals.note(clock::now(), ContactRemoval { account, device, sent_ms, by });
         let here = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
         for status in here.into_iter().flatten().filter(|status| Some(status.id) != by) {
-            let is_it = |it: &PushBindingRecord| {
-                let server = server_of(&it.registrar, it.proxy.as_deref()).unwrap_or_default();
-                let is_device = |contact| vault.device_mark(&it.aor, &server, contact) == device;
-                is_earlier(it, sent_ms) && [&*it.contact, ""].into_iter().any(is_device)
-            };
+            let is_it = |it: &PushBindingRecord| is_earlier(it, sent_ms) && self.is_of_device(it, device);
             let lookup = vault.open_record(status.id, &status.sealed, |record| {
                 record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
             });
@@ -257,7 +323,28 @@ fn is_before(confirmed_at_ms: u64, sent_ms: u64, now_ms: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use sip::id::ShardTag;
+
     use super::*;
+    use crate::vault::AorKey;
+
+    #[test]
+    fn what_other_nodes_have_told_is_remembered_for_a_while_and_bounded() {
+        let (recent, now) = (RecentRemovals::default(), Instant::now());
+        let by = |number: usize| Some(InstanceId::new((number as u128) << 32, ShardTag(1)));
+        let removal = |number| {
+            let account = AorKey::from_bytes([1; 16]);
+            ContactRemoval { account, device: [2; 16], sent_ms: 3, by: by(number) }
+        };
+        let has = |after: Duration, number: usize| recent.any(now + after, |it| it.by == by(number));
+        recent.note(now, removal(0));
+        assert!(has(REMEMBERED / 2, 0) && !has(REMEMBERED, 0) && !has(Duration::ZERO, 1));
+        (1..=REMEMBERED_MAX).for_each(|number| recent.note(now, removal(number)));
+        assert_eq!(recent.0.lock().len(), REMEMBERED_MAX);
+        assert!(!has(Duration::ZERO, 0) && has(Duration::ZERO, 1));
+        recent.note(now + REMEMBERED, removal(0));
+        assert_eq!(recent.0.lock().len(), 1);
+    }
 
     #[test]
     fn what_was_registered_before_is_taken_back_also_by_a_node_whose_clock_is_behind() {

@@ -275,12 +275,16 @@ impl Link {
             Err(_) => Failure::timed_out(),
         };
         if failure.is_denial() {
-            self.denials.fetch_add(1, Ordering::Relaxed);
+            self.note_denial();
         }
         if failure.broken {
             self.give_up(generation, failure.is_silence());
         }
         Err(failure)
+    }
+
+    pub(super) fn note_denial(&self) {
+        self.denials.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The connection of this generation has failed.

@@ -103,6 +103,8 @@ impl Link {
             self.note_forgets(connection.generation, at);
             Ok(())
         } else {
+            // The settings of the store are examined again.
+            self.note_denial();
             Err(Failure::unasked(StoreError::Away(AwayReason::MayPersist)))
         }
     }

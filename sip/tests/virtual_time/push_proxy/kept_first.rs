@@ -2,6 +2,7 @@
 
 use sip::endpoint::held_answers::HELD_MAX;
 use sip::endpoint::*;
+use sip::id::FlowId;
 use sip::message::Name;
 
 use super::through::{Register, Through};
@@ -25,11 +26,38 @@ fn a_new_device_has_its_answer_when_its_registration_is_kept_and_a_refresh_is_an
     assert_eq!(through.world.count("REGISTER 200"), 1, "once");
     through.registered(&Register::by(1));
     assert_eq!(through.world.count("REGISTER 200"), 2);
-    let renamed = format!("<sip:alice@10.0.0.5:1{};pn-prid=new>;+sip.instance=\"<urn:uuid:1>\"", ";pn-provider=fcm");
-    through.registered(&Register::by(1).contact(&renamed));
-    assert_eq!(through.world.count("REGISTER 200"), 3, "calls of the one before may wait for it");
-    through.registered(&Register::by(1).contact(&renamed).expires(0));
-    assert_eq!(through.world.count("REGISTER 200"), 4);
+}
+
+/// With another push token it is another registration, and the one before is gone.
+const RENAMED: &str = "<sip:alice@10.0.0.5:1;pn-provider=fcm;pn-prid=new>;+sip.instance=\"<urn:uuid:1>\"";
+
+#[test]
+fn a_device_with_another_push_token_has_its_answer_when_that_is_kept() {
+    let mut through = waits();
+    let earlier = through.instance();
+    through.world.input(Input::PushBindingKept(earlier));
+    through.registered(&Register::by(1).contact(RENAMED));
+    assert_eq!(through.world.count("REGISTER 200"), 1);
+    let later = through.instance();
+    assert_ne!(earlier, later);
+    through.world.input(Input::PushBindingKept(earlier));
+    assert_eq!(through.world.count("REGISTER 200"), 1);
+    through.world.input(Input::PushBindingKept(later));
+    assert_eq!(through.world.count("REGISTER 200"), 2);
+    through.registered(&Register::by(1).contact(RENAMED).expires(0));
+    assert_eq!(through.world.count("REGISTER 200"), 3);
+}
+
+#[test]
+fn a_device_with_another_push_token_that_a_call_waits_for_has_its_answer_and_the_call() {
+    let mut through = waits();
+    through.world.input(Input::PushBindingKept(through.instance()));
+    let path = through.world.last("REGISTER").text(Name::Path).unwrap().to_owned();
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    through.call("c1", &path);
+    assert_eq!(through.world.count("INVITE"), 0);
+    through.registered(&Register::by(2).contact(RENAMED));
+    assert_eq!((through.world.count("REGISTER 200"), through.world.count("INVITE")), (2, 1));
 }
 
 #[test]

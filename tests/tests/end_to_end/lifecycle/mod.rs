@@ -15,7 +15,7 @@
 //! | `push_health`, `warnings`, `logs`, `traces`, `audit` | what operators are told |
 //! | *several nodes* |  |
 //! | `nodes`, `leaving`, `hand_over`, `stood_still` | nodes that share a store, leave it, or stand still |
-//! | `partitions`, `unreachable_servers`, `keyrings` | nodes that do not reach the store or a SIP server, or have another keyring |
+//! | `partitions`, `unreachable_servers`, `given_back`, `keyrings` | nodes that do not reach the store or a SIP server, are back, or have another keyring |
 
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ mod cut_off;
 mod dead_tokens;
 mod ends;
 mod flows;
+mod given_back;
 mod ha1;
 mod hand_over;
 mod hung_up;

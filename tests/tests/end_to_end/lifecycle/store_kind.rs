@@ -73,6 +73,7 @@ async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outco
     unready.await?;
     let answer = relay.api().enable(&world.enable_request(TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
+    assert!(answer.text().contains("may write to a disk"), "{}", answer.text());
     assert_eq!(redis.instance_keys(), [] as [String; 0]);
     Ok(())
 }

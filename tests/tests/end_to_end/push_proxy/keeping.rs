@@ -168,6 +168,19 @@ async fn a_phone_of_a_node_that_is_gone_is_pushed_to_register_by_the_one_that_to
     Ok(())
 }
 
+/// After each rolling restart most of what a node's Paths lead to is owned by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_of_a_node_that_has_come_back_and_is_gone_again_is_pushed_to_register() -> Outcome {
+    let TakenOver { world, redis: _redis, other, phone: _phone, learned: _learned } = taken_over().await?;
+    // Longer than a node is waited for.
+    let pushed = world.fcm.next_push(Duration::from_secs(8)).await;
+    assert!(pushed.is_none(), "{}", other.log());
+    world.relay.kill_9().await?;
+    let push = world.fcm.next_push(SOON * 4).await.ok_or_else(|| Missed::new("a push", other.log()))?.payload;
+    assert_eq!((&push["event"], &push["edge"]), (&json!("renew"), &json!(other.edge_address().to_string())));
+    Ok(())
+}
+
 /// An update ends with the node's return: its Paths lead somewhere again.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_phone_is_pushed_to_register_while_a_node_that_has_said_that_it_leaves_may_be_back() -> Outcome {
@@ -502,8 +515,9 @@ async fn a_dead_push_token_ends_the_registration() -> Outcome {
     Ok(())
 }
 
-/// EVALSHA, the script's hash, how many keys, the five keys, the node and whether another's: an erasure. What writes a record has more words.
-const ERASURE: usize = 10;
+/// EVALSHA, the script's hash, how many keys, the five keys, the node, whom it is erased from, a fence and a form of the record: an erasure. What writes a
+/// record has more words.
+const ERASURE: usize = 12;
 
 /// What the store was asked about this record, each by how many words.
 fn asked_about(redis: &RedisServer, record: &str) -> Vec<usize> {

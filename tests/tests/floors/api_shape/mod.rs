@@ -106,6 +106,7 @@ async fn each_reason_not_to_enable_has_its_problem() {
         (EnableError::Ended { reason: Some(WipeReason::Operator) }, 422, "ended"),
         (EnableError::Ended { reason: None }, 422, "ended"),
         (EnableError::StoreAway, 503, "store-away"),
+        (EnableError::StoreMayPersist, 503, "store-away"),
         (EnableError::TooMany, 503, "full"),
         (EnableError::Draining, 503, "draining"),
     ] {
