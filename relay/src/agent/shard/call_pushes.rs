@@ -369,7 +369,8 @@ impl Shard {
         }
     }
 
-    /// A push was not delivered: the device is given up, unless it comes by itself or the call is over.
+    /// A push was not delivered: the device is given up, unless it comes by itself or the call is over. One that its service may take later is not given
+    /// up before the end of the call: its device may come by itself until then.
     fn on_push_undelivered(&mut self, call: CallId, pushed: &Pushed) {
         let instance = pushed.push.instance;
         // The device knows nothing of the call, and need not be told of its end.
@@ -382,8 +383,13 @@ impl Shard {
         let is_over = known.is_some_and(|call| call.reported_state().is_final());
         // One that knows of the call comes by itself.
         let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.is_untold());
-        if !comes && !is_over {
+        if comes || is_over {
+            return;
+        }
+        if !matches!(pushed.verdict, Verdict::Retry { .. } | Verdict::TooLate) {
             self.give_up(call, instance);
+        } else if let Some(known) = self.calls.get_mut(call, instance) {
+            known.unreachable = true;
         }
     }
 

@@ -5,7 +5,7 @@
 //! | is taken, or its token is gone | that counts, whichever copy it is of |
 //! | is refused | that counts, unless another copy is still open: it may be taken yet |
 //! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
-//! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
+//! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause, and once right before the deadline ([`last_try`]) |
 //! | is lost on the way, taken or not | a second copy goes out after a short pause; when all until now were lost, a last one after [a part](LAST_AFTER) of the time that is left, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, that is the end |
 //!
 //! When the device has another token, no further copy goes out: the delivery ends here, whatever is still open.
@@ -21,6 +21,7 @@ use std::task::Poll;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::last_try;
 use crate::push::Verdict;
 use crate::push::connection::attempt::Attempt;
 use crate::push::connection::backoff::RETRY;
@@ -67,6 +68,7 @@ pub(super) async fn run_with<'a>(
         refusal: None,
         next_at: Some(Instant::now()),
         leaving: None,
+        untaken: None,
     };
     loop {
         let step = if copies.count() == 0 && copies.attempts > 0 {
@@ -105,12 +107,18 @@ struct Copies<'a, 'b, S> {
     next_at: Option<Instant>,
     /// How many had left when the latest copy was begun, until it is known when that one has.
     leaving: Option<u32>,
+    /// None is under way or was lost, and none is tried any more: the verdict, when it is time.
+    untaken: Option<Verdict>,
 }
 
 impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
     /// Waits for the next thing that happens, and does what follows from it.
     async fn step(&mut self) -> Option<Settled> {
-        if Instant::now() >= self.deadline {
+        let ends_at = if self.untaken.is_some() { last_try::settled_at(self.deadline) } else { self.deadline };
+        if Instant::now() >= ends_at {
+            if let Some(untaken) = self.untaken.take() {
+                return Some(self.settled(untaken));
+            }
             let verdict = if self.count() == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
             return Some(self.settled(verdict));
         }
@@ -130,7 +138,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
                 (self.leaving, self.next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
                 None
             }
-            () = sleep_until(next.unwrap_or(self.deadline).min(self.deadline)) => {
+            () = sleep_until(next.unwrap_or(ends_at).min(ends_at)) => {
                 if is_due(next) { self.on_due().await } else { None }
             }
         }
@@ -185,15 +193,17 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         }
         let now = Instant::now();
         let at = if was_lost && self.lost >= COPIES_MAX {
-            now + (self.deadline.saturating_duration_since(now) / LAST_AFTER).min(ATTEMPT_TIMEOUT)
+            Some(now + (self.deadline.saturating_duration_since(now) / LAST_AFTER).min(ATTEMPT_TIMEOUT))
         } else {
-            now + RETRY.pause_or(self.attempts, after)
+            last_try::next_try(now, RETRY.pause_or(self.attempts, after), after, self.deadline)
         };
-        if none_is_open && at >= self.deadline {
-            let verdict = if self.lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
-            return Some(self.settled(verdict));
+        if none_is_open && at.is_none() {
+            if self.lost > 0 {
+                return Some(self.settled(Verdict::Unconfirmed));
+            }
+            self.untaken = Some(Verdict::Retry { after });
         }
-        self.next_at = Some(at);
+        self.next_at = at;
         None
     }
 
@@ -328,6 +338,25 @@ mod tests {
             (Verdict::Accepted, 3, 3, 28),
             "soon, where there is little"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_service_takes_is_tried_once_more_right_before_the_deadline_and_ends_there() {
+        let away: Vec<_> = std::iter::repeat_with(|| (0, AWAY)).take(1_000).collect();
+        for _ in 0..20 {
+            let (verdict, attempts, copies, at) = play(&away).await;
+            assert_eq!((verdict, copies, at), (Verdict::Retry { after: None }, 0, 29), "of 30 s, after {attempts}");
+        }
+        // It is there again 2 s before.
+        let until = Instant::now() + Duration::from_secs(30);
+        let send = || -> Flight<'_> {
+            Box::pin(async move { if Instant::now() < until - Duration::from_secs(2) { AWAY } else { ACCEPTED } })
+        };
+        let ended = run_with(send, until, &Departure::unmeasured(), &Fixed, pending()).await.map(|it| it.verdict);
+        assert_eq!(ended, Ok(Verdict::Accepted));
+        let asked = || Attempt::Again { after: Some(Duration::from_secs(60)) };
+        let (verdict, attempts, _, at) = play(&[(0, asked()), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, at), (Verdict::Retry { after: Some(Duration::from_secs(60)) }, 1, 29));
     }
 
     /// Plays it where other services come in force after so many seconds: after how many tries these go on, or the verdict.

@@ -13,9 +13,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::copies::{self, Flight, Settled};
+use super::last_try;
 use crate::domain::PushOutcome;
 use crate::log;
 use crate::metrics::Metrics;
@@ -57,7 +58,7 @@ pub struct AppPush {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The verdict on it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
-    /// push it is the end.
+    /// push it is the end. A call's comes right before its deadline, and not earlier.
     pub verdict: Verdict,
     /// How often it was tried; 0 when it never left.
     pub attempts: u32,
@@ -557,12 +558,21 @@ impl<'a> DeliveryRun<'a> {
             if now >= deadline {
                 return Ok(so_far.settled(in_vain(Verdict::TooLate, refused_for)));
             }
-            if pause >= deadline - now {
+            let next = match event {
+                Event::Call => last_try::next_try(now, pause, after, deadline),
+                _ => Some(now + pause).filter(|at| *at < deadline),
+            };
+            if next.is_none() && event != Event::Call {
                 return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for)));
             }
             let its_turn = async {
-                sleep(pause).await;
-                if longest.is_some() { retries.turn(deadline).await.map(Some) } else { Some(None) }
+                // Of a call that is not tried again the token, or the services, may change yet.
+                sleep_until(next.unwrap_or_else(|| last_try::settled_at(deadline))).await;
+                match next {
+                    None => None,
+                    Some(_) if longest.is_some() => retries.turn(deadline).await.map(Some),
+                    Some(_) => Some(None),
+                }
             };
             turn = tokio::select! {
                 its_turn = its_turn => match its_turn {
