@@ -6,10 +6,14 @@
 //! | for [`FULL_FOR`], and those that there are serve, and are full | one more is begun, for all that wait |
 //! | likewise, and one that has not answered yet is full for [`HELD_UP_AFTER`] | that one counts as full: what it carries may be unanswered because of its device alone |
 //!
+//! A service that a device has chosen has none before pushes of [`MANY`] devices were taken there: so many devices could have named as many services, and a
+//! single user whose own service lets one stream be open costs its one connection.
+//!
 //! Invariant: at most [`SPARES`] for each service of an App, beside the one for all and those of the cores; one by which nothing has left for [`IDLE`] is let
 //! go. What is no call begins none, and goes over none. Of all the calls that wait one looks whether one more is to be begun, once each [`FULL_FOR`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
@@ -20,6 +24,8 @@ use super::backoff::Backoff;
 use super::further_connections::HELD_UP_AFTER;
 use super::single_flight::{Freshness, SingleFlight};
 use super::state::Line;
+use crate::lock::Mutex as Lock;
+use crate::push::health::since_taken::DistinctDevices;
 
 /// How long a call waits for a stream before a connection is begun.
 const FULL_FOR: Duration = Duration::from_millis(250);
@@ -27,6 +33,29 @@ const FULL_FOR: Duration = Duration::from_millis(250);
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 /// Spare connections at most.
 const SPARES: usize = 3;
+
+/// Devices whose pushes a service takes that they have chosen, before it has spare connections.
+const MANY: usize = 8;
+
+/// Whether a service that devices have chosen serves many of them.
+#[derive(Default)]
+pub(super) struct ServesMany {
+    does: AtomicBool,
+    devices: Lock<DistinctDevices<MANY>>,
+}
+
+impl ServesMany {
+    /// It has taken a push to this device.
+    pub(super) fn note_taken(&self, whom: u64) {
+        if !self.does() && self.devices.lock().add(whom) {
+            self.does.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn does(&self) -> bool {
+        self.does.load(Ordering::Relaxed)
+    }
+}
 
 /// The spare connections of one channel.
 pub(super) struct SpareConnections<T, E> {
@@ -105,7 +134,7 @@ pub(super) fn is_held_up(line: &Line) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 

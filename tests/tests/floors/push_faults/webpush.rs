@@ -639,6 +639,28 @@ async fn a_service_that_a_device_has_chosen_has_one_connection_however_few_strea
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_many_devices_have_chosen_has_further_connections_for_calls_that_wait_for_a_stream() {
+    let web = Web::new(&Authority::new());
+    web.server.allow_streams(1);
+    let devices: Vec<_> = (0..8).map(|_| web.server.subscribe()).collect();
+    for (device, number) in devices.iter().zip(1..) {
+        assert_eq!(web.service.deliver(APP, &device.push_target(), &call(number)).await.verdict, Verdict::Accepted);
+    }
+    assert_eq!(web.server.connections(), 1);
+    let began = Instant::now();
+    let calls = devices.into_iter().zip(101..).map(|(device, number)| {
+        web.server.answer_with(&device.token, [Answer::Slow(Duration::from_secs(2))]);
+        let (service, target) = (web.service.clone(), device.push_target());
+        tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.expect("no panic").verdict, Verdict::Accepted);
+    }
+    assert!(began.elapsed() < Duration::from_secs(9), "eight of 2 s each: {:?}", began.elapsed());
+    assert!((2..=4).contains(&web.server.connections()), "{}", web.server.connections());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_404_that_other_nodes_have_believed_often_enough_wipes_nobody() {
     let web = Web::new(&Authority::new());
     let (doubted, devices) = (Doubted::default(), [web.server.subscribe(), web.server.subscribe()]);
