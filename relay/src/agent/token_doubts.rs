@@ -6,7 +6,8 @@
 //!   last days, and
 //! - while at most [`BAD_FREE`] answers in a row say so, with no push accepted between them, and
 //! - while, of what was answered within [`WINDOW`], at most [`BAD_FREE`] answers or one in [`BAD_SHARE`] say so, and
-//! - while all nodes, and their earlier runs, have believed fewer than [`BAD_FREE`] since one that knows of it had a push accepted and few refused.
+//! - while all nodes, and their earlier runs, have believed fewer than [`BAD_FREE`] since one that knows of it had a push accepted and few refused, of
+//!   [`JUDGED`] answers of its run or more: a run that has just begun knows no share.
 //!
 //! A 404 of Web Push is judged where the pushes of its service are (`push/webpush/unknown.rs`); all nodes and their runs together believe
 //! [`NOT_FOUND`] of one service within [`NOT_FOUND_FOR`], or until one that knows of it has a push taken there. A subscriber names its service: of one app
@@ -36,6 +37,8 @@ const WINDOW: Duration = Duration::from_secs(600);
 const BAD_FREE: u32 = 2;
 /// Of so many answers one may be `BadDeviceToken`.
 const BAD_SHARE: u32 = 5;
+/// So many answers of one run say what share of them is `BadDeviceToken`.
+const JUDGED: u32 = 20;
 /// How often it is written down that pushes are accepted.
 const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
 /// For how long it is known to all nodes that a token was believed to be bad, while no push is accepted.
@@ -76,6 +79,8 @@ struct Row {
     /// Answers of this half of the window and of the one before: all, and those that said `BadDeviceToken`.
     halves: [(u32, u32); 2],
     half_began: Option<Instant>,
+    /// Answers of this run.
+    answers: u32,
 }
 
 /// An app, one of its push services, and the services of the configuration in force.
@@ -91,7 +96,7 @@ impl TokenDoubts {
             if due {
                 row.written_at = Some(now);
             }
-            (due, row.share_is_low() && std::mem::take(&mut row.counts))
+            (due, row.answers >= JUDGED && row.share_is_low() && std::mem::take(&mut row.counts))
         })
     }
 
@@ -171,6 +176,7 @@ impl Row {
             1 => (self.halves, self.half_began) = ([(0, 0), self.halves[0]], Some(now)),
             _ => (self.halves, self.half_began) = ([(0, 0); 2], Some(now)),
         }
+        self.answers = self.answers.saturating_add(1);
         self.halves[0].0 += 1;
         self.halves[0].1 += u32::from(bad);
         self.in_a_row = if bad { self.in_a_row.saturating_add(1) } else { 0 };
@@ -353,8 +359,28 @@ mod tests {
         assert_eq!(answers.accepted(), (true, false), "this run knows of none");
         answers.bad();
         answers.doubts.note_counts((APP, Provider::ApnsProduction, &Arc::downgrade(&answers.services)));
-        let over: Vec<_> = (0..4).map(|_| answers.accepted().1).collect();
-        assert_eq!(over, [false, false, true, false], "one of three is no few");
+        let over: Vec<_> = (3..=JUDGED + 1).map(|_| answers.accepted().1).collect();
+        let at = over.iter().position(|over| *over);
+        assert_eq!(
+            (at, over.iter().filter(|over| **over).count()),
+            (Some(JUDGED as usize - 3), 1),
+            "of twenty: {over:?}"
+        );
+    }
+
+    #[test]
+    fn a_run_that_has_just_begun_gives_nothing_back_for_its_first_good_answers() {
+        for run in 0..10 {
+            let answers = Answers::new();
+            let services = Arc::downgrade(&answers.services);
+            for _ in 0..JUDGED {
+                // Every second token is one of the other environment.
+                assert!(!answers.accepted().1, "{run}");
+                if answers.bad() != Some(false) {
+                    answers.doubts.note_counts((APP, Provider::ApnsProduction, &services));
+                }
+            }
+        }
     }
 
     #[test]
