@@ -48,15 +48,24 @@ pub(super) struct Settled {
 
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// Sends until it is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first. An error, where no copy is under way
-/// or was lost: `changed` has come; so often it was tried.
+/// A push of which a further copy, or the same one, is for other services to send.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tried {
+    pub attempts: u32,
+    /// How many copies these services may have taken.
+    pub copies: u32,
+}
+
+/// Sends until it is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first. Other services may have taken `earlier`
+/// copies. An error: `changed` has come, and no copy is under way or was lost, or it is time for the next.
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
     departure: &Departure,
     recipient: &dyn Recipient,
+    earlier: u32,
     mut changed: impl Future<Output = ()> + Unpin,
-) -> Result<Settled, u32> {
+) -> Result<Settled, Tried> {
     let mut copies = Copies {
         send,
         deadline,
@@ -64,29 +73,28 @@ pub(super) async fn run_with<'a>(
         recipient,
         flights: Vec::with_capacity(COPIES_MAX),
         attempts: 0,
-        lost: 0,
+        lost: earlier as usize,
         refusal: None,
         next_at: Some(Instant::now()),
         leaving: None,
         untaken: None,
+        is_outdated: false,
     };
     loop {
-        let step = if copies.count() == 0 && copies.attempts > 0 {
+        let step = if copies.attempts > 0 && !copies.is_outdated {
             tokio::select! {
                 biased;
                 step = copies.step() => step,
                 () = &mut changed => {
-                    if recipient.stays().await {
-                        return Err(copies.attempts);
-                    }
-                    Some(copies.settled(Verdict::Moved))
+                    copies.is_outdated = true;
+                    if copies.count() == 0 { copies.begin_another().await } else { None }
                 }
             }
         } else {
             copies.step().await
         };
-        if let Some(settled) = step {
-            return Ok(settled);
+        if let Some(ended) = step {
+            return ended;
         }
     }
 }
@@ -109,18 +117,23 @@ struct Copies<'a, 'b, S> {
     leaving: Option<u32>,
     /// None is under way or was lost, and none is tried any more: the verdict, when it is time.
     untaken: Option<Verdict>,
+    /// Other services are in force: the next copy is theirs.
+    is_outdated: bool,
 }
+
+/// How it ends.
+type Ended = Result<Settled, Tried>;
 
 impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
     /// Waits for the next thing that happens, and does what follows from it.
-    async fn step(&mut self) -> Option<Settled> {
+    async fn step(&mut self) -> Option<Ended> {
         let ends_at = if self.untaken.is_some() { last_try::settled_at(self.deadline) } else { self.deadline };
         if Instant::now() >= ends_at {
             if let Some(untaken) = self.untaken.take() {
-                return Some(self.settled(untaken));
+                return Some(Ok(self.settled(untaken)));
             }
             let verdict = if self.count() == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
-            return Some(self.settled(verdict));
+            return Some(Ok(self.settled(verdict)));
         }
         let most = if self.flights.is_empty() { LOST_MAX } else { COPIES_MAX };
         let next = self.next_at.filter(|_| self.flights.len() + self.lost < most);
@@ -131,8 +144,8 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         tokio::select! {
             biased;
             landed = first(&mut self.flights), if !self.flights.is_empty() => match landed {
-                Attempt::Done(verdict) => self.on_verdict(verdict),
-                failed => self.on_failure(failed),
+                Attempt::Done(verdict) => self.on_verdict(verdict).map(Ok),
+                failed => self.on_failure(failed).map(Ok),
             },
             () = self.departure.beyond(self.leaving.unwrap_or_default()), if self.leaving.is_some() && self.next_at.is_none() => {
                 (self.leaving, self.next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
@@ -145,16 +158,21 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
     }
 
     /// It is time for a further copy. The time of the latest one is counted from when it left; it is waited for only when it has not.
-    async fn on_due(&mut self) -> Option<Settled> {
+    async fn on_due(&mut self) -> Option<Ended> {
         let Some(known) = self.leaving.take() else { return self.begin_another().await };
         self.next_at = self.departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
         self.leaving = if self.next_at.is_none() { Some(known) } else { None };
         None
     }
 
-    async fn begin_another(&mut self) -> Option<Settled> {
+    async fn begin_another(&mut self) -> Option<Ended> {
         if self.attempts > 0 && !self.recipient.stays().await {
-            return Some(self.settled(Verdict::Moved));
+            return Some(Ok(self.settled(Verdict::Moved)));
+        }
+        if self.is_outdated {
+            // What is under way may be taken; its answer is waited for no more.
+            self.flights.iter().for_each(|_| self.departure.note_lost());
+            return Some(Err(Tried { attempts: self.attempts, copies: self.count() }));
         }
         self.attempts += 1;
         (self.leaving, self.next_at) = (Some(self.departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
@@ -272,7 +290,7 @@ mod tests {
             }
         };
         let Settled { verdict, attempts, copies } =
-            run_with(send, started + Duration::from_secs(30), &departure, recipient, pending()).await.unwrap();
+            run_with(send, started + Duration::from_secs(30), &departure, recipient, 0, pending()).await.unwrap();
         (verdict, attempts, copies, started.elapsed().as_secs())
     }
 
@@ -284,7 +302,7 @@ mod tests {
         let departure = Departure::unmeasured();
         let send = || -> Flight<'_> { Box::pin(async { ACCEPTED }) };
         let mut run =
-            std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed, pending()));
+            std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed, 0, pending()));
         let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
         assert_eq!(
             begun,
@@ -352,7 +370,7 @@ mod tests {
         let send = || -> Flight<'_> {
             Box::pin(async move { if Instant::now() < until - Duration::from_secs(2) { AWAY } else { ACCEPTED } })
         };
-        let ended = run_with(send, until, &Departure::unmeasured(), &Fixed, pending()).await.map(|it| it.verdict);
+        let ended = run_with(send, until, &Departure::unmeasured(), &Fixed, 0, pending()).await.map(|it| it.verdict);
         assert_eq!(ended, Ok(Verdict::Accepted));
         let asked = || Attempt::Again { after: Some(Duration::from_secs(60)) };
         let (verdict, attempts, _, at) = play(&[(0, asked()), (0, ACCEPTED)]).await;
@@ -360,7 +378,7 @@ mod tests {
     }
 
     /// Plays it where other services come in force after so many seconds: after how many tries these go on, or the verdict.
-    async fn play_until_changed(script: &[Attempt], changed_after: u64) -> Result<Verdict, u32> {
+    async fn play_until_changed(script: &[Attempt], changed_after: u64) -> Result<Verdict, Tried> {
         let (script, departure) = (RefCell::new(script.iter()), Departure::unmeasured());
         let send = || -> Flight<'_> {
             departure.note();
@@ -372,17 +390,30 @@ mod tests {
         };
         let changed = Box::pin(tokio::time::sleep(Duration::from_secs(changed_after)));
         let until = Instant::now() + Duration::from_secs(30);
-        run_with(send, until, &departure, &Fixed, changed).await.map(|settled| settled.verdict)
+        run_with(send, until, &departure, &Fixed, 0, changed).await.map(|settled| settled.verdict)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_certainly_not_taken_goes_to_other_services_and_what_may_have_been_does_not() {
+    async fn what_was_certainly_not_taken_goes_to_other_services_and_so_does_the_next_copy_of_what_may_have_been() {
         let away = || std::iter::repeat_with(|| AWAY);
         let tried = play_until_changed(&away().take(1_000).collect::<Vec<_>>(), 9).await;
-        assert!(matches!(tried, Err(1..)), "{tried:?}");
-        assert_eq!(play_until_changed(&[AWAY], 9).await, Ok(Verdict::Unconfirmed), "it is under way");
+        assert!(matches!(tried, Err(Tried { attempts: 1.., copies: 0 })), "{tried:?}");
+        assert_eq!(play_until_changed(&[], 3).await, Err(Tried { attempts: 1, copies: 1 }), "the second copy");
+        assert_eq!(play_until_changed(&[], 9).await, Ok(Verdict::Unconfirmed), "two are under way");
         let lost: Vec<_> = std::iter::once(Attempt::Lost).chain(away().take(1_000)).collect();
-        assert_eq!(play_until_changed(&lost, 9).await, Ok(Verdict::Unconfirmed));
+        let tried = play_until_changed(&lost, 9).await;
+        assert!(matches!(tried, Err(Tried { attempts: 2.., copies: 1 })), "{tried:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_other_services_may_have_taken_is_one_of_two() {
+        let (departure, until) = (Departure::unmeasured(), Instant::now() + Duration::from_secs(30));
+        let send = || -> Flight<'_> {
+            departure.note();
+            Box::pin(pending())
+        };
+        let ended = run_with(send, until, &departure, &Fixed, 1, pending()).await;
+        assert_eq!(ended, Ok(Settled { verdict: Verdict::Unconfirmed, attempts: 1, copies: 2 }));
     }
 
     /// A recipient whose token changes at this moment.

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep_until};
 
-use super::copies::{self, Flight, Settled};
+use super::copies::{self, Flight, Settled, Tried};
 use super::last_try;
 use crate::domain::PushOutcome;
 use crate::log;
@@ -151,7 +151,7 @@ impl PushService {
     }
 
     /// Takes the services and keys of another one from now on; what is under way goes on as it began, and what waits to be tried again, and was certainly
-    /// not taken, is tried by these.
+    /// not taken, is tried by these. So is the next copy of a call's push that may be taken twice.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
         self.0.mode.swap(Arc::clone(&mode)).note_in_force(false);
@@ -226,7 +226,12 @@ impl PushService {
         };
         let run = match DeliveryRun::new(apps.get(app), target, push) {
             Ok(run) => run,
-            Err(verdict) => return Ok(Settled { verdict, attempts: from.earlier.attempts, copies: 0 }),
+            // What earlier services may have taken may ring.
+            Err(_) if from.earlier.lost > 0 && push.event == Event::Call => {
+                let Earlier { attempts, lost: copies, .. } = from.earlier;
+                return Ok(Settled { verdict: Verdict::Unconfirmed, attempts, copies });
+            }
+            Err(verdict) => return Ok(Settled { verdict, attempts: from.earlier.attempts, copies: from.earlier.lost }),
         };
         let record = Arc::clone(run.record());
         let _waiting = record.wait();
@@ -464,7 +469,8 @@ impl<'a> DeliveryRun<'a> {
             }
         };
         let before = from.earlier.attempts;
-        let again = |attempts| Earlier { attempts: before + attempts, lost: 0, since: None };
+        let lost = from.earlier.lost;
+        let again = |Tried { attempts, copies }| Earlier { attempts: before + attempts, lost: copies, since: None };
         let mut settled = match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
@@ -474,7 +480,9 @@ impl<'a> DeliveryRun<'a> {
                         noted(fcm.attempt(&mut prepared, deadline, departure, Some(&renewed)).await)
                     })
                 };
-                copies::run_with(send, deadline, departure, recipient, from.changed.as_mut()).await.map_err(again)?
+                copies::run_with(send, deadline, departure, recipient, lost, from.changed.as_mut())
+                    .await
+                    .map_err(again)?
             }
             Self::WebPush(webpush, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
@@ -484,7 +492,9 @@ impl<'a> DeliveryRun<'a> {
                         noted(webpush.attempt(&mut prepared, deadline, (departure, recipient), Some(&renewed)).await)
                     })
                 };
-                copies::run_with(send, deadline, departure, recipient, from.changed.as_mut()).await.map_err(again)?
+                copies::run_with(send, deadline, departure, recipient, lost, from.changed.as_mut())
+                    .await
+                    .map_err(again)?
             }
             run => {
                 let settled = run.repeated(terms, from, &retries, noted).await?;
