@@ -218,7 +218,7 @@ async fn an_alert_that_is_told_to_wait_without_a_time_asks_seldom_and_delays_no_
 #[tokio::test(start_paused = true)]
 async fn a_service_that_tells_one_subscription_after_the_other_to_wait_is_left_alone_for_seconds_by_all_but_calls() {
     // The eighth was told so 50 ms before.
-    for (push, waits) in [(alert(), 450..6_000), (call(9), 0..100)] {
+    for (is_call, waits) in [(false, 450..6_000), (true, 0..100)] {
         let (web, mut told) = (Web::new(&Authority::new()), Vec::new());
         for number in 1..=8 {
             let device = web.server.subscribe();
@@ -229,6 +229,7 @@ async fn a_service_that_tells_one_subscription_after_the_other_to_wait_is_left_a
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(web.server.requests(), 8);
+        let push = if is_call { call(9) } else { alert() };
         let push = Push { deadline: push.sent_at + 30, ..push };
         let delivery = web.service.deliver(APP, &web.server.subscribe().push_target(), &push).await;
         assert_eq!(delivery.verdict, Verdict::Accepted);
