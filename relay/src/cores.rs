@@ -41,17 +41,17 @@ type First = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The way to every core; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Cores(Arc<[Way]>);
+pub(crate) struct Cores(Arc<[CoreHandle]>);
 
-struct Way {
+struct CoreHandle {
     handle: Handle,
-    carried: Arc<Carried>,
+    carried: Arc<HeldWork>,
     running: watch::Receiver<()>,
 }
 
 /// Work that is to end before the core does.
 #[derive(Default)]
-struct Carried {
+struct HeldWork {
     count: AtomicUsize,
     none: Notify,
 }
@@ -90,7 +90,7 @@ impl Core {
     }
 }
 
-fn start(index: usize) -> io::Result<(Way, Core)> {
+fn start(index: usize) -> io::Result<(CoreHandle, Core)> {
     if clock::is_virtual() {
         return Ok(start_here());
     }
@@ -98,7 +98,7 @@ fn start(index: usize) -> io::Result<(Way, Core)> {
     let handle = runtime.handle().clone();
     let (begin, begun) = oneshot::channel::<First>();
     let (running, runs) = watch::channel(());
-    let carried = Arc::new(Carried::default());
+    let carried = Arc::new(HeldWork::default());
     let waits_for = carried.clone();
     let (give, given) = std::sync::mpsc::channel::<Runtime>();
     // The thread ends, and drops the runtime, when the core is dropped: no other may, for it might be one of a runtime.
@@ -123,15 +123,15 @@ fn start(index: usize) -> io::Result<(Way, Core)> {
     }
     // The thread waits for it.
     let _ = give.send(runtime);
-    Ok((Way { handle, carried, running: runs }, Core(begin)))
+    Ok((CoreHandle { handle, carried, running: runs }, Core(begin)))
 }
 
 /// In a simulation: all cores of a node are the runtime that this runs on, whose time is the simulation's.
-fn start_here() -> (Way, Core) {
+fn start_here() -> (CoreHandle, Core) {
     let handle = Handle::current();
     let (begin, begun) = oneshot::channel::<First>();
     let (running, runs) = watch::channel(());
-    let carried = Arc::new(Carried::default());
+    let carried = Arc::new(HeldWork::default());
     let waits_for = carried.clone();
     handle.spawn(async move {
         if let Ok(first) = begun.await {
@@ -140,10 +140,10 @@ fn start_here() -> (Way, Core) {
         }
         drop(running);
     });
-    (Way { handle, carried, running: runs }, Core(begin))
+    (CoreHandle { handle, carried, running: runs }, Core(begin))
 }
 
-impl Carried {
+impl HeldWork {
     async fn gone(&self) {
         loop {
             let none = self.none.notified();
@@ -172,10 +172,10 @@ impl<F: Future<Output = ()>> Future for Carrying<F> {
 }
 
 /// One piece of what a core carries.
-struct Load(Arc<Carried>);
+struct Load(Arc<HeldWork>);
 
 impl Load {
-    fn of(carried: Arc<Carried>) -> Self {
+    fn of(carried: Arc<HeldWork>) -> Self {
         carried.count.fetch_add(1, Ordering::Relaxed);
         Self(carried)
     }

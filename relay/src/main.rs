@@ -29,7 +29,7 @@ use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
 use relay::serve::open_files;
-use relay::serve::unconfigured::Unconfigured;
+use relay::serve::unconfigured::{self, Unconfigured};
 use relay::serve::{Relay, Running};
 use relay::systemd::{self, Notifier, sockets};
 use relay::timing;
@@ -74,6 +74,10 @@ enum Command {
         /// Without a configuration: where the SIP server that comes with it listens; it must have this address
         #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:5060", conflicts_with = "config")]
         with_registrar: Option<std::net::SocketAddr>,
+        /// Without a configuration: this machine's address as SIP servers on other machines see it; the relay listens for them, reaches
+        /// those of that LAN, and brings no SIP server
+        #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["config", "with_registrar"])]
+        public: Option<std::net::IpAddr>,
     },
     /// Check everything that `serve` would need, and print each problem with its place and remedy
     Check {
@@ -166,9 +170,10 @@ fn main() -> ExitCode {
 /// Runs a command to its end.
 fn run(command: Command, log_format: LogFormat, runtime: &tokio::runtime::Runtime) -> ExitCode {
     match command {
-        Command::Serve { config, state, with_registrar } => {
+        Command::Serve { config, state, with_registrar, public } => {
             raise_open_files();
-            runtime.block_on(serve(config, state, with_registrar, log_format))
+            let trial = Trial { state, registrar: with_registrar, public };
+            runtime.block_on(serve(config, trial, log_format))
         }
         Command::Check { config: Some(config), push, json, live: false, ready: false } => {
             runtime.block_on(check_file(config, push, json)).unwrap_or_else(|error| ended(Err(error)))
@@ -222,13 +227,15 @@ fn arguments() -> Result<Cli, ExitCode> {
     })
 }
 
-async fn serve(
-    file: Option<PathBuf>,
+/// What may be named of a relay without a configuration.
+struct Trial {
     state: Option<PathBuf>,
     registrar: Option<std::net::SocketAddr>,
-    format: LogFormat,
-) -> ExitCode {
-    let (config, unconfigured) = match configuration(file, state, registrar, format).await {
+    public: Option<std::net::IpAddr>,
+}
+
+async fn serve(file: Option<PathBuf>, trial: Trial, format: LogFormat) -> ExitCode {
+    let (config, unconfigured) = match configuration(file, trial, format).await {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -237,6 +244,7 @@ async fn serve(
     let Ok(signals) = Signals::receive() else { return not_started(format, "signals cannot be received") };
     let running = match Relay::start(config).await {
         Ok(running) => running,
+        Err(error) if unconfigured.is_some() => return not_started(format, &unconfigured::not_started(&error)),
         Err(error) => return not_started(format, &error.to_string()),
     };
     log_addresses(&running);
@@ -262,8 +270,7 @@ async fn serve(
 /// The configuration of the file; without one, that of development.
 async fn configuration(
     file: Option<PathBuf>,
-    state: Option<PathBuf>,
-    registrar: Option<std::net::SocketAddr>,
+    trial: Trial,
     format: LogFormat,
 ) -> Result<(Config, Option<Unconfigured>), ExitCode> {
     if let Some(file) = file {
@@ -271,7 +278,7 @@ async fn configuration(
         return Ok((config, None));
     }
     let mut config = Config::development().map_err(|problems| not_configured(format, &problems))?;
-    match Unconfigured::prepare(&mut config, state, registrar).await {
+    match Unconfigured::prepare(&mut config, trial.state, trial.registrar, trial.public).await {
         Ok(unconfigured) => Ok((config, Some(unconfigured))),
         Err(error) => Err(not_started(format, &error.to_string())),
     }

@@ -29,8 +29,8 @@ pub struct Timing {
     pub connection: ConnectionTiming,
     /// How long a registration is lost before its user is told of it; 10 min.
     pub lost_notice: LostNotice,
-    /// How long a SIP server has answered nothing when another node is asked whether it reaches that; 1 min.
-    pub marooned_after: MaroonedAfter,
+    /// The silence of a SIP server after which another node is asked whether it reaches the server; 1 min.
+    pub unreachable_after: UnreachableAfter,
     /// How long after a failure a certificate is ordered again for the first time; 1 min.
     pub acme_retry: AcmeRetry,
 }
@@ -55,11 +55,11 @@ impl Default for LostNotice {
     }
 }
 
-/// How long a SIP server has answered nothing when another node is asked whether it reaches that: longer than a SIP server takes to start again.
+/// The silence of a SIP server after which another node is asked whether it reaches the server: longer than a SIP server takes to restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaroonedAfter(pub Duration);
+pub struct UnreachableAfter(pub Duration);
 
-impl Default for MaroonedAfter {
+impl Default for UnreachableAfter {
     fn default() -> Self {
         Self(Duration::from_secs(60))
     }
@@ -116,9 +116,9 @@ impl Timing {
             large: scaled(default.large),
         };
         let lost_notice = LostNotice(scaled(LostNotice::default().0));
-        let marooned_after = MaroonedAfter(scaled(MaroonedAfter::default().0));
+        let unreachable_after = UnreachableAfter(scaled(UnreachableAfter::default().0));
         let acme_retry = AcmeRetry(scaled(AcmeRetry::default().0));
-        Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice, marooned_after, acme_retry }
+        Self { sip: sip::endpoint::Timing::scaled(factor), connection, lost_notice, unreachable_after, acme_retry }
     }
 
     /// With the waits of minutes at their default times `factor`, above 0.
@@ -129,7 +129,7 @@ impl Timing {
         waits.refused_once = default.refused_once.mul_f64(factor);
         waits.refused_twice = default.refused_twice.mul_f64(factor);
         self.lost_notice = LostNotice(LostNotice::default().0.mul_f64(factor));
-        self.marooned_after = MaroonedAfter(MaroonedAfter::default().0.mul_f64(factor));
+        self.unreachable_after = UnreachableAfter(UnreachableAfter::default().0.mul_f64(factor));
         self
     }
 

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_do_no_harm() {
+    fn a_burst_of_0_is_one_of_1_and_an_interval_of_0_refuses_nobody() {
         let now = Instant::now();
         let none = Rate { burst: 0, interval: Duration::from_secs(1) };
         let mut bucket = Bucket::full(now);

@@ -185,7 +185,7 @@ mod tests {
 
     /// There is one for each binding.
     #[test]
-    fn a_timer_is_small() {
+    fn a_timer_takes_40_bytes() {
         assert_eq!(size_of::<Entry<[u8; 24]>>(), 40);
     }
 }

@@ -28,7 +28,15 @@ impl Unconfigured {
     /// # Errors
     /// [`Missed`] when it does not.
     pub async fn start() -> Result<Self, Missed> {
-        Self::start_at(Scratch::new(), std::array::from_fn(|_| ports::free())).await
+        Self::start_with(&[]).await
+    }
+
+    /// The same with further settings in its environment.
+    ///
+    /// # Errors
+    /// [`Missed`] when it does not start.
+    pub async fn start_with(settings: &[(&str, &str)]) -> Result<Self, Missed> {
+        Self::start_at(Scratch::new(), std::array::from_fn(|_| ports::free()), settings).await
     }
 
     /// Ends it, and starts it again with the same folder.
@@ -39,10 +47,10 @@ impl Unconfigured {
         let Self { child, state, ports, .. } = self;
         child.signal(rustix::process::Signal::TERM);
         child.exit(SOON).await?;
-        Self::start_at(state, ports).await
+        Self::start_at(state, ports, &[]).await
     }
 
-    async fn start_at(state: Scratch, ports: [u16; 6]) -> Result<Self, Missed> {
+    async fn start_at(state: Scratch, ports: [u16; 6], further: &[(&str, &str)]) -> Result<Self, Missed> {
         let mut command = Command::new(binary()?);
         let [sip_server, listeners @ ..] = ports.map(|port| format!("127.0.0.1:{port}"));
         command.args(["serve", "--with-registrar", &sip_server, "--state"]).arg(state.path());
@@ -53,6 +61,9 @@ impl Unconfigured {
             ["EDGE__LISTEN", "API__LISTEN", "OPERATOR__LISTEN", "UPSTREAM__UDP_LISTEN", "UPSTREAM__TLS_LISTEN"];
         for (setting, address) in settings.iter().zip(&listeners) {
             command.env(format!("SIPWAKE_{setting}"), address);
+        }
+        for (setting, value) in further {
+            command.env(format!("SIPWAKE_{setting}"), value);
         }
         // The SIP server's port is taken for TCP; what is too large for a datagram comes to where the datagrams go.
         command.env("SIPWAKE_UPSTREAM__TCP_LISTEN", &listeners[3]);

@@ -1,11 +1,11 @@
 //! Questions to the shards, and their answers.
 //!
-//! Invariant: a question is answered after all that its shard was told before it, and exactly once, unless the shard has ended.
+//! Invariant: a shard answers a question after everything that it was told before, and exactly once unless it has ended.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sip::id::InstanceId;
+use sip::id::{InstanceId, ShardTag};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -15,7 +15,12 @@ use super::{Agent, ShardInput};
 impl Agent {
     /// Tells the shard of an instance, and gives back its answer; `None` when the shards have ended.
     pub async fn ask<T>(&self, id: InstanceId, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        self.ask_shard(id.tag().shard(self.0.shards.len()), request).await
+        self.ask_tagged(id.tag(), request).await
+    }
+
+    /// The same of the shard that a tag leads to.
+    pub async fn ask_tagged<T>(&self, tag: ShardTag, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        self.ask_shard(tag.shard(self.0.shards.len()), request).await
     }
 
     /// Asks every shard, one after the other.

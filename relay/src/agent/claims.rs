@@ -1,6 +1,6 @@
-//! What is taken over from other nodes, and handed over to them, as the shards are told of it.
+//! Claims and hand-overs, as the shards are told of them.
 //!
-//! Invariant: each shard hears of its own instances alone, and requests that waited for a claim are judged once none is under way.
+//! Invariant: each shard hears of its own instances alone. Requests that wait for a claim are decided when no claim is under way any more.
 
 use sip::id::InstanceId;
 use tokio::sync::mpsc;

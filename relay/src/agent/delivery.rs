@@ -1,7 +1,6 @@
-//! One push: its sending, its count, and the name of its verdict.
+//! The delivery of one push: it is sent and counted, and its verdict gets a name.
 //!
-//! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is tried again at a token that
-//! the device has replaced meanwhile.
+//! Invariant: every push of the agent leaves by [`deliver`], so that each is counted once, and none is retried with a token that the device has replaced.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,9 @@ use tokio::sync::{Mutex, oneshot};
 use super::{ShardInput, Shared};
 use crate::domain::story::{ANSWER_LOST, TOKEN_CHANGED};
 use crate::domain::{PushOutcome, PushProvider};
-use crate::push::{ANSWERED_WITHIN, Delivery, Departure, Event, Going, Push, Recalled, Recipient, Staying, Verdict};
+use crate::push::{
+    ANSWERED_WITHIN, Delivery, Departure, Event, IsGoneFuture, Push, Recalled, Recipient, StaysFuture, Verdict,
+};
 use crate::vault::record::{Provider, PushTarget};
 
 /// How long the answer to a push is waited for that is to go elsewhere, where its service may take it twice.
@@ -89,7 +90,7 @@ struct Device<'a> {
 }
 
 impl Recipient for Device<'_> {
-    fn stays(&self) -> Staying<'_> {
+    fn stays(&self) -> StaysFuture<'_> {
         Box::pin(async {
             let Push { instance, event, .. } = *self.push;
             let (reply, answer) = oneshot::channel();
@@ -104,7 +105,7 @@ impl Recipient for Device<'_> {
         })
     }
 
-    fn is_gone(&self) -> Going<'_> {
+    fn is_gone(&self) -> IsGoneFuture<'_> {
         Box::pin(async {
             let _judging = self.judging.lock().await;
             self.shared.believes_not_found(self.app, self.target).await

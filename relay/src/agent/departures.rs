@@ -1,6 +1,6 @@
-//! The nodes that have announced their departure. Most of them only restart: they serve on until they go, and are back soon.
+//! The nodes that have announced that they leave. Most of them only restart: they serve until they end, and are back soon.
 //!
-//! Invariant: a node that is not back [`BACK_WITHIN`] counts as gone.
+//! Invariant: a node that is not back within [`BACK_WITHIN`] counts as gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Digests computed with a secret, at the moment of need.
+//! Digests that are computed with a secret.
 //!
-//! Invariant: a function here reads a [`Record`] that its caller unsealed for this one call, under
-//! [`with_clean_stack`](crate::secret::with_clean_stack), and gives back nothing from which the secret can be found.
+//! Invariant: a function here reads a [`Record`] that its caller has unsealed for this one call, under
+//! [`with_clean_stack`](crate::secret::with_clean_stack). The secret cannot be derived from its result.
 
 use sip::auth::{Challenge, DigestResponse, Ha1, Hash};
 use sip::endpoint::{EDGE_REALM, Proof as DeviceProof};

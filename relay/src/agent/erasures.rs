@@ -1,10 +1,14 @@
-//! Records that the store still has to erase.
+//! Records that the store has yet to erase.
 //!
-//! Invariant: a record handed over is erased as soon as the store answers, however long that takes; a wipe's tombstone has the next run go on with
-//! it, and the record's own TTL is the backstop. An instance waits once, however often it is handed over, and one whose receipt is still to come
-//! before any that the store has again. Records that the store has not erased are asked for again in turn with new ones: the slot of a Cluster, or
-//! the one record, that it does not answer for keeps no other waiting. Its tombstone says that a record is erased when the store has said so, and not
-//! before.
+//! | order of the erasures | |
+//! | --- | --- |
+//! | first | records whose receipts are awaited |
+//! | then | records that a store has brought back |
+//! | retries | take turns with new ones: one record, or one slot of a Cluster, that does not answer delays no other |
+//!
+//! Invariant: a record that is handed over is erased as soon as the store answers, however long that takes. After a crash the tombstone makes the next run
+//! go on, and the record's TTL is the backstop. An instance is queued once, however often it is handed over. Its tombstone is marked as erased only when the
+//! store has confirmed the erasure.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

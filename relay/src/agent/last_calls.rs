@@ -1,7 +1,7 @@
-//! The calls of a node that ends: those that wait are waited for, then none is taken any more, and those that are left are ended. So is what is
-//! asked in calls that are established, and what devices and their callers ask beside calls.
+//! The last calls of a node that ends. Waiting calls are given time to end; then new calls are refused, and the rest is ended. Requests in established
+//! calls, and requests outside of calls, end likewise.
 //!
-//! Invariant: once calls are refused, nothing begins to wait; what has begun to wait is answered before the node is gone.
+//! Invariant: once calls are refused, nothing new waits. Everything that waits is answered before the node exits.
 
 use std::time::Duration;
 

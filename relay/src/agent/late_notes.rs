@@ -1,10 +1,10 @@
-//! Notes of missed calls that the store did not take when they ended: it stood still, or was away.
+//! Notes of missed calls that the store did not take when the calls ended, because it did not answer.
 //!
-//! A store that was away may come back without the records, which their nodes write again: a note whose instance it does not have waits for
+//! A store that was away may come back without records, which their nodes then write again. So the note of an instance without a record waits for
 //! [`RESTORED_WITHIN`], unless the instance is known to be wiped.
 //!
-//! Invariant: a note is held sealed alone, until the store has taken it or its instance is gone. They are tried in turn, one at a time: one slot
-//! of a Cluster that is away keeps no other note waiting for good. One more than [`MAX`] is lost, and so is what waits when the process ends.
+//! Invariant: a note is held in its sealed form alone, until the store has taken it or its instance is gone. Notes are tried in turn, one at a time, so that
+//! one slot of a Cluster that is away holds up no other note. There are at most [`MAX`]; a further one is dropped, and a restart forgets all.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn their_number_is_bounded() {
+    async fn no_more_notes_wait_than_there_is_room_for() {
         let (add, added) = mpsc::channel(MAX / 2);
         tokio::spawn(write(added, async |_: &usize| false));
         let mut kept = 0;

@@ -1,6 +1,6 @@
-//! Telling the shards that time has passed without this machine.
+//! Tells the shards that time has passed while this machine stood still.
 //!
-//! Invariant: each shard is told once, in its turn, and nothing waits for it.
+//! Invariant: each shard is told once, in the order of its inputs, and nothing waits for it.
 
 use std::time::Duration;
 

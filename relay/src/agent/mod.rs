@@ -176,7 +176,7 @@ enum ShardInput {
         lives: bool,
     },
     /// The outcome of a look-up for requests that name a registration by our Path.
-    PathLookedUp(Box<(shard::path_lookups::Named, shard::path_lookups::LookedUp)>),
+    PathLookedUp(Box<(shard::path_lookups::LookupSubject, shard::path_lookups::LookedUp)>),
     /// What the store says of the proof of a device whose instance is not here, by which method it was shown.
     ProofJudged(Box<(sip::endpoint::VerificationId, Box<str>, shard::elsewhere::Judged)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
@@ -279,6 +279,15 @@ pub struct Registered {
     pub sent_ms: u64,
 }
 
+/// The nodes that hear of the end of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Those that leave, and serve on the calls of instances that they have handed over.
+    LeavingNodes,
+    /// All that live.
+    AllNodes,
+}
+
 /// An event on a shard that concerns other nodes.
 #[derive(Debug)]
 pub enum NodeNews {
@@ -286,8 +295,8 @@ pub enum NodeNews {
     Wiped {
         /// The registration's id.
         id: InstanceId,
-        /// Any node may have a copy of it, and not only one that leaves.
-        everywhere: bool,
+        /// The nodes that may have a copy of it.
+        audience: Audience,
         /// Dropped when the nodes that may have it have heard it, or have had their time.
         told: oneshot::Sender<Infallible>,
     },

@@ -1,14 +1,14 @@
-//! This node's knowledge of its own ownership, shared with every shard.
+//! Whether this node knows that it owns its instances; shared with every shard.
 //!
-//! | state | since | what a shard does |
-//! | --- | --- | --- |
-//! | claiming | the start, and until the instances taken over have met their SIP server | requests for an instance that is not here, or not served yet, wait |
-//! | taking | the start, and until all that was claimed is with its shard | an instance that is not here is not reported as unknown |
-//! | doubtful | the lease was renewed last a whole lease ago: the process stood still | nothing from the network is acted on until the store has spoken, and the shard has read what it said |
+//! | state | from | to | a shard |
+//! | --- | --- | --- | --- |
+//! | claiming | the start | the first answer of the SIP server of each claimed instance | lets requests wait for instances that are not here, or not served yet |
+//! | taking | the start | the arrival of all claimed instances at their shards | reports no instance as unknown |
+//! | doubtful | a whole lease without a renewal: the process stood still | the store's answer, once the shard has read it | acts on nothing from the network |
 //!
 //! A store that is away causes no doubt: the node goes on with its instances.
 //!
-//! Invariant: a look costs one load of an atomic, and of the clock for the doubt, and never waits.
+//! Invariant: a query costs the load of an atomic, and for the doubt a look at the clock. It never waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,14 +1,14 @@
 //! Doubts about SIP servers that refuse accounts for good.
 //!
-//! A server whose database is away, whose configuration broke, or that bans this relay's address refuses everybody. An account that it had
-//! accepted is refused for good by the third refusal in a row, but not
-//! - while the same server refuses other accounts that it had accepted, at the time of this one's first refusal or since, and
-//! - has granted no account that it had accepted since it refused those others: an account granted in the middle of an outage ends no other.
+//! A server whose database is away, whose configuration is broken, or that bans this relay's address refuses everybody. So the third refusal in a row does not
+//! end an account that the server had accepted
+//! - while the server refuses other accounts that it had accepted, at the time of this account's first refusal or since, and
+//! - has granted none of the accounts that it had accepted since it refused those others. One account granted in the middle of an outage ends no other.
 //!
-//! The same server is one with the same registrar, proxy and domain, or one with the same host and port where requests go: what either
-//! shows is enough. An account that is doubted so is asked for again, once an hour, until its lease ends.
+//! Two registrations are at the same server when they have the same registrar, proxy and domain, or when their requests go to the same host and port. A doubted
+//! account registers again once an hour until its lease ends.
 //!
-//! Invariant: two registrations of one address of record are one account here; what no account refers to any more is forgotten.
+//! Invariant: two registrations of one address of record count as one account. What no account refers to any more is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::MutexGuard;
@@ -29,10 +29,10 @@ const TOLD_EVERY: Duration = Duration::from_secs(600);
 
 /// The accounts that each SIP server refuses although it had accepted them.
 #[derive(Default)]
-pub(crate) struct RefusalDoubts(Mutex<HashMap<Place, Server>>);
+pub(crate) struct RefusalDoubts(Mutex<HashMap<ServerKey, Server>>);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Place {
+enum ServerKey {
     Upstream(UpstreamId),
     /// The host and port where requests go.
     NextHop(Box<str>),
@@ -40,13 +40,13 @@ enum Place {
 
 #[derive(Default)]
 struct Server {
-    refused: BTreeMap<InstanceId, Refused>,
+    refused: BTreeMap<InstanceId, RefusedAccount>,
     /// When it granted an account last that it had accepted before; since it has refused one.
     granted_at: Option<Instant>,
     told_at: Option<Instant>,
 }
 
-struct Refused {
+struct RefusedAccount {
     account: AorKey,
     /// The first of those in a row.
     first: Instant,
@@ -75,7 +75,7 @@ impl RefusalDoubts {
         let mut table = self.lock();
         for place in places(upstreams, upstream) {
             let rows = &mut table.entry(place).or_default().refused;
-            let row = rows.entry(id).or_insert(Refused { account, first: now, last: now });
+            let row = rows.entry(id).or_insert(RefusedAccount { account, first: now, last: now });
             row.last = now;
             if in_a_row == 1 {
                 row.first = now;
@@ -118,7 +118,7 @@ impl RefusalDoubts {
         Belief::Believed
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Server>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServerKey, Server>> {
         self.0.lock()
     }
 }
@@ -157,9 +157,9 @@ impl Server {
     }
 }
 
-fn places(upstreams: &Upstreams, upstream: UpstreamId) -> impl Iterator<Item = Place> + use<> {
-    let next_hop = upstreams.route(upstream).map(|route| Place::NextHop(route.server().into()));
-    [Some(Place::Upstream(upstream)), next_hop].into_iter().flatten()
+fn places(upstreams: &Upstreams, upstream: UpstreamId) -> impl Iterator<Item = ServerKey> + use<> {
+    let next_hop = upstreams.route(upstream).map(|route| ServerKey::NextHop(route.server().into()));
+    [Some(ServerKey::Upstream(upstream)), next_hop].into_iter().flatten()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! Requests from the use cases to a shard, and its answers.
+//! Requests from the use cases to a shard, and their answers.
 //!
-//! Invariant: a request that carries a proof is obeyed only when the proof is the instance's own secret. An answer holds
-//! a record in the sealed form alone.
+//! Invariant: a request that carries a proof is carried out only if the proof is the instance's own secret. An answer holds a record in its sealed form alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -171,7 +170,7 @@ pub enum Request {
         /// Whether it is only looked who is there.
         looks: bool,
         /// Who waits for them.
-        asker: Asker,
+        requester: WakeRequester,
         /// The answer, at once.
         reply: oneshot::Sender<DevicesFound>,
     },
@@ -229,6 +228,15 @@ pub enum Request {
     IsInCall {
         /// The instance.
         id: InstanceId,
+        /// The answer.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Whether a binding is registered here for another device than this one.
+    IsRegistered {
+        /// The binding.
+        binding: BindingId,
+        /// The device's instance, if it has one.
+        besides: Option<InstanceId>,
         /// The answer.
         reply: oneshot::Sender<bool>,
     },
@@ -340,7 +348,7 @@ impl Request {
     /// Whether the push that it is to lead to is wanted by nobody any more: who asked for it is gone.
     pub(crate) fn is_given_up(&self) -> bool {
         match self {
-            Self::ExpectCall { asker, reply, .. } => reply.is_closed() || asker.answered.has_changed().is_err(),
+            Self::ExpectCall { requester, reply, .. } => reply.is_closed() || requester.answered.has_changed().is_err(),
             Self::Test { reply, .. } => reply.is_closed(),
             _ => false,
         }
@@ -399,14 +407,14 @@ pub struct Servers {
     pub addresses: Option<Arc<[IpAddr]>>,
 }
 
-/// Who waits for the devices of a call that its SIP server holds.
+/// The request of a SIP server that holds a call until its devices are awake.
 #[derive(Clone, Debug)]
-pub struct Asker {
-    /// How long.
+pub struct WakeRequester {
+    /// The longest wait.
     pub wait: Duration,
-    /// Hears of each device that was woken; closed when none can come any more.
+    /// Reports each device that was woken; closed when no further device can come.
     pub arrivals: mpsc::UnboundedSender<Arrival>,
-    /// `true` once the SIP server has its answer; closed without it: nobody is there to hear one.
+    /// `true` once the SIP server has its answer. Closed without it, the SIP server has hung up.
     pub answered: watch::Receiver<bool>,
 }
 
@@ -598,10 +606,11 @@ mod tests {
         assert!(test.is_given_up());
         for is_answer_waited_for in [true, false] {
             let ((reply, answer), (asked, answered)) = (oneshot::channel(), watch::channel(false));
-            let asker = Asker { wait: Duration::ZERO, arrivals: mpsc::unbounded_channel().0, answered };
+            let requester = WakeRequester { wait: Duration::ZERO, arrivals: mpsc::unbounded_channel().0, answered };
             let servers = Servers { domain: "example.test".into(), registrars: Arc::new([]), addresses: None };
             let aor = AorKey::of_number(1);
-            let expect = Request::ExpectCall { aor, servers, from: "".into(), name: None, looks: false, asker, reply };
+            let expect =
+                Request::ExpectCall { aor, servers, from: "".into(), name: None, looks: false, requester, reply };
             assert!(!expect.is_given_up());
             if is_answer_waited_for {
                 drop(asked);

@@ -1,9 +1,10 @@
-//! SIP servers that have answered no registration of a proven account here for a while: no route, refused, no TLS, no name, or silence.
+//! SIP servers that have not answered a registration of a proven account for a while: there is no route, no TLS or no name, or the server refuses the
+//! connection or is silent.
 //!
-//! A server is the host and port where requests go: one that answers for any account is reached. What the outage does to each account is for the
-//! endpoint; this is for the question whether another node may reach what this one does not.
+//! A server is the host and port that requests are sent to; an answer for any account shows that it is reached. The endpoint decides what the outage means for
+//! each account. This table decides whether another node is asked to reach the server.
 //!
-//! Invariant: any answer takes a server out, a refusal as well. While none is silent, an answer costs one look.
+//! Invariant: any answer removes the server, a refusal as well. While no server is silent, an answer costs one lookup.
 
 use std::collections::BTreeMap;
 use std::sync::MutexGuard;

@@ -1,14 +1,14 @@
-//! The stories of calls that are over: kept in the store, and known here by number, not by content.
+//! The stories of calls that are over. The store keeps them; this node remembers their numbers, not their content.
 //!
 //! ```text
 //! shard ── keep ──► a queue ──► the store, sealed, beside the record ──► [`Recent`]: call, instance, App, how it ended
 //! ```
 //!
-//! Stories kept by an earlier run or another node are not known at first: [`Stories::recall`] reads it, a few instances at a time.
+//! Stories that an earlier run or another node kept are not known at first: [`Stories::recall`] reads them, a few instances at a time.
 //!
-//! Invariant: only the one writing task waits for the store. A story that does not fit into its queue is counted as lost. Nothing of a caller is in
-//! memory once a story is kept, or has been tried to be, but sealed. One that the store refuses keeps none of the others waiting. A story is
-//! forgotten a day after its call, here and in the store, and with its instance at once; the TTL in the store is the backstop.
+//! Invariant: only the one writing task waits for the store. A story for which the queue has no room is counted as lost. Once a write has been tried, memory
+//! holds nothing of a caller in the clear. A story that the store refuses delays no other. A story is forgotten, here and in the store, a day after its call
+//! and at once with its instance; the TTL is the backstop.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,21 +1,20 @@
-//! Doubts about APNs where it calls tokens bad, and about a service of Web Push that knows subscriptions no more.
+//! Doubts about a service that calls tokens bad: APNs with `BadDeviceToken`, and a service of Web Push with 404.
 //!
-//! `BadDeviceToken` says that a token is none, or that it is one of the other environment. The first is the app's end, the
-//! second an operator's mistake that concerns every device at once. So it ends an instance only
-//! - when this app and environment has had a push accepted, in this run or, with the same key and endpoint, in one of the
-//!   last days, and
-//! - while at most [`BAD_FREE`] answers in a row say so, with no push accepted between them, and
-//! - while, of what was answered within [`WINDOW`], at most [`BAD_FREE`] answers or one in [`BAD_SHARE`] say so, and
-//! - while all nodes, and their earlier runs, have believed fewer than [`BAD_FREE`] since one that knows of it had a push accepted and few refused, of
-//!   [`JUDGED`] answers of its run or more: a run that has just begun knows no share.
+//! `BadDeviceToken` means that a token is invalid, or that it belongs to the other environment. The first ends one instance; the second is a mistake of the
+//! operator that concerns every device at once. So the answer ends an instance only
+//! - when a push of this app and environment was accepted, in this run or, with the same key and endpoint, within the last days, and
+//! - while at most [`BAD_FREE`] answers in a row are `BadDeviceToken`, and
+//! - while at most [`BAD_FREE`] answers within [`WINDOW`], or one in [`BAD_SHARE`], are, and
+//! - while all nodes and their earlier runs have believed fewer than [`BAD_FREE`] since a push was accepted and few were refused, of [`JUDGED`] answers of
+//!   one run or more: a run that has just begun does not know the share.
 //!
-//! A 404 of Web Push is judged where the pushes of its service are (`push/webpush/unknown.rs`); all nodes and their runs together believe
-//! [`NOT_FOUND`] of one service within [`NOT_FOUND_FOR`], or until one that knows of it has a push taken there. A subscriber names its service: of one app
-//! [`SERVICES_MAX`] are known within that time, and of a further one no 404 is believed.
+//! Otherwise the instance lives on, its caller hears that it cannot be reached, and the operator is told.
 //!
-//! With the push services of another configuration all of that is learned anew: what an earlier endpoint or key was told says nothing of the next.
+//! The origin of a Web Push service judges its 404s (`push/webpush/unknown.rs`). All nodes and their runs together believe at most [`NOT_FOUND`] of one
+//! service within [`NOT_FOUND_FOR`], or until that service takes a push. Subscribers choose their services, so at most [`SERVICES_MAX`] are remembered of one
+//! app; no 404 of a further service is believed.
 //!
-//! Otherwise the instance lives, its caller is told that it cannot be reached, and the operator hears of it.
+//! A configuration with other push services begins anew: what an earlier endpoint or key was told says nothing about the next.
 //!
 //! Invariant: only answers are judged here; no push is delayed.
 
@@ -83,26 +82,42 @@ struct Row {
     answers: u32,
 }
 
-/// An app, one of its push services, and the services of the configuration in force.
-type Whose<'a> = (&'a str, Provider, &'a Weak<Mode>);
+/// One push service of an app, in the configuration in force.
+#[derive(Clone, Copy)]
+struct ServiceKey<'a> {
+    app: &'a str,
+    provider: Provider,
+    /// The services of that configuration.
+    services: &'a Weak<Mode>,
+}
+
+/// The writes to the store that follow from an accepted push.
+#[derive(Debug, PartialEq, Eq)]
+struct WhenAccepted {
+    /// That pushes of this service are accepted.
+    write_down: bool,
+    /// That tokens which were believed to be bad count no more.
+    clear_counts: bool,
+}
 
 impl TokenDoubts {
-    /// A push was accepted; whether that is to be written down, and that no token that was believed to be bad counts any more.
-    fn note_accepted(&self, whose: Whose<'_>, now: Instant) -> (bool, bool) {
-        self.with_row(whose, |row| {
+    /// A push was accepted.
+    fn note_accepted(&self, service: ServiceKey<'_>, now: Instant) -> WhenAccepted {
+        self.with_row(service, |row| {
             row.count(now, false);
             row.accepted = true;
             let due = row.written_at.is_none_or(|at| now.saturating_duration_since(at) >= WRITTEN_EVERY);
             if due {
                 row.written_at = Some(now);
             }
-            (due, row.answers >= JUDGED && row.share_is_low() && std::mem::take(&mut row.counts))
+            let is_low = row.answers >= JUDGED && row.share_is_low();
+            WhenAccepted { write_down: due, clear_counts: is_low && std::mem::take(&mut row.counts) }
         })
     }
 
     /// Tokens that are believed to be bad are counted by the store.
-    fn note_counts(&self, whose: Whose<'_>) {
-        self.with_row(whose, |row| row.counts = true);
+    fn note_counts(&self, service: ServiceKey<'_>) {
+        self.with_row(service, |row| row.counts = true);
     }
 
     /// Likewise the 404s of this service. False: they cannot be, for its app has too many.
@@ -135,21 +150,21 @@ impl TokenDoubts {
     }
 
     /// A token was called bad; `None`: whether a push was accepted in an earlier run decides.
-    fn judge(&self, whose: Whose<'_>, now: Instant) -> Option<bool> {
-        self.with_row(whose, |row| {
+    fn judge(&self, service: ServiceKey<'_>, now: Instant) -> Option<bool> {
+        self.with_row(service, |row| {
             row.count(now, true);
             let few = row.are_few();
             (!few || row.accepted).then_some(few)
         })
     }
 
-    fn note_accepted_before(&self, whose: Whose<'_>) {
-        self.with_row(whose, |row| row.accepted = true);
+    fn note_accepted_before(&self, service: ServiceKey<'_>) {
+        self.with_row(service, |row| row.accepted = true);
     }
 
     /// Whether the operator is to be told now.
-    fn tells(&self, whose: Whose<'_>, now: Instant) -> bool {
-        self.with_row(whose, |row| {
+    fn tells(&self, service: ServiceKey<'_>, now: Instant) -> bool {
+        self.with_row(service, |row| {
             let due = row.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_EVERY);
             if due {
                 row.told_at = Some(now);
@@ -158,7 +173,11 @@ impl TokenDoubts {
         })
     }
 
-    fn with_row<T>(&self, (app, provider, services): Whose<'_>, work: impl FnOnce(&mut Row) -> T) -> T {
+    fn with_row<T>(
+        &self,
+        ServiceKey { app, provider, services }: ServiceKey<'_>,
+        work: impl FnOnce(&mut Row) -> T,
+    ) -> T {
         let mut rows = self.rows.lock();
         let row = rows.entry((app.into(), provider)).or_default();
         if !Weak::ptr_eq(&row.services, services) {
@@ -197,19 +216,20 @@ impl Shared {
     /// A push was accepted: this app's tokens of this environment are good ones.
     pub(crate) fn note_accepted(self: &Arc<Self>, app: &str, provider: Provider) {
         let services = Arc::downgrade(&self.push.mode());
-        let (is_news, is_over) = self.token_doubts.note_accepted((app, provider, &services), clock::now());
-        if !is_news && !is_over {
+        let service = ServiceKey { app, provider, services: &services };
+        let WhenAccepted { write_down, clear_counts } = self.token_doubts.note_accepted(service, clock::now());
+        if !write_down && !clear_counts {
             return;
         }
         let Some(channel) = self.push.channel(app, provider) else { return };
         let (shared, app) = (self.clone(), Box::<str>::from(app));
         tokio::spawn(async move {
             // A state that is not written down is learned anew by the next run.
-            if is_news {
+            if write_down {
                 let _ = shared.vault.remember(&channel).await;
             }
-            if is_over && shared.vault.give_turns_back(&bad_tokens(&channel), BAD_FREE).await.is_err() {
-                shared.token_doubts.note_counts((&app, provider, &services));
+            if clear_counts && shared.vault.give_turns_back(&bad_tokens(&channel), BAD_FREE).await.is_err() {
+                shared.token_doubts.note_counts(ServiceKey { app: &app, provider, services: &services });
             }
         });
     }
@@ -244,22 +264,22 @@ impl Shared {
     /// Whether a token that the service calls bad ends its instance. If not, the operator is told.
     pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider, token: &PushToken) -> bool {
         let (now, services) = (clock::now(), Arc::downgrade(&self.push.mode()));
-        let whose = (app, provider, &services);
-        let believed = match (self.token_doubts.judge(whose, now), self.push.channel(app, provider)) {
+        let service = ServiceKey { app, provider, services: &services };
+        let believed = match (self.token_doubts.judge(service, now), self.push.channel(app, provider)) {
             (Some(false), _) | (_, None) => false,
-            (Some(true), Some(channel)) => self.counts_as_bad(whose, &channel).await,
+            (Some(true), Some(channel)) => self.counts_as_bad(service, &channel).await,
             (None, Some(channel)) => {
                 let before = self.vault.remembers(&channel).await.unwrap_or(false);
                 if before {
-                    self.token_doubts.note_accepted_before(whose);
+                    self.token_doubts.note_accepted_before(service);
                 }
-                before && self.counts_as_bad(whose, &channel).await
+                before && self.counts_as_bad(service, &channel).await
             }
         };
         if !believed {
             self.metrics.push_token_doubted(self.provider(provider));
             self.push.note_doubted_token(app, provider, token);
-            if self.token_doubts.tells(whose, now) {
+            if self.token_doubts.tells(service, now) {
                 tracing::error!(
                     event = "push-tokens-doubted",
                     app,
@@ -273,8 +293,8 @@ impl Shared {
     }
 
     /// Whether all nodes and their earlier runs have believed few tokens of this channel to be bad, of which this is one more.
-    async fn counts_as_bad(&self, whose: Whose<'_>, channel: &str) -> bool {
-        self.token_doubts.note_counts(whose);
+    async fn counts_as_bad(&self, service: ServiceKey<'_>, channel: &str) -> bool {
+        self.token_doubts.note_counts(service);
         self.vault.take_turn(&bad_tokens(channel), BAD_FREE, BELIEVED_FOR).await.unwrap_or(false)
     }
 }
@@ -302,9 +322,10 @@ mod tests {
             Self { doubts: TokenDoubts::default(), services: Arc::new(Mode::Printed), now: Instant::now() }
         }
 
-        fn accepted(&self) -> (bool, bool) {
+        fn accepted(&self) -> WhenAccepted {
             let services = Arc::downgrade(&self.services);
-            self.doubts.note_accepted((APP, Provider::ApnsProduction, &services), self.now)
+            let service = ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services };
+            self.doubts.note_accepted(service, self.now)
         }
 
         fn bad(&self) -> Option<bool> {
@@ -312,7 +333,8 @@ mod tests {
         }
 
         fn bad_of(&self, provider: Provider) -> Option<bool> {
-            self.doubts.judge((APP, provider, &Arc::downgrade(&self.services)), self.now)
+            let services = Arc::downgrade(&self.services);
+            self.doubts.judge(ServiceKey { app: APP, provider, services: &services }, self.now)
         }
     }
 
@@ -322,7 +344,7 @@ mod tests {
         assert_eq!(answers.bad(), None, "an earlier run may know");
         assert_eq!(answers.bad(), None);
         assert_eq!(answers.bad(), Some(false), "three of three are too many, whatever an earlier run knew");
-        assert_eq!([answers.accepted().0, answers.accepted().0], [true, false], "written once a day");
+        assert_eq!([answers.accepted().write_down, answers.accepted().write_down], [true, false], "written once a day");
     }
 
     #[test]
@@ -356,10 +378,15 @@ mod tests {
     #[test]
     fn what_all_nodes_believed_counts_until_a_node_that_knows_of_it_has_few_refused() {
         let answers = Answers::new();
-        assert_eq!(answers.accepted(), (true, false), "this run knows of none");
+        assert_eq!(
+            answers.accepted(),
+            WhenAccepted { write_down: true, clear_counts: false },
+            "this run knows of none"
+        );
         answers.bad();
-        answers.doubts.note_counts((APP, Provider::ApnsProduction, &Arc::downgrade(&answers.services)));
-        let over: Vec<_> = (3..=JUDGED + 1).map(|_| answers.accepted().1).collect();
+        let services = Arc::downgrade(&answers.services);
+        answers.doubts.note_counts(ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services });
+        let over: Vec<_> = (3..=JUDGED + 1).map(|_| answers.accepted().clear_counts).collect();
         let at = over.iter().position(|over| *over);
         assert_eq!(
             (at, over.iter().filter(|over| **over).count()),
@@ -373,11 +400,12 @@ mod tests {
         for run in 0..10 {
             let answers = Answers::new();
             let services = Arc::downgrade(&answers.services);
+            let service = ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services };
             for _ in 0..JUDGED {
                 // Every second token is one of the other environment.
-                assert!(!answers.accepted().1, "{run}");
+                assert!(!answers.accepted().clear_counts, "{run}");
                 if answers.bad() != Some(false) {
-                    answers.doubts.note_counts((APP, Provider::ApnsProduction, &services));
+                    answers.doubts.note_counts(service);
                 }
             }
         }

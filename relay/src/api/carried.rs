@@ -2,8 +2,8 @@
 //!
 //! Invariant: only [`super::elsewhere`] makes it; nothing that a client sends does.
 
-use crate::service::nodes::Tell;
+use crate::service::nodes::AnswerSender;
 
 /// A request that another node has carried here, or that this one answers as if it owned what it is about.
 #[derive(Clone)]
-pub(crate) struct Carried(pub(super) Option<Tell>);
+pub(crate) struct Carried(pub(super) Option<AnswerSender>);

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use super::handlers::Asker;
+use super::handlers::InstanceAccess;
 use super::problem::{Problem, ProblemType};
 use super::{Api, ApiService, Endpoint};
 
@@ -21,11 +21,11 @@ pub(super) async fn judge<E: ApiService>(State(api): State<Api<E>>, request: Req
     if !is_of_instance || are_true(request.method(), request.headers()) {
         return next.run(request).await;
     }
-    let Ok(asker) = Asker::of(&request) else { return next.run(request).await };
-    let read = api.0.service.read(asker.id, &asker.secret).await;
+    let Ok(access) = InstanceAccess::of(&request) else { return next.run(request).await };
+    let read = api.0.service.read(access.id, &access.secret).await;
     let detail =
         "Nothing was done: there are no entity tags here. Send it without If-Match, and without If-None-Match.";
-    match asker.judge(&api, read) {
+    match access.judge(&api, read) {
         Ok(_) => Problem::new(ProblemType::PreconditionFailed, detail).into_response(),
         Err(problem) => problem.into_response(),
     }

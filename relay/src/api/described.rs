@@ -76,6 +76,7 @@ fn steps() -> Vec<Value> {
         DeviceDetached,
         CallerHearsRinging,
         Ringing,
+        DeviceRefused = TimelineEvent::DeviceRefused { status: 488 },
         CallEnded = TimelineEvent::CallEnded(CoreState::Declined),
         HungUp = TimelineEvent::HungUp { by_device: true },
         TraceBegun = TimelineEvent::TraceBegun { by_operator: true },
@@ -114,6 +115,9 @@ fn moments() -> Vec<Moment> {
         InviteSent,
         CallerHearsRinging,
         Ringing,
+        Refused = Moment::Refused(488),
+        DeclinedByApp,
+        Expired,
         Ended = Moment::Ended(CoreState::Declined),
         HungUp = Moment::HungUp { by_device: true },
     });

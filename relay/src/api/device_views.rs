@@ -105,6 +105,7 @@ fn step(step: &Step) -> Value {
             }
             value["retry_in_s"] = after_s.into();
         }
+        TimelineEvent::DeviceRefused { status } => value["status"] = status.into(),
         TimelineEvent::RegistrationFailing { status: Some(status) } => value["status"] = status.into(),
         TimelineEvent::RegistrationFailing { status: None } | TimelineEvent::RegistrationRestored => {}
         TimelineEvent::PushSent { event, provider } => {
@@ -163,6 +164,7 @@ fn word(what: TimelineEvent) -> &'static str {
         TimelineEvent::TraceEnded => "trace-ended",
         TimelineEvent::CallerHearsRinging => "caller-hears-ringing",
         TimelineEvent::Ringing => "ringing",
+        TimelineEvent::DeviceRefused { .. } => "device-refused",
         TimelineEvent::HungUp { .. } => "ended",
         TimelineEvent::CallEnded(state) => state.as_str(),
         TimelineEvent::Message { .. } => "message",

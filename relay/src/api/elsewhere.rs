@@ -16,7 +16,7 @@
 //! with it.
 //!
 //! A wake (`wake`) is carried to every node, and answered by each in the same way. An enabling may be carried to the node that has a call for the device
-//! (`enable_at_call`).
+//! (`enable_elsewhere`).
 //!
 //! Invariant: every node refuses the same requests, and reads the same of each. A request is carried once: the owner answers it itself, also when the
 //! instance has another owner by then. While nodes leave, a call is not reported as unknown before each node that may have it has said so: a phone
@@ -41,7 +41,7 @@ use tower::Service as _;
 use zeroize::Zeroizing;
 
 use super::carried::Carried;
-use super::handlers::{Asker, owner_away};
+use super::handlers::{InstanceAccess, owner_away};
 use super::problem::{Problem, ProblemType};
 use super::request_id::REQUEST_ID;
 use super::{Api, ApiService, Endpoint, body};
@@ -99,20 +99,22 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
     let is_of_call = is_of_call(endpoint.template());
     let is_box = is_box(endpoint);
     let wants_owner = wants_owner(endpoint.template()) && request.extensions().get::<Carried>().is_none();
-    let Some(asker) = Asker::of(&request).ok().filter(|_| wants_owner) else { return next.run(request).await };
+    let Some(access) = InstanceAccess::of(&request).ok().filter(|_| wants_owner) else {
+        return next.run(request).await;
+    };
     let (is_leaving, leavers) = (api.0.service.is_leaving(), api.0.service.leavers());
     if is_of_call && (is_leaving || !leavers.is_empty()) {
-        return carry_call(&api, &asker, &leavers, request, next).await;
+        return carry_call(&api, &access, &leavers, request, next).await;
     }
-    let owner = match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
+    let owner = match api.0.service.owner_elsewhere(access.id, &access.secret, access.from).await {
         Ok(Some(owner)) => owner,
         Ok(None) => return next.run(request).await,
         // A leaving node shows its own data all the same.
         Err(AccessError::StoreAway) if is_leaving => return next.run(request).await,
-        Err(error) => return asker.refusal(&api, error).into_response(),
+        Err(error) => return access.refusal(&api, error).into_response(),
     };
     // Before the owner is asked: its answer is here for as long as its reader takes.
-    let place = match is_box.then(|| api.0.boxes.place(asker.id, asker.from)).transpose() {
+    let place = match is_box.then(|| api.0.boxes.place(access.id, access.from)).transpose() {
         Ok(place) => place,
         Err(problem) => return problem.into_response(),
     };
@@ -125,7 +127,7 @@ pub(super) async fn carry<E: ApiService>(State(api): State<Api<E>>, request: Req
     let mut word = ask_owner(&api, &owner, &parts, &body).await;
     if waits_for_taker(endpoint)
         && matches!(word, OwnerAnswer::NotAsked)
-        && let Some(taker) = taker(&api, &asker, &owner).await
+        && let Some(taker) = taker(&api, &access, &owner).await
     {
         word = ask_owner(&api, &taker, &parts, &body).await;
     }
@@ -155,11 +157,11 @@ fn waits_for_taker(endpoint: Endpoint) -> bool {
 }
 
 /// The node that takes an instance over from one which has no lease any more, within [`TAKEN_WITHIN`]; `None`: none has, or this one.
-async fn taker<E: ApiService>(api: &Api<E>, asker: &Asker, earlier: &Owner) -> Option<Owner> {
+async fn taker<E: ApiService>(api: &Api<E>, access: &InstanceAccess, earlier: &Owner) -> Option<Owner> {
     let taken = async {
         loop {
             sleep(LOOK_AGAIN).await;
-            match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
+            match api.0.service.owner_elsewhere(access.id, &access.secret, access.from).await {
                 Ok(Some(owner)) if owner == *earlier => {}
                 owner => return owner.ok().flatten(),
             }
@@ -207,7 +209,7 @@ pub(crate) async fn unsure(own: Response, detail: &str) -> Response {
 /// unknown, so that its phone stops ringing, is said when all have said so.
 async fn carry_call<E: ApiService>(
     api: &Api<E>,
-    asker: &Asker,
+    access: &InstanceAccess,
     leavers: &[Owner],
     request: Request,
     next: Next,
@@ -223,7 +225,7 @@ async fn carry_call<E: ApiService>(
         own = Some(said);
     }
     let (mut is_silent, mut is_unsure) = (false, false);
-    let owners = ask_owner_of(api, asker, &parts, &mut is_unsure).await;
+    let owners = ask_owner_of(api, access, &parts, &mut is_unsure).await;
     let unknown = match (owners, own) {
         (Owners::Said(said), _) | (Owners::Own, Some(said)) => said,
         // This node's answer is not the complete one.
@@ -231,7 +233,7 @@ async fn carry_call<E: ApiService>(
             is_silent = true;
             said
         }
-        (Owners::Refused(error), _) => return asker.refusal(api, error).into_response(),
+        (Owners::Refused(error), _) => return access.refusal(api, error).into_response(),
         (Owners::Own | Owners::Silent, None) => {
             let own = next.run(as_if_owned(parts.clone(), &[])).await;
             written(if is_unsure { unsure(own, CALL_UNSURE).await } else { own }).await
@@ -258,11 +260,11 @@ async fn carry_call<E: ApiService>(
 /// Asks the owner of the instance about a call. `is_unsure`: it may have done what it was asked without a word.
 async fn ask_owner_of<E: ApiService>(
     api: &Api<E>,
-    asker: &Asker,
+    access: &InstanceAccess,
     parts: &request::Parts,
     is_unsure: &mut bool,
 ) -> Owners {
-    let owner = match api.0.service.owner_elsewhere(asker.id, &asker.secret, asker.from).await {
+    let owner = match api.0.service.owner_elsewhere(access.id, &access.secret, access.from).await {
         Ok(Some(owner)) => owner,
         Ok(None) => return Owners::Own,
         Err(error) => return Owners::Refused(error),

@@ -12,13 +12,13 @@ use axum::response::Response;
 use super::enable_body::Rules;
 use super::handlers::{admit_app, answer, enable_problem, too_many};
 use super::problem::Problem;
-use super::{Api, ApiService, body, enable_at_call, enable_body, json, views};
+use super::{Api, ApiService, body, enable_body, enable_elsewhere, json, views};
 use crate::clock::unix_now_ms;
 use crate::service::views::RegistrationState;
 
 /// `POST /v1/instances`
 pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (from, at_call) = (enable_at_call::asked_by(&request), enable_at_call::Carried::of(&request));
+    let (from, at_call) = (enable_elsewhere::asked_by(&request), enable_elsewhere::Carried::of(&request));
     let app = admit_app(&api, &request, from)?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON).await?;
@@ -32,8 +32,8 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
             let now = Instant::now();
             api.0.enables_by_address.take(from, now).map_err(too_many)?;
             api.0.enables_by_app.take(app.id.clone(), now).map_err(too_many)?;
-            let asking = enable_at_call::Asking { app: &app.id, from, request: &request };
-            if let Some(done) = enable_at_call::carry(&api, &asking, &parts, &body).await {
+            let asking = enable_elsewhere::Asking { app: &app.id, from, request: &request };
+            if let Some(done) = enable_elsewhere::carry(&api, &asking, &parts, &body).await {
                 return Ok(done);
             }
         }

@@ -34,23 +34,23 @@ pub(super) const FULL_RETRY_S: u64 = 30;
 
 /// `GET /v1/instances/{id}`
 pub async fn read<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&request)?;
-    let view = asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
+    let access = InstanceAccess::of(&request)?;
+    let view = access.judge(&api, api.0.service.read(access.id, &access.secret).await)?;
     Ok(answer(StatusCode::OK, &views::view(&view)))
 }
 
 /// `PATCH /v1/instances/{id}`
 pub async fn change<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&request)?;
+    let access = InstanceAccess::of(&request)?;
     // The secret is checked before the body is taken in: a stranger learns nothing and costs nothing.
-    asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
+    access.judge(&api, api.0.service.read(access.id, &access.secret).await)?;
     let (parts, body) = request.into_parts();
     let body = body::take(&parts.headers, body, body::JSON_OR_MERGE_PATCH).await?;
     let change = json::parse(&body).and_then(|tree| device_body::read_change(&tree, api.0.lifetime, unix_now_ms()))?;
     drop(body);
-    let view = match api.0.service.change(asker.id, &asker.secret, change).await {
+    let view = match api.0.service.change(access.id, &access.secret, change).await {
         Err(ChangeError::ProviderNotConfigured { alert }) => return Err(provider_not_configured(alert)),
-        Err(ChangeError::Access(error)) => asker.judge(&api, Err(error))?,
+        Err(ChangeError::Access(error)) => access.judge(&api, Err(error))?,
         Ok(view) => view,
     };
     Ok(answer(StatusCode::OK, &views::view(&view)))
@@ -58,42 +58,42 @@ pub async fn change<E: ApiService>(State(api): State<Api<E>>, request: Request) 
 
 /// `DELETE /v1/instances/{id}`
 pub async fn disable<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&request)?;
-    let wiped = asker.judge(&api, api.0.service.disable(asker.id, &asker.secret).await)?;
+    let access = InstanceAccess::of(&request)?;
+    let wiped = access.judge(&api, api.0.service.disable(access.id, &access.secret).await)?;
     let status = if wiped == Wiped::Wiping { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok(answer(status, &views::wiped(&wiped)))
 }
 
 /// `GET /v1/instances/{id}/calls/{call}`
 pub async fn call<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&request)?, call_of(&request));
+    let (access, call) = (InstanceAccess::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.service.call(asker.id, &asker.secret, call).await,
-        None => asker.no_such_call(&api).await,
+        Some(call) => api.0.service.call(access.id, &access.secret, call).await,
+        None => access.no_such_call(&api).await,
     };
-    let view = asker.judge_call(&api, outcome)?;
+    let view = access.judge_call(&api, outcome)?;
     Ok(answer(StatusCode::OK, &views::call(&view)))
 }
 
 /// `POST /v1/instances/{id}/calls/{call}/progress`
 pub async fn progress<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&request)?, call_of(&request));
+    let (access, call) = (InstanceAccess::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.service.progress(asker.id, &asker.secret, call).await,
-        None => asker.no_such_call(&api).await,
+        Some(call) => api.0.service.progress(access.id, &access.secret, call).await,
+        None => access.no_such_call(&api).await,
     };
-    asker.judge_call(&api, outcome)?;
+    access.judge_call(&api, outcome)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// `POST /v1/instances/{id}/calls/{call}/decline`
 pub async fn decline<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let (asker, call) = (Asker::of(&request)?, call_of(&request));
+    let (access, call) = (InstanceAccess::of(&request)?, call_of(&request));
     let outcome = match call {
-        Some(call) => api.0.service.decline(asker.id, &asker.secret, call).await,
-        None => asker.no_such_call(&api).await,
+        Some(call) => api.0.service.decline(access.id, &access.secret, call).await,
+        None => access.no_such_call(&api).await,
     };
-    asker.judge_call(&api, outcome)?;
+    access.judge_call(&api, outcome)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -121,17 +121,17 @@ pub(super) fn admit_app<E>(api: &Api<E>, request: &Request, from: IpAddr) -> Res
     api.0.apps.load().admit(shown).ok_or_else(|| failed(api, from, WANT_APP_KEY))
 }
 
-/// The requester about an instance, with its credentials.
-pub(super) struct Asker {
+/// The access to one instance that a request asks for: its secret, and where the request came from.
+pub(super) struct InstanceAccess {
     /// The instance.
     pub id: InstanceId,
-    /// The secret that is shown for it.
+    /// The secret that the request shows.
     pub secret: InstanceSecret,
-    /// From where.
+    /// The source address of the request.
     pub from: IpAddr,
 }
 
-impl Asker {
+impl InstanceAccess {
     pub(super) fn of(request: &Request) -> Result<Self, Problem> {
         let from = peer(request);
         let secret = InstanceSecret::new(bearer(request.headers(), WANT_SECRET)?);
@@ -144,7 +144,7 @@ impl Asker {
         outcome.map_err(|error| self.refusal(api, error))
     }
 
-    /// The answer to who is refused; a wrong secret is counted.
+    /// The answer to a refused request. A wrong secret is counted.
     pub(super) fn refusal<E>(&self, api: &Api<E>, error: AccessError) -> Problem {
         match error {
             AccessError::Unknown => unknown_instance(),
@@ -245,11 +245,15 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
         ),
         EnableError::AddressNotAllowed => Problem::new(
             ProblemType::AddressNotAllowed,
-            "The SIP server's name leads to private, loopback or reserved addresses; the operator can allow one under upstream.allow_addresses.",
+            "The SIP server's name leads to private, loopback or reserved addresses; the operator can allow one under upstream.allow_addresses (of a relay without a configuration: serve --public, or SIPWAKE_UPSTREAM__ALLOW_ADDRESSES).",
         ),
         EnableError::TransportNotAllowed => Problem::new(
             ProblemType::TransportNotAllowed,
-            "This relay does not use this transport toward SIP servers; use transport=tls, or ask the operator for another under upstream.transports.",
+            "This relay does not use this transport toward SIP servers; use transport=tls, or ask the operator for another under upstream.transports. By UDP it reaches servers of the address families of upstream.udp_listen alone.",
+        ),
+        EnableError::NotSendable => Problem::new(
+            ProblemType::TransportNotAllowed,
+            "The SIP server is reached by UDP alone, and this relay's socket for UDP (upstream.udp_listen) sends no datagram to its addresses: from a loopback address one reaches the relay's own machine alone (without a configuration: serve --public), from IPv4 IPv4 alone.",
         ),
         EnableError::UpstreamNotFound => Problem::new(
             ProblemType::UpstreamNotFound,
@@ -276,7 +280,7 @@ pub(super) fn enable_problem(error: EnableError) -> Problem {
             "This account has as many instances as it may (limits.instances_per_account): disable push on a device that is not in use.",
         )
         .retry_after(FULL_RETRY_S),
-        EnableError::TooManyOfAsker => Problem::new(
+        EnableError::TooManyOfAppOrSource => Problem::new(
             ProblemType::TooManyRequests,
             "This app, or this address, has as many instances as it may (limits.instances_per_app, limits.instances_per_source).",
         )

@@ -58,6 +58,7 @@ fn step(story: &Story, step: &Step) -> Value {
                 value["reason"] = json!(reason);
             }
         }
+        Moment::Refused(status) => value["status"] = (*status).into(),
         Moment::HungUp { by_device } => value["by"] = if *by_device { "device" } else { "caller" }.into(),
         Moment::Announced
         | Moment::Invite
@@ -65,6 +66,8 @@ fn step(story: &Story, step: &Step) -> Value {
         | Moment::InviteSent
         | Moment::CallerHearsRinging
         | Moment::Ringing
+        | Moment::DeclinedByApp
+        | Moment::Expired
         | Moment::Ended(_) => {}
     }
     value

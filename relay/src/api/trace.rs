@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::handlers::{Asker, answer, too_many};
+use super::handlers::{InstanceAccess, answer, too_many};
 use super::json::{At, Errors};
 use super::problem::{Problem, ProblemType};
 use super::{Api, ApiService, body, json as body_json};
@@ -23,32 +23,36 @@ const FULL_RETRY_S: u64 = 60;
 
 /// `POST /v1/instances/{id}/trace`
 pub async fn begin<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&request)?;
+    let access = InstanceAccess::of(&request)?;
     // The secret is checked before the body is taken in, as for a change.
-    asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
+    access.judge(&api, api.0.service.read(access.id, &access.secret).await)?;
     let trace = read(request).await?;
-    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, trace).await)
+    told(&api, &access, api.0.service.trace(access.id, &access.secret, trace).await)
 }
 
 /// `GET /v1/instances/{id}/trace`
 pub async fn fetch<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&request)?;
+    let access = InstanceAccess::of(&request)?;
     // The requester is authenticated before it gets a place, and has a place before the shard copies the recording.
-    asker.judge(&api, api.0.service.read(asker.id, &asker.secret).await)?;
-    let place = api.0.boxes.place(asker.id, asker.from)?;
-    let trace = told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::Read).await)?;
+    access.judge(&api, api.0.service.read(access.id, &access.secret).await)?;
+    let place = api.0.boxes.place(access.id, access.from)?;
+    let trace = told(&api, &access, api.0.service.trace(access.id, &access.secret, TraceRequest::Read).await)?;
     place.hold(trace).await
 }
 
 /// `DELETE /v1/instances/{id}/trace`
 pub async fn end<E: ApiService>(State(api): State<Api<E>>, request: Request) -> Result<Response, Problem> {
-    let asker = Asker::of(&request)?;
-    told(&api, &asker, api.0.service.trace(asker.id, &asker.secret, TraceRequest::End).await)
+    let access = InstanceAccess::of(&request)?;
+    told(&api, &access, api.0.service.trace(access.id, &access.secret, TraceRequest::End).await)
 }
 
-fn told<E>(api: &Api<E>, asker: &Asker, outcome: Result<TraceAnswer, TraceError>) -> Result<Response, Problem> {
+fn told<E>(
+    api: &Api<E>,
+    access: &InstanceAccess,
+    outcome: Result<TraceAnswer, TraceError>,
+) -> Result<Response, Problem> {
     match outcome {
-        Err(TraceError::Access(error)) => asker.judge(api, Err(error)),
+        Err(TraceError::Access(error)) => access.judge(api, Err(error)),
         other => answered(other),
     }
 }

@@ -30,7 +30,7 @@ use super::carried::Carried;
 use super::elsewhere;
 use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
-use super::wake_tally::{Tally, Word};
+use super::wake_tally::{NodeReport, Tally};
 use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::agent::request::Arrival;
 use crate::service::nodes::Body as Letter;
@@ -203,34 +203,34 @@ async fn at_all_nodes<E: ApiService>(
 }
 
 /// What this node says of its own devices. If it refuses, no other node is waited for.
-fn own_word(found: &Result<Expected, WakeError>) -> Result<Word, WakeError> {
+fn own_word(found: &Result<Expected, WakeError>) -> Result<NodeReport, WakeError> {
     match found {
-        Ok(Expected { known, awake, .. }) => Ok(Word::Found { known: *known, awake: *awake }),
-        Err(WakeError::Unknown) => Ok(Word::Found { known: 0, awake: 0 }),
-        Err(WakeError::OnItsWay) => Ok(Word::Silent),
+        Ok(Expected { known, awake, .. }) => Ok(NodeReport::Found { known: *known, awake: *awake }),
+        Err(WakeError::Unknown) => Ok(NodeReport::Found { known: 0, awake: 0 }),
+        Err(WakeError::OnItsWay) => Ok(NodeReport::Silent),
         Err(refused) => Err(*refused),
     }
 }
 
 /// Waits for the first of this node's own devices.
-async fn await_own(mut expected: Expected, wait: Duration, tell: mpsc::UnboundedSender<Word>) {
+async fn await_own(mut expected: Expected, wait: Duration, tell: mpsc::UnboundedSender<NodeReport>) {
     let word = match first_of(&mut expected, wait).await {
-        Ok(awake) => Word::Came(awake),
-        Err(WakeError::Unknown) => Word::Unwanted(expected.known),
-        Err(_) => Word::Nobody,
+        Ok(awake) => NodeReport::Came(awake),
+        Err(WakeError::Unknown) => NodeReport::Unwanted(expected.known),
+        Err(_) => NodeReport::Nobody,
     };
     // An error means that the answer was given.
     let _ = tell.send(word);
 }
 
 /// Asks every other node.
-async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
+async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::UnboundedSender<NodeReport>) {
     let (until, others) = tokio::join!(api.0.service.wanted_until(FIRST_WORD), api.0.service.others());
     let letter = elsewhere::wanted_until(&letter, until.unwrap_or_default());
     // A store that does not tell the time is away.
     let others = others.filter(|_| until.is_some());
     // An error means that the answer was given, here as below. The store counts as one more, which is asked beside them whether it has named all.
-    let _ = tell.send(Word::Others(others.as_ref().map(|others| others.len() + 1)));
+    let _ = tell.send(NodeReport::Others(others.as_ref().map(|others| others.len() + 1)));
     let mut asked = JoinSet::new();
     if others.is_some() {
         asked.spawn(ask_store(api.clone(), tell.clone()));
@@ -242,18 +242,19 @@ async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::Unbound
 }
 
 /// What the store adds: nothing, or that there may be nodes which it does not name.
-async fn ask_store<E: ApiService>(api: Api<E>, tell: mpsc::UnboundedSender<Word>) {
-    let word = if api.0.service.were_all().await { Word::Found { known: 0, awake: 0 } } else { Word::Silent };
+async fn ask_store<E: ApiService>(api: Api<E>, tell: mpsc::UnboundedSender<NodeReport>) {
+    let word =
+        if api.0.service.were_all().await { NodeReport::Found { known: 0, awake: 0 } } else { NodeReport::Silent };
     let _ = tell.send(word);
 }
 
-async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: mpsc::UnboundedSender<Word>) {
+async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: mpsc::UnboundedSender<NodeReport>) {
     let (mut told, mut has_ended) = (None, false);
     let heard = |answer: Letter| {
         let word = word_of(&answer, told);
         let _ = tell.send(word);
         match word {
-            Word::Found { awake: 0, known: known @ 1.. } => {
+            NodeReport::Found { awake: 0, known: known @ 1.. } => {
                 told = Some(known);
                 ControlFlow::Continue(())
             }
@@ -269,8 +270,8 @@ async fn ask_one<E: ApiService>(api: Api<E>, node: Owner, letter: Letter, tell: 
         () = dies(&api, &node) => {}
     }
     let last = match told {
-        None => Word::Silent,
-        Some(_) if !has_ended => Word::Lost,
+        None => NodeReport::Silent,
+        Some(_) if !has_ended => NodeReport::Lost,
         Some(_) => return,
     };
     let _ = tell.send(last);
@@ -287,25 +288,25 @@ async fn dies<E: ApiService>(api: &Api<E>, node: &Owner) {
 }
 
 /// The word in an answer of [`at_this_node`]; one that has `told` how many devices it wakes has spoken before.
-fn word_of(answer: &[u8], told: Option<usize>) -> Word {
+fn word_of(answer: &[u8], told: Option<usize>) -> NodeReport {
     let Some((status, body)) = elsewhere::status_and_body(answer) else {
-        return if told.is_some() { Word::Lost } else { Word::Silent };
+        return if told.is_some() { NodeReport::Lost } else { NodeReport::Silent };
     };
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let count = |name: &str| body[name].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let (known, awake) = (count("known"), count("awake"));
     match (status, told) {
-        (StatusCode::ACCEPTED, _) => Word::Found { known, awake: 0 },
-        (StatusCode::OK, Some(_)) => Word::Came(awake),
-        (StatusCode::OK, None) => Word::Found { known, awake },
-        (StatusCode::NOT_FOUND, Some(known)) => Word::Unwanted(known),
-        (StatusCode::SERVICE_UNAVAILABLE, Some(_)) => Word::Lost,
-        (_, Some(_)) => Word::Nobody,
+        (StatusCode::ACCEPTED, _) => NodeReport::Found { known, awake: 0 },
+        (StatusCode::OK, Some(_)) => NodeReport::Came(awake),
+        (StatusCode::OK, None) => NodeReport::Found { known, awake },
+        (StatusCode::NOT_FOUND, Some(known)) => NodeReport::Unwanted(known),
+        (StatusCode::SERVICE_UNAVAILABLE, Some(_)) => NodeReport::Lost,
+        (_, Some(_)) => NodeReport::Nobody,
         // The key wakes nobody there.
         (StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, None) => {
-            Word::Found { known: 0, awake: 0 }
+            NodeReport::Found { known: 0, awake: 0 }
         }
-        _ => Word::Silent,
+        _ => NodeReport::Silent,
     }
 }
 

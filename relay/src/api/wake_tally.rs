@@ -2,9 +2,9 @@
 //!
 //! | a node says | and then |
 //! | --- | --- |
-//! | [`Word::Found`] nobody, or devices that are attached | nothing more |
-//! | [`Word::Found`] devices that are being woken | [`Word::Came`], [`Word::Nobody`], [`Word::Unwanted`] or [`Word::Lost`] |
-//! | [`Word::Silent`] | nothing more |
+//! | [`NodeReport::Found`] nobody, or devices that are attached | nothing more |
+//! | [`NodeReport::Found`] devices that are being woken | [`NodeReport::Came`], [`NodeReport::Nobody`], [`NodeReport::Unwanted`] or [`NodeReport::Lost`] |
+//! | [`NodeReport::Silent`] | nothing more |
 //!
 //! Invariant: an address is not reported as unknown while a node that may know it has not said so.
 
@@ -12,7 +12,7 @@ use crate::service::sip_servers::{AwakeDevices, WakeError};
 
 /// A node's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum NodeReport {
     /// There are so many nodes beside this one; `None`: the store is away, and nobody knows.
     Others(Option<usize>),
     /// The devices that it has found.
@@ -42,7 +42,7 @@ pub(super) struct Tally {
     /// Whether all nodes are counted.
     counted: bool,
     /// Nodes that have not said what they have.
-    untold: usize,
+    unreported: usize,
     /// Nodes whose devices may still come.
     waking: usize,
     in_doubt: bool,
@@ -52,39 +52,39 @@ pub(super) struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { known: 0, awake: 0, counted: false, untold: 1, waking: 0, in_doubt: false, lost: false }
+        Self { known: 0, awake: 0, counted: false, unreported: 1, waking: 0, in_doubt: false, lost: false }
     }
 }
 
 impl Tally {
-    pub fn hear(&mut self, word: Word) {
+    pub fn hear(&mut self, word: NodeReport) {
         match word {
-            Word::Others(count) => {
+            NodeReport::Others(count) => {
                 self.counted = true;
-                self.untold += count.unwrap_or(0);
+                self.unreported += count.unwrap_or(0);
                 self.in_doubt |= count.is_none();
             }
-            Word::Found { known, awake } => {
-                self.untold = self.untold.saturating_sub(1);
+            NodeReport::Found { known, awake } => {
+                self.unreported = self.unreported.saturating_sub(1);
                 self.known += known;
                 self.awake += awake;
                 self.waking += usize::from(known > 0 && awake == 0);
             }
-            Word::Came(count) => {
+            NodeReport::Came(count) => {
                 self.waking = self.waking.saturating_sub(1);
                 self.awake += count;
             }
-            Word::Nobody => self.waking = self.waking.saturating_sub(1),
-            Word::Unwanted(count) => {
+            NodeReport::Nobody => self.waking = self.waking.saturating_sub(1),
+            NodeReport::Unwanted(count) => {
                 self.waking = self.waking.saturating_sub(1);
                 self.known = self.known.saturating_sub(count);
             }
-            Word::Lost => {
+            NodeReport::Lost => {
                 self.waking = self.waking.saturating_sub(1);
                 self.lost = true;
             }
-            Word::Silent => {
-                self.untold = self.untold.saturating_sub(1);
+            NodeReport::Silent => {
+                self.unreported = self.unreported.saturating_sub(1);
                 self.in_doubt = true;
             }
         }
@@ -100,14 +100,14 @@ impl Tally {
 
     /// The answer, once no further word can change it for the better.
     pub fn answer(&self) -> Option<Result<AwakeDevices, WakeError>> {
-        let is_complete = self.counted && self.untold == 0 && (self.waking == 0 || self.is_awake());
+        let is_complete = self.counted && self.unreported == 0 && (self.waking == 0 || self.is_awake());
         is_complete.then(|| self.answer_now())
     }
 
     /// The answer when no further word is waited for.
     pub fn answer_now(&self) -> Result<AwakeDevices, WakeError> {
         match (self.awake, self.known) {
-            (0, 0) if self.in_doubt || self.untold > 0 || !self.counted => Err(WakeError::OthersSilent),
+            (0, 0) if self.in_doubt || self.unreported > 0 || !self.counted => Err(WakeError::OthersSilent),
             (0, _) if self.lost => Err(WakeError::OthersSilent),
             (0, 0) => Err(WakeError::Unknown),
             (0, _) => Err(WakeError::NoneInTime),
@@ -123,7 +123,7 @@ mod tests {
     /// How many are awake, and known; `None`: not yet.
     type Answer = Option<Result<(usize, usize), WakeError>>;
 
-    fn after(words: &[Word]) -> Tally {
+    fn after(words: &[NodeReport]) -> Tally {
         let mut tally = Tally::default();
         words.iter().for_each(|word| tally.hear(*word));
         tally
@@ -131,13 +131,13 @@ mod tests {
 
     #[test]
     fn the_answer_is_there_when_no_word_can_better_it() {
-        use Word::{Came, Found, Lost, Nobody, Others, Silent, Unwanted};
-        const NONE: Word = Found { known: 0, awake: 0 };
-        const ONE: Word = Found { known: 1, awake: 0 };
-        const THERE: Word = Found { known: 2, awake: 1 };
-        const OTHER: Word = Others(Some(1));
-        const TWO_OTHERS: Word = Others(Some(2));
-        let rows: &[(&[Word], Answer)] = &[
+        use NodeReport::{Came, Found, Lost, Nobody, Others, Silent, Unwanted};
+        const NONE: NodeReport = Found { known: 0, awake: 0 };
+        const ONE: NodeReport = Found { known: 1, awake: 0 };
+        const THERE: NodeReport = Found { known: 2, awake: 1 };
+        const OTHER: NodeReport = Others(Some(1));
+        const TWO_OTHERS: NodeReport = Others(Some(2));
+        let rows: &[(&[NodeReport], Answer)] = &[
             (&[NONE], None),
             (&[NONE, Others(Some(0))], Some(Err(WakeError::Unknown))),
             (&[NONE, Others(None)], Some(Err(WakeError::OthersSilent))),
@@ -174,9 +174,9 @@ mod tests {
 
     #[test]
     fn when_the_time_is_over_the_answer_is_what_was_heard() {
-        let there = Word::Found { known: 2, awake: 1 };
+        let there = NodeReport::Found { known: 2, awake: 1 };
         assert_eq!(after(&[there]).answer_now(), Ok(AwakeDevices { awake: 1, known: 2 }));
-        assert_eq!(after(&[Word::Found { known: 1, awake: 0 }]).answer_now(), Err(WakeError::NoneInTime));
-        assert_eq!(after(&[Word::Found { known: 0, awake: 0 }]).answer_now(), Err(WakeError::OthersSilent));
+        assert_eq!(after(&[NodeReport::Found { known: 1, awake: 0 }]).answer_now(), Err(WakeError::NoneInTime));
+        assert_eq!(after(&[NodeReport::Found { known: 0, awake: 0 }]).answer_now(), Err(WakeError::OthersSilent));
     }
 }

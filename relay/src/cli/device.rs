@@ -6,6 +6,7 @@
 //! Invariant: no password and no key stands among the arguments. The instance that was enabled is disabled again, however the command
 //! ends. It signals only: no sound is sent or heard.
 
+use std::convert::Infallible;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ use super::table::{one_line, printable};
 use super::{CommandError, answer, interrupted, key_from, password, seal_key, secret_file, subscription};
 use crate::development::folder::{APP_KEY, Addresses, CA, Folder, PASSWORD};
 use crate::hpke::PrivateKey;
-use crate::secret::InstanceSecret;
+use crate::secret::{ApiKey, InstanceSecret};
+use crate::serve::unconfigured::is_loopback;
 use crate::softphone::caller::{Called, call};
 use crate::softphone::{Answering, Identity, Softphone};
 
@@ -121,12 +123,21 @@ struct Named {
     ca: Option<PathBuf>,
     app_key_file: PathBuf,
     account: Account,
+    /// The relay is one without a configuration, and no SIP server on another machine finds it.
+    is_for_this_machine: bool,
 }
 
 struct Account {
     aor: String,
     registrar: Option<String>,
     password_file: Option<PathBuf>,
+}
+
+impl Account {
+    /// The host that its REGISTERs are for; empty where it is none.
+    fn server_host(&self) -> &str {
+        Uri::parse(self.registrar.as_deref().unwrap_or(&self.aor)).map(|uri| uri.host).unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -156,6 +167,10 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
         return seal_key.as_ref().map_or(Ok(()), open_all);
     }
     let named = device.named()?;
+    let server = named.account.server_host();
+    if named.is_for_this_machine && !server.is_empty() && !is_loopback(server) {
+        say(FOR_THIS_MACHINE);
+    }
     let https = Https::new(&named.api, named.ca.as_deref())?;
     let key = key_from(&named.app_key_file)?;
     let answering = device.body(&named.account, seal_key.as_ref())?;
@@ -168,7 +183,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
     let registration = &enabled["registration"];
     say(&told(registration));
     let is_registered = registration["state"] == "registered";
-    let (path, secret) = (format!("/v1/instances/{}", instance.who.user), instance.who.secret.clone());
+    let (path, secret) = (instance.path(), instance.who.secret.clone());
     let attended = tokio::select! {
         attended = device.attend(&https, instance, is_registered, seal_key.as_ref()) => attended,
         // A stop on request is no error.
@@ -176,6 +191,7 @@ pub async fn run(device: Device) -> Result<(), CommandError> {
             say("stopped");
             Ok(())
         }
+        never = device.explain(&https, &key, &named.account, (&path, &secret), is_registered) => match never {},
     };
     let receipt = https.ask("DELETE", &path, secret.expose(), None).await.and_then(answer::of_wipe);
     if let Ok(receipt) = &receipt {
@@ -208,6 +224,10 @@ impl Instance {
         };
         Some(Self { port: uri.port.unwrap_or(5061), who })
     }
+
+    fn path(&self) -> String {
+        format!("/v1/instances/{}", self.who.user)
+    }
 }
 
 impl Device {
@@ -233,11 +253,13 @@ impl Device {
                 return Err(CommandError::Usage("name --aor, or start a relay without a configuration: sipwake serve"));
             }
         };
+        let is_for_this_machine = addresses.as_ref().is_some_and(|told| told.public.is_none());
         Ok(Named {
             api: self.api.clone().or(addresses.map(|told| told.api)).unwrap_or_else(|| API.to_owned()),
             ca: self.ca.clone().or_else(|| of_folder(CA)),
             app_key_file: app_key_file.ok_or(CommandError::Usage(no_key))?,
             account,
+            is_for_this_machine,
         })
     }
 
@@ -315,6 +337,33 @@ impl Device {
         }
     }
 
+    /// Says why the account is not registered, and when it is; of a registered one nothing. Ends never.
+    async fn explain(
+        &self,
+        https: &Https,
+        key: &ApiKey,
+        account: &Account,
+        (path, secret): (&str, &InstanceSecret),
+        is_registered: bool,
+    ) -> Infallible {
+        if !is_registered {
+            let mut body = json!({"account": {"aor": account.aor}});
+            for (name, value) in [("registrar", &account.registrar), ("outbound_proxy", &self.outbound_proxy)] {
+                if let Some(value) = value {
+                    body["account"][name] = value.as_str().into();
+                }
+            }
+            // A relay that does not look has nothing to say; the account may be registered all the same.
+            let found = https.ask("POST", "/v1/doctor", key.expose(), Some(&body)).await.unwrap_or_default();
+            say(&unregistered(&found, &account.aor));
+            // Where calls wait for it, this is said there.
+            if !self.asleep && self.stock.is_none() {
+                let _ = await_registered(https, path, secret).await;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Goes to the edge and takes the calls.
     async fn attend(
         &self,
@@ -327,7 +376,7 @@ impl Device {
             write_account(file, &instance)?;
             say(&format!("the account of a stock client is in {}; stop this command to take it back", file.display()));
             if !is_registered {
-                await_registered(https, &instance.who).await?;
+                await_registered(https, &instance.path(), &instance.who.secret).await?;
             }
             return std::future::pending().await;
         }
@@ -342,8 +391,9 @@ impl Device {
             let woken = if is_registered {
                 line.await
             } else {
+                let path = instance.path();
                 tokio::select! {
-                    registered = await_registered(https, &instance.who) => {
+                    registered = await_registered(https, &path, &instance.who.secret) => {
                         registered?;
                         say(ASLEEP);
                         line.await
@@ -377,11 +427,26 @@ impl Device {
 /// The line of a sleeping phone, once a call can come.
 const ASLEEP: &str = "asleep: a call is pushed; a line on the standard input wakes this phone";
 
+/// Where the relay's own Contact is of no use to the account's server.
+const FOR_THIS_MACHINE: &str = "note: this relay was started for SIP servers on its own machine, and tells them 127.0.0.1 as its address; one elsewhere may send no call here. For such: sipwake serve --public ADDRESS, this machine's address as that server sees it";
+
+/// Why an account is not registered, by what was found on its way.
+fn unregistered(found: &Value, aor: &str) -> String {
+    let findings = found["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    match findings.iter().find(|finding| finding["verdict"] == "bad") {
+        Some(bad) if bad["remedy"].is_string() => {
+            format!("not registered yet: {}; {}", text(&bad["what"]), text(&bad["remedy"]))
+        }
+        Some(bad) => format!("not registered yet: {}", text(&bad["what"])),
+        None => format!("not registered yet; sipwake doctor --ask-password --aor {aor} looks why"),
+    }
+}
+
 /// Comes back when the account is registered at its SIP server.
-async fn await_registered(https: &Https, who: &Identity) -> Result<(), CommandError> {
+async fn await_registered(https: &Https, path: &str, secret: &InstanceSecret) -> Result<(), CommandError> {
     loop {
         tokio::time::sleep(LOOK_AT_REGISTRATION).await;
-        let view = https.ask("GET", &format!("/v1/instances/{}", who.user), who.secret.expose(), None).await?;
+        let view = https.ask("GET", path, secret.expose(), None).await?;
         if answer::text(&view["registration"], "state")? == "registered" {
             say(&told(&view["registration"]));
             return Ok(());
@@ -443,4 +508,33 @@ fn say(what: &str) {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_is_not_registered_is_told_with_the_first_thing_that_is_bad() {
+        let found = json!({"healthy": false, "findings": [
+            {"step": "account", "verdict": "good", "what": "sip:620@pbx.lan"},
+            {"step": "dns", "verdict": "bad", "what": "the name servers did not answer", "remedy": "look at them"},
+            {"step": "dns", "verdict": "bad", "what": "something else"},
+        ]});
+        let told = unregistered(&found, "sip:620@pbx.lan");
+        assert_eq!(told, "not registered yet: the name servers did not answer; look at them");
+        let nothing = unregistered(&Value::Null, "sip:620@pbx.lan");
+        assert!(nothing.contains("sipwake doctor --ask-password --aor sip:620@pbx.lan"), "{nothing}");
+    }
+
+    #[test]
+    fn the_server_of_an_account_is_its_registrar_or_its_domain() {
+        let host = |aor: &str, registrar: Option<&str>| {
+            let account = Account { aor: aor.into(), registrar: registrar.map(str::to_owned), password_file: None };
+            account.server_host().to_owned()
+        };
+        assert_eq!(host("sip:620@pbx.lan", None), "pbx.lan");
+        assert_eq!(host("sip:620@pbx.lan", Some("sip:127.0.0.1:5060;transport=udp")), "127.0.0.1");
+        assert_eq!(host("620", None), "");
+    }
 }

@@ -1,7 +1,7 @@
 //! `sipwake instances`: the operator's view, through the operator listener.
 //!
-//! Invariant: it shows the listener's answers, which identify no user. An AOR is read from the standard
-//! input and leaves this process as its hash alone. An action that cannot be undone is confirmed first. A list with a hole says so, and a wipe
+//! Invariant: it shows the listener's answers, which identify no user. AORs are read from the standard
+//! input, all of them or none, and leave this process as their hashes alone. An action that cannot be undone is confirmed first. A list with a hole says so, and a wipe
 //! waits while the relay does not know all instances, [`PATIENCE`] at most; then it is said that there may be more.
 
 use std::collections::BTreeSet;
@@ -55,7 +55,7 @@ enum Action {
         #[command(flatten)]
         at: At,
     },
-    /// The instances of one account, whose AOR is the first line of the standard input; only its hash leaves this command
+    /// The instances of accounts, whose AORs stand on the standard input, one a line; only their hashes leave this command
     Find {
         #[command(flatten)]
         at: At,
@@ -74,7 +74,7 @@ enum Action {
         ids: Vec<String>,
         #[command(flatten)]
         which: Which,
-        /// Those of one account, whose AOR is the first line of the standard input
+        /// Those of accounts, whose AORs stand on the standard input, one a line
         #[arg(long, conflicts_with_all = ["app", "domain"])]
         aor: bool,
         /// Do not ask
@@ -142,7 +142,7 @@ pub async fn run(instances: Instances) -> Result<(), CommandError> {
         }
         Action::Find { at } => {
             let listener = at.open()?;
-            find(&listener, asked_account()?).await?.print(&at)
+            find(&listener, &asked_accounts()?).await?.print(&at)
         }
         Action::Show { id, at } => {
             let one = of_instance(at.open()?.ask("GET", &id, "").await?)?;
@@ -208,6 +208,8 @@ struct Seen {
     instances: Vec<Value>,
     /// Nodes of which there may be more.
     silent: BTreeSet<String>,
+    /// Lines of a list of accounts of which there is none.
+    without: Vec<usize>,
 }
 
 impl Seen {
@@ -224,7 +226,15 @@ impl Seen {
         for node in &self.silent {
             say_line(incomplete(node, "did not answer, or its instances are still being taken over"));
         }
+        self.say_without();
         Ok(())
+    }
+
+    /// Names the lines of a list that led to nothing: whoever reads it cannot see that by the instances.
+    fn say_without(&self) {
+        for line in &self.without {
+            say_line(format_args!("line {line} of the standard input: there is no instance of that account"));
+        }
     }
 
     fn silent(&self) -> String {
@@ -236,15 +246,44 @@ impl Seen {
     }
 }
 
-/// The hash of the AOR that stands on the standard input.
-fn asked_account() -> Result<AorHash, CommandError> {
-    let mut line = Zeroizing::new(String::with_capacity(512));
-    if io::stdin().is_terminal() {
-        say("AOR of the account (sip:user@domain): ");
+/// The accounts whose AORs stand on the standard input, one a line; of a person at a terminal one is asked for.
+fn asked_accounts() -> Result<Vec<Account>, CommandError> {
+    let input = io::stdin().lock();
+    if !input.is_terminal() {
+        return read_accounts(input, usize::MAX);
     }
-    io::stdin().lock().read_line(&mut line)?;
-    let uri = read_account(line.trim()).map_err(CommandError::NotAnAor)?;
-    Ok(AorHash::of(&Aor::new(&uri.to_string())))
+    say("AOR of the account (sip:user@domain): ");
+    read_accounts(input, 1)
+}
+
+/// An account that was asked for, by the hash of its AOR.
+struct Account {
+    hash: AorHash,
+    /// Where it stood, from 1 on.
+    line: usize,
+}
+
+/// Reads so many lines, of which each names an account or is empty: a list of which one line is no AOR is refused whole.
+fn read_accounts(mut input: impl BufRead, lines: usize) -> Result<Vec<Account>, CommandError> {
+    let mut accounts: Vec<Account> = Vec::new();
+    for number in 1..=lines {
+        let mut line = Zeroizing::new(String::with_capacity(512));
+        if input.read_line(&mut line)? == 0 {
+            break;
+        }
+        if line.trim().is_empty() {
+            continue;
+        }
+        let uri = read_account(line.trim()).map_err(|why| CommandError::NotAnAor { line: number, why })?;
+        let hash = AorHash::of(&Aor::new(&uri.to_string()));
+        if !accounts.iter().any(|known| known.hash == hash) {
+            accounts.push(Account { hash, line: number });
+        }
+    }
+    if accounts.is_empty() {
+        return Err(CommandError::NotAnAor { line: 1, why: "it is empty; write sip:user@domain" });
+    }
+    Ok(accounts)
 }
 
 /// An AOR as a person writes it: its scheme may be missing, and stands in any case (RFC 3261 §25.1).
@@ -260,10 +299,16 @@ fn read_account(typed: &str) -> Result<SipUri, &'static str> {
     }
 }
 
-async fn find(listener: &Listener, account: AorHash) -> Result<Seen, CommandError> {
-    let asked = json!({"aor_sha256": account.to_hex()});
+async fn find(listener: &Listener, accounts: &[Account]) -> Result<Seen, CommandError> {
     let mut seen = Seen::default();
-    seen.add(&mut listener.call("POST", "/instances/find", Some(&asked)).await?)?;
+    for Account { hash, line } in accounts {
+        let asked = json!({"aor_sha256": hash.to_hex()});
+        let before = seen.instances.len();
+        seen.add(&mut listener.call("POST", "/instances/find", Some(&asked)).await?)?;
+        if accounts.len() > 1 && seen.instances.len() == before {
+            seen.without.push(*line);
+        }
+    }
     Ok(seen)
 }
 
@@ -288,13 +333,16 @@ async fn all_seen(ask: impl AsyncFn() -> Result<Seen, CommandError>) -> Result<S
 }
 
 /// What a wipe of so many instances does, as it is asked for.
-fn consequence(count: usize, which: &Which, aor: bool) -> String {
+fn consequence(count: usize, which: &Which, accounts: usize) -> String {
     let whose = match (&which.app, &which.domain) {
         (Some(app), Some(domain)) => format!(" of the app {app} at {domain}"),
         (Some(app), None) => format!(" of the app {app}"),
         (None, Some(domain)) => format!(" of the domain {domain}"),
-        (None, None) if aor => " of this account".to_owned(),
-        (None, None) => String::new(),
+        (None, None) => match accounts {
+            0 => String::new(),
+            1 => " of this account".to_owned(),
+            accounts => format!(" of these {accounts} accounts"),
+        },
     };
     let many = if count == 1 { "1 instance".to_owned() } else { format!("{count} instances") };
     format!("{many}{whose} will be unregistered and wiped; their users hear no more calls.")
@@ -302,15 +350,18 @@ fn consequence(count: usize, which: &Which, aor: bool) -> String {
 
 async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) -> Result<(), CommandError> {
     let listener = at.open()?;
+    let accounts = if aor { asked_accounts()? } else { Vec::new() };
     let chosen = if aor {
-        let account = asked_account()?;
-        Some(all_seen(async || find(&listener, account).await).await?)
+        Some(all_seen(async || find(&listener, &accounts).await).await?)
     } else if ids.is_empty() {
         Some(all_seen(async || all(&listener, which).await).await?)
     } else {
         None
     };
     let single = chosen.is_none() && ids.len() == 1;
+    if let Some(seen) = &chosen {
+        seen.say_without();
+    }
     let (ids, unseen) = match chosen {
         Some(seen) => (seen.instances.iter().map(|one| cell(&one["instance"])).collect(), seen.silent()),
         None => (ids, String::new()),
@@ -324,7 +375,7 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
     }
     // A program that names one instance means it.
     if !single || is_attended() {
-        confirm(&consequence(ids.len(), which, aor), yes)?;
+        confirm(&consequence(ids.len(), which, accounts.len()), yes)?;
     }
     let (mut failed, mut wiping, mut unprinted) = (0, 0, None);
     for (index, id) in ids.iter().enumerate() {
@@ -411,6 +462,22 @@ mod tests {
         for typed in ["", "alice", "sip:", "sip:acc.example", "alice@", "@acc.example"] {
             assert!(read(typed).is_err(), "{typed}");
         }
+    }
+
+    #[test]
+    fn each_line_of_the_standard_input_is_an_account_and_a_list_with_another_line_is_none() {
+        let read = |text: &str, lines| read_accounts(text.as_bytes(), lines);
+        let of = |text: &str, lines| read(text, lines).unwrap().iter().map(|one| one.line).collect::<Vec<_>>();
+        assert_eq!(of("sip:a1@acc.example\nsip:a2@acc.example\r\n\na3@acc.example", usize::MAX), [1, 2, 4]);
+        assert_eq!(of("sip:a1@acc.example\na1@ACC.example\n", usize::MAX), [1], "the same one is wiped once");
+        assert_eq!(of("sip:a1@acc.example\nyes\n", 1), [1], "what a person types next is another answer");
+        for (none, at) in [("", 1), ("\n\n", 1), ("nobody\n", 1), ("sip:a1@acc.example\ntel:+15550100\n", 2)] {
+            let refused = read(none, usize::MAX).err();
+            assert!(matches!(refused, Some(CommandError::NotAnAor { line, .. }) if line == at), "{none:?}");
+        }
+        let which = Which { app: None, domain: None };
+        assert!(consequence(3, &which, 2).starts_with("3 instances of these 2 accounts will be"));
+        assert!(consequence(1, &which, 1).starts_with("1 instance of this account will be"));
     }
 
     #[test]

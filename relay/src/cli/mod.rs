@@ -184,8 +184,13 @@ pub enum CommandError {
     #[error("{0} Nothing was done: nobody said yes (--yes says so beforehand)")]
     NotConfirmed(String),
     /// The AOR is none.
-    #[error("the first line of the standard input is no AOR: {0}")]
-    NotAnAor(&'static str),
+    #[error("line {line} of the standard input is no AOR: {why}; nothing was done")]
+    NotAnAor {
+        /// The line, from 1 on.
+        line: usize,
+        /// What it lacks.
+        why: &'static str,
+    },
     /// A filter that cannot be sent.
     #[error("--{0} holds characters that none can have")]
     NoSuchFilter(&'static str),

@@ -24,6 +24,8 @@ const PCAPNG: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 const EVERY: Duration = Duration::from_secs(2);
 /// The relay's copy is fetched for the last time so long before it erases itself.
 const BEFORE_THE_END: Duration = Duration::from_secs(1);
+/// The longest recording, in seconds; a longer one is refused by the relay.
+const LONGEST_S: u64 = 3_600;
 
 /// Record one instance's SIP for a while, scrubbed, as pcapng; ends at the end of its time, or with Ctrl-C
 #[derive(Args)]
@@ -47,7 +49,7 @@ pub struct Trace {
 pub async fn run(trace: Trace) -> Result<(), CommandError> {
     let listener = trace.at.open()?;
     can_be_written(&trace.output)?;
-    let body = json!({"for_s": trace.time.as_secs().max(1)});
+    let body = json!({"for_s": asked_s(trace.time)});
     let begun = listener.ask_with("POST", &trace.id, "/trace", Some(&body)).await?;
     let until = printable(answer::text(&begun, "until")?);
     let place = if is_output(&trace.output) { "the standard output".into() } else { trace.output.to_string_lossy() };
@@ -61,6 +63,12 @@ pub async fn run(trace: Trace) -> Result<(), CommandError> {
         print_done(&format!("{}\n", one_line(&told)))?;
     }
     Ok(())
+}
+
+/// For how long the relay is asked to record, in seconds: its last whole second has begun before this command, and it erases itself then.
+fn asked_s(time: Duration) -> u64 {
+    let seconds = time.as_millis().div_ceil(1_000) as u64;
+    if seconds > LONGEST_S { seconds } else { (seconds + BEFORE_THE_END.as_secs() + 1).min(LONGEST_S) }
 }
 
 fn is_output(file: &Path) -> bool {
@@ -77,7 +85,7 @@ fn can_be_written(output: &Path) -> Result<(), CommandError> {
 }
 
 async fn record(listener: &Listener, trace: &Trace) -> Result<(), CommandError> {
-    let end = Instant::now() + trace.time.saturating_sub(BEFORE_THE_END);
+    let end = Instant::now() + trace.time.min(Duration::from_secs(asked_s(trace.time)).saturating_sub(BEFORE_THE_END));
     let mut stopped = pin!(interrupted());
     let mut last = None;
     loop {
@@ -128,6 +136,14 @@ fn parsed(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_relay_is_asked_for_so_much_more_that_the_last_second_is_in_the_file() {
+        for (time, asked) in [("500ms", 3), ("1s", 3), ("10m", 602), ("3598s", 3_600), ("1h", 3_600), ("2h", 7_200)] {
+            let time = duration(time).unwrap_or(Duration::from_millis(500));
+            assert_eq!(asked_s(time), asked, "{time:?}");
+        }
+    }
 
     #[test]
     fn a_file_that_cannot_be_there_is_told_before_a_recording_begins() {

@@ -11,8 +11,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+mod anchors;
 mod frame;
-mod looks;
 mod tls_time;
 pub mod token_times;
 pub mod watch;

@@ -19,13 +19,15 @@
 //! clock granted it, and an expired lease ends [`JUMP_STEADY_MS`] late. A virtual machine that was paused, and whose time since boot stood still meanwhile,
 //! goes on with what was left of its leases; a store with a clock of its own has forgotten them in time.
 //!
-//! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's
-//! ([`store_says`]). Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table
-//! above holds for it in place of the system's clock. Times that phones are told go by whichever of both is nearer to the trusted time
-//! ([`advertised_now`]): which of them is the wrong one only that tells. Tokens for APNs and FCM are made by that time, too, and by another one where a service refuses
-//! it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
+//! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's ([`store_says`]).
+//! Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table above holds for it in place of the system's clock. Times
+//! that phones are told go by whichever of both is nearer to the trusted time ([`advertised_now`]): which of them is the wrong one only that tells. Tokens for
+//! APNs and FCM are made by that time, too, and by another one where a service refuses it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are
+//! judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of
+//! calls is dated by it.
 //!
-//! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for [`UNLOOKED_MS`](super::looks::UNLOOKED_MS) at most, that clock goes on as it was, by the time since boot.
+//! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for
+//! [`UNLOOKED_MS`](super::anchors::UNLOOKED_MS) at most, that clock goes on as it was, by the time since boot.
 //!
 //! Invariant: [`confirmed_now`] is never ahead of the shared clock, and passes no moment before real time has passed it,
 //! but for a jump that was trusted.
@@ -36,8 +38,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-pub use super::looks::STORE_OFF_MAX_MS;
-use super::looks::{Look, Looks, UNSET};
+pub use super::anchors::STORE_OFF_MAX_MS;
+use super::anchors::{Anchors, SharedAnchors, UNSET};
 use super::unix_now_ms;
 use crate::lock::Mutex;
 
@@ -64,7 +66,7 @@ static PROCESS: Trusted = Trusted::new();
 pub(super) struct Trusted {
     /// The trusted time at boot, in milliseconds since 1970.
     anchor_ms: AtomicI64,
-    looks: Looks,
+    anchors: SharedAnchors,
     /// When a jump ahead was trusted last, in milliseconds since boot, and how far it was.
     believed_at_ms: AtomicI64,
     believed_ms: AtomicI64,
@@ -75,7 +77,7 @@ impl Trusted {
     const fn new() -> Self {
         Self {
             anchor_ms: AtomicI64::new(UNSET),
-            looks: Looks::new(),
+            anchors: SharedAnchors::new(),
             believed_at_ms: AtomicI64::new(0),
             believed_ms: AtomicI64::new(0),
             watch: Mutex::new(None),
@@ -177,32 +179,32 @@ pub fn shared_now_ms() -> u64 {
 
 fn shared_ms() -> i64 {
     let clocks = Clocks::now();
-    clocks.look.shared_ms(clocks.system_ms, clocks.boot_ms)
+    clocks.anchors.shared_ms(clocks.system_ms, clocks.boot_ms)
 }
 
-/// The system's clock, the time since boot, and the last look at them. The look is read once: of two looks the halves do not fit.
+/// The system's clock, the time since boot, and the anchors of the last look, each read once.
 struct Clocks {
     system_ms: i64,
     boot_ms: i64,
-    look: Look,
+    anchors: Anchors,
 }
 
 impl Clocks {
     fn now() -> Self {
         let (system_ms, boot_ms) = (unix_now_ms() as i64, boot_ms());
-        Self { system_ms, boot_ms, look: with_trusted(|trusted| trusted.looks.get()) }
+        Self { system_ms, boot_ms, anchors: with_trusted(|trusted| trusted.anchors.get()) }
     }
 }
 
 /// Whether the system's clock has jumped since the last look, so that the store is to be asked before the next one.
 pub fn has_leapt() -> bool {
     let clocks = Clocks::now();
-    clocks.look.before_leap(clocks.system_ms, clocks.boot_ms).is_some()
+    clocks.anchors.before_leap(clocks.system_ms, clocks.boot_ms).is_some()
 }
 
 /// Whether the shared time is the store's, since the system's clock is far from it.
 pub fn is_of_store() -> bool {
-    with_trusted(|trusted| trusted.looks.get()).store_anchor_ms != UNSET
+    with_trusted(|trusted| trusted.anchors.get()).store_anchor_ms != UNSET
 }
 
 /// The time that phones are told, in seconds since 1970: the system's, unless the store's is the shared one and nearer to the trusted time.
@@ -213,19 +215,19 @@ pub fn advertised_now() -> u64 {
 /// Likewise in milliseconds.
 pub fn advertised_now_ms() -> u64 {
     let (clocks, trusted_ms) = (Clocks::now(), trusted_ms());
-    let system_ms = clocks.look.system_ms(clocks.system_ms, clocks.boot_ms);
+    let system_ms = clocks.anchors.system_ms(clocks.system_ms, clocks.boot_ms);
     let off_ms = |ms: i64| trusted_ms.map(|trusted_ms| ms.abs_diff(trusted_ms));
-    let advertised_ms = match clocks.look.store_ms(clocks.boot_ms) {
+    let advertised_ms = match clocks.anchors.store_ms(clocks.boot_ms) {
         Some(store_ms) if off_ms(store_ms) <= off_ms(system_ms) => store_ms,
         _ => system_ms,
     };
     advertised_ms as u64
 }
 
-/// The time by which certificates are judged, in seconds since 1970: that which phones are told. The system's on a node that knows no time of an earlier run, as
-/// long as its clock and the store's have never agreed: who sets the store's clock is not to have ended certificates accepted.
+/// The time by which certificates are judged, in seconds since 1970: that which phones are told. The system's on a node that knows no time of an earlier run,
+/// as long as its clock and the store's have never agreed: who sets the store's clock is not to have ended certificates accepted.
 pub fn certificates_now() -> u64 {
-    let system = |clocks: Clocks| clocks.look.system_ms(clocks.system_ms, clocks.boot_ms);
+    let system = |clocks: Clocks| clocks.anchors.system_ms(clocks.system_ms, clocks.boot_ms);
     if is_by_store_alone() { (system(Clocks::now()) / 1_000) as u64 } else { advertised_now() }
 }
 
@@ -238,8 +240,8 @@ pub fn store_says(store_ms: u64) -> Option<i64> {
     let is_off = off_ms.abs() > STORE_OFF_MAX_MS;
     with_trusted(|trusted| {
         let store_anchor_ms = if is_off { store_ms - boot_ms } else { UNSET };
-        let look = Look { store_anchor_ms, system_anchor_ms: system_ms - boot_ms, looked_at_ms: boot_ms };
-        trusted.looks.change(|last| *last = look);
+        let anchors = Anchors { store_anchor_ms, system_anchor_ms: system_ms - boot_ms, looked_at_ms: boot_ms };
+        trusted.anchors.change(|last| *last = anchors);
         let mut watch = trusted.lock();
         let Some(watch) = watch.as_mut() else { return };
         let is_first = !std::mem::replace(&mut watch.has_heard_store, true);
@@ -269,14 +271,14 @@ pub fn begin(last_seen: Option<u64>) {
     });
 }
 
-/// Looks at the clocks; to be called about once a second. `contradicted`: one of the system's and the store's clock agrees with the
+/// SharedAnchors at the clocks; to be called about once a second. `contradicted`: one of the system's and the store's clock agrees with the
 /// trusted time, and the shared one does not.
 pub fn look(contradicted: bool) -> Verdict {
     let boot_ms = boot_ms();
     let system_anchor_ms = unix_now_ms() as i64 - boot_ms;
     with_trusted(|trusted| {
         // The system's clock counts as it is.
-        trusted.looks.change(|last| *last = Look { system_anchor_ms, looked_at_ms: boot_ms, ..*last });
+        trusted.anchors.change(|last| *last = Anchors { system_anchor_ms, looked_at_ms: boot_ms, ..*last });
     });
     let shared_ms = shared_ms();
     with_trusted(|trusted| {
@@ -386,7 +388,7 @@ pub fn since_boot() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::looks::UNLOOKED_MS;
+    use crate::clock::anchors::UNLOOKED_MS;
 
     const START_MS: i64 = 1_795_000_000_000;
     const BOOT_MS: i64 = 500_000_000;
@@ -408,7 +410,7 @@ mod tests {
             START_MS + self.boot_ms - BOOT_MS + self.off_ms
         }
 
-        /// Looks once a second for so long; the verdicts that were not the one before again.
+        /// SharedAnchors once a second for so long; the verdicts that were not the one before again.
         fn run(&mut self, for_ms: i64, contradicted: bool) -> Vec<Verdict> {
             let mut verdicts = Vec::new();
             for _ in 0..for_ms / 1_000 {

@@ -40,6 +40,8 @@ pub struct Addresses {
     pub api: String,
     /// `127.0.0.1:5060`, when it came with a SIP server.
     pub sip_server: Option<String>,
+    /// `192.168.1.9`, where SIP servers elsewhere find it, when it was started for them.
+    pub public: Option<String>,
 }
 
 impl Folder {
@@ -169,7 +171,8 @@ impl Folder {
     /// # Errors
     /// When it cannot be written.
     pub fn say(&self, addresses: &Addresses) -> io::Result<()> {
-        let text = json!({"api": addresses.api, "sip_server": addresses.sip_server}).to_string();
+        let text =
+            json!({"api": addresses.api, "sip_server": addresses.sip_server, "public": addresses.public}).to_string();
         self.replace(RELAY, text.as_bytes())
     }
 
@@ -183,7 +186,7 @@ impl Folder {
     pub fn addresses(&self) -> Option<Addresses> {
         let told: Value = serde_json::from_str(&fs::read_to_string(self.file(RELAY)).ok()?).ok()?;
         let text = |member: &str| told[member].as_str().map(str::to_owned);
-        Some(Addresses { api: text("api")?, sip_server: text("sip_server") })
+        Some(Addresses { api: text("api")?, sip_server: text("sip_server"), public: text("public") })
     }
 }
 
@@ -279,7 +282,7 @@ mod tests {
             assert!((*password == "secret") == is_kept && !password.is_empty(), "{none:?}");
         }
         fs::remove_file(folder.file(PASSWORD)).unwrap();
-        let addresses = Addresses { api: "https://127.0.0.1:8443".to_owned(), sip_server: None };
+        let addresses = Addresses { api: "https://127.0.0.1:8443".to_owned(), sip_server: None, public: None };
         folder.say(&addresses).unwrap();
         assert_eq!(Folder::existing(&path).unwrap().addresses(), Some(addresses));
         assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "nothing is left aside");

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_loopback() {
+    fn a_request_to_an_address_beyond_loopback_is_answered_403() {
         let mut proxy = proxy();
         for (to, more) in [
             ("sip:alice@192.0.2.1", ""),

@@ -2,7 +2,7 @@
 //!
 //! The holder of an app key chooses the name that is asked for, and the name servers may be those of the operator's own network.
 //!
-//! Invariant: of a name that the asker did not write, and that leads to no address which may be dialled, nothing is told, not even that it was asked for.
+//! Invariant: a name that the app did not write is left out, even from the list of queries, unless it leads to an address that may be dialled.
 
 use std::collections::BTreeSet;
 

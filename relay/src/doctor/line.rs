@@ -53,14 +53,14 @@ impl From<std::io::Error> for LineError {
     }
 }
 
-enum Way {
+enum Socket {
     Stream(Box<Stream>, Framer),
     Datagrams(UdpSocket),
 }
 
 /// The connection.
 pub struct Line {
-    way: Way,
+    socket: Socket,
     transport: Transport,
     local: SocketAddr,
     call_id: String,
@@ -72,7 +72,7 @@ impl Line {
     /// By a stream.
     pub fn by_stream(stream: Stream, transport: Transport) -> Result<Self, LineError> {
         let local = stream.local_address()?;
-        Ok(Self::new(Way::Stream(Box::new(stream), Framer::new(Limits::default())), transport, local))
+        Ok(Self::new(Socket::Stream(Box::new(stream), Framer::new(Limits::default())), transport, local))
     }
 
     /// By datagrams to this address, from a socket of its own.
@@ -81,11 +81,11 @@ impl Line {
         let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
         socket.connect(peer).await?;
         let local = socket.local_addr()?;
-        Ok(Self::new(Way::Datagrams(socket), Transport::Udp, local))
+        Ok(Self::new(Socket::Datagrams(socket), Transport::Udp, local))
     }
 
-    fn new(way: Way, transport: Transport, local: SocketAddr) -> Self {
-        Self { way, transport, local, call_id: token(), tag: token(), cseq: 0 }
+    fn new(socket: Socket, transport: Transport, local: SocketAddr) -> Self {
+        Self { socket, transport, local, call_id: token(), tag: token(), cseq: 0 }
     }
 
     /// The URI by which it is reached, with this user.
@@ -153,7 +153,7 @@ impl Line {
 
     /// Whether it is one of datagrams, which get lost.
     pub fn is_datagrams(&self) -> bool {
-        matches!(self.way, Way::Datagrams(_))
+        matches!(self.socket, Socket::Datagrams(_))
     }
 
     /// The Via of a request with this branch, without what marks it as one of RFC 3261.
@@ -167,9 +167,9 @@ impl Line {
     /// # Errors
     /// [`LineError`] when it cannot leave.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), LineError> {
-        match &mut self.way {
-            Way::Datagrams(socket) => socket.send(bytes).await.map(drop)?,
-            Way::Stream(stream, _) => {
+        match &mut self.socket {
+            Socket::Datagrams(socket) => socket.send(bytes).await.map(drop)?,
+            Socket::Stream(stream, _) => {
                 stream.write_all(bytes).await?;
                 stream.flush().await?;
             }
@@ -184,15 +184,15 @@ impl Line {
     pub async fn next(&mut self) -> Result<Message, LineError> {
         let mut buffer = vec![0; 64 * 1024];
         loop {
-            match &mut self.way {
-                Way::Datagrams(socket) => {
+            match &mut self.socket {
+                Socket::Datagrams(socket) => {
                     let count = socket.recv(&mut buffer).await?;
                     let bytes = Bytes::copy_from_slice(&buffer[..count]);
                     if let Ok(message) = Message::parse(&bytes, &Limits::default()) {
                         return Ok(message);
                     }
                 }
-                Way::Stream(stream, framer) => {
+                Socket::Stream(stream, framer) => {
                     match framer.next_frame() {
                         Err(_) => return Err(LineError::NotSip),
                         Ok(Some(Frame::Message(bytes))) => {

@@ -344,7 +344,9 @@ impl Doctor {
                 Err(_) => return report.bad(STEP, error.to_string(), "look at the SIP server's log, or its firewall"),
             },
         }
-        if let Err(Ended { fault, remedy, .. }) = Registering::new(self, line, route, patient).look(report).await {
+        if let Err(Ended { fault, remedy, .. }) =
+            Registering::new(self, line, candidate, route, patient).look(report).await
+        {
             report.bad(DoctorStep::Register, fault, remedy);
         }
     }

@@ -24,6 +24,7 @@ use super::line::token;
 use super::{Doctor, DoctorStep, Line, LineError, Patient, Report};
 use crate::agent::digest::{Unanswerable, ha1_for};
 use crate::agent::transport::upstreams::Route;
+use crate::net::dns::resolve::Candidate;
 use crate::secret::with_clean_stack;
 
 const STEP: DoctorStep = DoctorStep::Register;
@@ -34,6 +35,8 @@ const SHORT_S: u64 = 120;
 pub(super) struct Registering<'a> {
     doctor: &'a Doctor,
     line: Line,
+    /// The address behind the line.
+    candidate: &'a Candidate,
     route: &'a Route,
     patient: &'a Patient,
     challenges: Challenges,
@@ -68,9 +71,15 @@ impl Ended {
 }
 
 impl<'a> Registering<'a> {
-    pub fn new(doctor: &'a Doctor, line: Line, route: &'a Route, patient: &'a Patient) -> Self {
+    pub fn new(
+        doctor: &'a Doctor,
+        line: Line,
+        candidate: &'a Candidate,
+        route: &'a Route,
+        patient: &'a Patient,
+    ) -> Self {
         let (challenges, others, realms) = (Challenges::default(), Vec::new(), BTreeSet::new());
-        Self { doctor, line, route, patient, challenges, others, realms }
+        Self { doctor, line, candidate, route, patient, challenges, others, realms }
     }
 
     /// Without a Contact first; then, with the credentials, for the Contacts that there are, and for one of its own.
@@ -90,7 +99,7 @@ impl<'a> Registering<'a> {
                 format!("{} without credentials", first.status().unwrap_or_default()),
                 "whoever reaches this server registers anybody: ask for credentials",
             ),
-            status => return Err(refused(status, &first)),
+            status => return Err(refused(status, &first, false)),
         }
         if self.patient.credentials.is_none() {
             report.note(STEP, "not tried any further", "give the password, or ha1, to see it registered");
@@ -119,7 +128,7 @@ impl<'a> Registering<'a> {
         let status = answer.status().unwrap_or_default();
         if !(200..300).contains(&status) {
             report.proof = Some(false);
-            return Err(refused(status, &answer));
+            return Err(refused(status, &answer, true));
         }
         report.proof = Some(true);
         report.good(STEP, "the credentials are accepted");
@@ -163,11 +172,11 @@ impl<'a> Registering<'a> {
             }
             (_, None) => {
                 report.proof = matches!(status, 401 | 403 | 404 | 407 | 604).then_some(false);
-                return Err(refused(status, &granted));
+                return Err(refused(status, &granted, true));
             }
         }
-        look_at_lifetime(&granted, &own.uri, report);
-        look_at_contacts(&granted, &own.uri, before, report);
+        look_at_lifetime(&granted, own, report);
+        look_at_contacts(&granted, own, before, report);
         look_at_extensions(&granted, keeps_path, report);
         let gone = self.send_again(&own.headers(0), report).await;
         if !gone.as_ref().is_ok_and(|gone| gone.status().is_some_and(|status| (200..300).contains(&status))) {
@@ -251,7 +260,16 @@ impl<'a> Registering<'a> {
     async fn send(&mut self, headers: &[(Name, String)]) -> Result<Message, Ended> {
         let mut headers = headers.to_vec();
         headers.extend(self.answers()?);
-        Ok(self.line.ask(Method::Register, self.route.registrar(), &self.patient.aor, &headers).await?)
+        let (registrar, aor) = (self.route.registrar(), &*self.patient.aor);
+        match self.line.ask(Method::Register, registrar, aor, &headers).await {
+            // Some servers end a connection behind each answer; the relay connects again.
+            Err(error @ (LineError::Closed | LineError::Broken(_) | LineError::Tls(_))) => {
+                let opened = self.doctor.open(self.candidate, self.route.verified_domain()).await;
+                self.line = opened.map_err(|_| error)?;
+                Ok(self.line.ask(Method::Register, registrar, aor, &headers).await?)
+            }
+            answer => Ok(answer?),
+        }
     }
 
     /// The answers to all challenges until now.
@@ -302,18 +320,28 @@ fn told(answer: &Result<Message, Ended>) -> String {
 
 /// The examination's own Contact, registered as the relay registers: with an instance, and a flow (RFC 5626).
 struct OwnContact {
+    user: String,
     uri: String,
     instance: String,
 }
 
 impl OwnContact {
     fn new(line: &Line) -> Self {
-        let uri = line.contact(&format!("doctor-{}", token()));
-        Self { uri, instance: format!("urn:uuid:00000000-0000-4000-8000-{}", &token()[..12]) }
+        let user = format!("doctor-{}", token());
+        Self {
+            uri: line.contact(&user),
+            user,
+            instance: format!("urn:uuid:00000000-0000-4000-8000-{}", &token()[..12]),
+        }
+    }
+
+    /// Whether a Contact that a server lists is this one, also where it has written another host into it.
+    fn is(&self, listed: &str) -> bool {
+        Uri::user_of(listed) == Some(&*self.user)
     }
 
     fn headers(&self, expires: u64) -> Vec<(Name, String)> {
-        let Self { uri, instance } = self;
+        let Self { uri, instance, .. } = self;
         vec![
             (Name::Contact, format!("<{uri}>;+sip.instance=\"<{instance}>\";reg-id=1;expires={expires}")),
             (Name::Expires, expires.to_string()),
@@ -328,11 +356,11 @@ impl OwnContact {
     }
 }
 
-fn look_at_lifetime(granted: &Message, own: &str, report: &mut Report) {
+fn look_at_lifetime(granted: &Message, own: &OwnContact, report: &mut Report) {
     let ours = granted
         .contacts()
         .iter()
-        .find(|it| it.target() == Some(own))
+        .find(|it| it.target().is_some_and(|uri| own.is(uri)))
         .and_then(|it| it.params.value("expires").and_then(|value| value.trim_matches('"').parse().ok()));
     let seconds = ours.or(granted.number(Name::Expires).map(u64::from));
     match seconds {
@@ -356,15 +384,15 @@ fn look_at_lifetime(granted: &Message, own: &str, report: &mut Report) {
 }
 
 /// The Contacts that are there beside `own`, and those that were there `before`.
-fn look_at_contacts(granted: &Message, own: &str, before: &BTreeSet<String>, report: &mut Report) {
+fn look_at_contacts(granted: &Message, own: &OwnContact, before: &BTreeSet<String>, report: &mut Report) {
     let now = contacts(granted);
     let lost = before.difference(&now).count();
-    let others = now.iter().filter(|contact| *contact != own).count();
+    let others = now.iter().filter(|contact| !own.is(contact)).count();
     if lost > 0 {
         report.note(
             STEP,
-            format!("this Contact took the place of {lost} other(s)"),
-            "the server limits the Contacts of an account: a desk phone may be put out by the relay. Devices of one app share the relay's",
+            format!("this Contact took the place of {lost} other(s), which get no calls until they register again"),
+            "restart those phones. The server limits the Contacts of an account, and the relay's would take their place as well: raise the limit. Devices of one app share the relay's",
         );
     }
     if others > 0 {
@@ -415,15 +443,25 @@ fn unanswerable(error: Unanswerable) -> Ended {
     Ended::new(fault, remedy)
 }
 
-fn refused(status: u16, response: &Message) -> Ended {
+fn refused(status: u16, response: &Message, has_proof: bool) -> Ended {
     let remedy = match status {
         401 | 407 => {
             "the user name or the password is wrong, or what ha1 was made of; or the realm is another account's"
         }
+        403 if has_proof => {
+            "the password may be wrong (many servers say so by 403); or the account is not allowed to register from here: look at the server's rules for addresses and users"
+        }
         403 => "the account is not allowed to register from here: look at the server's rules for addresses and users",
         404 | 604 => "the server does not know this address of record",
         301 | 302 | 305 => "the account has moved: name the server that the answer does as its registrar",
-        423 => "the lifetime is too short for the server",
+        420 | 421 => {
+            "the server wants an extension that the relay does not have, or refuses one that it has: see Require, Unsupported and its log"
+        }
+        423 => {
+            "the server grants nothing that the relay asks for: its Min-Expires is missing, or above what it takes itself"
+        }
+        439 => "a proxy before the registrar does not keep flows (RFC 5626): name the registrar itself",
+        494 => "the server wants a security agreement (RFC 3329), which the relay does not make: let it take TLS alone",
         500..600 => "the server cannot serve now: look at its log",
         _ => "look at the SIP server's log",
     };
@@ -442,6 +480,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::doctor::Verdict as Found;
+    use crate::net::Transport;
     use crate::secret::Password;
     use crate::vault::record::Proof;
 
@@ -474,9 +513,10 @@ mod tests {
             credentials: Some(("alice".into(), Proof::Password(Password::new("wonderland")))),
         };
         let route = Route::to(&patient.aor, patient.registrar.as_deref(), None).expect("a route");
+        let candidate = Candidate { address, transport: Transport::Udp, rank: 0 };
         let line = Line::by_datagrams(address).await.expect("a socket");
         let mut report = Report::default();
-        let looked = Registering::new(&doctor, line, &route, &patient).look(&mut report).await;
+        let looked = Registering::new(&doctor, line, &candidate, &route, &patient).look(&mut report).await;
         if let Err(Ended { fault, remedy, .. }) = looked {
             report.bad(STEP, fault, remedy);
         }
@@ -542,10 +582,10 @@ mod tests {
             let mut nonces = 0;
             let (report, seen) = examine(move |asked| {
                 nonces += 1;
-                match asked.has(Name::Authorization) {
-                    true if matches!(status, 403 | 404) => (status, Vec::new()),
-                    _ => (401, vec![(Name::WwwAuthenticate, challenge("registrar", nonces))]),
+                if asked.has(Name::Authorization) && status != 401 {
+                    return (status, Vec::new());
                 }
+                (401, vec![(Name::WwwAuthenticate, challenge("registrar", nonces))])
             })
             .await;
             assert!(!report.is_healthy() && report.proof == Some(false), "{status} {report}");
@@ -560,10 +600,12 @@ mod tests {
         {
             let (report, seen) = examine(move |asked| {
                 let is_proven = asked.has(Name::Authorization);
-                match asked.has(Name::Contact) {
-                    false if is_proven || !is_asked_first => (status, Vec::new()),
-                    _ if is_proven => granted(asked),
-                    _ => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))]),
+                if !asked.has(Name::Contact) && (is_proven || !is_asked_first) {
+                    (status, Vec::new())
+                } else if is_proven {
+                    granted(asked)
+                } else {
+                    (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))])
                 }
             })
             .await;

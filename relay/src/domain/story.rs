@@ -6,6 +6,7 @@ use std::fmt;
 
 use sip::endpoint::CallState;
 use sip::id::{CallId, InstanceId};
+use sip::message::Composer;
 
 use super::{PushOutcome, PushProvider, words};
 
@@ -17,6 +18,8 @@ pub const ANSWER_LOST: &str = "AnswerLost";
 pub const TOKEN_CHANGED: &str = "TokenChanged";
 /// The reason of a push that its service has not taken before the device had come by itself.
 pub const DEVICE_CAME: &str = "DeviceCame";
+/// A phone that is reached needs no longer than this after its push, most of the time.
+const COMES_WITHIN_MS: u64 = 10_000;
 /// Characters of a push service's reason that are kept.
 const REASON_MAX: usize = 64;
 
@@ -67,6 +70,12 @@ pub enum Moment {
     CallerHearsRinging,
     /// The device rings.
     Ringing,
+    /// The device refused the INVITE with this status.
+    Refused(u16),
+    /// The device's app declined, by the API.
+    DeclinedByApp,
+    /// The INVITE's Expires ran out.
+    Expired,
     /// The call is over for this device, or was answered.
     Ended(CallState),
     /// A side of the answered call hung up: the device, or the other one.
@@ -129,6 +138,9 @@ impl Moment {
             Self::InviteSent => "invite-sent",
             Self::CallerHearsRinging => "caller-hears-ringing",
             Self::Ringing => "ringing",
+            Self::Refused(_) => "device-refused",
+            Self::DeclinedByApp => "declined-by-app",
+            Self::Expired => "invite-expired",
             Self::Ended(state) => state.as_str(),
             Self::HungUp { .. } => "ended",
         }
@@ -233,13 +245,21 @@ impl Story {
 
     /// Why nobody answered, in words; `None` where somebody did, or may yet.
     pub fn why(&self) -> Option<String> {
-        let ended_ms = self.when(|moment| matches!(moment, Moment::Ended(_)))?;
+        let ended_ms = self.ended_ms()?;
         let end = format!("after {}", seconds(ended_ms));
         Some(match self.outcome() {
             StoryOutcome::Waking | StoryOutcome::Ringing | StoryOutcome::Answered => return None,
             StoryOutcome::AnsweredElsewhere => "another device answered".to_owned(),
-            StoryOutcome::Declined => format!("the phone declined {end}"),
+            StoryOutcome::Declined => match self.refusal() {
+                Some((_, status)) => format!("the phone declined {end} ({})", named(status)),
+                None if self.has(&Moment::DeclinedByApp) => format!("the phone declined {end}"),
+                None => format!("another device declined for all {end}"),
+            },
+            StoryOutcome::Cancelled if self.has(&Moment::Expired) => {
+                format!("the caller's INVITE was valid for {} (Expires): {}", seconds(ended_ms), self.how_far())
+            }
             StoryOutcome::Cancelled => format!("the caller gave up {end}: {}", self.how_far()),
+            StoryOutcome::TimedOut if self.refusal().is_some() || self.is_announced() => self.how_far(),
             StoryOutcome::TimedOut => format!("nobody answered within {}: {}", seconds(ended_ms), self.how_far()),
             StoryOutcome::Unreachable => self.how_far(),
         })
@@ -247,8 +267,19 @@ impl Story {
 
     /// How far a call came that nobody answered.
     fn how_far(&self) -> String {
-        if let Some(at) = self.when(|moment| matches!(moment, Moment::Ringing)) {
+        let rang = self.when(|moment| matches!(moment, Moment::Ringing));
+        if let Some((at, status)) = self.refusal() {
+            let rang = rang.map(|from| format!("; it rang from {} on", seconds(from))).unwrap_or_default();
+            return format!("the phone's SIP stack refused the call after {} ({}){rang}", seconds(at), named(status));
+        }
+        if let Some(at) = rang {
             return format!("the phone rang from {} on", seconds(at));
+        }
+        if self.is_announced() && self.came() {
+            return match self.when(|moment| matches!(moment, Moment::DeviceAttached)) {
+                Some(at) => format!("the phone came after {}, and the SIP server sent no call", seconds(at)),
+                None => "the phone was connected, and the SIP server sent no call".to_owned(),
+            };
         }
         if self.came() {
             return match self.when(|moment| matches!(moment, Moment::DeviceAttached)) {
@@ -264,16 +295,43 @@ impl Story {
             return "the push was sent, and no answer to it came: the phone may have rung".to_owned();
         }
         match taken {
-            Some(at) => format!(
-                "the push service took the push after {}, and the phone did not come; it is off, without network, or does not let the app run",
-                seconds(at)
-            ),
+            Some(at) => {
+                let waited = self.ended_ms().unwrap_or(u64::MAX).saturating_sub(at);
+                let why = if waited < COMES_WITHIN_MS {
+                    format!(" in the {} until then", seconds(waited))
+                } else {
+                    "; it is off, without network, or does not let the app run".to_owned()
+                };
+                format!("the push service took the push after {}, and the phone did not come{why}", seconds(at))
+            }
             None => "the push service had not answered yet".to_owned(),
         }
     }
 
+    /// When it ended, or was answered.
+    fn ended_ms(&self) -> Option<u64> {
+        self.when(|moment| matches!(moment, Moment::Ended(_)))
+    }
+
+    fn has(&self, sought: &Moment) -> bool {
+        self.when(|moment| moment == sought).is_some()
+    }
+
+    /// Whether its SIP server has announced it, and has not sent its INVITE.
+    pub fn is_announced(&self) -> bool {
+        self.has(&Moment::Announced) && !self.has(&Moment::Invite)
+    }
+
+    /// The refusal by which the device was out: when, and its status.
+    fn refusal(&self) -> Option<(u64, u16)> {
+        self.steps.iter().rev().find_map(|step| match step.moment {
+            Moment::Refused(status) => Some((step.after_ms, status)),
+            _ => None,
+        })
+    }
+
     /// The device was there, or came.
-    fn came(&self) -> bool {
+    pub fn came(&self) -> bool {
         self.when(|moment| matches!(moment, Moment::DeviceAttached | Moment::InviteSent)).is_some()
     }
 
@@ -344,6 +402,11 @@ fn is_unanswered(moment: &Moment) -> bool {
 /// A push service's reason, as it is kept.
 pub fn reason(text: &str) -> Box<str> {
     text.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect::<String>().into()
+}
+
+/// A status with its words.
+fn named(status: u16) -> String {
+    format!("{status} {}", Composer::reason(status))
 }
 
 fn seconds(ms: u64) -> String {
@@ -448,8 +511,68 @@ mod tests {
             let why = story.why().unwrap_or_default();
             assert!(why.contains(words), "{why}");
         }
+        let refused = |status, state| (98, Moment::Refused(status), (99, Ended(state)));
+        for (rang, (after_ms, refused, end), words) in [
+            (
+                None,
+                refused(488, CallState::TimedOut),
+                "the phone's SIP stack refused the call after 98 ms (488 Not Acceptable Here)",
+            ),
+            (
+                Some((84, Ringing)),
+                refused(500, CallState::TimedOut),
+                "the phone's SIP stack refused the call after 98 ms (500 Server Internal Error); it rang from 84 ms on",
+            ),
+            (
+                None,
+                refused(499, CallState::TimedOut),
+                "the phone's SIP stack refused the call after 98 ms (499 Request Failure)",
+            ),
+            (Some((84, Ringing)), refused(603, CallState::Declined), "the phone declined after 99 ms (603 Decline)"),
+        ] {
+            let came = [(93, DeviceAttached), (93, InviteSent)];
+            let moments = came.into_iter().chain(rang).chain([(after_ms, refused), end]).collect::<Vec<_>>();
+            assert_eq!(story(&moments).why().as_deref(), Some(words));
+        }
+        for (moments, words) in [
+            (vec![(359, Ended(CallState::Declined))], "another device declined for all after 359 ms"),
+            (vec![(300, Moment::DeclinedByApp), (300, Ended(CallState::Declined))], "the phone declined after 300 ms"),
+            (
+                vec![(3, Ringing), (2_000, Moment::Expired), (2_000, Ended(CallState::Cancelled))],
+                "the caller's INVITE was valid for 2.0 s (Expires): the phone rang from 3 ms on",
+            ),
+            (
+                vec![(5, PushEnded(PushOutcome::Accepted, None)), (355, Ended(CallState::Cancelled))],
+                "the caller gave up after 355 ms: the push service took the push after 5 ms, and the phone did not come in the 350 ms until then",
+            ),
+        ] {
+            assert_eq!(story(&moments).why().as_deref(), Some(words));
+        }
         let answered = story(&[(9, Ended(CallState::Answered))]);
         assert_eq!((answered.outcome(), answered.why()), (StoryOutcome::Answered, None));
+    }
+
+    #[test]
+    fn of_a_call_that_was_announced_and_never_sent_the_phone_is_not_blamed() {
+        let announced = |moments: &[(u64, Moment)]| {
+            let mut story = story(&[]);
+            story.steps[0].moment = Moment::Announced;
+            for (after_ms, moment) in moments {
+                story.tell(1_000 + after_ms, moment.clone());
+            }
+            story.why().unwrap_or_default()
+        };
+        let accepted = (2, Moment::PushEnded(PushOutcome::Accepted, None));
+        let over = (30_000, Moment::Ended(CallState::TimedOut));
+        let came = announced(&[accepted.clone(), (600, Moment::DeviceAttached), over.clone()]);
+        assert_eq!(came, "the phone came after 600 ms, and the SIP server sent no call");
+        let asleep = announced(&[accepted.clone(), over.clone()]);
+        assert!(
+            asleep.ends_with("the phone did not come; it is off, without network, or does not let the app run"),
+            "{asleep}"
+        );
+        let sent = announced(&[accepted, (600, Moment::DeviceAttached), (700, Moment::Invite), over]);
+        assert_eq!(sent, "nobody answered within 30.0 s: the phone came after 600 ms, got the call and did not ring");
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_is_understood() {
+    fn the_numbers_of_this_process_are_read_from_the_kernel() {
         assert_eq!(kilobytes("Name:\tx\nVmRSS:\t   1234 kB\n", "VmRSS:"), Some(1234));
         let process = Process::read();
         assert!(process.cpu_seconds > 0.0 && Process::read().cpu_seconds >= process.cpu_seconds);

@@ -40,7 +40,7 @@ pub struct Round {
 pub struct Canaries(Mutex<BTreeMap<Box<str>, Round>>);
 
 /// A round as a canary tells it.
-pub(super) struct Telling {
+pub(super) struct RoundReport {
     app: Box<str>,
     failed: Option<(CanaryStep, Box<str>)>,
     steps: Vec<(CanaryStep, u64)>,
@@ -48,13 +48,13 @@ pub(super) struct Telling {
 
 /// Reads `{"app": "com.example.phone", "ms": {"push": 210, …}, "failed": "attach", "why": "…"}`.
 /// Of an app that is none of `apps`, where these are known, it is refused: a wrong name would leave the app that is meant unwatched.
-pub(super) fn read(body: &Json, apps: Option<&[Box<str>]>) -> Result<Telling, Problem> {
+pub(super) fn read(body: &Json, apps: Option<&[Box<str>]>) -> Result<RoundReport, Problem> {
     let mut errors = Errors::default();
     let telling = telling(body, apps, &mut errors);
     errors.into_result(telling)
 }
 
-fn telling(body: &Json, apps: Option<&[Box<str>]>, errors: &mut Errors) -> Option<Telling> {
+fn telling(body: &Json, apps: Option<&[Box<str>]>, errors: &mut Errors) -> Option<RoundReport> {
     let words: Vec<(&'static str, CanaryStep)> = CanaryStep::ALL.iter().map(|step| (step.word(), *step)).collect();
     let names: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
     let fields = At::root(body).object(&["app", "ms", "failed", "why"], errors)?;
@@ -76,13 +76,13 @@ fn telling(body: &Json, apps: Option<&[Box<str>]>, errors: &mut Errors) -> Optio
     let failed = fields.get("failed").and_then(|at| at.choice(&words, errors));
     let why = fields.get("why").and_then(|at| at.text(0, 4_096, errors)).unwrap_or_default();
     let why = why.chars().take(WHY_MAX).collect::<String>();
-    Some(Telling { app: id.into(), failed: failed.map(|step| (step, why.into())), steps })
+    Some(RoundReport { app: id.into(), failed: failed.map(|step| (step, why.into())), steps })
 }
 
 impl Canaries {
     /// Takes what a canary tells, and has the metrics tell it.
-    pub(super) fn take(&self, telling: Telling, metrics: &Metrics) -> Result<(), Problem> {
-        let Telling { app, failed, steps } = telling;
+    pub(super) fn take(&self, telling: RoundReport, metrics: &Metrics) -> Result<(), Problem> {
+        let RoundReport { app, failed, steps } = telling;
         let mut rounds = self.lock();
         if rounds.len() >= APPS_MAX && !rounds.contains_key(&app) {
             return Err(Problem::new(ProblemType::TooManyRequests, "So many apps have no canary here."));

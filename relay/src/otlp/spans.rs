@@ -56,6 +56,9 @@ fn of_story(story: &Story) -> Vec<Value> {
             attributes.extend(reason.as_deref().map(|reason| attribute("sipwake.push.reason", reason)));
             event["attributes"] = attributes.into();
         }
+        if let Moment::Refused(status) = &step.moment {
+            event["attributes"] = vec![attribute("sipwake.sip.status", &status.to_string())].into();
+        }
         event
     };
     root["events"] = story.steps.iter().map(event).collect();

@@ -1,6 +1,6 @@
-//! The parts of a push that `relay/benches/pushes.rs` measures, one by one.
+//! The parts of a push that `relay/benches/pushes.rs` measures one by one.
 //!
-//! Invariant: the relay itself uses nothing of this.
+//! Invariant: the relay itself does not use this module.
 
 use std::path::Path;
 use std::time::SystemTime;

@@ -46,7 +46,7 @@ pub(crate) use delivery::service::Mode;
 pub use delivery::service::{AppPush, Delivery, PushService, check, take_printed};
 pub use health::{Report, State};
 pub use payload::collapse::Subject;
-pub use recipient::{Fixed, Going, Recipient, Staying};
+pub use recipient::{Fixed, IsGoneFuture, Recipient, StaysFuture};
 pub use rfc8599::{Address, NoAddress};
 pub use setup::{Problem, SetupError};
 
@@ -98,7 +98,7 @@ impl Event {
         }
     }
 
-    /// Whether it concerns a phone that rings, or is to ring: for now or never.
+    /// Whether it concerns a phone that rings, or should ring: it cannot wait.
     pub fn is_of_a_call(self) -> bool {
         matches!(self, Event::Call | Event::CallEnded)
     }
@@ -109,7 +109,7 @@ impl Event {
 pub struct Push {
     /// The event.
     pub event: Event,
-    /// The instance that it happened to.
+    /// The instance concerned.
     pub instance: InstanceId,
     /// The call, for `call` and `call-ended`.
     pub call: Option<CallId>,
@@ -119,11 +119,12 @@ pub struct Push {
     pub name: Option<Box<str>>,
     /// The public edge of the node at which the call waits: `host:port`.
     pub edge: Box<str>,
-    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::advertised_now): when it was made; a call's push says [when it leaves](Push::renewed).
+    /// Seconds since 1970, by the clock of which phones are [told](crate::clock::advertised_now): when it was made; a call's push says [when it
+    /// leaves](Push::renewed).
     pub sent_at: u64,
     /// Likewise; after it the push is worthless and is not sent.
     pub deadline: u64,
-    /// When it was made, by the clock of this process, by which alone its age is judged ([`Push::until`]).
+    /// The time at which it was made, by the monotonic clock, which alone decides its age ([`Push::until`]).
     pub made_at: Instant,
     /// Further members of the object (`status`, `reason`, counts), already free of secrets.
     pub extra: Vec<(&'static str, serde_json::Value)>,
@@ -136,13 +137,12 @@ impl fmt::Debug for Push {
 }
 
 impl Push {
-    /// Until when it is worth sending: as long after it was made as its deadline lies behind `sent_at`, whatever becomes of the
-    /// wall clock meanwhile.
+    /// The end of its use: as long after its making as its deadline is after `sent_at`, even if the wall clock is changed meanwhile.
     pub fn until(&self) -> Instant {
         self.made_at + Duration::from_secs(self.life_s())
     }
 
-    /// The same push as it is said now, when a call's has waited for a second or longer: `deadline` less `sent_at` is how long the call still waits.
+    /// The same push with the present time, if a call's has waited for a second or longer: `deadline` less `sent_at` is how long the call still waits.
     pub(crate) fn renewed(&self) -> Option<Self> {
         let waited = clock::now().saturating_duration_since(self.made_at).as_secs();
         let waits = self.event == Event::Call && waited > 0;
@@ -154,8 +154,7 @@ impl Push {
         self.deadline.saturating_sub(self.sent_at)
     }
 
-    /// Whether it is for the app alone and shows its user nothing: a renewal, and a mailbox in which nothing waits any
-    /// more.
+    /// Whether it is for the app alone and shows its user nothing: a renewal, or a mailbox without waiting messages.
     pub fn is_silent(&self) -> bool {
         match self.event {
             Event::Renew | Event::RegistrationRestored => true,
@@ -175,8 +174,7 @@ pub enum Verdict {
         /// When the service saw the token die.
         since: Option<u64>,
     },
-    /// The service calls the token none of its own (APNs `BadDeviceToken`): it is dead, or the operator has mixed up the
-    /// environments.
+    /// The service does not know the token (APNs `BadDeviceToken`): it is dead, or the operator has mixed up the environments.
     BadToken,
     /// Not now: the service is overloaded, unreachable or asks to wait.
     Retry {
@@ -189,11 +187,11 @@ pub enum Verdict {
         /// The service's word for it.
         reason: &'static str,
     },
-    /// The deadline passed while it was tried, or before.
+    /// The deadline passed before or during the attempts.
     TooLate,
     /// The connection was lost or went silent after the service may have taken a call's push: it is not sent again.
     Unconfirmed,
-    /// No further try was made: the device has another token by now, or has come by itself.
+    /// No further attempt was made: the device has another token by now, or has attached by itself.
     Moved,
 }
 

@@ -1,32 +1,31 @@
-//! The recipient of a push, whose token may change between two tries: a device may have another one before the next try.
+//! The recipient of a push, whose token may change between two attempts.
 //!
-//! Invariant: a first try asks for no newer token.
+//! Invariant: the first attempt does not ask for a newer token.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
 
 /// The answer to [`Recipient::stays`].
-pub type Staying<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+pub type StaysFuture<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 /// The answer to [`Recipient::is_gone`]; `None`: nobody knows now.
-pub type Going<'a> = Pin<Box<dyn Future<Output = Option<bool>> + Send + 'a>>;
+pub type IsGoneFuture<'a> = Pin<Box<dyn Future<Output = Option<bool>> + Send + 'a>>;
 
 /// The recipient of a push.
 pub trait Recipient: Sync {
-    /// Whether the token that was tried is still the one that the push goes to; asked before each further try, and each further
-    /// copy.
-    fn stays(&self) -> Staying<'_>;
+    /// Whether the token of the last attempt is still the push's target. Asked before each further attempt, and each further copy.
+    fn stays(&self) -> StaysFuture<'_>;
 
-    /// Whether its service is believed that it knows the subscription no more: asked where it says so of few.
-    fn is_gone(&self) -> Going<'_> {
+    /// Whether the service is believed that the subscription is gone. Asked while it says so of few.
+    fn is_gone(&self) -> IsGoneFuture<'_> {
         Box::pin(ready(Some(true)))
     }
 }
 
-/// A token that no other takes the place of.
+/// A recipient whose token is never replaced.
 pub struct Fixed;
 
 impl Recipient for Fixed {
-    fn stays(&self) -> Staying<'_> {
+    fn stays(&self) -> StaysFuture<'_> {
         Box::pin(ready(true))
     }
 }

@@ -29,13 +29,13 @@ pub struct Address {
     pub other: Option<PushTarget>,
 }
 
-/// Why a Contact is no address.
+/// Why a Contact has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAddress {
-    /// The service, or the App that is meant, is not served here: 555.
+    /// The service, or the App, is not served here: 555.
     #[error("the push service, or the application, is not served here")]
     NotServed,
-    /// The token has not the form of one: 400.
+    /// The token is malformed: 400.
     #[error("the push token has not the form of one")]
     Malformed,
 }
@@ -119,7 +119,7 @@ enum Services {
 }
 
 impl Services {
-    /// Reads what may be the services behind a bundle: members as in a `pn-prid`. `None`: none of them is known.
+    /// Parses the services after a bundle, members as in a `pn-prid`. `None`: none of them is known.
     fn read(text: &str) -> Option<Self> {
         let mut known = text.split('&').filter_map(service);
         let first = known.next()?;
@@ -139,8 +139,8 @@ struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    /// Reads a `pn-prid`. Empty members, and tokens of services that are not known, are passed over; of several tokens one
-    /// without a label is for the one service that no other is for.
+    /// Parses a `pn-prid`. Empty members, and tokens of unknown services, are skipped. A token without a label, among several, is for the service that no
+    /// other token is for.
     fn read(prid: &'a str) -> Option<Self> {
         let mut tokens = Self { only: None, voip: None, remote: None };
         let (mut members, mut unlabelled) = (0, None);

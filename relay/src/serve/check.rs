@@ -4,7 +4,8 @@
 //! the addresses; every problem is found, not only the first. No keyring is made: beside a relay that has lost the file of its own, a new one would be
 //! taken for it by the next run. (A folder of ACME that does not exist yet is made, as `serve` would, for the user whose folder it is in.)
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -256,41 +257,21 @@ pub(super) fn store_url(config: &Config) -> Option<Problem> {
     }
 }
 
+/// An address that cannot be listened on.
+struct FailedListener {
+    setting: &'static str,
+    address: SocketAddr,
+    error: io::Error,
+}
+
 async fn check_listeners(config: &Config, findings: &mut Findings) {
-    let transports = config.upstream.transports;
-    let acme = config.acme.as_ref().and_then(|acme| acme.listen);
-    let streams = [
-        ("edge.listen", config.edge.listen, true),
-        ("edge.websocket", config.edge.websocket.unwrap_or(config.edge.listen), config.edge.websocket.is_some()),
-        ("api.listen", config.api.listen, true),
-        ("operator.listen", config.operator.listen, true),
-        ("upstream.tls_listen", config.upstream.tls_listen, transports.tls),
-        ("upstream.tcp_listen", config.upstream.tcp_listen, transports.tcp),
-        ("acme.listen", acme.unwrap_or(config.api.listen), acme.is_some()),
-    ];
-    // Held until all are tried, so that two settings with one address are found.
-    let mut held = Vec::new();
-    let mut failed = Vec::new();
-    for (setting, address, used) in streams {
-        if used {
-            match TcpListener::bind(address).await {
-                Ok(listener) => held.push(listener),
-                Err(error) => failed.push((setting, address, error)),
-            }
-        }
-    }
-    if transports.udp
-        && let Err(error) = UdpSocket::bind(config.upstream.udp_listen).await
-    {
-        failed.push(("upstream.udp_listen", config.upstream.udp_listen, error));
-    }
-    // No relay answers where this command itself listens: a relay is looked for once it does not, and only where an address is taken.
-    drop(held);
-    let mut of_a_relay = Vec::new();
-    let is_taken = failed.iter().any(|(.., error)| error.kind() == ErrorKind::AddrInUse);
-    // Whether a relay runs here is told by its operator listener; its data in the clear cannot be asked for.
+    // All are released before a running relay is looked for, because none answers where this command itself listens.
+    let failed = failed_listeners(config).await;
+    let is_taken = failed.iter().any(|failed| failed.error.kind() == ErrorKind::AddrInUse);
+    // A running relay is found by its operator listener; its listeners in the clear cannot be asked.
     let runs = is_taken && running_relay::runs(config).await;
-    for (setting, address, error) in failed {
+    let mut of_a_relay = Vec::new();
+    for FailedListener { setting, address, error } in failed {
         let in_use = error.kind() == ErrorKind::AddrInUse;
         let clear = matches!(setting, "upstream.tcp_listen" | "upstream.udp_listen");
         if runs && in_use && (clear || running_relay::is_ours(config, address).await) {
@@ -316,4 +297,34 @@ async fn check_listeners(config: &Config, findings: &mut Findings) {
             "end it before another one is started with this file; where an address is another one now, sipwake.socket of systemd is to name it, too",
         ));
     }
+}
+
+/// Tries to listen on every address of the configuration. Each is held until all are tried, so that two settings with one address are found.
+async fn failed_listeners(config: &Config) -> Vec<FailedListener> {
+    let transports = config.upstream.transports;
+    let acme = config.acme.as_ref().and_then(|acme| acme.listen);
+    let streams = [
+        ("edge.listen", Some(config.edge.listen)),
+        ("edge.websocket", config.edge.websocket),
+        ("api.listen", Some(config.api.listen)),
+        ("operator.listen", Some(config.operator.listen)),
+        ("upstream.tls_listen", transports.tls.then_some(config.upstream.tls_listen)),
+        ("upstream.tcp_listen", transports.tcp.then_some(config.upstream.tcp_listen)),
+        ("acme.listen", acme),
+    ];
+    let mut held = Vec::new();
+    let mut failed = Vec::new();
+    for (setting, address) in streams {
+        let Some(address) = address else { continue };
+        match TcpListener::bind(address).await {
+            Ok(listener) => held.push(listener),
+            Err(error) => failed.push(FailedListener { setting, address, error }),
+        }
+    }
+    if transports.udp
+        && let Err(error) = UdpSocket::bind(config.upstream.udp_listen).await
+    {
+        failed.push(FailedListener { setting: "upstream.udp_listen", address: config.upstream.udp_listen, error });
+    }
+    failed
 }

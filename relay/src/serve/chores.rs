@@ -91,7 +91,7 @@ impl Opened {
             chore(
                 readiness,
                 "looking for SIP servers that another node reaches",
-                self.service.clone().leave_unreachable_servers(config.timing.marooned_after.0),
+                self.service.clone().leave_unreachable_servers(config.timing.unreachable_after.0),
             ),
             chore(
                 readiness,

@@ -6,7 +6,8 @@
 //! | the operator's token; keys of apps and SIP servers, wherever their sections stand | apps that come or go, or get another push service |
 //! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
 //!
-//! Invariant: one reload goes on at a time, and a further one is refused. A file with a problem changes nothing at all, nor does a store that no start could read. The changes taken are in force when [`Reloader::reload`] comes back.
+//! Invariant: one reload goes on at a time, and a further one is refused. A file with a problem changes nothing at all, nor does a store that no start could
+//! read. The changes taken are in force when [`Reloader::reload`] comes back.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -99,9 +100,7 @@ impl Reloader {
         };
         let mut new = match Config::load(&file) {
             Ok(config) => config,
-            Err(problems) => {
-                return Reloaded { problems: problems.iter().map(ToString::to_string).collect(), ..told };
-            }
+            Err(problems) => return Reloaded { problems: problems.iter().map(ToString::to_string).collect(), ..told },
         };
         // Of the store nothing changes before a restart, which would not come about with this.
         told.problems.extend(check::store_url(&new).map(|problem| problem.to_string()));
@@ -118,11 +117,7 @@ impl Reloader {
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
         let prints = fingerprints(&new);
-        // An expired push certificate that is already in force blocks no other changes.
-        let is_new = |place: &str| other_files(was, &prints).iter().any(|other| other == place);
-        let unusable =
-            push_certificates(&new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));
-        told.problems.extend(unusable.map(|(problem, _)| problem.to_string()));
+        told.problems.extend(unusable_certificates(&new, &other_files(was, &prints)));
         told.problems.extend(keys_of_two(old, &new));
         let roots = if same_ca_file { self.read_roots(&mut told) } else { None };
         let certificate = self.read_certificate(&mut told);
@@ -133,24 +128,25 @@ impl Reloader {
             told.taken.push("upstream.ca_file".to_owned());
         }
         self.take_certificate(certificate, &mut told);
+        let is_taken = |place: &str| same_apps || !place.starts_with("app[") || keys.iter().any(|key| key == place);
         let places = changed(old, &new).into_iter().chain(other_files(was, &prints));
-        let keys_of_apps = keys.iter().filter(|place| place.starts_with("app[")).cloned().collect::<Vec<_>>();
-        let places = places.chain(keys).chain(urls);
-        note_changes(&mut told, places, |place| {
-            same_apps || !place.starts_with("app[") || keys_of_apps.iter().any(|key| key == place)
-        });
-        self.operator.take_token(&new.operator, new.source.as_deref());
-        if !same_apps {
-            new.apps = with_keys_of(&old.apps, &new.apps);
-        } else {
+        note_changes(&mut told, places.chain(keys.iter().cloned()).chain(urls), is_taken);
+        if same_apps {
             self.push.become_like(&push);
+        } else {
+            new.apps = with_keys_of(&old.apps, &new.apps);
         }
-        let access = settings::api(&new, &self.vault);
-        self.api.let_in(access.apps, access.sip_servers);
+        self.take_keys(&new);
         let files = if same_apps { prints } else { was.clone() };
         let in_force = InForce { config: new, files }.except(&told.needs_restart, &running);
         *running = in_force;
         told
+    }
+
+    fn take_keys(&self, new: &Config) {
+        self.operator.take_token(&new.operator, new.source.as_deref());
+        let access = settings::api(new, &self.vault);
+        self.api.let_in(access.apps, access.sip_servers);
     }
 
     fn read_roots(&self, told: &mut Reloaded) -> Option<ReadRoots> {
@@ -177,6 +173,13 @@ impl Reloader {
             told.taken.push("tls.certificate".to_owned());
         }
     }
+}
+
+/// The problems of push certificates in files that have changed. An expired one that is already in force blocks no other change.
+fn unusable_certificates(new: &Config, changed_files: &[String]) -> Vec<String> {
+    let is_new = |place: &str| changed_files.iter().any(|changed| changed == place);
+    let fatal = push_certificates(new).into_iter().filter(|(problem, is_fatal)| *is_fatal && is_new(&problem.place));
+    fatal.map(|(problem, _)| problem.to_string()).collect()
 }
 
 fn goes_on() -> Reloaded {

@@ -1,13 +1,13 @@
 //! The requests of an app, carried out.
 //!
-//! Invariant: a future may be dropped at any await: the work in progress is then completed all the same, or leaves nothing behind.
+//! Invariant: a future may be dropped at any await. Work under way then completes, or leaves nothing behind.
 
 use std::net::IpAddr;
 
 use tracing::Instrument as _;
 
 use super::apps::{AppService, Enable, EnableError, Enabled, ExamineError};
-use super::enable::asker::{Asker, UndeliveredInstance};
+use super::enable::hang_up::{HangUp, UndeliveredInstance};
 use super::{Inner, Service};
 use crate::clock;
 use crate::doctor::{Patient, Report};
@@ -17,22 +17,25 @@ use crate::vault::Owner;
 impl AppService for Service {
     async fn enable(&self, app: &str, source: IpAddr, request: Enable) -> Result<Enabled, EnableError> {
         let (it, app) = (self.0.clone(), app.into());
-        let (asker, _waits) = Asker::new();
+        let (hang_up, _request) = HangUp::new();
         // In a task of its own: an app that hangs up leaves no half of an enabling, nor one that nobody knows the secret of.
         let enabling = async move {
-            let (enabled, replaced) = it.clone().enable(app, source, request, asker).await?;
+            let (enabled, replaced) = it.clone().enable(app, source, request, hang_up).await?;
             Ok(UndeliveredInstance::new(it, enabled, replaced))
         };
         let enabled = tokio::spawn(enabling.in_current_span()).await.unwrap_or(Err(EnableError::Draining))?;
         enabled.take().ok_or(EnableError::HungUp)
     }
 
-    async fn node_in_call(&self, app: &str, request: &Enable) -> Option<Owner> {
-        self.0.node_in_call(app, request).await
+    async fn node_to_enable_at(&self, app: &str, request: &Enable) -> Option<Owner> {
+        match self.0.node_in_call(app, request).await {
+            Some(node) => Some(node),
+            None => self.0.node_registering(app, request).await,
+        }
     }
 
-    async fn is_in_call(&self, app: &str, request: &Enable) -> bool {
-        self.0.is_in_call(app, request).await
+    async fn is_to_be_enabled_here(&self, app: &str, request: &Enable) -> bool {
+        self.0.is_in_call(app, request).await || self.0.is_registered_here(app, request).await
     }
 
     async fn examine(&self, app: &str, source: IpAddr, patient: Patient) -> Result<Report, ExamineError> {

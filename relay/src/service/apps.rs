@@ -1,6 +1,6 @@
 //! Requests of an app, made with its key.
 //!
-//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind (`app_requests`).
+//! Invariant: a future may be dropped at any await. Work under way then completes, or leaves nothing behind (`app_requests`).
 
 use std::fmt;
 use std::future::Future;
@@ -26,13 +26,13 @@ pub trait AppService: Clone + Send + Sync + 'static {
         request: Enable,
     ) -> impl Future<Output = Result<Enabled, EnableError>> + Send;
 
-    /// The other node that may have a call for the device that is to be enabled: it is asked to enable it.
-    fn node_in_call(&self, _app: &str, _request: &Enable) -> impl Future<Output = Option<Owner>> + Send {
+    /// The other node that may have a call for the device that is to be enabled, or has its account registered: it is asked to enable it.
+    fn node_to_enable_at(&self, _app: &str, _request: &Enable) -> impl Future<Output = Option<Owner>> + Send {
         async { None }
     }
 
-    /// Whether this node has a call for the device that is to be enabled.
-    fn is_in_call(&self, _app: &str, _request: &Enable) -> impl Future<Output = bool> + Send {
+    /// Whether this node has a call for the device that is to be enabled, or has its account registered.
+    fn is_to_be_enabled_here(&self, _app: &str, _request: &Enable) -> impl Future<Output = bool> + Send {
         async { false }
     }
 
@@ -104,6 +104,9 @@ pub enum EnableError {
     /// The account asks for a transport that the operator did not name.
     #[error("the SIP transport is not allowed here")]
     TransportNotAllowed,
+    /// The account's server is reached by UDP alone, at addresses that the relay's socket does not send to.
+    #[error("no datagram from here reaches the SIP server")]
+    NotSendable,
     /// The name of the registrar or the proxy leads to no address at all.
     #[error("the SIP server has no address")]
     UpstreamNotFound,
@@ -126,7 +129,7 @@ pub enum EnableError {
     TooManyOfAccount,
     /// The App, or the address that asks, has as many instances as it may.
     #[error("the app or its address has as many instances as it may")]
-    TooManyOfAsker,
+    TooManyOfAppOrSource,
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,

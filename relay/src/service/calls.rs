@@ -1,6 +1,6 @@
-//! The stories of calls, for an operator: those that go on, and those that are kept.
+//! The stories of calls for an operator: those of calls under way, and those that are kept.
 //!
-//! Invariant: nothing of a caller is told that the story does not hold, which is too little to call back.
+//! Invariant: an operator learns no more of a caller than the story holds, which is too little to call back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

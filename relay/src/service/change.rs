@@ -1,8 +1,8 @@
 //! Changing an instance: a new push token, a renewed lifetime, another presence, other events.
 //!
-//! Invariant: the store has the changed record before the shard has it, so that a restart forgets no change that was
-//! answered; what the store refuses is not changed, and what it does not answer for is
-//! [taken back](super::ownership::unanswered_writes) where it has it all the same. One change at a time for an instance. Nothing here stores what its enabling has not stored.
+//! Invariant: the store has the changed record before the shard has it, so that a restart forgets no change that was confirmed. A change that the store refuses
+//! is not made. One that it did not answer for, and has made all the same, is [reversed](super::ownership::unanswered_writes). Changes of an instance are made
+//! one at a time. Nothing here stores a kind of data that enabling has not stored.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Requests of a device, made with its instance's secret.
 //!
-//! Invariant: a future may be dropped at any await; work in progress then still completes, or leaves nothing behind.
+//! Invariant: a future may be dropped at any await. Work under way then completes, or leaves nothing behind.
 
 use std::future::Future;
 

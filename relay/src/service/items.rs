@@ -1,4 +1,4 @@
-//! A device's items other than calls: kept messages and missed calls, the timeline, the export, the test.
+//! The items of a device other than calls: kept messages and missed calls, the timeline, the export, the test push.
 //!
 //! Invariant: kept items are unsealed only for a requester that has shown the instance's secret, and for that answer alone.
 

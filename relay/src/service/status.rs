@@ -1,6 +1,6 @@
-//! The state of instances and calls, told as views.
+//! The views of the state of instances and calls.
 //!
-//! Invariant: a record is unsealed for the moment that a view is made of it; no view holds a secret.
+//! Invariant: a record is unsealed only while a view is made from it. No view holds a secret.
 
 use sip::endpoint::{CallState, Mailbox};
 use sip::id::{CallId, InstanceId};

@@ -1,6 +1,6 @@
-//! The recording of one instance's SIP, for its user or the operator.
+//! Recording the SIP of one instance, for its user or the operator.
 //!
-//! Invariant: nothing of a trace leaves the shard but what was scrubbed.
+//! Invariant: only scrubbed messages leave the shard.
 
 use sip::id::InstanceId;
 

@@ -1,4 +1,4 @@
-//! Instances and calls, as they look from outside.
+//! Views: instances and calls as they look from outside.
 //!
 //! Invariant: no view holds a secret.
 

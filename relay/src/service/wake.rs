@@ -1,9 +1,9 @@
-//! Waking the devices of an AOR that this node has, for a SIP server at which the call waits.
+//! Waking the devices of an AOR at this node, for a SIP server with which the call waits.
 //!
-//! Invariant: nothing is kept of the AOR beyond its keyed hash. Only registrations at a server that the AOR's domain or the operator vouches for are
-//! counted and woken: the lender of an account names it freely. A requester that stops waiting stops no push: the devices go on waking for the same
-//! call as long as its INVITE may follow. An AOR is never reported as unknown while its devices may be on their way here: after a start, or from the death of another node until its
-//! records are taken over; they are waited for, [`ARRIVAL_LIMIT`] at most.
+//! Invariant: the AOR is kept as its keyed hash alone. Only registrations at a server that the AOR's domain or the operator vouches for are counted and woken,
+//! because the lender of an account names its server freely. A requester that stops waiting stops no push: the devices go on waking for the same call as long
+//! as its INVITE may follow. An AOR is not reported as unknown while its devices may be on their way here, after a start or the death of another node; they are
+//! waited for at most [`ARRIVAL_LIMIT`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::Inner;
 use super::sip_servers::{Expected, Wake, WakeError};
-use crate::agent::request::{Asker, DevicesFound, Request, Servers};
+use crate::agent::request::{DevicesFound, Request, Servers, WakeRequester};
 use crate::clock;
 use crate::net::dns::resolve::Target;
 
@@ -38,11 +38,11 @@ impl Inner {
         }
         let key = self.dependencies.vault.aor_key(&aor);
         let (arrivals, arrived) = mpsc::unbounded_channel();
-        let asker = Asker { wait, arrivals, answered };
+        let requester = WakeRequester { wait, arrivals, answered };
         let announce = async |servers: &Servers| {
             let found = self.dependencies.agent.ask_all(|reply| {
-                let (from, name, asker) = (from.clone(), name.clone(), asker.clone());
-                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, looks, asker, reply }
+                let (from, name, requester) = (from.clone(), name.clone(), requester.clone());
+                Request::ExpectCall { aor: key, servers: servers.clone(), from, name, looks, requester, reply }
             });
             found.await.into_iter().fold(DevicesFound::default(), |sum, found| DevicesFound {
                 known: sum.known + found.known,

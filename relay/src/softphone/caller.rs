@@ -31,7 +31,7 @@ pub enum CallError {
     #[error("{0}")]
     Dial(#[from] DialError),
     /// The connection broke.
-    #[error("the connection to the SIP server broke: {0}")]
+    #[error("the connection to the SIP server broke: {}", super::broken(.0))]
     Lost(io::Error),
     /// The bytes are not SIP.
     #[error("what the SIP server sent is not SIP")]

@@ -42,11 +42,19 @@ pub(super) fn offer(address: IpAddr) -> String {
     sdp(b"", address)
 }
 
+/// Why a connection broke; what a library has to say of an end without a word is nothing for a user.
+fn broken(why: &io::Error) -> String {
+    match why.kind() {
+        io::ErrorKind::UnexpectedEof => "the other side has closed it".to_owned(),
+        _ => why.to_string(),
+    }
+}
+
 /// Why the device is not on its line, or no call was as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PhoneError {
     /// The connection broke.
-    #[error("the connection to the edge broke: {0}")]
+    #[error("the connection to the edge broke: {}", broken(.0))]
     Lost(io::Error),
     /// The edge closed it.
     #[error("the edge closed the connection")]

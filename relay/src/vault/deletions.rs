@@ -1,14 +1,15 @@
-//! What was deleted of what is kept beside records, and must not come back with a store that has lost the deletion: a fail-over to a replica
-//! that lagged, a restart with older data.
+//! Deletions of items beside records, which must not come back when a store has lost a deletion: after a fail-over to a replica that lagged, or a restart with
+//! older data.
 //!
 //! ```text
 //! noted ── deleted from the store ── marked ──┬── the store has lost something, or was away: deleted again
 //!                                             └── forgotten when no record of its time can live
 //! ```
 //!
-//! Invariant: what is noted is neither listed nor kept again by this run, whatever the store has. It is noted before the store is asked, and is forgotten
-//! only when each that has asked for it was told that it was not there. A deletion holds names of instances and keyed hashes alone. There are at most
-//! [`DELETIONS_MAX`]: then the oldest goes of the place that has the most, so that nobody's many take those of others.
+//! Invariant: an item whose deletion is noted is neither listed nor stored again by this run, whatever the store has. The deletion is noted before the store is
+//! asked; the note is dropped again only if everybody who asked was told that there was no such item. A deletion holds names of instances and keyed hashes
+//! alone. There are at most [`DELETIONS_MAX`]: beyond that the owner with the most loses its oldest, so that the many deletions of one displace none of
+//! another.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

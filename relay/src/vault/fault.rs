@@ -1,4 +1,4 @@
-//! Faults of a store that answers: told to an operator with its consequence and its remedy.
+//! Faults of a store that answers, told to an operator with their consequence and their remedy.
 //!
 //! Invariant: a fault repeats names of commands and settings, and nothing that is stored.
 

@@ -1,9 +1,9 @@
-//! Places in the order of what is kept beside a record.
+//! The order of items beside a record.
 //!
-//! A place is the time in milliseconds since 1970 by the clock that the nodes share, so that what another node, or the next run, keeps comes behind.
-//! What would have the place of an earlier one, or be before it since the clock was put back, takes the next one: a running number.
+//! An item's place is its time in milliseconds since 1970, by the clock that the nodes share, so that items of another node or of the next run come after it.
+//! An item that would come before an earlier one, or share its place, because the clock was put back, takes the next number.
 //!
-//! Invariant: whatever one run keeps of an instance gets a higher place than all that it kept of it before.
+//! Invariant: an item of an instance gets a higher place than all items that the same run stored before.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,34 +1,33 @@
 //! The agreement of all nodes of a store on one keyring.
 //!
-//! | who finds that none is written down | writes its own |
+//! | a node that finds no fingerprint in the store | writes its own |
 //! | --- | --- |
-//! | a node whose keyring stood when it looked last | at once; so it does when its lease is a new one: the store may have lost both |
-//! | one that has not looked before, and no other node has a lease | at once |
-//! | the same, and another node has one | when none was there for as long as a lease: whose keyring stands has written it by then |
-//! | one whose keyring was not the others', and no other node has a lease | likewise |
-//! | the same, and another node has one | when none was there for as long as a name lasts |
-//! | one whose keyring opens nothing of what this node has stored, or was rotated since | never, unless its operator has accepted it |
-//! | one whose keyring was made, or is to be, because there was none, and the store holds instances | never; its operator says what is to be. Where no other node has a lease, it does not start, whatever name stands |
+//! | its keyring was the agreed one at its last comparison | at once, also when its lease is a new one: the store may have lost both |
+//! | it has not compared before, and no other node has a lease | at once |
+//! | it has not compared before, and another node has a lease | when there was none for as long as a lease: a node with the agreed keyring has written it by then |
+//! | its keyring was not the agreed one, and no other node has a lease | likewise |
+//! | its keyring was not the agreed one, and another node has a lease | when there was none for as long as a fingerprint lasts |
+//! | its keyring opens nothing that this node has stored, or was rotated since | never, unless its operator has accepted the keyring |
+//! | its keyring is a new one, made because there was none, and the store holds instances | never; its operator decides. If no other node has a lease, it does not start, whatever fingerprint there is |
 //!
-//! A keyring that opens what this node has stored stands at once where no other node has a lease, whatever name does. So does one that its operator has
-//! accepted, where no other node is known of: others may be back in a moment, and their name outlasts their absence. How often a keyring was rotated is
-//! written down beside the names, and for longer.
+//! A keyring that opens what this node has stored becomes the agreed one at once if no other node has a lease, whatever the fingerprint in the store. So does
+//! one that its operator has accepted, if no other node is known: others may be back in a moment, and their fingerprint outlasts their absence. The number of
+//! rotations is stored beside the fingerprints, and for longer.
 //!
-//! A run whose keyring is not the others' from its start, and that can open nothing of what its node has, leaves that to them: it
-//! [holds no lease](Vault::leaves_lease) while another node does. So does one whose copy was not rotated: it may take nothing of what it opens, and the
-//! others open that as well.
+//! A run that has had another keyring from its start, and can open nothing that its node has, leaves the records to the others: it [holds no
+//! lease](Vault::leaves_lease) while another node does. So does a run whose copy was not rotated: it may claim nothing of what it can open, and the others can
+//! open that as well.
 //!
-//! Invariant: a node that has another one takes over nothing and takes no new account: what it would seal nobody else could open,
-//! and what the others sealed it would leave to its end. What it has it serves, and writes again where the store has lost it. A store that has lost everything
-//! makes a wrong keyring no right one while a node with the right one lives. A keyring that stands is exchanged for no other one that lies in its
-//! file's place.
+//! Invariant: a node with another keyring claims nothing and takes no new account, because nobody else could open what it seals, and it could not open what the
+//! others have sealed. It serves what it has, and writes it again if the store has lost it. A wrong keyring does not become the agreed one while a node with
+//! the right one lives, even if the store has lost everything. An agreed keyring is not exchanged for another one that lies in the place of its file.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::keyring::{Fingerprint, KeyringError};
-use super::redis::{AGREEMENT_TTL, Compared, Look, RedisStore, beside_agreement};
+use super::redis::{AGREEMENT_TTL, AgreementWrite, Compared, RedisStore, beside_agreement};
 use super::store::{KeyringMismatch, StoreError};
 use super::{Store, Vault, lookup};
 use crate::clock::{self, DAY_S, Reading};
@@ -140,16 +139,16 @@ impl Vault {
     /// [`StoreError::Away`].
     pub async fn check_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
         let agreement = &self.0.agreement;
-        let look = if agreement.stands() { Look::Found } else { Look::Refresh };
-        let mut found = self.look(look).await?;
+        let write = if agreement.stands() { AgreementWrite::IfAbsent } else { AgreementWrite::Refresh };
+        let mut found = self.compare_keyring(write).await?;
         if matches!(found, Compared::Absent) && agreement.note_absent() >= self.founds_after().await? {
             found = match self.bars_founding().await? {
                 Some(fault) => Compared::Fault(fault),
-                None => self.look(Look::Found).await?,
+                None => self.compare_keyring(AgreementWrite::IfAbsent).await?,
             };
         }
         if matches!(found, Compared::Fault(KeyringMismatch::Other)) && self.may_take_name().await? {
-            found = self.look(Look::Take).await?;
+            found = self.compare_keyring(AgreementWrite::Replace).await?;
         }
         match found {
             Compared::Stands => {
@@ -175,7 +174,7 @@ impl Vault {
     /// # Errors
     /// [`StoreError::Away`].
     pub async fn peek_keyring(&self) -> Result<Option<KeyringMismatch>, StoreError> {
-        Ok(match self.look(Look::Only).await? {
+        Ok(match self.compare_keyring(AgreementWrite::Nothing).await? {
             Compared::Fault(fault) => Some(self.explained(fault).await?),
             Compared::Absent => self.bars_founding().await?,
             Compared::Stands => None,
@@ -311,17 +310,17 @@ impl Vault {
         self.0.agreement.is_unknown()
     }
 
-    /// Whether this node's keyring is the one that the store names, by one look.
+    /// Whether this node's keyring is the one that the store names, by one comparison.
     pub(super) async fn has_agreed_keyring(&self) -> Result<bool, StoreError> {
-        Ok(matches!(self.look(Look::Only).await?, Compared::Stands))
+        Ok(matches!(self.compare_keyring(AgreementWrite::Nothing).await?, Compared::Stands))
     }
 
-    async fn look(&self, look: Look) -> Result<Compared, StoreError> {
+    async fn compare_keyring(&self, write: AgreementWrite) -> Result<Compared, StoreError> {
         let Store::Redis(redis) = &self.0.store else { return Ok(Compared::Stands) };
         let keyring = &self.0.keyring;
-        let found = redis.check_keyring(&keyring.fingerprint(Reading::now()), look).await?;
+        let found = redis.check_keyring(&keyring.fingerprint(Reading::now()), write).await?;
         if matches!(found, Compared::Fault(_)) {
-            if look == Look::Only {
+            if write == AgreementWrite::Nothing {
                 return Ok(found);
             }
             match keyring.tend(Reading::now()) {
@@ -332,15 +331,15 @@ impl Vault {
                     tracing::warn!(event = "keyring-unreadable", %error, "the keyring cannot be read again");
                 }
             }
-            return redis.check_keyring(&keyring.fingerprint(Reading::now()), look).await;
+            return redis.check_keyring(&keyring.fingerprint(Reading::now()), write).await;
         }
         let now = Reading::now();
-        if look == Look::Found
+        if write == AgreementWrite::IfAbsent
             && matches!(found, Compared::Stands)
             && DAY_S - now.system % DAY_S <= AGREEMENT_TTL.as_secs()
         {
-            // The day that begins finds what stands, whoever looks first.
-            redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), look).await?;
+            // The fingerprint of the next day is there before any node needs it.
+            redis.check_keyring(&keyring.fingerprint_of_tomorrow(now), write).await?;
         }
         Ok(found)
     }
@@ -348,7 +347,10 @@ impl Vault {
     /// Takes the keyring that was put in the place of this one, where the store names it.
     async fn take_that_of_the_others(&self, redis: &RedisStore) -> Result<(), StoreError> {
         if let Some(other) = self.0.keyring.other()
-            && !matches!(redis.check_keyring(&other.fingerprint(Reading::now()), Look::Only).await?, Compared::Fault(_))
+            && !matches!(
+                redis.check_keyring(&other.fingerprint(Reading::now()), AgreementWrite::Nothing).await?,
+                Compared::Fault(_)
+            )
         {
             self.0.keyring.take(other);
         }

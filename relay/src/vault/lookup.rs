@@ -1,8 +1,7 @@
-//! Finding an instance by its app, AOR and push token, in a store that must know none of them; and the devices of one account
-//! by what they have in common.
+//! Finding an instance by its app, AOR and push token in a store that must know none of them; and finding the devices of one account.
 //!
-//! Invariant: what leaves this module is HMAC-SHA256 under the keyring's index key, cut to 128 bits: equal for equal
-//! input, and without the key of no use to guess the input.
+//! Invariant: what leaves this module is HMAC-SHA256 under the keyring's index key, cut to 128 bits. Equal inputs give equal outputs; without the key, an
+//! output is of no use to guess its input.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
-//! The store within the process: for development, for tests, and for a relay that should forget all when it stops.
+//! The store within the process: for development, for tests, and for a relay that has to forget everything when it stops.
 //!
-//! Invariant: holds what a Redis would hold, and no more: the sealed form. Whatever has expired is removed before
-//! anything is looked at. Every answer is the same as [`super::redis`]'s; one conformance suite runs against both.
+//! Invariant: it holds the sealed form and no more, as a Redis would. Expired entries are removed before anything is read. Its answers equal those of
+//! [`super::redis`]: one conformance suite runs against both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};

@@ -64,7 +64,7 @@ pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
     AwayReason, Fence, KeyringMismatch, LEASE, Lease, LookupChange, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL,
-    Settings, StoreError, StoreTls, Stored, Whose,
+    RecordOwner, Settings, StoreError, StoreTls, Stored,
 };
 
 pub use tombstones::{NotWritten, PeerTombstone, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
@@ -443,14 +443,15 @@ impl Vault {
         }
     }
 
-    /// Whose the record of an instance is; costs the store less than to load it. A store in memory loses nothing, and what is asked about is this run's.
+    /// The run that owns the record of an instance: a cheaper question than loading the record. A store in memory loses no record, and has those of this
+    /// run alone.
     ///
     /// # Errors
     /// [`StoreError::Away`].
-    pub async fn whose(&self, id: InstanceId) -> Result<Whose, StoreError> {
+    pub async fn record_owner(&self, id: InstanceId) -> Result<RecordOwner, StoreError> {
         match &self.0.store {
-            Store::Memory(_) => Ok(Whose::Ours),
-            Store::Redis(redis) => redis.whose(&self.0.owner, id).await,
+            Store::Memory(_) => Ok(RecordOwner::ThisRun),
+            Store::Redis(redis) => redis.record_owner(&self.0.owner, id).await,
         }
     }
 

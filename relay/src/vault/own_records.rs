@@ -1,8 +1,8 @@
-//! The test of a keyring on the records that its node has stored in earlier runs.
+//! The test of a keyring on records that its node has stored in earlier runs.
 //!
-//! Invariant: only a record counts that this node has put itself and whose key this keyring would still have: what was taken from another node, what was
-//! altered, and what is as old as a key lives, tells nothing; in a Cluster so does what lies in a part that is away, where another record is told.
-//! A look reads some records, and changes none.
+//! Invariant: a record counts only if this node has stored it itself and this keyring would still have its key. A record that was claimed from another node,
+//! altered, or older than the life of a key shows nothing. In a Cluster, a part that is away shows nothing either; another record is read in place of it. The
+//! test reads a few records, and changes none.
 
 use futures_util::future::join_all;
 

@@ -1,6 +1,7 @@
-//! The ownership of records: leases, the nodes that live, what is taken over, and what the store has lost.
+//! The ownership of records: leases, living nodes, claims, and losses of the store.
 //!
-//! Invariant: a node takes nothing over before its own time is sure, while another process has its name that had it before, and nothing at all while something lost is being written again.
+//! Invariant: a node claims nothing before its own time is certain while another process has held its name before, and nothing at all while lost records are
+//! being written again.
 
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,8 @@ impl Vault {
         }
     }
 
-    /// Writes a record in the place of another run's, by the next fence: at no time is there none. A node that had it is told to let go. The record's lookup, and
-    /// what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
+    /// Writes a record in the place of another run's, by the next fence: at no time is there none. A node that had it is told to let go. The record's lookup,
+    /// and what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
     ///
     /// # Errors
     /// [`StoreError::Gone`] when there is none any more, and [`StoreError::NotOwner`] when it has changed hands in this moment; [`StoreError::Away`], also as
@@ -311,7 +312,8 @@ impl Vault {
             Store::Redis(redis) => redis.release_lease(&self.0.owner).await,
         }
     }
-    /// Ends this node's lease as if it had run out: its next run has its records at once, and others take them over when they have missed the lease for a while.
+    /// Ends this node's lease as if it had run out: its next run has its records at once, and others take them over when they have missed the lease for a
+    /// while.
     ///
     /// # Errors
     /// [`StoreError::Away`].

@@ -1,8 +1,8 @@
-//! Registrations that passed through (RFC 8599) and have ended here. They leave no tombstone, for a device may register again under the same id; what a
-//! store brings back of them that has lost their erasure (a restart from a snapshot, a node that had not heard of the end) is known by its date.
+//! Push bindings (RFC 8599) that have ended here. They leave no tombstone, because a device may register again under the same id. A record that a store brings
+//! back, because it has lost the erasure, is recognised by its date.
 //!
-//! Invariant: of each the id and two times are kept, in memory, until its SIP server's grant has ended. A registration that its SIP server has confirmed since
-//! is no earlier one. There are at most [`ENDS_MAX`]; then that goes which would be forgotten first.
+//! Invariant: the id and two times of each are kept, in memory, until its SIP server's grant has ended. A registration that its SIP server has confirmed since
+//! does not count as ended. There are at most [`ENDS_MAX`]; beyond that, the one that would be forgotten first is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 

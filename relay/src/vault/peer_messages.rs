@@ -1,20 +1,19 @@
-//! Letters between the nodes that share a store, by way of the store: nodes never connect to each other.
+//! Letters between the nodes that share a store. They go through the store: nodes never connect to each other.
 //!
 //! | letter | from | to |
 //! | --- | --- | --- |
 //! | [`Letter::Ask`], [`Letter::Answer`] | the node that an app or a device has asked | the run that owns the instance, and back |
-//! | the same, with a word in place of a request | a node that leaves, and those that take over | each other (`relay/src/service/nodes/drain_messages.rs`) |
+//! | the same, with a message in place of a request | a node that leaves, and those that take over | each other (`relay/src/service/nodes/drain_messages.rs`) |
 //! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
 //! | [`Letter::TakenOver`] | a node that has taken what another one handed over | that one |
 //! | [`Letter::Woken`] | a node that leaves, and has woken devices for calls | those that may take the devices over |
 //!
-//! Beside them each node has a note, for whoever takes over what it leaves ([`Vault::say`]).
+//! Beside them each node has a note for the nodes that claim what it leaves ([`Vault::say`]).
 //!
-//! A letter is for one run of one node; nobody reads what an earlier run did not. It lies in the store for
-//! [`LETTER_LIFE`] at most.
+//! A letter is for one run of one node; a later run does not read it. It stays in the store for at most [`LETTER_LIFE`].
 //!
-//! Invariant: a letter is sealed with the keyring for the run that it is for, so whoever can read or write the store alone can
-//! neither read nor forge one, nor a note: what it says goes into requests to SIP servers. A letter that comes again, or that is older than [`LETTER_AGE_MAX_S`], is not delivered.
+//! Invariant: a letter is sealed with the keyring for the run that it is for, and so is a note. Without the keyring nobody can read or forge one, which matters
+//! because its content goes into requests to SIP servers. A letter that comes again, or that is older than [`LETTER_AGE_MAX_S`], is not delivered.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

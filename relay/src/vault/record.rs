@@ -1,6 +1,6 @@
-//! The record of one push instance, in the clear only in memory and only while it is used.
+//! The record of one push instance. It is in the clear only in memory, and only while it is used.
 //!
-//! Invariant: nothing here prints a secret, or whom it is of; the encoded form exists only inside a sealed record.
+//! Invariant: nothing here prints a secret or its owner. The encoded form exists only inside a sealed record.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,7 +1,6 @@
-//! What a store that refuses says, in words, and what an operator is to do about it.
+//! A store's refusal in words, and what an operator should do about it.
 //!
-//! Invariant: nothing of what the store said is repeated but its code, and that where it is one of these; `ERR` says nothing by itself, and is told with
-//! its sentence where that is known.
+//! Invariant: of the store's text only a known code is repeated. `ERR` says nothing by itself, and is reported with its sentence if that is known.
 
 use super::store::{AwayReason, StoreError};
 use crate::net::tls_fault::TlsFault;

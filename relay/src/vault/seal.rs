@@ -8,9 +8,8 @@
 //! place   = instance[16], and for what is kept beside the record item_key[16]
 //! ```
 //!
-//! Invariant: what is sealed opens only as what it is, in its own place and unaltered. Each sealing has a fresh salt, and so a
-//! key of its own, under which one nonce is used once. The plaintext is encoded and sealed in one buffer that never
-//! moves; what a cipher or a hash left on the stack is overwritten.
+//! Invariant: a sealed value opens only for its purpose, in its own place and unaltered. Each sealing has a fresh salt, and so a key of its own, under which
+//! one nonce is used once. The plaintext is encoded and sealed in one buffer that never moves; what a cipher or a hash left on the stack is overwritten.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The interface of the stores: who owns a record, what is asked of a store and how it fails.
+//! The interface of the stores: the ownership of records, the questions to a store, and the ways in which it fails.
 //!
 //! Invariant: no error here holds a URL, a key or a value; a store's own message is reduced to its code.
 
@@ -191,7 +191,8 @@ pub enum Lease {
     Held,
     /// It is held again, but had run out or belonged to another run of this node in between.
     Lapsed,
-    /// It is that of another process by this node's name, which had it before and lives. Since this one [lapsed](Self::Lapsed) last, which it did when that was found, nothing has changed.
+    /// It is that of another process by this node's name, which had it before and lives. Since this one [lapsed](Self::Lapsed) last, which it did when that was
+    /// found, nothing has changed.
     GivenWay,
 }
 
@@ -230,7 +231,8 @@ pub enum AwayReason {
     /// TLS with it fails.
     #[error("TLS fails: {0}")]
     Tls(TlsFault),
-    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`; `MAXCLIENTS` where it says so without one. [`StoreError::in_words`] tells what it means.
+    /// It answered with an error, of which this is the code: `NOAUTH`, `OOM`, `READONLY`; `MAXCLIENTS` where it says so without one. [`StoreError::in_words`]
+    /// tells what it means.
     #[error("it refused with {0}")]
     Refused(Box<str>),
     /// It may write to a disk, and the operator wants none that does.
@@ -313,15 +315,15 @@ impl KeyringMismatch {
     }
 }
 
-/// Whose a record is.
+/// The run that owns a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Whose {
-    /// There is none.
-    Nobodys,
-    /// This run's.
-    Ours,
-    /// That of another run, of this node or another one.
-    Others,
+pub enum RecordOwner {
+    /// None: there is no record, or a damaged one.
+    Nobody,
+    /// This run.
+    ThisRun,
+    /// Another run, of this node or of another one.
+    AnotherRun,
 }
 
 /// Another node that there may be.

@@ -1,10 +1,10 @@
-//! Accounts that are asked for before they were claimed: a call has come for an account whose records still lie in the store.
+//! Accounts that are wanted before they are claimed: a call has come for an account whose records still lie in the store.
 //!
-//! A Contact names its shard tag, and so does each record of its account. So a call tells by 16 bits which records it waits for, and no
-//! index in the store has to.
+//! A Contact names its shard tag, and so does each record of its account. So the 16 bits in a call tell which records it waits for, without an index in the
+//! store.
 //!
-//! Invariant: to want something costs no more than a bit, however often it is wanted and whoever wants it; what is wanted and is not there to be
-//! claimed is never asked the store for. So a stranger who invents Contacts changes the order of what is done, and not how much.
+//! Invariant: wanting an account costs a bit, however often and by whomever it is wanted. The store is never asked for a wanted account that is not there to be
+//! claimed. So a stranger who invents Contacts changes the order of the work, and not its amount.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,25 +1,25 @@
-//! Requests of devices that are not answered yet, and the flows that the answers take (RFC 3261 §18.2.2, RFC 5626 §5.3).
+//! Unanswered requests of devices, and the flows by which their answers go (RFC 3261 §18.2.2, RFC 5626 §5.3).
 //!
-//! | the flow that a device's request came by | its answer goes |
+//! | the flow of a device's request | the answer goes |
 //! | --- | --- |
-//! | is open | by it |
+//! | is open | by that flow |
 //! | is open, and the device has proved itself by another one since | by both: nobody can tell whether the earlier one is dead |
-//! | has ended, and the device has another one | by that |
+//! | has ended, and the device has another one | by the other one |
 //! | has ended, and the device has none | by the next one, within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked); later by none |
 //!
-//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a
-//! client that closes one connection before it opens the next is back by then, and otherwise the callee must not ring for nobody. One to an emergency
-//! service (RFC 5031) is cancelled when its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). Where it is answered
-//! all the same and the device does not come back, the call is ended for it with ACK and BYE.
+//! An INVITE that begins a call is cancelled when its device has had no flow for [`EdgeTiming::first_sign`](crate::timing::EdgeTiming::first_sign): a client
+//! that closes one connection before it opens the next is back by then, and otherwise the callee must not ring for nobody. A call to an emergency service (RFC
+//! 5031) is cancelled only when its device has been away for [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked). If the call is answered all the same
+//! and the device does not come back, the relay ends it with ACK and BYE.
 //!
-//! Invariant: a request is answered by no flow but its own and those that its device has proved itself on. [`ASKED_PER_FLOW`] of a flow, and
-//! of a device without one, are remembered: of more, the latest.
+//! Invariant: an answer goes only by the flow of its request, and by flows on which the device has proved itself. At most the latest [`ASKED_PER_FLOW`]
+//! requests of a flow, and of a device without one, are remembered.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::core::Timer;
-use super::dialogs::Passage;
+use super::dialogs::HeaderEdits;
 use super::outgoing::is_emergency;
 use super::{ClientOwner, Endpoint, Side};
 use crate::edge::forward;
@@ -27,8 +27,8 @@ use crate::id::{BranchId, FlowId, InstanceId};
 use crate::message::{Limits, Message, Method};
 use crate::transaction::ServerId;
 
-/// Requests that are remembered for one flow of devices, and for a device that has none; what an earlier one is answered goes by the flow that
-/// it came by, and an earlier INVITE rings on when that ends.
+/// Requests that are remembered for one flow of devices, and for a device without one. The answer to an earlier request goes by its own flow alone, and an
+/// earlier INVITE rings on when that flow ends.
 pub(super) const ASKED_PER_FLOW: usize = 64;
 
 /// A request of a device.
@@ -36,7 +36,7 @@ pub(super) const ASKED_PER_FLOW: usize = 64;
 struct Asked {
     instance: InstanceId,
     server: ServerId,
-    /// The INVITE that was sent on, where the request begins a call.
+    /// The INVITE that was forwarded, if the request begins a call.
     placed: Option<BranchId>,
 }
 
@@ -44,7 +44,7 @@ struct Asked {
 #[derive(Debug)]
 struct Waiting {
     asked: Asked,
-    /// When the INVITE that it has placed is cancelled, unless that has been done.
+    /// The time at which its INVITE is cancelled. `None`: that has been done.
     cancel_at: Option<Instant>,
     until: Instant,
 }
@@ -55,7 +55,7 @@ impl Waiting {
     }
 }
 
-/// The requests of devices that may not be answered yet.
+/// The requests of devices that may still be unanswered.
 #[derive(Debug, Default)]
 pub(super) struct AskedByDevices {
     by: HashMap<FlowId, Vec<Asked>>,
@@ -63,12 +63,12 @@ pub(super) struct AskedByDevices {
 }
 
 impl AskedByDevices {
-    /// How many devices without a flow are to be answered.
+    /// The number of devices without a flow that await an answer.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// An INVITE that begins a call was sent on for a request of a flow.
+    /// The INVITE of a flow's request was forwarded.
     pub(super) fn note_placed(&mut self, flow: FlowId, server: ServerId, branch: BranchId) {
         let asked = self.by.get_mut(&flow).and_then(|asked| asked.iter_mut().rev().find(|it| it.server == server));
         if let Some(asked) = asked {
@@ -86,7 +86,7 @@ impl AskedByDevices {
         }
     }
 
-    /// Takes what an instance has asked by a flow.
+    /// Takes the requests of an instance by a flow.
     fn take(&mut self, flow: FlowId, instance: InstanceId) -> Vec<Asked> {
         let Some(asked) = self.by.get_mut(&flow) else { return Vec::new() };
         let (theirs, others): (Vec<_>, Vec<_>) = asked.drain(..).partition(|it| it.instance == instance);
@@ -96,7 +96,7 @@ impl AskedByDevices {
 }
 
 impl Endpoint {
-    /// A device has asked something by a flow, for which a transaction was opened.
+    /// A device has sent a request by a flow, and a transaction was opened for it.
     pub(super) fn note_asked(&mut self, flow: FlowId, instance: InstanceId, server: ServerId) {
         self.remember_asked(flow, Asked { instance, server, placed: None });
     }
@@ -113,7 +113,7 @@ impl Endpoint {
         asked.push(new);
     }
 
-    /// A flow of devices has ended: what came by it is answered by another one.
+    /// A flow of devices has ended: its requests are answered by another one.
     pub(super) fn lose_asked(&mut self, now: Instant, ended: FlowId) {
         let until = now + self.core.settings.timing.edge.parked;
         for asked in self.asked.by.remove(&ended).unwrap_or_default() {
@@ -139,14 +139,14 @@ impl Endpoint {
         }
     }
 
-    /// How long the call that a device has placed goes on without a flow of it.
+    /// How long a call that a device has placed goes on while the device has no flow.
     fn grace_for(&self, server: ServerId) -> Duration {
         let timing = &self.core.settings.timing.edge;
         let is_emergency = self.core.transactions.asked_by(server).is_some_and(is_emergency);
         if is_emergency { timing.parked } else { timing.first_sign }
     }
 
-    /// An earlier flow of a device has ended, by which it was answered as well.
+    /// An earlier flow of a device has ended, by which answers went as well.
     pub(super) fn end_beside(&mut self, instance: InstanceId, ended: FlowId) {
         let dialogs = self.attachments.dialog_flow(instance).and_then(|dialogs| self.asked.by.get(&dialogs.flow));
         for asked in dialogs.into_iter().flatten().filter(|it| it.instance == instance) {
@@ -169,7 +169,7 @@ impl Endpoint {
         waiting.push(new);
     }
 
-    /// A device has proved itself by a flow: what it has asked by `earlier` ones is answered there.
+    /// A device has proved itself by a flow: its requests by `earlier` ones are answered there.
     pub(super) fn answer_asked(
         &mut self,
         instance: InstanceId,
@@ -188,7 +188,7 @@ impl Endpoint {
         }
     }
 
-    /// A device has had long enough to come back for what it has asked.
+    /// The time for a device to come back for its answers is over.
     pub(super) fn on_asked_due(&mut self, now: Instant, instance: InstanceId) {
         let instance = self.current(instance);
         let waiting = self.asked.waiting.remove(&instance).unwrap_or_default();
@@ -215,13 +215,13 @@ impl Endpoint {
         }
     }
 
-    /// Ends a call that a device has begun and that was answered when nobody was left to hear it.
+    /// Ends a call of a device that was answered when the device was gone.
     fn hang_up_for(&mut self, now: Instant, asked: Asked, branch: BranchId) {
         let Some(answer) = self.core.transactions.kept_answer(asked.server) else { return };
         let Ok(answer) = Message::parse(answer, &Limits::COMPOSED) else { return };
         let by_server = || self.hop_to_server(self.server_of(asked.instance)?, asked.instance);
         let Some(mut hop) = by_server() else { return };
-        // The stream that the INVITE went by, where it is open.
+        // The stream of the INVITE, if it is open.
         if let Some(flow) = self.core.transactions.flow_of(branch)
             && let Some(transport) = self.flows.transport_of(flow)
         {
@@ -230,9 +230,9 @@ impl Endpoint {
         for method in [Method::Ack, Method::Bye] {
             let Some(request) = forward::of_caller(&answer, method) else { return };
             let own = forward::own_route(&request, &self.core.token_key, Side::Device);
-            let passage = Passage { ours: own.map_or(0, |own| own.values), begun_by: None };
+            let edits = HeaderEdits { ours: own.map_or(0, |own| own.values), begun_by: None };
             let branch = self.core.branch();
-            let bytes = self.forwarded_bytes(&request, passage, &hop, branch);
+            let bytes = self.forwarded_bytes(&request, edits, &hop, branch);
             if method == Method::Ack {
                 self.core.transactions.pass_ack(now, hop.flow, bytes);
             } else {

@@ -1,15 +1,15 @@
-//! Requests that were sent to SIP servers for devices by a stream that ends before they are answered: the server restarts, a load balancer closes an
-//! idle connection, a NAT loses its state.
+//! Requests of devices that were sent to SIP servers, and whose stream ends before they are answered: the server restarts, a load balancer closes an idle
+//! connection, a NAT loses its state.
 //!
-//! | the stream by which a device's request went on has ended, and the SIP server | then |
+//! | the stream has ended, and the SIP server | consequence |
 //! | --- | --- |
 //! | answers by a stream of its own (RFC 3261 §18.2.2) | that is the answer, and what follows goes by that stream |
-//! | has another flow, or has one again within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), to the same address | it is sent there again, with its branch: the server takes it for a retransmission, and repeats its last answer (§17.2.3); of an INVITE that was cancelled the CANCEL |
-//! | the same, to another address | likewise, unless it was heard at the earlier one (RFC 3263 §4.3) |
+//! | has another flow, or has one again within [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), to the same address | the request is sent there again, with its branch: the server takes it for a retransmission, and repeats its last answer (§17.2.3); for a cancelled INVITE the CANCEL is sent |
+//! | the same, to another address | likewise, unless a response had come from the earlier one (RFC 3263 §4.3) |
 //! | has none for so long | nobody has answered: 480, an INVITE 408; a BYE waits on |
 //!
-//! Invariant: a request is sent again once, for it may be what its reader closes streams for. So many branches are remembered for each open
-//! stream as wait for their answers on it, twice, or [`REMEMBERED_MIN`].
+//! Invariant: a request is sent again only once, because it may be the reason why its reader closes streams. For each open stream, the remembered branches are
+//! at most twice those that wait for their answers on it, or [`REMEMBERED_MIN`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -18,17 +18,17 @@ use std::time::Instant;
 use super::{ClientOwner, Endpoint};
 use crate::id::{BranchId, FlowId, UpstreamId};
 
-/// Branches that are remembered for a stream before those that wait for nothing are looked for.
+/// The number of branches of a stream above which those that wait for nothing are removed.
 const REMEMBERED_MIN: usize = 64;
 
-/// The requests of devices that SIP servers were sent by streams, and may not have answered.
+/// Requests of devices that were sent to SIP servers by streams, and may be unanswered.
 #[derive(Debug, Default)]
 pub(super) struct AskedOfServers(HashMap<FlowId, OnStream>);
 
 #[derive(Debug, Default)]
 struct OnStream {
     branches: Vec<BranchId>,
-    /// How many there are when those that wait for nothing are looked for.
+    /// The number of branches at which those that wait for nothing are removed.
     look_at: usize,
 }
 
@@ -36,7 +36,7 @@ impl AskedOfServers {
     fn add(&mut self, flow: FlowId, branch: BranchId, is_pending: impl Fn(BranchId) -> bool) {
         let OnStream { branches, look_at } = self.0.entry(flow).or_default();
         if branches.len() >= *look_at {
-            // One that two streams answer in turn moves to and fro, and is here more than once.
+            // A request that two streams answer in turn may be here more than once.
             let mut seen = HashSet::new();
             branches.retain(|branch| is_pending(*branch) && seen.insert(*branch));
             *look_at = (2 * branches.len()).max(REMEMBERED_MIN);
@@ -46,7 +46,7 @@ impl AskedOfServers {
 }
 
 impl Endpoint {
-    /// A device's request is on a flow of its SIP server now.
+    /// A device's request was sent by this flow of its SIP server.
     pub(super) fn note_asked_of_server(&mut self, flow: FlowId, branch: BranchId) {
         if flow.is_reliable() {
             let Self { asked_of_servers, core, .. } = self;
@@ -54,7 +54,7 @@ impl Endpoint {
         }
     }
 
-    /// A stream has ended, whose other end had this address.
+    /// A stream to this address has ended.
     pub(super) fn ask_by_next_flow(&mut self, now: Instant, ended: FlowId, address: Option<IpAddr>) {
         let mut seen = HashSet::new();
         for branch in self.asked_of_servers.0.remove(&ended).map(|on| on.branches).unwrap_or_default() {
@@ -73,7 +73,7 @@ impl Endpoint {
         }
     }
 
-    /// The SIP server of a request that went to this address has this flow.
+    /// The SIP server of a request that went to this address has this flow now.
     pub(super) fn ask_again(&mut self, now: Instant, branch: BranchId, flow: FlowId, address: Option<IpAddr>) {
         // The request's Via names a stream.
         if !flow.is_reliable() {
@@ -95,7 +95,7 @@ impl Endpoint {
         if self.upstreams.registrar(id).is_none() || !self.park_for_server(now, id, branch, address) {
             return self.abandon_forwarded(now, branch);
         }
-        // One that was sent again is not worth a dial of its own: its server may close each stream for it.
+        // A request that was sent again causes no dial: its server may close each stream because of it.
         if !self.core.transactions.was_carried(branch) {
             self.want_flow_soon(now, id);
         }

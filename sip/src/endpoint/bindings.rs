@@ -1,11 +1,11 @@
-//! Registrations: what each of them wants next, and what the shell is told of it.
+//! Registrations: the next step of each, and what the shell is told of it.
 //!
-//! Invariant: a REGISTER is begun by its upstream's [`Pace`](super::upstreams) alone; a binding has at most one timer that
-//! counts.
+//! Invariant: only the [`Pace`](super::upstreams) of an upstream begins a REGISTER. At most one timer of a binding counts.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::upstreams::{GrantEffects, Timeliness};
 use super::{ClientOwner, Endpoint, Event, GivenName, NewBinding, Presence, Source, Timer, Unbinding};
 use crate::auth::Hash;
 use crate::flow::Side;
@@ -14,16 +14,16 @@ use crate::message::{Message, Method, Uri, unescaped};
 use crate::registration::grant::{flow_timer, seen_from};
 use crate::registration::{Goal, NewRegistration, Registration, RegistrationFailure, RequestContext, Step, Terms};
 
-/// The hashes that a digest may be made with; MD5 unless the operator forbids it.
+/// The hashes for a digest; MD5 unless the operator forbids it.
 const HASHES: &[Hash] = &[Hash::Sha512_256, Hash::Sha256, Hash::Md5];
 const HASHES_BUT_MD5: &[Hash] = &[Hash::Sha512_256, Hash::Sha256];
 
-/// Which hashes a digest may be made with.
+/// The hashes for a digest.
 pub(super) fn hashes(allow_md5: bool) -> &'static [Hash] {
     if allow_md5 { HASHES } else { HASHES_BUT_MD5 }
 }
 
-/// The status by which a SIP server has failed, as far as that says how it serves others: not that it does not know one account.
+/// The status of a failure that says something about the server for other accounts: not that it does not know this one.
 fn server_failure(step: &Step) -> Option<u16> {
     match *step {
         Step::Failed(RegistrationFailure::Retry { status: Some(404 | 604), .. }) => None,
@@ -32,15 +32,24 @@ fn server_failure(step: &Step) -> Option<u16> {
     }
 }
 
+/// A response to a REGISTER of a binding.
+pub(super) struct RegisterAnswer<'a> {
+    pub(super) branch: BranchId,
+    /// The flow that the REGISTER was sent by.
+    pub(super) by: FlowId,
+    pub(super) timeliness: Timeliness,
+    pub(super) response: &'a Message,
+}
+
 /// The registrations of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Bindings {
     rows: HashMap<BindingId, Box<Registration>>,
     /// GRUUs of bindings (RFC 5627), in their canonical form; empty where no registrar gives any.
     gruus: BTreeSet<(GivenName, BindingId)>,
-    /// How many registrations there have been, for Call-IDs that no earlier one had.
+    /// The number of registrations so far, which makes Call-IDs unique.
     generation: u32,
-    /// Another relay registers them from now on.
+    /// The bindings that another relay registers from now on.
     handed_over: bool,
 }
 
@@ -61,7 +70,7 @@ impl Bindings {
         self.rows.contains_key(&binding)
     }
 
-    /// All of them, in the order of their ids.
+    /// All registrations, in the order of their ids.
     #[expect(clippy::disallowed_methods, reason = "what is gathered is sorted at once")]
     pub(super) fn all(&self) -> Vec<BindingId> {
         let mut all: Vec<BindingId> = self.rows.keys().copied().collect();
@@ -86,7 +95,7 @@ impl Bindings {
     }
 }
 
-/// A name as it is compared: scheme and host in lower case, its user without escapes (RFC 3261 §19.1.4); what stands behind them as it is.
+/// A name in the form for comparison: scheme and host in lower case, the user without escapes (RFC 3261 §19.1.4), the rest as it is.
 fn canonical(uri: &str) -> GivenName {
     let Some((scheme, rest)) = uri.split_once(':') else { return GivenName(uri.into()) };
     let (user, rest) = rest.split_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
@@ -100,12 +109,12 @@ fn canonical(uri: &str) -> GivenName {
 }
 
 impl Endpoint {
-    /// The form in which [`Event::Name`] tells of what a registrar has named.
+    /// The form of the name in [`Event::Name`].
     pub fn canonical_name(request_uri: &str) -> GivenName {
         canonical(request_uri)
     }
 
-    /// Replaces the GRUUs that a binding had before by those that it has now.
+    /// Replaces the earlier GRUUs of a binding by its present ones.
     fn rename(&mut self, binding: BindingId, before: &[Box<str>]) {
         let after = self.bindings.get(binding).map(|registration| registration.gruus()).unwrap_or_default();
         let names = |gruus: &[Box<str>]| gruus.iter().map(|gruu| canonical(gruu)).collect::<Vec<_>>();
@@ -165,7 +174,7 @@ impl Endpoint {
         self.bindings.handed_over = true;
     }
 
-    /// Whether a binding is not to be registered from here any more.
+    /// Whether a binding must not be registered from here any more.
     fn is_handed_over(&self, binding: BindingId) -> bool {
         let goal = self.bindings.get(binding).map(|registration| registration.goal());
         goal == Some(Goal::Registered) && (self.bindings.handed_over || self.is_taken(binding))
@@ -183,7 +192,7 @@ impl Endpoint {
         }
     }
 
-    /// What the unregistration has overtaken is sent again no more: there may be no time left to unregister what it would bring.
+    /// Stops retransmitting the REGISTER that the unregistration has overtaken: there may be no time left to unregister its Contact.
     pub(super) fn on_too_late_again(&mut self, now: Instant, binding: BindingId) {
         let overtaken = self.bindings.get(binding).filter(|it| it.again_until().is_some_and(|until| until <= now));
         if let Some(branch) = overtaken.and_then(|registration| registration.overtaken_branch()) {
@@ -210,7 +219,7 @@ impl Endpoint {
         }
     }
 
-    /// Changes what a registration is about; what a REGISTER that is under way asked for is not wanted any more.
+    /// Changes the goal of a registration; that of a REGISTER under way is obsolete.
     pub(super) fn redirect(
         &mut self,
         now: Instant,
@@ -256,16 +265,8 @@ impl Endpoint {
         }
     }
 
-    /// `late`: it had been given up.
-    pub(super) fn on_register_response(
-        &mut self,
-        now: Instant,
-        binding: BindingId,
-        branch: BranchId,
-        by: FlowId,
-        late: bool,
-        response: &Message,
-    ) {
+    pub(super) fn on_register_response(&mut self, now: Instant, binding: BindingId, answer: &RegisterAnswer<'_>) {
+        let RegisterAnswer { branch, by, response, .. } = *answer;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
         if registration.has_overtaken(branch) {
             let Some(status) = response.status().filter(|status| *status >= 200) else { return };
@@ -281,7 +282,7 @@ impl Endpoint {
         self.upstreams.note_answer(now, id, registration.asks);
         let asks = is_latest && matches!(response.status(), Some(401 | 407));
         if asks && !is_trial && !self.upstreams.leads_to_where(id, by) {
-            // The address in use does not know its nonce, and might say that what is right is refused: it is asked for its own.
+            // The address in use does not know this nonce, and might refuse correct credentials: it must send a challenge of its own.
             let step = registration.on_flow_lost();
             return self.carry_out(now, binding, step);
         }
@@ -306,14 +307,7 @@ impl Endpoint {
             if renamed {
                 self.rename(binding, &gruus);
             }
-            self.on_granted(now, binding, response);
-            back = self.upstreams.note_success(now, id, binding, by, expires);
-            if self.upstreams.must_follow(id, by, late)
-                && let Some(registration) = self.bindings.get_mut(binding)
-            {
-                registration.follow(now);
-            }
-            self.close_unread(id, by);
+            back = self.on_granted(now, id, binding, answer, expires);
         }
         let failed = server_failure(&step);
         self.carry_out(now, binding, step);
@@ -325,15 +319,29 @@ impl Endpoint {
         }
     }
 
-    /// Reads Flow-Timer and the public address from a 2xx.
-    fn on_granted(&mut self, now: Instant, binding: BindingId, response: &Message) {
-        let Some(id) = self.bindings.get(binding).map(|registration| registration.upstream) else { return };
-        if let Some(interval) = flow_timer(response) {
+    /// Reads Flow-Timer and the public address from a 2xx, and notes the flow by which it came.
+    fn on_granted(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        binding: BindingId,
+        answer: &RegisterAnswer<'_>,
+        expires: Duration,
+    ) -> Option<GrantEffects> {
+        if let Some(interval) = flow_timer(answer.response) {
             self.follow_flow_timer(now, id, interval);
         }
-        if let Some(address) = seen_from(response) {
+        if let Some(address) = seen_from(answer.response) {
             self.learn_address(id, address);
         }
+        let back = self.upstreams.note_success(now, id, binding, answer.by, expires);
+        if self.upstreams.must_follow(id, answer.by, answer.timeliness)
+            && let Some(registration) = self.bindings.get_mut(binding)
+        {
+            registration.follow(now);
+        }
+        self.close_unread(id, answer.by);
+        back
     }
 
     pub(super) fn on_register_silence(&mut self, now: Instant, binding: BindingId, branch: BranchId) {
@@ -353,7 +361,7 @@ impl Endpoint {
         }
     }
 
-    /// The shell is told how the unregistration of what it keeps has ended.
+    /// Tells the shell the outcome of an unregistration after which the binding stays.
     fn tell_unregistered(&mut self, binding: BindingId, step: &Step, status: Option<u16>) {
         let is_kept = self.bindings.get(binding).is_some_and(|registration| registration.goal() == Goal::Silent);
         if let Step::Unregistered { confirmed } = step
@@ -366,9 +374,9 @@ impl Endpoint {
 
     pub(super) fn carry_out(&mut self, now: Instant, binding: BindingId, step: Step) {
         match step {
-            // Another node has it, or will.
+            // Another node owns it, or will.
             Step::Send | Step::Ask if self.is_handed_over(binding) => {}
-            // The timer that fired may have been an earlier deadline's: the one that counts is set below.
+            // The timer may have been of an earlier deadline: the one that counts is set below.
             Step::Nothing => {}
             Step::WantFlow => self.want_flow(now, binding),
             Step::Send => self.send_register(now, binding),
@@ -401,7 +409,7 @@ impl Endpoint {
                     self.settle_goal(now, binding);
                     return self.plan_recheck(now, binding);
                 }
-                // The shell says first who else would offer the same, and whether the account lives.
+                // The shell first decides which other devices have the same credentials, and whether the account lives.
                 if !failure.is_final() {
                     self.note_failed(now, binding);
                 }
@@ -419,7 +427,7 @@ impl Endpoint {
         self.settle_step(now, binding);
     }
 
-    /// After a step: its timer is set, and its upstream counts it as it stands.
+    /// After a step: sets the timer, and updates the counts of the upstream.
     fn settle_step(&mut self, now: Instant, binding: BindingId) {
         self.calls.registration_changed = true;
         let Some(registration) = self.bindings.get_mut(binding) else { return };
@@ -515,7 +523,7 @@ impl Endpoint {
         self.upstream_of(binding).is_some_and(|upstream| self.upstreams.is_trusted(upstream, source))
     }
 
-    /// The SIP server of a binding, also of one that passed through.
+    /// The SIP server of a binding; also of a push binding.
     pub(super) fn upstream_of(&self, binding: BindingId) -> Option<UpstreamId> {
         let own = self.bindings.get(binding).map(|registration| registration.upstream);
         own.or_else(|| self.push_bindings.upstream_of(binding))

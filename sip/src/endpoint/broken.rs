@@ -1,15 +1,15 @@
-//! Requests that lack what every one has, or break its grammar ([`Message::check`]).
+//! Requests that lack a mandatory header, or break the grammar ([`Message::check`]).
 //!
 //! | the request | it is |
 //! | --- | --- |
-//! | CANCEL, or the ACK of a refusal, whose topmost Via names an INVITE that is here | taken, with the From, To, Call-ID and CSeq of that INVITE |
+//! | CANCEL, or the ACK of a refusal, whose topmost Via names an INVITE that is here | accepted, with the From, To, Call-ID and CSeq of that INVITE |
 //! | another ACK | dropped |
 //! | any other | 400, or 505 |
 //!
-//! A transaction is found by branch, sent-by and method (RFC 3261 §9.2, §17.2.3). Some servers leave a header out of a CANCEL where their caller wrote it oddly
-//! (Kamailio: a tab before the colon), and a phone that nobody calls any more must not ring on for that.
+//! A transaction is found by branch, sent-by and method (RFC 3261 §9.2, §17.2.3). Some servers leave a header out of a CANCEL if their caller wrote it oddly
+//! (Kamailio: a tab before the colon), and a phone must not ring on for that when its caller has hung up.
 //!
-//! Invariant: a broken request that is taken begins nothing, and only its own Via, Route, Reason and Request-URI are read.
+//! Invariant: a broken request that is accepted begins nothing, and only its own Via, Route, Reason and Request-URI are read.
 
 use super::{Endpoint, Side, Source};
 use crate::edge::forward;

@@ -1,22 +1,22 @@
-//! Proofs for a SIP server in what a device sends by other methods than REGISTER, outside dialogs and in them: each is a guess as good as one in a
-//! REGISTER ([`super::forwarded_registers`]), and the shell counts it with those.
+//! Proofs for a SIP server in requests of a device other than REGISTER, outside of dialogs and in them. Each lets a device guess a password as a REGISTER does
+//! ([`super::forwarded_registers`]), and the shell counts it with those.
 //!
-//! | a request for its SIP server holds | and |
+//! | a request for its SIP server holds | consequence |
 //! | --- | --- |
 //! | no credentials, or a `Bearer` | passes |
-//! | a Digest of the user, and of the realm, whose proof the server has last taken in a REGISTER of this very registration | passes, until [`OWN_REFUSALS`] in a row were refused |
-//! | a Digest of any other user, several, Basic | waits for the shell's word: it passes, or is 503 with Retry-After |
-//! | the same, and is an emergency call, a BYE or a PRACK that may not pass so | passes without its credentials: its SIP server may let it, or asks for them |
+//! | a Digest of the user and the realm whose proof the server last accepted in a REGISTER of this very registration | passes, until [`OWN_REFUSALS`] in a row were refused |
+//! | a Digest of any other user, several, Basic | waits for the shell's decision: it passes, or gets 503 with Retry-After |
+//! | the same, but it is an emergency call, a BYE or a PRACK, and the shell does not let it pass | passes without its credentials: its SIP server may accept it, or asks for them |
 //!
-//! A 401, 403 or 407 to what was asked for is a wrong proof. Any other answer says nothing: a server may have given it before it looked at the proof, and
-//! a party of a dialog may be the guesser. A right one is told by the next REGISTER. With the first 18x the proof is no longer under way, for its server
-//! has let the call pass, and that may ring for minutes.
+//! The answer 401, 403 or 407 shows a wrong proof. Any other answer shows nothing: a server may have given it before it looked at the proof, and a party of a
+//! dialog may be the guesser. The next REGISTER shows a right one. The first 18x ends the wait for the verdict on a proof, because the server has accepted the
+//! call, which may ring for minutes.
 //!
-//! Who was taken in a REGISTER knows the password, and has nothing to guess: a server may want a fresh nonce for each request, or bar a number (403), and in
-//! a dialog the other party may be the one who refuses. Neither of the last two counts against that user.
+//! A user who was accepted in a REGISTER knows the password, and has nothing to guess: a server may want a fresh nonce for each request, or bar a number (403),
+//! and in a dialog the other party may be the one that refuses. The last two do not count against that user.
 //!
-//! Invariant: no request with a proof of another user than its registration's own goes to a SIP server without the shell's word, and each word is
-//! followed by one [`ProofStep::Ended`] at the most. No user name is printed.
+//! Invariant: no request with a proof of another user than its registration's own goes to a SIP server without the shell's decision, and each decision is
+//! followed by at most one [`ProofStep::Ended`]. No user name is printed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

@@ -1,6 +1,6 @@
 //! The core that every room of the endpoint uses: its settings, randomness, deadlines, transactions and outputs.
 //!
-//! Invariant: nothing leaves an endpoint but by [`Core::outputs`], and in the order in which it was made.
+//! Invariant: everything leaves an endpoint through [`Core::outputs`], in the order in which it was made.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;

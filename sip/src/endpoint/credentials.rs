@@ -1,20 +1,20 @@
-//! Verdicts of a SIP server on the different credentials that the devices of one binding have.
+//! Verdicts of a SIP server on the different credentials of the devices of one binding.
 //!
-//! Devices with the same credentials are interchangeable: a verdict on one holds for all of them. Different credentials are either two valid
-//! passwords, or a password that was changed; a device that still has the old one must lose its calls.
+//! Devices with the same credentials are interchangeable: a verdict on one holds for all of them. Different credentials are either two valid passwords, or a
+//! password before and after a change; a device that still has the old one must lose its calls.
 //!
 //! | credentials | their devices | tried again |
 //! | --- | --- | --- |
-//! | accepted, and none but these were new since | are called | as their binding is refreshed |
-//! | accepted before, and others since, or in an earlier run | are called | once, [`recheck`](crate::timing::UpstreamTiming::recheck) later |
+//! | accepted, and no newer ones since | are called | with each refresh of their binding |
+//! | accepted before, and newer ones since, or in an earlier run | are called | once, [`recheck`](crate::timing::UpstreamTiming::recheck) later |
 //! | shown and refused, while others are accepted | are not called | after [`refused_once`](crate::timing::BackOff::refused_once), then after `refused_twice`, then never: the devices must be unbound |
 //! | refused while they were in use | as before | likewise; until then others are in use, at once |
-//! | not judged: silence, 5xx, or refused before anything was asked | as before | likewise, and not only so often |
+//! | not judged: silence, 5xx, or refused before a challenge | as before | likewise, but without an end |
 //!
-//! Credentials that are accepted after they were refused show that the server also refuses correct credentials: the devices are then called again
-//! until their own credentials are refused once more.
+//! Credentials that are accepted after they were refused show that the server also refuses correct credentials: the devices are then called again until their
+//! own credentials are refused once more.
 //!
-//! Invariant: refused credentials are shown no sooner, and no oftener in a row, because other ones are accepted; a pause is that of the credentials which
+//! Invariant: refused credentials are shown no sooner, and no more often in a row, because other ones are accepted; a pause is that of the credentials which
 //! were refused. Credentials that were never accepted change nothing for any others.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! The instances that an endpoint serves: the binding of each, and its budgets.
 //!
-//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, from whatever senders. The counts of its
-//! callers go with a device.
+//! Invariant: a device is sent no more calls, MESSAGEs and NOTIFYs than its [budgets](super::budgets) allow, whoever the senders are. The counts of its callers
+//! are removed with a device.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use super::{Endpoint, Presence};
 use crate::edge::caller_key::CallerKey;
 use crate::id::{BindingId, InstanceId};
 use crate::message::Method;
+use crate::registration::Proof;
 use crate::timers::Armed;
 
 /// The instances of one endpoint.
@@ -100,6 +101,11 @@ impl Devices {
     /// Whether the SIP server has accepted the device's own credentials.
     pub(super) fn is_proven(&self, instance: InstanceId) -> bool {
         self.rows.get(&instance).is_some_and(|device| device.proven)
+    }
+
+    /// Whether the SIP server has accepted the credentials of a device.
+    pub(super) fn proof_of(&self, instance: InstanceId) -> Proof {
+        if self.is_proven(instance) { Proof::Given } else { Proof::Missing }
     }
 
     pub(super) fn set_proven(&mut self, instance: InstanceId, proven: bool) {

@@ -1,19 +1,19 @@
 //! Requests inside a dialog, in both directions (RFC 3261 §16, statefully, except ACK).
 //!
-//! A request is let through by the signed token in the Route that this relay itself put there. It names the device and the SIP
-//! server's flow; no state of a dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
+//! A request passes by the signed token in the Route that this relay itself put there. The token names the device and the SIP server's flow. No state of a
+//! dialog is kept, so a dialog costs nothing and outlives a change of the device's flow.
 //!
 //! | the request | passes |
 //! | --- | --- |
-//! | with a To tag, and with the tag of the end that began the dialog, which the token covers | whatever its method is |
-//! | without a To tag (RFC 2543 knew none), in a dialog of that very end | BYE, INFO, PRACK, UPDATE: they begin nothing |
-//! | of a device, by a token of an earlier build, which covers no tag | the same: a call that ran meanwhile can be hung up |
+//! | with a To tag, and with the tag of the end that began the dialog, which the token covers | whatever its method |
+//! | without a To tag (RFC 2543 knew none), in a dialog of that very end | if it is BYE, INFO, PRACK or UPDATE: they begin nothing |
+//! | of a device, by a token of an earlier build, which covers no tag | the same: a call under way during an upgrade can be hung up |
 //!
-//! A request for a peer that is away for a moment waits in [`super::parked`]. One for a device that has registered through here and is not known here
-//! (any more) is asked for by the shell before: [`Endpoint::missing_by_path`]; it may be another node's by now ([`super::elsewhere`]).
+//! A request for a peer that is away for a moment waits in [`super::parked`]. One for a device that has registered through here and is not known here (any
+//! more) first makes the shell look it up ([`Endpoint::missing_by_path`]): it may be another node's by now ([`super::elsewhere`]).
 //!
-//! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no
-//! address that a message names; a SIP server's go to the flow of the token's device, attached or not.
+//! Invariant: a device begins nothing with the token of a call. Its requests go to the flow that the token names, and to no address that a message names; a SIP
+//! server's go to the flow of the token's device, attached or not.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -43,7 +43,7 @@ pub(super) struct NextHop {
 
 /// Changes to a request as it is forwarded.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Passage {
+pub(super) struct HeaderEdits {
     /// The number of its Route values that are ours, and are removed.
     pub(super) ours: usize,
     /// The flow that the request came by, where it begins a dialog: it gets our Record-Route.
@@ -130,17 +130,17 @@ impl Endpoint {
             let by_device = source.side == Side::Device;
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
-        let passage = Passage { ours, begun_by: None };
+        let edits = HeaderEdits { ours, begun_by: None };
         let wakes = source.side == Side::Upstream
             && push_proxy::purr(request).map(|it| self.current(it)) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
-            Some(hop) if wakes => self.forward_heard(now, reply, request, passage, hop),
-            Some(hop) => drop(self.forward(now, reply, request, passage, hop)),
+            Some(hop) if wakes => self.forward_heard(now, reply, request, edits, hop),
+            Some(hop) => drop(self.forward(now, reply, request, edits, hop)),
             None => {
                 if wakes {
                     self.wake_for_request(now, token.instance);
                 }
-                self.park(now, reply, request, source.side, token.instance, passage);
+                self.park(now, reply, request, source.side, token.instance, edits);
             }
         }
     }
@@ -151,7 +151,7 @@ impl Endpoint {
         now: Instant,
         reply: Reply<'_>,
         request: &Message,
-        passage: Passage,
+        edits: HeaderEdits,
         hop: NextHop,
     ) -> Option<BranchId> {
         let branch = self.core.branch();
@@ -159,7 +159,7 @@ impl Endpoint {
         let is_for_server = hop.side == Side::Upstream;
         let status = if request.method() == Some(Method::Invite) && is_for_server { 408 } else { 480 };
         let server = self.open_forwarded(now, reply, request, ServerOwner::Forwarded(branch), hop.device, status)?;
-        self.send_forwarded(now, server, branch, request, passage, hop);
+        self.send_forwarded(now, server, branch, request, edits, hop);
         Some(branch)
     }
 
@@ -169,11 +169,11 @@ impl Endpoint {
         server: ServerId,
         branch: BranchId,
         request: &Message,
-        passage: Passage,
+        edits: HeaderEdits,
         hop: NextHop,
     ) {
         let method = request.method().unwrap_or(Method::Other);
-        let bytes = self.forwarded_bytes(request, passage, &hop, branch);
+        let bytes = self.forwarded_bytes(request, edits, &hop, branch);
         let is_short = bytes.len() <= LATE_BYTES;
         let owner = ClientOwner::Forwarded(server, self.server_behind(&hop));
         if self.core.transactions.send(now, branch, method, bytes, hop.flow, owner).is_err() {
@@ -205,14 +205,14 @@ impl Endpoint {
         let Some(hop) = self.next_hop(&source, &self.of_successor(token), ack) else { return };
         self.unacknowledged.settle(ack);
         let branch = self.core.branch();
-        let bytes = self.forwarded_bytes(ack, Passage { ours, begun_by: None }, &hop, branch);
+        let bytes = self.forwarded_bytes(ack, HeaderEdits { ours, begun_by: None }, &hop, branch);
         self.core.transactions.pass_ack(now, hop.flow, bytes);
     }
 
     pub(super) fn forwarded_bytes(
         &self,
         request: &Message,
-        passage: Passage,
+        edits: HeaderEdits,
         hop: &NextHop,
         branch: BranchId,
     ) -> bytes::Bytes {
@@ -224,8 +224,8 @@ impl Endpoint {
         } else {
             edit = edit.remove(Name::SipwakeCall);
         }
-        edit = forward::take_route(edit, request, passage.ours);
-        if let Some((flow, transport)) = passage.begun_by {
+        edit = forward::take_route(edit, request, edits.ours);
+        if let Some((flow, transport)) = edits.begun_by {
             let token = FlowToken { instance: hop.device, upstream: flow };
             let token = forward::token_for(request, &self.core.token_key, Side::Upstream, &token);
             let device = self.core.settings.sent_by(Side::Device, hop.transport);
@@ -338,7 +338,7 @@ impl Endpoint {
             return;
         };
         let branch = self.core.branch();
-        let bytes = self.forwarded_bytes(&bye, Passage { ours: own.values, begun_by: None }, &hop, branch);
+        let bytes = self.forwarded_bytes(&bye, HeaderEdits { ours: own.values, begun_by: None }, &hop, branch);
         // Full: the other side's session timer, or its user, ends the call.
         let _ = self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody);
     }

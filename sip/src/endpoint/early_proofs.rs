@@ -1,16 +1,16 @@
-//! Proofs of devices while instances may be on their way here: after a start, and while what another node has left is taken over.
+//! Proofs of devices while instances may be on their way here: after a start, and during a claim.
 //!
-//! | the proof | is answered | and counts |
+//! | the proof | answer | counts |
 //! | --- | --- | --- |
-//! | is of an instance that is here, and right | as ever | |
-//! | is of none that is here | 503 with Retry-After | as early |
-//! | is of an instance that is here, and wrong | likewise, so that nobody learns which ones are | likewise |
-//! | is of none that is here, and none is on its way | where other nodes live the store is asked ([`super::elsewhere`]); else 403 | a failure |
-//! | is of an instance that is here, and wrong, and none is on its way | 403 | a failure |
+//! | is right, of an instance that is here | as usual | |
+//! | is of no instance that is here | 503 with Retry-After | as early |
+//! | is wrong, of an instance that is here | 503 as well, so that nobody learns which ones are here | as early |
+//! | is of no instance that is here, and none is on its way | if other nodes live, the store is asked ([`super::elsewhere`]); otherwise 403 | as a failure |
+//! | is wrong, of an instance that is here, and none is on its way | 403 | as a failure |
 //!
 //! A client gives up at a 403 (RFC 3261 §21.4.4), and the device that has shown the proof may be known in a moment.
 //!
-//! Invariant: an early proof does not count as a failed one; a flow with [`EARLY_PER_FLOW`] of them is closed.
+//! Invariant: an early proof does not count as a failed one. A flow with [`EARLY_PER_FLOW`] of them is closed.
 
 use std::time::Instant;
 

@@ -1,16 +1,17 @@
-//! Instances that another node has, and whose dialogs go through here: this node had them when the dialogs began, so its address is in their Record-Routes.
+//! Instances that another node owns, while their dialogs go through here: this node had them when the dialogs began, so its address is in their Record-Routes.
 //!
-//! | of such an instance comes | |
+//! | for such an instance comes | consequence |
 //! | --- | --- |
-//! | a REGISTER with the right proof | 200, for [`REGISTERS_FOR_S`], and a Warning: the dialogs of its device go by that flow. No call does, for calls are its owner's |
-//! | a request of a dialog, of either side | is forwarded, or waits, as if the instance were here |
-//! | anything else | is refused, as of one that is unknown |
+//! | a REGISTER with the right proof | 200, for [`REGISTERS_FOR_S`], and a Warning: the dialogs of its device take that flow. Calls do not, because they are the owner's |
+//! | a request of a dialog, from either side | is forwarded, or waits, as if the instance were here |
+//! | anything else | is refused, as for an unknown instance |
 //!
-//! The shell knows them by the store: [`Event::VerifyDevice`] of an instance that is not here asks it, and so do
-//! [`Endpoint::missing_by_path`] and [`Endpoint::missing_by_device`]. A device that only heard 403 could not hang up its calls, and most stacks register at one address for good.
+//! The shell asks the store for such an instance: at [`Event::VerifyDevice`] of an instance that is not here, [`Endpoint::missing_by_path`] and
+//! [`Endpoint::missing_by_device`]. A device that only heard 403 could not hang up its calls, because most stacks keep to the address at which they have
+//! registered.
 //!
-//! Invariant: at most [`ELSEWHERE_MAX`] are known, each with one reference to its SIP server, and none for longer than [`KEPT`] after its dialogs have had
-//! a flow or a request that waits.
+//! Invariant: at most [`ELSEWHERE_MAX`] are known, each with one reference to its SIP server, and none for longer than [`KEPT`] after its dialogs have had a
+//! flow or a waiting request.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
-//! The events of an endpoint: what its shell acts on, beside what it sends.
+//! The events of an endpoint: what its shell acts on, apart from messages to send.
 //!
-//! Invariant: no event holds a credential of an account; what a caller has chosen is told apart, so that no log prints it.
+//! Invariant: no event holds a credential of an account. Values that a caller has chosen have types of their own, so that no log prints them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -79,7 +79,8 @@ pub enum Event {
         /// The public side of this relay's socket, behind whatever NAT there is.
         address: SocketAddr,
     },
-    /// The flow of an [`Input::Dialled`](super::Input::Dialled) or [`Input::FailbackDialled`](super::Input::FailbackDialled) was taken or discarded; told once for each.
+    /// The flow of an [`Input::Dialled`](super::Input::Dialled) or [`Input::FailbackDialled`](super::Input::FailbackDialled) was taken or discarded; told once
+    /// for each.
     FlowSettled {
         /// The upstream that it was opened for.
         upstream: UpstreamId,
@@ -102,9 +103,10 @@ pub enum Event {
         /// Whether the digest challenge cannot be read; otherwise it offers no supported algorithm.
         unreadable: bool,
     },
-    /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; so it must after [`REFUSALS_MAX`](super::REFUSALS_MAX) times
-    /// [`RegistrationFailure::CredentialsRefused`], unless the SIP server is at fault. The endpoint then tries the credentials of another device of
-    /// the binding. When the binding is still [registered](super::Endpoint::is_registered), the attempt was a check of a joining device.
+    /// A registration attempt failed. After [`RegistrationFailure::Refused`] this device must be unbound; so it must after
+    /// [`REFUSALS_MAX`](super::REFUSALS_MAX) times [`RegistrationFailure::CredentialsRefused`], unless the SIP server is at fault. The endpoint then tries the
+    /// credentials of another device of the binding. When the binding is still [registered](super::Endpoint::is_registered), the attempt was a check of a
+    /// joining device.
     RegistrationFailed {
         /// The binding of the attempt.
         binding: BindingId,
@@ -186,6 +188,22 @@ pub enum Event {
         dialog: DialogMark,
         /// Whether the device hung up; otherwise the other side did.
         by_device: bool,
+    },
+    /// A device has refused a call, which is over for it: its final [`Event::Call`] follows.
+    DeviceRefused {
+        /// The call.
+        call: CallId,
+        /// The device.
+        instance: InstanceId,
+        /// The status of its response, 300 to 699.
+        status: u16,
+    },
+    /// A caller's INVITE is valid no longer (RFC 3261 §13.2.1): it ends as by its CANCEL.
+    InviteExpired {
+        /// The call.
+        call: CallId,
+        /// A device that it was for, and that was not out.
+        instance: InstanceId,
     },
     /// A device's final response to a call is longer than its SIP server may take; the caller gets 500 in its place.
     AnswerTooLong {
@@ -272,7 +290,8 @@ pub enum Event {
     Proof(ProofStep),
     /// One more reference to an upstream is used here: its flow stays for the dialogs of a device that is known no more.
     UpstreamKept(UpstreamId),
-    /// One reference to an upstream is used no more that [`Input::Route`](super::Input::Route), [`Input::RestorePushBinding`](super::Input::RestorePushBinding) or [`Event::UpstreamKept`] gave; once for each.
+    /// One reference to an upstream is used no more that [`Input::Route`](super::Input::Route), [`Input::RestorePushBinding`](super::Input::RestorePushBinding)
+    /// or [`Event::UpstreamKept`] gave; once for each.
     UpstreamReleased(UpstreamId),
     /// A SIP server has accepted a forwarded REGISTER that asks for pushes, or its refresh.
     PushBindingAccepted(Box<PushBinding>),

@@ -1,15 +1,14 @@
-//! Registrations that passed through and that their flow alone leads to (RFC 5626): the devices of stock clients that write no
-//! `pn-*`, where the operator lets them. Their rows stand in [`super::push_bindings`].
+//! Flow bindings: registrations that passed through and are reached by their flow alone (RFC 5626). Their devices are stock clients that write no `pn-*`, where
+//! the operator permits them. Their rows are in [`super::push_bindings`].
 //!
 //! | its device | a call, a MESSAGE | a request of a dialog |
 //! | --- | --- | --- |
-//! | has its flow | goes down that flow | likewise |
-//! | has none | 430 where it registered with a reg-id, so that its registrar tries another flow; else 480 | waits for [`parked`](crate::timing::EdgeTiming::parked), for the device may come back with the same call |
+//! | has its flow | goes by that flow | likewise |
+//! | has none | 430 if it registered with a reg-id, so that its registrar tries another flow; otherwise 480 | waits for [`parked`](crate::timing::EdgeTiming::parked), because the device may come back with the same call |
 //! | loses it while it rings | likewise, unless it has come by another one, or does so within [`first_sign`](crate::timing::EdgeTiming::first_sign) | – |
-//! | has been away for that long, has unregistered or was refused, or its grant is over | as with none: the Path says what it was | 480 |
+//! | has been away for that long, has unregistered or was refused, or its grant is over | as with none: the Path tells its kind | 480 |
 //!
-//! Invariant: nobody is pushed for one of these, and nothing of it outlives its flow for longer than a request of a dialog
-//! may wait.
+//! Invariant: nobody is pushed for a flow binding, and it outlives its flow no longer than a request of a dialog may wait.
 
 use std::time::Instant;
 

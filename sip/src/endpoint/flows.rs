@@ -1,6 +1,6 @@
-//! What is the same for the flows of both sides: pings, and the end of a stream.
+//! What the flows of both sides have in common: pings, and the end of a stream.
 //!
-//! Invariant: a stream that has ended is forgotten by everything that used it.
+//! Invariant: everything that used a stream forgets it when it ends.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

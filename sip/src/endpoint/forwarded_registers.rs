@@ -1,20 +1,21 @@
 //! REGISTERs that are forwarded from a device to its own SIP server (RFC 3327, RFC 8599 §5.6.1).
 //!
-//! | REGISTER | from here |
+//! | REGISTER | action |
 //! | --- | --- |
 //! | comes | the shell is asked for its route: 403 with a Warning, 503, 555, or an upstream |
-//! | asks which push services there are | 200 from here: it travels nowhere |
-//! | has its route, and its turn (`register_turns`) | on the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
-//! | 401, 407 | back to the device: the digest is between the two |
-//! | 2xx, pushes asked for | `push_bindings` keeps it; back with Feature-Caps, when it is kept (`held_answers`) |
-//! | 2xx, no pushes asked for, and the shell lets it live by its flow | `push_bindings` keeps it while its flow stands |
-//! | 2xx, no more pushes or `expires=0` | forgotten; what is not known here is told to the shell |
-//! | 403, 404, 410, 604 | forgotten, if its device is attached by the same flow; else it runs out |
-//! | 2xx, or such a refusal, and one that was sent later was accepted before | back to the device; what that one has registered stays, and what it has removed does not come back |
+//! | asks which push services there are | 200 from here: it is not forwarded |
+//! | has its route, and its turn (`register_turns`) | goes by the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
+//! | 401, 407 | goes back to the device: the digest is between the two |
+//! | 2xx, pushes asked for | `push_bindings` keeps it; the 2xx goes back with Feature-Caps, once it is kept (`held_answers`) |
+//! | 2xx, no pushes asked for, and the shell permits a flow binding | `push_bindings` keeps it while its flow is open |
+//! | 2xx, no more pushes or `expires=0` | is forgotten; the shell is told if it is not known here |
+//! | 403, 404, 410, 604 | is forgotten, if its device is attached by the same flow; otherwise it runs out |
+//! | 2xx, or such a refusal, after a REGISTER that was sent later was accepted | goes back to the device; what the later one has registered stays, and what it has removed does not come back |
+//! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow; goes back to the device when there is none, or that one refuses it, too |
 //! | silence, no flow | 504 |
 //!
-//! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`]
-//! of them under way and [`REGISTERS`] at once; every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
+//! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`] of them under way and [`REGISTERS`]
+//! at once. Every upstream that the shell gave is given back once, by [`Event::UpstreamReleased`].
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -34,7 +35,7 @@ use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
 use crate::edge::removed_contacts::{RemovedContact, removed_contacts};
 use crate::edge::returned::{self, is_stale};
-use crate::id::{FlowId, InstanceId};
+use crate::id::{BindingId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
 
@@ -90,6 +91,7 @@ impl Endpoint {
             route: None,
             stage: Stage::Route,
             sent: None,
+            refused: None,
             is_overtaken: false,
         };
         let id = self.registers.next_id();
@@ -255,6 +257,13 @@ impl Endpoint {
         if let Some(register) = self.registers.take(id) {
             self.core.transactions.give_up(now, register.server);
             self.ended(id, &register, None);
+            let silence = self.core.settings.timing.transaction.t1_64();
+            // Else its flow is gone, which says what it says by itself.
+            if let (Some(upstream), Some(sent)) = (register.upstream(), register.sent)
+                && sent.at + silence <= now
+            {
+                self.on_passed_silent(now, upstream, self.accepted_as(&register));
+            }
             self.leave(now, &register);
         }
     }
@@ -275,6 +284,9 @@ impl Endpoint {
             }
             return;
         }
+        if self.asks_elsewhere(now, id, by, status, response) {
+            return;
+        }
         let Some(register) = self.registers.take(id) else { return };
         let bytes = self.back(&register, status, response);
         self.answer_or_hold(now, &register, status, (response, bytes));
@@ -283,6 +295,36 @@ impl Endpoint {
         } else {
             self.on_register_refused(now, id, &register, status, response);
         }
+    }
+
+    /// The registration that a REGISTER is about, if its SIP server had accepted that.
+    fn accepted_as(&self, register: &ForwardedRegister) -> Option<BindingId> {
+        let (instance, _) = register.registration().filter(|(instance, _)| self.push_bindings.knows(*instance))?;
+        self.devices.binding_of(instance)
+    }
+
+    /// Counts against an address of a SIP server that it has not served a REGISTER. Whether that is sent once more, by the next flow (RFC 3263 §4.3): nothing
+    /// was registered by it.
+    fn asks_elsewhere(
+        &mut self,
+        now: Instant,
+        id: ForwardedRegisterId,
+        by: FlowId,
+        status: u16,
+        response: &Message,
+    ) -> bool {
+        let Some(register) = self.registers.get(id) else { return false };
+        let Some(upstream) = register.upstream() else { return false };
+        self.upstreams.note_heard(now, upstream);
+        if !matches!(status, 408 | 430 | 480 | 500 | 502..=504) {
+            return false;
+        }
+        let is_first = register.refused.is_none();
+        let is_sought = self.on_passed_failed(now, upstream, self.accepted_as(register), by, status);
+        if is_first && is_sought {
+            self.ask_next(now, id, by, response);
+        }
+        is_first && is_sought
     }
 
     fn on_register_accepted(
@@ -296,7 +338,8 @@ impl Endpoint {
         let expires = register.intent.granted(response);
         if let Some(upstream) = register.upstream() {
             self.close_unread(upstream, by);
-            if let Some(back) = self.upstreams.note_passed(now, upstream, by, expires) {
+            let whose = self.accepted_as(&register);
+            if let Some(back) = self.upstreams.note_passed(now, upstream, whose, by, expires) {
                 self.on_upstream_back(now, upstream, None, &back);
             }
         }
@@ -446,6 +489,13 @@ impl Endpoint {
         let Some(register) = self.registers.take(id) else { return };
         if let Some(branch) = register.stage.branch() {
             self.core.transactions.abandon(branch);
+        }
+        if let Some((status, response)) = register.refused.as_ref().and_then(|(_, it)| Some((it.status()?, it))) {
+            // No other address has answered it.
+            let response = self.back(&register, status, response);
+            self.core.transactions.respond(now, register.server, status, response);
+            self.ended(id, &register, None);
+            return self.leave(now, &register);
         }
         let tag = self.core.random.tag();
         let response = Composer::response(&register.request, status, Composer::reason(status), Some(&tag));

@@ -20,9 +20,9 @@
 //! | has others than those that were accepted since | is suspended | it is checked once more: see [`credentials`](super::credentials) |
 //! | the last one leaves | stays | the binding is unregistered |
 //!
-//! Invariant: a device that has not proven its credentials gets no call, nor does one whose credentials are refused while another's are accepted. Refused credentials are sent no second time.
-//! A binding is registered while one of its devices wants it to be. One that is not proven neither keeps it registered nor has it registered with another's
-//! credentials, and takes from no other device the credentials that unregister it.
+//! Invariant: a device that has not proven its credentials gets no call, nor does one whose credentials are refused while another's are accepted. Refused
+//! credentials are sent no second time. A binding is registered while one of its devices wants it to be. One that is not proven neither keeps it registered nor
+//! has it registered with another's credentials, and takes from no other device the credentials that unregister it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -30,14 +30,14 @@ use std::time::{Duration, Instant};
 use super::credentials::Verdicts;
 use super::{Endpoint, Event, Presence, Timer, Unbinding};
 use crate::id::{BindingId, FlowId, InstanceId};
-use crate::registration::{Goal, RegistrationFailure, Step, SuspendedAuth};
+use crate::registration::{Goal, Proof, RegistrationFailure, Step, SuspendedAuth};
 
-/// The devices of each binding beside the one whose credentials are in use; empty for bindings of one device.
+/// The devices of each shared binding, except the owner of the credentials in use.
 #[derive(Debug, Default)]
 pub(super) struct Groups(BTreeMap<BindingId, Group>);
 
 impl Groups {
-    /// How many bindings several devices share.
+    /// The number of bindings that several devices share.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -49,7 +49,7 @@ impl Groups {
 
 #[derive(Debug, Default)]
 struct Group {
-    /// The other devices in the order in which they came; first those whose credentials were in use, the latest before the earlier ones.
+    /// The other devices in their order of arrival; before them former owners, the latest first.
     others: Vec<InstanceId>,
     /// The SIP server's verdicts on the different credentials of its devices.
     verdicts: Verdicts,
@@ -60,14 +60,13 @@ struct Group {
 #[derive(Debug)]
 struct CredentialCheck {
     suspended: SuspendedAuth,
-    /// The flow that the binding stood by.
+    /// The flow that the binding was registered by.
     flow: Option<FlowId>,
 }
 
 impl Endpoint {
-    /// The instances that a binding's requests are for, in a stable order: those that have proven their credentials, of which the SIP
-    /// server does not refuse these by now, and whose apps are in the background; when there is none of these, those in the foreground, for a request may have crossed the
-    /// unregistration.
+    /// The instances that a binding's requests are for, in a stable order: those with proven credentials that are not refused by now, and with their apps in
+    /// the background. If there is none, those in the foreground, because a request may have crossed the unregistration.
     pub fn callable_instances(&self, binding: BindingId) -> Vec<InstanceId> {
         let proven = |instance: &InstanceId| self.devices.is_proven(*instance);
         let mut members = self.all_instances(binding);
@@ -82,8 +81,8 @@ impl Endpoint {
         members
     }
 
-    /// Whether the SIP server has confirmed the unregistration of a binding's Contact, so long ago that none of its requests can have crossed that: all apps of the binding
-    /// register by themselves, and what still comes by that Contact comes to them by their own ones, too.
+    /// Whether the unregistration of a binding's Contact was confirmed so long ago that no request can have crossed it. All apps of the binding register by
+    /// themselves then, and a request that still comes by that Contact reaches them by their own as well.
     pub(super) fn is_long_unregistered(&self, now: Instant, binding: BindingId) -> bool {
         let crossing = self.core.settings.timing.transaction.t1_64();
         let at = self.bindings.get(binding).and_then(|registration| registration.unregistered_at());
@@ -97,7 +96,7 @@ impl Endpoint {
         credential_owner.into_iter().chain(others).filter(|it| self.devices.knows(*it)).collect()
     }
 
-    /// The instances that share a binding beside the one whose credentials are in use.
+    /// The instances that share a binding, without the owner of the credentials in use.
     pub(super) fn others(&self, binding: BindingId) -> &[InstanceId] {
         self.groups.0.get(&binding).map(|group| &group.others[..]).unwrap_or_default()
     }
@@ -121,12 +120,12 @@ impl Endpoint {
         self.bindings.get(binding).is_some_and(|registration| registration.is_registered())
     }
 
-    /// Whether the Contact of a relay that had one of its devices before may stand beside a binding's own.
+    /// Whether the Contact of a relay that had one of its devices before may still be registered beside the binding's own.
     pub fn is_replacing(&self, binding: BindingId) -> bool {
         self.bindings.get(binding).is_some_and(|registration| registration.has_earlier())
     }
 
-    /// Until when a binding stands as its SIP server has granted it, where nothing that is under way takes it away. The check of a device that joins does not.
+    /// The end of a binding's grant. `None`: a REGISTER under way may remove it; the check of a joining device does not.
     pub fn stands_until(&self, binding: BindingId) -> Option<Instant> {
         self.bindings.get(binding).and_then(|registration| registration.stands_until())
     }
@@ -136,33 +135,33 @@ impl Endpoint {
         self.bindings.get(binding).is_some_and(|registration| registration.is_under_way())
     }
 
-    /// Whether a binding is registered and has the flow that it is registered by: what fails then is another device's joining.
+    /// Whether a binding is registered, by a flow that is open: then a failure is that of a joining device.
     pub fn has_its_flow(&self, binding: BindingId) -> bool {
         self.bindings
             .get(binding)
             .is_some_and(|registration| registration.is_registered() && !registration.wants_flow())
     }
 
-    /// One more device for a binding that is there.
+    /// Adds a device to an existing binding.
     pub(super) fn join(&mut self, now: Instant, instance: InstanceId, binding: BindingId) {
         let Some(registration) = self.bindings.get(binding) else { return };
         if registration.goal() == Goal::Gone {
             // The binding was being unregistered for its last device.
             let last = registration.instance;
             if last != instance && !self.devices.is_proven(instance) {
-                // That goes on: what comes may have a wrong password, and nobody else's would be left.
+                // The unregistration goes on: the joining device may have a wrong password, and no other credentials would be left for it.
                 return self.add_other(binding, instance);
             }
             self.core.event(Event::Unbound { instance: last, outcome: Unbinding::Shared });
             let goal = if self.devices.is_in_background(instance) { Goal::Registered } else { Goal::Silent };
-            let proven = self.devices.is_proven(instance);
+            let proof = self.devices.proof_of(instance);
             if let Some(group) = self.groups.0.get_mut(&binding) {
                 // It may have waited there, not proven yet.
                 group.others.retain(|other| *other != instance);
             }
             return self.redirect(now, binding, |registration| {
                 // The new goal decides the next step.
-                let _ = registration.set_credential_owner(instance, proven);
+                let _ = registration.set_credential_owner(instance, proof);
                 registration.aim(now, goal)
             });
         }
@@ -240,7 +239,7 @@ impl Endpoint {
         }
     }
 
-    /// A device has the very credentials of a proven one of its binding.
+    /// A device has the same credentials as a proven one of its binding.
     pub(super) fn on_vouch(&mut self, now: Instant, instance: InstanceId) {
         let Some(binding) = self.devices.binding_of(instance) else { return };
         if self.is_checked(binding, instance) {
@@ -253,7 +252,7 @@ impl Endpoint {
         self.settle_group(now, binding);
     }
 
-    /// The SIP server has accepted the credentials in use; gives their owner.
+    /// The SIP server has accepted the credentials in use. Returns their owner.
     pub(super) fn prove(&mut self, binding: BindingId) -> Option<InstanceId> {
         let registration = self.bindings.get(binding)?;
         let (instance, shown) = (registration.instance, registration.asks_credentials());
@@ -268,7 +267,7 @@ impl Endpoint {
         Some(instance)
     }
 
-    /// An attempt has failed. When it was a check, gives what that means for the device, and what follows for the binding.
+    /// An attempt has failed. If it was a check, returns its meaning for the device, and the next step of the binding.
     pub(super) fn end_check(
         &mut self,
         now: Instant,
@@ -291,7 +290,7 @@ impl Endpoint {
         Some((failure, step))
     }
 
-    /// Tries the credentials of the next device that has not proven itself, or is to do it again, when nothing else is under way.
+    /// Checks the credentials of the next device that is not proven, or must be checked again, if nothing else is under way.
     pub(super) fn check_next(&mut self, now: Instant, binding: BindingId) {
         let Some(group) = self.groups.0.get(&binding).filter(|group| group.check.is_none()) else { return };
         let waits =
@@ -310,7 +309,7 @@ impl Endpoint {
         self.carry_out(now, binding, step);
     }
 
-    /// Takes a device out of its binding; whether the binding goes on with others. `unregisters`: else another relay goes on with the device.
+    /// Takes a device out of its binding. Returns whether the binding goes on with others. `unregisters`: the device is not taken over by another relay.
     fn leave_group(&mut self, now: Instant, instance: InstanceId, binding: BindingId, unregisters: bool) -> bool {
         if self.is_checked(binding, instance) {
             self.abort_check(now, binding, None);
@@ -337,8 +336,8 @@ impl Endpoint {
         let standing = self.standing_of(now, binding, next);
         self.leave_others(binding, next);
         let wanted = self.is_wanted(now, binding) || self.devices.is_in_background(next);
-        self.redirect(now, binding, |registration| match registration.pass_credentials(next, true, standing) {
-            // An unregistration that was under way is sent anew.
+        self.redirect(now, binding, |registration| match registration.pass_credentials(next, Proof::Given, standing) {
+            // An unregistration under way is sent again.
             step if wanted || registration.goal() == Goal::Silent => step,
             _ => registration.aim(now, Goal::Silent),
         });
@@ -346,7 +345,7 @@ impl Endpoint {
         true
     }
 
-    /// The last device of a binding has left, and the binding is unregistered, or was not in time: those that have joined meanwhile go on with it.
+    /// The unregistration for the last device of a binding has ended, or its time is over: devices that have joined meanwhile go on with the binding.
     pub(super) fn end_binding(&mut self, now: Instant, binding: BindingId, outcome: Unbinding) {
         let last = self.bindings.get(binding).map(|registration| registration.instance);
         let Some((last, next)) = last.zip(self.next_credential_owner(now, binding)) else {
@@ -357,12 +356,12 @@ impl Endpoint {
         self.settle_group(now, binding);
     }
 
-    /// A binding is registered with the credentials of this device, as one that is new.
+    /// Registers a binding with the credentials of this device, as a new one.
     fn begin_with(&mut self, now: Instant, binding: BindingId, next: InstanceId) {
-        let proven = self.devices.is_proven(next);
+        let proof = self.devices.proof_of(next);
         let goal = if self.devices.is_in_background(next) { Goal::Registered } else { Goal::Silent };
         self.leave_others(binding, next);
-        self.redirect(now, binding, |registration| registration.begin_anew(now, next, proven, goal));
+        self.redirect(now, binding, |registration| registration.begin_anew(now, next, proof, goal));
         self.tidy_group(binding);
     }
 
@@ -371,7 +370,7 @@ impl Endpoint {
         group.others.retain(|other| *other != instance);
     }
 
-    /// Forgets what is of no device of a binding any more.
+    /// Forgets a group without other devices, and verdicts that concern no device any more.
     fn tidy_group(&mut self, binding: BindingId) {
         let members = self.all_instances(binding);
         let Some(group) = self.groups.0.get_mut(&binding) else { return };
@@ -390,7 +389,7 @@ impl Endpoint {
         self.check_next(now, binding);
     }
 
-    /// The same without a check.
+    /// Settles the owner and the goal, without a check.
     pub(super) fn settle_goal(&mut self, now: Instant, binding: BindingId) {
         let goal = |endpoint: &Self| endpoint.bindings.get(binding).map(|registration| registration.goal());
         if goal(self).is_none_or(|goal| goal == Goal::Gone) {
@@ -400,7 +399,7 @@ impl Endpoint {
             self.hand_over_ownership(now, binding);
             return self.aim(now, binding, Goal::Registered);
         }
-        // Those that are not proven are left. The registration of others goes for them neither on nor back.
+        // Only devices that are not proven are left. They neither keep nor revive the registration of others.
         if self.suspended(binding).is_some_and(|owner| self.devices.is_proven(owner)) {
             self.put_off_check(now, binding);
         }
@@ -419,7 +418,7 @@ impl Endpoint {
         self.aim(now, binding, Goal::Registered);
     }
 
-    /// The credentials of a device that is proven, and whose app is in the background, replace those of one of which this is not so.
+    /// Makes a proven device in the background the owner, if the owner is not such a device.
     fn hand_over_ownership(&mut self, now: Instant, binding: BindingId) {
         let Some(owner) = self.bindings.get(binding).map(|registration| registration.instance) else { return };
         let is_proven = self.devices.is_proven(owner);
@@ -429,25 +428,25 @@ impl Endpoint {
         let may =
             |next: &InstanceId| self.devices.is_in_background(*next) && (is_proven || self.devices.is_proven(*next));
         let Some(next) = self.next_credential_owner(now, binding).filter(may) else { return };
-        // The registration goes on with the credentials that were accepted, until others have been.
+        // The registration keeps the accepted credentials until others are accepted.
         if is_proven && self.is_registered(binding) && !self.is_accepted(binding, next) {
             return;
         }
         self.pass_on(now, binding, owner, next);
     }
 
-    /// The credentials of another device are used instead of the owner's, which stays.
+    /// Uses the credentials of another device instead of the owner's, which stays in the group.
     pub(super) fn pass_on(&mut self, now: Instant, binding: BindingId, owner: InstanceId, next: InstanceId) {
-        let (proven, standing) = (self.devices.is_proven(next), self.standing_of(now, binding, next));
+        let (proof, standing) = (self.devices.proof_of(next), self.standing_of(now, binding, next));
         if let Some(group) = self.groups.0.get_mut(&binding) {
             group.others.retain(|other| *other != next);
             group.others.insert(0, owner);
         }
-        self.redirect(now, binding, |registration| registration.pass_credentials(next, proven, standing));
+        self.redirect(now, binding, |registration| registration.pass_credentials(next, proof, standing));
     }
 
-    /// The device whose credentials are used next: preferably one whose are not refused, then one that is proven, in the background, and has
-    /// those that were accepted last.
+    /// The device whose credentials are used next: by preference one without a refusal, then a proven one, one in the background, and one whose credentials
+    /// were accepted last.
     fn next_credential_owner(&self, now: Instant, binding: BindingId) -> Option<InstanceId> {
         let group = self.groups.0.get(&binding)?;
         let rank = |instance: &&InstanceId| {
@@ -458,7 +457,7 @@ impl Endpoint {
         group.others.iter().min_by_key(rank).copied()
     }
 
-    /// Whether a device of it that is proven wants it to be registered; of those whose credentials are refused the one alone whose turn is next.
+    /// Whether a proven device wants the binding to be registered. Among devices with refused credentials, only the next one counts.
     fn is_wanted(&self, now: Instant, binding: BindingId) -> bool {
         let owner = self.bindings.get(binding).map(|registration| registration.instance);
         let counts = |it: &InstanceId| owner == Some(*it) || !self.is_paused(now, binding, *it);
@@ -473,18 +472,18 @@ impl Endpoint {
         under_way && self.bindings.get(binding).is_some_and(|registration| registration.instance == instance)
     }
 
-    /// The device whose credentials answer again when those that are being tried do not do.
+    /// The device whose credentials are used again if those being checked fail.
     fn suspended(&self, binding: BindingId) -> Option<InstanceId> {
         Some(self.groups.0.get(&binding)?.check.as_ref()?.suspended.instance)
     }
 
-    /// Breaks a check off; it comes again.
+    /// Aborts a check, which is repeated later.
     fn put_off_check(&mut self, now: Instant, binding: BindingId) {
         let Some(checked) = self.bindings.get(binding).map(|registration| registration.instance) else { return };
         self.abort_check(now, binding, Some(checked));
     }
 
-    /// `stays`: the device that was checked, unless it leaves.
+    /// Aborts a check. `stays`: the checked device, unless it leaves.
     fn abort_check(&mut self, now: Instant, binding: BindingId, stays: Option<InstanceId>) {
         let under_way = self.bindings.get(binding).and_then(|registration| registration.branch());
         if let Some(branch) = under_way {

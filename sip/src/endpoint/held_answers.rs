@@ -1,14 +1,14 @@
-//! The 200 to a REGISTER that makes a registration not known here waits until that is kept where other nodes find it. With its answer a phone sleeps, and its SIP
-//! server knows our Path alone: were this node to die before, no other one would push the phone to register again.
+//! The 200 to a REGISTER that makes a new registration waits until that is stored where other nodes find it. After the answer a phone sleeps, and its SIP
+//! server knows our Path alone: if this node died before, no other node would push the phone to register again.
 //!
 //! | the 200 goes | |
 //! | --- | --- |
-//! | at once | to a refresh, to a device that takes the place of a registration known here, and where the shell has nothing to wait for |
-//! | when the shell says that the registration is kept, or cannot be at present | [`Input::PushBindingKept`](super::Input::PushBindingKept) |
+//! | at once | to a refresh, to a device that replaces a registration known here, and if the shell has nothing to wait for |
+//! | when the shell says that the registration is stored, or cannot be at present | [`Input::PushBindingKept`](super::Input::PushBindingKept) |
 //! | before the first request that came by its Path, which may go by the same flow | |
 //! | [`HELD_MAX`] after it came, at the latest | |
 //!
-//! Invariant: a registration has one answer that waits, and no answer waits without a deadline.
+//! Invariant: a registration has at most one waiting answer, and no answer waits without a deadline.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

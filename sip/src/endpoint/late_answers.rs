@@ -1,22 +1,24 @@
-//! The answer to a REGISTER that comes after it was given up (RFC 3261 §17.1.2.2: Timer F).
+//! Answers to a REGISTER that come after it was given up (RFC 3261 §17.1.2.2: Timer F).
 //!
-//! A server that is slower than it is asked works off what nobody waits for any more. Its answer is as good as one in time: a 2xx says that the
-//! registrar has the Contact, and a challenge can be answered with the nonce that it brings.
+//! A server that is too slow still works off requests that nobody waits for any more. Its answer is as good as one in time: a 2xx says that the registrar has
+//! the Contact, and a challenge can be answered with its nonce.
 //!
-//! | a late answer | follows |
+//! | a late answer | consequence |
 //! | --- | --- |
-//! | 2xx, to one that is wanted and waits for another try | the registration stands |
-//! | likewise, and another flow is in use by now, or none | the registration stands by the flow that it went by, and goes to the one in use in its turn |
+//! | 2xx, to one that is wanted and waits for another try | the registration is valid |
+//! | likewise, and another flow is in use by now, or none | the registration is valid by the flow of the REGISTER, and moves to the one in use in its turn |
 //! | 401 or 407, to one that waits for another try, and the flow in use leads to where the REGISTER went | it is answered |
-//! | likewise, and another address is in use by now | nothing: that one does not know its nonce, and might say that what is right is refused; it asks with its own |
-//! | any final one, to one that the unregistration at its end has overtaken | one more unregistration where the registrar may have the Contact: see [`crossed`](crate::registration::crossed) |
-//! | any other, one later than [`LATE_MAX`](crate::registration::late::LATE_MAX), or while another device's credentials are in use | nothing |
+//! | likewise, and another address is in use by now | none: that address does not know the nonce, and might refuse correct credentials; it sends a challenge of its own |
+//! | any final one, to one that the unregistration at its end has overtaken | one more unregistration, if the registrar may have the Contact: see [`crossed`](crate::registration::crossed) |
+//! | any other, one later than [`LATE_MAX`](crate::registration::late::LATE_MAX), or while another device's credentials are in use | none |
 //!
-//! Invariant: a late answer is believed by its branch and from its own SIP server alone, and once; it counts for the device whose credentials were in
-//! use, and for no other that has taken their place.
+//! Invariant: a late answer is believed by its branch, from its own SIP server alone, and once. It counts for the device whose credentials were in use, and for
+//! no other that has replaced them.
 
 use std::time::Instant;
 
+use super::bindings::RegisterAnswer;
+use super::upstreams::Timeliness;
 use super::{Endpoint, Source};
 use crate::flow::Side;
 use crate::id::{BindingId, BranchId};
@@ -50,7 +52,8 @@ impl Endpoint {
             return;
         }
         if registration.take_up_late(now, branch, status) {
-            self.on_register_response(now, binding, branch, by, true, response);
+            let answer = RegisterAnswer { branch, by, timeliness: Timeliness::Late, response };
+            self.on_register_response(now, binding, &answer);
         }
     }
 }

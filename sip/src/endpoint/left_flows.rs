@@ -1,9 +1,9 @@
-//! The flows that devices have left for later ones, as long as the later one stands.
+//! The flows that devices have left for later ones, as long as the later one is open.
 //!
-//! A device is attached by its latest flow alone. When that one ends, those that it has left are closed: a device that is still at one of them, as a
-//! phone is that has tried another network, registers anew, and is not away for the rest of the time that it was granted there.
+//! A device is attached by its latest flow alone. When that one ends, the flows that the device has left are closed. So a device that is still connected by one
+//! of them, such as a phone that has tried another network, registers again, and is not unreachable for the rest of the time that it was granted there.
 //!
-//! Invariant: nothing is closed that another device is attached by, or has its dialogs by. At most [`LEFT_MAX`] are known of a device.
+//! Invariant: a flow that another device is attached by, or has its dialogs by, is not closed. At most [`LEFT_MAX`] are known of a device.
 
 use std::collections::HashMap;
 

@@ -1,12 +1,12 @@
-//! Registrations that passed through, and have run out or gone to another node while a caller waits. The call was for the device when it came, and only a
-//! removal of the registration ends it. A device that another node has may still come here, by the edge that its push names; a device that rings and loses
-//! its connection is pushed to do so.
+//! Registrations that passed through, and have expired or moved to another node while a caller waits. The call was for the device when it came, and only a
+//! removal of the registration ends it. A device that another node has may still come here, by the edge that its push names; a device that rings and loses its
+//! connection is pushed to do so.
 //!
-//! | the registration | stays | as long as | and meanwhile |
+//! | the registration | stays | as long as | meanwhile |
 //! | --- | --- | --- | --- |
-//! | runs out, and its device is pushed for | for all its calls | one waits | nothing new comes in for it without a flow, and nobody is asked to refresh it |
-//! | runs out, and its flow alone leads to it | for calls that its device has said something to | likewise | likewise |
-//! | is another node's by now | as when it runs out; a call that its device has said nothing to ends by 430 where the device has registered there and its SIP server then tries that flow (RFC 5626 §5.3) | likewise | what new comes, and what its device takes back, is for that node: the store is asked |
+//! | expires, and its device is pushed for | for all its calls | one waits | nothing new is accepted for it without a flow, and nobody is asked to refresh it |
+//! | expires, and its flow alone leads to it | for calls that its device has responded to | likewise | likewise |
+//! | is another node's by now | as when it expires; a call without a response of its device ends by 430 if the device has registered there and its SIP server then tries that flow (RFC 5626 §5.3) | likewise | what new comes, and what its device removes, is for that node: the store is asked |
 //!
 //! Invariant: a registration stays no longer than the calls that waited when it ended.
 

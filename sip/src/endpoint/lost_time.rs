@@ -1,12 +1,13 @@
-//! Time that has passed without this machine, as [`Input::TimeLost`](super::Input::TimeLost) tells: a registrar may have forgotten every
-//! binding, no flow is sure, and callers have waited, or have given up without being heard.
+//! Time that has passed while this machine stood still ([`Input::TimeLost`](super::Input::TimeLost)): a registrar may have forgotten every binding, no flow is
+//! certain, and callers have waited, or have given up unheard.
 //!
 //! | deadline | comes forward by |
 //! | --- | --- |
-//! | of a registration | all that may have been lost: a refresh too many does no harm |
-//! | of a call | what was lost for sure: a call that ends too early is missed |
+//! | of a registration | all time that may have been lost: a refresh too many does no harm |
+//! | of a call | the time that was certainly lost: a call that ends too early is missed |
 //!
-//! Invariant: REGISTERs that are due all at once by it go at their upstream's [`Pace`](super::upstreams), as any others. No device is woken for a call whose time is over.
+//! Invariant: REGISTERs that are due all at once go at their upstream's [`Pace`](super::upstreams), as any others. No device is woken for a call whose time is
+//! over.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,8 @@
-//! MESSAGEs outside a dialog (RFC 3428): sent to the device that is attached, else given to the store. A notice that the sender is composing
+//! MESSAGEs outside a dialog (RFC 3428): each is sent to the device if it is attached, and otherwise given to the store. A notice that the sender is composing
 //! (RFC 3994) is given to no store.
 //!
-//! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of
-//! [`EdgeTiming`](crate::timing::EdgeTiming), which is far less than its sender waits (RFC 3261 §17.1.2.2). One that
-//! comes again has the same [`MessageId`], so that a store keeps it once.
+//! Invariant: every MESSAGE gets exactly one final answer, within `no_response` and `store` of [`EdgeTiming`](crate::timing::EdgeTiming), which is far less
+//! than its sender waits (RFC 3261 §17.1.2.2). A MESSAGE that comes again has the same [`MessageId`], so that a store keeps it once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -417,7 +417,7 @@ impl Endpoint {
 
     /// How many calls wait for their final answer, or for the word that they were missed; a shutdown waits until there are none.
     pub fn open_calls(&self) -> usize {
-        self.calls.open().len() + self.calls.overtaking() + self.calls.untold()
+        self.calls.open().len() + self.calls.overtaking() + self.calls.pending_missed()
     }
 
     /// How many calls are announced whose INVITE has not come.

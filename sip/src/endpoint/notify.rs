@@ -1,7 +1,6 @@
 //! NOTIFYs outside a dialog, and OPTIONS: what the account's server tells and asks a registered user agent.
 //!
-//! Invariant: a NOTIFY is answered 200 only when what it says was understood (RFC 6665 §4.1.3, RFC 3842 §3.7); nothing
-//! that it says is kept here.
+//! Invariant: a NOTIFY is answered 200 only when its content was understood (RFC 6665 §4.1.3, RFC 3842 §3.7). Its content is not kept here.
 
 use std::time::Instant;
 

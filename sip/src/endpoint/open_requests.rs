@@ -1,10 +1,10 @@
-//! What is open beside the calls that are being set up when the process is about to end, so that it is waited for, and answered at the end.
+//! Requests beside calls in setup that are still open when the process is about to end. The process waits for them, and answers the rest at its end.
 //!
 //! | open | until | at the end |
 //! | --- | --- | --- |
-//! | a request that is forwarded, in a dialog or to begin one, or waits for its peer | its final answer | 503 with Retry-After; an INVITE is cancelled where it went |
-//! | a MESSAGE outside a dialog | its final answer: a device that is silent has it kept instead | 503 with Retry-After |
-//! | a 2xx to an INVITE: it may be lost by UDP, and is repeated by who gave it | its ACK or a BYE passes, 64·T1 at most | – |
+//! | a forwarded request, in a dialog or to begin one, or one that waits for its peer | its final answer | 503 with Retry-After; an INVITE is cancelled where it went |
+//! | a MESSAGE outside a dialog | its final answer: for a silent device it is kept instead | 503 with Retry-After |
+//! | a 2xx to an INVITE: it may be lost by UDP, and its sender repeats it | its ACK or a BYE passes, 64·T1 at most | – |
 //!
 //! Invariant: an established call without an open request does not delay the end of the process. At most [`UNACKNOWLEDGED_MAX`] 2xx are known.
 

@@ -104,6 +104,13 @@ impl Outgoing {
     }
 }
 
+/// The two transactions of a forwarded request: with its device, and with its SIP server.
+#[derive(Clone, Copy)]
+pub(super) struct Transactions {
+    pub(super) server: ServerId,
+    pub(super) branch: BranchId,
+}
+
 impl Endpoint {
     /// A request of a device outside a dialog of ours.
     pub(super) fn on_outgoing(&mut self, now: Instant, source: Source, reply: Reply<'_>, request: &Message) {
@@ -156,7 +163,7 @@ impl Endpoint {
         let branch = self.core.branch();
         let (owner, status) = (ServerOwner::Forwarded(branch), status_of_silence(request));
         if let Some(server) = self.open_forwarded(now, reply, request, owner, hop.device, status) {
-            self.send_to_server(now, source, (server, branch), request, hop);
+            self.send_to_server(now, source, Transactions { server, branch }, request, hop);
         }
     }
 
@@ -165,7 +172,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         source: &Source,
-        (server, branch): (ServerId, BranchId),
+        Transactions { server, branch }: Transactions,
         request: &Message,
         hop: NextHop,
     ) {
@@ -176,14 +183,14 @@ impl Endpoint {
         let (status, tag) = (status_of_silence(request), self.core.random.tag());
         let failure = Composer::response(request, status, Composer::reason(status), Some(&tag)).finish();
         self.dialogs.fail_with(server, (status, failure));
-        self.send_to_server(now, source, (server, branch), request, hop);
+        self.send_to_server(now, source, Transactions { server, branch }, request, hop);
     }
 
     fn send_to_server(
         &mut self,
         now: Instant,
         source: &Source,
-        (server, branch): (ServerId, BranchId),
+        Transactions { server, branch }: Transactions,
         request: &Message,
         hop: NextHop,
     ) {

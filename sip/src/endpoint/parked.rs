@@ -1,25 +1,25 @@
-//! Requests for a peer that is away for a moment: those inside a dialog for a device whose flow broke or that moves to another network, or for a SIP server
-//! to which the flow is being opened again, or is opened for it; and for that one, those that a device begins.
+//! Requests for a peer that is away for a moment: a device whose flow broke or that moves to another network; or a SIP server to which a flow is being opened,
+//! for requests inside a dialog and for those that a device begins.
 //!
-//! | the peer is away and | what happens | it comes back | it does not |
+//! | the peer is away and | action | it comes back | it does not |
 //! | --- | --- | --- | --- |
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
-//! | a device begins something | it waits for [`BEGUN_WAIT`], an INVITE with a 100 | it is sent on the new flow | 503, at once where no flow can be had |
+//! | a device begins something | it waits for [`BEGUN_WAIT`], an INVITE with a 100 | it is sent on the new flow | 503, at once if no flow can be had |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
-//! | a BYE for a device was answered 480 so | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | likewise, and its answer goes nowhere | – |
+//! | a BYE for a device was answered 480 that way | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | it is sent on the new flow, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
-//! | a device was sent the INVITE of a call, unanswered | likewise | what it says of it comes by the new flow | – |
-//! | likewise, and the call is over for it | likewise | a CANCEL goes there, whether the device has said anything or not | – |
-//! | a device had answered an INVITE | its 2xx may come again by the new flow, for the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
+//! | a device was sent the INVITE of a call, unanswered | it waits, as long as its transaction lives | the device's response comes by the new flow | – |
+//! | likewise, and the call is over for it | likewise | a CANCEL goes there, whether the device has responded or not | – |
+//! | a device had answered an INVITE | its 2xx may come again by the new flow, because the ACK was lost (RFC 3261 §13.3.1.4) | – | – |
 //! | a SIP server was sent one, unanswered, by a stream | it waits; a BYE longer | it is sent again, once | 480; an INVITE 408 |
 //! | a waiting INVITE is cancelled | 487 | – | – |
 //!
 //! The dialog is found again by its signed token, which names the device, and not the flow that it had (RFC 5626 §5.3).
 //!
-//! Invariant: at most [`WAITING_PER_DEVICE`] requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server that were not sent, of which twice
-//! [`BEGUN_PER_SERVER`] are begun by devices; an INVITE for no longer than a device may take to
-//! answer, another request for no longer than [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be told
-//! later (RFC 4320 §4.2). Of BYEs whose senders are told, and that were not sent, [`OWED_PER_DEVICE`] wait for a device, one of each Call-ID, and [`OWED_MAX`] in all.
+//! Invariant: at most [`WAITING_PER_DEVICE`] unsent requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server, of which devices begin at most
+//! twice [`BEGUN_PER_SERVER`]. An INVITE waits no longer than a device may take to answer, another request no longer than
+//! [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be answered later (RFC 4320 §4.2). Of unsent
+//! BYEs whose senders have been answered, [`OWED_PER_DEVICE`] wait for a device, one of each Call-ID, and [`OWED_MAX`] in all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -27,29 +27,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::OfflinePeer;
-use super::dialogs::{LATE_BYTES, NextHop, Passage};
-use super::outgoing::is_emergency;
+use super::dialogs::{HeaderEdits, LATE_BYTES, NextHop};
+use super::outgoing::{Transactions, is_emergency};
 use super::{ClientOwner, Endpoint, ServerOwner, Side, Source, Timer};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method};
 use crate::transaction::{LATE, Reply, ServerId};
 
-/// Requests that may wait for one device; a further one is answered 480. Those of one dialog take a half of it at most, and leave room for others.
+/// Requests that may wait for one device, half of them of one dialog at most; a further one is answered 480.
 pub const WAITING_PER_DEVICE: usize = 16;
 /// Requests of all its devices that may wait for one SIP server; a further one is answered 480.
 pub const WAITING_PER_SERVER: usize = 1000;
-/// The part of these that the INVITEs which devices begin may take, and the part for all else that they begin: the others are for what ends and changes calls.
+/// The part of these for INVITEs that devices begin, and the same for their other new requests; the rest is for requests that end or change calls.
 pub const BEGUN_PER_SERVER: usize = WAITING_PER_SERVER / 4;
-/// Requests that may wait for one SIP server altogether, so that what it was sent and has not answered waits as well; a further one of these is
-/// given up.
+/// Requests that may wait for one SIP server in all, including those that were sent and not answered; a further one of the latter is given up.
 pub const ASKED_PER_SERVER: usize = 4_000;
 
 /// How long a request that a device begins waits for a flow to its SIP server.
 const BEGUN_WAIT: Duration = Duration::from_secs(8);
 
-/// BYEs for one device that wait on when their senders are told that it is away; a further one is lost.
+/// BYEs for one device that are still delivered after their senders were answered; a further one is lost.
 pub const OWED_PER_DEVICE: usize = 8;
-/// The same for all devices together, of at most 4 KiB each.
+/// The same for all devices, of at most 4 KiB each.
 pub const OWED_MAX: usize = 4_096;
 
 /// A request that waits for its peer.
@@ -57,40 +56,40 @@ pub const OWED_MAX: usize = 4_096;
 pub(super) struct Parked {
     branch: BranchId,
     until: Instant,
-    what: What,
+    kind: ParkedKind,
 }
 
 #[derive(Debug)]
-enum What {
+enum ParkedKind {
     /// The request came while the peer was away. `device`: that of its dialog.
-    Unsent { server: ServerId, request: Box<Message>, way: Way, device: InstanceId },
-    /// The request is a BYE that came while the device was away, and its sender knows that. `_place`: one of [`OWED_MAX`].
-    Owed { bye: Box<Message>, passage: Passage, _place: Arc<()> },
+    Unsent { server: ServerId, request: Box<Message>, continuation: Continuation, device: InstanceId },
+    /// The request is a BYE that came while the device was away, and was answered 480. `_place`: one of [`OWED_MAX`].
+    Owed { bye: Box<Message>, edits: HeaderEdits, _place: Arc<()> },
     /// The request was sent on a device's flow that has ended.
     Sent,
     /// The request was sent on a SIP server's stream that has ended, to this address.
     Asked { address: Option<IpAddr> },
 }
 
-/// How a request goes on that was not sent.
+/// How an unsent request is forwarded once its peer is back.
 #[derive(Debug)]
-enum Way {
+enum Continuation {
     /// Inside its dialog.
-    InDialog(Passage),
-    /// Its device begins something; from where.
+    InDialog(HeaderEdits),
+    /// A new request of a device, from this source.
     Begun(Source),
 }
 
-/// The requests of dialogs that wait for a peer to come back, in the order in which they came.
+/// The requests that wait for a peer to come back, in their order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct ParkedRequests {
     waiting: HashMap<OfflinePeer, Vec<Parked>>,
-    /// Each [`What::Owed`] has a copy.
+    /// Each [`ParkedKind::Owed`] has a copy.
     places: Arc<()>,
 }
 
 impl ParkedRequests {
-    /// How many peers are waited for.
+    /// The number of peers that are waited for.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -105,18 +104,18 @@ impl ParkedRequests {
     }
 
     fn unsent(&self, who: &OfflinePeer) -> impl Iterator<Item = &Message> {
-        self.of(who).iter().filter_map(|it| match &it.what {
-            What::Unsent { request, .. } => Some(&**request),
-            What::Owed { .. } | What::Sent | What::Asked { .. } => None,
+        self.of(who).iter().filter_map(|it| match &it.kind {
+            ParkedKind::Unsent { request, .. } => Some(&**request),
+            ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => None,
         })
     }
 
-    /// A place for a BYE that a device is still to hear, if there is room.
+    /// A place for a BYE that its device must still get, if there is room.
     fn place_of(&self, who: &OfflinePeer, bye: &Message) -> Option<Arc<()>> {
         let owed = || {
-            self.of(who).iter().filter_map(|it| match &it.what {
-                What::Owed { bye, .. } => Some(bye),
-                What::Unsent { .. } | What::Sent | What::Asked { .. } => None,
+            self.of(who).iter().filter_map(|it| match &it.kind {
+                ParkedKind::Owed { bye, .. } => Some(bye),
+                ParkedKind::Unsent { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => None,
             })
         };
         let has_room = owed().count() < OWED_PER_DEVICE && Arc::strong_count(&self.places) <= OWED_MAX;
@@ -124,29 +123,30 @@ impl ParkedRequests {
         (has_room && is_new).then(|| self.places.clone())
     }
 
-    /// How many requests wait for a peer that were not sent.
+    /// The number of unsent requests that wait for a peer.
     fn kept(&self, who: &OfflinePeer) -> usize {
         self.unsent(who).count()
     }
 
-    /// How many of them devices begin that are INVITEs, or that are none.
+    /// The number of new requests of devices among them: INVITEs, or all others.
     fn kept_begun(&self, who: &OfflinePeer, is_invite: bool) -> usize {
-        let begun = |it: &&Parked| match &it.what {
-            What::Unsent { request, way: Way::Begun(_), .. } => is_invite == (request.method() == Some(Method::Invite)),
-            What::Unsent { .. } | What::Owed { .. } | What::Sent | What::Asked { .. } => false,
+        let begun = |it: &&Parked| match &it.kind {
+            ParkedKind::Unsent { request, continuation: Continuation::Begun(_), .. } => {
+                is_invite == (request.method() == Some(Method::Invite))
+            }
+            ParkedKind::Unsent { .. } | ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => false,
         };
         self.of(who).iter().filter(begun).count()
     }
 
-    /// The number of them in the dialog of this one, by its Call-ID: anybody who once was in the dialog can forge the rest.
+    /// The number of them with the Call-ID of this request: anybody who once was in the dialog can forge the other headers.
     fn kept_of(&self, who: &OfflinePeer, request: &Message) -> usize {
         self.unsent(who).filter(|it| it.call_id() == request.call_id()).count()
     }
 }
 
 impl Endpoint {
-    /// Keeps a request of this device's dialog that came from `side`, for the other side, which has no flow at this moment.
-    /// 480 when nothing is known of it.
+    /// Keeps a request of this device's dialog that came from `side` for the other side, which has no flow now. 480: that peer is unknown.
     pub(super) fn park(
         &mut self,
         now: Instant,
@@ -154,7 +154,7 @@ impl Endpoint {
         request: &Message,
         side: Side,
         device: InstanceId,
-        passage: Passage,
+        edits: HeaderEdits,
     ) {
         let who = self.server_of(device).map(|server| match side {
             Side::Upstream => OfflinePeer::Device(device),
@@ -170,16 +170,16 @@ impl Endpoint {
         let branch = self.core.branch();
         let owner = ServerOwner::Parked(who, branch);
         let Some(server) = self.open_forwarded(now, reply, request, owner, device, 480) else { return };
-        let way = Way::InDialog(passage);
-        let what = What::Unsent { server, request: Box::new(request.clone()), way, device };
+        let continuation = Continuation::InDialog(edits);
+        let kind = ParkedKind::Unsent { server, request: Box::new(request.clone()), continuation, device };
         let wait = self.patience_for(request.method() == Some(Method::Invite));
-        self.add_parked(now, who, Parked { branch, until: now + wait, what });
+        self.add_parked(now, who, Parked { branch, until: now + wait, kind });
         if let OfflinePeer::Server(upstream) = who {
             self.want_flow_soon(now, upstream);
         }
     }
 
-    /// Keeps a request that a device begins until a flow is up to its SIP server. 503 when none comes in time, or when none can be had.
+    /// Keeps a new request of a device until a flow to its SIP server is up. 503: none comes in time, or none can be had.
     pub(super) fn park_begun(
         &mut self,
         now: Instant,
@@ -198,8 +198,13 @@ impl Endpoint {
             let Some(server) = self.open_forwarded(now, reply, request, owner, device, 503) else { return };
             let failure = self.try_later(request);
             self.dialogs.fail_with(server, (503, failure));
-            let what = What::Unsent { server, request: Box::new(request.clone()), way: Way::Begun(source), device };
-            self.add_parked(now, who, Parked { branch, until: now + BEGUN_WAIT, what });
+            let kind = ParkedKind::Unsent {
+                server,
+                request: Box::new(request.clone()),
+                continuation: Continuation::Begun(source),
+                device,
+            };
+            self.add_parked(now, who, Parked { branch, until: now + BEGUN_WAIT, kind });
         } else {
             let response = self.try_later(request);
             self.respond_once(now, reply, request, 503, response);
@@ -207,11 +212,12 @@ impl Endpoint {
         self.want_flow_soon(now, upstream);
     }
 
-    /// No flow can be had to a SIP server now: the senders of what begins something may try another way.
+    /// No flow to a SIP server can be had now: senders of new requests may try another way.
     pub(super) fn give_up_begun(&mut self, now: Instant, id: UpstreamId) {
         let who = OfflinePeer::Server(id);
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
-        let begun = |it: &mut Parked| matches!(it.what, What::Unsent { way: Way::Begun(_), .. });
+        let begun =
+            |it: &mut Parked| matches!(it.kind, ParkedKind::Unsent { continuation: Continuation::Begun(_), .. });
         let begun: Vec<_> = waiting.extract_if(.., begun).collect();
         if waiting.is_empty() {
             self.parked.waiting.remove(&who);
@@ -226,18 +232,18 @@ impl Endpoint {
         if is_invite { self.core.settings.answer_timeout } else { self.core.settings.timing.edge.parked }
     }
 
-    /// A CANCEL of an INVITE that waits: nobody has seen it but us.
+    /// A CANCEL of a waiting INVITE, which nobody else has seen.
     pub(super) fn cancel_parked(&mut self, now: Instant, who: OfflinePeer, branch: BranchId) {
         let Some(waiting) = self.parked.waiting.get_mut(&who) else { return };
         let Some(at) = waiting.iter().position(|it| it.branch == branch) else { return };
-        let Parked { what: What::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
+        let Parked { kind: ParkedKind::Unsent { server, request, .. }, .. } = waiting.remove(at) else { return };
         self.settle_forwarded(server);
         let tag = self.core.random.tag();
         let response = Composer::response(&request, 487, Composer::reason(487), Some(&tag)).finish();
         self.core.transactions.respond(now, server, 487, response);
     }
 
-    /// A device's flow has ended: what was forwarded on it, and has not gone to another one since, may still be answered by the next one.
+    /// A device's flow has ended: requests that were forwarded on it, and by no other flow since, may still be answered by the next one.
     pub(super) fn lose_forwarded(&mut self, now: Instant, ended: FlowId, instance: InstanceId, branch: BranchId) {
         let is_there = self.core.transactions.flow_of(branch) == Some(ended);
         if !is_there {
@@ -262,20 +268,20 @@ impl Endpoint {
         }
     }
 
-    /// Parks what was sent on a flow for the next one.
+    /// Parks the requests that were sent on a flow, for the next one.
     fn park_sent(&mut self, now: Instant, instance: InstanceId, branch: BranchId) -> bool {
         let owner = self.core.transactions.progress(branch).map(|(owner, _)| owner);
-        // Nobody's is a BYE whose sender is told.
+        // A BYE whose sender was answered has no owner.
         let waits = matches!(owner, Some(ClientOwner::Forwarded(..) | ClientOwner::Leg(_) | ClientOwner::Nobody));
         if waits && self.carries_instance(instance) {
             let until = now + self.patience_for(self.core.transactions.is_invite(branch));
-            self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, what: What::Sent });
+            self.add_parked(now, OfflinePeer::Device(instance), Parked { branch, until, kind: ParkedKind::Sent });
             return true;
         }
         false
     }
 
-    /// Parks what was sent to a SIP server for its next flow; whether it has room.
+    /// Parks a request that was sent to a SIP server, for its next flow. Returns whether there is room.
     pub(super) fn park_for_server(
         &mut self,
         now: Instant,
@@ -287,19 +293,19 @@ impl Endpoint {
         let has_room = self.parked.waiting.get(&who).map_or(0, Vec::len) < ASKED_PER_SERVER;
         if has_room {
             let until = now + self.core.settings.timing.edge.parked;
-            self.add_parked(now, who, Parked { branch, until, what: What::Asked { address } });
+            self.add_parked(now, who, Parked { branch, until, kind: ParkedKind::Asked { address } });
         }
         has_room
     }
 
-    /// The peer is back: what waits goes to its flow, in the order in which it came.
+    /// The peer is back: waiting requests go by its flow, in their order of arrival.
     pub(super) fn send_parked(&mut self, now: Instant, who: OfflinePeer) {
         for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
-            let hop = match (who, &waiting.what) {
+            let hop = match (who, &waiting.kind) {
                 (OfflinePeer::Device(device), _) => self.hop_to_device(device),
-                (OfflinePeer::Server(id), What::Unsent { device, .. }) => self.hop_to_server(id, *device),
-                (OfflinePeer::Server(_), What::Owed { .. } | What::Sent) => None,
-                (OfflinePeer::Server(id), What::Asked { address }) => {
+                (OfflinePeer::Server(id), ParkedKind::Unsent { device, .. }) => self.hop_to_server(id, *device),
+                (OfflinePeer::Server(_), ParkedKind::Owed { .. } | ParkedKind::Sent) => None,
+                (OfflinePeer::Server(id), ParkedKind::Asked { address }) => {
                     if let Some(flow) = self.flow_to(id) {
                         self.ask_again(now, waiting.branch, flow, *address);
                     }
@@ -313,17 +319,17 @@ impl Endpoint {
         }
     }
 
-    /// The device has proved itself by a request of a dialog: what waits of its dialogs goes by the same flow.
+    /// The device has proved itself by a request of a dialog: waiting requests of its dialogs go by the same flow.
     pub(super) fn send_parked_in_dialogs(&mut self, now: Instant, device: InstanceId) {
         let who = OfflinePeer::Device(device);
         let Some(dialogs) = self.attachments.dialog_flow(device) else { return };
         let hop = NextHop { flow: dialogs.flow, side: Side::Device, transport: dialogs.transport, device };
         let in_dialog = |request: &Message| request.to().is_some_and(|to| to.tag().is_some());
         let waiting = self.parked.waiting.remove(&who).unwrap_or_default();
-        let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| match &waiting.what {
-            What::Unsent { request, .. } => in_dialog(request),
-            What::Owed { .. } => true,
-            What::Sent | What::Asked { .. } => !self.rings(waiting.branch),
+        let (go, stay): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| match &waiting.kind {
+            ParkedKind::Unsent { request, .. } => in_dialog(request),
+            ParkedKind::Owed { .. } => true,
+            ParkedKind::Sent | ParkedKind::Asked { .. } => !self.rings(waiting.branch),
         });
         if !stay.is_empty() {
             self.parked.waiting.insert(who, stay);
@@ -334,33 +340,36 @@ impl Endpoint {
     }
 
     fn send_one(&mut self, now: Instant, waiting: Parked, hop: NextHop) {
-        match waiting.what {
-            What::Unsent { server, request, way, .. } => {
+        match waiting.kind {
+            ParkedKind::Unsent { server, request, continuation, .. } => {
                 self.core.transactions.adopt(server, ServerOwner::Forwarded(waiting.branch));
-                match way {
-                    Way::InDialog(passage) => {
-                        self.send_forwarded(now, server, waiting.branch, &request, passage, hop);
+                match continuation {
+                    Continuation::InDialog(edits) => {
+                        self.send_forwarded(now, server, waiting.branch, &request, edits, hop);
                     }
-                    Way::Begun(source) => self.send_begun(now, &source, (server, waiting.branch), &request, hop),
+                    Continuation::Begun(source) => {
+                        let transactions = Transactions { server, branch: waiting.branch };
+                        self.send_begun(now, &source, transactions, &request, hop)
+                    }
                 }
             }
-            What::Owed { bye, passage, .. } => self.send_owed(now, waiting.branch, &bye, passage, hop),
-            // Not again: the copy of a call that waits is a leg of its own.
-            What::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
+            ParkedKind::Owed { bye, edits, .. } => self.send_owed(now, waiting.branch, &bye, edits, hop),
+            // It is not sent again: the copy of a waiting call is a leg of its own.
+            ParkedKind::Sent if self.rings(waiting.branch) && !self.has_cancelled(waiting.branch) => {
                 self.turn_leg(waiting.branch, hop);
             }
-            What::Sent => {
+            ParkedKind::Sent => {
                 self.core.transactions.carry(now, waiting.branch, hop.flow);
                 self.note_forwarded(hop.flow, hop.device, waiting.branch);
             }
-            What::Asked { .. } => {}
+            ParkedKind::Asked { .. } => {}
         }
     }
 
-    /// A BYE that nobody waits for goes to its device, which may be away again before it hears it.
-    fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, passage: Passage, hop: NextHop) {
-        let bytes = self.forwarded_bytes(bye, passage, &hop, branch);
-        // Full: the device's own session timer, or its user, ends the call.
+    /// Sends a BYE without an owner to its device, which may be away again before it gets it.
+    fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, edits: HeaderEdits, hop: NextHop) {
+        let bytes = self.forwarded_bytes(bye, edits, &hop, branch);
+        // Without room, the device's own session timer, or its user, ends the call.
         if self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody).is_ok() {
             self.core.transactions.expect_late(branch, hop.device);
             self.note_forwarded(hop.flow, hop.device, branch);
@@ -378,7 +387,7 @@ impl Endpoint {
         }
     }
 
-    /// The device is enabled again: what waits for it waits for its successor, and what comes from it is the successor's.
+    /// The device is enabled again: requests for it wait for its successor, and its own are the successor's.
     pub(super) fn succeed_parked(
         &mut self,
         now: Instant,
@@ -386,9 +395,9 @@ impl Endpoint {
         successor: InstanceId,
         binding: BindingId,
     ) {
-        let rename = |waiting: &mut Parked| match &mut waiting.what {
-            What::Unsent { device, .. } if *device == earlier => *device = successor,
-            What::Unsent { .. } | What::Owed { .. } | What::Sent | What::Asked { .. } => {}
+        let rename = |waiting: &mut Parked| match &mut waiting.kind {
+            ParkedKind::Unsent { device, .. } if *device == earlier => *device = successor,
+            ParkedKind::Unsent { .. } | ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => {}
         };
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
         if let Some(waiting) = server.and_then(|server| self.parked.waiting.get_mut(&server)) {
@@ -397,17 +406,17 @@ impl Endpoint {
         let who = OfflinePeer::Device(successor);
         for mut waiting in self.parked.waiting.remove(&OfflinePeer::Device(earlier)).unwrap_or_default() {
             rename(&mut waiting);
-            if let What::Unsent { server, .. } = &waiting.what {
+            if let ParkedKind::Unsent { server, .. } = &waiting.kind {
                 self.core.transactions.adopt(*server, ServerOwner::Parked(who, waiting.branch));
             }
             self.add_parked(now, who, waiting);
         }
     }
 
-    /// The device is wiped: what waits for it or comes from it goes nowhere.
+    /// The device is wiped: waiting requests for it or from it are refused.
     pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
-        let own = |waiting: &Parked| matches!(waiting.what, What::Unsent { device: of, .. } if of == device);
+        let own = |waiting: &Parked| matches!(waiting.kind, ParkedKind::Unsent { device: of, .. } if of == device);
         for waiting in self.parked.waiting.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
             self.give_up_one(now, waiting);
         }
@@ -424,14 +433,14 @@ impl Endpoint {
         }
     }
 
-    /// The device is another node's by now: the senders of what waits for it are told that it is away, and the BYEs among that are taken out.
+    /// The device is another node's by now: waiting requests for it are answered 480. Returns the BYEs among them.
     pub(super) fn take_owed(&mut self, now: Instant, device: InstanceId) -> Vec<Parked> {
         let who = OfflinePeer::Device(device);
         let mut all = Vec::new();
         for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
             let owed = self.owed(now, who, &waiting);
-            match &waiting.what {
-                What::Owed { .. } => all.push(waiting),
+            match &waiting.kind {
+                ParkedKind::Owed { .. } => all.push(waiting),
                 _ => self.give_up_one(now, waiting),
             }
             all.extend(owed);
@@ -455,7 +464,7 @@ impl Endpoint {
             *waiting = left;
         }
         for waiting in due {
-            let was_sent = matches!(waiting.what, What::Sent | What::Asked { .. });
+            let was_sent = matches!(waiting.kind, ParkedKind::Sent | ParkedKind::Asked { .. });
             let waits_on = was_sent && self.core.transactions.is_patient(waiting.branch);
             if self.rings(waiting.branch) || waits_on {
                 self.tell_of_silence(now, &waiting);
@@ -470,18 +479,19 @@ impl Endpoint {
         }
     }
 
-    /// A request of a dialog has waited for its device as long as its sender waits; the device may hear it all the same.
+    /// A request of a dialog has waited as long as its sender does; its device may still get it.
     fn tell_of_silence(&mut self, now: Instant, waiting: &Parked) {
-        if let (What::Sent, Some((ClientOwner::Forwarded(server, _), _))) =
-            (&waiting.what, self.core.transactions.progress(waiting.branch))
+        if let (ParkedKind::Sent, Some((ClientOwner::Forwarded(server, _), _))) =
+            (&waiting.kind, self.core.transactions.progress(waiting.branch))
         {
             self.on_forwarded_silence(now, server);
         }
     }
 
-    /// The request that a device must still get when its sender is told that the device is away: the BYE of a call.
+    /// The request that a device must still get after its sender was answered 480: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
-        let (OfflinePeer::Device(_), What::Unsent { request, way: Way::InDialog(passage), .. }) = (who, &waiting.what)
+        let (OfflinePeer::Device(_), ParkedKind::Unsent { request, continuation: Continuation::InDialog(edits), .. }) =
+            (who, &waiting.kind)
         else {
             return None;
         };
@@ -490,16 +500,16 @@ impl Endpoint {
             return None;
         }
         let place = self.parked.place_of(&who, request)?;
-        let what = What::Owed { bye: request.clone(), passage: *passage, _place: place };
-        Some(Parked { branch: waiting.branch, until: now + LATE, what })
+        let kind = ParkedKind::Owed { bye: request.clone(), edits: *edits, _place: place };
+        Some(Parked { branch: waiting.branch, until: now + LATE, kind })
     }
 
     fn give_up_one(&mut self, now: Instant, waiting: Parked) {
-        match waiting.what {
-            What::Unsent { server, .. } => self.on_forwarded_silence(now, server),
-            What::Owed { .. } => {}
-            What::Sent if self.rings(waiting.branch) => {}
-            What::Sent | What::Asked { .. } => self.abandon_forwarded(now, waiting.branch),
+        match waiting.kind {
+            ParkedKind::Unsent { server, .. } => self.on_forwarded_silence(now, server),
+            ParkedKind::Owed { .. } => {}
+            ParkedKind::Sent if self.rings(waiting.branch) => {}
+            ParkedKind::Sent | ParkedKind::Asked { .. } => self.abandon_forwarded(now, waiting.branch),
         }
     }
 

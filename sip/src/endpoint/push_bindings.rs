@@ -1,14 +1,13 @@
-//! Registrations that passed through to their own SIP server: those that are pushed for (RFC 8599), and those that their
-//! flow alone leads to (RFC 5626; more of these in [`super::flow_bindings`]).
+//! Registrations that passed through to their own SIP server: push bindings (RFC 8599), and flow bindings, which are reached by their flow alone (RFC 5626; see
+//! [`super::flow_bindings`]).
 //!
-//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the device registers on; its
-//! Request-URI stays as it came. Other requests wait in [`super::parked`].
+//! An INVITE that comes back by our Path is a call like any other: it waits, is pushed, and is forked to the flow that the device registers on; its Request-URI
+//! stays as it came. Other requests wait in [`super::parked`].
 //!
-//! [`super::forwarded_registers`] brings them; a device that has registered is attached by its flow until the end that was granted.
+//! [`super::forwarded_registers`] brings the registrations. A device that has registered is attached by its flow until the end that was granted.
 //!
-//! Invariant: nobody is pushed but for a request from the registration's own SIP server, or because it ends soon. A row
-//! belongs to one SIP server, registrar and proxy: what another one accepts neither finds it, nor changes it, nor attaches
-//! a device to it.
+//! Invariant: a device is pushed only for a request from the registration's own SIP server, or because the registration ends soon. A row belongs to one SIP
+//! server, registrar and proxy: what another one accepts neither finds it, nor changes it, nor attaches a device to it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::attachments::Attached;
 use super::core::OfflinePeer;
-use super::dialogs::Passage;
+use super::dialogs::HeaderEdits;
 use super::pushed::{FlowBinding, PushBinding, PushBindingEnd, RestoredPushBinding};
 use super::register_table::Sent;
 use super::requests::is_in_dialog;
@@ -33,10 +32,10 @@ use crate::transaction::Reply;
 
 /// Registrations of one AOR at one SIP server; a further one is answered 403.
 pub const CONTACTS_PER_AOR: usize = 16;
-/// The longest that one is kept without its device having registered again, as long as anything of it can be kept sealed; a
-/// server that grants more has its device asked to refresh before.
+/// The longest life of a registration without a refresh: as long as its sealed record can be kept. If the server grants more, the device is asked to refresh
+/// before that.
 pub const KEPT_MAX: Duration = Duration::from_secs(6 * 86_400);
-/// How long before the end a device is asked to refresh it for the last time, at the least.
+/// The least time before the end at which a device is asked for the last time to refresh.
 const RENEW_LAST: Duration = Duration::from_secs(15);
 /// Registrations on one shard; a further one is answered 503.
 pub const REGISTRATIONS_MAX: usize = 500_000;
@@ -46,32 +45,83 @@ pub(super) struct Accepted {
     pub(super) source: Source,
     pub(super) intent: RegisterIntent,
     pub(super) instance: InstanceId,
-    /// The push contact of its device; `None`: the device is reached by its flow alone.
+    /// The push contact of its device. `None`: the device is reached by its flow alone.
     pub(super) push: Option<PushContact>,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,
-    /// The way that its SIP server wants requests to go (RFC 3608).
+    /// The Service-Route of its SIP server (RFC 3608).
     pub(super) service_route: Box<[Box<str>]>,
     /// The identities of other domains that its SIP server gives it.
     pub(super) identities: Box<[Box<str>]>,
     /// Whether its SIP server tries the flows of a device one after the other (RFC 5626 §5.3, §6).
     pub(super) tries_flows: bool,
-    /// The upstream that it was sent to, whose reference is handed on.
+    /// The upstream of its REGISTER, whose reference goes to the row.
     pub(super) upstream: UpstreamId,
     /// The lifetime that was granted.
     pub(super) expires: Duration,
     /// The Contacts that it takes away.
     pub(super) removed: Vec<RemovedContact>,
-    /// When its REGISTER was sent on.
+    /// When its REGISTER was forwarded.
     pub(super) sent: Option<Sent>,
-    /// A REGISTER that was sent later has registered or removed it meanwhile.
+    /// Whether a REGISTER that was sent later has registered or removed it meanwhile.
     pub(super) is_overtaken: bool,
 }
 
 impl Accepted {
-    /// The place of its REGISTER among those that were sent on.
+    /// The place of its REGISTER among the forwarded ones.
     fn order(&self) -> u64 {
         self.sent.map_or(0, |sent| sent.order)
+    }
+
+    fn new_row(&mut self) -> NewRow {
+        let RegisterIntent { aor, contact, server, outbound, .. } = &self.intent;
+        let reached = match self.push {
+            Some(_) => Reached::ByPush { renew_before: renew_before(self.refreshes_itself(), self.expires) },
+            // RFC 5626 §5.3: a registrar that knows flows tries another one.
+            None => Reached::ByFlow { failure: if *outbound { 430 } else { 480 } },
+        };
+        NewRow {
+            instance: self.instance,
+            upstream: self.upstream,
+            key: ContactKey { server: server.clone(), aor: aor.clone(), contact: contact.clone() },
+            expires: self.expires,
+            reached,
+            tries_flows: self.tries_flows,
+            origin: Origin::Accepted { service_route: std::mem::take(&mut self.service_route), order: self.order() },
+        }
+    }
+
+    fn refreshes_itself(&self) -> bool {
+        self.intent.keeps_itself(self.expires)
+    }
+
+    /// The event for the shell.
+    fn into_event(self) -> Event {
+        let refreshes_itself = self.refreshes_itself();
+        let Self { source, intent, instance, push, registrar, proxy, expires, sent, .. } = self;
+        let RegisterIntent { aor, contact, .. } = intent;
+        match push {
+            Some(push) => Event::PushBindingAccepted(Box::new(PushBinding {
+                instance,
+                aor,
+                contact,
+                registrar,
+                proxy,
+                push,
+                expires,
+                refreshes_itself,
+                source: Some(source.peer.ip()),
+                sent_at: sent.map(|sent| sent.at),
+            })),
+            None => Event::FlowBindingAccepted(Box::new(FlowBinding {
+                instance,
+                aor,
+                registrar,
+                proxy,
+                source: source.peer.ip(),
+                flow: source.flow,
+            })),
+        }
     }
 }
 
@@ -101,40 +151,53 @@ struct Row {
     binding: BindingId,
     upstream: UpstreamId,
     key: ContactKey,
-    /// The Service-Route of the last 2xx; of one that was restored none, until its device registers again.
+    /// The Service-Route of the last 2xx; none after a restore, until its device registers again.
     service_route: Box<[Box<str>]>,
     expires_at: Instant,
     /// When its device is pushed to refresh it.
     renew_at: Option<Instant>,
-    /// When its device was called back last for a request that is no call.
+    /// When its device was last pushed for a request other than a call.
     woken_at: Option<Instant>,
-    /// The answer to what comes while it has no flow, of one that its flow alone leads to; `None`: its device is pushed.
+    /// Of a flow binding, the answer to requests while it has no flow. `None`: its device is pushed.
     flow_failure: Option<u16>,
-    /// Whether its SIP server tries its device's other flows when this one is said to have failed; of one that was restored it is not known.
+    /// Whether its SIP server tries other flows of its device when this one is reported as failed; unknown after a restore.
     tries_flows: bool,
-    /// The one timer for all of it, however often it is refreshed.
+    /// The one timer of the row, however often it is refreshed.
     armed: Armed,
-    /// The number of its last REGISTER among those that were sent on; 0: it was restored.
+    /// The number of its last REGISTER among the forwarded ones; 0: it was restored.
     order: u64,
-    /// Of one that was restored, and has not registered here since: when its SIP server was asked for it, in milliseconds since 1970.
+    /// After a restore, until its device registers here: the time of its REGISTER, in milliseconds since 1970.
     confirmed_at_ms: Option<u64>,
-    /// Its end, for which a call waits.
+    /// The reason of its end, while it stays for a call.
     lingers: Option<PushBindingEnd>,
 }
 
-/// The stored form of a registration.
+/// A registration that is to be stored as a row.
 struct NewRow {
     instance: InstanceId,
     upstream: UpstreamId,
     key: ContactKey,
-    service_route: Box<[Box<str>]>,
     expires: Duration,
-    /// How long before its end its device is pushed to refresh it.
-    renew_before: Option<Duration>,
-    flow_failure: Option<u16>,
+    reached: Reached,
     tries_flows: bool,
-    order: u64,
-    confirmed_at_ms: Option<u64>,
+    origin: Origin,
+}
+
+/// The way to a device.
+#[derive(Clone, Copy)]
+enum Reached {
+    /// It is pushed, and asked to refresh so long before the end.
+    ByPush { renew_before: Duration },
+    /// Its flow alone leads to it; the answer to requests while it has none.
+    ByFlow { failure: u16 },
+}
+
+/// The source of a new row.
+enum Origin {
+    /// A 2xx of the SIP server.
+    Accepted { service_route: Box<[Box<str>]>, order: u64 },
+    /// An earlier run.
+    Restored { confirmed_at_ms: u64 },
 }
 
 impl Row {
@@ -142,7 +205,7 @@ impl Row {
         self.renew_at.map_or(self.expires_at, |at| at.min(self.expires_at))
     }
 
-    /// Whether it is another node's by now, and stays for a call alone.
+    /// Whether another node owns it by now, and it stays for a call alone.
     fn is_released(&self) -> bool {
         self.lingers == Some(PushBindingEnd::Removed)
     }
@@ -164,7 +227,7 @@ impl PushBindings {
         self.rows.contains_key(&instance)
     }
 
-    /// Whether a registration is known, and is not another node's by now.
+    /// Whether a registration is known, and no other node owns it by now.
     pub(super) fn is_here(&self, instance: InstanceId) -> bool {
         self.rows.get(&instance).is_some_and(|row| !row.is_released())
     }
@@ -184,17 +247,17 @@ impl PushBindings {
         self.rows.get(self.bindings.get(&binding)?).map(|row| row.upstream)
     }
 
-    /// The answer to what comes for a registration that its flow alone leads to, and that has none; `None` for any other.
+    /// The answer to requests for a flow binding without a flow. `None`: it is no flow binding.
     pub(super) fn flow_failure(&self, instance: InstanceId) -> Option<u16> {
         self.rows.get(&instance)?.flow_failure
     }
 
-    /// Whether the SIP server of a registration tries another flow of its device when this one is said to have failed.
+    /// Whether the SIP server of a registration tries another flow of its device when this one is reported as failed.
     pub(super) fn tries_flows(&self, instance: InstanceId) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.tries_flows)
     }
 
-    /// Lets a registration that its flow alone leads to end `at` this moment, if it does not before; whether there is one.
+    /// Ends a flow binding `at` this time at the latest. Returns whether there is one.
     pub(super) fn end_by(&mut self, instance: InstanceId, at: Instant) -> bool {
         let row = self.rows.get_mut(&instance).filter(|row| row.flow_failure.is_some());
         row.map(|row| row.expires_at = row.expires_at.min(at)).is_some()
@@ -218,7 +281,7 @@ impl PushBindings {
         }
     }
 
-    /// The Routes of what its device sends: the Service-Route of its SIP server, else the proxy that it has registered by.
+    /// The Routes for requests of its device: the Service-Route of its SIP server, otherwise the proxy that it has registered by.
     pub(super) fn routes_of(&self, instance: InstanceId) -> Vec<Box<str>> {
         let Some(row) = self.rows.get(&instance) else { return Vec::new() };
         let proxy = push_proxy::server_parts(&row.key.server).1.map(|proxy| format!("<{proxy};lr>").into());
@@ -230,18 +293,18 @@ impl PushBindings {
         push_proxy::server_parts(&self.rows.get(&instance)?.key.server).1
     }
 
-    /// The registrations that a REGISTER is about: those of its device, or all of the AOR; at its own SIP server alone.
+    /// The registrations that a REGISTER concerns, at its own SIP server alone: those of its device, or all of the AOR.
     pub(super) fn known_as(&self, intent: &RegisterIntent) -> Vec<InstanceId> {
         self.of_contact(intent, &intent.contact)
     }
 
-    /// Whether another Contact of a REGISTER, or its own, is known, and is not another node's by now.
+    /// Whether a Contact of a REGISTER is known, and no other node owns it by now.
     pub(super) fn is_device_here(&self, intent: &RegisterIntent, contact: &str) -> bool {
         let known = self.of_contact(intent, contact);
         !known.is_empty() && known.iter().all(|it| self.is_here(*it))
     }
 
-    /// The registrations of one device of an AOR at a SIP server, or of all of its devices where `contact` is empty.
+    /// The registrations of one device of an AOR at a SIP server, or of all its devices if `contact` is empty.
     pub(super) fn of_contact(&self, intent: &RegisterIntent, contact: &str) -> Vec<InstanceId> {
         let RegisterIntent { server, aor, .. } = intent;
         if contact.is_empty() {
@@ -272,18 +335,18 @@ impl PushBindings {
         }
     }
 
-    /// Whether a registration is of a REGISTER that was sent on later than this one.
+    /// Whether a registration is of a REGISTER that was forwarded later than this one.
     pub(super) fn is_newer(&self, instance: InstanceId, order: u64) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.order > order)
     }
 
-    /// Whether a registration is of an earlier REGISTER than one of this time, in milliseconds since 1970: it was restored, or has ended and stays for a call.
+    /// Whether a registration is of an earlier REGISTER than one of this time, in milliseconds since 1970, or has ended and stays for a call.
     fn is_before(&self, instance: InstanceId, confirmed_at_ms: u64) -> bool {
         let is_earlier = |row: &Row| row.confirmed_at_ms.is_some_and(|earlier| earlier < confirmed_at_ms);
         self.rows.get(&instance).is_some_and(|row| row.lingers.is_some() || is_earlier(row))
     }
 
-    /// How many registrations an AOR has at a SIP server, at most [`CONTACTS_PER_AOR`].
+    /// The number of registrations of an AOR at a SIP server, at most [`CONTACTS_PER_AOR`].
     pub(super) fn contacts_of(&self, intent: &RegisterIntent) -> usize {
         self.of_aor(&intent.server, &intent.aor).take(CONTACTS_PER_AOR).count()
     }
@@ -297,16 +360,15 @@ impl PushBindings {
 
 impl Endpoint {
     /// A SIP server has accepted a registration.
-    pub(super) fn on_accepted(&mut self, now: Instant, accepted: Accepted) {
+    pub(super) fn on_accepted(&mut self, now: Instant, mut accepted: Accepted) {
         let order = accepted.order();
         if accepted.is_overtaken {
             self.end_others_removed(now, &accepted);
             return self.leave_transit(now, accepted.upstream);
         }
-        let Accepted { source, intent, instance, push, registrar, proxy, service_route, identities, .. } = accepted;
-        let Accepted { tries_flows, upstream, expires, removed, sent, .. } = accepted;
-        let expires = expires.min(KEPT_MAX);
-        let mut replaced = self.replaced_by(&source, &intent, &removed, instance);
+        accepted.expires = accepted.expires.min(KEPT_MAX);
+        let Accepted { source, instance, upstream, expires, .. } = accepted;
+        let mut replaced = self.replaced_by(&source, &accepted.intent, &accepted.removed, instance);
         replaced.retain(|it| !self.push_bindings.is_newer(it.instance, order));
         if expires.is_zero() {
             self.end_replaced(now, replaced, None);
@@ -316,56 +378,14 @@ impl Endpoint {
         let carried = self.attachments.carry(source.flow, instance);
         if carried {
             self.core.event(Event::FlowProven(source.flow));
-        }
-        let refreshes_itself = intent.keeps_itself(expires);
-        let RegisterIntent { aor, contact, server, outbound, .. } = intent;
-        let (renew_before, flow_failure) = match push {
-            Some(_) => (Some(renew_before(refreshes_itself, expires)), None),
+        } else if accepted.push.is_none() {
             // The flow has ended meanwhile: nothing leads to the device.
-            None if !carried => {
-                self.end_replaced(now, replaced, None);
-                return self.leave_transit(now, upstream);
-            }
-            // RFC 5626 §5.3: a registrar that knows flows tries another one.
-            None => (None, Some(if outbound { 430 } else { 480 })),
-        };
-        let key = ContactKey { server, aor: aor.clone(), contact: contact.clone() };
-        let new = NewRow {
-            instance,
-            upstream,
-            key,
-            service_route,
-            expires,
-            renew_before,
-            flow_failure,
-            tries_flows,
-            order,
-            confirmed_at_ms: None,
-        };
-        self.write_down(now, new);
-        let (peer, flow) = (source.peer.ip(), source.flow);
-        self.core.event(match push {
-            Some(push) => Event::PushBindingAccepted(Box::new(PushBinding {
-                instance,
-                aor,
-                contact,
-                registrar,
-                proxy,
-                push,
-                expires,
-                refreshes_itself,
-                source: Some(peer),
-                sent_at: sent.map(|sent| sent.at),
-            })),
-            None => Event::FlowBindingAccepted(Box::new(FlowBinding {
-                instance,
-                aor,
-                registrar,
-                proxy,
-                source: peer,
-                flow,
-            })),
-        });
+            self.end_replaced(now, replaced, None);
+            return self.leave_transit(now, upstream);
+        }
+        let identities = std::mem::take(&mut accepted.identities);
+        self.write_down(now, accepted.new_row());
+        self.core.event(accepted.into_event());
         self.push_bindings.set_identities(instance, identities);
         self.end_replaced(now, replaced, Some(instance));
         if carried {
@@ -373,7 +393,7 @@ impl Endpoint {
         }
     }
 
-    /// Ends the other registrations that an accepted REGISTER takes away, unless they are of later ones.
+    /// Ends the other registrations that an accepted REGISTER removes, unless a later REGISTER has made them.
     fn end_others_removed(&mut self, now: Instant, accepted: &Accepted) {
         let Accepted { source, intent, instance, removed, .. } = accepted;
         let gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
@@ -384,7 +404,7 @@ impl Endpoint {
         }
     }
 
-    /// Attaches a device by the flow that its REGISTER came by, and sends what waits for it.
+    /// Attaches a device by the flow of its REGISTER, and sends the requests that wait for it.
     fn attach_carried(&mut self, now: Instant, instance: InstanceId, source: &Source, expires_at: Instant) {
         let Source { flow, transport, .. } = *source;
         let attached = Attached { flow, transport, contact: DeviceContact::default(), expires_at, order: None };
@@ -412,21 +432,10 @@ impl Endpoint {
             self.leave_transit(now, upstream);
             return self.core.event(Event::PushBindingEnded { instance, end: PushBindingEnd::Replaced });
         }
-        let renew_before = Some(renew_before(refreshes_itself, expires));
-        let (service_route, flow_failure, order) = (Box::default(), None, 0);
         let tries_flows = self.push_bindings.tries_flows(instance);
-        let new = NewRow {
-            instance,
-            upstream,
-            key,
-            service_route,
-            expires,
-            renew_before,
-            flow_failure,
-            tries_flows,
-            order,
-            confirmed_at_ms: Some(confirmed_at_ms),
-        };
+        let reached = Reached::ByPush { renew_before: renew_before(refreshes_itself, expires) };
+        let origin = Origin::Restored { confirmed_at_ms };
+        let new = NewRow { instance, upstream, key, expires, reached, tries_flows, origin };
         self.write_down(now, new);
         // A node died between the two, or the store has the earlier one again.
         self.end_succeeded(now, others, instance);
@@ -436,18 +445,24 @@ impl Endpoint {
 
     /// Stores a registration, or its refresh. The upstream reference of its REGISTER is the row's from now on.
     fn write_down(&mut self, now: Instant, new: NewRow) {
-        let NewRow { instance, upstream, key, service_route, expires, renew_before, flow_failure, tries_flows, .. } =
-            new;
-        let NewRow { order, confirmed_at_ms, .. } = new;
+        let NewRow { instance, upstream, key, expires, reached, tries_flows, origin } = new;
         let binding = push_proxy::binding_of(&self.core.token_key, instance);
         let expires_at = now + expires;
+        let (renew_at, flow_failure) = match reached {
+            Reached::ByPush { renew_before } => (Some(expires_at - renew_before), None),
+            Reached::ByFlow { failure } => (None, Some(failure)),
+        };
+        let (service_route, order, confirmed_at_ms) = match origin {
+            Origin::Accepted { service_route, order } => (service_route, order, None),
+            Origin::Restored { confirmed_at_ms } => (Box::default(), 0, Some(confirmed_at_ms)),
+        };
         let row = Row {
             binding,
             upstream,
             key: key.clone(),
             service_route,
             expires_at,
-            renew_at: renew_before.map(|before| expires_at - before),
+            renew_at,
             woken_at: None,
             flow_failure,
             tries_flows,
@@ -542,9 +557,9 @@ impl Endpoint {
         self.push_bindings.rows.get(&instance).map(|row| row.upstream)
     }
 
-    /// The registration that a request of `source` names by our own Path, or by the Route of a dialog, and the missing state without which the request cannot be judged: the
-    /// registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP server.
-    /// A caller may supply what is missing and hand the request in afterwards.
+    /// The registration that a request of `source` names by our own Path, or by the Route of a dialog, and the missing state without which the request cannot
+    /// be judged: the registration is not known here, and another node, or an earlier run, may have stored it; or DNS has not told all addresses of its SIP
+    /// server. A caller may supply what is missing and hand the request in afterwards.
     pub fn missing_by_path(&self, now: Instant, source: &Source, request: &Message) -> Option<(InstanceId, Missing)> {
         let beyond = request.is_request() && request.method() != Some(Method::Ack);
         if !beyond {
@@ -647,13 +662,13 @@ impl Endpoint {
                     // RFC 6665 §4.1, RFC 3515 §2.4.4: the device's NOTIFYs come back by our Record-Route.
                     let begins = matches!(request.method(), Some(Method::Subscribe | Method::Refer));
                     let begun_by = begins.then_some((source.flow, source.transport));
-                    let passage = Passage { ours: 1, begun_by };
+                    let edits = HeaderEdits { ours: 1, begun_by };
                     match self.hop_to_device(instance) {
-                        Some(hop) if flow_failure.is_none() => self.forward_heard(now, reply, &request, passage, hop),
-                        Some(hop) => drop(self.forward(now, reply, &request, passage, hop)),
+                        Some(hop) if flow_failure.is_none() => self.forward_heard(now, reply, &request, edits, hop),
+                        Some(hop) => drop(self.forward(now, reply, &request, edits, hop)),
                         None => {
                             self.wake_for_request(now, instance);
-                            self.park(now, reply, &request, Side::Upstream, instance, passage);
+                            self.park(now, reply, &request, Side::Upstream, instance, edits);
                         }
                     }
                 }

@@ -1,4 +1,4 @@
-//! Registrations that pass through, pushed for (RFC 8599) or reached by their flow alone, as the shell is told of them.
+//! Registrations that passed through, pushed for (RFC 8599) or reached by their flow alone, as the shell sees them.
 //!
 //! Invariant: values that identify people and their devices are not printed.
 

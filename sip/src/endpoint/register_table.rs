@@ -1,6 +1,6 @@
-//! The REGISTERs that are under way, and what the connections that they came by have left of their quotas.
+//! The REGISTERs under way, and the remaining quotas of the connections that they came by.
 //!
-//! Invariant: those of one connection, of one source, of one account or to one SIP server are found without a look at all others.
+//! Invariant: those of one connection, of one source, of one account or to one SIP server are found without examining all others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -44,6 +44,8 @@ pub(super) struct ForwardedRegister {
     pub(super) stage: Stage,
     /// When it was sent on.
     pub(super) sent: Option<Sent>,
+    /// The refusal of an address that was then left, and the flow that it came by: it goes to the device where no other address answers.
+    pub(super) refused: Option<(FlowId, Box<Message>)>,
     /// What it registers was registered or removed by one that was sent later, and accepted before it: it registers nothing any more.
     pub(super) is_overtaken: bool,
 }
@@ -304,6 +306,7 @@ mod tests {
             route: None,
             stage: Stage::Route,
             sent: None,
+            refused: None,
             is_overtaken: false,
         }
     }

@@ -6,7 +6,7 @@
 //! | [`Stage::Turn`] | its turn comes at the SIP server | 503, where that is later than [`TURN_WAIT_MAX`] |
 //! | [`Stage::Flow`] | a flow is up | 504, when none is in time |
 //! | [`Stage::Place`] | its turn comes at the flow's address | 503, likewise |
-//! | [`Stage::Sent`] | a response comes | 504 |
+//! | [`Stage::Sent`] | a response comes; where that has another address sought, it waits for the next flow, once | 504 |
 //!
 //! Turns are counted by [`super::upstreams`] for all REGISTERs alike: many phones that come at once, after a network was away
 //! or a server was new, wait a moment in place of being sent away.
@@ -21,6 +21,7 @@ use super::pushed::ForwardedRegisterId;
 use super::upstreams::Place;
 use super::{Endpoint, Timer};
 use crate::id::{BranchId, FlowId, UpstreamId};
+use crate::message::Message;
 
 /// SIP servers that are dialled at once because of REGISTERs from one address, on one shard; one for a further one is
 /// answered 503.
@@ -107,6 +108,18 @@ impl Endpoint {
         }
     }
 
+    /// A REGISTER that was refused `by` this flow goes by the next one.
+    pub(super) fn ask_next(&mut self, now: Instant, id: ForwardedRegisterId, by: FlowId, refusal: &Message) {
+        let Some(register) = self.registers.get_mut(id) else { return };
+        register.refused = Some((by, Box::new(refusal.clone())));
+        let Some(upstream) = register.upstream() else { return };
+        let until = now + self.core.settings.timing.upstream.flow;
+        self.wait_until(id, until, Stage::Flow { until });
+        if self.upstreams.flow(upstream).is_some_and(|(flow, _)| flow != by) {
+            self.take_place(now, id, upstream);
+        }
+    }
+
     fn wait_until(&mut self, id: ForwardedRegisterId, at: Instant, stage: Stage) {
         if let Some(register) = self.registers.get_mut(id) {
             register.stage = stage;
@@ -117,7 +130,12 @@ impl Endpoint {
     /// A flow to a SIP server is up: what waited for it goes on.
     pub(super) fn send_waiting(&mut self, now: Instant, upstream: UpstreamId) {
         for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Flow { .. })) {
-            self.take_place(now, id, upstream);
+            let refused_by = self.registers.get(id).and_then(|it| it.refused.as_ref()).map(|(by, _)| *by);
+            match self.upstreams.flow(upstream) {
+                // There is no other address.
+                Some((flow, _)) if refused_by == Some(flow) => self.end_register(now, id, 503),
+                _ => self.take_place(now, id, upstream),
+            }
         }
     }
 

@@ -1,16 +1,16 @@
-//! The registrations whose place one that passes through takes, or that its REGISTER takes away, once its SIP server has accepted it.
+//! The registrations that an accepted REGISTER replaces or removes.
 //!
 //! | a registration of the same AOR at the same SIP server | ends | its calls and dialogs |
 //! | --- | --- | --- |
 //! | of the same `+sip.instance` | replaced | go on |
-//! | of the same address, where neither has a `+sip.instance`, and by the same flow | replaced | go on |
+//! | of the same address, if neither has a `+sip.instance`, and by the same flow | replaced | go on |
 //! | likewise by another flow, when both are pushed for, by two push tokens | no: two phones may have one address in their networks, and are two Contacts (RFC 3261 §19.1.4) | – |
 //! | likewise, when one of them asks for no pushes | replaced: a registrar takes them for one Contact | go on, if its flow alone led to it and is gone |
-//! | named by a Contact that is to last no longer, with its push parameters, else by its device | removed | go on, if the same flow brings the new Contact, or its flow alone led to it and is gone |
+//! | named by a Contact with `expires=0`, with its push parameters, otherwise by its device | removed | go on, if the same flow brings the new Contact, or its flow alone led to it and is gone |
 //! | any, by `*` | removed | end |
 //!
-//! Invariant: the registration that a REGISTER makes is never ended by it. An AOR has no more registrations by this than it may have: of those
-//! of one address, the one that ends first makes room.
+//! Invariant: a REGISTER never ends the registration that it makes. An AOR has no more registrations by this than it may have: of those of one address, the one
+//! that ends first makes room.
 
 use std::time::Instant;
 

@@ -21,13 +21,15 @@
 //! | SIP server | anything to a Contact that was unregistered longer ago than a request may have been under way | 404 |
 //! | SIP server | another method | 405; an unknown Contact 404; a wrong source 403 |
 //!
-//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves no state, and cannot be used to
-//! flood anybody: it gets one answer (RFC 3261 §8.2.7), to where it came from, and hardly larger than itself.
+//! Invariant: every request but ACK gets exactly one final answer. A request that is refused before its sender is trusted leaves no state, and cannot be used
+//! to flood anybody: it gets one answer (RFC 3261 §8.2.7), to where it came from, and hardly larger than itself.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::bindings::RegisterAnswer;
+use super::upstreams::Timeliness;
 use super::{ClientOwner, Endpoint, Event, Missing, RequestRefusal, ServerOwner, Source};
 use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy, returned};
@@ -124,7 +126,8 @@ impl Endpoint {
         let Some((branch, owner)) = self.core.transactions.on_response(now, &asked, response) else { return };
         match owner {
             ClientOwner::Register(binding) => {
-                self.on_register_response(now, binding, branch, asked.flow, false, response);
+                let answer = RegisterAnswer { branch, by: asked.flow, timeliness: Timeliness::InTime, response };
+                self.on_register_response(now, binding, &answer);
             }
             ClientOwner::Leg(call) => self.on_leg_response(now, call, branch, response),
             ClientOwner::Subscribe(binding) => self.on_subscribe_response(now, binding, branch, response),
@@ -478,7 +481,8 @@ impl Endpoint {
         self.send_reflected(source.flow, cancel, response);
     }
 
-    /// Refuses a request whose Contact was not claimed in time: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or elsewhere.
+    /// Refuses a request whose Contact was not claimed in time: its sender may try again, after so many seconds where that is told (RFC 3261 §21.5.4), or
+    /// elsewhere.
     pub fn refuse_unclaimed(&mut self, source: &Source, request: &Message, retry_after_s: Option<u32>) {
         self.core.event(Event::RequestRefused(RequestRefusal::Unknown));
         self.refuse_for_now(source, request, retry_after_s);
@@ -564,9 +568,9 @@ impl Endpoint {
         }
     }
 
-    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, and its answer is no longer
-    /// than [`ONCE_BYTES`], else without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another device's
-    /// would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
+    /// Answers a request that nothing more will come of: in a transaction of its own while such requests are few, and its answer is no longer than
+    /// [`ONCE_BYTES`], else without one, so that a flood of them shuts nobody out. A device's comes once by its stream, and leaves nothing that another
+    /// device's would be taken for; except an INVITE of a dialog, whose ACK has our Route and would travel on.
     pub(super) fn respond_once(
         &mut self,
         now: Instant,

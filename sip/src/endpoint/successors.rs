@@ -1,21 +1,21 @@
-//! Successors: an instance that is enabled again, or a registration that passed through and whose device registers anew with another push token, with pushes
-//! where it had none, or without. The later one, the successor, takes over from the earlier one, its predecessor:
+//! Successors: an instance that is enabled again; or a push binding whose device registers again with another push token, or with pushes where it had none, or
+//! the reverse. The later one, the successor, takes over from the earlier one, its predecessor:
 //!
-//! | of the predecessor | with its successor |
+//! | of the predecessor | the successor |
 //! | --- | --- |
-//! | a call that waits, or is expected | is for the successor, which counts as woken where the predecessor was |
-//! | a leg | is the successor's, and may be answered by the flow that it is on |
-//! | the flow by which its device is | carries the dialogs of the successor until it ends, and begins nothing |
-//! | a request of a dialog that waits | waits for the successor |
-//! | what its device has asked | is answered by the flow of the successor, where its own is gone |
-//! | the token of a dialog | counts as the successor's for [`KEPT`] |
-//! | the Path of a registration | leads to the successor's as long as a message may be on its way: longer would fork a call of a server that has both Contacts twice |
-//! | what a registration's device may still be sent and begin | is the successor's |
+//! | a call that waits, or is expected | gets it, and counts as woken if the predecessor was |
+//! | a leg | has it, and may answer by the flow that the leg is on |
+//! | the flow of its device | has its dialogs carried by it until it ends; nothing begins there |
+//! | a waiting request of a dialog | gets it |
+//! | an unanswered request of its device | gets the answer by its own flow if that of the request is gone |
+//! | the token of a dialog | is meant by it for [`KEPT`] |
+//! | the Path of a registration | is reached by it as long as a message may be on its way: any longer would fork a call twice if a server has both Contacts |
+//! | the remaining budgets of a registration's device | has them |
 //!
-//! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or they are those of one that it has accepted: a
-//! stranger who enables another account by the same name gets nothing of these calls. A registration's is of the same AOR, accepted by the same SIP
-//! server, and of the same device (see [`super::replaced`]). Only the name of a predecessor is kept. At most [`SUCCESSIONS_MAX`] are known, and
-//! [`LINE_MAX`] of one instance; beyond that the oldest is forgotten, as all are by a restart, and its dialogs end for both sides.
+//! Invariant: a successor is of the same binding, and its SIP server has accepted its credentials, or the same credentials of another device. So a stranger who
+//! enables another account by the same name gets nothing of these calls. The successor of a registration is of the same AOR, accepted by the same SIP server,
+//! and of the same device (see [`super::replaced`]). Only the name of a predecessor is kept. At most [`SUCCESSIONS_MAX`] are known, and [`LINE_MAX`] of one
+//! instance; beyond that the oldest is forgotten, as all are by a restart, and its dialogs end for both sides.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

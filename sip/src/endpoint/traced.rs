@@ -1,6 +1,6 @@
-//! The instances that a message is about, for a recorder of one instance's SIP with its user's consent.
+//! The instances that a message is about, so that the SIP of one can be recorded with its user's consent.
 //!
-//! Invariant: nothing here changes any state, and nothing is read that is not recorded.
+//! Invariant: nothing here changes any state, and no message is read that is not recorded.
 
 use std::collections::BTreeSet;
 
@@ -55,8 +55,9 @@ impl Endpoint {
             || self.devices.binding_of(instance).is_some_and(|binding| named.bindings.contains(&binding))
     }
 
-    /// Whether a message that did not go by its device's flow is shown to who records this instance: as long as its credentials are not proven, the REGISTERs with
-    /// these alone. The calls and the other REGISTERs of its account are others'. What passes through has no credentials of its own here.
+    /// Whether a message that did not go by its device's flow is shown to who records this instance: as long as its credentials are not proven, the REGISTERs
+    /// with these alone. The calls and the other REGISTERs of its account are others'. What
+    /// passes through has no credentials of its own here.
     pub fn is_shown(&self, message: &Message, instance: InstanceId) -> bool {
         if self.push_bindings.knows(instance) {
             return true;

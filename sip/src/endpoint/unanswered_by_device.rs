@@ -1,22 +1,21 @@
 //! Requests other than INVITE that a device leaves without any response although it has a connection: its app may be suspended while its kernel keeps the
 //! connection. This concerns devices that are pushed for.
 //!
-//! | it was sent | and is silent for | then |
+//! | the request | silence for | consequence |
 //! | --- | --- | --- |
 //! | OPTIONS outside a dialog | [`EdgeTiming::options`](crate::timing::EdgeTiming::options) | 200 from here, as for a device without a connection; no further one is sent to it until something comes from it |
-//! | any other request that would wake it if it had no connection | [`EdgeTiming::no_response`](crate::timing::EdgeTiming::no_response) | it is pushed; the request waits on, and goes to its next connection if it comes by one ([`super::parked`]) |
+//! | any other that would wake the device if it had no connection | [`EdgeTiming::no_response`](crate::timing::EdgeTiming::no_response) | the device is pushed; the request waits on, and goes to its next connection if it comes by one ([`super::parked`]) |
 //!
-//! A registrar that asks whether its Contact is there wants to know whether a call would reach the phone, and by a push it would. One that hears
-//! nothing sends no call any more (Asterisk's `qualify`, whose time is 3 s unless it is set, OpenSIPS' nathelper, FreeSWITCH's
-//! `unregister-on-options-fail`). An INVITE has the like in [`super::calls`].
+//! A registrar sends OPTIONS to find out whether a call would reach the phone, and by a push it would. A registrar without an answer sends no more calls
+//! (Asterisk's `qualify`, with 3 s unless configured, OpenSIPS' nathelper, FreeSWITCH's `unregister-on-options-fail`). [`super::calls`] treats an INVITE alike.
 //!
-//! Invariant: nothing is answered for a device that is reached by its flow alone: where the flow is dead, nothing else leads to it.
+//! Invariant: no answer is given for a device that is reached by its flow alone: if the flow is dead, nothing else leads to the device.
 
 use std::time::Instant;
 
 use super::Endpoint;
 use super::core::{ClientOwner, Timer};
-use super::dialogs::{NextHop, Passage};
+use super::dialogs::{HeaderEdits, NextHop};
 use super::requests::is_in_dialog;
 use crate::id::BranchId;
 use crate::message::{Message, Method};
@@ -29,11 +28,11 @@ impl Endpoint {
         now: Instant,
         reply: Reply<'_>,
         request: &Message,
-        passage: Passage,
+        edits: HeaderEdits,
         hop: NextHop,
     ) {
         let edge = self.core.settings.timing.edge;
-        if let Some(branch) = self.forward(now, reply, request, passage, hop) {
+        if let Some(branch) = self.forward(now, reply, request, edits, hop) {
             self.core.later(now, if asks(request) { edge.options } else { edge.no_response }, Timer::Unheard(branch));
         }
     }

@@ -1,19 +1,19 @@
 //! In-call messages by a connection on which their device has not proved itself: its earlier connection broke, and the device continues by the next one before
 //! it registers there.
 //!
-//! | the device sends | and then |
+//! | the device sends | consequence |
 //! | --- | --- |
-//! | a request of a dialog, while its REGISTER is under way there, or its account is not lent | it waits; proof: it is judged as if it had just come; a wrong one: 403 |
+//! | a request of a dialog, while its REGISTER is under way there, or its account is not lent | it waits. A proof: it is handled as if it had just come; a wrong proof: 403 |
 //! | the same, and no REGISTER of a lent account is under way | 407; its credentials prove the device as those of a REGISTER do, for its dialogs alone |
-//! | an ACK; a CANCEL of what waits, or is forwarded | it waits likewise |
-//! | what has waited for [`EdgeTiming::unproven`](crate::timing::EdgeTiming::unproven) | 407 where the account is lent, else 403; a CANCEL 481, an ACK nothing |
-//! | a final response with the branch of what its device was sent, which has no flow now | is taken; what the other side sends in that dialog goes there, until the device proves itself |
+//! | an ACK; a CANCEL of a request that waits, or was forwarded | it waits likewise |
+//! | a request that has waited for [`EdgeTiming::unproven`](crate::timing::EdgeTiming::unproven) | 407 if the account is lent, otherwise 403; a CANCEL 481, an ACK nothing |
+//! | a final response with the branch of a request to its device, which has no flow now | is accepted; what the other side sends in that dialog goes there, until the device proves itself |
 //!
-//! A client may REGISTER before it goes on (Linphone, JsSIP), or when the next refresh is due (baresip): both are heard. The branch of a
-//! request has 128 random bits, and went to its device alone, by a connection on which that had proved itself.
+//! A client may REGISTER before it continues (Linphone, JsSIP), or when the next refresh is due (baresip); both work. The branch of a request has 128 random
+//! bits, and went to its device alone, by a connection on which that had proved itself.
 //!
-//! Invariant: nothing travels on from here but a final response to what a device was sent. Only what has the token of a dialog, which covers
-//! a tag, is kept; its count and size are bounded for each flow and in all: what is more is refused, as if nothing could wait.
+//! Invariant: only a final response to a request that the device was sent is forwarded from here. Only messages with the token of a dialog, which covers a tag,
+//! are kept; their number and size are limited for each flow and in all, and any further one is refused, as if nothing could wait.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -32,16 +32,16 @@ use crate::transaction::{Asked, RequestKey, key_of_cancelled_or_acked};
 pub const UNPROVEN_PER_FLOW: usize = 16;
 /// Their bytes; what is beyond is refused likewise.
 pub const UNPROVEN_BYTES_PER_FLOW: usize = 64 * 1024;
-/// Messages that may wait for one instance, by whatever flows; a further one is refused likewise. Anybody who was once in a call with the instance
-/// knows enough to fill this queue.
+/// Messages that may wait for one instance on all flows; a further one is refused likewise. Anybody who was once in a call with the instance knows enough to
+/// fill this queue.
 pub const UNPROVEN_PER_INSTANCE: usize = 64;
-/// INVITEs of one shard whose refusal is remembered until their ACK comes; an ACK of a further one waits in vain.
+/// INVITEs of one shard whose refusal is remembered until their ACK; the ACK of a further one waits in vain.
 pub const REFUSED_MAX: usize = 4_096;
 /// Messages that may wait on one shard; a further one is refused likewise.
 pub const UNPROVEN_MAX: usize = 4_096;
 /// Their bytes; what is beyond is refused likewise.
 pub const UNPROVEN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Dialogs that a device may go on with by one flow without its proof; what the other side sends in a further one waits.
+/// Dialogs that a device may continue by one flow without a proof; requests of the other side in a further one wait.
 pub const ANSWERED_PER_FLOW: usize = 16;
 
 /// A message that waits for a proof on a flow.
@@ -50,30 +50,30 @@ struct UnprovenRequest {
     source: Source,
     instance: InstanceId,
     until: Instant,
-    what: What,
+    deferred: Deferred,
 }
 
 #[derive(Debug)]
-enum What {
+enum Deferred {
     Message(Box<Message>),
-    /// An INVITE was refused: the ACK with its key means nothing more.
+    /// An INVITE was refused: the ACK with its key is dropped.
     Refused(Box<str>),
 }
 
 impl UnprovenRequest {
     fn size(&self) -> usize {
-        match &self.what {
-            What::Message(message) => size_of(message),
-            What::Refused(invite) => invite.len(),
+        match &self.deferred {
+            Deferred::Message(message) => size_of(message),
+            Deferred::Refused(invite) => invite.len(),
         }
     }
 }
 
-/// The messages that wait for a proof, and the dialogs that go on without one.
+/// The messages that wait for a proof, and the dialogs that continue without one.
 #[derive(Debug, Default)]
 pub(super) struct Unproven {
     waiting: HashMap<FlowId, Vec<UnprovenRequest>>,
-    /// How many messages wait for each instance.
+    /// The number of messages that wait for each instance.
     of: HashMap<InstanceId, usize>,
     count: usize,
     bytes: usize,
@@ -85,7 +85,7 @@ pub(super) struct Unproven {
 }
 
 impl Unproven {
-    /// How many messages wait, and how many dialogs go on.
+    /// The number of waiting messages and of continued dialogs.
     pub(super) fn len(&self) -> usize {
         self.count + self.refused + self.answered.len()
     }
@@ -109,26 +109,26 @@ impl Unproven {
             && self.bytes + size <= UNPROVEN_BYTES_MAX
     }
 
-    /// Whether the refusal of an INVITE has.
+    /// Whether the refusal of an INVITE has room.
     fn has_room_for_refused(&self, flow: FlowId) -> bool {
         self.refused < REFUSED_MAX && self.waiting.get(&flow).is_none_or(|waiting| waiting.len() < UNPROVEN_PER_FLOW)
     }
 
     fn add(&mut self, new: UnprovenRequest) {
-        match &new.what {
-            What::Message(_) => {
+        match &new.deferred {
+            Deferred::Message(_) => {
                 *self.of.entry(new.instance).or_default() += 1;
                 self.count += 1;
                 self.bytes += new.size();
             }
-            What::Refused(_) => self.refused += 1,
+            Deferred::Refused(_) => self.refused += 1,
         }
         self.waiting.entry(new.source.flow).or_default().push(new);
     }
 
     fn discount(&mut self, waiting: &UnprovenRequest) {
-        match &waiting.what {
-            What::Message(_) => {
+        match &waiting.deferred {
+            Deferred::Message(_) => {
                 if let Some(count) = self.of.get_mut(&waiting.instance) {
                     *count -= 1;
                     if *count == 0 {
@@ -138,7 +138,7 @@ impl Unproven {
                 self.count -= 1;
                 self.bytes -= waiting.size();
             }
-            What::Refused(_) => self.refused -= 1,
+            Deferred::Refused(_) => self.refused -= 1,
         }
     }
 
@@ -160,7 +160,7 @@ impl Unproven {
         }
     }
 
-    /// Takes some of what waits on a flow, in the order in which it came.
+    /// Takes some of the messages on a flow, in their order of arrival.
     fn take(&mut self, flow: FlowId, which: impl Fn(&UnprovenRequest) -> bool) -> Vec<UnprovenRequest> {
         let Some(waiting) = self.waiting.get_mut(&flow) else { return Vec::new() };
         let (taken, left): (Vec<_>, Vec<_>) = waiting.drain(..).partition(which);
@@ -177,11 +177,11 @@ impl Unproven {
     fn has_invite(&self, flow: FlowId, cancel: &Message) -> bool {
         let Some(waiting) = self.waiting.get(&flow) else { return false };
         let named = key_of_cancelled_or_acked(cancel, Side::Device);
-        let is_its = |waiting: &UnprovenRequest| match &waiting.what {
-            What::Message(invite) if invite.method() == Some(Method::Invite) => {
+        let is_its = |waiting: &UnprovenRequest| match &waiting.deferred {
+            Deferred::Message(invite) if invite.method() == Some(Method::Invite) => {
                 named.as_deref() == Some(RequestKey::of(invite, invite.via().as_ref(), Side::Device).as_str())
             }
-            What::Message(_) | What::Refused(_) => false,
+            Deferred::Message(_) | Deferred::Refused(_) => false,
         };
         waiting.iter().any(is_its)
     }
@@ -195,7 +195,7 @@ impl Unproven {
         }
     }
 
-    /// A device has proved itself: its dialogs go by the flow that it has done so on.
+    /// A device has proved itself: its dialogs go by the flow of its proof.
     pub(super) fn forget_answered(&mut self, instance: InstanceId) {
         if !self.answered.is_empty() {
             #[expect(clippy::disallowed_methods, reason = "each is judged by itself")]
@@ -220,7 +220,7 @@ impl Endpoint {
         let has_proof = shows_proof(request);
         let judged = has_proof || !self.attachments.is_registering(now, instance, source.flow);
         if judged && !self.carries_instance(instance) {
-            // Nobody has it, or is not said to: a challenge would have its device show a secret in vain.
+            // No node is known to own it: a challenge would make its device show a secret in vain.
             self.answer_stranger(&source, request, 403);
         } else if judged && self.is_lent(instance) {
             self.judge_request_proof(now, source, request, instance);
@@ -229,12 +229,12 @@ impl Endpoint {
         }
     }
 
-    /// An ACK of a dialog, likewise.
+    /// An ACK of a dialog of this device, by such a flow.
     pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
         let named = key_of_cancelled_or_acked(ack, source.side);
-        let is_refused = |waiting: &UnprovenRequest| match &waiting.what {
-            What::Refused(invite) => named.as_deref() == Some(invite),
-            What::Message(_) => false,
+        let is_refused = |waiting: &UnprovenRequest| match &waiting.deferred {
+            Deferred::Refused(invite) => named.as_deref() == Some(invite),
+            Deferred::Message(_) => false,
         };
         let refused = self.unproven.take(source.flow, is_refused);
         let instance = opened.token.instance;
@@ -243,7 +243,7 @@ impl Endpoint {
         }
     }
 
-    /// A CANCEL that is for nothing which its flow may cancel. Whether it waits for the proof of its device.
+    /// A CANCEL for a request that its flow may not cancel. Returns whether it waits for the proof of its device.
     pub(super) fn defer_cancel(&mut self, now: Instant, source: &Source, cancel: &Message, is_forwarded: bool) -> bool {
         if source.side != Side::Device || !is_forwarded && !self.unproven.has_invite(source.flow, cancel) {
             return false;
@@ -254,7 +254,7 @@ impl Endpoint {
         self.may_carry_instance(instance) && self.defer(now, *source, instance, cancel)
     }
 
-    /// Whether a device that has no flow answers by one that it has not proved itself on: with the branch of what it alone was sent.
+    /// Whether a device without a flow answers by one on which it has not proved itself, with the branch of a request that was sent to it alone.
     pub(super) fn is_answered_elsewhere(
         &self,
         source: &Source,
@@ -265,8 +265,8 @@ impl Endpoint {
         source.side == Side::Device && response.status() >= Some(200) && self.device_asked(asked).is_some_and(is_away)
     }
 
-    /// A response came by another flow than its request went by. Where its device has not proved itself there, a dialog that it confirms goes
-    /// on by that flow.
+    /// A response came by another flow than that of its request. If its device has not proved itself there, the dialog that it confirms continues by that
+    /// flow.
     pub(super) fn note_answered(&mut self, source: &Source, asked: &Asked<ClientOwner>, response: &Message) {
         let is_accepted = response.status().is_some_and(|status| (200..300).contains(&status));
         let (Some(instance), Some(call_id)) = (self.device_asked(asked), response.call_id()) else { return };
@@ -284,7 +284,7 @@ impl Endpoint {
             }
             let Source { flow, transport, .. } = *source;
             self.unproven.answered.insert(dialog, DialogFlow { flow, transport });
-            // Nobody else was sent that branch: the connection of the call is no stranger's.
+            // Nobody else got that branch: the connection belongs to the call's device.
             self.core.event(Event::FlowProven(flow));
         }
     }
@@ -299,11 +299,12 @@ impl Endpoint {
         asked.map(|instance| self.current(instance))
     }
 
-    /// A device has proved itself by a flow: what came by it before is judged.
+    /// A device has proved itself by a flow: its earlier messages by that flow are handled.
     pub(super) fn release_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId) {
         self.unproven.forget_answered(instance);
-        for UnprovenRequest { source, what, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance) {
-            if let What::Message(message) = what {
+        for UnprovenRequest { source, deferred, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance)
+        {
+            if let Deferred::Message(message) = deferred {
                 self.judge_request(now, source, *message);
             }
         }
@@ -311,16 +312,19 @@ impl Endpoint {
 
     /// A device has failed to prove itself by a flow.
     pub(super) fn refuse_all_unproven(&mut self, now: Instant, instance: InstanceId, flow: FlowId, status: u16) {
-        for UnprovenRequest { source, what, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance) {
-            if let What::Message(message) = what {
+        for UnprovenRequest { source, deferred, .. } in self.unproven.take(flow, |waiting| waiting.instance == instance)
+        {
+            if let Deferred::Message(message) = deferred {
                 self.refuse_unproven(now, source, instance, &message, status, &[]);
             }
         }
     }
 
     pub(super) fn on_unproven_due(&mut self, now: Instant, flow: FlowId) {
-        for UnprovenRequest { source, instance, what, .. } in self.unproven.take(flow, |waiting| waiting.until <= now) {
-            let What::Message(message) = what else { continue };
+        for UnprovenRequest { source, instance, deferred, .. } in
+            self.unproven.take(flow, |waiting| waiting.until <= now)
+        {
+            let Deferred::Message(message) = deferred else { continue };
             if self.is_lent(instance) {
                 let challenges = self.attachments.challenges_of(now, &message, source.flow);
                 self.refuse_unproven(now, source, instance, &message, 407, &challenges);
@@ -330,12 +334,12 @@ impl Endpoint {
         }
     }
 
-    /// A flow has ended: who sent by it is not there to be answered.
+    /// A flow has ended: senders by it cannot be answered any more.
     pub(super) fn forget_unproven(&mut self, flow: FlowId) {
         self.unproven.forget_flow(flow);
     }
 
-    /// Whether the relay knows the secret of a device, or has found that another node does.
+    /// Whether this relay knows the secret of a device, or another node is known to.
     pub(super) fn is_lent(&self, instance: InstanceId) -> bool {
         self.carries_instance(instance) && !self.push_bindings.knows(instance)
     }
@@ -359,24 +363,24 @@ impl Endpoint {
         }
     }
 
-    /// Keeps a message until its device has proved itself; whether there was room.
+    /// Keeps a message until its device has proved itself. Returns whether there was room.
     fn defer(&mut self, now: Instant, source: Source, instance: InstanceId, message: &Message) -> bool {
         let has_room = self.unproven.has_room(source.flow, instance, size_of(message));
         if has_room {
-            // Its bytes are its own: those that it came in may be a larger piece.
+            // The bytes are copied, because they may be part of a larger buffer.
             let bytes = bytes::Bytes::copy_from_slice(&message.to_bytes());
             let Ok(message) = Message::parse(&bytes, &crate::message::Limits::COMPOSED) else { return false };
-            self.add_unproven(now, source, instance, What::Message(Box::new(message)));
+            self.add_unproven(now, source, instance, Deferred::Message(Box::new(message)));
         }
         has_room
     }
 
-    fn add_unproven(&mut self, now: Instant, source: Source, instance: InstanceId, what: What) {
+    fn add_unproven(&mut self, now: Instant, source: Source, instance: InstanceId, deferred: Deferred) {
         let wait = self.core.settings.timing.edge.unproven;
         // So that its end is heard of.
         self.attachments.note_flow(source.flow);
         self.core.later(now, wait, Timer::Unproven(Box::new(source.flow)));
-        self.unproven.add(UnprovenRequest { source, instance, until: now + wait, what });
+        self.unproven.add(UnprovenRequest { source, instance, until: now + wait, deferred });
     }
 
     /// Answers a request whose device has not proved itself, without a transaction (RFC 3261 §8.2.7); an ACK is none.
@@ -391,7 +395,7 @@ impl Endpoint {
     ) {
         let status = match request.method() {
             Some(Method::Ack) => return,
-            // No CANCEL is challenged (RFC 3261 §22.1), and what it is for has been refused.
+            // A CANCEL is not challenged (RFC 3261 §22.1), and its request has been refused.
             Some(Method::Cancel) => 481,
             _ => status,
         };
@@ -404,7 +408,7 @@ impl Endpoint {
         self.core.send(source.flow, response.finish());
         if request.method() == Some(Method::Invite) && self.unproven.has_room_for_refused(source.flow) {
             let key = RequestKey::of(request, request.via().as_ref(), source.side);
-            self.add_unproven(now, source, instance, What::Refused(key.as_str().into()));
+            self.add_unproven(now, source, instance, Deferred::Refused(key.as_str().into()));
         }
     }
 }

@@ -49,12 +49,11 @@
 //! | `trial` | whether another address of the server registers it, too |
 //! | `lost_time` | time in which the machine stood still |
 //!
-//! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for
-//! (RFC 3261 §10.2) and then the next one is sent, if the goal is another one by then: however fast the goals change, the
-//! registrar sees one REGISTER after the other, and the last one says what is wanted. Only a binding that is to be forgotten
-//! does not wait, and follows what it has overtaken: see [`crossed`]. An unregistration is sent while the registrar may have the Contact. Of a binding that is
-//! kept one that failed is sent again, after a wait of the same rules, as long as the Contact stands; never where it would need credentials that were refused: such a
-//! Contact runs out, and is not said to be unregistered before.
+//! When the app comes to the foreground or goes to the background while a REGISTER is under way, its answer is waited for (RFC 3261 §10.2) and then the next
+//! one is sent, if the goal is another one by then: however fast the goals change, the registrar sees one REGISTER after the other, and the last one says what
+//! is wanted. Only a binding that is to be forgotten does not wait, and follows what it has overtaken: see [`crossed`]. An unregistration is sent while the
+//! registrar may have the Contact. Of a binding that is kept one that failed is sent again, after a wait of the same rules, as long as the Contact stands;
+//! never where it would need credentials that were refused: such a Contact runs out, and is not said to be unregistered before.
 //!
 //! Invariant: at most one REGISTER of a binding is under way, but at its end; CSeq rises and Call-ID stays for the life of the process;
 //! refused credentials are not sent again. A challenge is answered by the shell; no credential comes here.
@@ -96,7 +95,7 @@ use earlier::Earlier;
 use grant::RegistrarInfo;
 use late::GivenUp;
 pub use new_registration::NewRegistration;
-pub use owners::{Standing, SuspendedAuth};
+pub use owners::{Proof, Standing, SuspendedAuth};
 use refusals::Pause;
 pub(crate) use refusals::retry_after;
 pub use request::{ContactHosts, RequestContext};
@@ -204,7 +203,7 @@ pub struct Registration {
     state: State,
     challenges: Challenges,
     /// State that few registrations have.
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareState>>,
     cseq: u32,
     /// A number that distinguishes it from earlier registrations of the same Contact in the Call-ID.
     generation: u32,
@@ -233,7 +232,7 @@ pub struct Registration {
 
 /// State that few registrations have at a time.
 #[derive(Clone, Default, PartialEq, Eq)]
-struct Rare {
+struct RareState {
     /// GRUUs and Service-Route.
     info: RegistrarInfo,
     /// The pause after a refusal.
@@ -574,10 +573,10 @@ impl Registration {
     }
 
     /// Changes what few have; nothing is kept of one that has nothing of it.
-    fn with_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> T {
+    fn with_rare<T>(&mut self, change: impl FnOnce(&mut RareState) -> T) -> T {
         let mut rare = self.rare.take().unwrap_or_default();
         let told = change(&mut rare);
-        self.rare = Some(rare).filter(|rare| **rare != Rare::default());
+        self.rare = Some(rare).filter(|rare| **rare != RareState::default());
         told
     }
 }

@@ -18,6 +18,15 @@ pub struct Standing {
     pub paused_until: Option<Instant>,
 }
 
+/// Whether the SIP server has accepted a device's credentials before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It has.
+    Given,
+    /// It has not.
+    Missing,
+}
+
 /// The state of a registration while the credentials of a joining device are checked.
 #[derive(Debug)]
 pub struct SuspendedAuth {
@@ -34,12 +43,11 @@ pub struct SuspendedAuth {
 }
 
 impl Registration {
-    /// Makes this device's credentials answer from now on. They begin without a nonce, so that a wrong password is sent once. `proven`: the SIP
-    /// server has accepted them before.
-    pub fn set_credential_owner(&mut self, instance: InstanceId, proven: bool) -> Step {
+    /// Makes this device's credentials answer from now on. They begin without a nonce, so that a wrong password is sent once.
+    pub fn set_credential_owner(&mut self, instance: InstanceId, proof: Proof) -> Step {
         self.instance = instance;
         self.challenges.clear();
-        (self.established, self.refusals, self.is_refused) = (proven, 0, false);
+        (self.established, self.refusals, self.is_refused) = (proof == Proof::Given, 0, false);
         self.pause_until(None);
         match self.state {
             State::Asking(_) | State::Sent { .. } | State::Refused => {
@@ -52,11 +60,11 @@ impl Registration {
         }
     }
 
-    /// The same for a device that shares the binding: the refusals of its credentials count on, and their pause goes on, so that nobody
-    /// shows the server refused credentials oftener by going from one device to another.
-    pub fn pass_credentials(&mut self, instance: InstanceId, proven: bool, standing: Standing) -> Step {
+    /// The same for a device that shares the binding. The count of its refusals and its pause are kept, so that alternating between devices shows the
+    /// server refused credentials no more often.
+    pub fn pass_credentials(&mut self, instance: InstanceId, proof: Proof, standing: Standing) -> Step {
         let was_paused = self.paused_until().is_some();
-        let step = self.set_credential_owner(instance, proven);
+        let step = self.set_credential_owner(instance, proof);
         let Standing { refusals, paused_until } = standing;
         (self.refusals, self.is_refused) = (refusals, refusals > 0);
         self.pause_until(paused_until);
@@ -74,10 +82,10 @@ impl Registration {
         }
     }
 
-    /// Another device goes on with it, as if it were new: what was registered before is not that device's.
-    pub fn begin_anew(&mut self, now: Instant, instance: InstanceId, proven: bool, goal: Goal) -> Step {
+    /// Begins the registration anew for another device: what was registered before does not count for that device.
+    pub fn begin_anew(&mut self, now: Instant, instance: InstanceId, proof: Proof, goal: Goal) -> Step {
         self.registered = false;
-        let step = self.set_credential_owner(instance, proven);
+        let step = self.set_credential_owner(instance, proof);
         if self.goal != goal {
             return self.aim(now, goal);
         }
@@ -108,8 +116,8 @@ impl Registration {
         self.goal == Goal::Registered && matches!(self.state, State::Registered { .. } | State::BackingOff { .. })
     }
 
-    /// Registers again, with this member's credentials. `proven`: they were accepted before, and were refused so often since.
-    pub fn try_credentials(&mut self, instance: InstanceId, proven: Option<Standing>) -> (SuspendedAuth, Step) {
+    /// Registers again, with this member's credentials. `earlier`: how they stand since they were accepted once; `None`: they never were.
+    pub fn try_credentials(&mut self, instance: InstanceId, earlier: Option<Standing>) -> (SuspendedAuth, Step) {
         let paused_until = self.paused_until();
         self.pause_until(None);
         let suspended = SuspendedAuth {
@@ -118,16 +126,16 @@ impl Registration {
             state: std::mem::replace(&mut self.state, State::Waiting),
             was_registered: self.registered,
             bound: self.bound,
-            was_established: std::mem::replace(&mut self.established, proven.is_some()),
+            was_established: std::mem::replace(&mut self.established, earlier.is_some()),
             was_refused: std::mem::take(&mut self.is_refused),
-            refusals: std::mem::replace(&mut self.refusals, proven.map_or(0, |standing| standing.refusals)),
+            refusals: std::mem::replace(&mut self.refusals, earlier.map_or(0, |standing| standing.refusals)),
             paused_until,
         };
         (suspended, Step::WantFlow)
     }
 
-    /// The credentials that were tried did not do: goes on as before. `moved`: the flow is another one than then, so that it
-    /// must register again.
+    /// Goes on with the suspended credentials, because those that were tried did not do. `moved`: the flow has changed since, so that the binding must
+    /// register again.
     pub fn resume_credentials(&mut self, suspended: SuspendedAuth, moved: bool) -> Step {
         (self.instance, self.challenges) = (suspended.instance, suspended.challenges);
         (self.registered, self.bound) = (suspended.was_registered, suspended.bound);

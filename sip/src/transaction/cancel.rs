@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use super::hop_by_hop::{compose_cancel, compose_early_bye};
 use super::io::Transmit;
-use super::large::Way;
+use super::large::Carrier;
 use super::machine::ClientMachine;
 use super::table::{Asked, Client, ClientKey, Table};
 use crate::id::{BranchId, FlowId};
@@ -127,7 +127,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
             return;
         }
         if line.is_beside() {
-            line.way = Way::Stream;
+            line.way = Carrier::Stream;
         }
         // A full table keeps the CANCEL from being sent; the INVITE then ends by its own deadline.
         let _ = self.start(now, branch, Method::Cancel, cancel, line, owner);

@@ -32,7 +32,7 @@ const STREAM: &[u8; 12] = b"SIP/2.0/TCP ";
 
 /// How a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Carrier {
     /// The request goes by its flow.
     Flow,
     /// The request goes by TCP, to the address of its datagram flow.
@@ -45,13 +45,13 @@ pub(super) enum Way {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line {
     pub(super) flow: FlowId,
-    pub(super) way: Way,
+    pub(super) way: Carrier,
 }
 
 impl Line {
     /// Whether it is TCP beside a flow of datagrams.
     pub(super) fn is_beside(self) -> bool {
-        self.way != Way::Flow
+        self.way != Carrier::Flow
     }
 
     /// Whether something may be lost on it.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::io::{ServerId, Transmit};
-use super::large::{self, Line, Way};
+use super::large::{self, Carrier, Line};
 use super::table::{Asked, Client, ClientKey, Server, Table, count};
 use crate::id::{BranchId, FlowId};
 
@@ -33,7 +33,7 @@ impl<C> Client<C> {
         if self.line.flow != flow && self.begun_on.is_none() {
             self.begun_on = Some(Box::new(self.line.flow));
         }
-        self.line = Line { flow, way: Way::Flow };
+        self.line = Line { flow, way: Carrier::Flow };
     }
 }
 
@@ -232,11 +232,11 @@ impl<C: Copy, S: Copy> Table<C, S> {
         }
         for key in self.unheard.take(peer) {
             let Some(client) = self.clients.get_mut(&key) else { continue };
-            if was_open && client.line.way == Way::Stream {
-                client.line.way = Way::AnotherStream;
+            if was_open && client.line.way == Carrier::Stream {
+                client.line.way = Carrier::AnotherStream;
                 self.unheard.add(client.line, key);
             } else {
-                client.line.way = Way::Flow;
+                client.line.way = Carrier::Flow;
                 client.request = large::by_datagram(&client.request);
                 client.machine.leave_stream(now, &self.timing);
             }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::client::{InviteClient, OtherClient};
 use super::hop_by_hop::compose_ack;
 use super::io::{Arrival, Expired, Full, InviteChange, Reply, ServerId, Transmit};
-use super::large::{self, Line, Refusing, Unheard, Way};
+use super::large::{self, Carrier, Line, Refusing, Unheard};
 use super::machine::{ClientMachine, ServerMachine};
 use super::matching::{RequestKey, is_same_host, is_same_sender, own_branch};
 use super::patience::Patience;
@@ -175,7 +175,7 @@ impl<C: Copy, S: Copy> Table<C, S> {
         owner: C,
     ) -> Result<(), Full> {
         let large = (self.tcp_beside_udp && !flow.is_reliable()).then(|| large::by_stream(&request)).flatten();
-        let way = if large.is_some() { Way::Stream } else { Way::Flow };
+        let way = if large.is_some() { Carrier::Stream } else { Carrier::Flow };
         self.start(now, branch, method, large.unwrap_or(request), Line { flow, way }, owner)
     }
 

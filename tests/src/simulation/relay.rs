@@ -231,6 +231,7 @@ impl World {
             | Event::Ended { .. } => {}
             Event::PublicAddress { .. } | Event::RequestRefused(_) | Event::EdgeRegister(_) => {}
             Event::ResponseRefused | Event::Unanswerable { .. } | Event::AnswerTooLong { .. } => {}
+            Event::DeviceRefused { .. } | Event::InviteExpired { .. } => {}
             // Nobody announces calls here.
             Event::ExpectedCallArrived(_) => {}
             Event::InviteTransaction(_)
@@ -358,6 +359,8 @@ fn event_kind(event: &Event) -> String {
         Event::RequestRefused(why) => format!("request refused {why:?}"),
         Event::ResponseRefused => "response refused".to_owned(),
         Event::AnswerTooLong { call, instance } => format!("too long {call} {instance}"),
+        Event::DeviceRefused { call, instance, status } => format!("refused {call} {instance} {status}"),
+        Event::InviteExpired { call, instance } => format!("expired {call} {instance}"),
         Event::EdgeRegister(outcome) => format!("edge register {outcome:?}"),
         Event::PublicAddress { upstream, address } => format!("public {} {address}", upstream.0),
         Event::FlowSettled { upstream, flow, outcome } => format!("settled {} {flow:?} {outcome:?}", upstream.0),

@@ -58,6 +58,13 @@ impl<S: SipServer, N: Node> World<S, N> {
         self.enable_request_for(json!({"call_push": apple(token)}))
     }
 
+    /// The same by a proxy, which her SIP server is itself: no device of the Contact that she has without one.
+    pub fn enable_request_by_proxy(&self, token: &str) -> Value {
+        let mut request = self.enable_request(token);
+        request["account"]["outbound_proxy"] = request["account"]["registrar"].clone();
+        request
+    }
+
     /// The body that enables push for Alice on an Android phone with this token.
     pub fn android_enable_request(&self, token: &str) -> Value {
         self.enable_request_for(json!({"call_push": google(token)}))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use relay::config::ApnsCredentials;
 use relay::metrics::Metrics;
 use relay::push::{
-    AppPush, Delivery, Departure, Event, Problem, Push, PushService, Recipient, Staying, Verdict, check,
+    AppPush, Delivery, Departure, Event, Problem, Push, PushService, Recipient, StaysFuture, Verdict, check,
 };
 use relay::vault::record::{Provider, PushTarget};
 use sip::id::{CallId, InstanceId, ShardTag};
@@ -219,7 +219,7 @@ async fn a_call_that_apns_may_have_taken_is_never_pushed_again() {
 struct Moved;
 
 impl Recipient for Moved {
-    fn stays(&self) -> Staying<'_> {
+    fn stays(&self) -> StaysFuture<'_> {
         Box::pin(async { false })
     }
 }

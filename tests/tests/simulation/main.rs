@@ -6,9 +6,9 @@
 //! `SIPWAKE_SIM_INSTANCES=1000 SIPWAKE_SIM_DAYS=6 cargo test --release -p tests --test simulation`; with
 //! `SIPWAKE_SIM_WATCH` the story of one slot is told on stderr.
 //!
-//! The nodes have a simulation of their own, of whole relays over one store ([`nodes`]): `SIPWAKE_SIM_NODES_SECONDS` (virtual seconds
-//! of faults), `SIPWAKE_SIM_NODES_SEED`, `SIPWAKE_SIM_NODES_SEEDS` (so many, one after the other), `SIPWAKE_SIM_NODES_WATCH` (with `RUST_LOG` also what the nodes log). A long run is
-//! `SIPWAKE_SIM_NODES_SECONDS=3600 SIPWAKE_SIM_NODES_SEEDS=10 cargo test --release -p tests --test simulation nodes`.
+//! The nodes have a simulation of their own, of whole relays over one store ([`nodes`]): `SIPWAKE_SIM_NODES_SECONDS` (virtual seconds of faults),
+//! `SIPWAKE_SIM_NODES_SEED`, `SIPWAKE_SIM_NODES_SEEDS` (so many, one after the other), `SIPWAKE_SIM_NODES_WATCH` (with `RUST_LOG` also what the nodes log). A
+//! long run is `SIPWAKE_SIM_NODES_SECONDS=3600 SIPWAKE_SIM_NODES_SEEDS=10 cargo test --release -p tests --test simulation nodes`.
 
 mod nodes;
 
@@ -114,7 +114,7 @@ fn accounts_of_a_node_that_is_cut_off_from_the_sip_server_for_long_are_called_at
     let seed = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(5);
     let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
     let plan = nodes::Plan { accounts: 6, seconds: 0, seed, loses_after: None, breaks: None, watch };
-    let report = nodes::run_marooned(plan);
+    let report = nodes::run_cut_off_from_sip_server(plan);
     assert!(report.wrongs.is_empty(), "{}\nSIPWAKE_SIM_NODES_SEED={seed} repeats it", report.wrongs.join("\n"));
     assert!(report.pushes > 0, "{report:?}");
 }

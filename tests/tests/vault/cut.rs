@@ -101,7 +101,7 @@ async fn a_reply_that_is_cut_is_asked_for_again_and_is_never_taken_for_an_absenc
             assert_eq!(stored.as_ref().is_ok_and(Option::is_some), heals, "HMGET at {place}, {times}");
             assert!(heals || is_away(stored.map(drop)), "{place}");
             scissors.cut("HMGET", place, times);
-            assert!(heals || is_away(vault.whose(id(1)).await.map(drop)), "whose at {place}");
+            assert!(heals || is_away(vault.record_owner(id(1)).await.map(drop)), "record_owner at {place}");
             scissors.cut("HGETALL", place, times);
             let kept = vault.messages(id(1)).await;
             assert_eq!(kept.as_ref().is_ok_and(|kept| kept.len() == 1), heals, "HGETALL at {place}, {times}");

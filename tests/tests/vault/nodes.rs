@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{AwayReason, Fence, Lease, Owner, StoreError, Stored, Vault, Whose};
+use relay::vault::{AwayReason, Fence, Lease, Owner, RecordOwner, StoreError, Stored, Vault};
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
 
@@ -372,18 +372,18 @@ pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Be
     a.hold_lease().await.expect("leased");
     let (lookup, fence) = enable(&a, 1, "alice").await;
     server.ask::<()>(redis::cmd("DEL").arg("sipwake:n:a"));
-    assert_eq!(a.whose(id(1)).await, Ok(Whose::Ours));
+    assert_eq!(a.record_owner(id(1)).await, Ok(RecordOwner::ThisRun));
     a.name_again(&[id(1)]).await.expect("named");
     let next = bench.node("a");
     assert_eq!(claim_until(&next, 1).await, [id(1)]);
     // What the earlier run still tries takes nothing off the index of the node.
-    assert_eq!(a.whose(id(1)).await, Ok(Whose::Others));
+    assert_eq!(a.record_owner(id(1)).await, Ok(RecordOwner::AnotherRun));
     let stored = load(&a, 1).await.expect("there");
     assert_eq!(a.put(id(1), &stored.sealed, stored.expires_at, &lookup, fence).await, Err(StoreError::NotOwner));
     let is_named = |id: String| server.ask::<bool>(redis::cmd("SISMEMBER").arg("sipwake:n:a").arg(id));
     assert!(is_named(id(1).to_string()));
     assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
-    assert_eq!(a.whose(id(1)).await, Ok(Whose::Nobodys));
+    assert_eq!(a.record_owner(id(1)).await, Ok(RecordOwner::Nobody));
 }
 
 pub async fn what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_claimed_it_since(bench: &Bench) {

@@ -2,7 +2,7 @@
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{Fence, Lease, StoreError, Whose};
+use relay::vault::{Fence, Lease, RecordOwner, StoreError};
 
 use super::{Bench, claim_until, enable, id, load, record, until};
 
@@ -95,7 +95,7 @@ pub async fn a_damaged_record_is_its_owners_to_write_again_and_nobody_elses_to_t
         }
         let what = format!("{field} {value:?}");
         assert_eq!(a.load(id(1)).await.map(drop), Err(StoreError::Malformed), "{what}");
-        assert_eq!(a.whose(id(1)).await, Ok(Whose::Nobodys), "{what}");
+        assert_eq!(a.record_owner(id(1)).await, Ok(RecordOwner::Nobody), "{what}");
         if field != "e" {
             assert_eq!(a.put(id(1), &sealed, ends, &lookup, fence).await.map(drop), Err(StoreError::Gone), "{what}");
         }
@@ -103,7 +103,7 @@ pub async fn a_damaged_record_is_its_owners_to_write_again_and_nobody_elses_to_t
         let stored = load(&a, 1).await.expect("stored");
         assert!(stored.owned && stored.fence == fence, "{what}");
         fence = stored.fence;
-        assert_eq!(a.whose(id(1)).await, Ok(Whose::Ours), "{what}");
+        assert_eq!(a.record_owner(id(1)).await, Ok(RecordOwner::ThisRun), "{what}");
     }
     // What another node owns is its own, whatever its fence.
     redis.ask::<u64>(redis::cmd("HSET").arg(&key).arg("o").arg(b.owner().to_string()).arg("f").arg("x"));

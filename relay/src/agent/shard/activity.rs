@@ -1,6 +1,6 @@
-//! The activity of an instance: its timeline, its mailbox, its alert pushes under way.
+//! The activity of an instance: its timeline, its mailbox, and its alert pushes under way.
 //!
-//! Invariant: an instance to which nothing happens but that its registration is refreshed has no activity.
+//! Invariant: an instance whose registration is only refreshed has no activity.
 
 use sip::endpoint::DialogMark;
 use sip::id::{CallId, InstanceId};
@@ -31,7 +31,7 @@ impl Shard {
             let Some(row) = self.instances.get_mut(instance) else { return };
             row.registered_at = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
             row.registered_part = (now % 1_000 / 4) as u8;
-            // A registration that stands is told without a timeline.
+            // The present registration is shown without a timeline.
             if row.activity.is_none() {
                 return;
             }
@@ -45,17 +45,17 @@ impl Shard {
         }
     }
 
-    /// An answered call goes on as a dialog.
+    /// Remembers the dialog of an answered call.
     pub(crate) fn on_dialog_begun(&mut self, instance: InstanceId, call: CallId, dialog: DialogMark) {
         let Some(activity) = self.activity(instance) else { return };
         activity.dialogs.push_back((dialog, call));
-        let untold = if activity.dialogs.len() > DIALOGS { activity.dialogs.pop_front() } else { None };
-        if let Some((_, call)) = untold {
-            self.end_untold_story(instance, call);
+        let dropped = if activity.dialogs.len() > DIALOGS { activity.dialogs.pop_front() } else { None };
+        if let Some((_, call)) = dropped {
+            self.drop_open_story(instance, call);
         }
     }
 
-    /// Whether a device is in this dialog, as far as is known.
+    /// Whether a device is known to be in this dialog.
     pub(crate) fn is_in(&self, instance: InstanceId, dialog: DialogMark) -> bool {
         let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
         activity.is_some_and(|activity| activity.dialogs.iter().any(|(known, _)| *known == dialog))
@@ -71,7 +71,7 @@ impl Shard {
         }
     }
 
-    /// Forgets what is known of an instance beside its record, and ends its pushes.
+    /// Forgets everything about an instance but its record, and ends its pushes.
     pub(crate) fn forget_activity(&mut self, instance: InstanceId) {
         self.forget_stories(instance);
         self.mailboxes.remove(&instance);
@@ -80,7 +80,7 @@ impl Shard {
         }
     }
 
-    /// The activity of an instance that is not over, made when it is first needed.
+    /// The activity of a living instance, made when it is first needed.
     pub(crate) fn activity(&mut self, instance: InstanceId) -> Option<&mut Activity> {
         let row = self.instances.get_mut(instance).filter(|row| row.ending.is_none())?;
         let registered = registered_step(row);
@@ -95,7 +95,7 @@ impl Shard {
     }
 }
 
-/// The registration that stands, of an instance without a timeline.
+/// The present registration of an instance without a timeline.
 fn registered_step(row: &Row) -> Option<Step> {
     let at_ms = u64::from(row.registered_at) * 1_000 + u64::from(row.registered_part) * 4;
     (row.registered_at > 0).then_some(Step {

@@ -27,11 +27,11 @@ use crate::domain::WipeReason;
 use crate::push::{Departure, Event, Push, Subject, Verdict};
 use crate::vault::record::{PushTarget, Record, WakeFor};
 
-/// How long any alert is tried at a service that does not take it, however long it would be worth delivering: so long its service may keep
-/// it for a device that is off.
+/// How long an alert is tried at a service that does not take it, even if it would be worth delivering for longer. The service may keep it for as long
+/// for a device that is off.
 const ALERT_TRIES: Duration = Duration::from_secs(3_600);
-/// Alerts of one instance that are under way at once; a further one is left out, for each says to look. The end of a call is not, of
-/// which there is at most one for each push of a call: its phone would ring on. Nor is what tells of the lease or the registration.
+/// Alerts of one instance that may be under way at once. A further one is left out, because each alert makes the app look at everything. The limit does not
+/// apply to the end of a call, without which the phone would ring on, nor to notices of the lease or the registration.
 const ALERTS_MAX: usize = 16;
 
 /// The outcome of an alert push.
@@ -53,14 +53,14 @@ pub(crate) struct AlertContent {
     pub extra: Vec<(&'static str, Value)>,
 }
 
-/// How long a push is worth delivering that tells of something kept until `expires_at` (seconds since 1970), in seconds: as long as the
-/// device finds it.
+/// How long, in seconds, it is worth delivering a push about an item that is kept until `expires_at` (seconds since 1970): as long as the device finds the
+/// item.
 pub(crate) fn kept_life_s(expires_at: u64) -> u64 {
     expires_at.saturating_sub(shared_now())
 }
 
 impl Shard {
-    /// Pushes to where an instance gets its alerts, if `wanted` says so of what the device is woken for; whether there is such a place.
+    /// Pushes an alert to an instance if `wanted` holds for the events that the device is woken for. Returns whether there is a target.
     pub(crate) fn send_alert(
         &mut self,
         instance: InstanceId,
@@ -74,7 +74,7 @@ impl Shard {
         true
     }
 
-    /// Where an instance gets its alerts, and its app, if `wanted` says so of what the device is woken for.
+    /// The alert target of an instance, and its app, if `wanted` holds for the events that the device is woken for.
     pub(super) fn alert_target_of(
         &self,
         instance: InstanceId,
@@ -99,13 +99,13 @@ impl Shard {
     ) {
         let ending = self.instances.get(instance).and_then(|row| row.ending.as_ref());
         let is_nobodys = |ending: &Ending| ending.kind == EndKind::Wiped(WipeReason::PushTokenGone);
-        // The node that goes on with it does not know what was missed here.
+        // The node that has taken over does not know what was missed here.
         let is_theirs = self.is_handed_over() && event != Event::MissedCall;
         if ending.is_some_and(|ending| is_nobodys(ending) || is_theirs) {
-            // The device is gone, or is to get nothing more from a node that was told to release it.
+            // The device is gone, or this node was told to release it, and may send it nothing more.
             return;
         }
-        // Of these there are few, and what they tell is not told again: a peer that floods a device must not hide that its registration is lost.
+        // These are few, and are not repeated: a peer that floods a device must not hide the loss of its registration.
         let tells_of_lease = matches!(event.subject(), Some(Subject::Lease | Subject::Registration));
         let is_notice = tells_of_lease && self.instances.get(instance).is_some();
         let is_never_left_out = event == Event::CallEnded || is_notice;
@@ -144,7 +144,7 @@ impl Shard {
         let sending = activity.alerts.spawn(sending);
         activity.recalls.retain(|(_, sending, _)| !sending.is_finished());
         activity.recalls.push((event, sending.clone(), recall));
-        // A newer one says all that an older says: that is tried no more, and does not come after it.
+        // A newer alert replaces an older one, which must not arrive after it.
         if let Some(subject) = event.subject() {
             activity.latest.retain(|(of, older)| {
                 if *of == subject {
@@ -157,7 +157,7 @@ impl Shard {
         self.note(instance, call, TimelineEvent::PushSent { event, provider });
     }
 
-    /// Where the ends of calls, or what else is no call, are told has changed: what has not been taken is judged anew.
+    /// The target of call ends, or of all other alerts, has changed: alerts that were not taken are reconsidered.
     pub(crate) fn reconsider_alerts(&mut self, instance: InstanceId, ends: bool, others: bool) {
         let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
         for (event, _, recall) in activity.into_iter().flat_map(|activity| &activity.recalls) {
@@ -167,7 +167,7 @@ impl Shard {
         }
     }
 
-    /// Whether a push that tells of this is on its way.
+    /// Whether an alert about this subject is under way.
     pub(super) fn is_telling(&self, instance: InstanceId, of: Subject) -> bool {
         let activity = self.instances.get(instance).and_then(|row| row.activity.as_ref());
         activity.is_some_and(|it| it.latest.iter().any(|(subject, sending)| *subject == of && !sending.is_finished()))
@@ -194,7 +194,7 @@ impl Shard {
     }
 }
 
-/// Sends an alert, which is tried until `until` at most, and tells its shard the verdict.
+/// Sends an alert, which is tried until `until` at the latest, and reports the verdict to its shard.
 async fn send(
     shared: Arc<Shared>,
     shard: usize,

@@ -1,6 +1,6 @@
-//! Requests that wait for the claim of their instance. While this node takes instances over, a SIP server may send a request for one that is on its way here.
-//! The request waits, an INVITE with a 100, and its instance is claimed and opened next. The request is handed in when the instance is here, or when no more
-//! instances come. A call waits as long as a phone could still be woken for it, also while the store does not answer.
+//! Requests that wait for the claim of their instance. While this node claims instances, a SIP server may send a request for one that is on its way here. The
+//! request waits, an INVITE with a 100, and its instance is claimed and opened next. The request is handed in when the instance has arrived, or when no more
+//! instances are to come. A call waits as long as a phone could still be woken for it, also while the store does not answer.
 //!
 //! | a request waits for | until |
 //! | --- | --- |
@@ -8,9 +8,9 @@
 //! | the addresses of its SIP server | they are known |
 //!
 //! Invariant: at most [`STRANGERS_MAX`] requests of [`STRANGERS_BYTES`] wait in a shard, or [`SERVERS_MAX`] of [`SERVERS_BYTES`] with those of known SIP
-//! servers; at most [`OF_BINDING_MAX`] wait for one binding, beside the CANCELs of these. A request waits for [`REQUEST_WAIT`]. A call waits until [`LEAST_RING`]
-//! before the end of its time to ring, and no longer than its CANCEL. The requests for one binding keep their order of arrival. No Contact is reported as
-//! unknown while it may be on its way. An input that ends no wait causes no look at the waiting requests.
+//! servers; at most [`OF_BINDING_MAX`] wait for one binding, beside their CANCELs. A request waits for [`REQUEST_WAIT`]. A call waits until [`LEAST_RING`]
+//! before the end of its time to ring, and no longer than its CANCEL. The requests for one binding keep their order. No Contact is reported as unknown while it
+//! may be on its way. An input that can end no wait does not examine the waiting requests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -23,24 +23,24 @@ use sip::message::Method;
 use super::Shard;
 use super::waiting::{Cancelled, bytes_of, ends, ends_one, is_first_cancel, is_same, say_waiting};
 
-/// Requests that may wait in one shard; a further one is refused with 503, unless a SIP server sends it by which an account is
-/// registered here.
+/// Requests that may wait in one shard; a further one is refused with 503, unless it comes from a SIP server at which an account is registered here.
 const STRANGERS_MAX: usize = 1_000;
 /// Requests that may wait in one shard with those of such SIP servers; a further one is refused with 503.
 const SERVERS_MAX: usize = 4_000;
-/// The bytes of those that may wait, and with those of such SIP servers; likewise.
+/// The bytes of the requests that may wait, without and with those of such SIP servers; likewise.
 const STRANGERS_BYTES: usize = 8 << 20;
 const SERVERS_BYTES: usize = 64 << 20;
-/// Requests that may wait for one binding, which has as many calls at once; a further one is refused with 503.
+/// Requests that may wait for one binding: as many as it may have calls. A further one is refused with 503.
 const OF_BINDING_MAX: usize = CALLS_PER_INSTANCE;
-/// How long one waits that is no call; then it is refused with 503, and its sender may try elsewhere. Its transaction ends after 32 s (RFC 3261 §17.1.2.2).
+/// How long a request other than a call waits; then it is refused with 503, and its sender may try another node. Its transaction ends after 32 s
+/// (RFC 3261 §17.1.2.2).
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
-/// How much of a call's time to ring is left at least when it is judged, and a quarter of it where that is less: a push that leaves later wakes a phone for
-/// nothing.
+/// The part of a call's time to ring that must be left when it is handed in, or a quarter of that time if it is less: a later push would wake the phone
+/// in vain.
 const LEAST_RING: Duration = Duration::from_secs(3);
-/// The `Retry-After` of what has waited in vain, in seconds: the store is asked all the time.
+/// The `Retry-After` for a request that has waited in vain, in seconds: the store is asked all the time.
 pub(super) const RETRY_AFTER_S: u32 = 2;
-/// How often all waiting requests are looked at: their instance may have come in another way, or may be wanted once more.
+/// The interval at which all waiting requests are examined: their instance may have come in another way, or must be wanted again.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The requests that wait.
@@ -48,20 +48,20 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(crate) struct AwaitingClaim {
     /// The requests by their binding, each with its time of arrival.
     waiting: HashMap<BindingId, Vec<(Instant, Input)>>,
-    /// How many they are, and of how many bytes.
+    /// The number of the requests, and their bytes.
     count: usize,
     bytes: usize,
-    /// When they came, oldest first, calls and others, for these wait longer; some do not wait any more.
+    /// The times of arrival, oldest first, of calls and of others apart, because calls wait longer. Some of these requests do not wait any more.
     order: [VecDeque<(Instant, BindingId)>; 2],
-    /// Bindings that have come since they were looked at last.
+    /// Bindings that have arrived since the last examination.
     bound: Vec<BindingId>,
-    /// Bindings that are here, and whose SIP server is not known by its addresses.
+    /// Bindings that are here, and whose SIP server's addresses are not known yet.
     unserved: BTreeMap<UpstreamId, BTreeSet<BindingId>>,
     swept_at: Option<Instant>,
 }
 
 impl AwaitingClaim {
-    /// When they are to be looked at.
+    /// The time of the next examination.
     pub(crate) fn due(&self) -> Option<Instant> {
         // Each wait is longer than a sweep, or ends with the next one.
         let oldest = self.order.iter().filter_map(|order| order.front()).map(|(at, _)| *at).min()?;
@@ -87,7 +87,7 @@ impl AwaitingClaim {
         waiting.is_some_and(|requests| ends_one(request, requests.iter().map(|(_, other)| other)))
     }
 
-    /// Whether one more may wait for a binding, of a SIP server that is known or of anybody.
+    /// Whether one more request may wait for a binding, from a known SIP server or from anybody.
     fn has_room(&self, binding: BindingId, request: &Input, is_of_server: impl FnOnce() -> bool) -> bool {
         let bytes = self.bytes + bytes_of(request);
         let fits = |count, most| self.count < count && bytes <= most;
@@ -105,7 +105,7 @@ impl AwaitingClaim {
         self.count += 1;
     }
 
-    /// Takes what waits for a binding.
+    /// Takes the requests that wait for a binding.
     fn take(&mut self, binding: BindingId) -> Vec<(Instant, Input)> {
         let taken = self.waiting.remove(&binding).unwrap_or_default();
         self.count -= taken.len();
@@ -117,7 +117,7 @@ impl AwaitingClaim {
         std::mem::take(self).waiting.into_values().flatten().collect()
     }
 
-    /// Takes what has waited long enough; a call may ring for so long. A call that has ended comes with its CANCEL, before that.
+    /// Takes the requests that have waited long enough; a call may ring for `ring_timeout`. A call that has ended comes before that, with its CANCEL.
     fn take_old(&mut self, now: Instant, ring_timeout: Duration) -> Vec<Input> {
         let mut old = Vec::new();
         for (is_call, wait) in [(false, REQUEST_WAIT), (true, ring_timeout - LEAST_RING.min(ring_timeout / 4))] {
@@ -223,7 +223,7 @@ impl Shard {
         }
     }
 
-    /// Looks what the bindings that have come still miss; the requests for those that miss nothing.
+    /// Examines the bindings that have arrived. Returns the requests for those that miss nothing more.
     fn sort_bound(&mut self) -> Vec<(Instant, Input)> {
         let mut ready = Vec::new();
         for binding in std::mem::take(&mut self.awaiting_claim.bound) {
@@ -268,7 +268,7 @@ mod tests {
         BindingId::new((number as u128 + 1) << 16, ShardTag(0))
     }
 
-    /// How many of so many requests wait, each for another binding.
+    /// The number of requests that are kept, of `of` requests for as many bindings.
     fn kept(waiting: &mut AwaitingClaim, of: usize, bytes: usize, is_of_server: bool) -> usize {
         for number in 0..of {
             let request = request(number, bytes);

@@ -1,18 +1,18 @@
-//! Call pushes: waking a device for an INVITE, and what follows from the push service's verdict.
+//! Call pushes: waking a device for an INVITE, and the consequences of the push service's verdict.
 //!
 //! | event | a push that was not taken yet |
 //! | --- | --- |
-//! | the device has a new token | goes to that one at once; the old token gets nothing further |
-//! | the device has come | is held. It goes on when the device leaves without a response, or gives none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): the app may be suspended while its kernel keeps the connection |
+//! | the device has a new token | goes to the new token at once; the old token gets nothing further |
+//! | the device attaches | is held. It resumes when the device leaves without a response, or gives none for [`EdgeTiming::no_response`](sip::timing::EdgeTiming::no_response): the app may be suspended while its kernel keeps the connection |
 //! | the device shows that it knows of the call | ends |
-//! | the call ends | ends; but one that has left whole has its answer waited for, because a token that is called gone ends its instance |
+//! | the call ends | ends; but the answer to a push that has left whole is awaited, because a token that is called gone ends its instance |
 //!
-//! | copies of a call's push for one token | at most |
+//! | copies of a call's push to one token | at most |
 //! | --- | --- |
 //! | on APNs | one |
 //! | elsewhere | two: the second one when the device gave no sign; the app knows both by the call's id |
-//! | elsewhere, when the answers to two copies were lost on the way | three |
-//! | likewise, when that befell the second push or one that was held | four |
+//! | elsewhere, when the answers to two copies were lost | three |
+//! | likewise, when one of them was the second push, or one that was held | four |
 //!
 //! Invariant: the push leaves in the turn of the loop in which the INVITE came, without a question to the store. No verdict ends a call that a device has
 //! come for.
@@ -42,17 +42,17 @@ use crate::domain::story::{DEVICE_CAME, Withheld};
 use crate::push::{Departure, Event, Push, Recall, Unsent, Verdict};
 use crate::vault::record::{Provider, PushTarget};
 
-/// How long `call-ended` may take; after it the phone has seen the call's own deadline.
+/// How long `call-ended` may take; later the phone has reached the call's own deadline.
 const CALL_ENDED_LIFE_S: u64 = 30;
-/// How long after FCM, or a Web Push service, took a call's push its device may be silent, before it is sent a second time.
+/// How long a device may be silent after FCM, or a Web Push service, took a call's push, before the push is sent a second time.
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
-/// Copies of a call's push that a token is sent at most, where it is no APNs token.
+/// The largest number of copies of a call's push to a token, except on APNs.
 const COPIES: u32 = 2;
 
 /// How long a call may be on its way to a Contact that another node's has replaced.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
-/// The push of a call that is on its way, or may be sent a second time.
+/// The push of a call, which is being delivered or may be sent a second time.
 pub(super) struct CallPush {
     pub(super) task: AbortHandle,
     kind: Kind,
@@ -60,27 +60,27 @@ pub(super) struct CallPush {
 
 /// The state of a call's push.
 enum Kind {
-    /// It is on its way; it ends with its call, and is recalled where it may have to go elsewhere.
+    /// It is being delivered. It ends with its call, and is recalled if it may have to go to another token.
     OnItsWay(Recall),
     /// It may be sent a second time.
     Taken,
-    /// It was not taken, and its device has come; told when that may have changed.
+    /// It was not taken, and is held because its device has come. The sender wakes it when that may have changed.
     Held(Arc<Notify>),
 }
 
-/// A call that is for other devices than this one.
+/// Why a call is not for a device.
 pub(crate) struct NotForDevice {
     why: Withheld,
     /// The call waits for the device nevertheless, which may come by itself.
     may_come: bool,
 }
 
-/// Why a push that has not been taken is reconsidered.
+/// Why a push that was not taken is reconsidered.
 #[derive(Clone, Copy)]
 pub(crate) enum ReconsiderReason {
     /// Its device has come, or shows that it knows of the call.
     DeviceCame,
-    /// Its device is pushed to elsewhere.
+    /// Its device has another push target.
     TargetChanged,
 }
 
@@ -90,7 +90,7 @@ fn all_of(instance: InstanceId) -> RangeInclusive<(InstanceId, CallId)> {
 }
 
 impl Shard {
-    /// A call waits for its device: push. The App that is pushed, or why none is.
+    /// Pushes a call that waits for its device. Returns the App that is pushed, or the reason why none is.
     pub(crate) fn wake(&mut self, arrived: Instant, call: &IncomingCall) -> Result<Box<str>, Withheld> {
         let now = advertised_now();
         let deadline = now + call.wait.as_secs();
@@ -141,7 +141,7 @@ impl Shard {
         Ok(pushed_by)
     }
 
-    /// A call is not pushed, and nothing else brings its device.
+    /// Gives up a device for a call that is not pushed.
     fn withhold(&mut self, call: &IncomingCall, why: Withheld) -> Withheld {
         self.track_call(call, None);
         self.give_up(call.call, call.instance);
@@ -169,7 +169,7 @@ impl Shard {
             let pushed = Pushed { target, push, round, verdict, copies: earlier + copies, said, unsent };
             shared.shards.send(shard, ShardInput::Pushed(Box::new(pushed))).await;
         });
-        // On a connection that stands the request is handed over here and now.
+        // If there is a connection, the request is handed to it in this very turn.
         let mut context = Context::from_waker(Waker::noop());
         if sending.as_mut().poll(&mut context).is_pending() {
             self.hurried = true;
@@ -186,7 +186,7 @@ impl Shard {
         }
         let replaces = call.replaces?;
         if self.push_bindings.knows(call.instance) || self.push_bindings.released(call.instance).is_some() {
-            // Its SIP server has chosen this one phone, by its Path, and of its calls nothing is remembered.
+            // The SIP server has chosen this one phone by its Path, and dialogs of push bindings are not remembered.
             return None;
         }
         if self.is_in(call.instance, replaces.dialog) {
@@ -195,9 +195,9 @@ impl Shard {
         let siblings = self.endpoint.binding_of_instance(call.instance).map(|it| self.endpoint.all_instances(it));
         match siblings.into_iter().flatten().any(|other| self.is_in(other, replaces.dialog)) {
             true => not_for(Withheld::Replaces, false),
-            // The parties of that call are unknown, as after a restart of this relay. A device in it is awake, and comes by itself.
+            // The parties of that call are unknown, as after a restart of this relay. A device in the call is awake, and attaches by itself.
             false if replaces.required => not_for(Withheld::Replaces, true),
-            // The call may be any for a phone that knows nothing of RFC 3891.
+            // A phone that does not support RFC 3891 takes it for an ordinary call.
             false => None,
         }
     }
@@ -207,18 +207,18 @@ impl Shard {
         self.hand_over.is_leaving()
     }
 
-    /// Whether another node has taken an instance over, so long ago that a call which comes here is a fork's second branch: its
-    /// device is woken there, or has been disabled there.
+    /// Whether another node took an instance over so long ago that a call here can only be the second branch of a fork. Its device is woken there, or was
+    /// disabled there.
     fn is_gone_from_here(&self, instance: InstanceId) -> bool {
         self.hand_over.taken_since(instance).is_some_and(|since| clock::now() >= since + ON_ITS_WAY)
     }
 
-    /// Whether the node that an instance was taken over from has woken its device for the same call, which has come here by another branch.
+    /// Whether the earlier node of an instance has woken its device for the same call, which came here by another branch.
     fn is_woken_elsewhere(&self, call: &IncomingCall) -> bool {
         call.mark.is_some_and(|mark| self.hand_over.is_woken_elsewhere(call.instance, mark))
     }
 
-    /// The call is over for a device: a push that is still being tried would make it ring in vain. One that has left whole has its answer waited for.
+    /// The call is over for a device: a push that is still being tried would make it ring in vain, and ends. The answer to one that has left is awaited.
     pub(crate) fn stop_push(&mut self, call: CallId, instance: InstanceId) {
         let Some(push) = self.pushes.remove(&(instance, call)) else { return };
         let row = self.instances.get(instance);
@@ -231,7 +231,7 @@ impl Shard {
         }
     }
 
-    /// What is said of a call, or where its push goes, has changed: a push that has not been taken is judged anew.
+    /// The state of a call, or its push target, has changed: a push that was not taken is reconsidered.
     pub(crate) fn reconsider_push(&mut self, call: CallId, instance: InstanceId, why: ReconsiderReason) {
         match self.pushes.get(&(instance, call)).map(|push| &push.kind) {
             Some(Kind::OnItsWay(recall)) => match why {
@@ -243,7 +243,7 @@ impl Shard {
         }
     }
 
-    /// Likewise the pushes of all calls of a device.
+    /// Reconsiders the pushes of all calls of a device.
     pub(crate) fn reconsider_pushes(&mut self, instance: InstanceId, why: ReconsiderReason) {
         let calls: Vec<_> = self.pushes.range(all_of(instance)).map(|((_, call), _)| *call).collect();
         for call in calls {
@@ -251,7 +251,7 @@ impl Shard {
         }
     }
 
-    /// A device has left: what was held back because it had come is judged anew.
+    /// A device has left: pushes that were held because it had come are reconsidered.
     pub(crate) fn resume_pushes(&mut self, instance: InstanceId) {
         for (_, push) in self.pushes.range(all_of(instance)) {
             if let Kind::Held(news) = &push.kind {
@@ -260,14 +260,14 @@ impl Shard {
         }
     }
 
-    /// An instance ends: nothing that holds its token is waited for.
+    /// An instance ends: no task with its token is awaited.
     pub(crate) fn drop_pushes(&mut self, instance: InstanceId) {
         for (_, push) in self.pushes.extract_if(all_of(instance), |_, _| true) {
             push.task.abort();
         }
     }
 
-    /// Whether a call still waits for a device that has given no sign, and is not there.
+    /// Whether a call still waits for a device that has given no sign and is not attached.
     fn awaits_sign(&self, call: CallId, instance: InstanceId) -> bool {
         self.calls.of(instance, call).is_some_and(Call::awaits_sign) && !self.attached.contains(instance)
     }
@@ -296,13 +296,13 @@ impl Shard {
                 self.calls.remember(id, instance, call);
             }
         }
-        // A call that was offered without a push waits for no device.
+        // A call that was forked without a push waits for no device.
         if pushed.is_some() {
             self.set_waiting(id, instance, true);
         }
     }
 
-    /// A call waits for a device, or does no longer; the metric counts a call once, for however many devices it waits.
+    /// Notes whether a call waits for a device. The metric counts a call once, however many devices it waits for.
     pub(crate) fn set_waiting(&mut self, id: CallId, instance: InstanceId, waiting: bool) {
         let before = self.calls.is_waiting(id);
         if let Some(call) = self.calls.get_mut(id, instance) {
@@ -312,7 +312,7 @@ impl Shard {
         self.shared.metrics.calls_waiting(i32::from(after) - i32::from(before));
     }
 
-    /// The push service has spoken.
+    /// Handles the push service's verdict.
     pub(crate) fn on_pushed(&mut self, mut pushed: Box<Pushed>) {
         pushed.push.instance = self.endpoint.current(pushed.push.instance);
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
@@ -327,7 +327,7 @@ impl Shard {
         };
         let what = TimelineEvent::PushEnded { event: Event::Call, outcome: outcome_of(verdict), reason };
         self.note(instance, Some(call), what);
-        // Nobody is there any more to be told of the end.
+        // The end is reported to nobody any more.
         if matches!(verdict, Verdict::Gone { .. })
             && let Some(known) = self.calls.get_mut(call, instance)
         {
@@ -369,11 +369,11 @@ impl Shard {
         }
     }
 
-    /// A push was not delivered: the device is given up, unless it comes by itself or the call is over. One that its service may take later is not given
-    /// up before the end of the call: its device may come by itself until then.
+    /// Gives up the device of a push that was not delivered, unless it comes by itself or the call is over. If its service may take the push later, the
+    /// device is not given up before the end of the call: it may come by itself until then.
     fn on_push_undelivered(&mut self, call: CallId, pushed: &Pushed) {
         let instance = pushed.push.instance;
-        // The device knows nothing of the call, and need not be told of its end.
+        // The device does not know of the call, and so need not hear of its end.
         if pushed.copies == 0
             && let Some(known) = self.calls.get_mut(call, instance)
         {
@@ -381,8 +381,8 @@ impl Shard {
         }
         let known = self.calls.of(instance, call);
         let is_over = known.is_some_and(|call| call.reported_state().is_final());
-        // One that knows of the call comes by itself.
-        let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.is_untold());
+        // A device that knows of the call comes by itself.
+        let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.may_still_be_pushed());
         if comes || is_over {
             return;
         }
@@ -393,13 +393,13 @@ impl Shard {
         }
     }
 
-    /// What becomes of a push that was not taken where it went, and goes there now. A device that knows of the call comes by itself; for one that
-    /// is there the push is held back, unless it `is_silent`: it has left the call without a word.
+    /// Reconsiders a push that was not taken by its former target, and now goes to this one. A device that knows of the call comes by itself. For an
+    /// attached device the push is held, unless the device `is_silent`: it has not responded to the call.
     fn push_on(&mut self, call: CallId, app: Box<str>, target: PushTarget, pushed: Box<Pushed>, is_silent: bool) {
         let instance = pushed.push.instance;
-        let Some(known) = self.calls.of(instance, call).filter(|call| call.is_untold()) else { return };
+        let Some(known) = self.calls.of(instance, call).filter(|call| call.may_still_be_pushed()) else { return };
         let is_same = target.is_same_token(&pushed.target);
-        // One that was there when it was woken, and silent, may be there no more.
+        // A device that was attached and silent when it was woken may be gone by now.
         let is_there = self.attached.contains(instance) && (!known.waiting || known.mark.is_none() || is_same);
         if is_there && !is_silent {
             return self.hold_push(call, pushed);
@@ -428,7 +428,7 @@ impl Shard {
         self.pushes.insert(key, CallPush { task: held.abort_handle(), kind: Kind::Held(news) });
     }
 
-    /// There is news of the device that a push was held back for, or it has been silent for long enough.
+    /// The device of a held push has new state, or has been silent for long enough.
     pub(crate) fn on_push_resumed(&mut self, mut pushed: Box<Pushed>, is_silent: bool) {
         pushed.push.instance = self.endpoint.current(pushed.push.instance);
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
@@ -438,7 +438,7 @@ impl Shard {
         }
     }
 
-    /// Pushes a call once more, to where it goes now.
+    /// Pushes a call once more, to its present target.
     fn push_again(&mut self, call: CallId, app: Box<str>, target: PushTarget, pushed: Pushed, round: PushRound) {
         let earlier = pushed.copies_for(&target);
         let Pushed { push, unsent, .. } = pushed;
@@ -452,8 +452,8 @@ impl Shard {
         self.push_call(app, target, push, round, earlier, departure);
     }
 
-    /// Waits for what a device needs to answer a push with a sign; not on APNs, where nothing follows, nor for a call that has ended before the push
-    /// service has spoken: the holder of a receipt by then has been told that nothing of the token is left.
+    /// Waits for the time that a device needs to respond to a push. Not on APNs, where no second copy follows; nor for a call that ended before the verdict,
+    /// because a receipt may have confirmed by then that nothing of the token is left.
     fn await_sign(&mut self, call: CallId, pushed: Box<Pushed>) {
         let key = (pushed.push.instance, call);
         let awaits = self.calls.of(key.0, call).is_some_and(Call::awaits_sign);
@@ -468,7 +468,7 @@ impl Shard {
         self.pushes.insert(key, CallPush { task: waiting.abort_handle(), kind: Kind::Taken });
     }
 
-    /// A device should have given a sign by now: without one the call is pushed to it a second time, where it is pushed to now.
+    /// The device should have responded by now: if it has not, the call is pushed a second time, to the present target.
     pub(crate) fn on_sign_due(&mut self, mut pushed: Pushed) {
         pushed.push.instance = self.endpoint.current(pushed.push.instance);
         let Push { call: Some(call), instance, .. } = pushed.push else { return };
@@ -484,7 +484,7 @@ impl Shard {
         self.push_again(call, app, target, pushed, PushRound::Second);
     }
 
-    /// A device was woken for a call; what this node tells of it when it leaves.
+    /// Remembers that a device was woken for a call, which this node announces when it leaves.
     fn note_woken(&mut self, call: CallId, instance: InstanceId) {
         let Some(known) = self.calls.get_mut(call, instance) else { return };
         known.accepted = true;
@@ -494,7 +494,7 @@ impl Shard {
         }
     }
 
-    /// Tells a device that was woken that there is nothing to answer any more. Not on APNs: a VoIP push must be a call.
+    /// Tells a woken device that its call is over. Not on APNs, where a VoIP push must be a call.
     pub(crate) fn tell_call_ended(&mut self, call: CallId, instance: InstanceId) {
         let target = self.target_of(instance, Event::CallEnded).filter(|(_, target)| !target.provider.is_apple());
         let Some((app, target)) = target else { return };

@@ -1,37 +1,37 @@
-//! Inputs that wait while the lease of this node is in doubt: another node may own its instances by now.
+//! Inputs that wait while this node's lease is in doubt, because another node may own its instances by now.
 //!
-//! What comes from the network waits, and so do the shard's own inputs that would lead to a push, to the end of a call or to a wipe. The own inputs are acted
-//! on last: a CANCEL that waits beside them, or a deadline that has passed, ends its call first.
+//! Inputs from the network wait, and so do the shard's own inputs that would cause a push, the end of a call, or a wipe. The shard's own inputs are handled
+//! last, so that a CANCEL that waits beside them, or a deadline that has passed, ends its call first.
 //!
-//! Invariant: when the doubt ends, the store's answer about the instances is in the inbox. So the whole inbox is read before a waiting input is acted on,
-//! even one of the same batch. Inputs that a shard gets only once, about a connection, a name or a push, wait without a limit. Inputs of strangers leave half
-//! of the room to SIP servers.
+//! Invariant: when the doubt ends, the store's answer about the instances is already in the inbox. So the whole inbox is read before any waiting input is
+//! handled, even one of the same batch. An input that a shard gets only once (about a connection, a name or a push) waits without a limit. Inputs of unknown
+//! peers leave half of the room to SIP servers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Inputs that are kept while the owner of the instances is in doubt; beyond them messages and keep-alives are lost. A message by UDP is sent again
-/// (RFC 3261 §17); one by a stream is not.
+/// The largest number of inputs that wait; beyond it, messages and keep-alives are dropped. A message by UDP is retransmitted (RFC 3261 §17); one by a
+/// stream is not.
 const DOUBTED_MAX: usize = 8 * 1024;
-/// The bytes of those messages; likewise.
+/// The largest number of bytes in waiting messages; likewise.
 const DOUBTED_BYTES: usize = 64 << 20;
-/// The part of both that others than SIP servers may take: one half.
+/// The part of both that peers other than SIP servers may take: one half.
 const OTHERS: usize = 2;
-/// How soon a shard looks again whether the doubt is over.
+/// How soon a shard checks again whether the doubt is over.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The room that a waiting input takes.
 #[derive(Clone, Copy)]
 pub(crate) enum Claim {
-    /// Nothing: it is told once, and must not be lost.
+    /// None: the shard gets the input only once, and must not lose it.
     ToldOnce,
     /// A message of so many bytes from a SIP server.
     OfServer(usize),
-    /// From anybody else, or a keep-alive.
+    /// A message from anybody else, or a keep-alive.
     OfOther(usize),
 }
 
-/// How much waits.
+/// The amount of waiting inputs.
 #[derive(Clone, Copy, Default)]
 struct Taken {
     count: usize,
@@ -39,7 +39,7 @@ struct Taken {
 }
 
 impl Taken {
-    /// Takes room for one of so many bytes, if there is any in this part of all.
+    /// Takes room for a message of so many bytes, if this part of the whole has any.
     fn take(&mut self, bytes: usize, part: usize) -> bool {
         let fits = self.count < DOUBTED_MAX / part && self.bytes + bytes <= DOUBTED_BYTES / part;
         if fits {
@@ -53,11 +53,11 @@ impl Taken {
 pub(crate) struct Doubt<I> {
     waiting: VecDeque<I>,
     all: Taken,
-    /// Of it what others than SIP servers have sent.
+    /// The share of peers other than SIP servers.
     of_others: Taken,
-    /// How many inputs are still to be read, since the doubt ended, that may tell what is no longer here. `None`: the doubt lasts.
+    /// The inputs still to be read since the doubt ended, because they may say which instances are gone. `None`: the doubt lasts.
     unread: Option<usize>,
-    /// How often this node's lease had lapsed, as far as this shard knows.
+    /// The number of lapses of this node's lease that this shard knows of.
     lapses: u64,
 }
 
@@ -74,10 +74,10 @@ impl<I> Doubt<I> {
         Self { waiting: VecDeque::new(), all: nothing, of_others: nothing, unread: Some(0), lapses: 0 }
     }
 
-    /// Whether what comes from the network is to wait. `taken` inputs were just read, and `behind` come after them.
+    /// Whether inputs from the network must wait. `taken` inputs were just read, and `behind` come after them.
     pub(crate) fn look(&mut self, lease: NodeLease, taken: usize, behind: usize) -> bool {
         let had_lapsed = std::mem::replace(&mut self.lapses, lease.lapses) != lease.lapses;
-        // Of the batch that ends the doubt, the last input may be the one that tells.
+        // Even the last input of the batch that ends the doubt may say which instances are gone.
         let was_over = self.unread == Some(0) && !had_lapsed;
         self.unread = match self.unread {
             _ if lease.is_doubtful => None,
@@ -88,7 +88,7 @@ impl<I> Doubt<I> {
         !(was_over && self.is_over())
     }
 
-    /// Whether nothing waits, or what waits is to be acted on now.
+    /// Whether nothing waits, or the waiting inputs may be handled now.
     pub(crate) fn is_over(&self) -> bool {
         self.unread == Some(0)
     }

@@ -1,16 +1,15 @@
-//! Devices of instances that are not here: another node may have them, and their calls, which began here, go on through here
+//! Devices whose instances another node owns by now. Their established calls began at this node and still pass through it
 //! (`sip/src/endpoint/elsewhere.rs`).
 //!
-//! | the store | the device hears |
+//! | the store has | the device hears |
 //! | --- | --- |
-//! | has the instance, for another node, and its record the secret that was shown | 200, for its dialogs alone |
-//! | has it, for whomever, and the proof is wrong | 403 |
-//! | has none, or one that this node has wiped | 403, and its dialogs go through here no longer |
-//! | has it for this node, or says nothing, or has a record that does not open here | 503: it may be here in a moment, or this node may learn the key |
+//! | the instance, owned by another node, and the proof matches its record | 200, for its dialogs alone |
+//! | the instance, and the proof is wrong | 403 |
+//! | no instance, or one that this node has wiped | 403, and its dialogs pass here no longer |
+//! | the instance, owned by this node; a record that does not open here; or no answer | 503: it may be here in a moment, or this node may learn the key |
 //!
-//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. Only a peer that has
-//! shown an instance's secret, is its SIP server or knows one of its dialogs learns that there is such an instance; but a record that does not open here
-//! is answered 503 to anybody.
+//! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. The existence of an instance is shown only to
+//! a peer that has its secret, is its SIP server, or knows one of its dialogs. The exception is a record that does not open here: its 503 goes to anybody.
 
 use sip::endpoint::{Input, KnownElsewhere, Proof, VerificationId};
 use sip::id::InstanceId;
@@ -23,14 +22,14 @@ use crate::metrics::labels::{EdgeRegisterOutcome, StoreOperation};
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{SealError, StoreError, Stored};
 
-/// Proofs that are looked up at once; a further one is answered 503.
+/// Proofs that may be looked up at once; a further one is answered 503.
 const LOOKUPS_MAX: usize = 256;
 
-/// What the store says of a proof.
+/// The store's verdict on a proof.
 pub(crate) enum Judged {
-    /// It is right, and another node has the instance.
+    /// The proof is right, and another node owns the instance.
     Right(Box<KnownElsewhere>),
-    /// It is wrong.
+    /// The proof is wrong.
     Wrong,
     /// There is no such instance, or not any more.
     Gone(InstanceId),
@@ -39,7 +38,7 @@ pub(crate) enum Judged {
 }
 
 impl Shard {
-    /// Asks the store whether another node has the instance that a proof is for.
+    /// Asks the store whether another node owns the instance of a proof.
     pub(super) fn verify_elsewhere(
         &mut self,
         verification: VerificationId,
@@ -60,7 +59,7 @@ impl Shard {
         });
     }
 
-    /// The store has spoken of a proof.
+    /// Handles the store's verdict on a proof.
     pub(crate) fn on_proof_judged(&mut self, verification: VerificationId, method: &str, judged: Judged) {
         self.proofs_elsewhere = self.proofs_elsewhere.saturating_sub(1);
         self.note_judged(method, &judged);
@@ -126,8 +125,8 @@ async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> 
     }
 }
 
-/// An account that another node has; `None` where `is_meant` says no, or its record leads nowhere. Its SIP server is held once. An error: its record does not
-/// open here.
+/// The account of another node, with one reference to its SIP server. `None`: `is_meant` rejects it, or its record leads nowhere. An error: its record
+/// does not open here.
 pub(super) fn known_elsewhere(
     shared: &Shared,
     stored: &Stored,

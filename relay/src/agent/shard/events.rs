@@ -1,6 +1,6 @@
-//! The shard's reactions to its endpoint's events.
+//! The shard's reactions to the events of its endpoint.
 //!
-//! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next; no event waits.
+//! Invariant: a secret is unsealed for one event, in [`Shard::with_record`], and dropped before the next event. No reaction waits.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,14 @@ use crate::agent::tables::timeline::TimelineEvent;
 use crate::agent::{NodeNews, RecordNote};
 use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, Moment, advertised_now, confirmed_now, unix_now};
+use crate::domain::story::Moment as CallMoment;
 use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::{EdgeRegisterOutcome, InviteOutcome, RegistrationOutcome, SipRefusal};
 use crate::vault::Sealed;
 use crate::vault::record::{REALMS_MAX, Record, StoredRecord};
 
 impl Shard {
-    /// `at`: when what the event follows from arrived from the network.
+    /// `at`: when the message that caused the event arrived from the network.
     pub(crate) fn on_event(&mut self, at: Instant, event: Event) {
         match event {
             Event::Challenged { binding, instance, challenge, nc, cnonce, uri } => {
@@ -83,6 +84,10 @@ impl Shard {
             Event::Mailbox { instance, mailbox } => self.on_mailbox(instance, mailbox),
             Event::Call { call, instance, state, woke_after } => self.on_call(call, instance, state, woke_after),
             Event::GivenUp { call, instance, state } => self.on_given_up(call, instance, state),
+            Event::DeviceRefused { call, instance, status } => {
+                self.note(instance, Some(call), TimelineEvent::DeviceRefused { status });
+            }
+            Event::InviteExpired { call, instance } => self.tell_moment(instance, call, CallMoment::Expired),
             Event::AnswerTooLong { call, instance } => tracing::info!(
                 event = "answer-too-long",
                 %call,
@@ -114,7 +119,7 @@ impl Shard {
         }
     }
 
-    /// Any device of the binding answers for all.
+    /// Answers a challenge with the credentials of any device of the binding.
     fn on_subscription_challenged(&mut self, binding: BindingId, challenged: &Challenged<'_>) {
         let members = self.endpoint.callable_instances(binding);
         let answer = |id| self.with_record(id, |it| digest::answer(it, challenged))?.ok();
@@ -146,6 +151,7 @@ impl Shard {
 
     fn on_attached(&mut self, instance: InstanceId) {
         self.tell_arrivals(instance);
+        self.tell_came_for_announced(instance);
         if self.attached.insert(instance) {
             self.shared.metrics.edge_flows(1);
         }
@@ -167,19 +173,19 @@ impl Shard {
         self.begin_story(call, at, how);
     }
 
-    /// A call goes to a device that is there, or that was woken before.
+    /// A call is forked to a device that is attached, or that was woken before.
     fn on_call_without_push(&mut self, at: Instant, call: Box<IncomingCall>, origin: CallOrigin) {
         self.note_invite(&call);
         self.track_call(&call, None);
         self.begin_story(call, at, origin);
     }
 
-    /// Gives `work` the record of a lent account, for this moment. `None` when there is none, or when it does not open.
+    /// Runs `work` on the opened record of a lent account. `None`: there is no record, or it does not open.
     pub(crate) fn with_record<T>(&self, id: InstanceId, work: impl FnOnce(&Record) -> T) -> Option<T> {
         self.opened(id, &self.instances.get(id)?.sealed, |record| record.lent().map(work))
     }
 
-    /// Opens what `sealed` holds of an instance of either kind.
+    /// Opens the sealed record of an instance of either kind.
     pub(crate) fn opened<T>(
         &self,
         id: InstanceId,
@@ -206,7 +212,7 @@ impl Shard {
         }
     }
 
-    /// Writes down what was done with an instance, where that is kept.
+    /// Writes an audit line about an instance, if the audit trail is on.
     pub(crate) fn audit(&self, id: InstanceId, act: Act) {
         self.shared.audit.note(act, || AuditSubject {
             instance: Some(id),
@@ -231,7 +237,7 @@ impl Shard {
         answer.ok()
     }
 
-    /// A binding is registered: it is for each of its members.
+    /// A binding is registered, and so is each of its members.
     fn on_registered(&mut self, binding: BindingId, by: InstanceId, expires: Duration, refresh: bool) {
         let outcome = if refresh { RegistrationOutcome::Refreshed } else { RegistrationOutcome::Registered };
         self.shared.metrics.registration(outcome);
@@ -243,7 +249,7 @@ impl Shard {
         }
         let mut asked = self.asked.remove(&by).filter(|asked| !asked.is_empty());
         for id in self.endpoint.callable_instances(binding) {
-            // What its app registers by itself is not told of here, nor that it is in the foreground forgotten.
+            // An app in the foreground registers by itself: this registration does not concern it, and its state stays.
             if self.instances.get(id).is_some_and(|row| row.state == InstanceState::Foreground) {
                 continue;
             }
@@ -267,7 +273,7 @@ impl Shard {
                 row.set_registered_until(unix_now() + expires.as_secs());
                 if let Some(first) = row.first.take() {
                     let asked = if id == by { asked.take().unwrap_or_default() } else { Vec::new() };
-                    // The receiver is gone when the use case took too long; the instance is kept all the same.
+                    // The receiver is gone if the use case took too long; the instance is kept all the same.
                     let _ = first.send(FirstRegistration::Registered { expires, asked });
                 }
             }
@@ -284,7 +290,7 @@ impl Shard {
         }
     }
 
-    /// Has its record say that its credentials were accepted.
+    /// Notes in the record that the credentials were accepted.
     pub(crate) fn note_proven(&self, id: InstanceId) {
         // An error means that nobody writes it down any more: the process ends.
         let _ = self.shared.record_notes.send(RecordNote::Proven(id));
@@ -293,7 +299,7 @@ impl Shard {
     fn on_registration_failed(&mut self, binding: BindingId, instance: InstanceId, failure: RegistrationFailure) {
         if let Some(row) = self.instances.get(instance) {
             let (servers, upstreams) = (&self.shared.silent_servers, &self.shared.upstreams);
-            // What a server says of an account that DNS names no more is not the word of the account's.
+            // A server that DNS no longer names does not speak for the account's SIP server.
             let is_of_account = matches!(
                 failure,
                 RegistrationFailure::CredentialsRefused { .. }
@@ -304,7 +310,7 @@ impl Shard {
                 return self.on_registration_retried(binding, instance, Some(status), after);
             }
             match failure {
-                // An account that was never registered may name a server that there is not.
+                // An account that was never registered may name a server that does not exist.
                 RegistrationFailure::Retry { status: None, .. } if !row.is_proven => {}
                 RegistrationFailure::Retry { status: None, .. } => {
                     servers.fails(upstreams, row.upstream, clock::now(), row.registered_until() <= unix_now());
@@ -316,7 +322,7 @@ impl Shard {
             RegistrationFailure::Refused { status } => {
                 self.shared.metrics.registration(RegistrationOutcome::Refused);
                 let unanswerable = self.instances.get(instance).and_then(|row| row.unanswerable);
-                // The device refused last: then the credentials of another one are tried.
+                // The owner of the credentials is reported last: unbinding it makes the endpoint try another one's credentials.
                 for id in self.with_same_credentials(binding, instance).into_iter().chain([instance]) {
                     self.on_refused(id, status, unanswerable);
                 }
@@ -337,10 +343,10 @@ impl Shard {
         }
     }
 
-    /// How the unregistration of apps in the foreground has ended: its status is theirs.
+    /// The outcome of an unregistration for apps in the foreground: its status becomes theirs.
     fn on_unregistered(&mut self, binding: BindingId, outcome: Result<u16, Option<u16>>) {
         if let Err(status) = outcome {
-            // An answer is no outage, whatever it says.
+            // Any answer shows that the server is reached.
             self.shared.metrics.registration(match status {
                 Some(_) => RegistrationOutcome::UnregistrationFailed,
                 None => RegistrationOutcome::TimedOut,
@@ -353,7 +359,7 @@ impl Shard {
             if let Err(status) = outcome {
                 tracing::info!(event = "unregistration-failed", instance = %id, status, "an unregistration was not confirmed");
             }
-            // A 2xx that lists the Contact still confirms nothing.
+            // A 2xx that still lists the Contact confirms no unregistration.
             row.status = outcome.unwrap_or_else(|status| status.filter(|it| *it >= 300).unwrap_or(0));
         }
     }
@@ -372,9 +378,8 @@ impl Shard {
             None => RegistrationOutcome::TimedOut,
         });
         tracing::debug!(event = "registration-retry", %instance, status, after_s = after.as_secs(), "a registration is tried again later");
-        // While the binding stands, it was the joining of one more device that failed, or the check of one whose credentials
-        // are others than those that stand: without these it gets no calls any more, nor do those that have the same. Without its
-        // flow the binding stands for none of them.
+        // If the binding is still registered, the refusal was for a joining device, or for the check of a device with other credentials than
+        // those in use. That device, and all with the same credentials, get no more calls. Without its flow the binding counts for none of them.
         let stands = self.endpoint.has_its_flow(binding);
         let members = if stands { self.endpoint.callable_instances(binding) } else { Vec::new() };
         let (mut all, serves) = (self.endpoint.all_instances(binding), |id: &InstanceId| members.contains(id));
@@ -388,8 +393,7 @@ impl Shard {
         self.instances.get(id).is_some_and(|row| row.state == InstanceState::Registered)
     }
 
-    /// The instances that would offer the very credentials that were refused: they are not tried. While the binding stands all the
-    /// same, its members are left alone.
+    /// The instances with the same credentials as the refused one, which are not tried. If the binding is still registered, its members are left out.
     fn with_same_credentials(&self, binding: BindingId, refused: InstanceId) -> Vec<InstanceId> {
         let mut others = self.endpoint.all_instances(binding);
         let members =
@@ -411,7 +415,7 @@ impl Shard {
         row.set_registered_until(0);
         let (first, is_stored) = (row.first.take(), row.is_stored);
         tracing::info!(event = "registration-refused", instance = %id, status, "the SIP server refused a registration");
-        // An instance whose enabling was answered 202 is in the store although its first registration is under way.
+        // An instance whose enabling was answered 202 is stored before its first registration ends.
         self.end(id, if is_stored { EndKind::Wiped(WipeReason::RefusedUpstream) } else { EndKind::NeverOurs }, None);
         if let Some(first) = first {
             let _ = first.send(FirstRegistration::Refused { status, unanswerable });
@@ -421,14 +425,14 @@ impl Shard {
     fn on_retried(&mut self, id: InstanceId, status: Option<u16>, after: Duration) {
         let Some(row) = self.instances.get_mut(id).filter(|row| row.state != InstanceState::Foreground) else { return };
         row.set_registered_until(0);
-        // A grant of the time before is no answer to what was left unanswered.
+        // An earlier grant does not answer the request that was left unanswered.
         row.status = status.unwrap_or(if row.status < 300 { 0 } else { row.status });
-        // A challenge that had no answer was another attempt's.
+        // An unanswerable challenge belongs to an earlier attempt.
         row.unanswerable = row.unanswerable.filter(|_| matches!(status, Some(401 | 407)));
         let (first, registered_before) = (row.first.take(), row.registered_at > 0);
         self.set_state(id, InstanceState::Retrying);
         if registered_before || self.with_record(id, |record| record.proven) == Some(true) {
-            // Looked for by the same clock.
+            // The same clock decides when it is due.
             let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
             self.instances.set_lost(id, advertised_now(), tell_at);
         }
@@ -439,7 +443,7 @@ impl Shard {
         }
     }
 
-    /// A call came of which nothing was told before, or was announced.
+    /// A new call: its INVITE came, or its SIP server announced it.
     fn note_invite(&mut self, call: &IncomingCall) {
         let has_come = call.mark.is_some();
         let what = match self.calls.of(call.instance, call.call) {
@@ -457,7 +461,7 @@ impl Shard {
             self.stop_push(id, instance);
             self.arrivals.remove(&(instance, id));
         }
-        // A call that is forked at once is told of before it is described: it is not known yet.
+        // A call that is forked at once is reported before it is described, and so not known yet.
         let Some(call) = self.calls.get_mut(id, instance) else { return };
         if let Some(after) = woke_after {
             self.shared.metrics.wake(after);
@@ -466,7 +470,7 @@ impl Shard {
         }
         let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
-        // Of a call that is only announced no caller hears anything yet.
+        // The caller of an announced call gets no response yet.
         let (pushed, has_come) = (call.pushed, call.mark.is_some());
         if woke_after.is_some() || state.is_final() {
             self.set_waiting(id, instance, false);
@@ -492,7 +496,7 @@ impl Shard {
         }
     }
 
-    /// The caller has given up a call that the device may have answered at the same time: nothing wakes the device for it any more.
+    /// The caller has given up a call that the device may have answered at the same time: the device is not woken for it any more.
     fn on_given_up(&mut self, id: CallId, instance: InstanceId, state: CallState) {
         self.stop_push(id, instance);
         if let Some(call) = self.calls.get_mut(id, instance) {
@@ -500,7 +504,7 @@ impl Shard {
         }
     }
 
-    /// The device itself rings, or says that it does.
+    /// The device rings, by its own word.
     pub(crate) fn note_device_rings(&mut self, id: CallId, instance: InstanceId) {
         if self.calls.get_mut(id, instance).is_some_and(|call| !std::mem::replace(&mut call.rings, true)) {
             self.note(instance, Some(id), TimelineEvent::Ringing);

@@ -1,17 +1,17 @@
-//! Waking the devices of an account for a call that its SIP server holds back (`POST /v1/wake`): devices that lent the account, and devices that registered
-//! through the edge (RFC 8599).
+//! Waking the devices of an account for a call that its SIP server holds back (`POST /v1/wake`). The devices have lent the account, or have registered through
+//! the edge (RFC 8599).
 //!
 //! | a device that a requester waits for | the requester |
 //! | --- | --- |
-//! | attaches | is told so |
-//! | declined, wants no calls any more, or its push was refused; or the call's time is over | is released: the device cannot come any more |
+//! | attaches | is told |
+//! | declines, no longer wants calls, has its push refused, or the call's time is over | is released: the device cannot come any more |
 //!
-//! Only devices that are attached or waited for are counted. An app that is open and registers by itself is neither, nor is a device that gets no calls, or
-//! no more of them now.
+//! Only devices that are attached or waited for are counted. Not counted are an app in the foreground, which registers by itself, and a device that gets no
+//! calls now.
 //!
-//! Invariant: no other call of a device releases a requester. A call that nobody waits for is expected no longer than its INVITE may take. The account is
-//! named by its keyed hash alone. A device is woken only when its registration is at a server that the AOR's domain or the operator vouches for, by the name
-//! of the account's next hop or by the address that its flow leads to; a registrar behind that is vouched for as well, by its name or address.
+//! Invariant: a requester is released by the call that it waits for, and by no other. A call that nobody waits for is expected no longer than its INVITE may
+//! take. The account is named by its keyed hash alone. A device is woken only if the AOR's domain or the operator vouches for the SIP server that it is
+//! registered at, by the name of the account's next hop or by the address of its flow. A registrar behind that next hop must be vouched for as well.
 
 use std::net::SocketAddr;
 
@@ -22,20 +22,20 @@ use tokio::sync::mpsc;
 
 use super::Shard;
 use crate::agent::ShardInput;
-use crate::agent::request::{Arrival, Asker, DevicesFound, Servers};
+use crate::agent::request::{Arrival, DevicesFound, Servers, WakeRequester};
 use crate::clock;
 use crate::push::Event;
 use crate::vault::AorKey;
 
-/// A requester that waited for devices is there no more.
+/// A requester that waited for devices has hung up.
 pub(crate) struct RequesterGone {
-    /// What it heard of them by.
+    /// The channel by which it was told of arrivals.
     arrivals: mpsc::WeakUnboundedSender<Arrival>,
     /// The devices, and the calls that they were woken for.
     waited: Vec<(InstanceId, CallId)>,
 }
 
-/// A call that its SIP server holds back, as it has announced it.
+/// A call that its SIP server has announced, and holds back.
 #[derive(Clone, Copy)]
 pub(crate) struct AnnouncedCall<'a> {
     /// The caller.
@@ -43,7 +43,7 @@ pub(crate) struct AnnouncedCall<'a> {
     /// The caller's display name.
     pub(crate) name: Option<&'a str>,
     /// The requester that waits for the devices.
-    pub(crate) asker: &'a Asker,
+    pub(crate) requester: &'a WakeRequester,
 }
 
 impl Shard {
@@ -82,11 +82,11 @@ impl Shard {
                 found.attached += 1;
                 continue;
             }
-            let Some(AnnouncedCall { from, name, asker }) = call else {
+            let Some(AnnouncedCall { from, name, requester }) = call else {
                 found.known += 1;
                 continue;
             };
-            let (now, wait) = (clock::now(), asker.wait);
+            let (now, wait) = (clock::now(), requester.wait);
             self.drive(now, Input::ExpectCall { instance, from: from.into(), name: name.map(Into::into), wait });
             if let Some((call, until)) = self.endpoint.expected_call(now, instance, from) {
                 if let Some(known) = self.calls.get_mut(call, instance) {
@@ -94,7 +94,7 @@ impl Shard {
                 }
                 let waiting = self.arrivals.entry((instance, call)).or_default();
                 waiting.retain(|other| !other.is_closed());
-                waiting.push(asker.arrivals.clone());
+                waiting.push(requester.arrivals.clone());
                 waited.push((instance, call));
                 found.known += 1;
             } else {
@@ -102,24 +102,24 @@ impl Shard {
             }
         }
         if let Some(call) = call.filter(|_| !waited.is_empty()) {
-            self.watch(call.asker, waited);
+            self.watch(call.requester, waited);
         }
         found
     }
 
-    /// Looks out for the end of a requester that has no answer.
-    fn watch(&self, asker: &Asker, waited: Vec<(InstanceId, CallId)>) {
+    /// Watches for a requester that hangs up before its answer.
+    fn watch(&self, requester: &WakeRequester, waited: Vec<(InstanceId, CallId)>) {
         let (shared, shard) = (self.shared.clone(), self.index);
-        let (mut answered, arrivals) = (asker.answered.clone(), asker.arrivals.downgrade());
+        let (mut answered, arrivals) = (requester.answered.clone(), requester.arrivals.downgrade());
         tokio::spawn(async move {
-            // An error means that nobody is there any more.
+            // An error means that the requester is gone.
             if answered.wait_for(|answered| *answered).await.is_err() {
                 shared.shards.send(shard, ShardInput::RequesterGone(RequesterGone { arrivals, waited })).await;
             }
         });
     }
 
-    /// A requester is there no more: what nobody else waits for is expected no longer than its INVITE may take.
+    /// A requester has hung up: a call that nobody else waits for is expected no longer than its INVITE may take.
     pub(crate) fn on_requester_gone(&mut self, RequesterGone { arrivals, waited }: &RequesterGone) {
         let gone = arrivals.upgrade();
         let mut calls: Vec<CallId> = waited.iter().map(|(_, call)| *call).collect();
@@ -139,18 +139,18 @@ impl Shard {
         }
     }
 
-    /// A device's app has come to the foreground, or wants no calls any more: nobody waits for it.
+    /// A device's app has come to the foreground, or wants no more calls: its requesters are released.
     pub(crate) fn want_no_calls(&mut self, instance: InstanceId) {
         self.tell_askers(instance, Arrival::Unwanted);
         self.drive(clock::now(), Input::LeaveExpected(instance));
     }
 
-    /// Whether what is registered at this SIP server is to be woken by these, as far as this pass decides it.
+    /// Whether these servers vouch for the SIP server of a registration, as far as this pass can decide.
     fn is_served(&self, upstream: UpstreamId, servers: &Servers) -> Option<bool> {
         let Some(route) = self.shared.upstreams.route(upstream) else { return Some(false) };
         let is_next_hop = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(route.verified_domain());
         let names = |is: &dyn Fn(&str) -> bool| is(&servers.domain) || servers.registrars.iter().any(|host| is(host));
-        // A proxy that passes on what is for any server vouches for none behind it.
+        // A proxy that forwards to any server does not vouch for the servers behind it.
         let registrar = Uri::parse(route.registrar()).map(|uri| uri.host.trim_end_matches('.').to_owned());
         let registrar = registrar.filter(|host| !is_next_hop(host)).unwrap_or_default();
         let is_registrar = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(&registrar);
@@ -159,13 +159,13 @@ impl Shard {
         let Some(addresses) = &servers.addresses else { return by_name.then_some(true) };
         let peer = self.endpoint.flow_to(upstream).and_then(|flow| self.outgoing.peer_of(flow));
         let is_at = |peer: SocketAddr| addresses.iter().any(|known| known.to_canonical() == peer.ip().to_canonical());
-        // Instances that a name decided about were woken in the pass before.
+        // Instances that a name decides about were woken in the earlier pass.
         let literal = registrar.trim_matches(['[', ']']).parse().ok().map(|ip| SocketAddr::new(ip, 0));
         let may_be = is_registrar_named || literal.is_some_and(is_at);
         Some(!by_name && may_be && (names(&is_next_hop) || peer.is_some_and(is_at)))
     }
 
-    /// A device has come.
+    /// A device has attached: its requesters are told.
     pub(crate) fn tell_arrivals(&mut self, instance: InstanceId) {
         self.tell_askers(instance, Arrival::Came);
     }
@@ -177,7 +177,7 @@ impl Shard {
         }
     }
 
-    /// The requesters that wait for this device, and for which calls; they are taken out.
+    /// Takes out the requesters that wait for this device, with their calls.
     pub(crate) fn take_arrivals(&mut self, device: InstanceId) -> Vec<(CallId, Vec<mpsc::UnboundedSender<Arrival>>)> {
         let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
         let theirs = self.arrivals.extract_if((device, first)..=(device, last), |_, _| true);

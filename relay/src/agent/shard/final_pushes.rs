@@ -1,8 +1,8 @@
-//! Final pushes: they tell that an instance has ended, or that a call of it has, and outlive the instance's row. Each holds the push token in the clear while
-//! it is tried. The pushes for a registration that passed through (RFC 8599) and has no row are kept here as well.
+//! Final pushes: they tell that an instance, or one of its calls, has ended, and outlive the instance's row. Each holds its push token in the clear while it is
+//! tried. The pushes of a push binding without a row (RFC 8599) are kept here as well.
 //!
-//! Invariant: a receipt is given when no final push is on its way: its requester waits for [`RECEIPT_WAITS`] at most, then the pushes are aborted. A push is
-//! tried for [`FINAL_PUSH_TIME`] at most, and is kept here for [`TO_END`] beyond that.
+//! Invariant: no receipt is given while a final push is on its way. The requester waits at most [`RECEIPT_WAITS`]; then the pushes are aborted. A push is
+//! tried for at most [`FINAL_PUSH_TIME`], and stays here for at most [`TO_END`] beyond that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::push::Event;
 
 /// How long a push that outlives its instance is tried at a service that does not take it.
 pub(super) const FINAL_PUSH_TIME: Duration = Duration::from_secs(60);
-/// How long its end may take beyond that.
+/// How long the end of such a push may take beyond that.
 const TO_END: Duration = Duration::from_secs(2);
-/// How long who asks for a receipt waits for a push that is on its way.
+/// How long the requester of a receipt waits for a push under way.
 const RECEIPT_WAITS: Duration = Duration::from_secs(2);
 
 /// The pushes of one shard that outlive their instances.
 #[derive(Default)]
 pub(crate) struct FinalPushes {
     pushes: BTreeMap<(InstanceId, u64), (Event, AbortHandle)>,
-    /// How many there were.
+    /// The number of pushes so far.
     count: u64,
 }
 
@@ -37,7 +37,7 @@ impl FinalPushes {
 }
 
 impl Shard {
-    /// Has a push sent that outlives its instance, and is tried for [`FINAL_PUSH_TIME`] at most.
+    /// Sends a push that outlives its instance, and is tried for at most [`FINAL_PUSH_TIME`].
     pub(super) fn send_final_push(
         &mut self,
         id: InstanceId,
@@ -47,26 +47,26 @@ impl Shard {
         self.final_pushes.count += 1;
         let (shards, shard, number) = (self.shared.shards.clone(), self.index, self.final_pushes.count);
         let said = tokio::spawn(async move {
-            // An error means that it does not end, although it is tried no more: nothing waits for it any longer.
+            // An error means that it has not ended although it is not tried any more: nothing waits for it any longer.
             let _ = timeout(FINAL_PUSH_TIME + TO_END, sending).await;
             shards.send(shard, ShardInput::FinalPushEnded(id, number)).await;
         });
         self.final_pushes.pushes.insert((id, number), (event, said.abort_handle()));
     }
 
-    /// A last push has ended.
+    /// A final push has ended.
     pub(super) fn on_final_push_ended(&mut self, id: InstanceId, number: u64) {
         self.final_pushes.pushes.remove(&(id, number));
         self.finish(id);
         self.finish_push_binding(id);
     }
 
-    /// Whether nothing is on its way any more.
+    /// Whether no push is under way any more.
     pub(super) fn has_no_final_push(&self, id: InstanceId) -> bool {
         self.final_pushes.of(id).next().is_none()
     }
 
-    /// Breaks off what is on its way when somebody has waited for a receipt long enough.
+    /// Aborts the pushes under way when the requester of a receipt has waited long enough.
     pub(super) fn limit_receipt_wait(&self, id: InstanceId) {
         let (shards, shard) = (self.shared.shards.clone(), self.index);
         tokio::spawn(async move {
@@ -77,7 +77,7 @@ impl Shard {
 
     /// The requester of a receipt has waited long enough.
     pub(super) fn on_receipt_wait_over(&mut self, id: InstanceId) {
-        // Its device has registered again: what is pushed now is for that registration.
+        // The device has registered again: pushes now are for that registration.
         if self.push_bindings.knows(id) {
             return;
         }
@@ -86,12 +86,12 @@ impl Shard {
         self.finish_push_binding(id);
     }
 
-    /// Breaks off the pushes that are on their way.
+    /// Aborts the pushes under way.
     pub(super) fn abort_final_pushes(&mut self, id: InstanceId) {
         self.break_off(id, |_| true);
     }
 
-    /// Breaks off what asks a device to register again: it is not to.
+    /// Aborts the pushes that ask a device to register again, because it should not any more.
     pub(super) fn abort_refresh_pushes(&mut self, id: InstanceId) {
         self.break_off(id, |event| event == Event::Renew);
     }

@@ -1,7 +1,7 @@
-//! Registrations that passed through and are reached by their flow alone (`edge.flow_domains`; RFC 5626).
+//! Flow bindings: registrations that passed through and are reached by their flow alone (`edge.flow_domains`; RFC 5626).
 //!
-//! Invariant: a shard keeps the place of each one in the quotas, and nothing else. Nothing of it is in the store, in a list or in a receipt; it ends with its
-//! flow, or with this process.
+//! Invariant: a shard keeps the quota place of each, and nothing else. A flow binding is in no store, list or receipt; it ends with its flow, or with this
+//! process.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,11 @@ use super::Shard;
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 
-/// The count of each of them in the holdings.
+/// The quota place of each flow binding.
 pub(crate) type FlowBindings = HashMap<InstanceId, Holding>;
 
 impl Shard {
-    /// A SIP server has accepted one, or its refresh.
+    /// A SIP server has accepted a flow binding, or its refresh.
     pub(crate) fn on_flow_binding(&mut self, accepted: &FlowBinding) {
         let FlowBinding { instance, aor, registrar, proxy, source, flow } = accepted;
         self.keep_alive(*flow);

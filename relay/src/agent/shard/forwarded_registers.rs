@@ -1,7 +1,7 @@
-//! REGISTERs that are forwarded to their own SIP servers: which of them may pass, and by which route; and proofs in other requests that are forwarded.
+//! REGISTERs that are forwarded to their own SIP servers: which may pass, and by which route. Also the proofs in other forwarded requests.
 //!
-//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. Its proof, or that of another request, counts as a
-//! tried password, as one of HTTPS does, before it leaves.
+//! Invariant: a REGISTER goes only to servers that the operator serves, at a bounded rate for each sender. A proof in it, or in another request, counts as a
+//! tried password before the request leaves, as one in the HTTPS API does.
 
 use std::net::SocketAddr;
 
@@ -20,7 +20,7 @@ use crate::limits::holdings::Holding;
 use crate::metrics::labels::EdgeRegisterOutcome;
 use crate::push::NoAddress;
 
-/// How long a device waits whose registration meets a limit, in seconds.
+/// The `Retry-After` for a registration that meets a limit, in seconds.
 const FULL_RETRY_S: u32 = 60;
 
 /// Why a REGISTER without push parameters does not pass, in the text of its Warning.
@@ -33,15 +33,15 @@ const OTHER_DOMAIN: &str =
 /// The resources that a REGISTER holds while it is on its way through.
 #[derive(Default)]
 pub(crate) struct HeldQuotas {
-    /// To try its proof.
+    /// The permit to try its proof.
     permit: Option<Permit>,
-    /// For the registration that it asks for.
+    /// The quota place for the registration that it asks for.
     place: Option<Holding>,
 }
 
 impl Shard {
-    /// A device registers through this relay: may it, and where to? A proof is counted by the addresses that it goes to, too, so
-    /// these are looked up first.
+    /// Decides whether a device may register through this relay, and by which route. A proof is counted by its destination addresses as well, so these are
+    /// looked up first.
     pub(crate) fn on_route_needed(&mut self, asked: Box<RouteRequest>) {
         let RouteRequest { aor, registrar, proxy, proof, .. } = &*asked;
         let route = Route::through(aor, registrar, proxy.as_deref());
@@ -60,7 +60,7 @@ impl Shard {
         }
     }
 
-    /// DNS has said where a REGISTER with a proof goes.
+    /// DNS has named the destination of a REGISTER with a proof.
     pub(crate) fn on_server_found(&mut self, asked: &RouteRequest, addresses: &[SocketAddr]) {
         let route = self.route_of(asked, addresses);
         self.answer_route(asked, route);
@@ -69,9 +69,9 @@ impl Shard {
 
     fn answer_route(&mut self, asked: &RouteRequest, route: Result<RegisterRoute, RouteRefusal>) {
         if let Err(RouteRefusal { status, .. }) = route {
-            // Any peer may send some each second.
+            // Any peer may send a few each second.
             tracing::debug!(event = "passing-refused", status, "a registration may not pass");
-            // A name that is no instance's comes this way, too: most often a SIP user's in the place of `edge.username`.
+            // A name that is not an instance's comes this way, too: most often the SIP user name in place of `edge.username`.
             match status {
                 403 => self.shared.metrics.edge_register(EdgeRegisterOutcome::Unknown),
                 503 => self.shared.metrics.edge_register(EdgeRegisterOutcome::Limited),
@@ -95,7 +95,7 @@ impl Shard {
                 })?;
             }
             PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
-            // A registration known here or at another node may be ended, and asked for, whatever the operator lets register anew.
+            // A registration known here or at another node may be removed and queried, whatever the operator permits for new ones.
             PushRequest::Nothing if !asked.known && asked.registers && !is_within(asked, &self.shared.flow_domains) => {
                 return Err(forbidden(NO_PUSH));
             }
@@ -125,7 +125,7 @@ impl Shard {
         Ok(RegisterRoute { upstream, registrar, services, by_flow, kept_first })
     }
 
-    /// Lets a proof pass to this server, unless too many wrong ones have.
+    /// Permits a proof to this server, unless too many wrong ones went there.
     fn admit_proof(
         &mut self,
         asked: &RouteRequest,
@@ -147,7 +147,7 @@ impl Shard {
         Ok(())
     }
 
-    /// A REGISTER that passed has ended. If its registration was accepted, that is counted anew within the same turn.
+    /// A forwarded REGISTER has ended. If its registration was accepted, that takes a place of its own within the same turn.
     pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
         let Some(permit) = self.forwarded_registers.remove(&register).and_then(|held| held.permit) else { return };
         match proof {
@@ -157,7 +157,7 @@ impl Shard {
         }
     }
 
-    /// A proof in another request than REGISTER: may it pass, or has it ended? It is never taken for a right one.
+    /// Handles a step of a proof in a request other than REGISTER: it may pass or not, or it has ended. It never counts as right.
     pub(crate) fn on_proof(&mut self, step: ProofStep) {
         match step {
             ProofStep::Asked(asked) => {
@@ -173,7 +173,7 @@ impl Shard {
         }
     }
 
-    /// The addresses are those that DNS has said last: the server's flow is up.
+    /// Uses the last addresses that DNS has named, because the server's flow is up.
     fn admit_carried(&self, asked: &ProofRequest) -> Result<Permit, u32> {
         let ProofRequest { aor, upstream, source, usernames, .. } = asked;
         let upstreams = &self.shared.upstreams;
@@ -186,12 +186,12 @@ impl Shard {
     }
 }
 
-/// 503, and when to come again.
+/// A 503 with Retry-After.
 fn wait(seconds: u32) -> RouteRefusal {
     RouteRefusal { retry_after_s: Some(seconds), ..RouteRefusal::from(503) }
 }
 
-/// Whether the AOR of a REGISTER and all who serve it are of these domains.
+/// Whether the AOR of a REGISTER and all servers on its way are of these domains.
 fn is_within(asked: &RouteRequest, domains: &DomainRules) -> bool {
     let RouteRequest { aor, registrar, proxy, .. } = asked;
     let allowed = |uri: &str| Uri::parse(uri).is_some_and(|uri| domains.allow(uri.host));

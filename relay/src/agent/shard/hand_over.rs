@@ -1,6 +1,6 @@
 //! Instances on their way between nodes, as one shard sees them: those that it takes over, and those that it has handed over.
 //!
-//! Invariant: nothing is kept of an instance that is neither taken over nor handed over.
+//! Invariant: nothing is kept of any other instance.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -15,47 +15,47 @@ use crate::clock;
 
 #[derive(Default)]
 pub(super) struct HandOver {
-    /// Instances taken over that wait for the first answer of their SIP server, each with the channel that waits for it.
+    /// Claimed instances that wait for the first answer of their SIP server, each with the channel that is told.
     settling: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
-    /// Instances that have ended before they came here.
+    /// Instances that ended before they arrived here.
     ended_ahead: EndedAhead,
-    /// For which calls a node that leaves has woken devices that are here now.
+    /// The calls for which a leaving node has woken devices that are here now.
     woken_elsewhere: WokenElsewhere,
     /// While this node leaves: the receiver of the calls for which devices are woken here.
     leaving: Option<mpsc::UnboundedSender<Woken>>,
-    /// Instances that another node has, and that are released when their calls have ended.
+    /// Instances that another node owns, and that are released when their calls have ended.
     waiting_for_calls: HashSet<InstanceId>,
     /// Ending instances that another node has taken over from this one, and since when.
     taken: HashMap<InstanceId, Instant>,
-    /// The instances that take the place of ending ones, and that their calls do not go on for.
+    /// The instances that replace ending ones without taking over their calls.
     heirs: HashMap<InstanceId, InstanceId>,
 }
 
 impl HandOver {
-    /// An instance waits for the end of its calls; `false`: it does already.
+    /// Notes that an instance waits for the end of its calls. `false`: it was noted before.
     pub(super) fn waits_for_calls(&mut self, id: InstanceId) -> bool {
         self.waiting_for_calls.insert(id)
     }
 
-    /// Whether another node has it.
+    /// Whether another node owns the instance.
     pub(super) fn is_left(&self, id: InstanceId) -> bool {
         self.waiting_for_calls.contains(&id)
     }
 
-    /// Nothing waits for the instance's calls any more; whether something did.
+    /// Ends the wait for the calls of an instance. Returns whether it waited.
     pub(super) fn calls_have_ended(&mut self, id: InstanceId) -> bool {
         self.waiting_for_calls.remove(&id)
     }
 
-    /// An instance is taken over; `settled` is told when it has [settled](Self::settled).
+    /// Notes a claimed instance; `settled` is told when it has [settled](Self::settled).
     pub(super) fn settles(&mut self, id: InstanceId, settled: mpsc::UnboundedSender<InstanceId>) {
         self.settling.insert(id, settled);
     }
 
-    /// Ends the wait for an instance that was taken over.
+    /// Ends the wait for a claimed instance.
     pub(super) fn settled(&mut self, id: InstanceId) {
         let Some(settled) = self.settling.remove(&id) else { return };
-        // An error means that nobody has waited so long.
+        // An error means that nobody waits any more.
         let _ = settled.send(id);
         if self.settling.is_empty() {
             // The map may have held all instances.
@@ -63,7 +63,7 @@ impl HandOver {
         }
     }
 
-    /// An instance has ended that may be on its way here.
+    /// Notes the end of an instance that may be on its way here.
     pub(super) fn note_ended_ahead(&mut self, id: InstanceId) {
         self.ended_ahead.note(clock::now(), id);
     }
@@ -72,22 +72,22 @@ impl HandOver {
         self.ended_ahead.has(clock::now(), id)
     }
 
-    /// A device has registered anew what had ended.
+    /// A device has registered an ended push binding again.
     pub(super) fn forget_end(&mut self, id: InstanceId) {
         self.ended_ahead.forget(id);
     }
 
-    /// A node that leaves has woken these.
+    /// A leaving node has woken these devices.
     pub(super) fn note_woken_elsewhere(&mut self, woken: &[Woken]) {
         self.woken_elsewhere.note(clock::now(), woken);
     }
 
-    /// Whether a node that leaves has woken this device for the call.
+    /// Whether a leaving node has woken this device for the call.
     pub(super) fn is_woken_elsewhere(&self, instance: InstanceId, mark: InviteMark) -> bool {
         self.woken_elsewhere.has(clock::now(), instance, mark)
     }
 
-    /// This node leaves; `woken` is told of the devices that are woken from now on.
+    /// This node leaves: `woken` is told the devices that are woken from now on.
     pub(super) fn leave(&mut self, woken: mpsc::UnboundedSender<Woken>) {
         self.leaving = Some(woken);
     }
@@ -101,27 +101,27 @@ impl HandOver {
         self.leaving.as_ref()
     }
 
-    /// Another node has taken these over.
+    /// Another node has claimed these instances.
     pub(super) fn note_taken(&mut self, ids: &[InstanceId]) {
         self.taken.extend(ids.iter().map(|id| (*id, clock::now())));
     }
 
-    /// An instance is about to end for this one, and its calls with it.
+    /// An instance is about to end in favour of this one, and its calls with it.
     pub(super) fn note_heir(&mut self, earlier: InstanceId, heir: InstanceId) {
         self.heirs.insert(earlier, heir);
     }
 
-    /// The instance that has missed what an ending one misses.
+    /// The instance in whose name the calls of an ending one are missed.
     pub(super) fn heir_of(&self, earlier: InstanceId) -> Option<InstanceId> {
         self.heirs.get(&earlier).copied()
     }
 
-    /// An instance is here no more.
+    /// Forgets an instance that is not here any more.
     pub(super) fn forget_heir_of(&mut self, earlier: InstanceId) {
         self.heirs.remove(&earlier);
     }
 
-    /// The time since which another node has an instance of this one.
+    /// The time since which another node owns an instance of this node.
     pub(super) fn taken_since(&self, id: InstanceId) -> Option<Instant> {
         self.taken.get(&id).copied()
     }

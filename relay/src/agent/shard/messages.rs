@@ -1,7 +1,7 @@
 //! MESSAGEs that are kept for a device.
 //!
-//! Invariant: what somebody wrote is sealed in the turn of the loop in which it came, and held in no other form; a sender
-//! is told 202 only when the store has it. A push tells of a message and never holds it. The last places are kept for senders of few messages.
+//! Invariant: a text is sealed in the turn of the loop in which it arrived, and held in no other form. A sender hears 202 only when the store has the message.
+//! A push announces a message and never contains it. The last places are reserved for senders of few messages.
 
 use sip::endpoint::{InboundMessage, Input, MessageContent, MessageEnd, MessageRequestId, StoreOutcome};
 use sip::id::{InstanceId, MessageId};
@@ -25,9 +25,9 @@ pub(crate) struct MessageStored {
     from: Box<str>,
     name: Option<Box<str>>,
     outcome: Result<Placement, StoreError>,
-    /// Until when it is kept, as long as nobody renews the lease, in seconds since 1970.
+    /// The end of its life unless the lease is renewed, in seconds since 1970.
     expires_at: u64,
-    /// Its user is told of it.
+    /// Whether its user is told of it.
     told: bool,
 }
 
@@ -39,9 +39,9 @@ impl Shard {
             // The instance is ending: no messages are kept for it any more.
             return self.next.push_back(Input::MessageStored { request, instance, outcome: StoreOutcome::Full });
         };
-        // By the clock by which it is forgotten.
+        // The same clock decides when it is forgotten.
         let now = shared_now();
-        // A lease that is renewed lengthens what is kept beside its record.
+        // A renewed lease prolongs the items beside its record.
         let lasts = inbound.lasts.map_or(MAX_LIFETIME_S, |lasts| lasts.as_secs().min(MAX_LIFETIME_S));
         let kept_until = now.saturating_add(lasts);
         let expires_at = row.expires_at().min(kept_until);
@@ -57,7 +57,7 @@ impl Shard {
         let places = self.activity(instance).map_or(MESSAGES_MAX, |activity| activity.senders.note(inbound.sender));
         let item = item.within(places);
         let (from, name) = (inbound.from.clone(), inbound.name.clone());
-        // What tells the sender's app that another one was delivered or displayed is kept for the app, and is no new message for the user.
+        // A delivery or display notification is kept for the app, and is no new message for the user.
         let told = MessageContent::of(&inbound.content_type, &inbound.body) == MessageContent::Words;
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
@@ -67,7 +67,7 @@ impl Shard {
         });
     }
 
-    /// The store has spoken.
+    /// Handles the store's answer.
     pub(crate) fn on_message_stored(&mut self, stored: MessageStored) {
         let MessageStored { request, instance, message, from, name, outcome, expires_at, told } = stored;
         let (kept, outcome) = match outcome {
@@ -87,7 +87,7 @@ impl Shard {
         }
     }
 
-    /// A device has taken a message after all that is kept for it.
+    /// A device has accepted, after all, a message that is being stored for it.
     pub(crate) fn discard_message(&self, instance: InstanceId, message: MessageId) {
         self.shared.metrics.message(MessageOutcome::Delivered);
         let vault = self.shared.vault.clone();

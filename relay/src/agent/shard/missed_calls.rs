@@ -1,6 +1,7 @@
-//! Calls that nobody answered: kept for the device, and told by an alert push.
+//! Missed calls: each is kept for the device, and announced by an alert push.
 //!
-//! Invariant: the caller of a missed call is sealed in the turn of the loop in which the call ended. A note that the store does not take is kept for later.
+//! Invariant: the caller is sealed in the turn of the loop in which the call ended. A note that the store does not take is kept for later
+//! (`agent/late_notes.rs`).
 
 use std::time::Instant;
 
@@ -20,17 +21,17 @@ use crate::push::Event;
 use crate::vault::items::MissedCall;
 use crate::vault::{MAX_LIFETIME_S, StoreError};
 
-/// Whether an instance that misses a call is, or will be, another node's, or this one's.
+/// The owner, now or soon, of an instance that has missed a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum GoesOn {
-    Surely,
-    /// This node ends it by itself, and another one may have it by now, as the store will say: the note is kept where it has the record, and gone with that.
+enum OwnedElsewhere {
+    Yes,
+    /// This node ends it by itself, and another node may own it by now. The store decides: the note is kept if there is a record, and ends with that.
     Perhaps,
-    Not,
+    No,
 }
 
 impl Shard {
-    /// A call came at `arrived` that a device does not get, because it has had too many: its user finds it as one that was missed.
+    /// A device does not get a call that came at `arrived`, because it has had too many: its user finds it among the missed calls.
     pub(crate) fn on_call_refused(&mut self, arrived: Instant, call: Box<IncomingCall>) {
         if self.is_of_others(&call).is_some() {
             return;
@@ -43,28 +44,28 @@ impl Shard {
         self.on_missed(&call, CallState::TimedOut);
     }
 
-    /// A call has ended that nobody answered.
+    /// An unanswered call has ended.
     pub(crate) fn on_missed(&mut self, missed: &IncomingCall, state: CallState) {
         let instance = missed.instance;
         if self.calls.of(instance, missed.call).is_some_and(|call| call.is_of_others) {
             return;
         }
         let heir = self.hand_over.heir_of(instance);
-        // An instance that another node goes on with has missed the call here; one that ends for another has missed it in that one's name.
+        // An instance that another node takes over has missed the call here. One that is replaced has missed it in the name of its successor.
         let goes_on = |ending: &Ending| match ending.kind {
-            EndKind::HandedOver => GoesOn::Surely,
-            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) if heir.is_some() => GoesOn::Surely,
-            EndKind::Wiped(reason) if reason.is_nobodys_word() => GoesOn::Perhaps,
-            EndKind::NeverOurs | EndKind::Wiped(_) => GoesOn::Not,
+            EndKind::HandedOver => OwnedElsewhere::Yes,
+            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) if heir.is_some() => OwnedElsewhere::Yes,
+            EndKind::Wiped(reason) if reason.is_nobodys_word() => OwnedElsewhere::Perhaps,
+            EndKind::NeverOurs | EndKind::Wiped(_) => OwnedElsewhere::No,
         };
         let Some(row) = self.instances.get(instance) else { return };
-        let goes_on = row.ending.as_deref().map_or(GoesOn::Surely, goes_on);
-        if goes_on == GoesOn::Not {
+        let goes_on = row.ending.as_deref().map_or(OwnedElsewhere::Yes, goes_on);
+        if goes_on == OwnedElsewhere::No {
             return;
         }
         let named = heir.filter(|_| row.ending.is_some()).unwrap_or(instance);
         let (call, expires_at) = (missed.call, row.expires_at());
-        // By the clock by which it is forgotten; a lease that is renewed lengthens what is kept beside its record.
+        // The same clock decides when it is forgotten. A renewed lease prolongs the items beside its record.
         let kept_until = shared_now().saturating_add(MAX_LIFETIME_S);
         let item = self.shared.vault.seal_missed_call(named, || MissedCall {
             call,
@@ -75,13 +76,13 @@ impl Shard {
             given_up: state == CallState::Cancelled,
         });
         let displaces = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
-        let note = Note { instance: named, item, displaces, goes_on: goes_on == GoesOn::Surely };
+        let note = Note { instance: named, item, displaces, goes_on: goes_on == OwnedElsewhere::Yes };
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let outcome = match note.keep(&shared.vault, &shared.metrics).await {
-                Some(Err(StoreError::Gone)) if goes_on == GoesOn::Perhaps => return,
+                Some(Err(StoreError::Gone)) if goes_on == OwnedElsewhere::Perhaps => return,
                 Some(Ok(())) => MissedCallOutcome::Kept,
-                // A store that came back empty takes it when the record is there again.
+                // A store that came back empty takes the note once the record is there again.
                 None | Some(Err(StoreError::Gone)) => {
                     if shared.late_notes.add(note) {
                         return;
@@ -92,13 +93,13 @@ impl Shard {
             };
             shared.metrics.missed_call(outcome);
         });
-        if goes_on == GoesOn::Perhaps {
-            // Who goes on with it knows where it is told; what this node knows has led to its end.
+        if goes_on == OwnedElsewhere::Perhaps {
+            // Its next owner knows the push target; what this node knows has led to its end.
             return;
         }
         let (from, name) = (Some(missed.from.clone()), missed.name.clone());
         let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };
-        // The device is the same, and what it wants is known by its earlier record.
+        // The device is the same, and its earlier record says which events it wants.
         if let Some((app, target)) = self.alert_target_of(instance, |wake_for| wake_for.missed_call) {
             self.send_alert_to(app, target, named, Event::MissedCall, kept_life_s(expires_at), content);
         }

@@ -101,10 +101,9 @@ use final_pushes::FinalPushes;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 64;
-/// Between two looks at the timers, unless something comes: there are some for each call, and few of them mean anything by then.
+/// The pause between two checks of the timers, unless an input comes. Each call sets some timers, and few of them still matter when they are due.
 const TIMER_STEP: Duration = Duration::from_millis(10);
-/// The longest sleep while messages come. A timer that is set for later than what the runtime sleeps for wakes nobody; one for sooner
-/// costs two system calls.
+/// The longest sleep while messages come. A timer later than the runtime's own wakes nobody; an earlier one costs two system calls.
 const BUSY_NAP: Duration = Duration::from_millis(50);
 /// The longest sleep: the wall clock may be set, and expiries follow it.
 const NAP_MAX: Duration = Duration::from_secs(30);
@@ -114,9 +113,9 @@ pub(crate) struct Shard {
     index: usize,
     shared: Arc<Shared>,
 
-    // The endpoint, and what goes in and out.
+    // The endpoint, its inputs and its outputs.
     endpoint: Endpoint,
-    /// When the endpoint wants to be told the time next.
+    /// The next deadline of the endpoint.
     due: Option<Instant>,
     /// The next inputs of the endpoint.
     next: VecDeque<Input>,
@@ -126,21 +125,21 @@ pub(crate) struct Shard {
     /// How many registrations wait for their turn, as the metric says.
     waiting_told: usize,
 
-    // What waits.
+    // Waiting requests and inputs.
     /// Requests for instances that may be on their way here.
     awaiting_claim: AwaitingClaim,
-    /// Network inputs that came while this node may own nothing any more.
+    /// Inputs from the network that came while this node's ownership is in doubt.
     doubt: Doubt<ShardInput>,
     /// Requests by our Path that wait for the store.
     path_lookups: PathLookups,
-    /// Proofs of devices that the store is asked about.
+    /// Proofs of devices for which the store is asked.
     proofs_elsewhere: usize,
     /// The process is about to end: no new call begins to wait.
     refuses_calls: bool,
 
-    // Instances whose accounts are lent.
+    // Lent accounts.
     instances: Instances,
-    /// When their ends are to be moved.
+    /// When the ends of leases must be converted to another clock.
     frames: Frames,
     /// Devices that have a flow.
     attached: Attached,
@@ -148,7 +147,7 @@ pub(crate) struct Shard {
     asked: HashMap<InstanceId, Vec<Asked>>,
     /// Steps of all timelines.
     steps: usize,
-    /// The instances of whose mailboxes this run has heard; with what it has heard last, while the store is asked what earlier ones have.
+    /// The instances whose mailboxes this run was notified of. Holds the last notice while the store is asked for the state that earlier runs knew.
     mailboxes: BTreeMap<InstanceId, Option<Box<Mailbox>>>,
     /// Recordings of instances under way.
     traces: BTreeMap<InstanceId, Trace>,
@@ -157,9 +156,9 @@ pub(crate) struct Shard {
     // Registrations that pass through.
     push_bindings: PushBindings,
     flow_bindings: FlowBindings,
-    /// REGISTERs that are on their way through to a SIP server.
+    /// REGISTERs that are being forwarded to a SIP server.
     forwarded_registers: HashMap<ForwardedRegisterId, HeldQuotas>,
-    /// Proofs in other requests that are on their way.
+    /// Proofs in other requests that are being forwarded.
     proofs_under_way: HashMap<CarriedProofId, Permit>,
     /// Registrations that passed through nodes that are gone.
     orphaned_bindings: OrphanedBindings,
@@ -167,19 +166,20 @@ pub(crate) struct Shard {
     // Calls.
     calls: Calls,
     stories: Stories,
-    /// The pushes that are being delivered, or may be sent a second time, for calls that are not over; and those that have left, for an answer.
+    /// The pushes of calls that are not over, which are being delivered or may be sent a second time; and those of ended calls that have left and await
+    /// an answer.
     pushes: BTreeMap<(InstanceId, CallId), CallPush>,
     /// The requesters that wait for a device that was woken for an announced call.
     arrivals: BTreeMap<(InstanceId, CallId), Vec<mpsc::UnboundedSender<Arrival>>>,
     /// Whether a call's push has been handed over in this turn.
     hurried: bool,
-    /// Whether the CANCEL of the request waits that the endpoint is being told of.
+    /// Whether the CANCEL of the request that is handed to the endpoint is waiting behind it.
     is_cancelled: bool,
 
     // Pushes of all kinds.
     /// How many more pushes devices, callers and apps may cause.
     budgets: PushBudgets,
-    /// How the push services stood, while something waits for them.
+    /// The last known health of the push services, while a notice waits for them.
     services: Services,
     /// The pushes that outlive their instances.
     final_pushes: FinalPushes,
@@ -239,7 +239,7 @@ impl Shard {
         tokio::pin!(end);
         let (mut busy, mut looked) = (false, clock::now());
         loop {
-            // Deadlines that follow each other closely are met together, and those that come due meanwhile with the next message.
+            // Deadlines close to each other are handled together; those that fall due meanwhile, with the next message.
             let mut wake_at = self.next_deadline().max(looked + TIMER_STEP);
             if busy {
                 wake_at = wake_at.min(clock::now() + BUSY_NAP);
@@ -256,7 +256,7 @@ impl Shard {
             }
             busy = !batch.is_empty();
             looked = clock::now();
-            // Inputs sent before the doubt ended are in the inbox by now, and counted.
+            // Inputs that were sent before the doubt ended are in the inbox by now, and counted.
             let lease = self.lease();
             let is_in_doubt = self.doubt.look(lease, batch.len(), inbox.len());
             for input in batch.drain(..) {
@@ -283,7 +283,7 @@ impl Shard {
         }
     }
 
-    /// The doubt is over: what waited for its end is done, the network's first.
+    /// The doubt is over: the inputs that waited are handled, those of the network first.
     fn do_what_waited(&mut self) {
         let waiting = self.doubt.take();
         let cancelled = Cancelled::among_inputs(waiting.iter());
@@ -295,18 +295,18 @@ impl Shard {
         }
         self.is_cancelled = false;
         self.catch_panic(Self::on_time);
-        // A call that has ended meanwhile, by its CANCEL or by its time, is pushed no more.
+        // A call that has ended meanwhile, by its CANCEL or its deadline, is not pushed any more.
         for input in own.into_iter().filter(|input| !is_given_up(input)) {
             self.catch_panic(|shard| shard.on_input(input));
         }
     }
 
-    /// The room that an input takes while it waits for the end of a doubt; `None`: it does not wait, for it is what the store says, or changes what is
-    /// kept here, or only ends something.
+    /// The room that an input takes while it waits for the end of a doubt. `None`: the input does not wait, because it is the store's answer, changes
+    /// only state of this shard, or only ends something.
     fn claim_of(&self, input: &ShardInput) -> Option<Claim> {
         match input {
             ShardInput::Sip { input, .. } => Some(self.claim_of_network(input)),
-            // What these lead to is a push, a call's end, a wipe, or a request that is handed in. Of each there is one for what is under way.
+            // These lead to a push, the end of a call, a wipe, or a request that is handed in. There is at most one for each operation under way.
             ShardInput::Pushed(_)
             | ShardInput::SignDue(_)
             | ShardInput::PushResumed { .. }
@@ -319,7 +319,7 @@ impl Shard {
             | ShardInput::ProofJudged(_)
             | ShardInput::ServerFound(_) => Some(Claim::ToldOnce),
             ShardInput::Request(request) => match &**request {
-                // Anybody may ask: a wrong secret is answered at once, and waits for nothing.
+                // Anybody may ask, so a wrong secret is answered at once.
                 Request::Test { id, who, .. } => self.admit(*id, who).is_ok().then_some(Claim::OfOther(0)),
                 request => request.is_of_pushes().then_some(Claim::ToldOnce),
             },
@@ -369,13 +369,13 @@ impl Shard {
         NodeLease { is_doubtful, lapses: self.shared.ownership.lapses() }
     }
 
-    /// Tells the endpoint what arrived at `at`, and does all that follows.
+    /// Hands an input that arrived at `at` to the endpoint, and handles all outputs.
     pub(crate) fn drive(&mut self, at: Instant, input: Input) {
         self.next.push_front(input);
         self.settle(at);
     }
 
-    /// Tells the endpoint all that waits in [`Self::next`], and does all that follows from what arrived at `at`.
+    /// Hands all inputs in [`Self::next`] to the endpoint, and handles all outputs; the first input arrived at `at`.
     pub(crate) fn settle(&mut self, at: Instant) {
         while let Some(input) = self.next.pop_front() {
             self.endpoint.handle(clock::now(), input);
@@ -383,8 +383,7 @@ impl Shard {
         }
     }
 
-    /// A fault in what one peer's message set off must not take the others' bindings with it: the input that met it is
-    /// dropped, and said.
+    /// A panic that the message of one peer causes must not end the bindings of others: the input is dropped and logged.
     fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
             tracing::error!(
@@ -392,10 +391,10 @@ impl Shard {
                 shard = self.index,
                 "an input met a fault of the relay and was dropped; please report this"
             );
-            // A request waits for its word without an end.
+            // Otherwise a request would wait for its decision without an end.
             self.next.retain(|input| matches!(input, Input::ProofAdmitted(..)));
             self.is_cancelled = false;
-            // The endpoint's next deadline is asked for anew.
+            // The endpoint's next deadline is read again.
             self.due = Some(clock::now());
         }
     }
@@ -434,7 +433,7 @@ impl Shard {
             ShardInput::ReceiptWaitOver(id) => self.on_receipt_wait_over(id),
             ShardInput::Request(request) => self.on_request(*request),
         }
-        // Effects of a request or a verdict that are still to be told.
+        // Inputs that a request or a verdict has caused.
         self.settle(clock::now());
         if self.doubt.is_over() {
             self.judge_claimed(clock::now());
@@ -447,7 +446,7 @@ impl Shard {
                 self.outgoing.closed(*flow);
                 self.path_lookups.forget_flow(*flow);
             }
-            // A failed dial beside a flow in use says nothing of that flow; and a forgotten SIP server needs no dial.
+            // A failed dial says nothing about a flow in use; and a forgotten SIP server needs no dial.
             Input::DialFailed(upstream)
                 if self.endpoint.flow_to(*upstream).is_none() && self.endpoint.knows_upstream(*upstream) =>
             {
@@ -491,7 +490,7 @@ impl Shard {
         self.calls.forget_old(now);
         self.refresh_orphaned_bindings(now);
         self.look_at_services(now);
-        // First: a clock that is trusted in between moves ends, and ends none.
+        // This comes first: when another clock becomes the trusted one, ends are converted before any is due.
         let reading = Reading::now();
         if let Some(frame) = self.frames.look() {
             for id in self.instances.move_ends_to(frame) {
@@ -505,20 +504,20 @@ impl Shard {
             match due {
                 Due::Reminder(reminder) => self.remind(id, reminder),
                 Due::Lost { since } => self.tell_registration_failing(id, since),
-                Due::Again(what) => self.tell_again(id, what),
+                Due::Repeat(what) => self.tell_again(id, what),
                 Due::End => self.expire(id),
             }
         }
     }
 
-    /// The peer of a connection that was accepted has proven who it is.
+    /// The peer of an accepted connection has proven its identity.
     pub(crate) fn know(&self, flow: FlowId) {
         if let Some(writer) = self.outgoing.writer(flow) {
             writer.know();
         }
     }
 
-    /// Likewise a SIP server of a binding that is here, by its address.
+    /// The peer of an accepted connection is a SIP server of a binding here, by its address.
     fn know_server(&self, source: &Source) {
         if let Some(writer) = self.outgoing.writer(source.flow)
             && writer.is_strangers()
@@ -528,7 +527,7 @@ impl Shard {
         }
     }
 
-    /// A connection leads to a device that nobody pushes.
+    /// A connection leads to a device without pushes.
     pub(crate) fn keep_alive(&self, flow: FlowId) {
         if let Some(writer) = self.outgoing.writer(flow) {
             writer.keep_alive();
@@ -549,7 +548,7 @@ impl Shard {
             .fold(nap, Instant::min)
     }
 
-    /// Does what the endpoint wants done because of what arrived at `at`.
+    /// Handles the outputs of the endpoint that follow from an input that arrived at `at`.
     fn drain(&mut self, at: Instant) {
         loop {
             let output = match self.endpoint.poll() {
@@ -578,7 +577,7 @@ impl Shard {
                 }
                 Output::Dial { upstream, avoid, for_one } => {
                     let avoid = avoid.and_then(|flow| {
-                        // An ended flow is known no more, and was the last that led there.
+                        // The flow has ended, and was the last one to this peer.
                         self.outgoing.peer_of(flow).or_else(|| self.shared.dialler.led_to(self.index, upstream))
                     });
                     self.shared.dialler.dial(self.index, upstream, avoid, for_one);
@@ -590,19 +589,19 @@ impl Shard {
     }
 }
 
-/// Whether nobody wants any more what an input that waited is to lead to.
+/// Whether nobody waits any more for the effect of an input that waited.
 fn is_given_up(input: &ShardInput) -> bool {
     matches!(input, ShardInput::Request(request) if request.is_given_up())
 }
 
-/// Lets what is ready run first.
+/// Yields to the tasks that are ready.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
-        // Behind all that is ready on this core, before the system is asked for more.
+        // Behind all tasks that are ready on this core, and before the next poll of the system.
         context.waker().wake_by_ref();
         Poll::Pending
     })

@@ -1,14 +1,13 @@
-//! Orphaned push bindings (RFC 8599): the node in their Path is gone, so their SIP servers' calls lead nowhere until their devices have registered by this
-//! node.
+//! Orphaned push bindings (RFC 8599): the node that their Path names is gone, so calls do not arrive until their devices have registered through this node.
 //!
-//! | the node in the Path, whoever had the registration since | the device is |
+//! | the node in the Path | the device is |
 //! | --- | --- |
-//! | has no lease [`BACK_WITHIN`] later | pushed to register, in its turn, and again half-way to the end as long as that is more than [`AGAIN_MIN`] away |
-//! | has said that it leaves, [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago at most | not pushed yet: a planned restart ends with the node's return |
-//! | lives again, or the device has registered here | pushed as any other one |
+//! | has had no lease for [`BACK_WITHIN`] | pushed to register in its turn, and again half-way to the end of its registration, as long as that is more than [`AGAIN_MIN`] away |
+//! | announced at most [`BACK_WITHIN`](crate::agent::departures::BACK_WITHIN) ago that it leaves | not pushed yet: after a planned restart the node is back |
+//! | lives again, or the device has registered here | pushed as any other device |
 //!
-//! Invariant: the devices at one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
-//! is to cause one. The store is asked once for all registrations of a turn.
+//! Invariant: the devices of one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
+//! causes one. The store is asked once for all registrations of a turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,9 +20,9 @@ use super::Shard;
 use crate::agent::ShardInput;
 use crate::clock::latest_now;
 
-/// A node that only starts again is back by then.
+/// The time in which a node that restarts is back.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
-/// Nearer to its end a device is pushed as any other.
+/// Nearer to the end of its registration, a device is pushed as any other.
 const AGAIN_MIN: Duration = Duration::from_secs(3_600);
 /// Turns in a second.
 const TURNS: u32 = 4;
@@ -35,10 +34,10 @@ pub(crate) struct OrphanedBindings {
     due: Option<Instant>,
 }
 
-/// Registrations at one SIP server.
+/// The registrations at one SIP server.
 struct ServerQueue {
     bucket: Bucket,
-    /// Each with when it may be pushed at the earliest.
+    /// Each registration, with the earliest time of its push.
     waiting: BTreeSet<(Instant, InstanceId)>,
 }
 
@@ -49,7 +48,7 @@ impl OrphanedBindings {
         Self { rate, queues: BTreeMap::new(), due: None }
     }
 
-    /// When some are due next.
+    /// The time of the next turn.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -65,7 +64,7 @@ impl OrphanedBindings {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// The registrations whose turn it is, each once; those that are not `wanted` any more take no turn.
+    /// Takes the registrations whose turn it is, each once. Those that are not `wanted` any more are dropped.
     fn take(&mut self, now: Instant, wanted: impl Fn(InstanceId) -> bool) -> Vec<(UpstreamId, InstanceId)> {
         let (rate, mut taken) = (self.rate, Vec::new());
         for (server, ServerQueue { bucket, waiting }) in &mut self.queues {
@@ -91,7 +90,7 @@ impl OrphanedBindings {
 }
 
 impl Shard {
-    /// Has those pushed whose turn it is, unless their node lives.
+    /// Pushes the devices whose turn it is, unless their node lives.
     pub(super) fn refresh_orphaned_bindings(&mut self, now: Instant) {
         if self.orphaned_bindings.due().is_none_or(|due| due > now) {
             return;
@@ -109,7 +108,7 @@ impl Shard {
                 continue;
             }
             nodes.entry(node).or_default().push(id);
-            // In case that nothing comes of it.
+            // In case that the push is in vain.
             let left = self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now());
             let again = Duration::from_secs(left / 2);
             if again >= AGAIN_MIN {
@@ -121,7 +120,7 @@ impl Shard {
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            // While the store does not say, a push more costs less than a call that nobody gets.
+            // Without an answer of the store, a needless push costs less than a lost call.
             let living = shared.vault.living_peers().await.unwrap_or_default();
             for (node, ids) in nodes {
                 let lives = living.iter().any(|run| *run.node() == node);

@@ -1,6 +1,6 @@
-//! The ways out of a shard: its connections, and the datagrams of one turn.
+//! The output of a shard: its connections, and the datagrams of one turn.
 //!
-//! Invariant: a connection that takes no more is forgotten; datagrams leave together at the end of their turn.
+//! Invariant: a connection that takes no more bytes is forgotten. Datagrams leave together at the end of their turn.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -45,7 +45,7 @@ impl Outgoing {
         }
     }
 
-    /// Sends bytes by a flow. Whether it takes them; a connection that does not is forgotten.
+    /// Sends bytes by a flow. Returns whether it takes them; a connection that does not is forgotten.
     pub(super) fn send(&mut self, flow: FlowId, bytes: Bytes) -> bool {
         if let FlowId::Datagram(peer) = flow {
             self.datagrams.push((peer, bytes));
@@ -58,7 +58,7 @@ impl Outgoing {
         is_taken
     }
 
-    /// Sends the datagrams of this turn. A lost one is sent again (RFC 3261 §17).
+    /// Sends the datagrams of this turn. A lost one is retransmitted (RFC 3261 §17).
     pub(super) fn send_datagrams(&mut self, udp: &Udp, shard: usize) {
         udp.send_all(shard, &mut self.datagrams);
     }

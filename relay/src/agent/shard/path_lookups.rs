@@ -1,28 +1,28 @@
-//! Requests that wait for a lookup: the store is asked whose their instance is, or DNS whether they come from its SIP server.
+//! Requests that wait for a lookup: in the store, which node owns their instance; or in DNS, whether their source is the instance's SIP server.
 //!
 //! - A request comes by our Path (RFC 8599), or by our Record-Route in a dialog, for a registration that is not here.
-//! - It comes likewise, or for the Contact of a lent account, from an address that may be the SIP server's as far as DNS has told.
-//! - A device sends it in a dialog of an account that is not here.
+//! - A request comes likewise, or for the Contact of a lent account, from an address that DNS has not named as the SIP server's yet.
+//! - A device sends a request in a dialog of an account that is not here.
 //!
-//! | answer | the requests that wait |
+//! | answer | the waiting requests |
 //! | --- | --- |
-//! | the registration is here, or in the store, and DNS tells all addresses of its SIP server, or the one that a request comes from | are handed in |
-//! | another node has the account of a dialog | are handed in, and forwarded or kept, or the device is asked for its proof (`super::elsewhere`) |
-//! | the store has none; for a device's request: none that another node has | are handed in, and refused as unknown |
-//! | nothing, for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
-//! | the store, or DNS, cannot answer | likewise, and it is asked again |
-//! | some addresses of the SIP server, and nothing of the rest for [`PART_WAIT`] | are handed in, and judged by those |
-//! | the record does not open here, or an account is this node's and not here yet | are refused with 503 |
+//! | the registration is here or in the store, and DNS has named all addresses of its SIP server, or the source of the request | are handed in |
+//! | another node owns the account of the dialog | are handed in, and forwarded or kept, or the device is challenged (`super::elsewhere`) |
+//! | the store has no such registration; for a request of a device: none that another node owns | are handed in, and refused as unknown |
+//! | none for [`LOOK_EVERY`] | wait on, an INVITE with a 100, its CANCEL with a 200 |
+//! | the store or DNS cannot answer | likewise, and the question is asked again |
+//! | some addresses of the SIP server, and no others for [`PART_WAIT`] | are handed in, and judged by those |
+//! | the record does not open here, or this node owns an account that has not arrived yet | are refused with 503 |
 //!
 //! | limit | of |
 //! | --- | --- |
-//! | [`WAIT`] and [`LOOK_EVERY`] | the wait of a request; then it is refused with 503, or judged by the addresses that are known |
-//! | [`WAITING_MAX`], beside the CANCELs of these | the requests for one registration |
-//! | [`LOOKUPS_MAX`], [`BYTES_MAX`] | the registrations, and the bytes, in a shard |
-//! | [`OF_DNS_MAX`], [`OF_SERVER_MAX`] | the registrations that wait for DNS, and for that of one SIP server: the store is asked however slow DNS is |
+//! | [`WAIT`] and [`LOOK_EVERY`] | the wait of a request; then it is refused with 503, or judged by the known addresses |
+//! | [`WAITING_MAX`], beside their CANCELs | the requests for one registration |
+//! | [`LOOKUPS_MAX`], [`BYTES_MAX`] | the registrations and the bytes of a shard |
+//! | [`OF_DNS_MAX`], [`OF_SERVER_MAX`] | the registrations that wait for DNS, in all and for one SIP server: a slow DNS leaves room for lookups in the store |
 //!
-//! Invariant: a registration is reported as unknown, which makes a registrar drop its Contact, only when the store has said so. A peer is told that it is not
-//! the SIP server of a registration only after DNS had [`PART_WAIT`] to tell all addresses of that server.
+//! Invariant: a registration is reported as unknown only when the store has said so, because a registrar then drops its Contact. A peer is told that it is not
+//! the SIP server of a registration only when DNS has had [`PART_WAIT`] to name all addresses of that server.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,50 +45,50 @@ use crate::clock;
 use crate::metrics::labels::StoreOperation;
 use crate::vault::{Fence, SealError, StoreError, Stored};
 
-/// Registrations that are looked up at once on one shard; a request for a further one is refused with 503.
+/// Registrations that one shard may look up at once; a request for a further one is refused with 503.
 const LOOKUPS_MAX: usize = 256;
-/// Likewise, those that wait for DNS alone.
+/// The part of them that may wait for DNS.
 const OF_DNS_MAX: usize = LOOKUPS_MAX / 2;
-/// Likewise, those that wait for the addresses of one SIP server.
+/// The part of them that may wait for the addresses of one SIP server.
 const OF_SERVER_MAX: usize = LOOKUPS_MAX / 8;
-/// Requests that wait for one of them; likewise.
+/// Requests that may wait for one of them; likewise.
 const WAITING_MAX: usize = 32;
-/// The bytes of all that wait; likewise.
+/// The bytes of all waiting requests; likewise.
 const BYTES_MAX: usize = 16 << 20;
-/// How long a request waits for a store, or for DNS, that does not answer.
+/// How long a request waits for a store, or a DNS, that does not answer.
 const WAIT: Duration = Duration::from_secs(10);
-/// Likewise, for DNS alone where it has told some addresses of the SIP server.
+/// How long a request waits for DNS once that has named some addresses of the SIP server.
 const PART_WAIT: Duration = Duration::from_secs(4);
-/// How soon they are asked again.
+/// The pause before the store and DNS are asked again.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How often those are looked at that wait while one is being asked. After as long an INVITE has its 100 (RFC 3261 §17.2.1).
+/// The interval at which requests that wait for an answer are examined. It is also the time after which an INVITE gets its 100 (RFC 3261 §17.2.1).
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The registration or account that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Named {
-    /// A registration that passed through, by our Path.
+pub(crate) enum LookupSubject {
+    /// A push binding, by our Path.
     Path(InstanceId),
-    /// An account that was lent, by its Contact.
+    /// A lent account, by its Contact.
     Contact(BindingId),
-    /// One that another node may have, by a dialog that its device goes on with here.
+    /// An account that another node may own, by a dialog that its device continues here.
     Dialog(InstanceId),
 }
 
-/// Requests that wait until the store, or DNS, has told of the registration that they name.
+/// Requests that wait for an answer of the store, or of DNS, about the registration that they name.
 #[derive(Default)]
 pub(crate) struct PathLookups {
-    all: BTreeMap<Named, PathLookup>,
+    all: BTreeMap<LookupSubject, PathLookup>,
     bytes: usize,
 }
 
 struct PathLookup {
     waiting: Vec<Waiting>,
-    /// The SIP server whose addresses are missing, where these alone are.
+    /// The SIP server, if only its addresses are missing.
     server: Option<UpstreamId>,
-    /// The store, or DNS, has not answered at once.
+    /// Whether the store, or DNS, has not answered at once.
     is_slow: bool,
-    /// The registration has ended, or was released, since the store was asked: the store's answer may be from before.
+    /// Whether the registration has ended, or was released, since the store was asked: its answer may be older.
     is_stale: bool,
 }
 
@@ -96,32 +96,32 @@ struct PathLookup {
 struct Waiting {
     at: Instant,
     request: Input,
-    /// Whether its sender has heard 100.
+    /// Whether its sender has got a 100.
     has_heard: bool,
 }
 
 /// The outcome of a look-up for requests that name a registration.
 pub(crate) enum LookedUp {
-    /// The store knows it; the sources that are trusted for its SIP server, as far as that is known by now.
+    /// The store has the registration. Holds the trusted sources of its SIP server, as far as they are known.
     Known(Box<KnownPushBinding>, Believed),
-    /// The store knows an account by this name, and another node has it; likewise.
+    /// The store has an account by this name, which another node owns. Holds the same.
     Elsewhere(Box<KnownElsewhere>, Believed),
-    /// The registration was here; with the sources that are trusted for its SIP server.
+    /// The registration was here. Holds the trusted sources of its SIP server.
     Served(UpstreamId, Believed),
-    /// Likewise, and the source that was asked for may be it as well.
+    /// Likewise, and the source in question may be the SIP server as well.
     Undecided(UpstreamId, Believed),
-    /// The answer has not come.
+    /// There is no answer yet.
     Pending,
     /// The store has none.
     Unknown,
-    /// The store, or DNS, says nothing.
+    /// The store, or DNS, cannot answer.
     Away,
-    /// The store has one that does not open here, or that is on its way here.
+    /// The store has a registration that does not open here, or that is on its way here.
     Unready,
 }
 
 impl PathLookups {
-    fn has_room(&self, id: Named, missing: Missing, request: &Input) -> bool {
+    fn has_room(&self, id: LookupSubject, missing: Missing, request: &Input) -> bool {
         let has_place = match self.all.get(&id) {
             Some(PathLookup { waiting, .. }) => {
                 waiting.len() < WAITING_MAX || is_first_cancel(request, waiting.iter().map(|other| &other.request))
@@ -131,7 +131,7 @@ impl PathLookups {
         has_place && self.bytes + bytes_of(request) <= BYTES_MAX
     }
 
-    /// Whether one more may wait for the addresses of this SIP server.
+    /// Whether one more request may wait for the addresses of this SIP server.
     fn has_share(&self, server: Option<UpstreamId>) -> bool {
         let Some(server) = server else { return true };
         let servers = self.all.values().filter_map(|lookup| lookup.server);
@@ -139,27 +139,27 @@ impl PathLookups {
         all < OF_DNS_MAX && its < OF_SERVER_MAX
     }
 
-    fn add(&mut self, id: Named, missing: Missing, waiting: Waiting) {
+    fn add(&mut self, id: LookupSubject, missing: Missing, waiting: Waiting) {
         self.bytes += bytes_of(&waiting.request);
         let server = server_of(missing);
         let fresh = || PathLookup { waiting: Vec::new(), server, is_slow: false, is_stale: false };
         self.all.entry(id).or_insert_with(fresh).waiting.push(waiting);
     }
 
-    /// Takes what waits for a registration.
-    fn take(&mut self, id: Named) -> Vec<Waiting> {
+    /// Takes the requests that wait for a registration.
+    fn take(&mut self, id: LookupSubject) -> Vec<Waiting> {
         let taken = self.all.remove(&id).map(|lookup| lookup.waiting).unwrap_or_default();
         self.bytes -= taken.iter().map(|it| bytes_of(&it.request)).sum::<usize>();
         taken
     }
 
-    /// Takes all that waits.
+    /// Takes all waiting requests.
     pub(super) fn take_all(&mut self) -> Vec<Input> {
         std::mem::take(self).all.into_values().flat_map(|lookup| lookup.waiting).map(|it| it.request).collect()
     }
 
-    /// Takes what has waited for so long, and leaves the rest to the answer that is on its way.
-    fn take_old(&mut self, id: Named, now: Instant, wait: Duration) -> Vec<Waiting> {
+    /// Takes the requests that have waited for so long. The others wait on for the answer.
+    fn take_old(&mut self, id: LookupSubject, now: Instant, wait: Duration) -> Vec<Waiting> {
         let Some(lookup) = self.all.get_mut(&id) else { return Vec::new() };
         let is_old = |it: &mut Waiting| now.saturating_duration_since(it.at) >= wait;
         let old: Vec<_> = lookup.waiting.extract_if(.., is_old).collect();
@@ -167,16 +167,18 @@ impl PathLookups {
         old
     }
 
-    /// A registration has ended, or another node has it: a question about it that is under way is asked again.
+    /// A registration has ended, or another node owns it: a question under way about it is asked again.
     pub(super) fn doubt(&mut self, id: InstanceId) {
-        if let Some(lookup) = self.all.get_mut(&Named::Path(id)) {
+        if let Some(lookup) = self.all.get_mut(&LookupSubject::Path(id)) {
             lookup.is_stale = true;
         }
     }
 
-    /// A device's connection has ended: nobody waits for the answers to what came by it.
+    /// A device's connection has ended: nobody waits for the answers to its requests.
     pub(super) fn forget_flow(&mut self, ended: FlowId) {
-        for lookup in self.all.iter_mut().filter(|(id, _)| matches!(id, Named::Dialog(_))).map(|(_, lookup)| lookup) {
+        for lookup in
+            self.all.iter_mut().filter(|(id, _)| matches!(id, LookupSubject::Dialog(_))).map(|(_, lookup)| lookup)
+        {
             let is_by =
                 |it: &mut Waiting| matches!(&it.request, Input::Received { source, .. } if source.flow == ended);
             let gone = lookup.waiting.extract_if(.., is_by);
@@ -184,25 +186,25 @@ impl PathLookups {
         }
     }
 
-    fn is_stale(&self, id: Named) -> bool {
+    fn is_stale(&self, id: LookupSubject) -> bool {
         self.all.get(&id).is_some_and(|lookup| lookup.is_stale)
     }
 
     /// Whether a request is the CANCEL of a call that waits.
-    fn ends_one(&self, id: Named, request: &Input) -> bool {
+    fn ends_one(&self, id: LookupSubject, request: &Input) -> bool {
         self.all.get(&id).is_some_and(|lookup| ends_one(request, lookup.waiting.iter().map(|other| &other.request)))
     }
 
     /// Whether the same request waits.
-    fn has(&self, id: Named, request: &Input) -> bool {
+    fn has(&self, id: LookupSubject, request: &Input) -> bool {
         let waits = |lookup: &PathLookup| lookup.waiting.iter().any(|other| is_same(request, &other.request));
         self.all.get(&id).is_some_and(waits)
     }
 }
 
 impl Shard {
-    /// Keeps a request back that names a registration by our Path which another node, or an earlier run, may know: the store
-    /// is asked first; and one from an address that may be the SIP server's: DNS is. Gives back what needs no asking.
+    /// Keeps a request waiting if it names, by our Path, a registration that another node or an earlier run may know (the store is asked), or if it comes
+    /// from an address that may be the SIP server's (DNS is asked). Gives back a request that needs no question.
     pub(crate) fn look_up_path(&mut self, at: Instant, input: Input) -> Option<Input> {
         let Input::Received { source, message } = &input else { return Some(input) };
         let Some((id, missing)) = self.missing(source, message) else { return Some(input) };
@@ -212,7 +214,7 @@ impl Shard {
             return None;
         }
         let under_way = self.path_lookups.all.get(&id).map(|lookup| lookup.is_slow);
-        // The request was sent again, before a 100 came: it has its place.
+        // A retransmission, before the 100 came: the request has its place.
         let has_place = self.path_lookups.has(id, &input);
         if !has_place && !self.path_lookups.has_room(id, missing, &input) {
             if self.can_judge(missing) {
@@ -221,7 +223,7 @@ impl Shard {
             self.refuse_for_now(at, &input, None);
             return None;
         }
-        // Only what is kept is told so: after its 200 a CANCEL does not come again.
+        // Only a request that has its place is answered: after its 200 a CANCEL does not come again.
         let has_heard = under_way == Some(true) || has_place;
         if has_heard {
             let ends_one = self.path_lookups.ends_one(id, &input);
@@ -239,20 +241,20 @@ impl Shard {
         None
     }
 
-    /// The registration that a request names, and the missing fact that keeps it from being judged.
-    fn missing(&self, source: &Source, message: &Message) -> Option<(Named, Missing)> {
+    /// The registration that a request names, and the fact that is missing to handle it.
+    fn missing(&self, source: &Source, message: &Message) -> Option<(LookupSubject, Missing)> {
         if source.side == Side::Device {
             let id = self.endpoint.missing_by_device(clock::now(), source, message)?;
-            return Some((Named::Dialog(id), Missing::Binding));
+            return Some((LookupSubject::Dialog(id), Missing::Binding));
         }
         if let Some((id, missing)) = self.endpoint.missing_by_path(clock::now(), source, message) {
-            return Some((Named::Path(id), missing));
+            return Some((LookupSubject::Path(id), missing));
         }
         let (binding, upstream) = self.endpoint.unserved(source, message)?;
-        Some((Named::Contact(binding), Missing::Addresses(upstream)))
+        Some((LookupSubject::Contact(binding), Missing::Addresses(upstream)))
     }
 
-    fn begin_look_up(&self, id: Named, missing: Missing, source: IpAddr, pause: Duration) {
+    fn begin_look_up(&self, id: LookupSubject, missing: Missing, source: IpAddr, pause: Duration) {
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
             if !pause.is_zero() {
@@ -260,9 +262,9 @@ impl Shard {
             }
             let mut asked = pin!(async {
                 match (missing, id) {
-                    (Missing::Binding, Named::Path(id)) => look_up(&shared, id).await,
-                    (Missing::Binding, Named::Contact(_)) => LookedUp::Unknown,
-                    (Missing::Binding, Named::Dialog(id)) => look_up_account(&shared, id).await,
+                    (Missing::Binding, LookupSubject::Path(id)) => look_up(&shared, id).await,
+                    (Missing::Binding, LookupSubject::Contact(_)) => LookedUp::Unknown,
+                    (Missing::Binding, LookupSubject::Dialog(id)) => look_up_account(&shared, id).await,
                     (Missing::Addresses(upstream), _) => match shared.dialler.addresses(upstream, source).await {
                         believed if believed.judges(source) => LookedUp::Served(upstream, believed),
                         believed => LookedUp::Undecided(upstream, believed),
@@ -287,7 +289,7 @@ impl Shard {
     }
 
     /// Handles the outcome of a look-up that requests by our Path wait for.
-    pub(crate) fn on_path_looked_up(&mut self, id: Named, found: LookedUp) {
+    pub(crate) fn on_path_looked_up(&mut self, id: LookupSubject, found: LookedUp) {
         let served = match found {
             LookedUp::Known(new, _) if self.path_lookups.is_stale(id) => {
                 self.shared.upstreams.release(new.upstream);
@@ -318,7 +320,7 @@ impl Shard {
                 return;
             }
         };
-        // Of one that was adopted the addresses may be missing still: that is one more look-up.
+        // The addresses of an adopted registration may still be missing: that is one more lookup.
         let is_known = served.is_some();
         match served {
             Some((upstream, believed)) => self.believe(upstream, believed),
@@ -328,9 +330,9 @@ impl Shard {
         let cancelled = Cancelled::among(waiting.iter().map(|it| &it.request));
         for Waiting { at, request, .. } in waiting {
             let may_miss_more = match id {
-                Named::Path(id) => is_known && self.push_bindings.knows(id),
-                Named::Contact(_) => is_known,
-                Named::Dialog(_) => false,
+                LookupSubject::Path(id) => is_known && self.push_bindings.knows(id),
+                LookupSubject::Contact(_) => is_known,
+                LookupSubject::Dialog(_) => false,
             };
             let input = if may_miss_more { self.look_up_path(at, request) } else { Some(request) };
             if let Some(input) = input {
@@ -339,7 +341,7 @@ impl Shard {
         }
     }
 
-    /// Requests of a SIP server are believed from these addresses.
+    /// Believes requests of a SIP server from these addresses.
     fn believe(&mut self, upstream: UpstreamId, believed: Believed) {
         let Believed { addresses, is_whole } = believed;
         if !addresses.is_empty() {
@@ -348,8 +350,8 @@ impl Shard {
         self.settle(clock::now());
     }
 
-    /// The store, or DNS, takes its time: each INVITE is told to wait, once, and what has waited long enough is refused.
-    fn look_at_waiting(&mut self, id: Named) {
+    /// The store, or DNS, is slow: each INVITE gets its 100, and requests that have waited long enough are refused.
+    fn look_at_waiting(&mut self, id: LookupSubject) {
         let now = clock::now();
         let server = self.path_lookups.all.get(&id).and_then(|lookup| lookup.server);
         let wait = server.map_or(WAIT, |server| self.wait_for(Missing::Addresses(server)));
@@ -369,8 +371,8 @@ impl Shard {
         self.drain(now);
     }
 
-    /// The store, or DNS, says nothing: requests that have waited long enough are refused, the rest wait on.
-    fn wait_for_answer(&mut self, id: Named) {
+    /// The store, or DNS, cannot answer: requests that have waited long enough are refused, the others wait on.
+    fn wait_for_answer(&mut self, id: LookupSubject) {
         let now = clock::now();
         let mut again = None;
         let waiting = self.path_lookups.take(id);
@@ -379,7 +381,7 @@ impl Shard {
         for (Waiting { at, request, has_heard }, ends_one) in waiting.into_iter().zip(ends_others) {
             let Input::Received { source, message } = &request else { continue };
             let Some((_, missing)) = self.missing(source, message) else {
-                // The registration has come meanwhile.
+                // The registration has arrived meanwhile.
                 self.hand_in(at, request, &cancelled);
                 continue;
             };
@@ -402,7 +404,7 @@ impl Shard {
         }
     }
 
-    /// Whether the origin of a request can be told as far as DNS has named the SIP server.
+    /// Whether the addresses that DNS has named so far decide about the source of a request.
     fn can_judge(&self, missing: Missing) -> bool {
         server_of(missing).is_some_and(|server| self.endpoint.is_served(server))
     }
@@ -411,7 +413,7 @@ impl Shard {
         if self.can_judge(missing) { PART_WAIT } else { WAIT }
     }
 
-    /// Judges a request that has waited long enough by what is known, or refuses it.
+    /// Handles a request that has waited long enough by the known addresses, or refuses it.
     fn judge_or_refuse(&mut self, at: Instant, request: Input, cancelled: &Cancelled) {
         let Input::Received { source, message } = &request else { return };
         match self.missing(source, message) {
@@ -420,7 +422,7 @@ impl Shard {
         }
     }
 
-    /// Refuses a request whose registration cannot be looked up now: its sender may try again, or elsewhere.
+    /// Refuses a request whose registration cannot be looked up now: its sender may try again, or at another node.
     fn refuse_for_now(&mut self, at: Instant, input: &Input, retry_after_s: Option<u32>) {
         if let Input::Received { source, message } = input {
             self.endpoint.refuse_unclaimed(source, message, retry_after_s);
@@ -435,7 +437,7 @@ fn ends_others(waiting: &[Waiting]) -> Vec<bool> {
     requests().map(|request| ends_one(request, requests())).collect()
 }
 
-/// The SIP server whose addresses alone are missing.
+/// The SIP server, if only its addresses are missing.
 fn server_of(missing: Missing) -> Option<UpstreamId> {
     match missing {
         Missing::Binding => None,
@@ -443,8 +445,8 @@ fn server_of(missing: Missing) -> Option<UpstreamId> {
     }
 }
 
-/// Looks a registration up that was written down by another node, or by an earlier run. DNS is not waited for: that is another look-up, which takes a
-/// share of its SIP server's.
+/// Looks up a registration of another node, or of an earlier run, in the store. It does not wait for DNS: that is another lookup, in the share of the SIP
+/// server.
 async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     let stored = match load(shared, id).await {
         Ok(stored) => stored,
@@ -454,7 +456,7 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
         let believed = told_of(shared, known.upstream);
         return LookedUp::Elsewhere(Box::new(known), believed);
     }
-    // Another owner's fence is of no use; the next refresh makes the record this node's.
+    // Another owner's fence is of no use: the next refresh makes the record this node's.
     let fence = if stored.owned { stored.fence } else { Fence::NEW };
     let sealed = stored.sealed;
     let new = shared.vault.open_record(id, &sealed, |record| {
@@ -471,14 +473,14 @@ async fn look_up(shared: &Shared, id: InstanceId) -> LookedUp {
     }
 }
 
-/// Looks up whether another node has an account that was lent. Nothing else is of use to a device that goes on with a call here.
+/// Looks up whether another node owns a lent account. Nothing else helps a device that continues a call here.
 async fn look_up_account(shared: &Shared, id: InstanceId) -> LookedUp {
     let stored = match load(shared, id).await {
         Ok(stored) => stored,
         Err(found) => return found,
     };
     if stored.owned && shared.vault.tombstones().bars(id, Some(stored.fence)).is_none() {
-        // This node's: it may be here in a moment.
+        // This node owns it: it may be here in a moment.
         return LookedUp::Unready;
     }
     match account_elsewhere(shared, &stored) {
@@ -491,12 +493,12 @@ async fn look_up_account(shared: &Shared, id: InstanceId) -> LookedUp {
     }
 }
 
-/// What the store has; an error: it has none, or says nothing.
+/// The record in the store. An error: there is none, or no answer.
 async fn load(shared: &Shared, id: InstanceId) -> Result<Stored, LookedUp> {
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(Some(stored)) => stored,
-        // A malformed record is unknown.
+        // A malformed record counts as none.
         Ok(None) | Err(StoreError::Malformed) => return Err(LookedUp::Unknown),
         Err(_) => {
             shared.metrics.store_error(StoreOperation::Load);
@@ -507,7 +509,7 @@ async fn load(shared: &Shared, id: InstanceId) -> Result<Stored, LookedUp> {
     Ok(stored)
 }
 
-/// An account that was lent, and that another node has; an error: its record does not open here.
+/// A lent account of another node. An error: its record does not open here.
 fn account_elsewhere(shared: &Shared, stored: &Stored) -> Result<Option<KnownElsewhere>, SealError> {
     if stored.owned || shared.vault.tombstones().bars(stored.id, Some(stored.fence)).is_some() {
         return Ok(None);
@@ -515,7 +517,7 @@ fn account_elsewhere(shared: &Shared, stored: &Stored) -> Result<Option<KnownEls
     known_elsewhere(shared, stored, |_| true)
 }
 
-/// The sources that are trusted for a SIP server, where DNS has told them.
+/// The trusted sources of a SIP server, if DNS has named them.
 fn told_of(shared: &Shared, upstream: UpstreamId) -> Believed {
     let (believed, is_told) = shared.upstreams.believed(upstream);
     if is_told { believed } else { Believed::default() }
@@ -538,7 +540,7 @@ mod tests {
                 Source { flow: FlowId::Stream(1), side: Side::Upstream, transport: Transport::Tls, peer, split: false };
             Input::Received { source, message: Message::parse(&text.into(), &Limits::COMPOSED).unwrap() }
         };
-        let id = |number: usize| Named::Path(InstanceId::new((number as u128 + 1) << 16, ShardTag(0)));
+        let id = |number: usize| LookupSubject::Path(InstanceId::new((number as u128 + 1) << 16, ShardTag(0)));
         let kept = |of: usize, same: bool, bytes: usize| {
             let mut lookups = PathLookups::default();
             for number in 0..of {
@@ -555,7 +557,7 @@ mod tests {
         };
         assert_eq!((kept(1_000, true, 10), kept(1_000, false, 10)), (WAITING_MAX, LOOKUPS_MAX));
         assert!(kept(LOOKUPS_MAX, false, 100_000) < LOOKUPS_MAX);
-        // What waits for DNS leaves room for what waits for the store, and one SIP server for the others.
+        // Waits for DNS leave room for waits for the store, and those of one SIP server for those of others.
         let mut lookups = PathLookups::default();
         let mut kept = |numbers: std::ops::Range<usize>, missing: Missing| {
             let fits = |number: &usize| {
@@ -582,8 +584,10 @@ mod tests {
     #[test]
     fn what_a_device_has_sent_waits_no_longer_than_its_connection_is_open() {
         let mut lookups = PathLookups::default();
-        let (device, server) =
-            (Named::Dialog(InstanceId::new(1, ShardTag(0))), Named::Path(InstanceId::new(1, ShardTag(0))));
+        let (device, server) = (
+            LookupSubject::Dialog(InstanceId::new(1, ShardTag(0))),
+            LookupSubject::Path(InstanceId::new(1, ShardTag(0))),
+        );
         for (id, flow) in [(device, 1), (device, 2), (server, 1)] {
             let message = Message::parse(&"BYE sip:a@h SIP/2.0\r\n\r\n".into(), &Limits::COMPOSED).unwrap();
             let peer = "192.0.2.1:5060".parse().unwrap();

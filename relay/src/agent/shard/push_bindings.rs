@@ -1,12 +1,14 @@
-//! Push bindings (RFC 8599): registrations that passed through the edge, their records in the store, and the pushes to their devices. Which registrations may
-//! pass is decided in [`forwarded_registers`](super::forwarded_registers).
+//! Push bindings (RFC 8599): registrations that passed through the edge, their records in the store, and the pushes to their devices.
+//! [`forwarded_registers`](super::forwarded_registers) decides which registrations may pass.
 //!
-//! Invariant: a row holds its record in the sealed form alone, and the record holds no credential. A record is in the store no longer than its SIP server has
-//! granted. The store is asked for one thing at a time about a registration, and in the end for the newest: a registration that has ended meanwhile is not
-//! written. Such a registration leaves no tombstone, for its device may register it again under the same id (its end is
-//! [remembered](crate::vault::PassedEnds) as long as this run lives); so its end is confirmed only when the store has
-//! erased it and no push for it is on its way ([`final_pushes`](super::final_pushes)). Nothing in the loop waits for the store; a request for a registration
-//! that only the store knows waits in [`path_lookups`](super::path_lookups).
+//! Invariant: a row holds its record in the sealed form alone, and the record holds no credential. The store keeps a record no longer than the SIP server has
+//! granted. At most one operation on a registration is under way in the store, and the last one is about the newest state: a registration that has ended
+//! meanwhile is not written.
+//!
+//! The end of a push binding leaves no tombstone, because its device may register it again under the same id; it is
+//! [remembered](crate::vault::PassedEnds) as long as this run lives. It is confirmed only when the store has erased the record and no push for it is on its way
+//! ([`final_pushes`](super::final_pushes)). The loop never waits for the store: a request for a registration that only the store knows waits in
+//! [`path_lookups`](super::path_lookups).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use crate::agent::request::{
     Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, Request, WipeDone, WipeWaiter,
 };
 use crate::agent::transport::upstreams::{Route, Upstreams};
-use crate::agent::{NodeNews, Registered, Shared};
+use crate::agent::{Audience, NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::holdings::Holding;
@@ -38,56 +40,56 @@ use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
 use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
 
-/// How soon a record is written again that the store did not take.
+/// The pause before a record that the store did not take is written again.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
-/// How long an operator waits for the store to erase a registration; then it is said that the store is away.
+/// How long an operator waits for the store to erase a registration; then the answer is that the store is away.
 const WAIT_FOR_STORE: Duration = Duration::from_secs(2);
-/// How long a push for a refresh may take to reach its device, at the least.
+/// The least time that a push for a refresh has to reach its device.
 const REFRESH_LIFE_MIN_S: u64 = 30;
 
 /// The registrations of one shard.
 #[derive(Default)]
 pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
-    /// The rows of each account, which has no other name here.
+    /// The rows of each account, by its keyed hash.
     accounts: BTreeSet<(AorKey, InstanceId)>,
-    /// The records of registrations that another node has by now, for the calls that wait here for their devices, and as long as these do.
+    /// The records of registrations that another node owns by now, kept as long as calls wait here for their devices.
     released: HashMap<InstanceId, Sealed>,
-    /// The store did not take the record that it was given last.
+    /// Whether the store did not take the last record.
     is_store_away: bool,
 }
 
 struct Row {
-    /// The record that the store is to have; `None`: none.
+    /// The record that the store should have. `None`: none.
     wanted: Option<(Sealed, u64)>,
-    /// Under which name its account is found.
+    /// The keyed hash of its account.
     aor: AorKey,
     lookup: Lookup,
     fence: Fence,
-    /// The store is being asked.
+    /// Whether an operation is under way in the store.
     busy: bool,
-    /// The write under way is not the newest.
+    /// Whether the write under way is outdated.
     stale: bool,
     /// The store has not answered a write since it has taken the last one.
     is_unkept: bool,
-    /// The same flag, shared with the task that asks the store: a superseded record is not written.
+    /// The same flag, shared with the writing task: an outdated record is not written.
     superseded: Arc<AtomicBool>,
-    /// Its count in the holdings, as long as there is this row.
+    /// Its quota place, as long as this row exists.
     _place: Holding,
     /// Requesters that wait until the store has erased the registration.
     waiters: Vec<WipeWaiter>,
-    /// The waiters are answered, whatever the store has done by then, when the pushes still under way have had their time.
+    /// Whether the waiters are answered, whatever the store has done, once the pushes under way have had their time.
     is_heard_out: bool,
-    /// The registration was wiped: there is no receipt before the other nodes have heard that the store has erased it, or have had their time.
+    /// Whether the registration was wiped: its receipt waits until the other nodes have heard that the store has erased it, or have had their time.
     is_wiped: bool,
-    /// The registration is another node's, or no longer any node's: its end is not told to the store.
+    /// Whether the registration is another node's, or nobody's any more: its end is not reported to the store.
     is_released: bool,
-    /// The node that its Path leads to, as long as its device has not registered here.
+    /// The node that its Path names, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
 }
 
 impl Row {
-    /// A registration that the store has no record of yet.
+    /// A registration whose record is not in the store yet.
     fn new(aor: AorKey, lookup: Lookup, place: Holding) -> Self {
         Self {
             wanted: None,
@@ -118,22 +120,22 @@ impl PushBindings {
         self.rows.get(&id)?.wanted.as_ref().map(|(sealed, _)| sealed)
     }
 
-    /// Whether a device would wait in vain for the store to have its registration.
+    /// Whether it is useless that a device waits for the store to have its registration.
     pub(crate) fn is_store_away(&self) -> bool {
         self.is_store_away
     }
 
-    /// The record of a registration that another node has by now, and for whose device a call waits here.
+    /// The record of a registration that another node owns by now, while a call waits here for its device.
     pub(crate) fn released(&self, id: InstanceId) -> Option<&Sealed> {
         self.released.get(&id)
     }
 
-    /// The node that the Path of a registration leads to, where that is another one.
+    /// The node that the Path of a registration names, if it is another one.
     pub(crate) fn left_by(&self, id: InstanceId) -> Option<&Arc<str>> {
         self.rows.get(&id).filter(|row| row.wanted.is_some())?.left_by.as_ref()
     }
 
-    /// The node lives that its Path leads to, as any other's.
+    /// Notes that the node in its Path lives.
     pub(crate) fn note_path_lives(&mut self, id: InstanceId) {
         if let Some(row) = self.rows.get_mut(&id) {
             row.left_by = None;
@@ -152,7 +154,7 @@ impl PushBindings {
         theirs.filter(|id| self.knows(*id)).collect()
     }
 
-    /// At most `limit` ids behind `after`, in no order.
+    /// At most `limit` ids after `after`, in no order.
     pub(crate) fn ids_after(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceId> {
         let known = self.rows.iter().filter(|(_, row)| row.wanted.is_some()).map(|(id, _)| *id);
         let mut ids: Vec<_> = known.filter(|id| after.is_none_or(|after| *id > after)).collect();
@@ -163,13 +165,13 @@ impl PushBindings {
         ids
     }
 
-    /// The registrations whose record the store has from this node, each with the fence under which it is stored; in no order.
+    /// The registrations whose records this node has stored, each with its fence; in no order.
     pub(crate) fn owned(&self) -> Vec<(InstanceId, Fence)> {
         let is_owned = |row: &Row| row.wanted.is_some() && !row.busy && row.fence != Fence::NEW;
         self.rows.iter().filter(|(_, row)| is_owned(row)).map(|(id, row)| (*id, row.fence)).collect()
     }
 
-    /// How a registration stands: the SIP server has accepted it until its end.
+    /// The status of a registration: the SIP server has accepted it until its end.
     pub(crate) fn status_of(&self, id: InstanceId) -> Option<InstanceStatus> {
         let row = self.rows.get(&id)?;
         let (sealed, expires_at) = row.wanted.clone()?;
@@ -195,7 +197,7 @@ impl PushBindings {
 }
 
 impl KnownPushBinding {
-    /// A registration as it was written down; `None` when it is over, or leads nowhere.
+    /// A registration by its record. `None`: it is over, or leads nowhere.
     pub fn of(
         id: InstanceId,
         sealed: Sealed,
@@ -237,7 +239,7 @@ impl KnownPushBinding {
 }
 
 impl Shard {
-    /// A SIP server has accepted a registration, or its refresh: it is kept from now on.
+    /// A SIP server has accepted a registration, or its refresh: its record is stored.
     pub(crate) fn on_push_binding(&mut self, registration: PushBinding) {
         let PushBinding { instance, aor, contact, registrar, proxy, push, expires, refreshes_itself, source, sent_at } =
             registration;
@@ -265,7 +267,7 @@ impl Shard {
             param: push.param,
             prid: PushToken::new(&push.prid),
             refreshes_itself,
-            // What another node was asked later undoes it, whichever SIP server answers first.
+            // A later request at another node overrides it, whichever is answered first.
             confirmed_at_ms: sent_ms,
             expires_at,
         });
@@ -282,7 +284,7 @@ impl Shard {
         self.tell_store(instance);
     }
 
-    /// Has the store take the wanted record, or erase it; one request at a time for each registration.
+    /// Has the store write the wanted record, or erase it: one operation at a time for each registration.
     fn tell_store(&mut self, id: InstanceId) {
         let Some(row) = self.push_bindings.rows.get_mut(&id) else { return };
         row.stale = row.busy;
@@ -307,9 +309,8 @@ impl Shard {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
                     if is_wiped {
-                        // A node that was asked for it since the first round has adopted what the store still had. An error means that all have
-                        // heard, or died.
-                        let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, true)).await;
+                        // Since the first round a node may have adopted what the store still had. An error means that all have heard, or died.
+                        let _ = timeout(TOLD_WITHIN, tell_wiped(&shared, id, Audience::AllNodes)).await;
                     }
                     Some(Fence::NEW)
                 }
@@ -323,7 +324,7 @@ impl Shard {
         });
     }
 
-    /// The store has not taken a record, and is asked again: its device has its answer before.
+    /// The store has not taken a record, and is asked again. The device gets its answer before that.
     pub(crate) fn on_push_binding_unkept(&mut self, id: InstanceId) {
         self.push_bindings.is_store_away = true;
         if let Some(row) = self.push_bindings.rows.get_mut(&id) {
@@ -332,10 +333,10 @@ impl Shard {
         self.drive(clock::now(), Input::PushBindingKept(id));
     }
 
-    /// The store has done what it was asked.
+    /// An operation in the store has ended.
     pub(crate) fn on_push_binding_stored(&mut self, id: InstanceId, fence: Fence) {
         self.push_bindings.is_store_away = false;
-        // What the store has done may be the erasure of an earlier registration.
+        // It may be the erasure of an earlier registration.
         if self.push_bindings.rows.get(&id).is_none_or(|row| !row.stale) {
             self.drive(clock::now(), Input::PushBindingKept(id));
         }
@@ -349,7 +350,7 @@ impl Shard {
         }
     }
 
-    /// Drops the row of what the store has erased, when nobody waits for its receipt, or nothing is pushed for it any more.
+    /// Drops the row of an erased registration, if nobody waits for its receipt or no push for it is under way any more.
     pub(super) fn finish_push_binding(&mut self, id: InstanceId) {
         let has_no_final_push = self.has_no_final_push(id);
         let is_erased = |row: &&mut Row| row.wanted.is_none() && !row.busy;
@@ -369,22 +370,22 @@ impl Shard {
         }
     }
 
-    /// An operator ends a registration: nothing is left of it here, and its device is pushed no more until it registers again.
-    /// The relay has registered nothing, and so unregisters nothing.
+    /// An operator ends a registration: nothing is left of it here, and its device gets no more pushes until it registers again. The relay has registered
+    /// nothing, and so unregisters nothing.
     pub(crate) fn end_push_binding(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
         let EndKind::Wiped(reason) = kind else {
             self.leave_push_binding(id, kind);
             return refuse(waiter, Denied::Unknown);
         };
-        // A node that its device's Path names may have adopted it, and pushes it no more; it is told again when the store has erased it.
-        drop(tell_wiped(&self.shared, id, true));
+        // A node that the device's Path names may have adopted it, and stops pushing. It is told again when the store has erased the record.
+        drop(tell_wiped(&self.shared, id, Audience::AllNodes));
         if let Some(row) = self.push_bindings.rows.get_mut(&id) {
             row.waiters.extend(waiter);
             row.is_wiped = true;
         }
         self.shared.metrics.wipe(reason);
         tracing::info!(event = "passed-wiped", instance = %id, reason = reason.word(), "a registration that passed through is wiped");
-        // Its calls end by this, and their devices are told so.
+        // This ends its calls, which their devices are told.
         self.drive(clock::now(), Input::RemovePushBinding(id));
         if !self.has_no_final_push(id) {
             self.limit_receipt_wait_of_push_binding(id);
@@ -396,7 +397,7 @@ impl Shard {
         });
     }
 
-    /// Another node has a registration, or has ended it: its device is pushed from here no more.
+    /// Another node owns a registration, or has ended it: its device gets no more pushes from here.
     fn leave_push_binding(&mut self, id: InstanceId, kind: EndKind) {
         let Some(row) = self.push_bindings.rows.get(&id) else { return };
         match (row.busy, row.fence) {
@@ -405,14 +406,14 @@ impl Shard {
                 let why = if is_taken_over { ReleaseReason::TakenOver } else { ReleaseReason::Ended };
                 self.release_push_binding(id, fence, why);
             }
-            // The write that is on its way to the store is followed by an erasure.
+            // The write under way is followed by an erasure.
             (true, _) if kind == EndKind::NeverOurs => self.drive(clock::now(), Input::RemovePushBinding(id)),
-            // Whether that is taken shows whose it is.
+            // Its outcome shows who owns the record.
             (true, _) => {}
         }
     }
 
-    /// A requester has waited long enough for the store to erase a registration: the store is asked on, as long as this run lives.
+    /// A requester has waited long enough for the store to erase a registration. The store is still asked, as long as this run lives.
     pub(crate) fn on_push_binding_waited(&mut self, id: InstanceId) {
         let is_erased = |row: &Row| row.wanted.is_none() && !row.busy;
         if let Some(row) = self.push_bindings.rows.get_mut(&id).filter(|row| !is_erased(row)) {
@@ -420,7 +421,7 @@ impl Shard {
         }
     }
 
-    /// A registration that an earlier run left behind; `false` when it has ended before it came.
+    /// Takes in a registration of an earlier run. `false`: it ended before it arrived.
     pub(crate) fn adopt(&mut self, new: KnownPushBinding) -> bool {
         let KnownPushBinding { id, sealed, expires_at, fence, registration, upstream, left_by, .. } = new;
         let (upstream_registrar, server, confirmed_at_ms) = (new.upstream_registrar, new.server, new.confirmed_at_ms);
@@ -470,21 +471,25 @@ impl Shard {
         }
         self.shared.metrics.push_registrations(-1);
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
-        // An expired record leaves the store by itself; another node may have it again by now.
+        // An expired record leaves the store by itself, and another node may own the registration again by now.
         if end != PushBindingEnd::Expired {
             self.tell_store(id);
-            // A node where a call of it waits since it was released there pushes no more.
-            drop(tell_wiped(&self.shared, id, end != PushBindingEnd::Replaced));
+            // A node that has released it, and where a call still waits for it, stops pushing.
+            let audience = match end {
+                PushBindingEnd::Replaced => Audience::LeavingNodes,
+                _ => Audience::AllNodes,
+            };
+            drop(tell_wiped(&self.shared, id, audience));
         } else if !is_busy {
             self.push_bindings.remove(id);
         }
     }
 
-    /// The store has a registration no more, or from another node: its device is pushed from here no more but for calls that wait here, as long as another node
-    /// has it. The store is left as it is.
+    /// The store has lost a registration, or has it from another node: its device gets no more pushes from here, except for calls that wait here while another
+    /// node owns it. The store is left as it is.
     pub(crate) fn release_push_binding(&mut self, id: InstanceId, fence: Fence, why: ReleaseReason) {
         if why == ReleaseReason::Ended && self.push_bindings.released.contains_key(&id) {
-            // The node that has had it since has ended it.
+            // Its later owner has ended it.
             return self.drive(clock::now(), Input::RemovePushBinding(id));
         }
         let is_as_looked_at = |row: &&mut Row| row.wanted.is_some() && !row.busy && row.fence == fence;
@@ -492,7 +497,7 @@ impl Shard {
         row.is_released = true;
         self.abort_refresh_pushes(id);
         tracing::info!(event = "passed-let-go", instance = %id, "another node has ended a registration that passed through, or has it by now; it is let go of");
-        // Its calls end first, and their devices, which are told so, are found by its record.
+        // Its calls end first, because their devices, which are told, are found by its record.
         let end = match why {
             ReleaseReason::Moved => Input::ReleasePushBinding { instance: id, to: NewOwner::Chosen },
             ReleaseReason::TakenOver => Input::ReleasePushBinding { instance: id, to: NewOwner::Successor },
@@ -507,20 +512,20 @@ impl Shard {
         self.shared.metrics.push_registrations(-1);
     }
 
-    /// The device of a registration is to register again.
+    /// Pushes the device of a registration to register again.
     pub(crate) fn refresh(&mut self, id: InstanceId) {
         let Some((app, target)) = self.target_of(id, Event::Renew) else {
             tracing::debug!(event = "passed-not-refreshed", instance = %id, "nothing can ask this device to refresh its registration");
             return;
         };
-        // A device that dozes gets it when it looks about the next time: it is of use as long as the registration stands.
+        // A device in Doze gets it in its next maintenance window: it is useful as long as the registration is valid.
         let life_s =
             self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now()).max(REFRESH_LIFE_MIN_S);
         self.send_alert_to(app, target, id, Event::Renew, life_s, AlertContent::default());
     }
 }
 
-/// Tells those who wait for an end.
+/// Answers those who wait for an end.
 fn answer(waiters: &mut Vec<WipeWaiter>, erasure: Erasure) {
     for waiter in waiters.drain(..) {
         // An error means that nobody waits any more.
@@ -536,14 +541,14 @@ async fn is_outdated(shared: &Shared, id: InstanceId, sealed: &Sealed) -> bool {
         opened.ok().flatten()
     };
     match (confirmed_at_ms(&stored.sealed), confirmed_at_ms(sealed)) {
-        // A time that is still to come is by another clock, and says nothing.
+        // A time in the future is of another clock, and shows nothing.
         (Some(theirs), Some(ours)) => !stored.owned && theirs > ours && theirs <= unix_now_ms(),
         _ => false,
     }
 }
 
-/// Writes a record, again and again until the store has taken it, it has expired, or it is not wanted any more; the fence to write with next. `None`: its
-/// device has registered through another node since, while the store was away from this one; `has_failed`: it was, before this write.
+/// Writes a record, repeatedly until the store has taken it, it has expired, or it is not wanted any more. Returns the fence of the next write. `None`: the
+/// device has registered through another node since, while this node did not reach the store; `has_failed`: it did not, before this write.
 async fn put(
     shared: &Shared,
     shard: usize,

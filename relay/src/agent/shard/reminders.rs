@@ -1,10 +1,9 @@
 //! Notices to a user: the lease should be renewed, or ends; the registration fails, is back, or is lost, and why.
 //!
-//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is sent [again](crate::agent::tables::untold): after a
-//! while, and soon after the service has recovered or has other settings.
+//! A notice counts as told, and is written down, when a push service has taken it. Otherwise it is [sent again](crate::agent::tables::pending_notices) after a
+//! while, and soon after the service has recovered or has new settings.
 //!
-//! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push; it describes a failure by a SIP
-//! status and words of our own.
+//! Invariant: a reminder goes to the alert target, and on APNs never as a VoIP push. It describes a failure by a SIP status and words of our own.
 
 use std::time::{Duration, Instant};
 
@@ -14,32 +13,32 @@ use sip::id::InstanceId;
 use super::Shard;
 use super::alerts::AlertContent;
 use crate::agent::digest::Unanswerable;
-use crate::agent::tables::instances::{Again, Row};
+use crate::agent::tables::instances::{RepeatedNotice, Row};
 use crate::agent::tables::lease;
+use crate::agent::tables::pending_notices::Notice;
 use crate::agent::tables::timeline::TimelineEvent;
-use crate::agent::tables::untold::Notice;
 use crate::agent::{RecordNote, Reminded};
 use crate::clock::{DAY_S, confirmed_now, shared_now};
 use crate::push::{Event, Report, State, Subject};
 use crate::vault::record::Reminder;
 
-/// How long it is worth telling that a registration was lost, in seconds.
+/// How long a notice of a lost registration is worth delivering, in seconds.
 const LOST_LIFE_S: u64 = DAY_S;
 
-/// How often it is looked whether a push service takes pushes again, while something waits for that.
+/// How often the health of the push services is read while a notice waits for them.
 const LOOK_EACH: Duration = Duration::from_secs(15);
 
-/// How the push services stood when that was looked at last.
+/// The last known health of the push services.
 #[derive(Default)]
 pub(crate) struct Services {
     looked_at: Option<Instant>,
     failing: Vec<(Box<str>, &'static str)>,
-    /// When one has turned well last, in seconds since 1970.
+    /// The last time that one recovered, in seconds since 1970.
     well_since: u64,
 }
 
 impl Services {
-    /// Whether one takes pushes that did not, or may by its settings.
+    /// Whether one takes pushes again, or may because of new settings.
     fn are_better(&mut self, reports: &[Report]) -> bool {
         let of = |report: &Report| (report.app.clone(), report.service);
         let failing: Vec<_> = reports.iter().filter(|it| it.state == State::Failing).map(of).collect();
@@ -52,9 +51,9 @@ impl Services {
 }
 
 impl Shard {
-    /// A notice that no push service has taken is due soon when one is well again.
+    /// Makes pending notices due soon once a push service has recovered.
     pub(super) fn look_at_services(&mut self, now: Instant) {
-        if !self.instances.has_untold() {
+        if !self.instances.has_pending_notices() {
             self.services = Services::default();
             return;
         }
@@ -64,11 +63,11 @@ impl Shard {
         let better = self.services.are_better(&self.shared.push.health());
         self.services.looked_at = Some(now);
         if better {
-            self.instances.hasten_untold(confirmed_now());
+            self.instances.hasten_pending_notices(confirmed_now());
         }
     }
 
-    /// A push service took what tells of a lease or a registration: it is written down.
+    /// A push service has taken a notice of a lease or a registration: that is written down.
     pub(super) fn note_told(&mut self, id: InstanceId, event: Event) {
         let Some(told) = self.instances.take_told(id, event) else { return };
         let Some(expires_at) = self.instances.get(id).map(Row::expires_at) else { return };
@@ -81,23 +80,23 @@ impl Shard {
         let _ = self.shared.record_notes.send(note);
     }
 
-    /// A notice that no push service has taken is told again.
-    pub(crate) fn tell_again(&mut self, id: InstanceId, what: Again) {
-        let subject = if matches!(what, Again::Reminder(_)) { Subject::Lease } else { Subject::Registration };
+    /// Sends a notice again that no push service has taken.
+    pub(crate) fn tell_again(&mut self, id: InstanceId, what: RepeatedNotice) {
+        let subject = if matches!(what, RepeatedNotice::Reminder(_)) { Subject::Lease } else { Subject::Registration };
         if self.is_handed_over() || self.is_telling(id, subject) {
             return;
         }
         match what {
-            Again::Reminder(reminder) => self.remind(id, reminder),
-            Again::Lost(since) => self.tell_registration_failing(id, since),
-            Again::Restored => self.push_restored(id),
+            RepeatedNotice::Reminder(reminder) => self.remind(id, reminder),
+            RepeatedNotice::Lost(since) => self.tell_registration_failing(id, since),
+            RepeatedNotice::Restored => self.push_restored(id),
         }
     }
 
-    /// A reminder is due: sends it. One that goes nowhere counts as told.
+    /// Sends a reminder that is due. One without a target counts as told.
     pub(crate) fn remind(&mut self, id: InstanceId, reminder: Reminder) {
         if self.is_handed_over() {
-            // Its owner reminds.
+            // The owner reminds.
             return;
         }
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
@@ -107,13 +106,13 @@ impl Shard {
         self.tell_until_taken(lease::event(reminder), id, life_s, vec![("expires_at", expires_at.into())]);
     }
 
-    /// The SIP server has refused the account: for good, and the user should know why.
+    /// The SIP server has refused the account for good: the user is told why.
     pub(crate) fn tell_registration_lost(&mut self, id: InstanceId, status: u16, unanswerable: Option<Unanswerable>) {
         let said = vec![("status", status.into()), ("reason", reason(status, unanswerable).into())];
         let _ = self.tell_user(Event::RegistrationLost, id, LOST_LIFE_S, said);
     }
 
-    /// The registration has been lost for long, for whatever cause: the user should know that no call comes.
+    /// The registration has been lost for long, for whatever reason: the user is told that no calls arrive.
     pub(crate) fn tell_registration_failing(&mut self, id: InstanceId, since: u64) {
         let Some(row) = self.instances.get(id).filter(|row| row.ending.is_none()) else { return };
         let (status, unanswerable, unreachable) =
@@ -132,7 +131,7 @@ impl Shard {
         self.tell_until_taken(Event::RegistrationFailing, id, LOST_LIFE_S, said);
     }
 
-    /// The registration is back, after its user was told of the loss.
+    /// The registration is back after its user was told of the loss.
     pub(crate) fn tell_registration_restored(&mut self, id: InstanceId) {
         self.note(id, None, TimelineEvent::RegistrationRestored);
         self.instances.set_restored(id, confirmed_now());
@@ -143,14 +142,14 @@ impl Shard {
         self.tell_until_taken(Event::RegistrationRestored, id, LOST_LIFE_S, Vec::new());
     }
 
-    /// Tells the user what counts as told when a push service has taken it, or when there is nowhere to push it to.
+    /// Sends a notice to the user. It counts as told when a push service has taken it, or when there is no target.
     fn tell_until_taken(&mut self, event: Event, id: InstanceId, life_s: u64, extra: Vec<(&'static str, Value)>) {
         if !self.tell_user(event, id, life_s, extra) {
             self.note_told(id, event);
         }
     }
 
-    /// Tells the user, by the alert target, that something happened to the lease; worth delivering for `life_s` seconds. Whether there is such a target.
+    /// Sends an event of the lease to the alert target; it is worth delivering for `life_s` seconds. Returns whether there is a target.
     pub(crate) fn tell_user(
         &mut self,
         event: Event,

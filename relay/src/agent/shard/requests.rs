@@ -1,6 +1,6 @@
 //! The shard's reactions to requests of the use cases.
 //!
-//! Invariant: a device's request is looked at only after its proof was found right, in constant time.
+//! Invariant: the proof in a device's request is verified, in constant time, before anything else of the request is used.
 
 use std::time::{Duration, Instant};
 
@@ -22,16 +22,16 @@ use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::{self, Frame, advertised_now, unix_now};
-use crate::domain::InstanceState;
+use crate::domain::{InstanceState, story};
 use crate::vault::record::{Presence, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
 
-/// How often it is looked whether the last call of an instance has ended that another run has taken over.
+/// The interval at which the calls of an instance that another run has taken over are counted, until the last one has ended.
 const CALLS_LOOKED_AT: Duration = Duration::from_millis(500);
 
 impl Shard {
     pub(crate) fn on_request(&mut self, request: Request) {
-        // The requester may have gone: an answer that nobody takes is no error.
+        // The requester may be gone: an answer that nobody receives is no error.
         match request {
             Request::Bind { new, first } => self.bind(*new, Some(first), None),
             Request::TakeOver { new, settled, reply } => {
@@ -63,8 +63,8 @@ impl Shard {
             Request::ExpectCall { aor, servers, looks: true, reply, .. } => {
                 let _ = reply.send(self.expect_call(aor, &servers, None));
             }
-            Request::ExpectCall { aor, servers, from, name, asker, reply, .. } => {
-                let call = AnnouncedCall { from: &from, name: name.as_deref(), asker: &asker };
+            Request::ExpectCall { aor, servers, from, name, requester, reply, .. } => {
+                let call = AnnouncedCall { from: &from, name: name.as_deref(), requester: &requester };
                 let _ = reply.send(self.expect_call(aor, &servers, Some(call)));
             }
             Request::Calls { id, reply } => {
@@ -89,6 +89,10 @@ impl Shard {
             }
             Request::IsInCall { id, reply } => {
                 let _ = reply.send(self.is_in_call(id));
+            }
+            Request::IsRegistered { binding, besides, reply } => {
+                let has_other = || self.endpoint.all_instances(binding).iter().any(|id| Some(*id) != besides);
+                let _ = reply.send(self.endpoint.is_registered(binding) && has_other());
             }
             Request::OfAccount { aor, reply } => {
                 let mut ids = self.instances.of_account(aor);
@@ -146,7 +150,7 @@ impl Shard {
         match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
             Some(lookup) => self.turn_away(new, lookup, settled),
             None => {
-                // An instance that this node had ended by itself, before another one had it, is here again.
+                // An instance that this node had ended by itself, and another node had taken, is here again.
                 self.shared.vault.tombstones().leave(new.id);
                 self.bind(new, None, Some(settled));
             }
@@ -155,7 +159,7 @@ impl Shard {
 
     fn end_for(&mut self, id: InstanceId, who: &Principal, kind: EndKind, waiter: Option<WipeWaiter>) {
         match self.admit(id, who) {
-            // Another run has it, and only that can say that nothing is left.
+            // Another run has the instance, and only that run can confirm its end.
             Ok(()) if matches!(kind, EndKind::Wiped(_)) && self.hand_over.calls_have_ended(id) => {
                 self.end_here(id, EndKind::HandedOver, None);
                 refuse(waiter, Denied::Unknown);
@@ -167,12 +171,12 @@ impl Shard {
 
     fn end_ahead(&mut self, id: InstanceId, kind: EndKind, waiter: WipeWaiter) {
         let admitted = self.admit(id, &Principal::Relay);
-        // The record is ended by the requester.
+        // The requester erases the record.
         if self.is_handed_over() {
             if admitted.is_err() {
                 self.hand_over.note_ended_ahead(id);
             }
-            // Told when nothing of it is here any more.
+            // The waiter is answered when nothing of the instance is here any more.
             return self.end_released(id, waiter);
         }
         match admitted {
@@ -186,7 +190,7 @@ impl Shard {
         }
     }
 
-    /// Another node takes all over. `woken` hears of the calls for which devices were woken of late, and are from now on.
+    /// Hands all instances over to other nodes. `woken` is told the calls for which devices were woken lately, and later ones as they come.
     fn leave(&mut self, woken: mpsc::UnboundedSender<Woken>) {
         for call in self.calls.woken(clock::now()) {
             let _ = woken.send(call);
@@ -217,7 +221,7 @@ impl Shard {
         self.instances.of_upstreams(upstreams).into_iter().filter_map(at_server).collect()
     }
 
-    /// Lets go of an instance that its owner ends; `waiter` hears that it is unknown when it is.
+    /// Releases an instance that its owner ends. `waiter` is told if it is unknown here.
     fn end_released(&mut self, id: InstanceId, waiter: WipeWaiter) {
         if self.push_bindings.knows(id) {
             self.end_push_binding(id, EndKind::NeverOurs, Some(waiter));
@@ -230,7 +234,7 @@ impl Shard {
         }
     }
 
-    /// A registration that another node has had since, and for which a call still waits here, is ended: its phone is pushed from here no more.
+    /// Ends a push binding that another node has taken over and for which a call still waits here: its phone gets no more pushes from this node.
     fn end_calls_of_released(&mut self, id: InstanceId) {
         if self.push_bindings.released(id).is_some() {
             self.drive(clock::now(), Input::RemovePushBinding(id));
@@ -241,9 +245,8 @@ impl Shard {
         if self.push_bindings.knows(id) { self.end_push_binding(id, kind, waiter) } else { self.end(id, kind, waiter) }
     }
 
-    /// The calls that wait here are not there, where the instance is now: they end first. Nothing is unregistered: a SIP server may take the
-    /// Contact of the same device at its new node for this one (RFC 5626 §6). What passed through
-    /// here has its next call by the Path of its new node.
+    /// Ends the waiting calls first, because the instance's new node does not have them. Nothing is unregistered: a SIP server may take the Contact of the
+    /// same device at its new node for this one (RFC 5626 §6). The next call of a push binding comes by the Path of its new node.
     fn leave_to_owner(&mut self, id: InstanceId, fence: Fence, until: Instant, record: Option<Sealed>) {
         let is_same = self.instances.get(id).is_none_or(|row| row.fence == fence);
         let waits = self.instances.get(id).is_some() && clock::now() < until && self.endpoint.has_waiting_call(id);
@@ -258,7 +261,7 @@ impl Shard {
             if !self.hand_over.waits_for_calls(id) {
                 return;
             }
-            // What its app has changed since counts for its calls here, and above all its token.
+            // Changes by the app since then, above all of its token, apply to the calls here.
             let opens = self.opened(id, &record, |it| matches!(it, StoredRecord::Lent(_)).then_some(())).is_some();
             let targets = self.targets_of(id);
             if let Some(row) = self.instances.get_mut(id).filter(|_| opens) {
@@ -275,7 +278,7 @@ impl Shard {
         });
     }
 
-    /// Ends an instance that no node looks after; it is registered by none on the way.
+    /// Ends an instance that no node serves, without registering it first.
     fn end_left(&mut self, mut new: NewInstance, kind: EndKind, waiter: WipeWaiter) {
         let id = new.id;
         if self.is_handed_over() || self.instances.get(id).is_some() {
@@ -290,7 +293,7 @@ impl Shard {
         }
     }
 
-    /// Turns an instance away that has ended before it came; what the store may have of it is erased, unless this node leaves: then its owner does that.
+    /// Turns away an instance that ended before it arrived. Its record is erased, unless this node leaves: then its owner does that.
     fn turn_away(&self, new: NewInstance, lookup: Option<Lookup>, settled: &mpsc::UnboundedSender<InstanceId>) {
         tracing::info!(event = "ended-ahead", instance = %new.id, "an instance ended on its way here; it is turned away");
         self.shared.upstreams.release(new.binding.upstream);
@@ -343,7 +346,7 @@ impl Shard {
             self.shared.stories.recall(id);
         }
         self.instances.insert(row);
-        self.instances.set_told_by(id, if fence == Fence::NEW { Frame::of_grants() } else { Frame::of_found() });
+        self.instances.set_lease_clock(id, if fence == Fence::NEW { Frame::of_grants() } else { Frame::of_found() });
         if told_failing && binding.presence == Presence::Background {
             self.instances.set_told_lost(id, advertised_now());
         }
@@ -363,13 +366,12 @@ impl Shard {
         others.into_iter().find(|other| *other != id && self.have_same_credentials(id, *other))
     }
 
-    /// Ends the wait for an instance that was taken over: its SIP server has answered, or it registers none.
+    /// Ends the wait for a claimed instance: its SIP server has answered, or it does not register.
     pub(super) fn note_settled(&mut self, id: InstanceId) {
         self.hand_over.settled(id);
     }
 
-    /// An instance that joins devices whose binding stands is registered with them at once, when it has proven itself before and no
-    /// other node's Contact is still to be taken away.
+    /// A proven instance that joins a registered binding counts as registered at once, unless the Contact of another node still has to be removed.
     fn share_registration(&mut self, id: InstanceId, binding: BindingId) {
         let is_member = self.endpoint.callable_instances(binding).contains(&id) && !self.endpoint.is_replacing(binding);
         let stands_until = self.endpoint.stands_until(binding).filter(|_| is_member);
@@ -387,7 +389,7 @@ impl Shard {
         row.sealed = sealed.unwrap_or_else(|| row.sealed.clone());
         if row.is_proven {
             if self.with_record(id, |record| record.proven) == Some(false) {
-                // Its SIP server has answered while it was being stored.
+                // The SIP server has answered while the record was being stored.
                 self.note_proven(id);
             }
         } else if vouched {
@@ -396,7 +398,7 @@ impl Shard {
         true
     }
 
-    /// Its record says that its SIP server has accepted it, or that another one vouches for it.
+    /// Notes in the record that the SIP server has accepted the credentials, or that another instance vouches for them.
     fn be_proven(&mut self, id: InstanceId) {
         let Some(row) = self.instances.get_mut(id).filter(|row| !row.is_proven) else { return };
         row.is_proven = true;
@@ -406,7 +408,7 @@ impl Shard {
         }
     }
 
-    /// Its record says whether its app is in the foreground.
+    /// Notes in the record whether the app is in the foreground.
     fn be_present(&mut self, id: InstanceId, presence: Presence) {
         let Some(row) = self.instances.get_mut(id) else { return };
         match (presence, row.state == InstanceState::Foreground) {
@@ -441,12 +443,12 @@ impl Shard {
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;
         row.fence = fence;
-        // A reminder may have been sent since the record was looked at, and an end that nobody renewed have been moved.
+        // Since the record was read, a reminder may have been sent, or the end converted to another clock without a renewal.
         let same_end = lease.expires_at == row.expires_at() || was == Some(lease.expires_at);
         let expires_at = if same_end { row.expires_at() } else { lease.expires_at };
         let reminded = if same_end { lease.reminded.max(row.reminded()) } else { lease.reminded };
-        let told_by = if was.is_some() { Frame::of_grants() } else { Frame::of_found() };
-        self.instances.set_lease(id, LeaseExpiry { expires_at, reminded }, told_by);
+        let frame = if was.is_some() { Frame::of_grants() } else { Frame::of_found() };
+        self.instances.set_lease(id, LeaseExpiry { expires_at, reminded }, frame);
         if let Some(presence) = presence {
             self.be_present(id, presence);
         }
@@ -478,7 +480,10 @@ impl Shard {
                 self.drive(clock::now(), Input::Ring { call, instance: id });
                 self.note_device_rings(call, id);
             }
-            CallRequest::Decline => self.drive(clock::now(), Input::Decline(call)),
+            CallRequest::Decline => {
+                self.tell_moment(id, call, story::Moment::DeclinedByApp);
+                self.drive(clock::now(), Input::Decline(call));
+            }
         }
         Ok(*self.calls.of(id, call).unwrap_or(&known))
     }

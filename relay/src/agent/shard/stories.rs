@@ -1,7 +1,7 @@
-//! The stories of the calls of a shard, as long as they go on; a finished one is handed to `agent::stories`.
+//! The stories of a shard's calls while the calls go on. A finished story is handed to `agent::stories`.
 //!
-//! Invariant: a story is begun after its push has left the shard, or with the next thing that happens to its call, and told in memory alone. It ends with its instance, and is then kept
-//! nowhere. At most [`OPEN_MAX`] go on at once; a further call has none.
+//! Invariant: a story begins after its push has left the shard, or with the next event of its call, so that it delays no push; it lies in memory alone. It ends
+//! with its instance, and is then kept nowhere. At most [`OPEN_MAX`] are open at once; a further call has no story.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -24,11 +24,11 @@ const OPEN_MAX: usize = 20_000;
 /// How a call came.
 #[derive(Clone, Debug)]
 pub(crate) enum CallOrigin {
-    /// Its device was pushed, by this App.
+    /// The device was pushed, by this App.
     Pushed(Box<str>),
     /// The push was not sent.
     Withheld(Withheld),
-    /// Its device is attached, and has its INVITE.
+    /// The device is attached, and has the INVITE.
     Forked,
     /// Its INVITE came after it was announced.
     Arrived,
@@ -38,24 +38,24 @@ pub(crate) enum CallOrigin {
 #[derive(Default)]
 pub(super) struct Stories {
     to_begin: Vec<(Box<IncomingCall>, Instant, CallOrigin)>,
-    /// Those that go on, by instance.
+    /// The open stories, by instance.
     open: BTreeMap<(InstanceId, CallId), Story>,
 }
 
 impl Stories {
-    /// All that go on.
+    /// All open stories.
     pub(super) fn all(&self) -> Vec<Story> {
         self.open.values().cloned().collect()
     }
 }
 
 impl Shard {
-    /// A call came at `arrived`: its story begins when there is nothing more urgent.
+    /// A call came at `arrived`: its story begins when nothing is more urgent.
     pub(crate) fn begin_story(&mut self, call: Box<IncomingCall>, arrived: Instant, origin: CallOrigin) {
         self.stories.to_begin.push((call, arrived, origin));
     }
 
-    /// Begins the stories of the calls that have come since the last time.
+    /// Begins the stories of the calls that have come since the last run of this function.
     pub(crate) fn begin_stories(&mut self) {
         for (call, arrived, how) in std::mem::take(&mut self.stories.to_begin) {
             self.begin(&call, arrived, how);
@@ -101,7 +101,7 @@ impl Shard {
         }
     }
 
-    /// Tells a story that its push was sent once more, which no other step of it is.
+    /// Adds to a story that its push was sent once more.
     pub(crate) fn tell_pushed_again(&mut self, instance: InstanceId, call: CallId, provider: PushProvider) {
         self.begin_stories();
         if let Some(story) = self.stories.open.get_mut(&(instance, call)) {
@@ -109,7 +109,7 @@ impl Shard {
         }
     }
 
-    /// Tells a story what the timeline is told of its call.
+    /// Adds a step of the timeline to the story of its call.
     pub(crate) fn tell_story(&mut self, instance: InstanceId, call: CallId, what: TimelineEvent) {
         let moment = match what {
             TimelineEvent::PushEnded { event: Event::Call, outcome, reason } => {
@@ -118,10 +118,25 @@ impl Shard {
             TimelineEvent::DeviceAttached { after_ms: Some(_) } => Moment::DeviceAttached,
             TimelineEvent::CallerHearsRinging => Moment::CallerHearsRinging,
             TimelineEvent::Ringing => Moment::Ringing,
+            TimelineEvent::DeviceRefused { status } => Moment::Refused(status),
             TimelineEvent::CallEnded(state) => Moment::Ended(state),
             TimelineEvent::HungUp { by_device } => Moment::HungUp { by_device },
             _ => return,
         };
+        self.tell_moment(instance, call, moment);
+    }
+
+    /// Tells the stories of calls that were announced to a device, and whose INVITE has not come, that it has come for them.
+    pub(crate) fn tell_came_for_announced(&mut self, instance: InstanceId) {
+        let is_awaited = |story: &&Story| story.is_announced() && !story.came();
+        let awaited: Vec<_> = self.stories_of(instance).filter(is_awaited).map(|story| story.call).collect();
+        for call in awaited {
+            self.tell_moment(instance, call, Moment::DeviceAttached);
+        }
+    }
+
+    /// Adds a step to a call's story.
+    pub(crate) fn tell_moment(&mut self, instance: InstanceId, call: CallId, moment: Moment) {
         self.begin_stories();
         let key = (instance, call);
         let Some(story) = self.stories.open.get_mut(&key) else { return };
@@ -133,15 +148,14 @@ impl Shard {
             moment == Moment::Ended(CallState::Answered),
         );
         story.tell(now, moment);
-        if came {
+        if came && !story.is_announced() {
             // The endpoint has sent it in the same turn.
             story.tell(now, Moment::InviteSent);
         }
         if !is_over {
             return;
         }
-        // A node that dies in the middle of a call leaves its story up to the answer. Of an answered call of a registration that
-        // passed through nobody tells here when it ends.
+        // The story is kept with the answer, in case that the node dies during the call. The end of an answered call of a push binding is not known here.
         if is_answered && self.instances.get(instance).is_some() {
             self.shared.stories.keep(story.clone());
         } else if let Some(story) = self.stories.open.remove(&key) {
@@ -150,7 +164,7 @@ impl Shard {
         }
     }
 
-    /// The stories of an instance that go on are its successor's.
+    /// Hands the open stories of an instance to its successor.
     pub(crate) fn succeed_in_stories(&mut self, earlier: InstanceId, successor: InstanceId) {
         self.begin_stories();
         for key in self.stories_of(earlier).map(|story| (earlier, story.call)).collect::<Vec<_>>() {
@@ -170,14 +184,14 @@ impl Shard {
         self.shared.stories.forget(instance);
     }
 
-    /// The stories of an instance that go on.
+    /// The open stories of an instance.
     pub(crate) fn stories_of(&self, instance: InstanceId) -> impl Iterator<Item = &Story> {
         let (first, last) = (CallId::from_bytes([0; 16]), CallId::from_bytes([0xff; 16]));
         self.stories.open.range((instance, first)..=(instance, last)).map(|(_, story)| story)
     }
 
-    /// An answered call of which nobody will tell the end: there is no room for its dialog.
-    pub(crate) fn end_untold_story(&mut self, instance: InstanceId, call: CallId) {
+    /// Drops the story of an answered call whose end nobody will report, because there is no room for its dialog.
+    pub(crate) fn drop_open_story(&mut self, instance: InstanceId, call: CallId) {
         self.stories.open.remove(&(instance, call));
     }
 

@@ -1,14 +1,14 @@
-//! Succession: an instance, or a registration that passed through, takes the place of an earlier one of the same device, and takes over its calls.
+//! Succession: an instance, or a push binding, replaces an earlier one of the same device and takes over its calls.
 //!
-//! | of the earlier one | |
+//! | of the predecessor | the successor |
 //! | --- | --- |
-//! | the states of its calls, a push that is on its way | are the later one's: no call is pushed a second time, and the push service's verdict counts |
-//! | a requester that waits for its device | waits for the later one |
-//! | its answered calls, and the stories that go on | are the later one's |
-//! | calls that are over | can be asked of the later one, as long as they are known |
-//! | its timeline, its mailbox, the items kept beside its record | ends with it |
+//! | the states of its calls, and a push on its way | takes them over: no call is pushed twice, and the push service's verdict counts |
+//! | a requester that waits for its device | is waited for in its place |
+//! | its answered calls, and its open stories | takes them over |
+//! | its calls that are over | answers for them as long as they are known |
+//! | its timeline, its mailbox, and the items kept beside its record | does not get them |
 //!
-//! Where the later one is of another binding, another shard or another node, the calls end with the earlier one, and the later one has missed them.
+//! A successor with another binding, shard or node takes over no call: the calls end with the predecessor, and the successor has missed them.
 //!
 //! Invariant: only a successor by the endpoint's own rules takes anything over (`sip/src/endpoint/successors.rs`).
 
@@ -44,14 +44,14 @@ impl Shard {
         self.drive(clock::now(), Input::Succeed { earlier, successor });
     }
 
-    /// Whether an instance has something that an heir would go on with.
+    /// Whether an instance has anything that a successor would take over.
     pub(crate) fn is_in_call(&self, id: InstanceId) -> bool {
         let row = self.instances.get(id).filter(|row| row.ending.is_none());
         let has_dialogs = |row: &Row| row.activity.as_ref().is_some_and(|activity| !activity.dialogs.is_empty());
         row.is_some_and(|row| has_dialogs(row) || !self.endpoint.calls_for(id).is_empty())
     }
 
-    /// Gives a later instance, or registration, the calls of an earlier one, the stories that go on, and who waits for its device.
+    /// Gives a successor the calls and open stories of its predecessor, and the requesters that wait for its device.
     pub(crate) fn hand_on(&mut self, earlier: InstanceId, successor: InstanceId, calls: &[CallId]) {
         for call in calls {
             self.succeed_in_call(*call, earlier, successor);
@@ -74,7 +74,7 @@ impl Shard {
     fn succeed_in_call(&mut self, call: CallId, earlier: InstanceId, successor: InstanceId) {
         self.calls.succeed(call, earlier, successor);
         if let Some(push) = self.pushes.remove(&(earlier, call)) {
-            // If the call has been pushed in the other name as well, that push is enough.
+            // If the call was pushed for the other one as well, that push is enough.
             match self.pushes.entry((successor, call)) {
                 Entry::Occupied(_) => push.task.abort(),
                 Entry::Vacant(place) => {
@@ -84,7 +84,7 @@ impl Shard {
         }
     }
 
-    /// How a call of an instance stands, or of one that it has succeeded.
+    /// The state of a call of an instance, or of its predecessor.
     pub(crate) fn call_of(&self, instance: InstanceId, call: CallId) -> Option<&Call> {
         let earlier = || self.endpoint.predecessors(instance).iter().rev().find_map(|it| self.calls.of(*it, call));
         self.calls.of(instance, call).or_else(earlier)

@@ -1,14 +1,14 @@
 //! The present push targets of an instance, and the meaning of a verdict on another token.
 //!
-//! | the token that was pushed to | is called gone | took the push | did not take it |
+//! | the token of the push | the service calls it gone | took the push | did not take the push |
 //! | --- | --- | --- | --- |
-//! | is the device's | the instance ends | | |
-//! | was the device's | nothing ends, the push goes to the present token | as always | the push goes to the present token, at once |
+//! | is the device's | the instance ends | counts as usual | counts as usual |
+//! | was replaced meanwhile | nothing ends; the push goes to the present token | counts as usual | the push goes to the present token at once |
 //!
-//! A node that leaves, or whose record of the instance another run has by now, ends nothing: the other node may know a newer token. That node is told which
-//! token is gone, and judges by its own record.
+//! A node that leaves ends nothing, and neither does one whose record another run has taken: the other node may know a newer token. It is told which token is
+//! gone, and judges by its own record.
 //!
-//! Invariant: a verdict on a token that the app has exchanged ends nothing. No record is opened for a push that was taken.
+//! Invariant: a verdict on a token that the app has replaced ends nothing. A push that was taken opens no record.
 
 use sip::endpoint::Input;
 use sip::id::InstanceId;
@@ -25,7 +25,7 @@ use crate::push::{Event, Push, Verdict};
 use crate::vault::Sealed;
 use crate::vault::record::{Device, PushTarget, StoredRecord};
 
-/// Where the pushes of an instance go.
+/// The push targets of an instance.
 pub(crate) struct Targets {
     calls: Option<PushTarget>,
     alerts: Option<PushTarget>,
@@ -38,7 +38,7 @@ impl Shard {
         self.opened(instance, self.sealed_of(instance)?, |record| match record {
             StoredRecord::Lent(record) => {
                 let device = &record.device;
-                // The end of a call is told wherever the call was, though its device wants no further ones.
+                // The end of a call goes to the target of the call, even if the device wants no more calls.
                 let is_wanted = event == Event::CallEnded || record.wake_for.call;
                 let to_call = is_wanted.then_some(&device.call_push);
                 let target = if of_call { to_call } else { device.alert_target() };
@@ -51,21 +51,20 @@ impl Shard {
         })
     }
 
-    /// The push target of an event for a further try: a call goes nowhere any more when its device's instance is ending, whoever goes on with that. What tells
-    /// of the end outlives it.
+    /// The push target of an event for a retry. A call has none any more while its device's instance is ending. Notices of the end outlive the instance.
     pub(crate) fn target_now(&self, instance: InstanceId, event: Event) -> Option<(Box<str>, PushTarget)> {
         let is_ending = self.instances.get(instance).is_some_and(|row| row.ending.is_some());
         if event == Event::Call && is_ending { None } else { self.target_of(instance, event) }
     }
 
-    /// Where the pushes of calls and the alerts of an instance go.
+    /// The targets of the call pushes and of the alerts of an instance.
     pub(crate) fn targets_of(&self, instance: InstanceId) -> Targets {
         let calls = self.target_of(instance, Event::Call).map(|(_, target)| target);
         let alerts = self.alert_target_of(instance, |_| true).map(|(_, target)| target);
         Targets { calls, alerts }
     }
 
-    /// Where its pushes go may have changed: what has not been taken there is judged anew.
+    /// The targets may have changed: pushes that were not taken are reconsidered.
     pub(crate) fn on_targets_changed(&mut self, instance: InstanceId, before: &Targets) {
         let changed = |before: &Option<PushTarget>, now: &Option<PushTarget>| match (before, now) {
             (Some(before), Some(now)) => !now.takes_the_same(before),
@@ -79,7 +78,7 @@ impl Shard {
         self.reconsider_alerts(instance, calls_move && calls.is_some(), alerts_move && alerts.is_some());
     }
 
-    /// The target for a push that this token has not taken, if the device has another one by now, or the push is to be judged anew.
+    /// The target for a push that this token has not taken, if the device has another token by now, or the push must be reconsidered.
     pub(crate) fn moved(&self, push: &Push, from: &PushTarget, verdict: &Verdict) -> Option<(Box<str>, PushTarget)> {
         let is_over = match verdict {
             Verdict::Accepted | Verdict::TooLate => true,
@@ -94,9 +93,9 @@ impl Shard {
         self.target_now(push.instance, push.event).filter(|(_, target)| is_moved(target))
     }
 
-    /// Ends the instance, or the push binding, whose token the service calls gone; whether it does.
+    /// Ends the instance, or the push binding, whose token the service calls gone. Returns whether it ends.
     ///
-    /// An app that has given another token since, or confirmed this one after it is said to have died, is believed.
+    /// The app is believed if it has given another token since, or confirmed this one after the time at which it is said to have died.
     pub(crate) fn end_dead_token(&mut self, instance: InstanceId, token: &PushTarget, verdict: &Verdict) -> bool {
         let is_dead = |confirmed_at_ms: u64| verdict.token_is_dead(confirmed_at_ms.max(token.confirmed_at_ms));
         if !is_dead(0) || !self.confirmed_at_ms(instance, token).is_some_and(is_dead) {
@@ -127,10 +126,10 @@ impl Shard {
         }
     }
 
-    /// When the app last said that this token of the device is good; `None`: the device has it no more.
+    /// When the app last confirmed this token. `None`: it is not the device's any more.
     fn confirmed_at_ms(&self, instance: InstanceId, token: &PushTarget) -> Option<u64> {
         let Some(tokens) = self.tokens_of(instance) else {
-            // Of what cannot be read nothing newer is known than what was pushed to.
+            // If the record does not open, no newer token is known.
             return Some(token.confirmed_at_ms);
         };
         tokens.into_iter().filter(|target| target.is_same_token(token)).map(|target| target.confirmed_at_ms).max()

@@ -1,6 +1,6 @@
 //! The test push that a device asks for.
 //!
-//! Invariant: a test push goes where alerts go, and never to a VoIP token.
+//! Invariant: a test push goes to the alert target, and never to a VoIP token.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const TESTS: Rate = Rate { burst: 3, interval: Duration::from_secs(10) };
 impl Shard {
     /// The device asks for a push.
     pub(crate) fn test(&mut self, instance: InstanceId) -> Result<Tested, TestDenied> {
-        // What is being wiped is pushed to no more, whatever its target was.
+        // An instance that is being wiped gets no more pushes.
         let unknown = TestDenied::Denied(Denied::Unknown);
         if self.is_ending(instance) {
             return Err(unknown);

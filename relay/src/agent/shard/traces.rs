@@ -1,7 +1,8 @@
-//! Recording the SIP of instances whose user, or whose operator, asked for it.
+//! Recording the SIP of an instance whose user or operator has asked for it.
 //!
-//! Invariant: a message is looked at only while something is recorded on this shard. Of a device's side only its own flow is
-//! recorded, also where several devices share an account; of its SIP server's side, until its credentials are proven, its own REGISTERs alone. The requester is named in the instance's timeline, which is its user's.
+//! Invariant: no message is examined while nothing is recorded on this shard. Of the devices of a shared account, only the instance's own flow is recorded. Of
+//! the SIP server's side, only the instance's own REGISTERs are recorded until its credentials are proven. The instance's timeline, which its user reads,
+//! names the requester.
 
 use std::cell::LazyCell;
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ impl Shard {
         who: &Principal,
         request: TraceRequest,
     ) -> Result<TraceAnswer, TraceDenied> {
-        // A registration that passed through has no secret: the operator alone asks about it.
+        // A push binding has no secret: only the operator asks for its trace.
         let passed = matches!(who, Principal::Relay) && self.push_bindings.knows(id);
         if !passed {
             self.admit(id, who).map_err(TraceDenied::Denied)?;
@@ -62,12 +63,12 @@ impl Shard {
         }
     }
 
-    /// Whether an instance has begun to end: of what is recorded then nobody could read anything.
+    /// Whether an instance has begun to end, so that nobody could read its trace any more.
     pub(super) fn is_ending(&self, id: InstanceId) -> bool {
         self.instances.get(id).is_some_and(|row| row.ending.is_some())
     }
 
-    /// Erases what was recorded of an instance; whether anything was.
+    /// Erases the trace of an instance. Returns whether there was one.
     pub(crate) fn forget_trace(&mut self, id: InstanceId) -> bool {
         let ended = self.traces.remove(&id).is_some();
         if ended {
@@ -77,7 +78,7 @@ impl Shard {
         ended
     }
 
-    /// Erases what is over.
+    /// Erases the traces that are over.
     pub(crate) fn end_traces(&mut self) {
         if self.traces.is_empty() {
             return;
@@ -89,7 +90,7 @@ impl Shard {
         }
     }
 
-    /// When the next trace is over, in seconds since 1970.
+    /// The end of the next trace, in seconds since 1970.
     pub(crate) fn next_trace_end(&self) -> Option<u64> {
         self.traces.values().map(|trace| trace.until).min()
     }
@@ -124,7 +125,7 @@ impl Shard {
             let named = self.endpoint.is_named(&names, *id);
             let own_flow = self.endpoint.device_flow(*id) == Some(flow) || trace.was_seen_on(flow);
             let is_own = match side {
-                // A flow may carry other instances, too: a message on it is this one's by its Call-ID.
+                // A flow may carry several instances: the Call-ID tells whose message it is.
                 Side::Device if named || own_flow && message.method() == Some(Method::Register) => true,
                 Side::Device => own_flow && trace.follows(call),
                 Side::Upstream => named || trace.follows(call),

@@ -1,10 +1,9 @@
 //! The state of a mailbox, as its SIP server notifies it (RFC 3842).
 //!
-//! The store keeps it, sealed, beside the instance's record: the run that has the instance next, here or at another node, asks for it at the first notice, and
-//! goes by it.
+//! The store keeps the state, sealed, beside the instance's record. The next run with the instance, here or at another node, compares the first notice with it.
 //!
-//! Invariant: a push goes out only when the state has changed since any run was told of it, as far as the store has that; an empty mailbox is what nothing known means.
-//! What is written last is how it stands: a write that is under way ends with the next one, and with the instance.
+//! Invariant: a push is sent only when the state differs from the last one that any run was notified of, as far as the store knows it. Without a known state,
+//! the mailbox counts as empty. The last write wins: a later write, or the end of the instance, aborts one that is under way.
 
 use std::time::Duration;
 
@@ -21,19 +20,19 @@ use crate::agent::tables::timeline::TimelineEvent;
 use crate::metrics::labels::MwiNotify;
 use crate::push::Event;
 
-/// The pause after the store did not take it, or had no record yet: an account is registered before it is stored. Twice as long each time.
+/// The pause after the store did not take the state, or had no record yet, because an account is registered before it is stored. It doubles each time.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl Shard {
-    /// The SIP server says how the mailbox stands.
+    /// The SIP server notifies the state of the mailbox.
     pub(crate) fn on_mailbox(&mut self, instance: InstanceId, mailbox: Box<Mailbox>) {
         if self.instances.get(instance).is_none_or(|row| row.ending.is_some()) {
             return;
         }
         match self.mailboxes.get_mut(&instance) {
             Some(None) => return self.judge_mailbox(instance, mailbox),
-            // The latest word counts.
+            // The latest notice counts.
             Some(Some(told)) => {
                 *told = mailbox;
                 return;
@@ -48,7 +47,7 @@ impl Shard {
         });
     }
 
-    /// The store has said how the mailbox stood before this run.
+    /// Handles the store's answer: the state of the mailbox before this run.
     pub(crate) fn on_mailbox_read(&mut self, instance: InstanceId, known: Option<Mailbox>) {
         let Some(told) = self.mailboxes.get_mut(&instance).and_then(Option::take) else { return };
         if let Some(known) = known
@@ -66,7 +65,7 @@ impl Shard {
         let changed = known.map_or(holds, |_| !is_known);
         self.shared.metrics.mwi_notify(if changed { MwiNotify::Changed } else { MwiNotify::Unchanged });
         if known.is_none() && !changed && mailbox.old.unwrap_or(0) == 0 {
-            // An empty mailbox is what nothing known means.
+            // Without a known state the mailbox counts as empty.
             return;
         }
         let Mailbox { waiting, new, old, urgent, ref account } = *mailbox;
@@ -90,7 +89,7 @@ impl Shard {
         let _ = self.send_alert(instance, Event::Voicemail, life_s, content, |wake_for| wake_for.voicemail);
     }
 
-    /// Has the store keep it, for the run that has the instance next.
+    /// Has the store keep the state, for the next run with the instance.
     fn keep_mailbox(&mut self, instance: InstanceId, mailbox: &Mailbox) {
         let shared = self.shared.clone();
         let item = shared.vault.seal_mailbox(instance, mailbox);

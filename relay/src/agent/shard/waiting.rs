@@ -1,7 +1,7 @@
-//! The common rules of requests that wait in a shard: for the store, a take-over, an answer of DNS, or the end of a doubt about the lease.
+//! The common rules of requests that wait in a shard: for the store, a claim, an answer of DNS, or the end of a doubt about the lease.
 //!
 //! Invariant: an INVITE whose CANCEL waits behind it is handed in as any other, followed by its CANCEL; but it wakes nobody, because a push that has left
-//! cannot be recalled. An INVITE that waits is answered 100, its CANCEL 200; its 487 follows once the INVITE is handed in.
+//! cannot be recalled. A waiting INVITE is answered 100, and its CANCEL 200; its 487 follows once the INVITE is handed in.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -13,12 +13,12 @@ use super::Shard;
 use crate::agent::ShardInput;
 use crate::clock;
 
-/// The bytes of the message that an input is.
+/// The bytes of the message in an input.
 pub(super) fn bytes_of(input: &Input) -> usize {
     if let Input::Received { message, .. } = input { message.head().len() + message.body().len() } else { 0 }
 }
 
-/// Whether two inputs are one request, which was sent again.
+/// Whether two inputs are the same request, retransmitted.
 pub(super) fn is_same(one: &Input, other: &Input) -> bool {
     let (Input::Received { message: one, .. }, Input::Received { message: other, .. }) = (one, other) else {
         return false;
@@ -26,7 +26,7 @@ pub(super) fn is_same(one: &Input, other: &Input) -> bool {
     one.head() == other.head() && one.body() == other.body()
 }
 
-/// Whether a request is the first CANCEL of an INVITE that waits. It has a place however many wait, for without it a call that has ended would ring.
+/// Whether a request is the first CANCEL of a waiting INVITE. It always has a place, because without it an ended call would ring.
 pub(super) fn is_first_cancel<'a>(request: &Input, waiting: impl Iterator<Item = &'a Input>) -> bool {
     let Some(invite) = ended_by(request) else { return false };
     let mut is_there = false;
@@ -49,7 +49,7 @@ pub(super) fn ends_one<'a>(request: &Input, mut waiting: impl Iterator<Item = &'
     ended_by(request).is_some_and(|ended| waiting.any(|invite| invite_of(invite).as_ref() == Some(&ended)))
 }
 
-/// Tells the sender of a request that it waits; `ends_one`: it is the CANCEL of one that does.
+/// Tells the sender of a request that it waits. `ends_one`: the request is the CANCEL of a waiting one.
 pub(super) fn say_waiting(endpoint: &mut Endpoint, request: &Input, ends_one: bool) {
     let Input::Received { source, message } = request else { return };
     if ends_one {
@@ -59,26 +59,26 @@ pub(super) fn say_waiting(endpoint: &mut Endpoint, request: &Input, ends_one: bo
     }
 }
 
-/// The INVITEs that requests which wait have ended.
+/// The INVITEs that waiting CANCELs end.
 pub(super) struct Cancelled(BTreeSet<String>);
 
 impl Cancelled {
-    /// Among these.
+    /// Those among these requests.
     pub(super) fn among<'a>(waiting: impl Iterator<Item = &'a Input>) -> Self {
         Self(waiting.filter_map(ended_by).collect())
     }
 
-    /// Likewise among a shard's inputs.
+    /// Those among a shard's inputs.
     pub(super) fn among_inputs<'a>(waiting: impl Iterator<Item = &'a ShardInput>) -> Self {
         Self::among(waiting.filter_map(sip_of))
     }
 
-    /// Whether one of them ends this one. Its sender is the same.
+    /// Whether this INVITE is ended by one of them, from the same sender.
     pub(super) fn has(&self, input: &Input) -> bool {
         !self.0.is_empty() && invite_of(input).is_some_and(|invite| self.0.contains(&invite))
     }
 
-    /// Likewise of a shard's input.
+    /// Whether this input of a shard is.
     pub(super) fn has_input(&self, input: &ShardInput) -> bool {
         sip_of(input).is_some_and(|input| self.has(input))
     }
@@ -88,33 +88,33 @@ fn sip_of(input: &ShardInput) -> Option<&Input> {
     if let ShardInput::Sip { input, .. } = input { Some(input) } else { None }
 }
 
-/// The key of the INVITE that an input is.
+/// The key of an INVITE.
 fn invite_of(input: &Input) -> Option<String> {
     let Input::Received { source, message } = input else { return None };
     Some(named(source, &Endpoint::key_of_invite(message, source.side)?))
 }
 
-/// The key of the INVITE that an input ends.
+/// The key of the INVITE that a CANCEL ends.
 fn ended_by(input: &Input) -> Option<String> {
     let Input::Received { source, message } = input else { return None };
     let cancel = Some(message).filter(|message| message.is_request() && message.method() == Some(Method::Cancel))?;
     Some(named(source, &Endpoint::key_of_cancelled_or_acked(cancel, source.side)?))
 }
 
-/// An INVITE by its transaction (RFC 3261 §9.2) and its sender's address. What else its CANCEL says or lacks does not matter.
+/// An INVITE, by its transaction (RFC 3261 §9.2) and its sender's address. Other headers of its CANCEL do not matter.
 fn named(source: &Source, transaction: &str) -> String {
     format!("{} {transaction}", source.peer.ip().to_canonical())
 }
 
 impl Shard {
-    /// Tells the endpoint of a request that has waited since `at`.
+    /// Hands the endpoint a request that has waited since `at`.
     pub(super) fn hand_in(&mut self, at: Instant, input: Input, cancelled: &Cancelled) {
         self.is_cancelled = cancelled.has(&input);
         self.drive(at, input);
         self.is_cancelled = false;
     }
 
-    /// The process ends: what waits is refused, and none of it is left with a 100 alone. How many these were.
+    /// The process ends: all waiting requests are refused, so that none is left with a 100 alone. Returns their number.
     pub(super) fn refuse_what_waits(&mut self) -> usize {
         let mut waiting: Vec<Input> = self.awaiting_claim.take_all().into_iter().map(|(_, request)| request).collect();
         waiting.extend(self.path_lookups.take_all());
@@ -165,7 +165,7 @@ mod tests {
         ] {
             assert!(!is_ended_by(cancel));
         }
-        // RFC 2543 has no branch that tells.
+        // RFC 2543 has no unique branch.
         let (old, cancel) = (request("INVITE", peer, "1", "one", 1), request("CANCEL", peer, "1", "one", 1));
         assert!(Cancelled::among([&old, &cancel].into_iter()).has(&old));
         assert!(!Cancelled::among([&old, &request("CANCEL", peer, "1", "other", 1)].into_iter()).has(&old));

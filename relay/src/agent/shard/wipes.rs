@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use super::Shard;
 use crate::agent::erasures::{self, Answer};
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
-use crate::agent::{NodeNews, ShardInput, Shared};
+use crate::agent::{Audience, NodeNews, ShardInput, Shared};
 use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, DAY_S};
 use crate::domain::{InstanceState, WipeReason, Word as _};
@@ -40,16 +40,16 @@ use crate::vault::{Fence, Tombstone, WRITE_LIMIT};
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
-/// How long an erasure waits for the nodes that may have what is erased.
+/// How long an erasure waits for the nodes that may have a copy.
 pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(2);
-/// How long it is worth telling that a lease has ended, in seconds: phones are off at night.
+/// How long a notice that a lease has ended is worth delivering, in seconds: phones are off at night.
 const END_LIFE_S: u64 = DAY_S;
 
 impl Shard {
     /// Begins the end of an instance, or joins the one that has begun.
     pub(crate) fn end(&mut self, id: InstanceId, kind: EndKind, waiter: Option<WipeWaiter>) {
         if matches!(kind, EndKind::Wiped(_)) && self.is_handed_over() {
-            // Its owner ends it.
+            // The owner ends it.
             return refuse(waiter, Denied::Unknown);
         }
         let Some(row) = self.instances.get_mut(id) else { return };
@@ -77,7 +77,7 @@ impl Shard {
             EndKind::Wiped(WipeReason::Expired) => drop(self.tell_user(Event::Expired, id, END_LIFE_S, Vec::new())),
             EndKind::Wiped(_) | EndKind::NeverOurs | EndKind::HandedOver => {}
         }
-        // A node that waits for the instance to be registered here serves it until then.
+        // A leaving node that waits for its registration here serves the instance until then.
         self.note_settled(id);
         self.set_state(id, InstanceState::Ending);
         self.asked.remove(&id);
@@ -95,14 +95,14 @@ impl Shard {
         });
     }
 
-    /// Its lease is over.
+    /// Ends an instance whose lease is over.
     pub(crate) fn expire(&mut self, id: InstanceId) {
         self.end(id, EndKind::Wiped(WipeReason::Expired), None);
         self.settle(clock::now());
     }
 
     pub(crate) fn on_unbound(&mut self, id: InstanceId, outcome: Unbinding) {
-        // A binding that stands on for other devices was not unregistered.
+        // A binding that other devices keep was not unregistered.
         match outcome {
             Unbinding::Confirmed => self.shared.metrics.registration(RegistrationOutcome::Unregistered),
             Unbinding::Unconfirmed => self.shared.metrics.registration(RegistrationOutcome::TimedOut),
@@ -114,7 +114,7 @@ impl Shard {
         self.finish(id);
     }
 
-    /// `None`: another node has the record by now, and goes on with it.
+    /// `None`: another node owns the record by now, and keeps it.
     pub(crate) fn on_erased(&mut self, id: InstanceId, erasure: Option<Erasure>) {
         if let Some(ending) = self.instances.get_mut(id).and_then(|row| row.ending.as_mut()) {
             if erasure.is_none() {
@@ -125,7 +125,7 @@ impl Shard {
         self.finish(id);
     }
 
-    /// Raises the tombstone and has the store erase the record; once now, and again and again when it is away.
+    /// Raises the tombstone and has the store erase the record: now, and again until a store that is away has done it.
     fn erase(&self, id: InstanceId, reason: WipeReason) {
         let vault = &self.shared.vault;
         let facts = |record: &Record| {
@@ -138,18 +138,19 @@ impl Shard {
             None => (None, self.instances.get(id).map_or(0, Row::expires_at), None, None),
         };
         let whose = AuditSubject { instance: Some(id), account: self.instances.get(id).map(Row::aor), app };
-        // Of what nobody has asked for, another node may know better.
+        // If nobody has asked for the end, another node may know better.
         let fence = self.instances.get(id).map(|row| row.fence).filter(|fence| *fence != Fence::NEW);
         let fence = fence.filter(|_| reason.is_nobodys_word());
         let mut tombstone = Tombstone::outliving(lookup, ends_at, reason, proof);
         tombstone.fence = fence;
         let written = vault.tombstones().raise(id, tombstone);
         let (shared, shard) = (self.shared.clone(), self.index);
-        let told = tell_wiped(&self.shared, id, false);
+        let told = tell_wiped(&self.shared, id, Audience::LeavingNodes);
         tokio::spawn(async move {
             // The tombstone comes first, so that an erased record always has one, and with it a receipt.
             let is_written = matches!(timeout(WRITE_LIMIT, written).await, Ok(Ok(())));
-            // From here on the next run goes on with it, which does not know whose it was. Of one that another node turns out to have the trail says so behind it.
+            // From here on the next run goes on with the wipe, without knowing the account, so the trail is written now. If another node turns out to own the
+            // record, a later line says so.
             shared.audit.note(Act::Wiped(reason), || whose);
             let answer = erasures::try_erase(&shared.vault, &shared.metrics, id, lookup).await;
             if answer != Answer::Left {
@@ -158,7 +159,7 @@ impl Shard {
             let erasure = match answer {
                 Answer::Erased => Some(Erasure::Done),
                 Answer::Left => {
-                    // An error means that the relay ends. The trail says with the row's end that another node has it.
+                    // An error means that the relay ends. The trail says at the row's end that another node owns the record.
                     let _ = shared.node_news.send(NodeNews::Left { id, is_noted: true });
                     None
                 }
@@ -167,7 +168,7 @@ impl Shard {
                     Some(if is_written { Erasure::Pending } else { Erasure::Unsure })
                 }
             };
-            // A leaving node pushes nothing once there is a receipt. It was told above: an error means that it has heard, or died.
+            // A leaving node, which was told above, must not push once there is a receipt. An error means that it has done so, or died.
             let _ = timeout(TOLD_WITHIN, told).await;
             shared.shards.send(shard, ShardInput::Erased(id, erasure)).await;
         });
@@ -187,7 +188,7 @@ impl Shard {
         if ending.kind == EndKind::HandedOver {
             self.audit(id, Act::HandedOver);
         }
-        // Of one that was begun meanwhile nothing is left, either.
+        // A trace that began meanwhile is dropped as well.
         self.forget_trace(id);
         self.hand_over.forget_heir_of(id);
         let Some(row) = self.instances.remove(id) else { return };
@@ -211,15 +212,15 @@ impl Shard {
     }
 }
 
-/// Has the leaving nodes release an instance, or all nodes a copy that they may have; ends when they have, or have had their time.
-pub(super) fn tell_wiped(shared: &Shared, id: InstanceId, everywhere: bool) -> oneshot::Receiver<Infallible> {
+/// Tells these nodes to release their copy of an instance. The receiver closes when they have, or their time is over.
+pub(super) fn tell_wiped(shared: &Shared, id: InstanceId, audience: Audience) -> oneshot::Receiver<Infallible> {
     let (told, end) = oneshot::channel();
     // An error means that the process ends.
-    let _ = shared.node_news.send(NodeNews::Wiped { id, everywhere, told });
+    let _ = shared.node_news.send(NodeNews::Wiped { id, audience, told });
     end
 }
 
-/// Tells one who waits for a wipe that there will be none.
+/// Tells a waiter that there will be no wipe.
 pub(crate) fn refuse(waiter: Option<WipeWaiter>, why: Denied) {
     if let Some(waiter) = waiter {
         // An error means that nobody waits any more.

@@ -1,6 +1,6 @@
-//! The devices that have a flow, and whose App each has: its record was opened when it showed its secret, and stays closed when it is called.
+//! The devices that have a flow, and the App of each. A device's record is opened when the device shows its secret, so that it need not be opened for a call.
 //!
-//! Invariant: an App's name lies here once, and no longer than until another one comes after its last device has gone.
+//! Invariant: an App's name is kept once, at the longest until another App appears after its last device has gone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,8 +1,11 @@
-//! The calls that a shard has told devices of, so that a device that wakes late can ask how they stand.
+//! The calls that a shard has told devices of. A device that wakes late asks here for the state of its call.
 //!
-//! Invariant: a call is known to each of its devices until [`KEPT`] after its deadline, and never more than [`CALLS`] at once: at the limit the
-//! oldest is forgotten of the device that has most, of those first that wait for nobody. So many calls of some accounts have none forgotten of
-//! another. Nothing here tells who called.
+//! | limit | at the limit |
+//! | --- | --- |
+//! | [`KEPT`] after a call's deadline | the call is forgotten |
+//! | [`CALLS`] at once | the device with the most calls loses its oldest, preferably one that no longer waits: many calls of one account displace none of another |
+//!
+//! Invariant: nothing here tells who called.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -89,7 +92,7 @@ impl Call {
     }
 
     /// Whether its device knows nothing of it, and it can still be answered.
-    pub(crate) fn is_untold(&self) -> bool {
+    pub(crate) fn may_still_be_pushed(&self) -> bool {
         !self.knows && !self.rings && !self.reported_state().is_final()
     }
 
@@ -126,7 +129,7 @@ type Key = (CallId, InstanceId);
 /// The calls of one shard.
 #[derive(Default)]
 pub(crate) struct Calls {
-    known: BTreeMap<Key, Known>,
+    known: BTreeMap<Key, Row>,
     /// The moments to look whether to forget one.
     order: BTreeSet<(Instant, Key)>,
     /// The calls of each device, in their order of arrival.
@@ -138,7 +141,7 @@ pub(crate) struct Calls {
     came: u64,
 }
 
-struct Known {
+struct Row {
     call: Call,
     /// Its place in `order`.
     look_at: Instant,
@@ -156,7 +159,7 @@ impl Calls {
         }
         let (look_at, number) = (call.deadline.at + KEPT, self.came);
         self.came += 1;
-        self.known.insert(key, Known { call, look_at, number });
+        self.known.insert(key, Row { call, look_at, number });
         self.order.insert((look_at, key));
         self.of_device.insert((instance, number), id);
         self.recount(instance, |count| count + 1);
@@ -179,7 +182,7 @@ impl Calls {
     }
 
     fn forget(&mut self, key: Key) -> Option<Call> {
-        let Known { call, look_at, number } = self.known.remove(&key)?;
+        let Row { call, look_at, number } = self.known.remove(&key)?;
         self.order.remove(&(look_at, key));
         self.of_device.remove(&(key.1, number));
         self.recount(key.1, |count| count.saturating_sub(1));
@@ -201,7 +204,7 @@ impl Calls {
     /// A call of one instance is that of its successor.
     pub(crate) fn succeed(&mut self, id: CallId, earlier: InstanceId, successor: InstanceId) {
         let Some(mut call) = self.forget((id, earlier)) else { return };
-        if let Some(Known { call: other, .. }) = self.known.get(&(id, successor)) {
+        if let Some(Row { call: other, .. }) = self.known.get(&(id, successor)) {
             call.pushed = call.pushed.or(other.pushed);
             call.waiting |= other.waiting;
             call.unreachable &= other.unreachable;
@@ -255,7 +258,7 @@ impl Calls {
             && until <= now
         {
             // A device came, and rings: then the deadline has moved.
-            let moved = |known: &Known| known.call.deadline.at + KEPT;
+            let moved = |known: &Row| known.call.deadline.at + KEPT;
             match self.known.get_mut(&key).filter(|known| moved(known) > now) {
                 Some(known) => {
                     known.look_at = moved(known);

@@ -1,9 +1,9 @@
-//! Instances that have ended before they came here: the record had been claimed, or was about to be, and no shard had it yet.
+//! Instances that ended before they arrived here: their record had been claimed, or was about to be, and no shard had it yet.
 //!
-//! A lent account that was wiped has a tombstone, which says the same for longer. A registration that passed through has none, because its device may
-//! register it again under the same id; nor has an instance that another node is to release.
+//! The end of a lent account leaves a tombstone, which lasts longer than an entry here. The end of a push binding leaves none, because its device may register
+//! it again under the same id; nor does the end of an instance that another node has to release.
 //!
-//! Invariant: each is remembered for [`REMEMBERED`], longer than anything is on its way. A device that registers anew is not turned away.
+//! Invariant: each end is remembered for [`REMEMBERED`], longer than any record is on its way. A device that registers again is not turned away.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

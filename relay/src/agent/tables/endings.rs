@@ -1,6 +1,6 @@
-//! The beginning and the end of an instance, and those who wait to be told of them.
+//! The beginning and the end of an instance, for those who wait for them.
 //!
-//! Invariant: nothing here holds a secret, or names an account.
+//! Invariant: nothing here holds a secret or names an account.
 
 use std::time::Duration;
 

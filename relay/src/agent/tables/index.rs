@@ -1,6 +1,6 @@
-//! The slots of rows by a hash of their key: 12 bytes for each, where a table of keys takes their length and more.
+//! An index from the hash of a key to the slot of its row: 12 bytes for each row, where a table of keys takes the length of the keys and more.
 //!
-//! Invariant: the hash is kept beside the slot, so a table that grows looks at no row.
+//! Invariant: the hash is stored with the slot, so that a table that grows reads no row.
 
 use hashbrown::HashTable;
 

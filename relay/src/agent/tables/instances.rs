@@ -1,7 +1,7 @@
-//! The instances of one shard: a row for each, and when they end. Which of them share a binding is known to the endpoint.
+//! The instances of one shard: a row for each, and the times at which they are due. The endpoint knows which of them share a binding.
 //!
-//! Invariant: a row holds its record in the sealed form alone. The indexes agree: each row is found by its instance,
-//! by its account's keyed name and, until its end was told, by the next moment of its lease (a reminder, or the end).
+//! Invariant: a row holds its record in the sealed form alone. The indexes agree with the rows: each row is found by its instance, by the keyed hash of its
+//! account and, until its end was told, by the next moment of its lease (a reminder, or the end).
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -13,10 +13,10 @@ pub(crate) use super::endings::Ending;
 pub use super::endings::{Denied, EndKind, Erasure, FirstRegistration, WipeDone, WipeWaiter};
 use super::index::Index;
 use super::lease::{self, LeaseExpiry};
+use super::lease_clocks::LeaseClocks;
 use super::moments::Moments;
+use super::pending_notices::{Notice, PendingNotices};
 use super::timeline::Activity;
-use super::told_by::ToldBy;
-use super::untold::{Notice, Untold};
 use crate::agent::digest::Unanswerable;
 use crate::clock::Frame;
 use crate::domain::InstanceState;
@@ -149,14 +149,14 @@ pub(crate) enum Due {
         since: u64,
     },
     /// No push service has taken this so far: it is to be sent again, unless it is on its way.
-    Again(Again),
+    Repeat(RepeatedNotice),
     /// The lease has ended.
     End,
 }
 
 /// A notice that is told again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Again {
+pub(crate) enum RepeatedNotice {
     /// This reminder.
     Reminder(Reminder),
     /// Since when the registration is lost, in seconds since 1970.
@@ -186,15 +186,15 @@ pub(crate) struct Instances {
     hasher: RandomState,
     moments: Moments,
     /// Notices that no push service has taken yet.
-    untold: Untold,
+    pending_notices: PendingNotices,
     /// Until when a lease may be granted, as far as was known last, in seconds since 1970.
     granted_until: u64,
     /// Slots of leases that end later, or did; at most as many as there are rows.
     ahead: Vec<u32>,
     /// There were too many to list: all are to be looked at.
     all_may_be_ahead: bool,
-    /// By which clocks their ends were told.
-    told_by: ToldBy,
+    /// The clock that each lease end was read from.
+    lease_clocks: LeaseClocks,
 }
 
 impl Instances {
@@ -214,9 +214,9 @@ impl Instances {
         self.ids.remove(self.hasher.hash_one(id), slot);
         self.accounts.remove(self.hasher.hash_one(row.aor), slot);
         self.moments.clear(slot);
-        self.told_by.forget(slot);
-        self.untold.forget(slot, Subject::Lease);
-        self.untold.forget(slot, Subject::Registration);
+        self.lease_clocks.forget(slot);
+        self.pending_notices.forget(slot, Subject::Lease);
+        self.pending_notices.forget(slot, Subject::Registration);
         Some(row)
     }
 
@@ -258,9 +258,9 @@ impl Instances {
     /// A row's next moment may be another one.
     fn note_moment(&mut self, slot: u32) {
         if let Some(row) = self.row(slot) {
-            let lease = lease::next(row.expires_at(), row.reminded.max(self.untold.reminder(slot)));
+            let lease = lease::next(row.expires_at(), row.reminded.max(self.pending_notices.reminder(slot)));
             let lost = Some(u64::from(row.tell_lost_at)).filter(|at| *at != 0);
-            let next = [lost, self.untold.next(slot)].into_iter().flatten().fold(lease, u64::min);
+            let next = [lost, self.pending_notices.next(slot)].into_iter().flatten().fold(lease, u64::min);
             self.moments.set(slot, small(next));
         }
     }
@@ -276,27 +276,27 @@ impl Instances {
         }
     }
 
-    /// Moves an instance's end to one that the clock of this frame has told.
-    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry, told_by: Frame) {
+    /// Moves the end of a lease, as read from the clock of this frame.
+    pub(crate) fn set_lease(&mut self, id: InstanceId, lease: LeaseExpiry, frame: Frame) {
         if let Some(slot) = self.slot_of(id) {
-            self.move_end(slot, lease, Some(told_by));
+            self.move_end(slot, lease, Some(frame));
         }
     }
 
-    /// The clock of this frame has told an instance's end.
-    pub(crate) fn set_told_by(&mut self, id: InstanceId, frame: Frame) {
+    /// Notes that the end of a lease was read from the clock of this frame.
+    pub(crate) fn set_lease_clock(&mut self, id: InstanceId, frame: Frame) {
         if let Some(slot) = self.slot_of(id) {
-            self.told_by.note(slot, frame);
+            self.lease_clocks.note(slot, frame);
         }
     }
 
-    fn move_end(&mut self, slot: u32, lease: LeaseExpiry, told_by: Option<Frame>) {
+    fn move_end(&mut self, slot: u32, lease: LeaseExpiry, frame: Option<Frame>) {
         if let Some(row) = self.rows.get_mut(slot as usize) {
             if row.expires_at != small(lease.expires_at) {
-                self.untold.forget(slot, Subject::Lease);
-                match told_by {
-                    Some(frame) => self.told_by.note(slot, frame),
-                    None => self.told_by.forget(slot),
+                self.pending_notices.forget(slot, Subject::Lease);
+                match frame {
+                    Some(frame) => self.lease_clocks.note(slot, frame),
+                    None => self.lease_clocks.forget(slot),
                 }
             }
             (row.expires_at, row.reminded) = (small(lease.expires_at), lease.reminded);
@@ -309,7 +309,7 @@ impl Instances {
     pub(crate) fn set_lost(&mut self, id: InstanceId, since: u64, tell_at: u64) {
         let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since == 0));
         let Some(slot) = slot else { return };
-        self.untold.forget(slot, Subject::Registration);
+        self.pending_notices.forget(slot, Subject::Registration);
         self.change(slot, |row| (row.lost_since, row.tell_lost_at) = (small(since), small(tell_at)));
     }
 
@@ -323,7 +323,7 @@ impl Instances {
     /// A push is under way that its registration is back.
     pub(crate) fn set_restored(&mut self, id: InstanceId, now: u64) {
         if let Some(slot) = self.slot_of(id).filter(|slot| self.moments.is_set(*slot)) {
-            self.untold.tell_of_registration(slot, Notice::Restored, now);
+            self.pending_notices.tell_of_registration(slot, Notice::Restored, now);
             self.note_moment(slot);
         }
     }
@@ -331,7 +331,7 @@ impl Instances {
     /// A push service has taken this push, or may have: what its user has been told by that, once.
     pub(crate) fn take_told(&mut self, id: InstanceId, event: Event) -> Option<Notice> {
         let slot = self.slot_of(id)?;
-        let told = self.untold.take(slot, event)?;
+        let told = self.pending_notices.take(slot, event)?;
         self.change(slot, |row| {
             if let Notice::Reminder(reminder) = told {
                 row.reminded = row.reminded.max(Some(reminder));
@@ -341,13 +341,13 @@ impl Instances {
     }
 
     /// Whether there is something that no push service has taken.
-    pub(crate) fn has_untold(&self) -> bool {
-        !self.untold.is_empty()
+    pub(crate) fn has_pending_notices(&self) -> bool {
+        !self.pending_notices.is_empty()
     }
 
     /// A push service takes pushes again: what none has taken is due soon.
-    pub(crate) fn hasten_untold(&mut self, now: u64) {
-        for slot in self.untold.hasten(now) {
+    pub(crate) fn hasten_pending_notices(&mut self, now: u64) {
+        for slot in self.pending_notices.hasten(now) {
             if self.moments.is_set(slot) {
                 self.note_moment(slot);
             }
@@ -358,7 +358,7 @@ impl Instances {
     pub(crate) fn set_not_lost(&mut self, id: InstanceId) -> bool {
         let slot = self.slot_of(id).filter(|slot| self.row(*slot).is_some_and(|row| row.lost_since != 0));
         let Some(slot) = slot else { return false };
-        self.untold.forget(slot, Subject::Registration);
+        self.pending_notices.forget(slot, Subject::Registration);
         let told = self.change(slot, |row| {
             let told = row.failing_since().is_some();
             (row.lost_since, row.tell_lost_at) = (0, 0);
@@ -385,15 +385,18 @@ impl Instances {
         }
     }
 
-    /// Moves the ends that another clock has told than the one of this frame, which is trusted now; those of which that is to be written down.
+    /// Converts the lease ends that were read from other clocks to the clock of this frame, which is trusted now. Returns the instances whose records
+    /// have to be written again.
     pub(crate) fn move_ends_to(&mut self, frame: Frame) -> Vec<InstanceId> {
-        let earlier = self.told_by.begin(frame);
+        let earlier = self.lease_clocks.begin(frame);
         let slots: Vec<_> = self.rows.iter().map(|(slot, row)| (slot as u32, row.id)).collect();
         let mut moved = Vec::new();
         for (slot, id) in slots {
-            let Some(by_s) = self.told_by.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else { continue };
+            let Some(by_s) = self.lease_clocks.shift(&earlier, slot).filter(|_| self.moments.is_set(slot)) else {
+                continue;
+            };
             let moment = |at: u32| if at == 0 { 0 } else { small(u64::from(at).saturating_add_signed(by_s)) };
-            self.untold.forget(slot, Subject::Lease);
+            self.pending_notices.forget(slot, Subject::Lease);
             self.change(slot, |row| {
                 row.expires_at = moment(row.expires_at);
                 (row.lost_since, row.tell_lost_at) = (moment(row.lost_since), moment(row.tell_lost_at));
@@ -418,20 +421,20 @@ impl Instances {
         if expires_at <= now {
             return Some((id, Due::End));
         }
-        let reminded = row.reminded.max(self.untold.reminder(slot));
+        let reminded = row.reminded.max(self.pending_notices.reminder(slot));
         let due = if row.tell_lost_at != 0 && u64::from(row.tell_lost_at) <= now {
             row.tell_lost_at = 0;
-            self.untold.tell_of_registration(slot, Notice::Lost, now);
+            self.pending_notices.tell_of_registration(slot, Notice::Lost, now);
             Some(Due::Lost { since })
         } else if let Some(reminder) = lease::due(expires_at, reminded, now) {
-            self.untold.remind(slot, reminder, now, lease::worth_until(expires_at, reminder));
+            self.pending_notices.remind(slot, reminder, now, lease::worth_until(expires_at, reminder));
             Some(Due::Reminder(reminder))
         } else {
-            self.untold.pop_due(slot, now).map(|notice| {
-                Due::Again(match notice {
-                    Notice::Reminder(reminder) => Again::Reminder(reminder),
-                    Notice::Lost => Again::Lost(since),
-                    Notice::Restored => Again::Restored,
+            self.pending_notices.pop_due(slot, now).map(|notice| {
+                Due::Repeat(match notice {
+                    Notice::Reminder(reminder) => RepeatedNotice::Reminder(reminder),
+                    Notice::Lost => RepeatedNotice::Lost(since),
+                    Notice::Restored => RepeatedNotice::Restored,
                 })
             })
         };

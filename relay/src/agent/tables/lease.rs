@@ -1,4 +1,4 @@
-//! The reminders of a lease's end, each with its time, from the end alone.
+//! The reminders of a lease's end, and their times, computed from the end alone.
 //!
 //! | reminder | before the end | on APNs | on FCM |
 //! | --- | --- | --- | --- |
@@ -6,12 +6,11 @@
 //! | [`Reminder::Soon`] | 12 h | `expiring`, which the user sees | data |
 //! | [`Reminder::VerySoon`] | 1 h | `expiring`, which the user sees | data |
 //!
-//! The record keeps which was the last that a push service took; a restart goes on from there. So no reminder is
-//! repeated that was taken, unless the process died before that was written down. A reminder that fell due while no node served the instance, or that was not
-//! taken ([`untold`](super::untold)), is sent as soon as a node does: of several, the latest. A lifetime that is shorter than a reminder's time skips it:
-//! when a lease begins or is renewed, past reminders count as sent.
+//! The record names the last reminder that a push service took, and a restart goes on from there. So no reminder that was taken is repeated, unless the process
+//! died before it was written down. A reminder that was not taken ([`pending_notices`](super::pending_notices)), or that fell due while no node served the
+//! instance, is sent when a node does; of several, the latest. When a lease begins or is renewed, past reminders count as sent: a short lifetime skips them.
 //!
-//! Invariant: nothing here reads a clock or sends; each reminder of one lease is due once at most, until it is known not to have been taken.
+//! Invariant: nothing here reads a clock or sends. Each reminder of a lease is due at most once, unless a push service has certainly not taken it.
 
 use crate::clock::DAY_S;
 use crate::push::Event;

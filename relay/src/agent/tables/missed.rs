@@ -1,8 +1,8 @@
-//! The missed calls of a device by caller, so that one caller's many do not drive the others' out of its list.
+//! The missed calls of a device by caller, so that the many calls of one caller do not displace those of others.
 //!
-//! Invariant: a missed call is always kept. Where a caller has as many as there are places left, its next one takes the place of its own
-//! oldest: of [`MISSED_CALLS_MAX`] it has a half alone, and nobody else's goes for it while it has one. Callers are
-//! known by a [`CallerKey`], also those who withhold their numbers; a restart forgets it.
+//! Invariant: a missed call is always kept. A caller has at most half of the [`MISSED_CALLS_MAX`] places; with that many, or with as many as there are free
+//! places, its next call replaces its own oldest one, and never another caller's. Callers are known by a [`CallerKey`], those with withheld numbers too. A
+//! restart forgets this table.
 
 use std::collections::VecDeque;
 

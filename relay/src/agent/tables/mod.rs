@@ -13,8 +13,8 @@
 //! | [`senders`] | the senders of a device's latest messages |
 //! | [`timeline`] | what happened to an instance, step by step |
 //! | [`lease`] | when a lease's user is reminded |
-//! | `told_by` | which clock has told the ends of leases |
-//! | [`untold`] | notices that no push service has taken yet |
+//! | `lease_clocks` | the clock that each lease end was read from |
+//! | [`pending_notices`] | notices that no push service has taken yet |
 //!
 //! Invariant: a table reads no clock and sends nothing; each states its own limit.
 
@@ -25,10 +25,10 @@ mod endings;
 mod index;
 pub(crate) mod instances;
 pub(crate) mod lease;
+mod lease_clocks;
 pub(crate) mod missed;
 mod moments;
+pub(crate) mod pending_notices;
 pub(crate) mod senders;
 pub(crate) mod timeline;
-mod told_by;
-pub(crate) mod untold;
 pub(crate) mod woken_elsewhere;

@@ -1,7 +1,7 @@
-//! The senders of the messages that were to be kept for a device, so that one sender's many leave places for the others'.
+//! The senders of the messages to a device, so that the many messages of one sender leave places for those of others.
 //!
-//! Invariant: of [`MESSAGES_MAX`] places the last quarter is for senders with fewer than that of the latest messages. Senders are known by a
-//! [`CallerKey`], also those who withhold their names; a restart forgets it.
+//! Invariant: of the [`MESSAGES_MAX`] places, the last quarter is reserved for senders that have sent less than a quarter of the latest messages. Senders are
+//! known by a [`CallerKey`], those with withheld names too. A restart forgets this table.
 
 use std::collections::VecDeque;
 

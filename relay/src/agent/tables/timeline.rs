@@ -1,10 +1,9 @@
 //! The timeline of an instance, step by step, for its own device to read.
 //!
-//! It lives in the memory of the shard alone: a restart forgets it, and a wipe does at once. An instance to which nothing
-//! happens but that its registration stands has no timeline, only a pointer to none.
+//! The timeline lies in the memory of the shard alone: a restart or a wipe forgets it. An instance whose registration is only refreshed has none.
 //!
-//! Invariant: a step tells what and when and of which call, never who called or wrote, and no secret. An instance has at
-//! most [`STEPS_MAX`] steps, a shard at most [`STEPS_OF_SHARD`]; at a limit the instance's oldest is forgotten.
+//! Invariant: a step says what happened, when, and in which call. It contains no secret, and does not say who called or wrote. An instance has at most
+//! [`STEPS_MAX`] steps, a shard at most [`STEPS_OF_SHARD`]; at a limit the instance's oldest step is forgotten.
 
 use std::collections::VecDeque;
 
@@ -94,6 +93,11 @@ pub enum TimelineEvent {
     CallerHearsRinging,
     /// The device rings.
     Ringing,
+    /// The device's SIP stack refused the call, or its user did on the ringing device.
+    DeviceRefused {
+        /// The status of its response.
+        status: u16,
+    },
     /// The call was answered, or ended without.
     CallEnded(CallState),
     /// One side of an answered call hung up.
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_small() {
+    fn a_step_of_a_timeline_takes_at_most_80_bytes() {
         assert!(size_of::<Step>() <= 80, "{}", size_of::<Step>());
     }
 }

@@ -1,7 +1,7 @@
-//! The calls for which a node that leaves has woken devices of its own, which are taken over here: a fork's second branch, which was on its way for
-//! long, wakes them no second time.
+//! The calls for which a leaving node has woken devices that this node has taken over since. A second branch of such a call, which was long on its way, does
+//! not wake them again.
 //!
-//! Invariant: a call is left to that node as long as it waits there, and no longer: then its SIP server may try again. At most [`CALLS`]; with more
+//! Invariant: a call is left to the other node only as long as it waits there; then its SIP server may try again. At most [`CALLS`] are remembered: beyond that
 //! a device may be woken twice, and no call is missed.
 
 use std::collections::HashMap;

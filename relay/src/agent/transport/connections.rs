@@ -39,14 +39,14 @@ use tokio::time::timeout;
 
 use ending::Ending;
 
-use super::lf_probe::{Heard, LfProbe};
+use super::lf_probe::{LfProbe, ProbeFinding};
 use super::read::Read;
 use super::sender_names::SenderNames;
 use super::write_batch::WriteBatch;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Framing, StreamEvent};
-use crate::agent::transport::heartbeat::{Beat, Heartbeat};
+use crate::agent::transport::heartbeat::{Heartbeat, HeartbeatAction};
 use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
 use crate::agent::transport::servers::Place;
 use crate::clock;
@@ -330,9 +330,9 @@ impl Connection {
             return Ok(Some(Some(life.heard + idle).filter(|at| *at > now).unwrap_or(now + idle)));
         }
         match life.heartbeat.on_due(now, life.heard, &self.timing) {
-            Beat::Dead => Err(Ending::Silent),
-            Beat::Wait(until) => Ok(Some(until)),
-            Beat::Ask => {
+            HeartbeatAction::Dead => Err(Ending::Silent),
+            HeartbeatAction::Wait(until) => Ok(Some(until)),
+            HeartbeatAction::Ask => {
                 self.write(stream, Some(Outgoing::Control(websocket::ping()))).await?;
                 Ok(Some(now + self.timing.pong))
             }
@@ -480,7 +480,7 @@ impl Connection {
     fn learn(&mut self, message: &Message) -> bool {
         self.framing.is_of_server();
         let Some(lf_probe) = &mut self.lf_probe else { return false };
-        let Heard { sees_lf, is_own } = lf_probe.on_message(message, &self.shards.lf_servers);
+        let ProbeFinding { sees_lf, is_own } = lf_probe.on_message(message, &self.shards.lf_servers);
         if sees_lf {
             self.framing.sees_bare_lf();
         }

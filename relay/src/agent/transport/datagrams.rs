@@ -1,8 +1,8 @@
-//! The upstream UDP socket of a core: each datagram to its shard.
+//! The upstream UDP socket of a core: each datagram goes to its shard.
 //!
-//! Invariant: a datagram that is no SIP, or whose shard is behind, is dropped and counted; its sender sends it again
-//! (RFC 3261 §17). A request beyond a limit, or in lines that not all readers see, is answered, once, to where it came from. STUN goes to the shard that asked.
-//! Keep-alives of a single or double CRLF are nothing on UDP and are dropped.
+//! Invariant: a datagram that is not SIP, or whose shard's queue is full, is dropped and counted; its sender retransmits it (RFC 3261 §17). A request that
+//! exceeds a limit, or whose lines not all parsers see alike, is answered once, at its source address. STUN goes to the shard that asked. Keep-alives of CRLF
+//! mean nothing on UDP and are dropped.
 
 use bytes::Bytes;
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};

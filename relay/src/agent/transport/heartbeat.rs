@@ -25,7 +25,7 @@ pub(super) struct Heartbeat {
 
 /// An action that is due.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Beat {
+pub(super) enum HeartbeatAction {
     /// A ping.
     Ask,
     /// Nothing before this moment.
@@ -36,16 +36,16 @@ pub(super) enum Beat {
 
 impl Heartbeat {
     /// The action that is due `now`, when the last input was `heard` at that moment.
-    pub(super) fn on_due(&mut self, now: Instant, heard: Instant, timing: &ConnectionTiming) -> Beat {
+    pub(super) fn on_due(&mut self, now: Instant, heard: Instant, timing: &ConnectionTiming) -> HeartbeatAction {
         self.asked.take_if(|asked| heard >= *asked);
         match self.asked {
-            Some(asked) if asked + timing.pong <= now => Beat::Dead,
-            Some(asked) => Beat::Wait(asked + timing.pong),
+            Some(asked) if asked + timing.pong <= now => HeartbeatAction::Dead,
+            Some(asked) => HeartbeatAction::Wait(asked + timing.pong),
             None if heard + timing.websocket_idle <= now => {
                 self.asked = Some(now);
-                Beat::Ask
+                HeartbeatAction::Ask
             }
-            None => Beat::Wait(heard + timing.websocket_idle),
+            None => HeartbeatAction::Wait(heard + timing.websocket_idle),
         }
     }
 }

@@ -1,12 +1,11 @@
-//! A SIP server's own testimony on one stream: whether it sees a bare LF as the end of a line.
+//! The probe that finds out, on one stream, whether a SIP server takes a bare LF for the end of a line.
 //!
-//! The answer to a REGISTER that goes through no other server counts, where it says that it does: another one may have written it. Where the end of a
-//! message came into doubt on a stream of a server, it is asked itself, once on each further stream: behind a message that is written goes an OPTIONS
-//! with Max-Forwards 0, which its recipient answers and no server forwards (RFC 3261 §11, §16.3). `Server`, or the shape of its tag, names the
-//! software.
+//! The answer to a REGISTER shows it, if no other server lies between. Once the end of a message was ambiguous on a stream of a server, the server is also
+//! probed, once on each further stream: an OPTIONS with Max-Forwards 0 follows a message that is written, because its recipient answers it and no server
+//! forwards it (RFC 3261 §11, §16.3). `Server`, or the shape of the tag, identifies the software.
 //!
-//! Invariant: only an answer to a message that this relay has written on this stream counts: a stranger knows no branch of it. A server that ends the
-//! stream in place of an answer is not asked on the next one.
+//! Invariant: only an answer to a message that this relay has written on this stream counts, because no other peer knows its branch. A server that closes the
+//! stream instead of answering is not probed on its next one.
 
 use std::net::SocketAddr;
 
@@ -40,7 +39,7 @@ enum Question {
 
 /// The meaning of a message for the probe.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Heard {
+pub(super) struct ProbeFinding {
     /// The server sees bare LFs, as it says.
     pub(super) sees_lf: bool,
     /// The message is the answer to the probe, and for nobody else.
@@ -101,22 +100,22 @@ impl LfProbe {
     }
 
     /// A sound message came.
-    pub(super) fn on_message(&mut self, message: &Message, known: &LfServers) -> Heard {
-        let Some(status) = message.status().filter(|_| !message.is_request()) else { return Heard::default() };
+    pub(super) fn on_message(&mut self, message: &Message, known: &LfServers) -> ProbeFinding {
+        let Some(status) = message.status().filter(|_| !message.is_request()) else { return ProbeFinding::default() };
         let via = message.via();
-        let Some(branch) = via.as_ref().and_then(|via| via.branch()) else { return Heard::default() };
+        let Some(branch) = via.as_ref().and_then(|via| via.branch()) else { return ProbeFinding::default() };
         if matches!(&self.question, Question::Asked(asked) if **asked == *branch) {
             if status < 200 {
-                return Heard { sees_lf: false, is_own: true };
+                return ProbeFinding { sees_lf: false, is_own: true };
             }
             (self.question, self.registers) = (Question::Over, None);
             let sees_lf = sees_lf(message);
             known.note(self.place, sees_lf);
-            return Heard { sees_lf, is_own: true };
+            return ProbeFinding { sees_lf, is_own: true };
         }
         let its = self.registers.as_ref().is_some_and(|all| all.iter().any(|asked| **asked == *branch.as_bytes()));
         if !its || !(200..300).contains(&status) {
-            return Heard::default();
+            return ProbeFinding::default();
         }
         // A REGISTER without such a word is not looked at again: refreshes come for ever.
         self.registers = None;
@@ -124,7 +123,7 @@ impl LfProbe {
         if sees_lf {
             known.note(self.place, true);
         }
-        Heard { sees_lf, is_own: false }
+        ProbeFinding { sees_lf, is_own: false }
     }
 
     /// The end of a message on the stream is in doubt.
@@ -246,7 +245,7 @@ mod tests {
                 assert_eq!(known.has(Place::dialled(peer(5061))), says);
                 // A server behind it says nothing of it.
                 let behind = lf_probe.on_message(&answer("z9hG4bKone", "kamailio", "x"), &known);
-                assert_eq!(behind, Heard::default());
+                assert_eq!(behind, ProbeFinding::default());
             }
         }
     }
@@ -264,7 +263,11 @@ mod tests {
         assert!(!known.has(Place::dialled(peer(5061))), "its own word");
         let (mut through, _) = asked(&known, 5061, "Route: <sip:p;lr>\r\n");
         for branch in ["z9hG4bKone", "z9hG4bKevil", "z9hG4bKother"] {
-            assert_eq!(through.on_message(&answer(branch, "kamailio", TAG), &known), Heard::default(), "{branch}");
+            assert_eq!(
+                through.on_message(&answer(branch, "kamailio", TAG), &known),
+                ProbeFinding::default(),
+                "{branch}"
+            );
         }
     }
 
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn keep_alives_ask_nothing() {
+    fn a_keep_alive_is_followed_by_no_probe() {
         let mut lf_probe = LfProbe::with(Place::accepted(peer(40_000)));
         let known = relay();
         for bytes in ["\r\n\r\n", "\r\n"] {

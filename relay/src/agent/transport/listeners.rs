@@ -1,6 +1,6 @@
-//! The listeners for SIP: every connection that is ready gets its task.
+//! The listeners for SIP: each connection whose handshake is complete gets its task.
 //!
-//! Invariant: nothing here reads a byte; limits and handshakes are the listener's.
+//! Invariant: nothing here reads a byte; the listener enforces limits and handshakes.
 
 use sip::endpoint::{Side, Transport};
 

@@ -1,9 +1,8 @@
-//! The queue of messages to be written on one connection.
+//! The queue of messages that are to be written on one connection.
 //!
-//! Invariant: an empty outbox holds no memory but its own few words, for tens of thousands of connections wait at once. It holds at most
-//! the messages that it was made for; with one more the connection ends. A connection that was accepted is a stranger's until a shard
-//! knows better. When nobody can write any more, the connection hears so, and
-//! when the connection is gone, its writers do.
+//! Invariant: an empty outbox takes a few words of memory, because tens of thousands of connections are idle at once. It has a fixed capacity; one message more
+//! ends the connection. An accepted connection is a stranger's until a shard knows its peer. When the last writer is gone, the connection is told; when the
+//! connection is gone, its writers are.
 
 use std::collections::VecDeque;
 use std::fmt;

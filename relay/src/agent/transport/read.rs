@@ -1,6 +1,6 @@
 //! One read of a stream.
 //!
-//! Invariant: nothing that was read stays in a buffer of its own, nor on the stack.
+//! Invariant: the bytes read are left neither in a buffer nor on the stack.
 
 use std::io::ErrorKind;
 use std::pin::Pin;

@@ -1,12 +1,12 @@
-//! The SIP servers that see a bare LF as the end of a line, and pass on what a caller wrote: that decides how their streams are read.
+//! The SIP servers that take a bare LF for the end of a line, and forward what a caller wrote. Their streams must be read the same way.
 //!
-//! | a stream | is read so from its first byte when |
+//! | a stream | is read that way from its first byte if |
 //! | --- | --- |
-//! | that the relay dials | the server at this address and port said so last, or the operator names it |
-//! | that a server opens | any server at this address said so, or the operator names it: the port tells nothing |
+//! | that the relay dials | the server at this address and port showed it last, or the operator names it |
+//! | that a server opens | any server at this address showed it, or the operator names it: the source port identifies no server |
 //!
-//! Invariant: nothing but a server's own word on a stream to its own address and port takes away what that one has said. At most
-//! [`KNOWN_MAX`] places are remembered, and [`KNOWN_PER_NETWORK`] of one network; the one that was heard longest ago gives way.
+//! Invariant: only an answer of the server itself, on a stream to its own address and port, revokes what it has shown. At most [`KNOWN_MAX`] places are
+//! remembered, and [`KNOWN_PER_NETWORK`] of one network; the place heard from longest ago is replaced.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

@@ -1,27 +1,26 @@
-//! Order of a SIP server's addresses: which is dialled first, and when a worse one is left for a better one (RFC 3263 §4.3).
+//! The order of a SIP server's addresses: which one is dialled first, and when a worse one is left for a better one (RFC 3263 §4.3).
 //!
 //! | an address | is |
 //! | --- | --- |
-//! | that could not be connected to, or whose certificate was wrong | away |
-//! | that left a REGISTER or a keep-alive without an answer, or said 503 or 430 while nobody was served by it, or to several accounts | away |
-//! | that ended a stream before it had granted anything, or several soon after they were opened | away |
-//! | that did not answer, or registered nobody, when it was tried as the better one | away |
-//! | that did not serve a single account, and said nothing of itself | away for the shard of that account alone, until it fails those of [several](SEVERAL) shards, and no others lead there |
+//! | that could not be connected to, or had a wrong certificate | away |
+//! | that left a REGISTER or a keep-alive unanswered, or answered 503 or 430 while it served nobody, or to several accounts | away |
+//! | that ended a stream before it granted anything, or several streams soon after they were opened | away |
+//! | that did not answer, or granted nothing, when it was probed as the better one | away |
+//! | that did not serve a single account, without saying that it serves nobody | away for the shard of that account alone, until it fails accounts of [several](SEVERAL) shards, and no other account is served there |
 //!
-//! An address that is away is dialled only after all others, and is not tried as the better one: the first time for the setting
-//! `upstream.failback_interval`, twice as long each time that it fails again, up to [`AWAY_MAX`]; it starts anew once it has
-//! served for [`SETTLED`]. After that time it may be tried; it is dialled like the others again once it has answered.
+//! An address that is away is dialled after all others, and not probed as the better one: at first for the setting `upstream.failback_interval`, and twice as
+//! long after each further failure, up to [`AWAY_MAX`]. The doubling starts anew once the address has served for [`SETTLED`]. When its time is over the address
+//! may be probed; it is dialled like the others once it has answered.
 //!
-//! A flow is left for another address only when that one is better by DNS's own word: a lower rank, which is a transport or
-//! a priority, never another weight or another order of the same answer. An address that DNS has stopped naming counts as the worst after
-//! [`UNNAMED`], and at once where it refuses an account that it had accepted, and has granted none since: the server has moved. Some name servers name
-//! a few of many at a time: where DNS has twice named addresses again that it had left out, such an address is kept for [`UNLISTED`], whatever it
-//! answers. So is one that is missing in answers of which nobody knows whether they are whole.
+//! A flow is left for another address only when DNS ranks that one better: by transport or priority, never by weight or by the order of an answer. An address
+//! that DNS no longer names counts as the worst after [`UNNAMED`]. It does so at once if it refuses an account that it had accepted and has granted none since:
+//! the server has moved. Some name servers name only a few of many addresses at a time. So where DNS has twice named addresses again that it had left out, an
+//! address that is left out is kept for [`UNLISTED`], whatever it answers; likewise one that is missing from an answer that may be incomplete.
 //!
-//! The current address is that of the flow which the shard's endpoint says it has taken: one that is opened may be declined, because the server in use
-//! serves again, or because it is not wanted any more. That says nothing of its address.
+//! The current address is that of the flow which the shard's endpoint reports as taken. The endpoint may decline a flow, because the server in use serves again
+//! or because nobody wants the flow any more; that says nothing about its address.
 //!
-//! Invariant: the addresses remembered are bounded by [`REMEMBERED`]; the same calls give the same answers.
+//! Invariant: at most [`REMEMBERED`] addresses are remembered. The same calls give the same answers.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -31,7 +30,7 @@ use sip::endpoint::FlowOutcome;
 use sip::id::FlowId;
 
 use crate::net::Transport;
-use crate::net::dns::resolve::Candidate;
+use crate::net::dns::resolve::{Candidate, MAX_CANDIDATES};
 
 /// An address is left alone for at most this long.
 pub(crate) const AWAY_MAX: Duration = Duration::from_secs(3_600);
@@ -44,7 +43,7 @@ const UNLISTED: Duration = Duration::from_secs(3_600);
 /// How long it is held to do so after it has named an address again, for the second time within as long.
 const ROTATES: Duration = Duration::from_secs(6 * 3_600);
 /// Addresses that failed, remembered for one SIP server; the one that is back soonest is forgotten first.
-const REMEMBERED: usize = 32;
+const REMEMBERED: usize = MAX_CANDIDATES;
 
 /// So many shards each with an account that an address fails: it is the address that fails.
 const SEVERAL: usize = 2;

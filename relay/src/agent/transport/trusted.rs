@@ -1,26 +1,28 @@
-//! Sources whose requests are believed to be a SIP server's: the addresses of its names, as DNS gives them.
+//! The sources whose requests are believed to be a SIP server's: the addresses of its names, by DNS.
 //!
-//! | DNS tells of a name | it has |
+//! | DNS gives, for a name | the name has |
 //! | --- | --- |
-//! | all its addresses | those, and no others |
-//! | that there are none | the ones that it had before, until DNS has said so for [`NAMELESS`]: a zone that is half loaded says so, too |
-//! | some, and leaves a question open | those, and the ones that it had before |
-//! | nothing: it fails, or is silent | the ones that it had before |
+//! | all its addresses | these, and no others |
+//! | none, because there are none | its earlier ones, until DNS has said so for [`NAMELESS`]: a half-loaded zone says so, too |
+//! | some, in an incomplete answer | these, and its earlier ones |
+//! | no answer | its earlier ones |
 //!
-//! Invariant: an address that DNS names no more is believed for [`KEPT`] at most, and no longer than until DNS has told all. A name has at most
-//! [`OF_NAME_MAX`]. Of a source that is not believed nothing is said while a name was not told whole, nor once that holds no longer (its TTL, of
-//! [`MIN_TTL`](crate::net::dns::resolve::MIN_TTL) at least) until DNS was asked again.
+//! Invariant: an address that DNS no longer names is believed for at most [`KEPT`], and no longer than until a complete answer. A name has at most
+//! [`OF_NAME_MAX`] addresses. No source is reported as unknown while a name has no complete answer, nor after that answer has expired (its TTL, at least
+//! [`MIN_TTL`](crate::net::dns::resolve::MIN_TTL)) until DNS has answered again.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::net::dns::resolve::MAX_CANDIDATES;
 
 /// How long an address is believed that DNS named before, while it does not tell all (as RFC 8767 §5 has it of answers that are used on).
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// How long what a name had is used on while DNS says that there is no such name.
 pub(super) const NAMELESS: Duration = Duration::from_secs(300);
 /// Addresses of one name; those that were named longest ago give way.
-const OF_NAME_MAX: usize = 64;
+const OF_NAME_MAX: usize = MAX_CANDIDATES;
 
 /// The addresses of a name, as far as DNS has given them.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
-//! The SIP servers that accounts name: a number for each, and how it is reached.
+//! The SIP servers that accounts name: a number for each, and the way to reach it.
 //!
-//! Invariant: bindings with the same registrar, proxy and domain share one [`UpstreamId`], so that they can share its
-//! flow; a number is never used again, and an upstream that no binding uses is forgotten.
+//! Invariant: bindings with the same registrar, proxy and domain share one [`UpstreamId`], so that they can share its flow. A number is never used again. An
+//! upstream that no binding uses is forgotten.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

@@ -1,7 +1,6 @@
-//! The messages that are written on a connection at once, one after the other.
+//! Messages that are written on a connection in one go.
 //!
-//! Invariant: nothing is copied, and one message alone needs no memory. At most [`ROOM`] bytes are taken in, and the message that
-//! goes beyond: over TLS that is one record, or two.
+//! Invariant: nothing is copied, and a single message needs no memory. A batch is closed once it exceeds [`ROOM`] bytes: over TLS that is one record, or two.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::config::Transports;
     use crate::net::address_policy::Reach;
-    use crate::net::dns::questions::Asker;
+    use crate::net::dns::questions::Requester;
 
     fn resolver() -> Resolver {
         let search = ["apps.test.", "example.test."].map(|domain| Name::from_ascii(domain).unwrap());
@@ -93,7 +93,7 @@ mod tests {
         );
         assert_eq!(names(&operator, "push."), ["push."]);
         assert_eq!(names(&operator, "localhost"), ["localhost."]);
-        let device = operator.asked_by([Asker::App("com.example.phone".into())]);
+        let device = operator.asked_by([Requester::App("com.example.phone".into())]);
         assert_eq!(names(&device, "push"), ["push."]);
     }
 

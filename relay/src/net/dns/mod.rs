@@ -5,7 +5,7 @@
 //! | `resolve` | the addresses to try for a SIP domain, in order |
 //! | `host_names` | the addresses of a host without SIP's records |
 //! | `report` | everything that DNS says about a target, for a person |
-//! | `questions` | the share of each asker |
+//! | `questions` | the share of each requester |
 //! | *records* | |
 //! | `naptr` | the transports of a domain |
 //! | `srv` | the order of servers |

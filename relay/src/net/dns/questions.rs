@@ -1,18 +1,17 @@
-//! Limits on questions to the name servers at once, by asker.
+//! Limits on simultaneous questions to the name servers, by requester.
 //!
-//! A question that no name server answers is a socket or two for some seconds, and a client that enables an account or subscribes to a push
-//! service may name as many names as it likes. So a question takes a place, as a connection that is being opened does: in the share of its
-//! asker, and among all. A remembered answer takes none.
+//! A question that no name server answers holds a socket or two for some seconds, and a client may choose the names: those of the SIP servers at which
+//! it enables accounts, and of the push services at which it subscribes. So each question takes a place in the share of its requester and one among
+//! all. An answer from the cache takes none.
 //!
-//! | asker | places |
+//! | requester | places |
 //! | --- | --- |
 //! | an App's devices, by the push services that they name | [`OF_ONE`], and [`ALL`] with all others |
 //! | a source, by the SIP servers that it names | likewise |
 //! | the relay: the operator's push services, SIP servers at which accounts are registered | [`ALL`], and [`OWN`] where those are taken |
 //!
-//! Invariant: a question waits for its place for [`WAIT`] at most. While all places that another question could take are taken, none of them is kept
-//! for longer than [`BRIEF`], in which a name server answers that is well: names whose servers are silent delay others, the relay's own among
-//! them, and keep nobody out.
+//! Invariant: a question waits at most [`WAIT`] for a place. When another question could wait for its place, a question gives the place back after
+//! [`BRIEF`], long enough for a healthy name server: names whose servers are silent delay other questions, but do not shut them out.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,31 +22,31 @@ use tokio::time::{sleep, timeout};
 
 use crate::limits::shares::{Share, Shares};
 
-/// Questions under way of all who ask; a further one waits.
+/// The largest number of questions under way; a further one waits.
 const ALL: usize = 192;
-/// Likewise of one App or one source.
+/// Likewise for one App or one source.
 const OF_ONE: usize = 96;
-/// Likewise, kept for the relay's own.
+/// Further places for the relay's own questions.
 const OWN: usize = 64;
-/// How long a question waits for its place; then it is without an answer.
+/// How long a question waits for a place before it fails.
 const WAIT: Duration = Duration::from_secs(4);
-/// How long a question keeps its place while others may wait for it; then it is without an answer.
+/// How long a question keeps a place that others may wait for before it fails.
 const BRIEF: Duration = Duration::from_millis(500);
-/// How often it looks whether they may.
+/// How often a question checks whether others may wait.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// On whose behalf a name is asked for that the operator has not named.
+/// The client on whose behalf a name is looked up that the operator has not configured.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Asker {
+pub enum Requester {
     /// An App, for one of its devices.
     App(Arc<str>),
-    /// An address, as the limits count it.
+    /// A source address, as the limits count it.
     Source(IpAddr),
 }
 
-/// The places of all.
+/// The places of all questions.
 pub(super) struct Questions {
-    of_one: Shares<Asker>,
+    of_one: Shares<Requester>,
     all: Semaphore,
     own: Semaphore,
 }
@@ -66,14 +65,14 @@ impl Default for Questions {
 }
 
 impl Questions {
-    /// Waits for a place in the share of one of `askers`; there is none where the relay asks for itself. `None`: it has waited too long.
-    pub(crate) async fn take(&self, askers: &[Asker]) -> Option<Turn<'_>> {
+    /// Waits for a place in the share of one of `requesters`, which are none for the relay's own questions. `None`: no place came free in time.
+    pub(crate) async fn take(&self, requesters: &[Requester]) -> Option<Turn<'_>> {
         let taking = async {
-            let share = if askers.is_empty() { None } else { self.of_one.take_any(askers.to_vec()).await };
+            let share = if requesters.is_empty() { None } else { self.of_one.take_any(requesters.to_vec()).await };
             let place = tokio::select! {
                 biased;
                 place = self.all.acquire() => place,
-                place = self.own.acquire(), if askers.is_empty() => place,
+                place = self.own.acquire(), if requesters.is_empty() => place,
             };
             let place = place.ok()?;
             Some(Turn { questions: self, share, _place: place })
@@ -83,7 +82,7 @@ impl Questions {
 }
 
 impl Turn<'_> {
-    /// Ends when the place is to be given back, for others.
+    /// Ends when the place has to be given back to others.
     pub(super) async fn is_over(&self) {
         sleep(BRIEF).await;
         while !self.may_be_waited_for() {
@@ -106,22 +105,22 @@ mod tests {
 
     use super::*;
 
-    fn source(number: u8) -> [Asker; 1] {
-        [Asker::Source(IpAddr::from([192, 0, 2, number]))]
+    fn source(number: u8) -> [Requester; 1] {
+        [Requester::Source(IpAddr::from([192, 0, 2, number]))]
     }
 
     /// A question that nobody answers.
-    fn ask_in_vain(questions: &Arc<Questions>, askers: [Asker; 1]) -> tokio::task::JoinHandle<bool> {
+    fn ask_in_vain(questions: &Arc<Questions>, requesters: [Requester; 1]) -> tokio::task::JoinHandle<bool> {
         let questions = questions.clone();
         tokio::spawn(async move {
-            let Some(turn) = questions.take(&askers).await else { return false };
+            let Some(turn) = questions.take(&requesters).await else { return false };
             timeout(Duration::from_secs(5), turn.is_over()).await.is_ok()
         })
     }
 
-    async fn wait_of(questions: &Questions, askers: &[Asker]) -> Duration {
+    async fn wait_of(questions: &Questions, requesters: &[Requester]) -> Duration {
         let begun = Instant::now();
-        assert!(questions.take(askers).await.is_some());
+        assert!(questions.take(requesters).await.is_some());
         begun.elapsed()
     }
 

@@ -1,13 +1,16 @@
 //! Everything that DNS says about a target, for a person who wants to know why it is not found.
 //!
-//! Invariant: it decides nothing: the addresses dialled are [`Resolver::resolve`]'s answer. As many names are followed as that does.
+//! Invariant: it decides nothing: the addresses dialled are [`Resolver::resolve`]'s answer. Of the names that it leads to [`NAMES_MAX`] of a kind are followed.
 
 use std::net::{IpAddr, SocketAddr};
 
 use hickory_resolver::proto::rr::{RData, RecordType};
 
-use super::resolve::{MAX_SERVERS, ResolveError, Resolver, Target, dns_name};
+use super::resolve::{ResolveError, Resolver, Target, dns_name};
 use crate::net::Transport;
+
+/// Names of services, and of hosts, that are followed, each asked for after the other.
+const NAMES_MAX: usize = 8;
 
 /// One question and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,14 +65,14 @@ impl Resolver {
             }
             // NAPTR may name other services than the usual ones.
             for service in
-                names.iter().filter(|name| name.starts_with('_')).take(MAX_SERVERS).cloned().collect::<Vec<_>>()
+                names.iter().filter(|name| name.starts_with('_')).take(NAMES_MAX).cloned().collect::<Vec<_>>()
             {
                 if !asked.iter().any(|it| it.question == format!("SRV {service}")) {
                     asked.push(self.ask(RecordType::SRV, &service, &mut names).await);
                 }
             }
         }
-        for name in names.into_iter().filter(|name| numeric.is_none() && !name.starts_with('_')).take(MAX_SERVERS) {
+        for name in names.into_iter().filter(|name| numeric.is_none() && !name.starts_with('_')).take(NAMES_MAX) {
             for kind in [RecordType::A, RecordType::AAAA] {
                 asked.push(self.ask(kind, &name, &mut Vec::new()).await);
             }

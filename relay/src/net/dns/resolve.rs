@@ -8,13 +8,12 @@
 //! | a name with a transport, or without NAPTR | by SRV: `_sips._tcp`, `_sip._tcp`, `_sip._udp` | SRV, by priority and weight |
 //! | a name without SRV | see below | A and AAAA, the transport's own port |
 //!
-//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. NAPTR records of no SIP service are as none
-//! (RFC 3263 §4.1). A domain whose services are of other transports is looked up by SRV all the same, and then given up; one whose service has no SRV
-//! records, by SRV and then by address, in that service's transport. Where it is not known whether there are NAPTR records, the usual SRV records
-//! are followed as far as TLS alone is spoken, or once that question has been answered with errors alone for a minute: some name servers have nothing
-//! else for a type that they do not know (RFC 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061
-//! means TLS and 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and
-//! `localhost`, never reaches DNS.
+//! Only transports that the operator enabled are followed, and for `sips:` and `transport=tls` TLS alone. NAPTR records of no SIP service are as none (RFC 3263
+//! §4.1). A domain whose services are of other transports is looked up by SRV all the same, and then given up; one whose service has no SRV records, by SRV and
+//! then by address, in that service's transport. Where it is not known whether there are NAPTR records, the usual SRV records are followed as far as TLS alone
+//! is spoken, or once that question has been answered with errors alone for a minute: some name servers have nothing else for a type that they do not know (RFC
+//! 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061 means TLS and
+//! 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and `localhost`, never reaches DNS.
 //!
 //! The addresses of several servers are asked for at once. Of a name's IPv4 and IPv6 addresses those that are known go first
 //! ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].
@@ -23,6 +22,7 @@
 //! [`RESOLVE_TIMEOUT`]. Additions by DNS are bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`], and one answer of it in
 //! [`super::cache`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +35,12 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout_at;
 
 use super::addresses::{Answer, Known, Patience, gather};
+use super::answer_size::RECORDS_MAX;
 pub use super::cache::{MAX_TTL, MIN_TTL};
 use super::name_files::Names;
 use super::name_server::{is_silence, name_server, options};
 use super::naptr::{self, Service};
-use super::questions::{Asker, Questions};
+use super::questions::{Questions, Requester};
 use super::srv::{self, Server};
 use crate::config::{self, Transports};
 use crate::limits::counted_as;
@@ -49,12 +50,12 @@ use crate::net::udp::sends_to;
 
 /// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// SRV records of one name that are followed; the rest, by order, are not tried.
-pub const MAX_SERVERS: usize = 8;
+/// SRV records of one target that are followed, as many as are kept of an answer; the rest, by order, are not tried.
+pub const MAX_SERVERS: usize = RECORDS_MAX;
 /// Services of one domain's NAPTR records that are followed; the rest, by order, are not tried.
 const MAX_SERVICES: usize = 6;
 /// Addresses given for one target; the rest, by order, are not tried.
-pub const MAX_CANDIDATES: usize = 16;
+pub const MAX_CANDIDATES: usize = 128;
 
 /// The target that an account named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +86,8 @@ pub struct Resolution {
     pub candidates: Vec<Candidate>,
     /// How long this holds, from [`MIN_TTL`] to [`MAX_TTL`].
     pub ttl: Duration,
-    /// Whether all questions were answered; else there may be further addresses, which [`Resolver::resolve_whole`] waits for.
+    /// Whether these are all addresses; else a question was not answered, which [`Resolver::resolve_whole`] waits for, or there are more than
+    /// are followed.
     pub is_whole: bool,
 }
 
@@ -140,8 +142,8 @@ pub enum ResolveError {
 pub struct Resolver {
     names: Arc<Names>,
     questions: Arc<Questions>,
-    /// The askers whose shares a question takes; none where the relay asks for itself.
-    askers: Arc<[Asker]>,
+    /// The requesters whose shares a question takes; none where the relay asks for itself.
+    requesters: Arc<[Requester]>,
     reach: Reach,
     transports: Transports,
     /// The address of the one socket for datagrams, where its family limits them.
@@ -182,8 +184,8 @@ impl Resolver {
     }
 
     fn of(names: Names, reach: Reach, transports: Transports) -> Self {
-        let (questions, askers) = (Arc::default(), Arc::new([]));
-        Self { names: Arc::new(names), questions, askers, reach, transports, datagrams_from: None }
+        let (questions, requesters) = (Arc::default(), Arc::new([]));
+        Self { names: Arc::new(names), questions, requesters, reach, transports, datagrams_from: None }
     }
 
     /// The same for a relay that sends its datagrams from this address.
@@ -191,7 +193,7 @@ impl Resolver {
         Self { datagrams_from: Some(datagrams_from), ..self }
     }
 
-    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone. Fails with
+    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone, or this machine alone. Fails with
     /// [`ResolveError::NoUsableTransport`] when that is nothing.
     pub fn sendable(&self, found: Resolution) -> Result<Resolution, ResolveError> {
         let is_sendable = |candidate: &Candidate| {
@@ -203,19 +205,19 @@ impl Resolver {
         if is_none { Err(ResolveError::NoUsableTransport) } else { Ok(Resolution { candidates, ..found }) }
     }
 
-    /// The same for names that others have chosen: a question takes the share of the first of `askers` that has room.
-    pub fn asked_by(&self, askers: impl Into<Arc<[Asker]>>) -> Self {
-        Self { askers: askers.into(), ..self.clone() }
+    /// The same for names that others have chosen: a question takes the share of the first of `requesters` that has room.
+    pub fn asked_by(&self, requesters: impl Into<Arc<[Requester]>>) -> Self {
+        Self { requesters: requesters.into(), ..self.clone() }
     }
 
     /// Likewise for names that came from this address.
     pub fn asked_by_source(&self, source: IpAddr) -> Self {
-        self.asked_by([Asker::Source(counted_as(source))])
+        self.asked_by([Requester::Source(counted_as(source))])
     }
 
     /// Whether the names are chosen by others than the operator.
     pub(super) fn asks_for_others(&self) -> bool {
-        !self.askers.is_empty()
+        !self.requesters.is_empty()
     }
 
     pub(crate) fn names(&self) -> &Names {
@@ -297,11 +299,13 @@ impl Resolver {
                 Err(why) => refused = refused.or(Some(why)),
             }
         }
-        candidates.truncate(MAX_CANDIDATES);
+        let rest = candidates.split_off(candidates.len().min(MAX_CANDIDATES));
+        let ips: BTreeSet<_> = candidates.iter().map(|candidate| candidate.address.ip()).collect();
+        let is_whole = found.is_whole && rest.iter().all(|candidate| ips.contains(&candidate.address.ip()));
         match (candidates.is_empty(), refused) {
             (true, Some(why)) => Err(why.into()),
             (true, None) => Err(ResolveError::NoSuchDomain),
-            (false, _) => Ok(Resolution { candidates, ttl: found.ttl.clamp(MIN_TTL, MAX_TTL), ..found }),
+            (false, _) => Ok(Resolution { candidates, ttl: found.ttl.clamp(MIN_TTL, MAX_TTL), is_whole }),
         }
     }
 
@@ -404,37 +408,41 @@ impl Resolver {
         let mut candidates = Vec::new();
         // That there is no such service is said by the domain (RFC 2782), and no setting of the operator's changes it.
         let mut error = ResolveError::NoSuchDomain;
-        let (mut is_whole, mut has_failed) = (true, false);
+        let mut is_whole = groups.iter().all(|(_, records)| records.len() < RECORDS_MAX);
+        let mut has_failed = false;
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
             let ordered = srv::order(records, seed, MAX_SERVERS).into_iter();
-            ordered
-                .filter(|server| !server.host.is_empty() && server.port != 0)
-                .map(move |server| (group, transport, server))
-        });
-        let known = ordered.take(MAX_CANDIDATES).map(|(group, transport, server)| async move {
-            let known = match Host::parse(&server.host) {
-                Some(Host::Name(name)) => Some(self.addresses(&name, wait).await),
+            ordered.filter_map(move |server| match Host::parse(&server.host)? {
+                Host::Name(name) if server.port != 0 => Some((group, transport, server, name)),
                 _ => None,
-            };
-            (group, transport, server, known)
+            })
         });
-        for (group, transport, server, known) in join_all(known).await {
+        let mut ordered: Vec<_> = ordered.collect();
+        let rest = ordered.split_off(ordered.len().min(MAX_SERVERS));
+        // Many servers may be one host.
+        let hosts: BTreeSet<_> = ordered.iter().map(|(.., name)| name.clone()).collect();
+        is_whole &= rest.iter().all(|(.., name)| hosts.contains(name));
+        let asked = hosts.into_iter().map(async |name| {
+            let known = self.addresses(&name, wait).await;
+            (name, known)
+        });
+        let known: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+        for (group, transport, server, name) in ordered {
             if class.replace((group, server.priority)).is_some_and(|before| before != (group, server.priority)) {
                 rank += 1;
             }
-            match known {
-                None => {}
-                Some(Ok(known)) => {
+            match &known[&name] {
+                Ok(known) => {
                     ttl = ttl.min(known.ttl);
                     is_whole &= known.is_whole;
-                    let addresses = known.ips.into_iter().map(|ip| SocketAddr::new(ip, server.port));
+                    let addresses = known.ips.iter().map(|ip| SocketAddr::new(*ip, server.port));
                     candidates.extend(addresses.map(|address| Candidate { address, transport, rank }));
                 }
-                Some(Err(why)) => {
-                    has_failed |= why != ResolveError::NoSuchDomain;
-                    error = why;
+                Err(why) => {
+                    has_failed |= *why != ResolveError::NoSuchDomain;
+                    error = why.clone();
                 }
             }
         }
@@ -506,11 +514,13 @@ impl Resolver {
         };
         let known = gather(ask(RecordType::A), ask(RecordType::AAAA), wait).await?;
         let mut known = known.ok_or(ResolveError::NoSuchDomain)?;
-        known.ips.truncate(MAX_CANDIDATES);
         // A name that is half known is asked for again soon, unless the other half has been an error for long.
         let is_soon =
             !known.is_whole && !self.always_fails(name, RecordType::A) && !self.always_fails(name, RecordType::AAAA);
         known.ttl = known.ttl.min(if is_soon { MIN_TTL } else { MAX_TTL });
+        // Of so many records others may have been left out.
+        let v4 = known.ips.iter().filter(|ip| ip.is_ipv4()).count();
+        known.is_whole &= v4.max(known.ips.len() - v4) < RECORDS_MAX;
         Ok(known)
     }
 
@@ -546,7 +556,7 @@ impl Resolver {
         let answer = match known.remembered(&query) {
             Some(found) => Ok(found),
             None => {
-                let turn = self.questions.take(&self.askers).await.ok_or(ResolveError::Timeout)?;
+                let turn = self.questions.take(&self.requesters).await.ok_or(ResolveError::Timeout)?;
                 tokio::select! {
                     answer = known.ask(&query) => answer,
                     () = turn.is_over() => Err(NetError::Timeout),

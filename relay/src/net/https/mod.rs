@@ -125,11 +125,11 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
     let peer = Peer(accepted.peer);
     let serving = life.clone();
     let service = service_fn(move |request| begin(&router, request, peer, &serving));
-    let is_http2 = match accepted.stream.alpn() {
-        // A CA has seen what it wanted to see, and nothing follows (RFC 8737 §3).
-        Some(ACME_PROTOCOL) => return,
-        alpn => alpn == Some(b"h2"),
-    };
+    // A CA that validates a challenge sends no request (RFC 8737 §3).
+    if accepted.stream.alpn() == Some(ACME_PROTOCOL) {
+        return;
+    }
+    let is_http2 = accepted.stream.alpn() == Some(b"h2");
     let progress = Progress::default();
     let farewell = Farewell::default();
     let stream = Ending::new(MonitoredStream::new(accepted.stream, progress.clone()), farewell.clone());
@@ -166,11 +166,10 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
                 asked.look(&life, &progress)
             }
             () = drain.begun(), if !is_told => Step::Tell,
-            _ = looks.tick() => {
-                let quiet = life.is_quiet_since(&mut begun);
-                if quiet && is_told || life.has_an_answer_older_than(ANSWER_TIMEOUT) { return }
-                if quiet { Step::Tell } else { Step::Wait }
-            }
+            _ = looks.tick() => match idle_step(&life, &mut begun, is_told) {
+                Some(step) => step,
+                None => return,
+            },
             _ = steps.tick(), if leaving.is_some() => leaving.as_mut().map_or(Step::Wait, |it| it.look(&life, &progress)),
         };
         match step {
@@ -181,16 +180,24 @@ async fn connection(accepted: Accepted, router: Router, drain: Drain) {
                     return;
                 }
             }
-            Step::Close => {
-                if is_http2 && !is_told {
-                    farewell.say();
-                    // Its peer is told, as far as that needs no waiting.
-                    let _ = poll!(connection.as_mut());
-                }
+            Step::Close if is_http2 && !is_told => {
+                farewell.say();
+                // Its peer is told, as far as that needs no waiting.
+                let _ = poll!(connection.as_mut());
                 return;
             }
+            Step::Close => return,
         }
     }
+}
+
+/// The step that follows from a look at an idle connection. `None`: the connection is closed at once.
+fn idle_step(life: &Life, begun: &mut u64, is_told: bool) -> Option<Step> {
+    let is_quiet = life.is_quiet_since(begun);
+    if is_quiet && is_told || life.has_an_answer_older_than(ANSWER_TIMEOUT) {
+        return None;
+    }
+    Some(if is_quiet { Step::Tell } else { Step::Wait })
 }
 
 /// Takes no further request on a connection; `true` where it is over with that.

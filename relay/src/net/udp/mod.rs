@@ -140,13 +140,21 @@ impl Udp {
     }
 }
 
-/// Whether a datagram from this address of a socket to that one can be sent at all: by IPv4 to IPv4, by IPv6 to IPv6, and by both from all addresses
-/// of IPv6.
+/// Whether a datagram from this address of a socket to that one can be sent at all: by IPv4 to IPv4, by IPv6 to IPv6, by both from all addresses
+/// of IPv6, and from a loopback address to this machine alone.
 pub fn sends_to(from: IpAddr, to: IpAddr) -> bool {
-    match (from, to.to_canonical()) {
+    let to = to.to_canonical();
+    let is_of_family = match (from, to) {
         (IpAddr::V6(from), IpAddr::V4(_)) => from.is_unspecified() || from.to_ipv4_mapped().is_some(),
         (from, to) => from.is_ipv4() == to.is_ipv4(),
-    }
+    };
+    is_of_family && (!from.to_canonical().is_loopback() || to.is_loopback() || routes_from(from, to))
+}
+
+/// Whether the system routes a datagram between these addresses; none is sent. What it lets leave from loopback goes to an address of its own.
+fn routes_from(from: IpAddr, to: IpAddr) -> bool {
+    // Any port will do. A process without room for a socket knows nothing against it.
+    UdpSocket::bind((from, 0)).map_or(true, |socket| socket.connect((to, 9)).is_ok())
 }
 
 /// Lets routers cut a datagram that is larger than what is next (DF is clear): where the word that it is too large is filtered, as behind many a

@@ -1,6 +1,6 @@
-//! The answer of a push service, and the meaning of its status for more than its push.
+//! The answer of a push service, and what its status means beyond its own push.
 //!
-//! Invariant: a body that is not whole says nothing; the status alone is judged then.
+//! Invariant: an incomplete body is not interpreted; the status alone decides then.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,7 @@
 //! The body of a push service's answer, read member by member.
 //!
-//! Invariant: one member that is not as it should be costs no other: a member that is absent, null or of another kind is as if it were not
-//! there. Of a member that stands there twice the last counts; a byte order mark before it and what follows it are left out.
+//! Invariant: a member that is absent, null or of another type affects no other member. Of a member that occurs twice, the last one counts. A byte order mark
+//! before the body, and anything after it, are ignored.
 
 use std::time::UNIX_EPOCH;
 

@@ -1,7 +1,7 @@
-//! The wait of a request for its answer, and what a long wait says of the connection, whose state is called its line here.
+//! How long a request waits for its answer, and what a long wait says about its connection (its *line*).
 //!
-//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, has its line asked (PING). One that waits for longer still counts among
-//! the unanswered requests of its line, also when it gives up.
+//! Invariant: a request that waits for longer than [`ASK_AFTER`], or gives up before, causes a PING on its line. A request that waits for longer stays counted
+//! as unanswered, even after it gives up.
 
 use std::future::pending;
 use std::time::Duration;

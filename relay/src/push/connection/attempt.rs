@@ -1,6 +1,6 @@
-//! The outcome of one try of a push, whichever service it went to.
+//! The outcome of one attempt to push, whatever the service.
 //!
-//! Invariant: a push that a service may have taken is [`Attempt::Lost`], and never tried again as if it had not.
+//! Invariant: a push that a service may have taken is [`Attempt::Lost`], and is never retried as if it had not been taken.
 
 use std::time::Duration;
 

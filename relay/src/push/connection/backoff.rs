@@ -1,6 +1,6 @@
-//! The wait after a failure: twice as long each time, never twice the same.
+//! The pause after a failure: it doubles each time, and is randomised.
 //!
-//! Invariant: a pause lies between half of its step and the whole of it; no step exceeds the most that was named.
+//! Invariant: a pause lies between half of its step and the whole of it. No step exceeds the given maximum.
 
 use std::time::Duration;
 

@@ -1,18 +1,18 @@
-//! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall, when its call
-//! is over or it may have to go elsewhere: a push that has not begun to leave never does, and one that has is given [`ANSWERED_WITHIN`] for its answer.
+//! The departure of a push: the moment at which the last byte of its request is handed to the TLS of a connection. And its recall, when its call is over or the
+//! push may have to take another connection: a push that has not begun to leave never does, and one that has begun is given [`ANSWERED_WITHIN`] for its answer.
 //!
-//! A body given to `h2` may wait in it: for a stream, when the service lowers how many it allows, for its window, or for room in the
-//! system's buffer. A request whose body has not left was certainly not processed.
+//! A body that was given to `h2` may wait there: for a stream when the service lowers their number, for its window, or for room in the system's buffer. A
+//! request whose body has not left was certainly not processed.
 //!
-//! | the body | may be taken back | `h2` gets |
+//! | the body | can be recalled | `h2` gets |
 //! | --- | --- | --- |
-//! | waits | yes | itself, from then on |
-//! | leaves, or has left | no | itself |
-//! | has left in part, and nothing of it is being written | yes: without its end it is no request | itself, from when the rest is written |
-//! | was taken back | it is | blanks, which no service takes for a push, where `h2` writes it nevertheless |
+//! | waits | yes | the body, from then on |
+//! | leaves, or has left | no | the body |
+//! | has left in part, and nothing of it is being written | yes: without its end the request is incomplete | the body, once the rest is written |
+//! | was recalled | – | blanks in place of the body, should `h2` write it nevertheless; no service takes them for a push |
 //!
-//! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, whichever
-//! way its delivery ends. A departure wakes only the tasks that wait for it.
+//! Invariant: the first departure of a call's push is measured, and a call's push that never departs is counted, however its delivery ends. A departure wakes
+//! only the tasks that wait for it.
 
 use std::fmt;
 use std::sync::Arc;

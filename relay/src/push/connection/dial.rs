@@ -1,17 +1,17 @@
-//! Dialling a push service: whole handshakes, TCP and TLS, raced over the addresses of its name (RFC 8305).
+//! Dialling a push service: complete handshakes of TCP and TLS, raced over the addresses of its name (RFC 8305).
 //!
-//! | moment | what is begun |
+//! | time | action |
 //! | --- | --- |
-//! | at once | the first address; those that were mute or whose lines died young come last |
-//! | each [`NEXT_AFTER`], or when one fails | the next address |
-//! | each [`AGAIN_AFTER`] after the last one, [`AGAIN_MAX`] times | once more each that has said nothing yet |
-//! | [`NEXT_AFTER`] after the last one, where one speaks HTTP/1.1 alone and may | nothing more: that is told |
+//! | at once | the first address is tried; silent addresses, and those whose connections ended young, come last |
+//! | after each [`NEXT_AFTER`], or when one fails | the next address is tried |
+//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more |
+//! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
-//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before, or says
-//! nothing, has taken nothing, and no push is spent on it: what stands behind it may hang.
+//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before, or sends
+//! nothing, has taken no request, so no push is spent on it: what stands behind it may hang.
 //!
-//! Invariant: the first whole handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Nothing but
-//! TLS with a certificate for the service's own name, and nothing but HTTP/2 in it, or HTTP/1.1 where that is dialled.
+//! Invariant: the first complete handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Only TLS with a certificate for the service's
+//! own name is accepted, and in it only HTTP/2, or HTTP/1.1 where that is dialled.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

@@ -1,14 +1,14 @@
-//! Further connections for calls. A new connection carries a single request until the service has accepted our credentials, and calls wait behind it; but that
-//! request may be unanswered because of its device alone.
+//! Further connections for calls. A new connection carries a single request until the service has accepted our credentials, and calls wait behind that request.
+//! But the request may be unanswered because of its device alone.
 //!
-//! | the call waits behind a line that is not proven, which let its request go [`HELD_UP_AFTER`] ago | consequence |
+//! | a call waits behind an unproven line, whose request left [`HELD_UP_AFTER`] ago | consequence |
 //! | --- | --- |
-//! | no further line was begun for so long | one more is dialled for this call, and carries it alone |
-//! | its answer proves it | it takes the other's place, and all that wait go over it |
-//! | the other one is proven before | all that wait go over that, and the further one ends with its request |
+//! | no further line was begun within that time | one more is dialled for this call, and carries it alone |
+//! | the answer proves the further line | it replaces the other line, and all waiting requests take it |
+//! | the other line is proven first | all waiting requests take that, and the further line ends with its request |
 //!
-//! Invariant: at most [`FURTHER_MAX`] requests leave by further lines until the service answers anything: one that is slow in all it does, or answers
-//! nothing, gets three requests where it would get one. What has left by one line never leaves by another.
+//! Invariant: until the service answers anything, at most [`FURTHER_MAX`] requests leave by further lines: a service that is slow in everything, or silent,
+//! gets three requests in place of one. A request that has left by one line never leaves by another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,13 +1,13 @@
-//! The ends of earlier connections, which decide how long the next dial waits; and the slowness of the service's answers.
+//! The ends of earlier connections, which decide the pause before the next dial; and how slow the service's answers are.
 //!
-//! | the last two or more | before the next dial |
+//! | the last two or more connections | pause before the next dial |
 //! | --- | --- |
-//! | lived long, or answered often | nothing |
-//! | died young, the last after it had answered | [`AFTER_SHORT_SERVICE`]: the service ends them, and wants to be dialled again. The first dozens cost a call little; one that goes on so is dialled twice in a second |
-//! | died young, the last without a good answer | [`AFTER_NO_SERVICE`], but so that all who wait get their try within [`TRIED_WITHIN`] |
-//! | died young, the last by falling silent | [`AFTER_NO_SERVICE`]: the next one would be as silent |
+//! | lived long, or carried many answers | none |
+//! | ended young, the last one after an answer | [`AFTER_SHORT_SERVICE`]: the service ends its connections, and wants to be dialled again. The first dozens cost a call little; a service that goes on is dialled twice in a second |
+//! | ended young, the last one without a good answer | [`AFTER_NO_SERVICE`], but short enough that all waiting requests are tried within [`TRIED_WITHIN`] |
+//! | ended young, the last one by falling silent | [`AFTER_NO_SERVICE`]: the next one would be as silent |
 //!
-//! Invariant: one end is no pattern, for a service restarts now and then.
+//! Invariant: a single end causes no pause, because a service restarts now and then.
 
 use std::time::Duration;
 

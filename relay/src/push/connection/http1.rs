@@ -1,17 +1,16 @@
-//! HTTP/1.1 to a service that speaks no HTTP/2: a proxy on the way out, or a stand-in. A connection carries one request at a time, and is kept
-//! for the next.
+//! HTTP/1.1 to a service that speaks no HTTP/2: an outgoing proxy, or a stand-in. A connection carries one request at a time, and is kept for the next.
 //!
 //! | a connection | consequence |
 //! | --- | --- |
-//! | has answered in whole | it is kept for [`KEPT_FOR`], or for less where its service says so (`Keep-Alive: timeout`) |
-//! | ended while it was kept | another is taken; nothing was sent in it |
-//! | leaves a request unanswered for [`DOUBTED_AFTER`] | those that were kept meanwhile are given up: they may be as dead |
+//! | has carried a complete answer | it is kept for [`KEPT_FOR`], or for less if its service says so (`Keep-Alive: timeout`) |
+//! | ended while it was kept | another one is taken; nothing was sent on it |
+//! | leaves a request unanswered for [`DOUBTED_AFTER`] | all kept connections are dropped: they may be as dead |
 //! | cannot be made, or breaks | HTTP/2 is tried again |
 //!
-//! That HTTP/1.1 alone is spoken is believed for [`BELIEVED_FOR`]; then HTTP/2 is tried again.
+//! The finding that a service speaks HTTP/1.1 alone holds for [`BELIEVED_FOR`]; then HTTP/2 is tried again.
 //!
-//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly did not process the request. At most [`CONNECTIONS_MAX`] are
-//! open for requests, of which a quarter is for calls alone.
+//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly did not process the request. At most [`CONNECTIONS_MAX`] connections are
+//! open for requests, a quarter of them for calls alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -63,7 +62,7 @@ pub(super) struct Http1 {
     places: Semaphore,
     /// Of these places one for each that what is no call may have.
     alerts: Semaphore,
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Vec<IdleConnection>>,
 }
 
 /// A connection, driven until it is dropped.
@@ -73,15 +72,15 @@ struct Connection {
     _driven: JoinSet<()>,
 }
 
-struct Kept {
+struct IdleConnection {
     connection: Connection,
     since: Instant,
     until: Instant,
 }
 
-/// The way of one request.
+/// The destination of a request.
 #[derive(Clone, Copy)]
-pub(super) struct Way<'a> {
+pub(super) struct Destination<'a> {
     pub(super) endpoint: &'a Endpoint,
     pub(super) record: &'a Arc<Record>,
 }
@@ -120,7 +119,7 @@ impl Http1 {
     /// Sends `request` and reads the meaning of its answer, where HTTP/1.1 is spoken. `None`: HTTP/2 is to be tried; nothing has left.
     pub(super) async fn send<M>(
         &self,
-        way: Way<'_>,
+        way: Destination<'_>,
         request: &Request,
         patience: Patience<'_>,
         read: impl Fn(&Answer) -> (M, Bearing),
@@ -178,7 +177,7 @@ impl Http1 {
         let time = told_time(headers).map_or(KEPT_FOR, |told| told.saturating_sub(MARGIN).min(KEPT_FOR));
         let mut kept = lock(&self.kept);
         if kept.len() < KEPT_MAX && !time.is_zero() {
-            kept.push(Kept { connection, since: now, until: now + time });
+            kept.push(IdleConnection { connection, since: now, until: now + time });
         }
     }
 
@@ -188,7 +187,7 @@ impl Http1 {
     }
 
     /// `None`: there is none to be had; what is spoken is not known any more.
-    async fn dialled(&self, Way { endpoint, record }: Way<'_>) -> Option<Connection> {
+    async fn dialled(&self, Destination { endpoint, record }: Destination<'_>) -> Option<Connection> {
         let failed = |error: &dyn std::fmt::Display| {
             self.is_spoken.store(false, Ordering::Release);
             record.trouble(Trouble::light("Unreachable"), &error.to_string());
@@ -211,7 +210,7 @@ impl Http1 {
     async fn exchange(
         &self,
         mut connection: Connection,
-        Way { endpoint, .. }: Way<'_>,
+        Destination { endpoint, .. }: Destination<'_>,
         request: &Request,
         patience: Patience<'_>,
     ) -> Result<(Answer, Option<Connection>), Failure> {

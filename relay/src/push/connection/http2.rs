@@ -35,7 +35,7 @@ use super::dial::{DialError, Dialled, Driven};
 use super::endpoint::Endpoint;
 use super::further_connections::FurtherConnections;
 use super::history::ConnectionHistory;
-use super::http1::{Http1, Way};
+use super::http1::{Destination, Http1};
 use super::identity::Objection;
 use super::not_before::{NotBefore, PROBE_EVERY, PauseFor, Probe};
 pub(crate) use super::request::{Failure, Request};
@@ -206,18 +206,18 @@ impl Channel {
     ) -> Result<M, Failure> {
         let mut place = if patience.urgency.is_urgent() { Some(self.place(Urgency::Urgent)?) } else { None };
         let (mut moved, mut is_without_http2) = (false, false);
-        let mut leave = None;
+        let mut permission = None;
         loop {
-            if leave.is_none() {
-                leave = Some(self.leave(patience).await?);
+            if permission.is_none() {
+                permission = Some(self.leave(patience).await?);
             }
-            // A push that is no call takes a place when it may leave.
+            // An alert takes its place only once it may leave.
             if place.is_none() {
                 place = Some(self.place(Urgency::CanWait)?);
             }
             if let Some(http1) = &self.http1 {
-                let way = Way { endpoint: &self.endpoint, record: &self.record };
-                if let Some(sent) = http1.send(way, request, patience, &read).await {
+                let destination = Destination { endpoint: &self.endpoint, record: &self.record };
+                if let Some(sent) = http1.send(destination, request, patience, &read).await {
                     let (meaning, bearing) = sent?;
                     patience.departure.say_of(&bearing);
                     self.apply_bearing(bearing);
@@ -230,7 +230,7 @@ impl Channel {
                     if is_without_http2 {
                         return Err(Failure::Unsent { after: None });
                     }
-                    // Nothing has left: the leave stands.
+                    // Nothing has left, so the permission is still good.
                     is_without_http2 = true;
                     http1.note_spoken();
                     continue;
@@ -248,18 +248,12 @@ impl Channel {
                     return Ok(meaning);
                 }
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
-                Err(Lost::Ending) if !moved => (moved, leave) = (true, None),
+                Err(Lost::Ending) if !moved => (moved, permission) = (true, None),
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(lost @ (Lost::Unknown | Lost::Unanswered)) => {
-                    let reason = match lost {
-                        _ if connection.line.is_silent() => "Silent",
-                        // It was the relay that has ended a connection on which nothing was answered.
-                        Lost::Unknown if !connection.line.is_deaf() => "ConnectionLost",
-                        _ => "Unanswered",
-                    };
-                    self.record.trouble(Trouble::light(reason), "");
-                    // The push may arrive yet, and is taken back only when nobody waits for the outcome of this push. Other pushes on
-                    // their way by this line may arrive as well, also of calls that have ended: an alert is not worth that.
+                    self.record.trouble(Trouble::light(reason_of_loss(&connection, &lost)), "");
+                    // The push may still arrive, and is withdrawn only when nobody waits for its outcome. Other pushes of this line may arrive
+                    // as well, even those of ended calls: an alert is not worth that.
                     if connection.line.is_silent() && patience.when_silent == WhenSilent::IsKept {
                         patience.departure.hold(stream);
                     }
@@ -269,7 +263,7 @@ impl Channel {
         }
     }
 
-    /// What an answer to a request, which concerns this device, says of its connection.
+    /// Notes what the answer to a request to this device says about its connection.
     fn note_answer(&self, connection: &Arc<Connection>, whom: Option<u64>, urgency: Urgency, bearing: &Bearing) {
         let line = &connection.line;
         let is_calls_first = urgency.is_urgent() && !line.has_served();
@@ -360,6 +354,16 @@ impl Channel {
 }
 
 /// The usability of a connection.
+/// The name of the trouble that left the fate of a request unknown.
+fn reason_of_loss(connection: &Connection, lost: &Lost) -> &'static str {
+    match lost {
+        _ if connection.line.is_silent() => "Silent",
+        // The relay itself has ended a connection on which nothing was answered.
+        Lost::Unknown if !connection.line.is_deaf() => "ConnectionLost",
+        _ => "Unanswered",
+    }
+}
+
 fn freshness(connection: &Arc<Connection>) -> Freshness {
     match &connection.line {
         _ if connection.is_shut_out() => Freshness::Good,

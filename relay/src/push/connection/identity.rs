@@ -1,7 +1,7 @@
-//! The certificate that the relay shows to a push service (mutual TLS), and what the service says of it: a TLS alert (RFC 8446 §6),
-//! which in TLS 1.3 comes after the client believes the handshake to be over.
+//! The certificate that the relay shows to a push service (mutual TLS), and the service's objection to it: a TLS alert (RFC 8446 §6), which in TLS 1.3 arrives
+//! after the client has completed the handshake.
 //!
-//! Invariant: the key's text is wiped once it is read. Of an alert nothing is kept but one of our own words.
+//! Invariant: the key's text is wiped once it is read. An alert is kept as one of our own words alone.
 
 use std::error::Error;
 use std::io;

@@ -1,7 +1,7 @@
-//! The streams below TLS: the system's network, unless a test makes another one.
+//! The streams below TLS: the system's network, unless a test provides another one.
 //!
-//! Invariant: knows names, addresses and bytes alone; trust is decided above. Through a [`Guarded`] one no address is
-//! dialled that the operator does not allow, and a name is asked for in the share of its App. No thread waits for a name.
+//! Invariant: this layer knows names, addresses and bytes alone; trust is decided above. A [`Guarded`] network dials only addresses that the operator allows,
+//! and looks up names in the share of its App. No thread blocks for a name.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::withdrawal::{WithdrawableStream, Withdrawal};
 use crate::net::address_policy::Reach;
-use crate::net::dns::questions::Asker;
+use crate::net::dns::questions::Requester;
 use crate::net::dns::resolve::Resolver;
 
 /// Bytes in both directions.
@@ -45,8 +45,8 @@ impl System {
 
 impl Network for System {
     fn resolve(&self, host: &str, port: u16, app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
-        let askers: Vec<_> = app.cloned().map(Asker::App).into_iter().collect();
-        let (names, host) = (self.0.asked_by(askers), host.to_owned());
+        let requesters: Vec<_> = app.cloned().map(Requester::App).into_iter().collect();
+        let (names, host) = (self.0.asked_by(requesters), host.to_owned());
         Box::pin(async move {
             let found = names.addresses_of(&host).await.map_err(io::Error::other)?;
             Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())

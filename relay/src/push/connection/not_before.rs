@@ -1,14 +1,14 @@
-//! The time before which a service is left alone: a service that asks for a pause gets it from all pushes of an App, later calls too.
+//! The time before which a service is left alone. A service that asks for a pause gets it from all pushes of an App, calls as well.
 //!
 //! | state | a request |
 //! | --- | --- |
 //! | no pause | goes |
-//! | a pause for alerts ([`PauseFor::Sparing`]) | goes at once if it is a call's, or the end of a call; an alert waits |
-//! | a pause | waits, or is told how long when that is longer than it may wait |
-//! | a pause longer than [`CALLS_WAIT_MAX`] | one call, or the end of one, goes every [`PROBE_EVERY`], also while an earlier one has no answer after [`PROBE_PATIENCE`]; the others wait for an answer as long as they may. One answer to one device must not end all calls |
-//! | the pause is over | one goes and the others wait for its answer, at most [`PROBE_PATIENCE`]: another pause, or all go |
+//! | a pause for alerts ([`PauseFor::Sparing`]) | goes at once if it is for a call, or for the end of one; an alert waits |
+//! | a pause | waits, or hears how long it lasts if that is longer than the request may wait |
+//! | a pause longer than [`CALLS_WAIT_MAX`] | one call, or the end of one, goes every [`PROBE_EVERY`], or once an earlier one has had no answer for [`PROBE_PATIENCE`]; the others wait for an answer as long as they may. One answer to one device must not end all calls |
+//! | the pause is over | one goes, and the others wait at most [`PROBE_PATIENCE`] for its answer: then another pause begins, or all go |
 //!
-//! Invariant: without a pause a request costs one atomic read; a service that asks for a pause of hours gets [`PAUSE_MAX`].
+//! Invariant: without a pause a request costs one atomic read. A service that asks for hours gets [`PAUSE_MAX`].
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,19 +21,19 @@ use super::urgency::Urgency;
 use crate::lock::Mutex;
 use crate::push::connection::backoff::Backoff;
 
-/// The longest pause; then one request asks how it stands.
+/// The longest pause; then one request probes the service.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// A pause of this length or less is kept by calls, too.
+/// Calls, too, keep a pause that is no longer than this.
 const CALLS_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How often a call asks how it stands, while the pause takes longer.
+/// How often a call probes the service during a longer pause.
 pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(2);
 
-/// How long others wait for the answer to the one that went first.
+/// How long the others wait for the answer to a probe.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why a channel pauses, and how long.
+/// The reason and the length of a channel's pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PauseFor {
     /// The service has named the time.
@@ -58,18 +58,18 @@ pub(crate) struct NotBefore {
 #[derive(Default)]
 struct State {
     pauses_in_a_row: u32,
-    /// When the request went whose answer is waited for; probes are numbered.
+    /// The time of the probe whose answer is awaited; probes are numbered.
     probing: Option<(u64, Instant)>,
     probes: u64,
-    /// The service asked for more than [`CALLS_WAIT_MAX`].
+    /// Whether the service asked for more than [`CALLS_WAIT_MAX`].
     is_long: bool,
-    /// Calls do not wait.
+    /// Whether calls do not wait.
     spares_calls: bool,
-    /// When it was last heard, or asked.
+    /// The time of the last answer or probe.
     asked_at: Option<Instant>,
 }
 
-/// The request whose answer decides; whichever way it ends, the next may go.
+/// A probe, whose answer decides. However it ends, the next request may go then.
 pub(crate) struct Probe<'a> {
     not_before: &'a NotBefore,
     number: u64,
@@ -83,8 +83,8 @@ impl Default for NotBefore {
 }
 
 impl NotBefore {
-    /// Waits for leave to go. An error says how long the pause takes when that is beyond `deadline`: an urgent one is told so when its
-    /// deadline has come, anything else at once.
+    /// Waits for permission to go. An error holds the rest of a pause that lasts beyond `deadline`: an urgent request gets it at its deadline, any other at
+    /// once.
     pub(crate) async fn leave(&self, deadline: Instant, urgency: Urgency) -> Result<Option<Probe<'_>>, Duration> {
         while let Some(until) = self.until() {
             if urgency.is_urgent() && self.lock().spares_calls {
@@ -110,7 +110,7 @@ impl NotBefore {
                 let mut state = self.lock();
                 match state.probing.map(|(_, began)| began + PROBE_PATIENCE) {
                     Some(answer_by) if now < answer_by => answer_by,
-                    // The pause keeps no request back any more.
+                    // The pause delays no request any more.
                     Some(_) if now >= until => return Ok(None),
                     _ => return Ok(Some(self.probe(&mut state, now))),
                 }
@@ -129,13 +129,13 @@ impl NotBefore {
         Probe { not_before: self, number: state.probes }
     }
 
-    /// How long a pause still takes, if there is one.
+    /// The rest of the pause, if there is one.
     pub(crate) fn left(&self) -> Option<Duration> {
         let left = self.until()?.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
     }
 
-    /// An answer came: it asks for a pause, or for none.
+    /// Notes the pause that an answer asks for, or that it asks for none.
     pub(crate) fn answered(&self, asked: Option<PauseFor>) {
         let Some(asked) = asked else {
             if self.until.swap(0, Ordering::AcqRel) != 0 {
@@ -149,7 +149,7 @@ impl NotBefore {
         let length = match asked {
             PauseFor::Asked(length) => length.min(PAUSE_MAX),
             PauseFor::Probe => Duration::ZERO,
-            // Requests that went at the same time are answered at the same time: that is one pause.
+            // Requests that left at the same time are answered at the same time: their pauses count as one.
             PauseFor::Growing(_) if stands && !state.spares_calls => return,
             PauseFor::Sparing(_) if stands => return,
             PauseFor::Growing(steps) | PauseFor::Sparing(steps) => {
@@ -158,11 +158,11 @@ impl NotBefore {
             }
         };
         let now = Instant::now();
-        // A longer one that was asked for before stands.
+        // A longer pause that was asked for earlier stays.
         let goes_on = state.is_long && self.until().is_some_and(|until| until > now + length);
         state.spares_calls = matches!(asked, PauseFor::Sparing(_));
         (state.is_long, state.asked_at) = (length > CALLS_WAIT_MAX || goes_on, Some(now));
-        // A probe that has had its time says nothing of this pause.
+        // A probe whose time is over does not decide about this pause.
         state.probing.take_if(|(_, began)| now >= *began + PROBE_PATIENCE);
         drop(state);
         let until = u64::try_from((self.began.elapsed() + length).as_millis()).unwrap_or(u64::MAX);
@@ -170,7 +170,7 @@ impl NotBefore {
         self.changed.notify_waiters();
     }
 
-    /// When what is urgent may ask, of a pause until then.
+    /// The time at which an urgent request may probe during a pause until then.
     fn asks_at(&self, until: Instant) -> Instant {
         let state = self.lock();
         match state.asked_at {

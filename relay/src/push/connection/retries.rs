@@ -1,14 +1,14 @@
-//! The pace of further tries: when an alert is tried again at a service that has not taken it. Alerts live for an hour, and an outage must not end in a flood
-//! of them: neither at the service, nor on the cores that carry calls.
+//! The pace of retries: when an alert is tried again that its service has not taken. Alerts live for an hour, and an outage must not end in a flood of them,
+//! neither at the service nor on the cores that carry calls.
 //!
-//! | the service has last | of those that are to be tried again |
+//! | the service has last | retries |
 //! | --- | --- |
-//! | taken a push, or judged a token | one goes each [`PACE`] |
-//! | taken none | one goes, alone, and the next [`PROBES`] later; the others wait for what comes of it, or of any other push |
+//! | taken a push, or judged a token | one each [`PACE`] |
+//! | taken none | one alone, and the next [`PROBES`] later; the others wait for its outcome, or for that of any other push |
 //!
-//! Each waits for a pause of its own before ([`longest_pause`]), which grows to minutes: a push that its service refuses alone concerns no other.
+//! Before that, each waits for its own pause ([`longest_pause`]), which grows to minutes: a push that is refused for reasons of its own delays no other.
 //!
-//! Invariant: a first try waits for no other, and a call for no alert. At most [`WAITING_MAX`] wait for one service; a further one is given up.
+//! Invariant: a first attempt waits for no other, and a call for no alert. At most [`WAITING_MAX`] retries wait for one service; a further one is given up.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

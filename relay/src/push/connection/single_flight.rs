@@ -1,9 +1,9 @@
-//! A value that many wait for and one task makes: a connection, an access token.
+//! A value that many callers wait for and one task makes: a connection, an access token.
 //!
-//! The first caller that finds none starts the task, so that a caller that gives up stops no other. After a failure nobody starts it again before a pause has
-//! passed; callers are told how long.
+//! The first caller that finds no value starts the task, so that a caller that gives up stops no other. After a failure no task is started before a pause has
+//! passed, and callers are told how long it lasts.
 //!
-//! Invariant: at most one task is under way; no lock is held while anything waits.
+//! Invariant: at most one task is under way. No lock is held during a wait.
 
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
@@ -51,20 +51,24 @@ struct State<T, E> {
     cooling_down: Option<(E, Instant)>,
 }
 
-enum Look<T, E> {
-    Have(T),
-    Start { then: Option<T> },
+/// What a caller finds.
+enum Availability<T, E> {
+    Ready(T),
+    /// The caller starts the making. It uses `meanwhile`, or waits where there is none.
+    Start {
+        meanwhile: Option<T>,
+    },
     Wait,
     CoolingDown(CoolingDown<E>),
 }
 
 impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
     pub(crate) fn new(backoff: Backoff) -> Arc<Self> {
-        Self::told_by(backoff, Arc::default())
+        Self::notifying(backoff, Arc::default())
     }
 
     /// Likewise; `done` is told of the end of each making.
-    pub(super) fn told_by(backoff: Backoff, done: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn notifying(backoff: Backoff, done: Arc<Notify>) -> Arc<Self> {
         let state = State { value: None, under_way: false, failures: 0, cooling_down: None };
         Arc::new(Self { backoff, state: Mutex::new(state), done })
     }
@@ -85,17 +89,17 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
             let done = self.done.notified();
             tokio::pin!(done);
             done.as_mut().enable();
-            match self.look(&freshness) {
-                Look::Have(value) => return Ok(value),
-                Look::CoolingDown(cooling_down) => return Err(CoolingDown { tried, ..cooling_down }),
-                Look::Wait => {
+            match self.availability(&freshness) {
+                Availability::Ready(value) => return Ok(value),
+                Availability::CoolingDown(cooling_down) => return Err(CoolingDown { tried, ..cooling_down }),
+                Availability::Wait => {
                     done.await;
                     tried = true;
                 }
-                Look::Start { then } => {
+                Availability::Start { meanwhile } => {
                     let guard = FlightGuard { flight: Arc::clone(self), outcome: Err(fallback) };
                     tokio::spawn(finish(guard, make()));
-                    match then {
+                    match meanwhile {
                         Some(value) => return Ok(value),
                         None => {
                             done.await;
@@ -117,7 +121,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        if let Look::Start { .. } = self.look(&freshness) {
+        if let Availability::Start { .. } = self.availability(&freshness) {
             let guard = FlightGuard { flight: Arc::clone(self), outcome: Err(fallback) };
             tokio::spawn(finish(guard, make()));
         }
@@ -142,11 +146,11 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         drop(gone);
     }
 
-    fn look(&self, freshness: &impl Fn(&T) -> Freshness) -> Look<T, E> {
+    fn availability(&self, freshness: &impl Fn(&T) -> Freshness) -> Availability<T, E> {
         let mut state = self.lock();
         let judged = state.value.as_ref().map(|value| (freshness(value), value.clone()));
-        let then = match judged {
-            Some((Freshness::Good, value)) => return Look::Have(value),
+        let meanwhile = match judged {
+            Some((Freshness::Good, value)) => return Availability::Ready(value),
             Some((Freshness::Ageing, value)) => Some(value),
             Some((Freshness::Spent, _)) | None => {
                 state.value = None;
@@ -155,15 +159,15 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         };
         let now = Instant::now();
         let cooling_down = state.cooling_down.filter(|(_, until)| *until > now);
-        match (then, state.under_way, cooling_down) {
-            (Some(value), true, _) | (Some(value), false, Some(_)) => Look::Have(value),
-            (None, true, _) => Look::Wait,
+        match (meanwhile, state.under_way, cooling_down) {
+            (Some(value), true, _) | (Some(value), false, Some(_)) => Availability::Ready(value),
+            (None, true, _) => Availability::Wait,
             (None, false, Some((why, until))) => {
-                Look::CoolingDown(CoolingDown { why, after: until - now, tried: false })
+                Availability::CoolingDown(CoolingDown { why, after: until - now, tried: false })
             }
-            (then, false, None) => {
+            (meanwhile, false, None) => {
                 state.under_way = true;
-                Look::Start { then }
+                Availability::Start { meanwhile }
             }
         }
     }

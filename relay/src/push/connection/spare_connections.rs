@@ -1,16 +1,16 @@
-//! Spare connections for calls that wait for a stream of a connection which serves, and whose streams are all taken: the service is slow, or lets few be open.
+//! Spare connections for calls that wait for a stream of a healthy connection whose streams are all taken: the service is slow, or permits few streams.
 //!
 //! | a call waits for a stream | consequence |
 //! | --- | --- |
-//! | and a spare connection has one that is free | it leaves by that, at once |
-//! | for [`FULL_FOR`], and those that there are serve, and are full | one more is begun, for all that wait |
-//! | likewise, and one that has not answered yet is full for [`HELD_UP_AFTER`] | that one counts as full: what it carries may be unanswered because of its device alone |
+//! | and a spare connection has a free one | the call leaves by that, at once |
+//! | for [`FULL_FOR`], and all connections work, and are full | one more is begun, for all waiting calls |
+//! | likewise, and one without an answer so far is full for [`HELD_UP_AFTER`] | that one counts as full: its requests may be unanswered because of their devices alone |
 //!
-//! A service that a device has chosen has none before pushes of [`MANY`] devices were taken there: so many devices could have named as many services, and a
-//! single user whose own service lets one stream be open costs its one connection.
+//! A service that devices choose has none before it has taken pushes of [`MANY`] devices: so many devices could have named as many services. Until then a
+//! single user, whose own service permits one stream, costs one connection.
 //!
-//! Invariant: at most [`SPARES`] for each service of an App, beside the one for all and those of the cores; one by which nothing has left for [`IDLE`] is let
-//! go. What is no call begins none, and goes over none. Of all the calls that wait one looks whether one more is to be begun, once each [`FULL_FOR`].
+//! Invariant: at most [`SPARES`] for each service of an App, beside the shared connection and those of the cores. One that was unused for [`IDLE`] is closed.
+//! Only calls begin spare connections, and only calls use them. Of all waiting calls, one checks whether one more is needed, once in each [`FULL_FOR`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,7 +85,7 @@ impl Turn<'_> {
 impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SpareConnections<T, E> {
     pub(super) fn new(backoff: Backoff) -> Self {
         let changed = Arc::<Notify>::default();
-        let flights = std::array::from_fn(|_| SingleFlight::told_by(backoff, Arc::clone(&changed)));
+        let flights = std::array::from_fn(|_| SingleFlight::notifying(backoff, Arc::clone(&changed)));
         Self { flights, changed, looked: Mutex::default() }
     }
 

@@ -101,7 +101,7 @@ pub(super) struct Line {
     round_trip: AtomicU64,
     /// When a request was last answered; in microseconds since `opened`, and one more. 0: none yet.
     answered: AtomicU64,
-    vain: Mutex<Vain>,
+    vain: Mutex<UnansweredTime>,
     /// The line was given up: it has answered nothing, or taken no more.
     is_deaf: AtomicBool,
     /// The service has taken our credentials on it.
@@ -119,7 +119,7 @@ pub(super) struct Line {
 
 /// How long requests have waited since the last answer, each moment counted once.
 #[derive(Default)]
-struct Vain {
+struct UnansweredTime {
     waited: Duration,
     /// Until when that was counted.
     until: Option<Instant>,

@@ -1,6 +1,6 @@
-//! Whether somebody waits for a push at this moment.
+//! Whether somebody waits for a push right now.
 //!
-//! Invariant: what can wait never takes the place, the line or the probe of what is urgent.
+//! Invariant: a push that can wait never takes the place, the line or the probe of one that is urgent.
 
 /// The urgency of a request to a push service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,19 +1,18 @@
-//! A call's push through a service that may take it twice: FCM and Web Push, whose app knows a call by its id.
+//! The copies of a call's push to a service that may take it twice: FCM and Web Push, where the app knows a call by its id.
 //!
-//! | the copy that is under way | consequence |
+//! | the copy under way | consequence |
 //! | --- | --- |
-//! | is taken, or its token is gone | that counts, whichever copy it is of |
-//! | is refused | that counts, unless another copy is still open: it may be taken yet |
+//! | is taken, or its token is gone | that verdict counts, whichever copy it is for |
+//! | is refused | that verdict counts, unless another copy is open, which may still be taken |
 //! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause, and once right before the deadline ([`last_try`]) |
-//! | is lost on the way, taken or not | a second copy goes out after a short pause; when all until now were lost, a last one after [a part](LAST_AFTER) of the time that is left, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, that is the end |
+//! | is lost: it may have been taken | a second copy goes out after a short pause. When all copies so far were lost, a last one goes out after [a part](LAST_AFTER) of the remaining time, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, the delivery ends |
 //!
-//! When the device has another token, no further copy goes out: the delivery ends here, whatever is still open.
+//! When the device has another token, no further copy goes out, and the delivery ends, even with copies open.
 //!
 //! Two copies that are cut off at the same moment have met the same fault; the last copy goes out when that may be over.
 //!
-//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is, and [`LOST_MAX`] where all but the last were lost on
-//! the way.
+//! Invariant: the service may have taken at most [`COPIES_MAX`] copies, however slow it is, or [`LOST_MAX`] if all but the last were lost.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -29,35 +28,36 @@ use crate::push::connection::departure::Departure;
 use crate::push::fcm::ATTEMPT_TIMEOUT;
 use crate::push::recipient::Recipient;
 
-/// Copies of one call's push that the service may have taken.
+/// The largest number of copies of a call's push that the service may have taken.
 const COPIES_MAX: usize = 2;
-/// Likewise, where all but the last were lost on the way.
+/// The same, if all but the last were lost.
 const LOST_MAX: usize = 3;
-/// Behind which part of the time that is left the last copy goes out: a quarter.
+/// The part of the remaining time after which the last copy goes out: a quarter.
 const LAST_AFTER: u32 = 4;
 
-/// The outcome of a push that was tried as often as it may be.
+/// The outcome of a push that is tried no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settled {
     pub verdict: Verdict,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// How many copies of it the service may have taken.
+    /// The number of copies that the service may have taken.
     pub copies: u32,
 }
 
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// A push of which a further copy, or the same one, is for other services to send.
+/// A push of which other services have to send the next copy, or the same one again.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tried {
+    /// The number of attempts.
     pub attempts: u32,
-    /// How many copies these services may have taken.
+    /// The number of copies that the services so far may have taken.
     pub copies: u32,
 }
 
-/// Sends until it is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first. Other services may have taken `earlier`
-/// copies. An error: `changed` has come, and no copy is under way or was lost, or it is time for the next.
+/// Sends copies until the push is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first. Other services may have
+/// taken `earlier` copies. An error: `changed` came, and no copy was under way and none was lost, or the next one is due.
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
@@ -105,15 +105,15 @@ struct Copies<'a, 'b, S> {
     deadline: Instant,
     departure: &'b Departure,
     recipient: &'b dyn Recipient,
-    /// Those that are under way.
+    /// The copies under way.
     flights: Vec<Flight<'a>>,
     attempts: u32,
     lost: usize,
-    /// The answer to one copy while the other was open.
+    /// The answer to one copy, while the other was open.
     refusal: Option<Verdict>,
-    /// When the next copy goes out, unless an answer comes before.
+    /// The time of the next copy, unless an answer comes before.
     next_at: Option<Instant>,
-    /// How many had left when the latest copy was begun, until it is known when that one has.
+    /// The departures before the latest copy began, until that one has departed.
     leaving: Option<u32>,
     /// None is under way or was lost, and none is tried any more: the verdict, when it is time.
     untaken: Option<Verdict>,
@@ -125,7 +125,7 @@ struct Copies<'a, 'b, S> {
 type Ended = Result<Settled, Tried>;
 
 impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
-    /// Waits for the next thing that happens, and does what follows from it.
+    /// Waits for the next event, and handles it.
     async fn step(&mut self) -> Option<Ended> {
         let ends_at = if self.untaken.is_some() { last_try::settled_at(self.deadline) } else { self.deadline };
         if Instant::now() >= ends_at {
@@ -138,7 +138,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         let most = if self.flights.is_empty() { LOST_MAX } else { COPIES_MAX };
         let next = self.next_at.filter(|_| self.flights.len() + self.lost < most);
         if self.flights.is_empty() && is_due(next) {
-            // In this very turn: a timer that is due fires a millisecond later.
+            // At once: a timer that is due fires a millisecond later.
             return self.begin_another().await;
         }
         tokio::select! {
@@ -157,7 +157,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         }
     }
 
-    /// It is time for a further copy. The time of the latest one is counted from when it left; it is waited for only when it has not.
+    /// A further copy is due. The wait is counted from the departure of the latest copy, so that one is awaited if it has not departed yet.
     async fn on_due(&mut self) -> Option<Ended> {
         let Some(known) = self.leaving.take() else { return self.begin_another().await };
         self.next_at = self.departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
@@ -191,7 +191,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         None
     }
 
-    /// A copy was not taken, or is lost.
+    /// A copy was not taken, or was lost.
     fn on_failure(&mut self, failed: Attempt) -> Option<Settled> {
         self.leaving = None;
         let was_lost = failed == Attempt::Lost;
@@ -225,7 +225,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         None
     }
 
-    /// How many the service may have taken.
+    /// The number of copies that the service may have taken.
     fn count(&self) -> u32 {
         (self.flights.len() + self.lost) as u32
     }
@@ -239,7 +239,7 @@ fn is_due(next: Option<Instant>) -> bool {
     next.is_some_and(|at| at <= Instant::now())
 }
 
-/// The outcome of the first of them that lands; it is taken out.
+/// Takes out the first copy that ends, and returns its outcome.
 async fn first(flights: &mut Vec<Flight<'_>>) -> Attempt {
     poll_fn(|context| {
         for place in 0..flights.len() {
@@ -260,7 +260,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::push::recipient::{Fixed, Staying};
+    use crate::push::recipient::{Fixed, StaysFuture};
 
     /// Plays one attempt after the other, each with the time that it takes; an attempt that is not named never ends.
     async fn play(script: &[(u64, Attempt)]) -> (Verdict, u32, u32, u64) {
@@ -420,7 +420,7 @@ mod tests {
     struct MovesAt(Instant);
 
     impl Recipient for MovesAt {
-        fn stays(&self) -> Staying<'_> {
+        fn stays(&self) -> StaysFuture<'_> {
             Box::pin(async { Instant::now() < self.0 })
         }
     }

@@ -1,16 +1,17 @@
-//! The real services' verdict on our keys, asked for with pushes that reach no device.
+//! The push services' verdict on our keys, asked for with pushes that reach no device.
 //!
-//! | service | is sent | sign that all is well |
+//! | service | request | sign of health |
 //! | --- | --- | --- |
-//! | APNs | an alert and a call to a token of zeros, for which Apple looks after the credentials and the topic | `BadDeviceToken` |
-//! | FCM | a message that is only to be validated (`validate_only`), to a token that is none | `INVALID_ARGUMENT` for the token |
+//! | APNs | an alert and a call to a token of zeros, for which Apple checks the credentials and the topic | `BadDeviceToken` |
+//! | FCM | a message to be validated alone (`validate_only`), to an invalid token | `INVALID_ARGUMENT` for the token |
 //!
 //! Web Push has no service of its own to ask: there the key must sign.
 //!
-//! A service that fails is asked so each [`ASK_EVERY`], or where many fail, a few at once, each [`ASK_EVERY`] after all have been: when it takes our credentials again, or is reached again, it is well, though nobody has called
-//! ([`crate::push::health`]). Whether it takes pushes that it did not take, or good tokens that it refused, it does not say here.
+//! A failing service is asked each [`ASK_EVERY`]. Many failing services are asked a few at a time, and each again [`ASK_EVERY`] after all have been. So a
+//! service recovers ([`crate::push::health`]) once it takes our credentials again, or can be reached again, even if nobody calls. A dry run does not show
+//! whether it takes pushes that it did not take, or good tokens that it refused.
 //!
-//! Invariant: no device gets anything, and no push of others goes sooner or later for it; a trial ends within [`DRY_RUN_TIMEOUT`] for each service.
+//! Invariant: no device gets anything, and no other push is delayed or hastened. A dry run ends within [`DRY_RUN_TIMEOUT`] for each service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a service that fails is asked.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
-/// How many of those that fail are asked at once: each is a connection with its handshake, on a core that has calls.
+/// How many failing services are asked at once: each costs a connection with its handshake, on a core that has calls.
 const ASKED_AT_ONCE: usize = 8;
 
 /// The answer of one service of one app.
@@ -46,12 +47,12 @@ pub struct DryRun {
     pub app: Box<str>,
     /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
     pub service: &'static str,
-    /// The service's word and what it means, when it would take no push of ours.
+    /// The service's reason and what it means, if it would take no push of ours.
     pub problem: Option<(&'static str, Box<str>)>,
 }
 
 impl PushService {
-    /// Asks every service of every app, all at once; told in the order of the apps' names.
+    /// Asks every service of every app, all at once. The answers are in the order of the apps' names.
     pub async fn try_out(&self) -> Vec<DryRun> {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return Vec::new() };
@@ -69,7 +70,7 @@ impl PushService {
         join_all(trials).await.concat()
     }
 
-    /// Asks the services that fail, each [`ASK_EVERY`], for ever.
+    /// Asks failing services, each [`ASK_EVERY`], for ever.
     pub async fn tend(self) {
         loop {
             sleep(ASK_EVERY).await;
@@ -93,7 +94,7 @@ impl PushService {
     }
 }
 
-/// For each service the pushes that try it out.
+/// The test pushes for each service.
 fn runs(app: &App) -> Vec<Vec<DeliveryRun<'_>>> {
     let mut all = Vec::new();
     if let Some(apns) = &app.apns {
@@ -124,7 +125,7 @@ async fn tried(app: &str, runs: Vec<DeliveryRun<'_>>) -> DryRun {
             Verdict::Refused { reason: "InvalidToken" } => None,
             Verdict::Refused { reason } => Some((reason, reasons::words(reason).into())),
             Verdict::Retry { .. } | Verdict::TooLate | Verdict::Unconfirmed | Verdict::Moved => {
-                // The service's word goes before what followed from it.
+                // The service's own reason says more than what followed from it.
                 let latest = record.latest().filter(|(reason, _)| said.is_none_or(|said| said == *reason));
                 let reason = said.unwrap_or("Silent");
                 Some(latest.unwrap_or_else(|| (reason, reasons::words(reason).into())))

@@ -1,7 +1,7 @@
 //! The one way to the push services: it chooses the App's service, and tries again until the deadline.
 //!
-//! Invariant: no push is tried after its deadline, and no wait goes past it; no lock is held while a push waits, so
-//! that one App's or one service's trouble delays no other.
+//! Invariant: no push is tried after its deadline, and no wait exceeds it. No lock is held while a push waits, so that the trouble of one App or one service
+//! delays no other.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ use crate::push::{Event, Push, Verdict, payload};
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
-/// Copies of what is no call that a service may have taken, at most.
+/// The largest number of copies of an alert that a service may have taken.
 const ALERT_COPIES_MAX: u32 = 3;
 
 /// The push services of one App.
@@ -57,16 +57,16 @@ pub struct AppPush {
 /// The outcome of one push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The verdict on it. [`Verdict::Retry`] here means that no further try fits before the deadline: for this
-    /// push it is the end. A call's comes right before its deadline, and not earlier.
+    /// The verdict. [`Verdict::Retry`] here means that no further attempt fits before the deadline, so that it is final. That of a call comes right before
+    /// its deadline, and not earlier.
     pub verdict: Verdict,
-    /// How often it was tried; 0 when it never left.
+    /// The number of attempts; 0 if the push never left.
     pub attempts: u32,
-    /// How many copies of it the service may have taken.
+    /// The number of copies that the service may have taken.
     pub copies: u32,
-    /// From the call of [`PushService::deliver`] to the verdict.
+    /// The time from the call of [`PushService::deliver`] to the verdict.
     pub elapsed: Duration,
-    /// Whether the services that gave the verdict are in force still: it says nothing of others.
+    /// Whether the services that gave the verdict are still in force: it says nothing about others.
     pub is_in_force: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct Delivery {
 #[derive(Clone)]
 pub struct PushService(Arc<InForce>);
 
-/// The services that are used, and the news that others are.
+/// The services in use, and the notice that others have replaced them.
 struct InForce {
     mode: ArcSwap<Mode>,
     changed: Notify,
@@ -102,7 +102,7 @@ impl App {
 
 impl PushService {
     /// Reads the keys of `apps` (each App's id, which for APNs is its bundle id, and its services). Nothing is dialled
-    /// before the first push. How each service stands is told by `metrics` as well.
+    /// before the first push. `metrics` shows the health of each service as well.
     ///
     /// # Errors
     /// Every service that cannot be set up, each with its reason.
@@ -116,8 +116,8 @@ impl PushService {
         Ok(service)
     }
 
-    /// As [`Self::new`]; but what has the same settings and files is that of `self`, with its connections, its tokens and how it
-    /// stands. Nothing is told of what is new before [`Self::become_like`].
+    /// Like [`Self::new`], but services with the same settings and files are those of `self`, with their connections, tokens and health. New services are
+    /// not reported before [`Self::become_like`].
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -150,8 +150,8 @@ impl PushService {
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
     }
 
-    /// Takes the services and keys of another one from now on; what is under way goes on as it began, and what waits to be tried again, and was certainly
-    /// not taken, is tried by these. So is the next copy of a call's push that may be taken twice.
+    /// Uses the services and keys of another one from now on. Pushes under way go on as they began; those that wait for a retry, and were certainly not taken,
+    /// are tried by the new services. So is the next copy of a call's push that may be taken twice.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
         self.0.mode.swap(Arc::clone(&mode)).note_in_force(false);
@@ -167,19 +167,19 @@ impl PushService {
         Self(Arc::new(InForce { mode: ArcSwap::from_pointee(mode), changed: Notify::new() }))
     }
 
-    /// Prints each push to the log instead of sending it, and calls it accepted: for a relay without a configuration.
+    /// Prints each push to the log instead of sending it, with the verdict accepted: for a relay without a configuration.
     pub fn printed() -> Self {
         Self::of(Mode::Printed)
     }
 
-    /// Delivers `push` to `target` of the App `app`: again and again where a push may be repeated, with pauses that
-    /// grow and that the service may lengthen, until the push's deadline. It may be dropped at any time.
+    /// Delivers `push` to `target` of the App `app`. A push that may be repeated is tried until its deadline, with growing pauses that the service may
+    /// lengthen. The future may be dropped at any time.
     pub async fn deliver(&self, app: &str, target: &PushTarget, push: &Push) -> Delivery {
         self.deliver_measured(app, target, push, push.until(), &Departure::unmeasured(), &Fixed).await
     }
 
-    /// Likewise, but it is tried until `until` at most, when it ends as [`Verdict::Retry`]: it may be worth delivering for longer, by a service that has taken it. `departure` is
-    /// told when it leaves, and `recipient` asked before it is tried again.
+    /// Like [`Self::deliver`], but it is tried only until `until`, and ends as [`Verdict::Retry`] then: a service that has taken it may deliver it for longer.
+    /// `departure` is told when it leaves, and `recipient` is asked before each retry.
     pub async fn deliver_measured(
         &self,
         app: &str,
@@ -194,7 +194,7 @@ impl PushService {
         let mut earlier = Earlier::default();
         let terms = Terms { event: push.event, of: Some((push, target)), deadline, departure, recipient };
         let (Settled { verdict, attempts, copies }, is_in_force) = loop {
-            // Told of whatever comes after this, though it is not polled yet: before it is looked which are in force.
+            // Enabled before the services in force are read, so that no later change is missed.
             let changed = pin!(self.0.changed.notified());
             let mode = self.mode();
             match self.deliver_by(&mode, app, target, push, terms, Resumption { earlier, changed }).await {
@@ -203,14 +203,14 @@ impl PushService {
             }
         };
         let verdict = match verdict {
-            // The push was tried for long enough; the device would still be told something that it does not know.
+            // The push was tried for long enough, although it is still worth delivering.
             Verdict::TooLate if push.until() > Instant::now().into_std() => Verdict::Retry { after: None },
             verdict => verdict,
         };
         Delivery { verdict, attempts, copies, elapsed: started.elapsed(), is_in_force }
     }
 
-    /// Delivers by these services. An error: others are in force before it is settled.
+    /// Delivers by these services. An error: others came into force before the push was settled.
     async fn deliver_by(
         &self,
         mode: &Mode,
@@ -235,7 +235,7 @@ impl PushService {
         };
         let record = Arc::clone(run.record());
         let _waiting = record.wait();
-        // A reload that leaves these services as they are leaves the push the time that it has waited for them.
+        // After a reload that keeps these services, the time that the push has already waited for them counts.
         let started = match &from.earlier.since {
             Some((of, since)) if Arc::ptr_eq(of, &record) => *since,
             _ => Instant::now(),
@@ -247,7 +247,7 @@ impl PushService {
             && terms.departure.said().is_none()
             && let Some(reason) = record.trouble_since(started)
         {
-            // No answer came: then it is what keeps all from it.
+            // Without an answer, the reason is what keeps all pushes from the service.
             terms.departure.say(reason);
         }
         if push.event == Event::Call && !limited && not_in_time(&settled.verdict, started) {
@@ -261,21 +261,21 @@ impl PushService {
         Ok(settled)
     }
 
-    /// Counts how a push ended for its app.
+    /// Counts the outcome of a push for its app.
     pub fn count(&self, app: &str, provider: Provider, outcome: PushOutcome) {
         if let Some(record) = self.record(app, provider) {
             record.count(outcome);
         }
     }
 
-    /// This token of this app and environment is called bad, and is not believed to be.
+    /// A token of this app and environment was called bad, and that is not believed.
     pub fn note_doubted_token(&self, app: &str, provider: Provider, token: &PushToken) {
         if let Some(record) = self.record(app, provider) {
             record.token_refused("BadDeviceToken", token);
         }
     }
 
-    /// How each service of each app stands, in the order of their names.
+    /// The health of each service of each app, in the order of their names.
     pub fn health(&self) -> Vec<Report> {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return Vec::new() };
@@ -299,7 +299,7 @@ impl PushService {
 }
 
 impl Mode {
-    /// Its services are those that are used, or are so no more.
+    /// Notes whether its services are those in use.
     fn note_in_force(&self, is: bool) {
         if let Self::Sent(apps) = self {
             for record in apps.values().flat_map(App::records) {
@@ -310,8 +310,7 @@ impl Mode {
 }
 
 impl PushService {
-    /// Names the app, its environment and how it is reached, for the same again after a restart; `None` where pushes are
-    /// printed or not configured.
+    /// A name for the app, its environment and the way to the service, which is the same after a restart. `None`: pushes are printed or not configured.
     pub fn channel(&self, app: &str, provider: Provider) -> Option<String> {
         let mode = self.mode();
         let Mode::Sent(apps) = &*mode else { return None };
@@ -339,7 +338,7 @@ pub fn check(app: &str, services: &AppPush) -> Vec<SetupError> {
 
 /// The parts of which an App's push services are built.
 struct Parts<'a> {
-    /// What it had before, to be used again where nothing has changed.
+    /// The earlier services, which are used again if nothing has changed.
     earlier: Option<&'a App>,
     signers: &'a mut Signers,
     network: &'a Arc<dyn Network>,
@@ -386,27 +385,49 @@ pub(crate) enum DeliveryRun<'a> {
     WebPush(&'a WebPush, webpush::PreparedPush),
 }
 
-/// How often a push was tried by services that are not in force any more, and how often it was lost on the way.
+/// The attempts of a push so far, also by services that are not in force any more.
 #[derive(Default)]
 struct Earlier {
     attempts: u32,
     lost: u32,
-    /// The record of those that it was tried by last, and since when.
+    /// The record of the services that tried it last, and since when.
     since: Option<(Arc<Record>, Instant)>,
 }
 
 impl Earlier {
-    /// The outcome of a push that was tried so.
+    /// The outcome of the push after these attempts.
     fn settled(self, verdict: Verdict) -> Settled {
         let is_taken = matches!(verdict, Verdict::Accepted | Verdict::Unconfirmed);
         Settled { verdict, attempts: self.attempts, copies: self.lost + u32::from(is_taken) }
+    }
+
+    /// The outcome of a push that is tried no more; the operator's mistake that it was refused for says more than `verdict`.
+    fn given_up(self, verdict: Verdict, refused_for: Option<&'static str>) -> Settled {
+        self.settled(refused_for.map_or(verdict, |reason| Verdict::Refused { reason }))
+    }
+
+    /// The pause that the service wants before the next attempt.
+    ///
+    /// # Errors
+    /// The verdict of a push that is over.
+    fn next_after(&mut self, attempt: Attempt) -> Result<Option<Duration>, Verdict> {
+        match attempt {
+            Attempt::Done(verdict) => Err(verdict),
+            Attempt::Again { after } | Attempt::Limited { after } => Ok(after),
+            // The device takes an alert that comes twice for one, but not for ever.
+            Attempt::Lost if self.lost + 1 >= ALERT_COPIES_MAX => Err(Verdict::Unconfirmed),
+            Attempt::Lost => {
+                self.lost += 1;
+                Ok(None)
+            }
+        }
     }
 }
 
 /// The outcome of a push, and what its service said last.
 struct Ended {
     settled: Settled,
-    /// The service's last answer was that it takes no more for this device now, or there was no place here.
+    /// Whether the service's last answer was that it takes no more for this device now, or there was no place here.
     limited: bool,
 }
 
@@ -448,7 +469,7 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
-    /// Tries until it is settled, `deadline` comes, or its recipient has another token. An error: other services are in force, and it is to be tried again.
+    /// Tries until the push is settled, `deadline` comes, or its recipient has another token. An error: other services came into force, which have to try it.
     async fn run(self, terms: Terms<'_>, mut from: Resumption<'_, '_>) -> Result<Ended, Earlier> {
         let Terms { event, of, deadline, departure, recipient } = terms;
         let limited = &AtomicBool::new(false);
@@ -461,7 +482,7 @@ impl<'a> DeliveryRun<'a> {
             }
             limited.store(matches!(attempt, Attempt::Limited { .. }), Ordering::Relaxed);
             match attempt {
-                // How long the service is left alone is for its channel to say, where calls wait together.
+                // The channel, where all calls wait, decides how long the service is left alone.
                 Attempt::Again { after: Some(after) } if waits_with_others => {
                     Attempt::Again { after: Some(after.min(PROBE_EVERY)) }
                 }
@@ -505,18 +526,19 @@ impl<'a> DeliveryRun<'a> {
         Ok(Ended { settled, limited: limited.load(Ordering::Relaxed) })
     }
 
-    /// Likewise what is for nobody: it says nothing of whether the pushes of others are to be tried again. Also why it was not taken, as far as is known.
+    /// Tries a push that is for nobody: its outcome does not decide about retries of other pushes. Returns the verdict and, if known, the reason why it was
+    /// not taken.
     pub(crate) async fn try_out(self, deadline: Instant) -> (Verdict, Option<&'static str>) {
         let retries = Arc::clone(&self.channel().retries);
         let (departure, changed) = (Departure::unmeasured(), Notify::new());
         let terms = Terms { event: Event::Test, of: None, deadline, departure: &departure, recipient: &Fixed };
         let from = Resumption { earlier: Earlier::default(), changed: pin!(changed.notified()) };
         let tried = self.repeated(terms, from, &retries, |attempt| attempt).await;
-        // These are in force as long as it lasts.
+        // These services stay in force for the attempt.
         (tried.map_or(Verdict::Retry { after: None }, |settled| settled.verdict), departure.said())
     }
 
-    /// One copy after the other, for what may be late: with the pauses of its service, and while others wait for it, in its turn.
+    /// Tries a push that may be late, one copy after the other: with the pauses that its service wants and, while other retries wait, in its turn.
     async fn repeated(
         mut self,
         Terms { event, of, deadline, departure, recipient }: Terms<'_>,
@@ -524,17 +546,15 @@ impl<'a> DeliveryRun<'a> {
         retries: &Retries,
         noted: impl Fn(Attempt) -> Attempt,
     ) -> Result<Settled, Earlier> {
-        // The mistake of the operator's that it was refused for.
+        // The operator's mistake that the last attempt was refused for.
         let mut refused_for = None;
-        let in_vain =
-            |verdict, refused_for: Option<_>| refused_for.map_or(verdict, |reason| Verdict::Refused { reason });
-        // A push that may wait for long leaves others the way.
+        // A push that may wait for long takes turns with others.
         let life = deadline.saturating_duration_since(Instant::now());
         let longest = if event.is_of_a_call() { None } else { longest_pause(life) };
         let pauses = Backoff { most: longest.unwrap_or(RETRY.most), ..RETRY };
         let mut turn = None;
         if so_far.attempts > 0 && longest.is_some() {
-            // So many may have waited for these services that they are no flood for them.
+            // Many pushes may wait for these services: turns keep them from becoming a flood.
             turn = retries.turn(deadline).await;
             if turn.is_none() {
                 return Ok(so_far.settled(Verdict::Retry { after: None }));
@@ -543,7 +563,7 @@ impl<'a> DeliveryRun<'a> {
         let mut tries = 0;
         loop {
             if Instant::now() >= deadline {
-                return Ok(so_far.settled(in_vain(Verdict::TooLate, refused_for)));
+                return Ok(so_far.given_up(Verdict::TooLate, refused_for));
             }
             so_far.attempts += 1;
             tries += 1;
@@ -551,30 +571,14 @@ impl<'a> DeliveryRun<'a> {
             refused_for = mistake_waited_out(event, &attempt);
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
-            let after = match attempt {
-                Attempt::Done(verdict) => return Ok(so_far.settled(verdict)),
-                Attempt::Again { after } | Attempt::Limited { after } => after,
-                // The device takes an alert that comes twice for one, but not for ever.
-                Attempt::Lost if so_far.lost + 1 >= ALERT_COPIES_MAX => {
-                    return Ok(so_far.settled(Verdict::Unconfirmed));
-                }
-                Attempt::Lost => {
-                    so_far.lost += 1;
-                    None
-                }
+            let next = so_far.next_after(attempt).and_then(|after| {
+                let next = next_try(event, deadline, pauses.pause_or(tries, after), after)?;
+                Ok((next, after))
+            });
+            let (next, after) = match next {
+                Ok(next) => next,
+                Err(verdict) => return Ok(so_far.given_up(verdict, refused_for)),
             };
-            let pause = pauses.pause_or(tries, after);
-            let now = Instant::now();
-            if now >= deadline {
-                return Ok(so_far.settled(in_vain(Verdict::TooLate, refused_for)));
-            }
-            let next = match event {
-                Event::Call => last_try::next_try(now, pause, after, deadline),
-                _ => Some(now + pause).filter(|at| *at < deadline),
-            };
-            if next.is_none() && event != Event::Call {
-                return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for)));
-            }
             let its_turn = async {
                 // Of a call that is not tried again the token, or the services, may change yet.
                 sleep_until(next.unwrap_or_else(|| last_try::settled_at(deadline))).await;
@@ -587,7 +591,7 @@ impl<'a> DeliveryRun<'a> {
             turn = tokio::select! {
                 its_turn = its_turn => match its_turn {
                     Some(turn) => turn,
-                    None => return Ok(so_far.settled(in_vain(Verdict::Retry { after }, refused_for))),
+                    None => return Ok(so_far.given_up(Verdict::Retry { after }, refused_for)),
                 },
                 () = &mut changed => {
                     if !recipient.stays().await {
@@ -602,7 +606,7 @@ impl<'a> DeliveryRun<'a> {
         }
     }
 
-    /// Tries once.
+    /// Makes one attempt.
     async fn attempt(
         &mut self,
         of: Content<'_>,
@@ -621,28 +625,44 @@ impl<'a> DeliveryRun<'a> {
     }
 }
 
-/// What a push says, and to whom; `None`: it is for nobody.
+/// The content and the recipient of a push. `None`: it is for nobody.
 pub(crate) type Content<'a> = Option<(&'a Push, &'a PushTarget)>;
 
-/// How long a push is tried, and who is told and asked meanwhile.
+/// The terms of a delivery: how long it is tried, who is told and who is asked.
 #[derive(Clone, Copy)]
 struct Terms<'a> {
     event: Event,
     of: Content<'a>,
     deadline: Instant,
-    /// Told when it leaves.
+    /// Is told when the push leaves.
     departure: &'a Departure,
-    /// Asked before it is tried again.
+    /// Is asked before each retry.
     recipient: &'a dyn Recipient,
 }
 
-/// Where a push goes on that other services have tried, and the news that others than these are in force.
+/// The state of a push that earlier services have tried, and the notice that other services come into force.
 struct Resumption<'a, 'b> {
     earlier: Earlier,
     changed: Pin<&'a mut Notified<'b>>,
 }
 
-/// The operator's mistake that this push was refused for, where it waits until that is mended.
+/// The time of the next attempt, if it comes before the deadline. `None`: a call that is tried no more, and lives until its deadline.
+fn next_try(
+    event: Event,
+    deadline: Instant,
+    pause: Duration,
+    after: Option<Duration>,
+) -> Result<Option<Instant>, Verdict> {
+    let now = Instant::now();
+    match now + pause {
+        _ if now >= deadline => Err(Verdict::TooLate),
+        _ if event == Event::Call => Ok(last_try::next_try(now, pause, after, deadline)),
+        at if at >= deadline => Err(Verdict::Retry { after }),
+        at => Ok(Some(at)),
+    }
+}
+
+/// The operator's mistake for which this push was refused, if the push waits until the mistake is corrected.
 fn mistake_waited_out(event: Event, attempt: &Attempt) -> Option<&'static str> {
     match attempt {
         Attempt::Done(Verdict::Refused { reason }) if is_waited_out(event) && is_of_configuration(reason) => {
@@ -652,7 +672,7 @@ fn mistake_waited_out(event: Event, attempt: &Attempt) -> Option<&'static str> {
     }
 }
 
-/// Whether a push waits for the operator to mend a mistake. A call is for now or never; and a test is asked for to see the mistake.
+/// Whether a push waits until the operator corrects a mistake. A call cannot wait, and a test should show the mistake.
 fn is_waited_out(event: Event) -> bool {
     !event.is_of_a_call() && event != Event::Test
 }

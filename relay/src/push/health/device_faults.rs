@@ -1,8 +1,8 @@
-//! Devices whose pushes a service answers with a fault of its own (5xx). The connection may be the reason, and then it is replaced. But the device may be the
-//! reason, too: its fault would follow it to each connection, and the pushes of all others must not change connections for it.
+//! Devices whose pushes a service answers with a fault of its own (5xx). If the connection is the cause, it has to be replaced. But if the device is the cause,
+//! its fault follows it to each connection, and other pushes must not lose their connection for it.
 //!
 //! Invariant: a device costs its channel at most [`LINES_OF_ONE`] connections within [`WITHIN`]. A call leaves a connection that has given no good answer yet,
-//! up to [`LINES_OF_CALLS`] times: where some of the service's hosts are sick, each try meets another host. Only faults that replaced a connection count.
+//! up to [`LINES_OF_CALLS`] times: where some hosts of the service are sick, each attempt may meet another host. Only faults that replaced a connection count.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::lock::Mutex;
 
-/// Lines that the faults of one device may cost ...
+/// The lines that the faults of one device may cost within [`WITHIN`].
 const LINES_OF_ONE: u32 = 3;
-/// ... with those that its calls meet first: more than a call has tries ...
+/// The same, including lines on which its call was the first request: more than a call has attempts.
 const LINES_OF_CALLS: u32 = 16;
-/// ... within this time.
+/// The time within which they count.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Devices that are counted; with a further one all begin anew.
+/// The number of devices that are counted; a further one clears all counts.
 const DEVICES_MAX: usize = 1_024;
 
 /// The faults of one channel.
@@ -33,8 +33,8 @@ pub(crate) fn name_of(token: &str) -> u64 {
 }
 
 impl Faults {
-    /// A push to `whom` was answered with a fault. Whether its line may be given up for that; `is_calls_first`: it is of a call, and the line has answered
-    /// nothing well.
+    /// Whether a line may be given up because a push to `whom` was answered with a fault. `is_calls_first`: the push is a call's, and the line has given no
+    /// good answer yet.
     pub(crate) fn may_cost_a_line(&self, whom: u64, is_calls_first: bool) -> bool {
         let lines = self.lock().get(&whom).filter(|(_, since)| since.elapsed() < WITHIN).map_or(0, |(lines, _)| *lines);
         lines < if is_calls_first { LINES_OF_CALLS } else { LINES_OF_ONE }

@@ -1,19 +1,18 @@
-//! The health of each push service of each app: one record, from which metrics, readiness, the status page and the log are
-//! fed.
+//! The health of each push service of each app: one record, which feeds metrics, readiness, the status page and the log.
 //!
 //! | event | meaning |
 //! | --- | --- |
 //! | a push was accepted, or a token was called gone | it is well |
-//! | it took our credentials, and called a token none: that is said before anything is pushed | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for what came of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
-//! | a trouble that the service or the way to it may have by itself (5xx, no connection, silence) | the third in a row: it fails |
-//! | a grave one: credentials or configuration are refused, a call was not taken in its time | it fails |
-//! | a trouble of one push or one device alone (its size, how much it gets) | nothing |
-//! | a verdict on a token | as [`token_refusals`] judges: one device's own is nothing |
+//! | a dry run: it took our credentials and called the token invalid | it is well, if it failed for its credentials or its configuration, or could not be reached; if it failed for the outcome of pushes, once nothing has gone wrong for [`QUIET_FOR`] |
+//! | a trouble of the service or of the way to it (5xx, no connection, silence) | the third in a row: it fails |
+//! | a grave trouble: credentials or configuration are refused, a call was not taken in time | it fails |
+//! | a trouble of one push or one device alone (its size, its quota) | none |
+//! | a verdict on a token | as [`token_refusals`] judges; that of one device means nothing |
 //!
-//! A failing service is asked again by itself ([`super::delivery::dry_run`]).
+//! A failing service is asked again by a dry run ([`super::delivery::dry_run`]).
 //!
-//! Invariant: a change of state is told once, in words, and at most each [`TELL_EVERY`]; a service that is well costs a few
-//! atomic writes for each push. Nothing here holds a token or a credential.
+//! Invariant: a change of state is reported once, in words, and at most each [`TELL_EVERY`]. A healthy service costs a few atomic writes for each push. Nothing
+//! here holds a token or a credential.
 
 pub(super) mod device_faults;
 pub(super) mod origin_health;
@@ -35,17 +34,17 @@ use crate::lock::Mutex;
 use crate::metrics::PushServiceSeries;
 use crate::secret::PushToken;
 
-/// How often a change of one service is told.
+/// The shortest interval between two reports of a change of one service.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// How long after the last trouble that came of a push a service fails that does not take one.
+/// How long after the last trouble of a push a service that takes none still counts as failing.
 const QUIET_FOR: Duration = Duration::from_secs(600);
 
-/// Troubles of a service with pushes to devices; dry runs say nothing about them.
+/// Troubles with pushes to devices, about which dry runs say nothing.
 const OF_PUSHES: [&str; 7] =
     [NOT_IN_TIME, "ServerError", "ConnectionLost", "Unanswered", "AskedToWait", "GoneWithoutReason", "ManyNotFound"];
 
-/// The reason of a call that was not taken before its caller gave up: what went wrong before it says more.
+/// The reason of a call that was not taken before its caller gave up; an earlier reason says more.
 pub(super) const NOT_IN_TIME: &str = "NotInTime";
 
 /// A trouble, by its meaning for the service.
@@ -73,7 +72,7 @@ pub(super) enum Note {
     Accepted,
     /// The service and our credentials are well, though this push was not taken.
     Well,
-    /// The service took our credentials, and called a token none. Whether it takes a push is not known by that.
+    /// The service took our credentials, and called a token invalid. That does not show whether it takes a push.
     LetIn,
     /// Nothing.
     Nothing,
@@ -102,7 +101,7 @@ impl State {
     }
 }
 
-/// How one service of one app stands now.
+/// The present health of one service of one app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The app's id.
@@ -111,13 +110,13 @@ pub struct Report {
     pub service: &'static str,
     /// Its state.
     pub state: State,
-    /// Since when, in seconds since 1970; 0 when it has not been needed yet.
+    /// The beginning of that state, in seconds since 1970; 0: the service was not needed yet.
     pub since: u64,
-    /// Why it fails: the service's word, and what it means.
+    /// Why it fails: the service's reason, and its meaning.
     pub reason: Option<(&'static str, Box<str>)>,
-    /// When it last took a push, in seconds since 1970; 0: never since this process began.
+    /// The time at which it last took a push, in seconds since 1970; 0: not in this process.
     pub last_accepted: u64,
-    /// Pushes that wait for it now.
+    /// The number of pushes that wait for it now.
     pub waiting: u64,
 }
 
@@ -130,7 +129,7 @@ struct Part {
 
 /// The record of one service of one app.
 pub(super) struct Record {
-    /// The part that is told of notes here.
+    /// Receives a copy of the notes here.
     part: Option<Part>,
     /// Of a token endpoint: the service that it gives tokens for.
     tokens_for: Option<Arc<Record>>,
@@ -140,7 +139,7 @@ pub(super) struct Record {
     tokens: Arc<Tokens>,
     /// Troubles since the last push that was taken.
     troubles: AtomicU32,
-    /// Whether the service is one that is used: only that one's is told by the metric.
+    /// Whether the service is in use: the metric shows no other.
     in_force: AtomicBool,
     standing: Mutex<Standing>,
 }
@@ -150,9 +149,9 @@ struct Standing {
     since: u64,
     reason: &'static str,
     detail: Box<str>,
-    /// When something went wrong last.
+    /// The time of the last trouble.
     troubled: Option<Instant>,
-    /// The state told last, and when.
+    /// The state reported last, and when.
     told: Option<(State, Instant)>,
     to_be_told: bool,
 }
@@ -167,7 +166,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Record {
-    /// `earlier`: that of the same service of the same app until now, with other settings; its good tokens are known.
+    /// `earlier`: the record of the same service with its former settings, whose good tokens are taken over.
     pub(super) fn new(
         app: &str,
         service: &'static str,
@@ -195,21 +194,21 @@ impl Record {
         self.service
     }
 
-    /// The service is used from now on, or no more.
+    /// Notes whether the service is in use.
     pub(super) fn note_in_force(&self, is: bool) {
         let standing = self.lock();
         self.in_force.store(is, Ordering::Relaxed);
         self.tell_metric(&standing);
     }
 
-    /// A service that has not been needed is not known to be away.
+    /// Sets the metric of a service in use. One that was not needed yet counts as up.
     fn tell_metric(&self, standing: &Standing) {
         if self.in_force.load(Ordering::Relaxed) {
             self.series.up.set(i64::from(standing.state != State::Failing));
         }
     }
 
-    /// The record of one service among many, which is told in `of` and nowhere else.
+    /// The record of one service among many, which is reported in `of` alone.
     pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
         let standing = Standing::new();
         Arc::new(Self {
@@ -246,7 +245,7 @@ impl Record {
         Waiting(self)
     }
 
-    /// A push through the service ended so, whatever was tried.
+    /// Notes the final outcome of a push through the service.
     pub(super) fn count(&self, outcome: PushOutcome) {
         self.series.push(outcome);
     }
@@ -280,7 +279,7 @@ impl Record {
         self.tokens.took(token);
     }
 
-    /// This token was refused, for one of the reasons that are those of tokens.
+    /// This token was refused, for a reason that is about tokens.
     pub(super) fn token_refused(self: &Arc<Self>, reason: &'static str, token: &PushToken) {
         match self.tokens.refused(token) {
             RefusalMeaning::Nothing => {}
@@ -294,7 +293,7 @@ impl Record {
         self.series.last_accepted.set(i64::try_from(advertised_now()).unwrap_or(i64::MAX)) == 0
     }
 
-    /// Something went wrong; `detail` in words of this system, which hold no secret.
+    /// Notes a trouble; `detail` is in words of this system, without a secret.
     pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
         if let Some(service) = &self.tokens_for {
             let (reason, detail) = reasons::at_token_endpoint(trouble.reason, detail);
@@ -314,7 +313,7 @@ impl Record {
         let count = self.troubles.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let mut standing = self.lock();
         standing.troubled = Some(Instant::now());
-        // A grave one says what is to be mended; what follows from it says less.
+        // A grave trouble names what to correct; its consequences say less.
         let vague = trouble.reason == NOT_IN_TIME && count > 1;
         let says_more =
             !vague && (trouble.grave || standing.state != State::Failing || standing.reason == trouble.reason);
@@ -347,7 +346,7 @@ impl Record {
         (!standing.reason.is_empty()).then(|| (standing.reason, standing.words()))
     }
 
-    /// Why it fails, or what has gone wrong since then; that a call was not taken in time is no reason.
+    /// Why it fails, or the trouble since then; a call that was not taken in time is no reason.
     pub(super) fn trouble_since(&self, since: Instant) -> Option<&'static str> {
         let standing = self.lock();
         let is_of_now = standing.state == State::Failing || standing.troubled.is_some_and(|at| at >= since);
@@ -385,7 +384,7 @@ impl Record {
         self.tell(standing);
     }
 
-    /// Tells how it stands, now or when that is due.
+    /// Reports the state, now or when a report is due.
     fn tell(self: &Arc<Self>, mut standing: MutexGuard<'_, Standing>) {
         let (before, due) = match standing.told {
             Some((state, at)) => (state, at + TELL_EVERY),
@@ -424,7 +423,7 @@ impl Record {
                     "the push service fails"
                 );
             }
-            // A service that is well from the start is no news.
+            // A service that is healthy from the start is not reported.
             State::Well if before == State::Failing => {
                 standing.told = Some((State::Well, now));
                 drop(standing);

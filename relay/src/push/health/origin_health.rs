@@ -1,18 +1,18 @@
 //! The services in trouble among the many that stand behind one record.
 //!
-//! Devices choose them, so that one of them may be anybody's: its trouble must not be taken for all, and its health must not hide
-//! the trouble of the others.
+//! Devices choose the services, and anybody may run one: the trouble of one must not be taken for that of all, and its health must not hide the trouble of the
+//! others.
 //!
 //! | a trouble of | counts |
 //! | --- | --- |
-//! | one of those that have taken a push within [`TAKEN_FOR`] | once until it is well, as a light one |
-//! | likewise, when those in trouble have taken [`SHARE`] of the latest pushes | always, as a light one |
-//! | likewise, with a grave trouble or the third in a row each | always: all fail, until each of them is well or in no trouble for [`TAKEN_FOR`] |
-//! | another one | not |
-//! | where none has taken any: one of those that are known | once, as a light one; always, when all of them are in trouble |
+//! | a service that has taken a push within [`TAKEN_FOR`] | once until it is well, as a light trouble |
+//! | likewise, when the services in trouble have taken [`SHARE`] of the latest pushes | always, as a light trouble |
+//! | likewise, when each of them has a grave trouble, or its third in a row | always: all fail, until each of them is well, or in no trouble for [`TAKEN_FOR`] |
+//! | any other service | not at all |
+//! | a known service, while none has taken a push | once, as a light trouble; always, when all of them are in trouble |
 //!
-//! Invariant: at most [`SERVICES_MAX`] are remembered of each kind, by a keyed hash, for [`TAKEN_FOR`]: their names would tell whose devices there
-//! were. Pushes taken by a service weigh half after [`LATEST`] pushes or fewer.
+//! Invariant: at most [`SERVICES_MAX`] services of each kind are remembered, for [`TAKEN_FOR`] and by a keyed hash, because their names would tell whose
+//! devices there were. After [`LATEST`] pushes or fewer, earlier pushes count half.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -26,11 +26,11 @@ use crate::lock::Mutex;
 
 /// Light troubles in a row at which a service fails.
 pub(super) const TROUBLES: u32 = 3;
-/// How long a service that has taken a push is one of those that count.
+/// How long a service counts after it has taken a push.
 const TAKEN_FOR: Duration = Duration::from_secs(24 * 3_600);
-/// The part of the latest pushes that speaks for all: one in so many.
+/// The part of the latest pushes that is representative: one in so many.
 const SHARE: u32 = 4;
-/// With so many pushes taken the earlier ones weigh half.
+/// After so many pushes, earlier ones count half.
 const LATEST: u32 = 1_024;
 /// Services that are remembered. The trouble of a further one does not count; a further one that takes a push replaces the one that
 /// has taken none for longest.
@@ -40,25 +40,25 @@ const SERVICES_MAX: usize = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
     Nothing,
-    /// As much as a light one.
+    /// That of a light trouble.
     Light,
-    /// The services fail.
+    /// That of a failure.
     Fails,
 }
 
 /// The services in trouble.
 pub(crate) struct Troubled {
     services: Mutex<Services>,
-    /// Random: services are remembered by a hash with it.
+    /// The random key of the hashes of services.
     key: RandomState,
-    /// How many there are.
+    /// The number of services.
     known: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
 struct Services {
     taken: HashMap<u64, Taken>,
-    /// Pushes taken since they last lost weight.
+    /// The pushes taken since earlier ones last counted half.
     latest: u32,
     in_trouble: HashMap<u64, InTrouble>,
 }
@@ -72,7 +72,7 @@ struct InTrouble {
     /// Troubles in a row; a grave one is as many as make a failure.
     count: u32,
     last: Instant,
-    /// For its failing all were called failing.
+    /// Whether all were called failing because of it.
     counts: bool,
 }
 
@@ -81,24 +81,24 @@ impl Troubled {
         Self { services: Mutex::default(), key: RandomState::new(), known }
     }
 
-    /// This one has taken a push. Whether that says that all are well.
+    /// A service has taken a push. Returns whether that shows that all are well.
     pub(super) fn took(&self, origin: &str) -> bool {
         let (origin, mut services) = (self.name_of(origin), self.lock());
         services.count(origin, Instant::now());
         services.is_well(origin)
     }
 
-    /// Whether this one has taken a push within [`TAKEN_FOR`], as far as that is remembered.
+    /// Whether a service is known to have taken a push within [`TAKEN_FOR`].
     pub(crate) fn has_taken(&self, origin: &str) -> bool {
         self.lock().taken.get(&self.name_of(origin)).is_some_and(|taken| taken.last + TAKEN_FOR > Instant::now())
     }
 
-    /// This one is well. Whether that says that all are.
+    /// A service is well. Returns whether that shows that all are.
     pub(super) fn well(&self, origin: &str) -> bool {
         self.lock().is_well(self.name_of(origin))
     }
 
-    /// Forgets what was longer ago than it counts.
+    /// Forgets services that do not count any more.
     pub(crate) fn forget(&self) {
         self.lock().forget(Instant::now());
     }

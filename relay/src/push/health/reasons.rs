@@ -2,18 +2,18 @@
 //!
 //! Invariant: a reason is one of the words here, so that no log, metric or answer repeats what a peer has sent.
 
-/// The service offers no HTTP/2; who speaks HTTP/1.1 as well goes on with that.
+/// The service offers no HTTP/2; a channel that speaks HTTP/1.1 as well uses that.
 pub(crate) const NOT_HTTP2: &str = "NotHttp2";
-/// A device's endpoint leads to an address that the relay does not talk to.
+/// A device's endpoint leads to an address that the relay must not contact.
 pub(crate) const NOT_ALLOWED: &str = "EndpointNotAllowed";
 
-/// The service takes no more for one device now: it says nothing of the service.
+/// The service takes no more for one device now, which says nothing about its health.
 pub(crate) const TOO_MANY_REQUESTS: &str = "TooManyRequests";
 
 /// A reason that is not known.
 pub(crate) const OTHER: &str = "OtherReason";
 
-/// The reasons for which APNs refuses a push; a word that is not here is told as [`OTHER`].
+/// The reasons for which APNs refuses a push; an unknown one is reported as [`OTHER`].
 const APNS: &[&str] = &[
     "BadCertificate",
     "BadCertificateEnvironment",
@@ -39,7 +39,7 @@ const APNS: &[&str] = &[
     "UnrelatedKeyIdInToken",
 ];
 
-/// One of the words of APNs.
+/// A known reason of APNs.
 pub(crate) fn of_apns(reason: &str) -> &'static str {
     APNS.iter().find(|known| **known == reason).copied().unwrap_or(OTHER)
 }
@@ -136,7 +136,7 @@ pub(super) fn at_token_endpoint<'a>(reason: &'static str, detail: &'a str) -> (&
     }
 }
 
-/// Whether a push is refused for a mistake of the operator's, or of the service's about us: of the key, the topic, the project. Once that is mended the
+/// Whether a push is refused for a mistake in the configuration, here or at the service: of the key, the topic, the project. Once that is corrected, the
 /// same push is taken.
 pub(crate) fn is_of_configuration(reason: &str) -> bool {
     matches!(

@@ -1,13 +1,14 @@
-//! Answers of a push service since it last took a push: they count until it takes the next one.
+//! The answers of a push service since it last took a push. They count until it takes the next one.
 //!
-//! Invariant: a push that is taken costs one atomic read where nothing was noted. Of a device nothing is kept but the keyed hash that the caller names it by.
+//! Invariant: a push that is taken costs one atomic read if no such answer was noted. A device is known by the keyed hash that the caller gives, and by nothing
+//! else.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock::Mutex;
 
-/// A value that is empty again with the next push that is taken.
+/// A value that the next push taken clears.
 #[derive(Default)]
 pub(crate) struct SinceTaken<T> {
     any: AtomicBool,
@@ -15,7 +16,7 @@ pub(crate) struct SinceTaken<T> {
 }
 
 impl<T: Default> SinceTaken<T> {
-    /// Takes note of something.
+    /// Changes the value.
     pub(crate) fn note<R>(&self, note: impl FnOnce(&mut T) -> R) -> R {
         let mut noted = self.lock();
         self.any.store(true, Ordering::Relaxed);
@@ -34,12 +35,12 @@ impl<T: Default> SinceTaken<T> {
     }
 }
 
-/// Different devices, up to `ENOUGH`.
+/// A set of devices, of up to `ENOUGH`.
 #[derive(Default)]
 pub(crate) struct DistinctDevices<const ENOUGH: usize>(Vec<u64>);
 
 impl<const ENOUGH: usize> DistinctDevices<ENOUGH> {
-    /// Adds one; whether there are enough.
+    /// Adds a device. Returns whether there are enough.
     pub(crate) fn add(&mut self, device: u64) -> bool {
         if self.0.len() < ENOUGH && !self.0.contains(&device) {
             self.0.push(device);

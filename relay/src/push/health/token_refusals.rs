@@ -1,20 +1,19 @@
-//! Refusals of tokens by a push service, as far as they say something of the service.
+//! Refusals of tokens by a push service, as far as they say something about the service.
 //!
-//! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing of the
-//! service. A token of which a push was taken before is a good one.
+//! A device chooses its token: one of another project, of another app or of no app at all is refused for good, and says nothing about the service. A token to
+//! which a push was taken before is a good one.
 //!
 //! | refused since the last push that was taken | meaning for the service |
 //! | --- | --- |
-//! | tokens of which no push was taken since this process began, where one was taken of any | nothing |
-//! | fewer than [`REFUSED_NEW`] such, where none was taken yet of any | nothing |
-//! | [`REFUSED_NEW`] such and more, where none was taken yet of any | each that the key or the project may be the wrong one: a light trouble |
-//! | fewer than [`REFUSED`] good ones | nothing |
-//! | [`REFUSED`] good ones | the key, the project or the endpoint is the wrong one: the service fails |
+//! | tokens that were never good in this run, while another token was | none |
+//! | fewer than [`REFUSED_NEW`] tokens, while none was good yet | none |
+//! | [`REFUSED_NEW`] tokens and more, while none was good yet | a light trouble for each: the key or the project may be wrong |
+//! | fewer than [`REFUSED`] good tokens | none |
+//! | [`REFUSED`] good tokens | the key, the project or the endpoint is wrong: the service fails |
 //!
-//! The first push that is taken clears it all: a client that names its own tokens makes no service fail that takes those of others.
+//! The first push that is taken clears the counts, so that a client that invents tokens cannot make a service fail that takes those of others.
 //!
-//! Invariant: of a token nothing is kept but a hash with a key of this process. At most [`KNOWN`] tokens are known; a further one takes
-//! the place of another.
+//! Invariant: a token is kept as a hash alone, with a key of this process. At most [`KNOWN`] tokens are known; a further one replaces another.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,16 +21,16 @@ use super::device_faults::name_of;
 use super::since_taken::{DistinctDevices, SinceTaken};
 use crate::secret::PushToken;
 
-/// Good tokens that are refused in a row at which the service fails.
+/// The number of good tokens, refused in a row, at which the service fails.
 const REFUSED: usize = 3;
-/// Different tokens, none of them known, that are refused before any push was taken, at which that is a trouble.
+/// The number of unknown tokens, refused before any push was taken, from which on each is a trouble.
 const REFUSED_NEW: usize = 10;
-/// Tokens that are known of one service: 16 KiB.
+/// The number of tokens that are known of one service: 16 KiB.
 const KNOWN: usize = 2_048;
-/// The reasons for refusing a token, of each service.
+/// The reasons of each service for refusing a token.
 const REASONS: [&str; 4] = ["BadDeviceToken", "DeviceTokenNotForTopic", "SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR"];
 
-/// Whether this is said of a token.
+/// Whether a reason is about the token.
 pub(crate) fn is_of_a_token(reason: &str) -> bool {
     REASONS.contains(&reason)
 }
@@ -40,7 +39,7 @@ pub(crate) fn is_of_a_token(reason: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusalMeaning {
     Nothing,
-    /// The service may fail.
+    /// The service may be failing.
     Light,
     /// The service fails.
     Fails,
@@ -48,11 +47,11 @@ pub(super) enum RefusalMeaning {
 
 /// The tokens of one service.
 pub(super) struct Tokens {
-    /// The tokens of which a push was taken, each at the place that its hash names; 0: none.
+    /// The tokens to which a push was taken, each at the place that its hash names; 0: none.
     taken: Box<[AtomicU64]>,
-    /// Good ones that are refused now.
+    /// The good tokens that are refused now.
     refused: SinceTaken<DistinctDevices<REFUSED>>,
-    /// A push was taken.
+    /// Whether a push was taken.
     any_taken: AtomicBool,
     /// The tokens that were refused before any was taken.
     refused_new: SinceTaken<DistinctDevices<REFUSED_NEW>>,
@@ -67,7 +66,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// A push to this one was taken.
+    /// A push to this token was taken.
     pub(super) fn took(&self, token: &PushToken) {
         let hash = Self::hash(token);
         self.place_of(hash).store(hash, Ordering::Relaxed);
@@ -78,7 +77,7 @@ impl Tokens {
         self.refused.clear();
     }
 
-    /// Takes note of a refused token; returns the meaning for the service.
+    /// Notes a refused token. Returns the meaning for the service.
     pub(super) fn refused(&self, token: &PushToken) -> RefusalMeaning {
         let hash = Self::hash(token);
         let is_known = self.place_of(hash).load(Ordering::Relaxed) == hash;

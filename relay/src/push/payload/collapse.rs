@@ -1,17 +1,16 @@
-//! Collapse keys of pushes that tell of the same thing, so that the newest is enough: copies of one whose answer was lost, and later states of one
-//! subject.
+//! Collapse keys of pushes about the same thing, of which the newest is enough: copies of a push whose answer was lost, and later states of one subject.
 //!
-//! | push | tells of |
+//! | push | subject |
 //! | --- | --- |
 //! | `message`, `missed-call` | that message, that call |
 //! | `voicemail` | the mailbox |
 //! | `renew`, `expiring`, `expired` | the lease |
 //! | `registration-failing`, `-restored`, `-lost` | the registration |
 //!
-//! APNs shows one for those of a key (`apns-collapse-id`), and Web Push keeps one for a device that is away (`Topic`, RFC 8030 §5.4). FCM gets
-//! no key: it keeps those of four for a device, and drops others without a word.
+//! APNs shows one notification for a key (`apns-collapse-id`), and Web Push keeps one push for an absent device (`Topic`, RFC 8030 §5.4). FCM gets no key: it
+//! keeps four keys for a device, and silently drops others.
 //!
-//! Invariant: a key says nothing but that two pushes to a device have the same one; a call has none.
+//! Invariant: a key tells nothing but that two pushes to a device are about the same thing. A call has no key.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;

@@ -1,14 +1,14 @@
-//! Joiners in a caller's name: ZWJ (U+200D) and ZWNJ (U+200C), which show nothing by themselves and change how their neighbours look.
+//! Joiners in a caller's name: ZWJ (U+200D) and ZWNJ (U+200C), which are invisible and change the look of their neighbours.
 //!
-//! | between | | stays |
+//! | between | joiner | is kept |
 //! | --- | --- | --- |
-//! | two emoji | ZWJ | it makes one of them: a family, a profession |
-//! | two letters or marks of one script that joins its letters (Arabic, Persian, those of India, …) | either | the word is spelt so |
-//! | anything else, Latin letters among it | either | no: two names would look alike |
+//! | two emoji | ZWJ | yes: it makes one of them (a family, a profession) |
+//! | two letters or marks of one script that joins its letters (Arabic, Persian, those of India, …) | either | yes: the word is spelt so |
+//! | anything else, Latin letters as well | either | no: two names would look alike |
 //!
-//! As RFC 5892, appendices A.1 and A.2, restrict joiners in a domain name, by the neighbours' blocks in place of their joining types.
+//! RFC 5892, appendices A.1 and A.2, restricts joiners in domain names likewise, by joining types; here the blocks of the neighbours decide.
 //!
-//! Invariant: a joiner stands alone between two neighbours, never at an end.
+//! Invariant: a joiner that is kept stands alone between two neighbours, never at an end.
 
 use std::ops::RangeInclusive;
 

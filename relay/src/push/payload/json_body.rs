@@ -1,7 +1,7 @@
 //! The JSON body of a request to a push service.
 //!
-//! Invariant: nothing of a push stands within the first [`LEAD`] bytes, which are spaces (RFC 8259 §2). The HTTP/2 library copies the beginning of a body into a buffer that
-//! it keeps as it is until the next request; the rest goes from its own memory, which is zeroed when the push has left.
+//! Invariant: the first [`LEAD`] bytes are spaces (RFC 8259 §2). The HTTP/2 library copies the beginning of a body into a buffer, which keeps it until the next
+//! request; the rest leaves from its own memory, which is zeroed when the push has left.
 
 use serde::Serialize;
 

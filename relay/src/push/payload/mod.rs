@@ -1,8 +1,8 @@
-//! The payload of a push: the one JSON object that apps read, as each service wants it wrapped.
+//! The payload of a push: the one JSON object that apps read, wrapped as each service wants it.
 //!
-//! Invariant: the outcome is valid JSON within the service's limit, whatever name the caller chose: characters that are invisible, break lines or
-//! turn the reading direction are left out of `from` and `name`, and these two are cut to [`NAME_MAX`] and [`FROM_MAX`] at the end of a grapheme, and
-//! shortened further when the whole would be too large. Absent members are absent, not null.
+//! Invariant: the payload is valid JSON within the service's limit, whatever name the caller chose. `from` and `name` lose characters that are invisible, break
+//! lines or turn the reading direction. They are cut to [`NAME_MAX`] and [`FROM_MAX`] at the end of a grapheme, and shortened further if the whole is too
+//! large. Absent members are absent, not null.
 
 pub(super) mod collapse;
 mod joiners;
@@ -171,7 +171,8 @@ fn fit(
     let room = sealed::plaintext_room(limit.saturating_sub(around));
     let told = shortened(push, room, |from, name| encode(&CallerFields { from, name, extra: Extra(&push.extra) }))?;
     // If nothing can be sealed, no caller is named, and the device is woken all the same.
-    let sealed = sealed::seal(key, (push.event.name(), &instance, call.as_deref()), told);
+    let context = sealed::Context { event: push.event.name(), instance: &instance, call: call.as_deref() };
+    let sealed = sealed::seal(key, &context, told);
     within(whole(None, None, &[], sealed.as_deref()), limit)
 }
 

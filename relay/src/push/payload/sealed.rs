@@ -24,17 +24,21 @@ pub(super) fn plaintext_room(room: usize) -> usize {
 }
 
 /// Seals `plaintext` for the push of this event, instance and call.
-pub(super) fn seal(key: &PublicKey, of: Of<'_>, mut plaintext: Vec<u8>) -> Option<String> {
+pub(super) fn seal(key: &PublicKey, context: &Context<'_>, mut plaintext: Vec<u8>) -> Option<String> {
     plaintext.resize(plaintext.len().next_multiple_of(BLOCK), b' ');
-    let sealed = key.seal(info(of).as_bytes(), b"", &plaintext)?;
+    let sealed = key.seal(info(context).as_bytes(), b"", &plaintext)?;
     Some(URL_SAFE_NO_PAD.encode(sealed))
 }
 
-/// The push: its event, instance and call.
-pub(super) type Of<'a> = (&'a str, &'a str, Option<&'a str>);
+/// What binds a sealed member to its push.
+pub(super) struct Context<'a> {
+    pub(super) event: &'a str,
+    pub(super) instance: &'a str,
+    pub(super) call: Option<&'a str>,
+}
 
 /// [`PURPOSE`], event, instance and call (where there is one), with a space between.
-fn info((event, instance, call): Of<'_>) -> String {
+fn info(Context { event, instance, call }: &Context<'_>) -> String {
     let mut info = format!("{PURPOSE} {event} {instance}");
     if let Some(call) = call {
         info.push(' ');
@@ -50,7 +54,7 @@ pub fn opened(key: &PrivateKey, push: &Value) -> Option<Value> {
     let Some(sealed) = push.remove("sealed") else { return Some(Value::Object(push)) };
     let sealed = URL_SAFE_NO_PAD.decode(sealed.as_str()?).ok()?;
     let word = |name: &str| push.get(name).and_then(Value::as_str);
-    let info = info((word("event")?, word("instance")?, word("call")));
+    let info = info(&Context { event: word("event")?, instance: word("instance")?, call: word("call") });
     let plaintext = key.open(info.as_bytes(), b"", &sealed)?;
     let told: Map<String, Value> = serde_json::from_slice(&plaintext).ok()?;
     // Members in the clear stay as they are.
@@ -94,8 +98,8 @@ mod tests {
     fn its_length_is_in_blocks() {
         let key = PrivateKey::generate().unwrap();
         let public = key.public().unwrap();
-        let of = ("call", "pi_x", Some("c_y"));
-        let sealed = |length: usize| seal(&public, of, vec![b' '; length]).unwrap().len();
+        let context = Context { event: "call", instance: "pi_x", call: Some("c_y") };
+        let sealed = |length: usize| seal(&public, &context, vec![b' '; length]).unwrap().len();
         assert_eq!(sealed(1), sealed(BLOCK));
         assert!(sealed(BLOCK) < sealed(BLOCK + 1));
         for room in [410, 1_000, 3_800, 5_000] {

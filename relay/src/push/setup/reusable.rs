@@ -1,8 +1,8 @@
-//! A push service of an App and what it was made of, so that a reload makes anew only what has changed: connections, tokens, rests and
-//! how a service stands are kept with it.
+//! A push service of an App, and the settings that it was made from. A reload makes only changed services anew: the others keep their connections, tokens,
+//! pauses and health.
 //!
-//! Invariant: a service that is taken over has the same settings, and the files that they name are readable and hold the same bytes. Of a file
-//! nothing is kept but its hash.
+//! Invariant: a service that is kept has the same settings, and the files that they name are readable and hold the same bytes. A file is remembered by its hash
+//! alone.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -25,14 +25,14 @@ pub(crate) struct Made<S, T> {
 }
 
 impl<S: Clone + PartialEq, T> Made<S, T> {
-    /// The earlier one if it would be the same, else what `make` makes of `settings`, which name `files`.
+    /// The earlier service if it would be the same; otherwise a new one that `make` makes from `settings`, which name `files`.
     pub(crate) fn of(
         settings: &S,
         files: &[&Path],
         earlier: Option<&Self>,
         make: impl FnOnce() -> Result<T, Problem>,
     ) -> Result<Self, Problem> {
-        // Before they are read for use: one that is replaced meanwhile looks changed the next time.
+        // The hashes are taken before the files are read for use, so that a file replaced meanwhile looks changed the next time.
         let files: Vec<_> = files.iter().map(|file| fingerprint(file)).collect();
         let is_same = |earlier: &&Self| {
             earlier.settings == *settings && earlier.files == files && files.iter().all(Option::is_some)

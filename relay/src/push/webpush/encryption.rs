@@ -1,7 +1,7 @@
-//! A push as only its device can read it: the content coding `aes128gcm` (RFC 8188) with keys agreed on as RFC 8291 says.
+//! The encryption of a push that only its device can read: the content coding `aes128gcm` (RFC 8188), with keys by RFC 8291.
 //!
-//! Invariant: each push has a key pair and a salt of its own; its length is that of a whole number of blocks, so that it
-//! tells little of what is in it; it fits into what every push service takes.
+//! Invariant: each push has its own key pair and salt. Its length is a whole number of blocks, so that it tells little of the content, and fits every push
+//! service.
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};

@@ -1,8 +1,7 @@
-//! A push to a service that speaks HTTP/1.1 alone, as many do that stand behind somebody's own web server: one connection for
-//! each push.
+//! A push to a service that speaks HTTP/1.1 alone, as many do behind a private web server: one connection for each push.
 //!
-//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly has not taken the push. The connection is
-//! dialled, verified and limited as the others are, and where they are; only what is spoken in it is older.
+//! Invariant: as with HTTP/2, [`Failure::Unsent`] means that the service certainly has not taken the push. The connection is dialled, verified and limited by
+//! the same code; only the protocol in it is older.
 
 use std::sync::Arc;
 use std::time::Duration;

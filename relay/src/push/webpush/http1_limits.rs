@@ -1,14 +1,14 @@
-//! How many pushes go by HTTP/1.1 at once: each has a connection of its own, which the client that has chosen the service may keep hanging as long as
-//! the push is worth anything.
+//! Limits on simultaneous pushes by HTTP/1.1. Each has a connection of its own, and the service, which a client has chosen, may keep it open as long as the
+//! push lives.
 //!
-//! | the service | for it alone | with all others of the App that are so |
+//! | the service | places for it alone | places with all others like it |
 //! | --- | --- | --- |
-//! | has taken a push within a day | [`OF_ONE`] | [`OF_ALL`] |
-//! | has taken none lately | [`OF_A_NEW_HOST`], with all other ports of its host | [`OF_ALL_NEW`], which hosts take in turn (`turns.rs`) |
+//! | has taken a push within a day | [`OF_ONE`] | [`OF_ALL`] of the App |
+//! | has taken none lately | [`OF_A_NEW_HOST`], with all other ports of its host | [`OF_ALL_NEW`] of the App, which hosts take in turn (`turns.rs`) |
 //!
-//! A call waits for a place. Any other push does not, and leaves a quarter of them free.
+//! A call waits for a place. Any other push does not, and leaves a quarter of the places free.
 //!
-//! Invariant: services that take nothing use no place of a service that has taken a push, and a host waits for the places of another only until one is given
+//! Invariant: services that take nothing use no place of a service that has taken a push. A host waits for the places of another host only until one is given
 //! back.
 
 use std::sync::Arc;

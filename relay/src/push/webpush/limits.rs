@@ -1,14 +1,13 @@
-//! The subscriptions that their service wants to be left alone: a 429 is about one push resource (RFC 8030 §8.4), and each device has
-//! its own.
+//! Subscriptions that are left alone for a while: a 429 is about one push resource (RFC 8030 §8.4), and each device has its own.
 //!
-//! | who is told 429 | what follows |
+//! | a 429 | consequence |
 //! | --- | --- |
-//! | a subscription, with a time | nothing is sent to it until that has passed |
-//! | a subscription, without one | likewise for the pauses between the tries of a push, which grow; but a call goes, and has pauses of its own |
-//! | [`SEVERAL`] of them, none of which was told so lately, and none is taken meanwhile | the service may be asked too much: see [`Limits::note`] |
+//! | for a subscription, with a time | nothing is sent to it until that time has passed |
+//! | for a subscription, without a time | nothing is sent to it for the growing pauses between the attempts of a push; but a call goes, with pauses of its own |
+//! | for [`SEVERAL`] subscriptions that had none lately, with no push taken between them | the service may be overloaded: see [`Limits::note`] |
 //!
-//! Invariant: a limit told to one device holds no call of another back. Without any of it a push costs one atomic read. No endpoint is kept, but its
-//! keyed hash.
+//! Invariant: a limit for one device delays no call to another. While there is no limit, a push costs one atomic read. An endpoint is kept as its keyed hash
+//! alone.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};

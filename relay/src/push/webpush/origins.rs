@@ -1,17 +1,17 @@
 //! The push services that an App's devices have chosen: one connection for each origin, made when it is needed.
 //!
-//! The subscribing client names the service, and may name anything: so each address is judged by `upstream.allow_addresses` when
-//! it is dialled, and an origin costs its own connection alone.
+//! A subscribing client names its service, and may name anything. So `upstream.allow_addresses` judges each address when it is dialled, and an origin costs its
+//! own connection alone.
 //!
-//! | where there is no room for a new one, that one gives way |
+//! | when there is no room for a new origin, it replaces |
 //! | --- |
-//! | which has never taken a push, before those that have |
-//! | of these, which no push waits for |
-//! | of these, which was used longest ago |
+//! | one that has never taken a push, rather than one that has |
+//! | among those, one that no push waits for |
+//! | among those, the one used longest ago |
 //!
-//! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host; one that nobody has needed for [`IDLE`] is forgotten
-//! within [`LOOK_EVERY`], whether others are needed or not, and with it goes its connection, its VAPID token and its TLS session: it tells whose
-//! device it served. Each push has its origin: an origin that gives way lives on for the pushes that it has.
+//! Invariant: at most [`ORIGINS_MAX`] origins are known, and [`OF_A_HOST_MAX`] of one host. An origin that nobody has needed for [`IDLE`] is forgotten within
+//! [`LOOK_EVERY`], with its connection, its VAPID token and its TLS session, because it tells whose device it served. A push keeps its origin: one that was
+//! replaced lives on for the pushes that it has.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,12 +1,12 @@
-//! Places that many hosts share: each has a few at most, and a waiting push gets one when it is its host's turn.
+//! Places that many hosts share. Each host has a few at most, and a waiting push gets one when it is its host's turn.
 //!
-//! | a place is free | it goes to |
-//! | --- | --- |
-//! | and hosts wait that may have one more | the one of these that has the fewest |
-//! | of several such | the one that has waited for longest |
+//! | a free place goes to |
+//! | --- |
+//! | the waiting host that has the fewest places, if it may have one more |
+//! | of several such hosts, the one that has waited longest |
 //!
-//! Invariant: no push waits while there is a place that its host may have. A host that keeps its places busy delays only hosts that have more of them. No lock
-//! is held while anything waits. A host without a place and without a waiting push is forgotten with the next place that is given back.
+//! Invariant: no push waits while its host may have a free place. A host that keeps its places busy delays only hosts that have more of them. No lock is held
+//! during a wait. A host without a place and without a waiting push is forgotten when the next place is given back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard};

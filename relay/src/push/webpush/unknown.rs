@@ -1,16 +1,16 @@
-//! Whether a 404 is believed, which says that a subscription is gone and so ends its instance for good. A proxy that has lost its service answers 404 to each
-//! path: so many 404s in a row, with no push taken between them, count as a fault of the service.
+//! Whether a 404 is believed. It says that a subscription is gone, which ends its instance for good; but a proxy that has lost its service answers 404 to every
+//! path. So many 404s in a row, with no push taken between them, count as a fault of the service.
 //!
-//! | 404s since a push was taken last | each is |
+//! | 404s since the last push that was taken | each is |
 //! | --- | --- |
 //! | for up to [`BELIEVED`] subscriptions | believed: each is gone |
-//! | for up to as many at all nodes and their runs (`agent/token_doubts.rs`) | likewise |
+//! | for up to as many at all nodes and their runs (`agent/token_doubts.rs`) | believed |
 //! | likewise, while the store that counts those is away | not believed this time, and no fault of the service |
-//! | for the next ones, until [`QUIET`] after the last that was new | a fault of the service: none of these is gone; their calls end, and what is no call is tried again |
+//! | for further ones, until [`QUIET`] after the last new one | a fault of the service: no subscription is gone; calls end, and other pushes are tried again |
 //!
 //! A 410 is always believed: only the service itself knows that a resource was there (RFC 9110 §15.5.11).
 //!
-//! Invariant: a push that is taken costs one atomic read here. No endpoint is kept, but its keyed hash; of those that are doubted at most [`DOUBTED_MAX`].
+//! Invariant: a push that is taken costs one atomic read here. An endpoint is kept as its keyed hash alone, and at most [`DOUBTED_MAX`] doubted ones are.
 
 use std::time::Duration;
 

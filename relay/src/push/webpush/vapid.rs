@@ -1,6 +1,6 @@
-//! The App's identity at push services: VAPID (RFC 8292), a token signed with the App's key for each service.
+//! The App's identity at push services: VAPID (RFC 8292), a token for each service, signed with the App's key.
 //!
-//! Invariant: a token is for one origin and lives [`LIFE`]; the private key is never printed.
+//! Invariant: a token is for one origin and lives for [`LIFE`]. The private key is never printed.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,14 +1,14 @@
-//! Effects of the messages that a leaving node and the others send each other (`drain_messages`).
+//! What follows from the messages that a leaving node and the others exchange (`drain_messages`).
 //!
 //! ```text
-//! shard ── an instance is wiped ─────────────── each node that leaves ── releases it ── heard ── the receipt
-//! shard ── a registration that passed through ─ each other node ──────── releases a copy ─ heard ── the receipt
-//! shard of a node that leaves ── a dead token ── the owner ── judges by its record
-//! node that has released an instance ── unregistered ── the owner of the one that has its place ── registers again
+//! shard: an instance is wiped ──────────────── each leaving node: releases it ────── the receipt
+//! shard: a push binding ends ───────────────── each other node: releases its copy ── the receipt
+//! shard of a leaving node: a dead token ────── the owner: decides by its own record
+//! node that has unregistered a predecessor ─── the owner of the successor: registers again
 //! ```
 //!
-//! Invariant: a leaving node only reads from the store or releases instances; it writes no records. The sender of a message waits for that, and no
-//! longer than [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
+//! Invariant: a leaving node only reads from the store and releases instances; it writes no records. The sender of a message waits for its effect, but at most
+//! [`HEARD_WITHIN`](crate::service::nodes::drain_messages::HEARD_WITHIN).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use crate::agent::NodeNews;
 use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request};
+use crate::agent::{Audience, NodeNews};
 use crate::audit::Act;
 use crate::clock;
 use crate::random;
@@ -40,10 +40,10 @@ impl Service {
         while let Some(news) = news.recv().await {
             let it = self.clone();
             match news {
-                NodeNews::Wiped { id, everywhere, told } => {
-                    if everywhere || !it.0.leavers.living(clock::now()).is_empty() {
+                NodeNews::Wiped { id, audience, told } => {
+                    if audience == Audience::AllNodes || !it.0.leavers.living(clock::now()).is_empty() {
                         tokio::spawn(async move {
-                            it.0.tell_end(id, everywhere).await;
+                            it.0.tell_end(id, audience).await;
                             drop(told);
                         });
                     }
@@ -116,10 +116,10 @@ impl Inner {
         self.tell_all(self.leavers.living(clock::now()), message).await;
     }
 
-    /// Tells that an instance has ended: each node that leaves, or each that lives and may have a copy of it; and waits likewise.
-    pub(crate) async fn tell_end(self: &Arc<Self>, id: InstanceId, everywhere: bool) {
+    /// Tells these nodes that an instance has ended, and waits likewise.
+    pub(crate) async fn tell_end(self: &Arc<Self>, id: InstanceId, audience: Audience) {
         let mut nodes = self.leavers.living(clock::now());
-        if everywhere {
+        if audience == Audience::AllNodes {
             // Without the store nothing is erased, and no receipt is signed.
             nodes.extend(self.dependencies.vault.living_peers().await.unwrap_or_default());
             nodes.sort_unstable();
@@ -156,6 +156,10 @@ impl Inner {
             NodeMessage::ContactRemoved(removal) => self.end_removed_here(removal).await,
             NodeMessage::InCall(id) if !self.has_call_of(id).await => return Zeroizing::new(NOT_SO.to_vec()),
             NodeMessage::InCall(_) => {}
+            NodeMessage::Registers { binding, besides } if !self.registers(binding, besides).await => {
+                return Zeroizing::new(NOT_SO.to_vec());
+            }
+            NodeMessage::Registers { .. } => {}
             NodeMessage::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
             NodeMessage::Ended(_) | NodeMessage::Changed(_) | NodeMessage::Succeeded { .. } if !self.is_leaving() => {}
@@ -166,8 +170,8 @@ impl Inner {
         Zeroizing::new(HEARD.to_vec())
     }
 
-    /// Unregisters what gives way to a later one and is here, and has that one's owner register it again then. Nodes behind one name have one Contact, and a node that
-    /// had an account before, and has it again, has the `+sip.instance` that it had: then one of the two has taken the other's registration away.
+    /// Unregisters what gives way to a later one and is here, and has that one's owner register it again then. Nodes behind one name have one Contact, and a
+    /// node that had an account before, and has it again, has the `+sip.instance` that it had: then one of the two has taken the other's registration away.
     pub(crate) async fn give_way(
         self: &Arc<Self>,
         id: InstanceId,

@@ -1,28 +1,30 @@
-//! Leaving: a node that is told to end gives its instances to the others before it goes.
+//! Leaving: a node that is told to end hands its instances over to the other nodes before it exits.
 //!
 //! ```text
-//! leave ── nothing is enabled, registered or wiped here any more ── the others hear that, and for which calls devices were woken ── the lease is released ── the others claim, and register
-//!       ── they say so by letter ── nobody is waited for any more, or the limit is over ── the drain
+//! leaver ── enables, registers and wipes nothing any more
+//!        ── tells the others that it leaves, and for which calls it has woken devices
+//!        ── releases its lease                              others ── claim, and register
+//!                                                                  ── report that by letter
+//!        ── waits until nothing is awaited any more, or the limit is over ── the drain
 //! ```
 //!
-//! | an instance is waited for until | told by |
+//! | an instance is awaited until | known from |
 //! | --- | --- |
 //! | another node has registered it | its letter |
 //! | another node has it, and cannot open it | its letter |
 //! | it has ended here | the shards, after [`QUIET`] |
-//! | the store has no record of it, or one that is none | the store, after [`QUIET`] |
+//! | the store has no record of it, or a damaged one | the store, after [`QUIET`] |
 //! | another node has had it for [`LETTER_LOST`] | the store |
 //! | no other node lives | the store, after [`QUIET`] |
 //!
-//! Until the drain, incoming calls are pushed and answered here as ever: a registrar may send one to the earlier Contact in the moment before the
-//! next node has replaced it. One second after the letter, an instance gets no more pushes from here: a call that still comes is another branch of a
-//! call that the next node has. This node is told of later changes to an instance there ([`drain_messages`](crate::service::nodes::drain_messages)):
-//! a device that was disabled there gets nothing more.
+//! Until the drain, this node pushes and answers incoming calls as before, because a registrar may still send a call to the earlier Contact before the next
+//! node has replaced it. One second after the letter about an instance, this node sends no more pushes for it: a call that still comes is another branch of a
+//! call that the next node has. This node is told of later changes to the instance ([`drain_messages`](crate::service::nodes::drain_messages)), so that a
+//! device that was disabled there gets nothing more.
 //!
-//! At the end the lease is given up: for good where others have taken something, and else as by a crash, so that the next run has its own.
+//! At the end the lease is given up: for good if other nodes have taken something, and otherwise as by a crash, so that the next run finds its own instances.
 //!
-//! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can
-//! take holds up no other.
+//! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can take delays no other.
 
 use std::collections::HashSet;
 use std::sync::MutexGuard;
@@ -32,20 +34,20 @@ use sip::id::InstanceId;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use super::woken_calls::Telling;
+use super::woken_calls::Announcer;
 use crate::agent::request::Request;
 use crate::lock::Mutex;
 use crate::service::{Inner, Service};
 use crate::vault::{OPERATION_LIMIT, StoreError};
 
-/// How long the others may take to register what this node hands over; they go on with the rest after that.
+/// How long the others may take to register the instances; they go on with the rest after that.
 pub const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
-/// How long no letter has come when it is looked whether there is anybody left to wait for.
+/// The time without a letter after which this node checks whether there is anything left to wait for.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long another node may have an instance without a word of it, until the word is believed to be lost.
+/// How long another node may own an instance without reporting it, before its letter counts as lost.
 const LETTER_LOST: Duration = Duration::from_secs(12);
 
-/// How far it is.
+/// The stage of the hand-over.
 #[derive(Default)]
 pub(crate) struct HandOver {
     leaving: watch::Sender<bool>,
@@ -53,13 +55,13 @@ pub(crate) struct HandOver {
     news: Notify,
 }
 
-/// The instances whose takers are waited for.
+/// The instances whose registration elsewhere is awaited.
 #[derive(Default)]
 struct Waiting {
     ids: HashSet<InstanceId>,
-    /// How many others have registered.
+    /// The number of instances that other nodes have registered.
     registered: usize,
-    /// Another node has taken some.
+    /// Whether another node has taken any.
     is_taking: bool,
 }
 
@@ -81,8 +83,7 @@ impl HandOver {
 }
 
 impl Service {
-    /// Hands all instances over to the other nodes of this store; comes back when they are registered there, at the latest after
-    /// [`HAND_OVER_LIMIT`].
+    /// Hands all instances over to the other nodes of this store. Returns when they are registered there, at the latest after [`HAND_OVER_LIMIT`].
     pub async fn leave(&self) {
         let it = &self.0;
         it.hand_over.leaving.send_replace(true);
@@ -91,7 +92,7 @@ impl Service {
         let instances = ids.len();
         let peers = vault.living_peers().await.unwrap_or_default();
         if ids.is_empty() || peers.is_empty() {
-            // What passed through here goes to them without a word; its Paths lead here again when this node is back.
+            // Push bindings go to them without a report; their Paths lead here again when this node is back.
             let _ = timeout(OPERATION_LIMIT, it.tell_leaving(&peers)).await;
             return;
         }
@@ -100,8 +101,8 @@ impl Service {
         let (woken, news) = mpsc::unbounded_channel();
         agent.hand_over(&woken).await;
         drop(woken);
-        let mut telling = Telling::new(news);
-        // Before any node can take them over; a node that is not told wakes a device once more.
+        let mut telling = Announcer::new(news);
+        // This comes before any node can claim them; a node that is not told wakes a device once more.
         let _ = timeout(OPERATION_LIMIT, telling.tell(it)).await;
         tokio::spawn(telling.go_on(it.clone()));
         if let Err(error) = vault.release_lease().await {
@@ -127,8 +128,8 @@ impl Service {
 }
 
 impl Service {
-    /// Gives this node's lease up at its end. Where no other node has taken anything, as when all are told to end at once, it ends as by a crash: those that
-    /// start again in the same moment take nothing from each other, and calls wait for the node whose Contact they have.
+    /// Gives up this node's lease at its end. If no other node has taken anything, as when all are told to end at once, the lease expires as by a crash: nodes
+    /// that restart at the same time claim nothing from each other, and calls wait for the node of their Contact.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -144,12 +145,12 @@ impl Service {
 }
 
 impl Inner {
-    /// Whether this node takes nothing on any more.
+    /// Whether this node accepts nothing new any more.
     pub(crate) fn is_leaving(&self) -> bool {
         *self.hand_over.leaving.borrow() || self.dependencies.drain.has_begun()
     }
 
-    /// Waits until this node takes nothing on any more.
+    /// Waits until this node accepts nothing new any more.
     pub(crate) async fn leaves(&self) {
         let mut leaving = self.hand_over.leaving.subscribe();
         tokio::select! {

@@ -1,12 +1,12 @@
-//! Leaving: a node that is told to end gives its instances away, and serves on the calls that wait with it.
+//! Leaving: a node that is told to end hands its instances over, and serves the calls that wait with it to their end.
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `hand_over` | the instances go to the other nodes |
-//! | `woken_calls` | the calls for which it has woken devices |
-//! | `effects` | what follows from the words that it and the others exchange |
+//! | `hand_over` | handing the instances over to the other nodes |
+//! | `woken_calls` | telling them the calls for which this node has woken devices |
+//! | `effects` | what follows from the messages that are exchanged |
 //!
-//! Invariant: an instance is given away once another node can take it, and a call that waits here is answered here.
+//! Invariant: an instance is handed over once another node can take it. A call that waits here is answered here.
 
 pub(super) mod effects;
 pub(super) mod hand_over;

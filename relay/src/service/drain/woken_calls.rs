@@ -1,11 +1,10 @@
-//! Announcements of a leaving node to the others: that it leaves, and for which calls it has woken devices.
+//! What a leaving node tells the others: that it leaves, and for which calls it has woken devices.
 //!
-//! A device may have others of its account at the node that takes it over, and then its account has two Contacts: a call is sent to both. A branch to a node
-//! that was cut off from the SIP server, or starts, comes there seconds late, and may find the device there by then, for which this node has
-//! woken it long ago.
+//! The account of a device may have other devices at the node that takes this one over. The account then has two Contacts, and a call is sent to both. The
+//! branch to a node that starts, or was cut off from the SIP server, may arrive seconds late, and find a device there that the leaver has woken long before.
 //!
-//! Invariant: calls woken before this node releases its lease are announced before; calls woken later are announced after their push has left. A lost letter
-//! costs a second push, and no call.
+//! Invariant: calls woken before this node releases its lease are announced before that; calls woken later are announced after their push has left. A lost
+//! letter costs a second push, and no call.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,14 +26,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LETTER_MAX: usize = 1_000;
 
 /// The announcements, and how many of them each node has been told.
-pub(super) struct Telling {
+pub(super) struct Announcer {
     news: UnboundedReceiver<Woken>,
     woken: Vec<Woken>,
     /// By run, how many of them it was told.
     told: BTreeMap<Owner, usize>,
 }
 
-impl Telling {
+impl Announcer {
     /// Tells what comes by `news`.
     pub(crate) fn new(news: UnboundedReceiver<Woken>) -> Self {
         Self { news, woken: Vec::new(), told: BTreeMap::new() }

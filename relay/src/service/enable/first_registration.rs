@@ -1,6 +1,6 @@
-//! The first registration of an account that is lent: whether its SIP server takes the credentials.
+//! The first registration of a lent account, which shows whether its SIP server accepts the credentials.
 //!
-//! Invariant: a password that was tried counts, however late its SIP server judges it.
+//! Invariant: a password that was tried is counted, however late its SIP server answers.
 
 use std::convert::Infallible;
 use std::hash::Hash;

@@ -1,9 +1,10 @@
-//! The node at which a device is enabled that a call waits for: the one that has the call.
+//! Enabling a device again while a call waits for it: that is done at the node that has the call.
 //!
-//! An app that enables at each start is started by a push, and may ask any node. Another node's new instance would be no heir of the calls of the earlier one
-//! (`succession`), and its phone would come to an edge that does not have the call.
+//! An app that enables at each start is started by a push, and may ask any node. A new instance at another node would not take over the calls of the earlier
+//! one (`succession`), and its phone would come to an edge without the call.
 //!
-//! Invariant: nothing is changed here. A node that does not report a call in time counts as having none, and the device is enabled where its app has asked.
+//! Invariant: nothing is changed here. A node that does not report a call in time counts as having none, and the device is enabled at the node that its app has
+//! asked.
 
 use sip::id::InstanceId;
 
@@ -45,7 +46,8 @@ impl Inner {
         !self.is_leaving() && ask.await == Some(true)
     }
 
-    async fn earlier_of(&self, app: &str, request: &Enable) -> Option<InstanceId> {
+    /// The instance that the device has by now.
+    pub(super) async fn earlier_of(&self, app: &str, request: &Enable) -> Option<InstanceId> {
         self.find_earlier(&self.names_of(app, request)).await.ok().flatten()
     }
 }

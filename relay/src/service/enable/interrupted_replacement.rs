@@ -1,15 +1,16 @@
-//! Replacing that was cut off: a node died when it had stored an instance, and before the one that this replaces had ended.
+//! A replacement that was interrupted: a node died after it had stored an instance, and before it had ended the earlier instance that it replaces.
 //!
 //! ```text
 //! enabling ── stored, and named by the store ──┬── the earlier one ends, in the background
 //!                                              └── the node dies ── ... ── the owner of the earlier one compares ── the store names a later one ── it ends
 //! ```
 //!
-//! Each owner looks at what it has, some with each renewal of its lease ([`missing_records`](crate::service::ownership::missing_records)): of a few instances within seconds, of 100,000 within half an hour.
-//! A change that takes another instance's token is not gone on with where the taker was enabled earlier: both stand until one of them ends.
+//! Each owner examines its instances, some with each renewal of its lease ([`missing_records`](crate::service::ownership::missing_records)): a few instances
+//! within seconds, 100,000 within half an hour. A change that takes the token of another instance is not completed if the taker was enabled earlier: both stay
+//! until one of them ends.
 //!
-//! Invariant: an instance ends here only for another one that is stored, is proven, was not enabled earlier, has its lookup, and that no node has wiped. One that is not
-//! proven itself stands beside the earlier one, which the store names, and ends for nothing.
+//! Invariant: an instance ends here only for another one that is stored and proven, was not enabled earlier, has the lookup, and was wiped by no node. An
+//! instance that is not proven itself stays beside the earlier one, which the store names, and does not end for nothing.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::domain::WipeReason;
 use crate::service::Inner;
 use crate::service::devices::AccessError;
 use crate::service::nodes::drain_messages::NodeMessage;
-use crate::service::ownership::missing_records::Heard;
+use crate::service::ownership::missing_records::PeerAnswers;
 use crate::vault::Fence;
 
 impl Inner {
@@ -32,7 +33,7 @@ impl Inner {
         // A store that is away is asked again in the next round.
         let Ok(Some((later, fence))) = self.later_one(id).await else { return };
         let (wiped, heard) = self.wiped_elsewhere(&[(later, fence)]).await;
-        if heard != Heard::All || !wiped.is_empty() || self.is_unsure() {
+        if heard != PeerAnswers::All || !wiped.is_empty() || self.is_unsure() {
             return;
         }
         tracing::info!(event = "replacing-resumed", instance = %id, later = %later, "a later instance has taken the place of one that has not ended for it; it ends now");

@@ -6,23 +6,24 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
-//! An app that hung up meanwhile has enabled nothing (`asker`). A second enabling of the same device does not wait for the whole turn of the first:
-//! the first is answered 202, and gives way.
+//! An app that hangs up meanwhile has enabled nothing (`hang_up`). A second enabling of the same device does not wait for the first to end: the first one is
+//! answered 202 at once, and makes room. A device for which another node has a call is enabled there (`in_call`).
 //!
-//! A device that another node has a call for is enabled there (`in_call`).
+//! A device whose account another node has registered for another device is enabled there as well (`registered_elsewhere`).
 //!
-//! A device of an account that this relay serves already, for another device of the same app, joins it: the binding that stands
-//! is registered again, with the new device's credentials.
+//! A device joins an account that this relay already serves for another device of the same app: the existing binding registers again, with the new device's
+//! credentials.
 //!
-//! Invariant: the store is known to answer before the account's server is spoken to; an instance that cannot be stored is unregistered again, and has
-//! a tombstone, for the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored
-//! and its app has its answer, and one that gets calls only when the new one gets them. An instance enabled later at another node, while the SIP
-//! server had not answered here, stands, and the one begun here is released.
+//! Invariant: the store is known to answer before the account's server is contacted. An instance that cannot be stored is unregistered again, and has a
+//! tombstone, because the store may have it all the same. An earlier instance of the same app, AOR and push token ends only when the new one is stored and its
+//! app has its answer; an instance that gets calls ends only when the new one gets them. If an instance was enabled later at another node while the SIP server
+//! had not answered here, that one stays, and the one begun here is released.
 
-pub(super) mod asker;
 mod first_registration;
+pub(super) mod hang_up;
 mod in_call;
 mod interrupted_replacement;
+mod registered_elsewhere;
 pub(super) mod succession;
 
 use std::future::ready;
@@ -38,7 +39,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use self::asker::{Asker, Replaced};
+use self::hang_up::{HangUp, Replaced};
 use self::succession::Succession;
 use super::Inner;
 use super::apps::{Enable, EnableError, Enabled};
@@ -65,7 +66,7 @@ use crate::vault::{AorKey, Fence, Lookup, Placed, SealError, Sealed, StoreError,
 /// The names under which the store knows a device of an account.
 struct DeviceNames {
     lookup: Lookup,
-    /// The same of the AOR as it was written, where that differs.
+    /// The same for the AOR as it was written, if that differs.
     as_written: Option<Lookup>,
 }
 
@@ -79,11 +80,11 @@ struct Newcomer {
     enabled_at: u64,
     /// In seconds since 1970.
     expires_at: u64,
-    /// The device's instance that stood when this one was begun.
+    /// The device's instance when this enabling began.
     before: Option<InstanceId>,
 }
 
-/// The device's instance that a new one follows, if there is one, and its fate.
+/// The device's earlier instance, if there is one, and what becomes of it.
 struct Predecessor {
     instance: Option<InstanceId>,
     succession: Succession,
@@ -95,7 +96,7 @@ impl Inner {
         app: Box<str>,
         source: IpAddr,
         request: Enable,
-        mut asker: Asker,
+        mut hang_up: HangUp,
     ) -> Result<(Enabled, Replaced), EnableError> {
         if self.is_leaving() {
             return Err(EnableError::Draining);
@@ -105,9 +106,9 @@ impl Inner {
         let names = self.names_of(&app, &request);
         let turn = tokio::select! {
             turn = self.enabling.lock_key(names.lookup) => turn,
-            () = asker.gone() => return Err(EnableError::HungUp),
+            () = hang_up.happens() => return Err(EnableError::HungUp),
         };
-        // Also the proof that the store answers, before anything is done that would have to be undone.
+        // This also shows that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new().await?;
         let before = self.find_earlier(&names).await?;
         let place = self.place_instance(&app, &request.account, &route, source, before.is_some())?;
@@ -120,14 +121,14 @@ impl Inner {
         let is_vouched = earlier.succession == Succession::Vouched;
         let is_proven = registration.state == RegistrationState::Registered || is_vouched;
         let changed = self.changed_record(&new, is_proven, &asked);
-        if asker.is_gone() {
+        if hang_up.has_happened() {
             tracing::info!(event = "enabling-given-up", instance = %new.id, "an app hung up before its instance was stored; nothing is kept");
             self.unregister(new.id).await;
             return Err(EnableError::HungUp);
         }
         let placed = self.store(&new, changed.as_ref(), earlier.succession).await?;
         self.hand_to_shard(&new, changed, placed.fence, is_vouched).await?;
-        let replaced = self.announce(&new, &earlier, placed.displaced, &asker).await;
+        let replaced = self.announce(&new, &earlier, placed.displaced, &hang_up).await;
         tracing::info!(event = "enabled", instance = %new.id, state = registration.state.word(), "enabled");
         self.dependencies.audit.note(Act::Enabled, || AuditSubject {
             instance: Some(new.id),
@@ -173,8 +174,8 @@ impl Inner {
         Ok(Predecessor { instance, succession })
     }
 
-    /// Gives way to an instance that another node has enabled for the device later; that one. An instance that stood before is the earlier one, by
-    /// whatever clock.
+    /// Gives way to an instance that another node has enabled for the device later, and returns it. The instance that was there when this enabling began is
+    /// the earlier one, whatever the clocks say.
     async fn give_way_to_later(self: &Arc<Self>, new: &Newcomer, other: Option<InstanceId>) -> Option<InstanceId> {
         let later = other.filter(|other| Some(*other) != new.before)?;
         if !self.is_later(later, new.enabled_at).await {
@@ -185,7 +186,7 @@ impl Inner {
         Some(later)
     }
 
-    /// The record to store, where it is another one than was registered.
+    /// The record to store, if it differs from the registered one.
     fn changed_record(&self, new: &Newcomer, is_proven: bool, asked: &[Asked]) -> Option<Sealed> {
         if !is_proven {
             Some(self.unproven(new.id, &new.sealed))
@@ -196,7 +197,7 @@ impl Inner {
         }
     }
 
-    /// Stores the instance, unless one that was enabled later has its place.
+    /// Stores the instance, unless a later one has replaced it.
     async fn store(
         self: &Arc<Self>,
         new: &Newcomer,
@@ -242,18 +243,18 @@ impl Inner {
         Err(error)
     }
 
-    /// Why an instance was wiped, if it was.
+    /// The reason of an instance's wipe, if it was wiped.
     fn reason_of_end(&self, id: InstanceId) -> Option<WipeReason> {
         self.dependencies.vault.tombstones().look(id).map(|tombstone| tombstone.reason)
     }
 
-    /// Finds the instances that end for the new one, and tells the nodes that leave of them.
+    /// Finds the instances that end for the new one, and tells leaving nodes about them.
     async fn announce(
         self: &Arc<Self>,
         new: &Newcomer,
         earlier: &Predecessor,
         displaced: Option<InstanceId>,
-        asker: &Asker,
+        hang_up: &HangUp,
     ) -> Replaced {
         let (id, lookup) = (new.id, new.names.lookup);
         let kept = earlier.instance.filter(|_| earlier.succession == Succession::WhenProven);
@@ -264,8 +265,8 @@ impl Inner {
         let ended = others.chain(earlier.instance).chain(displaced).filter(|other| Some(*other) != kept);
         let replaced = Replaced { earlier: ended.collect(), lookup };
         for earlier in replaced.earlier.iter().copied() {
-            // Before the app has its answer: it may come for a call that waits there. One that hung up leaves them as they are.
-            if !asker.is_gone() {
+            // They are told before the app has its answer, because it may come for a call that waits there. After a hang-up the earlier instances stay.
+            if !hang_up.has_happened() {
                 self.tell_leavers(NodeMessage::Succeeded { earlier, later: id }).await;
             }
         }
@@ -292,24 +293,24 @@ impl Inner {
         stands.and_then(|status| self.place_of(&status)).is_some_and(|place| place.enabled_at > enabled_at)
     }
 
-    /// Has the store name an instance again whose place this one had taken in the moment in which it was stored.
+    /// Has the store name an instance again that this one had replaced when it was stored.
     fn name_later(self: Arc<Self>, later: InstanceId, id: InstanceId, lookup: Lookup) {
         tokio::spawn(async move { self.name_again(later, Some(id), &lookup).await });
     }
 
-    /// Unregisters what was not enabled after all.
+    /// Unregisters an instance that was not enabled after all.
     async fn unregister(&self, id: InstanceId) {
         let end = Request::End { id, who: Principal::Relay, kind: EndKind::NeverOurs, reply: None };
         self.dependencies.agent.tell(id, end).await;
     }
 
-    /// Has the store forget what was not enabled after all, also when this process dies before that: its app is told that nothing was changed, and could
-    /// not end it.
+    /// Has the store forget an instance that was not enabled after all, even if this process dies before that: its app is told that nothing was changed, and
+    /// could not end it.
     async fn leave_nothing(&self, new: &Newcomer) {
         let (id, lookup) = (new.id, new.names.lookup);
         let tombstones = self.dependencies.vault.tombstones();
         if tombstones.look(id).is_none() {
-            // The reason can never be asked for: its secret was never handed out.
+            // Nobody can ask for the reason, because the secret was never handed out.
             let tombstone = Tombstone::new(Some(lookup), new.expires_at, WipeReason::Disabled, None);
             // Without room on the disk the tombstone is honoured as long as this run lives.
             let _ = timeout(WRITE_LIMIT, tombstones.raise(id, tombstone)).await;
@@ -324,7 +325,7 @@ impl Inner {
         EdgeAddress { proxy, websocket, username: id, realm: EDGE_REALM }
     }
 
-    /// Lets a password be tried at its SIP server, unless too many wrong ones were.
+    /// Permits a password to be tried at its SIP server, unless too many wrong ones were tried.
     fn admit_password(
         &self,
         account: &Account,
@@ -338,7 +339,7 @@ impl Inner {
         permit.map_err(|wait| EnableError::TooManyFailures { retry_after_s: wait.seconds() })
     }
 
-    /// Room for one more instance. One that takes an earlier one's place, which ends then, has it.
+    /// Takes a place for one more instance. One that replaces an earlier instance always has it.
     fn place_instance(
         &self,
         app: &str,
@@ -354,7 +355,7 @@ impl Inner {
         self.dependencies.quotas.place_instance(&instance, source).map_err(|limit| match limit {
             Limit::InstancesNode => EnableError::TooMany,
             Limit::InstancesAccount => EnableError::TooManyOfAccount,
-            _ => EnableError::TooManyOfAsker,
+            _ => EnableError::TooManyOfAppOrSource,
         })
     }
 
@@ -423,10 +424,13 @@ impl Inner {
         let route = Route::of(account)?;
         let names = self.dependencies.resolver.asked_by_source(source);
         let found = names.resolve(&route.target(), 0).await;
-        match found.and_then(|found| names.sendable(found)) {
+        match found {
             Err(ResolveError::NotAllowed(_)) => Err(EnableError::AddressNotAllowed),
             _ if foreign => Err(EnableError::DomainNotAllowed),
-            Ok(found) => Ok((route, found.addresses())),
+            Ok(found) => {
+                let found = names.sendable(found).map_err(|_| EnableError::NotSendable)?;
+                Ok((route, found.addresses()))
+            }
             Err(ResolveError::Timeout | ResolveError::Unavailable) => Ok((route, Vec::new())),
             Err(ResolveError::NoUsableTransport) => Err(EnableError::TransportNotAllowed),
             Err(ResolveError::NotAHost | ResolveError::NoSuchDomain) => Err(EnableError::UpstreamNotFound),
@@ -469,7 +473,7 @@ impl Inner {
         (NewInstance { id, sealed, lease, aor, fence, told_failing: false, binding, place }, secret)
     }
 
-    /// The same record, as of one whose credentials the SIP server has not accepted yet.
+    /// The same record with credentials that the SIP server has not accepted yet.
     fn unproven(&self, id: InstanceId, sealed: &Sealed) -> Sealed {
         let unproven = self.dependencies.vault.reseal(id, sealed, |record| {
             record.proven = false;
@@ -478,7 +482,7 @@ impl Inner {
         unproven.map_or_else(|_| sealed.clone(), |(unproven, ())| unproven)
     }
 
-    /// The same record with what answers the SIP server in place of the password, which so is never stored.
+    /// The same record with HA1s in place of the password, which is never stored then.
     fn without_password(&self, id: InstanceId, sealed: &Sealed, asked: &[Asked]) -> Option<Sealed> {
         let given_up = |record: &mut Record| Ok::<_, SealError>(give_up_password(record, asked));
         let (changed, gave_way) = self.dependencies.vault.reseal(id, sealed, given_up).ok()?;

@@ -1,30 +1,30 @@
-//! Succession: the fate of the instance that was enabled earlier for the same app, AOR and push token.
+//! Succession: what becomes of the earlier instance for the same app, AOR and push token.
 //!
 //! | the SIP server, about the new one | credentials | the earlier one | calls go to |
 //! | --- | --- | --- | --- |
 //! | has accepted it | any | ends at once | the new one |
-//! | has not, yet | those of the earlier one, which is proven, of the same binding | ends at once | the new one, which it vouches for |
+//! | has not answered yet | those of the earlier one, which is proven, of the same binding | ends at once | the new one, for which the earlier one vouches |
 //! | has answered that it cannot now | those of the earlier one, by another way to the server | ends at once: its Contact may be the obstacle | nobody, until the new one is registered |
-//! | has not, yet | others, or nothing was answered by another way | stands until the new one is proven | the earlier one |
-//! | has not, yet | any; of the earlier one the store does not tell | likewise | likewise |
-//! | has not, yet | any; the earlier one is not proven either | ends at once | the new one, once it is proven |
-//! | refuses it later | | stands | the earlier one |
+//! | has not accepted it yet | others, or nothing was answered by another way | stays until the new one is proven | the earlier one |
+//! | has not accepted it yet | any; the store does not say anything about the earlier one | stays until the new one is proven | the earlier one |
+//! | has not accepted it yet | any; the earlier one is not proven either | ends at once | the new one, once it is proven |
+//! | refuses it later | | stays | the earlier one |
 //!
-//! The calls and dialogs of the ending instance go on in the name of the new one, where both are of one binding and the new one is proven or vouched
-//! for (`sip/src/endpoint/successors.rs`): a phone whose app enables again in a call, or while one waits for it, loses nothing. A binding is of one
-//! shard, so what lies on another one, or on another node, or is registered otherwise (another user name, registrar or proxy), is no successor: its
-//! calls end with 480, and the new one has missed them; its dialogs end with its wipe. So a device is enabled at the node that has a call for it (`in_call`),
-//! where that one answers.
-//!
-//! While both stand, the earlier one has their lookup in the store, so that after any crash the new one finds the instance that it is to replace.
-//! The device has asked for the new one: disabling that one disables both, and with its push token the earlier one's is gone.
 //! Another way is also one from another node.
 //!
-//! Invariant: a later instance never ends in favour of an earlier one, whichever is proven first and wherever they are; of one second, the one
-//! that the store names is the earlier one.
+//! The new instance takes over the calls and dialogs of the earlier one if both are of one binding and the new one is proven or vouched for
+//! (`sip/src/endpoint/successors.rs`). So a phone whose app enables again during a call, or while one waits for it, loses nothing. A binding lies on one shard.
+//! So an instance on another shard or node, or with another user name, registrar or proxy, is no successor: its calls end with 480 and the new one has missed
+//! them, and its dialogs end with its wipe. Therefore a device is enabled at the node that has a call for it (`in_call`), if that node answers.
 //!
-//! Invariant: of one app, AOR and push token at most two instances stand on a node, of which one is proven and the other one is not; both may be for the
-//! moment until the app has its answer.
+//! While both stay, their lookup in the store names the earlier one, so that after any crash the new one finds the instance that it replaces. The device has
+//! asked for the new one: disabling that one disables both, and when its push token is gone, so is the earlier one's.
+//!
+//! Invariant: a later instance never ends in favour of an earlier one, whichever is proven first and wherever they are. Of two enabled in the same second, the
+//! one that the store names is the earlier one.
+//!
+//! Invariant: at most two instances of one app, AOR and push token stay on a node, one proven and the other not. Both may be proven until the app has its
+//! answer.
 
 use std::sync::Arc;
 use std::time::Duration;

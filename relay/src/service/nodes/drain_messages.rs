@@ -1,30 +1,31 @@
-//! Messages about leaving nodes. A leaving node serves on the calls that wait with it, while others have taken over its instances: their changes to
-//! an instance are reported to it, and its findings are reported to the owner.
+//! Messages about leaving nodes. A leaving node still serves the calls that wait with it, while others have taken over its instances. They report changes of an
+//! instance to the leaver, and the leaver reports its findings to the owner.
 //!
-//! | message | from | to | what the reader does |
+//! | message | from | to | the receiver |
 //! | --- | --- | --- | --- |
-//! | [`NodeMessage::Leaving`] | a node that leaves | each other one | believes for [`LEAVES_WITHIN`] that it serves on |
-//! | [`NodeMessage::Left`] | the same, at its end | each other one | believes that no more |
-//! | [`NodeMessage::Ended`] | the owner that has ended an instance | each node that leaves | releases it: its device is pushed and let in no more, calls that wait for it alone get 480 |
-//! | [`NodeMessage::Changed`] | the owner, when it has stored a change | likewise | reads the record again: pushes go to the present token |
-//! | [`NodeMessage::Succeeded`] | the owner of the later of two instances | likewise | takes the later one in, unregistered, and gives it the calls of the earlier one |
+//! | [`NodeMessage::Leaving`] | a node that leaves | each other one | assumes for [`LEAVES_WITHIN`] that the leaver still serves |
+//! | [`NodeMessage::Left`] | the same, at its end | each other one | assumes so no more |
+//! | [`NodeMessage::Ended`] | the owner, when it has ended an instance | each node that leaves | releases it: its device is neither pushed nor let in any more, and calls that wait for it alone get 480 |
+//! | [`NodeMessage::Changed`] | the owner, when it has stored a change | each node that leaves | reads the record again: pushes go to the present token |
+//! | [`NodeMessage::Succeeded`] | the owner of the later of two instances | each node that leaves | takes the later one in, unregistered, with the calls of the earlier one |
 //! | [`NodeMessage::ContactRemoved`] | any node, for a device that has removed a registration unknown there, or has registered there by another push token | each other one that lives | ends its registrations of that device |
-//! | [`NodeMessage::TokenDead`] | a node that leaves | the owner | compares with its own knowledge of the device, and ends the instance or not |
-//! | [`NodeMessage::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | pushes nothing more for it |
-//! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for it, and enables it then (`relay/src/api/enable_at_call.rs`) |
-//! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers that at once: its SIP server may have taken both for one |
+//! | [`NodeMessage::TokenDead`] | a node that leaves | the owner | compares the token with its own record, and ends the instance or not |
+//! | [`NodeMessage::Silence`] | a node that is asked for the receipt of an instance that another one has wiped | that one | sends no more pushes for it |
+//! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for the device, and enables it then (`relay/src/api/enable_elsewhere.rs`) |
+//! | [`NodeMessage::Registers`] | a node that is to enable a device | each other one that lives | says whether it has the device's account registered for another device, and enables it then (likewise) |
+//! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers the instance at once: its SIP server may have taken both for one |
 //!
-//! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte that no request of an app begins with: an earlier version answers
-//! that it is no request, and goes on.
+//! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte with which no request of an app
+//! begins. An earlier version answers that it is no request, and goes on.
 //!
-//! Invariant: a leaving node ends only the instances that it is told to release: its records are another node's, or will be. The sender waits
-//! [`HEARD_WITHIN`] at most, also before a receipt: a silent node may have died.
+//! Invariant: a leaving node ends only the instances that it is told to release, because another node has their records, or will have them. The sender waits at
+//! most [`HEARD_WITHIN`], also before a receipt: a silent node may have died.
 
 use std::collections::BTreeMap;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use sip::id::InstanceId;
+use sip::id::{BindingId, InstanceId};
 use zeroize::Zeroizing;
 
 use crate::agent::request::DeadToken;
@@ -80,6 +81,13 @@ pub(crate) enum NodeMessage {
     Silence(InstanceId),
     /// Whether a call waits at the reader for an instance, or goes on.
     InCall(InstanceId),
+    /// Whether the reader has this binding registered for another device than the one of this instance.
+    Registers {
+        /// The binding.
+        binding: BindingId,
+        /// The device's instance, if it has one.
+        besides: Option<InstanceId>,
+    },
     /// A device has removed or replaced Contacts of registrations that passed through.
     ContactRemoved(ContactRemoval),
 }
@@ -140,6 +148,11 @@ impl NodeMessage {
                 out.push(10);
                 out.extend_from_slice(&id.to_bytes());
             }
+            Self::Registers { binding, besides } => {
+                out.push(11);
+                out.extend_from_slice(&binding.to_bytes());
+                out.extend_from_slice(&besides.map_or([0; 16], |id| id.to_bytes()));
+            }
             Self::ContactRemoved(ContactRemoval { account, device, sent_ms, by }) => {
                 out.push(8);
                 out.extend_from_slice(&account.to_bytes());
@@ -169,6 +182,10 @@ impl NodeMessage {
             (7, [one], []) => Some(Self::RegisterAgain(id(one))),
             (9, [one], []) => Some(Self::Silence(id(one))),
             (10, [one], []) => Some(Self::InCall(id(one))),
+            (11, [binding, besides], []) => {
+                let besides = (*besides != [0; 16]).then(|| id(besides));
+                Some(Self::Registers { binding: BindingId::from_bytes(*binding), besides })
+            }
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
@@ -232,6 +249,8 @@ mod tests {
             NodeMessage::RegisterAgain(id(6)),
             NodeMessage::Silence(id(7)),
             NodeMessage::InCall(id(9)),
+            NodeMessage::Registers { binding: BindingId::new(10 << 32, ShardTag(1)), besides: None },
+            NodeMessage::Registers { binding: BindingId::new(11 << 32, ShardTag(1)), besides: Some(id(12)) },
             removed(None),
             removed(Some(id(8))),
         ];

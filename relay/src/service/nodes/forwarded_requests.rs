@@ -1,7 +1,7 @@
-//! To which node the requests about an instance were passed on: it tells what became of the instance when the store has nothing left of it.
+//! The nodes to which requests about an instance were forwarded. Such a node knows what became of the instance when the store has nothing left of it.
 //!
-//! Invariant: each entry is an id, a keyed hash of the secret that was right, and the name of a node, of the last [`KNOWN_MAX`]
-//! instances at most, each for [`RECEIPT_LIFE_S`] at most. Nobody is told anything by it who does not show that secret.
+//! Invariant: an entry is an id, a keyed hash of the secret that was right, and the name of a node. There are at most [`KNOWN_MAX`] entries, each for at most
+//! [`RECEIPT_LIFE_S`]. An entry is used only for a requester that shows that secret.
 
 use std::collections::HashMap;
 use std::sync::MutexGuard;

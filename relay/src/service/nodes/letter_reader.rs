@@ -1,7 +1,6 @@
-//! Reading of the letters that other nodes write to this run: each goes to its receiver here, and what one asks is answered.
+//! The reader of the letters to this run: it passes each letter to its receiver, and has questions answered.
 //!
-//! Invariant: reading waits for no answer: an answer that a question waits for may be the next letter. What a letter asks is parsed once, before it
-//! waits in a queue.
+//! Invariant: the reader waits for no answer, because the next letter may be that answer. A question is parsed once, before it is queued.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::drain_messages::{NodeMessage, is_node_message};
-use super::peer_request_queues::{Desks, Kind};
+use super::peer_request_queues::{Kind, PeerRequestQueues};
 use super::{ANSWER_WAIT, Answering, Body};
 use crate::agent::request::Woken;
 use crate::clock;
@@ -45,7 +44,7 @@ struct Return {
 struct Reader<'a> {
     inner: Arc<Inner>,
     answering: &'a Answering,
-    desks: Desks,
+    queues: PeerRequestQueues,
     /// Told when an instance of this node has ended at another one.
     ended: &'a Notify,
 }
@@ -54,8 +53,8 @@ impl Service {
     /// Reads the letters of other nodes and has `answering` answer their questions, until the process ends.
     pub async fn read_letters(self, answering: Answering) {
         let ended = Notify::new();
-        let desks = Desks::new(ANSWER_WAIT);
-        let reader = Reader { inner: self.0.clone(), answering: &answering, desks, ended: &ended };
+        let queues = PeerRequestQueues::new(ANSWER_WAIT);
+        let reader = Reader { inner: self.0.clone(), answering: &answering, queues, ended: &ended };
         // Beside the letters: some wait for answers that are among them.
         let release_ended = async {
             loop {
@@ -127,24 +126,24 @@ impl Reader<'_> {
     fn answer(&self, back: Return, ask: Ask) {
         let (it, kind) = (self.inner.clone(), ask.kind());
         match ask {
-            Ask::Message(message) => self.desks.answer(kind, async move |_place| {
+            Ask::Message(message) => self.queues.answer(kind, async move |_place| {
                 let body = match message {
                     Some(message) => it.clone().hear(back.to.clone(), message).await,
                     None => Body::default(),
                 };
                 it.write_answer(&back, body).await;
             }),
-            Ask::Question(question) => self.desks.answer(kind, async move |_place| {
+            Ask::Question(question) => self.queues.answer(kind, async move |_place| {
                 let body = it.answer_lost(question).await;
                 it.write_answer(&back, body).await;
             }),
-            Ask::Offer(offer) => self.desks.answer(kind, async move |_place| {
+            Ask::Offer(offer) => self.queues.answer(kind, async move |_place| {
                 let body = it.hear_offer(&back.to, offer).await;
                 it.write_answer(&back, body).await;
             }),
             Ask::Request(body) => {
                 let answering = self.answering.clone();
-                self.desks.answer(kind, async move |place| {
+                self.queues.answer(kind, async move |place| {
                     let (tell, mut told) = mpsc::unbounded_channel();
                     let written = async {
                         let mut until_the_first = Some(place);
@@ -177,7 +176,7 @@ impl Ask {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Message(_) => Kind::Word,
+            Self::Message(_) => Kind::NodeMessage,
             Self::Question(Question::Seek(_)) => Kind::Seek,
             Self::Question(Question::Have(_)) | Self::Offer(_) => Kind::Have,
             Self::Request(_) => Kind::Request,

@@ -1,19 +1,18 @@
 //! Questions between the nodes of one store: an app may ask any node about an instance that another one owns.
 //!
 //! ```text
-//! app ── any node ── the record: is the secret right, whose is it? ── letter ── its owner ── letter ── any node ── app
+//! app ── any node ── the record: is the secret right, who owns it? ── letter ── its owner ── letter ── any node ── app
 //! ```
 //!
-//! A question is the app's own request, opaque here (but for the questions of [`missing_records`](super::ownership::missing_records)): the owner
-//! treats it as if it had come directly. A SIP server's question about an address goes to every node: no index maps addresses to instances.
+//! A question is the app's own request, which is opaque here (except for the questions of [`missing_records`](super::ownership::missing_records)): the owner
+//! treats it as if it had come directly. A SIP server's question about an address goes to every node, because no index maps addresses to instances. Messages
+//! about leaving nodes have the form of a question, too (`drain_messages`).
 //!
-//! Messages between nodes when one of them leaves have the form of a question, too (`drain_messages`).
+//! A question that changes something carries a deadline by the store's clock, which all nodes share. An owner that reads it later, because it stood still or
+//! was cut off, ignores it. A requester without an answer does not know whether the change was made, and says so.
 //!
-//! A question that changes something carries the moment until which it is wanted, by the store's clock, which is the same for all nodes: an owner that comes to
-//! it later, because it stood still or was cut off, does nothing of it. Who has asked in vain does not know whether that was done, and says so.
-//!
-//! Invariant: a question is carried for nobody who has not shown the instance's secret, or the SIP server's key; the answering node checks it once
-//! more. A question waits at most [`ANSWER_WAIT`] for its first answer; how many have none at once is bounded by kind (`peer_request_queues`).
+//! Invariant: a question is forwarded only for a requester that has shown the instance's secret or the SIP server's key, and the answering node checks it
+//! again. A question waits at most [`ANSWER_WAIT`] for its first answer; the number of unanswered ones is limited by kind (`peer_request_queues`).
 
 pub(super) mod drain_messages;
 pub(super) mod forwarded_requests;
@@ -57,19 +56,19 @@ const ANSWERED_IN: u32 = 5;
 pub type Body = Zeroizing<Vec<u8>>;
 
 /// Takes the answers to one question: one, or an early one and what comes of it.
-pub type Tell = mpsc::UnboundedSender<Body>;
+pub type AnswerSender = mpsc::UnboundedSender<Body>;
 
 /// Answers what another node asks, until its future ends.
-pub type Answering = Arc<dyn Fn(Body, Tell) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub type Answering = Arc<dyn Fn(Body, AnswerSender) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// The questions of this node that have no answer yet.
 #[derive(Default)]
-pub(super) struct Questions(Mutex<HashMap<LetterNumber, Tell>>);
+pub(super) struct Questions(Mutex<HashMap<LetterNumber, AnswerSender>>);
 
 /// A question that was asked; forgotten when this is dropped.
-struct Asked<'a>(&'a Questions, LetterNumber);
+struct PendingQuestion<'a>(&'a Questions, LetterNumber);
 
-impl Drop for Asked<'_> {
+impl Drop for PendingQuestion<'_> {
     fn drop(&mut self) {
         self.0.lock().remove(&self.1);
     }
@@ -305,7 +304,7 @@ impl Inner {
         let (number, (tell, mut answers)) = (random::bytes(), mpsc::unbounded_channel());
         self.questions.lock().insert(number, tell);
         // Also when the requester has gone.
-        let _forgotten = Asked(&self.questions, number);
+        let _forgotten = PendingQuestion(&self.questions, number);
         let vault = &self.dependencies.vault;
         let mut written = Err(StoreError::Away(AwayReason::TimedOut));
         let first = async {
@@ -411,7 +410,7 @@ impl Inner {
 }
 
 impl Questions {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, Tell>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LetterNumber, AnswerSender>> {
         self.0.lock()
     }
 }

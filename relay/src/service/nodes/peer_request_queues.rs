@@ -1,6 +1,6 @@
-//! Queues for the questions of other nodes: each kind of question has a queue of its own.
+//! Queues for the questions of other nodes, one for each kind of question.
 //!
-//! Invariant: the reader of the letters waits for no queue: an answer that a queued question waits for may be the next letter.
+//! Invariant: the reader of letters waits for no queue, because the next letter may be the answer that a queued question waits for.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const ANSWERS_AT_ONCE: usize = 256;
 const WAITING: usize = 1_024;
 
 /// The queue of one kind of question.
-struct Desk {
+struct KindQueue {
     places: Arc<Semaphore>,
     seats: Arc<Semaphore>,
 }
@@ -29,25 +29,25 @@ pub(super) enum Kind {
     /// A request of an app, a SIP server or an operator.
     Request,
     /// A word between nodes when one of them leaves.
-    Word,
+    NodeMessage,
     /// A question whether a lost instance is here: the answering node may ask the others which instances they have wiped.
     Seek,
     /// A list of instances that this node has wiped, or an offer: the answer depends on no other node.
     Have,
 }
 
-/// All desks.
-pub(super) struct Desks {
-    desks: [Desk; 4],
+/// All queues.
+pub(super) struct PeerRequestQueues {
+    queues: [KindQueue; 4],
     patience: Duration,
 }
 
-impl Desks {
+impl PeerRequestQueues {
     /// `patience`: how long who asks waits.
     pub(crate) fn new(patience: Duration) -> Self {
         let semaphore = |places| Arc::new(Semaphore::new(places));
-        let desks = [(); 4].map(|()| Desk { places: semaphore(ANSWERS_AT_ONCE), seats: semaphore(WAITING) });
-        Self { desks, patience }
+        let queues = [(); 4].map(|()| KindQueue { places: semaphore(ANSWERS_AT_ONCE), seats: semaphore(WAITING) });
+        Self { queues, patience }
     }
 
     /// Has a question answered as soon as there is a place, without making the caller wait.
@@ -56,7 +56,7 @@ impl Desks {
         kind: Kind,
         answer: impl FnOnce(Place) -> F + Send + 'static,
     ) {
-        let Desk { places, seats } = &self.desks[kind as usize];
+        let KindQueue { places, seats } = &self.queues[kind as usize];
         let Ok(seat) = seats.clone().try_acquire_owned() else { return };
         let (places, patience) = (places.clone(), self.patience);
         tokio::spawn(async move {
@@ -76,17 +76,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_desk_keeps_nobody_from_another_one_nor_whoever_reads_the_letters() {
-        let (desks, (done, mut told)) = (Desks::new(Duration::from_secs(5)), mpsc::unbounded_channel());
+        let (queues, (done, mut told)) = (PeerRequestQueues::new(Duration::from_secs(5)), mpsc::unbounded_channel());
         for number in 0..ANSWERS_AT_ONCE + WAITING * 2 {
             let done = done.clone();
-            desks.answer(Kind::Seek, async move |place| {
+            queues.answer(Kind::Seek, async move |place| {
                 // An answer that comes with a later letter is waited for.
                 let _ = done.send((number, place));
             });
             tokio::task::yield_now().await;
         }
         let (answered, mut heard) = mpsc::unbounded_channel();
-        desks.answer(Kind::Have, async move |_| {
+        queues.answer(Kind::Have, async move |_| {
             let _ = answered.send(());
         });
         assert_eq!(heard.recv().await, Some(()));

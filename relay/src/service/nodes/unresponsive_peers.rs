@@ -1,20 +1,20 @@
-//! The nodes that did not answer when they were asked which instances they have wiped, and since when.
+//! The nodes that did not say which instances they have wiped, and since when.
 //!
 //! | a node | counts as |
 //! | --- | --- |
 //! | answers | heard |
-//! | has no lease, does not answer, or is one for which the store takes no letter | silent: records that it may have wiped are not written again yet |
-//! | the same for [`WAITED_FOR`] without a break | not waited for any more: else an account would be in no store for as long as one node is gone |
-//! | has got a lease, or another run of it has | silent anew, until it answers |
+//! | has no lease, does not answer, or the store takes no letter for it | silent: records that it may have wiped are not written again yet |
+//! | the same for [`WAITED_FOR`] without a break | given up: otherwise its accounts would be in no store as long as one node is gone |
+//! | gets a lease, or another run of it does | silent anew, until it answers |
 //!
-//! Invariant: a silence that nobody has [noted](Silences::note) or [watched](Silences::watch) for a [`GAP`] is over: the next one begins anew.
+//! Invariant: a silence that was neither [noted](Silences::note) nor [watched](Silences::watch) for a [`GAP`] is over: the next one begins anew.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::lock::Mutex;
-use crate::service::ownership::missing_records::Heard;
+use crate::service::ownership::missing_records::PeerAnswers;
 use crate::vault::{Owner, Peer};
 
 /// How long a silent node is waited for: several times what a restart takes.
@@ -35,7 +35,7 @@ struct Silence {
 
 impl Silences {
     /// A node is silent; whether it is not to be waited for any more, and counts as heard.
-    pub(crate) fn note(&self, peer: &Peer, now: Instant) -> Heard {
+    pub(crate) fn note(&self, peer: &Peer, now: Instant) -> PeerAnswers {
         let mut silences = self.lock();
         let begun = Silence { run: peer.run.clone(), since: now, seen_at: now };
         let silence = silences.entry(peer.node.clone()).or_insert(begun);
@@ -43,7 +43,7 @@ impl Silences {
             *silence = Silence { run: peer.run.clone(), since: now, seen_at: now };
         }
         silence.seen_at = now;
-        if now.saturating_duration_since(silence.since) >= WAITED_FOR { Heard::All } else { Heard::NotAll }
+        if now.saturating_duration_since(silence.since) >= WAITED_FOR { PeerAnswers::All } else { PeerAnswers::NotAll }
     }
 
     /// Forgets the silence of a node that has answered.
@@ -88,7 +88,7 @@ mod tests {
         let all = (0..300).map(|step| STEP * step);
         all.into_iter().find(|after| {
             silences.watch(watched, from + *after);
-            silences.note(&peer(false), from + *after) == Heard::All
+            silences.note(&peer(false), from + *after) == PeerAnswers::All
         })
     }
 
@@ -98,30 +98,30 @@ mod tests {
         assert_eq!(waited(&silences, now, &[peer(false)]), Some(WAITED_FOR));
         silences.forget(&peer(false).node);
         let later = now + WAITED_FOR * 2;
-        assert!(silences.note(&peer(false), later) == Heard::NotAll, "it has answered meanwhile");
+        assert!(silences.note(&peer(false), later) == PeerAnswers::NotAll, "it has answered meanwhile");
     }
 
     #[test]
     fn a_silence_that_was_broken_begins_anew() {
         let (silences, now) = (Silences::default(), Instant::now());
-        assert!(silences.note(&peer(false), now) == Heard::NotAll);
-        assert!(silences.note(&peer(true), now + STEP) == Heard::NotAll);
+        assert!(silences.note(&peer(false), now) == PeerAnswers::NotAll);
+        assert!(silences.note(&peer(true), now + STEP) == PeerAnswers::NotAll);
         silences.watch(&[peer(false)], now + STEP * 2);
         assert!(silences.is_empty(), "another state is another silence");
-        assert!(silences.note(&peer(false), now + STEP * 3) == Heard::NotAll);
+        assert!(silences.note(&peer(false), now + STEP * 3) == PeerAnswers::NotAll);
         silences.watch(&[], now + STEP * 4);
         assert!(silences.is_empty(), "it is no node any more");
-        assert!(silences.note(&peer(false), now) == Heard::NotAll);
-        assert!(silences.note(&peer(false), now + WAITED_FOR) == Heard::NotAll, "nobody has looked meanwhile");
+        assert!(silences.note(&peer(false), now) == PeerAnswers::NotAll);
+        assert!(silences.note(&peer(false), now + WAITED_FOR) == PeerAnswers::NotAll, "nobody has looked meanwhile");
     }
 
     #[test]
     fn one_that_was_asked_once_is_watched_until_it_is_asked_again() {
         let (silences, now) = (Silences::default(), Instant::now());
-        assert!(silences.note(&peer(false), now) == Heard::NotAll);
+        assert!(silences.note(&peer(false), now) == PeerAnswers::NotAll);
         for second in 1..=WAITED_FOR.as_secs() {
             silences.watch(&[peer(false)], now + Duration::from_secs(second));
         }
-        assert!(silences.note(&peer(false), now + WAITED_FOR) == Heard::All);
+        assert!(silences.note(&peer(false), now + WAITED_FOR) == PeerAnswers::All);
     }
 }

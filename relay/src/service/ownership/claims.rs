@@ -1,4 +1,4 @@
-//! Taking over instances without an owner: after a restart, and when another node has died or leaves.
+//! Claims: taking over instances without an owner, after a restart, and when another node has died or leaves.
 //!
 //! ```text
 //! store ── claimed, a batch ahead ── opened, some ahead ── bound, some at once ── registered, at the pace of registrations
@@ -7,14 +7,13 @@
 //!                                      └── was wiped ─── erased, and released by ───────────────────────────────────── its previous owner
 //! ```
 //!
-//! How fast registrations begin is for the endpoint to say (`upstream.registrations_per_second`); claiming, opening and binding go as fast as they
-//! can, each while the others are under way: none of them waits for the others' threads. An instance that a call waits for is claimed, opened and
-//! bound next ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
+//! The endpoint sets the pace of registrations (`upstream.registrations_per_second`). Claiming, opening and binding run in parallel, as fast as they can. An
+//! instance for which a call waits is claimed, opened and bound next ([`Vault::want`](crate::vault::Vault::want)): a call waits for two batches at most.
 //!
-//! Invariant: a shard is never told more than [`BOUND_AT_ONCE`] instances, and those of the last one's tag, before it has bound the earlier ones, so
-//! that calls go on. The devices of an account are bound in one turn, so that a call finds all of them. Requests for an instance that may be on its
-//! way here wait until its SIP server has answered, or is silent. An instance that ends on its way is not bound: the shard asks for its tombstone
-//! once more, and a node that leaves, and serves on until it is registered here, is told to end it.
+//! Invariant: a shard is given at most [`BOUND_AT_ONCE`] instances, and further ones with the last one's tag, before it has bound the earlier ones, so that
+//! calls go on. The devices of an account are bound in one turn, so that a call finds all of them. Requests for an instance that may be on its way here wait
+//! until its SIP server has answered, or counts as silent. An instance that ends on its way is not bound: the shard asks for its tombstone once more, and a
+//! leaving node that still serves it is told to end it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,22 +37,22 @@ use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
 
-/// Instances claimed at once.
+/// Instances that are claimed at once.
 const BATCH: usize = 256;
 /// Instances bound at once; a shard does nothing else meanwhile.
 const BOUND_AT_ONCE: usize = 32;
-/// Likewise, when the last of them have one shard tag.
+/// The same, if the last of them have one shard tag.
 const BOUND_AT_MOST: usize = 4 * BOUND_AT_ONCE;
-/// How many times so many are being opened, or wait to be bound: enough that no core waits for another.
+/// The number of such batches that are being opened or wait to be bound: enough to keep every core busy.
 const OPENED_AHEAD: usize = 4;
-/// How long no SIP server has answered for any instance that was taken over, when nobody waits for them any more.
+/// The time without any answer of a SIP server for claimed instances after which nothing waits for them any more.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long answers are gathered for one letter.
 const GATHER: Duration = Duration::from_millis(50);
 /// Instances that one letter names.
 const LETTER_MAX: usize = 1_000;
 
-/// The hosts that the Contacts of other nodes lead to, as far as it was asked.
+/// The hosts of other nodes' Contacts, as far as they were asked for.
 type Hosts = BTreeMap<Arc<str>, Option<Arc<ContactHosts>>>;
 
 /// Claimed instances that wait for the first answer of their SIP server, each with the run that it was taken from.
@@ -64,7 +63,7 @@ struct Settling {
 }
 
 /// A claimed record, opened.
-enum Opened {
+enum OpenedRecord {
     /// A lent account, which is registered from here.
     Lent(Box<NewInstance>),
     /// A registration that passed through, whose device registers it.
@@ -72,15 +71,15 @@ enum Opened {
     /// The record was wiped.
     Ended,
     /// The record cannot be opened, or is over.
-    Not,
+    Unusable,
 }
 
 impl Inner {
-    /// Claims until nothing is left; so many claims that have begun before end with that. How many are still to be ended, because the store did not
-    /// tell all.
+    /// Claims until nothing is left, which ends that many earlier claims as well. Returns the number still to be ended, because the store did not answer for
+    /// all.
     pub(crate) async fn resume(self: Arc<Self>, ends: usize) -> usize {
         let agent = &self.dependencies.agent;
-        // Before the store is asked: what another node ends from then on is waited for until it is here.
+        // This comes before the question to the store: an end that another node reports from then on waits until the instance is here.
         agent.begin_claim();
         let first_batch = self.claim_next().await;
         let is_told = Arc::new(AtomicBool::new(first_batch.is_some()));
@@ -92,7 +91,7 @@ impl Inner {
             let (claims, mut claimed) = mpsc::channel(1);
             let (it, told) = (self.clone(), is_told.clone());
             tokio::spawn(async move {
-                // Claimed when there is room for it: what calls wait for is to find no queue.
+                // Nothing is claimed before there is room, so that an instance with a waiting call finds no queue.
                 while let Ok(room) = claims.reserve().await {
                     match it.claim_next().await {
                         Some(batch) if batch.is_empty() => return,
@@ -127,7 +126,7 @@ impl Inner {
         0
     }
 
-    /// The next batch, empty when nothing is left; `None`: the store does not say.
+    /// The next batch, empty if nothing is left. `None`: the store does not answer.
     async fn claim_next(&self) -> Option<Vec<Stored>> {
         if self.is_leaving() {
             return Some(Vec::new());
@@ -171,7 +170,7 @@ impl Inner {
             }
         }
         self.dependencies.agent.end_settling().await;
-        // These are retried on and on; nothing waits for them.
+        // These are retried without an end; nothing waits for them.
         let silent: Vec<InstanceId> = settling.lock().keys().copied().collect();
         for (from, ids) in settling.take(silent.into_iter()) {
             self.tell_taken(&from, Vec::new(), ids).await;
@@ -190,7 +189,7 @@ impl Inner {
         }
     }
 
-    /// Has the run that these were taken from, and that may serve on, release them: they have ended.
+    /// Tells the run that had these instances, and may still serve them, to release them, because they have ended.
     async fn tell_ended(&self, from: &Owner, ended: Vec<InstanceId>) {
         for some in ended.chunks(LETTER_MAX) {
             if let Err(error) = self.dependencies.vault.tell_ended(from, some).await {
@@ -199,7 +198,7 @@ impl Inner {
         }
     }
 
-    /// Has the store find an instance under the name that it has by now, where an earlier version kept it under that of its AOR as it is written.
+    /// Moves the lookup of an instance that an earlier version stored under its AOR as written.
     fn name_as_compared(self: &Arc<Self>, id: InstanceId, record: &Record) {
         let vault = &self.dependencies.vault;
         let as_written = vault.lookup_as_written(&record.app, &record.account.aor, &record.device.call_push.token);
@@ -210,48 +209,48 @@ impl Inner {
         }
     }
 
-    /// The hosts that the Contacts of a node lead to, as far as that is known.
+    /// The hosts of a node's Contacts, as far as they are known.
     async fn contact_hosts_of(&self, node: &str) -> Option<Arc<ContactHosts>> {
         // Without it the registrar forgets the Contact when it expires.
         let note = self.dependencies.vault.note_of(node).await.ok().flatten();
         note.and_then(|note| read_note(&note)).map(Arc::new)
     }
 
-    /// The binding data of an instance that `node` had and nobody looks after: the Contact of that node goes with its end.
+    /// The binding data of an abandoned instance of `node`, whose Contact is removed with its end.
     pub(crate) async fn open_left(self: &Arc<Self>, stored: Stored, node: Option<&str>) -> Option<Box<NewInstance>> {
         let hosts = match node {
             Some(node) => self.contact_hosts_of(node).await,
             None => None,
         };
         match self.open_claimed(stored, hosts) {
-            Opened::Lent(new) => Some(new),
-            Opened::PushBinding(known) => {
+            OpenedRecord::Lent(new) => Some(new),
+            OpenedRecord::PushBinding(known) => {
                 self.dependencies.agent.upstreams().release(known.upstream);
                 None
             }
-            Opened::Ended | Opened::Not => None,
+            OpenedRecord::Ended | OpenedRecord::Unusable => None,
         }
     }
 
     /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
         match self.open_claimed(stored, None) {
-            Opened::Lent(new) if new.binding.proven => Some(new),
-            Opened::Lent(new) => {
+            OpenedRecord::Lent(new) if new.binding.proven => Some(new),
+            OpenedRecord::Lent(new) => {
                 self.dependencies.agent.upstreams().release(new.binding.upstream);
                 None
             }
-            Opened::PushBinding(_) | Opened::Ended | Opened::Not => None,
+            OpenedRecord::PushBinding(_) | OpenedRecord::Ended | OpenedRecord::Unusable => None,
         }
     }
 
-    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> Opened {
+    fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Option<Arc<ContactHosts>>) -> OpenedRecord {
         let Stored { id, sealed, fence, put_by, .. } = stored;
-        // Before anything else: the store may have come back with what it had before a wipe.
+        // This comes first, because the store may have come back with data from before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
             self.dependencies.agent.erase(id, lookup);
-            return Opened::Ended;
+            return OpenedRecord::Ended;
         }
         enum Read {
             Lent(NewBinding, (LeaseExpiry, bool), AorKey, Holding),
@@ -275,27 +274,34 @@ impl Inner {
             }
         });
         match read.ok().flatten() {
-            Some(Read::Lent(binding, (lease, told_failing), aor, place)) => {
-                Opened::Lent(Box::new(NewInstance { id, sealed, lease, aor, fence, told_failing, binding, place }))
-            }
+            Some(Read::Lent(binding, (lease, told_failing), aor, place)) => OpenedRecord::Lent(Box::new(NewInstance {
+                id,
+                sealed,
+                lease,
+                aor,
+                fence,
+                told_failing,
+                binding,
+                place,
+            })),
             // A registration that is over, or leads nowhere, is left to its TTL.
-            Some(Read::PushBinding(None)) => Opened::Not,
-            Some(Read::PushBinding(Some(known))) => Opened::PushBinding(Box::new(known)),
+            Some(Read::PushBinding(None)) => OpenedRecord::Unusable,
+            Some(Read::PushBinding(Some(known))) => OpenedRecord::PushBinding(Box::new(known)),
             // The record can never be read again: the TTL takes it.
             None if vault.is_damaged(id, &sealed) => {
                 tracing::error!(event = "record-damaged", instance = %id, "a stored record is damaged, or in a form of another version: nobody takes it over; it is left to its expiry, and its phone enables again when its app is told that there is none");
-                Opened::Not
+                OpenedRecord::Unusable
             }
             None => {
                 tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
-                Opened::Not
+                OpenedRecord::Unusable
             }
         }
     }
 }
 
 /// Some records that are being opened, each with the run that it was taken from.
-type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, Opened)>>;
+type Opening = JoinHandle<Vec<(InstanceId, Option<Owner>, OpenedRecord)>>;
 
 /// Instances under way between the store and the shards.
 struct TakingOver<'a> {
@@ -355,23 +361,23 @@ impl<'a> TakingOver<'a> {
         let (mut ended, mut left) = (BTreeMap::<Owner, Vec<_>>::new(), BTreeMap::<Owner, Vec<_>>::new());
         for (id, from, opened) in opened {
             match opened {
-                Opened::Lent(new) => {
+                OpenedRecord::Lent(new) => {
                     self.settling.lock().insert(id, from);
                     some.push(*new);
                 }
-                Opened::PushBinding(known) => {
+                OpenedRecord::PushBinding(known) => {
                     self.taken += 1;
                     self.left_behind += usize::from(known.left_by.is_some());
                     let (reply, adopted) = oneshot::channel();
                     agent.tell(id, Request::Adopt { new: known, reply }).await;
                     adopting.extend(from.map(|from| (id, from, adopted)));
                 }
-                Opened::Ended => {
+                OpenedRecord::Ended => {
                     if let Some(from) = from {
                         ended.entry(from).or_default().push(id);
                     }
                 }
-                Opened::Not => {
+                OpenedRecord::Unusable => {
                     if let Some(from) = from {
                         left.entry(from).or_default().push(id);
                     }
@@ -397,7 +403,7 @@ impl<'a> TakingOver<'a> {
         }
     }
 
-    /// Waits until all are bound; how many, and how many of them passed through another node.
+    /// Waits until all are bound. Returns their number, and how many of them passed through another node.
     async fn end(mut self) -> (usize, usize) {
         while !self.opening.is_empty() {
             self.bind_first().await;

@@ -1,11 +1,10 @@
-//! Instances that another run has, and whose calls still end here.
+//! Instances that another run owns now, while their calls still end here.
 //!
-//! Such an instance is not registered from here any more, but its calls are served on for a while. Its owner may wipe it meanwhile without knowing of these calls:
-//! so the store is asked for it, and when the store does not have it, the other nodes are asked.
+//! This node no longer registers such an instance, but serves its calls for a while. Its owner may wipe it without knowing of these calls. So this node asks
+//! the store for the record, and the other nodes if the store does not have it. A change that the app makes at the owner applies to those calls within a
+//! second.
 //!
-//! What its app changes there counts for those calls within a second.
-//!
-//! Invariant: their records are not written from here. An instance that another node has wiped is released at once, with its calls.
+//! Invariant: these records are not written from here. An instance that another node has wiped is released at once, with its calls.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -20,7 +19,7 @@ use crate::clock;
 use crate::domain::InstanceState;
 use crate::lock::Mutex;
 use crate::service::Inner;
-use crate::vault::{Fence, Sealed, StoreError, Whose};
+use crate::vault::{Fence, RecordOwner, Sealed, StoreError};
 
 /// How long calls may wait here for an instance that another run has taken over.
 const CALLS_END_WITHIN: Duration = Duration::from_secs(60);
@@ -91,6 +90,7 @@ impl Inner {
         if vault.tombstones().forbids(id, Some(fence)).is_some() {
             return true;
         }
-        vault.whose(id).await == Ok(Whose::Nobodys) && self.wiped_elsewhere(&[(id, fence)]).await.0.contains(&id)
+        vault.record_owner(id).await == Ok(RecordOwner::Nobody)
+            && self.wiped_elsewhere(&[(id, fence)]).await.0.contains(&id)
     }
 }

@@ -1,4 +1,4 @@
-//! Instances of this node that the store does not have any more after a lost lease, and how each of them ends.
+//! Instances of this node whose records are gone from the store after a lost lease, and the end of each.
 //!
 //! Invariant: an instance whose end is unknown stays until the store has answered all questions on which its end depends.
 
@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use sip::id::InstanceId;
 
 use super::AT_ONCE;
-use super::missing_records::Heard;
+use super::missing_records::PeerAnswers;
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::clock::confirmed_now;
 use crate::service::Inner;
@@ -37,7 +37,7 @@ impl Inner {
     pub(super) async fn release_missing(self: &Arc<Self>, missing: &[(InstanceId, Fence)]) -> bool {
         // A silent node may have told the user of an expired one as well: twice is better than never.
         let (wiped, heard) = self.wiped_elsewhere(missing).await;
-        if heard == Heard::StoreAway {
+        if heard == PeerAnswers::StoreAway {
             return false;
         }
         let wiped: HashSet<InstanceId> = wiped.into_iter().collect();

@@ -1,27 +1,27 @@
-//! Records that the store alone has lost, while their owners have them: one was evicted, deleted, or expired by a clock that jumped. The store has lost nothing
-//! else, so only a comparison finds them.
+//! Single records that the store has lost while their owners have them: evicted, deleted, or expired by a clock that jumped. The store has lost nothing else,
+//! so only a comparison finds them.
 //!
-//! | who | compares | and then |
+//! | who compares | which records | consequence |
 //! | --- | --- | --- |
-//! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of what it owns with the store | writes again what is missing |
-//! | the owner, at the same time, of a record that the store would keep for longer than it lives | that one | likewise |
-//! | the owner, when a change finds no record | that one | likewise |
-//! | the owner, when what it compares or changes is another run's, which took it over later | that one | releases it: it was claimed here before a lapse, and bound after it |
-//! | another node, before it says that there is no such instance | asks every node that lives | the one that has it writes it again |
+//! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of those that it owns | writes again what is missing |
+//! | the owner, at the same time | one that the store would keep beyond its end | writes it again |
+//! | the owner, when a change finds no record | that one | writes it again |
+//! | the owner, when it finds a record that another run took over later | that one | releases it: it was claimed here before a lapse of the lease, and bound after it |
+//! | another node, before it says that an instance does not exist | asks every living node | the node that has it writes it again |
 //!
 //! ```text
-//! node that is asked ── the store: has it lost something just now? ── each node that lives: SEEK ──┬── has it ─────── written again, and looked up again
-//!                                                                                               ├── none has it ── there is none
-//!                                                                                               └── one is silent ── 503: nobody can say
-//! owner ── each node that lives: HAVE ── which of these have you wiped? ──┬── none ── written again ── HAVE
-//!                                                                        └── some ── released; that node has erased them once more
+//! node that is asked ── the store: has it lost something just now? ── each living node: SEEK ──┬── has it ─────── written again, and looked up again
+//!                                                                                            ├── none has it ── there is none
+//!                                                                                            └── one is silent ── 503: nobody can say
+//! owner ── each living node: HAVE ── which of these have you wiped? ──┬── none ── written again ── HAVE
+//!                                                                     └── some ── released; that node has erased them once more
 //! ```
 //!
-//! The owner asks because it may have stood still, by a clock that stood still with it: then another node has taken over what it had, and has wiped some. Each node
-//! that is listed is asked, all at once; one that says nothing is waited for as [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says.
+//! The owner asks because it may have stood still, and its clock with it: then another node may have taken over its instances, and wiped some. All listed nodes
+//! are asked at once; a silent one is waited for as [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says.
 //!
-//! Invariant: a question names instances alone, and its answer tells only another node whether one is there: the requester still shows the
-//! instance's secret. Nodes that know neither question answer nothing to it, and count as having nothing.
+//! Invariant: a question names instances alone, and its answer tells only another node whether one exists: the requester still has to show the instance's
+//! secret. A node that knows neither question does not answer, and counts as having nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,10 +42,10 @@ use crate::limits::counted_as;
 use crate::limits::shares::{Share, Shares};
 use crate::service::Inner;
 use crate::service::devices::AccessError;
-use crate::vault::{Fence, Owner, Peer, RENEWAL, Stored, Whose};
+use crate::vault::{Fence, Owner, Peer, RENEWAL, RecordOwner, Stored};
 
-/// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store each. A
-/// few go round within seconds.
+/// In what time all that a node owns is compared once, at the longest: of 100,000 instances 45 with each renewal, at the cost of one short answer of the store
+/// each. A few go round within seconds.
 const COMPARED_WITHIN: Duration = Duration::from_mins(30);
 /// How long the nodes may take to say whether one has it; then nobody can say.
 const SEEK_WAIT: Duration = Duration::from_secs(2);
@@ -77,7 +77,7 @@ pub(crate) enum Question {
 
 /// Whether all nodes have answered that are waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Heard {
+pub(crate) enum PeerAnswers {
     All,
     NotAll,
     /// The store did not say who they are, or took no letter to one that is waited for.
@@ -193,31 +193,31 @@ impl Comparing {
 }
 
 impl Inner {
-    /// Writes again what the store misses of these, releases what another run has taken since, names the others once more, and ends what has not ended for
-    /// the one that replaces it.
+    /// Writes the records of these instances again where the store has lost them, releases instances that another run has taken since, and ends those that
+    /// a later instance has replaced.
     async fn compare(self: Arc<Self>, ids: Vec<InstanceId>) {
         let mut under_way = JoinSet::new();
         for id in ids {
             let it = self.clone();
             under_way.spawn(async move {
                 // A store that is away is asked again in the next round.
-                let whose = it.dependencies.vault.whose(id).await;
-                match whose {
-                    Ok(Whose::Nobodys) => {
+                let owner = it.dependencies.vault.record_owner(id).await;
+                match owner {
+                    Ok(RecordOwner::Nobody) => {
                         let _guard = it.changing.lock_key(id).await;
                         let _ = it.write_again(id).await;
                     }
-                    Ok(Whose::Others) => {
+                    Ok(RecordOwner::AnotherRun) => {
                         let _guard = it.changing.lock_key(id).await;
                         it.release_if_taken(id).await;
                     }
-                    Ok(Whose::Ours) => {
+                    Ok(RecordOwner::ThisRun) => {
                         it.end_if_replaced(id).await;
                         it.cut_to_its_end(id).await;
                     }
                     Err(_) => it.end_if_replaced(id).await,
                 }
-                (whose == Ok(Whose::Ours)).then_some(id)
+                (owner == Ok(RecordOwner::ThisRun)).then_some(id)
             });
         }
         let mut ours = Vec::new();
@@ -243,8 +243,8 @@ impl Inner {
     /// Looks for an instance of which the store has nothing, and its record when a node had it. `from`: the address of who asks, where that is known.
     ///
     /// # Errors
-    /// [`AccessError::StoreAway`] while those who have it may be about to write it again; [`AccessError::OwnerAway`] while a node that may have it says nothing, and when
-    /// too many are sought.
+    /// [`AccessError::StoreAway`] while those who have it may be about to write it again; [`AccessError::OwnerAway`] while a node that may have it says
+    /// nothing, and when too many are sought.
     pub(crate) async fn seek(&self, id: InstanceId, from: Option<IpAddr>) -> Result<Option<Stored>, AccessError> {
         // A request without a permit could be answered only from this node's knowledge, and its 404 would mean that the account is wiped.
         let place = self.seeks.take(from).await.ok_or(AccessError::OwnerAway)?;
@@ -276,17 +276,17 @@ impl Inner {
 
     /// The instances among these that other nodes have wiped, as far as they say so in time; they erase those once more. And whether all were heard:
     /// one that is silent is asked once for all.
-    pub(crate) async fn wiped_elsewhere(&self, held: &[(InstanceId, Fence)]) -> (Vec<InstanceId>, Heard) {
+    pub(crate) async fn wiped_elsewhere(&self, held: &[(InstanceId, Fence)]) -> (Vec<InstanceId>, PeerAnswers) {
         if held.is_empty() {
-            return (Vec::new(), Heard::All);
+            return (Vec::new(), PeerAnswers::All);
         }
-        let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), Heard::StoreAway) };
-        let (mut wiped, mut heard, mut living) = (Vec::new(), Heard::All, Vec::new());
+        let Ok(peers) = self.dependencies.vault.peers().await else { return (Vec::new(), PeerAnswers::StoreAway) };
+        let (mut wiped, mut heard, mut living) = (Vec::new(), PeerAnswers::All, Vec::new());
         let mut is_away = false;
         let mut note_silent = |peer: &Peer| {
             let word = self.silences.note(peer, clock::now());
-            if word == Heard::NotAll {
-                heard = Heard::NotAll;
+            if word == PeerAnswers::NotAll {
+                heard = PeerAnswers::NotAll;
             }
             word
         };
@@ -311,7 +311,7 @@ impl Inner {
                 }
                 unheard => {
                     // A part of the store that takes no letters for one node is not waited for longer than the node.
-                    is_away |= note_silent(peer) == Heard::NotAll && matches!(unheard, Some(Err(_)));
+                    is_away |= note_silent(peer) == PeerAnswers::NotAll && matches!(unheard, Some(Err(_)));
                     false
                 }
             });
@@ -319,7 +319,7 @@ impl Inner {
         for (peer, _) in living {
             self.silences.forget(&peer.node);
         }
-        (wiped, if is_away { Heard::StoreAway } else { heard })
+        (wiped, if is_away { PeerAnswers::StoreAway } else { heard })
     }
 
     /// Looks after the nodes that were silent, with each renewal.

@@ -1,27 +1,27 @@
-//! Ownership: the node's lease, and the consequences when it was lost, or the store has lost something.
+//! Ownership: the node's lease, and what follows when the lease is lost, or the store has lost something.
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `claims` | instances without an owner are taken over |
-//! | `restore`, `missing_records` | what the store has lost is written again |
-//! | `missing_ends` | how that ends of which the store has nothing |
-//! | `shown_again` | what was let go of so, and is served again |
-//! | `left_to_owner` | what another node has, while its calls still end here |
-//! | `unanswered_writes` | changes that the store may have, though its answer was lost |
-//! | `marooned`, `unserved`, `offers` | what fails here, and not at another node, goes there |
+//! | `claims` | taking over instances without an owner |
+//! | `restore`, `missing_records` | writing again the records that the store has lost |
+//! | `missing_ends` | ending instances whose records are gone from the store |
+//! | `shown_again` | serving such an instance again when its record comes back |
+//! | `left_to_owner` | instances that another node owns now, while their calls end here |
+//! | `unanswered_writes` | writes whose answers were lost |
+//! | `unreachable_servers`, `unserved`, `offers` | offering instances that fail here to other nodes |
 //!
-//! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store
-//! can be asked; a store that is away changes nothing for the instances that are here.
+//! Invariant: an instance is registered from here only while the store says that this node owns it, as far as the store can be asked. A store that is away
+//! changes nothing for the instances that are here.
 
 pub(super) mod claims;
 pub(super) mod left_to_owner;
-mod marooned;
 mod missing_ends;
 pub(super) mod missing_records;
 pub(super) mod offers;
 mod restore;
 pub(super) mod shown_again;
 pub(super) mod unanswered_writes;
+mod unreachable_servers;
 pub(super) mod unserved;
 
 use std::collections::HashMap;
@@ -44,40 +44,40 @@ use crate::outage::Outage;
 use crate::vault::record::StoredRecord;
 use crate::vault::{Fence, LEASE, Lease, RENEWAL, StoreError, Stored};
 
-/// Instances that are looked up at once.
+/// Instances that may be looked up at once.
 pub(super) const AT_ONCE: usize = 128;
 /// How often all instances are looked up when the store has lost something: at once, and when the other nodes have noticed.
 const PASSES: u8 = 2;
-/// How long after the word of its end the store may still have what another node erases, or writes over: it says so first.
+/// How long after the notice of an instance's end the store may still have its record: the notice comes before the erasure.
 const ERASED_SOON: Duration = Duration::from_millis(500);
 
 /// This node's ownership as far as it is known, and the work under way about it.
 #[derive(Default)]
 struct Keeping {
-    /// The store did not answer when it was asked last.
+    /// Whether the store did not answer the last question.
     was_away: bool,
     outage: Outage,
-    /// When the store was asked that held the lease last, since boot.
+    /// When the last answer that the lease is held was asked for, since boot.
     held_at: Duration,
-    /// The lease lapsed, and the instances are to be looked up.
+    /// A lapse of the lease after which the instances must be looked up.
     lapsed: Option<Lapse>,
     looking: Option<JoinHandle<bool>>,
-    /// The store was away, or lost the lease, since it was asked last what it has lost.
+    /// Whether the store was away, or lost the lease, since it was last asked for its losses.
     has_doubts: bool,
-    /// The store refuses more than the lease.
+    /// Whether the store refuses everything but the lease.
     refusal: Outage,
-    /// How often it has lost something.
+    /// The number of its losses.
     losses: u64,
     restoring: Option<Restoring>,
     comparing: Comparing,
     writing_back: WritingBack,
-    /// The store was searched for wiped instances since this node got its lease last.
+    /// Whether the store was searched for wiped instances since this node last got its lease.
     has_looked_for_wiped: bool,
     looking_for_wiped: Option<JoinHandle<bool>>,
-    /// Wiped records are to be deleted again.
+    /// Whether deletions must be repeated.
     deletes_again: bool,
     deleting_again: Option<JoinHandle<bool>>,
-    /// How many claims it has left to be ended.
+    /// The number of claims that still have to be ended.
     resuming: Option<JoinHandle<usize>>,
 }
 
@@ -93,16 +93,15 @@ enum Lapse {
     Early,
 }
 
-/// Lost records are being written again.
+/// The restoring of lost records.
 struct Restoring {
-    /// How often all is to be looked up still: the last time when the other nodes have noticed, too.
+    /// The number of lookups still to come: the last one when the other nodes have noticed, too.
     passes: u8,
     under_way: Option<JoinHandle<bool>>,
 }
 
 impl super::Service {
-    /// Holds the node's lease and resumes what is its own or was left behind, until the drain. `told` hears after each
-    /// renewal what is the matter with the store, where something is.
+    /// Holds the node's lease, and claims its own and abandoned instances, until the drain. `told` hears of the store's fault, if any, after each renewal.
     pub async fn keep_ownership(self, told: impl Fn(Option<&StoreError>)) {
         let it = self.0;
         let mut ticks = interval(RENEWAL);
@@ -131,7 +130,7 @@ impl super::Service {
                 agent.be_sure(asked_at);
             }
             if is_held(&held) {
-                // A lease that was heard of beside other work may have been held since.
+                // The lease may have been renewed during other work since.
                 keeping.held_at = keeping.held_at.max(asked_at);
             }
             let held_at = keeping.held_at;
@@ -170,7 +169,7 @@ fn is_held(held: &Result<Lease, StoreError>) -> bool {
     matches!(held, Ok(Lease::Held | Lease::Lapsed))
 }
 
-/// The change of the lease meanwhile.
+/// The state of the lease after an answer.
 struct Renewed {
     /// When the store was asked that held it last, since boot.
     held_at: Duration,
@@ -187,8 +186,8 @@ impl Inner {
         Renewal { asked_at, answered_at: since_boot(), held_before, held }
     }
 
-    /// Does `work`, and renews the lease meanwhile as often as ever: a store that is slow lets the work take longer than a lease. `is_sure`: what is
-    /// here is this node's as long as the lease holds, which it did at `held_at`.
+    /// Does `work`, and renews the lease meanwhile, because with a slow store the work may take longer than a lease. `is_sure`: the instances here are this
+    /// node's as long as the lease is held, which it was at `held_at`.
     async fn renewing_beside<T>(
         &self,
         is_sure: bool,
@@ -203,7 +202,7 @@ impl Inner {
         };
         let renewing = async {
             let mut renewed = Renewed { held_at, was_away: false, lapsed: None };
-            // A renewal that is under way is heard to its end: it may be the one that tells of a lapse.
+            // A renewal under way is awaited: it may show a lapse.
             while timeout(RENEWAL, over.notified()).await.is_err() {
                 if self.is_leaving() {
                     // The node gives its lease up, or has done so.
@@ -222,7 +221,7 @@ impl Inner {
                     }
                     Err(_) => renewed.was_away = true,
                 }
-                // After a lapse nothing is sure until it is looked up, and the lease is renewed all the same: it would lapse once more.
+                // After a lapse nothing is certain before the lookup. The lease is renewed all the same, or it would lapse once more.
                 if (is_sure || is_away) && renewed.lapsed.is_none() {
                     self.dependencies.agent.be_sure(asked_at);
                 }
@@ -234,7 +233,7 @@ impl Inner {
 }
 
 impl Keeping {
-    /// Does what a renewal of the lease leads to; whether the store has answered.
+    /// Handles the outcome of a renewal. Returns whether the store has answered.
     async fn go_on(
         &mut self,
         it: &Arc<Inner>,
@@ -247,14 +246,14 @@ impl Keeping {
             Err(error) => Err(error),
         };
         self.note_refused(is_held.then(|| answered.as_ref().err()).flatten());
-        // A lease alone is no store: one that refuses the rest takes over nothing and restores nothing.
+        // The lease alone is not enough: with a store that refuses the rest, nothing is claimed or restored.
         it.dependencies.metrics.store_up(answered.is_ok());
         told(answered.as_ref().err());
         if answered.is_err() {
             return false;
         }
         if self.lapsed.is_some() {
-            // First: what another node has ended is unregistered, and what it has taken over is not.
+            // This comes first: instances that another node has ended are unregistered, and those that it has claimed are not.
             it.release_ended().await;
             self.look_up_lapsed(it).await;
             if self.lapsed.is_none() {
@@ -279,7 +278,7 @@ impl Keeping {
         true
     }
 
-    /// Takes note of the store's answer about the lease.
+    /// Notes the store's answer about the lease.
     fn note(&mut self, renewal: &Renewal) {
         let held = &renewal.held;
         match held {
@@ -312,7 +311,7 @@ impl Keeping {
         }
     }
 
-    /// Takes note of the store's refusal of the rest of a renewal.
+    /// Notes the store's refusal of the rest of a renewal.
     fn note_refused(&mut self, error: Option<&StoreError>) {
         match error {
             Some(error) => {
@@ -328,7 +327,7 @@ impl Keeping {
         }
     }
 
-    /// Notices what the store has lost.
+    /// Notices losses of the store.
     async fn look_for_losses(&mut self, it: &Arc<Inner>) -> Result<(), StoreError> {
         self.has_doubts |= self.was_away;
         let losses = it.dependencies.vault.losses(self.has_doubts).await?;
@@ -354,7 +353,7 @@ impl Keeping {
         Ok(())
     }
 
-    /// Since the lease has lapsed, the instances here may be another node's.
+    /// After a lapse of the lease, looks up the instances here, which may be another node's.
     async fn look_up_lapsed(&mut self, it: &Arc<Inner>) {
         let Some(lapse) = self.lapsed else { return };
         let has_lost = self.restoring.is_some();
@@ -369,7 +368,7 @@ impl Keeping {
         }
     }
 
-    /// Has written again what the store has lost, beside the renewals.
+    /// Has lost records written again, in parallel to renewals.
     async fn restore(&mut self, it: &Arc<Inner>) {
         let Some(restoring) = &mut self.restoring else { return };
         if restoring.under_way.as_ref().is_some_and(JoinHandle::is_finished)
@@ -394,7 +393,7 @@ impl Keeping {
         }
     }
 
-    /// Looks, beside the renewals, for what this node has wiped and the store has again; one look at a time.
+    /// Searches the store, in parallel to renewals, for records that this node has wiped; one search at a time.
     async fn look_for_wiped(&mut self, it: &Arc<Inner>) {
         if let Some(looking) = self.looking_for_wiped.take_if(|looking| looking.is_finished()) {
             self.has_looked_for_wiped |= looking.await.unwrap_or(false);
@@ -405,7 +404,7 @@ impl Keeping {
         }
     }
 
-    /// Deletes again, beside the renewals, what a store may have again that was away or has lost something.
+    /// Repeats deletions, in parallel to renewals, after the store was away or has lost something.
     async fn delete_again(&mut self, it: &Arc<Inner>) {
         if let Some(deleting) = self.deleting_again.take_if(|deleting| deleting.is_finished()) {
             self.deletes_again |= !deleting.await.unwrap_or(false);
@@ -417,7 +416,7 @@ impl Keeping {
         }
     }
 
-    /// Looks for what the store alone has lost, beside the renewals.
+    /// Compares some records with the store, in parallel to renewals.
     async fn compare(&mut self, it: &Arc<Inner>) {
         // A full look-up needs no comparison.
         if self.lapsed.is_none() && self.restoring.is_none() {
@@ -425,7 +424,7 @@ impl Keeping {
         }
     }
 
-    /// Takes over what nobody looks after, beside the renewals.
+    /// Claims abandoned records, in parallel to renewals.
     async fn resume(&mut self, it: &Arc<Inner>) {
         if self.resuming.as_ref().is_some_and(|resuming| !resuming.is_finished()) {
             return;
@@ -444,8 +443,8 @@ impl Keeping {
 }
 
 impl Inner {
-    /// Unregisters and forgets the instances that another node has ended: the account was enabled again there, or wiped. An instance that is not
-    /// here, while instances are on their way here, is waited for, and reported again; so is one about which the store could not be asked.
+    /// Unregisters and forgets the instances that another node has ended: the account was enabled again there, or wiped. An instance that may still be on its
+    /// way here, or about which the store could not be asked, is reported again later.
     pub(super) async fn release_ended(self: &Arc<Self>) {
         // A store that is away tells them with the next lease.
         while let Ok(mut ended) = self.dependencies.vault.ended_elsewhere().await {
@@ -479,7 +478,7 @@ impl Inner {
         }
     }
 
-    /// Lets go of these, which another node has ended; those that need not be told again.
+    /// Releases instances that another node has ended. Returns those that need not be reported again.
     async fn release_all(self: &Arc<Self>, ended: Vec<InstanceId>) -> Vec<InstanceId> {
         let (mut done, mut owned, mut is_away) = (Vec::with_capacity(ended.len()), Vec::new(), false);
         for some in ended.chunks(AT_ONCE) {
@@ -505,8 +504,8 @@ impl Inner {
         done
     }
 
-    /// Lets go of one that another node has ended; `false`: it has only passed through, and the store has it from this node, because its device has
-    /// registered it here anew, or because it is not erased or written over yet.
+    /// Releases an instance that another node has ended. `false`: it is a push binding, and the store has it from this node, because its device has registered
+    /// again here, or because it is not erased or overwritten yet.
     pub(super) async fn release_one(self: &Arc<Self>, id: InstanceId) -> Result<bool, StoreError> {
         let agent = &self.dependencies.agent;
         let status = self.look_as_relay(id).await.ok();
@@ -524,12 +523,11 @@ impl Inner {
         Ok(true)
     }
 
-    /// Has an instance that was lent give way, which another node has ended, and its calls go on, or be missed, in the name of the one that replaces it, if any
-    /// does.
+    /// Ends a lent account here that another node has ended. Its calls go on, or are missed, in the name of its successor, if it has one.
     pub(super) async fn give_way_to_successor(self: &Arc<Self>, id: InstanceId, status: Option<&InstanceStatus>) {
         let find = || {
             let (it, status) = (self.clone(), status.cloned());
-            // A store that is away leaves it without one.
+            // Without an answer of the store it has none.
             async move { it.successor_of(&status?).await.ok().flatten() }
         };
         if let Some(successor) = find().await {
@@ -538,7 +536,7 @@ impl Inner {
         self.give_way(id, find()).await;
     }
 
-    /// The instance that has taken the place of this one in the store; a wiped instance has none there.
+    /// The instance that has replaced this one in the store; a wiped instance has none.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -552,8 +550,8 @@ impl Inner {
         self.dependencies.vault.open_record(status.id, &status.sealed, is_push_binding).unwrap_or(false)
     }
 
-    /// The lease had run out: instances that another node took meanwhile are released without a word to their SIP server, and those that it
-    /// [has ended](Self::release_missing) are unregistered. Whether the store told all; else it is to be asked again.
+    /// Looks up all instances after a lapse. Those that another node has claimed meanwhile are released without a word to their SIP server, and those that it
+    /// [has ended](Self::release_missing) are unregistered. Returns whether the store has answered for all; if not, it must be asked again.
     ///
     /// `has_lost`: the store has lost something. Then a record that is missing, or older than the one here, is [restored](restore) and not released,
     /// also where this node itself stood still meanwhile: it asks the others first which instances they have wiped. In a Cluster, which cannot tell a
@@ -602,7 +600,7 @@ impl Inner {
         self.release_missing(&missing).await
     }
 
-    /// Looks instances up in the store, until `told` has heard of all, or once of a store that is away.
+    /// Looks instances up in the store, until `told` has heard of all, or that the store is away.
     pub(super) async fn look_up(
         &self,
         ids: &[InstanceId],

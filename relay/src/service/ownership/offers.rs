@@ -1,17 +1,17 @@
-//! Accounts that go to another node because their SIP server cannot be reached from here, or this node cannot push for them.
+//! Offers: accounts go to another node if their SIP server cannot be reached from here, or this node cannot push for them.
 //!
 //! ```text
 //! node that is cut off ── "take these" ─┬─ it does not reach the server either ── the next node
 //!                                       └─ claims them ── registers them
-//! node that is cut off ── the store: whose are they? ── releases them, without a word to the SIP server; a call that waits here ends first
+//! node that is cut off ── the store: who owns them? ── releases them, without a word to the SIP server; a call that waits here ends first
 //!                      ── "is it registered?" ── yes: the others follow
 //! ```
 //!
-//! The taking node claims by the script by which it takes over what the dead leave, so that a fence parts the two owners at each moment. The word for it
-//! is the owner's own: nobody takes anything from a node that lives and has not offered it.
+//! The taking node claims with the script that also claims from dead nodes, so that a fence separates the two owners at each moment. The offer is the owner's
+//! consent: nobody takes anything from a living node without one.
 //!
-//! Invariant: an instance is released here only when the store names another owner for it. A wipe waits until it is known whose the instance is: its receipt
-//! comes from there. A node that is alone, that leaves, or whose store is in doubt offers nothing.
+//! Invariant: an instance is released here only when the store names another owner. A wipe waits until the owner is known, because the receipt comes from
+//! there. A node that is alone, that leaves, or whose store is in doubt offers nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use zeroize::Zeroizing;
 
-use super::marooned::{Marooned, Step, Tried};
+use super::unreachable_servers::{OfferOutcome, Step, UnreachableServers};
 use crate::agent::request::{AtServer, Request};
 use crate::clock;
 use crate::domain::InstanceState;
@@ -32,13 +32,13 @@ use crate::service::{Inner, Service};
 use crate::vault::Owner;
 use crate::vault::record::Provider;
 
-/// How many looks come to the time after which another node is asked.
+/// The number of checks within the time after which another node is asked.
 const LOOKS: u32 = 12;
-/// How long another node may take to say that it takes what is offered.
+/// How long another node may take to accept an offer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// How long it may take to claim it: longer than it claims.
+/// How long it may take to claim the offer: longer than its claim may take.
 const TAKEN_WITHIN: Duration = Duration::from_secs(8);
-/// For how long after it was read an offer is claimed: its writer looks longer whose the instances are.
+/// How long after its arrival an offer may be claimed: its writer checks the owners for longer.
 pub(super) const OFFER_HOLDS: Duration = Duration::from_secs(4);
 /// How long it may take to register it.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(20);
@@ -58,7 +58,7 @@ const PROVIDERS: [Provider; 4] = [Provider::ApnsProduction, Provider::ApnsSandbo
 const YES: &[u8] = b"yes";
 const NO: &[u8] = b"no";
 
-/// A word about accounts whose SIP server the writer does not reach.
+/// A message about accounts whose SIP server the writer does not reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Offer {
     /// The reader may claim these of the writer.
@@ -93,10 +93,10 @@ pub(super) enum OfferReason {
 /// The instances whose owner is not known at this moment.
 pub(crate) struct Offered(watch::Sender<HashSet<InstanceId>>);
 
-/// Instances on offer; no more when this is dropped.
+/// Instances on offer; withdrawn when this is dropped.
 struct OnOffer<'a>(&'a Offered, &'a [InstanceId]);
 
-/// What came of an offer.
+/// The outcome of an offer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The node does not reach the server, or takes nothing.
@@ -168,7 +168,7 @@ impl Offered {
         OnOffer(self, ids)
     }
 
-    /// Waits until it is known whose an instance is.
+    /// Waits until the owner of an instance is known.
     pub(crate) async fn settled(&self, id: InstanceId) {
         if self.0.borrow().is_empty() {
             return;
@@ -177,7 +177,7 @@ impl Offered {
         let _ = self.0.subscribe().wait_for(|offered| !offered.contains(&id)).await;
     }
 
-    /// Locks an instance when it is known whose it is. In this order: an offer that was taken ends when it has had the lock.
+    /// Locks an instance whose owner is known. The order matters: an offer that was taken ends only after it has had the lock.
     pub(in crate::service) async fn lock_settled<'a>(
         &self,
         changing: &'a KeyedMutex<InstanceId>,
@@ -201,23 +201,24 @@ impl Drop for OnOffer<'_> {
 }
 
 impl Service {
-    /// Looks for SIP servers that this node does not reach, and has other nodes take the accounts there, until the process ends. `after`: how long nobody
-    /// has answered then.
+    /// Checks for SIP servers that this node does not reach, and offers their accounts to other nodes, until the process ends. `after`: the silence of a
+    /// server before that.
     pub async fn leave_unreachable_servers(self, after: Duration) {
-        let (it, mut marooned, mut ticks) = (self.0, Marooned::new(after), interval(after / LOOKS));
+        let (it, mut unreachable_servers, mut ticks) =
+            (self.0, UnreachableServers::new(after), interval(after / LOOKS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            it.look_for_silent_servers(&mut marooned).await;
+            it.look_for_silent_servers(&mut unreachable_servers).await;
         }
     }
 }
 
 impl Inner {
-    async fn look_for_silent_servers(self: &Arc<Self>, marooned: &mut Marooned) {
+    async fn look_for_silent_servers(self: &Arc<Self>, unreachable_servers: &mut UnreachableServers) {
         let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
-        let steps = marooned.due(clock::now(), &agent.silent_servers(clock::now()));
-        vault.yield_claims(marooned.yields());
+        let steps = unreachable_servers.due(clock::now(), &agent.silent_servers(clock::now()));
+        vault.yield_claims(unreachable_servers.yields());
         if steps.is_empty() || self.is_leaving() || agent.is_doubtful() || vault.is_being_restored() {
             return;
         }
@@ -239,15 +240,15 @@ impl Inner {
         }
         for some in tries.chunks(TRIED_AT_ONCE) {
             let tried = some.iter().map(|(server, times)| self.try_elsewhere(server, *times, &peers));
-            let tried: Vec<Tried> = join_all(tried).await;
+            let tried: Vec<OfferOutcome> = join_all(tried).await;
             let mut reached = Vec::new();
             for ((server, _), tried) in some.iter().zip(tried) {
-                marooned.note(server, tried, clock::now());
-                if tried == Tried::Registered {
+                unreachable_servers.note(server, tried, clock::now());
+                if tried == OfferOutcome::Registered {
                     reached.push(server);
                 }
             }
-            vault.yield_claims(marooned.yields());
+            vault.yield_claims(unreachable_servers.yields());
             for server in reached {
                 tracing::warn!(
                     event = "sip-server-reached-elsewhere",
@@ -263,7 +264,7 @@ impl Inner {
     /// The nodes that may take something.
     pub(super) async fn takers(&self) -> Vec<Owner> {
         let leavers = self.leavers.living(clock::now());
-        // A store that is away is asked again with the next look.
+        // A store that is away is asked again with the next check.
         let mut peers = self.dependencies.vault.living_peers().await.unwrap_or_default();
         peers.retain(|peer| !leavers.contains(peer));
         peers.sort_unstable();
@@ -289,7 +290,7 @@ impl Inner {
         accounts.into_values().filter(|(_, fails)| *fails).map(|(ids, _)| ids).collect()
     }
 
-    /// Has the accounts that stand by an earlier grant ask the server, too: it is seen whether that answers for them.
+    /// Has the accounts with an earlier grant register as well, to see whether the server answers them.
     async fn ask_standing(&self, server: &str) {
         let mut asked = BTreeSet::new();
         for AtServer { id, binding, state } in self.at_server(server).await {
@@ -300,22 +301,22 @@ impl Inner {
     }
 
     /// Has another node try one account of a server.
-    async fn try_elsewhere(self: &Arc<Self>, server: &str, times: usize, peers: &[Owner]) -> Tried {
+    async fn try_elsewhere(self: &Arc<Self>, server: &str, times: usize, peers: &[Owner]) -> OfferOutcome {
         let failing = self.failing_at(server).await;
-        let Some(ids) = failing.get(times % failing.len().max(1)) else { return Tried::NotRegistered };
+        let Some(ids) = failing.get(times % failing.len().max(1)) else { return OfferOutcome::NotRegistered };
         for turn in 0..peers.len() {
             let peer = &peers[(times + turn) % peers.len()];
             match self.offer(peer, server, ids, (OfferReason::NotReached, false)).await {
-                // Another node may take it: it is still this one's.
+                // Another node may take it, because this node still owns it.
                 Outcome::Declined | Outcome::NotTaken => {}
                 Outcome::Taken => {
                     let registered = self.await_registered(peer, ids);
                     let registered = timeout(REGISTERED_WITHIN, registered).await.is_ok();
-                    return if registered { Tried::Registered } else { Tried::NotRegistered };
+                    return if registered { OfferOutcome::Registered } else { OfferOutcome::NotRegistered };
                 }
             }
         }
-        Tried::NotRegistered
+        OfferOutcome::NotRegistered
     }
 
     async fn await_registered(&self, peer: &Owner, ids: &[InstanceId]) {
@@ -329,7 +330,7 @@ impl Inner {
         }
     }
 
-    /// Offers all that fails at a server, divided among the nodes that reach it.
+    /// Offers all accounts that fail at a server, divided among the nodes that reach it.
     async fn give_all(self: &Arc<Self>, server: &str, peers: &[Owner]) {
         let mut shares = vec![Vec::new(); peers.len()];
         for ids in self.failing_at(server).await {
@@ -345,7 +346,7 @@ impl Inner {
                     }
                     let peer = &peers[(share + turn) % peers.len()];
                     match self.offer(peer, server, some, (OfferReason::NotReached, true)).await {
-                        // What one node has not taken another may take: it is still this one's.
+                        // Another node may take the rest, because this node still owns it.
                         Outcome::Declined | Outcome::NotTaken => {}
                         Outcome::Taken => break,
                     }
@@ -354,7 +355,7 @@ impl Inner {
         }
     }
 
-    /// Whether a node says yes to this.
+    /// Whether a node accepts this.
     pub(super) async fn agrees(&self, peer: &Owner, question: &Offer) -> bool {
         self.ask_within(peer, question.write(), ANSWER_WITHIN).await.is_some_and(|answer| **answer == *YES)
     }
@@ -400,7 +401,7 @@ impl Inner {
             self.look_up(&left, |id, stored| match stored {
                 Ok(None) => drop(ended.insert(id)),
                 Ok(Some(stored)) if !stored.owned => drop(gone.insert(id)),
-                // What is still this node's, and what could not be asked about, is looked at again.
+                // Instances that this node still owns, or about which the store could not be asked, are checked again.
                 Ok(Some(_)) | Err(_) => {}
             })
             .await;
@@ -430,7 +431,7 @@ impl Inner {
         Outcome::Taken
     }
 
-    /// Answers what a node says of accounts that fail there.
+    /// Answers an offer of another node.
     pub(crate) async fn hear_offer(&self, from: &Owner, offer: Offer) -> Zeroizing<Vec<u8>> {
         let is_yes = match offer {
             Offer::IsRegistered(id) => {

@@ -1,29 +1,29 @@
-//! Restoring: records that the store has lost are written again by the nodes that have them.
+//! Restoring: the nodes write again the records that the store has lost.
 //!
-//! A store may come back with nothing, with older data, or with all but the last moments: a restart, a fail-over to a replica that lagged.
-//! Each node notices by itself ([`Vault::losses`](crate::vault::Vault::losses)) and looks up all that it owns:
+//! A store may come back empty, with older data, or without the last moments: after a restart, or a fail-over to a replica that lagged. Each node notices that
+//! by itself ([`Vault::losses`](crate::vault::Vault::losses)) and looks up all that it owns:
 //!
-//! | the store has | the node's action |
+//! | the store has | the node |
 //! | --- | --- |
-//! | nothing | it is written again |
-//! | another form of it, with this node's fence | likewise: a change is in the store before it is here, so that one is older |
-//! | it as it is here, for longer than it lives | likewise: the store's clock was ahead when it was written |
-//! | an older fence | likewise; the node that it names, and that lives, is told to release it |
-//! | a newer fence, or another owner with the same one | it is released: it was claimed from what came back |
+//! | nothing | writes the record again |
+//! | another form of the record, with this node's fence | writes it again: the store gets a change before the shard, so its form is the older one |
+//! | the record as it is here, to be kept beyond its end | writes it again: the store's clock was ahead when it was written |
+//! | an older fence | writes it again; the node named there, if it lives, is told to release it |
+//! | a newer fence, or another owner with the same fence | releases the instance: it was claimed from what came back |
 //!
-//! Each looks twice, at once and a [lease](crate::vault::LEASE) later, when all have noticed and written. Until then nothing is claimed, for restored
-//! records may name owners that are dead, or that have handed over since; and a call for an instance that is not here waits.
+//! Each node looks twice: at once, and a [lease](crate::vault::LEASE) later, when all nodes have noticed and written. Until then nothing is claimed, because
+//! restored records may name owners that are dead, or that have handed over since; and a call for an instance that is not here waits.
 //!
-//! A single record may be missing in a store that has lost nothing else, because the store has evicted it, or an operator has deleted it:
-//! [`missing_records`](super::missing_records) finds out, and has it written again.
+//! A store that has lost nothing else may miss a single record, because it was evicted or deleted: [`missing_records`](super::missing_records) finds it.
 //!
-//! Invariant: only the owner writes a record again, with the fence that it was given: of two that believe to own it the later one stays.
-//! Wiped instances do not come back. Those wiped by this node have a tombstone and are erased again, both times. Those ended by another node
-//! meanwhile are erased again when that is known: a node that writes a record again asks every other node before and after, and one that has wiped it
-//! erases it once more. A node that is listed and silent, also one without a lease, is waited for as long as
-//! [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says, and nothing is written again meanwhile. One that was not waited for, or
-//! not listed because the store had lost the list, erases its own wiped records when it comes back: with its first lease, and with each new one, it
-//! looks for them in the store.
+//! Invariant: only the owner writes a record again, with the fence that it was given. Of two nodes that believe to own it, the later one keeps it. Wiped
+//! instances do not come back:
+//! - Those that this node has wiped have a tombstone, and are erased again, both times.
+//! - Those that another node has ended are erased again when that is known: a node that writes a record again asks every other node before and after, and a
+//!   node that has wiped it erases it once more. A listed node that is silent, with or without a lease, is waited for as
+//!   [`unresponsive_peers`](crate::service::nodes::unresponsive_peers) says, and nothing is written again meanwhile.
+//! - A node that was given up, or that the store had lost from its list, erases its own wiped records when it comes back: it looks for them with each new
+//!   lease.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 
 use super::AT_ONCE;
-use super::missing_records::Heard;
+use super::missing_records::PeerAnswers;
 use crate::agent::request::{InstanceStatus, Request};
 use crate::clock::{confirmed_now, shared_now};
 use crate::domain::InstanceState;
@@ -86,7 +86,7 @@ impl Inner {
         let mut tally = Tally::default();
         let (wiped, heard) = self.wiped_elsewhere(&owned).await;
         self.release_wiped(&wiped).await;
-        if heard != Heard::All {
+        if heard != PeerAnswers::All {
             return false;
         }
         // A clock that has jumped ahead makes nothing old.
@@ -131,7 +131,7 @@ impl Inner {
         let fence = self.look_as_relay(id).await.map_or(Fence::NEW, |status| status.fence);
         let (wiped, heard) = self.wiped_elsewhere(&[(id, fence)]).await;
         self.release_wiped(&wiped).await;
-        if heard != Heard::All {
+        if heard != PeerAnswers::All {
             return Err(StoreError::Away(AwayReason::TimedOut));
         }
         let loss = if dependencies.vault.is_being_restored() { Loss::WithOthers } else { Loss::Alone };
@@ -159,11 +159,12 @@ impl Inner {
         // Instances wiped meanwhile.
         let (wiped, heard) = self.wiped_elsewhere(&written).await;
         self.release_wiped(&wiped).await;
-        self.erase_ended(&written).await && heard == Heard::All
+        self.erase_ended(&written).await && heard == PeerAnswers::All
     }
 
-    /// Erases what this node has wiped, since this time in seconds since 1970, or has ended of what passed through, and the store has again: it came back with what it had before, or others
-    /// have written it again while this node was not there to be asked. The rest costs one short question each. Whether the store answered.
+    /// Erases what this node has wiped, since this time in seconds since 1970, or has ended of what passed through, and the store has again: it came back with
+    /// what it had before, or others have written it again while this node was not there to be asked. The rest costs one short question each. Whether the store
+    /// answered.
     pub(super) async fn erase_returned(self: &Arc<Self>, since: u64) -> bool {
         let vault = &self.dependencies.vault;
         if !self.end_returned().await {

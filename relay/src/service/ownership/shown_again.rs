@@ -1,11 +1,11 @@
-//! Accounts that this node has released because the store did not show them, and whose records stand there again.
+//! Accounts that this node has released because the store did not show their records, and whose records the store shows again.
 //!
 //! ```text
-//! released ── its device, or app, shows its secret ── no node has wiped it ── the record is this run's, and has its place ── bound, registered
+//! released ── its device, or app, shows its secret ── no node has wiped it ── the record is this run's, and nothing has replaced it ── bound, registered
 //! ```
 //!
-//! Invariant: a record alone is not served again, for a store may show one that was wiped: its secret was shown as well, every other node was heard, and nothing
-//! has taken its place. At most [`RELEASED_MAX`] are remembered; a restart serves the others.
+//! Invariant: a record alone is not enough, because a store may show one that was wiped: its secret was shown as well, every other node was heard, and nothing
+//! has replaced the instance. At most [`RELEASED_MAX`] are remembered; a restart serves the others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
-use super::missing_records::Heard;
+use super::missing_records::PeerAnswers;
 use crate::lock::Mutex;
 use crate::service::Inner;
 use crate::vault::record::StoredRecord;
@@ -64,7 +64,7 @@ impl Inner {
             return (stored.fence > fence).then_some(());
         }
         let (wiped, heard) = self.wiped_elsewhere(&[(id, stored.fence)]).await;
-        if heard != Heard::All || agent.is_claiming() || agent.is_doubtful() || self.is_leaving() {
+        if heard != PeerAnswers::All || agent.is_claiming() || agent.is_doubtful() || self.is_leaving() {
             return None;
         }
         if !wiped.is_empty() || !self.has_its_place(&stored).await? {

@@ -1,12 +1,12 @@
-//! Changes that were refused because the store did not answer, and that it may have all the same: its answer alone was lost.
+//! Changes that were refused because the store did not answer. The store may have made them all the same, and only its answer was lost.
 //!
 //! ```text
-//! change ── written, and no answer ── refused: "nothing was changed" ── [`SETTLED`] later, when the store answers ── compared with the record here ─┬─ as it is here
+//! change ── written, and no answer ── refused: "nothing was changed" ── [`SETTLED`] later, when the store answers ── compared with the record here ─┬─ equal
 //!                                                                                                                                            └─ another ── written again
 //! ```
 //!
-//! Invariant: a change that was refused is not in force after the next start or take-over, if this node reaches the store once more before. By the time
-//! that a record is compared, no write of it is under way: the store carries out none that is late, and changes wait for its lock.
+//! Invariant: a change that was refused is not in force after the next start or claim, if this node reaches the store once before that. No write of a record is
+//! under way when it is compared: the store ignores late ones, and changes wait for the lock.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};

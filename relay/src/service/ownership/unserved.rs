@@ -1,12 +1,12 @@
-//! Accounts here whose app, or a push service of it, is not in this node's configuration: a node that has it takes them.
+//! Accounts whose app, or its push service, is not in this node's configuration. A node that has it takes them.
 //!
 //! ```text
 //! claimed, opened ── no such app here ── noted ── "have you it?" ── yes: offered ── claimed there
 //!                                                              └─── no: the next node
 //! ```
 //!
-//! Invariant: nothing is offered before a node has said that it has the app and the push service, so that no account goes back and forth. What nobody
-//! else has stays, and is warned of for as long as it is here. What is opened and not bound yet is not forgotten meanwhile.
+//! Invariant: nothing is offered before a node has said that it has the app and the push service, so that no account goes back and forth. An account that no
+//! other node serves stays, and the log warns of it as long as it is here. An account that is opened and not bound yet is not forgotten meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard};

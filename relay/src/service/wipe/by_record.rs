@@ -1,21 +1,20 @@
-//! Ending an instance by its record: its owner is gone, another node's new instance takes its place, or it is on its way here.
+//! Ending an instance by its record: its owner is gone, another node's new instance replaces it, or it is on its way here.
 //!
 //! ```text
-//! record ─┬─ no node looks after it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to release it
+//! record ─┬─ no node serves it ── bound here, for its unregistration alone ── it ends as any other; its owner is told to release it
 //!         └─ else ── tombstone ── its shard is told ─┬─ has it ── it ends as any other
 //!                                                    └─ has not ─ audit line ─┬─ erased ──────────── a receipt; its owner is told to release it
 //!                                                                             └─ the store is away ─ asked again, by this run or the next
 //! ```
 //!
-//! An owner without a lease may be gone, or be cut off from the store alone, and push its calls on: so its Contact is taken away at the SIP server from
-//! here, as a node does that takes an instance over, and the owner unregisters once more when it hears of the end. So may one whose lease still runs, and
-//! only the record names its Contact: what a new instance replaces waits, as long as a lease runs at most, until its owner has said a word or has no lease.
-//! Where this node dies meanwhile, whoever owns the earlier one then ends it (`interrupted_replacement`).
+//! An owner without a lease may be gone; or it may be cut off from the store alone, and go on pushing calls. So this node removes its Contact at the SIP
+//! server, as a node does that claims an instance, and the owner unregisters once more when it hears of the end. An owner with a lease may be gone, too, and
+//! only the record names its Contact. So the end of a replaced instance waits, at most as long as a lease, until its owner has answered or has no lease. If
+//! this node dies meanwhile, the next owner of the earlier instance ends it (`interrupted_replacement`).
 //!
-//! Invariant: whichever node owns a record, its tombstone comes before its erasure; and a replaced instance leaves one also where nothing of
-//! it could be read. An owner that lives unregisters by itself when it releases the instance, and a node that leaves, or that cannot open the record, speaks to no SIP
-//! server: then the receipt says `unregistered: false`. Of a registration that passed through there is no tombstone: its device may register it again
-//! under the same id.
+//! Invariant: whichever node owns a record, its tombstone comes before its erasure. A replaced instance leaves a tombstone even if nothing of it could be read.
+//! A living owner unregisters by itself when it releases the instance. A node that leaves, or that cannot open the record, contacts no SIP server: then the
+//! receipt says `unregistered: false`. A push binding has no tombstone, because its device may register it again under the same id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use sip::id::InstanceId;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use crate::agent::Audience;
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::audit::{Act, AuditSubject};
 use crate::clock::{self, shared_now};
@@ -40,6 +40,21 @@ use crate::vault::{LEASE, Lookup, RENEWAL, Stored, Tombstone, WRITE_LIMIT};
 
 /// How soon it is looked again whether a silent owner has its lease.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The facts of a record that its wipe needs.
+struct WipeFacts {
+    lookup: Option<Lookup>,
+    proof: Option<[u8; 16]>,
+    kind: RecordKind,
+    /// Whether the record opens here.
+    is_open: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RecordKind {
+    Lent,
+    PushBinding,
+}
 
 impl Inner {
     /// Ends the instance that a new one replaces, in the background: its app has its answer already. A SIP server that takes one Contact of an
@@ -190,15 +205,8 @@ impl Inner {
         if vault.tombstones().look(id).is_some() {
             return Err(AccessError::Unknown);
         }
-        let facts = |record: &StoredRecord| match record {
-            StoredRecord::Lent(record) => {
-                (Some(vault.lookup_of(record)), Some(vault.wipe_proof(id, &record.secret)), true)
-            }
-            StoredRecord::PushBinding(record) => (Some(vault.lookup_of(record)), None, false),
-        };
-        let opened = vault.open_record(id, &stored.sealed, facts);
-        let is_open = opened.is_ok();
-        let (lookup, proof, is_lent) = opened.unwrap_or((None, None, true));
+        let WipeFacts { lookup, proof, kind, is_open } = self.wipe_facts(&stored);
+        let is_lent = kind == RecordKind::Lent;
         // No tombstone is left: the earlier holder of the lock may have wiped it, or its device registered it anew.
         if !is_lent && !self.is_as_loaded(&stored).await? {
             return Err(AccessError::Unknown);
@@ -227,7 +235,9 @@ impl Inner {
         self.dependencies.metrics.wipe(reason);
         tracing::info!(event = "wiped-by-record", instance = %id, reason = reason.word(), "wiped by its record: its owner is gone or is to let go of it, or it was on its way here");
         let erased = self.timed(StoreOperation::Erase, vault.erase_all_of(id, lookup));
-        if tokio::join!(erased, self.tell_end(id, !is_lent)).0.is_err() {
+        // A registration that passed through may have a copy at any node.
+        let audience = if is_lent { Audience::LeavingNodes } else { Audience::AllNodes };
+        if tokio::join!(erased, self.tell_end(id, audience)).0.is_err() {
             self.dependencies.agent.erase(id, lookup);
             return if is_written { Ok(Wiped::Wiping) } else { Err(AccessError::Unwritten) };
         }
@@ -242,6 +252,26 @@ impl Inner {
         }
         let wiped_at = vault.tombstones().look(id).and_then(|tombstone| tombstone.wiped_at);
         Ok(Wiped::Done(self.receipt(id, wiped_at.unwrap_or_else(shared_now), reason, false)))
+    }
+
+    /// The facts of a record that its wipe needs. A record that does not open counts as that of a lent account.
+    fn wipe_facts(&self, stored: &Stored) -> WipeFacts {
+        let (id, vault) = (stored.id, &self.dependencies.vault);
+        let facts = vault.open_record(id, &stored.sealed, |record| match record {
+            StoredRecord::Lent(record) => WipeFacts {
+                lookup: Some(vault.lookup_of(record)),
+                proof: Some(vault.wipe_proof(id, &record.secret)),
+                kind: RecordKind::Lent,
+                is_open: true,
+            },
+            StoredRecord::PushBinding(record) => WipeFacts {
+                lookup: Some(vault.lookup_of(record)),
+                proof: None,
+                kind: RecordKind::PushBinding,
+                is_open: true,
+            },
+        });
+        facts.unwrap_or(WipeFacts { lookup: None, proof: None, kind: RecordKind::Lent, is_open: false })
     }
 
     /// Ends an instance as its owner would, which is gone, or to which it is on its way; `None`: that is not for this node.

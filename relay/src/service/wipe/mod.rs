@@ -1,26 +1,26 @@
 //! Ending an instance on request, with a receipt.
 //!
-//! | the store | the answer | asked again |
+//! | the store | the answer | the answer to a repeated request |
 //! | --- | --- | --- |
 //! | has erased it | the receipt | the receipt, for a day |
 //! | is away | that it is being wiped, once its tombstone is durable | the same, or the receipt when the store has erased it |
 //! | is away, and the tombstone cannot be written | that it has ended and is not written down | it is tried again |
-//! | is away, of a registration that passed through, which has no tombstone | likewise; it is erased when that answers, if this run lives so long | it is tried again |
-//! | has erased it at the word of a node beside, which may be trying to push that, and does not say that it tries no more | that it is being wiped | the receipt |
-//! | has erased it, and the tombstone cannot be written | that it is being wiped | the same, or the receipt when that is written |
-//! | has it, and another node that is gone had begun to wipe it | the receipt: it is gone on with here | the receipt, for a day |
-//! | has it, but its owner is gone, or it is on its way here | the receipt: it is unregistered and erased from here | the receipt, for a day |
+//! | is away; a push binding, which has no tombstone | likewise; it is erased when the store answers, if this run lives so long | it is tried again |
+//! | has erased it for another node, which has not confirmed yet that it pushes no more | that it is being wiped | the receipt |
+//! | has erased it, and the tombstone cannot be written | that it is being wiped | the same, or the receipt when the tombstone is written |
+//! | has it, and another node that is gone had begun to wipe it | the receipt: this node goes on with the wipe | the receipt, for a day |
+//! | has it, but its owner is gone, or it is on its way here | the receipt: this node unregisters and erases it | the receipt, for a day |
 //!
-//! An instance that is on its way here was claimed, or is about to be, and no shard has it yet:
+//! An instance is on its way here while it is claimed, or about to be, and no shard has it yet:
 //!
 //! ```text
 //! its tombstone is raised ── its shard is told ──┬── has it by now ── it ends as any other
 //!                                                └── has it not ───── its record is erased; a shard asks for the tombstone before it binds, and turns it away
 //! ```
 //!
-//! Invariant: a receipt is signed when nothing is left of the instance, in memory or in the store, and its tombstone is durable, and not before; of
-//! one on its way, the part that was read of its record is dropped unused. A stored instance is never reported as unknown. A wipe that has begun
-//! completes, also when nobody waits for it.
+//! Invariant: a receipt is signed only when nothing is left of the instance, in memory or in the store, and its tombstone is durable. If the instance was on
+//! its way here, the part of its record that was read is dropped unused. A stored instance is never reported as unknown. A wipe that has begun completes, also
+//! when nobody waits for it.
 
 mod by_record;
 pub(super) mod removed_contacts;

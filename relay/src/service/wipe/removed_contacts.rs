@@ -1,18 +1,18 @@
-//! A device removes a registration that passed through (RFC 8599, `expires=0`) by a node that does not know it: another node has taken it over, or only the
-//! store has it since a restart.
+//! The removal of a push binding (RFC 8599, `expires=0`) at a node that does not know it: another node has taken it over, or since a restart only the store has
+//! it.
 //!
 //! | its Contact | found by | ended by |
 //! | --- | --- | --- |
 //! | names its push token | its record in the store | the node that is asked; the owner, and a node with a copy, releases it |
-//! | does not, or is `*` | the marks of its account and device, at each other node that lives | the node that has it |
+//! | does not, or is `*` | the marks of its account and device, at each other living node | the node that has it |
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
-//! What a store has again that came back from a snapshot, or that a node has written again that had not heard of the end, is ended once more by the node that
-//! has ended it, as long as that lives.
+//! A record that came back from a snapshot, or that a node has written again without knowing of the end, is ended once more by the node that has ended it, as
+//! long as that lives.
 //!
-//! Invariant: its SIP server has accepted that before, so that no device ends the registration of another. A later registration of the device stays,
-//! which is one that was sent to the SIP server after the REGISTER that removes, in whatever order that server has answered, and however long the letter
-//! about it has lain. The time goes between nodes by the store's clock, because their own clocks may differ.
+//! Invariant: the SIP server has accepted the REGISTER first, so that no device ends the registration of another. A later registration of the device stays: one
+//! that was sent to the SIP server after the removing REGISTER, in whatever order the server has answered, and however long the letter was on its way. Nodes
+//! compare times by the store's clock, because their own clocks may differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use sip::id::InstanceId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::agent::Registered;
 use crate::agent::request::{EndKind, ReleaseReason, Request};
+use crate::agent::{Audience, Registered};
 use crate::clock::{unix_ms_of, unix_now_ms};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::Aor;
@@ -114,7 +114,7 @@ impl Inner {
                     ended = Some(lookup);
                 }
                 // The store may have erased it, and not answered.
-                Ok(None) if ended.is_some() => return self.tell_end(id, true).await,
+                Ok(None) if ended.is_some() => return self.tell_end(id, Audience::AllNodes).await,
                 Ok(None) | Err(StoreError::Malformed) => return,
                 Err(_) => {}
             }
@@ -224,7 +224,7 @@ impl Inner {
         if self.ended_before(stored).is_some() {
             self.release_push_binding(stored.id).await;
         }
-        self.tell_end(stored.id, true).await;
+        self.tell_end(stored.id, Audience::AllNodes).await;
         true
     }
 
@@ -236,7 +236,7 @@ impl Inner {
         if self.timed(StoreOperation::Erase, erased).await.is_err() {
             self.dependencies.agent.erase(id, lookup);
         }
-        self.tell_end(id, true).await;
+        self.tell_end(id, Audience::AllNodes).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a mailbox stands, as bytes.
+//! The state of a mailbox, as bytes.
 //!
 //! ```text
 //! mailbox = 1 flag part part part part     whether a message waits; new, old, urgent: numbers; account: a text

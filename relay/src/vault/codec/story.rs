@@ -52,6 +52,12 @@ pub(in crate::vault) fn visit(story: &Story, expires_at: u64, sink: &mut dyn FnM
             }
             Moment::HungUp { by_device } => sink(&[9, u8::from(*by_device)]),
             Moment::Announced => sink(&[10]),
+            Moment::Refused(status) => {
+                sink(&[11]);
+                number(u64::from(*status), sink);
+            }
+            Moment::DeclinedByApp => sink(&[12]),
+            Moment::Expired => sink(&[13]),
         }
     }
 }
@@ -96,6 +102,9 @@ fn step(rest: &mut Reader<'_>) -> Result<Step, NotARecord> {
         8 => Moment::Ended(*ENDS.get(usize::from(rest.byte()?)).ok_or(NotARecord)?),
         9 => Moment::HungUp { by_device: rest.flag()? },
         10 => Moment::Announced,
+        11 => Moment::Refused(u16::try_from(rest.number()?).map_err(|_| NotARecord)?),
+        12 => Moment::DeclinedByApp,
+        13 => Moment::Expired,
         _ => return Err(NotARecord),
     };
     Ok(Step { after_ms, moment })
@@ -125,6 +134,9 @@ mod tests {
             Moment::HungUp { by_device: true },
             Moment::HungUp { by_device: false },
             Moment::Announced,
+            Moment::Refused(488),
+            Moment::DeclinedByApp,
+            Moment::Expired,
         ];
         moments.extend(Withheld::ALL.iter().map(|why| Moment::Withheld(*why)));
         moments.extend(PushProvider::ALL.iter().map(|provider| Moment::PushSent(*provider)));

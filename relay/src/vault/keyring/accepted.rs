@@ -1,7 +1,7 @@
-//! A keyring that its operator has taken as the store's, whatever that holds: `….accepted` beside it, with what tells the keyring from another one, and
-//! when that was.
+//! A keyring that its operator has declared to be the store's, whatever the store holds. The file `….accepted` beside it has the fingerprint of the keyring and
+//! the time.
 //!
-//! Invariant: it holds nothing secret, and counts for as long as something may be stored from before.
+//! Invariant: the file holds nothing secret. It counts as long as the store may hold anything from before.
 
 use std::io;
 use std::path::Path;

@@ -1,14 +1,13 @@
-//! The chain that the sealing keys come from: one link for each day, and each from the one before.
+//! The chain that the sealing keys come from: one link for each day, each derived from the one before.
 //!
 //! ```text
 //! link(day + 1) = HMAC-SHA256(link(day), "sipwake chain 1 next")
 //! key(day)      = HMAC-SHA256(link(day), "sipwake chain 1 key")
 //! id(day)       = day[2] HMAC-SHA256(link(day), "sipwake chain 1 id")[..2]
 //! ```
-//! So nodes with copies of a keyring have the same key on the same day, without a word to each other; and who has a link learns
-//! nothing of the days before it.
+//! So nodes with copies of a keyring derive the same key for the same day without communication, and a link reveals nothing about the days before it.
 //!
-//! Invariant: a link leaves memory wiped. What is derived on the way to one is wiped, too.
+//! Invariant: a link is wiped when it leaves memory, and so is everything derived on the way to one.
 
 use aws_lc_rs::hmac;
 
@@ -86,8 +85,8 @@ impl Chain {
         self.rotation = self.rotation.saturating_add(1);
     }
 
-    /// Begins anew on an earlier day: the clock that led it here was wrong, or the one that says so is. No operator has mixed anything in, so that it stands before
-    /// no other copy.
+    /// Begins anew on an earlier day: the clock that led it here was wrong, or the one that says so is. No operator has mixed anything in, so that it stands
+    /// before no other copy.
     pub fn turn_back(&mut self, day: u16) {
         self.link = derive(&self.link, b"sipwake chain 1 mixed", &day.to_be_bytes());
         self.day = day;

@@ -1,7 +1,7 @@
-//! Files that a run finds in the place of its keyring: the same one, changed by another process; another one; none.
+//! The file that a run finds in the place of its keyring: the same keyring, changed by another process; another keyring; or none.
 //!
-//! Invariant: a run takes over what was done to its own keyring. Another one opens nothing that this run has sealed: it is taken only when the
-//! store names it in the place of this one. A look makes no file.
+//! Invariant: a run takes over changes of its own keyring. Another keyring opens nothing that this run has sealed, so it is taken only if the store names it in
+//! place of this one. Reading makes no file.
 
 use std::path::Path;
 

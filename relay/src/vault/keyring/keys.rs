@@ -1,4 +1,4 @@
-//! The keys themselves: which seals, which opens, and which is destroyed on what day.
+//! The keys themselves: which one seals, which ones open, and on what day each is destroyed.
 //!
 //! Invariant: nothing here reads a clock or a file.
 

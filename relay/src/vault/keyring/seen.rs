@@ -1,6 +1,6 @@
-//! The last moment that a run saw, in a file beside the keyring: `….clock`, seconds since 1970 and a line feed.
+//! The last time that a run saw, in a file beside the keyring: `….clock`, seconds since 1970 and a line feed.
 //!
-//! Invariant: it holds nothing secret; a file that is missing or damaged is as good as none.
+//! Invariant: it holds nothing secret. A file that is missing or damaged counts as none.
 
 use std::fs::File;
 use std::io::Write as _;

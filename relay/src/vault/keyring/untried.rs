@@ -1,8 +1,7 @@
-//! A keyring that was made where none was found, and that has not stood for its store yet: `….untried` beside it, with what tells the keyring
-//! from another one.
+//! A keyring that was made because none was found, and that its store has not confirmed yet. The file `….untried` beside it has its fingerprint.
 //!
-//! Invariant: it holds nothing secret. A note about another keyring is none: whoever puts the right one in the place of one that was made finds
-//! it tried.
+//! Invariant: it holds nothing secret. A note with another fingerprint counts as none, so that the right keyring, put in the place of the new one, is not
+//! untried.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -1,8 +1,7 @@
-//! Reading what is kept beside records, which may be megabytes: over a connection of its own, and a few at once.
+//! Reading the items beside records, which may take megabytes: over a connection of its own, a few at once.
 //!
-//! Invariant: nothing that a lease, a claim or a record waits for stands behind what a device fetches, however often it does. Of one instance one
-//! collection is read at a time; of all, [`LARGE_AT_ONCE`] of those that may be large. Who waits for longer than one operation may take is told that
-//! the store is away.
+//! Invariant: no lease, claim or record waits behind what devices fetch, however often they do. One collection of an instance is read at a time; of those that
+//! may be large, at most [`LARGE_AT_ONCE`]. A reader that would wait for longer than an operation may take is told that the store is away.
 
 use std::sync::Arc;
 

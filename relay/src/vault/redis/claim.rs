@@ -1,24 +1,23 @@
-//! Taking over the records that nobody looks after.
+//! Claims: taking over records that no living node owns.
 //!
-//! A round looks through candidates in this order:
+//! A round examines candidates in this order:
 //!
 //! | stage | candidates | when |
 //! | --- | --- | --- |
-//! | offered | what a node that lives has offered ([`Offered`]) | before each round |
-//! | own | the index of this node: an earlier run's | in each round of a run until it was read to its end |
+//! | offered | what a living node has offered ([`Offered`]) | before each round |
+//! | own | the index of this node: an earlier run's | in each round until it was read to its end |
 //! | peers | the indexes of the nodes that are believed dead | in each round |
 //! | scan | every record there is: the indexes are hints | from the second round on, [`SCAN_PAGES`] in each, then every [`SCAN_EVERY`]; not in a Cluster |
 //!
-//! All names are read before the first record is taken: they are short, and then what a call waits for ([`Wanted`]) is taken first, and
-//! with it whatever else has its shard tag, so that the devices of an account come together. The others follow in the order of their tags.
+//! All names are read before the first record is claimed, because they are short. Then the records for which a call waits ([`Wanted`]) are claimed first, with
+//! all others of the same shard tag, so that the devices of an account come together. The rest follows in the order of shard tags.
 //!
-//! What a [dead](DeadNodes) node leaves is shared among those that live ([`Shares`]); another node's share is taken only
-//! [`GRACE`] of a lease after the death was seen, when that node has not taken it. A node that [yields](Claims::yield_to_others) takes its own share [`YIELD`]
-//! after that at the earliest.
+//! The living nodes share what a [dead](DeadNodes) node leaves ([`Shares`]). A node claims another one's share only if that node has not claimed it [`GRACE`]
+//! of a lease after the death was seen. A node that [yields](Claims::yield_to_others) claims its own share [`YIELD`] after that at the earliest.
 //!
-//! Invariant: a record is taken by one script, which counts the fence on; its node's lease was asked for just before: it is to be held still where that
-//! node has offered it. What was taken is remembered until it is answered, also when a call fails or is given up half-way. What a server of a Cluster
-//! does not answer for keeps nothing from being taken that others have, and is tried again with each round.
+//! Invariant: a record is claimed by one script, which increments the fence. The lease of its owner was read just before: it must still be held if that owner
+//! has offered the record. What was claimed is remembered until it is answered, also when a call fails or is given up half-way. A server of a Cluster that does
+//! not answer delays no claim at the others, and is tried again in each round.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};

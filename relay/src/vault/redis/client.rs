@@ -18,7 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::super::store::{StoreError, StoreTls};
-use super::sentinel::{Sentinel, Way};
+use super::sentinel::{Login, Sentinel};
 
 const SENTINEL_PORT: u16 = 26_379;
 /// How long the library waits before it asks again a Cluster that is about to replace a node, at least and at most, in milliseconds. Both
@@ -144,24 +144,24 @@ impl<'a> Parts<'a> {
         settings: &RedisConnectionInfo,
         tls: Option<&TlsCertificates>,
     ) -> Result<Sentinel, StoreError> {
-        let mut ways = vec![(None, None)];
+        let mut logins = vec![(None, None)];
         if let Some(password) = settings.password() {
-            ways.push((settings.username(), Some(password)));
-            ways.extend(settings.username().map(|_| (None, Some(password))));
+            logins.push((settings.username(), Some(password)));
+            logins.extend(settings.username().map(|_| (None, Some(password))));
         }
-        let ways = ways.into_iter().map(|who| self.way(at, who, service, settings, tls));
-        Ok(Sentinel::new(service, ways.collect::<Result<_, _>>()?))
+        let logins = logins.into_iter().map(|who| self.login(at, who, service, settings, tls));
+        Ok(Sentinel::new(service, logins.collect::<Result<_, _>>()?))
     }
 
     /// To a sentinel that is asked as this user, with this password.
-    fn way(
+    fn login(
         &self,
         at: &ConnectionInfo,
         (user, password): (Option<&str>, Option<&str>),
         service: &str,
         settings: &RedisConnectionInfo,
         tls: Option<&TlsCertificates>,
-    ) -> Result<Way, StoreError> {
+    ) -> Result<Login, StoreError> {
         let mut asks = RedisConnectionInfo::default().set_skip_set_lib_name();
         let mut builder = SentinelClientBuilder::new([at.addr().clone()], service, SentinelServerType::Master)
             .map_err(|_| BAD_TLS)?
@@ -187,7 +187,7 @@ impl<'a> Parts<'a> {
             }
         }
         let masters = builder.build().map_err(|_| BAD_TLS)?;
-        Ok(Way { masters, itself: client(at.clone().set_redis_settings(asks), tls.cloned())? })
+        Ok(Login { masters, itself: client(at.clone().set_redis_settings(asks), tls.cloned())? })
     }
 
     fn cluster(&self, tls: Option<TlsCertificates>) -> Result<RedisClient, StoreError> {

@@ -1,13 +1,12 @@
-//! Making a connection to Redis: to one server, to the master that a sentinel names, to a Cluster.
+//! Opening a connection to Redis: to one server, to the master that a sentinel names, or to a Cluster.
 //!
-//! | store | who is asked | who is silent costs |
+//! | store | is asked | a silent one costs |
 //! | --- | --- | --- |
-//! | one server | that one | all the time there is |
-//! | Sentinel | the sentinels in turn, each [a little](SENTINELS_WITHIN) after the one before, or at once after its error; the first master that is found is taken | that little, once: who found the master is asked first from then on |
-//! | Cluster | all seeds at once | [a part of the time](PATIENCE_TENTHS), and as much again where it has slots |
+//! | one server | that server | all the time there is |
+//! | Sentinel | the sentinels in turn, each [a little](SENTINELS_WITHIN) after the one before, or at once after its error; the first master found is used | that little, once: the sentinel that found the master is asked first from then on |
+//! | Cluster | all seeds at once | [a part of the time](PATIENCE_TENTHS), and as much again if it has slots |
 //!
-//! Invariant: a server, sentinel or seed that is silent keeps nobody away from those that answer. Of several errors the one is told that says
-//! most.
+//! Invariant: a silent server, sentinel or seed keeps nobody from those that answer. Of several errors, the most informative one is reported.
 
 use std::io;
 use std::time::Duration;
@@ -31,7 +30,8 @@ use super::unasked::{is_unasked, or_unasked};
 
 /// The last sentinel is asked within a quarter of the limit, whoever is silent.
 const SENTINELS_WITHIN: u32 = 4;
-/// How long a node of a Cluster may take to be connected to, in tenths of the limit: 0.3 s of a second. One that takes longer is left out until the next look at the Cluster.
+/// How long a node of a Cluster may take to be connected to, in tenths of the limit: 0.3 s of a second. One that takes longer is left out until the next look
+/// at the Cluster.
 const PATIENCE_TENTHS: u32 = 3;
 /// An error is told in tenths of the limit, before those who wait for the connection give up.
 const TOLD_TENTHS: u32 = 9;

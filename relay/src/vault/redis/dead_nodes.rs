@@ -1,9 +1,12 @@
-//! The nodes that are believed dead, as far as their leases tell.
+//! The nodes that are believed dead, as far as their leases show.
 //!
-//! Invariant: a node is believed dead when it released its lease, or when its lease has been missing for longer than a renewal and this node's connection
-//! has not broken for a whole lease, or the one server of a Cluster that has the lease has answered for so long: for a Redis that comes back empty, or
-//! after a pause, or that somebody has flushed, has lost the leases of nodes that live, and they renew them meanwhile. A lease that would last longer than
-//! one, because the store's clock was set back, is cut to one: whoever lives renews it meanwhile.
+//! | a node is believed dead when | because |
+//! | --- | --- |
+//! | it released its lease | it said so |
+//! | its lease has been missing for longer than a renewal, and this node's connection to the store has not broken for a whole lease | a Redis that came back empty, was paused or was flushed has lost the leases of living nodes, which renew them meanwhile |
+//! | in a Cluster: likewise, and the one server that has the lease has answered for so long | likewise |
+//!
+//! Invariant: a lease that would last longer than one, because the store's clock was set back, is cut to one: a living node renews it meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

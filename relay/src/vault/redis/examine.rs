@@ -1,10 +1,8 @@
-//! The examination of a Redis: whether it forgets, whether it keeps what it is given, and whether the relay's user may do all
-//! that a relay does.
+//! The examination of a Redis: whether it forgets, whether it keeps what it is given, and whether the relay's user may do all that a relay does.
 //!
-//! Invariant: each command and each script that the store uses is run on keys of this examination alone, which end after
-//! [`SCRATCH_TTL`] when they are not removed: a command that makes a key is run by a script that has the key end in the same step, so that
-//! none is left for ever where the examination breaks off. An answer that is no verdict on a right (the server is loading, or out of memory)
-//! is that the store is away.
+//! Invariant: each command and each script of the store is run on keys of this examination alone, which expire after [`SCRATCH_TTL`] if they are not removed. A
+//! command that makes a key is run by a script that sets its expiry in the same step, so that no key stays for ever when the examination breaks off. An answer
+//! that says nothing about a right (the server is loading, or out of memory) counts as a store that is away.
 
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use redis::{Cmd, ScriptInvocation, Value, cmd};
 use tokio::time::Instant;
 
 use super::failure::Failure;
-use super::persistence::{Persistence, Way};
+use super::persistence::{ExaminedConnection, Persistence};
 use super::scripts::{SCRIPTS, ScratchVerdict};
 use super::{RedisStore, millis};
 use crate::random;
@@ -131,11 +129,11 @@ impl RedisStore {
 
     async fn look_at_settings(&self, faults: &mut Vec<StoreFault>) -> Result<(), StoreError> {
         let look = async {
-            let way = Way::open(&self.link, Instant::now() + self.link.limit()).await?;
-            let Persistence { append_only, snapshots } = Persistence::look(&way).await?;
-            let policy = match way.told("memory", "maxmemory_policy").await? {
+            let connection = ExaminedConnection::open(&self.link, Instant::now() + self.link.limit()).await?;
+            let Persistence { append_only, snapshots } = Persistence::look(&connection).await?;
+            let policy = match connection.told("memory", "maxmemory_policy").await? {
                 Some(values) => Some(values),
-                None => way.setting("maxmemory-policy").await?,
+                None => connection.setting("maxmemory-policy").await?,
             };
             Ok((append_only, snapshots, policy))
         };

@@ -1,7 +1,7 @@
-//! The meaning of an error of the Redis library: for whoever asked, and for the connection.
+//! The meaning of an error of the Redis library, for the caller and for the connection.
 //!
-//! Invariant: of what a server says only the code is kept, or which of the sentences that are named here it was. An answer that cannot be read says
-//! nothing of what is stored: the store is away. [`StoreError::Malformed`] is what the server itself has told of a key.
+//! Invariant: of a server's text only the code is kept, or which of the sentences named here it was. An answer that cannot be parsed says nothing about what is
+//! stored: the store counts as away. [`StoreError::Malformed`] is what the server itself has said about a key.
 
 use std::error::Error;
 use std::io;

@@ -1,7 +1,6 @@
-//! The names that the store has beside its records: the nodes, the runs that hold their leases, and which instances a node may have.
+//! The names that the store has beside its records: the nodes, the runs that hold their leases, and the instances that a node may have.
 //!
-//! Invariant: an odd value (of another type, or no text), which no relay writes, counts as none, so that it costs nobody else anything; the next
-//! write takes its place.
+//! Invariant: a value that no relay writes (of another type, or not text) counts as none, so that it affects nothing else; the next write replaces it.
 
 use std::time::Duration;
 

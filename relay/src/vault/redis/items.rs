@@ -1,7 +1,6 @@
 //! Items that are kept for a device beside its record, in Redis.
 //!
-//! Invariant: something is kept only where the record is, in one script with the look at it; an item key and a sealed value
-//! are all that leaves.
+//! Invariant: an item is stored only if the record exists, which the same script checks. Only an item key and a sealed value leave this module.
 
 use sip::id::InstanceId;
 

@@ -1,10 +1,10 @@
-//! The keyring of the living nodes: each writes down what tells its own from another, and looks before it takes anything.
+//! The keyring that the living nodes agree on. Each node compares the fingerprint of its keyring with the one in the store before it claims anything.
 //!
-//! The one that was there first stands, as long as a node that has it lives: its names end [`AGREEMENT_TTL`] after the last look of such a
-//! node. Of the same keyring's copies the one stands that an operator has mixed something into most often. A name that is missing is written by whom the
-//! [caller](crate::vault::keyring_agreement) has it written by.
+//! The first fingerprint written is the agreed one while a node with that keyring lives: the key expires [`AGREEMENT_TTL`] after the last comparison by
+//! such a node. Among copies of one keyring, the copy that was rotated most often is the agreed one. The
+//! [caller](crate::vault::keyring_agreement) decides who writes a fingerprint that is missing.
 //!
-//! Invariant: what is written is a keyed hash; nothing of a key follows from it.
+//! Invariant: a fingerprint is a keyed hash, from which nothing of a key follows.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::vault::keyring::Fingerprint;
 use crate::vault::lookup::hex;
 use crate::vault::store::{KeyringMismatch, StoreError};
 
-/// How long a keyring stands whose nodes do not look any more.
+/// How long a keyring stays the agreed one after the last comparison by a node that has it.
 pub(in crate::vault) const AGREEMENT_TTL: Duration = Duration::from_secs(600);
 
 const AGREEMENT_KEY: &str = "sipwake:ring";
@@ -23,51 +23,51 @@ pub(in crate::vault) fn beside_agreement(memo: &str) -> String {
     format!("{{{AGREEMENT_KEY}}}:{memo}")
 }
 
-/// What a look at the names in the store does to them.
+/// What a comparison writes to the store. Each variant includes those before it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::vault) enum Look {
+pub(in crate::vault) enum AgreementWrite {
     /// Nothing.
-    Only,
-    /// What stands and is this keyring's stands for longer; a copy that was rotated further stands from now on.
+    Nothing,
+    /// Prolongs this keyring's fingerprint where it is the agreed one, and replaces that of a copy that was rotated less often.
     Refresh,
-    /// Likewise, and this keyring stands where none does.
-    Found,
-    /// Likewise, and where another keyring does. Of its copies the one stands that was rotated further.
-    Take,
+    /// Writes this keyring's fingerprint where there is none.
+    IfAbsent,
+    /// Writes this keyring's fingerprint in the place of another keyring's.
+    Replace,
 }
 
-/// What a look has found.
+/// The result of a comparison.
 pub(in crate::vault) enum Compared {
-    /// This keyring stands.
+    /// This keyring is the agreed one.
     Stands,
-    /// None stands, or none of today: the store has lost that, or nobody lives who has looked.
+    /// There is none, or none of today: the store has lost it, or no living node has compared yet.
     Absent,
-    /// Another one does.
+    /// Another keyring, or another copy, is the agreed one.
     Fault(KeyringMismatch),
 }
 
 impl RedisStore {
-    /// Looks at what stands beside this keyring.
-    pub async fn check_keyring(&self, mine: &Fingerprint, look: Look) -> Result<Compared, StoreError> {
+    /// Compares this keyring with the agreed one.
+    pub async fn check_keyring(&self, mine: &Fingerprint, write: AgreementWrite) -> Result<Compared, StoreError> {
         let identity = hex(&mine.identity);
-        if look == Look::Take {
+        if write == AgreementWrite::Replace {
             let mut set = ::redis::cmd("SET");
             self.link.ask::<()>(set.arg(AGREEMENT_KEY).arg(&identity).arg("PX").arg(millis(AGREEMENT_TTL))).await?;
         }
-        match self.stands(AGREEMENT_KEY, &identity, look).await? {
+        match self.agreed(AGREEMENT_KEY, &identity, write).await? {
             None => return Ok(Compared::Absent),
             Some(theirs) if theirs != identity => return Ok(Compared::Fault(KeyringMismatch::Other)),
             Some(_) => {}
         }
         let key = format!("{AGREEMENT_KEY}:{identity}:{}", mine.day);
         let chain = format!("{}:{}", mine.rotation, hex(&mine.chain));
-        let Some(theirs) = self.stands(&key, &chain, look).await? else { return Ok(Compared::Absent) };
+        let Some(theirs) = self.agreed(&key, &chain, write).await? else { return Ok(Compared::Absent) };
         let rotation = theirs.split_once(':').and_then(|(rotation, _)| rotation.parse::<u32>().ok()).unwrap_or(0);
         if theirs == chain {
             return Ok(Compared::Stands);
         }
         if rotation < mine.rotation {
-            if look != Look::Only {
+            if write != AgreementWrite::Nothing {
                 let mut set = ::redis::cmd("SET");
                 self.link.ask::<()>(set.arg(&key).arg(&chain).arg("PX").arg(millis(AGREEMENT_TTL))).await?;
             }
@@ -76,14 +76,14 @@ impl RedisStore {
         Ok(Compared::Fault(if rotation > mine.rotation { KeyringMismatch::Behind } else { KeyringMismatch::Parted }))
     }
 
-    /// What stands under a name.
-    async fn stands(&self, key: &str, mine: &str, look: Look) -> Result<Option<String>, StoreError> {
+    /// The agreed value of a key.
+    async fn agreed(&self, key: &str, mine: &str, write: AgreementWrite) -> Result<Option<String>, StoreError> {
         let get = async || self.text_at(key).await;
         let mut stands = get().await?;
-        if look == Look::Only {
+        if write == AgreementWrite::Nothing {
             return Ok(stands);
         }
-        if stands.is_none() && matches!(look, Look::Found | Look::Take) {
+        if stands.is_none() && matches!(write, AgreementWrite::IfAbsent | AgreementWrite::Replace) {
             let mut set = ::redis::cmd("SET");
             let _: Option<String> =
                 self.link.ask(set.arg(key).arg(mine).arg("PX").arg(millis(AGREEMENT_TTL)).arg("NX")).await?;

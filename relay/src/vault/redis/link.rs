@@ -1,13 +1,15 @@
-//! The connection to Redis: opened when it is first needed, shared by everyone, opened anew when it broke.
+//! The connection to Redis: opened when it is first needed, shared by all callers, and opened anew when it broke.
 //!
-//! Invariant: an answer, or [`StoreError::Away`], comes within the operation limit, connecting included. One connection
-//! is made at a time, for all who wait for one, and goes on being made when they have given up: where many ask, each who began another
-//! try would have less time left for it than it takes. A connection on which something went wrong is never used
-//! again; a call on one that turns out to be dead is repeated once on a new one, for every question asked here may be. That of a Cluster whose
-//! answer stays out, which may be one server's silence, serves the others until a new one is made. A new one to a whole Cluster, which is one to each of its servers,
-//! is made for what went wrong once in [so long](RENEWED_EVERY) at most: of a server that is gone something goes wrong with each question.
-//! What was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives. What is for a store that forgets
-//! is asked over a connection alone whose other end was [looked at](super::persistence).
+//! | rule | reason |
+//! | --- | --- |
+//! | an answer, or [`StoreError::Away`], comes within the operation limit, connecting included | |
+//! | one connection is opened at a time, for all who wait, and its opening goes on when they have given up | a new attempt for each caller would have less time than an opening takes |
+//! | a connection on which something went wrong is never used again; a call on a dead one is repeated once on a new one | every question asked here may be repeated |
+//! | in a Cluster, a connection with an unanswered question still serves others until a new one is open | one server may be silent alone |
+//! | a new connection to a whole Cluster is opened at most once in [a while](RENEWED_EVERY) | it opens one to each server, and with a server that is gone every question goes wrong |
+//!
+//! Invariant: what was asked [in time](Link::ask_in_time) is done within the limit or never, whenever it arrives. A write that needs a store that forgets goes
+//! only over a connection whose other end was [examined](super::persistence).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +33,8 @@ const CLOCK_TRIES: usize = 3;
 /// How many limits of an operation connecting may take; whoever asks waits for one.
 const CONNECT_LIMITS: u32 = 2;
 
-/// In how many limits of an operation the connection to a Cluster is renewed once, at the most: 4 s. A library that is told of no new master finds it by that alone.
+/// In how many limits of an operation the connection to a Cluster is renewed once, at the most: 4 s. A library that is told of no new master finds it by that
+/// alone.
 const RENEWED_EVERY: u32 = 4;
 
 pub(super) struct Link {

@@ -1,22 +1,22 @@
-//! Whether a store has lost what this run wrote: a restart without its data or with older data, a flush, a fail-over to a replica that
-//! lagged.
+//! Whether a store has lost what this run wrote: by a restart without its data or with older data, a flush, or a fail-over to a replica that lagged.
 //!
-//! Each write of a record, and each erasure, is followed by a mark, a number that counts on; a run begins with one. A Redis keeps, replicates and loses in the order in which
-//! it was written to: as long as it has the last mark, it has had all that came before. So a record that is missing then was
-//! wiped, and does not come back; and what this run has erased is not there again.
+//! Each write of a record, and each erasure, is followed by a mark, a number that is counted up; a run begins with one. A Redis keeps, replicates and loses in
+//! the order of writing: as long as it has the last mark, it has had everything before. So a record that is missing then was wiped, and does not come back; and
+//! what this run has erased is not there again.
 //!
 //! | a loss is noticed by | when |
 //! | --- | --- |
-//! | the mark, which is less than the last one that was confirmed | it is asked for: with each renewal of the lease, and before anything is claimed |
-//! | the next mark, likewise: it may catch up before anybody asks | something is written |
+//! | the mark, which is less than the last one that was confirmed | it is read: with each renewal of the lease, and before anything is claimed |
+//! | the next mark, likewise, because it may catch up before anybody reads it | something is written |
 //! | the connection, which is another one than that of the write | a mark follows its write: the write may be lost, and no mark before it |
-//! | the store's refusal of a mark, for want of memory say | a mark follows an erasure |
+//! | the store's refusal of a mark, for lack of memory say | a mark follows an erasure |
 //! | this node's lease, which is missing before its time | it is renewed |
-//! | the store's clock, which has gone further ahead than time has | with the mark |
+//! | the store's clock, which has run ahead | with the mark |
 //!
-//! The last two are no loss of what came last: a clock that jumps ahead ends whatever has a TTL, and a store that evicts takes what it likes. Both leave the mark.
+//! The last two are not losses of the last writes: a clock that jumps ahead ends whatever has a TTL, and a store that evicts may take anything. Both leave the
+//! mark.
 //!
-//! Invariant: a doubt is a loss. A Cluster orders nothing between its slots, and is in doubt whenever it, or a part of it, was away.
+//! Invariant: a doubt counts as a loss. A Cluster orders nothing between its slots, and is in doubt whenever it, or a part of it, was away.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

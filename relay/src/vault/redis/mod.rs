@@ -77,7 +77,7 @@ use bulk_reads::Boxes;
 use claim::{Claims, Offered};
 use client::RedisClient;
 use hints::text;
-pub(super) use keyring_agreement::{AGREEMENT_TTL, Compared, Look, beside_agreement};
+pub(super) use keyring_agreement::{AGREEMENT_TTL, AgreementWrite, Compared, beside_agreement};
 use link::{Link, WriteTarget};
 use marks::Marked;
 use rivals::Rivals;

@@ -1,8 +1,8 @@
-//! Whether the server at the other end of a connection keeps on a disk what it is told: asked before an account is written there, where the
-//! operator wants a store that forgets.
+//! Whether the server at the other end of a connection writes to a disk. That is asked before an account is stored there, if the operator wants a store that
+//! forgets.
 //!
-//! Invariant: the answer is of the connection over which the account is written, and no older than [`KNOWN_FOR`]: another server that takes over is
-//! looked at before it is told anything. What cannot be read is taken for a disk, and looked at again each time.
+//! Invariant: the answer is for the connection over which the account is written, and no older than [`KNOWN_FOR`]: another server that takes over is examined
+//! before it is told anything. What cannot be read counts as a disk, and is examined again each time.
 
 use redis::{Value, cmd};
 use tokio::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::vault::store::{AwayReason, StoreError};
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// One connection, over which all of a look is asked, until then.
-pub(super) struct Way<'a> {
+pub(super) struct ExaminedConnection<'a> {
     link: &'a Link,
     connection: Connection,
     generation: u64,
@@ -29,7 +29,7 @@ pub(super) struct Persistence {
     pub snapshots: Option<bool>,
 }
 
-impl<'a> Way<'a> {
+impl<'a> ExaminedConnection<'a> {
     /// The present connection.
     pub async fn open(link: &'a Link, until: Instant) -> Result<Self, Failure> {
         let (connection, generation) = link.connected(until).await.map_err(Failure::unasked)?;
@@ -64,12 +64,12 @@ impl<'a> Way<'a> {
 }
 
 impl Persistence {
-    pub async fn look(way: &Way<'_>) -> Result<Self, Failure> {
-        let append_only = match way.told("persistence", "aof_enabled").await? {
+    pub async fn look(connection: &ExaminedConnection<'_>) -> Result<Self, Failure> {
+        let append_only = match connection.told("persistence", "aof_enabled").await? {
             Some(values) => Some(values.iter().any(|value| value == "1")),
-            None => way.setting("appendonly").await?.map(|values| values.iter().any(|value| value == "yes")),
+            None => connection.setting("appendonly").await?.map(|values| values.iter().any(|value| value == "yes")),
         };
-        let snapshots = way.setting("save").await?.map(|values| values.iter().any(|value| !value.is_empty()));
+        let snapshots = connection.setting("save").await?.map(|values| values.iter().any(|value| !value.is_empty()));
         Ok(Self { append_only, snapshots })
     }
 
@@ -85,7 +85,7 @@ impl Link {
     /// [`AwayReason::MayPersist`] when it does not; otherwise as [`Self::ask`].
     pub async fn needs_ephemeral(&self) -> Result<(), StoreError> {
         let until = Instant::now() + self.limit();
-        let look = async || self.look_for_persistence(&Way::open(self, until).await?).await;
+        let look = async || self.look_for_persistence(&ExaminedConnection::open(self, until).await?).await;
         let looked = match look().await {
             Err(Failure { stale: true, .. }) => look().await,
             looked => looked,
@@ -94,13 +94,13 @@ impl Link {
     }
 
     /// Likewise of this connection.
-    async fn look_for_persistence(&self, way: &Way<'_>) -> Result<(), Failure> {
-        if self.forgot_at(way.generation).is_some_and(|at| at.elapsed() < KNOWN_FOR) {
+    async fn look_for_persistence(&self, connection: &ExaminedConnection<'_>) -> Result<(), Failure> {
+        if self.forgot_at(connection.generation).is_some_and(|at| at.elapsed() < KNOWN_FOR) {
             return Ok(());
         }
         let at = Instant::now();
-        if Persistence::look(way).await?.is_ephemeral() {
-            self.note_forgets(way.generation, at);
+        if Persistence::look(connection).await?.is_ephemeral() {
+            self.note_forgets(connection.generation, at);
             Ok(())
         } else {
             Err(Failure::unasked(StoreError::Away(AwayReason::MayPersist)))
@@ -114,7 +114,7 @@ impl Link {
         generation: u64,
         until: Instant,
     ) -> Result<(), Failure> {
-        self.look_for_persistence(&Way { link: self, connection, generation, until }).await
+        self.look_for_persistence(&ExaminedConnection { link: self, connection, generation, until }).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reading records, without changing anything.
 //!
-//! Invariant: what lies in the place of a record and was not written so by a relay is [`StoreError::Malformed`] where it is read, and nobody's where its
-//! owner is asked for; an answer of the server that makes no sense is neither a damaged record nor none.
+//! Invariant: a value in the place of a record that no relay has written is [`StoreError::Malformed`] when it is read, and nobody's when its owner is asked
+//! for. An answer of the server that makes no sense counts neither as a damaged record nor as none.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::hints::or_none;
 use super::{RedisStore, collection_key, millis, record_key};
 use crate::vault::items::Collection;
 use crate::vault::seal::Sealed;
-use crate::vault::store::{Expiry, Fence, Owner, StoreError, Stored, Whose};
+use crate::vault::store::{Expiry, Fence, Owner, RecordOwner, StoreError, Stored};
 
 /// How much longer a record may stay than it should: clocks differ.
 const MORE: Duration = Duration::from_mins(10);
@@ -21,23 +21,24 @@ const NO_END: i64 = -1;
 const DIGITS_MAX: usize = 15;
 
 impl RedisStore {
-    /// What is no record, and lies in the place of one, is nobody's; so is a damaged one.
-    pub async fn whose(&self, owner: &Owner, id: InstanceId) -> Result<Whose, StoreError> {
+    /// The owner of a record. A damaged record, or another value under its key, has none.
+    pub async fn record_owner(&self, owner: &Owner, id: InstanceId) -> Result<RecordOwner, StoreError> {
         let fields = self.link.ask(::redis::cmd("HMGET").arg(record_key(id)).arg(&["o", "f", "e"])).await;
         type Fields = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
         let Some((Some(owned_by), fence, expires_at)) = or_none::<Fields>(fields.map(Some))? else {
-            return Ok(Whose::Nobodys);
+            return Ok(RecordOwner::Nobody);
         };
-        let Some(owned_by) = parsed(owned_by, Owner::parse) else { return Ok(Whose::Nobodys) };
+        let Some(owned_by) = parsed(owned_by, Owner::parse) else { return Ok(RecordOwner::Nobody) };
         let is_number = |text: Option<Vec<u8>>| text.and_then(|text| parsed(text, number)).is_some();
         Ok(match owned_by == *owner {
-            true if is_number(fence) && is_number(expires_at) => Whose::Ours,
-            true => Whose::Nobodys,
-            false => Whose::Others,
+            true if is_number(fence) && is_number(expires_at) => RecordOwner::ThisRun,
+            true => RecordOwner::Nobody,
+            false => RecordOwner::AnotherRun,
         })
     }
 
-    /// Whether a record is to stay for longer than its own end by more than [`MORE`]: it was written by a clock of the server that was ahead, and is right again.
+    /// Whether a record is to stay for longer than its own end by more than [`MORE`]: it was written by a clock of the server that was ahead, and is right
+    /// again.
     pub async fn outlasts(&self, id: InstanceId, expiry: Expiry) -> Result<bool, StoreError> {
         let left: i64 = self.link.ask(::redis::cmd("PTTL").arg(record_key(id))).await?;
         Ok(left == NO_END || u64::try_from(left).is_ok_and(|left| left > expiry.left_ms().saturating_add(millis(MORE))))

@@ -1,12 +1,13 @@
-//! Two processes by one name: both have the node's lease, in turn, and each takes the other's records for those of an earlier run.
+//! Two processes with one node name: both hold the node's lease in turn, and each takes the other's records for those of an earlier run.
 //!
-//! | another run's name in this node's lease, found by | tells of |
+//! | another run's name in this node's lease, found by | means |
 //! | --- | --- |
 //! | the first write of this run | the run before it, which has died, or lives: one that lives reads a letter at once, and its list is never full |
-//! | [two](TIMES) later ones | a rival: it was written behind this run's own |
+//! | [two](TIMES) later writes | a rival, which wrote after this run |
 //!
-//! Invariant: of two, the later one, which found the other with its first write, claims nothing and leaves the lease to the other for as long as that lives; unless
-//! it has claimed something by then, for the other stood still. Both say so, and are not ready. Whoever has found nobody else for a lease is alone again.
+//! Invariant: of two rivals, the later one, which found the other with its first write, claims nothing and leaves the lease to the other as long as that lives;
+//! unless it has already claimed something, because the other stood still. Both report it, and are not ready. A run that has found no other for a lease is
+//! alone again.
 
 use std::sync::MutexGuard;
 use std::time::Duration;

@@ -1,10 +1,9 @@
-//! The scripts that run inside Redis, one for each change that must happen as a whole: `scripts/*.lua`, each of which names its arguments and its
-//! answers at its head.
+//! The scripts that run inside Redis, one for each change that must be atomic: `scripts/*.lua`. The head of each names its arguments and answers.
 //!
-//! Invariant: each script touches the keys that it names, which in a Cluster are one, or those of one instance, and does the same when it
-//! is run twice with the same arguments, so that a call whose answer was lost may be repeated. What would do harm when it is run after its asker has
-//! given up does nothing then (`in_time.lua`): its first argument is that moment. A script that makes a key without an end gives it one in the same run, or takes
-//! back what it has written (`lasting.lua`). A number that a script answers means the same on both sides.
+//! Invariant: a script touches only the keys that it names: in a Cluster a single one, or those of one instance. It has the same effect when it is run twice
+//! with the same arguments, so that a call whose answer was lost may be repeated. A script that would do harm after its caller has given up does nothing then
+//! (`in_time.lua`): its first argument is that deadline. A script that makes a key without an expiry sets one in the same run, or undoes its write
+//! (`lasting.lua`). A number that a script answers has the same meaning on both sides.
 
 use std::sync::LazyLock;
 

@@ -1,12 +1,12 @@
-//! One sentinel, which is asked for the master: as nobody, and, where it wants to know who asks, with the user and the password of the URL.
+//! One sentinel, which is asked for the master: without credentials or, if it wants some, with the user and the password of the URL.
 //!
-//! | asked | where |
+//! | asked | when |
 //! | --- | --- |
-//! | as nobody | first: a sentinel without a password refuses every password |
-//! | with user and password | it wants one |
+//! | without credentials | first: a sentinel without a password refuses every password |
+//! | with user and password | it wants credentials |
 //! | with the password alone | it does not know the user (`requirepass` has none) |
 //!
-//! Invariant: what a sentinel refuses is told as the sentinel's word, and never as that of the Redis which it names. The way that found the master is gone
+//! Invariant: the refusal of a sentinel is reported as the sentinel's, and never as that of the Redis which it names. The way that found the master is tried
 //! first from then on.
 
 use std::collections::HashMap;
@@ -22,11 +22,11 @@ const NO_MASTER: &str = "no master at the sentinels";
 
 pub(super) struct Sentinel {
     service: Box<str>,
-    ways: Vec<Way>,
+    logins: Vec<Login>,
 }
 
-/// The same sentinel, asked in one way.
-pub(super) struct Way {
+/// Connections to the sentinel with one set of credentials, or without any.
+pub(super) struct Login {
     pub masters: SentinelClient,
     /// For what it says itself.
     pub itself: Client,
@@ -45,23 +45,23 @@ enum Standing {
 }
 
 impl Sentinel {
-    pub fn new(service: &str, ways: Vec<Way>) -> Self {
-        Self { service: service.into(), ways }
+    pub fn new(service: &str, logins: Vec<Login>) -> Self {
+        Self { service: service.into(), logins }
     }
 
     /// The master that it names, which was asked whether it is one.
     pub async fn master(&mut self) -> RedisResult<Client> {
         let mut refused = REFUSES;
-        for place in 0..self.ways.len() {
-            let way = &mut self.ways[place];
-            let error = match way.masters.async_get_client().await {
+        for place in 0..self.logins.len() {
+            let login = &mut self.logins[place];
+            let error = match login.masters.async_get_client().await {
                 Ok(master) => {
-                    self.ways.swap(0, place);
+                    self.logins.swap(0, place);
                     return Ok(master);
                 }
                 Err(error) => error,
             };
-            match standing(&way.itself, &self.service).await {
+            match standing(&login.itself, &self.service).await {
                 Standing::Refuses(code) => refused = code,
                 Standing::NoService => return Err(told(NO_SERVICE)),
                 Standing::Names if error.kind() == ErrorKind::MasterNameNotFoundBySentinel => {

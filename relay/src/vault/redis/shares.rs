@@ -1,10 +1,9 @@
-//! The shares by which living nodes take over what a dead one leaves: one for each that lives.
+//! The shares by which living nodes take over what a dead one leaves, one for each living node.
 //!
-//! Rendezvous hashing (Thaler and Ravishankar, 1998): for each account the node with the highest weight. All nodes compute the same
-//! without asking each other; when one node goes, only its share moves. An account's devices carry the same
-//! [`ShardTag`], and so stay together.
+//! Rendezvous hashing (Thaler and Ravishankar, 1998): an account goes to the node with the highest weight. All nodes compute the same without asking each
+//! other; when one node goes, only its share moves. An account's devices carry the same [`ShardTag`], and so stay together.
 //!
-//! Invariant: the shares of all nodes are all there is, and no two of them overlap, as far as the nodes see the same living ones.
+//! Invariant: the shares of all nodes cover everything and do not overlap, as far as the nodes see the same living ones.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What a server says before it is asked anything, and then closes: that it has all its clients, or that it is in protected mode. The library has asked
-//! something by then, and hears of the closed connection alone, or takes the answer for another one's.
+//! What a server says unasked before it closes a new connection: that it has its maximum of clients, or that it is in protected mode. The library has asked
+//! something by then, and sees only the closed connection, or takes the message for another answer.
 //!
-//! Invariant: it is listened for only after a connection has failed, for [`LISTEN`] at most, in plain TCP: by TLS a server says nothing then. No more than
-//! [`HEARD_MAX`] bytes are read, and of them only which of the two it is.
+//! Invariant: this is read only after a connection has failed, for at most [`LISTEN`], in plain TCP: over TLS a server says nothing at that point. At most
+//! [`HEARD_MAX`] bytes are read, and only which of the two it is is kept.
 
 use redis::{Client, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 use tokio::io::AsyncReadExt;

@@ -1,4 +1,4 @@
-//! The file of a node's tombstones: `….wiped-NODE` beside the keyring, a line for each thing that happened.
+//! The file of a node's tombstones: `….wiped-NODE` beside the keyring, a line for each event.
 //!
 //! ```text
 //! wipe INSTANCE LOOKUP|- ENDS_AT REASON PROOF|-
@@ -8,9 +8,9 @@
 //! left INSTANCE
 //! ```
 //!
-//! Invariant: a line is appended and synced before it is said to be written; several that wait are synced at once. A line
-//! that cannot be read is left out and said, so that half a line costs no other. The file is written anew, by a rename, when
-//! most of it is about what is over, and after a line could not be appended: again and again until that is done.
+//! Invariant: a line counts as written only when it is appended and synced; several waiting lines are synced at once. A line that cannot be read is skipped and
+//! reported, so that half a line costs no other. The file is rewritten, by a rename, when most of its lines are obsolete, and after a line could not be
+//! appended; the rewrite is repeated until it succeeds.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -108,7 +108,8 @@ impl Stamp {
 }
 
 impl Log {
-    /// Writes `table` anew to `path`, and appends from then on. Where it cannot be written, all of it is in the file already, and the file is behind from the start.
+    /// Writes `table` anew to `path`, and appends from then on. Where it cannot be written, all of it is in the file already, and the file is behind from the
+    /// start.
     pub(super) fn open(path: PathBuf, table: Arc<Mutex<Table>>) -> Result<Self, KeyringError> {
         let file = write_anew(&path, &table);
         let lines = table.lock().len();

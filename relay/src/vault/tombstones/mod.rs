@@ -1,24 +1,24 @@
-//! Tombstones of what was wiped and must not come back: one for each wipe, until every form of the record that was ever stored would have ended anyway.
+//! Tombstones of wiped instances, which must not come back: one for each wipe, until every form of the record that was ever stored would have expired anyway.
 //!
 //! ```text
 //! raise ── durable ──┬── erased from the store ── a receipt, for a day ── forgotten with the record's own end
 //!                    └── the store is away ────── 202, asked again; every start goes on with it
 //! ```
 //!
-//! A store may be away when an instance is wiped, and it may come back with data that is older than a wipe: from its
-//! append-only file, or a snapshot. So a tombstone is written and synced to a file beside the keyring before anybody is
-//! told that an instance was, or will be, wiped; and a record that is claimed while its tombstone stands, or that is wiped
-//! before a shard has bound it, is erased, and not registered. A store in memory needs no file: it ends with the process.
+//! A store may be away when an instance is wiped, and it may come back with data that is older than the wipe: from its append-only file, or a snapshot. So a
+//! tombstone is written and synced to a file beside the keyring before anybody is told that an instance was, or will be, wiped. A record that is claimed while
+//! its tombstone stands, or that is wiped before a shard has bound it, is erased, and not registered. A store in memory needs no file: it ends with the
+//! process.
 //!
-//! What a node ends by itself (a lease is over, a push token is dead, credentials are refused) may be another node's by then, with another lease, token or
-//! password: one that is cut off from the store hears of nothing. So the tombstone of such a wipe holds the record's fence, also when the store has nothing of it any more:
-//! that may have lost what the other node had claimed, which writes it again. The record is erased, and barred, with that fence and earlier ones alone;
-//! where another node has claimed it, the tombstone goes.
+//! An instance that a node ends by itself (its lease is over, a push token is dead, credentials are refused) may be another node's by then, with another lease,
+//! token or password, because a node that is cut off from the store learns nothing. So the tombstone of such a wipe holds the record's fence, even when the
+//! store has no record any more: it may have lost a record that the other node had claimed, and will write again. Only a record with that fence or an earlier
+//! one is erased and barred. If another node has claimed the record, the tombstone is removed.
 //!
-//! Invariant: a tombstone holds an instance's id, its lookup, its end, the reason, and a keyed hash by which the device is
-//! known that asks for the receipt; nothing of it opens or names an account. There is [room](Tombstones::make_room) for so many that are erased: then
-//! those go first that were erased longest ago, which is told where their record could still live, and never one that is not erased: of those there are no more
-//! than the store has records.
+//! Invariant: a tombstone holds an instance's id, its lookup, its end, the reason, and a keyed hash by which the device that asks for the receipt is
+//! recognised; nothing of it opens or names an account. There is limited [room](Tombstones::make_room) for tombstones of erased records: beyond it, those
+//! erased longest ago are dropped first, which is reported if their record could still live. A tombstone of a record that is not erased is never dropped; of
+//! those there are no more than the store has records.
 
 mod log;
 mod peers;

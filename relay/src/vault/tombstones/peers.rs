@@ -1,6 +1,6 @@
-//! Tombstones of other nodes whose files lie beside ours: several that share a directory see each other's tombstones.
+//! Tombstones of other nodes whose files lie beside ours: nodes that share a directory see each other's tombstones.
 //!
-//! Invariant: what was read of a file counts until that file is read again, also when it cannot be.
+//! Invariant: what was read from a file counts until that file is read again, also while it cannot be read.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

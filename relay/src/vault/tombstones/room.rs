@@ -1,6 +1,6 @@
-//! For how many tombstones there is room, and which go where there is none.
+//! The room for tombstones, and which ones are dropped when it is full.
 //!
-//! Invariant: none goes that is not erased. Of one whose record could still live it is counted that it went.
+//! Invariant: a tombstone of a record that is not erased is never dropped. A dropped tombstone whose record could still live is counted.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,7 +10,8 @@ use sip::id::InstanceId;
 use super::{Table, Tombstone, retain_live};
 use crate::clock::confirmed_now;
 
-/// Tombstones of one node for which there is room, at the least and at the most; about 150 bytes each in memory, and as many in the file and at each node beside.
+/// Tombstones of one node for which there is room, at the least and at the most; about 150 bytes each in memory, and as many in the file and at each node
+/// beside.
 const ROOM: RangeInclusive<usize> = 200_000..=1_000_000;
 
 /// The room of one node.

@@ -13,7 +13,7 @@ use crate::id::InstanceId;
 
 /// Who waits for a device of an expected call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct WakeRequest {
     /// The time at which the last one gives up.
     pub(super) until: Instant,
     /// Whether a device has come by then.

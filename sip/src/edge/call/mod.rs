@@ -68,7 +68,7 @@ use crate::message::Message;
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 pub use announced::Announced;
-use announced::Asked;
+use announced::WakeRequest;
 use bytes::Bytes;
 pub use invite::Invite;
 use legs::{Legs, Phase};
@@ -159,6 +159,8 @@ pub struct Call {
     legs: Legs,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
+    /// Devices that are out by their own final response, and its status, since [`Self::take_refusals`].
+    refusals: Vec<(InstanceId, u16)>,
     timing: EdgeTiming,
     arrived: Instant,
     /// Until when a device may come for its INVITE.
@@ -170,7 +172,7 @@ pub struct Call {
     /// Devices that it would be for if they had not had too many.
     limited: Vec<InstanceId>,
     /// Who waits for one of its devices before its INVITE comes.
-    asked: Asked,
+    asked: WakeRequest,
 }
 
 impl Call {
@@ -221,6 +223,7 @@ impl Call {
             targets: Vec::new(),
             legs: Legs::default(),
             changes: Vec::new(),
+            refusals: Vec::new(),
             timing,
             arrived: now,
             comes_until: now + wait,
@@ -229,7 +232,7 @@ impl Call {
             mark: None,
             replaces: None,
             limited: Vec::new(),
-            asked: Asked { until: now, has_come: false },
+            asked: WakeRequest { until: now, has_come: false },
         }
     }
 

@@ -116,6 +116,19 @@ impl Call {
         }
     }
 
+    /// The devices that are out by their own refusal, since this was asked last, and its status.
+    pub fn take_refusals(&mut self) -> Vec<(InstanceId, u16)> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    /// The device's response had this status, and not that of what its caller gets in its place: one that was no refusal is not told as one.
+    pub fn correct_refusal(&mut self, said: u16) {
+        match self.refusals.pop() {
+            Some((instance, _)) if said >= 300 => self.refusals.push((instance, said)),
+            _ => {}
+        }
+    }
+
     /// How a call that is over, and that nobody answered, was missed by this device; `None` where it was not: it has declined, or its stack has refused, and who declined on
     /// another device is its user, too.
     pub fn missed_by(&self, instance: InstanceId) -> Option<CallState> {
@@ -166,6 +179,7 @@ impl Call {
         target.state = if target.refused_itself { CallState::TimedOut } else { CallState::Declined };
         let state = target.state;
         self.changes.push((instance, state));
+        self.refusals.push((instance, status));
         if let (Stage::Waiting(invite), Some(response)) = (&mut self.stage, response) {
             invite.refusals.add(response);
         }

@@ -1,4 +1,4 @@
-//! Clients that crash on a retransmission by another connection than that of the request: Linphone, as of 5.1.
+//! Clients that crash when a retransmission arrives by another connection than the request: Linphone, as of 5.1.
 //!
 //! Invariant: a flow by which such a client has registered is known until it ends.
 

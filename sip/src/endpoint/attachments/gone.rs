@@ -1,6 +1,7 @@
-//! Devices that are known no more, and the flows by which their dialogs may still be hung up.
+//! Devices that are not served any more, and the flows by which their dialogs may still be hung up.
 //!
-//! Invariant: each one belongs to an open flow ([`DeviceFlow::gone`](super::DeviceFlow)), with at most [`INSTANCES_PER_FLOW`] for one flow; the oldest gives way.
+//! Invariant: each belongs to an open flow ([`DeviceFlow::gone`](super::DeviceFlow)). A flow has at most [`INSTANCES_PER_FLOW`]; beyond that the oldest is
+//! dropped.
 
 use std::time::Instant;
 

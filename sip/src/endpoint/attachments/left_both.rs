@@ -1,17 +1,17 @@
 //! Devices that leave a challenge unanswered because it offers two algorithms.
 //!
-//! On one connection, a device that has left two algorithms unanswered is offered one when it registers again, and then two, by turns, so that a device that
-//! knows SHA-256 alone is not shut out. Some clients (sofia-sip) do not register again until the next call wakes them: so the count outlives the connection.
-//! A device that may have lost its network after its challenge is offered two once more.
+//! On one connection, a device that has left two algorithms unanswered is offered one when it registers again, and then two, in turn, so that a device that
+//! knows SHA-256 alone is not shut out. Some clients (sofia-sip) do not register again until the next call wakes them, so the count outlives the connection. A
+//! device that may have lost its network after its challenge is offered two once more.
 //!
-//! | its connections before | offered first by the next one |
+//! | its earlier connections | the next one is offered first |
 //! | --- | --- |
 //! | one was left with two | two |
 //! | two were left with two | one |
 //! | the last one was left with one | two |
-//! | it answered one by the last one, not two | one |
+//! | it answered one on the last one, not two | one |
 //!
-//! Invariant: at least the latest [`REMEMBERED`] of these devices are known, and at most twice as many; a device that answers two is forgotten.
+//! Invariant: at least the latest [`REMEMBERED`] of these devices are known, and at most twice as many. A device that answers two is forgotten.
 
 use std::collections::HashMap;
 

@@ -2,24 +2,24 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | `registers` | what devices register, and how they prove it |
-//! | `proven` | proofs that were judged, and the dialogs of who is not attached |
+//! | `registers` | REGISTERs of devices, and their proofs |
+//! | `proven` | proofs that the shell has verified, and the dialogs of devices that are not attached |
 //! | `register_order` | a REGISTER that another one has overtaken |
 //! | `left_both` | a device that answers no challenge with two algorithms |
-//! | `copies` | a client that dies of retransmissions by another connection |
-//! | `gone` | devices that are known no more, and their dialogs |
+//! | `copies` | a client that crashes on retransmissions by another connection |
+//! | `gone` | devices that are not served any more, and their dialogs |
 //!
 //! | a device | its flow |
 //! | --- | --- |
 //! | is attached | carries all that is for it |
-//! | is detached: by its time, by a removal of the Contact that it is attached with, or by the end of its account | carries the dialogs of the device until it ends, the account is wiped, or the device proves itself by another one: a dialog does not depend on a registration (RFC 3261 §12, RFC 5626 §5.3) |
-//! | is known no more | carries the BYEs of its dialogs; where its account is wiped, only until its registration would have ended, or that of the predecessor whose flow it has |
+//! | is detached: its time is over, the Contact that it is attached with was removed, or its account has ended | carries its dialogs until the flow ends, the account is wiped, or the device proves itself by another one: a dialog does not depend on a registration (RFC 3261 §12, RFC 5626 §5.3) |
+//! | is not served any more | carries the BYEs of its dialogs; if its account is wiped, only until its registration would have ended, or that of the predecessor whose flow it has |
 //!
-//! The end of its flow detaches a device, too. A removal that comes by a flow which the device has left detaches nothing. A device that is known no more takes no place on its flow. Nor does an instance
-//! that has asked there for a challenge and left it, or that is by another flow now, once its place is needed.
+//! The end of its flow detaches a device, too. A removal that comes by a flow which the device has left detaches nothing. A device that is not served any more
+//! takes no place on its flow. Neither does an instance that has left a challenge unanswered there, or that has another flow by now, once its place is needed.
 //!
-//! Invariant: an instance is attached by at most one flow, the latest. A flow is closed when it failed to prove anybody [`FAILURES_PER_FLOW`] times, and
-//! carries at most [`INSTANCES_PER_FLOW`] instances. Of detached devices at most one is kept for each instance that an open flow carries.
+//! Invariant: an instance is attached by at most one flow, the latest. A flow is closed when it has failed to prove anybody [`FAILURES_PER_FLOW`] times, and
+//! carries at most [`INSTANCES_PER_FLOW`] instances. At most one detached device is kept for each instance that an open flow carries.
 
 mod copies;
 mod gone;

@@ -1,6 +1,6 @@
-//! Proofs that the shell has judged, and the dialogs of devices that have proved themselves without being attached.
+//! Proofs that the shell has verified, and the dialogs of devices that have proved themselves without being attached.
 //!
-//! Invariant: a proof is judged once. A verdict that comes after the end of its flow changes nothing, because that end is not told again.
+//! Invariant: a proof is verified once. A verdict that arrives after the end of its flow has no effect, because no second end of that flow would undo it.
 
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
-//! A call after its INVITE: the answers of devices, the CANCEL of its caller or the end of its Expires, and its end.
+//! A call after its INVITE: the answers of devices, the CANCEL of its caller or the end of its Expires, and the end of the call.
 //!
-//! Invariant: a caller gets exactly one final answer, and after a 2xx each further 2xx of that device, behind which something
-//! may fork (RFC 3261 §16.7 step 5); a 2xx that nobody waits for is ended with ACK and BYE.
+//! Invariant: a caller gets exactly one final answer, and after a 2xx each further 2xx of that device, because a proxy behind it may fork (RFC 3261 §16.7 step
+//! 5). A 2xx that nobody waits for is ended with ACK and BYE.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -55,6 +55,10 @@ impl Endpoint {
             return self.on_expected_due(now, call);
         }
         if row.has_expired(now) {
+            let is_open = |instance: &InstanceId| row.state_of(*instance).is_some_and(|state| !state.is_final());
+            for instance in row.instances().filter(is_open) {
+                self.core.event(Event::InviteExpired { call, instance });
+            }
             return self.give_up_call(now, call, CallState::Cancelled, None);
         }
         let settings = &self.core.settings;
@@ -246,7 +250,7 @@ impl Endpoint {
             self.end_late_answer(now, branch, status, response);
         }
         let is_too_long = is_replaced && status != 503 && status >= 200;
-        let response = &*fitting;
+        let (response, said) = (&*fitting, status);
         let status = response.status().unwrap_or(status);
         let Some(row) = self.calls.get_mut(call) else { return };
         if is_too_long && let Some(instance) = row.instance_of(branch) {
@@ -254,6 +258,9 @@ impl Endpoint {
         }
         let received = if status == MERGED { row.confirmed_by(branch) } else { Vec::new() };
         let outcome = row.on_response(now, branch, response, wait);
+        if is_replaced {
+            row.correct_refusal(said);
+        }
         for earlier in received {
             self.core.transactions.note_received(now, earlier);
         }
@@ -446,7 +453,8 @@ impl Endpoint {
         }
     }
 
-    /// The open flows of a leg's device by which it may ring, whichever it has answered by last: that on which the leg began, and those by which the device was and is.
+    /// The open flows of a leg's device by which it may ring, whichever it has answered by last: that on which the leg began, and those by which the device was
+    /// and is.
     fn flows_beside(&self, branch: BranchId) -> Vec<FlowId> {
         let Some((ClientOwner::Leg(call), _)) = self.core.transactions.progress(branch) else { return Vec::new() };
         let Some(row) = self.calls.get(call) else { return Vec::new() };

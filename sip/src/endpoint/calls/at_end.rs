@@ -1,9 +1,9 @@
 //! An INVITE that comes when the process is about to end.
 //!
-//! Its wait would be in vain, so it gets 503 with Retry-After and wakes nobody. Where another node lives, that node takes the next try; else the devices have
-//! missed the call.
+//! It gets 503 with Retry-After and wakes nobody, because nobody would wait for the device. If another node lives, it gets the next try; otherwise the devices
+//! have missed the call.
 //!
-//! Invariant: devices are told once of an INVITE, however often it comes again. The INVITE of an announced call is taken: its phone rings already.
+//! Invariant: devices are told once of an INVITE, however often it is repeated. The INVITE of an announced call is accepted, because its phone rings already.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -20,7 +20,7 @@ const TOLD_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(in crate::endpoint) struct AtEnd {
     failover: Failover,
-    /// Those of which devices were told.
+    /// The INVITEs that devices were told of.
     told: HashSet<(InviteMark, BindingId)>,
 }
 
@@ -29,8 +29,8 @@ impl AtEnd {
         Self { failover, told: HashSet::new() }
     }
 
-    /// Whether this INVITE is lost for its devices, and they do not know of it yet.
-    fn is_untold(&mut self, invite: &Message, binding: BindingId) -> bool {
+    /// Whether the devices have to be told that they miss this INVITE: no other node takes it, and they were not told before.
+    fn is_first_report(&mut self, invite: &Message, binding: BindingId) -> bool {
         self.failover == Failover::Nobody
             && self.told.len() < TOLD_MAX
             && self.told.insert((InviteMark::of(invite), binding))
@@ -45,7 +45,7 @@ impl Endpoint {
     }
 
     pub(super) fn refuse_call_at_end(&mut self, now: Instant, source: &Source, invite: &Message, binding: BindingId) {
-        if self.calls.refused.as_mut().is_some_and(|refused| refused.is_untold(invite, binding)) {
+        if self.calls.refused.as_mut().is_some_and(|refused| refused.is_first_report(invite, binding)) {
             let (caller, key) = self.caller_of(invite);
             let call = CallId::new(self.core.random.wide(), binding.tag());
             self.tell_refused(now, call, &self.callees(binding), invite, &caller, key);

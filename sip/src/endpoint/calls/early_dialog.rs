@@ -1,11 +1,11 @@
-//! The early dialog that the relay's own provisional responses make while a call waits for its devices (RFC 3261 §12.1.1).
+//! The early dialog that the relay's own provisional responses establish while a call waits for its devices (RFC 3261 §12.1.1).
 //!
-//! | in this dialog comes | answer |
+//! | a request in this dialog | answer |
 //! | --- | --- |
 //! | BYE (RFC 3261 §15, §15.1.2) | 200; the call ends as by a CANCEL: its INVITE is answered 487, and its devices stop ringing |
-//! | anything else | 481, as without it: nothing can be told there before a device has answered |
+//! | any other | 481, as without the dialog: it has no meaning before a device has answered |
 //!
-//! A device that has sent a 180 has an early dialog with the caller, too. Where the device has forgotten its INVITE, the relay ends that dialog by a BYE.
+//! A device that has sent a 180 has an early dialog with the caller, too. If the device has forgotten its INVITE, the relay ends that dialog by a BYE.
 //!
 //! Invariant: a caller that has hung up leaves no device ringing, whether it sends CANCEL or BYE.
 

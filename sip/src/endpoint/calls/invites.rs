@@ -316,7 +316,11 @@ impl Endpoint {
 
     /// Tells the shell how a call stands for those devices for which that has changed.
     pub(super) fn tell_changes(&mut self, call: CallId) {
-        let changes = self.calls.get_mut(call).map(Call::take_changes).unwrap_or_default();
+        let Some(row) = self.calls.get_mut(call) else { return };
+        let (refusals, changes) = (row.take_refusals(), row.take_changes());
+        for (instance, status) in refusals {
+            self.core.event(Event::DeviceRefused { call, instance, status });
+        }
         for (instance, state) in changes {
             self.core.event(Event::Call { call, instance, state, woke_after: None });
         }

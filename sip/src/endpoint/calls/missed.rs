@@ -1,9 +1,9 @@
-//! The devices that have missed a call which has ended, and the time at which that is told.
+//! The devices that have missed a call which has ended, and when they are told.
 //!
-//! | the caller's server has heard | a device that has missed the call |
+//! | the caller's server was answered | a device that has missed the call |
 //! | --- | --- |
 //! | 401, 407, 413 to 416, 420 to 422, 428, 433, 436 to 438, 484, 488 or 494: it may send the call again in another form (RFC 3261 §8.1.3.5, §21.4.21, §21.4.26, §22.2, RFC 4028 §7.3, RFC 8224 §6.2.2, RFC 5079 §4, RFC 3329 §2.3) | is told [`comes_again`](crate::timing::EdgeTiming::comes_again) later |
-//! | – and within that time an INVITE of the same caller to the binding, which this device gets or has had too many to get | hears of that call alone |
+//! | – and within that time comes an INVITE of the same caller to the binding, which this device gets, or exceeds its budget | is told of that call alone |
 //! | – and all calls are ended, or another node serves the device from now on | is told at once |
 //! | any other answer | is told at once |
 //!
@@ -18,7 +18,7 @@ use crate::endpoint::{CallState, Endpoint, Event, IncomingCall};
 use crate::id::{BindingId, CallId, InstanceId};
 
 /// The devices that have missed calls which may come again, by the key of such an INVITE.
-pub(super) type Untold = HashMap<(BindingId, CallerKey), Vec<Missed>>;
+pub(super) type PendingMissed = HashMap<(BindingId, CallerKey), Vec<Missed>>;
 
 /// A call that a device has missed.
 #[derive(Debug)]
@@ -46,26 +46,26 @@ impl Endpoint {
         }
         if !all.is_empty() {
             let key = (row.binding(), row.caller());
-            self.calls.untold.entry(key).or_default().extend(all);
+            self.calls.pending_missed.entry(key).or_default().extend(all);
             self.core.timers.set(told_at, Timer::Missed(Box::new(key)));
         }
     }
 
-    /// Withdraws the untold missed calls of these devices by this caller: the caller has just sent the same call again.
+    /// Withdraws the pending missed calls of these devices by this caller: the caller has just sent the same call again.
     pub(super) fn forget_missed(&mut self, key: (BindingId, CallerKey), instances: [&[InstanceId]; 2]) {
-        let Some(untold) = self.calls.untold.get_mut(&key) else { return };
+        let Some(pending_missed) = self.calls.pending_missed.get_mut(&key) else { return };
         let goes_on = |instance| instances.iter().any(|some| some.contains(&instance));
-        untold.retain(|missed| !goes_on(self.successors.current(missed.call.instance)));
-        if untold.is_empty() {
-            self.calls.untold.remove(&key);
+        pending_missed.retain(|missed| !goes_on(self.successors.current(missed.call.instance)));
+        if pending_missed.is_empty() {
+            self.calls.pending_missed.remove(&key);
         }
     }
 
     pub(in crate::endpoint) fn on_missed_due(&mut self, now: Instant, key: (BindingId, CallerKey)) {
-        let Some(untold) = self.calls.untold.remove(&key) else { return };
-        let (due, later): (Vec<_>, Vec<_>) = untold.into_iter().partition(|missed| missed.told_at <= now);
+        let Some(pending_missed) = self.calls.pending_missed.remove(&key) else { return };
+        let (due, later): (Vec<_>, Vec<_>) = pending_missed.into_iter().partition(|missed| missed.told_at <= now);
         if !later.is_empty() {
-            self.calls.untold.insert(key, later);
+            self.calls.pending_missed.insert(key, later);
         }
         self.tell_missed(now, due);
     }
@@ -75,9 +75,9 @@ impl Endpoint {
         let Self { calls, successors, .. } = self;
         let mut theirs = Vec::new();
         #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
-        calls.untold.retain(|_, untold| {
-            theirs.extend(untold.extract_if(.., |missed| successors.current(missed.call.instance) == instance));
-            !untold.is_empty()
+        calls.pending_missed.retain(|_, pending_missed| {
+            theirs.extend(pending_missed.extract_if(.., |missed| successors.current(missed.call.instance) == instance));
+            !pending_missed.is_empty()
         });
         theirs.sort_unstable_by_key(|missed| (missed.told_at, missed.call.call));
         self.tell_missed(now, theirs);
@@ -85,9 +85,9 @@ impl Endpoint {
 
     /// The process is about to end.
     pub(super) fn tell_all_missed(&mut self, now: Instant) {
-        let untold = std::mem::take(&mut self.calls.untold);
+        let pending_missed = std::mem::take(&mut self.calls.pending_missed);
         #[expect(clippy::disallowed_methods, reason = "sorted before anybody sees it")]
-        let mut all: Vec<Missed> = untold.into_values().flatten().collect();
+        let mut all: Vec<Missed> = pending_missed.into_values().flatten().collect();
         all.sort_unstable_by_key(|missed| (missed.told_at, missed.call.call, missed.call.instance));
         self.tell_missed(now, all);
     }
@@ -96,9 +96,9 @@ impl Endpoint {
     pub(in crate::endpoint) fn drop_missed_of(&mut self, instance: InstanceId) {
         let Self { calls, successors, .. } = self;
         #[expect(clippy::disallowed_methods, reason = "what is dropped is seen by nobody")]
-        calls.untold.retain(|_, untold| {
-            untold.retain(|missed| successors.current(missed.call.instance) != instance);
-            !untold.is_empty()
+        calls.pending_missed.retain(|_, pending_missed| {
+            pending_missed.retain(|missed| successors.current(missed.call.instance) != instance);
+            !pending_missed.is_empty()
         });
     }
 
@@ -113,7 +113,8 @@ impl Endpoint {
     }
 }
 
-/// Whether a caller's server that hears this may send the call again, with credentials, another offer, other extensions, a signed or shown identity, or more digits, and without its user.
+/// Whether a caller's server that hears this may send the call again, with credentials, another offer, other extensions, a signed or shown identity, or more
+/// digits, and without its user.
 fn may_come_again(status: u16) -> bool {
     matches!(status, 401 | 407 | 413..=416 | 420..=422 | 428 | 433 | 436..=438 | 484 | 488 | 494)
 }

@@ -7,15 +7,15 @@
 //! | `at_end` | an INVITE that comes when the process is about to end |
 //! | `overtaking` | an INVITE that came before its binding's first REGISTER was answered |
 //! | `answers` | later answers of devices and callers, and the end of a call |
-//! | `early_dialog` | the dialog that the relay's own provisional responses make |
+//! | `early_dialog` | the dialog that the relay's own provisional responses establish |
 //! | `missed` | the devices that have missed a call, and when that is told |
 //!
-//! A call is for all instances of its binding that are callable: it is forked to those that are attached, the others are
-//! woken, and the first that answers has it (RFC 3261 §16.7). Its machine is `crate::edge::call`.
+//! A call is for all callable instances of its binding: it is forked to those that are attached, the others are woken, and the first that answers gets it (RFC
+//! 3261 §16.7). `crate::edge::call` is its state machine.
 //!
-//! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final
-//! [`CallState`](super::CallState) for each of its devices; each of them is woken at most once. A binding has at most
-//! [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE, or when that is expected no longer.
+//! Invariant: every INVITE that becomes a call ends with exactly one final answer, and with one final [`CallState`](super::CallState) for each of its devices;
+//! each of them is woken at most once. A binding has at most [`CALLS_PER_INSTANCE`] expected calls, one of each caller; each ends by its INVITE, or when that
+//! is expected no longer.
 
 mod answers;
 pub(super) mod at_end;
@@ -36,7 +36,7 @@ use crate::id::{BindingId, BranchId, CallId, FlowId, InstanceId};
 use crate::timing::EdgeTiming;
 use crate::transaction::ServerId;
 use at_end::AtEnd;
-use missed::Untold;
+use missed::PendingMissed;
 use overtaking::Overtaking;
 
 /// Calls that one instance may have waiting at once; a further one is answered 486, unpushed. A caller has as many of them at most as
@@ -70,7 +70,7 @@ pub(super) struct Calls {
     /// INVITEs that wait for their binding's first REGISTER.
     overtaking: Vec<Overtaking>,
     /// The devices that have missed calls which may come again.
-    untold: Untold,
+    pending_missed: PendingMissed,
     /// Whether a registration has changed since the overtaking INVITEs were looked at.
     pub(super) registration_changed: bool,
     /// The process is about to end: no new INVITE is taken.
@@ -99,7 +99,7 @@ impl Calls {
 
     /// Rows of all tables, for counts.
     pub(super) fn len(&self) -> usize {
-        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len() + self.untold.len()
+        self.rows.len() + self.waiting.len() + self.marked.len() + self.overtaking.len() + self.pending_missed.len()
     }
 
     /// Calls whose caller waits for its final answer.
@@ -118,8 +118,8 @@ impl Calls {
     }
 
     /// Callers whose calls were missed, which nobody has been told yet.
-    pub(super) fn untold(&self) -> usize {
-        self.untold.len()
+    pub(super) fn pending_missed(&self) -> usize {
+        self.pending_missed.len()
     }
 
     /// The calls that wait for an instance, in the order in which they came.

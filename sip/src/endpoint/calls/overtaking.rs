@@ -1,15 +1,15 @@
-//! INVITEs that have overtaken the 200 to the first REGISTER of their binding: as datagrams may, and as a SIP server's processes may write
-//! them. Each waits, with a 100, until that REGISTER has ended.
+//! INVITEs that have overtaken the 200 to the first REGISTER of their binding, as datagrams may, or messages of two processes of a SIP server. Each waits, with
+//! a 100, until that REGISTER has ended.
 //!
-//! | meanwhile | what its caller's server hears |
+//! | meanwhile | the caller's server hears |
 //! | --- | --- |
-//! | the REGISTER is granted | what becomes of the call, which is taken then |
-//! | it is refused, not answered in 64·T1, or the account is gone | 480 |
+//! | the REGISTER is granted | the outcome of the call, which is taken then |
+//! | the REGISTER is refused, is unanswered for 64·T1, or the account is gone | 480 |
 //! | the INVITE is cancelled, or its Expires ends | 487, and nobody was woken |
 //!
-//! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) of them for one binding; none longer than its REGISTER is under way, or than 64·T1.
-//! The INVITEs of one SIP server are no more than there are places left, so that a server which answers no REGISTER leaves room for others'.
-//! The waiting INVITEs are looked at when a registration has changed, and not with each message.
+//! Invariant: at most [`OVERTAKING_MAX`] wait, [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) of them for one binding; none longer than its REGISTER is
+//! under way, or than 64·T1. One SIP server has no more waiting INVITEs than there are free places, so that a server which answers no REGISTER leaves room for
+//! those of others. The waiting INVITEs are examined when a registration has changed, and not with each message.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,8 @@ use crate::message::{Composer, Message};
 use crate::timers::bring_forward;
 use crate::transaction::{Reply, ServerId};
 
-/// INVITEs that may wait so in one endpoint, a half of them from one address; a further one is answered 480, and one more than [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) for a binding 486.
+/// INVITEs that may wait so in one endpoint, a half of them from one address; a further one is answered 480, and one more than
+/// [`CALLS_PER_INSTANCE`](super::CALLS_PER_INSTANCE) for a binding 486.
 pub const OVERTAKING_MAX: usize = 256;
 
 /// An INVITE that waits for its binding's first REGISTER.

@@ -1,16 +1,15 @@
-//! A stream toward a SIP server whose messages cannot be told apart any more.
+//! A stream from a SIP server on which the boundaries of messages are in doubt.
 //!
-//! | a doubt, where the stream | follows |
+//! | the stream | consequence |
 //! | --- | --- |
-//! | is in use and has granted a registration | all register by another one, dialled at once; once that grants one, the stream is closed |
+//! | is in use and has granted a registration | all bindings register by another one, dialled at once; once that grants one, the stream is closed |
 //! | is in use and has granted nothing | it is closed, and that counts as any end of a flow |
 //! | leads to a SIP server and is not in use | it is closed |
 //!
-//! A doubt is no failure of the server: an honest server may pass on a stranger's malformed message. So no dial waits or leads elsewhere for it, and no account
-//! is told that its registration failed. Answers to requests that came by the stream
-//! take it while it is open.
+//! A doubt is no failure of the server: an honest server may pass on a stranger's malformed message. So it delays no dial, makes no address worse, and no
+//! account is told that its registration failed. Answers to requests that came by the stream go by it while it is open.
 //!
-//! Invariant: doubts have a server dialled once in [`REST`] at most.
+//! Invariant: doubts make a server be dialled at most once in [`REST`].
 
 use std::time::{Duration, Instant};
 

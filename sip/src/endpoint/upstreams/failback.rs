@@ -3,18 +3,17 @@
 //! | probe | a better flow is open | OPTIONS is answered | it is not, or with 408, 430 or 5xx | the REGISTER is granted | it is answered otherwise, or not | the flow breaks |
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | none | send OPTIONS → asked; while no flow is up and none is dialled, move at once | – | – | – | – | – |
-//! | asked | close it | one member that stands registers by it → on trial; while none is registered, move → none | close it → none | – | – | → none |
+//! | asked | close it | one registered member registers by it → on trial; while none is registered, move → none | close it → none | – | – | → none |
 //! | on trial | close it | – | – | move → none | close it → none | → none |
 //!
-//! A server answers OPTIONS before it has its database; an account needs it to register. The member on trial is any registered one, another one each
-//! time. It is registered by the flow in use meanwhile, and a refusal of the better address counts for nothing: it registers again by the flow in
-//! use.
+//! A server may answer OPTIONS before it has its database; an account needs it to register. The member on trial is any registered one, another one each time.
+//! It stays registered by the flow in use meanwhile, and a refusal of the better address does not count against it: it registers again by the flow in use.
 //!
-//! A move registers every other member anew, each in its turn, on the better flow. The old one stays open as long as a call that
-//! came by it may need an answer, and its requests are believed until then, so no call is lost on the way.
+//! A move registers every other member again, each in its turn, on the better flow. The old one stays open as long as a call that came by it may need an
+//! answer, and its requests are believed until then, so no call is lost.
 //!
-//! Invariant: a flow that has granted no registration never takes the place of one by which a binding is registered; one upstream has one probe at a
-//! time; the outcome of each flow is told once.
+//! Invariant: a flow that has granted no registration never replaces one by which a binding is registered. One upstream has one probe at a time. The outcome of
+//! each flow is told once.
 
 use std::time::Instant;
 

@@ -1,14 +1,14 @@
-//! Streams that stay for the dialogs of devices that are known no more.
+//! Streams that are kept for the dialogs of devices that are not served any more.
 //!
-//! | | the stream that the device's SIP server was reached by |
+//! | | the stream to the device's SIP server |
 //! | --- | --- |
-//! | a device is known no more and still has a flow | stays, and its SIP server with it, for as long as that flow carries its dialogs |
+//! | a device is not served any more and still has a flow | stays, and its SIP server with it, for as long as that flow carries its dialogs |
 //! | another registration at that SIP server ends | stays |
-//! | the device, or another, registers there again | serves it too |
-//! | the stream is replaced by another one | stays open beside it |
-//! | it ends, or the last such device has no flow any more | nothing is kept: without registrations the SIP server is forgotten |
+//! | the device, or another, registers there again | is used for that, too |
+//! | another stream replaces it | stays open beside that |
+//! | it ends, or the last such device has no flow any more | is not kept: without registrations the SIP server is forgotten |
 //!
-//! Invariant: a device has one stream kept at most. Each is one reference to its SIP server, told by [`Event::UpstreamKept`] and given back by
+//! Invariant: at most one stream is kept for a device. Each is one reference to its SIP server, told by [`Event::UpstreamKept`] and given back by
 //! [`Event::UpstreamReleased`]; no flow is dialled for it.
 
 use std::collections::BTreeMap;

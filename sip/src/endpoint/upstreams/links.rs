@@ -1,4 +1,4 @@
-//! The flow toward a SIP server: dialled, up, lost; and the turns of its bindings on it.
+//! The flow to a SIP server: dialled, up, lost; and the turns of its bindings on it.
 //!
 //! | link | wanted | dialled | dial failed | flow lost, first or settled | flow lost, soon again | wait over |
 //! | --- | --- | --- | --- | --- | --- | --- |
@@ -7,17 +7,16 @@
 //! | BackingOff | anew: dial soon | → Up | – | – | – | dial → Dialling |
 //! | Up | begin, in turn | – | – | dial → Dialling | → BackingOff | – |
 //!
-//! A registration begins when it is its turn: `pace` lets so many begin in a second at a SIP server, and at the address that
-//! is dialled, whatever made them want to: a restart, a lost flow, a device that goes to sleep. Those that stand and those
-//! that end go first.
+//! A registration begins in its turn: `pace` limits how many begin in a second at a SIP server, and at the address that is dialled, whatever the reason: a
+//! restart, a lost flow, a device that goes to sleep. Registered bindings, and those that end, go first.
 //!
-//! After a dial that failed, and after a flow that soon ended again, [`redial`] says how long it waits. The next dial leads to the same address
-//! last when that answered no keep-alive, when the flow ended before it granted anything, or when one ended soon after the other: a balancer
-//! without a server behind it accepts and closes (RFC 3263 §4.3). A wait is else as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted, [`DIALLED_IN`] or
-//! [`ASKED_IN`]: else registrations that stand would end meanwhile. Those of an earlier run stand as well: where such a one is here, and nothing has been granted yet, the
-//! setting `register_expires` counts as granted.
+//! After a failed dial, and after a flow that soon ended again, [`redial`] says how long to wait. The next dial tries the same address last if it answered no
+//! keep-alive, if the flow ended before it granted anything, or if two flows ended soon after each other: a balancer without a server behind it accepts and
+//! closes (RFC 3263 §4.3). Otherwise a wait is as long as RFC 5626 §4.5 says, 30 s to 30 min, but no longer than a part of what the SIP server has granted,
+//! [`DIALLED_IN`] or [`ASKED_IN`], because registrations would expire meanwhile. That holds for registrations of an earlier run as well: if there is one, and
+//! nothing has been granted yet, the setting `register_expires` counts as granted.
 //!
-//! Invariant: an upstream has at most one flow and one dial under way; a binding that wants a flow is begun when it is up.
+//! Invariant: an upstream has at most one flow and one dial under way. A binding that wants a flow begins when it is up.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -204,8 +203,9 @@ impl Endpoint {
 
     pub(in crate::endpoint) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        if upstream.fitness.end_look() {
-            return;
+        if upstream.fitness.end_search() {
+            // There is no other address for what the one in use has refused.
+            return self.fail_registers(now, id, true);
         }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let (failures, redial) = (upstream.failures, self.core.settings.timing.upstream.redial);
@@ -290,7 +290,7 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
         // Bindings that want another flow wait for what the caller decides.
         upstream.link = Link::Dialling;
-        let is_dialled = upstream.fitness.end_look();
+        let is_dialled = upstream.fitness.end_search();
         self.fail_registers(now, id, false);
         let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
         let mut is_wanted = upstream.transit_refs > 0;

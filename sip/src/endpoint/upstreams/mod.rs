@@ -42,7 +42,8 @@ use crate::registration::{Began, Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
 use kept::Kept;
-use moves::{Back, Fitness};
+use moves::Fitness;
+pub(super) use moves::{GrantEffects, Timeliness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
@@ -352,7 +353,7 @@ impl Upstreams {
         binding: BindingId,
         by: FlowId,
         granted: Duration,
-    ) -> Option<Back> {
+    ) -> Option<GrantEffects> {
         let upstream = self.rows.get_mut(&id)?;
         upstream.failures = 0;
         if upstream.shortest_grant.is_none_or(|(shortest, over)| granted <= shortest || over <= now) {
@@ -363,10 +364,17 @@ impl Upstreams {
         back
     }
 
-    /// Likewise one that only passes through.
-    pub(super) fn note_passed(&mut self, now: Instant, id: UpstreamId, by: FlowId, granted: Duration) -> Option<Back> {
+    /// Likewise one that only passes through, of a registration that is known if `whose` says so.
+    pub(super) fn note_passed(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        whose: Option<BindingId>,
+        by: FlowId,
+        granted: Duration,
+    ) -> Option<GrantEffects> {
         self.believe(now, id, by, granted);
-        self.rows.get_mut(&id)?.grant(now, by, None)
+        self.rows.get_mut(&id)?.grant(now, by, whose)
     }
 
     /// Whether a flow is known to lead to this address.

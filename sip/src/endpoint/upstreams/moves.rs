@@ -6,6 +6,11 @@
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
 //! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
+//! The REGISTERs of devices that pass through count likewise (RFC 8599), as those of accounts that it had accepted once it has granted them. Those who
+//! are served by the flow are then also other devices, and no flow is left for one that is not known yet where there are others. Where devices
+//! alone are, and nobody was granted for 32 s, one that is refused with 503 or 430 is enough to look for another address: nothing stands by the flow. A
+//! REGISTER that has another address sought is sent once more by the next flow, before its refusal goes to the device.
+//!
 //! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
 //! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
 //! was left, or by an address that was silent by UDP, follow once the next address has granted a registration. A binding that the left address grants
@@ -84,12 +89,12 @@ pub(super) struct Fitness {
     /// When another address was asked for because this one served badly.
     moved_at: Option<Instant>,
     /// The dial that is under way beside the flow in use.
-    look: Option<Look>,
+    search: Option<AddressSearch>,
 }
 
 /// The consequences for other bindings when a SIP server grants a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::endpoint) struct Back {
+pub(in crate::endpoint) struct GrantEffects {
     /// The extent to which it failed before.
     failed: Option<Failed>,
     /// Whether the bindings registered by a flow that was left register by this one.
@@ -116,9 +121,18 @@ enum Failure {
     OfOne,
 }
 
-/// A look for another address beside a flow that others are served by.
+/// Whether the answer to a REGISTER came before the REGISTER was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+pub(in crate::endpoint) enum Timeliness {
+    /// Before.
+    InTime,
+    /// After that (Timer F).
+    Late,
+}
+
+/// The search for another address while a flow still serves other bindings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AddressSearch {
     Sought,
     Found,
     /// The server serves again, or is gone back to.
@@ -127,7 +141,7 @@ enum Look {
 
 impl Fitness {
     /// A registration was granted; what follows. Nobody leaves it for an address that is looked for. `in_use`: by the flow that is in use.
-    fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> Back {
+    fn grant(&mut self, now: Instant, whose: Option<BindingId>, in_use: bool) -> GrantEffects {
         self.refused.clear();
         let failed = std::mem::take(&mut self.unserved);
         let room = ALONE_MAX.saturating_sub(self.alone.len());
@@ -136,9 +150,9 @@ impl Fitness {
             self.alone.remove(&whose);
         }
         (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
-        self.look = self.look.map(|_| Look::Needless);
+        self.search = self.search.map(|_| AddressSearch::Needless);
         let follow = in_use && std::mem::take(&mut self.follow);
-        Back { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
+        GrantEffects { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
     }
 
     /// Another flow is in use.
@@ -160,12 +174,12 @@ impl Fitness {
 
     /// A flow is in use from now on beside which a dial is under way, for a flow that had been left: nobody needs that any more.
     pub(super) fn need_no_dial(&mut self) {
-        self.look = Some(Look::Needless);
+        self.search = Some(AddressSearch::Needless);
     }
 
     /// Whether a dial is under way beside the flow in use; it counts for nothing beside that one from now on.
-    pub(super) fn end_look(&mut self) -> bool {
-        self.look.take().is_some()
+    pub(super) fn end_search(&mut self) -> bool {
+        self.search.take().is_some()
     }
 
     fn fail(&mut self, whom: Failed) {
@@ -202,6 +216,11 @@ impl Fitness {
 }
 
 impl Upstream {
+    /// Whether others are than the device whose REGISTER is under way; `whose` registration that is, if it stands.
+    fn serves_others(&self, whose: Option<BindingId>) -> bool {
+        self.registered_count > 0 || self.transit_refs > 1 + usize::from(whose.is_some())
+    }
+
     /// Whether anybody is registered here, or registered through the relay.
     fn serves_somebody(&self) -> bool {
         self.registered_count > 0 || self.transit_refs > 0
@@ -209,7 +228,7 @@ impl Upstream {
 
     /// Records that a registration was granted that was asked for `by` this flow; returns the consequences for others, if any. A late answer of a
     /// server that was left says nothing of the one in use.
-    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<Back> {
+    pub(super) fn grant(&mut self, now: Instant, by: FlowId, whose: Option<BindingId>) -> Option<GrantEffects> {
         if matches!(self.link, Link::Up { flow, .. } if flow != by) {
             return None;
         }
@@ -221,13 +240,13 @@ impl Upstream {
 }
 
 impl Upstreams {
-    /// Whether what was granted `by` this flow, `late` or in time, is to be registered by the one in use at once: it was left, and no grant of
-    /// the next one will have those follow that stand by it.
-    pub(in crate::endpoint) fn must_follow(&self, id: UpstreamId, by: FlowId, late: bool) -> bool {
+    /// Whether a binding that was just granted `by` this flow must register by the flow in use at once: its flow was left, and no grant of the next one
+    /// makes it follow.
+    pub(in crate::endpoint) fn must_follow(&self, id: UpstreamId, by: FlowId, timeliness: Timeliness) -> bool {
         let Some(upstream) = self.get(id) else { return false };
         let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == by);
         let will_follow = upstream.fitness.follow && upstream.replaced.contains(&by);
-        !in_use && (late || by.is_reliable() && !will_follow)
+        !in_use && (timeliness == Timeliness::Late || by.is_reliable() && !will_follow)
     }
 }
 
@@ -248,7 +267,7 @@ impl Endpoint {
         let granted = upstream.fitness.granted.filter(|(_, whose)| *whose != Some(binding));
         if granted.is_none_or(|(at, _)| at + within + TOGETHER <= now) {
             upstream.fitness.fail(Failed::All);
-            self.leave_address(now, id, binding, Failure::IsSilent);
+            self.leave_address(now, id, Some(binding), Failure::IsSilent);
         }
     }
 
@@ -276,11 +295,11 @@ impl Endpoint {
                 false if is_proven => {
                     upstream.fitness.fail(Failed::All);
                     let failure = if are_several { Failure::Refuses } else { Failure::OfOne };
-                    self.leave_address(now, id, binding, failure);
+                    self.leave_address(now, id, Some(binding), failure);
                 }
                 true if fails_all => {
                     upstream.fitness.fail(Failed::All);
-                    self.look_elsewhere(now, id, binding);
+                    self.search_elsewhere(now, id, Some(binding));
                 }
                 _ => {}
             };
@@ -297,13 +316,76 @@ impl Endpoint {
         upstream.recovery.refuse();
         if !upstream.serves_somebody() {
             upstream.fitness.fail(Failed::All);
-            return self.leave_address(now, id, binding, Failure::Refuses);
+            return self.leave_address(now, id, Some(binding), Failure::Refuses);
         }
         if is_unfit {
             if upstream.fitness.has_granted_nobody(now, outage) {
                 upstream.fitness.fail(Failed::All);
             }
-            self.look_elsewhere(now, id, binding);
+            self.search_elsewhere(now, id, Some(binding));
+        }
+    }
+
+    /// A REGISTER of a device went `by` this flow and was answered something after which another address may serve; `whose` registration it is, if the
+    /// server had accepted it. Whether it may wait for the next flow.
+    pub(in crate::endpoint) fn on_passed_failed(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        whose: Option<BindingId>,
+        by: FlowId,
+        status: u16,
+    ) -> bool {
+        let outage = self.core.settings.timing.transaction.t1_64();
+        let Some(upstream) = self.upstreams.get_mut(id) else { return false };
+        match upstream.link {
+            Link::Up { flow, .. } if flow == by => {}
+            // The server that says so has been left.
+            Link::Up { .. } | Link::Dialling => return true,
+            Link::Down | Link::BackingOff => return false,
+        }
+        let says_so = matches!(status, 430 | 503);
+        let serves_others = upstream.serves_others(whose);
+        let fails_all = upstream.fitness.has_granted_nobody(now, outage);
+        let are_several = whose.is_some_and(|binding| upstream.fitness.leave_unserved(binding));
+        let is_unfit = match whose {
+            Some(binding) if says_so => upstream.fitness.refuse(binding, PROVEN_COUNTS),
+            _ => false,
+        };
+        if says_so && upstream.fitness.refused.len() > 1 {
+            upstream.pace.refuse(now);
+        }
+        let is_left = !serves_others && (says_so || whose.is_some());
+        let is_doubted = if says_so {
+            is_unfit || whose.is_some() && fails_all && upstream.registered_count == 0
+        } else {
+            are_several && fails_all
+        };
+        if is_left || is_doubted && fails_all {
+            upstream.fitness.fail(Failed::All);
+        }
+        if is_left {
+            let failure = if says_so || are_several { Failure::Refuses } else { Failure::OfOne };
+            self.leave_address(now, id, whose, failure);
+        } else if is_doubted {
+            self.search_elsewhere(now, id, whose);
+        }
+        let is_sought = |it: &Upstream| {
+            matches!(it.link, Link::Dialling)
+                || matches!(it.fitness.search, Some(AddressSearch::Sought | AddressSearch::Found))
+        };
+        self.upstreams.get(id).is_some_and(is_sought)
+    }
+
+    /// Likewise one that was left without any response.
+    pub(in crate::endpoint) fn on_passed_silent(&mut self, now: Instant, id: UpstreamId, whose: Option<BindingId>) {
+        if let Some(binding) = whose {
+            return self.on_upstream_silent(now, id, binding);
+        }
+        let within = self.core.settings.timing.transaction.t1_64();
+        let is_left = |it: &Upstream| !it.serves_others(None) && it.heard_at.is_none_or(|at| at + within <= now);
+        if self.upstreams.get(id).is_some_and(is_left) {
+            self.leave_address(now, id, None, Failure::IsSilent);
         }
     }
 
@@ -313,7 +395,7 @@ impl Endpoint {
         now: Instant,
         id: UpstreamId,
         granted: Option<BindingId>,
-        back: &Back,
+        back: &GrantEffects,
     ) {
         if back.follow {
             self.register_standing(now, id, granted, usize::MAX);
@@ -354,10 +436,10 @@ impl Endpoint {
     /// The dial that is under way leads to another address than the one that was to be avoided.
     pub(in crate::endpoint) fn on_address_changed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        match upstream.fitness.look.as_mut() {
+        match upstream.fitness.search.as_mut() {
             // The bindings would still ask by the flow in use.
-            Some(look @ Look::Sought) => *look = Look::Found,
-            Some(Look::Found | Look::Needless) => {}
+            Some(search @ AddressSearch::Sought) => *search = AddressSearch::Found,
+            Some(AddressSearch::Found | AddressSearch::Needless) => {}
             None => {
                 if upstream.fitness.silent {
                     self.leave_silent(now, id);
@@ -396,11 +478,16 @@ impl Endpoint {
     /// A flow is open that was dialled beside the one in use: it takes its place when it leads elsewhere.
     pub(super) fn on_looked(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let found = upstream.fitness.look.take() == Some(Look::Found);
+        let look = upstream.fitness.search.take();
         let Link::Up { flow: old, .. } = upstream.link else { return };
-        if !found || flow == old {
+        if look != Some(AddressSearch::Found) || flow == old {
             upstream.fitness.turned_away = None;
-            return self.decline_flow(id, flow, FlowOutcome::NotWanted);
+            self.decline_flow(id, flow, FlowOutcome::NotWanted);
+            // What has waited for another address has none, or is asked for where others are served again.
+            return match look {
+                Some(AddressSearch::Needless) => self.send_waiting(now, id),
+                Some(AddressSearch::Sought | AddressSearch::Found) | None => self.fail_registers(now, id, true),
+            };
         }
         // Bindings that want a flow wait for the next one.
         upstream.link = Link::Dialling;
@@ -433,33 +520,33 @@ impl Endpoint {
     }
 
     /// Another address is dialled, beside the flow by which others are served.
-    fn look_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
+    fn search_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>) {
         let rest = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
         let rest = rest * 2_u32.pow(fitness.vain.min(VAIN_MAX));
-        if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
             return;
         }
         fitness.vain += 1;
         fitness.refused.clear();
-        (fitness.moved_at, fitness.turned_away, fitness.look) = (Some(now), Some(binding), Some(Look::Sought));
+        (fitness.moved_at, fitness.turned_away, fitness.search) = (Some(now), binding, Some(AddressSearch::Sought));
         self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow), for_one: false });
     }
 
     /// Another address is dialled in place of this one.
-    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: BindingId, failure: Failure) {
+    fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>, failure: Failure) {
         let rest = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
         // Each of many bindings may say the same of the same server.
-        if fitness.look.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
             return;
         }
         let is_silent = failure == Failure::IsSilent;
-        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), Some(binding), is_silent);
+        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), binding, is_silent);
         // A stream that was silent may be dead, wherever the next one leads.
         fitness.follow |= flow.is_reliable();
         let is_wanted = fitness.served || upstream.transit_refs > 0 || self.core.transactions.has_requests_of(flow);

@@ -1,17 +1,17 @@
-//! The pace of registrations, in so many a second: at one SIP server, and at one address, whatever names lead there.
+//! The pace of registrations, as a number in each second: at one SIP server, and at one address, whatever names lead there.
 //!
-//! A SIP server is paced by its row; so is the address that its flow leads to, which many names may share. A REGISTER that
-//! is sent again counts at its address like one that begins: an address that answers nothing gets little.
+//! A SIP server is paced by its row, and so is the address that its flow leads to, which many names may share. A retransmitted REGISTER counts at its address
+//! like a new one, so that a silent address gets little.
 //!
 //! | a SIP server | its pace |
 //! | --- | --- |
 //! | grants a registration | one more in a second, up to the policy |
-//! | refuses two accounts with 503 or 430, and grants none between | half of it, once in [`LOWERED_EACH`], but [`SLOWEST`] |
+//! | refuses two accounts with 503 or 430, and grants none between | half of it, at most once in [`LOWERED_EACH`], and at least [`SLOWEST`] |
 //! | leaves two accounts unanswered within one transaction's time while it answers others | likewise |
 //! | is silent | [`SLOWEST`] |
 //!
-//! Invariant: a REGISTER that is not granted a turn at once has a place, and keeps it, so that many that wait cost a timer each; retransmissions
-//! meanwhile move all places back alike. A place that is not used is lost.
+//! Invariant: a REGISTER that must wait for its turn has a place, and keeps it, so that each of many costs one timer. Retransmissions move all places back
+//! alike. An unused place is lost.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

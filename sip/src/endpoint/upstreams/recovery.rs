@@ -1,16 +1,15 @@
 //! The bindings that register before their wait is over when a SIP server serves again: a few, and more as it grants them.
 //!
-//! | a REGISTER is | so many of those that wait begin |
+//! | a REGISTER is | so many of the waiting bindings begin |
 //! | --- | --- |
 //! | granted, the first after others had failed | [`FEW`] |
 //! | granted | 2, and 1 of the next [`CAREFUL_FOR`] after one was refused with 503 or 430 |
 //! | refused, or left unanswered | none |
 //!
-//! A healthy server thus has all of them back after a few round trips, as fast as its pace allows, and a server at its limit is asked no more for it:
-//! a refusal lets no other REGISTER begin.
+//! So a healthy server has all of them back after a few round trips, as fast as its pace allows, and a server at its limit gets no more: a refusal lets no
+//! other REGISTER begin.
 //!
-//! Invariant: an account begins early once, and then waits in full before it may again; an account that was told how long to wait (Retry-After) never
-//! does.
+//! Invariant: an account begins early once, and then waits in full before it may again. An account that was told how long to wait (Retry-After) never does.
 
 use std::collections::VecDeque;
 use std::time::Instant;

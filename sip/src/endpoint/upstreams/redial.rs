@@ -1,13 +1,13 @@
-//! The redial of a SIP server that could not be reached, or that soon ends the connections that it has accepted.
+//! The redial of a SIP server that could not be reached, or that ends the connections that it has accepted.
 //!
-//! | dials that failed in a row, or flows that soon ended again | the next one |
+//! | dials that failed in a row, or flows that soon ended again | the next dial |
 //! | --- | --- |
-//! | 1 to [`SOON`] | after 1, 2, 4, 8 s and up to a quarter longer: what only starts again is back by then, and misses no calls for longer |
+//! | 1 to [`SOON`] | after 1, 2, 4, 8 s and up to a quarter longer: a server that only restarts is back by then, and no more calls are missed |
 //! | more | after the back-off of RFC 5626 §4.5 |
-//! | any, and a request for the server comes (a phone's REGISTER, too), a request of its own waits to be answered, or an account is to be registered there anew | after 1 s and up to a quarter longer, where that is sooner |
+//! | any, and a request for the server comes (a phone's REGISTER, too), a request of its own waits to be answered, or an account is to be registered there anew | after 1 s and up to a quarter longer, if that is sooner |
 //! | any, and the server has registered an account of another shard | likewise, once in the time in which it would be dialled again in any case |
 //!
-//! Invariant: one dial at a time to a SIP server, and never sooner than a second after one that failed, whatever wants it.
+//! Invariant: a SIP server has one dial at a time, and never sooner than a second after a failed one, whatever wants it.
 
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,10 @@
 //! The addresses and flows that belong to SIP servers, whichever server's they are.
 //!
-//! DNS may name few of many servers at a time, and another one than the one that has granted a registration: that server sends calls all the same, by
-//! a connection of its own or from another port. It is trusted as long as its grant may last.
+//! DNS may name few of many servers at a time, and another one than the one that has granted a registration. That server still sends calls, by a connection of
+//! its own or from another port. It is trusted as long as its grant may last.
 //!
-//! Invariant: a message by another flow and from another address costs two look-ups, however many SIP servers there are: anybody may send to the
-//! socket of SIP servers.
+//! Invariant: a message by another flow and from another address costs two lookups, however many SIP servers there are, because anybody may send to the socket
+//! of SIP servers.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -1,18 +1,18 @@
-//! The window of registrations that are under way at one SIP server: its answers are the clock by which further ones begin.
+//! The window of registrations under way at one SIP server: its answers are the clock by which further ones begin.
 //!
-//! | a SIP server | so many may be under way |
+//! | a SIP server has had something to answer | so many may be under way |
 //! | --- | --- |
-//! | has had something to answer for less than [`SPAN`] | as many as its pace lets begin in that time |
+//! | for less than [`SPAN`] | as many as its pace lets begin in that time |
 //! | for longer | as many as it has answered within the last [`SPAN`] |
 //! | either | [`FEW`] to [`MANY`] |
 //!
-//! A server's backlog is thus worked off in about [`SPAN`], well before its REGISTERs are given up: a server that is slower than its pace is asked as
-//! fast as it answers, and its answers come in time.
+//! So a server works off its backlog in about [`SPAN`], well before its REGISTERs are given up: a server that is slower than its pace gets as many as it
+//! answers, and its answers come in time.
 //!
-//! A REGISTER that began before one that has been answered is taken for lost, not for waiting: it counts no more. [`FEW`] may begin in each [`SPAN`]
-//! whatever is under way, so that a server that has lost all of them is still probed.
+//! A REGISTER that began before one that has been answered counts as lost, not as waiting. [`FEW`] may begin in each [`SPAN`] whatever is under way, so that a
+//! server that has lost all of them is still probed.
 //!
-//! Invariant: one may always begin where nothing is under way.
+//! Invariant: one may always begin while nothing is under way.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -154,6 +154,35 @@ fn a_call_that_may_come_again_was_missed_when_another_node_takes_its_device_over
 }
 
 #[test]
+fn the_status_of_each_device_that_refuses_is_told_once_before_its_end() {
+    for status in [300, 400, 420, 480, 482, 486, 488, 500, 503, 603] {
+        for rings in [false, true] {
+            let mut world = devices(1);
+            attach(&mut world, 1);
+            world.invite("call-1");
+            if rings {
+                answer(&mut world, 1, 180);
+            }
+            answer(&mut world, 1, status);
+            let told = world.events.iter().filter_map(|event| match event {
+                Event::DeviceRefused { instance, status, .. } => Some((*instance, Some(*status))),
+                Event::Call { instance, state, .. } if state.is_final() => Some((*instance, None)),
+                _ => None,
+            });
+            assert_eq!(told.collect::<Vec<_>>(), [(device(1), Some(status)), (device(1), None)], "{status} {rings}");
+        }
+    }
+    // The 487 to the caller's CANCEL is no refusal.
+    let mut world = devices(1);
+    attach(&mut world, 1);
+    world.invite("call-1");
+    answer(&mut world, 1, 180);
+    world.cancel("call-1");
+    answer(&mut world, 1, 487);
+    assert!(!world.events.iter().any(|event| matches!(event, Event::DeviceRefused { .. })));
+}
+
+#[test]
 fn an_answer_that_is_too_long_to_be_passed_is_a_missed_call() {
     for rings in [true, false] {
         let mut world = devices(1);
@@ -170,5 +199,6 @@ fn an_answer_that_is_too_long_to_be_passed_is_a_missed_call() {
         assert_eq!(missed(&world), [bobs(1)], "{rings}");
         let told = world.events.iter().filter(|it| matches!(it, Event::AnswerTooLong { .. })).count();
         assert_eq!(told, 1, "{rings}");
+        assert!(!world.events.iter().any(|it| matches!(it, Event::DeviceRefused { .. })), "{rings}");
     }
 }

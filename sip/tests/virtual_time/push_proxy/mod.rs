@@ -4,6 +4,7 @@
 mod by_flow;
 mod calls;
 mod carried_proofs;
+mod failover;
 mod kept_first;
 mod kept_streams;
 mod limits;

@@ -123,6 +123,23 @@ async fn a_call_that_was_announced_reaches_the_device_that_came_for_it_without_a
 }
 
 #[tokio::test]
+async fn the_story_of_an_announced_call_that_was_never_sent_tells_that_the_phone_came() -> Outcome {
+    let it = Holding::with(|setup| setup.ring_timeout = "2s".to_owned()).await?;
+    let alice = it.world.enable().await?;
+    let (push, _phone) = it.wakes(&alice, 1).await?;
+    let (relay, path) = (&it.world.relay, format!("/v1/operator/calls/{}", text(&push["call"])));
+    let told = || async {
+        let answer = relay.operator().json("GET", &path, Some(&relay.setup().operator_token), None).await.ok()?;
+        Some(answer.json()["calls"][0].clone()).filter(|told| told["outcome"] == "timed-out")
+    };
+    let told = it.world.until("the end of the call", told).await?;
+    let (why, steps) = (text(&told["why"]), told["steps"].to_string());
+    assert!(why.starts_with("the phone came after") && why.ends_with("and the SIP server sent no call"), "{told}");
+    assert!(steps.contains("device-attached") && !steps.contains("invite-sent"), "{told}");
+    it.world.content()
+}
+
+#[tokio::test]
 async fn an_announced_call_whose_push_is_refused_is_missed_when_no_invite_follows() -> Outcome {
     let it = Holding::start().await?;
     let alice = it.world.enable().await?;

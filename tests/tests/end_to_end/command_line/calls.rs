@@ -1,6 +1,7 @@
 //! `sipwake calls`: what an operator is told of calls, from any node, for a day, and no longer than there is the instance.
 
 use serde_json::{Value, json};
+use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
@@ -119,6 +120,48 @@ async fn a_call_is_told_from_its_invite_to_its_end_and_a_missed_one_says_why() -
     let unknown = sipwake(&["calls", "show", "c_aaaaaaaaaaaaaaaaaaaaaaaaaa", "--config", &config]);
     assert!(unknown.status.code() == Some(1) && said(&unknown).contains("404"), "{}", said(&unknown));
     assert_eq!(sipwake(&["calls", "--outcome", "lost", "--config", &config]).status.code(), Some(2));
+    Ok(())
+}
+
+/// The story of a call that is over.
+async fn story(world: &World, id: &str) -> Result<Value, Missed> {
+    let is_over = |call: &Value| call["why"].is_string();
+    world.until("the story", || async { calls(&world.relay, &["show", id]).pop().filter(is_over) }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_phone_refused_is_told_with_its_status_and_one_that_was_declined_with_who_did() -> Outcome {
+    let (world, alice) = World::lent().await?;
+    let phone = world.wake(&alice).await?;
+    for (rings, status, outcome, why) in [
+        (false, 488, "timed-out", "(488 Not Acceptable Here)"),
+        (true, 500, "timed-out", "(500 Server Internal Error); it rang from"),
+        (true, 486, "declined", "the phone declined after"),
+    ] {
+        let (caller, call) = world.rings_at(&phone).await?;
+        if rings {
+            world.ring(&caller, &call).await?;
+        }
+        world.refuse(&caller, &call, status).await?;
+        let id = calls(&world.relay, &[]).first().map(|call| text(&call["call"])).unwrap_or_default();
+        let told = story(&world, &id).await?;
+        assert!(told["outcome"] == outcome && text(&told["why"]).contains(why), "{told}");
+        let refused = told["steps"].as_array().into_iter().flatten().find(|step| step["step"] == "device-refused");
+        assert_eq!(refused.map(|step| &step["status"]), Some(&json!(status)), "{told}");
+        let words = printed(&world.relay, &["show", &id]);
+        assert!(words.contains(&format!("the device refused the call with {status}")), "{words}");
+    }
+    let timeline = world.api.of("GET", &alice, "/timeline").await?.json();
+    let refused = timeline["steps"].as_array().into_iter().flatten().filter(|step| step["step"] == "device-refused");
+    assert_eq!(refused.map(|step| step["status"].clone()).collect::<Vec<_>>(), [json!(488), json!(500), json!(486)]);
+    phone.unregister(SOON).await?;
+    drop(phone);
+    world.await_all_asleep().await?;
+    let (caller, push) = world.call_and_push().await?;
+    world.decline(&caller, &alice, &push).await?;
+    let told = story(&world, &text(&push["call"])).await?;
+    assert!(steps(&told).contains(&"declined-by-app".to_owned()), "{told}");
+    assert!(text(&told["why"]).starts_with("the phone declined after"), "{told}");
     Ok(())
 }
 

@@ -183,7 +183,7 @@ async fn it_is_pushed_by_web_push_to_the_subscription_in_its_file() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_declines() -> Outcome {
+async fn a_call_that_the_device_is_told_to_decline_is_answered_603() -> Outcome {
     let world = World::start().await?;
     let (device, _files) = Trial::new(&world)?.with(&["--on-call", "decline", "--ring", "0"]).start()?;
     device.await_line("attached", SOON * 2).await?;

@@ -237,7 +237,15 @@ async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wipe
         Some(3)
     );
 
-    let wiped = hears(&["wipe", "--aor", "--yes", "--json"], &aor);
+    let half = hears(&["wipe", "--aor", "--yes"], &format!("{aor}\nno address\n"));
+    assert!(half.status.code() == Some(1) && said(&half).contains("line 2"), "{}", said(&half));
+    assert_eq!(
+        operator.json(&["list", "--json"]).as_array().map(Vec::len),
+        Some(3),
+        "a list is done whole or not at all"
+    );
+    let wiped = hears(&["wipe", "--aor", "--yes", "--json"], &format!("sip:nobody@example.test\n\n{aor}\n"));
+    assert!(said(&wiped).contains("line 1 of the standard input: there is no instance"), "{}", said(&wiped));
     assert_eq!(wiped.status.code(), Some(0), "{}", said(&wiped));
     assert!(said(&wiped).contains("3 of 3 wiped"), "{}", said(&wiped));
     let receipts: Vec<Value> =

@@ -55,6 +55,27 @@ async fn who_stops_calling_leaves_no_phone_ringing() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_of_another_machine_is_told_what_this_relay_reaches_and_alice_is_reached_all_the_same() -> Outcome {
+    let relay = Unconfigured::start_with(&[("UPSTREAM__ALLOW_ADDRESSES", "192.0.2.0/24")]).await?;
+    relay.child.await_line("--public ADDRESS", SOON).await?;
+    let alice = relay.line("device --state");
+    let (command, _) = alice.split_once(" --asleep").expect("Alice's line");
+    let password = relay.state.path().join("sip-password").display().to_string();
+    let other = format!(
+        "{command} --aor sip:you@192.0.2.1 --registrar 'sip:192.0.2.1;transport=udp' --password-file {password}"
+    );
+    let other = relay.paste(&other)?;
+    assert_eq!(other.exit(SOON).await?.code(), Some(1));
+    for told in ["note: this relay was started for SIP servers on its own machine", "403", "upstream.udp_listen"] {
+        assert!(other.output().contains(told), "{told}: {}", other.output());
+    }
+    let phone = relay.paste(&alice)?;
+    phone.await_line("asleep: a call is pushed", SOON * 2).await?;
+    assert!(!phone.output().contains("note:"), "{}", phone.output());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn its_ca_and_its_keys_are_the_same_the_next_time_and_its_users_alone() -> Outcome {
     let relay = Unconfigured::start().await?;
     let ca = relay.state.path().join("ca.pem");
@@ -87,10 +108,12 @@ async fn its_ca_and_its_keys_are_the_same_the_next_time_and_its_users_alone() ->
 
 #[test]
 fn what_belongs_to_trying_is_refused_beside_a_configuration() {
-    for further in [&["--with-registrar"][..], &["--state", "/tmp"]] {
+    for further in [&["--with-registrar"][..], &["--state", "/tmp"], &["--public", "192.0.2.9"]] {
         let arguments = [&["serve", "--config", "relay.toml"], further].concat();
         assert_eq!(sipwake(&arguments).status.code(), Some(2), "{further:?}");
     }
+    let nobodys = sipwake(&["serve", "--state", "/dev/null/state", "--public", "127.0.0.1"]);
+    assert!(nobodys.status.code() == Some(1) && said(&nobodys).contains("--public: 127.0.0.1"), "{}", said(&nobodys));
     let elsewhere = sipwake(&["serve", "--state", "/dev/null/state", "--with-registrar", "192.0.2.1:5060"]);
     assert_eq!(elsewhere.status.code(), Some(1));
     assert!(said(&elsewhere).contains("/dev/null/state"), "{}", said(&elsewhere));

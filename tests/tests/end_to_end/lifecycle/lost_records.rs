@@ -39,7 +39,7 @@ async fn a_redis_whose_clock_jumps_ahead_ends_no_account_on_any_node_and_brings_
     let redis = RedisServer::start_by(&clock);
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
     let (here, wiped) = (world.enable().await?, world.enable_android().await?);
-    let there = other.api().enabled(&world.enable_request(OTHER_TOKEN)).await;
+    let there = other.api().enabled(&world.enable_request_by_proxy(OTHER_TOKEN)).await;
     let there = there.map_err(|error| Missed::new("201", error.to_string()))?;
     assert_eq!(other.api().disable(&wiped).await?.status, 200);
     for ahead in [130 * HOUR_S, 0] {

@@ -15,7 +15,7 @@
 //! | `push_health`, `warnings`, `logs`, `traces`, `audit` | what operators are told |
 //! | *several nodes* |  |
 //! | `nodes`, `leaving`, `hand_over`, `stood_still` | nodes that share a store, leave it, or stand still |
-//! | `partitions`, `marooned`, `keyrings` | nodes that do not reach the store or a SIP server, or have another keyring |
+//! | `partitions`, `unreachable_servers`, `keyrings` | nodes that do not reach the store or a SIP server, or have another keyring |
 
 use std::time::Duration;
 
@@ -41,7 +41,6 @@ mod lease;
 mod leaving;
 mod logs;
 mod lost_records;
-mod marooned;
 mod nodes;
 mod on_their_way;
 mod outages;
@@ -61,6 +60,7 @@ mod store_kind;
 mod succession;
 mod targets;
 mod traces;
+mod unreachable_servers;
 mod warnings;
 
 type Outcome = tests::world::Outcome;

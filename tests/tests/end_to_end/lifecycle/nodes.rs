@@ -42,6 +42,37 @@ pub(super) async fn two_nodes_with(
     Ok((world, other))
 }
 
+/// A balancer before the API sends the devices of an account to different nodes, and their SIP server keeps one Contact.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_of_one_account_share_its_contact_whichever_nodes_enable_them() -> Outcome {
+    let redis = RedisServer::start();
+    let world = World::between(|server| server.contacts = 1, |setup| setup.store = redis.url()).await?;
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let one = world.enable().await?;
+    let two = other.api().enabled(&world.enable_request(OTHER_TOKEN)).await?;
+    assert_eq!(two.edge, one.edge);
+    let contact = world.await_contacts(1).await?[0].uri.clone();
+    let caller = world.call()?;
+    let mut rung = [world.apple_push().await?.token, world.apple_push().await?.token];
+    rung.sort_unstable();
+    let mut tokens = [TOKEN, OTHER_TOKEN];
+    tokens.sort_unstable();
+    assert_eq!(rung, tokens);
+    world.cancel(&caller).await?;
+
+    // The app enables at each start, wherever it is sent.
+    let anew = other.api().enabled(&world.enable_request(TOKEN)).await?;
+    let gone = || async { (world.api.read(&one).await.ok()?.status == 404).then_some(()) };
+    world.until("the end of the earlier one", gone).await?;
+    assert_eq!(world.await_contacts(1).await?[0].uri, contact, "it stands by the node that had it");
+    for instance in [&two, &anew] {
+        assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
+    }
+    Ok(())
+}
+
 /// What another node says when it has ended something of a node's.
 fn tells_ended(redis: &RedisServer, relay: &RelayProcess, id: &str) {
     let node = format!("{}:{}", relay.setup().edge_ip, relay.setup().ports.edge);
@@ -412,7 +443,8 @@ async fn an_operator_asks_any_node_of_all_instances_and_wipes_them_wherever_they
     // Each node has a token of its own: what another node asks needs none.
     (setup.ports, setup.operator_token) = (Ports::default(), "a-token-of-the-other-node".to_owned());
     let other = RelayProcess::start(setup).await?;
-    let (here, there) = (world.enable().await?, other.api().enabled(&world.enable_request(OTHER_TOKEN)).await?);
+    let (here, there) =
+        (world.enable().await?, other.api().enabled(&world.enable_request_by_proxy(OTHER_TOKEN)).await?);
     let asks = async |relay: &RelayProcess, method: &str, path: &str, body: Option<&serde_json::Value>| {
         let path = format!("/v1/operator/instances{path}");
         relay.operator().json(method, &path, Some(relay.setup().operator_token.as_str()), body).await
@@ -455,7 +487,7 @@ async fn an_operator_asks_any_node_of_all_instances_and_wipes_them_wherever_they
     assert_eq!((wiped.status, &wiped.json()["unregistered"]), (200, &json!(true)), "{}", wiped.text());
     assert_eq!(other.api().read(&there).await?.status, 404);
     // One whose owner is gone, before it is taken over.
-    let there = other.api().enabled(&world.enable_request(OTHER_TOKEN)).await?;
+    let there = other.api().enabled(&world.enable_request_by_proxy(OTHER_TOKEN)).await?;
     other.kill_9().await?;
     let shown = asks(&world.relay, "GET", &format!("/{}", there.id), None).await?;
     assert_eq!(shown.status, 200, "{}", shown.text());

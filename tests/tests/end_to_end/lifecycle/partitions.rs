@@ -13,7 +13,7 @@ use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
 use tests::relay_setup::{Ports, Setup};
 use tests::scratch::Scratch;
-use tests::world::{FCM_TOKEN, SOON, TOKEN, World};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 
@@ -174,8 +174,9 @@ async fn what_is_replaced_elsewhere_leaves_no_contact_of_a_node_that_is_cut_off_
         let redis = RedisServer::start();
         let (world, other, mut gate) = two_nodes_and_a_gate(&redis).await?;
         let earlier = world.enable().await?;
-        let taker =
-            if by_change { Some(other.api().enabled(&world.android_enable_request(FCM_TOKEN)).await?) } else { None };
+        // By a proxy, so that it is no device of the first one's Contact, which its node would enable.
+        let of_taker = world.enable_request_by_proxy(OTHER_TOKEN);
+        let taker = if by_change { Some(other.api().enabled(&of_taker).await?) } else { None };
         gate.close();
         let request = world.enable_request(TOKEN);
         match taker {

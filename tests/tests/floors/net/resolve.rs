@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use relay::config::Transports;
 use relay::net::Transport::{self, Tcp, Tls, Udp};
 use relay::net::address_policy::{Reach, Refused};
-use relay::net::dns::resolve::{MIN_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
+use relay::net::dns::resolve::{MAX_CANDIDATES, MIN_TTL, RESOLVE_TIMEOUT, Resolution, ResolveError, Resolver, Target};
 use relay::push::{Network, System};
 use tests::dns::{Dns, Record};
 use tokio::task::JoinSet;
@@ -369,7 +369,7 @@ async fn a_flood_of_records_is_cut_off() {
     }
     let (_dns, resolver) = resolver(records, ONLY_TLS).await;
     let found = ask(&resolver, target("many.example", None, None)).await.unwrap();
-    assert_eq!(found.len(), relay::net::dns::resolve::MAX_CANDIDATES);
+    assert_eq!(found.len(), MAX_CANDIDATES);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use relay::metrics::Metrics;
 use relay::push::{
-    AppPush, Delivery, Departure, Event, Fixed, Going, Push, PushService, Recipient, State, Staying, Verdict,
+    AppPush, Delivery, Departure, Event, Fixed, IsGoneFuture, Push, PushService, Recipient, State, StaysFuture, Verdict,
 };
 use relay::secret::PushToken;
 use relay::vault::record::PushTarget;
@@ -583,11 +583,11 @@ async fn a_service_that_sends_without_end_is_cut_off() {
 struct Doubted(AtomicU32);
 
 impl Recipient for Doubted {
-    fn stays(&self) -> Staying<'_> {
+    fn stays(&self) -> StaysFuture<'_> {
         Box::pin(async { true })
     }
 
-    fn is_gone(&self) -> Going<'_> {
+    fn is_gone(&self) -> IsGoneFuture<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(async { Some(false) })
     }
@@ -598,11 +598,11 @@ impl Recipient for Doubted {
 struct Unjudged(AtomicU32);
 
 impl Recipient for Unjudged {
-    fn stays(&self) -> Staying<'_> {
+    fn stays(&self) -> StaysFuture<'_> {
         Box::pin(async { true })
     }
 
-    fn is_gone(&self) -> Going<'_> {
+    fn is_gone(&self) -> IsGoneFuture<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(async { None })
     }

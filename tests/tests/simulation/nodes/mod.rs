@@ -56,9 +56,9 @@ const STEP: Duration = Duration::from_millis(20);
 const TURNS: usize = 6;
 /// How long nothing goes wrong at the beginning, and at the end.
 const CALM: Duration = Duration::from_secs(20);
-/// How long a node is cut off from the SIP server when others are to have its accounts: half a grant and the wait for an answer, a minute, and that once more for what
-/// stood by its grant.
-const MAROONED: Duration = Duration::from_secs(190);
+/// How long a node is cut off from the SIP server when others are to have its accounts: half a grant and the wait for an answer, a minute, and that once more
+/// for what stood by its grant.
+const CUT_OFF: Duration = Duration::from_secs(190);
 /// How long nothing else goes wrong before the store loses something, and after: it is one failure.
 const ALONE: Duration = Duration::from_secs(16);
 
@@ -130,9 +130,9 @@ pub fn run(plan: Plan) -> Report {
 }
 
 /// Simulates one node that is cut off from the SIP server alone, for long. What was not pushed meanwhile is among the wrongs.
-pub fn run_marooned(plan: Plan) -> Report {
+pub fn run_cut_off_from_sip_server(plan: Plan) -> Report {
     let mut world = World::new(plan);
-    let unheard = world.be_marooned();
+    let unheard = world.cut_off_from_sip_server();
     let mut report = world.oracle.report(world.exchange.calls().len(), world.faults);
     report.wrongs.extend(unheard);
     report
@@ -206,7 +206,7 @@ impl World {
     }
 
     /// The calls that did not ring while a node was cut off from the SIP server, and the accounts that were there still.
-    fn be_marooned(&mut self) -> Vec<String> {
+    fn cut_off_from_sip_server(&mut self) -> Vec<String> {
         self.begin();
         self.run_for(CALM);
         let (port, mut wrongs, mut calls) = (self.nodes[0].port(), Vec::new(), Vec::new());
@@ -219,7 +219,7 @@ impl World {
         }
         self.exchange.set_cut_off(port, true);
         self.exchange_well_at[0] = Duration::MAX;
-        self.run_for(MAROONED);
+        self.run_for(CUT_OFF);
         if of_node(self) > 0 {
             wrongs.push("a Contact leads to the node that is cut off".to_owned());
         }

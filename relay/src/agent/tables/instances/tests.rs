@@ -52,17 +52,17 @@ fn a_reminder_that_no_service_takes_is_due_again_and_counts_once_it_is_taken() {
     assert_eq!(instances.pop_due(begun), Some((id, Due::Reminder(Reminder::Renew))));
     assert_eq!(instances.get(id).and_then(Row::reminded), None, "no service has taken it");
     assert_eq!(instances.pop_due(begun + 3_600), None);
-    assert_eq!(instances.pop_due(begun + 7_200), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
-    instances.hasten_untold(begun + 8_000);
-    assert_eq!(instances.pop_due(begun + 8_000), Some((id, Due::Again(Again::Reminder(Reminder::Renew)))));
+    assert_eq!(instances.pop_due(begun + 7_200), Some((id, Due::Repeat(RepeatedNotice::Reminder(Reminder::Renew)))));
+    instances.hasten_pending_notices(begun + 8_000);
+    assert_eq!(instances.pop_due(begun + 8_000), Some((id, Due::Repeat(RepeatedNotice::Reminder(Reminder::Renew)))));
     assert_eq!(instances.take_told(id, Event::Expiring), None, "that is another push");
     assert_eq!(instances.take_told(id, Event::Renew), Some(Notice::Reminder(Reminder::Renew)));
     assert_eq!(instances.get(id).and_then(Row::reminded), Some(Reminder::Renew));
-    assert!(!instances.has_untold());
+    assert!(!instances.has_pending_notices());
     assert_eq!(instances.pop_due(END - 43_201), None);
     assert_eq!(instances.pop_due(END - 43_200), Some((id, Due::Reminder(Reminder::Soon))));
     instances.set_lease(id, LeaseExpiry { expires_at: END + 259_200, reminded: None }, Frame::of_grants());
-    assert!(!instances.has_untold(), "what was said of the earlier end");
+    assert!(!instances.has_pending_notices(), "what was said of the earlier end");
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn a_loss_that_no_service_takes_is_due_again_and_one_that_an_earlier_run_told_is
     let begun = END - 300_000;
     instances.set_lost(id, begun, begun + 600);
     assert_eq!(instances.pop_due(begun + 600), Some((id, Due::Lost { since: begun })));
-    assert_eq!(instances.pop_due(begun + 7_800), Some((id, Due::Again(Again::Lost(begun)))));
+    assert_eq!(instances.pop_due(begun + 7_800), Some((id, Due::Repeat(RepeatedNotice::Lost(begun)))));
     assert!(instances.set_not_lost(id), "it may have been taken");
-    assert!(!instances.has_untold());
+    assert!(!instances.has_pending_notices());
     instances.set_restored(id, begun + 8_000);
     assert_eq!(instances.take_told(id, Event::RegistrationFailing), None);
     assert_eq!(instances.take_told(id, Event::RegistrationRestored), Some(Notice::Restored));
@@ -99,7 +99,7 @@ fn a_lease_lasts_as_long_as_it_was_granted_whichever_clock_is_trusted_then() {
     let (mut instances, id) = instances(LeaseExpiry { expires_at: END, reminded: Some(Reminder::Renew) });
     let ends_at = |instances: &Instances| instances.get(id).map(Row::expires_at);
     let before = Frame::of_grants();
-    instances.set_told_by(id, before);
+    instances.set_lease_clock(id, before);
     assert_eq!(instances.move_ends_to(before), []);
     for (by_s, end) in [(JUMP as i64, END + JUMP), (0, END)] {
         let frame = later(before, by_s);

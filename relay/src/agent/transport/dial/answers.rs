@@ -1,10 +1,10 @@
 //! Streams for answers whose own stream has ended.
 //!
-//! These streams are opened in shares of their own, for each SIP server and of all: an answer's port is what a request says. A stream that has
-//! carried no answer for [`IDLE`] is closed: a router on the way may forget it without a word, and the next answer would go nowhere.
+//! These streams are opened in shares of their own, for each SIP server and for all, because a request's Via chooses the port. A stream that has carried no
+//! answer for [`IDLE`] is closed: a router on the way may have forgotten it, and the next answer would be lost.
 //!
-//! Invariant: at most [`ANSWER_DIALS`] are being opened, and [`ANSWER_DIALS_PER_SERVER`] to one SIP server; at most [`ANSWERS_WAITING`] answers to one
-//! wait, and [`OPEN_MAX`] streams to one are open: the one that has carried none for longest ends.
+//! Invariant: at most [`ANSWER_DIALS`] streams are being opened, and [`ANSWER_DIALS_PER_SERVER`] to one SIP server. At most [`ANSWERS_WAITING`] answers wait
+//! for a server, and at most [`OPEN_MAX`] streams to it are open: beyond that, the one that was idle longest is closed.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

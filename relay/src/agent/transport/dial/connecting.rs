@@ -1,19 +1,19 @@
-//! A connection to one address of a SIP server: whose turn it is, and how long that is waited for.
+//! A connection to one address of a SIP server: its place in the queue of that address, and how long the place is waited for.
 //!
-//! | patience | a place at the address is waited for |
+//! | patience | the wait for a place at the address |
 //! | --- | --- |
-//! | none | not at all |
-//! | brief | while it is not known to be away, and lets somebody in: 2 s without anybody are too long |
-//! | while it may be there | until it fails for another |
+//! | none | none |
+//! | brief | while the address is not known to be away, and admits others: it ends after 2 s in which nobody was admitted |
+//! | while it may be there | until the address fails for another dial |
 //! | whole | as long as the dial may take |
 //!
-//! A dial goes by all addresses with brief patience and then by those where it has not had its turn, with more; the last one is waited for. So what many names
-//! share, one address that is silent and one that serves, is found out by the first few. One that is to be avoided comes behind all others, also behind those that
-//! are known to be away: [`MAY_BE_BACK_MAX`] of these are tried before it, where a place is free, those first that are to be tried again soonest.
+//! A dial tries all addresses with brief patience, then those where it had no place with more; at the last one it waits. So a few dials find out, for all names
+//! that share them, which address is silent and which one serves. An address that is to be avoided is tried last, even behind those that are known to be away;
+//! but only the [`MAY_BE_BACK_MAX`] of these that are due soonest are tried before it, where a place is free.
 //!
-//! A connection takes a place at its address, and the leave to dial: a share of who asked for the SIP server, and a turn among all. Neither is held while the
-//! other is waited for, or who has the one would keep those from it who have the other: one source all accounts from a provider's address, or a silent address all
-//! that a source has asked for.
+//! A connection takes a place at its address, and permission to dial: a share of the source that asked for the SIP server, and a turn among all dials. A dial
+//! holds neither while it waits for the other. Otherwise one source could block a provider's address for all accounts, or one silent address could block all
+//! SIP servers of a source.
 //!
 //! Invariant: a dial that only waits fails no address, and holds nothing that others could use.
 
@@ -36,9 +36,11 @@ use crate::net::{self, dial};
 
 /// An address that has let nobody in for so long is left by who waits for a place there and knows another one.
 const SLOW: Duration = Duration::from_secs(2);
-/// Addresses that are away and are tried before the one that is to be avoided: the others have their turn in the next dial, for these are away for longer then. All of them
-/// could take as long as the dial may.
+/// Addresses that are away and are tried before the one that is to be avoided: the others have their turn in the next dial, for these are away for longer then.
+/// All of them could take as long as the dial may.
 const MAY_BE_BACK_MAX: usize = 2;
+/// Addresses that one dial tries beside that which is to be avoided. The next dial goes on behind them: those that have failed come last then.
+const OF_ONE_DIAL: usize = 16;
 /// A connection to a SIP server ends when what was written was not acknowledged for so long. That a server is gone which answers no keep-alive is found out by
 /// the system alone, which takes a quarter of an hour by itself.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
@@ -55,7 +57,7 @@ pub(super) enum Patience {
 }
 
 /// The outcome of dialling one address.
-pub(super) enum Way {
+pub(super) enum DialOutcome {
     Open(Opened),
     /// The address cannot be used now.
     Failed,
@@ -75,11 +77,11 @@ pub(super) enum Turns {
 /// The permits of a connection that is being opened; given back when dropped.
 pub(super) struct Admitted<'a> {
     _place: Share,
-    _leave: Leave<'a>,
+    _permit: DialPermit<'a>,
 }
 
-/// The leave to dial.
-struct Leave<'a> {
+/// The permission to dial.
+struct DialPermit<'a> {
     _source: Option<Share>,
     _turn: SemaphorePermit<'a>,
 }
@@ -106,6 +108,11 @@ impl Inner {
         let away_until = |candidate: &Candidate| self.unreachable.away_until(place_of(candidate), now);
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| (is_avoided(candidate), away_until(candidate)));
+        let mut others = 0;
+        candidates.retain(|candidate| {
+            others += usize::from(!is_avoided(candidate));
+            is_avoided(candidate) || others <= OF_ONE_DIAL
+        });
         // An address that was away may be back, and serve, where the one to avoid only accepts connections.
         let away = candidates.iter().filter(|candidate| !is_avoided(candidate) && away_until(candidate).is_some());
         let may_be_back: Vec<_> = away.take(if avoid.is_some() { MAY_BE_BACK_MAX } else { 0 }).copied().collect();
@@ -121,9 +128,9 @@ impl Inner {
                     impatient => impatient,
                 };
                 match self.connect(upstream, route, candidate, patience).await {
-                    Way::Open(opened) => return Some((candidate, opened)),
-                    Way::Failed => {}
-                    Way::Passed => passed.push(candidate),
+                    DialOutcome::Open(opened) => return Some((candidate, opened)),
+                    DialOutcome::Failed => {}
+                    DialOutcome::Passed => passed.push(candidate),
                 }
             }
             candidates = passed;
@@ -138,19 +145,19 @@ impl Inner {
         route: &Route,
         candidate: Candidate,
         patience: Patience,
-    ) -> Way {
+    ) -> DialOutcome {
         if candidate.transport == net::Transport::Udp {
-            return Way::Open(Opened::Udp);
+            return DialOutcome::Open(Opened::Udp);
         }
         let Some(_admitted) = self.admitted(upstream, place_of(&candidate), Turns::Flows, patience).await else {
-            return Way::Passed;
+            return DialOutcome::Passed;
         };
         match self.open_stream(route, &candidate).await {
             Ok(stream) => {
                 // Without it the connection works as well.
                 let _ = stream.end_when_unacknowledged(UNACKNOWLEDGED);
                 self.unreachable.opened(place_of(&candidate), clock::now());
-                Way::Open(Opened::Stream(stream))
+                DialOutcome::Open(Opened::Stream(stream))
             }
             Err(error) => {
                 tracing::info!(
@@ -163,7 +170,7 @@ impl Inner {
                     let (now, first) = (clock::now(), self.failback_interval);
                     self.upstreams.targets(upstream, |targets| targets.failed(place_of(&candidate), now, first));
                 }
-                Way::Failed
+                DialOutcome::Failed
             }
         }
     }
@@ -203,7 +210,7 @@ impl Inner {
                 (None, Turns::Flows) => return None,
             };
             if let Some(leave) = self.try_leave(&share, turns) {
-                return Some(Admitted { _place: place, _leave: leave });
+                return Some(Admitted { _place: place, _permit: leave });
             }
             // A dial that already holds the other permit goes first.
             drop(place);
@@ -212,13 +219,13 @@ impl Inner {
             }
             let leave = self.leave(share, turns).await?;
             if let Some(place) = self.by_address.try_take(to.0) {
-                return Some(Admitted { _place: place, _leave: leave });
+                return Some(Admitted { _place: place, _permit: leave });
             }
         }
     }
 
     /// The leave to dial, where it is free.
-    fn try_leave(&self, share: &DialShare, turns: Turns) -> Option<Leave<'_>> {
+    fn try_leave(&self, share: &DialShare, turns: Turns) -> Option<DialPermit<'_>> {
         let source = match share {
             DialShare::Of(sources) => Some(self.by_source.try_take_any(sources)?),
             DialShare::Proven => None,
@@ -230,11 +237,11 @@ impl Inner {
                 turn => turn,
             },
         };
-        Some(Leave { _source: source, _turn: turn.ok()? })
+        Some(DialPermit { _source: source, _turn: turn.ok()? })
     }
 
     /// Waits for the leave to dial.
-    async fn leave(&self, share: DialShare, turns: Turns) -> Option<Leave<'_>> {
+    async fn leave(&self, share: DialShare, turns: Turns) -> Option<DialPermit<'_>> {
         let of = match (turns, &share) {
             (Turns::Answers, _) => &self.answer_turns,
             (Turns::Flows, DialShare::Proven) => &self.turns_proven,
@@ -244,7 +251,7 @@ impl Inner {
             DialShare::Of(sources) => self.by_source.take_any(sources).await,
             DialShare::Proven => None,
         };
-        Some(Leave { _source: source, _turn: of.acquire().await.ok()? })
+        Some(DialPermit { _source: source, _turn: of.acquire().await.ok()? })
     }
 
     /// A place among those who connect to an address.
@@ -427,6 +434,24 @@ mod tests {
         assert_eq!(avoiding(&[b, a], b).await, Some(b));
         assert!(begun.elapsed() < SLOW, "nobody is waited for");
         drop(places);
+    }
+
+    #[tokio::test]
+    async fn one_dial_tries_some_of_many_addresses_and_the_next_goes_on_behind_those_that_failed() {
+        let (dialler, upstream, _inbox) = dialler();
+        let ((gone, a), (_b, b)) = (listening().await, listening().await);
+        drop(gone);
+        let many = (1..=2 * OF_ONE_DIAL as u8).map(|last| {
+            let address = SocketAddr::from(([127, 0, 1, last], a.address.port()));
+            Candidate { address, rank: last.into(), ..a }
+        });
+        let all: Vec<_> = many.chain([Candidate { rank: 99, ..b }]).collect();
+        let mut tried = Vec::new();
+        for _ in 0..3 {
+            let opened = first(&dialler, upstream, &all).await;
+            tried.push(opened.map(|it| it.address));
+        }
+        assert_eq!(tried, [None, None, Some(b.address)]);
     }
 
     #[tokio::test]

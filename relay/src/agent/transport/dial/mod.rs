@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use answers::{ANSWER_DIALS, ANSWER_DIALS_PER_SERVER, ANSWERS_WAITING, Answering, StreamKey};
-use connecting::{Opened, Patience, Way};
+use connecting::{DialOutcome, Opened, Patience};
 use sip::endpoint::{FlowOutcome, Input, Transport};
 use sip::id::{FlowId, UpstreamId};
 use tokio::sync::Semaphore;
@@ -49,7 +49,7 @@ use crate::lock::Mutex;
 use crate::metrics::Metrics;
 use crate::metrics::labels::Limit;
 use crate::net;
-use crate::net::dns::questions::Asker;
+use crate::net::dns::questions::Requester;
 use crate::net::dns::resolve::{Candidate, ResolveError, Resolver, Target};
 use crate::net::drain::Drain;
 use crate::net::tls::ClientTls;
@@ -322,13 +322,13 @@ impl Inner {
             let Some(candidate) = self.better(upstream, shard, &drawn) else { continue };
             let way = self.connect(upstream, route, candidate, Patience::None);
             match timeout(self.dial_timeout, way).await {
-                Ok(Way::Open(opened)) => {
+                Ok(DialOutcome::Open(opened)) => {
                     let (flow, transport) = self.begin(shard, opened, candidate).await;
                     self.upstreams.targets(upstream, |targets| targets.tries(shard, flow, candidate));
                     let input = Input::FailbackDialled { upstream, flow, transport };
                     self.shards.send(shard, ShardInput::sip(input)).await;
                 }
-                Ok(Way::Failed | Way::Passed) => {}
+                Ok(DialOutcome::Failed | DialOutcome::Passed) => {}
                 Err(_) => break,
             }
         }
@@ -408,7 +408,7 @@ impl Inner {
     fn names_for(&self, upstream: UpstreamId) -> Resolver {
         match self.upstreams.dial_share(upstream) {
             Some(DialShare::Of(sources)) => {
-                self.resolver.asked_by(sources.into_iter().map(Asker::Source).collect::<Vec<_>>())
+                self.resolver.asked_by(sources.into_iter().map(Requester::Source).collect::<Vec<_>>())
             }
             Some(DialShare::Proven) | None => self.resolver.clone(),
         }

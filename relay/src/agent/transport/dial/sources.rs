@@ -1,10 +1,10 @@
-//! The addresses from which an upstream's requests are believed: those of all its names, as DNS tells them.
+//! The addresses from which an upstream's requests are believed: those of all its names, by DNS.
 //!
-//! What DNS has told is over with its TTL, long before the names are resolved again where that is short: then a source that is not believed is looked for by
-//! [`Dialler::addresses`], and DNS asked no more often than its remembered answers end.
+//! An answer of DNS is valid for its TTL, which may end long before the names are resolved again. A request from an unknown source then causes
+//! [`Dialler::addresses`] to look the names up, no more often than the cached answers expire.
 //!
-//! Invariant: all that DNS tells is kept in [`Trusted`](crate::agent::transport::trusted), for whichever shard it was asked. A look for one source ends as soon as
-//! that is known, and within twice [`RESOLVE_TIMEOUT`]: the names are asked for at once.
+//! Invariant: every address that DNS gives is kept in [`Trusted`](crate::agent::transport::trusted), for all shards. The lookup for one source ends as soon as
+//! that source is found, and at most after twice [`RESOLVE_TIMEOUT`], because the names are looked up in parallel.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,15 +1,15 @@
-//! Addresses that no dial could connect to, whatever SIP servers have them.
+//! Addresses that no dial could connect to, whatever SIP server they belong to.
 //!
-//! | a connection to an address | for all SIP servers it is |
+//! | a connection to an address | the address is, for all SIP servers |
 //! | --- | --- |
-//! | was refused, or not answered in time | away: dialled last, left by those who wait for a place at it and know another one, and not tried as a better one |
+//! | was refused, or timed out | away: it is dialled last and not probed as a better one, and dials that wait for a place at it go on to another address |
 //! | was opened | there |
 //!
-//! An address is away for the setting `upstream.failback_interval`, twice as long each time that it fails again, up to
-//! [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). A failure that comes after the connection is remembered for each SIP server alone: one
-//! address may have another certificate for each name, or lead each name elsewhere, and names are chosen by others.
+//! An address is away for the setting `upstream.failback_interval`, and twice as long after each further failure, up to
+//! [`AWAY_MAX`](crate::agent::transport::targets::AWAY_MAX). A failure after the connection was opened counts for one SIP server alone: an address may have
+//! another certificate for each name, or lead each name to another server, and clients choose the names.
 //!
-//! Invariant: at most [`REMEMBERED`] are known; a fault of this machine says nothing of an address.
+//! Invariant: at most [`REMEMBERED`] addresses are known. A fault of this machine says nothing about an address.
 
 use std::collections::BTreeMap;
 use std::sync::MutexGuard;

@@ -69,6 +69,7 @@ async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
         ("203.0.113.1", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
         ("::", "8.8.8.8", vec![Transport::Tls, Transport::Tcp, Transport::Udp]),
         ("2606:4700::2", "8.8.8.8", vec![Transport::Tls, Transport::Tcp]),
+        ("127.0.0.1", "8.8.8.8", vec![Transport::Tls, Transport::Tcp]),
     ];
     for (from, host, expected) in cases {
         let resolver = resolver.clone().sending_from(from.parse().unwrap());
@@ -81,5 +82,55 @@ async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
         let by_datagrams = ask(Some(Transport::Udp)).await.err();
         let none = (!expected.contains(&Transport::Udp)).then_some(ResolveError::NoUsableTransport);
         assert_eq!(by_datagrams, none, "{from} to {host}");
+    }
+}
+
+#[tokio::test]
+async fn each_server_of_a_large_service_is_known_and_where_there_are_more_than_are_followed_that_is_told() {
+    let transports = Transports { udp: true, tcp: true, tls: true };
+    let resolver = Resolver::with_config(ResolverConfig::default(), Reach::new(&[]), transports).unwrap();
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let learn = |owner: &str, kind, records: Vec<RData>| {
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.answers = records.into_iter().map(|data| Record::from_rdata(name(owner), 600, data)).collect();
+        resolver.names.known().learn(&Query::query(name(owner), kind), Ok(message), Instant::now());
+    };
+    let addresses = |third: u8, count: u8| (0..count).map(|last| RData::A(A::new(8, 8, third, last))).collect();
+    let has = |host: &str, third: u8, count: u8| {
+        learn(host, RecordType::A, addresses(third, count));
+        learn(host, RecordType::AAAA, Vec::new());
+    };
+    let serves = |domain: &str, hosts: &[String]| {
+        let servers = (0..).zip(hosts).map(|(at, host)| RData::SRV(SRV::new(10 + at % 2, 5, 5061, name(host))));
+        learn(&format!("_sips._tcp.{domain}"), RecordType::SRV, servers.collect());
+    };
+    let ask = async |host: &str, port| {
+        let target = Target { host: host.into(), port, transport: Some(Transport::Tls) };
+        let found = resolver.resolve(&target, 1).await.unwrap();
+        (found.candidates.len(), found.is_whole)
+    };
+    for (count, is_whole) in [(9, true), (40, true), (63, true), (70, false)] {
+        let (domain, one) = (format!("large{count}.example."), format!("one{count}.example."));
+        learn(&domain, RecordType::NAPTR, Vec::new());
+        let hosts: Vec<_> = (0..count).map(|number| format!("host{number}.{domain}")).collect();
+        for (number, host) in (0..).zip(&hosts) {
+            has(host, number, 1);
+        }
+        serves(&domain, &hosts);
+        assert_eq!(ask(&domain, None).await, (usize::from(count.min(64)), is_whole), "{count} servers");
+        has(&one, 1, count);
+        assert_eq!(ask(&one, Some(5070)).await, (usize::from(count.min(64)), is_whole), "{count} addresses");
+    }
+    // Of 180 addresses some are left out; of one host that has many services none.
+    let wide: Vec<_> = (1..=3).map(|number| format!("wide{number}.example.")).collect();
+    for (number, host) in (1..).zip(&wide) {
+        has(host, number, 60);
+    }
+    for (domain, hosts, is_whole) in
+        [("wide.example.", wide.clone(), false), ("same.example.", vec![wide[0].clone(); 3], true)]
+    {
+        learn(domain, RecordType::NAPTR, Vec::new());
+        serves(domain, &hosts);
+        assert_eq!(ask(domain, None).await, (MAX_CANDIDATES, is_whole), "{domain}");
     }
 }

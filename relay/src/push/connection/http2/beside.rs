@@ -1,6 +1,6 @@
-//! The connections beside the one for all: for calls that wait behind one which is not proven, or for a stream of one that is full.
+//! The connections beside the shared one: for calls that wait behind one which is not proven, or for a stream of one that is full.
 //!
-//! Invariant: nothing here is done for a call that has a stream at once; and what is begun for one that waits serves all that do.
+//! Invariant: a call that has a stream at once causes nothing here. A connection that is begun for one waiting call serves all of them.
 
 use std::convert::Infallible;
 use std::future::pending;

@@ -1,27 +1,28 @@
-//! The decision of a node that reaches the store but not a SIP server: whether other nodes reach that server and get this node's accounts there.
+//! SIP servers that do not answer this node although it reaches the store. Another node may reach them: one account is offered to it as a probe, and if it
+//! registers that account, this node offers it all others.
 //!
-//! | standing | since | what is done |
+//! | state | begins when | action |
 //! | --- | --- | --- |
-//! | – | the first registration that nobody answered | nothing, for as long as `after`, or a [part](LOST) of it where an account's grant is over |
-//! | tried | one account was offered to another node, and was not registered there | one is offered again, after a wait that doubles up to ten times `after` |
-//! | reached | another node has registered one | all that fail here are offered, and nothing left behind is claimed before others had the time to |
-//! | – | the server has answered here, or `reached` is ten times `after` old | as at first |
+//! | – | a registration was not answered | none for the time `after`, or for a [part](LOST) of it once a grant has expired |
+//! | tried | another node did not register the offered account | one account is offered again, after a wait that doubles up to ten times `after` |
+//! | reached | another node has registered the offered account | all accounts that fail here are offered; this node claims later than the others |
+//! | – | the server answers here, or `reached` has lasted ten times `after` | as at first |
 //!
-//! Invariant: where a server is away for all nodes, one account moves in a wait, and the waits grow.
+//! Invariant: where no node reaches a server, one account at a time is offered, less and less often.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::agent::SilentServer;
 
-/// How many times as long the longest wait is, and how long other nodes are taken to reach what this one does not.
+/// The longest wait between two offers, and the life of `reached`, in multiples of `after`.
 const LONGEST: u32 = 10;
 
-/// What part of the time another node is asked after where an account is registered nowhere any more: it gets no call, and a failed try costs little.
+/// The divisor of `after` once an account is registered nowhere any more: it gets no call, and an offer that fails costs little.
 const LOST: u32 = 6;
 
-/// How the silent servers stand.
-pub(super) struct Marooned {
+/// The silent servers and their states.
+pub(super) struct UnreachableServers {
     after: Duration,
     servers: BTreeMap<Box<str>, Standing>,
 }
@@ -35,30 +36,30 @@ enum Standing {
 /// A step to take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Offer one account of this server to another node, which has been done so often.
+    /// Offer one account of this server to another node; the number of offers before.
     Try(Box<str>, usize),
     /// Offer all that fail at this server.
     GiveAll(Box<str>),
-    /// Nothing counts any more that was known of this server.
+    /// Forget what was known of this server.
     Forget(Box<str>),
 }
 
-/// The outcome of a try.
+/// The outcome of offering one account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tried {
+pub(super) enum OfferOutcome {
     /// Another node has registered the account.
     Registered,
-    /// None has.
+    /// No other node has.
     NotRegistered,
 }
 
-impl Marooned {
-    /// `after`: how long a server has answered nothing when another node is asked, as long as the accounts there stand by an earlier grant.
+impl UnreachableServers {
+    /// `after`: the silence of a server after which another node is asked, while the accounts there are still registered.
     pub(super) fn new(after: Duration) -> Self {
         Self { after, servers: BTreeMap::new() }
     }
 
-    /// The steps that are due, of these silent servers.
+    /// The steps that are due for these silent servers.
     pub(super) fn due(&mut self, now: Instant, silent: &[SilentServer]) -> Vec<Step> {
         self.servers.retain(|server, _| silent.iter().any(|other| other.server == *server));
         let mut steps = Vec::new();
@@ -80,20 +81,22 @@ impl Marooned {
         steps
     }
 
-    /// Takes note of a try.
-    pub(super) fn note(&mut self, server: &str, tried: Tried, now: Instant) {
-        let standing = match (tried, self.servers.get(server)) {
-            (Tried::Registered, _) => Standing::Reached { until: now + self.after * LONGEST },
-            (Tried::NotRegistered, Some(Standing::Tried { wait, times, .. })) => {
+    /// Notes the outcome of an offer.
+    pub(super) fn note(&mut self, server: &str, outcome: OfferOutcome, now: Instant) {
+        let standing = match (outcome, self.servers.get(server)) {
+            (OfferOutcome::Registered, _) => Standing::Reached { until: now + self.after * LONGEST },
+            (OfferOutcome::NotRegistered, Some(Standing::Tried { wait, times, .. })) => {
                 let wait = (*wait * 2).min(self.after * LONGEST);
                 Standing::Tried { again_at: now + wait, wait, times: times + 1 }
             }
-            (Tried::NotRegistered, _) => Standing::Tried { again_at: now + self.after, wait: self.after, times: 1 },
+            (OfferOutcome::NotRegistered, _) => {
+                Standing::Tried { again_at: now + self.after, wait: self.after, times: 1 }
+            }
         };
         self.servers.insert(server.into(), standing);
     }
 
-    /// Whether other nodes reach a server that this one does not.
+    /// Whether another node reaches a server that this one does not, so that this node claims later.
     pub(super) fn yields(&self) -> bool {
         self.servers.values().any(|standing| matches!(standing, Standing::Reached { .. }))
     }
@@ -108,28 +111,28 @@ mod tests {
 
     /// A server that is silent, and the clock.
     struct Walk {
-        marooned: Marooned,
+        servers: UnreachableServers,
         began: Instant,
         has_lost: bool,
     }
 
     impl Walk {
         fn new() -> Self {
-            Self { marooned: Marooned::new(AFTER), began: Instant::now(), has_lost: false }
+            Self { servers: UnreachableServers::new(AFTER), began: Instant::now(), has_lost: false }
         }
 
         fn at(&mut self, second: u64) -> Vec<Step> {
             let now = self.began + Duration::from_secs(second);
             let silent = SilentServer { server: SERVER.into(), since: self.began, has_lost: self.has_lost };
-            self.marooned.due(now, &[silent])
+            self.servers.due(now, &[silent])
         }
 
         fn answered_at(&mut self, second: u64) {
-            assert!(self.marooned.due(self.began + Duration::from_secs(second), &[]).is_empty());
+            assert!(self.servers.due(self.began + Duration::from_secs(second), &[]).is_empty());
         }
 
-        fn note(&mut self, second: u64, tried: Tried) {
-            self.marooned.note(SERVER, tried, self.began + Duration::from_secs(second));
+        fn note(&mut self, second: u64, outcome: OfferOutcome) {
+            self.servers.note(SERVER, outcome, self.began + Duration::from_secs(second));
         }
     }
 
@@ -142,14 +145,14 @@ mod tests {
         let mut walk = Walk::new();
         assert!(walk.at(59).is_empty());
         assert_eq!(walk.at(60), try_again(0));
-        assert!(!walk.marooned.yields());
-        walk.note(62, Tried::Registered);
-        assert!(walk.marooned.yields());
+        assert!(!walk.servers.yields());
+        walk.note(62, OfferOutcome::Registered);
+        assert!(walk.servers.yields());
         for second in [62, 300, 661] {
             assert_eq!(walk.at(second), [Step::GiveAll(SERVER.into())]);
         }
         assert_eq!(walk.at(662), [Step::Forget(SERVER.into())]);
-        assert!(!walk.marooned.yields());
+        assert!(!walk.servers.yields());
     }
 
     #[test]
@@ -159,12 +162,12 @@ mod tests {
         while second < 3_600 {
             if walk.at(second) == try_again(tries.len()) {
                 tries.push(second);
-                walk.note(second, Tried::NotRegistered);
+                walk.note(second, OfferOutcome::NotRegistered);
             }
             second += 1;
         }
         assert_eq!(tries, [60, 120, 240, 480, 960, 1_560, 2_160, 2_760, 3_360]);
-        assert!(!walk.marooned.yields());
+        assert!(!walk.servers.yields());
     }
 
     #[test]
@@ -174,7 +177,7 @@ mod tests {
         walk.has_lost = true;
         assert!(walk.at(9).is_empty());
         assert_eq!(walk.at(10), try_again(0));
-        walk.note(12, Tried::NotRegistered);
+        walk.note(12, OfferOutcome::NotRegistered);
         assert!(walk.at(71).is_empty());
         assert_eq!(walk.at(72), try_again(1));
     }
@@ -182,9 +185,9 @@ mod tests {
     #[test]
     fn a_server_that_answers_here_is_as_at_first() {
         let mut walk = Walk::new();
-        walk.note(60, Tried::Registered);
+        walk.note(60, OfferOutcome::Registered);
         walk.answered_at(70);
-        assert!(!walk.marooned.yields());
+        assert!(!walk.servers.yields());
         walk.began += Duration::from_secs(100);
         assert!(walk.at(59).is_empty());
         assert_eq!(walk.at(60), try_again(0));

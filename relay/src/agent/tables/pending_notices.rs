@@ -1,12 +1,12 @@
 //! Notices of a lease or a registration that no push service has taken yet.
 //!
-//! | a push service | what follows |
+//! | a push service | a notice |
 //! | --- | --- |
-//! | took it, or may have | it counts as told |
-//! | did not | it is due again after [`AGAIN_S`], or half-way to when it is worth nothing any more, whichever is sooner; not within [`AGAIN_MIN_S`] |
-//! | is well again, or has other settings | all are due, [`SOON_PER_SECOND`] in a second |
+//! | took it, or may have taken it | counts as told |
+//! | did not take it | is due again after [`AGAIN_S`], or half-way to the end of its use if that is sooner; but not within [`AGAIN_MIN_S`] |
+//! | has recovered, or has new settings | is due soon: [`SOON_PER_SECOND`] of all notices in a second |
 //!
-//! Invariant: an instance has one of each [`Subject`] at most: a newer one says all that an older says.
+//! Invariant: an instance has at most one notice of each [`Subject`]: a newer one replaces an older one.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ impl Notice {
         }
     }
 
-    fn is_told_by(self, event: Event) -> bool {
+    fn is_covered_by(self, event: Event) -> bool {
         match self {
             Self::Reminder(reminder) => super::lease::event(reminder) == event,
             Self::Lost => event == Event::RegistrationFailing,
@@ -64,9 +64,9 @@ struct Waiting {
 
 /// The notices of one shard, by the slots of their rows.
 #[derive(Debug, Default)]
-pub(crate) struct Untold(BTreeMap<(u32, Subject), Waiting>);
+pub(crate) struct PendingNotices(BTreeMap<(u32, Subject), Waiting>);
 
-impl Untold {
+impl PendingNotices {
     /// A reminder is being pushed, which is worth it until then, in seconds since 1970.
     pub(super) fn remind(&mut self, slot: u32, reminder: Reminder, now: u64, until: u64) {
         self.insert(slot, Notice::Reminder(reminder), now, until);
@@ -112,7 +112,7 @@ impl Untold {
     pub(super) fn take(&mut self, slot: u32, event: Event) -> Option<Notice> {
         let key = (slot, event.subject()?);
         let notice = self.0.get(&key)?.notice;
-        notice.is_told_by(event).then(|| self.0.remove(&key)).map(|_| notice)
+        notice.is_covered_by(event).then(|| self.0.remove(&key)).map(|_| notice)
     }
 
     /// A notice of this is worth nothing any more.
@@ -156,26 +156,28 @@ mod tests {
 
     #[test]
     fn what_no_service_takes_is_due_again_and_again_until_it_is_worth_nothing() {
-        let mut untold = Untold::default();
-        untold.remind(1, Reminder::Renew, NOW, NOW + DAY_S / 2);
+        let mut pending_notices = PendingNotices::default();
+        pending_notices.remind(1, Reminder::Renew, NOW, NOW + DAY_S / 2);
         let mut times = Vec::new();
-        while let Some(now) = untold.next(1) {
-            assert_eq!(untold.pop_due(1, now - 1), None);
-            assert_eq!(untold.pop_due(1, now), Some(Notice::Reminder(Reminder::Renew)));
+        while let Some(now) = pending_notices.next(1) {
+            assert_eq!(pending_notices.pop_due(1, now - 1), None);
+            assert_eq!(pending_notices.pop_due(1, now), Some(Notice::Reminder(Reminder::Renew)));
             times.push((now - NOW) / 60);
         }
         assert_eq!(times, [120, 240, 360, 480, 600, 660, 690, 705]);
-        assert_eq!(untold.take(1, Event::Expiring), None, "that tells something else");
-        assert_eq!(untold.take(1, Event::Renew), Some(Notice::Reminder(Reminder::Renew)));
-        assert!(untold.is_empty());
+        assert_eq!(pending_notices.take(1, Event::Expiring), None, "that tells something else");
+        assert_eq!(pending_notices.take(1, Event::Renew), Some(Notice::Reminder(Reminder::Renew)));
+        assert!(pending_notices.is_empty());
     }
 
     #[test]
     fn when_a_service_is_well_again_all_are_due_a_few_at_a_time() {
-        let mut untold = Untold::default();
-        (0..100).for_each(|slot| untold.tell_of_registration(slot, Notice::Lost, NOW));
-        assert_eq!(untold.hasten(NOW).len(), 100);
-        let due = |untold: &mut Untold, now| (0..100).filter(|slot| untold.pop_due(*slot, now).is_some()).count();
-        assert_eq!([0, 1, 4, 5].map(|after| due(&mut untold, NOW + after)), [20, 20, 60, 0]);
+        let mut pending_notices = PendingNotices::default();
+        (0..100).for_each(|slot| pending_notices.tell_of_registration(slot, Notice::Lost, NOW));
+        assert_eq!(pending_notices.hasten(NOW).len(), 100);
+        let due = |pending_notices: &mut PendingNotices, now| {
+            (0..100).filter(|slot| pending_notices.pop_due(*slot, now).is_some()).count()
+        };
+        assert_eq!([0, 1, 4, 5].map(|after| due(&mut pending_notices, NOW + after)), [20, 20, 60, 0]);
     }
 }

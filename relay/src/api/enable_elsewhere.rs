@@ -1,11 +1,12 @@
-//! Enabling at the node that has a call for the device.
+//! Enabling at the node that has a call for the device, or has its account registered.
 //!
 //! ```text
-//! app ── any node ── in a call? ── the owner of the device's instance ─┬─ no: the node that was asked enables it
-//!                                                                      └─ yes ── letter ── 102 ── enables it ── its answer ── app
+//! app ── any node ─┬─ in a call? ── the owner of the device's instance ─┬─ no: the node that was asked enables it
+//!                  └─ registered? ── each other node that lives         └─ yes ── letter ── 102 ── enables it ── its answer ── app
 //! ```
 //!
-//! The call goes on there, in the name of the new instance, and the answer names the edge that has it.
+//! The call goes on there, in the name of the new instance, and the answer names the edge that has it. An account that is registered there keeps its one
+//! Contact, whichever node a balancer has chosen.
 //!
 //! Invariant: of an enabling that another node has begun, what that one says is said, but for an error of its own, or silence: then the node that was asked
 //! enables the device, and as the later one of the two that instance stands.
@@ -41,7 +42,7 @@ pub(super) struct Asking<'a> {
     pub request: &'a Enable,
 }
 
-/// An enabling that another node has carried here, for a call that this one may have.
+/// An enabling that another node has carried here, for a call or a registration that this one may have.
 pub(super) struct Carried(carried::Carried);
 
 /// Who has asked for an enabling, here or at another node.
@@ -51,7 +52,7 @@ pub(super) fn asked_by(request: &Request) -> IpAddr {
     is_carried.then(elsewhere).flatten().unwrap_or_else(|| peer(request))
 }
 
-/// Has the node enable the device that has a call for it; `None`: there is none, and this node is to.
+/// Has the node enable the device that has a call for it, or has its account registered; `None`: there is none, and this node is to.
 pub(super) async fn carry<E: ApiService>(
     api: &Api<E>,
     asking: &Asking<'_>,
@@ -59,7 +60,7 @@ pub(super) async fn carry<E: ApiService>(
     body: &[u8],
 ) -> Option<Response> {
     let service = &api.0.service;
-    let node = service.node_in_call(asking.app, asking.request).await?;
+    let node = service.node_to_enable_at(asking.app, asking.request).await?;
     let letter = with_field(&letter_to(api, parts, body, HEARD_WITHIN).await?, &ASKED_BY, asking.from);
     let (mut has_begun, mut last) = (false, None);
     let heard = |answer: Letter| match read_response(&answer) {
@@ -74,7 +75,7 @@ pub(super) async fn carry<E: ApiService>(
     };
     // Too late is as never.
     let _ = timeout(ENABLED_WITHIN, service.ask(&node, letter, HEARD_WITHIN, heard)).await;
-    // A node that has not begun may have other keys than this one, or no call any more.
+    // A node that has not begun may have other keys than this one, or neither call nor registration any more.
     last.filter(|told| has_begun && !told.status().is_server_error())
 }
 
@@ -87,11 +88,12 @@ impl Carried {
     /// Says that it is done here.
     ///
     /// # Errors
-    /// There is no call for the device here: nothing is done.
+    /// There is no call for the device here, and its account is not registered: nothing is done.
     pub async fn begin<E: ApiService>(&self, api: &Api<E>, app: &str, request: &Enable) -> Result<(), Problem> {
-        // The call may have ended since it was asked for.
-        if !api.0.service.is_in_call(app, request).await {
-            return Err(Problem::new(ProblemType::UnknownInstance, "No call goes on here for this device."));
+        // Either may have ended since it was asked for.
+        if !api.0.service.is_to_be_enabled_here(app, request).await {
+            let detail = "No call goes on here for this device, and its account is not registered.";
+            return Err(Problem::new(ProblemType::UnknownInstance, detail));
         }
         self.0.tell_early(StatusCode::PROCESSING.into_response()).await;
         Ok(())

@@ -1,15 +1,15 @@
-//! The app that waits for the answer to its enabling, and may have hung up.
+//! An app that hangs up before it has the answer to its enabling.
 //!
-//! | the app has hung up | what becomes of its instance |
+//! | the app hangs up | its new instance |
 //! | --- | --- |
-//! | before it was stored | it is kept nowhere, and an earlier one stands |
-//! | later, before its answer was given to the connection | it is wiped, and an earlier one stands |
-//! | while its answer was on the way | it stands: nobody can tell whether the answer arrived |
+//! | before the instance is stored | is not stored; an earlier instance stays |
+//! | later, before the answer is written to the connection | is wiped; an earlier instance stays |
+//! | while the answer is on its way | stays: nobody can tell whether the answer arrived |
 //!
-//! The connection tells by giving up the request: HTTP/1.1 when its client has closed, HTTP/2 when it has reset the stream or closed. A
-//! client that has lost its network is noticed as late as TCP or the PING notices.
+//! The HTTP server drops the request's future when the client hangs up: it closes an HTTP/1.1 connection, or resets an HTTP/2 stream. The loss of a
+//! client's network shows only when TCP or a PING times out.
 //!
-//! Invariant: an instance whose secret the app never got is not kept, as far as this node can know, and replaces no other.
+//! Invariant: an instance whose secret has not reached its app is not kept, as far as this node can know, and replaces no other instance.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -25,38 +25,40 @@ use crate::service::Inner;
 use crate::service::apps::Enabled;
 use crate::vault::Lookup;
 
-/// The app's request that waits for an answer.
-pub(crate) struct Asker(oneshot::Sender<Infallible>);
+/// Tells whether the app has hung up before its answer.
+pub(crate) struct HangUp(oneshot::Sender<Infallible>);
 
-/// Held by the task that waits; dropped, it has hung up.
-pub(crate) struct Waits(#[expect(dead_code, reason = "its end is what it tells")] oneshot::Receiver<Infallible>);
+/// Held by the app's request while it waits. Its drop is the hang-up.
+pub(crate) struct WaitingRequest(
+    #[expect(dead_code, reason = "its end is what it tells")] oneshot::Receiver<Infallible>,
+);
 
-/// The instances whose place an instance takes when its app is given its answer.
+/// The earlier instances that a new one replaces when its app is given the answer.
 pub(crate) struct Replaced {
     pub earlier: BTreeSet<InstanceId>,
     /// The lookup that the earlier instances share with the new one.
     pub lookup: Lookup,
 }
 
-/// An enabled instance whose secret nobody has been given yet. Dropped untaken, it is wiped, and the earlier ones stand.
+/// An enabled instance whose secret has not been given to its app. If it is dropped untaken, the instance is wiped and the earlier ones stay.
 pub(crate) struct UndeliveredInstance {
     inner: Arc<Inner>,
     enabled: Option<(Enabled, Replaced)>,
 }
 
-impl Asker {
-    pub(crate) fn new() -> (Self, Waits) {
-        let (asker, waits) = oneshot::channel();
-        (Self(asker), Waits(waits))
+impl HangUp {
+    pub(crate) fn new() -> (Self, WaitingRequest) {
+        let (hang_up, request) = oneshot::channel();
+        (Self(hang_up), WaitingRequest(request))
     }
 
-    /// Waits until nobody waits any more.
-    pub(crate) async fn gone(&mut self) {
+    /// Ends when the app hangs up.
+    pub(crate) async fn happens(&mut self) {
         self.0.closed().await;
     }
 
-    /// Whether nobody waits any more.
-    pub(super) fn is_gone(&self) -> bool {
+    /// Whether the app has hung up.
+    pub(super) fn has_happened(&self) -> bool {
         self.0.is_closed()
     }
 }
