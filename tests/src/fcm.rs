@@ -183,6 +183,11 @@ impl Fcm {
         self.server.endpoint()
     }
 
+    /// The port of the service, and of its token endpoint.
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
     /// Settings that lead a relay here.
     pub fn settings(&self) -> Settings {
         self.settings.clone()

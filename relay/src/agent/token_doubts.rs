@@ -5,7 +5,8 @@
 //! - when a push of this app and environment was accepted, in this run or, with the same key and endpoint, within the last days, and
 //! - while at most [`BAD_FREE`] answers in a row are `BadDeviceToken`, and
 //! - while at most [`BAD_FREE`] answers within [`WINDOW`], or one in [`BAD_SHARE`], are, and
-//! - while all nodes and their earlier runs have believed fewer than [`BAD_FREE`] since a push was accepted and few were refused.
+//! - while all nodes and their earlier runs have believed fewer than [`BAD_FREE`] since a push was accepted and few were refused, of [`JUDGED`] answers of
+//!   one run or more: a run that has just begun does not know the share.
 //!
 //! Otherwise the instance lives on, its caller hears that it cannot be reached, and the operator is told.
 //!
@@ -35,6 +36,8 @@ const WINDOW: Duration = Duration::from_secs(600);
 const BAD_FREE: u32 = 2;
 /// Of so many answers one may be `BadDeviceToken`.
 const BAD_SHARE: u32 = 5;
+/// So many answers of one run say what share of them is `BadDeviceToken`.
+const JUDGED: u32 = 20;
 /// How often it is written down that pushes are accepted.
 const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
 /// For how long it is known to all nodes that a token was believed to be bad, while no push is accepted.
@@ -75,6 +78,8 @@ struct Row {
     /// Answers of this half of the window and of the one before: all, and those that said `BadDeviceToken`.
     halves: [(u32, u32); 2],
     half_began: Option<Instant>,
+    /// Answers of this run.
+    answers: u32,
 }
 
 /// One push service of an app, in the configuration in force.
@@ -105,7 +110,8 @@ impl TokenDoubts {
             if due {
                 row.written_at = Some(now);
             }
-            WhenAccepted { write_down: due, clear_counts: row.share_is_low() && std::mem::take(&mut row.counts) }
+            let is_low = row.answers >= JUDGED && row.share_is_low();
+            WhenAccepted { write_down: due, clear_counts: is_low && std::mem::take(&mut row.counts) }
         })
     }
 
@@ -189,6 +195,7 @@ impl Row {
             1 => (self.halves, self.half_began) = ([(0, 0), self.halves[0]], Some(now)),
             _ => (self.halves, self.half_began) = ([(0, 0); 2], Some(now)),
         }
+        self.answers = self.answers.saturating_add(1);
         self.halves[0].0 += 1;
         self.halves[0].1 += u32::from(bad);
         self.in_a_row = if bad { self.in_a_row.saturating_add(1) } else { 0 };
@@ -379,8 +386,29 @@ mod tests {
         answers.bad();
         let services = Arc::downgrade(&answers.services);
         answers.doubts.note_counts(ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services });
-        let over: Vec<_> = (0..4).map(|_| answers.accepted().clear_counts).collect();
-        assert_eq!(over, [false, false, true, false], "one of three is no few");
+        let over: Vec<_> = (3..=JUDGED + 1).map(|_| answers.accepted().clear_counts).collect();
+        let at = over.iter().position(|over| *over);
+        assert_eq!(
+            (at, over.iter().filter(|over| **over).count()),
+            (Some(JUDGED as usize - 3), 1),
+            "of twenty: {over:?}"
+        );
+    }
+
+    #[test]
+    fn a_run_that_has_just_begun_gives_nothing_back_for_its_first_good_answers() {
+        for run in 0..10 {
+            let answers = Answers::new();
+            let services = Arc::downgrade(&answers.services);
+            let service = ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services };
+            for _ in 0..JUDGED {
+                // Every second token is one of the other environment.
+                assert!(!answers.accepted().clear_counts, "{run}");
+                if answers.bad() != Some(false) {
+                    answers.doubts.note_counts(service);
+                }
+            }
+        }
     }
 
     #[test]

@@ -369,7 +369,8 @@ impl Shard {
         }
     }
 
-    /// Gives up the device of a push that was not delivered, unless it comes by itself or the call is over.
+    /// Gives up the device of a push that was not delivered, unless it comes by itself or the call is over. If its service may take the push later, the
+    /// device is not given up before the end of the call: it may come by itself until then.
     fn on_push_undelivered(&mut self, call: CallId, pushed: &Pushed) {
         let instance = pushed.push.instance;
         // The device does not know of the call, and so need not hear of its end.
@@ -382,8 +383,13 @@ impl Shard {
         let is_over = known.is_some_and(|call| call.reported_state().is_final());
         // A device that knows of the call comes by itself.
         let comes = self.attached.contains(instance) || known.is_some_and(|call| !call.may_still_be_pushed());
-        if !comes && !is_over {
+        if comes || is_over {
+            return;
+        }
+        if !matches!(pushed.verdict, Verdict::Retry { .. } | Verdict::TooLate) {
             self.give_up(call, instance);
+        } else if let Some(known) = self.calls.get_mut(call, instance) {
+            known.unreachable = true;
         }
     }
 

@@ -79,10 +79,10 @@ pub struct Canary {
     /// webpush its subscription, as PushSubscription.toJSON() writes it
     #[arg(long, value_name = "FILE")]
     push_token_file: PathBuf,
-    /// How long a call may take from its INVITE to its end, in seconds
+    /// How long a call may take from its INVITE to its end, in seconds: 1 to 600
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     within: u64,
-    /// How often, in seconds
+    /// How often, in seconds: 10 to 86400
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=86_400))]
     every: u64,
     /// Ring once, and end with 0 when all of it worked
@@ -241,10 +241,23 @@ fn username(aor: &str, named: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::CanaryStep;
 
     #[test]
     fn a_refusal_of_several_lines_is_shown_as_so_many() {
         let told = failed("enable", "Correct each place.\n  /account/aor: expected a string\u{1b}[2J");
         assert_eq!(told, "enable  FAILED: Correct each place.\n  /account/aor: expected a string\\u{1b}[2J");
+    }
+
+    #[test]
+    fn a_refusal_of_several_lines_is_reported_in_one_that_the_listener_takes() {
+        let why = format!("Correct each place.\n  /call_push/token: expected\u{1b}[2J\n\n{}", "é".repeat(4_000));
+        let told =
+            RoundResult { failed: Some((CanaryStep::Enable, why)), seconds: Vec::new() }.to_json("com.example.phone");
+        let why = told["why"].as_str().unwrap();
+        assert!(
+            why.starts_with("Correct each place.; /call_push/token: expected[2J; éé") && why.len() < 4_096,
+            "{why}"
+        );
     }
 }

@@ -69,7 +69,11 @@ impl RoundResult {
         let mut told = json!({"app": app, "ms": steps});
         if let Some((step, why)) = &self.failed {
             told["failed"] = step.word().into();
-            told["why"] = why.as_str().into();
+            // One line, as the listener takes it: a refusal of the relay's has several, and may name what was sent.
+            let lines: Vec<_> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            let line = lines.join("; ");
+            let plain = line.chars().filter(|character| !character.is_control());
+            told["why"] = plain.take(WHY_MAX).collect::<String>().into();
         }
         told
     }
@@ -82,6 +86,9 @@ struct Steps {
 }
 
 type Failure = (CanaryStep, String);
+
+/// Characters of a reason that are reported at most.
+const WHY_MAX: usize = 1_000;
 
 impl Steps {
     fn new() -> Self {

@@ -4,11 +4,11 @@
 //! | --- | --- |
 //! | at once | the first address is tried; silent addresses, and those whose connections ended young, come last |
 //! | after each [`NEXT_AFTER`], or when one fails | the next address is tried |
-//! | [`AGAIN_AFTER`] after the last one | each that has not answered yet is tried once more |
+//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more |
 //! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
-//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before has taken no
-//! request, so no push is spent on it. One that sends nothing within [`SETTINGS_WITHIN`] is used nevertheless.
+//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before, or sends
+//! nothing, has taken no request, so no push is spent on it: what stands behind it may hang.
 //!
 //! Invariant: the first complete handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Only TLS with a certificate for the service's
 //! own name is accepted, and in it only HTTP/2, or HTTP/1.1 where that is dialled.
@@ -40,12 +40,11 @@ use crate::net::tls_fault::TlsFault;
 
 /// How long an address may take before the next one is tried beside it (RFC 8305 §5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
-/// How long all addresses may be silent before each is tried a second time.
+/// How long all addresses may be silent before each is tried once more, and how often.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+const AGAIN_MAX: u32 = 4;
 /// How long name, addresses and both handshakes may take together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the service may take for its first bytes in TLS.
-const SETTINGS_WITHIN: Duration = Duration::from_secs(1);
 /// How long the resolver may take while the addresses of the last time are known.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of one name that are dialled.
@@ -195,7 +194,7 @@ impl Dialler {
         let mut open: JoinSet<(SocketAddr, Result<T, DialError>)> = JoinSet::new();
         let mut silent: Vec<SocketAddr> = Vec::new();
         let mut worst: Option<DialError> = None;
-        let mut repeated = false;
+        let mut repeated = 0;
         loop {
             if let Some(address) = waiting.pop_front() {
                 silent.push(address);
@@ -205,7 +204,7 @@ impl Dialler {
             }
             // The service will be dialled for HTTP/1.1, and silent addresses have had their time.
             let is_settled = self.may_speak_http1 && matches!(worst, Some(DialError::NotHttp2));
-            let more = !waiting.is_empty() || !repeated || is_settled;
+            let more = !waiting.is_empty() || repeated < AGAIN_MAX || is_settled;
             let pause = if waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
             tokio::select! {
                 Some(ended) = open.join_next() => {
@@ -228,7 +227,7 @@ impl Dialler {
                         return Err(DialError::NotHttp2);
                     }
                     if waiting.is_empty() {
-                        repeated = true;
+                        repeated += 1;
                         waiting.extend(std::mem::take(&mut silent));
                     }
                 }
@@ -300,10 +299,10 @@ async fn handshake(
     let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
     let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
     let (sender, mut driven) = made.map_err(told)?;
-    match timeout(SETTINGS_WITHIN, first_bytes(&mut driven, &has_spoken)).await {
-        Ok(Some(Err(error))) => return Err(told(error)),
-        Ok(Some(Ok(()))) => return Err(DialError::Ended),
-        Ok(None) | Err(_) => {}
+    match first_bytes(&mut driven, &has_spoken).await {
+        Some(Err(error)) => return Err(told(error)),
+        Some(Ok(())) => return Err(DialError::Ended),
+        None => {}
     }
     Ok(Dialled { sender, driven, objection: heard, withdrawal })
 }

@@ -94,7 +94,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_are_due_one_after_the_other_and_the_next_once_the_service_has_answered() {
-        let (line, further) = (Line::new(true, Arc::default()), FurtherConnections::default());
+        let (line, further) = (Line::new(true, 100, Arc::default()), FurtherConnections::default());
         let _held = line.try_admit(Urgency::Urgent, || 1);
         let began = Instant::now();
         further.due(&line).await.take_up();

@@ -37,11 +37,11 @@ use super::further_connections::FurtherConnections;
 use super::history::ConnectionHistory;
 use super::http1::{Destination, Http1};
 use super::identity::Objection;
-use super::not_before::{NotBefore, PauseFor, Probe};
+use super::not_before::{NotBefore, PROBE_EVERY, PauseFor, Probe};
 pub(crate) use super::request::{Failure, Request};
 use super::retries::Retries;
 use super::single_flight::{CoolingDown, Freshness, SingleFlight};
-use super::spare_connections::SpareConnections;
+use super::spare_connections::{ServesMany, SpareConnections};
 use super::state::{Line, LineFate, Place};
 use super::urgency::Urgency;
 use super::withdrawal::Withdrawal;
@@ -54,8 +54,8 @@ use crate::push::health::{Note, Record, Trouble};
 const MAX_UNDER_WAY: usize = 20_000;
 /// Likewise those that are no calls.
 const ALERTS_UNDER_WAY: usize = MAX_UNDER_WAY / 4 * 3;
-/// Between two dials that fail.
-const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+/// Between two dials that fail: calls wait meanwhile.
+const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: PROBE_EVERY };
 /// How long the body may come after the head of an answer.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of an answer, in bytes; of a larger one nothing is used.
@@ -84,6 +84,8 @@ pub(crate) struct Channel {
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
     /// told as such, and what it sends unasked is limited.
     any_service: bool,
+    /// Where it is one: whether many have chosen it.
+    serves_many: ServesMany,
     /// The runtime on which its connections are made and driven, if not where they are needed.
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
@@ -127,6 +129,7 @@ impl Channel {
             history: Arc::default(),
             cautious,
             any_service: false,
+            serves_many: ServesMany::default(),
             runtime: None,
             under_way: Arc::default(),
             not_before: NotBefore::default(),
@@ -273,6 +276,9 @@ impl Channel {
         {
             self.faults.cost_a_line(whom);
         }
+        if self.any_service && bearing.note == Note::Accepted {
+            whom.into_iter().for_each(|whom| self.serves_many.note_taken(whom));
+        }
         self.further.answered();
         if line.is_aside() && line.is_proven() {
             self.promote(connection);
@@ -320,8 +326,8 @@ impl Channel {
                 own.flight.begin(freshness, || make(&own.history), None);
             }
         }
-        // What a device has chosen costs one connection.
-        let has_others = urgency.is_urgent() && !self.any_service;
+        // What a device has chosen costs one connection, unless many have chosen it.
+        let has_others = urgency.is_urgent() && (!self.any_service || self.serves_many.does());
         // A connection may end before it is this one's turn; the next is made in its time.
         loop {
             let connection = self.flight.get(freshness, || make(&self.history), None).await.map_err(
@@ -512,7 +518,8 @@ impl Making {
         match self.endpoint.dialler().dial(allowance.clone()).await {
             Ok((Dialled { sender, driven, objection, withdrawal }, address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
-                let line = Line::new(self.cautious, Arc::clone(&self.history));
+                // The service's SETTINGS have come.
+                let line = Line::new(self.cautious, sender.current_max_send_streams(), Arc::clone(&self.history));
                 let made = Arc::new(Connection {
                     sender,
                     core: cores::here(),

@@ -6,10 +6,14 @@
 //! | for [`FULL_FOR`], and all connections work, and are full | one more is begun, for all waiting calls |
 //! | likewise, and one without an answer so far is full for [`HELD_UP_AFTER`] | that one counts as full: its requests may be unanswered because of their devices alone |
 //!
+//! A service that devices choose has none before it has taken pushes of [`MANY`] devices: so many devices could have named as many services. Until then a
+//! single user, whose own service permits one stream, costs one connection.
+//!
 //! Invariant: at most [`SPARES`] for each service of an App, beside the shared connection and those of the cores. One that was unused for [`IDLE`] is closed.
 //! Only calls begin spare connections, and only calls use them. Of all waiting calls, one checks whether one more is needed, once in each [`FULL_FOR`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
@@ -20,6 +24,8 @@ use super::backoff::Backoff;
 use super::further_connections::HELD_UP_AFTER;
 use super::single_flight::{Freshness, SingleFlight};
 use super::state::Line;
+use crate::lock::Mutex as Lock;
+use crate::push::health::since_taken::DistinctDevices;
 
 /// How long a call waits for a stream before a connection is begun.
 const FULL_FOR: Duration = Duration::from_millis(250);
@@ -27,6 +33,29 @@ const FULL_FOR: Duration = Duration::from_millis(250);
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 /// Spare connections at most.
 const SPARES: usize = 3;
+
+/// Devices whose pushes a service takes that they have chosen, before it has spare connections.
+const MANY: usize = 8;
+
+/// Whether a service that devices have chosen serves many of them.
+#[derive(Default)]
+pub(super) struct ServesMany {
+    does: AtomicBool,
+    devices: Lock<DistinctDevices<MANY>>,
+}
+
+impl ServesMany {
+    /// It has taken a push to this device.
+    pub(super) fn note_taken(&self, whom: u64) {
+        if !self.does() && self.devices.lock().add(whom) {
+            self.does.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn does(&self) -> bool {
+        self.does.load(Ordering::Relaxed)
+    }
+}
 
 /// The spare connections of one channel.
 pub(super) struct SpareConnections<T, E> {
@@ -105,7 +134,7 @@ pub(super) fn is_held_up(line: &Line) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 

@@ -150,9 +150,9 @@ impl Drop for Place {
 }
 
 impl Line {
-    /// A `cautious` one carries one request alone until the service has taken our credentials.
-    pub(super) fn new(cautious: bool, history: Arc<ConnectionHistory>) -> Arc<Self> {
-        let granted = if cautious { 1 } else { STREAMS_BEFORE_SETTINGS };
+    /// A `cautious` one carries one request alone until the service has taken our credentials; any other as many as are `known` to be allowed.
+    pub(super) fn new(cautious: bool, known: usize, history: Arc<ConnectionHistory>) -> Arc<Self> {
+        let granted = if cautious { 1 } else { known.clamp(1, STREAMS_BEFORE_SETTINGS) };
         let state = if history.is_doubtful() { ASKED } else { GOOD };
         Arc::new(Self {
             gate: Semaphore::new(granted),
@@ -586,7 +586,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_takes_the_next_stream_however_many_alerts_wait() {
-        let line = Line::new(false, Arc::default());
+        let line = Line::new(false, 100, Arc::default());
         let alerts: Vec<_> = std::iter::from_fn(|| line.try_admit(Urgency::CanWait, || 100)).collect();
         assert_eq!(alerts.len(), 75, "of a hundred streams");
         let served = Arc::new(AtomicUsize::new(0));
@@ -625,9 +625,19 @@ mod tests {
         assert!(line.admit(Urgency::CanWait, || 100).await.is_none());
     }
 
+    #[tokio::test]
+    async fn a_fresh_line_to_a_service_of_few_streams_keeps_some_of_them_for_calls() {
+        for (known, alerts, calls) in [(10, 7, 3), (30, 22, 8), (2, 1, 1), (100, 75, 25)] {
+            let line = Line::new(false, known, Arc::default());
+            let take = |urgency| std::iter::from_fn(|| line.try_admit(urgency, || known)).collect::<Vec<_>>();
+            let (of_alerts, of_calls) = (take(Urgency::CanWait), take(Urgency::Urgent));
+            assert_eq!((of_alerts.len(), of_calls.len()), (alerts, calls), "of {known}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_was_lowered_holds_for_the_next_request() {
-        let line = Line::new(false, Arc::default());
+        let line = Line::new(false, 100, Arc::default());
         let open: Vec<_> = (0..8).map(|_| line.try_admit(Urgency::Urgent, || 100).expect("there is room")).collect();
         assert!(line.try_admit(Urgency::Urgent, || 1).is_none(), "eight are open");
         let waits = tokio::time::timeout(Duration::from_millis(100), line.admit(Urgency::Urgent, || 1)).await;
@@ -649,7 +659,7 @@ mod tests {
             let limit = Arc::clone(&limit);
             move || limit.load(Ordering::Relaxed)
         };
-        let (line, done) = (Line::new(false, Arc::default()), Arc::new(AtomicUsize::new(0)));
+        let (line, done) = (Line::new(false, 100, Arc::default()), Arc::new(AtomicUsize::new(0)));
         let begin = |count| {
             for _ in 0..count {
                 let (line, allowed, done) = (Arc::clone(&line), allowed.clone(), Arc::clone(&done));
@@ -675,7 +685,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_cautious_line_opens_for_what_the_service_allows_when_it_is_proven() {
-        let line = Line::new(true, Arc::default());
+        let line = Line::new(true, 100, Arc::default());
         let first = line.try_admit(Urgency::Urgent, || 100).expect("there is room for one");
         assert!(line.try_admit(Urgency::Urgent, || 100).is_none(), "for one alone");
         line.answered(LineFate::Good, true, || 2);

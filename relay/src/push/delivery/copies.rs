@@ -5,7 +5,7 @@
 //! | is taken, or its token is gone | that verdict counts, whichever copy it is for |
 //! | is refused | that verdict counts, unless another copy is open, which may still be taken |
 //! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
-//! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause |
+//! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause, and once right before the deadline ([`last_try`]) |
 //! | is lost: it may have been taken | a second copy goes out after a short pause. When all copies so far were lost, a last one goes out after [a part](LAST_AFTER) of the remaining time, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, the delivery ends |
 //!
 //! When the device has another token, no further copy goes out, and the delivery ends, even with copies open.
@@ -20,6 +20,7 @@ use std::task::Poll;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::last_try;
 use crate::push::Verdict;
 use crate::push::connection::attempt::Attempt;
 use crate::push::connection::backoff::RETRY;
@@ -46,15 +47,25 @@ pub(super) struct Settled {
 
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// Sends copies until the push is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first. An error: `changed`
-/// came while no copy was under way and none was lost; it holds the number of attempts.
+/// A push of which other services have to send the next copy, or the same one again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Tried {
+    /// The number of attempts.
+    pub attempts: u32,
+    /// The number of copies that the services so far may have taken.
+    pub copies: u32,
+}
+
+/// Sends copies until the push is settled or `deadline` comes. `send` begins a copy; `recipient` is asked before each but the first. Other services may have
+/// taken `earlier` copies. An error: `changed` came, and no copy was under way and none was lost, or the next one is due.
 pub(super) async fn run_with<'a>(
     send: impl Fn() -> Flight<'a>,
     deadline: Instant,
     departure: &Departure,
     recipient: &dyn Recipient,
+    earlier: u32,
     mut changed: impl Future<Output = ()> + Unpin,
-) -> Result<Settled, u32> {
+) -> Result<Settled, Tried> {
     let mut copies = Copies {
         send,
         deadline,
@@ -62,28 +73,28 @@ pub(super) async fn run_with<'a>(
         recipient,
         flights: Vec::with_capacity(COPIES_MAX),
         attempts: 0,
-        lost: 0,
+        lost: earlier as usize,
         refusal: None,
         next_at: Some(Instant::now()),
         leaving: None,
+        untaken: None,
+        is_outdated: false,
     };
     loop {
-        let step = if copies.count() == 0 && copies.attempts > 0 {
+        let step = if copies.attempts > 0 && !copies.is_outdated {
             tokio::select! {
                 biased;
                 step = copies.step() => step,
                 () = &mut changed => {
-                    if recipient.stays().await {
-                        return Err(copies.attempts);
-                    }
-                    Some(copies.settled(Verdict::Moved))
+                    copies.is_outdated = true;
+                    if copies.count() == 0 { copies.begin_another().await } else { None }
                 }
             }
         } else {
             copies.step().await
         };
-        if let Some(settled) = step {
-            return Ok(settled);
+        if let Some(ended) = step {
+            return ended;
         }
     }
 }
@@ -104,14 +115,25 @@ struct Copies<'a, 'b, S> {
     next_at: Option<Instant>,
     /// The departures before the latest copy began, until that one has departed.
     leaving: Option<u32>,
+    /// None is under way or was lost, and none is tried any more: the verdict, when it is time.
+    untaken: Option<Verdict>,
+    /// Other services are in force: the next copy is theirs.
+    is_outdated: bool,
 }
+
+/// How it ends.
+type Ended = Result<Settled, Tried>;
 
 impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
     /// Waits for the next event, and handles it.
-    async fn step(&mut self) -> Option<Settled> {
-        if Instant::now() >= self.deadline {
+    async fn step(&mut self) -> Option<Ended> {
+        let ends_at = if self.untaken.is_some() { last_try::settled_at(self.deadline) } else { self.deadline };
+        if Instant::now() >= ends_at {
+            if let Some(untaken) = self.untaken.take() {
+                return Some(Ok(self.settled(untaken)));
+            }
             let verdict = if self.count() == 0 { Verdict::TooLate } else { Verdict::Unconfirmed };
-            return Some(self.settled(verdict));
+            return Some(Ok(self.settled(verdict)));
         }
         let most = if self.flights.is_empty() { LOST_MAX } else { COPIES_MAX };
         let next = self.next_at.filter(|_| self.flights.len() + self.lost < most);
@@ -122,30 +144,35 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         tokio::select! {
             biased;
             landed = first(&mut self.flights), if !self.flights.is_empty() => match landed {
-                Attempt::Done(verdict) => self.on_verdict(verdict),
-                failed => self.on_failure(failed),
+                Attempt::Done(verdict) => self.on_verdict(verdict).map(Ok),
+                failed => self.on_failure(failed).map(Ok),
             },
             () = self.departure.beyond(self.leaving.unwrap_or_default()), if self.leaving.is_some() && self.next_at.is_none() => {
                 (self.leaving, self.next_at) = (None, Some(Instant::now() + ATTEMPT_TIMEOUT));
                 None
             }
-            () = sleep_until(next.unwrap_or(self.deadline).min(self.deadline)) => {
+            () = sleep_until(next.unwrap_or(ends_at).min(ends_at)) => {
                 if is_due(next) { self.on_due().await } else { None }
             }
         }
     }
 
     /// A further copy is due. The wait is counted from the departure of the latest copy, so that one is awaited if it has not departed yet.
-    async fn on_due(&mut self) -> Option<Settled> {
+    async fn on_due(&mut self) -> Option<Ended> {
         let Some(known) = self.leaving.take() else { return self.begin_another().await };
         self.next_at = self.departure.latest_beyond(known).map(|at| at + ATTEMPT_TIMEOUT);
         self.leaving = if self.next_at.is_none() { Some(known) } else { None };
         None
     }
 
-    async fn begin_another(&mut self) -> Option<Settled> {
+    async fn begin_another(&mut self) -> Option<Ended> {
         if self.attempts > 0 && !self.recipient.stays().await {
-            return Some(self.settled(Verdict::Moved));
+            return Some(Ok(self.settled(Verdict::Moved)));
+        }
+        if self.is_outdated {
+            // What is under way may be taken; its answer is waited for no more.
+            self.flights.iter().for_each(|_| self.departure.note_lost());
+            return Some(Err(Tried { attempts: self.attempts, copies: self.count() }));
         }
         self.attempts += 1;
         (self.leaving, self.next_at) = (Some(self.departure.count()), Some(Instant::now() + ATTEMPT_TIMEOUT));
@@ -184,15 +211,17 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         }
         let now = Instant::now();
         let at = if was_lost && self.lost >= COPIES_MAX {
-            now + (self.deadline.saturating_duration_since(now) / LAST_AFTER).min(ATTEMPT_TIMEOUT)
+            Some(now + (self.deadline.saturating_duration_since(now) / LAST_AFTER).min(ATTEMPT_TIMEOUT))
         } else {
-            now + RETRY.pause_or(self.attempts, after)
+            last_try::next_try(now, RETRY.pause_or(self.attempts, after), after, self.deadline)
         };
-        if none_is_open && at >= self.deadline {
-            let verdict = if self.lost > 0 { Verdict::Unconfirmed } else { Verdict::Retry { after } };
-            return Some(self.settled(verdict));
+        if none_is_open && at.is_none() {
+            if self.lost > 0 {
+                return Some(self.settled(Verdict::Unconfirmed));
+            }
+            self.untaken = Some(Verdict::Retry { after });
         }
-        self.next_at = Some(at);
+        self.next_at = at;
         None
     }
 
@@ -261,7 +290,7 @@ mod tests {
             }
         };
         let Settled { verdict, attempts, copies } =
-            run_with(send, started + Duration::from_secs(30), &departure, recipient, pending()).await.unwrap();
+            run_with(send, started + Duration::from_secs(30), &departure, recipient, 0, pending()).await.unwrap();
         (verdict, attempts, copies, started.elapsed().as_secs())
     }
 
@@ -273,7 +302,7 @@ mod tests {
         let departure = Departure::unmeasured();
         let send = || -> Flight<'_> { Box::pin(async { ACCEPTED }) };
         let mut run =
-            std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed, pending()));
+            std::pin::pin!(run_with(send, Instant::now() + Duration::from_secs(30), &departure, &Fixed, 0, pending()));
         let begun = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
         assert_eq!(
             begun,
@@ -329,8 +358,27 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_no_service_takes_is_tried_once_more_right_before_the_deadline_and_ends_there() {
+        let away: Vec<_> = std::iter::repeat_with(|| (0, AWAY)).take(1_000).collect();
+        for _ in 0..20 {
+            let (verdict, attempts, copies, at) = play(&away).await;
+            assert_eq!((verdict, copies, at), (Verdict::Retry { after: None }, 0, 29), "of 30 s, after {attempts}");
+        }
+        // It is there again 2 s before.
+        let until = Instant::now() + Duration::from_secs(30);
+        let send = || -> Flight<'_> {
+            Box::pin(async move { if Instant::now() < until - Duration::from_secs(2) { AWAY } else { ACCEPTED } })
+        };
+        let ended = run_with(send, until, &Departure::unmeasured(), &Fixed, 0, pending()).await.map(|it| it.verdict);
+        assert_eq!(ended, Ok(Verdict::Accepted));
+        let asked = || Attempt::Again { after: Some(Duration::from_secs(60)) };
+        let (verdict, attempts, _, at) = play(&[(0, asked()), (0, ACCEPTED)]).await;
+        assert_eq!((verdict, attempts, at), (Verdict::Retry { after: Some(Duration::from_secs(60)) }, 1, 29));
+    }
+
     /// Plays it where other services come in force after so many seconds: after how many tries these go on, or the verdict.
-    async fn play_until_changed(script: &[Attempt], changed_after: u64) -> Result<Verdict, u32> {
+    async fn play_until_changed(script: &[Attempt], changed_after: u64) -> Result<Verdict, Tried> {
         let (script, departure) = (RefCell::new(script.iter()), Departure::unmeasured());
         let send = || -> Flight<'_> {
             departure.note();
@@ -342,17 +390,30 @@ mod tests {
         };
         let changed = Box::pin(tokio::time::sleep(Duration::from_secs(changed_after)));
         let until = Instant::now() + Duration::from_secs(30);
-        run_with(send, until, &departure, &Fixed, changed).await.map(|settled| settled.verdict)
+        run_with(send, until, &departure, &Fixed, 0, changed).await.map(|settled| settled.verdict)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_certainly_not_taken_goes_to_other_services_and_what_may_have_been_does_not() {
+    async fn what_was_certainly_not_taken_goes_to_other_services_and_so_does_the_next_copy_of_what_may_have_been() {
         let away = || std::iter::repeat_with(|| AWAY);
         let tried = play_until_changed(&away().take(1_000).collect::<Vec<_>>(), 9).await;
-        assert!(matches!(tried, Err(1..)), "{tried:?}");
-        assert_eq!(play_until_changed(&[AWAY], 9).await, Ok(Verdict::Unconfirmed), "it is under way");
+        assert!(matches!(tried, Err(Tried { attempts: 1.., copies: 0 })), "{tried:?}");
+        assert_eq!(play_until_changed(&[], 3).await, Err(Tried { attempts: 1, copies: 1 }), "the second copy");
+        assert_eq!(play_until_changed(&[], 9).await, Ok(Verdict::Unconfirmed), "two are under way");
         let lost: Vec<_> = std::iter::once(Attempt::Lost).chain(away().take(1_000)).collect();
-        assert_eq!(play_until_changed(&lost, 9).await, Ok(Verdict::Unconfirmed));
+        let tried = play_until_changed(&lost, 9).await;
+        assert!(matches!(tried, Err(Tried { attempts: 2.., copies: 1 })), "{tried:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_other_services_may_have_taken_is_one_of_two() {
+        let (departure, until) = (Departure::unmeasured(), Instant::now() + Duration::from_secs(30));
+        let send = || -> Flight<'_> {
+            departure.note();
+            Box::pin(pending())
+        };
+        let ended = run_with(send, until, &departure, &Fixed, 1, pending()).await;
+        assert_eq!(ended, Ok(Settled { verdict: Verdict::Unconfirmed, attempts: 1, copies: 2 }));
     }
 
     /// A recipient whose token changes at this moment.

@@ -13,9 +13,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
-use super::copies::{self, Flight, Settled};
+use super::copies::{self, Flight, Settled, Tried};
+use super::last_try;
 use crate::domain::PushOutcome;
 use crate::log;
 use crate::metrics::Metrics;
@@ -56,7 +57,8 @@ pub struct AppPush {
 /// The outcome of one push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The verdict. [`Verdict::Retry`] here means that no further attempt fits before the deadline, so that it is final.
+    /// The verdict. [`Verdict::Retry`] here means that no further attempt fits before the deadline, so that it is final. That of a call comes right before
+    /// its deadline, and not earlier.
     pub verdict: Verdict,
     /// The number of attempts; 0 if the push never left.
     pub attempts: u32,
@@ -149,7 +151,7 @@ impl PushService {
     }
 
     /// Uses the services and keys of another one from now on. Pushes under way go on as they began; those that wait for a retry, and were certainly not taken,
-    /// are tried by the new services.
+    /// are tried by the new services. So is the next copy of a call's push that may be taken twice.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
         self.0.mode.swap(Arc::clone(&mode)).note_in_force(false);
@@ -224,7 +226,12 @@ impl PushService {
         };
         let run = match DeliveryRun::new(apps.get(app), target, push) {
             Ok(run) => run,
-            Err(verdict) => return Ok(Settled { verdict, attempts: from.earlier.attempts, copies: 0 }),
+            // What earlier services may have taken may ring.
+            Err(_) if from.earlier.lost > 0 && push.event == Event::Call => {
+                let Earlier { attempts, lost: copies, .. } = from.earlier;
+                return Ok(Settled { verdict: Verdict::Unconfirmed, attempts, copies });
+            }
+            Err(verdict) => return Ok(Settled { verdict, attempts: from.earlier.attempts, copies: from.earlier.lost }),
         };
         let record = Arc::clone(run.record());
         let _waiting = record.wait();
@@ -483,7 +490,8 @@ impl<'a> DeliveryRun<'a> {
             }
         };
         let before = from.earlier.attempts;
-        let again = |attempts| Earlier { attempts: before + attempts, lost: 0, since: None };
+        let lost = from.earlier.lost;
+        let again = |Tried { attempts, copies }| Earlier { attempts: before + attempts, lost: copies, since: None };
         let mut settled = match self {
             Self::Fcm(fcm, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
@@ -493,7 +501,9 @@ impl<'a> DeliveryRun<'a> {
                         noted(fcm.attempt(&mut prepared, deadline, departure, Some(&renewed)).await)
                     })
                 };
-                copies::run_with(send, deadline, departure, recipient, from.changed.as_mut()).await.map_err(again)?
+                copies::run_with(send, deadline, departure, recipient, lost, from.changed.as_mut())
+                    .await
+                    .map_err(again)?
             }
             Self::WebPush(webpush, prepared) if event == Event::Call => {
                 let send = || -> Flight<'_> {
@@ -503,7 +513,9 @@ impl<'a> DeliveryRun<'a> {
                         noted(webpush.attempt(&mut prepared, deadline, (departure, recipient), Some(&renewed)).await)
                     })
                 };
-                copies::run_with(send, deadline, departure, recipient, from.changed.as_mut()).await.map_err(again)?
+                copies::run_with(send, deadline, departure, recipient, lost, from.changed.as_mut())
+                    .await
+                    .map_err(again)?
             }
             run => {
                 let settled = run.repeated(terms, from, &retries, noted).await?;
@@ -560,16 +572,21 @@ impl<'a> DeliveryRun<'a> {
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
             let next = so_far.next_after(attempt).and_then(|after| {
-                let pause = pause_before(deadline, pauses.pause_or(tries, after), after)?;
-                Ok((pause, after))
+                let next = next_try(event, deadline, pauses.pause_or(tries, after), after)?;
+                Ok((next, after))
             });
-            let (pause, after) = match next {
+            let (next, after) = match next {
                 Ok(next) => next,
                 Err(verdict) => return Ok(so_far.given_up(verdict, refused_for)),
             };
             let its_turn = async {
-                sleep(pause).await;
-                if longest.is_some() { retries.turn(deadline).await.map(Some) } else { Some(None) }
+                // Of a call that is not tried again the token, or the services, may change yet.
+                sleep_until(next.unwrap_or_else(|| last_try::settled_at(deadline))).await;
+                match next {
+                    None => None,
+                    Some(_) if longest.is_some() => retries.turn(deadline).await.map(Some),
+                    Some(_) => Some(None),
+                }
             };
             turn = tokio::select! {
                 its_turn = its_turn => match its_turn {
@@ -629,13 +646,19 @@ struct Resumption<'a, 'b> {
     changed: Pin<&'a mut Notified<'b>>,
 }
 
-/// The pause before the next attempt, if it ends before the deadline.
-fn pause_before(deadline: Instant, pause: Duration, after: Option<Duration>) -> Result<Duration, Verdict> {
+/// The time of the next attempt, if it comes before the deadline. `None`: a call that is tried no more, and lives until its deadline.
+fn next_try(
+    event: Event,
+    deadline: Instant,
+    pause: Duration,
+    after: Option<Duration>,
+) -> Result<Option<Instant>, Verdict> {
     let now = Instant::now();
-    match deadline.checked_duration_since(now) {
-        None | Some(Duration::ZERO) => Err(Verdict::TooLate),
-        Some(left) if pause >= left => Err(Verdict::Retry { after }),
-        Some(_) => Ok(pause),
+    match now + pause {
+        _ if now >= deadline => Err(Verdict::TooLate),
+        _ if event == Event::Call => Ok(last_try::next_try(now, pause, after, deadline)),
+        at if at >= deadline => Err(Verdict::Retry { after }),
+        at => Ok(Some(at)),
     }
 }
 

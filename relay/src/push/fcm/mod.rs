@@ -111,7 +111,8 @@ impl Fcm {
         let endpoint = dialled(settings.endpoint.as_deref().unwrap_or(SERVICE), "endpoint")?;
         let oauth = dialled(&account.token_uri, "token_uri")?;
         let path = format!("{}/v1/projects/{}/messages:send", endpoint.path(), account.project_id);
-        let oauth = Arc::new(Channel::new(format!("{app}/fcm-oauth"), oauth, false, Arc::clone(&record)));
+        let oauth =
+            Arc::new(Channel::new(format!("{app}/fcm-oauth"), oauth, false, Record::of_token_endpoint(&record)));
         Ok(Self {
             project: account.project_id.clone(),
             path,

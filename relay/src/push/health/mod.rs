@@ -131,6 +131,8 @@ struct Part {
 pub(super) struct Record {
     /// Receives a copy of the notes here.
     part: Option<Part>,
+    /// Of a token endpoint: the service that it gives tokens for.
+    tokens_for: Option<Arc<Record>>,
     app: Box<str>,
     service: &'static str,
     series: PushServiceSeries,
@@ -174,7 +176,17 @@ impl Record {
         let standing = Standing::new();
         let (tokens, troubles) = (earlier.map(|it| Arc::clone(&it.tokens)).unwrap_or_default(), AtomicU32::new(0));
         let (app, in_force) = (app.into(), AtomicBool::new(false));
-        Arc::new(Self { part: None, app, service, series, tokens, troubles, in_force, standing: Mutex::new(standing) })
+        Arc::new(Self {
+            part: None,
+            tokens_for: None,
+            app,
+            service,
+            series,
+            tokens,
+            troubles,
+            in_force,
+            standing: Mutex::new(standing),
+        })
     }
 
     /// `apns`, `apns-sandbox`, `fcm`, `webpush`.
@@ -200,6 +212,7 @@ impl Record {
     pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
         let standing = Standing::new();
         Arc::new(Self {
+            tokens_for: None,
             part: Some(Part { of: Arc::clone(of), troubled: Arc::clone(troubled), origin: origin.into() }),
             app: of.app.clone(),
             service: of.service,
@@ -208,6 +221,21 @@ impl Record {
             troubles: AtomicU32::new(0),
             in_force: AtomicBool::new(false),
             standing: Mutex::new(standing),
+        })
+    }
+
+    /// That of the token endpoint of this service: what goes wrong with it is told as that, for its host may be another's.
+    pub(super) fn of_token_endpoint(of: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self {
+            part: None,
+            tokens_for: Some(Arc::clone(of)),
+            app: of.app.clone(),
+            service: of.service,
+            series: of.series.clone(),
+            tokens: Arc::clone(&of.tokens),
+            troubles: AtomicU32::new(0),
+            in_force: AtomicBool::new(false),
+            standing: Mutex::new(Standing::new()),
         })
     }
 
@@ -267,6 +295,10 @@ impl Record {
 
     /// Notes a trouble; `detail` is in words of this system, without a secret.
     pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
+        if let Some(service) = &self.tokens_for {
+            let (reason, detail) = reasons::at_token_endpoint(trouble.reason, detail);
+            return service.trouble(Trouble { reason, ..trouble }, detail);
+        }
         match &self.part {
             None => self.weighed_trouble(trouble, detail, false),
             Some(Part { of, troubled, origin }) => match troubled.weigh(origin, trouble.grave) {
@@ -433,6 +465,19 @@ mod tests {
 
     fn record() -> Arc<Record> {
         Record::new("com.example.phone", "apns", Metrics::new().push_service("com.example.phone", "apns"), None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_wrong_with_a_token_endpoint_is_told_as_that() {
+        let service = record();
+        let endpoint = Record::of_token_endpoint(&service);
+        for (reason, words) in [("Unanswered", "it does not answer"), ("ConnectionLost", "its connections break")] {
+            (0..TROUBLES).for_each(|_| endpoint.trouble(Trouble::light(reason), ""));
+            let (reason, why) = service.report().reason.expect("it fails");
+            assert!(reason == "TokenEndpointAway" && why.contains(words) && !why.contains("pushes"), "{reason}: {why}");
+        }
+        endpoint.note(Note::Trouble(Trouble::grave("ServiceAccountRefused")));
+        assert_eq!(service.report().reason.map(|(reason, _)| reason), Some("ServiceAccountRefused"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -125,6 +125,17 @@ pub(crate) fn words(reason: &str) -> &'static str {
     }
 }
 
+/// A trouble with a token endpoint, and its detail: with its connections it is a trouble with that endpoint, and none with the service.
+pub(super) fn at_token_endpoint<'a>(reason: &'static str, detail: &'a str) -> (&'static str, &'a str) {
+    match reason {
+        "Silent" | "Unanswered" => ("TokenEndpointAway", "it does not answer"),
+        "ConnectionLost" => ("TokenEndpointAway", "its connections break"),
+        "Unreachable" => ("TokenEndpointAway", if detail.is_empty() { "no connection can be made" } else { detail }),
+        "ServerError" | "AskedToWait" => ("TokenEndpointAway", detail),
+        reason => (reason, detail),
+    }
+}
+
 /// Whether a push is refused for a mistake in the configuration, here or at the service: of the key, the topic, the project. Once that is corrected, the
 /// same push is taken.
 pub(crate) fn is_of_configuration(reason: &str) -> bool {

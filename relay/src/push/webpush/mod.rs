@@ -119,6 +119,8 @@ pub fn endpoint(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let authority = uri.authority()?.as_str();
     let whole = uri.scheme_str() == Some("https") && !authority.contains('@') && !text.contains('#');
+    // What no URI has (RFC 3986 §2), though some parsers take it.
+    let whole = whole && !text.contains(['"', '<', '>', '\\', '^', '`', '{', '|', '}']);
     (whole && host(&uri).is_some() && https_port(&uri).is_some()).then_some(uri)
 }
 
@@ -436,6 +438,10 @@ mod tests {
             "https://h:0/",
             "https://h:99999/",
             "wss://h/",
+            "https://h/a|b",
+            "https://h/\"a\"",
+            "https://h/{a}",
+            "https://h/a\\b",
         ] {
             assert!(endpoint(bad).is_none(), "{bad}");
         }

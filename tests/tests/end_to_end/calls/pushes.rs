@@ -349,6 +349,27 @@ async fn push_has_given_way_times(world: &World, instance: &Instance, times: usi
 }
 
 #[tokio::test]
+async fn a_call_whose_push_may_not_be_tried_again_in_its_time_lives_as_long_for_a_phone_that_comes() -> Outcome {
+    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "12s".to_owned()).await?;
+    let too_long = || [apns::Answer::TooManyRequests { retry_after: Some(600) }];
+    world.apns.answer_with(TOKEN, too_long());
+    let caller = world.call()?;
+    world.until("the push", || async { (world.apns.requests() == 1).then_some(()) }).await?;
+    let (phone, call) = world.wake_to_call(&instance).await?;
+    world.answer(&caller, &call).await?;
+    world.hang_up(&caller, &call).await?;
+    phone.unregister(SOON).await?;
+    world.await_all_asleep().await?;
+    // One that nobody comes for ends in its own time.
+    world.apns.answer_with(TOKEN, too_long());
+    let began = std::time::Instant::now();
+    world.call()?.expect(480, SOON * 2).await?;
+    assert!(began.elapsed() > std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!((world.apns.requests(), world.apns.count()), (2, 0));
+    world.content()
+}
+
+#[tokio::test]
 async fn a_push_that_waits_to_be_tried_again_is_not_when_its_phone_rings_or_knows_of_the_call() -> Outcome {
     let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
     world.apns.answer_with(TOKEN, [apns::Answer::TooManyRequests { retry_after: Some(80) }]);

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::{World, apple, apple_token};
+use super::{World, apple, apple_token, google};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -101,5 +101,31 @@ async fn a_service_that_says_nothing_before_it_is_asked_gets_its_push_a_second_l
         let delivery = world.ring(apple(1), 1).await;
         assert_eq!(delivery.verdict, Verdict::Accepted);
         assert!(delivery.elapsed < (silent_for + 100) * MS, "{delivery:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_is_spent_on_connections_that_never_say_anything_and_the_first_that_speaks_is_used_two_seconds_later() {
+    for target in [apple, google] {
+        let world = World::new();
+        let port = if target(1).provider.is_apple() { world.apns.port() } else { world.fcm.port() };
+        // The access token, and what a service was before it hung.
+        assert_eq!(world.ring(target(1), 1).await.verdict, Verdict::Accepted);
+        let tls = TlsAcceptor::from(world.authority.server_config(&["localhost"], &[b"h2"]));
+        world.net.intercept(port, 3, move |stream| {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let _hangs = tls.accept(stream).await;
+                std::future::pending::<()>().await;
+            });
+        });
+        world.apns.drain();
+        world.fcm.drain();
+        sleep(10 * MS).await;
+        let deliveries = world.ring_each(500 * MS, 100, 16, target).await.ended().await;
+        assert_eq!(accepted(&deliveries), 16, "{deliveries:?}");
+        assert!(deliveries.iter().all(|it| it.attempts == 1 && it.copies == 1), "{deliveries:?}");
+        assert!(slowest(&deliveries) < 6_500 * MS, "three hang, and a further one begins each 2 s: {deliveries:?}");
+        world.assert_clean();
     }
 }

@@ -8,7 +8,7 @@ use relay::metrics::Metric;
 use relay::metrics::reading::Reading;
 use relay::push::{AppPush, Event, Push, PushService, State, Verdict};
 use tests::apns::{Answer, KEY_ID, TEAM_ID};
-use tests::fcm;
+use tests::fcm::{self, Fcm};
 
 use super::{APP, World, apple, apple_token, call, google, google_token};
 
@@ -104,9 +104,10 @@ async fn the_metric_of_a_failing_service_changes_only_with_what_is_in_force() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_wait_go_by_the_services_of_a_reload_and_what_may_have_been_taken_does_not() {
+async fn calls_that_wait_and_second_copies_go_by_the_services_of_a_reload_and_what_has_left_for_apns_does_not() {
     let world = World::new();
-    let (apns, fcm) = (world.apns.settings(), world.fcm.settings());
+    let (apns, fcm, elsewhere) =
+        (world.apns.settings(), world.fcm.settings(), Fcm::start_within(&world.net, &world.authority));
     // Nothing listens there.
     let away = |app: &mut AppPush| {
         app.apns.as_mut().expect("it is there").endpoint = Some("https://localhost:9".into());
@@ -126,6 +127,16 @@ async fn calls_that_wait_go_by_the_services_of_a_reload_and_what_may_have_been_t
         assert_eq!(delivery.verdict, Verdict::Accepted);
         assert!(delivery.elapsed < Duration::from_secs(4) && delivery.attempts > 1, "{delivery:?}");
     }
+    // The second copy of what may have been taken does, too.
+    world.fcm.answer_with(&google_token(4), [fcm::Answer::Stall]);
+    let moved = ring(google(4), 4);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = world.fcm.requests();
+    world.service.become_like(&world.renewed(|app| app.fcm = Some(elsewhere.settings())));
+    let delivery = moved.await.expect("no panic");
+    assert_eq!((delivery.verdict, delivery.attempts, delivery.copies), (Verdict::Accepted, 2, 2));
+    assert_eq!((world.fcm.requests() - before, elsewhere.count()), (0, 1));
+    world.service.become_like(&world.renewed(|_| {}));
     // What has left waits for its answer.
     world.apns.answer_with(&apple_token(3), [Answer::Slow(Duration::from_secs(5))]);
     let under_way = ring(apple(3), 3);

@@ -217,19 +217,28 @@ async fn an_alert_that_is_told_to_wait_without_a_time_asks_seldom_and_delays_no_
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_tells_one_subscription_after_the_other_to_wait_is_left_alone_for_seconds_by_all_but_calls() {
-    for (push, waits) in [(alert(), 500..6_000), (call(9), 0..100)] {
-        let web = Web::new(&Authority::new());
+    // The eighth was told so 50 ms before.
+    for (is_call, waits) in [(false, 450..6_000), (true, 0..100)] {
+        let (web, mut told) = (Web::new(&Authority::new()), Vec::new());
         for number in 1..=8 {
             let device = web.server.subscribe();
             web.server.answer_with(&device.token, [Answer::Status(429, Some(600))]);
-            let delivery = web.service.deliver(APP, &device.push_target(), &call(number)).await;
-            assert!(matches!(delivery.verdict, Verdict::Retry { .. }) && delivery.elapsed < Duration::from_millis(100));
+            // Its call lives on, untried.
+            let (service, target) = (web.service.clone(), device.push_target());
+            told.push(tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await }));
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        assert_eq!(web.server.requests(), 8);
+        let push = if is_call { call(9) } else { alert() };
         let push = Push { deadline: push.sent_at + 30, ..push };
         let delivery = web.service.deliver(APP, &web.server.subscribe().push_target(), &push).await;
         assert_eq!(delivery.verdict, Verdict::Accepted);
         let waited = delivery.elapsed.as_millis();
         assert!(waits.contains(&waited), "{waited} ms");
+        for call in told {
+            let delivery = call.await.expect("no panic");
+            assert!(matches!(delivery.verdict, Verdict::Retry { .. }) && delivery.attempts == 1, "{delivery:?}");
+        }
     }
 }
 
@@ -636,6 +645,28 @@ async fn a_service_that_a_device_has_chosen_has_one_connection_however_few_strea
     }
     assert!(began.elapsed() >= Duration::from_millis(3_600), "one after the other: {:?}", began.elapsed());
     assert_eq!(web.server.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_many_devices_have_chosen_has_further_connections_for_calls_that_wait_for_a_stream() {
+    let web = Web::new(&Authority::new());
+    web.server.allow_streams(1);
+    let devices: Vec<_> = (0..8).map(|_| web.server.subscribe()).collect();
+    for (device, number) in devices.iter().zip(1..) {
+        assert_eq!(web.service.deliver(APP, &device.push_target(), &call(number)).await.verdict, Verdict::Accepted);
+    }
+    assert_eq!(web.server.connections(), 1);
+    let began = Instant::now();
+    let calls = devices.into_iter().zip(101..).map(|(device, number)| {
+        web.server.answer_with(&device.token, [Answer::Slow(Duration::from_millis(1_500))]);
+        let (service, target) = (web.service.clone(), device.push_target());
+        tokio::spawn(async move { service.deliver(APP, &target, &call(number)).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.expect("no panic").verdict, Verdict::Accepted);
+    }
+    assert!(began.elapsed() < Duration::from_secs(7), "eight of 1.5 s each: {:?}", began.elapsed());
+    assert!((2..=4).contains(&web.server.connections()), "{}", web.server.connections());
 }
 
 #[tokio::test(start_paused = true)]

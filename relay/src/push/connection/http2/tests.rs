@@ -31,7 +31,7 @@ async fn connected(setting: u16, value: u32) -> (Arc<Connection>, DuplexStream) 
     while !heard.ends_with(&SETTINGS_ACK) {
         theirs.read_buf(&mut heard).await.unwrap();
     }
-    let (objection, line) = (Objection::default(), Line::new(false, Arc::default()));
+    let (objection, line) = (Objection::default(), Line::new(false, 100, Arc::default()));
     (Arc::new(Connection { sender, core: None, objection, allowance: None, made_at: Instant::now(), line }), theirs)
 }
 
