@@ -4,6 +4,7 @@
 //!
 //! Invariant: a word is part of the published API, and names no person, address or token.
 
+pub mod characters;
 pub mod story;
 
 /// An enum whose variants each have a word that is seen outside.

@@ -257,7 +257,7 @@ mod tests {
             let (now, _) = taken_after(&mut left);
             // The second has registered here; the third is being pushed.
             let is_of = |id, of: &Arc<str>| id != instance(2) && *of == node;
-            assert_eq!(left.looked_for(now, is_of), [node.clone()]);
+            assert_eq!(left.looked_for(now, is_of), std::slice::from_ref(&node));
             left.note(now, &node, false, &[instance(3)]);
             let wanted = left.take(now + BACK_WITHIN, |id| is_of(id, &node));
             assert_eq!(wanted, [(UpstreamId(1), instance(1))]);

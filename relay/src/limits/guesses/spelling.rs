@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-use crate::push::payload::is_blank;
+use crate::domain::characters::is_blank;
 
 static SPELLINGS: LazyLock<BTreeMap<u32, &str>> = LazyLock::new(|| {
     let code = |hex| u32::from_str_radix(hex, 16);

@@ -353,7 +353,6 @@ impl Channel {
     }
 }
 
-/// The usability of a connection.
 /// The name of the trouble that left the fate of a request unknown.
 fn reason_of_loss(connection: &Connection, lost: &Lost) -> &'static str {
     match lost {
@@ -364,6 +363,7 @@ fn reason_of_loss(connection: &Connection, lost: &Lost) -> &'static str {
     }
 }
 
+/// The usability of a connection.
 fn freshness(connection: &Arc<Connection>) -> Freshness {
     match &connection.line {
         _ if connection.is_shut_out() => Freshness::Good,

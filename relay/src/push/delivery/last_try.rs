@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::push::{Event, Verdict};
+
 /// How long before the deadline the last try is made: a phone needs about so long to come.
 const LAST_TRY: Duration = Duration::from_secs(1);
 /// How long before the deadline a push ends that was not taken, so that it is told why before its call ends.
@@ -22,6 +24,22 @@ pub(super) fn next_try(now: Instant, pause: Duration, asked: Option<Duration>, d
     let last = deadline.checked_sub(LAST_TRY).filter(|last| *last > now);
     let at = last.map_or(now + pause, |last| last.min(now + pause)).max(now + asked.unwrap_or_default());
     (at < deadline).then_some(at)
+}
+
+/// The time of the next attempt, if it comes before the deadline. `None`: a call that is tried no more, and lives until its deadline.
+pub(super) fn next_attempt(
+    event: Event,
+    deadline: Instant,
+    pause: Duration,
+    after: Option<Duration>,
+) -> Result<Option<Instant>, Verdict> {
+    let now = Instant::now();
+    match now + pause {
+        _ if now >= deadline => Err(Verdict::TooLate),
+        _ if event == Event::Call => Ok(next_try(now, pause, after, deadline)),
+        at if at >= deadline => Err(Verdict::Retry { after }),
+        at => Ok(Some(at)),
+    }
 }
 
 /// When a call's push ends that is not tried again.

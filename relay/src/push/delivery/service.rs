@@ -572,7 +572,7 @@ impl<'a> DeliveryRun<'a> {
             let attempt = noted(if refused_for.is_some() { Attempt::Again { after: None } } else { attempt });
             drop(turn.take());
             let next = so_far.next_after(attempt).and_then(|after| {
-                let next = next_try(event, deadline, pauses.pause_or(tries, after), after)?;
+                let next = last_try::next_attempt(event, deadline, pauses.pause_or(tries, after), after)?;
                 Ok((next, after))
             });
             let (next, after) = match next {
@@ -644,22 +644,6 @@ struct Terms<'a> {
 struct Resumption<'a, 'b> {
     earlier: Earlier,
     changed: Pin<&'a mut Notified<'b>>,
-}
-
-/// The time of the next attempt, if it comes before the deadline. `None`: a call that is tried no more, and lives until its deadline.
-fn next_try(
-    event: Event,
-    deadline: Instant,
-    pause: Duration,
-    after: Option<Duration>,
-) -> Result<Option<Instant>, Verdict> {
-    let now = Instant::now();
-    match now + pause {
-        _ if now >= deadline => Err(Verdict::TooLate),
-        _ if event == Event::Call => Ok(last_try::next_try(now, pause, after, deadline)),
-        at if at >= deadline => Err(Verdict::Retry { after }),
-        at => Ok(Some(at)),
-    }
 }
 
 /// The operator's mistake for which this push was refused, if the push waits until the mistake is corrected.

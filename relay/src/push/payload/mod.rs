@@ -18,6 +18,7 @@ use unicode_segmentation::UnicodeSegmentation as _;
 
 use self::json_body::json_body;
 use super::{Event, Push};
+use crate::domain::characters::is_blank;
 use crate::hpke::PublicKey;
 
 /// The most that APNs takes for a VoIP push, in bytes of the body.
@@ -247,26 +248,6 @@ fn visible(text: &str, most: Longest) -> String {
         text.clear();
     }
     text
-}
-
-/// Whether a character is drawn as nothing: Default_Ignorable_Code_Point beside Cf and variation selectors, the blank Braille pattern, noncharacters.
-pub(crate) fn is_blank(c: char) -> bool {
-    let code = u32::from(c);
-    code & 0xfffe == 0xfffe
-        || matches!(
-            code,
-            0x034f
-                | 0x115f..=0x1160
-                | 0x17b4..=0x17b5
-                | 0x180b..=0x180f
-                | 0x2065
-                | 0x2800
-                | 0x3164
-                | 0xfdd0..=0xfdef
-                | 0xffa0
-                | 0xfff0..=0xfff8
-                | 0xe0000..=0xe0fff
-        )
 }
 
 /// Whether a character chooses how the one before it is drawn, emoji or text.

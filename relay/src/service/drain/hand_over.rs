@@ -38,11 +38,10 @@ use tokio::time::{Instant, timeout};
 use super::woken_calls::Announcer;
 use crate::agent::request::Request;
 use crate::lock::Mutex;
+use crate::service::ownership::claims::HAND_OVER_LIMIT;
 use crate::service::{Inner, Service};
 use crate::vault::{OPERATION_LIMIT, StoreError};
 
-/// How long the others may take to register the instances; they go on with the rest after that.
-pub const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
 /// The time without a letter after which this node checks whether there is anything left to wait for.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long another node may own an instance without reporting it, before its letter counts as lost.

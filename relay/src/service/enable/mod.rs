@@ -6,10 +6,16 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
-//! An app that hangs up meanwhile has enabled nothing (`hang_up`). A second enabling of the same device does not wait for the first to end: the first one is
-//! answered 202 at once, and makes room. A device for which another node has a call is enabled there (`in_call`).
+//! A second enabling of the same device does not wait for the first to end: the first one is answered 202 at once, and makes room.
 //!
-//! A device whose account another node has registered for another device is enabled there as well (`registered_elsewhere`).
+//! | room | contents |
+//! | --- | --- |
+//! | [`first_registration`] | the registration that proves the credentials |
+//! | [`hang_up`] | an app that hangs up meanwhile has enabled nothing |
+//! | [`in_call`] | a device for which another node has a call is enabled there |
+//! | [`registered_elsewhere`] | so is one whose account another node has registered for another device |
+//! | [`interrupted_replacement`] | a replacement that a crash has interrupted |
+//! | [`succession`] | which of two instances of a device stands, and from when |
 //!
 //! A device joins an account that this relay already serves for another device of the same app: the existing binding registers again, with the new device's
 //! credentials.

@@ -36,11 +36,12 @@ use crate::limits::holdings::Holding;
 use crate::lock::Mutex;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
-use crate::service::drain::hand_over::HAND_OVER_LIMIT;
 use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
 
+/// How long the takers of what a leaving node had may take to register it; that node ends without the rest after that.
+pub(crate) const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
 /// Instances that are claimed at once.
 const BATCH: usize = 256;
 /// Instances bound at once; a shard does nothing else meanwhile.

@@ -1,4 +1,6 @@
 //! Registrars that take one Contact in a REGISTER.
+//!
+//! Invariant: the own Contact is asked for in the end, whatever becomes of the others.
 
 use super::*;
 
