@@ -61,6 +61,13 @@ impl SilentServers {
         }
     }
 
+    /// Whether registrations at a server are left without an answer.
+    pub(crate) fn is_silent(&self, upstreams: &Upstreams, upstream: UpstreamId) -> bool {
+        let servers = self.lock();
+        let is_in = |server: &str| servers.contains_key(server);
+        !servers.is_empty() && upstreams.route(upstream).is_some_and(|route| is_in(route.server().as_str()))
+    }
+
     /// The silence of a server counts no more.
     pub(crate) fn forget(&self, server: &str) {
         self.lock().remove(server);

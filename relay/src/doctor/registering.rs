@@ -112,13 +112,16 @@ impl<'a> Registering<'a> {
             report.good(STEP, what);
             return Ok(());
         }
-        self.look_at_own_contact(&own, &before.as_ref().map(contacts).unwrap_or_default(), report).await
+        self.look_at_own_contact(&own, before.as_ref().map(contacts), report).await
     }
 
     /// The answer to the credentials, which lists the Contacts; none from a server that does not know the question.
     async fn look_at_credentials(&mut self, report: &mut Report) -> Result<Option<Message>, Ended> {
         let answer = self.send_authorized(&[], report).await;
         if tells_nothing(&answer) {
+            // Unless the answer to a Contact says otherwise.
+            let is_wrong = |answer: &Message| matches!(answer.status(), Some(403 | 404 | 604));
+            report.proof = answer.as_ref().is_ok_and(is_wrong).then_some(false);
             let what = format!("with credentials, a REGISTER without a Contact: {}", told(&answer));
             report.note(STEP, what, "the relay sends none such");
             self.challenges.begin();
@@ -136,11 +139,12 @@ impl<'a> Registering<'a> {
         Ok(Some(answer))
     }
 
-    /// Registers a Contact of its own beside those that were there `before`, and takes it away again.
+    /// Registers a Contact of its own beside those that were there `before`, and takes it away again. `None`: the server did not say which there were, nor
+    /// whether the credentials are right.
     async fn look_at_own_contact(
         &mut self,
         own: &OwnContact,
-        before: &BTreeSet<String>,
+        before: Option<BTreeSet<String>>,
         report: &mut Report,
     ) -> Result<(), Ended> {
         let wanted = self.doctor.register_expires.as_secs();
@@ -160,23 +164,30 @@ impl<'a> Registering<'a> {
             granted = self.send_again(&own.headers(wanted), report).await?;
         }
         let status = granted.status().unwrap_or_default();
-        match (status, report.proof) {
+        match (status, &before) {
             (200..300, Some(_)) => {}
             (200..300, None) => {
                 report.proof = Some(true);
                 report.good(STEP, "the credentials are accepted");
+                report.note(
+                    STEP,
+                    "it does not say which Contacts there were before this one",
+                    "where it keeps one Contact of an account, the one before gets no calls until it registers again: a phone when it is restarted, a relay with its next refresh",
+                );
             }
             (_, Some(_)) => {
                 let remedy = "the server may take no more Contacts of this account: raise its limit, or free one";
                 return Err(Ended::new(format!("{status} to a further Contact"), remedy));
             }
             (_, None) => {
-                report.proof = matches!(status, 401 | 403 | 404 | 407 | 604).then_some(false);
+                if matches!(status, 401 | 403 | 404 | 407 | 604) {
+                    report.proof = Some(false);
+                }
                 return Err(refused(status, &granted, true));
             }
         }
         look_at_lifetime(&granted, own, report);
-        look_at_contacts(&granted, own, before, report);
+        look_at_contacts(&granted, own, &before.unwrap_or_default(), report);
         look_at_extensions(&granted, keeps_path, report);
         let gone = self.send_again(&own.headers(0), report).await;
         if !gone.as_ref().is_ok_and(|gone| gone.status().is_some_and(|status| (200..300).contains(&status))) {
@@ -615,6 +626,20 @@ mod tests {
             );
             let last = seen.last().and_then(|it| it.text(Name::Contact)).unwrap_or_default();
             assert!(last.ends_with("expires=0"), "{last}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_the_question_counts_where_nothing_else_says_whether_the_password_is_right() {
+        for (question, contact, proof) in [(403, 503, Some(false)), (400, 503, None), (404, 200, Some(true))] {
+            let (report, _) = examine(move |asked| match (asked.has(Name::Authorization), asked.has(Name::Contact)) {
+                (false, _) => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))]),
+                (true, false) => (question, Vec::new()),
+                (true, true) if contact == 200 => granted(asked),
+                (true, true) => (contact, Vec::new()),
+            })
+            .await;
+            assert_eq!(report.proof, proof, "{question} {contact} {report}");
         }
     }
 

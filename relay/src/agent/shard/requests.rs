@@ -91,8 +91,7 @@ impl Shard {
                 let _ = reply.send(self.is_in_call(id));
             }
             Request::IsRegistered { binding, besides, reply } => {
-                let has_other = || self.endpoint.all_instances(binding).iter().any(|id| Some(*id) != besides);
-                let _ = reply.send(self.endpoint.is_registered(binding) && has_other());
+                let _ = reply.send(self.serves_another(binding, besides));
             }
             Request::OfAccount { aor, reply } => {
                 let mut ids = self.instances.of_account(aor);
@@ -197,6 +196,17 @@ impl Shard {
         }
         self.hand_over.leave(woken);
         self.drive(clock::now(), Input::HandOver);
+    }
+
+    /// Whether a binding is registered here for another device than this one, and its SIP server is reached: then one more device is enabled here.
+    fn serves_another(&self, binding: BindingId, besides: Option<InstanceId>) -> bool {
+        let others = self.endpoint.all_instances(binding);
+        let another = others.into_iter().find(|id| Some(*id) != besides);
+        let is_silent = |id| {
+            let row = self.instances.get(id);
+            row.is_none_or(|row| self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream))
+        };
+        self.endpoint.has_its_flow(binding) && another.is_some_and(|id| !is_silent(id))
     }
 
     fn list(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceStatus> {

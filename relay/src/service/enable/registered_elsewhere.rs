@@ -56,6 +56,6 @@ impl Inner {
     pub(crate) async fn registers(&self, binding: BindingId, besides: Option<InstanceId>) -> bool {
         let agent = &self.dependencies.agent;
         let ask = agent.ask_tagged(binding.tag(), |reply| Request::IsRegistered { binding, besides, reply });
-        !self.is_leaving() && ask.await == Some(true)
+        !self.is_leaving() && !agent.is_doubtful() && ask.await == Some(true)
     }
 }

@@ -140,7 +140,9 @@ async fn the_devices_of_an_address_are_woken_and_counted_at_all_nodes_and_the_fi
     let nodes = Nodes::start().await?;
     let world = &nodes.world;
     let apple = world.enable().await?;
-    let android = world.android_enable_request(FCM_TOKEN);
+    // Without a Contact of its own it would be enabled where the first one is.
+    let mut android = world.android_enable_request(FCM_TOKEN);
+    android["account"]["outbound_proxy"] = android["account"]["registrar"].clone();
     nodes.other.api().enabled(&android).await?;
     let (answer, phone) = tokio::join!(nodes.ask(15_000), async {
         let (here, there) = (world.push().await?, world.android_push().await?);
