@@ -6,7 +6,7 @@
 //! - while at most [`BAD_FREE`] answers in a row are `BadDeviceToken`, and
 //! - while at most [`BAD_FREE`] answers within [`WINDOW`], or one in [`BAD_SHARE`], are, and
 //! - while all nodes and their earlier runs have believed fewer than [`BAD_FREE`] since a push was accepted and few were refused, of [`JUDGED`] answers of
-//!   one run or more: a run that has just begun does not know the share.
+//!   one run or more, or once in [`JUDGED_WITHIN`] where there are fewer: a run that has just begun does not know the share.
 //!
 //! Otherwise the instance lives on, its caller hears that it cannot be reached, and the operator is told.
 //!
@@ -38,6 +38,8 @@ const BAD_FREE: u32 = 2;
 const BAD_SHARE: u32 = 5;
 /// So many answers of one run say what share of them is `BadDeviceToken`.
 const JUDGED: u32 = 20;
+/// So long is as good as so many, once.
+const JUDGED_WITHIN: Duration = Duration::from_secs(86_400);
 /// How often it is written down that pushes are accepted.
 const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
 /// For how long it is known to all nodes that a token was believed to be bad, while no push is accepted.
@@ -80,6 +82,8 @@ struct Row {
     half_began: Option<Instant>,
     /// Answers of this run.
     answers: u32,
+    /// When it began, or what was believed was given back.
+    judged_since: Option<Instant>,
 }
 
 /// One push service of an app, in the configuration in force.
@@ -110,8 +114,13 @@ impl TokenDoubts {
             if due {
                 row.written_at = Some(now);
             }
-            let is_low = row.answers >= JUDGED && row.share_is_low();
-            WhenAccepted { write_down: due, clear_counts: is_low && std::mem::take(&mut row.counts) }
+            let since = *row.judged_since.get_or_insert(now);
+            let is_known = row.answers >= JUDGED || now.saturating_duration_since(since) >= JUDGED_WITHIN;
+            let clear_counts = is_known && row.share_is_low() && std::mem::take(&mut row.counts);
+            if clear_counts {
+                row.judged_since = Some(now);
+            }
+            WhenAccepted { write_down: due, clear_counts }
         })
     }
 
@@ -181,7 +190,8 @@ impl TokenDoubts {
         let mut rows = self.rows.lock();
         let row = rows.entry((app.into(), provider)).or_default();
         if !Weak::ptr_eq(&row.services, services) {
-            *row = Row { services: services.clone(), ..Row::default() };
+            // What the store has of them counts for a service that stays the same.
+            *row = Row { services: services.clone(), counts: row.counts, ..Row::default() };
         }
         work(row)
     }
@@ -196,6 +206,7 @@ impl Row {
             _ => (self.halves, self.half_began) = ([(0, 0); 2], Some(now)),
         }
         self.answers = self.answers.saturating_add(1);
+        self.judged_since.get_or_insert(now);
         self.halves[0].0 += 1;
         self.halves[0].1 += u32::from(bad);
         self.in_a_row = if bad { self.in_a_row.saturating_add(1) } else { 0 };
@@ -393,6 +404,19 @@ mod tests {
             (Some(JUDGED as usize - 3), 1),
             "of twenty: {over:?}"
         );
+    }
+
+    #[test]
+    fn where_few_pushes_are_sent_a_day_is_as_good_as_many_answers_and_a_reload_forgets_nothing() {
+        let mut answers = Answers::new();
+        answers.accepted();
+        answers.bad();
+        let services = Arc::downgrade(&answers.services);
+        answers.doubts.note_counts(ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services });
+        answers.services = Arc::new(Mode::Printed);
+        assert!(!answers.accepted().clear_counts);
+        answers.now += JUDGED_WITHIN;
+        assert!(answers.accepted().clear_counts);
     }
 
     #[test]

@@ -21,6 +21,13 @@ const STUCK_AFTER: Duration = Duration::from_secs(2);
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 /// How long its answer is waited for then: services ask for so much patience, and what is not urgent has it.
 const ALERT_ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// How long before the deadline a call's push ends that has not left, or was not taken, so that it is told why before its call ends.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// When a call's push ends that is not tried again.
+pub(crate) fn settled_at(deadline: Instant) -> Instant {
+    deadline.checked_sub(SETTLED).unwrap_or(deadline)
+}
 
 /// Makes the body of a push that has waited anew; `None`: it has not, or there is nothing to make anew.
 pub(crate) type Renewed<'a> = Option<&'a (dyn Fn() -> Option<Bytes> + Sync)>;
@@ -50,9 +57,13 @@ pub(crate) struct TryTimes {
 }
 
 impl TryTimes {
-    /// The times of a call's push, which may leave and be answered until its deadline, or of any other push that begins now.
+    /// The times of a call's push, which may leave until right before its deadline and be answered until then, or of any other push that begins now.
     pub(crate) fn new(is_call: bool, deadline: Instant) -> Self {
-        if is_call { Self::whole(deadline) } else { Self::of_alert(deadline) }
+        if is_call {
+            Self { leaves_until: settled_at(deadline), ..Self::whole(deadline) }
+        } else {
+            Self::of_alert(deadline)
+        }
     }
 
     /// The request may leave, and be answered, until the end.

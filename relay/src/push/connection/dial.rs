@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | at once | the first address is tried; silent addresses, and those whose connections ended young, come last |
 //! | after each [`NEXT_AFTER`], or when one fails | the next address is tried |
-//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more |
+//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more, beside what hangs there; where a device has chosen the service, or in HTTP/1.1, [`OPEN_FEW`] are open at once for an address |
+//! | likewise | each that has failed, while others are open |
 //! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
 //! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before, or sends
@@ -43,6 +44,8 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// How long all addresses may be silent before each is tried once more, and how often.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 const AGAIN_MAX: u32 = 4;
+/// Handshakes that are open at once for one address, where that is limited: whoever names a host names what it costs.
+const OPEN_FEW: usize = 2;
 /// How long name, addresses and both handshakes may take together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the resolver may take while the addresses of the last time are known.
@@ -147,7 +150,8 @@ impl Dialler {
     /// Connects; also to which address. All that the connection will ever read is charged to the allowance, where there is one.
     pub(super) async fn dial(&self, allowance: Option<Arc<Allowance>>) -> Result<(Dialled, SocketAddr), DialError> {
         let connect = |connecting| handshake(connecting, self.name.clone(), Arc::clone(&self.tls), allowance.clone());
-        timeout(DIAL_TIMEOUT, self.race(connect)).await.unwrap_or(Err(DialError::Timeout))
+        let most = if allowance.is_some() { OPEN_FEW } else { usize::MAX };
+        timeout(DIAL_TIMEOUT, self.race(most, connect)).await.unwrap_or(Err(DialError::Timeout))
     }
 
     /// Connects for HTTP/1.1, likewise.
@@ -162,7 +166,7 @@ impl Dialler {
                 Ok((connector.connect(name, tcp).await.map_err(DialError::Tls)?, withdrawal))
             }
         };
-        let raced = timeout(DIAL_TIMEOUT, self.race(connect)).await;
+        let raced = timeout(DIAL_TIMEOUT, self.race(OPEN_FEW, connect)).await;
         raced.unwrap_or(Err(DialError::Timeout)).map(|(dialled, _)| dialled)
     }
 
@@ -185,7 +189,8 @@ impl Dialler {
         }
     }
 
-    async fn race<T, C>(&self, connect: impl Fn(Connecting) -> C) -> Result<(T, SocketAddr), DialError>
+    /// At most `most` handshakes are open at once for one address.
+    async fn race<T, C>(&self, most: usize, connect: impl Fn(Connecting) -> C) -> Result<(T, SocketAddr), DialError>
     where
         T: Send + 'static,
         C: Future<Output = Result<T, DialError>> + Send + 'static,
@@ -193,11 +198,14 @@ impl Dialler {
         let mut waiting: VecDeque<_> = self.addresses().await?.into();
         let mut open: JoinSet<(SocketAddr, Result<T, DialError>)> = JoinSet::new();
         let mut silent: Vec<SocketAddr> = Vec::new();
+        let mut failed: Vec<SocketAddr> = Vec::new();
+        let mut under_way: Vec<SocketAddr> = Vec::new();
         let mut worst: Option<DialError> = None;
         let mut repeated = 0;
         loop {
             if let Some(address) = waiting.pop_front() {
                 silent.push(address);
+                under_way.push(address);
                 let withdrawal = Withdrawal::default();
                 let connected = connect((self.network.connect(address, &withdrawal), withdrawal));
                 open.spawn(async move { (address, connected.await) });
@@ -211,12 +219,20 @@ impl Dialler {
                     // A handshake neither panics nor is stopped while its race goes on.
                     let Ok((address, outcome)) = ended else { return Err(worst.unwrap_or(DialError::Timeout)) };
                     silent.retain(|other| *other != address);
+                    if let Some(place) = under_way.iter().position(|other| *other == address) {
+                        under_way.swap_remove(place);
+                    }
                     match outcome {
                         Ok(dialled) => {
                             self.remember(address, &silent);
                             return Ok((dialled, address));
                         }
-                        Err(error) => worst = Some(more_telling(worst, error)),
+                        Err(error) => {
+                            worst = Some(more_telling(worst, error));
+                            if !waiting.contains(&address) && !failed.contains(&address) {
+                                failed.push(address);
+                            }
+                        }
                     }
                     if open.is_empty() && waiting.is_empty() {
                         return Err(worst.unwrap_or(DialError::Timeout));
@@ -228,7 +244,11 @@ impl Dialler {
                     }
                     if waiting.is_empty() {
                         repeated += 1;
-                        waiting.extend(std::mem::take(&mut silent));
+                        let is_full = |address: &SocketAddr| {
+                            under_way.iter().filter(|other| *other == address).count() >= most
+                        };
+                        waiting.extend(silent.extract_if(.., |address| !is_full(address)));
+                        waiting.extend(failed.drain(..));
                     }
                 }
             }

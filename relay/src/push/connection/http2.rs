@@ -518,7 +518,7 @@ impl Making {
         match self.endpoint.dialler().dial(allowance.clone()).await {
             Ok((Dialled { sender, driven, objection, withdrawal }, address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
-                // The service's SETTINGS have come.
+                // The service has begun to speak: with its SETTINGS, if all of them came at once.
                 let line = Line::new(self.cautious, sender.current_max_send_streams(), Arc::clone(&self.history));
                 let made = Arc::new(Connection {
                     sender,

@@ -3,7 +3,7 @@
 //! | the copy under way | consequence |
 //! | --- | --- |
 //! | is taken, or its token is gone | that verdict counts, whichever copy it is for |
-//! | is refused | that verdict counts, unless another copy is open, which may still be taken |
+//! | is refused | that verdict counts, unless another copy is open, which may still be taken, or earlier services may have taken one |
 //! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause, and once right before the deadline ([`last_try`]) |
 //! | is lost: it may have been taken | a second copy goes out after a short pause. When all copies so far were lost, a last one goes out after [a part](LAST_AFTER) of the remaining time, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, the delivery ends |
@@ -74,6 +74,7 @@ pub(super) async fn run_with<'a>(
         flights: Vec::with_capacity(COPIES_MAX),
         attempts: 0,
         lost: earlier as usize,
+        earlier,
         refusal: None,
         next_at: Some(Instant::now()),
         leaving: None,
@@ -109,6 +110,8 @@ struct Copies<'a, 'b, S> {
     flights: Vec<Flight<'a>>,
     attempts: u32,
     lost: usize,
+    /// Those of them that other services may have taken.
+    earlier: u32,
     /// The answer to one copy, while the other was open.
     refusal: Option<Verdict>,
     /// The time of the next copy, unless an answer comes before.
@@ -185,7 +188,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         let decides = taken || matches!(verdict, Verdict::Gone { .. });
         if decides || self.flights.is_empty() {
             let copies = self.count() + u32::from(taken);
-            return Some(Settled { verdict, attempts: self.attempts, copies });
+            return Some(Settled { verdict: self.weighed(verdict), attempts: self.attempts, copies });
         }
         (self.refusal, self.next_at, self.leaving) = (Some(verdict), None, None);
         None
@@ -204,7 +207,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         };
         let none_is_open = self.flights.is_empty();
         if let Some(refusal) = self.refusal.take_if(|_| none_is_open) {
-            return Some(self.settled(refusal));
+            return Some(self.settled(self.weighed(refusal)));
         }
         if none_is_open && self.lost >= LOST_MAX {
             return Some(self.settled(Verdict::Unconfirmed));
@@ -223,6 +226,12 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         }
         self.next_at = at;
         None
+    }
+
+    /// What a verdict is for the push: the phone may ring by what earlier services may have taken, whatever these refuse.
+    fn weighed(&self, verdict: Verdict) -> Verdict {
+        let is_refused = matches!(verdict, Verdict::Refused { .. });
+        if is_refused && self.earlier > 0 { Verdict::Unconfirmed } else { verdict }
     }
 
     /// The number of copies that the service may have taken.
@@ -414,6 +423,20 @@ mod tests {
         };
         let ended = run_with(send, until, &departure, &Fixed, 1, pending()).await;
         assert_eq!(ended, Ok(Settled { verdict: Verdict::Unconfirmed, attempts: 1, copies: 2 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_by_other_services_ends_no_call_that_an_earlier_copy_may_ring() {
+        let refused = Verdict::Refused { reason: "SENDER_ID_MISMATCH" };
+        for (earlier, verdict) in [(0, refused.clone()), (1, Verdict::Unconfirmed)] {
+            let until = Instant::now() + Duration::from_secs(30);
+            let send = || -> Flight<'_> {
+                let refused = refused.clone();
+                Box::pin(async { Attempt::Done(refused) })
+            };
+            let ended = run_with(send, until, &Departure::unmeasured(), &Fixed, earlier, pending()).await;
+            assert_eq!(ended, Ok(Settled { verdict, attempts: 1, copies: earlier }));
+        }
     }
 
     /// A recipient whose token changes at this moment.

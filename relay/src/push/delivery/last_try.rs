@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | ends [`LAST_TRY`] before the deadline, or earlier | it is kept |
 //! | ends later, or beyond the deadline | the last try is made then, [`LAST_TRY`] before the deadline, unless the service has asked for more |
-//! | likewise, when that moment is past, or the service has asked for more than there is left | no further try, and the push ends [`SETTLED`] before the deadline: a device whose token changes until then is pushed to at once |
+//! | likewise, when that moment is past, or the service has asked for more than there is left | no further try, and the push ends [right](settled_at) before the deadline: a device whose token changes until then is pushed to at once |
 //!
 //! Invariant: no try is made earlier than the service has asked for, and none after the deadline.
 
@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(super) use crate::push::connection::answer_timeout::settled_at;
 use crate::push::{Event, Verdict};
 
 /// How long before the deadline the last try is made: a phone needs about so long to come.
 const LAST_TRY: Duration = Duration::from_secs(1);
-/// How long before the deadline a push ends that was not taken, so that it is told why before its call ends.
-const SETTLED: Duration = Duration::from_millis(100);
 
 /// When a call is tried again after this pause, for which its service may have asked; `None`: not any more.
 pub(super) fn next_try(now: Instant, pause: Duration, asked: Option<Duration>, deadline: Instant) -> Option<Instant> {
@@ -40,11 +39,6 @@ pub(super) fn next_attempt(
         at if at >= deadline => Err(Verdict::Retry { after }),
         at => Ok(Some(at)),
     }
-}
-
-/// When a call's push ends that is not tried again.
-pub(super) fn settled_at(deadline: Instant) -> Instant {
-    deadline.checked_sub(SETTLED).unwrap_or(deadline)
 }
 
 #[cfg(test)]

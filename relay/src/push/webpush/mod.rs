@@ -60,7 +60,7 @@ use super::connection::endpoint::trust;
 use super::connection::http2::{Channel, Failure, Request};
 use super::connection::network::Network;
 use super::health::device_faults::name_of;
-use super::health::reasons::{self, NOT_HTTP2, TOO_MANY_REQUESTS};
+use super::health::reasons::{self, NOT_HTTP2, TOO_MANY_REQUESTS, is_of_configuration};
 use super::health::{Note, Record, Trouble};
 use super::payload::collapse;
 use super::recipient::Recipient;
@@ -114,13 +114,11 @@ pub(super) struct PreparedPush {
     is_call: bool,
 }
 
-/// Whether `text` can be an endpoint: an `https` URL with a host, no user and no fragment.
+/// Whether `text` can be an endpoint: an `https` URL with a host, no user and no fragment. Those that are stored are judged so.
 pub fn endpoint(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let authority = uri.authority()?.as_str();
     let whole = uri.scheme_str() == Some("https") && !authority.contains('@') && !text.contains('#');
-    // What no URI has (RFC 3986 §2), though some parsers take it.
-    let whole = whole && !text.contains(['"', '<', '>', '\\', '^', '`', '{', '|', '}']);
     (whole && host(&uri).is_some() && https_port(&uri).is_some()).then_some(uri)
 }
 
@@ -129,8 +127,11 @@ fn host(uri: &Uri) -> Option<ServerName<'_>> {
 }
 
 /// An endpoint as it is kept: however its scheme, host and port are spelled, it is one (RFC 3986 §6.2.2.1 and §6.2.3). What follows them is the
-/// service's, and stays as it is. `None` as of [`endpoint`].
+/// service's, and stays as it is. `None` as of [`endpoint`], and of what no URI has (RFC 3986 §2), though some parsers take it.
 pub fn canonical_endpoint(text: &str) -> Option<String> {
+    if text.contains(['"', '<', '>', '\\', '^', '`', '{', '|', '}']) {
+        return None;
+    }
     let uri = endpoint(text)?;
     let host = match host(&uri)? {
         // A name that ends in a dot is the same name.
@@ -215,8 +216,14 @@ impl WebPush {
             departure.say(TOO_MANY_REQUESTS);
             return Attempt::Limited { after: left.named() };
         }
-        if let Err(wait) = origin.refusals.take(&request.path, Instant::now().into_std()) {
-            return Attempt::Limited { after: Some(wait) };
+        if let Err(reason) = origin.refusals.turn(&request.path, times.leaves_until).await {
+            return match reason.filter(|reason| urgency.is_urgent() || is_of_configuration(reason)) {
+                Some(reason) => Attempt::Done(Verdict::Refused { reason }),
+                None => {
+                    departure.say(reason.unwrap_or("ServerError"));
+                    Attempt::Limited { after: None }
+                }
+            };
         }
         let Some(authorization) = origin.authorization(&self.vapid) else {
             self.record().trouble(Trouble::grave("CannotSign"), "");
@@ -438,12 +445,12 @@ mod tests {
             "https://h:0/",
             "https://h:99999/",
             "wss://h/",
-            "https://h/a|b",
-            "https://h/\"a\"",
-            "https://h/{a}",
-            "https://h/a\\b",
         ] {
-            assert!(endpoint(bad).is_none(), "{bad}");
+            assert!(endpoint(bad).is_none() && canonical_endpoint(bad).is_none(), "{bad}");
         }
+        for bad in ["https://h/\"a\"", "https://h/a\\b", "https://h/{a}", "https://h/a|b"] {
+            assert!(canonical_endpoint(bad).is_none(), "{bad}");
+        }
+        assert!(endpoint("https://h/a|b").is_some(), "one that was enabled before");
     }
 }

@@ -6,18 +6,19 @@
 //! | last answer to a subscription | its next push |
 //! | --- | --- |
 //! | none, or it was taken | goes at once |
-//! | refused, as what is no push service would answer (400, 401, 403, 405, a redirection, …) | takes its turn |
-//! | an error (5xx), of a service that has never taken a push | likewise |
+//! | refused, as what is no push service would answer (400, 401, 403, 405, a redirection, …) | takes its turn, for which it waits [`TURN_WITHIN`] at most; then it is refused for the same reason |
+//! | an error (5xx), of a service that has never taken a push | likewise, but then it is tried again later |
 //!
 //! One that is taken after a refusal shows that the service has changed its mind, and all go at once again.
 //!
 //! Invariant: a subscription that was not refused waits for none that was. At most [`REFUSED_MAX`] are remembered, as keyed hashes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use sip::bucket::{Bucket, Rate};
+use tokio::time::{self, sleep};
 
 use crate::lock::Mutex;
 use crate::push::Verdict;
@@ -25,7 +26,9 @@ use crate::push::connection::attempt::Attempt;
 
 /// Pushes to refused subscriptions of one service.
 const PACE: Rate = Rate { burst: 10, interval: Duration::from_millis(100) };
-/// Refused subscriptions that are remembered; any other one gives way to a further one.
+/// How long a push waits for its turn: its caller waits with it, and where many do, most get none.
+const TURN_WITHIN: Duration = Duration::from_secs(1);
+/// Refused subscriptions that are remembered; any of them gives way to a further one.
 const REFUSED_MAX: usize = 16_384;
 
 /// The refused subscriptions of one service.
@@ -37,43 +40,66 @@ pub(super) struct Refusals {
 
 #[derive(Default)]
 struct Table {
-    refused: BTreeSet<u64>,
+    /// The reason of each; `None`: an error.
+    refused: BTreeMap<u64, Option<&'static str>>,
+    /// How many gave way.
+    displaced: u64,
     pace: Option<Bucket>,
 }
 
 impl Refusals {
-    /// A push to the subscription at `path` may go now, or after this time.
-    pub(super) fn take(&self, path: &str, now: Instant) -> Result<(), Duration> {
+    /// Waits for the turn of a push to the subscription at `path`, at most until this time. An error: there was none in time, and the reason of the last refusal, if it was one.
+    pub(super) async fn turn(&self, path: &str, leaves_until: time::Instant) -> Result<(), Option<&'static str>> {
+        let until = leaves_until.min(time::Instant::now() + TURN_WITHIN);
+        while let Err((wait, reason)) = self.take(path, time::Instant::now().into_std()) {
+            if time::Instant::now() + wait > until {
+                return Err(reason);
+            }
+            sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// A push to the subscription at `path` may go now; or after this time, and the reason of its last refusal.
+    fn take(&self, path: &str, now: Instant) -> Result<(), (Duration, Option<&'static str>)> {
         let mut table = self.table.lock();
-        if table.refused.is_empty() || !table.refused.contains(&self.hash.hash_one(path)) {
+        if table.refused.is_empty() {
             return Ok(());
         }
-        table.pace.get_or_insert_with(|| Bucket::full(now)).take(now, PACE)
+        let Some(reason) = table.refused.get(&self.hash.hash_one(path)).copied() else { return Ok(()) };
+        let pace = table.pace.get_or_insert_with(|| Bucket::full(now));
+        pace.take(now, PACE).map_err(|wait| (wait, reason))
     }
 
     /// Takes note of an answer to a push at `path`, of a service that `has_taken` one.
     pub(super) fn note(&self, path: &str, attempt: &Attempt, has_taken: bool) {
-        let is_refusal = match attempt {
+        let reason = match attempt {
             Attempt::Done(Verdict::Accepted) => {
                 let mut table = self.table.lock();
-                if !table.refused.is_empty() && table.refused.contains(&self.hash.hash_one(path)) {
+                if !table.refused.is_empty() && table.refused.contains_key(&self.hash.hash_one(path)) {
                     table.refused.clear();
                 }
                 return;
             }
-            Attempt::Done(Verdict::Refused { reason }) => {
-                matches!(*reason, "VapidRefused" | "Redirected" | "OtherReason")
+            Attempt::Done(Verdict::Refused { reason: reason @ ("VapidRefused" | "Redirected" | "OtherReason") }) => {
+                Some(*reason)
             }
-            Attempt::Again { .. } => !has_taken,
-            _ => false,
+            Attempt::Again { .. } if !has_taken => None,
+            _ => return,
         };
-        if is_refusal {
-            let mut table = self.table.lock();
-            table.refused.insert(self.hash.hash_one(path));
-            if table.refused.len() > REFUSED_MAX {
-                table.refused.pop_first();
+        let mut table = self.table.lock();
+        let subscription = self.hash.hash_one(path);
+        if table.refused.len() >= REFUSED_MAX && !table.refused.contains_key(&subscription) {
+            table.displaced += 1;
+            // By chance, so that none stays for what its hash is.
+            let from = self.hash.hash_one(table.displaced);
+            let next = table.refused.range(from..).next().map(|(other, _)| *other);
+            match next {
+                Some(other) => drop(table.refused.remove(&other)),
+                None => drop(table.refused.pop_first()),
             }
         }
+        table.refused.insert(subscription, reason);
     }
 }
 
@@ -136,5 +162,40 @@ mod tests {
             refusals.note(&format!("/{n}"), &REFUSED, true);
         }
         assert_eq!(refusals.table.lock().refused.len(), REFUSED_MAX);
+    }
+
+    #[test]
+    fn those_that_are_forgotten_for_others_are_any() {
+        let refusals = Refusals::default();
+        let known = |n: usize| refusals.table.lock().refused.contains_key(&refusals.hash.hash_one(format!("/{n}")));
+        for n in 0..REFUSED_MAX * 3 {
+            refusals.note(&format!("/{n}"), &REFUSED, true);
+            assert!(known(n), "{n} has just been refused");
+        }
+        let of_the_last = (REFUSED_MAX * 2..REFUSED_MAX * 3).filter(|n| known(*n)).count();
+        assert!(of_the_last > REFUSED_MAX / 2, "those refused of late stay rather: {of_the_last}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_without_its_turn_within_a_second_ends_as_the_refusal_that_it_was() {
+        let (refusals, late) = (Refusals::default(), time::Instant::now() + Duration::from_secs(30));
+        refusals.note("/refused", &REFUSED, true);
+        refusals.note("/failed", &FAILED, false);
+        for _ in 0..PACE.burst {
+            assert_eq!(refusals.turn("/refused", late).await, Ok(()));
+        }
+        let began = time::Instant::now();
+        assert_eq!(refusals.turn("/refused", late).await, Ok(()), "it waits for its turn");
+        assert!(began.elapsed() <= TURN_WITHIN);
+        // Many wait for it.
+        let began = time::Instant::now();
+        let turns = (0..40).map(|n| refusals.turn(if n % 2 == 0 { "/refused" } else { "/failed" }, late));
+        let turns = futures_util::future::join_all(turns).await;
+        let without: Vec<_> = turns.iter().filter_map(|turn| turn.err()).collect();
+        assert!((20..=30).contains(&without.len()), "ten a second: {without:?}");
+        assert!(without.iter().all(|reason| matches!(reason, Some("VapidRefused") | None)), "{without:?}");
+        assert!(began.elapsed() <= TURN_WITHIN);
+        let now = time::Instant::now();
+        assert_eq!((refusals.turn("/refused", now).await, now.elapsed()), (Err(Some("VapidRefused")), Duration::ZERO));
     }
 }

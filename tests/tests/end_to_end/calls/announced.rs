@@ -153,6 +153,34 @@ async fn an_announced_call_whose_push_is_refused_is_missed_when_no_invite_follow
 }
 
 #[tokio::test]
+async fn an_announced_call_that_was_announced_again_is_over_when_its_push_is_and_the_next_one_is_pushed_anew() -> Outcome
+{
+    let it = Holding::with(|setup| setup.ring_timeout = "5s".to_owned()).await?;
+    let alice = it.world.enable().await?;
+    let away = apns::Answer::Unavailable { retry_after: None };
+    // The second request comes so much later.
+    it.world.apns.answer_with(TOKEN, [apns::Answer::Late(Duration::from_millis(2_500), Box::new(away.clone()))]);
+    it.world.apns.answer_all(Some(away));
+    let announced_again = async {
+        let retried = || async { (it.world.apns.requests() >= 2).then_some(()) };
+        it.world.until("the second request", retried).await?;
+        it.nobody_comes().await
+    };
+    let dials_anew = async {
+        let has_ended = || async { it.steps(&alice).await.ok()?.iter().any(|step| step == "push-ended").then_some(()) };
+        it.world.until("the end of the push", has_ended).await?;
+        it.world.apns.answer_all(None);
+        it.nobody_comes().await?;
+        it.world.push().await
+    };
+    let (first, again, push) = tokio::join!(it.nobody_comes(), announced_again, dials_anew);
+    first?;
+    again?;
+    it.world.await_state(&alice, &push?, "timed-out").await?;
+    it.world.content()
+}
+
+#[tokio::test]
 async fn a_timeline_tells_an_announcement_and_an_invite_apart() -> Outcome {
     let mut it = Holding::start().await?;
     let alice = it.world.enable().await?;

@@ -1,5 +1,6 @@
 //! The first pushes on a fresh connection to APNs: one that is not answered, and a connection that is cut.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay::push::{Delivery, Verdict};
@@ -8,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::{World, apple, apple_token, google};
+use super::{RING, World, apple, apple_token, google};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -82,7 +83,7 @@ async fn no_call_is_spent_on_a_connection_that_ends_before_the_service_has_said_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_says_nothing_before_it_is_asked_gets_its_push_a_second_later() {
+async fn a_service_that_is_silent_at_first_gets_its_push_when_it_speaks_or_by_another_connection_two_seconds_later() {
     for silent_for in [500, 3_000] {
         let world = World::new();
         let tls = TlsAcceptor::from(world.authority.server_config(&["localhost"], &[b"h2"]));
@@ -100,7 +101,51 @@ async fn a_service_that_says_nothing_before_it_is_asked_gets_its_push_a_second_l
         });
         let delivery = world.ring(apple(1), 1).await;
         assert_eq!(delivery.verdict, Verdict::Accepted);
-        assert!(delivery.elapsed < (silent_for + 100) * MS, "{delivery:?}");
+        assert!(delivery.elapsed < (silent_for.min(2_000) + 100) * MS, "{silent_for}: {delivery:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_hangs_and_one_that_is_cut_keep_no_call_from_the_third_that_is_well() {
+    for (hangs_again, most) in [(false, 4_100), (true, 6_100)] {
+        let world = World::new();
+        let tls = TlsAcceptor::from(world.authority.server_config(&["localhost"], &[b"h2"]));
+        let came = AtomicUsize::new(0);
+        world.net.intercept(world.apns.port(), 2 + usize::from(hangs_again), move |stream| {
+            if came.fetch_add(1, Ordering::Relaxed) == 1 {
+                return drop(stream);
+            }
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let _hangs = tls.accept(stream).await;
+                std::future::pending::<()>().await;
+            });
+        });
+        let delivery = world.ring(apple(1), 1).await;
+        assert_eq!(delivery.verdict, Verdict::Accepted);
+        assert!(delivery.elapsed < most * MS, "{delivery:?}");
+        world.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_that_a_mute_service_keeps_from_leaving_ends_right_before_its_call() {
+    for target in [apple, google] {
+        let world = World::new();
+        let tls = TlsAcceptor::from(world.authority.server_config(&["localhost"], &[b"h2"]));
+        let port = if target(1).provider.is_apple() { world.apns.port() } else { world.fcm.port() };
+        world.net.intercept(port, 1_000, move |stream| {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let _hangs = tls.accept(stream).await;
+                std::future::pending::<()>().await;
+            });
+        });
+        let delivery = world.ring(target(1), 1).await;
+        assert_eq!(delivery.verdict, Verdict::Retry { after: None });
+        let left = Duration::from_secs(RING).saturating_sub(delivery.elapsed);
+        assert!(left > 50 * MS && left < 1_100 * MS, "{delivery:?}");
+        world.assert_clean();
     }
 }
 
