@@ -380,8 +380,10 @@ pub struct AtServer {
     pub binding: BindingId,
     /// How it stands.
     pub state: InstanceState,
-    /// Whether it was never registered from here, and its SIP server has said no.
+    /// Whether its SIP server has said no.
     pub is_refused: bool,
+    /// Whether it, or its binding, was ever registered from here.
+    pub was_registered: bool,
 }
 
 /// An instance to bind.

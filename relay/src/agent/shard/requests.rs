@@ -216,10 +216,11 @@ impl Shard {
     }
 
     fn at_servers(&self, upstreams: &[UpstreamId]) -> Vec<AtServer> {
-        let binding = |id| self.endpoint.binding_of_instance(id);
-        let refused = |id| self.instances.get(id).filter(|row| row.registered_at == 0 && row.status >= 300);
-        let at_server =
-            |(id, state)| Some(AtServer { id, binding: binding(id)?, state, is_refused: refused(id).is_some() });
+        let at_server = |(id, state)| {
+            let (binding, row) = (self.endpoint.binding_of_instance(id)?, self.instances.get(id)?);
+            let was_registered = row.registered_at != 0 || self.endpoint.was_granted(binding);
+            Some(AtServer { id, binding, state, is_refused: row.status >= 300, was_registered })
+        };
         self.instances.of_upstreams(upstreams).into_iter().filter_map(at_server).collect()
     }
 

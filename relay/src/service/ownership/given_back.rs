@@ -7,10 +7,12 @@
 //!                                               └── else forgotten: the SIP server has this node's Contact, or calls reach nobody
 //! ```
 //!
-//! Invariant: what a node was offered is not noted there, so no account goes back and forth. A node that starts, or has stood still, calls no Contact unknown
+//! The devices of an account have one Contact, and go back together: also those whose apps are in the foreground, or that were enabled here since.
+//!
+//! Invariant: an account one of whose devices was registered here goes back with none of them. What a node was offered is not noted there, so no account goes back and forth. A node that starts, or has stood still, calls no Contact unknown
 //! before it could be offered what it had ([`OFFERED_WITHIN`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,24 +82,63 @@ impl GivenBack {
         noted.taken.is_empty()
     }
 
-    /// What goes back to a node, of what is here for a SIP server. What is registered here, or is over, is forgotten.
-    fn judge(&self, now: Instant, node: &Arc<str>, server: &str, here: &[AtServer]) -> Vec<InstanceId> {
-        let here: BTreeMap<_, _> = here.iter().map(|it| (it.id, (it.state, it.is_refused))).collect();
-        let (mut noted, mut back) = (self.0.lock(), Vec::new());
+    /// The accounts that go back to a node, each with all its devices, of what is here for a SIP server. Those that are registered here, or over, are
+    /// forgotten.
+    fn judge(&self, now: Instant, node: &Arc<str>, server: &str, here: &[AtServer]) -> Vec<Vec<InstanceId>> {
+        let mut accounts = BTreeMap::<_, Account>::new();
+        for it in here {
+            accounts.entry((it.id.tag().0, it.binding)).or_default().add(it);
+        }
+        let mut noted = self.0.lock();
         let of = (node.clone(), server.into());
-        let Some(ids) = noted.taken.get_mut(&of) else { return back };
-        ids.retain(|id, opened_at| match here.get(id) {
-            Some((InstanceState::Retrying, true)) => {
-                back.push(*id);
-                true
+        let Some(ids) = noted.taken.get_mut(&of) else { return Vec::new() };
+        let mut back = Vec::new();
+        for account in accounts.into_values() {
+            let is_noted = account.ids.iter().any(|id| ids.contains_key(id));
+            if !account.may_go_back() {
+                for id in &account.all {
+                    ids.remove(id);
+                }
+            } else if is_noted && account.is_refused {
+                back.push(account.ids);
             }
-            Some((state, _)) => matches!(state, InstanceState::Registering | InstanceState::Retrying),
-            None => now.saturating_duration_since(*opened_at) < BOUND_WITHIN,
-        });
+        }
+        let is_here: BTreeSet<_> = here.iter().map(|it| it.id).collect();
+        ids.retain(|id, opened_at| is_here.contains(id) || now.saturating_duration_since(*opened_at) < BOUND_WITHIN);
         if ids.is_empty() {
             noted.taken.remove(&of);
         }
         back
+    }
+}
+
+/// The devices of one account, and how its registration stands.
+#[derive(Default)]
+struct Account {
+    all: Vec<InstanceId>,
+    /// Those that are not ending.
+    ids: Vec<InstanceId>,
+    /// One of them was registered from here, and the SIP server has this node's Contact.
+    was_registered: bool,
+    /// One of them is to be registered.
+    is_wanted: bool,
+    /// One of them is retried that the SIP server has refused.
+    is_refused: bool,
+}
+
+impl Account {
+    fn add(&mut self, it: &AtServer) {
+        self.all.push(it.id);
+        if it.state != InstanceState::Ending {
+            self.ids.push(it.id);
+        }
+        self.was_registered |= it.was_registered || it.state == InstanceState::Registered;
+        self.is_wanted |= matches!(it.state, InstanceState::Registering | InstanceState::Retrying);
+        self.is_refused |= it.state == InstanceState::Retrying && it.is_refused;
+    }
+
+    fn may_go_back(&self) -> bool {
+        self.is_wanted && !self.was_registered
     }
 }
 
@@ -149,7 +190,7 @@ impl Inner {
                 let here = self.at_server(&server).await;
                 let back = self.given_back.judge(clock::now(), peer.node(), &server, &here);
                 if !back.is_empty() && !self.is_leaving() {
-                    self.offer_all(&peer, &server, &back, OfferReason::Returned).await;
+                    self.offer_accounts(&peer, &server, back, OfferReason::Returned).await;
                 }
             }
         }
@@ -167,30 +208,43 @@ mod tests {
         let (given_back, now) = (GivenBack::default(), Instant::now());
         let (node, server) = (Arc::<str>::from("one"), "sip.example.net:5061");
         let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
-        let at = |number, state, is_refused| {
-            let binding = BindingId::new(number << 32, ShardTag(1));
-            AtServer { id: id(number), binding, state, is_refused }
+        // Two of each account.
+        let at = |number: u128, state, is_refused, was_registered| {
+            let binding = BindingId::new((number / 2) << 32, ShardTag(1));
+            AtServer { id: id(number), binding, state, is_refused, was_registered }
         };
-        given_back.note_offered(now, &[id(8)]);
-        (1..=8).for_each(|number| given_back.note(now, &node, server, id(number)));
+        given_back.note_offered(now, &[id(22)]);
+        for number in [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22] {
+            given_back.note(now, &node, server, id(number));
+        }
         assert_eq!((given_back.servers_of("one").len(), given_back.servers_of("two").len()), (1, 0));
         let mut here = vec![
-            at(1, InstanceState::Retrying, true),
-            at(2, InstanceState::Retrying, false),
-            at(3, InstanceState::Registered, false),
-            at(4, InstanceState::Registering, false),
-            at(5, InstanceState::Foreground, true),
-            at(6, InstanceState::Ending, true),
-            at(8, InstanceState::Retrying, true),
+            at(2, InstanceState::Retrying, true, false),
+            // Its app is in the foreground, or it was enabled here since.
+            at(3, InstanceState::Foreground, false, false),
+            at(4, InstanceState::Retrying, false, false),
+            at(6, InstanceState::Registered, false, true),
+            at(8, InstanceState::Registering, false, false),
+            at(10, InstanceState::Foreground, true, false),
+            at(12, InstanceState::Ending, true, false),
+            at(14, InstanceState::Retrying, true, false),
+            at(15, InstanceState::Registered, false, true),
+            at(16, InstanceState::Retrying, true, true),
+            at(18, InstanceState::Retrying, true, false),
+            at(19, InstanceState::Ending, true, false),
+            at(22, InstanceState::Retrying, true, false),
         ];
-        assert_eq!(given_back.judge(now, &node, server, &here), [id(1)]);
+        let back = |here: &[AtServer]| given_back.judge(now, &node, server, here);
+        assert_eq!(back(&here), [vec![id(2), id(3)], vec![id(18)]]);
         // What was registered here at any time has this node's Contact.
-        here.iter_mut().for_each(|it| (it.state, it.is_refused) = (InstanceState::Retrying, true));
-        assert_eq!(given_back.judge(now, &node, server, &here), [id(1), id(2), id(4)]);
+        for it in &mut here {
+            (it.state, it.is_refused, it.was_registered) = (InstanceState::Retrying, true, false);
+        }
+        assert_eq!(back(&here), [vec![id(2), id(3)], vec![id(4)], vec![id(8)], vec![id(18), id(19)]]);
         // It has gone.
-        assert_eq!(given_back.judge(now + BOUND_WITHIN, &node, server, &[]), []);
+        assert!(given_back.judge(now + BOUND_WITHIN, &node, server, &[]).is_empty());
         assert!(given_back.is_empty(now));
-        given_back.note(now, &node, server, id(8));
+        given_back.note(now, &node, server, id(22));
         assert!(!given_back.is_empty(now), "it was taken once more, from a node that was gone");
         assert!(given_back.is_empty(now + EXPECTED_FOR));
     }
