@@ -242,14 +242,13 @@ impl Inner {
 
     async fn tell_taken(&self, from: &Owner, taken: Taken, ids: &[InstanceId]) {
         for some in ids.chunks(LETTER_MAX) {
-            let (mut registered, mut left, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-            match taken {
-                Taken::Registered => registered = some.to_vec(),
-                Taken::Left => left = some.to_vec(),
-                Taken::Failed => failed = some.to_vec(),
-            }
+            let letter = match taken {
+                Taken::Registered => Letter::TakenOver { registered: some.to_vec(), left: Vec::new() },
+                Taken::Left => Letter::TakenOver { registered: Vec::new(), left: some.to_vec() },
+                Taken::Failed => Letter::NotRegistered(some.to_vec()),
+            };
             // A node that is not waiting any more does not read it.
-            let _ = self.dependencies.vault.write_letter(from, &Letter::TakenOver { registered, left, failed }).await;
+            let _ = self.dependencies.vault.write_letter(from, &letter).await;
         }
     }
 
