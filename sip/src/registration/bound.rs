@@ -14,7 +14,7 @@
 use std::time::{Duration, Instant};
 
 use super::earlier::Earlier;
-use super::{Registration, State};
+use super::{Goal, Registration, State};
 
 /// The state of a binding at its SIP server, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,6 +69,13 @@ impl Registration {
     /// The lifetime that was granted last in this run, 18 hours at most.
     pub fn granted(&self) -> Option<Duration> {
         (self.granted_s != 0).then(|| Duration::from_secs(self.granted_s.into()))
+    }
+
+    /// Whether its first REGISTER from here is to come, or under way, and takes away the Contacts of relays that had it before.
+    pub fn is_taking_over(&self) -> bool {
+        let is_under_way = matches!(self.state, State::Waiting | State::Asking(_) | State::Sent { .. });
+        let is_first = self.granted_s == 0 && self.failures == 0;
+        self.has_earlier() && self.goal == Goal::Registered && is_first && is_under_way
     }
 
     /// Another relay has one of its devices by now, and takes the Contacts of others away. It may be one of those that had them before, so nothing but the

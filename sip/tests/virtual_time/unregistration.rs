@@ -299,7 +299,9 @@ fn the_contact_of_another_relay_that_has_a_device_again_is_not_unregistered_for_
         world.input(Input::Bind(Box::new(new)));
     }
     assert!(world.last("REGISTER").text(Name::Contact).unwrap().contains("earlier.test"));
+    assert!(world.endpoint.is_taking_over(world.binding));
     world.respond(503, &[]);
+    assert!(!world.endpoint.is_taking_over(world.binding), "it may fail for long");
     world.sent.clear();
     world.input(Input::Release(first));
     world.advance(seconds(3600));

@@ -92,7 +92,9 @@ impl Shard {
             }
             Request::IsRegistered { binding, besides, reply } => {
                 let has_other = || self.endpoint.all_instances(binding).iter().any(|id| Some(*id) != besides);
-                let _ = reply.send(self.endpoint.is_registered(binding) && has_other());
+                // What is about to be registered takes the Contacts of earlier nodes away, also of one that has come back and registers it for another device.
+                let is_here = self.endpoint.is_registered(binding) || self.endpoint.is_taking_over(binding);
+                let _ = reply.send(is_here && has_other());
             }
             Request::OfAccount { aor, reply } => {
                 let mut ids = self.instances.of_account(aor);
