@@ -51,11 +51,13 @@ struct Noted {
 }
 
 impl GivenBack {
-    /// An instance was taken over from a node, and opened.
-    fn note(&self, now: Instant, node: &Arc<str>, server: &str, id: InstanceId) {
+    /// An instance was taken over, and opened, that one of these nodes had registered last.
+    fn note<'a>(&self, now: Instant, nodes: impl IntoIterator<Item = &'a Arc<str>>, server: &str, id: InstanceId) {
         let mut noted = self.0.lock();
         if noted.offered.remove(&id).is_none_or(|at| now.saturating_duration_since(at) > CLAIMED_WITHIN) {
-            noted.taken.entry((node.clone(), server.into())).or_default().insert(id, now);
+            for node in nodes {
+                noted.taken.entry((node.clone(), server.into())).or_default().insert(id, now);
+            }
         }
     }
 
@@ -156,10 +158,12 @@ impl Service {
 }
 
 impl Inner {
-    /// Takes note of an account that was taken over.
-    pub(super) fn note_taken(&self, id: InstanceId, from: Option<&Owner>, server: &str) {
-        if let Some(from) = from.filter(|from| from.node() != self.dependencies.vault.owner().node()) {
-            self.given_back.note(clock::now(), from.node(), server, id);
+    /// Takes note of an account that was taken over. `dead`: nodes that had it before `from`, which may not have registered it.
+    pub(super) fn note_taken(&self, id: InstanceId, from: Option<&Owner>, dead: &[Arc<str>], server: &str) {
+        let own = self.dependencies.vault.owner().node();
+        if let Some(from) = from.filter(|from| from.node() != own) {
+            let nodes = [from.node()].into_iter().chain(dead).filter(|node| *node != own);
+            self.given_back.note(clock::now(), nodes, server, id);
         }
     }
 
@@ -215,7 +219,7 @@ mod tests {
         };
         given_back.note_offered(now, &[id(22)]);
         for number in [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22] {
-            given_back.note(now, &node, server, id(number));
+            given_back.note(now, [&node], server, id(number));
         }
         assert_eq!((given_back.servers_of("one").len(), given_back.servers_of("two").len()), (1, 0));
         let mut here = vec![
@@ -244,8 +248,12 @@ mod tests {
         // It has gone.
         assert!(given_back.judge(now + BOUND_WITHIN, &node, server, &[]).is_empty());
         assert!(given_back.is_empty(now));
-        given_back.note(now, &node, server, id(22));
+        given_back.note(now, [&node], server, id(22));
         assert!(!given_back.is_empty(now), "it was taken once more, from a node that was gone");
         assert!(given_back.is_empty(now + EXPECTED_FOR));
+        let earlier = Arc::<str>::from("zero");
+        given_back.note(now, [&node, &earlier], server, id(1));
+        let back = given_back.judge(now, &earlier, server, &[at(1, InstanceState::Retrying, true, false)]);
+        assert_eq!(back, [vec![id(1)]], "who had it last has not registered it, either");
     }
 }
