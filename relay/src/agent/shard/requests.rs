@@ -23,7 +23,7 @@ use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::{self, Frame, advertised_now, unix_now};
 use crate::domain::{InstanceState, story};
-use crate::vault::record::{Presence, StoredRecord};
+use crate::vault::record::{Presence, PushBindingRecord, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
 
 /// The interval at which the calls of an instance that another run has taken over are counted, until the last one has ended.
@@ -56,6 +56,14 @@ impl Shard {
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             Request::RegisterAgain { id } => self.drive(clock::now(), Input::RegisterAgain(id)),
             Request::EndAhead { id, kind, reply } => self.end_ahead(id, kind, reply),
+            Request::EndPassed { id, sealed, reply } => {
+                let ends = self.shared.vault.passed_ends();
+                let has_ended = |it: &PushBindingRecord| ends.has_ended(id, it).then_some(());
+                match self.opened(id, &sealed, |record| record.push_binding().and_then(has_ended)) {
+                    Some(()) => self.end_ahead(id, EndKind::NeverOurs, reply),
+                    None => refuse(Some(reply), Denied::Unknown),
+                }
+            }
             Request::EndLeft { new, kind, reply } => self.end_left(*new, kind, reply),
             Request::Call { id, who, call, request, reply } => {
                 let _ = reply.send(self.call(id, &who, call, request));

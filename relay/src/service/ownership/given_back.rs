@@ -31,6 +31,8 @@ use crate::vault::Owner;
 const EVERY: Duration = Duration::from_secs(1);
 /// How soon a node that lives again is offered what it had: a look, and the answers that it takes.
 const OFFERED_WITHIN: Duration = Duration::from_secs(4);
+/// For how long it waits at most, from its return on, while offers come.
+const OFFERED_IN_ALL: Duration = Duration::from_secs(60);
 /// For how long a node is expected: its Contacts do not stand at the SIP servers for much longer.
 const EXPECTED_FOR: Duration = Duration::from_secs(3_600);
 /// What was opened is bound within this time, or never.
@@ -48,6 +50,8 @@ struct Noted {
     taken: BTreeMap<(Arc<str>, Box<str>), BTreeMap<InstanceId, Instant>>,
     /// What this node was offered, and when.
     offered: BTreeMap<InstanceId, Instant>,
+    /// When the last offer came.
+    heard_at: Option<Instant>,
 }
 
 impl GivenBack {
@@ -66,6 +70,14 @@ impl GivenBack {
         let mut noted = self.0.lock();
         noted.offered.retain(|_, at| now.saturating_duration_since(*at) <= CLAIMED_WITHIN);
         noted.offered.extend(ids.iter().map(|id| (*id, now)));
+        noted.heard_at = Some(now);
+    }
+
+    /// Until when a node that has come back at this time may be offered what it had: some time from the last offer on, for many accounts come one offer after
+    /// the other.
+    fn offered_until(&self, back_at: Instant) -> Instant {
+        let heard_at = self.0.lock().heard_at.unwrap_or(back_at);
+        (heard_at.max(back_at) + OFFERED_WITHIN).min(back_at + OFFERED_IN_ALL)
     }
 
     /// The SIP servers of what was taken from a node.
@@ -173,7 +185,14 @@ impl Inner {
         tokio::spawn(async move {
             // A store that does not answer keeps what is unknown waiting, too.
             if self.dependencies.vault.living_peers().await.map_or(true, |peers| !peers.is_empty()) {
-                sleep(OFFERED_WITHIN).await;
+                let back_at = clock::now();
+                loop {
+                    let left = self.given_back.offered_until(back_at).saturating_duration_since(clock::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    sleep(left).await;
+                }
             }
             self.dependencies.agent.end_settling().await;
         });
@@ -206,6 +225,19 @@ mod tests {
     use sip::id::{BindingId, ShardTag};
 
     use super::*;
+
+    #[test]
+    fn a_node_that_is_back_waits_on_while_offers_come_and_not_for_ever() {
+        let (given_back, back_at) = (GivenBack::default(), Instant::now());
+        given_back.note_offered(back_at, &[]);
+        assert_eq!(given_back.offered_until(back_at), back_at + OFFERED_WITHIN);
+        let second = Duration::from_secs(1);
+        assert_eq!(given_back.offered_until(back_at + second), back_at + second + OFFERED_WITHIN, "it came before");
+        given_back.note_offered(back_at + 3 * second, &[]);
+        assert_eq!(given_back.offered_until(back_at), back_at + 3 * second + OFFERED_WITHIN);
+        given_back.note_offered(back_at + OFFERED_IN_ALL, &[]);
+        assert_eq!(given_back.offered_until(back_at), back_at + OFFERED_IN_ALL);
+    }
 
     #[test]
     fn what_is_not_registered_here_goes_back_to_the_node_that_had_it_and_what_was_offered_stays() {

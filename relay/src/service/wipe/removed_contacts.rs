@@ -300,10 +300,9 @@ impl Inner {
             Err(_) => return false,
         }
         tracing::info!(event = "passed-forgotten", instance = %stored.id, end = "unregistered", "a registration that passed through is forgotten");
-        // It may be on its way here from the store. One that its device makes here now is no more called ended, and is written behind this.
-        if self.ended_before(stored).is_some() {
-            self.release_push_binding(stored.id).await;
-        }
+        // It may be on its way here from the store. One that its device makes here now is no more called ended when the shard looks, and is written behind this.
+        let (id, sealed) = (stored.id, stored.sealed.clone());
+        let _ = self.dependencies.agent.ask(id, |reply| Request::EndPassed { id, sealed, reply }).await;
         self.tell_end(stored.id, Audience::AllNodes).await;
         true
     }
