@@ -17,7 +17,7 @@
 //! | `asking` | questions to the shards, and their answers |
 //! | `claims` | what comes from other nodes, and goes to them |
 //! | `delivery` | how a push is sent and its verdict named |
-//! | `departures` | which nodes have said that they leave |
+//! | `departures` | which nodes have said that they leave, and which live |
 //! | `digest` | what is computed with a secret |
 //! | `erasures` | what the store still has to erase |
 //! | `refusal_doubts` | whether a SIP server is believed that it refuses an account |

@@ -151,6 +151,15 @@ pub enum Request {
         /// The answer, when all is done; [`Denied::Unknown`]: it is not here, and does not come.
         reply: WipeWaiter,
     },
+    /// Release a registration that passed through, also when it comes here later, unless its device has made it anew since it ended.
+    EndPassed {
+        /// The registration.
+        id: InstanceId,
+        /// Its record, as it has ended.
+        sealed: Sealed,
+        /// The answer, as of [`Self::EndAhead`].
+        reply: WipeWaiter,
+    },
     /// End an instance that no node looks after, as its owner would: one that is not here is bound for its unregistration alone.
     EndLeft {
         /// The instance.
@@ -380,8 +389,10 @@ pub struct AtServer {
     pub binding: BindingId,
     /// How it stands.
     pub state: InstanceState,
-    /// Whether it was never registered from here, and its SIP server has said no.
+    /// Whether its SIP server has said no.
     pub is_refused: bool,
+    /// Whether it, or its binding, was ever registered from here.
+    pub was_registered: bool,
 }
 
 /// An instance to bind.

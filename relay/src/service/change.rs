@@ -280,6 +280,9 @@ impl Inner {
                             .put_moved(id, sealed, lease.expires_at, LookupChange { from: before, to: lookup }, fence)
                             .await
                     }
+                    true if status.state == InstanceState::Registered => {
+                        vault.put_registered(id, sealed, lease.expires_at, lookup, fence).await
+                    }
                     true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
                     false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
                 }

@@ -329,12 +329,15 @@ fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<
     let (expires_at, ends_at_ms) = (expiry.at_s, since_boot_ms().saturating_add_unsigned(expiry.left_ms()));
     let is_another = |lookup: &Lookup| table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
     let (lookup, takes_lookup) = match naming {
-        Naming::Takes(lookup) => (lookup, is_another(lookup)),
+        Naming::Takes(lookup) | Naming::TakesRegistered(lookup) => (lookup, is_another(lookup)),
         Naming::Moves(LookupChange { to, .. }) => (to, true),
         Naming::Leaves(lookup) => (lookup, false),
     };
     let had = table.records.get_mut(&id).map(|entry| (entry.kept.take(), std::mem::take(&mut entry.had_by)));
-    let (kept, had_by) = had.unwrap_or_default();
+    let (kept, mut had_by) = had.unwrap_or_default();
+    if matches!(naming, Naming::TakesRegistered(_)) {
+        had_by.clear();
+    }
     table.remove(id);
     let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
     if takes_lookup || displaced.is_none() {

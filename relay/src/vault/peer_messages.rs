@@ -5,7 +5,7 @@
 //! | [`Letter::Ask`], [`Letter::Answer`] | the node that an app or a device has asked | the run that owns the instance, and back |
 //! | the same, with a message in place of a request | a node that leaves, and those that take over | each other (`relay/src/service/nodes/drain_messages.rs`) |
 //! | [`Letter::Ended`] | a node that has ended an instance of another one | its owner |
-//! | [`Letter::TakenOver`] | a node that has taken what another one handed over | that one |
+//! | [`Letter::TakenOver`], [`Letter::NotRegistered`] | a node that has taken what another one handed over | that one |
 //! | [`Letter::Woken`] | a node that leaves, and has woken devices for calls | those that may take the devices over |
 //!
 //! Beside them each node has a note for the nodes that claim what it leaves ([`Vault::say`]).
@@ -69,9 +69,9 @@ pub enum Letter {
         registered: Vec<InstanceId>,
         /// They are that node's, and cannot be registered there: nobody is to wait for them.
         left: Vec<InstanceId>,
-        /// They are that node's, and their registration has failed there: it is tried again.
-        failed: Vec<InstanceId>,
     },
+    /// Instances that the reader handed over are the writer's, and their registration has failed there: it is tried again. An earlier version drops it.
+    NotRegistered(Vec<InstanceId>),
     /// For which calls the writer, which leaves, has woken devices.
     Woken(Vec<WokenCall>),
 }
@@ -106,6 +106,7 @@ impl Letter {
             Self::Ended => (2, random::bytes()),
             Self::TakenOver { .. } => (3, random::bytes()),
             Self::Woken(_) => (4, random::bytes()),
+            Self::NotRegistered(_) => (5, random::bytes()),
         };
         out.push(kind);
         out.extend_from_slice(&number);
@@ -119,10 +120,14 @@ impl Letter {
             }
             Self::Answer { body, .. } => out.extend_from_slice(body),
             Self::Ended => {}
-            Self::TakenOver { registered, left, failed } => {
+            Self::TakenOver { registered, left } => {
                 out.extend_from_slice(&(registered.len() as u32).to_be_bytes());
-                out.extend_from_slice(&(left.len() as u32).to_be_bytes());
-                for id in registered.iter().chain(left).chain(failed) {
+                for id in registered.iter().chain(left) {
+                    out.extend_from_slice(&id.to_bytes());
+                }
+            }
+            Self::NotRegistered(ids) => {
+                for id in ids {
                     out.extend_from_slice(&id.to_bytes());
                 }
             }
@@ -142,7 +147,8 @@ impl Letter {
             Self::Ask { from, body, .. } => from.node.len() + from.run.len() + body.len(),
             Self::Answer { body, .. } => body.len(),
             Self::Ended => 0,
-            Self::TakenOver { registered, left, failed } => 8 + 16 * (registered.len() + left.len() + failed.len()),
+            Self::TakenOver { registered, left } => 4 + 16 * (registered.len() + left.len()),
+            Self::NotRegistered(ids) => 16 * ids.len(),
             Self::Woken(calls) => WokenCall::LENGTH * calls.len(),
         }
     }
@@ -162,18 +168,21 @@ impl Letter {
             1 => Self::Answer { number: *number, body: Zeroizing::new(rest.to_vec()) },
             2 => Self::Ended,
             3 => {
-                let (registered, rest) = rest.split_first_chunk::<4>()?;
-                let (left, ids) = rest.split_first_chunk::<4>()?;
+                let (registered, ids) = rest.split_first_chunk::<4>()?;
                 let (ids, rest) = ids.as_chunks::<16>();
                 let mut ids = ids.iter().map(|id| InstanceId::from_bytes(*id));
-                let mut next = |count: &[u8; 4]| ids.by_ref().take(u32::from_be_bytes(*count) as usize).collect();
-                let (registered, left) = (next(registered), next(left));
-                rest.is_empty().then(|| Self::TakenOver { registered, left, failed: ids.collect() })?
+                let registered = ids.by_ref().take(u32::from_be_bytes(*registered) as usize).collect();
+                rest.is_empty().then(|| Self::TakenOver { registered, left: ids.collect() })?
             }
             4 => {
                 let (calls, rest) = rest.as_chunks::<{ WokenCall::LENGTH }>();
                 let calls: Option<Vec<_>> = calls.iter().map(WokenCall::decode).collect();
                 rest.is_empty().then(|| calls.map(Self::Woken))??
+            }
+            5 => {
+                let (ids, rest) = rest.as_chunks::<16>();
+                let ids = ids.iter().map(|id| InstanceId::from_bytes(*id));
+                rest.is_empty().then(|| Self::NotRegistered(ids.collect()))?
             }
             _ => return None,
         };
@@ -310,20 +319,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_over_reads_back_as_registered_left_or_failed() {
+    fn what_was_taken_over_reads_back_as_registered_or_left() {
         let id = |number: u128| InstanceId::new(number << 64, sip::id::ShardTag(1));
-        for (taken, spare, late) in [
-            (vec![], vec![], vec![]),
-            (vec![id(1), id(2)], vec![id(3)], vec![id(5), id(6)]),
-            (vec![], vec![id(4)], vec![]),
-            (vec![], vec![], vec![id(7)]),
-        ] {
+        for (taken, spare) in [(vec![], vec![]), (vec![id(1), id(2)], vec![id(3)]), (vec![], vec![id(4)])] {
             let mut bytes = Vec::new();
-            let letter = Letter::TakenOver { registered: taken.clone(), left: spare.clone(), failed: late.clone() };
+            let letter = Letter::TakenOver { registered: taken.clone(), left: spare.clone() };
             letter.encode(&mut bytes);
             assert!(bytes.len() <= letter.room(), "sealed without a copy");
-            let Some((Letter::TakenOver { registered, left, failed }, ..)) = Letter::decode(&bytes) else { panic!() };
-            assert_eq!((registered, left, failed), (taken, spare, late));
+            // The form that earlier versions read and write.
+            let names: Vec<u8> = taken.iter().chain(&spare).flat_map(|id| id.to_bytes()).collect();
+            assert_eq!((bytes[0], &bytes[25..]), (3, &[&(taken.len() as u32).to_be_bytes()[..], &names].concat()[..]));
+            let Some((Letter::TakenOver { registered, left }, ..)) = Letter::decode(&bytes) else { panic!() };
+            assert_eq!((registered, left), (taken, spare));
+            bytes.push(0);
+            assert!(Letter::decode(&bytes).is_none(), "no whole number of names");
+        }
+    }
+
+    #[test]
+    fn what_is_not_registered_yet_reads_back() {
+        let id = |number: u128| InstanceId::new(number << 64, sip::id::ShardTag(1));
+        for ids in [vec![], vec![id(1), id(2)]] {
+            let mut bytes = Vec::new();
+            let letter = Letter::NotRegistered(ids.clone());
+            letter.encode(&mut bytes);
+            assert!(bytes.len() <= letter.room(), "sealed without a copy");
+            let Some((Letter::NotRegistered(back), ..)) = Letter::decode(&bytes) else { panic!() };
+            assert_eq!(back, ids);
             bytes.push(0);
             assert!(Letter::decode(&bytes).is_none(), "no whole number of names");
         }

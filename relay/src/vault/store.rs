@@ -148,6 +148,8 @@ pub(super) enum ErasedIf<'a> {
 pub(super) enum Naming<'a> {
     /// The lookup names the record's instance from then on, where it is another one than the record had.
     Takes(&'a Lookup),
+    /// The same, of one that is registered from here: the Contacts of nodes that had it before are gone.
+    TakesRegistered(&'a Lookup),
     /// The later one does in any case, and the earlier one no more. Done again it does the same.
     Moves(LookupChange<'a>),
     /// The lookup goes on naming the other one.

@@ -14,6 +14,7 @@
 //! | fails its check otherwise | is the one before | the check is repeated after its back-off, or after the next success |
 //! | is vouched for | is the one before | its check is broken off; it gets the next call |
 //! | owns the credentials and is refused | is another device, which has different ones that are not paused; without such a device it stays | the refusal is reported; unbinding the device makes another one the owner |
+//! | is another relay's by now | as below | of the Contacts of other relays none is named any more: it may be one of these |
 //! | owns the credentials and leaves, or its app comes to the foreground | is another device that is proven | the refusals of its credentials count on, and their pause goes on |
 //! | is the last proven one and leaves, or its app comes to the foreground | stays, and a check is broken off | the binding is unregistered; those that are not proven come behind that |
 //! | is proven and wants to be registered, while the owner is neither proven nor in a check | is that device | the one before is checked afterwards |
@@ -130,6 +131,16 @@ impl Endpoint {
         self.bindings.get(binding).and_then(|registration| registration.stands_until())
     }
 
+    /// Whether a binding is about to be registered from here, and the Contacts of relays that had it before are about to be taken away.
+    pub fn is_taking_over(&self, binding: BindingId) -> bool {
+        self.bindings.get(binding).is_some_and(|registration| registration.is_taking_over())
+    }
+
+    /// Whether a binding was granted in this run.
+    pub fn was_granted(&self, binding: BindingId) -> bool {
+        self.bindings.get(binding).is_some_and(|registration| registration.granted().is_some())
+    }
+
     /// Whether the answer to a REGISTER of a binding is awaited.
     pub fn is_under_way(&self, binding: BindingId) -> bool {
         self.bindings.get(binding).is_some_and(|registration| registration.is_under_way())
@@ -217,6 +228,9 @@ impl Endpoint {
         };
         self.tell_missed_of(now, instance);
         self.remove_device(now, instance, false);
+        if let Some(registration) = self.bindings.get_mut(binding) {
+            registration.leave_to_another();
+        }
         if self.leave_group(now, instance, binding, false) {
             self.core.event(Event::Unbound { instance, outcome: Unbinding::Shared });
             return self.settle_group(now, binding);

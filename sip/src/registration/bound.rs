@@ -13,7 +13,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Registration, State};
+use super::earlier::Earlier;
+use super::{Goal, Registration, State};
 
 /// The state of a binding at its SIP server, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +69,24 @@ impl Registration {
     /// The lifetime that was granted last in this run, 18 hours at most.
     pub fn granted(&self) -> Option<Duration> {
         (self.granted_s != 0).then(|| Duration::from_secs(self.granted_s.into()))
+    }
+
+    /// Whether its first REGISTER from here is to come, or under way, and takes away the Contacts of relays that had it before.
+    pub fn is_taking_over(&self) -> bool {
+        let is_under_way = matches!(self.state, State::Waiting | State::Asking(_) | State::Sent { .. });
+        let is_first = self.granted_s == 0 && self.failures == 0;
+        self.has_earlier() && self.goal == Goal::Registered && is_first && is_under_way
+    }
+
+    /// Another relay has one of its devices by now, and takes the Contacts of others away. It may be one of those that had them before, so nothing but the
+    /// own Contact is named from here any more, and without a grant in this run there is none.
+    pub(crate) fn leave_to_another(&mut self) {
+        if self.has_earlier() {
+            self.with_rare(|rare| rare.earlier = Earlier::default());
+        }
+        if self.granted_s == 0 {
+            self.bound = Bound::default();
+        }
     }
 
     /// When the SIP server said that it has no Contact of it any more; `None` where it may have one.

@@ -1,10 +1,12 @@
 //! Events of an unregistration, in virtual time: that the SIP server confirmed it, when it did.
 
+use std::sync::Arc;
+
 use sip::endpoint::*;
+use sip::id::{FlowId, InstanceId};
 use sip::message::{Message, Name};
 
 use crate::world::{World, seconds, server_address};
-use sip::id::FlowId;
 
 const CHALLENGE: (&str, &str) = ("WWW-Authenticate", "Digest realm=\"x\", nonce=\"n\", qop=\"auth\"");
 
@@ -272,6 +274,41 @@ fn a_register_under_way_is_not_repeated_once_the_binding_is_to_be_gone() {
     world.advance(seconds(60));
     let again = world.sent.iter().filter(|sent| sent.message.number(Name::Expires) != Some(0)).count();
     assert_eq!(again, 0, "the registration that nobody wants any more");
+}
+
+/// Another relay has one of two devices again, whose Contact stands there: the device that is left, in the foreground, takes it from nobody.
+#[test]
+fn the_contact_of_another_relay_that_has_a_device_again_is_not_unregistered_for_those_that_are_left() {
+    let mut world = World::new(FlowId::Datagram(server_address()));
+    let hosts = || -> Box<str> { "earlier.test:5070".into() };
+    let taken_from = vec![Arc::new(ContactHosts { udp: hosts(), tcp: hosts(), tls: hosts() })];
+    let (first, second) = (world.instance, InstanceId::new(0x77 << 64, world.instance.tag()));
+    for (instance, presence) in [(first, Presence::Background), (second, Presence::Foreground)] {
+        let new = NewBinding {
+            binding: world.binding,
+            instance,
+            aor: "sip:alice@example.com".into(),
+            registrar: "sip:example.com".into(),
+            upstream: crate::world::REGISTRAR,
+            sip_instance: [0xab; 16],
+            presence,
+            proven: true,
+            same_as: None,
+            taken_from: taken_from.clone(),
+        };
+        world.input(Input::Bind(Box::new(new)));
+    }
+    assert!(world.last("REGISTER").text(Name::Contact).unwrap().contains("earlier.test"));
+    assert!(world.endpoint.is_taking_over(world.binding));
+    world.respond(503, &[]);
+    assert!(!world.endpoint.is_taking_over(world.binding), "it may fail for long");
+    world.sent.clear();
+    world.input(Input::Release(first));
+    world.advance(seconds(3600));
+    assert_eq!(world.count("REGISTER"), 0, "nothing was granted here");
+    world.input(Input::Resume(second));
+    world.advance(seconds(60));
+    assert!(!world.last("REGISTER").text(Name::Contact).unwrap().contains("earlier.test"));
 }
 
 /// The answer to the REGISTER that was overtaken, and the confirmation of the unregistration, in both orders.

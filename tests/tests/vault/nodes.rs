@@ -366,6 +366,10 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
     c.release_lease().await.expect("released");
     let (c, stored) = claimed("c").await;
     assert_eq!((stored.put_by, stored.had_by.len()), (None, 3), "its Contacts may stand all the same");
+    c.put_registered(id(1), &stored.sealed, stored.expires_at, &lookup, stored.fence).await.expect("put");
+    c.release_lease().await.expect("released");
+    let (c, stored) = claimed("c").await;
+    assert!(stored.had_by.is_empty(), "it was registered from here, and their Contacts are gone");
     c.release_lease().await.expect("released");
     assert_eq!(put_by(&claimed("b").await.1).as_deref(), Some("c"));
 }

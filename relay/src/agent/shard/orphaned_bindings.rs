@@ -8,7 +8,7 @@
 //! | any, and the device has registered here | pushed as any other device |
 //!
 //! Invariant: the devices of one SIP server are pushed no faster than registrations may begin there (`upstream.registrations_per_second`), because each push
-//! causes one. The store is asked once for all registrations of a turn.
+//! causes one. The store is asked once for all registrations of a turn, of whatever shard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -166,7 +166,7 @@ impl Shard {
         }
         let (shared, shard) = (self.shared.clone(), self.index);
         tokio::spawn(async move {
-            let living = shared.vault.living_peers().await.ok();
+            let living = shared.departures.living(shared.vault.living_peers()).await;
             for (node, ids) in nodes {
                 let lives = living.as_ref().map(|living| living.iter().any(|run| *run.node() == node));
                 shared.shards.send(shard, ShardInput::OrphanedBindings { node, ids, lives }).await;

@@ -89,8 +89,29 @@ struct Row {
     left_by: Option<Arc<str>>,
     /// Of one that has ended because a later one of its device took its place: it is erased when that one is kept, or has ended.
     erased_behind: Option<oneshot::Receiver<()>>,
-    /// Of the earlier ones that are erased behind it: each is, when this is dropped.
-    earlier: Vec<oneshot::Sender<()>>,
+    /// The earlier ones that are erased behind it.
+    earlier: ErasedBehind,
+}
+
+/// Registrations whose place a later one has taken. Each is erased when its sender is dropped.
+#[derive(Default)]
+struct ErasedBehind(Vec<(InstanceId, oneshot::Sender<()>)>);
+
+impl ErasedBehind {
+    fn add(&mut self, id: InstanceId) -> oneshot::Receiver<()> {
+        let (kept, is_kept) = oneshot::channel();
+        self.0.push((id, kept));
+        is_kept
+    }
+
+    /// Those of one whose place `successor` takes before it was kept. The successor does not wait for itself.
+    fn take_on(&mut self, theirs: Self, successor: InstanceId) {
+        self.0.extend(theirs.0.into_iter().filter(|(id, _)| *id != successor));
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 impl Row {
@@ -112,7 +133,7 @@ impl Row {
             is_released: false,
             left_by: None,
             erased_behind: None,
-            earlier: Vec::new(),
+            earlier: ErasedBehind::default(),
         }
     }
 }
@@ -189,11 +210,16 @@ impl PushBindings {
         })
     }
 
-    /// A registration has taken the place of an earlier one of its device: whatever dies, the store has one of them.
+    /// A registration has taken the place of an earlier one of its device: whatever dies, the store has one of them. Those that wait for the earlier one
+    /// wait for this one from now on.
     pub(crate) fn note_successor(&mut self, earlier: InstanceId, successor: InstanceId) {
-        let Some(row) = self.rows.get_mut(&successor).filter(|row| row.busy && row.wanted.is_some()) else { return };
-        let (kept, is_kept) = oneshot::channel();
-        row.earlier.push(kept);
+        if !self.rows.get(&successor).is_some_and(|row| row.busy && row.wanted.is_some()) {
+            return;
+        }
+        let theirs = self.rows.get_mut(&earlier).map(|row| std::mem::take(&mut row.earlier));
+        let Some(row) = self.rows.get_mut(&successor) else { return };
+        row.earlier.take_on(theirs.unwrap_or_default(), successor);
+        let is_kept = row.earlier.add(earlier);
         if let Some(row) = self.rows.get_mut(&earlier) {
             row.erased_behind = Some(is_kept);
         }
@@ -620,4 +646,30 @@ async fn put(
 
 pub(crate) fn contact_of(record: &PushBindingRecord) -> PushContact {
     PushContact { provider: record.provider.clone(), param: record.param.clone(), prid: record.prid.expose().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_one_that_is_replaced_before_it_is_kept_waits_for_its_successor_and_nobody_for_itself() {
+        let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
+        let (mut second, mut third, mut first) =
+            (ErasedBehind::default(), ErasedBehind::default(), ErasedBehind::default());
+        let mut of_first = second.add(id(1));
+        third.take_on(std::mem::take(&mut second), id(3));
+        let mut of_second = third.add(id(2));
+        second.clear();
+        let waits = |of: &mut oneshot::Receiver<()>| of.try_recv() == Err(TryRecvError::Empty);
+        assert!(waits(&mut of_first) && waits(&mut of_second));
+        // The first one is back in its place.
+        first.take_on(std::mem::take(&mut third), id(1));
+        assert!(!waits(&mut of_first) && waits(&mut of_second));
+        first.clear();
+        assert!(!waits(&mut of_second));
+    }
 }

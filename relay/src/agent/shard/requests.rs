@@ -23,7 +23,7 @@ use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::TimelineEvent;
 use crate::clock::{self, Frame, advertised_now, unix_now};
 use crate::domain::{InstanceState, story};
-use crate::vault::record::{Presence, StoredRecord};
+use crate::vault::record::{Presence, PushBindingRecord, StoredRecord};
 use crate::vault::{Fence, Lookup, Sealed};
 
 /// The interval at which the calls of an instance that another run has taken over are counted, until the last one has ended.
@@ -56,6 +56,14 @@ impl Shard {
             Request::RetryNow { id } => self.drive(clock::now(), Input::RetryNow(id)),
             Request::RegisterAgain { id } => self.drive(clock::now(), Input::RegisterAgain(id)),
             Request::EndAhead { id, kind, reply } => self.end_ahead(id, kind, reply),
+            Request::EndPassed { id, sealed, reply } => {
+                let ends = self.shared.vault.passed_ends();
+                let has_ended = |it: &PushBindingRecord| ends.has_ended(id, it).then_some(());
+                match self.opened(id, &sealed, |record| record.push_binding().and_then(has_ended)) {
+                    Some(()) => self.end_ahead(id, EndKind::NeverOurs, reply),
+                    None => refuse(Some(reply), Denied::Unknown),
+                }
+            }
             Request::EndLeft { new, kind, reply } => self.end_left(*new, kind, reply),
             Request::Call { id, who, call, request, reply } => {
                 let _ = reply.send(self.call(id, &who, call, request));
@@ -206,7 +214,9 @@ impl Shard {
             let row = self.instances.get(id);
             row.is_none_or(|row| self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream))
         };
-        self.endpoint.has_its_flow(binding) && another.is_some_and(|id| !is_silent(id))
+        // What is about to be registered takes the Contacts of earlier nodes away, also of one that has come back and registers it for another device.
+        let is_here = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
+        is_here && another.is_some_and(|id| !is_silent(id))
     }
 
     fn list(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceStatus> {
@@ -226,10 +236,11 @@ impl Shard {
     }
 
     fn at_servers(&self, upstreams: &[UpstreamId]) -> Vec<AtServer> {
-        let binding = |id| self.endpoint.binding_of_instance(id);
-        let refused = |id| self.instances.get(id).filter(|row| row.registered_at == 0 && row.status >= 300);
-        let at_server =
-            |(id, state)| Some(AtServer { id, binding: binding(id)?, state, is_refused: refused(id).is_some() });
+        let at_server = |(id, state)| {
+            let (binding, row) = (self.endpoint.binding_of_instance(id)?, self.instances.get(id)?);
+            let was_registered = row.registered_at != 0 || self.endpoint.was_granted(binding);
+            Some(AtServer { id, binding, state, is_refused: row.status >= 300, was_registered })
+        };
         self.instances.of_upstreams(upstreams).into_iter().filter_map(at_server).collect()
     }
 

@@ -15,7 +15,7 @@
 //! | its registration has failed at another node, and no Contact of this one stands, either | its letter, and the shards, after [`QUIET`] |
 //! | it has ended here | the shards, after [`QUIET`] |
 //! | the store has no record of it, or a damaged one | the store, after [`QUIET`] |
-//! | another node has had it for [`LETTER_LOST`] | the store |
+//! | another node has had it, and no letter has come, for [`LETTER_LOST`], unless its registration has failed there | the store |
 //! | no other node lives | the store, after [`QUIET`] |
 //!
 //! Until the drain, this node pushes and answers incoming calls as before, because a registrar may still send a call to the earlier Contact before the next
@@ -67,17 +67,33 @@ struct Waiting {
     is_taking: bool,
 }
 
-impl HandOver {
-    /// Another node reports which instances of this one it has registered or left, and which it could not register yet.
-    pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId], failing: &[InstanceId]) {
-        let Waiting { ids, failed, registered: count, is_taking } = &mut *self.waiting();
-        *is_taking |= !registered.is_empty() || !failing.is_empty();
-        failed.extend(failing);
-        *count += registered.iter().filter(|id| ids.remove(*id)).count();
+impl Waiting {
+    fn take(&mut self, registered: &[InstanceId], left: &[InstanceId]) {
+        self.is_taking |= !registered.is_empty();
+        self.registered += registered.iter().filter(|id| self.ids.remove(*id)).count();
         for id in left {
-            ids.remove(id);
+            self.ids.remove(id);
         }
+    }
+
+    /// Whether the letter about an instance that another node owns is awaited in vain, when no letter has come for long. Of one that fails, letters come.
+    fn is_lost(&self, id: InstanceId) -> bool {
+        !self.failed.contains(&id)
+    }
+}
+
+impl HandOver {
+    /// Another node reports which instances of this one it has registered or left.
+    pub(crate) fn note_taken(&self, registered: &[InstanceId], left: &[InstanceId]) {
+        self.waiting().take(registered, left);
         self.news.notify_one();
+    }
+
+    /// Another node reports which instances of this one it could not register yet. That it does so again and again says nothing of the letters about others.
+    pub(crate) fn note_failed(&self, failing: &[InstanceId]) {
+        let Waiting { failed, is_taking, .. } = &mut *self.waiting();
+        *is_taking |= !failing.is_empty();
+        failed.extend(failing);
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -194,7 +210,7 @@ impl Inner {
         let mut in_vain = Vec::new();
         self.look_up(&waiting, |id, stored| {
             let is_in_vain = match stored {
-                Ok(Some(stored)) => !stored.owned && letters_are_lost,
+                Ok(Some(stored)) => !stored.owned && letters_are_lost && self.hand_over.waiting().is_lost(id),
                 Ok(None) | Err(StoreError::Malformed) => true,
                 // The store is asked again in a moment.
                 Err(_) => false,
@@ -205,5 +221,26 @@ impl Inner {
         for id in in_vain {
             self.hand_over.waiting().ids.remove(&id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sip::id::ShardTag;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn letters_about_what_fails_are_no_news_of_what_else_is_awaited() {
+        let (hand_over, id) = (HandOver::default(), |number: u128| InstanceId::new(number << 32, ShardTag(1)));
+        hand_over.waiting().ids = [1, 2, 3].map(id).into();
+        hand_over.note_failed(&[id(1)]);
+        assert!(timeout(QUIET, hand_over.news.notified()).await.is_err());
+        assert!(hand_over.waiting().is_taking);
+        assert_eq!([1, 2].map(|number| hand_over.waiting().is_lost(id(number))), [false, true]);
+        hand_over.note_taken(&[id(1)], &[id(3)]);
+        assert!(timeout(QUIET, hand_over.news.notified()).await.is_ok());
+        let waiting = hand_over.waiting();
+        assert!(waiting.registered == 1 && waiting.ids == [id(2)].into());
     }
 }

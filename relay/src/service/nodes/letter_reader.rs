@@ -99,10 +99,15 @@ impl Reader<'_> {
         let it = &self.inner;
         match letter {
             Letter::Ended => self.ended.notify_one(),
-            Letter::TakenOver { registered, left, failed } => {
+            Letter::TakenOver { registered, left } => {
                 if it.is_leaving() {
                     it.dependencies.agent.taken_over(&registered).await;
-                    it.hand_over.note_taken(&registered, &left, &failed);
+                    it.hand_over.note_taken(&registered, &left);
+                }
+            }
+            Letter::NotRegistered(ids) => {
+                if it.is_leaving() {
+                    it.hand_over.note_failed(&ids);
                 }
             }
             Letter::Woken(calls) => {

@@ -242,14 +242,13 @@ impl Inner {
 
     async fn tell_taken(&self, from: &Owner, taken: Taken, ids: &[InstanceId]) {
         for some in ids.chunks(LETTER_MAX) {
-            let (mut registered, mut left, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-            match taken {
-                Taken::Registered => registered = some.to_vec(),
-                Taken::Left => left = some.to_vec(),
-                Taken::Failed => failed = some.to_vec(),
-            }
+            let letter = match taken {
+                Taken::Registered => Letter::TakenOver { registered: some.to_vec(), left: Vec::new() },
+                Taken::Left => Letter::TakenOver { registered: Vec::new(), left: some.to_vec() },
+                Taken::Failed => Letter::NotRegistered(some.to_vec()),
+            };
             // A node that is not waiting any more does not read it.
-            let _ = self.dependencies.vault.write_letter(from, &Letter::TakenOver { registered, left, failed }).await;
+            let _ = self.dependencies.vault.write_letter(from, &letter).await;
         }
     }
 
@@ -326,7 +325,7 @@ impl Inner {
     }
 
     fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Vec<Arc<ContactHosts>>) -> OpenedRecord {
-        let Stored { id, sealed, fence, put_by, taken_from: had, .. } = stored;
+        let Stored { id, sealed, fence, put_by, taken_from: had, had_by, .. } = stored;
         // This comes first, because the store may have come back with data from before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
@@ -345,7 +344,7 @@ impl Inner {
                 self.name_as_compared(id, record);
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
-                self.note_taken(id, had.as_ref(), &route.server());
+                self.note_taken(id, had.as_ref(), &had_by, &route.server());
                 self.note_unserved(id, record, route.server());
                 let binding = NewBinding { taken_from, ..self.binding_of(id, record, route, None) };
                 Read::Lent(binding, (LeaseExpiry::of(record), record.told_failing), aor, place)
@@ -424,8 +423,8 @@ impl<'a> TakingOver<'a> {
             };
             while let Some(stored) = batch.next_if(|stored| is_next(stored, some.len(), last)) {
                 last = Some(stored.id.tag());
-                let contacts = self.contacts_of_earlier(&stored).await;
-                some.push((stored, contacts));
+                let (contacts, had_by) = self.contacts_of_earlier(&stored).await;
+                some.push((Stored { had_by, ..stored }, contacts));
             }
             if self.opening.len() == OPENED_AHEAD {
                 self.bind_first().await;
@@ -504,13 +503,14 @@ impl<'a> TakingOver<'a> {
     }
 
     /// The hosts of the Contacts that may stand at the registrar: of the node that it was claimed from, and of dead ones before that, whose taker may
-    /// have died before it was registered there.
-    async fn contacts_of_earlier(&mut self, stored: &Stored) -> Vec<Arc<ContactHosts>> {
+    /// have died before it was registered there; and these dead ones.
+    async fn contacts_of_earlier(&mut self, stored: &Stored) -> (Vec<Arc<ContactHosts>>, Vec<Arc<str>>) {
         let from = stored.taken_from.as_ref().map(|from| from.node().clone());
         let mut contacts: Vec<_> = match &from {
             Some(from) => self.contact_hosts(from).await.into_iter().collect(),
             None => Vec::new(),
         };
+        let mut dead = Vec::new();
         for node in stored.had_by.iter().filter(|node| Some(*node) != from.as_ref()) {
             let is_dead = match self.are_dead.get(node) {
                 Some(is_dead) => *is_dead,
@@ -519,9 +519,10 @@ impl<'a> TakingOver<'a> {
             self.are_dead.insert(node.clone(), is_dead);
             if is_dead {
                 contacts.extend(self.contact_hosts(node).await.filter(|hosts| !contacts.contains(hosts)));
+                dead.push(node.clone());
             }
         }
-        contacts
+        (contacts, dead)
     }
 
     /// The hosts that the Contacts of a node lead to from which instances were claimed.

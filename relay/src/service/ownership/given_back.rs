@@ -7,10 +7,12 @@
 //!                                               └── else forgotten: the SIP server has this node's Contact, or calls reach nobody
 //! ```
 //!
-//! Invariant: what a node was offered is not noted there, so no account goes back and forth. A node that starts, or has stood still, calls no Contact unknown
+//! The devices of an account have one Contact, and go back together: also those whose apps are in the foreground, or that were enabled here since.
+//!
+//! Invariant: an account one of whose devices was registered here goes back with none of them. What a node was offered is not noted there, so no account goes back and forth. A node that starts, or has stood still, calls no Contact unknown
 //! before it could be offered what it had ([`OFFERED_WITHIN`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,8 @@ use crate::vault::Owner;
 const EVERY: Duration = Duration::from_secs(1);
 /// How soon a node that lives again is offered what it had: a look, and the answers that it takes.
 const OFFERED_WITHIN: Duration = Duration::from_secs(4);
+/// For how long it waits at most, from its return on, while offers come.
+const OFFERED_IN_ALL: Duration = Duration::from_secs(60);
 /// For how long a node is expected: its Contacts do not stand at the SIP servers for much longer.
 const EXPECTED_FOR: Duration = Duration::from_secs(3_600);
 /// What was opened is bound within this time, or never.
@@ -46,14 +50,18 @@ struct Noted {
     taken: BTreeMap<(Arc<str>, Box<str>), BTreeMap<InstanceId, Instant>>,
     /// What this node was offered, and when.
     offered: BTreeMap<InstanceId, Instant>,
+    /// When the last offer came.
+    heard_at: Option<Instant>,
 }
 
 impl GivenBack {
-    /// An instance was taken over from a node, and opened.
-    fn note(&self, now: Instant, node: &Arc<str>, server: &str, id: InstanceId) {
+    /// An instance was taken over, and opened, that one of these nodes had registered last.
+    fn note<'a>(&self, now: Instant, nodes: impl IntoIterator<Item = &'a Arc<str>>, server: &str, id: InstanceId) {
         let mut noted = self.0.lock();
         if noted.offered.remove(&id).is_none_or(|at| now.saturating_duration_since(at) > CLAIMED_WITHIN) {
-            noted.taken.entry((node.clone(), server.into())).or_default().insert(id, now);
+            for node in nodes {
+                noted.taken.entry((node.clone(), server.into())).or_default().insert(id, now);
+            }
         }
     }
 
@@ -62,6 +70,14 @@ impl GivenBack {
         let mut noted = self.0.lock();
         noted.offered.retain(|_, at| now.saturating_duration_since(*at) <= CLAIMED_WITHIN);
         noted.offered.extend(ids.iter().map(|id| (*id, now)));
+        noted.heard_at = Some(now);
+    }
+
+    /// Until when a node that has come back at this time may be offered what it had: some time from the last offer on, for many accounts come one offer after
+    /// the other.
+    fn offered_until(&self, back_at: Instant) -> Instant {
+        let heard_at = self.0.lock().heard_at.unwrap_or(back_at);
+        (heard_at.max(back_at) + OFFERED_WITHIN).min(back_at + OFFERED_IN_ALL)
     }
 
     /// The SIP servers of what was taken from a node.
@@ -80,24 +96,63 @@ impl GivenBack {
         noted.taken.is_empty()
     }
 
-    /// What goes back to a node, of what is here for a SIP server. What is registered here, or is over, is forgotten.
-    fn judge(&self, now: Instant, node: &Arc<str>, server: &str, here: &[AtServer]) -> Vec<InstanceId> {
-        let here: BTreeMap<_, _> = here.iter().map(|it| (it.id, (it.state, it.is_refused))).collect();
-        let (mut noted, mut back) = (self.0.lock(), Vec::new());
+    /// The accounts that go back to a node, each with all its devices, of what is here for a SIP server. Those that are registered here, or over, are
+    /// forgotten.
+    fn judge(&self, now: Instant, node: &Arc<str>, server: &str, here: &[AtServer]) -> Vec<Vec<InstanceId>> {
+        let mut accounts = BTreeMap::<_, Account>::new();
+        for it in here {
+            accounts.entry((it.id.tag().0, it.binding)).or_default().add(it);
+        }
+        let mut noted = self.0.lock();
         let of = (node.clone(), server.into());
-        let Some(ids) = noted.taken.get_mut(&of) else { return back };
-        ids.retain(|id, opened_at| match here.get(id) {
-            Some((InstanceState::Retrying, true)) => {
-                back.push(*id);
-                true
+        let Some(ids) = noted.taken.get_mut(&of) else { return Vec::new() };
+        let mut back = Vec::new();
+        for account in accounts.into_values() {
+            let is_noted = account.ids.iter().any(|id| ids.contains_key(id));
+            if !account.may_go_back() {
+                for id in &account.all {
+                    ids.remove(id);
+                }
+            } else if is_noted && account.is_refused {
+                back.push(account.ids);
             }
-            Some((state, _)) => matches!(state, InstanceState::Registering | InstanceState::Retrying),
-            None => now.saturating_duration_since(*opened_at) < BOUND_WITHIN,
-        });
+        }
+        let is_here: BTreeSet<_> = here.iter().map(|it| it.id).collect();
+        ids.retain(|id, opened_at| is_here.contains(id) || now.saturating_duration_since(*opened_at) < BOUND_WITHIN);
         if ids.is_empty() {
             noted.taken.remove(&of);
         }
         back
+    }
+}
+
+/// The devices of one account, and how its registration stands.
+#[derive(Default)]
+struct Account {
+    all: Vec<InstanceId>,
+    /// Those that are not ending.
+    ids: Vec<InstanceId>,
+    /// One of them was registered from here, and the SIP server has this node's Contact.
+    was_registered: bool,
+    /// One of them is to be registered.
+    is_wanted: bool,
+    /// One of them is retried that the SIP server has refused.
+    is_refused: bool,
+}
+
+impl Account {
+    fn add(&mut self, it: &AtServer) {
+        self.all.push(it.id);
+        if it.state != InstanceState::Ending {
+            self.ids.push(it.id);
+        }
+        self.was_registered |= it.was_registered || it.state == InstanceState::Registered;
+        self.is_wanted |= matches!(it.state, InstanceState::Registering | InstanceState::Retrying);
+        self.is_refused |= it.state == InstanceState::Retrying && it.is_refused;
+    }
+
+    fn may_go_back(&self) -> bool {
+        self.is_wanted && !self.was_registered
     }
 }
 
@@ -115,10 +170,12 @@ impl Service {
 }
 
 impl Inner {
-    /// Takes note of an account that was taken over.
-    pub(super) fn note_taken(&self, id: InstanceId, from: Option<&Owner>, server: &str) {
-        if let Some(from) = from.filter(|from| from.node() != self.dependencies.vault.owner().node()) {
-            self.given_back.note(clock::now(), from.node(), server, id);
+    /// Takes note of an account that was taken over. `dead`: nodes that had it before `from`, which may not have registered it.
+    pub(super) fn note_taken(&self, id: InstanceId, from: Option<&Owner>, dead: &[Arc<str>], server: &str) {
+        let own = self.dependencies.vault.owner().node();
+        if let Some(from) = from.filter(|from| from.node() != own) {
+            let nodes = [from.node()].into_iter().chain(dead).filter(|node| *node != own);
+            self.given_back.note(clock::now(), nodes, server, id);
         }
     }
 
@@ -128,7 +185,14 @@ impl Inner {
         tokio::spawn(async move {
             // A store that does not answer keeps what is unknown waiting, too.
             if self.dependencies.vault.living_peers().await.map_or(true, |peers| !peers.is_empty()) {
-                sleep(OFFERED_WITHIN).await;
+                let back_at = clock::now();
+                loop {
+                    let left = self.given_back.offered_until(back_at).saturating_duration_since(clock::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    sleep(left).await;
+                }
             }
             self.dependencies.agent.end_settling().await;
         });
@@ -149,7 +213,7 @@ impl Inner {
                 let here = self.at_server(&server).await;
                 let back = self.given_back.judge(clock::now(), peer.node(), &server, &here);
                 if !back.is_empty() && !self.is_leaving() {
-                    self.offer_all(&peer, &server, &back, OfferReason::Returned).await;
+                    self.offer_accounts(&peer, &server, back, OfferReason::Returned).await;
                 }
             }
         }
@@ -163,35 +227,65 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_node_that_is_back_waits_on_while_offers_come_and_not_for_ever() {
+        let (given_back, back_at) = (GivenBack::default(), Instant::now());
+        given_back.note_offered(back_at, &[]);
+        assert_eq!(given_back.offered_until(back_at), back_at + OFFERED_WITHIN);
+        let second = Duration::from_secs(1);
+        assert_eq!(given_back.offered_until(back_at + second), back_at + second + OFFERED_WITHIN, "it came before");
+        given_back.note_offered(back_at + 3 * second, &[]);
+        assert_eq!(given_back.offered_until(back_at), back_at + 3 * second + OFFERED_WITHIN);
+        given_back.note_offered(back_at + OFFERED_IN_ALL, &[]);
+        assert_eq!(given_back.offered_until(back_at), back_at + OFFERED_IN_ALL);
+    }
+
+    #[test]
     fn what_is_not_registered_here_goes_back_to_the_node_that_had_it_and_what_was_offered_stays() {
         let (given_back, now) = (GivenBack::default(), Instant::now());
         let (node, server) = (Arc::<str>::from("one"), "sip.example.net:5061");
         let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
-        let at = |number, state, is_refused| {
-            let binding = BindingId::new(number << 32, ShardTag(1));
-            AtServer { id: id(number), binding, state, is_refused }
+        // Two of each account.
+        let at = |number: u128, state, is_refused, was_registered| {
+            let binding = BindingId::new((number / 2) << 32, ShardTag(1));
+            AtServer { id: id(number), binding, state, is_refused, was_registered }
         };
-        given_back.note_offered(now, &[id(8)]);
-        (1..=8).for_each(|number| given_back.note(now, &node, server, id(number)));
+        given_back.note_offered(now, &[id(22)]);
+        for number in [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22] {
+            given_back.note(now, [&node], server, id(number));
+        }
         assert_eq!((given_back.servers_of("one").len(), given_back.servers_of("two").len()), (1, 0));
         let mut here = vec![
-            at(1, InstanceState::Retrying, true),
-            at(2, InstanceState::Retrying, false),
-            at(3, InstanceState::Registered, false),
-            at(4, InstanceState::Registering, false),
-            at(5, InstanceState::Foreground, true),
-            at(6, InstanceState::Ending, true),
-            at(8, InstanceState::Retrying, true),
+            at(2, InstanceState::Retrying, true, false),
+            // Its app is in the foreground, or it was enabled here since.
+            at(3, InstanceState::Foreground, false, false),
+            at(4, InstanceState::Retrying, false, false),
+            at(6, InstanceState::Registered, false, true),
+            at(8, InstanceState::Registering, false, false),
+            at(10, InstanceState::Foreground, true, false),
+            at(12, InstanceState::Ending, true, false),
+            at(14, InstanceState::Retrying, true, false),
+            at(15, InstanceState::Registered, false, true),
+            at(16, InstanceState::Retrying, true, true),
+            at(18, InstanceState::Retrying, true, false),
+            at(19, InstanceState::Ending, true, false),
+            at(22, InstanceState::Retrying, true, false),
         ];
-        assert_eq!(given_back.judge(now, &node, server, &here), [id(1)]);
+        let back = |here: &[AtServer]| given_back.judge(now, &node, server, here);
+        assert_eq!(back(&here), [vec![id(2), id(3)], vec![id(18)]]);
         // What was registered here at any time has this node's Contact.
-        here.iter_mut().for_each(|it| (it.state, it.is_refused) = (InstanceState::Retrying, true));
-        assert_eq!(given_back.judge(now, &node, server, &here), [id(1), id(2), id(4)]);
+        for it in &mut here {
+            (it.state, it.is_refused, it.was_registered) = (InstanceState::Retrying, true, false);
+        }
+        assert_eq!(back(&here), [vec![id(2), id(3)], vec![id(4)], vec![id(8)], vec![id(18), id(19)]]);
         // It has gone.
-        assert_eq!(given_back.judge(now + BOUND_WITHIN, &node, server, &[]), []);
+        assert!(given_back.judge(now + BOUND_WITHIN, &node, server, &[]).is_empty());
         assert!(given_back.is_empty(now));
-        given_back.note(now, &node, server, id(8));
+        given_back.note(now, [&node], server, id(22));
         assert!(!given_back.is_empty(now), "it was taken once more, from a node that was gone");
         assert!(given_back.is_empty(now + EXPECTED_FOR));
+        let earlier = Arc::<str>::from("zero");
+        given_back.note(now, [&node, &earlier], server, id(1));
+        let back = given_back.judge(now, &earlier, server, &[at(1, InstanceState::Retrying, true, false)]);
+        assert_eq!(back, [vec![id(1)]], "who had it last has not registered it, either");
     }
 }

@@ -380,6 +380,21 @@ impl Inner {
         outcome
     }
 
+    /// Offers accounts to a node, each with all its devices at once, until it takes none of them.
+    pub(super) async fn offer_accounts(
+        self: &Arc<Self>,
+        peer: &Owner,
+        server: &str,
+        accounts: Vec<Vec<InstanceId>>,
+        why: OfferReason,
+    ) {
+        for some in in_batches(accounts, OFFERED_AT_ONCE) {
+            if self.offer_all(peer, server, &some, why).await != Outcome::Taken {
+                break;
+            }
+        }
+    }
+
     /// Offers some instances to a node, and releases what it claims.
     async fn offer(
         self: &Arc<Self>,
@@ -464,6 +479,18 @@ impl Inner {
     }
 }
 
+/// Puts accounts together, none of which is divided, to so many instances if that can be.
+fn in_batches(accounts: Vec<Vec<InstanceId>>, most: usize) -> Vec<Vec<InstanceId>> {
+    let mut batches: Vec<Vec<InstanceId>> = Vec::new();
+    for ids in accounts {
+        match batches.last_mut().filter(|last| last.len() + ids.len() <= most) {
+            Some(last) => last.extend(ids),
+            None => batches.push(ids),
+        }
+    }
+    batches
+}
+
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
@@ -501,6 +528,16 @@ mod tests {
             assert_eq!(Offer::read(&serves.write()), Some(serves));
         }
         assert_eq!(Offer::read(b"SERV	com.example.phone"), None, "a service of a later version");
+    }
+
+    #[test]
+    fn no_account_is_divided_among_offers_that_has_room_in_one() {
+        let accounts = |sizes: &[u128]| -> Vec<Vec<InstanceId>> {
+            sizes.iter().map(|size| (0..*size).map(|number| id(100 * size + number)).collect()).collect()
+        };
+        let sizes = |batches: Vec<Vec<InstanceId>>| -> Vec<usize> { batches.iter().map(Vec::len).collect() };
+        assert_eq!(sizes(in_batches(accounts(&[2, 1, 2, 3, 1, 5, 1]), 4)), [3, 2, 4, 5, 1]);
+        assert!(in_batches(Vec::new(), 4).is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@
 //! that was sent to the SIP server after the removing REGISTER, in whatever order the server has answered, and however long the letter was on its way. Nodes
 //! compare times by the store's clock, because their own clocks may differ.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ use crate::secret::Aor;
 use crate::service::Inner;
 use crate::service::nodes::drain_messages::{ContactRemoval, NodeMessage};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{Lookup, StoreError, Stored};
+use crate::vault::{AorKey, Lookup, StoreError, Stored};
 
 /// How soon, and how often, a store is asked again that did not answer; then the registration runs out.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -55,45 +55,59 @@ const REMEMBERED_MAX: usize = 4_096;
 
 /// Removals that other nodes have told of late, with their times by this node's clock.
 #[derive(Default)]
-pub(crate) struct RecentRemovals(Mutex<VecDeque<(Instant, ContactRemoval)>>);
+pub(crate) struct RecentRemovals(Mutex<Removals>);
+
+#[derive(Default)]
+struct Removals {
+    /// The account of each, in the order of their arrival.
+    order: VecDeque<(Instant, AorKey)>,
+    /// Each account's, in the same order.
+    by_account: BTreeMap<AorKey, VecDeque<(Instant, ContactRemoval)>>,
+}
 
 impl RecentRemovals {
     fn note(&self, now: Instant, removal: ContactRemoval) {
-        let mut recent = self.0.lock();
-        while recent
-            .front()
-            .is_some_and(|(at, _)| recent.len() >= REMEMBERED_MAX || now.duration_since(*at) >= REMEMBERED)
-        {
-            recent.pop_front();
+        // After a panic in between, a removal is left that is forgotten with a later one of its account.
+        let Removals { order, by_account } = &mut *self.0.lock();
+        let is_over = |at: Instant, count| count >= REMEMBERED_MAX || now.duration_since(at) >= REMEMBERED;
+        while let Some((_, account)) = order.front().copied().filter(|(at, _)| is_over(*at, order.len())) {
+            order.pop_front();
+            if let Some(theirs) = by_account.get_mut(&account) {
+                theirs.pop_front();
+                if theirs.is_empty() {
+                    by_account.remove(&account);
+                }
+            }
         }
-        recent.push_back((now, removal));
+        order.push_back((now, removal.account));
+        by_account.entry(removal.account).or_default().push_back((now, removal));
     }
 
-    /// Whether one of them is this.
-    fn any(&self, now: Instant, is_it: impl Fn(&ContactRemoval) -> bool) -> bool {
+    /// Those of an account.
+    fn of(&self, now: Instant, account: AorKey) -> Vec<ContactRemoval> {
         let recent = self.0.lock();
-        recent.iter().any(|(at, removal)| now.duration_since(*at) < REMEMBERED && is_it(removal))
+        let theirs = recent.by_account.get(&account).into_iter().flatten();
+        theirs.filter(|(at, _)| now.duration_since(*at) < REMEMBERED).map(|(_, removal)| *removal).collect()
     }
 }
 
 impl Inner {
     /// Whether another node's device has removed, or replaced, a registration that is being taken over.
     pub(crate) fn is_removed(&self, id: InstanceId, it: &PushBindingRecord) -> bool {
-        let vault = &self.dependencies.vault;
-        self.recent_removals.any(clock::now(), |removal| {
-            let ContactRemoval { account, device, sent_ms, by } = *removal;
-            by != Some(id)
-                && account == vault.aor_key(&it.aor)
-                && is_earlier(it, sent_ms)
-                && self.is_of_device(it, device)
-        })
+        let account = self.dependencies.vault.aor_key(&it.aor);
+        let mut removals = self.recent_removals.of(clock::now(), account);
+        removals.retain(|removal| removal.by != Some(id) && is_earlier(it, removal.sent_ms));
+        if removals.is_empty() {
+            return false;
+        }
+        let marks = self.marks_of(it);
+        removals.iter().any(|removal| marks.contains(&removal.device))
     }
 
-    fn is_of_device(&self, it: &PushBindingRecord, device: [u8; 16]) -> bool {
+    /// The marks of a registration's device.
+    fn marks_of(&self, it: &PushBindingRecord) -> [[u8; 16]; 2] {
         let server = server_of(&it.registrar, it.proxy.as_deref()).unwrap_or_default();
-        [&*it.contact, ""]
-            .into_iter()
-            .any(|contact| self.dependencies.vault.device_mark(&it.aor, &server, contact) == device)
+        [&*it.contact, ""].map(|contact| self.dependencies.vault.device_mark(&it.aor, &server, contact))
     }
 
     /// Ends a registration that was removed before it was taken over here.
@@ -208,7 +222,7 @@ impl Inner {
         self.recent_removals.note(clock::now(), ContactRemoval { account, device, sent_ms, by });
         let here = self.dependencies.agent.ask_all(|reply| Request::OfAccount { aor: account, reply }).await;
         for status in here.into_iter().flatten().filter(|status| Some(status.id) != by) {
-            let is_it = |it: &PushBindingRecord| is_earlier(it, sent_ms) && self.is_of_device(it, device);
+            let is_it = |it: &PushBindingRecord| is_earlier(it, sent_ms) && self.marks_of(it).contains(&device);
             let lookup = vault.open_record(status.id, &status.sealed, |record| {
                 record.push_binding().filter(|it| is_it(it)).map(|it| vault.lookup_of(it))
             });
@@ -286,10 +300,9 @@ impl Inner {
             Err(_) => return false,
         }
         tracing::info!(event = "passed-forgotten", instance = %stored.id, end = "unregistered", "a registration that passed through is forgotten");
-        // It may be on its way here from the store. One that its device makes here now is no more called ended, and is written behind this.
-        if self.ended_before(stored).is_some() {
-            self.release_push_binding(stored.id).await;
-        }
+        // It may be on its way here from the store. One that its device makes here now is no more called ended when the shard looks, and is written behind this.
+        let (id, sealed) = (stored.id, stored.sealed.clone());
+        let _ = self.dependencies.agent.ask(id, |reply| Request::EndPassed { id, sealed, reply }).await;
         self.tell_end(stored.id, Audience::AllNodes).await;
         true
     }
@@ -326,24 +339,32 @@ mod tests {
     use sip::id::ShardTag;
 
     use super::*;
-    use crate::vault::AorKey;
 
     #[test]
     fn what_other_nodes_have_told_is_remembered_for_a_while_and_bounded() {
         let (recent, now) = (RecentRemovals::default(), Instant::now());
         let by = |number: usize| Some(InstanceId::new((number as u128) << 32, ShardTag(1)));
+        // Every other one is of another account.
+        let account = |number: usize| AorKey::from_bytes([number as u8 % 2; 16]);
         let removal = |number| {
-            let account = AorKey::from_bytes([1; 16]);
+            let account = account(number);
             ContactRemoval { account, device: [2; 16], sent_ms: 3, by: by(number) }
         };
-        let has = |after: Duration, number: usize| recent.any(now + after, |it| it.by == by(number));
+        let has = |after: Duration, number: usize| {
+            recent.of(now + after, account(number)).iter().any(|it| it.by == by(number))
+        };
         recent.note(now, removal(0));
         assert!(has(REMEMBERED / 2, 0) && !has(REMEMBERED, 0) && !has(Duration::ZERO, 1));
+        assert!(recent.of(now, account(1)).is_empty(), "of another account");
         (1..=REMEMBERED_MAX).for_each(|number| recent.note(now, removal(number)));
-        assert_eq!(recent.0.lock().len(), REMEMBERED_MAX);
+        let count = || {
+            let all = recent.0.lock();
+            (all.order.len(), all.by_account.values().map(VecDeque::len).sum::<usize>())
+        };
+        assert_eq!(count(), (REMEMBERED_MAX, REMEMBERED_MAX));
         assert!(!has(Duration::ZERO, 0) && has(Duration::ZERO, 1));
         recent.note(now + REMEMBERED, removal(0));
-        assert_eq!(recent.0.lock().len(), 1);
+        assert_eq!((count(), recent.0.lock().by_account.len()), ((1, 1), 1));
     }
 
     #[test]

@@ -104,6 +104,8 @@ const RELEASED: &str = "-";
 enum Writing {
     /// It is new, or changed.
     Put,
+    /// It is changed, and registered from here: the nodes that had it before are forgotten.
+    PutRegistered,
     /// It is changed, and takes its lookup, which is not the one that it had before.
     PutMoved,
     /// Likewise, and leaves its lookup to another instance that has it.
@@ -183,6 +185,7 @@ impl RedisStore {
     ) -> Result<Placed, StoreError> {
         let (lookup, writing) = match naming {
             Naming::Takes(lookup) => (lookup, Writing::Put),
+            Naming::TakesRegistered(lookup) => (lookup, Writing::PutRegistered),
             Naming::Moves(LookupChange { to, .. }) => (to, Writing::PutMoved),
             Naming::Leaves(lookup) => (lookup, Writing::PutBeside),
         };
@@ -256,6 +259,7 @@ impl RedisStore {
                 Writing::Put | Writing::PutMoved | Writing::PutBeside => 0,
                 Writing::Restore => 1,
                 Writing::Over => 2,
+                Writing::PutRegistered => 3,
             });
             for collection in Collection::ALL {
                 put.arg(collection.kept_ms());

@@ -8,6 +8,8 @@ local sealed, owner, fence, expires_at, lookup, left_ms = ARGV[1], ARGV[2], tonu
 local restores = ARGV[7] == '1'
 -- So is what another owner has by this fence: it is this owner's by the next one.
 local takes_over = ARGV[7] == '2'
+-- It is registered from here: the Contacts of the nodes that have had it are gone.
+local is_registered = ARGV[7] == '3'
 -- Behind it: how long each collection is kept after its newest item, in milliseconds, if the record lives so long.
 local LIVES = 7
 
@@ -41,6 +43,7 @@ last(record, left_ms, function()
   redis.call('HSET', record, 's', had_sealed, 'o', had_owner, 'f', had_fence, 'e', had_expires_at, 'l', had_lookup)
 end)
 redis.call('HDEL', record, 'p')
+if is_registered then redis.call('HDEL', record, 'h') end
 local left = redis.call('PTTL', record)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
