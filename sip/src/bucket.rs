@@ -51,6 +51,11 @@ impl Bucket {
         Ok(())
     }
 
+    /// Puts a token back that was taken and not used.
+    pub fn give_back(&mut self, rate: Rate) {
+        self.due = self.due.checked_sub(rate.interval).unwrap_or(self.due);
+    }
+
     /// Takes tokens whether they are there or not: the next ones are due so much later.
     pub fn owe(&mut self, now: Instant, rate: Rate, tokens: u32) {
         self.due = self.due.max(now) + rate.interval.saturating_mul(tokens);
@@ -111,6 +116,9 @@ mod tests {
         assert_eq!(bucket.take(start, RATE), Err(ms(100)));
         assert_eq!(bucket.take(start + ms(60), RATE), Err(ms(40)), "a part of an interval is not lost");
         assert_eq!(bucket.take(start + ms(100), RATE), Ok(()));
+        assert_eq!(bucket.take(start + ms(100), RATE), Err(ms(100)));
+        bucket.give_back(RATE);
+        assert_eq!(bucket.take(start + ms(100), RATE), Ok(()), "it was not used");
         assert_eq!(bucket.take(start + ms(100), RATE), Err(ms(100)));
         assert!(!bucket.is_full(start + ms(399)) && bucket.is_full(start + ms(400)));
         let granted = (0..1000).filter(|n| bucket.take(start + ms(400 + n), RATE).is_ok()).count();

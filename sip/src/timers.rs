@@ -3,11 +3,18 @@
 //! A deadline is never taken back: its owner looks, when it fires, whether it still means something. So setting one costs
 //! a heap push, and forgetting one costs nothing.
 //!
-//! Invariant: equal deadlines fire in the order in which they were set. Deadlines are less than 292 years apart.
+//! A deadline that is set while others fire, and has come by then, fires [`REST`] later: an owner that sets its own in the past
+//! again and again costs work, and holds up nobody.
+//!
+//! Invariant: equal deadlines fire in the order in which they were set. Firing all that are due ends, whatever deadlines their owners
+//! set. Deadlines are less than 292 years apart.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
+
+/// How long a deadline rests that had come when it was set, while others fired.
+const REST: Duration = Duration::from_millis(1);
 
 /// Brings a deadline forward by time that has passed and that no clock has counted; it is not earlier than now by that.
 pub fn bring_forward(deadline: &mut Instant, now: Instant, lost: Duration) {
@@ -21,6 +28,12 @@ pub struct Timers<K> {
     set: u64,
     /// The instant that deadlines are counted from: the first of them.
     origin: Option<Instant>,
+    /// The moment up to which deadlines fire, as long as they do.
+    firing: Option<Instant>,
+    /// Those that had come when they were set, while others fired.
+    resting: Vec<Reverse<Entry<K>>>,
+    /// Until when these rest.
+    rest_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -33,7 +46,8 @@ struct Entry<K> {
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), set: 0, origin: None }
+        let (heap, resting) = (BinaryHeap::new(), Vec::new());
+        Self { heap, set: 0, origin: None, firing: None, resting, rest_until: None }
     }
 }
 
@@ -41,25 +55,35 @@ impl<K> Timers<K> {
     /// Sets a deadline.
     pub fn set(&mut self, at: Instant, key: K) {
         let origin = *self.origin.get_or_insert(at);
-        self.heap.push(Reverse(Entry { at: since(origin, at), order: self.set, key }));
+        let entry = Reverse(Entry { at: since(origin, at), order: self.set, key });
         self.set += 1;
+        match self.firing.filter(|now| at <= *now) {
+            Some(now) => {
+                // Those that rest already do so beyond `now`.
+                self.rest_until.get_or_insert(now + REST);
+                self.resting.push(entry);
+            }
+            None => self.heap.push(entry),
+        }
     }
 
     /// The next deadline.
     pub fn next(&self) -> Option<Instant> {
-        let (Reverse(entry), origin) = (self.heap.peek()?, self.origin?);
-        Some(after(origin, entry.at))
+        let first = self.heap.peek().zip(self.origin).map(|(Reverse(entry), origin)| after(origin, entry.at));
+        [first, self.rest_until].into_iter().flatten().min()
     }
 
     /// How many are set, those included that mean nothing any more.
     pub fn pending(&self) -> usize {
-        self.heap.len()
+        self.heap.len() + self.resting.len()
     }
 
     /// Forgets the deadlines that mean nothing any more.
     pub fn retain(&mut self, mut counts: impl FnMut(Instant, &K) -> bool) {
         let Some(origin) = self.origin else { return };
-        self.heap.retain(|Reverse(entry)| counts(after(origin, entry.at), &entry.key));
+        let mut counts = |Reverse(entry): &Reverse<Entry<K>>| counts(after(origin, entry.at), &entry.key);
+        self.heap.retain(&mut counts);
+        self.resting.retain(&mut counts);
     }
 
     /// Gives the room of a moment back that was much busier; what so many need is kept.
@@ -75,12 +99,16 @@ impl<K> Timers<K> {
         self.heap.capacity()
     }
 
-    /// Takes one deadline that is due at `now`.
+    /// Takes one deadline that is due at `now`. They fire until there is none.
     pub fn pop_due(&mut self, now: Instant) -> Option<K> {
-        if self.next()? > now {
-            return None;
+        if self.rest_until.is_some_and(|until| until <= now) {
+            self.rest_until = None;
+            self.heap.extend(self.resting.drain(..));
         }
-        self.heap.pop().map(|Reverse(entry)| entry.key)
+        let is_due =
+            self.heap.peek().zip(self.origin).is_some_and(|(Reverse(entry), origin)| after(origin, entry.at) <= now);
+        self.firing = is_due.then_some(now);
+        if is_due { self.heap.pop().map(|Reverse(entry)| entry.key) } else { None }
     }
 }
 
@@ -181,6 +209,32 @@ mod tests {
         let end = start + Duration::from_secs(400_000);
         let fired: Vec<_> = std::iter::from_fn(|| timers.pop_due(end)).collect();
         assert_eq!(fired, [1, 0, 3, 2]);
+    }
+
+    #[test]
+    fn an_owner_that_sets_its_deadline_in_the_past_for_ever_holds_up_nobody() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        for key in ['a', 'b'] {
+            timers.set(start, key);
+        }
+        let mut now = start;
+        for round in 0..10 {
+            let mut fired = Vec::new();
+            while let Some(key) = timers.pop_due(now) {
+                fired.push(key);
+                assert!(fired.len() <= 2, "round {round}: {fired:?}");
+                timers.set(start, key);
+            }
+            assert_eq!(fired, ['a', 'b'], "round {round}");
+            assert_eq!((timers.next(), timers.pending()), (Some(now + REST), 2));
+            assert_eq!(timers.pop_due(now), None);
+            now += REST;
+        }
+        timers.retain(|at, _| at != start);
+        assert_eq!((timers.pending(), timers.pop_due(now)), (0, None));
+        timers.set(start, 'c');
+        assert_eq!(timers.pop_due(now), Some('c'), "nothing fires meanwhile: it is due at once");
     }
 
     /// There is one for each binding.

@@ -355,10 +355,19 @@ impl Device {
             }
             // A relay that does not look has nothing to say; the account may be registered all the same.
             let found = https.ask("POST", "/v1/doctor", key.expose(), Some(&body)).await.unwrap_or_default();
-            say(&unregistered(&found, &account.aor));
-            // Where calls wait for it, this is said there.
-            if !self.asleep && self.stock.is_none() {
-                let _ = await_registered(https, path, secret).await;
+            // It has looked for a while.
+            let view = https.ask("GET", path, secret.expose(), None).await.unwrap_or_default();
+            // Where calls wait for the registration, that it has come is said there.
+            let says_when = !self.asleep && self.stock.is_none();
+            match registered(&view) {
+                Some(told) if says_when => say(&told),
+                Some(_) => {}
+                None => {
+                    say(&unregistered(&found, &account.aor));
+                    if says_when {
+                        let _ = await_registered(https, path, secret).await;
+                    }
+                }
             }
         }
         std::future::pending().await
@@ -447,11 +456,18 @@ async fn await_registered(https: &Https, path: &str, secret: &InstanceSecret) ->
     loop {
         tokio::time::sleep(LOOK_AT_REGISTRATION).await;
         let view = https.ask("GET", path, secret.expose(), None).await?;
-        if answer::text(&view["registration"], "state")? == "registered" {
-            say(&told(&view["registration"]));
+        answer::text(&view["registration"], "state")?;
+        if let Some(told) = registered(&view) {
+            say(&told);
             return Ok(());
         }
     }
+}
+
+/// What is said of an instance whose account is registered.
+fn registered(view: &Value) -> Option<String> {
+    let registration = &view["registration"];
+    (registration["state"] == "registered").then(|| told(registration))
 }
 
 /// Writes the account as baresip reads it, for its user's eyes alone.
@@ -525,6 +541,9 @@ mod tests {
         assert_eq!(told, "not registered yet: the name servers did not answer; look at them");
         let nothing = unregistered(&Value::Null, "sip:620@pbx.lan");
         assert!(nothing.contains("sipwake doctor --ask-password --aor sip:620@pbx.lan"), "{nothing}");
+        let view = |state: &str| json!({"registration": {"state": state, "status": 200}});
+        assert_eq!(registered(&view("registered")).as_deref(), Some("registration: registered 200"));
+        assert_eq!((registered(&view("retrying")), registered(&Value::Null)), (None, None));
     }
 
     #[test]

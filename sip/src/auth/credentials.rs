@@ -148,6 +148,26 @@ pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Opt
     Some(names)
 }
 
+/// The text of bytes that others may read: in UTF-8, or where they are none, in the Latin-1 of databases, which is Windows-1252.
+pub fn text_of(bytes: &[u8]) -> Cow<'_, str> {
+    /// Those of 0x80 to 0x9F that are letters.
+    const LETTERS: [(u8, char); 8] = [
+        (0x83, '\u{192}'),
+        (0x8a, '\u{160}'),
+        (0x8c, '\u{152}'),
+        (0x8e, '\u{17d}'),
+        (0x9a, '\u{161}'),
+        (0x9c, '\u{153}'),
+        (0x9e, '\u{17e}'),
+        (0x9f, '\u{178}'),
+    ];
+    let read = |byte: &u8| LETTERS.iter().find(|(of, _)| of == byte).map_or(char::from(*byte), |(_, letter)| *letter);
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => bytes.iter().map(read).collect::<String>().into(),
+    }
+}
+
 /// The user name of a `Basic`, if the value is one that can be read; `None` where it is too long.
 fn basic_username(value: &[u8]) -> Option<Option<Box<str>>> {
     let scheme =
@@ -155,7 +175,7 @@ fn basic_username(value: &[u8]) -> Option<Option<Box<str>>> {
     let Some((_, written)) = scheme else { return Some(None) };
     let Ok(decoded) = BASIC.decode(written.trim_ascii()) else { return Some(None) };
     let name = decoded.split(|byte| *byte == b':').next().unwrap_or_default();
-    if name.is_empty() { Some(None) } else { bounded(String::from_utf8_lossy(name), USERNAME_BYTES).map(Some) }
+    if name.is_empty() { Some(None) } else { bounded(text_of(name), USERNAME_BYTES).map(Some) }
 }
 
 /// The rest of the text after a `username=` or `username*=` that begins at a place, and whether it has the star.
@@ -190,7 +210,7 @@ fn username((written, is_extended): (&[u8], bool)) -> Option<Box<str>> {
     };
     // One that does not end within so many bytes ends with the value.
     let end = end.or_else(|| (written.len() <= longest).then_some(written.len()))?;
-    let text = String::from_utf8_lossy(&written[..end]);
+    let text = text_of(&written[..end]);
     let text = crate::message::unquote(&text);
     let name = if is_extended { text.splitn(3, '\'').last().unwrap_or_default() } else { &text };
     bounded(name.trim_matches('"').into(), USERNAME_BYTES)

@@ -28,7 +28,7 @@ mod response;
 
 pub use challenge::{Challenge, ChallengeError, Qop, challenge_value};
 pub(crate) use credentials::digest_names;
-pub use credentials::{Credentials, bearer, usernames};
+pub use credentials::{Credentials, bearer, text_of, usernames};
 pub use digest::Protection;
 pub use hash::{Algorithm, Ha1, Hash};
 pub use packed::PackedChallenge;

@@ -411,6 +411,10 @@ fn every_user_name_of_credentials_is_found_whatever_they_look_like() {
         (b"Basic YWxpY2U6c2VjcmV0", &["alice"]),
         (b"basic  YWxpY2U6MQ== ", &["alice"]),
         (b"Basic ?", &[]),
+        (b"Digest username=\"v\xedctim\"", &["víctim"]),
+        (b"Digest username=\"v\xc3\xadctim\"", &["víctim"]),
+        (b"Digest username=\"\x9am\xeed\"", &["šmîd"]),
+        (b"Basic duljdGltOnNlY3JldA==", &["v\u{e9}ctim"]),
         (b"Bearer username", &[]),
         (b"", &[]),
     ] {

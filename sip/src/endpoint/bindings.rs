@@ -304,6 +304,7 @@ impl Endpoint {
         }
         let mut back = None;
         if let Step::Registered { expires, renamed, .. } = step {
+            self.tell_address_grants(by);
             if renamed {
                 self.rename(binding, &gruus);
             }

@@ -334,6 +334,9 @@ impl Endpoint {
         response: &Message,
     ) {
         let expires = register.intent.granted(response);
+        if !expires.is_zero() {
+            self.tell_address_grants(by);
+        }
         if let Some(upstream) = register.upstream() {
             self.close_unread(upstream, by);
             let whose = self.accepted_as(&register);
@@ -545,7 +548,8 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
 }
 
 /// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks
-/// by 407, and the registrar behind it by 401 (RFC 3261 §22.3). Some servers answer 404 or 604 to whoever is not let in; HTTPS counts them as well.
+/// by 407, and the registrar behind it by 401 (RFC 3261 §22.3). Some servers answer 404 or 604 to whoever is not let in. An
+/// account that is gone gets the same: its phone counts as one that guesses, which delays that account, and after many more its source.
 fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
     match status {
         401 => register.has(Name::Authorization) && !is_stale(response),

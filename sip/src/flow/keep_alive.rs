@@ -128,8 +128,12 @@ impl KeepAlive {
         }
     }
 
-    /// A deadline may have come, and nothing is to be sent now.
+    /// A deadline may have come, and nothing is to be sent now: nothing waits for an answer any more, so that no deadline is left that has come.
     pub fn put_off(&mut self, now: Instant, random: &mut Random) {
+        if self.deadline() > now {
+            return;
+        }
+        self.waiting = None;
         if self.next_ping <= now {
             self.plan(now, random);
         }
@@ -343,6 +347,21 @@ mod tests {
             assert!(pulse == Pulse::Ping && within(last, at, 23, 29));
             last = at;
         }
+    }
+
+    #[test]
+    fn a_ping_that_is_put_off_leaves_no_deadline_that_has_come() {
+        let mut flow = Flow::datagram();
+        let (pulse, first) = flow.fire();
+        assert!(matches!(pulse, Pulse::Stun(_)));
+        for _ in 0..5 {
+            let at = flow.keep_alive.deadline();
+            flow.keep_alive.put_off(at, &mut flow.random);
+            assert!(flow.keep_alive.deadline() > at, "{:?}", at - first);
+        }
+        let early = flow.keep_alive.deadline() - Duration::from_millis(1);
+        flow.keep_alive.put_off(early, &mut flow.random);
+        assert_eq!(flow.keep_alive.deadline(), early + Duration::from_millis(1), "it has not come");
     }
 
     #[test]

@@ -134,6 +134,24 @@ fn over_udp_a_server_that_never_answered_gets_no_keep_alive_until_it_does() {
     assert!(first <= seconds(60) && world.stun.len() == 1, "{first:?}");
 }
 
+/// The account that the server knows is taken back while a ping waits for its answer; another one, which it never accepted, stays.
+#[test]
+fn over_udp_a_ping_that_is_needed_no_more_is_not_sent_again() {
+    let mut world = World::with_settings(udp(), |settings| settings.register_expires = seconds(3600));
+    world.bind_new(world.binding, world.instance, true);
+    world.bind_more(7);
+    world.next_ping();
+    assert_eq!((world.stun.len(), world.dialled), (1, 1), "the flow is kept for the known one");
+    world.input(Input::Unbind { instance: world.instance, deadline: Duration::ZERO });
+    world.advance(Duration::from_millis(1));
+    assert!(world.events.iter().any(|event| matches!(event, Event::Unbound { .. })), "{:?}", world.events);
+    world.told = Some(Vec::new());
+    world.advance(seconds(20));
+    assert_eq!((world.stun.len(), world.pings), (1, 0));
+    let looks = world.told.take().map_or(0, |told| told.len());
+    assert!(looks < 100, "it is looked at {looks} times");
+}
+
 #[test]
 fn a_datagram_flow_that_answers_no_keep_alive_any_more_is_left_for_another_address() {
     let mut world = registered(udp(), &[]);

@@ -246,7 +246,8 @@ impl World {
             Event::RouteNeeded(asked) => {
                 self.tell_soon(shard, MS, Input::Route { register: asked.register, route: Err(403.into()) });
             }
-            Event::RegisterEnded { .. }
+            Event::AddressGrants(_)
+            | Event::RegisterEnded { .. }
             | Event::Proof(_)
             | Event::UpstreamKept(_)
             | Event::UpstreamReleased(_)
@@ -356,6 +357,7 @@ fn event_kind(event: &Event) -> String {
     match event {
         Event::Challenged { nc, .. } => format!("challenged {nc}"),
         Event::Registered { expires, refresh, .. } => format!("registered {expires:?} {refresh}"),
+        Event::AddressGrants(address) => format!("grants {address}"),
         Event::RequestRefused(why) => format!("request refused {why:?}"),
         Event::ResponseRefused => "response refused".to_owned(),
         Event::AnswerTooLong { call, instance } => format!("too long {call} {instance}"),

@@ -40,6 +40,7 @@ impl Shard {
             Event::Registered { binding, instance, expires, refresh } => {
                 self.on_registered(binding, instance, expires, refresh);
             }
+            Event::AddressGrants(address) => self.shared.dialler.grants(address),
             Event::PublicAddress { upstream, address } => {
                 tracing::info!(event = "public-address", upstream = upstream.0, %address, "a SIP server says where it sees this relay");
             }

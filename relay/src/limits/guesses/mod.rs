@@ -25,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+use sip::auth::text_of;
 use sip::bucket::{Bucket, Rate};
 
 use super::counted_as;
@@ -502,7 +503,7 @@ fn plain(user: &str) -> String {
         out.push(value.unwrap_or(byte));
         rest = if value.is_some() { &after[2..] } else { after };
     }
-    String::from_utf8_lossy(&out).to_lowercase()
+    text_of(&out).to_lowercase()
 }
 
 #[cfg(test)]

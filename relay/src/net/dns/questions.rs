@@ -12,13 +12,13 @@
 //! | the relay: the operator's push services, SIP servers at which accounts are registered | [`ALL`], and [`OWN`] where those are taken |
 //!
 //! A free place goes first to requesters whose names were answered, then to those with the fewest questions under way, by source and then by App; among
-//! equals to the one that came first.
+//! equals to the one that came first. Whether a source is suspected is judged when its line begins, and when its questions begin or end.
 //!
 //! Invariant: a question waits at most [`WAIT`] for a place. When another question could wait for its place, a question gives the place back after
 //! [`BRIEF`], long enough for a healthy name server: names whose servers are silent delay other questions, but do not shut them out. A requester without
 //! a question under way waits behind no second question of any other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,8 +73,23 @@ struct Table {
     silent: BTreeMap<Requester, Instant>,
     sweep_at: usize,
     /// Those who wait, in the order in which they came.
-    lines: BTreeMap<Line, VecDeque<Waiting>>,
+    lines: BTreeMap<Line, Waits>,
+    /// The lines of requesters, by App and then in the order of their turns: so that the next one is found without a look at all.
+    ready: BTreeMap<Option<Requester>, BTreeSet<(Key, Requester)>>,
+    /// The relay's own lines, by the first of each.
+    ready_own: BTreeSet<(u64, Option<Requester>)>,
     last: u64,
+}
+
+/// A line's place among those of its App: whether its requester is suspected, how many questions of that are under way, and the first of the line.
+type Key = (bool, usize, u64);
+
+/// One line.
+#[derive(Default)]
+struct Waits {
+    queue: VecDeque<Waiting>,
+    /// Its present key; `None`: it has not been put in order.
+    key: Option<Key>,
 }
 
 /// Who waits in one line: a requester, the relay itself where there is none, and the App that it came by.
@@ -116,11 +131,16 @@ impl Questions {
         let requester = requesters.iter().find(has_room).or(requesters.first()).cloned();
         table.last += 1;
         let (line, number) = ((requester, app), table.last);
-        let waiting = table.lines.entry(line.clone()).or_default();
-        waiting.push_back(Waiting { number, place });
-        let is_first = waiting.len() == 1;
+        let queue = &mut table.lines.entry(line.clone()).or_default().queue;
+        queue.push_back(Waiting { number, place });
+        let is_first = queue.len() == 1;
+        let now = Instant::now();
+        if is_first {
+            table.put_in_order(&line, now);
+        }
         // Of those who wait already nobody could begin.
-        let given = if is_first { table.give(&line, Instant::now()) } else { None };
+        let may_begin = is_first && table.turn_of(&line).is_some();
+        let given = if may_begin { table.give(&line, now) } else { None };
         drop(table);
         send(&self.0, given.into_iter().collect());
         InLine { table: &self.0, line, number }
@@ -137,11 +157,12 @@ struct InLine<'a> {
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
         let mut table = self.table.lock();
-        if let Some(line) = table.lines.get_mut(&self.line) {
-            line.retain(|waiting| waiting.number != self.number);
-            if line.is_empty() {
-                table.lines.remove(&self.line);
-            }
+        let Some(Waits { queue, .. }) = table.lines.get_mut(&self.line) else { return };
+        // Numbers rise in each line.
+        let Ok(at) = queue.binary_search_by_key(&self.number, |waiting| waiting.number) else { return };
+        queue.remove(at);
+        if at == 0 {
+            table.put_in_order(&self.line, Instant::now());
         }
     }
 }
@@ -164,28 +185,77 @@ impl Table {
         self.silent.get(requester).is_some_and(|at| now.saturating_duration_since(*at) < SUSPECTED)
     }
 
-    /// When it is the turn of those who wait in a line, the least first; `None`: not now.
-    fn turn_of(&self, line: &Line, now: Instant) -> Option<(bool, usize, usize, u64)> {
-        let first = self.lines.get(line)?.front()?.number;
+    /// Puts a line where its turn is now; one that is empty ends.
+    fn put_in_order(&mut self, line: &Line, now: Instant) {
         let (requester, app) = line;
-        let Some(requester) = requester else {
+        let Some(Waits { queue, key }) = self.lines.get(line) else { return };
+        let (first, earlier) = (queue.front().map(|waiting| waiting.number), *key);
+        let is_suspect = requester.as_ref().is_some_and(|it| self.is_suspect(it, now));
+        let held = requester.as_ref().map_or(0, |it| self.held(it));
+        let key = first.map(|first| (is_suspect, held, first));
+        match requester {
+            Some(requester) => {
+                let lines = self.ready.entry(app.clone()).or_default();
+                earlier.map(|earlier| lines.remove(&(earlier, requester.clone())));
+                lines.extend(key.map(|key| (key, requester.clone())));
+                if lines.is_empty() {
+                    self.ready.remove(app);
+                }
+            }
+            None => {
+                earlier.map(|(.., first)| self.ready_own.remove(&(first, app.clone())));
+                self.ready_own.extend(key.map(|(.., first)| (first, app.clone())));
+            }
+        }
+        match (key, self.lines.get_mut(line)) {
+            (Some(_), Some(waits)) => waits.key = key,
+            _ => drop(self.lines.remove(line)),
+        }
+    }
+
+    /// Likewise all lines of the requester of a line, and of its App where that is one, too: what they hold has changed.
+    fn put_all_in_order(&mut self, (requester, app): &Line, now: Instant) {
+        for requester in [requester, app].into_iter().filter(|it| it.is_some()) {
+            let lines = self.lines.range((requester.clone(), None)..).map(|(line, _)| line);
+            let theirs: Vec<_> = lines.take_while(|line| line.0 == *requester).cloned().collect();
+            for line in theirs {
+                self.put_in_order(&line, now);
+            }
+        }
+    }
+
+    /// When it is the turn of those who wait in a line, the least first; `None`: not now.
+    fn turn_of(&self, line: &Line) -> Option<(bool, usize, usize, u64)> {
+        let (is_suspect, of_requester, first) = self.lines.get(line)?.key?;
+        let (requester, app) = line;
+        if requester.is_none() {
             return (self.all < ALL || self.own < OWN).then_some((false, self.relay, 0, first));
-        };
-        let is_suspect = self.is_suspect(requester, now);
-        let (of_requester, of_app) = (self.held(requester), app.as_ref().map_or(0, |app| self.held(app)));
+        }
+        let of_app = app.as_ref().map_or(0, |app| self.held(app));
         let is_full = self.all >= ALL || of_requester >= OF_ONE || of_app >= OF_ONE;
         let waits = is_full || is_suspect && self.suspects >= OF_SUSPECTS;
         (!waits).then_some((is_suspect, of_requester, of_app, first))
     }
 
-    /// Gives the first of a line its place, if it is free.
+    /// The line whose turn it is.
+    fn next(&self) -> Option<Line> {
+        let own = self.ready_own.first().map(|(_, app)| (None, app.clone()));
+        // The first of an App is the first of those of its kind, suspected or not; where it has to wait, so do all behind it.
+        let suspected = ((true, 0, 0), Requester::App("".into()));
+        let of_requesters = self.ready.iter().filter(|_| self.all < ALL).flat_map(|(app, lines)| {
+            let first_suspect = lines.range(&suspected..).next();
+            let of_app = [lines.first(), first_suspect];
+            of_app.into_iter().flatten().map(|(_, requester)| (Some(requester.clone()), app.clone()))
+        });
+        let turns = own.into_iter().chain(of_requesters).filter_map(|line| Some((self.turn_of(&line)?, line)));
+        turns.min().map(|(_, line)| line)
+    }
+
+    /// Gives the first of a line its place.
     fn give(&mut self, line: &Line, now: Instant) -> Option<Given> {
-        let (is_suspect, ..) = self.turn_of(line, now)?;
-        let waiting = self.lines.get_mut(line)?;
-        let Waiting { place: told, .. } = waiting.pop_front()?;
-        if waiting.is_empty() {
-            self.lines.remove(line);
-        }
+        let Waits { queue, key } = self.lines.get_mut(line)?;
+        let is_suspect = key.is_some_and(|(is_suspect, ..)| is_suspect);
+        let Waiting { place: told, .. } = queue.pop_front()?;
         let place = Place { is_suspect, is_own: self.all >= ALL };
         *(if place.is_own { &mut self.own } else { &mut self.all }) += 1;
         self.suspects += usize::from(is_suspect);
@@ -193,14 +263,15 @@ impl Table {
         for requester in [&line.0, &line.1].into_iter().flatten() {
             *self.held.entry(requester.clone()).or_default() += 1;
         }
+        self.put_in_order(line, now);
+        self.put_all_in_order(line, now);
         Some((told, line.clone(), place))
     }
 
     /// Gives the places that are free to those whose turn it is.
-    fn give_all(&mut self) -> Vec<Given> {
-        let (now, mut given) = (Instant::now(), Vec::new());
-        while let Some((_, line)) = self.lines.keys().filter_map(|line| Some((self.turn_of(line, now)?, line))).min() {
-            let line = line.clone();
+    fn give_all(&mut self, now: Instant) -> Vec<Given> {
+        let mut given = Vec::new();
+        while let Some(line) = self.next() {
             given.extend(self.give(&line, now));
         }
         given
@@ -216,9 +287,10 @@ impl Table {
             self.sweep_at = self.silent.len() * 2;
         }
         self.silent.insert(requester.clone(), now);
+        self.put_all_in_order(&(Some(requester.clone()), None), now);
     }
 
-    fn give_back(&mut self, turn: &Turn) {
+    fn give_back(&mut self, turn: &Turn, now: Instant) {
         let count = if turn.place.is_own { &mut self.own } else { &mut self.all };
         *count = count.saturating_sub(1);
         self.suspects = self.suspects.saturating_sub(usize::from(turn.place.is_suspect));
@@ -229,6 +301,7 @@ impl Table {
                 _ => drop(self.held.remove(requester)),
             }
         }
+        self.put_all_in_order(&turn.line, now);
     }
 }
 
@@ -265,8 +338,9 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut table = self.table.lock();
-        table.give_back(self);
-        let given = table.give_all();
+        let now = Instant::now();
+        table.give_back(self, now);
+        let given = table.give_all(now);
         drop(table);
         send(&self.table, given);
     }
@@ -418,6 +492,51 @@ mod tests {
         assert_eq!(taken(&questions), (ALL, 0, OWN));
         let other = wait_of(&questions, &[], None).await;
         assert!(other < WAIT, "1,024 names by 256: {other:?}");
+    }
+
+    /// Whoever comes, ends, gives up or falls silent: the next one is whom a look at all lines finds, and it is found by a look at one or two of each App.
+    #[tokio::test(start_paused = true)]
+    async fn the_next_one_is_the_least_of_all_who_wait() {
+        let questions = Arc::new(Questions::default());
+        let apps = [app("a"), app("b"), app("c")];
+        let mut random = sip::random::Random::new([7; 32]);
+        let mut asked = Vec::new();
+        for round in 0..3_000 {
+            let number = random.between(0, 40) as u16;
+            let app = apps.get(random.between(0, 3) as usize).filter(|_| number > 0).cloned();
+            let requesters = match (number, &app) {
+                (0, _) => Vec::new(),
+                (1..=3, Some(app)) => vec![Requester::App(app.clone())],
+                _ => source(number).into(),
+            };
+            asked.push(ask_in_vain(&questions, requesters, app.as_ref()));
+            if random.between(0, 9) == 0 {
+                let gone = asked.swap_remove(random.between(0, asked.len() as u64 - 1) as usize);
+                gone.abort();
+                sleep(Duration::from_millis(random.between(1, 90))).await;
+            }
+            let mut table = questions.0.lock();
+            let (all, own) = (table.all, table.own);
+            // As if places were free.
+            for free in [0, 1] {
+                (table.all, table.own) = (all - free.min(all), own - free.min(own));
+                let least = table.lines.keys().filter_map(|line| Some((table.turn_of(line)?, line.clone()))).min();
+                assert_eq!(table.next(), least.map(|(_, line)| line), "{round}");
+            }
+            (table.all, table.own) = (all, own);
+            for ((requester, _), waits) in &table.lines {
+                let (held, first) = (requester.as_ref().map_or(0, |it| table.held(it)), waits.queue[0].number);
+                assert_eq!(waits.key.map(|(_, held, first)| (held, first)), Some((held, first)), "{round}");
+            }
+            let in_order: usize = table.ready.values().map(BTreeSet::len).sum();
+            assert_eq!(in_order + table.ready_own.len(), table.lines.len(), "{round}");
+        }
+        for question in asked {
+            let _ = question.await;
+        }
+        assert_eq!(taken(&questions), (0, 0, 0));
+        let table = questions.0.lock();
+        assert!(table.lines.is_empty() && table.ready.is_empty() && table.ready_own.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

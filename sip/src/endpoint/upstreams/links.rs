@@ -370,6 +370,13 @@ impl Endpoint {
         }
     }
 
+    /// A registration was granted `by` a flow.
+    pub(in crate::endpoint) fn tell_address_grants(&mut self, by: FlowId) {
+        if let Some(address) = self.upstreams.address_of(by) {
+            self.core.event(Event::AddressGrants(address));
+        }
+    }
+
     pub(in crate::endpoint) fn learn_address(&mut self, id: UpstreamId, address: SocketAddr) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if upstream.public.replace(address) != Some(address) {

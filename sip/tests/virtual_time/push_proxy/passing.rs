@@ -4,6 +4,8 @@ use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::Name;
 
+use crate::world::server_address;
+
 use super::through::{PN, Register, Through, values};
 
 /// RFC 3327 §5.2, RFC 3261 §16.6.
@@ -97,6 +99,26 @@ fn a_query_hears_which_services_there_are_and_travels_nowhere() {
     assert_eq!((through.world.count("REGISTER"), through.world.dialled), (0, 0));
     let counts = through.world.endpoint.counts();
     assert_eq!((counts.push_bindings, counts.waiting, through.left()), (0, 0, 2));
+}
+
+/// The address that has granted one is a SIP server, for a relay that lends nothing as well.
+#[test]
+fn a_register_that_passes_tells_the_address_that_grants_it_and_one_that_is_refused_tells_none() {
+    let mut through = Through::new();
+    through.register(&Register::by(1));
+    let granted = |through: &Through| {
+        let grants = through
+            .world
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::AddressGrants(it) if *it == server_address().ip()));
+        grants.count()
+    };
+    let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+    through.world.reply(source, &register, 403, &[], "");
+    assert_eq!(granted(&through), 0);
+    through.registered(&Register::by(1));
+    assert_eq!(granted(&through), 1);
 }
 
 /// The outcome of a proof is told once, however the REGISTER ends.

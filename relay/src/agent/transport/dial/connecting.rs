@@ -25,6 +25,7 @@ use sip::id::UpstreamId;
 use tokio::sync::SemaphorePermit;
 
 use super::Inner;
+use super::pacing::Leave;
 use crate::agent::transport::targets::{Destination, place_of};
 use crate::agent::transport::upstreams::{DialShare, Route};
 use crate::clock;
@@ -149,12 +150,11 @@ impl Inner {
         if candidate.transport == net::Transport::Udp {
             return DialOutcome::Open(Opened::Udp);
         }
-        if !self.is_in_pace(candidate.address, patience).await {
-            return DialOutcome::Passed;
-        }
+        let Some(leave) = self.in_pace(place_of(&candidate), patience).await else { return DialOutcome::Passed };
         let Some(_admitted) = self.admitted(upstream, place_of(&candidate), Turns::Flows, patience).await else {
             return DialOutcome::Passed;
         };
+        leave.used();
         match self.open_stream(route, &candidate).await {
             Ok(stream) => {
                 // Without it the connection works as well.
@@ -178,19 +178,32 @@ impl Inner {
         }
     }
 
-    /// Waits until a connection to an address is within its pace; `false`: that is waited for no longer. It holds nothing meanwhile.
-    async fn is_in_pace(&self, address: SocketAddr, patience: Patience) -> bool {
+    /// Waits until a connection to an address is within its pace, as for a place there; `None`: that is waited for no longer. It holds nothing meanwhile.
+    async fn in_pace(&self, to: Destination, patience: Patience) -> Option<Leave<'_>> {
         let since = clock::now();
-        loop {
+        let known = &self.unreachable;
+        if patience == Patience::Brief && known.away_until(to, since).is_some() {
+            return None;
+        }
+        let is_over = || {
             let now = clock::now();
-            let Err(wait) = self.paces.take(address.ip(), now) else { return true };
             match patience {
-                Patience::None => return false,
-                Patience::Brief if since + SLOW <= now => return false,
-                Patience::Brief | Patience::WhileThere | Patience::Whole => {}
+                Patience::None => true,
+                Patience::Brief => since + SLOW <= now || known.away_until(to, now).is_some(),
+                Patience::WhileThere => known.has_failed_since(to, since),
+                Patience::Whole => false,
             }
-            // It may have granted a registration by then, and nobody waits any more.
-            tokio::time::sleep(wait.min(LOOK_EVERY)).await;
+        };
+        let mut leave = pin!(self.paces.leave(to.0.ip()));
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                leave = &mut leave => return Some(leave),
+                _ = looks.tick() => if is_over() {
+                    return None;
+                },
+            }
         }
     }
 
@@ -411,9 +424,7 @@ mod tests {
         let alone = [a];
         let (waits, ()) = tokio::join!(first(&dialler, upstream, &alone), async {
             tokio::task::yield_now().await;
-            dialler.0.upstreams.targets(upstream, |targets| targets.dialled(0, FlowId::Stream(7), a));
-            dialler.on_flow_outcome(0, upstream, FlowId::Stream(7), FlowOutcome::Taken);
-            dialler.serves(0, upstream);
+            dialler.grants(a.address.ip());
         });
         assert_eq!(waits, Some(a));
         for _ in 0..40 {

@@ -191,11 +191,13 @@ impl Dialler {
         is_moved
     }
 
+    /// An address has granted a registration: connections to it have no pace any more.
+    pub(crate) fn grants(&self, address: IpAddr) {
+        self.0.paces.served(address, clock::now());
+    }
+
     /// A SIP server has granted a registration of a shard: the others that it has failed hear of it.
     pub(crate) fn serves(&self, shard: usize, upstream: UpstreamId) {
-        if let Some(address) = self.led_to(shard, upstream) {
-            self.0.paces.served(address.ip(), clock::now());
-        }
         let failed = self.0.upstreams.serves(upstream, shard);
         if failed == 0 {
             return;

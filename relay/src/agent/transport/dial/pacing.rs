@@ -4,21 +4,28 @@
 //! [`sip::endpoint`]; a connection goes at the same pace, whatever port it is for: else an address that only accepts would get one for each name, as fast as
 //! they are enabled. An address that has granted a registration is a SIP server, and as many connections as there are domains may be its due at once.
 //!
+//! Those who wait for an address do so in one line, in the order in which they came. What was taken for a connection that is not opened is given back.
+//!
 //! Invariant: an address that has granted nothing within [`SERVED`] gets [`Rate`] connections at most. One that has is waited for by nobody. At most
 //! [`REMEMBERED`] that have granted are known.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sip::bucket::{Bucket, Rate};
+use tokio::time::sleep;
 
+use crate::clock;
 use crate::lock::Mutex;
 
 /// How long an address is known to have granted a registration: devices register again within hours.
 const SERVED: Duration = Duration::from_secs(24 * 3600);
 /// Addresses that are remembered; of those that have granted the one goes that did so first of all.
 const REMEMBERED: usize = 16_384;
+/// How often who waits looks whether the address has granted a registration: nobody waits any more then.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Addresses that are paced before those that nobody dials any more are looked for.
 const SPARE: usize = 1_024;
 
@@ -31,8 +38,38 @@ pub(super) struct Paces {
 #[derive(Default)]
 struct Table {
     served: BTreeMap<IpAddr, Instant>,
-    paced: BTreeMap<IpAddr, Bucket>,
+    paced: BTreeMap<IpAddr, Paced>,
     sweep_at: usize,
+}
+
+struct Paced {
+    bucket: Bucket,
+    line: Line,
+}
+
+/// Who holds it is the first of those who wait; the others have it in the order in which they came.
+type Line = Arc<tokio::sync::Mutex<()>>;
+
+/// The leave to open one connection to an address; given back when it is dropped unused.
+pub(super) struct Leave<'a> {
+    paces: &'a Paces,
+    address: IpAddr,
+    is_used: bool,
+}
+
+impl Leave<'_> {
+    /// The connection is opened.
+    pub(super) fn used(mut self) {
+        self.is_used = true;
+    }
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.paces.give_back(self.address);
+        }
+    }
 }
 
 impl Paces {
@@ -51,18 +88,50 @@ impl Paces {
         }
     }
 
-    /// A connection to an address may be opened now; else how long it takes until one may.
-    pub(super) fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let mut table = self.table.lock();
+    /// Waits for the leave to open a connection to an address.
+    pub(super) async fn leave(&self, address: IpAddr) -> Leave<'_> {
         let address = address.to_canonical();
-        if table.served.get(&address).is_some_and(|at| now.saturating_duration_since(*at) < SERVED) {
-            return Ok(());
+        let line = self.table.lock().line(address, clock::now());
+        let _first = match &line {
+            Some(line) => Some(line.lock().await),
+            None => None,
+        };
+        while let Err(wait) = self.take(address, clock::now()) {
+            sleep(wait.min(LOOK_EVERY)).await;
         }
-        if table.paced.len() >= table.sweep_at.max(SPARE) {
-            table.paced.retain(|_, bucket| !bucket.is_full(now));
-            table.sweep_at = table.paced.len() * 2;
+        Leave { paces: self, address, is_used: false }
+    }
+
+    /// A connection to an address may be opened now; else how long it takes until one may.
+    fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        let mut table = self.table.lock();
+        table.paced(address.to_canonical(), now).map_or(Ok(()), |paced| paced.bucket.take(now, self.rate))
+    }
+
+    fn give_back(&self, address: IpAddr) {
+        if let Some(paced) = self.table.lock().paced.get_mut(&address) {
+            paced.bucket.give_back(self.rate);
         }
-        table.paced.entry(address).or_insert(Bucket::full(now)).take(now, self.rate)
+    }
+}
+
+impl Table {
+    /// The line of an address; `None`: nobody waits for it.
+    fn line(&mut self, address: IpAddr, now: Instant) -> Option<Line> {
+        self.paced(address, now).map(|paced| paced.line.clone())
+    }
+
+    /// `None`: the address has granted a registration.
+    fn paced(&mut self, address: IpAddr, now: Instant) -> Option<&mut Paced> {
+        if self.served.get(&address).is_some_and(|at| now.saturating_duration_since(*at) < SERVED) {
+            return None;
+        }
+        if self.paced.len() >= self.sweep_at.max(SPARE) {
+            // In a line is whoever has its other end.
+            self.paced.retain(|_, it| !it.bucket.is_full(now) || Arc::strong_count(&it.line) > 1);
+            self.sweep_at = self.paced.len() * 2;
+        }
+        Some(self.paced.entry(address).or_insert_with(|| Paced { bucket: Bucket::full(now), line: Line::default() }))
     }
 }
 
@@ -96,6 +165,32 @@ mod tests {
         paces.served(address(1), start);
         assert!((0..10_000).all(|_| paces.take(address(1), start).is_ok()));
         assert!((0..100).any(|_| paces.take(address(1), start + SERVED).is_err()), "a day later");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_address_goes_in_the_order_of_coming_and_what_is_not_used_is_given_back() {
+        let paces = Arc::new(Paces::new(Rate { burst: 1, interval: Duration::from_millis(2) }));
+        let gone = Arc::<Mutex<Vec<u32>>>::default();
+        let mut waiting = Vec::new();
+        for number in 0..20 {
+            let (paces, gone) = (paces.clone(), gone.clone());
+            waiting.push(tokio::spawn(async move {
+                let leave = paces.leave(address(1)).await;
+                gone.lock().push(number);
+                leave.used();
+            }));
+            tokio::task::yield_now().await;
+        }
+        for one in waiting {
+            one.await.unwrap();
+        }
+        assert_eq!(*gone.lock(), (0..20).collect::<Vec<_>>());
+        let slow = Paces::new(Rate { burst: 1, interval: Duration::from_secs(3600) });
+        for _ in 0..3 {
+            drop(slow.leave(address(1)).await);
+        }
+        slow.leave(address(1)).await.used();
+        assert!(slow.take(address(1), clock::now()).is_err());
     }
 
     #[test]
