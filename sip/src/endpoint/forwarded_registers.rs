@@ -230,8 +230,11 @@ impl Endpoint {
         self.registers.note_sent(now, id);
         let Some(register) = self.registers.get(id) else { return };
         let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
-        let edit = forward::forward_request(&register.request, sent_by, branch);
-        let mut edit = forward::take_route(edit, &register.request, register.own_routes);
+        let mut edit = forward::forward_request(&register.request, sent_by, branch);
+        // The rest goes as its sender wrote it: many write their proxy without `lr`, and the Request-URI is the domain that it registers at.
+        for _ in 0..register.own_routes {
+            edit = edit.pop(Name::Route);
+        }
         if let Some(registration) = register.registration() {
             let path = push_proxy::path(&self.core.token_key, registration, sent_by, register.intent.outbound);
             edit = edit.prepend(Name::Path, path);

@@ -16,8 +16,9 @@ use std::time::Instant;
 
 use super::bound::Bound;
 use super::challenges::{Challenger, Verdict};
+use super::earlier::Named;
 use super::refusals::{retry_after, wanted_interval};
-use super::{FinalResponse, Goal, Registration, State, Step, grant};
+use super::{Attempt, FinalResponse, Goal, Registration, State, Step, grant};
 use crate::id::BranchId;
 
 /// A REGISTER that was under way when its binding was to be forgotten.
@@ -31,9 +32,10 @@ pub(super) enum Overtaken {
 
 impl Registration {
     /// An answer to what is not wanted any more: it says whether the registrar has a Contact, and what it wants to be shown.
-    pub(super) fn on_crossed(&mut self, asked: Goal, response: FinalResponse<'_>) -> Step {
+    pub(super) fn on_crossed(&mut self, asked: Goal, attempt: Attempt, response: FinalResponse<'_>) -> Step {
         let FinalResponse { now, status, message: response, terms, random } = response;
         match status {
+            ..300 if attempt.named == Named::Earlier => self.on_earlier_gone(response),
             ..300 => {
                 self.challenges.on_success(response);
                 self.registered = asked == Goal::Registered;

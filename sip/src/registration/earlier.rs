@@ -1,14 +1,23 @@
 //! The Contacts of relays that had an account, or one of its devices, before: a REGISTER takes them away (RFC 3261 §10.2.2).
 //!
 //! A registrar may refuse a REGISTER that names another Contact beside its own, with a 4xx or with a 5xx that comes again. Then each of the others is taken
-//! away alone, before the own one is registered: a registrar that counts the Contacts has room for it then.
+//! away alone, before the own one is registered: a registrar that counts the Contacts has room for it then. A refusal that may be one of credentials names
+//! none alone, for a server may ban an address that shows wrong ones again.
 //!
-//! Invariant: each is named until one REGISTER with it has been granted, or refused with it alone, and no longer. A grant of the own Contact waits for none
-//! of them.
+//! | a REGISTER for one of them alone is | follows |
+//! | --- | --- |
+//! | granted | the next one, or the own Contact |
+//! | refused | the own Contact at once; a grant of that gives the other one up |
+//! | not served (408, 5xx, silence), after failures | the own Contact at the next try, then this one again, and so on by turns: one REGISTER a try |
+//! | not served, after none | the own Contact; a grant of that gives the other one up |
+//!
+//! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. A grant of the
+//! own Contact waits for none of them: it is asked for behind each REGISTER that names one alone and was not granted.
 
 use std::sync::Arc;
 
 use super::{Attempt, ContactHosts, FinalResponse, Goal, Registration, State, Step};
+use crate::message::Message;
 
 /// Relays whose Contacts are to go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,8 +25,27 @@ pub(super) struct Earlier {
     hosts: Vec<Arc<ContactHosts>>,
     /// How many of them the REGISTER has named that is under way, or was sent last.
     named: usize,
-    /// The registrar has refused to hear of them beside another one.
-    alone: bool,
+    /// What the next attempt begins with: [`Named::All`] until the registrar has refused to hear of them beside another one.
+    next: Named,
+    /// Whether the first of them is given up when the own Contact is granted.
+    given_up: bool,
+}
+
+impl Earlier {
+    /// Those that come first are not named again.
+    fn forget(&mut self, count: usize) {
+        self.hosts.drain(..count.min(self.hosts.len()));
+        self.begin_next();
+    }
+
+    /// What was known of the first one says nothing of the one that is the first now.
+    fn begin_next(&mut self) {
+        if self.hosts.is_empty() {
+            *self = Self::default();
+        } else if self.next != Named::All {
+            (self.next, self.given_up) = (Named::Earlier, false);
+        }
+    }
 }
 
 /// Which Contacts a REGISTER names.
@@ -67,26 +95,35 @@ impl Registration {
 
     /// What the next attempt begins with.
     pub(super) fn first_named(&self) -> Named {
-        let is_alone = self.rare.as_ref().is_some_and(|rare| rare.earlier.alone);
-        if is_alone && self.has_earlier() && self.goal == Goal::Registered { Named::Earlier } else { Named::All }
+        let next = self.rare.as_ref().map_or(Named::All, |rare| rare.earlier.next);
+        if self.goal == Goal::Registered { next } else { Named::All }
     }
 
     /// Leaves those out that `local` is as well; whether any is left.
     pub(super) fn forget_earlier_at(&mut self, is_local: impl Fn(&ContactHosts) -> bool) -> bool {
         if self.has_earlier() {
-            self.with_rare(|rare| rare.earlier.hosts.retain(|hosts| !is_local(hosts)));
+            self.with_rare(|rare| {
+                rare.earlier.hosts.retain(|hosts| !is_local(hosts));
+                rare.earlier.begin_next();
+            });
         }
         self.has_earlier()
     }
 
     /// A REGISTER was sent that names these.
     pub(super) fn note_named(&mut self, these: Named) {
-        if let Some(Earlier { hosts, named, .. }) = self.rare.as_mut().map(|rare| &mut rare.earlier) {
-            *named = match these {
-                Named::All => hosts.len(),
-                Named::Earlier => hosts.len().min(1),
-                Named::Own => 0,
-            };
+        let is_served = self.failures == 0;
+        let Some(earlier) = self.rare.as_mut().map(|rare| &mut rare.earlier).filter(|it| !it.hosts.is_empty()) else {
+            return;
+        };
+        match these {
+            Named::All => earlier.named = earlier.hosts.len(),
+            // The own Contact comes next, also where this one is not answered.
+            Named::Earlier => (earlier.named, earlier.next, earlier.given_up) = (1, Named::Own, is_served),
+            Named::Own => {
+                earlier.named = 0;
+                earlier.next = if earlier.given_up { Named::Own } else { Named::Earlier };
+            }
         }
     }
 
@@ -98,41 +135,49 @@ impl Registration {
         }
         let named = self.with_rare(|rare| {
             let named = std::mem::take(&mut rare.earlier.named);
-            rare.earlier.hosts.drain(..named);
-            rare.earlier.alone &= !rare.earlier.hosts.is_empty();
+            if named > 0 {
+                rare.earlier.forget(named);
+            }
             named
         });
         named > 0 || had_others
     }
 
-    /// A REGISTER that names them beside the own Contact was refused: from now on each is named alone. Whether there was one to name.
-    pub(super) fn name_alone(&mut self, attempt: Attempt) -> bool {
+    /// A REGISTER that names them beside the own Contact was refused with this status: from now on each is named alone. Whether there was one to name.
+    pub(super) fn name_alone(&mut self, attempt: Attempt, status: u16) -> bool {
         let has_named = self.rare.as_ref().is_some_and(|rare| rare.earlier.named > 0);
-        let is_refused = has_named && attempt.named == Named::All && self.goal == Goal::Registered;
-        if is_refused {
-            self.with_rare(|rare| rare.earlier.alone = true);
+        let is_of_credentials = matches!(status, 403 | 404 | 604) && !self.challenges.is_empty();
+        let may_be = attempt.named == Named::All && self.goal == Goal::Registered && !is_of_credentials;
+        if has_named && may_be {
+            self.with_rare(|rare| rare.earlier.next = Named::Earlier);
         }
-        is_refused
+        has_named && may_be
     }
 
-    /// The answer to a REGISTER that names one of them alone: the next one is named, or the own Contact, which waits for none that cannot be taken away.
+    /// The answer to a REGISTER that names one of them alone, by the table above.
     pub(super) fn on_earlier_answered(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {
-        let is_gone = response.status < 300;
-        if is_gone {
-            self.challenges.on_success(response.message);
-            self.forget_named();
-        } else if response.has_retry_after() {
+        let is_unserved = matches!(response.status, 408 | 429 | 430 | 480 | 500..=599) && self.failures > 0;
+        if response.status < 300 {
+            self.on_earlier_gone(response.message);
+        } else if is_unserved || response.has_retry_after() {
             return self.retry_by(response);
+        } else {
+            self.with_rare(|rare| rare.earlier.given_up = true);
         }
-        let named = if is_gone { self.first_named() } else { Named::Own };
         self.challenges.begin();
-        self.write(Attempt { named, ..attempt }, Vec::new())
+        self.write(Attempt { named: self.first_named(), ..attempt }, Vec::new())
     }
 
-    /// The own Contact is granted: those that were named alone, and that the registrar did not take away, are not named again.
+    /// The one that the last REGISTER named alone is taken away.
+    pub(super) fn on_earlier_gone(&mut self, response: &Message) {
+        self.challenges.on_success(response);
+        self.forget_named();
+    }
+
+    /// The own Contact is granted: the one that was named alone, and that the registrar did not take away, is not named again.
     pub(super) fn forget_refused(&mut self, attempt: Attempt) {
         if attempt.named == Named::Own && self.has_earlier() {
-            self.with_rare(|rare| rare.earlier = Earlier::default());
+            self.with_rare(|rare| rare.earlier.forget(usize::from(rare.earlier.given_up)));
         }
     }
 }

@@ -19,7 +19,8 @@
 //! | 401, 407 without a challenge that can be read, to one that was accepted before | BackingOff | no credentials were refused |
 //! | 423 | Asking, once | with Min-Expires (RFC 3261 §10.2.8) |
 //! | 439 | Asking, once | without outbound (RFC 5626 §11.6) |
-//! | other 4xx, 6xx to a REGISTER that takes another Contact away: another relay's, or the own one by another transport | Asking, once | without that |
+//! | other 4xx, 6xx to a REGISTER that takes another relay's Contact away | Asking | for that alone, then for the own one: see `earlier` |
+//! | the same where that may be refused credentials, or to one that takes the own Contact by another transport away | Asking, once | without that |
 //! | 3xx whose Contact is the registrar itself, by the same transport | Asking, once | it moved nowhere |
 //! | 3xx whose Contact is another place, to a first registration | Refused | the user is to name that one |
 //! | 3xx, 408, 423, 429, 430, 439, 480, 5xx | BackingOff | at least Retry-After; the wait grows with each failure in a row, and the first one after a grant ends while that stands |

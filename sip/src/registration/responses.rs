@@ -30,12 +30,12 @@ impl Registration {
         let Some(status) = response.status().filter(|status| *status >= 200 && branch == waiting_for) else {
             return Step::Nothing;
         };
-        if status >= 300 {
+        if status >= 300 && attempt.named != Named::Earlier {
             self.bound.on_refusal(status);
         }
         let response = FinalResponse { now, status, message: response, terms, random };
         if goal != self.goal {
-            return self.on_crossed(goal, response);
+            return self.on_crossed(goal, attempt, response);
         }
         let step = self.on_wanted(attempt, response);
         self.await_overtaken(step)
@@ -56,7 +56,7 @@ impl Registration {
                 self.outbound = false;
                 self.write(attempt, Vec::new())
             }
-            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.name_alone(attempt) => {
+            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.name_alone(attempt, status) => {
                 self.challenges.begin();
                 self.write(Attempt { named: Named::Earlier, ..attempt }, Vec::new())
             }
@@ -80,7 +80,7 @@ impl Registration {
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 if status >= 500 && self.failures > 0 && !response.has_retry_after() {
                     // No passing fault: it may be one Contact too many.
-                    self.name_alone(attempt);
+                    self.name_alone(attempt, status);
                 }
                 self.retry_by(response)
             }

@@ -11,6 +11,8 @@
 //! | sources that named a server within [`SUSPECTED`] whose name servers are silent, all together | [`OF_SUSPECTS`] of these |
 //! | the relay: the operator's push services, SIP servers at which accounts are registered | [`ALL`], and [`OWN`] where those are taken |
 //!
+//! Of the hosts that one name leads to (SRV) at most [`OF_ONE_NAME`] questions are under way, the best first: a name with many of them fills no share.
+//!
 //! A free place goes first to requesters whose names were answered, then to those with the fewest questions under way, by source and then by App; among
 //! equals to the one that came first. Whether a source is suspected is judged when its line begins, and when its questions begin or end.
 //!
@@ -23,8 +25,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::lock::Mutex;
 
@@ -32,6 +34,10 @@ use crate::lock::Mutex;
 const ALL: usize = 192;
 /// Likewise for one App or one source.
 const OF_ONE: usize = 96;
+/// Likewise about the hosts that one name leads to: 8, of both families.
+const OF_ONE_NAME: usize = 16;
+/// How long a question about one of these waits for the others before it fails: a resolution has time for its answer then, and those that are known are told.
+const WAIT_FOR_HOSTS: Duration = Duration::from_secs(2);
 /// Likewise for all suspected sources together: the other half is free for those who ask for names that are answered.
 const OF_SUSPECTS: usize = 96;
 /// Further places for the relay's own questions.
@@ -54,6 +60,23 @@ pub enum Requester {
     App(Arc<str>),
     /// A source address, as the limits count it.
     Source(IpAddr),
+}
+
+/// The places of the questions about the hosts that one name leads to.
+pub(super) struct OfOneName {
+    places: Semaphore,
+    until: Instant,
+}
+
+impl OfOneName {
+    pub(super) fn new() -> Self {
+        Self { places: Semaphore::new(OF_ONE_NAME), until: Instant::now() + WAIT_FOR_HOSTS }
+    }
+
+    /// Waits for a place; `None`: none came free in time.
+    pub(super) async fn take(&self) -> Option<SemaphorePermit<'_>> {
+        timeout_at(self.until, self.places.acquire()).await.ok()?.ok()
+    }
 }
 
 /// The places of all questions.
@@ -115,6 +138,12 @@ struct Place {
 }
 
 impl Questions {
+    /// How many are under way.
+    #[cfg(test)]
+    pub(super) fn under_way(&self) -> usize {
+        self.0.lock().all
+    }
+
     /// Waits for a place in the share of one of `requesters`, which are none for the relay's own questions, and in that of `app` where they came by one.
     /// `None`: no place came free in time.
     pub(crate) async fn take(&self, requesters: &[Requester], app: Option<&Arc<str>>) -> Option<Turn> {

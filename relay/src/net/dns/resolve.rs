@@ -15,8 +15,8 @@
 //! 4074 §4.3). Nothing else is. Without SRV the transport is the one named, or each that the operator enabled: TLS, then TCP, then UDP; port 5061 means TLS and
 //! 5060 a transport in the clear, as far as those are enabled. A name in the hosts file, and `localhost`, never reaches DNS.
 //!
-//! The addresses of several servers are asked for at once. Of a name's IPv4 and IPv6 addresses those that are known go first
-//! ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].
+//! The addresses of several servers are asked for at once, as far as their questions have places ([`super::questions`]). Of a name's IPv4 and IPv6 addresses
+//! those that are known go first ([`super::addresses`]). How a name server is asked is told in [`super::name_server`], and how much at once in [`super::questions`].
 //!
 //! Invariant: every address given has passed [`Reach`] after it was resolved; a resolution ends within
 //! [`RESOLVE_TIMEOUT`]. Additions by DNS are bounded by [`MAX_SERVICES`], [`MAX_SERVERS`] and [`MAX_CANDIDATES`], and one answer of it in
@@ -40,7 +40,7 @@ pub use super::cache::{MAX_TTL, MIN_TTL};
 use super::name_files::Names;
 use super::name_server::{is_silence, name_server, options};
 use super::naptr::{self, Service};
-use super::questions::{Questions, Requester};
+use super::questions::{OfOneName, Questions, Requester};
 use super::srv::{self, Server};
 use crate::config::{self, Transports};
 use crate::limits::counted_as;
@@ -146,6 +146,8 @@ pub struct Resolver {
     requesters: Arc<[Requester]>,
     /// The App by whose key the names came, which is counted as well.
     app: Option<Arc<str>>,
+    /// Whose turn it is of the hosts that one name leads to.
+    hosts: Option<Arc<OfOneName>>,
     reach: Reach,
     transports: Transports,
     /// The address of the one socket for datagrams, where its family limits them.
@@ -187,7 +189,8 @@ impl Resolver {
 
     fn of(names: Names, reach: Reach, transports: Transports) -> Self {
         let (questions, requesters) = (Arc::default(), Arc::new([]));
-        Self { names: Arc::new(names), questions, requesters, app: None, reach, transports, datagrams_from: None }
+        let (app, hosts, datagrams_from) = (None, None, None);
+        Self { names: Arc::new(names), questions, requesters, app, hosts, reach, transports, datagrams_from }
     }
 
     /// The same for a relay that sends its datagrams from this address.
@@ -428,13 +431,12 @@ impl Resolver {
         });
         let mut ordered: Vec<_> = ordered.collect();
         let rest = ordered.split_off(ordered.len().min(MAX_SERVERS));
-        // Many servers may be one host.
-        let hosts: BTreeSet<_> = ordered.iter().map(|(.., name)| name.clone()).collect();
+        // Many servers may be one host. The best are asked for first.
+        let mut hosts = BTreeSet::new();
+        let names: Vec<_> = ordered.iter().map(|(.., name)| name).filter(|name| hosts.insert(*name)).collect();
         is_whole &= rest.iter().all(|(.., name)| hosts.contains(name));
-        let asked = hosts.into_iter().map(async |name| {
-            let known = self.addresses(&name, wait).await;
-            (name, known)
-        });
+        let by_turns = Self { hosts: Some(Arc::new(OfOneName::new())), ..self.clone() };
+        let asked = names.into_iter().map(async |name| (name.clone(), by_turns.addresses(name, wait).await));
         let known: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
         for (group, transport, server, name) in ordered {
             if class.replace((group, server.priority)).is_some_and(|before| before != (group, server.priority)) {
@@ -563,6 +565,10 @@ impl Resolver {
         let answer = match known.remembered(&query) {
             Some(found) => Ok(found),
             None => {
+                let _place = match &self.hosts {
+                    Some(hosts) => Some(hosts.take().await.ok_or(ResolveError::Timeout)?),
+                    None => None,
+                };
                 let turn = self.questions.take(&self.requesters, self.app.as_ref()).await;
                 let turn = turn.ok_or(ResolveError::Timeout)?;
                 let answer = tokio::select! {

@@ -4,36 +4,52 @@
 
 use super::*;
 
-/// What a registrar that takes one Contact in a REGISTER is asked, until it is asked for no more: the own Contact, others beside it, others alone.
-fn asked_of_one_that_takes_one(refusal: u16, gone: &[&str], alone: u16) -> (Vec<String>, Walk) {
+fn taken_from(gone: &[&str]) -> Walk {
     let mut walk = Walk::to("Waiting");
     walk.registration = walk.registration.established();
-    for tls in gone {
-        let hosts = ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: (*tls).into() };
-        walk.registration.take_from(Some(hosts.into()));
+    gone.iter().for_each(|tls| walk.take_from(tls));
+    walk
+}
+
+impl Walk {
+    fn take_from(&mut self, tls: &str) {
+        let hosts = ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: tls.into() };
+        self.registration.take_from(Some(hosts.into()));
     }
+
+    /// Sends a REGISTER; the hosts of its Contacts.
+    fn ask(&mut self) -> String {
+        let request = self.send();
+        let contacts = request.text(Name::Contact).unwrap();
+        assert_eq!(contacts.contains("+sip.instance"), contacts.contains("r:1"), "{contacts}");
+        contacts.split('@').skip(1).map(|uri| uri.split_once(';').unwrap().0).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The next attempt, when its time has come.
+    fn try_again(&mut self) {
+        self.now = self.registration.deadline().unwrap();
+        assert_eq!(step(&self.registration.on_deadline(self.now)), "WantFlow");
+        assert_eq!(step(&self.registration.begin()), "Send");
+    }
+}
+
+/// What a registrar that takes one Contact in a REGISTER is asked, until it is asked for no more: the own Contact, others beside it, others alone.
+fn asked_of_one_that_takes_one(refusal: u16, gone: &[&str], alone: u16) -> (Vec<String>, Walk) {
+    let mut walk = taken_from(gone);
     let mut asked = Vec::new();
     assert_eq!(step(&walk.registration.begin()), "Send");
     while asked.len() < 12 {
-        let request = walk.send();
-        let contacts = request.text(Name::Contact).unwrap();
-        let uris = contacts.split('@').skip(1).map(|uri| uri.split_once(';').unwrap().0);
-        let named = uris.collect::<Vec<_>>().join(" ");
-        let status = match (contacts.matches('@').count(), named == "r:1") {
-            (1, true) => 200,
-            (1, false) => alone,
-            _ => refusal,
+        let named = walk.ask();
+        let status = match &named[..] {
+            "r:1" => 200,
+            several if several.contains(' ') => refusal,
+            _ => alone,
         };
-        assert_eq!(contacts.contains("+sip.instance"), contacts.contains("r:1"), "{contacts}");
         asked.push(named);
         match walk.respond(status, &[]) {
             "Send" => {}
-            "Failed" => {
-                walk.now = walk.registration.deadline().unwrap();
-                let now = walk.now;
-                assert_eq!(step(&walk.registration.on_deadline(now)), "WantFlow");
-                assert_eq!(step(&walk.registration.begin()), "Send");
-            }
+            "Failed" => walk.try_again(),
+            _ if walk.registration.has_earlier() => walk.try_again(),
             _ => break,
         }
     }
@@ -48,36 +64,125 @@ fn a_registrar_that_takes_one_contact_is_asked_for_one_after_the_other_and_the_o
         (400, &["gone:2", "third:2"], 200, &["r:1 gone:2 third:2", "gone:2", "third:2", "r:1"]),
         // What cannot be taken away keeps nothing from being registered.
         (400, &["gone:2"], 400, &["r:1 gone:2", "gone:2", "r:1"]),
-        (400, &["gone:2", "third:2"], 500, &["r:1 gone:2 third:2", "gone:2", "r:1"]),
-        // The first may be a passing fault.
+        (400, &["gone:2", "third:2"], 500, &["r:1 gone:2 third:2", "gone:2", "r:1", "third:2", "r:1"]),
+        // The first may be a passing fault, and so may the one after it.
         (500, &["gone:2"], 200, &["r:1 gone:2", "r:1 gone:2", "gone:2", "r:1"]),
-        (500, &["gone:2"], 500, &["r:1 gone:2", "r:1 gone:2", "gone:2", "r:1"]),
+        (500, &["gone:2"], 500, &["r:1 gone:2", "r:1 gone:2", "gone:2", "r:1", "gone:2", "r:1"]),
         // Relays behind one name have one Contact.
         (400, &["r:1"], 200, &["r:1"]),
     ] {
         let (asked, mut walk) = asked_of_one_that_takes_one(refusal, gone, alone);
         assert_eq!(asked, expected, "{refusal} {alone}");
         assert!(walk.registration.is_registered() && !walk.registration.has_earlier(), "{refusal} {alone}");
-        let refresh_at = walk.registration.deadline().unwrap();
-        assert!(refresh_at > walk.now);
-        assert_eq!(step(&walk.registration.on_deadline(refresh_at)), "WantFlow");
-        assert_eq!(step(&walk.registration.begin()), "Send");
-        assert!(!walk.send().text(Name::Contact).unwrap().contains("expires=0"), "once");
+        assert!(walk.registration.deadline().unwrap() > walk.now);
+        walk.try_again();
+        assert_eq!(walk.ask(), "r:1", "once");
     }
 }
 
 #[test]
-fn a_late_answer_about_the_contact_of_another_relay_registers_nothing() {
-    let mut walk = Walk::to("Waiting");
-    walk.registration = walk.registration.established();
-    let hosts = ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: "gone:2".into() };
-    walk.registration.take_from(Some(hosts.into()));
+fn the_own_contact_comes_next_where_another_one_alone_is_not_answered_or_is_to_wait() {
+    for fault in ["silence", "Retry-After", "connection"] {
+        let mut walk = taken_from(&["gone:2"]);
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        assert_eq!(walk.ask(), "r:1 gone:2");
+        assert_eq!(walk.respond(400, &[]), "Send");
+        assert_eq!(walk.ask(), "gone:2");
+        let (branch, now) = (walk.registration.branch().unwrap(), walk.now);
+        match fault {
+            "silence" => {
+                assert_eq!(step(&walk.registration.on_silence(now, branch, &BACK_OFF, &mut walk.random)), "Failed");
+                // A late answer about the Contact of another relay registers nothing.
+                assert!(!walk.registration.take_up_late(now, branch, 200));
+                assert!(walk.registration.has_earlier() && !walk.registration.is_registered());
+                walk.try_again();
+            }
+            "Retry-After" => {
+                assert_eq!(walk.respond(403, &[("Retry-After", "60")]), "Failed");
+                walk.try_again();
+            }
+            _ => {
+                assert_eq!(step(&walk.registration.on_flow_lost()), "WantFlow");
+                assert_eq!(step(&walk.registration.begin()), "Send");
+            }
+        }
+        assert_eq!(walk.ask(), "r:1", "{fault}");
+        assert_eq!(walk.respond(200, &[]), "Registered");
+        assert!(!walk.registration.has_earlier(), "{fault}");
+    }
+}
+
+#[test]
+fn credentials_that_are_refused_are_shown_once_more_without_the_other_contact_and_then_once_each_time() {
+    for status in [403, 404, 604] {
+        let mut walk = taken_from(&["gone:2"]);
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        assert_eq!(walk.ask(), "r:1 gone:2");
+        assert_eq!(walk.respond(401, &[("WWW-Authenticate", CHALLENGE)]), "Ask");
+        for named in ["r:1 gone:2", "r:1"] {
+            assert_eq!(step(&walk.answer()), "Send");
+            assert_eq!(walk.ask(), named, "{status}");
+            assert_eq!(walk.respond(status, &[]), if named == "r:1" { "Failed" } else { "Ask" }, "{status}");
+        }
+        for _ in 0..2 {
+            walk.now = walk.registration.deadline().unwrap();
+            assert_eq!(step(&walk.registration.on_deadline(walk.now)), "WantFlow");
+            if step(&walk.registration.begin()) == "Send" {
+                assert_eq!(walk.ask(), "r:1");
+                assert_eq!(walk.respond(401, &[("WWW-Authenticate", CHALLENGE)]), "Ask");
+            }
+            assert_eq!(step(&walk.answer()), "Send");
+            assert_eq!(walk.ask(), "r:1");
+            assert_eq!(walk.respond(status, &[]), "Failed", "{status}");
+        }
+    }
+}
+
+#[test]
+fn a_registrar_that_serves_nobody_is_asked_once_a_try_and_what_it_did_not_answer_for_is_named_again() {
+    let mut walk = taken_from(&["gone:2"]);
     assert_eq!(step(&walk.registration.begin()), "Send");
-    walk.send();
+    for named in ["r:1 gone:2", "r:1 gone:2", "gone:2", "r:1", "gone:2"] {
+        assert_eq!(walk.ask(), named);
+        assert_eq!(walk.respond(503, &[]), "Failed");
+        walk.try_again();
+    }
+    assert_eq!(walk.ask(), "r:1");
+    // A device of one more relay joins meanwhile.
+    walk.take_from("third:2");
+    assert_eq!(walk.respond(200, &[]), "Registered");
+    walk.try_again();
+    for (named, follows) in [("gone:2", "Send"), ("third:2", "Send"), ("r:1", "Refreshed")] {
+        assert_eq!(walk.ask(), named);
+        assert_eq!(walk.respond(200, &[]), follows);
+    }
+    assert!(!walk.registration.has_earlier());
+}
+
+#[test]
+fn a_relay_that_is_known_while_the_own_contact_is_asked_for_is_named_afterwards() {
+    let mut walk = taken_from(&["gone:2"]);
+    assert_eq!(step(&walk.registration.begin()), "Send");
+    for (named, status) in [("r:1 gone:2", 400), ("gone:2", 400)] {
+        assert_eq!(walk.ask(), named);
+        assert_eq!(walk.respond(status, &[]), "Send");
+    }
+    assert_eq!(walk.ask(), "r:1");
+    walk.take_from("third:2");
+    assert_eq!(walk.respond(200, &[]), "Registered");
+    walk.try_again();
+    assert_eq!(walk.ask(), "third:2");
+}
+
+#[test]
+fn an_answer_about_the_contact_of_another_relay_that_crosses_another_goal_grants_nothing() {
+    let mut walk = taken_from(&["gone:2"]);
+    assert_eq!(step(&walk.registration.begin()), "Send");
+    assert_eq!(walk.ask(), "r:1 gone:2");
     assert_eq!(walk.respond(400, &[]), "Send");
-    walk.send();
-    let (branch, now) = (walk.registration.branch().unwrap(), walk.now);
-    assert_eq!(step(&walk.registration.on_silence(now, branch, &BACK_OFF, &mut walk.random)), "Failed");
-    assert!(!walk.registration.take_up_late(now, branch, 200));
-    assert!(walk.registration.has_earlier() && !walk.registration.is_registered());
+    assert_eq!(walk.ask(), "gone:2");
+    assert_eq!(step(&walk.registration.aim(walk.now, Goal::Silent)), "Nothing");
+    walk.respond(200, &[]);
+    assert!(!walk.registration.is_registered() && walk.registration.granted_until().is_none());
+    assert!(!walk.registration.has_earlier());
 }

@@ -6,6 +6,8 @@ use hickory_resolver::proto::op::{Message, MessageType, OpCode};
 use hickory_resolver::proto::rr::Record;
 use hickory_resolver::proto::rr::rdata::{A, SRV};
 
+use tokio::net::UdpSocket;
+
 use super::*;
 
 #[tokio::test]
@@ -133,4 +135,54 @@ async fn each_server_of_a_large_service_is_known_and_where_there_are_more_than_a
         serves(domain, &hosts);
         assert_eq!(ask(domain, None).await, (MAX_CANDIDATES, is_whole), "{domain}");
     }
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_many_hosts_has_16_questions_at_once_and_the_others_after_them() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let transports = Transports { udp: false, tcp: false, tls: true };
+    let address = server.local_addr().unwrap();
+    let resolver = Resolver::with_nameserver(address, Reach::new(&[]), transports).unwrap();
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let hosts = (0..64).map(|number| RData::SRV(SRV::new(number, 0, 5061, name(&format!("host{number}.example.")))));
+    let service = name("_sips._tcp.example.");
+    let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+    message.answers = hosts.map(|host| Record::from_rdata(service.clone(), 600, host)).collect();
+    resolver.names.known().learn(&Query::query(service, RecordType::SRV), Ok(message), Instant::now());
+    let none = Message::new(7, MessageType::Response, OpCode::Query);
+    resolver.names.known().learn(&Query::query(name("example."), RecordType::NAPTR), Ok(none), Instant::now());
+    let asking = resolver.clone();
+    let resolution = tokio::spawn(async move {
+        let target = Target { host: "example".into(), port: None, transport: Some(Transport::Tls) };
+        asking.resolve_whole(&target, 1).await
+    });
+    let (mut asked, mut waiting) = (BTreeSet::new(), Vec::new());
+    while asked.len() < 128 {
+        let mut datagram = [0; 512];
+        let (length, from) = server.recv_from(&mut datagram).await.unwrap();
+        assert!(resolver.questions.under_way() <= 16);
+        let question = Message::from_vec(&datagram[..length]).unwrap();
+        let of = question.queries[0].clone();
+        // A question may be asked once more.
+        asked.insert((of.name().clone(), of.query_type()));
+        waiting.push((question, from));
+        if asked.len() % 16 == 0 {
+            assert_eq!(resolver.questions.under_way(), 16);
+            let best: BTreeSet<_> =
+                (0..asked.len() / 2).map(|number| name(&format!("host{number}.example."))).collect();
+            assert!(asked.iter().all(|(name, _)| best.contains(name)), "the best first");
+            for (question, from) in waiting.drain(..) {
+                let of = question.queries[0].clone();
+                let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
+                if of.query_type() == RecordType::A {
+                    let record = RData::A(A::from(Ipv4Addr::new(8, 8, 0, 1)));
+                    answer.answers = vec![Record::from_rdata(of.name().clone(), 600, record)];
+                }
+                answer.queries = vec![of];
+                server.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            }
+        }
+    }
+    let found = resolution.await.unwrap().unwrap();
+    assert_eq!(found.candidates.len(), 64);
 }
