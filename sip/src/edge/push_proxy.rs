@@ -511,6 +511,13 @@ pub fn binding_of(key: &TokenKey, instance: InstanceId) -> BindingId {
     BindingId::new(u128::from_be_bytes(bits), instance.tag())
 }
 
+/// The name of an account among those that one SIP server serves, for its failures to be counted by: the same for all devices of an AOR, and for both schemes.
+pub fn account_name(key: &TokenKey, aor: &str) -> BindingId {
+    let address = aor.split_once(':').map_or(aor, |(_, address)| address);
+    let bits = key.name("sipwake push account 1", &[address.as_bytes()]);
+    BindingId::new(u128::from_be_bytes(bits), tag_of(address))
+}
+
 /// The shard of the AOR that a REGISTER names; `None` when it names none.
 pub fn shard_of(register: &Message) -> Option<ShardTag> {
     register.to().and_then(|to| aor_of(&to.uri()?)).map(|aor| tag_of(&aor))

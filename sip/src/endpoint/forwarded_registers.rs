@@ -11,7 +11,7 @@
 //! | 2xx, no more pushes or `expires=0` | is forgotten; the shell is told if it is not known here |
 //! | 403, 404, 410, 604 | is forgotten, if its device is attached by the same flow; otherwise it runs out |
 //! | 2xx, or such a refusal, after a REGISTER that was sent later was accepted | goes back to the device; what the later one has registered stays, and what it has removed does not come back |
-//! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow; goes back to the device when there is none, or that one refuses it, too |
+//! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow; goes back to the device when there is none, that one challenges a proof that was for another, or refuses it, too |
 //! | silence, no flow | 504 |
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`] of them under way and [`REGISTERS`]
@@ -28,6 +28,7 @@ use super::pushed::{
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
+use super::upstreams::PassedSender;
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
 use crate::auth::usernames;
 use crate::edge::forward;
@@ -255,7 +256,8 @@ impl Endpoint {
 
     /// The SIP server left a REGISTER without a final response: its sender has timed out too (RFC 4320 §4.2).
     pub(super) fn on_forwarded_register_timeout(&mut self, now: Instant, id: ForwardedRegisterId) {
-        if let Some(register) = self.registers.take(id) {
+        let sender = self.registers.get(id).map(|register| self.passed_sender(register));
+        if let Some((sender, register)) = sender.zip(self.registers.take(id)) {
             self.core.transactions.give_up(now, register.server);
             self.ended(id, &register, None);
             let silence = self.core.settings.timing.transaction.t1_64();
@@ -263,7 +265,7 @@ impl Endpoint {
             if let (Some(upstream), Some(sent)) = (register.upstream(), register.sent)
                 && sent.at + silence <= now
             {
-                self.on_passed_silent(now, upstream, self.accepted_as(&register));
+                self.on_passed_silent(now, upstream, sender);
             }
             self.leave(now, &register);
         }
@@ -288,6 +290,13 @@ impl Endpoint {
         if self.asks_elsewhere(now, id, by, status, response) {
             return;
         }
+        if matches!(status, 401 | 407)
+            && let Some(register) = self.registers.get(id).filter(|it| it.refused.is_some())
+            && is_failed_proof(&register.request, status, response)
+        {
+            // Its proof answers a challenge of the address that was left, so the device's password is not in doubt.
+            return self.end_register(now, id, 503);
+        }
         let Some(register) = self.registers.take(id) else { return };
         let bytes = self.back(&register, status, response);
         self.answer_or_hold(now, &register, status, (response, bytes));
@@ -298,14 +307,30 @@ impl Endpoint {
         }
     }
 
-    /// The registration that a REGISTER is about, if its SIP server had accepted that.
-    fn accepted_as(&self, register: &ForwardedRegister) -> Option<BindingId> {
-        let (instance, _) = register.registration().filter(|(instance, _)| self.push_bindings.knows(*instance))?;
-        self.devices.binding_of(instance)
+    /// The name of a REGISTER's account, if its SIP server had accepted the registration that it is about.
+    fn accepted_account(&self, register: &ForwardedRegister) -> Option<BindingId> {
+        let (instance, _) = register.registration()?;
+        let is_known = self.push_binding_upstream(instance).is_some_and(|it| register.upstream() == Some(it));
+        is_known.then(|| push_proxy::account_name(&self.core.token_key, &register.intent.aor))
     }
 
-    /// Counts against an address of a SIP server that it has not served a REGISTER. Whether that is sent once more, by the next flow (RFC 3263 §4.3): nothing
-    /// was registered by it.
+    /// Whose REGISTER is under way.
+    fn passed_sender(&self, register: &ForwardedRegister) -> PassedSender {
+        let account = self.accepted_account(register);
+        let RegisterIntent { server, aor, .. } = &register.intent;
+        let refs = match register.upstream().filter(|_| account.is_some()) {
+            Some(upstream) => {
+                let is_there = |instance: &InstanceId| self.push_binding_upstream(*instance) == Some(upstream);
+                let standing = self.push_bindings.of_aor(server, aor).filter(is_there).count();
+                standing + self.registers.count_of_account(register, upstream)
+            }
+            None => 1,
+        };
+        PassedSender { account, refs }
+    }
+
+    /// Counts against an address of a SIP server that it has not served a REGISTER. Whether that is sent once more, by the next flow (RFC 3263 §4.3). Where it
+    /// has registered something all the same, the next one registers the same Contact.
     fn asks_elsewhere(
         &mut self,
         now: Instant,
@@ -321,7 +346,7 @@ impl Endpoint {
             return false;
         }
         let is_first = register.refused.is_none();
-        let is_sought = self.on_passed_failed(now, upstream, self.accepted_as(register), by, status);
+        let is_sought = self.on_passed_failed(now, upstream, self.passed_sender(register), by, status);
         if is_first && is_sought {
             self.ask_next(now, id, by, response);
         }
@@ -342,7 +367,7 @@ impl Endpoint {
         }
         if let Some(upstream) = register.upstream() {
             self.close_unread(upstream, by);
-            let whose = self.accepted_as(&register);
+            let whose = self.accepted_account(&register);
             if let Some(back) = self.upstreams.note_passed(now, upstream, whose, by, expires) {
                 self.on_upstream_back(now, upstream, None, &back);
             }

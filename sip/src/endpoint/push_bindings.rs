@@ -356,7 +356,8 @@ impl PushBindings {
         self.of_aor(&intent.server, &intent.aor).take(CONTACTS_PER_AOR).count()
     }
 
-    fn of_aor<'a>(&'a self, server: &'a str, aor: &'a str) -> impl Iterator<Item = InstanceId> + 'a {
+    /// The registrations of an AOR at a SIP server.
+    pub(super) fn of_aor<'a>(&'a self, server: &'a str, aor: &'a str) -> impl Iterator<Item = InstanceId> + 'a {
         let first = ContactKey { server: server.into(), aor: aor.into(), contact: "".into() };
         let same = move |key: &ContactKey| *key.server == *server && *key.aor == *aor;
         self.contacts.range((first, LOWEST)..).take_while(move |(key, _)| same(key)).map(|(_, instance)| *instance)
@@ -482,6 +483,9 @@ impl Endpoint {
             lingers: None,
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
+            if earlier.upstream != upstream {
+                self.forget_failures(earlier.upstream, &earlier.key.aor);
+            }
             self.push_bindings.contacts.remove(&(earlier.key, instance));
             self.leave_transit(now, earlier.upstream);
         }
@@ -552,6 +556,7 @@ impl Endpoint {
         self.push_bindings.bindings.remove(&row.binding);
         self.push_bindings.identities.remove(&instance);
         self.proofs.forget(instance);
+        self.forget_failures(row.upstream, &row.key.aor);
         self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance, end == PushBindingEnd::Removed);
         self.keep_stream(instance, row.upstream);

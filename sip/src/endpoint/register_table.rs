@@ -191,6 +191,12 @@ impl ForwardedRegisters {
         self.by_upstream.of(upstream).filter_map(|id| Some((id, self.rows.get(&id)?)))
     }
 
+    /// How many of the same account go to a SIP server, this one among them.
+    pub(super) fn count_of_account(&self, register: &ForwardedRegister, upstream: UpstreamId) -> usize {
+        let theirs = self.by_account.of(register.account()).filter_map(|id| self.rows.get(&id));
+        theirs.filter(|it| it.upstream() == Some(upstream)).count()
+    }
+
     /// How many came by a flow.
     pub(super) fn count_of_flow(&self, flow: FlowId) -> usize {
         self.by_flow.count(&flow)

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use super::unanswered::UNANSWERED_MAX;
 use super::{Endpoint, Event, Source, Transport};
+use crate::edge::push_proxy::account_name;
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Began, Registration, Turn};
@@ -43,7 +44,7 @@ use crate::timing::BackOff;
 use crate::transaction::ServerId;
 use kept::Kept;
 use moves::Fitness;
-pub(super) use moves::{GrantEffects, Timeliness};
+pub(super) use moves::{GrantEffects, PassedSender, Timeliness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
@@ -364,7 +365,7 @@ impl Upstreams {
         back
     }
 
-    /// Likewise one that only passes through, of a registration that is known if `whose` says so.
+    /// Likewise one that only passes through, of the account that `whose` names if the registration was known.
     pub(super) fn note_passed(
         &mut self,
         now: Instant,
@@ -433,6 +434,13 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
         self.forget_unless_needed(now, id, false);
+    }
+
+    /// A registration of this account passes through no more: what its SIP server did not serve counts no longer.
+    pub(super) fn forget_failures(&mut self, id: UpstreamId, aor: &str) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.fitness.forget(account_name(&self.core.token_key, aor));
+        }
     }
 
     /// A transit reference wants a flow: one is dialled unless that is under way.

@@ -6,10 +6,10 @@
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
 //! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
-//! The REGISTERs of devices that pass through count likewise (RFC 8599), as those of accounts that it had accepted once it has granted them. Those who
-//! are served by the flow are then also other devices, and no flow is left for one that is not known yet where there are others. Where devices
-//! alone are, and nobody was granted for 32 s, one that is refused with 503 or 430 is enough to look for another address: nothing stands by the flow. A
-//! REGISTER that has another address sought is sent once more by the next flow, before its refusal goes to the device.
+//! The REGISTERs of devices that pass through count likewise (RFC 8599): all devices of an address of record are one account, which the server had accepted
+//! once it has granted the device. Those who are served by the flow are then also the devices of other accounts. Where they are, no flow is left, and
+//! silence counts as a 500 does: a device may write a REGISTER that the server drops. Of devices that it had not accepted only 503, 430 and silence count,
+//! and only where nobody else is. A REGISTER that has another address sought is sent once more by the next flow, before its refusal goes to the device.
 //!
 //! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
 //! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
@@ -62,7 +62,7 @@ const FIRST_ASKERS: usize = 4;
 /// How a SIP server has served since it last granted a registration.
 #[derive(Debug, Default)]
 pub(super) struct Fitness {
-    /// The bindings that it refused with 503 or 430, and how much each counts; no more than make it unfit.
+    /// The bindings, and accounts of devices, that it refused with 503 or 430, and how much each counts; no more than make it unfit.
     refused: BTreeMap<BindingId, u8>,
     /// The bindings it had accepted before and has not served since, whatever it answered; no more than [`SEVERAL`].
     unserved: BTreeSet<BindingId>,
@@ -119,6 +119,15 @@ enum Failure {
     Refuses,
     /// It does not serve a single account, for whatever reason that has.
     OfOne,
+}
+
+/// Whose REGISTER passes through.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::endpoint) struct PassedSender {
+    /// The [name](crate::edge::push_proxy::account_name) of its account, if the SIP server had accepted the registration that it is about.
+    pub(in crate::endpoint) account: Option<BindingId>,
+    /// The transit references of the account: all its registrations and REGISTERs. One, if the server had accepted nothing.
+    pub(in crate::endpoint) refs: usize,
 }
 
 /// Whether the answer to a REGISTER came before the REGISTER was given up.
@@ -216,9 +225,9 @@ impl Fitness {
 }
 
 impl Upstream {
-    /// Whether others are than the device whose REGISTER is under way; `whose` registration that is, if it stands.
-    fn serves_others(&self, whose: Option<BindingId>) -> bool {
-        self.registered_count > 0 || self.transit_refs > 1 + usize::from(whose.is_some())
+    /// Whether others are registered here, or register, than the account that holds so many of the transit references.
+    fn serves_others(&self, refs: usize) -> bool {
+        self.registered_count > 0 || self.transit_refs > refs
     }
 
     /// Whether anybody is registered here, or registered through the relay.
@@ -326,50 +335,25 @@ impl Endpoint {
         }
     }
 
-    /// A REGISTER of a device went `by` this flow and was answered something after which another address may serve; `whose` registration it is, if the
-    /// server had accepted it. Whether it may wait for the next flow.
+    /// A REGISTER that passes through went `by` this flow and was answered something after which another address may serve. Whether it may wait for the
+    /// next flow.
     pub(in crate::endpoint) fn on_passed_failed(
         &mut self,
         now: Instant,
         id: UpstreamId,
-        whose: Option<BindingId>,
+        sender: PassedSender,
         by: FlowId,
         status: u16,
     ) -> bool {
-        let outage = self.core.settings.timing.transaction.t1_64();
-        let Some(upstream) = self.upstreams.get_mut(id) else { return false };
-        match upstream.link {
-            Link::Up { flow, .. } if flow == by => {}
+        let link = self.upstreams.get(id).map(|upstream| &upstream.link);
+        match link {
+            Some(Link::Up { flow, .. }) if *flow == by => {}
             // The server that says so has been left.
-            Link::Up { .. } | Link::Dialling => return true,
-            Link::Down | Link::BackingOff => return false,
+            Some(Link::Up { .. } | Link::Dialling) => return true,
+            Some(Link::Down | Link::BackingOff) | None => return false,
         }
-        let says_so = matches!(status, 430 | 503);
-        let serves_others = upstream.serves_others(whose);
-        let fails_all = upstream.fitness.has_granted_nobody(now, outage);
-        let are_several = whose.is_some_and(|binding| upstream.fitness.leave_unserved(binding));
-        let is_unfit = match whose {
-            Some(binding) if says_so => upstream.fitness.refuse(binding, PROVEN_COUNTS),
-            _ => false,
-        };
-        if says_so && upstream.fitness.refused.len() > 1 {
-            upstream.pace.refuse(now);
-        }
-        let is_left = !serves_others && (says_so || whose.is_some());
-        let is_doubted = if says_so {
-            is_unfit || whose.is_some() && fails_all && upstream.registered_count == 0
-        } else {
-            are_several && fails_all
-        };
-        if is_left || is_doubted && fails_all {
-            upstream.fitness.fail(Failed::All);
-        }
-        if is_left {
-            let failure = if says_so || are_several { Failure::Refuses } else { Failure::OfOne };
-            self.leave_address(now, id, whose, failure);
-        } else if is_doubted {
-            self.search_elsewhere(now, id, whose);
-        }
+        let failure = if matches!(status, 430 | 503) { Failure::Refuses } else { Failure::OfOne };
+        self.judge_passed(now, id, sender, failure);
         let is_sought = |it: &Upstream| {
             matches!(it.link, Link::Dialling)
                 || matches!(it.fitness.search, Some(AddressSearch::Sought | AddressSearch::Found))
@@ -377,15 +361,37 @@ impl Endpoint {
         self.upstreams.get(id).is_some_and(is_sought)
     }
 
-    /// Likewise one that was left without any response.
-    pub(in crate::endpoint) fn on_passed_silent(&mut self, now: Instant, id: UpstreamId, whose: Option<BindingId>) {
-        if let Some(binding) = whose {
-            return self.on_upstream_silent(now, id, binding);
-        }
+    /// Likewise one that was left without any response, which counts only when nothing else was heard meanwhile. A device writes its REGISTER itself, and may
+    /// write one that the server drops.
+    pub(in crate::endpoint) fn on_passed_silent(&mut self, now: Instant, id: UpstreamId, sender: PassedSender) {
         let within = self.core.settings.timing.transaction.t1_64();
-        let is_left = |it: &Upstream| !it.serves_others(None) && it.heard_at.is_none_or(|at| at + within <= now);
-        if self.upstreams.get(id).is_some_and(is_left) {
-            self.leave_address(now, id, None, Failure::IsSilent);
+        if self.upstreams.get(id).is_some_and(|it| it.heard_at.is_none_or(|at| at + within <= now)) {
+            self.judge_passed(now, id, sender, Failure::IsSilent);
+        }
+    }
+
+    fn judge_passed(&mut self, now: Instant, id: UpstreamId, sender: PassedSender, failure: Failure) {
+        let outage = self.core.settings.timing.transaction.t1_64();
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let PassedSender { account, refs } = sender;
+        let says_so = failure == Failure::Refuses;
+        let serves_others = upstream.serves_others(refs);
+        let fails_all = upstream.fitness.has_granted_nobody(now, outage);
+        let are_several = account.is_some_and(|account| upstream.fitness.leave_unserved(account));
+        let is_unfit = says_so && account.is_some_and(|account| upstream.fitness.refuse(account, PROVEN_COUNTS));
+        if says_so && upstream.fitness.refused.len() > 1 {
+            upstream.pace.refuse(now);
+        }
+        let is_left = !serves_others && (account.is_some() || failure != Failure::OfOne);
+        let is_doubted = if says_so { is_unfit } else { are_several && fails_all };
+        if is_left || is_doubted && fails_all {
+            upstream.fitness.fail(Failed::All);
+        }
+        if is_left {
+            let failure = if failure == Failure::OfOne && are_several { Failure::Refuses } else { failure };
+            self.leave_address(now, id, account, failure);
+        } else if is_doubted {
+            self.search_elsewhere(now, id, account);
         }
     }
 

@@ -21,8 +21,15 @@ fn registered(phones: u64) -> Through {
     through
 }
 
-/// A REGISTER of a phone, each with a push token of its own.
+/// A REGISTER of a phone, each of an account and with a push token of its own.
 fn of(phone: u64) -> Register {
+    const ACCOUNTS: [&str; 4] =
+        ["sip:alice@example.com", "sip:carol@example.com", "sip:dave@example.com", "sip:erin@example.com"];
+    Register { to: ACCOUNTS[(phone as usize - 1) % 4], ..of_alice(phone) }
+}
+
+/// Likewise of a phone of Alice's.
+fn of_alice(phone: u64) -> Register {
     let contact = format!("<sip:alice@10.0.0.5:{phone};pn-provider=fcm;pn-param=project;pn-prid=token{phone}>");
     Register::by(phone).contact(&format!("{contact};+sip.instance=\"<urn:uuid:{phone}>\""))
 }
@@ -105,13 +112,7 @@ fn two_phones_that_are_refused_have_another_address_sought_and_one_moves_nobody(
 }
 
 #[test]
-fn one_phone_is_enough_where_nobody_was_granted_for_long() {
-    let mut through = registered(3);
-    through.advance(33);
-    through.register(&of(1));
-    refuse(&mut through, 503);
-    assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 503")), (1, 0));
-    // Several that are answered otherwise count alike, and wait for it.
+fn several_accounts_that_are_answered_otherwise_count_once_nobody_was_granted_for_long() {
     let mut through = registered(3);
     through.advance(33);
     through.register(&of(1));
@@ -123,33 +124,150 @@ fn one_phone_is_enough_where_nobody_was_granted_for_long() {
 }
 
 #[test]
+fn one_account_with_many_phones_moves_nobody_else() {
+    for status in [503, 430, 500, 504] {
+        let mut through = registered(0);
+        through.world.upstream.flow = FIRST;
+        through.registered(&of(2));
+        let of_alice = |phone| match phone {
+            // The same account by the other scheme.
+            12 => Register { to: "sips:alice@example.com", ..of_alice(phone) },
+            _ => of_alice(phone),
+        };
+        for phone in 11..=14 {
+            through.registered(&of_alice(phone));
+        }
+        through.world.avoided.clear();
+        through.world.upstream.flow = NEXT;
+        through.advance(33);
+        for phone in 11..=14 {
+            through.register(&of_alice(phone));
+            refuse(&mut through, status);
+        }
+        assert_eq!((through.world.avoided.len(), asked(&through, NEXT).len()), (0, 0), "{status}");
+        assert_eq!(through.world.count(&format!("REGISTER {status}")), 4);
+        through.register(&of(2));
+        refuse(&mut through, status);
+        assert_eq!(asked(&through, NEXT).len(), 1, "{status}: another account is refused, too");
+    }
+}
+
+#[test]
+fn the_phones_of_one_account_move_where_nobody_else_is() {
+    let mut through = registered(0);
+    through.world.upstream.flow = FIRST;
+    for phone in [11, 12] {
+        through.registered(&of_alice(phone));
+    }
+    through.world.upstream.flow = NEXT;
+    through.register(&of_alice(11));
+    through.register(&of_alice(12));
+    refuse(&mut through, 503);
+    assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 503")), (1, 0));
+}
+
+#[test]
+fn an_account_that_is_gone_counts_no_more() {
+    let mut through = registered(0);
+    through.world.upstream.flow = FIRST;
+    for (phone, expires) in [(1, 100), (2, 3600), (3, 3600)] {
+        through.registered(&of(phone).expires(expires));
+    }
+    through.world.avoided.clear();
+    through.advance(90);
+    through.register(&of(1));
+    refuse(&mut through, 500);
+    through.advance(20);
+    assert_eq!(through.ends(), [PushBindingEnd::Expired]);
+    through.register(&of(2));
+    refuse(&mut through, 500);
+    assert_eq!((through.world.avoided.len(), through.world.count("REGISTER 500")), (0, 2));
+    through.register(&of(3));
+    refuse(&mut through, 500);
+    assert_eq!(through.world.avoided.len(), 1);
+}
+
+#[test]
+fn a_proof_for_the_address_that_was_left_is_not_a_wrong_one_at_the_next() {
+    const PROOF: &str = "Authorization: Digest username=\"alice\", realm=\"r\", nonce=\"n\", uri=\"sip:example.com\", \
+                         response=\"0123456789abcdef0123456789abcdef\"";
+    const CHALLENGE: &str = "Digest realm=\"r\", nonce=\"m\"";
+    for (proves, stale, heard) in [(true, "", 503), (true, ", stale=true", 401), (false, "", 401)] {
+        let mut through = registered(1);
+        let register = if proves { of(1).header(PROOF) } else { of(1) };
+        through.register(&register);
+        refuse(&mut through, 503);
+        through.world.events.clear();
+        let (register, source) = (through.world.last("REGISTER"), through.world.upstream);
+        through.world.reply(source, &register, 401, &[("WWW-Authenticate", &format!("{CHALLENGE}{stale}"))], "");
+        let said = (through.world.count("REGISTER 503"), through.world.count("REGISTER 401"));
+        assert_eq!(said, if heard == 503 { (1, 0) } else { (0, 1) }, "{proves} {stale}");
+        let is_doubted = |event: &Event| matches!(event, Event::RegisterEnded { proof: Some(_), .. });
+        assert!(!through.world.events.iter().any(is_doubted), "{proves} {stale}");
+    }
+}
+
+#[test]
 fn a_look_in_vain_leaves_the_flow_in_use_and_hands_on_the_refusal() {
     let mut through = registered(3);
     through.advance(33);
     through.world.dial = false;
-    through.register(&of(1));
-    refuse(&mut through, 503);
-    assert_eq!(through.world.count("REGISTER 503"), 0, "it waits");
+    for phone in [1, 2] {
+        through.register(&of(phone));
+        refuse(&mut through, 503);
+    }
+    assert_eq!(through.world.count("REGISTER 503"), 1, "the second one waits");
     let upstream = through.server;
     through.world.input(Input::DialFailed(upstream));
-    assert_eq!(through.world.count("REGISTER 503"), 1);
-    through.register(&of(2));
-    assert_eq!(asked(&through, FIRST).len(), 2, "others are asked for there");
+    assert_eq!(through.world.count("REGISTER 503"), 2);
+    through.register(&of(3));
+    assert_eq!(asked(&through, FIRST).len(), 3, "others are asked for there");
 }
 
 #[test]
-fn an_address_that_is_silent_is_left() {
-    for phones in [0, 1, 3] {
-        let mut through = registered(phones);
-        if phones == 0 {
+fn an_address_that_is_silent_is_left_by_a_phone_that_is_alone_and_by_two_accounts() {
+    for (registered_there, silent) in [(0, 1..=1), (1, 1..=1), (3, 1..=2)] {
+        let mut through = registered(registered_there);
+        if registered_there == 0 {
             through.world.upstream.flow = FIRST;
         }
         through.advance(40);
+        for phone in silent {
+            assert!(through.world.avoided.is_empty());
+            through.register(&of(phone));
+            through.world.upstream.flow = NEXT;
+            through.advance(33);
+        }
+        assert_eq!(through.world.avoided.last(), Some(&Some(FIRST)), "{registered_there} phones");
         through.register(&of(1));
+        assert_eq!(asked(&through, NEXT).len(), 1, "{registered_there} phones");
+    }
+}
+
+#[test]
+fn a_server_that_drops_the_registers_of_one_account_is_left_by_nobody() {
+    for lends in [false, true] {
+        let mut through = registered(0);
+        through.world.upstream.flow = FIRST;
+        for phone in [11, 12] {
+            through.registered(&of_alice(phone));
+        }
+        if lends {
+            through.world.bind();
+            through.world.grant(3600);
+        } else {
+            through.registered(&of(2));
+        }
+        through.world.avoided.clear();
         through.world.upstream.flow = NEXT;
+        through.advance(40);
+        for phone in [11, 12, 11] {
+            through.register(&of_alice(phone).header("User-Agent: friendly-scanner"));
+            through.advance(33);
+        }
+        // A stranger's likewise.
+        through.register(&of(4));
         through.advance(33);
-        assert_eq!(through.world.avoided.last(), Some(&Some(FIRST)), "{phones} phones");
-        through.register(&of(1));
-        assert_eq!(asked(&through, NEXT).len(), 1, "{phones} phones");
+        assert_eq!((through.world.avoided.len(), asked(&through, NEXT).len()), (0, 0), "{lends}");
     }
 }
