@@ -37,15 +37,16 @@ impl Departures {
 
     /// The nodes that live, which `asked` tells unless another shard has asked for them just now. `None`: the store does not say.
     pub(super) async fn living(&self, asked: impl Future<Output = Result<Vec<Owner>, StoreError>>) -> Living {
+        let began = clock::now();
         let mut known = self.living.lock().await;
-        let now = clock::now();
+        // What was said while this one waited is new enough, however long it took.
         if let Some((at, living)) = &*known
-            && now.saturating_duration_since(*at) < LIVING_FOR
+            && (*at >= began || began.saturating_duration_since(*at) < LIVING_FOR)
         {
             return living.clone();
         }
         let living: Living = asked.await.ok().map(Into::into);
-        *known = Some((now, living.clone()));
+        *known = Some((clock::now(), living.clone()));
         living
     }
 

@@ -535,6 +535,8 @@ pub struct InstanceStatus {
     pub reminded: Option<Reminder>,
     /// How its mailbox stands, once the SIP server has told.
     pub mailbox: Option<Box<Mailbox>>,
+    /// Whether the Contact of a relay that had it before may still be registered.
+    pub is_replacing: bool,
 }
 
 /// Activity of an instance, kept beside its record.

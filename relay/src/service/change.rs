@@ -280,7 +280,7 @@ impl Inner {
                             .put_moved(id, sealed, lease.expires_at, LookupChange { from: before, to: lookup }, fence)
                             .await
                     }
-                    true if status.state == InstanceState::Registered => {
+                    true if status.state == InstanceState::Registered && !status.is_replacing => {
                         vault.put_registered(id, sealed, lease.expires_at, lookup, fence).await
                     }
                     true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,

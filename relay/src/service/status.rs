@@ -185,6 +185,7 @@ pub(super) fn by_record(stored: Stored) -> InstanceStatus {
         expires_at: stored.expires_at,
         reminded: None,
         mailbox: None,
+        is_replacing: false,
     }
 }
 

@@ -207,6 +207,7 @@ impl PushBindings {
             expires_at,
             reminded: None,
             mailbox: None,
+            is_replacing: false,
         })
     }
 

@@ -547,6 +547,7 @@ impl Shard {
             expires_at: row.expires_at(),
             reminded: row.reminded(),
             mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
+            is_replacing: self.endpoint.binding_of_instance(id).is_some_and(|it| self.endpoint.is_replacing(it)),
         })
     }
 }

@@ -45,7 +45,7 @@ const OWN: usize = 64;
 /// How long a question waits for a place before it fails.
 const WAIT: Duration = Duration::from_secs(4);
 /// How long a question keeps a place that others may wait for before it fails.
-const BRIEF: Duration = Duration::from_millis(500);
+pub(super) const BRIEF: Duration = Duration::from_millis(500);
 /// How often a question checks whether others may wait.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a source is suspected after a question that no name server answered.
@@ -62,7 +62,8 @@ pub enum Requester {
     Source(IpAddr),
 }
 
-/// The places of the questions about the hosts that one name leads to.
+/// The places of the questions about the hosts that one name leads to; each is given back after [`BRIEF`], so that hosts whose servers are silent keep nobody from
+/// those behind them.
 pub(super) struct OfOneName {
     places: Semaphore,
     until: Instant,

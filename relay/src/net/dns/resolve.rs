@@ -24,6 +24,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::addresses::{Answer, Known, Patience, gather};
 use super::answer_size::RECORDS_MAX;
@@ -40,7 +41,7 @@ pub use super::cache::{MAX_TTL, MIN_TTL};
 use super::name_files::Names;
 use super::name_server::{is_silence, name_server, options};
 use super::naptr::{self, Service};
-use super::questions::{OfOneName, Questions, Requester};
+use super::questions::{BRIEF, OfOneName, Questions, Requester};
 use super::srv::{self, Server};
 use crate::config::{self, Transports};
 use crate::limits::counted_as;
@@ -565,15 +566,24 @@ impl Resolver {
         let answer = match known.remembered(&query) {
             Some(found) => Ok(found),
             None => {
-                let _place = match &self.hosts {
+                let place = match &self.hosts {
                     Some(hosts) => Some(hosts.take().await.ok_or(ResolveError::Timeout)?),
                     None => None,
                 };
                 let turn = self.questions.take(&self.requesters, self.app.as_ref()).await;
                 let turn = turn.ok_or(ResolveError::Timeout)?;
-                let answer = tokio::select! {
-                    answer = known.ask(&query) => answer,
-                    () = turn.is_over() => Err(NetError::Timeout),
+                let mut asked = pin!(async {
+                    tokio::select! {
+                        answer = known.ask(&query) => answer,
+                        () = turn.is_over() => Err(NetError::Timeout),
+                    }
+                });
+                let answer = match timeout(BRIEF, &mut asked).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        drop(place);
+                        asked.await
+                    }
                 };
                 if answer.as_ref().is_err_and(is_silence) {
                     turn.was_silent();
