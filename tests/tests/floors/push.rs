@@ -301,7 +301,9 @@ async fn a_silent_apns_delays_neither_fcm_nor_another_app() {
     for one in stuck {
         let delivery = one.await.unwrap();
         assert!(delivery.elapsed < Duration::from_secs(6), "ended by its deadline: {:?}", delivery.elapsed);
-        assert!(matches!(delivery.verdict, Verdict::Unconfirmed | Verdict::TooLate), "{:?}", delivery.verdict);
+        // What has not left ends as what may be tried again, right before its deadline.
+        let is_untaken = matches!(delivery.verdict, Verdict::Unconfirmed | Verdict::TooLate | Verdict::Retry { .. });
+        assert!(is_untaken, "{:?}", delivery.verdict);
     }
     assert_eq!(silent.violations(), Vec::<String>::new());
 }

@@ -163,8 +163,8 @@ fn nodes_hold(seeds: &[u64], seconds: u64, loses_after: Option<Duration>) {
 fn the_oracle_sees_when_leases_claims_or_tombstones_do_not_work() {
     let long = Duration::from_secs(16);
     let plans = [
-        // By two nodes, or by none: each takes away the Contacts of those that it takes for dead.
-        (Break::LeasesUnseen, 40, None, "is pushed to"),
+        // It takes a while until two nodes have one Contact each: each takes away those of the nodes that it takes for dead.
+        (Break::LeasesUnseen, 150, None, "by nodes and at"),
         (Break::NothingTaken, 50, None, "never rang"),
         (Break::TombstonesLost, 40, Some(long), "receipted"),
     ];
