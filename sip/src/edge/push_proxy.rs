@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use super::forward::SentBy;
 use crate::flow::{MAC_LEN, TokenKey, Transport};
 use crate::id::{BindingId, InstanceId, ShardTag};
-use crate::message::{Message, Method, Name, NameAddr, Party, Scheme, Uri, is_quoted_text, unquote};
+use crate::message::{Message, Method, Name, NameAddr, Party, Scheme, Uri, is_quoted_text, unquote, wholly_unescaped};
 
 /// How long before a registration ends its device is asked to refresh it, at the least (RFC 8599 §5.5).
 pub const RENEW_BEFORE: Duration = Duration::from_secs(120);
@@ -511,11 +511,13 @@ pub fn binding_of(key: &TokenKey, instance: InstanceId) -> BindingId {
     BindingId::new(u128::from_be_bytes(bits), instance.tag())
 }
 
-/// The name of an account among those that one SIP server serves, for its failures to be counted by: the same for all devices of an AOR, and for both schemes.
+/// The name of an account among those that one SIP server serves, for its failures to be counted by: the same for all devices of an AOR, for both schemes,
+/// and for each spelling that a SIP server may take for the same (RFC 3261 §19.1.4, and those that fold the case of a user).
 pub fn account_name(key: &TokenKey, aor: &str) -> BindingId {
     let address = aor.split_once(':').map_or(aor, |(_, address)| address);
-    let bits = key.name("sipwake push account 1", &[address.as_bytes()]);
-    BindingId::new(u128::from_be_bytes(bits), tag_of(address))
+    let address = wholly_unescaped(address).to_ascii_lowercase();
+    let bits = key.name("sipwake push account 1", &[&address]);
+    BindingId::new(u128::from_be_bytes(bits), ShardTag(0))
 }
 
 /// The shard of the AOR that a REGISTER names; `None` when it names none.

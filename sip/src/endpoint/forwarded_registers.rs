@@ -294,8 +294,13 @@ impl Endpoint {
             && let Some(register) = self.registers.get(id).filter(|it| it.refused.is_some())
             && is_failed_proof(&register.request, status, response)
         {
-            // Its proof answers a challenge of the address that was left, so the device's password is not in doubt.
-            return self.end_register(now, id, 503);
+            // Its proof answers a challenge of the address that was left, so the account's password is not in doubt. Who guesses is told the difference
+            // by the answer nevertheless, so his connection counts it.
+            let RegisterIntent { server, aor, .. } = &register.intent;
+            let (flow, server, aor) = (register.source.flow, server.clone(), aor.clone());
+            self.end_register(now, id, 503);
+            self.registers.note_failure(flow, &server, &aor);
+            return self.count_failure(flow);
         }
         let Some(register) = self.registers.take(id) else { return };
         let bytes = self.back(&register, status, response);

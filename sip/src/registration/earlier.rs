@@ -8,8 +8,11 @@
 //! | --- | --- |
 //! | granted | the next one, or the own Contact |
 //! | refused | the own Contact at once; a grant of that gives the other one up |
-//! | not served (408, 5xx, silence), after failures | the own Contact at the next try, then this one again, and so on by turns: one REGISTER a try |
-//! | not served, after none | the own Contact; a grant of that gives the other one up |
+//! | not served (408, 5xx), after failures | the own Contact at the next try, then this one again, and so on by turns: one REGISTER a try |
+//! | not served (408, 5xx), after none | the own Contact; a grant of that gives the other one up |
+//! | not answered | the own Contact at the next try; a grant of that gives the other one up the second time |
+//!
+//! Where the own Contact is refused behind one that still stands, it may be one too many: that one is named again at the next try.
 //!
 //! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. A grant of the
 //! own Contact waits for none of them: it is asked for behind each REGISTER that names one alone and was not granted.
@@ -27,6 +30,8 @@ pub(super) struct Earlier {
     named: usize,
     /// What the next attempt begins with: [`Named::All`] until the registrar has refused to hear of them beside another one.
     next: Named,
+    /// Whether the first of them has been named alone since the registrar served last.
+    was_asked: bool,
     /// Whether the first of them is given up when the own Contact is granted.
     given_up: bool,
 }
@@ -43,7 +48,7 @@ impl Earlier {
         if self.hosts.is_empty() {
             *self = Self::default();
         } else if self.next != Named::All {
-            (self.next, self.given_up) = (Named::Earlier, false);
+            (self.next, self.was_asked, self.given_up) = (Named::Earlier, false, false);
         }
     }
 }
@@ -103,8 +108,11 @@ impl Registration {
     pub(super) fn forget_earlier_at(&mut self, is_local: impl Fn(&ContactHosts) -> bool) -> bool {
         if self.has_earlier() {
             self.with_rare(|rare| {
+                let first = rare.earlier.hosts.first().cloned();
                 rare.earlier.hosts.retain(|hosts| !is_local(hosts));
-                rare.earlier.begin_next();
+                if rare.earlier.hosts.first() != first.as_ref() {
+                    rare.earlier.begin_next();
+                }
             });
         }
         self.has_earlier()
@@ -119,7 +127,11 @@ impl Registration {
         match these {
             Named::All => earlier.named = earlier.hosts.len(),
             // The own Contact comes next, also where this one is not answered.
-            Named::Earlier => (earlier.named, earlier.next, earlier.given_up) = (1, Named::Own, is_served),
+            Named::Earlier => {
+                (earlier.named, earlier.next) = (1, Named::Own);
+                earlier.given_up = is_served && earlier.was_asked;
+                earlier.was_asked |= is_served;
+            }
             Named::Own => {
                 earlier.named = 0;
                 earlier.next = if earlier.given_up { Named::Own } else { Named::Earlier };
@@ -168,6 +180,12 @@ impl Registration {
         self.write(Attempt { named: self.first_named(), ..attempt }, Vec::new())
     }
 
+    /// The own Contact alone was refused while another one may stand that was not given up: it may be one too many. The other one is named at the next try.
+    pub(super) fn is_behind_another(&self, attempt: Attempt) -> bool {
+        let others = self.rare.as_ref().map(|rare| &rare.earlier).filter(|it| !it.hosts.is_empty());
+        attempt.named == Named::Own && self.goal == Goal::Registered && others.is_some_and(|it| !it.given_up)
+    }
+
     /// The one that the last REGISTER named alone is taken away.
     pub(super) fn on_earlier_gone(&mut self, response: &Message) {
         self.challenges.on_success(response);
@@ -176,8 +194,8 @@ impl Registration {
 
     /// The own Contact is granted: the one that was named alone, and that the registrar did not take away, is not named again.
     pub(super) fn forget_refused(&mut self, attempt: Attempt) {
-        if attempt.named == Named::Own && self.has_earlier() {
-            self.with_rare(|rare| rare.earlier.forget(usize::from(rare.earlier.given_up)));
+        if attempt.named == Named::Own && self.rare.as_ref().is_some_and(|rare| rare.earlier.given_up) {
+            self.with_rare(|rare| rare.earlier.forget(1));
         }
     }
 }

@@ -70,6 +70,9 @@ impl Registration {
                     self.write(attempt, Vec::new())
                 }
             }
+            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.is_behind_another(attempt) => {
+                self.retry_by(response)
+            }
             300..=399 if leads_to(message, terms.registrar, self.contacts) => {
                 if attempt.redirected {
                     return self.retry_by(response);

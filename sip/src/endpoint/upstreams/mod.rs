@@ -436,7 +436,7 @@ impl Endpoint {
         self.forget_unless_needed(now, id, false);
     }
 
-    /// A registration of this account passes through no more: what its SIP server did not serve counts no longer.
+    /// No registration of this account passes through any more: what its SIP server did not serve counts no longer.
     pub(super) fn forget_failures(&mut self, id: UpstreamId, aor: &str) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.fitness.forget(account_name(&self.core.token_key, aor));

@@ -80,35 +80,70 @@ fn a_registrar_that_takes_one_contact_is_asked_for_one_after_the_other_and_the_o
     }
 }
 
+impl Walk {
+    /// The REGISTER that is under way names another Contact alone, and meets this fault.
+    fn meet(&mut self, fault: &str) {
+        let (branch, now) = (self.registration.branch().unwrap(), self.now);
+        match fault {
+            "silence" => {
+                assert_eq!(step(&self.registration.on_silence(now, branch, &BACK_OFF, &mut self.random)), "Failed");
+                // A late answer about the Contact of another relay registers nothing.
+                assert!(!self.registration.take_up_late(now, branch, 200));
+                assert!(self.registration.has_earlier() && !self.registration.is_registered());
+                self.try_again();
+            }
+            "Retry-After" => {
+                assert_eq!(self.respond(403, &[("Retry-After", "60")]), "Failed");
+                self.try_again();
+            }
+            _ => {
+                assert_eq!(step(&self.registration.on_flow_lost()), "WantFlow");
+                assert_eq!(step(&self.registration.begin()), "Send");
+            }
+        }
+    }
+}
+
 #[test]
-fn the_own_contact_comes_next_where_another_one_alone_is_not_answered_or_is_to_wait() {
+fn the_own_contact_comes_next_where_another_one_alone_is_not_answered_or_is_to_wait_and_the_second_time_that_is_given_up()
+ {
     for fault in ["silence", "Retry-After", "connection"] {
         let mut walk = taken_from(&["gone:2"]);
         assert_eq!(step(&walk.registration.begin()), "Send");
         assert_eq!(walk.ask(), "r:1 gone:2");
         assert_eq!(walk.respond(400, &[]), "Send");
-        assert_eq!(walk.ask(), "gone:2");
-        let (branch, now) = (walk.registration.branch().unwrap(), walk.now);
-        match fault {
-            "silence" => {
-                assert_eq!(step(&walk.registration.on_silence(now, branch, &BACK_OFF, &mut walk.random)), "Failed");
-                // A late answer about the Contact of another relay registers nothing.
-                assert!(!walk.registration.take_up_late(now, branch, 200));
-                assert!(walk.registration.has_earlier() && !walk.registration.is_registered());
-                walk.try_again();
-            }
-            "Retry-After" => {
-                assert_eq!(walk.respond(403, &[("Retry-After", "60")]), "Failed");
-                walk.try_again();
-            }
-            _ => {
-                assert_eq!(step(&walk.registration.on_flow_lost()), "WantFlow");
-                assert_eq!(step(&walk.registration.begin()), "Send");
-            }
+        for (granted, is_left) in [("Registered", true), ("Refreshed", false)] {
+            assert_eq!(walk.ask(), "gone:2", "{fault}");
+            walk.meet(fault);
+            assert_eq!(walk.ask(), "r:1", "{fault}");
+            let said = walk.respond(200, &[]);
+            assert!(said == granted || said == "Registered", "{fault}: {said}");
+            assert_eq!(walk.registration.has_earlier(), is_left, "{fault}");
+            walk.try_again();
         }
         assert_eq!(walk.ask(), "r:1", "{fault}");
-        assert_eq!(walk.respond(200, &[]), "Registered");
-        assert!(!walk.registration.has_earlier(), "{fault}");
+    }
+}
+
+#[test]
+fn the_own_contact_that_is_one_too_many_behind_another_that_was_not_answered_lets_that_one_be_named_again() {
+    for (fault, refusal) in
+        [("silence", 403), ("silence", 503), ("connection", 403), ("connection", 500), ("connection", 600)]
+    {
+        let mut walk = taken_from(&["gone:2"]);
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        assert_eq!(walk.ask(), "r:1 gone:2");
+        assert_eq!(walk.respond(400, &[]), "Send");
+        assert_eq!(walk.ask(), "gone:2");
+        walk.meet(fault);
+        assert_eq!(walk.ask(), "r:1");
+        assert_eq!(walk.respond(refusal, &[]), "Failed", "{fault} {refusal}");
+        walk.try_again();
+        for (named, follows) in [("gone:2", "Send"), ("r:1", "Registered")] {
+            assert_eq!(walk.ask(), named, "{fault} {refusal}");
+            assert_eq!(walk.respond(200, &[]), follows, "{fault} {refusal}");
+        }
+        assert!(!walk.registration.has_earlier());
     }
 }
 

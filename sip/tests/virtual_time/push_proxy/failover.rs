@@ -132,6 +132,9 @@ fn one_account_with_many_phones_moves_nobody_else() {
         let of_alice = |phone| match phone {
             // The same account by the other scheme.
             12 => Register { to: "sips:alice@example.com", ..of_alice(phone) },
+            // By other spellings, which its SIP server takes for the same.
+            13 => Register { to: "sip:%61lic%65@example.com", ..of_alice(phone) },
+            14 => Register { to: "sip:Alice@example.com", ..of_alice(phone) },
             _ => of_alice(phone),
         };
         for phone in 11..=14 {
@@ -185,6 +188,29 @@ fn an_account_that_is_gone_counts_no_more() {
     through.register(&of(3));
     refuse(&mut through, 500);
     assert_eq!(through.world.avoided.len(), 1);
+}
+
+#[test]
+fn an_account_that_is_left_with_another_phone_is_still_the_one_that_failed_alone() {
+    let mut through = registered(0);
+    through.world.upstream.flow = FIRST;
+    through.registered(&of_alice(11).expires(100));
+    through.registered(&of_alice(12));
+    through.registered(&of(3));
+    through.registered(&of(2));
+    through.world.avoided.clear();
+    through.advance(60);
+    through.register(&of_alice(12));
+    refuse(&mut through, 500);
+    // Others are served meanwhile, so it is the account's own.
+    through.registered(&of(3));
+    through.advance(45);
+    assert_eq!(through.ends(), [PushBindingEnd::Expired]);
+    for phone in [of_alice(12), of(2)] {
+        through.register(&phone);
+        refuse(&mut through, 500);
+    }
+    assert_eq!(through.world.avoided.len(), 0, "one that fails alone, and one more");
 }
 
 #[test]
