@@ -22,6 +22,7 @@ use sip::endpoint::InviteMark;
 use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
+use super::seal::SealError;
 use super::store::{Owner, StoreError};
 use super::{Sealed, Store, Vault, seal};
 use crate::clock::{self, Reading, shared_now, shared_now_ms};
@@ -254,12 +255,23 @@ impl Vault {
         let Some(sealed) = redis.next_letter(&self.0.owner).await? else { return Ok(None) };
         let place = self.0.owner.to_string();
         let opened = seal::open_as(&self.0.keyring, PURPOSE, place.as_bytes(), &sealed, Letter::decode);
-        let Ok((letter, number, written_at)) = opened else {
-            tracing::warn!(
-                event = "letter-unreadable",
-                "a letter of another node does not open with this keyring; it is dropped"
-            );
-            return Ok(None);
+        let (letter, number, written_at) = match opened {
+            Ok(letter) => letter,
+            Err(SealError::OtherVersion) => {
+                // In an update that goes from node to node, the later version may write what the earlier one has no use for.
+                tracing::debug!(
+                    event = "letter-of-another-version",
+                    "a letter of a node of another version is not known here; it is dropped"
+                );
+                return Ok(None);
+            }
+            Err(SealError::KeyGone | SealError::Broken) => {
+                tracing::warn!(
+                    event = "letter-unreadable",
+                    "a letter of another node does not open with this keyring; it is dropped"
+                );
+                return Ok(None);
+            }
         };
         let is_young = shared_now().abs_diff(written_at) <= LETTER_AGE_MAX_S;
         if !is_young {
