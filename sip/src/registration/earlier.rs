@@ -1,8 +1,8 @@
 //! The Contacts of relays that had an account, or one of its devices, before: a REGISTER takes them away (RFC 3261 §10.2.2).
 //!
 //! A registrar may refuse a REGISTER that names another Contact beside its own, with a 4xx or with a 5xx that comes again. Then each of the others is taken
-//! away alone, before the own one is registered: a registrar that counts the Contacts has room for it then. A refusal that may be one of credentials names
-//! none alone, for a server may ban an address that shows wrong ones again.
+//! away alone, before the own one is registered: a registrar that counts the Contacts has room for it then. Behind a refusal that may be one of credentials
+//! the own one comes first, alone: a server may ban an address that shows wrong ones again and again.
 //!
 //! | a REGISTER for one of them alone is | follows |
 //! | --- | --- |
@@ -12,7 +12,7 @@
 //! | not served (408, 5xx), after none | the own Contact; a grant of that gives the other one up |
 //! | not answered | the own Contact at the next try; a grant of that gives the other one up the second time |
 //!
-//! Where the own Contact is refused behind one that still stands, it may be one too many: that one is named again at the next try.
+//! Where the own Contact is refused while another one may stand, it may be one too many: that one is named alone at the next try.
 //!
 //! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. A grant of the
 //! own Contact waits for none of them: it is asked for behind each REGISTER that names one alone and was not granted.
@@ -34,6 +34,8 @@ pub(super) struct Earlier {
     was_asked: bool,
     /// Whether the first of them is given up when the own Contact is granted.
     given_up: bool,
+    /// Whether the own Contact alone was refused meanwhile.
+    is_own_refused: bool,
 }
 
 impl Earlier {
@@ -48,7 +50,7 @@ impl Earlier {
         if self.hosts.is_empty() {
             *self = Self::default();
         } else if self.next != Named::All {
-            (self.next, self.was_asked, self.given_up) = (Named::Earlier, false, false);
+            *self = Self { hosts: std::mem::take(&mut self.hosts), next: Named::Earlier, ..Self::default() };
         }
     }
 }
@@ -157,13 +159,30 @@ impl Registration {
 
     /// A REGISTER that names them beside the own Contact was refused with this status: from now on each is named alone. Whether there was one to name.
     pub(super) fn name_alone(&mut self, attempt: Attempt, status: u16) -> bool {
-        let has_named = self.rare.as_ref().is_some_and(|rare| rare.earlier.named > 0);
-        let is_of_credentials = matches!(status, 403 | 404 | 604) && !self.challenges.is_empty();
-        let may_be = attempt.named == Named::All && self.goal == Goal::Registered && !is_of_credentials;
-        if has_named && may_be {
+        let may_be = self.has_named_all(attempt) && !self.may_be_of_credentials(status);
+        if may_be {
             self.with_rare(|rare| rare.earlier.next = Named::Earlier);
         }
-        has_named && may_be
+        may_be
+    }
+
+    /// The same for a refusal that may be one of credentials: the own Contact comes next. Whether there was another one to name.
+    pub(super) fn name_own(&mut self, attempt: Attempt, status: u16) -> bool {
+        let may_be = self.has_named_all(attempt) && self.may_be_of_credentials(status);
+        if may_be {
+            self.contacts.forget_others();
+            self.with_rare(|rare| rare.earlier.next = Named::Own);
+        }
+        may_be
+    }
+
+    fn has_named_all(&self, attempt: Attempt) -> bool {
+        let has_named = self.rare.as_ref().is_some_and(|rare| rare.earlier.named > 0);
+        has_named && attempt.named == Named::All && self.goal == Goal::Registered
+    }
+
+    fn may_be_of_credentials(&self, status: u16) -> bool {
+        matches!(status, 403 | 404 | 604) && !self.challenges.is_empty()
     }
 
     /// The answer to a REGISTER that names one of them alone, by the table above.
@@ -174,16 +193,35 @@ impl Registration {
         } else if is_unserved || response.has_retry_after() {
             return self.retry_by(response);
         } else {
-            self.with_rare(|rare| rare.earlier.given_up = true);
+            let is_of_credentials = self.may_be_of_credentials(response.status);
+            let is_own_refused = self.with_rare(|rare| {
+                rare.earlier.given_up = true;
+                rare.earlier.is_own_refused
+            });
+            if is_of_credentials && is_own_refused {
+                return self.credentials_refused(
+                    response.now,
+                    response.status,
+                    &response.terms.back_off,
+                    response.random,
+                );
+            }
         }
         self.challenges.begin();
         self.write(Attempt { named: self.first_named(), ..attempt }, Vec::new())
     }
 
     /// The own Contact alone was refused while another one may stand that was not given up: it may be one too many. The other one is named at the next try.
-    pub(super) fn is_behind_another(&self, attempt: Attempt) -> bool {
-        let others = self.rare.as_ref().map(|rare| &rare.earlier).filter(|it| !it.hosts.is_empty());
-        attempt.named == Named::Own && self.goal == Goal::Registered && others.is_some_and(|it| !it.given_up)
+    /// Credentials that the registrar has never accepted are told to be wrong at once.
+    pub(super) fn waits_for_another(&mut self, attempt: Attempt, status: u16) -> bool {
+        let is_own = attempt.named == Named::Own && self.goal == Goal::Registered && self.has_earlier();
+        if !is_own || (self.may_be_of_credentials(status) && !self.established) {
+            return false;
+        }
+        self.with_rare(|rare| {
+            rare.earlier.is_own_refused = true;
+            !rare.earlier.given_up
+        })
     }
 
     /// The one that the last REGISTER named alone is taken away.

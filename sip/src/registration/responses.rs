@@ -16,6 +16,11 @@ use crate::random::Random;
 /// A registration is not refreshed sooner than this, however short it was granted, so that a hostile registrar cannot make the relay spin.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
+/// Whether a status may mean that one Contact is too many: it is a refusal that no other request is to follow by, and none that passes by itself.
+fn is_of_contacts(status: u16) -> bool {
+    matches!(status, 400 | 403..=407 | 409..=422 | 424..=428 | 431..=438 | 440..=479 | 481..=499 | 600..=699)
+}
+
 impl Registration {
     /// A response to the REGISTER that is under way.
     pub fn on_response(
@@ -56,11 +61,14 @@ impl Registration {
                 self.outbound = false;
                 self.write(attempt, Vec::new())
             }
-            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.name_alone(attempt, status) => {
+            _ if is_of_contacts(status) && self.name_alone(attempt, status) => {
                 self.challenges.begin();
                 self.write(Attempt { named: Named::Earlier, ..attempt }, Vec::new())
             }
-            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.forget_named() => {
+            _ if is_of_contacts(status) && self.name_own(attempt, status) => {
+                self.write(Attempt { named: Named::Own, ..attempt }, Vec::new())
+            }
+            _ if is_of_contacts(status) && self.forget_named() => {
                 // The registrar may have refused the second Contact. One that was another node's stands where it cannot be named.
                 let is_theirs = self.goal != Goal::Registered && !self.registered;
                 if is_theirs {
@@ -70,9 +78,7 @@ impl Registration {
                     self.write(attempt, Vec::new())
                 }
             }
-            400 | 403..=407 | 409..=422 | 424..=428 | 600..=699 if self.is_behind_another(attempt) => {
-                self.retry_by(response)
-            }
+            _ if is_of_contacts(status) && self.waits_for_another(attempt, status) => self.retry_by(response),
             300..=399 if leads_to(message, terms.registrar, self.contacts) => {
                 if attempt.redirected {
                     return self.retry_by(response);
@@ -81,7 +87,7 @@ impl Registration {
             }
             300..=399 if !self.established && leads_anywhere(message) => self.refused(status),
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
-                if status >= 500 && self.failures > 0 && !response.has_retry_after() {
+                if status >= 400 && self.failures > 0 && !response.has_retry_after() {
                     // No passing fault: it may be one Contact too many.
                     self.name_alone(attempt, status);
                 }

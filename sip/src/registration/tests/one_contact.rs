@@ -61,12 +61,15 @@ fn a_registrar_that_takes_one_contact_is_asked_for_one_after_the_other_and_the_o
     for (refusal, gone, alone, expected) in [
         (400, &["gone:2"][..], 200, &["r:1 gone:2", "gone:2", "r:1"][..]),
         (403, &["gone:2"], 200, &["r:1 gone:2", "gone:2", "r:1"]),
+        (482, &["gone:2"], 200, &["r:1 gone:2", "gone:2", "r:1"]),
+        (488, &["gone:2"], 200, &["r:1 gone:2", "gone:2", "r:1"]),
         (400, &["gone:2", "third:2"], 200, &["r:1 gone:2 third:2", "gone:2", "third:2", "r:1"]),
         // What cannot be taken away keeps nothing from being registered.
         (400, &["gone:2"], 400, &["r:1 gone:2", "gone:2", "r:1"]),
         (400, &["gone:2", "third:2"], 500, &["r:1 gone:2 third:2", "gone:2", "r:1", "third:2", "r:1"]),
         // The first may be a passing fault, and so may the one after it.
         (500, &["gone:2"], 200, &["r:1 gone:2", "r:1 gone:2", "gone:2", "r:1"]),
+        (480, &["gone:2"], 200, &["r:1 gone:2", "r:1 gone:2", "gone:2", "r:1"]),
         (500, &["gone:2"], 500, &["r:1 gone:2", "r:1 gone:2", "gone:2", "r:1", "gone:2", "r:1"]),
         // Relays behind one name have one Contact.
         (400, &["r:1"], 200, &["r:1"]),
@@ -147,30 +150,69 @@ fn the_own_contact_that_is_one_too_many_behind_another_that_was_not_answered_let
     }
 }
 
+impl Walk {
+    /// The REGISTER that is to come is challenged, and answered with this status. The Contacts that it names.
+    fn answered(&mut self, status: u16) -> (String, &'static str) {
+        if step(&self.registration.begin()) == "Send" {
+            self.ask();
+            assert_eq!(self.respond(401, &[("WWW-Authenticate", CHALLENGE)]), "Ask");
+        }
+        assert_eq!(step(&self.answer()), "Send");
+        (self.ask(), self.respond(status, &[]))
+    }
+}
+
 #[test]
-fn credentials_that_are_refused_are_shown_once_more_without_the_other_contact_and_then_once_each_time() {
+fn credentials_that_are_refused_are_shown_without_the_other_contact_then_for_that_one_alone_and_then_once_each_time() {
     for status in [403, 404, 604] {
         let mut walk = taken_from(&["gone:2"]);
-        assert_eq!(step(&walk.registration.begin()), "Send");
-        assert_eq!(walk.ask(), "r:1 gone:2");
-        assert_eq!(walk.respond(401, &[("WWW-Authenticate", CHALLENGE)]), "Ask");
-        for named in ["r:1 gone:2", "r:1"] {
-            assert_eq!(step(&walk.answer()), "Send");
-            assert_eq!(walk.ask(), named, "{status}");
-            assert_eq!(walk.respond(status, &[]), if named == "r:1" { "Failed" } else { "Ask" }, "{status}");
-        }
-        for _ in 0..2 {
+        assert_eq!(walk.answered(status), ("r:1 gone:2".to_owned(), "Ask"), "{status}");
+        assert_eq!(step(&walk.answer()), "Send");
+        assert_eq!(walk.ask(), "r:1");
+        assert_eq!(walk.respond(status, &[]), "Failed");
+        let began = walk.now;
+        for named in ["gone:2", "r:1", "r:1"] {
             walk.now = walk.registration.deadline().unwrap();
+            assert!(named != "gone:2" || walk.now > began + BACK_OFF.base / 2, "not at once");
             assert_eq!(step(&walk.registration.on_deadline(walk.now)), "WantFlow");
-            if step(&walk.registration.begin()) == "Send" {
-                assert_eq!(walk.ask(), "r:1");
-                assert_eq!(walk.respond(401, &[("WWW-Authenticate", CHALLENGE)]), "Ask");
-            }
-            assert_eq!(step(&walk.answer()), "Send");
-            assert_eq!(walk.ask(), "r:1");
-            assert_eq!(walk.respond(status, &[]), "Failed", "{status}");
+            assert_eq!(walk.answered(status), (named.to_owned(), "Failed"), "{status}");
         }
     }
+}
+
+#[test]
+fn a_registrar_that_refuses_one_contact_too_many_as_it_does_wrong_credentials_has_room_once_the_other_is_gone() {
+    let mut walk = taken_from(&["gone:2"]);
+    assert_eq!(walk.answered(403), ("r:1 gone:2".to_owned(), "Ask"));
+    assert_eq!(step(&walk.answer()), "Send");
+    assert_eq!(walk.ask(), "r:1");
+    assert_eq!(walk.respond(403, &[]), "Failed");
+    walk.now = walk.registration.deadline().unwrap();
+    assert_eq!(step(&walk.registration.on_deadline(walk.now)), "WantFlow");
+    let (named, follows) = walk.answered(200);
+    assert_eq!((named.as_str(), follows == "Ask" || follows == "Send"), ("gone:2", true), "{follows}");
+    if follows == "Ask" {
+        assert_eq!(step(&walk.answer()), "Send");
+    }
+    assert_eq!(walk.ask(), "r:1");
+    assert_eq!(walk.respond(200, &[]), "Registered");
+    assert!(!walk.registration.has_earlier());
+}
+
+#[test]
+fn a_registrar_that_refuses_two_contacts_as_it_does_wrong_credentials_loses_the_other_one_behind_the_own() {
+    let mut walk = taken_from(&["gone:2"]);
+    assert_eq!(walk.answered(403), ("r:1 gone:2".to_owned(), "Ask"));
+    assert_eq!(step(&walk.answer()), "Send");
+    assert_eq!(walk.ask(), "r:1");
+    assert_eq!(walk.respond(200, &[]), "Registered");
+    assert!(walk.registration.has_earlier());
+    walk.now = walk.registration.deadline().unwrap();
+    assert_eq!(step(&walk.registration.on_deadline(walk.now)), "WantFlow");
+    if step(&walk.registration.begin()) == "Ask" {
+        assert_eq!(step(&walk.answer()), "Send");
+    }
+    assert_eq!(walk.ask(), "gone:2");
 }
 
 #[test]
