@@ -254,7 +254,7 @@ async fn serve(file: Option<PathBuf>, trial: Trial, format: LogFormat) -> ExitCo
     if let Some(unconfigured) = &unconfigured {
         unconfigured.say(&running);
         if let Some(ca) = &running.development_ca {
-            // Who does not read it finds it in the state folder.
+            // An operator who does not read it finds it in the state folder.
             drop(std::io::stdout().write_all(ca.as_bytes()));
         }
     }

@@ -204,7 +204,7 @@ impl Acme {
         }
     }
 
-    /// By what the certificate in use is now.
+    /// Judged by the certificate in use.
     fn waits(&self) -> Waits {
         let is_stand_in = self.tls.chain().first().is_some_and(stands_in);
         let (begin, end) = if is_stand_in { (0, 0) } else { self.tls.validity() };

@@ -29,11 +29,11 @@ pub enum ReleaseReason {
     Moved,
     /// Another node has taken it over: its Path leads here alone.
     TakenOver,
-    /// Another node has ended it, or the store has it no more.
+    /// Another node has ended it, or it is no longer in the store.
     Ended,
 }
 
-/// Who hears how instances that were taken over come to stand.
+/// Hears which state instances that were taken over reach.
 #[derive(Clone)]
 pub struct SettlingNews {
     /// Hears of each when its SIP server has answered for the first time, or when it registers none; whether that has failed.
@@ -63,7 +63,7 @@ pub enum Request {
     TakeOver {
         /// The instances.
         new: Vec<NewInstance>,
-        /// Who hears how they come to stand.
+        /// Hears which state they reach.
         settled: SettlingNews,
         /// The answer, when all are bound.
         reply: oneshot::Sender<()>,
@@ -72,7 +72,7 @@ pub enum Request {
     Stored {
         /// The instance.
         id: InstanceId,
-        /// As it was stored, where that is not as it was bound.
+        /// The record as stored, where it differs from the bound one.
         sealed: Option<Sealed>,
         /// The fence under which the record was stored.
         fence: Fence,
@@ -194,7 +194,7 @@ pub enum Request {
         name: Option<Box<str>>,
         /// Whether it is only looked who is there.
         looks: bool,
-        /// Who waits for them.
+        /// The receiver of the answer.
         requester: WakeRequester,
         /// The answer, at once.
         reply: oneshot::Sender<DevicesFound>,
@@ -308,7 +308,7 @@ pub enum Request {
         /// So much for sure.
         for_sure: Duration,
     },
-    /// Nothing is registered from here any more: another node takes it over.
+    /// Stop registering from here: another node takes everything over.
     HandOver {
         /// Receives the calls for which devices were woken, from now on and of late.
         woken: mpsc::UnboundedSender<Woken>,
@@ -341,21 +341,21 @@ pub enum Request {
     OpenCalls(oneshot::Sender<usize>),
     /// Take no new call from now on: it is refused, and wakes nobody.
     RefuseCalls {
-        /// Who takes the calls.
+        /// The next owner of the calls.
         failover: Failover,
         /// The answer.
         reply: oneshot::Sender<()>,
     },
     /// End every call that has no final answer yet, and answer every other request; how many there were.
     EndCalls {
-        /// Who takes the calls.
+        /// The next owner of the calls.
         failover: Failover,
         /// The answer.
         reply: oneshot::Sender<LeftOpen>,
     },
 }
 
-/// What was open at the end of a shard.
+/// What a shard had open when it ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeftOpen {
     /// Calls that were being set up.
@@ -403,7 +403,7 @@ pub struct NewInstance {
     pub sealed: Sealed,
     /// When it ends.
     pub lease: LeaseExpiry,
-    /// Under which name its account is found.
+    /// The key by which its account is found.
     pub aor: AorKey,
     /// The fence under which its record is stored.
     pub fence: Fence,
@@ -418,7 +418,7 @@ pub struct NewInstance {
 /// A token that a push service calls gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadToken {
-    /// By what it is known among the nodes ([`Vault::token_mark`](crate::vault::Vault::token_mark)).
+    /// The mark by which the nodes know it ([`Vault::token_mark`](crate::vault::Vault::token_mark)).
     pub mark: [u8; 16],
     /// Since when, in milliseconds since 1970: by the service's word, or else when that came.
     pub since_ms: u64,
@@ -447,7 +447,7 @@ pub struct WakeRequester {
     pub answered: watch::Receiver<bool>,
 }
 
-/// What has become of a device that was woken for a call which its SIP server holds.
+/// The state of a device that was woken for a call which its SIP server holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// It has attached.

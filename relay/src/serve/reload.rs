@@ -295,7 +295,7 @@ fn other_keys(old: &Config, new: &Config) -> Vec<String> {
     if otlp(old) != otlp(new) {
         places.push("otlp.token_file".to_owned());
     }
-    // Of what is shown of it, the password is left out.
+    // The password is left out of what is shown.
     if old.store.url != new.store.url {
         places.push("store.url".to_owned());
     }

@@ -147,7 +147,7 @@ pub struct Resolver {
     requesters: Arc<[Requester]>,
     /// The App by whose key the names came, which is counted as well.
     app: Option<Arc<str>>,
-    /// Whose turn it is of the hosts that one name leads to.
+    /// The turns of the hosts that one name leads to.
     hosts: Option<Arc<OfOneName>>,
     reach: Reach,
     transports: Transports,

@@ -48,7 +48,7 @@ pub(crate) struct Patience<'a> {
 /// The times of one try of a push.
 #[derive(Clone, Copy)]
 pub(crate) struct TryTimes {
-    /// What has not begun to leave by then does not.
+    /// A request that has not begun to leave by then is not sent.
     pub(crate) leaves_until: Instant,
     /// The end of the try.
     pub(crate) until: Instant,

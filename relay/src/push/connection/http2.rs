@@ -326,7 +326,7 @@ impl Channel {
                 own.flight.begin(freshness, || make(&own.history), None);
             }
         }
-        // What a device has chosen costs one connection, unless many have chosen it.
+        // A service that a device has chosen costs one connection, unless many devices have chosen it.
         let has_others = urgency.is_urgent() && (!self.any_service || self.serves_many.does());
         // A connection may end before it is this one's turn; the next is made in its time.
         loop {
@@ -540,7 +540,7 @@ impl Making {
                 tokio::spawn(driver.drive());
                 Ok(made)
             }
-            // What it speaks instead is known to whom has asked; and where a device has chosen the service, nothing here says that the service fails.
+            // The caller knows what it speaks instead; and where a device has chosen the service, this is no failure of the service.
             Err(DialError::NotHttp2) if self.may_speak_http1 => Err(Some(NOT_HTTP2)),
             Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
             Err(error) => {

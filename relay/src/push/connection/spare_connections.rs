@@ -100,7 +100,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SpareConnections<T, E>
         self.changed.notified()
     }
 
-    /// Those that there are.
+    /// The spare connections.
     pub(super) fn all(&self, freshness: impl Fn(&T) -> Freshness) -> impl Iterator<Item = T> {
         self.flights.iter().filter_map(move |flight| flight.have(&freshness))
     }

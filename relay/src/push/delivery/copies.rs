@@ -110,7 +110,7 @@ struct Copies<'a, 'b, S> {
     flights: Vec<Flight<'a>>,
     attempts: u32,
     lost: usize,
-    /// Those of them that other services may have taken.
+    /// The copies that other services may have taken.
     earlier: u32,
     /// The answer to one copy, while the other was open.
     refusal: Option<Verdict>,
@@ -173,7 +173,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
             return Some(Ok(self.settled(Verdict::Moved)));
         }
         if self.is_outdated {
-            // What is under way may be taken; its answer is waited for no more.
+            // A copy that is under way may be taken; its answer is no longer awaited.
             self.flights.iter().for_each(|_| self.departure.note_lost());
             return Some(Err(Tried { attempts: self.attempts, copies: self.count() }));
         }
@@ -228,7 +228,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         None
     }
 
-    /// What a verdict is for the push: the phone may ring by what earlier services may have taken, whatever these refuse.
+    /// The meaning of a verdict for the whole push: the phone may ring by a copy that earlier services may have taken, whatever these refuse.
     fn weighed(&self, verdict: Verdict) -> Verdict {
         let is_refused = matches!(verdict, Verdict::Refused { .. });
         if is_refused && self.earlier > 0 { Verdict::Unconfirmed } else { verdict }

@@ -224,7 +224,7 @@ impl Record {
         })
     }
 
-    /// That of the token endpoint of this service: what goes wrong with it is told as that, for its host may be another's.
+    /// The record of this service's token endpoint. Its faults are reported under its own name, because its host may be another one.
     pub(super) fn of_token_endpoint(of: &Arc<Self>) -> Arc<Self> {
         Arc::new(Self {
             part: None,

@@ -9,7 +9,7 @@
 //! | refused, as what is no push service would answer (400, 401, 403, 405, a redirection, …) | takes its turn, for which it waits [`TURN_WITHIN`] at most; then it is refused for the same reason |
 //! | an error (5xx), of a service that has never taken a push | likewise, but then it is tried again later |
 //!
-//! One that is taken after a refusal shows that the service has changed its mind, and all go at once again.
+//! A push that is accepted after a refusal shows that the service has changed its mind: all pushes go at once again.
 //!
 //! Invariant: a subscription that was not refused waits for none that was. At most [`REFUSED_MAX`] are remembered, as keyed hashes.
 

@@ -47,7 +47,7 @@ struct Paced {
     line: Line,
 }
 
-/// Who holds it is the first of those who wait; the others have it in the order in which they came.
+/// Its holder is the first of those that wait; the others get it in the order in which they came.
 type Line = Arc<tokio::sync::Mutex<()>>;
 
 /// The leave to open one connection to an address; given back when it is dropped unused.
