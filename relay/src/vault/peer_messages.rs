@@ -51,14 +51,14 @@ pub enum Letter {
         number: LetterNumber,
         /// Where the answer goes.
         from: Owner,
-        /// What is asked.
+        /// The question.
         body: Zeroizing<Vec<u8>>,
     },
-    /// What came of it.
+    /// The answer.
     Answer {
-        /// Of which question.
+        /// The number of the question.
         number: LetterNumber,
-        /// What came of it.
+        /// The answer.
         body: Zeroizing<Vec<u8>>,
     },
     /// Instances of the reader have ended: [`Vault::ended_elsewhere`] names them.
@@ -81,7 +81,7 @@ pub enum Letter {
 pub struct WokenCall {
     /// The device.
     pub instance: InstanceId,
-    /// What the call's INVITE has in common with its copies.
+    /// The mark that the call's INVITE has in common with its copies.
     pub mark: InviteMark,
     /// How long the call still waits, in milliseconds.
     pub left_ms: u32,
@@ -215,7 +215,7 @@ impl Seen {
 }
 
 impl Vault {
-    /// Who this run is, for those who answer it.
+    /// This run, as the sender to answer.
     pub fn owner(&self) -> &Owner {
         &self.0.owner
     }

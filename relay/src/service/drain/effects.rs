@@ -242,7 +242,7 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let (Ok(status), Ok(Some(stored))) = (self.look_as_relay(id).await, vault.load(id).await) else { return };
         let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };
-        // Nothing is put from here any more.
+        // No record is put from here any more.
         let (sealed, fence) = (stored.sealed, status.fence);
         let replace = |reply| Request::Replace { id, sealed, lease, was: None, fence, presence: None, reply };
         let _ = self.dependencies.agent.ask(id, replace).await;

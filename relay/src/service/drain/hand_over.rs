@@ -155,7 +155,7 @@ impl Service {
     pub async fn give_up_lease(&self) -> Result<(), StoreError> {
         let (it, vault) = (&self.0, &self.0.dependencies.vault);
         let is_left = !it.hand_over.waiting().is_taking && !it.instances_here().await.is_empty();
-        // Nobody takes anything by mistake where there is no other node; what a node by another name is to take has it at once.
+        // Where there is no other node, nobody takes anything by mistake; and a node by another name that is to take the instances has them at once.
         if is_left && vault.peers().await.is_ok_and(|peers| !peers.is_empty()) {
             return vault.drop_lease().await;
         }

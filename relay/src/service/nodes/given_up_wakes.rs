@@ -17,7 +17,7 @@ const AHEAD: Duration = Duration::from_secs(10);
 /// Such words that are remembered; the oldest one goes for a further one.
 const AHEAD_MAX: usize = 1_000;
 
-/// Of what it is known whether it was given up.
+/// The wakes that were given up, and those that may be.
 #[derive(Default)]
 pub(crate) struct GivenUpWakes(Mutex<Table>);
 

@@ -84,11 +84,11 @@ impl Drop for PendingQuestion<'_> {
     }
 }
 
-/// What an owner says that was asked.
+/// The answer of an instance's owner.
 pub enum OwnerAnswer {
     /// Its answer.
     Said(Body),
-    /// Nothing in time: it may have done what it was asked.
+    /// No answer in time: the owner may have done what it was asked.
     Nothing,
     /// It was not asked, since it has no lease.
     NotAsked,

@@ -69,7 +69,7 @@ struct Settling {
     claimed_all: AtomicBool,
 }
 
-/// One of them.
+/// One claimed record.
 struct Waiting {
     /// The run that it was taken from.
     from: Option<Owner>,
@@ -77,11 +77,11 @@ struct Waiting {
     has_failed: bool,
 }
 
-/// What is told of instances that were taken over.
+/// Reports on instances that were taken over.
 enum Taken {
     /// They are registered.
     Registered,
-    /// Nobody is to wait for them.
+    /// They are left to others: nobody needs to wait for them.
     Left,
     /// Their registration has failed, and is tried again.
     Failed,
@@ -561,7 +561,7 @@ impl Settling {
         }))
     }
 
-    /// Those whose registration has failed.
+    /// The instances whose registration has failed.
     fn failed(&self) -> BTreeMap<Owner, Vec<InstanceId>> {
         let waiting = self.lock();
         let mut failed: Vec<_> = waiting.iter().filter(|(_, it)| it.has_failed).collect();

@@ -35,12 +35,12 @@ const OFFERED_WITHIN: Duration = Duration::from_secs(4);
 const OFFERED_IN_ALL: Duration = Duration::from_secs(60);
 /// For how long a node is expected: its Contacts do not stand at the SIP servers for much longer.
 const EXPECTED_FOR: Duration = Duration::from_secs(3_600);
-/// What was opened is bound within this time, or never.
+/// A record that was opened is bound within this time, or never.
 const BOUND_WITHIN: Duration = Duration::from_secs(60);
-/// What was offered is claimed within this time, or never.
+/// An instance that was offered is claimed within this time, or never.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What was taken over, and may go back.
+/// Instances that were taken over, and may go back.
 #[derive(Default)]
 pub(crate) struct GivenBack(Mutex<Noted>);
 
@@ -48,7 +48,7 @@ pub(crate) struct GivenBack(Mutex<Noted>);
 struct Noted {
     /// By the node that had them and by their SIP server, each with when it was opened.
     taken: BTreeMap<(Arc<str>, Box<str>), BTreeMap<InstanceId, Instant>>,
-    /// What this node was offered, and when.
+    /// The instances that this node was offered, and when.
     offered: BTreeMap<InstanceId, Instant>,
     /// When the last offer came.
     heard_at: Option<Instant>,
@@ -130,13 +130,13 @@ impl GivenBack {
 #[derive(Default)]
 struct Account {
     all: Vec<InstanceId>,
-    /// Those that are not ending.
+    /// The instances that are not ending.
     ids: Vec<InstanceId>,
-    /// One of them was registered from here, and the SIP server has this node's Contact.
+    /// An instance was registered from here, so the SIP server has this node's Contact.
     was_registered: bool,
-    /// One of them is to be registered.
+    /// An instance is to be registered.
     is_wanted: bool,
-    /// One of them is retried that the SIP server has refused.
+    /// An instance that the SIP server has refused is tried again.
     is_refused: bool,
 }
 
@@ -272,7 +272,7 @@ mod tests {
         ];
         let back = |here: &[AtServer]| given_back.judge(now, &node, server, here);
         assert_eq!(back(&here), [vec![id(2), id(3)], vec![id(18)]]);
-        // What was registered here at any time has this node's Contact.
+        // An instance that was registered here at any time has this node's Contact.
         for it in &mut here {
             (it.state, it.is_refused, it.was_registered) = (InstanceState::Retrying, true, false);
         }

@@ -292,7 +292,7 @@ impl Inner {
         accounts.into_values().filter(|(_, fails)| *fails).map(|(ids, _)| ids).collect()
     }
 
-    /// Has the accounts with an earlier grant register as well, to see whether the server answers them.
+    /// Makes the accounts with an earlier grant register as well, to see whether the server answers them.
     async fn ask_standing(&self, server: &str) {
         let mut asked = BTreeSet::new();
         for AtServer { id, binding, state, .. } in self.at_server(server).await {
@@ -302,7 +302,7 @@ impl Inner {
         }
     }
 
-    /// Has another node try one account of a server.
+    /// Offers one account of a server to another node, to be tried there.
     async fn try_elsewhere(self: &Arc<Self>, server: &str, times: usize, peers: &[Owner]) -> OfferOutcome {
         let failing = self.failing_at(server).await;
         let Some(ids) = failing.get(times % failing.len().max(1)) else { return OfferOutcome::NotRegistered };

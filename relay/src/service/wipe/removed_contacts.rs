@@ -83,7 +83,7 @@ impl RecentRemovals {
         by_account.entry(removal.account).or_default().push_back((now, removal));
     }
 
-    /// Those of an account.
+    /// The removals of an account.
     fn of(&self, now: Instant, account: AorKey) -> Vec<ContactRemoval> {
         let recent = self.0.lock();
         let theirs = recent.by_account.get(&account).into_iter().flatten();
@@ -158,7 +158,7 @@ impl Inner {
 
     /// A device has registered here, and was not known here: other nodes end what it has registered there by other push tokens.
     pub(crate) async fn end_other_tokens(self: Arc<Self>, new: Box<Registered>) {
-        // One that has no place runs out.
+        // A registration that has no place runs out.
         let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
         let Registered { id, account, device, sent_ms } = *new;
         self.tell_contact_removed(ContactRemoval { account, device, sent_ms, by: Some(id) }).await;
