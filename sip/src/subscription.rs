@@ -103,7 +103,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// One that begins soon.
+    /// A subscription that begins soon.
     pub fn new(now: Instant, aor: Box<str>, random: &mut Random) -> Self {
         let (from, to) = BEGIN_WITHIN_MS;
         let until = now + Duration::from_millis(random.between(from, to));
@@ -280,7 +280,7 @@ impl Subscription {
 
     fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) {
         self.challenges.on_success(response);
-        // One that is granted and ended again and again has failed.
+        // A subscription that is granted and ended again and again has failed.
         if self.dialog.is_some() {
             self.failures = 0;
         } else {

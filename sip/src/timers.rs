@@ -30,7 +30,7 @@ pub struct Timers<K> {
     origin: Option<Instant>,
     /// The moment up to which deadlines fire, as long as they do.
     firing: Option<Instant>,
-    /// Those that had come when they were set, while others fired.
+    /// Deadlines that had passed already when they were set, while others fired.
     resting: Vec<Reverse<Entry<K>>>,
     /// Until when these rest.
     rest_until: Option<Instant>,

@@ -150,7 +150,7 @@ pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Opt
 
 /// The text of bytes that others may read: in UTF-8, or where they are none, in the Latin-1 of databases, which is Windows-1252.
 pub fn text_of(bytes: &[u8]) -> Cow<'_, str> {
-    /// Those of 0x80 to 0x9F that are letters.
+    /// The letters among 0x80 to 0x9F.
     const LETTERS: [(u8, char); 8] = [
         (0x83, '\u{192}'),
         (0x8a, '\u{160}'),

@@ -314,7 +314,7 @@ impl Endpoint {
         is_known.then(|| push_proxy::account_name(&self.core.token_key, &register.intent.aor))
     }
 
-    /// Whose REGISTER is under way.
+    /// The sender of a REGISTER that is under way.
     fn passed_sender(&self, register: &ForwardedRegister) -> PassedSender {
         let account = self.accepted_account(register);
         let RegisterIntent { server, aor, .. } = &register.intent;
@@ -457,7 +457,7 @@ impl Endpoint {
         }
     }
 
-    /// Those that were sent before an accepted REGISTER, and would register what that one has registered or removed, register nothing any more.
+    /// REGISTERs that were sent before an accepted one, and would register what that one has registered or removed, register nothing any more.
     fn overtake_earlier(&mut self, register: &ForwardedRegister, removed: &[RemovedContact]) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {

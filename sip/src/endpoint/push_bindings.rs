@@ -158,7 +158,7 @@ struct Row {
     renew_at: Option<Instant>,
     /// When its device was last pushed for a request other than a call.
     woken_at: Option<Instant>,
-    /// Of a flow binding, the answer to requests while it has no flow. `None`: its device is pushed.
+    /// The answer to requests while a flow binding has no flow. `None`: the device is pushed.
     flow_failure: Option<u16>,
     /// Whether its SIP server tries other flows of its device when this one is reported as failed; unknown after a restore.
     tries_flows: bool,
@@ -584,7 +584,7 @@ impl Endpoint {
             return self.missing_in_dialog(source, request);
         };
         if reach != Reach::Pushed {
-            // One that its flow alone leads to is written down nowhere.
+            // A registration that is reached by its flow alone is written down nowhere.
             return None;
         }
         let instance = self.led_to(now, instance);

@@ -46,7 +46,7 @@ pub(super) struct ForwardedRegister {
     pub(super) sent: Option<Sent>,
     /// The refusal of an address that was then left, and the flow that it came by: it goes to the device where no other address answers.
     pub(super) refused: Option<(FlowId, Box<Message>)>,
-    /// What it registers was registered or removed by one that was sent later, and accepted before it: it registers nothing any more.
+    /// A REGISTER that was sent later, and accepted before it, has registered or removed the same: this one registers nothing any more.
     pub(super) is_overtaken: bool,
 }
 

@@ -59,7 +59,7 @@ pub enum Pulse {
     Dead,
 }
 
-/// What a STUN answer says of its flow.
+/// The verdict of a STUN answer on its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// The server knows it.
@@ -121,7 +121,7 @@ impl KeepAlive {
         self.answers |= self.reliable;
     }
 
-    /// Nobody knows whether the peer is there still: it is asked at once, unless it was just asked.
+    /// The peer may be gone: it is asked at once, unless it was just asked.
     pub fn ask_at_once(&mut self, now: Instant) {
         if self.waiting.is_none() {
             self.next_ping = now;

@@ -25,20 +25,20 @@ pub(super) struct Earlier {
     hosts: Vec<Arc<ContactHosts>>,
     /// How many of them the REGISTER has named that is under way, or was sent last.
     named: usize,
-    /// What the next attempt begins with: [`Named::All`] until the registrar has refused to hear of them beside another one.
+    /// The Contacts of the next attempt's first REGISTER: [`Named::All`] until the registrar has refused several Contacts in one.
     next: Named,
     /// Whether the first of them is given up when the own Contact is granted.
     given_up: bool,
 }
 
 impl Earlier {
-    /// Those that come first are not named again.
+    /// Forgets the first `count`, which need not be named again.
     fn forget(&mut self, count: usize) {
         self.hosts.drain(..count.min(self.hosts.len()));
         self.begin_next();
     }
 
-    /// What was known of the first one says nothing of the one that is the first now.
+    /// Starts anew: the findings about the first one say nothing of its successor.
     fn begin_next(&mut self) {
         if self.hosts.is_empty() {
             *self = Self::default();
@@ -54,7 +54,7 @@ pub(super) enum Named {
     /// The own one, and those that are to go.
     #[default]
     All,
-    /// One of those that are to go.
+    /// A Contact that is to go.
     Earlier,
     /// The own one.
     Own,
@@ -93,7 +93,7 @@ impl Registration {
         self.rare.as_ref().map_or(&[], |rare| &rare.earlier.hosts)
     }
 
-    /// What the next attempt begins with.
+    /// The Contacts of the next attempt's first REGISTER.
     pub(super) fn first_named(&self) -> Named {
         let next = self.rare.as_ref().map_or(Named::All, |rare| rare.earlier.next);
         if self.goal == Goal::Registered { next } else { Named::All }

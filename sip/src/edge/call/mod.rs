@@ -171,7 +171,7 @@ pub struct Call {
     replaces: Option<Replaces>,
     /// Devices that it would be for if they had not had too many.
     limited: Vec<InstanceId>,
-    /// Who waits for one of its devices before its INVITE comes.
+    /// The request that waits for one of its devices before its INVITE comes.
     asked: WakeRequest,
 }
 

@@ -22,10 +22,10 @@ const REMEMBERED: usize = 8_192;
 /// The connections that a device has left with two, before it is offered one.
 const ENOUGH: u8 = 2;
 
-/// What a flow has asked a device for.
+/// The challenges that a flow has offered a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Offered {
-    /// Nothing, or what was answered.
+    /// None, or they were answered.
     #[default]
     Nothing,
     Two,
@@ -34,7 +34,7 @@ pub(super) enum Offered {
 }
 
 impl Offered {
-    /// What a REGISTER is answered with.
+    /// The challenges in the answer to a REGISTER.
     pub(super) fn by(is_challenged: bool, with_one: bool) -> Self {
         match (is_challenged, with_one) {
             (false, _) => Self::Nothing,

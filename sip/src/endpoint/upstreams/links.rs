@@ -310,7 +310,7 @@ impl Endpoint {
         }
     }
 
-    /// Nobody wants a flow.
+    /// No flow is wanted.
     pub(super) fn rest(&mut self, id: UpstreamId) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             (upstream.link, upstream.avoided) = (Link::Down, None);
@@ -427,7 +427,7 @@ impl Endpoint {
         }
     }
 
-    /// Has each flow that is up asked for a sign of life.
+    /// Asks each flow that is up for a sign of life.
     pub(in crate::endpoint) fn probe_flows(&mut self, now: Instant) {
         let all: Vec<UpstreamId> = self.upstreams.rows.keys().copied().collect();
         for id in all {

@@ -333,7 +333,7 @@ impl Upstreams {
             return;
         }
         self.waiting += usize::from(registration.turn == Turn::None);
-        // One that moves forward leaves its old place behind, where it will want nothing any more.
+        // A registration that moves forward leaves its old place behind, which is passed over.
         registration.turn = turn;
         let queue = if turn == Turn::First { &mut upstream.urgent } else { &mut upstream.queue };
         queue.push_back(registration.binding);
@@ -422,13 +422,13 @@ impl Endpoint {
         upstream.members.insert(binding);
     }
 
-    /// One more REGISTER, or registration, that only passes through.
+    /// Counts a reference of a REGISTER, or a registration, that only passes through.
     pub(super) fn join_transit(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
         let per_second = self.core.settings.upstream.registrations_per_second;
         self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).transit_refs += 1;
     }
 
-    /// One less.
+    /// Drops such a reference.
     pub(super) fn leave_transit(&mut self, now: Instant, id: UpstreamId) {
         self.core.event(Event::UpstreamReleased(id));
         let Some(upstream) = self.upstreams.get_mut(id) else { return };

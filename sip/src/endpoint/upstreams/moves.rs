@@ -121,7 +121,7 @@ enum Failure {
     OfOne,
 }
 
-/// Whose REGISTER passes through.
+/// The sender of a REGISTER that passes through.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::endpoint) struct PassedSender {
     /// The [name](crate::edge::push_proxy::account_name) of its account, if the SIP server had accepted the registration that it is about.
@@ -412,7 +412,7 @@ impl Endpoint {
         }
     }
 
-    /// Has up to `count` registered bindings, except `but`, register by the flow in use, or the next one.
+    /// Makes up to `count` registered bindings, except `but`, register by the flow in use, or the next one.
     fn register_standing(&mut self, now: Instant, id: UpstreamId, but: Option<BindingId>, count: usize) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let bindings = &self.bindings;
@@ -489,7 +489,7 @@ impl Endpoint {
         if look != Some(AddressSearch::Found) || flow == old {
             upstream.fitness.turned_away = None;
             self.decline_flow(id, flow, FlowOutcome::NotWanted);
-            // What has waited for another address has none, or is asked for where others are served again.
+            // A binding that has waited for another address has none, or asks where others are served again.
             return match look {
                 Some(AddressSearch::Needless) => self.send_waiting(now, id),
                 Some(AddressSearch::Sought | AddressSearch::Found) | None => self.fail_registers(now, id, true),
@@ -503,7 +503,7 @@ impl Endpoint {
         self.ask_elsewhere(now, id);
     }
 
-    /// Has the bindings that were turned away ask the next address, in their turn.
+    /// Sends the bindings that were turned away to the next address, in their turn.
     fn ask_elsewhere(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(binding) = upstream.fitness.turned_away.take() else { return };
