@@ -33,11 +33,20 @@ pub enum ReleaseReason {
     Ended,
 }
 
+/// The outcome of an instance's first registration after it was taken over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FirstAnswer {
+    /// It is registered, or there is nothing to register.
+    Settled(InstanceId),
+    /// It has failed, and is tried again.
+    Failed(InstanceId),
+}
+
 /// Hears which state instances that were taken over reach.
 #[derive(Clone)]
 pub struct SettlingNews {
-    /// Hears of each when its SIP server has answered for the first time, or when it registers none; whether that has failed.
-    pub answered: mpsc::UnboundedSender<(InstanceId, bool)>,
+    /// Hears of each when its SIP server has answered for the first time, or when it registers none.
+    pub answered: mpsc::UnboundedSender<FirstAnswer>,
     /// Hears of each whose registration has failed at first, when it is registered, or registers none any more.
     pub registered: mpsc::UnboundedSender<InstanceId>,
 }

@@ -15,8 +15,8 @@ use super::expected_calls::AnnouncedCall;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
-    AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, LeftOpen,
-    NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
+    AtServer, CallDenied, CallRequest, Denied, EndKind, FirstAnswer, FirstRegistration, InstanceStatus, LeaseExpiry,
+    LeftOpen, NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -324,7 +324,7 @@ impl Shard {
             self.shared.erasures.later(new.id, lookup);
         }
         // An error means that nobody waits any more.
-        let _ = settled.answered.send((new.id, false));
+        let _ = settled.answered.send(FirstAnswer::Settled(new.id));
     }
 
     fn bind(

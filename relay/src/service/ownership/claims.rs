@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep, timeout};
 
 use crate::agent::Binding;
-use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request, SettlingNews};
+use crate::agent::request::{FirstAnswer, KnownPushBinding, LeaseExpiry, NewInstance, Request, SettlingNews};
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 use crate::lock::Mutex;
@@ -176,7 +176,7 @@ impl Inner {
     }
 
     /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.
-    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<(InstanceId, bool)>) {
+    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<FirstAnswer>) {
         let mut answered = Vec::new();
         loop {
             match timeout(SILENCE, news.recv_many(&mut answered, LETTER_MAX)).await {
@@ -189,9 +189,15 @@ impl Inner {
             while let Ok(answer) = news.try_recv() {
                 answered.push(answer);
             }
-            let (failed, settled): (Vec<_>, Vec<_>) = answered.drain(..).partition(|(_, has_failed)| *has_failed);
-            self.tell_settled(&settling, settled.into_iter().map(|(id, _)| id)).await;
-            for (from, ids) in settling.fail(failed.into_iter().map(|(id, _)| id)) {
+            let (mut settled, mut failed) = (Vec::new(), Vec::new());
+            for answer in answered.drain(..) {
+                match answer {
+                    FirstAnswer::Settled(id) => settled.push(id),
+                    FirstAnswer::Failed(id) => failed.push(id),
+                }
+            }
+            self.tell_settled(&settling, settled.into_iter()).await;
+            for (from, ids) in settling.fail(failed.into_iter()) {
                 self.tell_taken(&from, Taken::Failed, &ids).await;
             }
         }
