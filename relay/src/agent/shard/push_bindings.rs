@@ -39,7 +39,7 @@ use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
 use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
+use crate::vault::{AorKey, Fence, Lookup, RecordToWrite, Sealed, StoreError};
 
 /// The pause before a record that the store did not take is written again.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
@@ -339,8 +339,8 @@ impl Shard {
         tokio::spawn(async move {
             let stored = match wanted {
                 Some((sealed, expires_at)) => {
-                    let record = (&sealed, expires_at, &lookup);
-                    put(&shared, shard, (id, &superseded), record, fence, is_unkept).await
+                    let record = RecordToWrite { id, sealed: &sealed, expires_at, lookup: &lookup, fence };
+                    put(&shared, shard, record, &superseded, is_unkept).await
                 }
                 None => {
                     if let Some(kept) = erased_behind {
@@ -597,22 +597,18 @@ async fn is_outdated(shared: &Shared, id: InstanceId, sealed: &Sealed) -> bool {
 async fn put(
     shared: &Shared,
     shard: usize,
-    (id, superseded): (InstanceId, &AtomicBool),
-    (sealed, expires_at, lookup): (&Sealed, u64, &Lookup),
-    mut fence: Fence,
+    mut record: RecordToWrite<'_>,
+    superseded: &AtomicBool,
     mut has_failed: bool,
 ) -> Option<Fence> {
+    let RecordToWrite { id, sealed, expires_at, .. } = record;
     let (mut is_anothers, mut was_gone) = (false, false);
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         if is_anothers && has_failed && is_outdated(shared, id, sealed).await {
             return None;
         }
         let began = clock::now();
-        let written = if is_anothers {
-            shared.vault.take_over(id, sealed, expires_at, lookup).await
-        } else {
-            shared.vault.put(id, sealed, expires_at, lookup, fence).await
-        };
+        let written = if is_anothers { shared.vault.take_over(record).await } else { shared.vault.put(record).await };
         match written {
             Ok(placed) => {
                 shared.metrics.store_answered(began.elapsed());
@@ -633,8 +629,8 @@ async fn put(
                 }
                 is_anothers = true;
             }
-            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => {
-                (is_anothers, was_gone, fence) = (false, true, Fence::NEW);
+            Err(StoreError::Gone) if is_anothers || record.fence != Fence::NEW => {
+                (is_anothers, was_gone, record.fence) = (false, true, Fence::NEW);
             }
             Err(error) => {
                 tracing::error!(event = "passed-not-kept", instance = %id, %error, "the store did not take a registration");
@@ -642,7 +638,7 @@ async fn put(
             }
         }
     }
-    Some(fence)
+    Some(record.fence)
 }
 
 pub(crate) fn contact_of(record: &PushBindingRecord) -> PushContact {
