@@ -220,14 +220,14 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Vec<Story>>,
     },
-    /// The steps of an instance's timeline, and how its mailbox stands.
-    Activity {
+    /// The steps of an instance's timeline, oldest first.
+    Timeline {
         /// The instance.
         id: InstanceId,
         /// The requesting principal.
         who: Principal,
         /// The answer.
-        reply: oneshot::Sender<Result<ActivityView, Denied>>,
+        reply: oneshot::Sender<Result<Vec<Step>, Denied>>,
     },
     /// Send a test push.
     Test {
@@ -546,15 +546,6 @@ pub struct InstanceStatus {
     pub mailbox: Option<Box<Mailbox>>,
     /// Whether the Contact of a relay that had it before may still be registered.
     pub is_replacing: bool,
-}
-
-/// Activity of an instance, kept beside its record.
-#[derive(Clone, Debug, Default)]
-pub struct ActivityView {
-    /// The steps of its timeline, oldest first.
-    pub steps: Vec<Step>,
-    /// How its mailbox stands, once the SIP server has told.
-    pub mailbox: Option<Box<Mailbox>>,
 }
 
 /// The destination of a test push.

@@ -82,8 +82,8 @@ impl Shard {
                 self.begin_stories();
                 let _ = reply.send(self.stories.all());
             }
-            Request::Activity { id, who, reply } => {
-                let _ = reply.send(self.admit(id, &who).map(|()| self.activity_of(id)));
+            Request::Timeline { id, who, reply } => {
+                let _ = reply.send(self.admit(id, &who).map(|()| self.timeline_of(id)));
             }
             Request::Test { id, who, reply } => {
                 let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
@@ -214,7 +214,8 @@ impl Shard {
             let row = self.instances.get(id);
             row.is_none_or(|row| self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream))
         };
-        // What is about to be registered takes the Contacts of earlier nodes away, also of one that has come back and registers it for another device.
+        // A binding that is about to be registered removes the Contacts of earlier nodes, also of one that has come back and registers the account for
+        // another device.
         let is_here = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
         is_here && another.is_some_and(|id| !is_silent(id))
     }
