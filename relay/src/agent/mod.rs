@@ -563,7 +563,7 @@ pub struct Agent(Arc<Shared>);
 /// When the address cannot be bound.
 pub fn bind_datagrams(shards: usize, address: SocketAddr) -> io::Result<Udp> {
     let shards = shards.clamp(1, SHARDS_MAX);
-    Udp::bind_for(shards, address, &transport::steering::steering(shards))
+    Udp::bind(shards, address, &transport::steering::steering(shards))
 }
 
 impl Agent {

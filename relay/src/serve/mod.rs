@@ -289,11 +289,6 @@ impl Running {
         self.leave.notified().await;
     }
 
-    /// Whether everything that is needed is there.
-    pub fn is_ready(&self) -> bool {
-        self.readiness.is_ready()
-    }
-
     /// How the agent is asked, for measurements.
     pub fn agent(&self) -> &Agent {
         &self.agent

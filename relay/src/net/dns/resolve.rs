@@ -108,11 +108,6 @@ impl Resolution {
     fn in_part(self) -> Self {
         Self { is_whole: false, ttl: MIN_TTL, ..self }
     }
-
-    /// Whether `ip` is one of the target's addresses.
-    pub fn holds(&self, ip: IpAddr) -> bool {
-        self.candidates.iter().any(|candidate| candidate.address.ip() == ip.to_canonical())
-    }
 }
 
 /// Why a target has no address to try.

@@ -90,17 +90,6 @@ pub enum State {
     Failing,
 }
 
-impl State {
-    /// Its word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Well => "well",
-            Self::Failing => "failing",
-        }
-    }
-}
-
 /// The present health of one service of one app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
