@@ -36,9 +36,9 @@ const WINDOW: Duration = Duration::from_secs(600);
 const BAD_FREE: u32 = 2;
 /// Of so many answers one may be `BadDeviceToken`.
 const BAD_SHARE: u32 = 5;
-/// So many answers of one run say what share of them is `BadDeviceToken`.
+/// This many answers of one run show the share of `BadDeviceToken` among them.
 const JUDGED: u32 = 20;
-/// So long is as good as so many, once.
+/// After this time, fewer answers are enough, once.
 const JUDGED_WITHIN: Duration = Duration::from_secs(86_400);
 /// How often it is written down that pushes are accepted.
 const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
@@ -82,7 +82,7 @@ struct Row {
     half_began: Option<Instant>,
     /// Answers of this run.
     answers: u32,
-    /// When it began, or what was believed was given back.
+    /// When the run began, or its allowance was given back.
     judged_since: Option<Instant>,
 }
 
@@ -426,7 +426,7 @@ mod tests {
             let services = Arc::downgrade(&answers.services);
             let service = ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services };
             for _ in 0..JUDGED {
-                // Every second token is one of the other environment.
+                // Every second token is of the other environment.
                 assert!(!answers.accepted().clear_counts, "{run}");
                 if answers.bad() != Some(false) {
                     answers.doubts.note_counts(service);

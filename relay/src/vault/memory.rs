@@ -18,7 +18,7 @@ use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use crate::lock::Mutex;
 
-/// So many nodes are remembered of a record.
+/// Nodes that are remembered for a record.
 const HAD_BY_MAX: usize = 4;
 
 /// A store that ends with the process. Clones are one store.

@@ -326,7 +326,7 @@ mod tests {
             let letter = Letter::TakenOver { registered: taken.clone(), left: spare.clone() };
             letter.encode(&mut bytes);
             assert!(bytes.len() <= letter.room(), "sealed without a copy");
-            // The form that earlier versions read and write.
+            // The form of earlier versions.
             let names: Vec<u8> = taken.iter().chain(&spare).flat_map(|id| id.to_bytes()).collect();
             assert_eq!((bytes[0], &bytes[25..]), (3, &[&(taken.len() as u32).to_be_bytes()[..], &names].concat()[..]));
             let Some((Letter::TakenOver { registered, left }, ..)) = Letter::decode(&bytes) else { panic!() };

@@ -174,7 +174,7 @@ pub struct Stored {
     pub taken_from: Option<Owner>,
     /// The node that has put it last, where another one has claimed it since.
     pub put_by: Option<Arc<str>>,
-    /// The nodes from which it was claimed, the latest first. Their Contacts may stand: who claims it next may have died before it was registered there.
+    /// The nodes from which it was claimed, the latest first. Their Contacts may stand: a later owner may have died before it registered the account.
     pub had_by: Vec<Arc<str>>,
 }
 

@@ -16,7 +16,7 @@ use crate::clock;
 
 #[derive(Default)]
 pub(super) struct HandOver {
-    /// Claimed instances that wait for the first answer of their SIP server, each with the channels that are told.
+    /// Claimed instances that wait for the first answer of their SIP server, each with the channels for it.
     settling: HashMap<InstanceId, SettlingNews>,
     /// Claimed instances whose first registration has failed, each with the channel that is told of a later success.
     failed: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,

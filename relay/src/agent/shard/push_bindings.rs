@@ -87,7 +87,7 @@ struct Row {
     is_released: bool,
     /// The node that its Path names, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
-    /// Of one that has ended because a later one of its device took its place: it is erased when that one is kept, or has ended.
+    /// For a registration whose place a later one of its device took: it is erased when the later one is kept, or has ended.
     erased_behind: Option<oneshot::Receiver<()>>,
     /// The earlier ones that are erased behind it.
     earlier: ErasedBehind,
@@ -104,7 +104,7 @@ impl ErasedBehind {
         is_kept
     }
 
-    /// Those of one whose place `successor` takes before it was kept. The successor does not wait for itself.
+    /// Takes on the waiting registrations of one whose place `successor` takes before it was kept. The successor does not wait for itself.
     fn take_on(&mut self, theirs: Self, successor: InstanceId) {
         self.0.extend(theirs.0.into_iter().filter(|(id, _)| *id != successor));
     }
@@ -211,8 +211,8 @@ impl PushBindings {
         })
     }
 
-    /// A registration has taken the place of an earlier one of its device: whatever dies, the store has one of them. Those that wait for the earlier one
-    /// wait for this one from now on.
+    /// A registration has taken the place of an earlier one of its device. The store has one of the two, whatever dies. Registrations that wait for the
+    /// earlier one wait for this one from now on.
     pub(crate) fn note_successor(&mut self, earlier: InstanceId, successor: InstanceId) {
         if !self.rows.get(&successor).is_some_and(|row| row.busy && row.wanted.is_some()) {
             return;

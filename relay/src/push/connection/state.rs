@@ -150,7 +150,8 @@ impl Drop for Place {
 }
 
 impl Line {
-    /// A `cautious` one carries one request alone until the service has taken our credentials; any other as many as are `known` to be allowed.
+    /// A `cautious` connection carries one request at a time until the service has taken our credentials; any other carries as many as are `known` to be
+    /// allowed.
     pub(super) fn new(cautious: bool, known: usize, history: Arc<ConnectionHistory>) -> Arc<Self> {
         let granted = if cautious { 1 } else { known.clamp(1, STREAMS_BEFORE_SETTINGS) };
         let state = if history.is_doubtful() { ASKED } else { GOOD };

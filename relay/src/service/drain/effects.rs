@@ -257,7 +257,7 @@ impl Inner {
         if self.look_as_relay(later).await.is_err() {
             let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
             let Some(new) = self.open_proven(stored) else { return };
-            // Nobody waits for its registration: another node's is in force.
+            // Nobody waits for its registration, because another node's is in force.
             agent.bind_all(vec![*new], &SettlingNews::for_nobody()).await.ended().await;
         }
         agent.tell(earlier, Request::Succeed { earlier, successor: later }).await;

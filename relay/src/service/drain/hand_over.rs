@@ -76,7 +76,8 @@ impl Waiting {
         }
     }
 
-    /// Whether the letter about an instance that another node owns is awaited in vain, when no letter has come for long. Of one that fails, letters come.
+    /// Whether no letter can be expected any more about an instance that another node owns, because none has come for long. About an instance whose
+    /// registration fails, letters keep coming.
     fn is_lost(&self, id: InstanceId) -> bool {
         !self.failed.contains(&id)
     }
@@ -89,7 +90,7 @@ impl HandOver {
         self.news.notify_one();
     }
 
-    /// Another node reports which instances of this one it could not register yet. That it does so again and again says nothing of the letters about others.
+    /// Another node reports which instances of this one it could not register yet. Its repeated reports say nothing about the letters on other instances.
     pub(crate) fn note_failed(&self, failing: &[InstanceId]) {
         let Waiting { failed, is_taking, .. } = &mut *self.waiting();
         *is_taking |= !failing.is_empty();

@@ -290,7 +290,7 @@ impl NodeService for Service {
         let it = self.0.clone();
         runtime.spawn(async move {
             for peer in it.dependencies.vault.living_peers().await.unwrap_or_default() {
-                // A node that is not told has its devices ring for as long as the SIP server would have waited.
+                // The devices of a node that is not told ring for as long as the SIP server would have waited.
                 let _ = it.tell(&peer, NodeMessage::WakeGivenUp(number)).await;
             }
         });

@@ -40,7 +40,7 @@ use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
 
-/// How long the takers of what a leaving node had may take to register it; that node ends without the rest after that.
+/// How long the takers of a leaving node's instances may take to register them; after that, the node ends without the rest.
 pub(crate) const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
 /// Instances that are claimed at once.
 const BATCH: usize = 256;
@@ -54,7 +54,7 @@ const OPENED_AHEAD: usize = 4;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long answers are gathered for one letter.
 const GATHER: Duration = Duration::from_millis(50);
-/// How often the run that instances were taken from hears that they are not registered yet: sooner than it takes its letters for lost.
+/// How often the earlier owner of instances hears that they are not registered yet: more often than it takes letters for lost.
 const STILL_FAILED: Duration = Duration::from_secs(4);
 /// Instances that one letter names.
 const LETTER_MAX: usize = 1_000;
@@ -208,7 +208,7 @@ impl Inner {
         }
     }
 
-    /// Tells the runs that instances were taken from whose first registration has failed here how that goes on.
+    /// Reports to the earlier owners how instances go on whose first registration has failed here.
     async fn follow_failed(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<InstanceId>) {
         let told = async {
             let (mut registered, mut again) = (Vec::new(), interval(STILL_FAILED));
@@ -404,7 +404,7 @@ struct TakingOver<'a> {
     settling: &'a Settling,
     settled: &'a SettlingNews,
     hosts: Hosts,
-    /// Of the nodes that had some before, whether they are dead.
+    /// Whether each earlier node is dead.
     are_dead: BTreeMap<Arc<str>, bool>,
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
@@ -550,14 +550,14 @@ impl Settling {
         by_run(ids.filter_map(|id| Some((id, waiting.remove(&id)?.from?))))
     }
 
-    /// Takes out those of which nothing was heard.
+    /// Takes out the instances without any answer.
     fn take_silent(&self) -> BTreeMap<Owner, Vec<InstanceId>> {
         let mut waiting = self.lock();
         let silent = waiting.extract_if(|_, it| !it.has_failed);
         by_run(silent.filter_map(|(id, it)| Some((id, it.from?))))
     }
 
-    /// The registration of these has failed; they wait on.
+    /// Notes that the registration of these has failed; they go on waiting.
     fn fail(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
         let mut waiting = self.lock();
         by_run(ids.filter_map(|id| {

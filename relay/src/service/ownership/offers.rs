@@ -88,7 +88,7 @@ pub(super) enum OfferReason {
     NotReached,
     /// Their app, or its push service, is not in this node's configuration.
     NotConfigured,
-    /// Their SIP server has not registered them here, and the node has come back that it registered them for.
+    /// Their SIP server has not registered them here, and the node for which it had registered them has come back.
     Returned,
 }
 
@@ -479,7 +479,7 @@ impl Inner {
     }
 }
 
-/// Puts accounts together, none of which is divided, to so many instances if that can be.
+/// Groups whole accounts into parts of this many instances, as far as that can be.
 fn in_batches(accounts: Vec<Vec<InstanceId>>, most: usize) -> Vec<Vec<InstanceId>> {
     let mut batches: Vec<Vec<InstanceId>> = Vec::new();
     for ids in accounts {
