@@ -75,7 +75,7 @@ struct Dialog {
 }
 
 impl Dialog {
-    /// The one that a message of the server makes, in which the server is `text`, read as `server`.
+    /// The dialog that a message of the server makes; `text` is the header value that names the server there, and `server` the same, parsed.
     fn with(message: &Message, text: Option<&str>, server: Option<Party<'_>>, routes: Vec<Box<str>>) -> Option<Self> {
         server?.tag()?;
         let target = Uri::request_uri_of(message.contacts().first()?.target()?).into();

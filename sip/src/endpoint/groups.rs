@@ -131,7 +131,7 @@ impl Endpoint {
         self.bindings.get(binding).and_then(|registration| registration.stands_until())
     }
 
-    /// Whether a binding is about to be registered from here, and the Contacts of relays that had it before are about to be taken away.
+    /// Whether a binding is about to be registered from here, which removes the Contacts of relays that had it before.
     pub fn is_taking_over(&self, binding: BindingId) -> bool {
         self.bindings.get(binding).is_some_and(|registration| registration.is_taking_over())
     }

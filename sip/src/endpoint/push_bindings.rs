@@ -232,7 +232,7 @@ impl PushBindings {
         self.rows.get(&instance).is_some_and(|row| !row.is_released())
     }
 
-    /// Whether the REGISTER that made a registration was accepted by way of here, and it stands.
+    /// Whether a registration stands whose REGISTER was accepted by way of this relay.
     pub(super) fn was_made_here(&self, instance: InstanceId) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.lingers.is_none() && row.confirmed_at_ms.is_none())
     }
@@ -415,7 +415,7 @@ impl Endpoint {
         let Source { flow, transport, .. } = *source;
         let attached = Attached { flow, transport, contact: DeviceContact::default(), expires_at, order: None };
         self.attach(now, instance, attached);
-        // What waits for it follows the answer.
+        // Its waiting calls follow the answer.
         let is_awaited = self.parked.waits_for(&OfflinePeer::Device(instance));
         if is_awaited || !self.calls.waiting_for(instance).is_empty() {
             self.answer_held(now, instance);

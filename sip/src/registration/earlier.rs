@@ -1,8 +1,8 @@
 //! The Contacts of relays that had an account, or one of its devices, before: a REGISTER takes them away (RFC 3261 §10.2.2).
 //!
-//! A registrar may refuse a REGISTER that names another Contact beside its own, with a 4xx or with a 5xx that comes again. Then each of the others is taken
-//! away alone, before the own one is registered: a registrar that counts the Contacts has room for it then. A refusal that may be one of credentials names
-//! none alone, for a server may ban an address that shows wrong ones again.
+//! A registrar may refuse a REGISTER that names another Contact beside its own, with a 4xx or with a 5xx that comes again. Then each of the others is removed
+//! alone, before the own one is registered: a registrar that counts Contacts has room for it then. After a refusal that may be one of credentials, none is
+//! named alone, because a server may ban an address that shows wrong ones again.
 //!
 //! | a REGISTER for one of them alone is | follows |
 //! | --- | --- |
@@ -11,8 +11,8 @@
 //! | not served (408, 5xx, silence), after failures | the own Contact at the next try, then this one again, and so on by turns: one REGISTER a try |
 //! | not served, after none | the own Contact; a grant of that gives the other one up |
 //!
-//! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. A grant of the
-//! own Contact waits for none of them: it is asked for behind each REGISTER that names one alone and was not granted.
+//! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. The own
+//! Contact waits for none of them: it is asked for after each REGISTER that names one alone and was not granted.
 
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ impl Registration {
         if self.goal == Goal::Registered { next } else { Named::All }
     }
 
-    /// Leaves those out that `local` is as well; whether any is left.
+    /// Leaves out those that are `local` as well; whether any is left.
     pub(super) fn forget_earlier_at(&mut self, is_local: impl Fn(&ContactHosts) -> bool) -> bool {
         if self.has_earlier() {
             self.with_rare(|rare| {
@@ -118,7 +118,7 @@ impl Registration {
         };
         match these {
             Named::All => earlier.named = earlier.hosts.len(),
-            // The own Contact comes next, also where this one is not answered.
+            // The own Contact comes next, even if this one is not answered.
             Named::Earlier => (earlier.named, earlier.next, earlier.given_up) = (1, Named::Own, is_served),
             Named::Own => {
                 earlier.named = 0;
@@ -168,7 +168,7 @@ impl Registration {
         self.write(Attempt { named: self.first_named(), ..attempt }, Vec::new())
     }
 
-    /// The one that the last REGISTER named alone is taken away.
+    /// The Contact that the last REGISTER named alone is removed.
     pub(super) fn on_earlier_gone(&mut self, response: &Message) {
         self.challenges.on_success(response);
         self.forget_named();

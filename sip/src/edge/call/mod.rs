@@ -159,7 +159,7 @@ pub struct Call {
     legs: Legs,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
-    /// Devices that are out by their own final response, and its status, since [`Self::take_refusals`].
+    /// Devices that have left the call by their own final response since [`Self::take_refusals`], each with its status.
     refusals: Vec<(InstanceId, u16)>,
     timing: EdgeTiming,
     arrived: Instant,

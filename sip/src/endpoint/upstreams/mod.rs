@@ -365,7 +365,7 @@ impl Upstreams {
         back
     }
 
-    /// Likewise one that only passes through, of the account that `whose` names if the registration was known.
+    /// Likewise a registration that only passes through; `whose` names its account, if the registration was known.
     pub(super) fn note_passed(
         &mut self,
         now: Instant,
@@ -436,7 +436,7 @@ impl Endpoint {
         self.forget_unless_needed(now, id, false);
     }
 
-    /// A registration of this account passes through no more: what its SIP server did not serve counts no longer.
+    /// The last registration of this account has ended: its refusals by the SIP server no longer count.
     pub(super) fn forget_failures(&mut self, id: UpstreamId, aor: &str) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.fitness.forget(account_name(&self.core.token_key, aor));
