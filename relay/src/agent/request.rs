@@ -103,16 +103,8 @@ pub enum Request {
     Replace {
         /// The instance.
         id: InstanceId,
-        /// The record.
-        sealed: Sealed,
-        /// When it ends.
-        lease: LeaseExpiry,
-        /// When it ended as this node had changed it from, in seconds since 1970; `None`: another node has changed it.
-        was: Option<u64>,
-        /// The fence under which the record was stored.
-        fence: Fence,
-        /// Which side registers from now on; `None`: as before.
-        presence: Option<Presence>,
+        /// Its record.
+        record: ChangedRecord,
         /// The answer: how it stands now.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
@@ -362,6 +354,20 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<LeftOpen>,
     },
+}
+
+/// A record that was changed and stored.
+pub struct ChangedRecord {
+    /// The record.
+    pub sealed: Sealed,
+    /// Its end.
+    pub lease: LeaseExpiry,
+    /// Its end before this node changed it, in seconds since 1970; `None`: another node has changed it.
+    pub was: Option<u64>,
+    /// The fence under which it was stored.
+    pub fence: Fence,
+    /// Which side registers from now on; `None`: as before.
+    pub presence: Option<Presence>,
 }
 
 /// What a shard had open when it ended.

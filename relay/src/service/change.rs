@@ -16,7 +16,7 @@ use super::Inner;
 use super::devices::{AccessError, Change, ChangeError, Field};
 use super::nodes::drain_messages::NodeMessage;
 use super::views::View;
-use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
+use crate::agent::request::{ChangedRecord, InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
 use crate::audit::{Act, AuditSubject};
@@ -235,8 +235,9 @@ impl Inner {
     ) -> Result<InstanceStatus, ChangeError> {
         let fence = self.store_change(status, &changed).await?;
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
-        let (ends_at, was) = (lease.expires_at, Some(status.expires_at));
-        let replace = |reply| Request::Replace { id, sealed, lease, was, fence, presence, reply };
+        let ends_at = lease.expires_at;
+        let record = ChangedRecord { sealed, lease, was: Some(status.expires_at), fence, presence };
+        let replace = |reply| Request::Replace { id, record, reply };
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {

@@ -15,8 +15,8 @@ use super::expected_calls::AnnouncedCall;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
-    AtServer, CallDenied, CallRequest, Denied, EndKind, FirstAnswer, FirstRegistration, InstanceStatus, LeaseExpiry,
-    LeftOpen, NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
+    AtServer, CallDenied, CallRequest, ChangedRecord, Denied, EndKind, FirstAnswer, FirstRegistration, InstanceStatus,
+    LeaseExpiry, LeftOpen, NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -44,8 +44,8 @@ impl Shard {
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
             }
-            Request::Replace { id, sealed, lease, was, fence, presence, reply } => {
-                let _ = reply.send(self.replace(id, sealed, lease, was, fence, presence));
+            Request::Replace { id, record, reply } => {
+                let _ = reply.send(self.replace(id, record));
             }
             Request::End { id, who, kind, reply } => self.end_for(id, &who, kind, reply),
             Request::Silence { id, reply } => {
@@ -457,15 +457,8 @@ impl Shard {
         }
     }
 
-    fn replace(
-        &mut self,
-        id: InstanceId,
-        sealed: Sealed,
-        lease: LeaseExpiry,
-        was: Option<u64>,
-        fence: Fence,
-        presence: Option<Presence>,
-    ) -> Result<InstanceStatus, Denied> {
+    fn replace(&mut self, id: InstanceId, changed: ChangedRecord) -> Result<InstanceStatus, Denied> {
+        let ChangedRecord { sealed, lease, was, fence, presence } = changed;
         let targets = self.targets_of(id);
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;

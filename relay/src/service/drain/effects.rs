@@ -19,7 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews};
+use crate::agent::request::{
+    ChangedRecord, DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews,
+};
 use crate::agent::{Audience, NodeNews};
 use crate::audit::Act;
 use crate::clock;
@@ -243,8 +245,8 @@ impl Inner {
         let (Ok(status), Ok(Some(stored))) = (self.look_as_relay(id).await, vault.load(id).await) else { return };
         let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };
         // No record is put from here any more.
-        let (sealed, fence) = (stored.sealed, status.fence);
-        let replace = |reply| Request::Replace { id, sealed, lease, was: None, fence, presence: None, reply };
+        let record = ChangedRecord { sealed: stored.sealed, lease, was: None, fence: status.fence, presence: None };
+        let replace = |reply| Request::Replace { id, record, reply };
         let _ = self.dependencies.agent.ask(id, replace).await;
     }
 
