@@ -289,10 +289,11 @@ impl Endpoint {
         failure: RegistrationFailure,
     ) -> Option<(RegistrationFailure, Step)> {
         let registration = self.bindings.get(binding)?;
-        let (tried, heard) = (registration.instance, (registration.standing(), registration.is_refused()));
+        let tried = registration.instance;
+        let refused = registration.is_refused().then(|| registration.standing());
         let step = self.restore_owner(binding)?;
         let failure = if self.devices.is_proven(tried) {
-            self.note_recheck(now, binding, tried, heard, failure)
+            self.note_recheck(now, binding, tried, refused, failure)
         } else {
             failure
         };
