@@ -164,7 +164,7 @@ impl Acme {
                 sleep(wait.min(self.first_wait)).await;
                 continue;
             }
-            // What an operator asks for during the attempt may come too late for it.
+            // A request of the operator during the attempt may come too late for it.
             let asked = asked.notified();
             match timeout(ORDER_WITHIN, self.renew()).await.unwrap_or(Err(AcmeError::Timeout)) {
                 Ok(()) => {

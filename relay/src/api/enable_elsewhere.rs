@@ -38,7 +38,7 @@ pub(super) struct Asking<'a> {
     pub app: &'a str,
     /// The requester's address.
     pub from: IpAddr,
-    /// What is to be enabled.
+    /// The account and the device.
     pub request: &'a Enable,
 }
 

@@ -431,7 +431,7 @@ impl Foundations {
     }
 }
 
-/// What the agent has the service do.
+/// The agent's requests to the service.
 struct Notes {
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     node_news: mpsc::UnboundedReceiver<NodeNews>,

@@ -84,7 +84,7 @@ impl Reloader {
     pub(super) fn reload(&self) -> Reloaded {
         let told = saying_when_slow(SLOW, tell_slow, || self.read_again());
         log(&told);
-        // What kept the CA from issuing may be mended, and is in none of the files.
+        // The obstacle at the CA may be gone, and none of the files shows that.
         self.order_again.notify_waiters();
         told
     }
