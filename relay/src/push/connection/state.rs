@@ -150,8 +150,7 @@ impl Drop for Place {
 }
 
 impl Line {
-    /// A `cautious` connection carries one request at a time until the service has taken our credentials; any other carries as many as are `known` to be
-    /// allowed.
+    /// A `cautious` connection carries one request at a time until our credentials were taken; any other up to the `known` limit.
     pub(super) fn new(cautious: bool, known: usize, history: Arc<ConnectionHistory>) -> Arc<Self> {
         let granted = if cautious { 1 } else { known.clamp(1, STREAMS_BEFORE_SETTINGS) };
         let state = if history.is_doubtful() { ASKED } else { GOOD };
