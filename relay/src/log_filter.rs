@@ -24,7 +24,7 @@ const FOREIGN_LEVELS: [&str; 10] =
 
 /// A filter, and what was left out of it.
 pub struct Filtered {
-    /// What is let through.
+    /// The filter itself.
     pub filter: Box<dyn Filter<Registry> + Send + Sync>,
     /// The directives that are none.
     pub ignored: Vec<String>,

@@ -116,7 +116,7 @@ enum Command {
     Man(shell::Man),
 }
 
-/// What the service manager shows behind a reload that changed nothing.
+/// The status that the service manager shows after a reload that changed nothing.
 const RELOAD_REFUSED: &str = "serves; a reload was refused, and the log says why";
 /// How long threads have to end that still do something when all has ended.
 const LAST_THREADS: Duration = Duration::from_secs(2);
@@ -227,7 +227,7 @@ fn arguments() -> Result<Cli, ExitCode> {
     })
 }
 
-/// What may be named of a relay without a configuration.
+/// The options of a relay that has no configuration.
 struct Trial {
     state: Option<PathBuf>,
     registrar: Option<std::net::SocketAddr>,
@@ -254,7 +254,7 @@ async fn serve(file: Option<PathBuf>, trial: Trial, format: LogFormat) -> ExitCo
     if let Some(unconfigured) = &unconfigured {
         unconfigured.say(&running);
         if let Some(ca) = &running.development_ca {
-            // Who does not read it finds it in the state folder.
+            // An operator who does not read it finds it in the state folder.
             drop(std::io::stdout().write_all(ca.as_bytes()));
         }
     }

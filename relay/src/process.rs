@@ -57,7 +57,7 @@ pub fn ignore_file_size_signal() {
 
 /// How long threads that have ended may count still.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
-/// What a thread that does nothing needs at most.
+/// The stack of a thread that does nothing, in bytes.
 const LITTLE_STACK: usize = 64 << 10;
 
 /// Tries whether the system gives `count` threads more, before anything is begun that cannot do without: a runtime panics that gets none.

@@ -18,7 +18,7 @@ pub const MAX_SECRET: u64 = 256 * 1024;
 /// How long the end of a pipe is waited for. What writes into it may have to ask somebody for a passphrase.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What some editors put before a text; no part of it.
+/// The byte order mark that some editors put before a text; it is no part of the text.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Opens a regular file for reading.
@@ -50,7 +50,7 @@ pub fn read_at_most(path: &Path, max: u64) -> io::Result<Vec<u8>> {
         return Err(too_large(max));
     }
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or(0).saturating_add(1));
-    // What the system tells no length of, and what grows meanwhile, has the same limit.
+    // A file whose length the system does not tell, or that grows meanwhile, has the same limit.
     file.by_ref().take(max + 1).read_to_end(&mut content)?;
     if content.len() as u64 > max { Err(too_large(max)) } else { Ok(content) }
 }
@@ -76,7 +76,7 @@ fn read_within(path: &Path, max: u64, patience: Duration) -> io::Result<Vec<u8>>
         match file.by_ref().take(max + 1 - content.len() as u64).read_to_end(&mut content) {
             _ if content.len() as u64 > max => return Err(too_large(max)),
             Ok(_) => return Ok(content),
-            // What came so far is in `content`.
+            // The bytes so far are in `content`.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }

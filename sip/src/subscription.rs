@@ -75,7 +75,7 @@ struct Dialog {
 }
 
 impl Dialog {
-    /// The one that a message of the server makes, in which the server is `text`, read as `server`.
+    /// The dialog that a message of the server makes; `text` is the header value that names the server there, and `server` the same, parsed.
     fn with(message: &Message, text: Option<&str>, server: Option<Party<'_>>, routes: Vec<Box<str>>) -> Option<Self> {
         server?.tag()?;
         let target = Uri::request_uri_of(message.contacts().first()?.target()?).into();
@@ -103,7 +103,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// One that begins soon.
+    /// A subscription that begins soon.
     pub fn new(now: Instant, aor: Box<str>, random: &mut Random) -> Self {
         let (from, to) = BEGIN_WITHIN_MS;
         let until = now + Duration::from_millis(random.between(from, to));
@@ -280,7 +280,7 @@ impl Subscription {
 
     fn on_success(&mut self, now: Instant, response: &Message, random: &mut Random) {
         self.challenges.on_success(response);
-        // One that is granted and ended again and again has failed.
+        // A subscription that is granted and ended again and again has failed.
         if self.dialog.is_some() {
             self.failures = 0;
         } else {

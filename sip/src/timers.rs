@@ -3,8 +3,8 @@
 //! A deadline is never taken back: its owner looks, when it fires, whether it still means something. So setting one costs
 //! a heap push, and forgetting one costs nothing.
 //!
-//! A deadline that is set while others fire, and has come by then, fires [`REST`] later: an owner that sets its own in the past
-//! again and again costs work, and holds up nobody.
+//! A deadline that is set in the past while others fire, fires [`REST`] later. So an owner that sets its own in the past again and again costs work, and
+//! delays nobody.
 //!
 //! Invariant: equal deadlines fire in the order in which they were set. Firing all that are due ends, whatever deadlines their owners
 //! set. Deadlines are less than 292 years apart.
@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-/// How long a deadline rests that had come when it was set, while others fired.
+/// The rest of a deadline that was set in the past while others fired.
 const REST: Duration = Duration::from_millis(1);
 
 /// Brings a deadline forward by time that has passed and that no clock has counted; it is not earlier than now by that.
@@ -30,9 +30,9 @@ pub struct Timers<K> {
     origin: Option<Instant>,
     /// The moment up to which deadlines fire, as long as they do.
     firing: Option<Instant>,
-    /// Those that had come when they were set, while others fired.
+    /// Deadlines that had passed already when they were set, while others fired.
     resting: Vec<Reverse<Entry<K>>>,
-    /// Until when these rest.
+    /// The end of their rest.
     rest_until: Option<Instant>,
 }
 
@@ -59,7 +59,7 @@ impl<K> Timers<K> {
         self.set += 1;
         match self.firing.filter(|now| at <= *now) {
             Some(now) => {
-                // Those that rest already do so beyond `now`.
+                // Deadlines that rest already do so beyond `now`.
                 self.rest_until.get_or_insert(now + REST);
                 self.resting.push(entry);
             }

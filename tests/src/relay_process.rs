@@ -3,7 +3,7 @@
 //! Invariant: it is the binary of these sources, built when it is absent or older than they are; it ends with its
 //! handle; what it logged is kept.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use hyper::Version;
 use rustix::process::Signal;
 
-use crate::api_client::ApiClient;
+use crate::api_client::{Answer, ApiClient};
 use crate::board::Missed;
 use crate::child::Child;
 pub use crate::relay_setup::{Apns, App, Fcm, Ports, Setup};
@@ -153,6 +153,15 @@ impl RelayProcess {
     /// A client of its operator listener with the operator's token.
     pub fn operator(&self) -> ApiClient {
         self.setup.operator()
+    }
+
+    /// `POST /v1/operator/instances/{id}/wipe`
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn wipe(&self, id: &str) -> io::Result<Answer> {
+        let path = format!("/v1/operator/instances/{id}/wipe");
+        self.operator().json("POST", &path, Some(&self.setup.operator_token), None).await
     }
 
     /// Where its API listens.

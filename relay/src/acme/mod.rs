@@ -164,7 +164,7 @@ impl Acme {
                 sleep(wait.min(self.first_wait)).await;
                 continue;
             }
-            // What an operator asks for during the attempt may come too late for it.
+            // A request of the operator during the attempt may come too late for it.
             let asked = asked.notified();
             match timeout(ORDER_WITHIN, self.renew()).await.unwrap_or(Err(AcmeError::Timeout)) {
                 Ok(()) => {
@@ -204,7 +204,7 @@ impl Acme {
         }
     }
 
-    /// By what the certificate in use is now.
+    /// Judged by the certificate in use.
     fn waits(&self) -> Waits {
         let is_stand_in = self.tls.chain().first().is_some_and(stands_in);
         let (begin, end) = if is_stand_in { (0, 0) } else { self.tls.validity() };

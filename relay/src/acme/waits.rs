@@ -26,13 +26,13 @@ const CALM: u32 = 10;
 const CALM_PART: u32 = 6;
 /// No wait need be shorter than this part of a certificate's life.
 const SHORTEST_PART: u32 = 12;
-/// What a wait may be longer by, as a part of itself: a quarter.
+/// The largest factor of a wait: a quarter more.
 const LONGEST_SHARE: f64 = 1.25;
 /// How much of that is taken off a bound: up to a tenth of it, where a wait may be shorter by a quarter.
 const OFF_BOUND: f64 = 0.2;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What the waits go by.
+/// The facts that decide the waits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waits {
     /// The wait after a first failure.

@@ -13,7 +13,7 @@ use crate::vault::{Owner, StoreError};
 /// How long a node is waited for from its word on: 30 s of hand-over, 10 s of drain, and its start.
 pub(super) const BACK_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long the store's word stands which nodes live.
+/// How long the store's list of living nodes is trusted.
 const LIVING_FOR: Duration = Duration::from_secs(1);
 
 /// The nodes that live, as the store has said.
@@ -23,7 +23,7 @@ type Living = Option<Arc<[Owner]>>;
 #[derive(Default)]
 pub(super) struct Departures {
     back_by: Mutex<BTreeMap<Arc<str>, Instant>>,
-    /// Since when that is known. The lock is held while the store is asked.
+    /// The time of the list. The lock is held while the store is asked.
     living: tokio::sync::Mutex<Option<(Instant, Living)>>,
 }
 
@@ -35,11 +35,11 @@ impl Departures {
         nodes.insert(node, now + BACK_WITHIN);
     }
 
-    /// The nodes that live, which `asked` tells unless another shard has asked for them just now. `None`: the store does not say.
+    /// The nodes that live; `asked` is called unless another shard has asked just now. `None`: the store does not answer.
     pub(super) async fn living(&self, asked: impl Future<Output = Result<Vec<Owner>, StoreError>>) -> Living {
         let began = clock::now();
         let mut known = self.living.lock().await;
-        // What was said while this one waited is new enough, however long it took.
+        // An answer that came while this shard waited is new enough, however long it took.
         if let Some((at, living)) = &*known
             && (*at >= began || began.saturating_duration_since(*at) < LIVING_FOR)
         {

@@ -31,7 +31,7 @@ const RESTORED_WITHIN: Duration = Duration::from_mins(5);
 
 /// The note of one missed call.
 pub(crate) struct Note {
-    /// Whose it is.
+    /// The instance whose caller was missed.
     pub(crate) instance: InstanceId,
     /// The note.
     pub(crate) item: SealedItem,
@@ -59,7 +59,7 @@ enum Tried {
     Lost,
 }
 
-/// What the store's answer leads to. `missing_since`: since when it has no record of the instance. `is_wiped`: whether that is known to be.
+/// The consequence of the store's answer. `missing_since`: since when the store has no record of the instance. `is_wiped`: whether the instance is known to be wiped.
 fn judge(
     kept: Option<Result<(), StoreError>>,
     goes_on: bool,
@@ -80,7 +80,7 @@ fn judge(
 }
 
 impl Note {
-    /// Has the store keep it. `None`: the store does not say.
+    /// Writes it to the store. `None`: the store does not answer.
     pub(crate) async fn keep(&self, vault: &Vault, metrics: &Metrics) -> Option<Result<(), StoreError>> {
         match keep(vault, metrics, self.instance, &self.item).await {
             Err(StoreError::Away(_)) => return None,
@@ -123,7 +123,7 @@ impl LateNotes {
     }
 }
 
-/// Has the store keep something, and counts how that went.
+/// Writes an item to the store, and counts the outcome.
 pub(crate) async fn keep(
     vault: &Vault,
     metrics: &Metrics,

@@ -180,7 +180,7 @@ enum ShardInput {
     },
     /// The outcome of a look-up for requests that name a registration by our Path.
     PathLookedUp(Box<(shard::path_lookups::LookupSubject, shard::path_lookups::LookedUp)>),
-    /// What the store says of the proof of a device whose instance is not here, by which method it was shown.
+    /// The store's verdict on the proof of a device whose instance is not here, by the method that the device used.
     ProofJudged(Box<(sip::endpoint::VerificationId, Box<str>, shard::elsewhere::Judged)>),
     /// The addresses of the SIP server of a REGISTER that passes through and carries a proof.
     ServerFound(Box<(sip::endpoint::RouteRequest, Vec<SocketAddr>)>),
@@ -285,7 +285,7 @@ pub struct Registered {
 /// The nodes that hear of the end of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Those that leave, and serve on the calls of instances that they have handed over.
+    /// Leaving shards, which go on serving the calls of instances that they have handed over.
     LeavingNodes,
     /// All that live.
     AllNodes,
@@ -563,7 +563,7 @@ pub struct Agent(Arc<Shared>);
 /// When the address cannot be bound.
 pub fn bind_datagrams(shards: usize, address: SocketAddr) -> io::Result<Udp> {
     let shards = shards.clamp(1, SHARDS_MAX);
-    Udp::bind_for(shards, address, &transport::steering::steering(shards))
+    Udp::bind(shards, address, &transport::steering::steering(shards))
 }
 
 impl Agent {
@@ -640,7 +640,7 @@ impl Agent {
         self.0.shards.send(shard, ShardInput::Request(Box::new(request))).await;
     }
 
-    /// Has the shards bind what was taken over; `settled` hears how each comes to stand.
+    /// Has the shards bind the instances that were taken over; `settled` hears the state that each reaches.
     pub async fn bind_all(&self, new: Vec<NewInstance>, settled: &SettlingNews) -> Binding {
         let mut of_shard: Vec<Vec<NewInstance>> = (0..self.0.shards.len()).map(|_| Vec::new()).collect();
         for new in new {
@@ -656,7 +656,7 @@ impl Agent {
         Binding(binding)
     }
 
-    /// Has the store erase an instance, again and again until it has.
+    /// Has the store erase an instance, and repeats that until it has.
     pub fn erase(&self, id: InstanceId, lookup: impl Into<Option<crate::vault::Lookup>>) {
         self.0.erasures.later(id, lookup.into());
     }

@@ -29,15 +29,24 @@ pub enum ReleaseReason {
     Moved,
     /// Another node has taken it over: its Path leads here alone.
     TakenOver,
-    /// Another node has ended it, or the store has it no more.
+    /// Another node has ended it, or it is no longer in the store.
     Ended,
 }
 
-/// Who hears how instances that were taken over come to stand.
+/// The outcome of an instance's first registration after it was taken over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FirstAnswer {
+    /// It is registered, or there is nothing to register.
+    Settled(InstanceId),
+    /// It has failed, and is tried again.
+    Failed(InstanceId),
+}
+
+/// Hears which state instances that were taken over reach.
 #[derive(Clone)]
 pub struct SettlingNews {
-    /// Hears of each when its SIP server has answered for the first time, or when it registers none; whether that has failed.
-    pub answered: mpsc::UnboundedSender<(InstanceId, bool)>,
+    /// Hears of each when its SIP server has answered for the first time, or when it registers none.
+    pub answered: mpsc::UnboundedSender<FirstAnswer>,
     /// Hears of each whose registration has failed at first, when it is registered, or registers none any more.
     pub registered: mpsc::UnboundedSender<InstanceId>,
 }
@@ -63,7 +72,7 @@ pub enum Request {
     TakeOver {
         /// The instances.
         new: Vec<NewInstance>,
-        /// Who hears how they come to stand.
+        /// Hears which state they reach.
         settled: SettlingNews,
         /// The answer, when all are bound.
         reply: oneshot::Sender<()>,
@@ -72,7 +81,7 @@ pub enum Request {
     Stored {
         /// The instance.
         id: InstanceId,
-        /// As it was stored, where that is not as it was bound.
+        /// The record as stored, where it differs from the bound one.
         sealed: Option<Sealed>,
         /// The fence under which the record was stored.
         fence: Fence,
@@ -94,16 +103,8 @@ pub enum Request {
     Replace {
         /// The instance.
         id: InstanceId,
-        /// The record.
-        sealed: Sealed,
-        /// When it ends.
-        lease: LeaseExpiry,
-        /// When it ended as this node had changed it from, in seconds since 1970; `None`: another node has changed it.
-        was: Option<u64>,
-        /// The fence under which the record was stored.
-        fence: Fence,
-        /// Which side registers from now on; `None`: as before.
-        presence: Option<Presence>,
+        /// Its record.
+        record: ChangedRecord,
         /// The answer: how it stands now.
         reply: oneshot::Sender<Result<InstanceStatus, Denied>>,
     },
@@ -194,7 +195,7 @@ pub enum Request {
         name: Option<Box<str>>,
         /// Whether it is only looked who is there.
         looks: bool,
-        /// Who waits for them.
+        /// The receiver of the answer.
         requester: WakeRequester,
         /// The answer, at once.
         reply: oneshot::Sender<DevicesFound>,
@@ -211,14 +212,14 @@ pub enum Request {
         /// The answer.
         reply: oneshot::Sender<Vec<Story>>,
     },
-    /// The steps of an instance's timeline, and how its mailbox stands.
-    Activity {
+    /// The steps of an instance's timeline, oldest first.
+    Timeline {
         /// The instance.
         id: InstanceId,
         /// The requesting principal.
         who: Principal,
         /// The answer.
-        reply: oneshot::Sender<Result<ActivityView, Denied>>,
+        reply: oneshot::Sender<Result<Vec<Step>, Denied>>,
     },
     /// Send a test push.
     Test {
@@ -308,7 +309,7 @@ pub enum Request {
         /// So much for sure.
         for_sure: Duration,
     },
-    /// Nothing is registered from here any more: another node takes it over.
+    /// Stop registering from here: another node takes everything over.
     HandOver {
         /// Receives the calls for which devices were woken, from now on and of late.
         woken: mpsc::UnboundedSender<Woken>,
@@ -341,21 +342,35 @@ pub enum Request {
     OpenCalls(oneshot::Sender<usize>),
     /// Take no new call from now on: it is refused, and wakes nobody.
     RefuseCalls {
-        /// Who takes the calls.
+        /// The next owner of the calls.
         failover: Failover,
         /// The answer.
         reply: oneshot::Sender<()>,
     },
     /// End every call that has no final answer yet, and answer every other request; how many there were.
     EndCalls {
-        /// Who takes the calls.
+        /// The next owner of the calls.
         failover: Failover,
         /// The answer.
         reply: oneshot::Sender<LeftOpen>,
     },
 }
 
-/// What was open at the end of a shard.
+/// A record that was changed and stored.
+pub struct ChangedRecord {
+    /// The record.
+    pub sealed: Sealed,
+    /// Its end.
+    pub lease: LeaseExpiry,
+    /// Its end before this node changed it, in seconds since 1970; `None`: another node has changed it.
+    pub was: Option<u64>,
+    /// The fence under which it was stored.
+    pub fence: Fence,
+    /// Which side registers from now on; `None`: as before.
+    pub presence: Option<Presence>,
+}
+
+/// What a shard had open when it ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeftOpen {
     /// Calls that were being set up.
@@ -403,7 +418,7 @@ pub struct NewInstance {
     pub sealed: Sealed,
     /// When it ends.
     pub lease: LeaseExpiry,
-    /// Under which name its account is found.
+    /// The key by which its account is found.
     pub aor: AorKey,
     /// The fence under which its record is stored.
     pub fence: Fence,
@@ -418,7 +433,7 @@ pub struct NewInstance {
 /// A token that a push service calls gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeadToken {
-    /// By what it is known among the nodes ([`Vault::token_mark`](crate::vault::Vault::token_mark)).
+    /// The mark by which the nodes know it ([`Vault::token_mark`](crate::vault::Vault::token_mark)).
     pub mark: [u8; 16],
     /// Since when, in milliseconds since 1970: by the service's word, or else when that came.
     pub since_ms: u64,
@@ -447,7 +462,7 @@ pub struct WakeRequester {
     pub answered: watch::Receiver<bool>,
 }
 
-/// What has become of a device that was woken for a call which its SIP server holds.
+/// The state of a device that was woken for a call which its SIP server holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// It has attached.
@@ -537,15 +552,6 @@ pub struct InstanceStatus {
     pub mailbox: Option<Box<Mailbox>>,
     /// Whether the Contact of a relay that had it before may still be registered.
     pub is_replacing: bool,
-}
-
-/// Activity of an instance, kept beside its record.
-#[derive(Clone, Debug, Default)]
-pub struct ActivityView {
-    /// The steps of its timeline, oldest first.
-    pub steps: Vec<Step>,
-    /// How its mailbox stands, once the SIP server has told.
-    pub mailbox: Option<Box<Mailbox>>,
 }
 
 /// The destination of a test push.

@@ -36,9 +36,9 @@ const WINDOW: Duration = Duration::from_secs(600);
 const BAD_FREE: u32 = 2;
 /// Of so many answers one may be `BadDeviceToken`.
 const BAD_SHARE: u32 = 5;
-/// So many answers of one run say what share of them is `BadDeviceToken`.
+/// This many answers of one run show the share of `BadDeviceToken` among them.
 const JUDGED: u32 = 20;
-/// So long is as good as so many, once.
+/// After this time, fewer answers are enough, once.
 const JUDGED_WITHIN: Duration = Duration::from_secs(86_400);
 /// How often it is written down that pushes are accepted.
 const WRITTEN_EVERY: Duration = Duration::from_secs(86_400);
@@ -59,7 +59,7 @@ type Services = HashMap<Box<str>, Instant>;
 #[derive(Default)]
 pub(crate) struct TokenDoubts {
     rows: Mutex<HashMap<(Box<str>, Provider), Row>>,
-    /// Those of each app of which the store may have that 404s were believed.
+    /// The services of each app for which the store may have noted that 404s were believed.
     not_found: Mutex<HashMap<Box<str>, Services>>,
     /// Whether there are any.
     any_not_found: AtomicBool,
@@ -82,7 +82,7 @@ struct Row {
     half_began: Option<Instant>,
     /// Answers of this run.
     answers: u32,
-    /// When it began, or what was believed was given back.
+    /// When the run began, or its allowance was given back.
     judged_since: Option<Instant>,
 }
 
@@ -98,9 +98,9 @@ struct ServiceKey<'a> {
 /// The writes to the store that follow from an accepted push.
 #[derive(Debug, PartialEq, Eq)]
 struct WhenAccepted {
-    /// That pushes of this service are accepted.
+    /// Pushes of this service are accepted.
     write_down: bool,
-    /// That tokens which were believed to be bad count no more.
+    /// Tokens that were believed to be bad no longer count.
     clear_counts: bool,
 }
 
@@ -136,7 +136,7 @@ impl TokenDoubts {
         let services = apps.entry(app.into()).or_default();
         let is_known = services.contains_key(service);
         if !is_known && services.len() >= SERVICES_MAX {
-            // What was believed of them counts no more.
+            // Earlier verdicts on them no longer count.
             services.retain(|_, at| now.saturating_duration_since(*at) < NOT_FOUND_FOR);
         }
         let has_room = is_known || services.len() < SERVICES_MAX;
@@ -190,7 +190,7 @@ impl TokenDoubts {
         let mut rows = self.rows.lock();
         let row = rows.entry((app.into(), provider)).or_default();
         if !Weak::ptr_eq(&row.services, services) {
-            // What the store has of them counts for a service that stays the same.
+            // Notes in the store still count for a service that stays the same.
             *row = Row { services: services.clone(), counts: row.counts, ..Row::default() };
         }
         work(row)
@@ -426,7 +426,7 @@ mod tests {
             let services = Arc::downgrade(&answers.services);
             let service = ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services };
             for _ in 0..JUDGED {
-                // Every second token is one of the other environment.
+                // Every second token is of the other environment.
                 assert!(!answers.accepted().clear_counts, "{run}");
                 if answers.bad() != Some(false) {
                     answers.doubts.note_counts(service);

@@ -137,13 +137,13 @@ impl SipServers {
 pub fn bearer<'a>(headers: &'a HeaderMap, what: &'static str) -> Result<&'a str, Problem> {
     let mut shown = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (shown.next(), shown.next()) else {
-        return Err(Problem::unauthorized(what, false));
+        return Err(Problem::unauthorized(what));
     };
     let key = value.to_str().ok().and_then(|value| value.split_once(' ')).and_then(|(scheme, key)| {
         let key = key.trim_matches(' ');
         (scheme.eq_ignore_ascii_case("bearer") && (1..=MAX_KEY).contains(&key.len())).then_some(key)
     });
-    key.ok_or_else(|| Problem::unauthorized(what, false))
+    key.ok_or_else(|| Problem::unauthorized(what))
 }
 
 #[cfg(test)]

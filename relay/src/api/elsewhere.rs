@@ -49,7 +49,7 @@ use crate::service::devices::AccessError;
 use crate::service::nodes::{ANSWER_WAIT, Answering, Body as Letter, HEARD_WITHIN, OwnerAnswer};
 use crate::vault::{Owner, Vault};
 
-/// What is said of a change that another node may have made.
+/// The answer about a change that another node may have made.
 pub(crate) const UNSURE: &str = "It is not known whether this was done: the node that looks after the instance was asked, and has not answered in time. Look how the instance stands, or ask for the same again, after the seconds that Retry-After names.";
 /// Likewise, of a call.
 const CALL_UNSURE: &str = "It is not known whether this was done: the node that has the call was asked, and has not answered in time. Ring on, and ask again after the seconds that Retry-After names.";

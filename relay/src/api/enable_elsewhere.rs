@@ -36,16 +36,16 @@ const ENABLED_WITHIN: Duration = Duration::from_secs(12);
 pub(super) struct Asking<'a> {
     /// The app's id.
     pub app: &'a str,
-    /// From where.
+    /// The requester's address.
     pub from: IpAddr,
-    /// What is to be enabled.
+    /// The account and the device.
     pub request: &'a Enable,
 }
 
 /// An enabling that another node has carried here, for a call or a registration that this one may have.
 pub(super) struct Carried(carried::Carried);
 
-/// Who has asked for an enabling, here or at another node.
+/// The address that has asked for an enabling, here or at another node.
 pub(super) fn asked_by(request: &Request) -> IpAddr {
     let elsewhere = || request.headers().get(ASKED_BY)?.to_str().ok()?.parse().ok().map(counted_as);
     let is_carried = request.extensions().get::<carried::Carried>().is_some();

@@ -194,7 +194,7 @@ pub(super) fn answer(status: StatusCode, body: &Value) -> Response {
 
 pub(super) fn failed<E>(api: &Api<E>, from: IpAddr, what: &'static str) -> Problem {
     match api.0.failures.owe(from, Instant::now()) {
-        Ok(()) => Problem::unauthorized(what, true),
+        Ok(()) => Problem::invalid_token(what),
         Err(wait_s) => too_many_failures(what, wait_s),
     }
 }

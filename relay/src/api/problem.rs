@@ -156,11 +156,15 @@ impl Problem {
         Self::new(kind, detail)
     }
 
-    /// 401, with the challenge that RFC 6750 §3 asks for. `shown`: a key was shown and is wrong.
-    pub fn unauthorized(detail: &'static str, shown: bool) -> Self {
-        let challenge =
-            if shown { r#"Bearer realm="sipwake", error="invalid_token""# } else { r#"Bearer realm="sipwake""# };
-        Self { challenge: Some(challenge), ..Self::new(ProblemType::Unauthorized, detail) }
+    /// 401 to a request without a key, with the challenge of RFC 6750 §3.
+    pub fn unauthorized(detail: &'static str) -> Self {
+        Self { challenge: Some(r#"Bearer realm="sipwake""#), ..Self::new(ProblemType::Unauthorized, detail) }
+    }
+
+    /// 401 to a wrong key, with the challenge of RFC 6750 §3.1.
+    pub fn invalid_token(detail: &'static str) -> Self {
+        let challenge = Some(r#"Bearer realm="sipwake", error="invalid_token""#);
+        Self { challenge, ..Self::new(ProblemType::Unauthorized, detail) }
     }
 
     /// 422 with every error of a body, the first [`MAX_FIELD_ERRORS`] of them listed.

@@ -47,7 +47,7 @@ const FIRST_WORD: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long it is looked where the devices are by now, when none has come to the node that has woken it.
 const LOOK: Duration = Duration::from_secs(1);
-/// What says in a letter that nobody is to be woken for it. An earlier version does not look at it.
+/// The header of a letter for which nobody is to be woken. Earlier versions ignore it.
 const LOOKS: HeaderName = HeaderName::from_static("sipwake-looks");
 
 /// The number by which the other nodes hear that the request was given up. An earlier version does not look at it.
@@ -174,7 +174,7 @@ async fn wherever_they_come<E: ApiService>(
     told
 }
 
-/// What other nodes are asked for; they hear when nobody waits for it any more.
+/// The wake that other nodes are asked for; they hear when nobody waits for it any more.
 struct AskedElsewhere<'a, S: NodeService> {
     service: &'a S,
     number: u128,
@@ -239,7 +239,7 @@ async fn at_all_nodes<E: ApiService>(
     }
 }
 
-/// What this node says of its own devices. If it refuses, no other node is waited for.
+/// This node's answer for its own devices. If it refuses, no other node is waited for.
 fn own_word(found: &Result<Expected, WakeError>) -> Result<NodeReport, WakeError> {
     match found {
         Ok(Expected { known, awake, .. }) => Ok(NodeReport::Found { known: *known, awake: *awake }),
@@ -278,7 +278,7 @@ async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::Unbound
     asked.join_all().await;
 }
 
-/// What the store adds: nothing, or that there may be nodes which it does not name.
+/// The store's part of the answer: nothing, or that there may be nodes which it does not name.
 async fn ask_store<E: ApiService>(api: Api<E>, tell: mpsc::UnboundedSender<NodeReport>) {
     let word =
         if api.0.service.were_all().await { NodeReport::Found { known: 0, awake: 0 } } else { NodeReport::Silent };

@@ -89,7 +89,7 @@ pub fn report(directories: &[PathBuf], from: &str, to: &str) -> Report {
             if !is_of_start(line) {
                 order.see(at);
             }
-            // What was lost is of the time between the line before and this one.
+            // The lost lines are from the time between the previous line and this one.
             if *before <= *last && *at >= *known_from {
                 report.lost += line["lines"].as_u64().unwrap_or(0);
             }

@@ -16,13 +16,13 @@ pub(super) fn text<'a>(answer: &'a Value, member: &str) -> Result<&'a str, Comma
     answer[member].as_str().ok_or(CommandError::NotARelay)
 }
 
-/// What tells of an instance.
+/// Checks that an answer is about an instance.
 pub(super) fn of_instance(answer: Value) -> Result<Value, CommandError> {
     text(&answer, "instance")?;
     Ok(answer)
 }
 
-/// What tells of a wipe: a receipt, which is signed once nothing is left, or that it is on its way.
+/// Checks that an answer is about a wipe: a receipt, which is signed once nothing is left, or that the wipe is on its way.
 pub(super) fn of_wipe(answer: Value) -> Result<Value, CommandError> {
     if is_receipt(&answer) || answer["state"] == "wiping" { Ok(answer) } else { Err(CommandError::NotARelay) }
 }

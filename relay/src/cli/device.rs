@@ -464,7 +464,7 @@ async fn await_registered(https: &Https, path: &str, secret: &InstanceSecret) ->
     }
 }
 
-/// What is said of an instance whose account is registered.
+/// The text about an instance whose account is registered.
 fn registered(view: &Value) -> Option<String> {
     let registration = &view["registration"];
     (registration["state"] == "registered").then(|| told(registration))

@@ -288,7 +288,7 @@ fn read_accounts(mut input: impl BufRead, lines: usize) -> Result<Vec<Account>, 
 
 /// An AOR as a person writes it: its scheme may be missing, and stands in any case (RFC 3261 §25.1).
 fn read_account(typed: &str) -> Result<SipUri, &'static str> {
-    // What stands before the first colon is a scheme, unless it names a user and a host, whose port follows.
+    // The text before the first colon is a scheme, unless it names a user and a host, whose port follows.
     let scheme = typed.split_once(':').map(|(before, _)| before).filter(|before| !before.contains('@'));
     match scheme {
         Some(scheme) if ["sip", "sips"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
@@ -332,7 +332,7 @@ async fn all_seen(ask: impl AsyncFn() -> Result<Seen, CommandError>) -> Result<S
     }
 }
 
-/// What a wipe of so many instances does, as it is asked for.
+/// The consequences of a wipe of this many instances, for the question before it.
 fn consequence(count: usize, which: &Which, accounts: usize) -> String {
     let whose = match (&which.app, &which.domain) {
         (Some(app), Some(domain)) => format!(" of the app {app} at {domain}"),
@@ -382,7 +382,7 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
         let told = listener.ask("POST", id, "/wipe").await.and_then(of_wipe);
         wiping += usize::from(told.as_ref().is_ok_and(|told| !is_receipt(told)));
         match told {
-            // Who cannot be shown a receipt wants the others wiped all the same.
+            // A user whose output is closed wants the other instances wiped all the same.
             Ok(receipt) => unprinted = print_done(&shown(id, &receipt, single, at.json)).err().or(unprinted),
             Err(error) if single => return Err(error),
             Err(error) => {
@@ -406,7 +406,7 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
     }
 }
 
-/// What became of an instance, as it is printed.
+/// The outcome for an instance, as it is printed.
 fn shown(id: &str, told: &Value, single: bool, json: bool) -> String {
     match (single, json) {
         (true, true) => pretty(told),

@@ -26,9 +26,8 @@
 //! | [`trace`] | `sipwake trace`: one instance's SIP for a while, as pcapng |
 //! | `https` | a request to a relay |
 //!
-//! Invariant: a command is a client like any other: it knows the relay's published interface, and nothing of the
-//! process's inside. Its result goes to stdout, everything else to stderr. No secret is printed.
-//! What a command does beyond printing it does to its end, whatever becomes of its output.
+//! Invariant: a command is a client like any other: it knows the relay's published interface, and nothing of the process's inside. Its result goes to stdout,
+//! everything else to stderr. No secret is printed. A command completes its work even if its output is closed.
 
 mod answer;
 pub mod audit;

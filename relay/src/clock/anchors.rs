@@ -34,7 +34,7 @@ impl Anchors {
         (self.store_anchor_ms != UNSET).then(|| (self.store_anchor_ms + boot_ms).max(0))
     }
 
-    /// What the system's clock would show had it not jumped since the last look. `None`: it has not jumped.
+    /// The time that the system's clock would show without its jump since the last look. `None`: it has not jumped.
     pub(super) fn before_leap(self, system_ms: i64, boot_ms: i64) -> Option<i64> {
         let is_recent = self.system_anchor_ms != UNSET && boot_ms - self.looked_at_ms <= UNLOOKED_MS;
         let expected_ms = self.system_anchor_ms.saturating_add(boot_ms);
@@ -88,12 +88,12 @@ impl SharedAnchors {
                 system_anchor_ms: self.system_anchor_ms.load(Ordering::Relaxed),
                 looked_at_ms: self.looked_at_ms.load(Ordering::Relaxed),
             };
-            // What was read above is older than the number below.
+            // The note read above is older than the number below.
             fence(Ordering::Acquire);
             if number.is_multiple_of(2) && self.number.load(Ordering::Relaxed) == number {
                 return anchors;
             }
-            // Who writes may have been interrupted.
+            // The writer may have been interrupted.
             std::thread::yield_now();
         }
     }

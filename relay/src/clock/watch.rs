@@ -521,7 +521,7 @@ mod tests {
             begin(None);
             assert_eq!(store_says(right_ms), None);
             for off_ms in [-DAY_MS, 400 * DAY_MS] {
-                // What is dated within the second is dated rightly, and goes on so once the store has spoken.
+                // Times that are read within the second are right, and stay right once the store has answered.
                 let right_ms = set(900, off_ms);
                 assert_eq!((has_leapt(), shared_now_ms(), advertised_now_ms()), (true, right_ms, right_ms), "{off_ms}");
                 assert_eq!(store_says(right_ms), Some(off_ms));

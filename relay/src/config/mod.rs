@@ -358,7 +358,7 @@ pub struct App {
     pub webpush: Option<WebPush>,
 }
 
-/// By what Apple knows who pushes.
+/// The sender's credentials at Apple.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApnsCredentials {
     /// A provider key, which signs tokens.
@@ -382,7 +382,7 @@ pub enum ApnsCredentials {
 /// `[app.apns]`.
 #[derive(Debug, Clone)]
 pub struct Apns {
-    /// By what Apple knows the relay.
+    /// The relay's credentials at Apple.
     pub credentials: ApnsCredentials,
     /// Another APNs, as `https://host[:port]`.
     pub endpoint: Option<Box<str>>,

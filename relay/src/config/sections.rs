@@ -309,7 +309,7 @@ fn transports(upstream: &mut Reader<'_>, profile: Profile) -> Transports {
 }
 
 fn networks(upstream: &mut Reader<'_>, profile: Profile) -> Vec<IpNet> {
-    // What is listed comes beside them: the SIP server of a trial is there.
+    // The listed networks are added to loopback, where the SIP server of a trial is.
     let loopback = ["127.0.0.0/8", "::1/128"].iter().filter(|_| profile == Profile::Development);
     let mut networks: Vec<IpNet> = loopback.filter_map(|net| net.parse().ok()).collect();
     for entry in &limited_list(upstream, "allow_addresses").unwrap_or_default() {

@@ -124,7 +124,7 @@ impl Folder {
         }
     }
 
-    /// What is in this file; `None`: no secret.
+    /// The secret in this file; `None`: it holds none.
     fn kept(&self, name: &str, is_good: impl Fn(&str) -> bool) -> io::Result<Option<Zeroizing<String>>> {
         let kept = Zeroizing::new(fs::read(self.file(name))?);
         let text = std::str::from_utf8(&kept).ok().filter(|text| is_good(text));

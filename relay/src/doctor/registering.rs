@@ -321,7 +321,7 @@ fn tells_nothing(answer: &Result<Message, Ended>) -> bool {
     }
 }
 
-/// What came of a REGISTER, in words.
+/// The outcome of a REGISTER, in words.
 fn told(answer: &Result<Message, Ended>) -> String {
     match answer {
         Ok(answer) => answer.status().unwrap_or_default().to_string(),
@@ -497,7 +497,7 @@ mod tests {
 
     type Answer = (u16, Vec<(Name, String)>);
 
-    /// What a SIP server that answers like this is found to be, and its REGISTERs.
+    /// The findings about a SIP server that answers like this, and its REGISTERs.
     async fn examine(mut answer: impl FnMut(&Message) -> Answer + Send + 'static) -> (Report, Vec<Message>) {
         let server = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
         let address = server.local_addr().expect("it has one");

@@ -379,7 +379,7 @@ impl Story {
     }
 }
 
-/// What kept a push from being taken; of a reason that is not known, that it was not.
+/// The reason why a push was not taken, in words; for an unknown reason, only that it was not.
 fn not_taken(reason: Option<&str>) -> &'static str {
     match reason {
         None | Some("Unreachable") => "the push service could not be reached",

@@ -82,6 +82,10 @@ impl<L: Label> EncodeLabelSet for Canary<L> {
     }
 }
 
+/// The end of a canary's round: whole, or the step that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CanaryOutcome(pub Option<CanaryStep>);
+
 /// The labels of an HTTP request: the only set whose values are not all known beforehand.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct HttpRequest {
@@ -94,8 +98,11 @@ impl Label for CanaryStep {
     const NAME: &'static str = "step";
 }
 
-impl Label for CanaryOutcome {
-    const NAME: &'static str = "outcome";
+impl EncodeLabelSet for Canary<CanaryOutcome> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("app", &*self.app).encode(encoder.encode_label())?;
+        ("outcome", self.label.0.map_or("whole", Word::word)).encode(encoder.encode_label())
+    }
 }
 
 impl Label for InstanceState {
@@ -329,46 +336,6 @@ words!(
         Trust = "trust",
     }
 );
-words!(
-    /// How a canary's round ended: whole, or at the step that failed.
-    CanaryOutcome {
-        /// Each step was reached.
-        Whole = "whole",
-        /// The account was not taken, or not registered.
-        Enable = "enable",
-        /// The call did not reach the relay.
-        Invite = "invite",
-        /// The push service did not take the push.
-        Push = "push",
-        /// The device was not let in.
-        Attach = "attach",
-        /// The call did not reach the device.
-        Ring = "ring",
-        /// The answer did not reach the caller.
-        Answer = "answer",
-        /// The call did not end.
-        End = "end",
-        /// The account was not taken back.
-        Wipe = "wipe",
-    }
-);
-
-impl CanaryOutcome {
-    /// The result of a round in which this step failed.
-    pub fn of(failed: Option<CanaryStep>) -> Self {
-        match failed {
-            None => Self::Whole,
-            Some(CanaryStep::Enable) => Self::Enable,
-            Some(CanaryStep::Invite) => Self::Invite,
-            Some(CanaryStep::Push) => Self::Push,
-            Some(CanaryStep::Attach) => Self::Attach,
-            Some(CanaryStep::Ring) => Self::Ring,
-            Some(CanaryStep::Answer) => Self::Answer,
-            Some(CanaryStep::End) => Self::End,
-            Some(CanaryStep::Wipe) => Self::Wipe,
-        }
-    }
-}
 words!(
     /// How an inbound TLS handshake ended.
     HandshakeOutcome {

@@ -366,10 +366,11 @@ impl Metrics {
     pub fn canary(&self, app: &str, at: u64, failed: Option<CanaryStep>, steps: &[(CanaryStep, u64)]) {
         let at = i64::try_from(at).unwrap_or(i64::MAX);
         let of_app = || Canary { app: app.into(), label: () };
-        for outcome in CanaryOutcome::ALL {
-            // All of them, so that a rate is known from the first one on.
-            let rounds = self.0.canary_rounds.get_or_create_owned(&Canary { app: app.into(), label: *outcome });
-            rounds.inc_by(u64::from(*outcome == CanaryOutcome::of(failed)));
+        // All outcomes, so that a rate is known from the first round on.
+        for outcome in [None].into_iter().chain(CanaryStep::ALL.iter().copied().map(Some)) {
+            let labels = Canary { app: app.into(), label: CanaryOutcome(outcome) };
+            let rounds = self.0.canary_rounds.get_or_create_owned(&labels);
+            rounds.inc_by(u64::from(outcome == failed));
         }
         self.0.canary_last_round.get_or_create_owned(&of_app()).set(at);
         let last_whole = self.0.canary_last_whole.get_or_create_owned(&of_app());

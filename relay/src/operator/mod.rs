@@ -277,7 +277,7 @@ impl<E: OperatorService> Operator<E> {
             return Ok(());
         }
         Err(match self.0.failures.owe(from, Instant::now()) {
-            Ok(()) => Problem::unauthorized(WANT_TOKEN, true),
+            Ok(()) => Problem::invalid_token(WANT_TOKEN),
             Err(wait_s) => too_many_failures(WANT_TOKEN, wait_s),
         })
     }

@@ -30,7 +30,7 @@ const NO_CERTIFICATE: &str = "acme: the CA has issued no certificate yet: no pho
 /// The warning of a certificate that has come in the place of one that was vouched for.
 const NOT_VOUCHED_FOR_ANY_MORE: &str = "tls.certificate: a root of this machine vouched for the certificate before this one, and none vouches for it: clients refuse it as well; write the whole chain into the file (fullchain.pem), the leaf first; if the new one is of a private CA that they know, a restart ends this warning";
 
-/// What was examined last.
+/// The state at the last examination.
 struct Examined {
     chain: Vec<CertificateDer<'static>>,
     by_date: Vec<Doubt>,
@@ -71,7 +71,7 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
         let doubts = check::certificate_in_use(&config, &chain);
         let is_vouched = is_vouched_for(&chain, config.upstream.ca_file.as_deref(), clock::advertised_now());
         let has_lost_it = examined.as_ref().is_some_and(|was| was.has_lost_it || was.is_vouched && !is_same(was));
-        // What the start has told is not told again.
+        // The findings of the start are not repeated.
         let is_new = |doubt: &&Doubt| !known.contains(doubt) && (doubt.is_fatal() || examined.is_some());
         for doubt in doubts.iter().filter(is_new) {
             tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");

@@ -70,7 +70,7 @@ pub(super) async fn watch(vault: Vault, readiness: Readiness) {
     }
 }
 
-/// What a thread that waits for the disk will say.
+/// The answer to come of a thread that waits for the disk.
 type Tending = Receiver<Result<(), KeyringError>>;
 
 /// Why the keyring is not looked after.

@@ -289,11 +289,6 @@ impl Running {
         self.leave.notified().await;
     }
 
-    /// Whether everything that is needed is there.
-    pub fn is_ready(&self) -> bool {
-        self.readiness.is_ready()
-    }
-
     /// How the agent is asked, for measurements.
     pub fn agent(&self) -> &Agent {
         &self.agent
@@ -436,7 +431,7 @@ impl Foundations {
     }
 }
 
-/// What the agent has the service do.
+/// The agent's requests to the service.
 struct Notes {
     record_notes: mpsc::UnboundedReceiver<RecordNote>,
     node_news: mpsc::UnboundedReceiver<NodeNews>,

@@ -84,7 +84,7 @@ impl Reloader {
     pub(super) fn reload(&self) -> Reloaded {
         let told = saying_when_slow(SLOW, tell_slow, || self.read_again());
         log(&told);
-        // What kept the CA from issuing may be mended, and is in none of the files.
+        // The obstacle at the CA may be gone, and none of the files shows that.
         self.order_again.notify_waiters();
         told
     }
@@ -295,7 +295,7 @@ fn other_keys(old: &Config, new: &Config) -> Vec<String> {
     if otlp(old) != otlp(new) {
         places.push("otlp.token_file".to_owned());
     }
-    // Of what is shown of it, the password is left out.
+    // The password is left out of what is shown.
     if old.store.url != new.store.url {
         places.push("store.url".to_owned());
     }

@@ -83,9 +83,9 @@ pub(super) async fn watch(vault: Vault, require_ephemeral: bool, readiness: Read
 /// How the parts of a Cluster stand.
 #[derive(Default)]
 struct Part {
-    /// What the last look found.
+    /// The findings of the last look.
     seen: Option<StoreError>,
-    /// What two looks in a row have found.
+    /// The findings of two looks in a row.
     away: Option<StoreError>,
     /// When one that is back was counted last.
     counted_at: Option<Instant>,

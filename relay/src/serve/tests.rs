@@ -15,8 +15,8 @@ use crate::domain::InstanceState;
 use crate::limits::{InstanceOf, Quotas};
 use crate::random;
 use crate::secret::{Aor, InstanceSecret, Password, PushToken};
-use crate::vault::Fence;
 use crate::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
+use crate::vault::{Fence, RecordToWrite};
 
 /// A relay alone, at whatever ports are free.
 async fn relay() -> (Running, Quotas) {
@@ -92,7 +92,12 @@ fn instance(relay: &Running, quotas: &Quotas, id: InstanceId, presence: Presence
 /// The fence of a record that was stored.
 async fn later_fence(relay: &Running, id: InstanceId, new: &NewInstance) -> Fence {
     let lookup = relay.vault.lookup("app", &account().aor, &PushToken::new("token"));
-    relay.vault.put(id, &new.sealed, u64::MAX >> 1, &lookup, Fence::NEW).await.unwrap().fence
+    relay
+        .vault
+        .put(RecordToWrite { id, sealed: &new.sealed, expires_at: u64::MAX >> 1, lookup: &lookup, fence: Fence::NEW })
+        .await
+        .unwrap()
+        .fence
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,7 +133,7 @@ pub enum EnableError {
     /// The store does not answer.
     #[error("the store is away")]
     StoreAway,
-    /// The store may write to a disk, and the operator wants none that does.
+    /// The store may write to a disk, which the operator forbids.
     #[error("the store may write to a disk")]
     StoreMayPersist,
     /// This node holds as many instances as it may.

@@ -16,7 +16,7 @@ use super::Inner;
 use super::devices::{AccessError, Change, ChangeError, Field};
 use super::nodes::drain_messages::NodeMessage;
 use super::views::View;
-use crate::agent::request::{InstanceStatus, LeaseExpiry, Request};
+use crate::agent::request::{ChangedRecord, InstanceStatus, LeaseExpiry, Request};
 use crate::agent::tables::lease;
 use crate::agent::{Asked, RecordNote, Reminded, give_up_password};
 use crate::audit::{Act, AuditSubject};
@@ -25,7 +25,7 @@ use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, PushTarget, Record};
-use crate::vault::{Fence, Lookup, LookupChange, Sealed, StoreError};
+use crate::vault::{Fence, Lookup, RecordToWrite, Sealed, StoreError};
 
 /// Notes that are written down at once; each waits for its own instance, and for the store.
 const NOTES_AT_ONCE: usize = 64;
@@ -235,8 +235,9 @@ impl Inner {
     ) -> Result<InstanceStatus, ChangeError> {
         let fence = self.store_change(status, &changed).await?;
         let (id, Changed { sealed, lookup, lease, .. }) = (status.id, changed);
-        let (ends_at, was) = (lease.expires_at, Some(status.expires_at));
-        let replace = |reply| Request::Replace { id, sealed, lease, was, fence, presence, reply };
+        let ends_at = lease.expires_at;
+        let record = ChangedRecord { sealed, lease, was: Some(status.expires_at), fence, presence };
+        let replace = |reply| Request::Replace { id, record, reply };
         match self.dependencies.agent.ask(id, replace).await {
             Some(Ok(status)) => Ok(status),
             Some(Err(_)) => {
@@ -272,19 +273,16 @@ impl Inner {
             return Err(AccessError::Unknown.into());
         }
         let Changed { sealed, lookup, before, lease, is_proven } = changed;
+        let record = RecordToWrite { id, sealed, expires_at: lease.expires_at, lookup, fence };
         let put = async || {
             let put = async {
                 match is_proven {
-                    true if before != lookup => {
-                        vault
-                            .put_moved(id, sealed, lease.expires_at, LookupChange { from: before, to: lookup }, fence)
-                            .await
-                    }
+                    true if before != lookup => vault.put_moved(record, before).await,
                     true if status.state == InstanceState::Registered && !status.is_replacing => {
-                        vault.put_registered(id, sealed, lease.expires_at, lookup, fence).await
+                        vault.put_registered(record).await
                     }
-                    true => vault.put(id, sealed, lease.expires_at, lookup, fence).await,
-                    false => vault.put_beside(id, sealed, lease.expires_at, lookup, fence).await,
+                    true => vault.put(record).await,
+                    false => vault.put_beside(record).await,
                 }
             };
             self.timed(StoreOperation::Put, put).await

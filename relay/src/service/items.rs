@@ -8,7 +8,7 @@ use super::Inner;
 use super::devices::{AccessError, OwnCredential, OwnExport, Step, TestError, Tested, Timeline};
 use super::status::{call_view, voicemail};
 use super::views::View;
-use crate::agent::request::{ActivityView, InstanceStatus, Principal, Request, TestDenied};
+use crate::agent::request::{InstanceStatus, Principal, Request, TestDenied};
 use crate::secret::InstanceSecret;
 use crate::vault::items::{Message, MissedCall};
 use crate::vault::record::{Proof, Record};
@@ -97,7 +97,7 @@ impl Inner {
 
     pub(super) async fn timeline(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Timeline, AccessError> {
         let status = self.look(id, proof).await?;
-        let ActivityView { steps, .. } = self.told(id, proof).await?;
+        let steps = self.steps(id, proof).await?;
         let enabled_at_ms =
             self.with_record(&status, |record| enabled_at_ms(record, &steps)).ok_or(AccessError::Unknown)?;
         Ok(Timeline { enabled_at_ms, steps })
@@ -105,7 +105,7 @@ impl Inner {
 
     pub(super) async fn own_export(&self, id: InstanceId, proof: &InstanceSecret) -> Result<OwnExport, AccessError> {
         let status = self.look(id, proof).await?;
-        let ActivityView { steps, .. } = self.told(id, proof).await?;
+        let steps = self.steps(id, proof).await?;
         let calls = self.dependencies.agent.ask(id, |reply| Request::Calls { id, reply }).await.unwrap_or_default();
         let messages = self.messages_until(id, status.expires_at).await?;
         let missed_calls = self.missed_calls_until(id, status.expires_at).await?;
@@ -142,10 +142,10 @@ impl Inner {
         }
     }
 
-    async fn told(&self, id: InstanceId, proof: &InstanceSecret) -> Result<ActivityView, AccessError> {
+    async fn steps(&self, id: InstanceId, proof: &InstanceSecret) -> Result<Vec<Step>, AccessError> {
         let who = Principal::Device(proof.clone());
-        match self.dependencies.agent.ask(id, |reply| Request::Activity { id, who, reply }).await {
-            Some(Ok(told)) => Ok(told),
+        match self.dependencies.agent.ask(id, |reply| Request::Timeline { id, who, reply }).await {
+            Some(Ok(steps)) => Ok(steps),
             Some(Err(denied)) => Err(self.denied(id, denied, proof).await),
             None => Err(AccessError::StoreAway),
         }

@@ -150,7 +150,7 @@ struct Inner {
     passed_on: nodes::forwarded_requests::PassedOn,
     /// The nodes that leave.
     leavers: nodes::drain_messages::Leavers,
-    /// What SIP servers have given up at other nodes.
+    /// The wakes that SIP servers have given up at other nodes.
     given_up_wakes: nodes::given_up_wakes::GivenUpWakes,
     /// The store does not give what this node may claim.
     unclaimed: Mutex<Outage>,
@@ -159,17 +159,17 @@ struct Inner {
     ending_other_tokens: Semaphore,
     /// Changes for which the store has not answered.
     unanswered_writes: ownership::unanswered_writes::UnansweredWrites,
-    /// What another node has, while its calls end here.
+    /// Instances that another node has, while their calls end here.
     left_to_owner: ownership::left_to_owner::LeftToOwner,
-    /// What another node may have by now.
+    /// Instances that another node may have by now.
     offered: ownership::offers::Offered,
-    /// What was let go of because the store did not show it.
+    /// Instances that were released because the store did not show them.
     released: ownership::shown_again::Released,
-    /// What was taken over and cannot be pushed for here.
+    /// Instances that were taken over and cannot be pushed for here.
     unserved: ownership::unserved::Unserved,
-    /// What was taken over, and may go back.
+    /// Accounts that were taken over, and may go back.
     given_back: ownership::given_back::GivenBack,
-    /// What devices have removed by other nodes.
+    /// Registrations that devices have removed by way of other nodes.
     recent_removals: wipe::removed_contacts::RecentRemovals,
     /// How far this node is in handing its instances over.
     hand_over: drain::hand_over::HandOver,

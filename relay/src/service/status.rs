@@ -124,7 +124,7 @@ impl Inner {
     }
 
     pub(super) async fn list(&self, after: Option<InstanceId>, limit: usize, which: &Which) -> Page {
-        // One more than asked for tells whether a further page follows.
+        // One instance more than asked for tells whether a further page follows.
         let asked = limit + 1;
         let answers = self.dependencies.agent.ask_all(|reply| Request::List { after, limit: asked, reply }).await;
         let mut standings: Vec<InstanceStatus> = answers.into_iter().flatten().collect();

@@ -53,11 +53,6 @@ impl Notifier {
         self.say(&format!("STOPPING=1\nSTATUS={}", line(status)));
     }
 
-    /// How it stands, in words.
-    pub fn status(&self, status: &str) {
-        self.say(&format!("STATUS={}", line(status)));
-    }
-
     /// Tells that the service is alive.
     pub fn alive(&self) {
         // The next one comes soon; a word of a queue that nobody reads need not be one more.

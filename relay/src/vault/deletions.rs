@@ -95,7 +95,7 @@ impl Deletions {
         number
     }
 
-    /// What the store has said to one that had this noted: what was there for none of them has not to be remembered.
+    /// Notes the store's answer to a deletion: one that was there for no request need not be remembered.
     pub fn tell(&self, instance: InstanceId, collection: Collection, number: Number, was_there: bool) {
         let mut table = self.table();
         let place = (instance, collection);

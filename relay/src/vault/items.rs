@@ -558,14 +558,23 @@ mod tests {
 
     use super::*;
     use crate::vault::codec::lent::tests::samples;
-    use crate::vault::{Fence, Keyring};
+    use crate::vault::{Fence, Keyring, RecordToWrite};
 
     #[tokio::test]
     async fn what_nobody_can_open_goes_when_its_time_is_over_and_not_before() {
         let vault = Vault::open("memory:", Keyring::ephemeral(), "a").expect("opened");
         let (id, record) = (InstanceId::new(1 << 20, ShardTag(1)), samples().remove(0));
         let (sealed, lookup) = (vault.seal(id, &record), vault.lookup_of(&record));
-        vault.put(id, &sealed, shared_now() + DAY_S, &lookup, Fence::NEW).await.expect("put");
+        vault
+            .put(RecordToWrite {
+                id,
+                sealed: &sealed,
+                expires_at: shared_now() + DAY_S,
+                lookup: &lookup,
+                fence: Fence::NEW,
+            })
+            .await
+            .expect("put");
         let life_ms = MAX_LIFETIME_S * 1_000;
         for (number, age_ms) in [(1, life_ms), (2, life_ms + DAY_S * 1_000), (3, life_ms - 60_000), (4, 0)] {
             let message = Message { id: MessageId::new(number << 32, ShardTag(1)), ..message(None) };
@@ -631,7 +640,16 @@ mod tests {
         let told = |new| Mailbox { waiting: true, new: Some(new), ..Mailbox::default() };
         assert_eq!(vault.put_item(id, &vault.seal_mailbox(id, &told(1))).await, Err(StoreError::Gone));
         let (sealed, lookup) = (vault.seal(id, &record), vault.lookup_of(&record));
-        vault.put(id, &sealed, shared_now() + DAY_S, &lookup, Fence::NEW).await.expect("put");
+        vault
+            .put(RecordToWrite {
+                id,
+                sealed: &sealed,
+                expires_at: shared_now() + DAY_S,
+                lookup: &lookup,
+                fence: Fence::NEW,
+            })
+            .await
+            .expect("put");
         for new in [1, 2] {
             assert_eq!(vault.put_item(id, &vault.seal_mailbox(id, &told(new))).await, Ok(Placement::Kept));
         }

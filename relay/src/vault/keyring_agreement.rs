@@ -36,7 +36,7 @@ use crate::lock::Mutex;
 /// Rotations that are looked for beyond a keyring's own.
 const ROTATIONS_AHEAD: u32 = 8;
 
-/// What is known of it.
+/// The state of the agreement.
 #[derive(Default)]
 pub(super) struct AgreementState {
     looked: Mutex<Looked>,

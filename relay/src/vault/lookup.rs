@@ -81,7 +81,7 @@ pub(super) fn lookup(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -
     as_compared(aor, |aor| lookup_of(key, app, aor, token))
 }
 
-/// Under which name an instance was kept while the escapes of an AOR made it another one, until a later version took it over; `None`: under the same.
+/// The lookup by which earlier versions kept an instance, when the escapes of an AOR made it another one; `None`: the same.
 pub(super) fn lookup_as_written(key: &SecretKey, app: &str, aor: &Aor, token: &PushToken) -> Option<Lookup> {
     let differs = as_compared(aor, |compared| compared != aor.expose());
     differs.then(|| lookup_of(key, app, aor.expose(), token))
@@ -193,7 +193,7 @@ pub(super) fn item_key(key: &SecretKey, instance: &[u8; 16], kind: &[u8], name: 
     keyed_hash(key, "sipwake slot 1", &[instance, kind, name])
 }
 
-/// By what a device is known that was wiped: tells nothing of its secret, which is 256 random bits.
+/// The mark of a device that was wiped: it tells nothing of the secret, which is 256 random bits.
 pub(super) fn wipe_proof(key: &SecretKey, instance: &[u8; 16], secret: &InstanceSecret) -> [u8; 16] {
     keyed_hash(key, "sipwake wipe 1", &[instance, secret.expose().as_bytes()])
 }
@@ -202,7 +202,7 @@ pub(super) fn token_mark(key: &SecretKey, provider: u8, token: &PushToken) -> [u
     keyed_hash(key, "sipwake token 1", &[&[provider], token.expose().as_bytes()])
 }
 
-/// By what the nodes of a keyring know a device of an AOR at a SIP server that they speak of.
+/// The mark by which the nodes of a keyring speak of a device of an AOR at a SIP server.
 pub(super) fn device_mark(key: &SecretKey, aor: &Aor, server: &str, contact: &str) -> [u8; 16] {
     keyed_hash(key, "sipwake device 1", &[aor.expose(), server, contact].map(str::as_bytes))
 }

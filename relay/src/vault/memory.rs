@@ -13,12 +13,12 @@ use sip::id::InstanceId;
 use super::items::{Collection, ItemKey, Kept, Placement, SealedItem};
 use super::lookup::Lookup;
 use super::seal::Sealed;
-use super::store::{ErasedIf, Fence, LookupChange, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
+use super::store::{ErasedIf, Expiry, Fence, Naming, Owner, Placed, RecordToWrite, StoreError, Stored};
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
 use crate::lock::Mutex;
 
-/// So many nodes are remembered of a record.
+/// Nodes that are remembered for a record.
 const HAD_BY_MAX: usize = 4;
 
 /// A store that ends with the process. Clones are one store.
@@ -91,11 +91,11 @@ impl MemoryStore {
     }
 
     /// Another owner's record is written over.
-    pub fn take_over(&self, owner: &Owner, record: RecordToWrite<'_>, lookup: &Lookup) -> Result<Placed, StoreError> {
+    pub fn take_over(&self, owner: &Owner, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
         let table = self.table();
         let entry = table.records.get(&record.id).ok_or(StoreError::Gone)?;
         let fence = if *entry.owner == *owner { entry.fence } else { entry.fence.next() };
-        Ok(write(table, owner, RecordToWrite { fence, ..record }, Naming::Takes(lookup)))
+        Ok(write(table, owner, RecordToWrite { fence, ..record }, Naming::Takes))
     }
 
     pub fn take_lookup(&self, id: InstanceId, lookup: &Lookup) {
@@ -105,13 +105,13 @@ impl MemoryStore {
         }
     }
 
-    pub fn restore(&self, owner: &Owner, record: RecordToWrite<'_>, lookup: &Lookup) -> Result<(), StoreError> {
+    pub fn restore(&self, owner: &Owner, record: RecordToWrite<'_>) -> Result<(), StoreError> {
         let (table, fence) = (self.table(), record.fence);
         let is_anothers = |entry: &Entry| entry.fence > fence || entry.fence == fence && *entry.owner != *owner;
         if table.records.get(&record.id).is_some_and(|entry| is_anothers(entry)) {
             return Err(StoreError::NotOwner);
         }
-        write(table, owner, record, Naming::Takes(lookup));
+        write(table, owner, record, Naming::Takes);
         Ok(())
     }
 
@@ -325,17 +325,17 @@ fn since_boot_ms() -> i64 {
 
 /// Writes a record of this owner.
 fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<'_>, naming: Naming<'_>) -> Placed {
-    let RecordToWrite { id, sealed, expiry, fence } = record;
+    let RecordToWrite { id, sealed, expires_at, lookup, fence } = record;
+    let expiry = Expiry::at(expires_at);
     let (expires_at, ends_at_ms) = (expiry.at_s, since_boot_ms().saturating_add_unsigned(expiry.left_ms()));
-    let is_another = |lookup: &Lookup| table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup);
-    let (lookup, takes_lookup) = match naming {
-        Naming::Takes(lookup) | Naming::TakesRegistered(lookup) => (lookup, is_another(lookup)),
-        Naming::Moves(LookupChange { to, .. }) => (to, true),
-        Naming::Leaves(lookup) => (lookup, false),
+    let takes_lookup = match naming {
+        Naming::Takes | Naming::TakesRegistered => table.records.get(&id).is_none_or(|entry| entry.lookup != *lookup),
+        Naming::Moves { .. } => true,
+        Naming::Leaves => false,
     };
     let had = table.records.get_mut(&id).map(|entry| (entry.kept.take(), std::mem::take(&mut entry.had_by)));
     let (kept, mut had_by) = had.unwrap_or_default();
-    if matches!(naming, Naming::TakesRegistered(_)) {
+    if matches!(naming, Naming::TakesRegistered) {
         had_by.clear();
     }
     table.remove(id);

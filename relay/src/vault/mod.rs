@@ -63,8 +63,8 @@ pub use passed_ends::PassedEnds;
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
-    AwayReason, Fence, KeyringMismatch, LEASE, Lease, LookupChange, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL,
-    RecordOwner, Settings, StoreError, StoreTls, Stored,
+    AwayReason, Fence, KeyringMismatch, LEASE, Lease, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL, RecordOwner,
+    RecordToWrite, Settings, StoreError, StoreTls, Stored,
 };
 
 pub use tombstones::{NotWritten, PeerTombstone, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
@@ -73,7 +73,7 @@ use deletions::Deletions;
 use item_order::Places;
 use memory::MemoryStore;
 use redis::RedisStore;
-use store::{ErasedIf, Expiry, Naming, RecordToWrite};
+use store::{ErasedIf, Expiry, Naming};
 use wanted::Wanted;
 
 /// The longest that a record lives after it was put, in seconds: 6 days.
@@ -272,7 +272,7 @@ impl Vault {
         lookup::sip_instance(&self.0.keyring.index_key(), &self.0.owner.node, group)
     }
 
-    /// Stores a record until `expires_at` (seconds since 1970, cut to [`MAX_LIFETIME_S`] from now).
+    /// Stores a record until its end.
     ///
     /// With [`Fence::NEW`] it is created, owned by this node, and takes over its lookup: an instance that had it is
     /// named in [`Placed::displaced`] and is the caller's to wipe. With the fence of an earlier [`Placed`] or [`Stored`]
@@ -281,31 +281,17 @@ impl Vault {
     /// # Errors
     /// [`StoreError::NotOwner`] when another node or a later run owns it; [`StoreError::Gone`] when it is to be updated
     /// and was erased or has expired; [`StoreError::Away`] when the store does not answer in time.
-    pub async fn put(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        self.place(id, sealed, expires_at, Naming::Takes(lookup), fence).await
+    pub async fn put(&self, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
+        self.place(record, Naming::Takes).await
     }
 
-    /// Updates a record of which the lookup changes: it takes the new one whatever the store has of an earlier try whose answer was lost, and has the one
+    /// Updates a record whose lookup was `from`: it takes the new one whatever the store has of an earlier try whose answer was lost, and has the one
     /// before no more.
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub async fn put_moved(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: LookupChange<'_>,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        self.place(id, sealed, expires_at, Naming::Moves(lookup), fence).await
+    pub async fn put_moved(&self, record: RecordToWrite<'_>, from: &Lookup) -> Result<Placed, StoreError> {
+        self.place(record, Naming::Moves { from }).await
     }
 
     /// Creates or updates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it
@@ -313,37 +299,23 @@ impl Vault {
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub async fn put_beside(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        self.place(id, sealed, expires_at, Naming::Leaves(lookup), fence).await
+    pub async fn put_beside(&self, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
+        self.place(record, Naming::Leaves).await
     }
 
-    async fn place(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        naming: Naming<'_>,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        if fence == Fence::NEW {
+    async fn place(&self, record: RecordToWrite<'_>, naming: Naming<'_>) -> Result<Placed, StoreError> {
+        if record.fence == Fence::NEW {
             self.takes_new().await?;
             self.0.agreement.note_put();
         }
-        let (record, owner) = (RecordToWrite { id, sealed, expiry: Expiry::at(expires_at), fence }, &self.0.owner);
+        let owner = &self.0.owner;
         match &self.0.store {
             Store::Memory(memory) => memory.put(owner, record, naming),
             Store::Redis(redis) => redis.put(owner, record, naming).await,
         }
     }
 
-    /// Has a lookup name an instance, until `expires_at` (as of [`Self::put`]), whatever it named before.
+    /// Has a lookup name an instance, until `expires_at` (in seconds since 1970), whatever it named before.
     ///
     /// # Errors
     /// [`StoreError::Away`].
@@ -360,24 +332,17 @@ impl Vault {
     ///
     /// # Errors
     /// [`StoreError::NotOwner`] when another owner came later, or at the same time; [`StoreError::Away`] when the store does not answer in time.
-    pub async fn restore(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<(), StoreError> {
+    pub async fn restore(&self, record: RecordToWrite<'_>) -> Result<(), StoreError> {
         if let Store::Redis(redis) = &self.0.store {
             redis.takes_new().await?;
         }
-        let (record, owner) = (RecordToWrite { id, sealed, expiry: Expiry::at(expires_at), fence }, &self.0.owner);
+        let owner = &self.0.owner;
         let earlier = match &self.0.store {
-            Store::Memory(memory) => return memory.restore(owner, record, lookup),
-            Store::Redis(redis) => redis.restore(owner, record, lookup).await?,
+            Store::Memory(memory) => return memory.restore(owner, record),
+            Store::Redis(redis) => redis.restore(owner, record).await?,
         };
         let Some(earlier) = earlier.filter(|earlier| earlier.node != owner.node) else { return Ok(()) };
-        if self.holds_lease(&earlier).await? { self.tell_ended(&earlier, &[id]).await } else { Ok(()) }
+        if self.holds_lease(&earlier).await? { self.tell_ended(&earlier, &[record.id]).await } else { Ok(()) }
     }
 
     /// Tells a run of another node that instances which it may have have ended.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::peer_messages::Letter;
 use super::redis::RedisStore;
 use super::store::{Expiry, Naming, RecordToWrite};
-use super::{Fence, Lease, Lookup, Owner, Peer, Placed, Sealed, Store, StoreError, Stored, Vault, lookup};
+use super::{Lease, Owner, Peer, Placed, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;
 
 impl Vault {
@@ -41,41 +41,27 @@ impl Vault {
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub async fn put_registered(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-        fence: Fence,
-    ) -> Result<Placed, StoreError> {
-        self.place(id, sealed, expires_at, Naming::TakesRegistered(lookup), fence).await
+    pub async fn put_registered(&self, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
+        self.place(record, Naming::TakesRegistered).await
     }
 
-    /// Writes a record in the place of another run's, by the next fence: at no time is there none. A node that had it is told to let go. The record's lookup,
+    /// Writes a record in the place of another run's, by the next fence, whatever its own says: at no time is there none. A node that had it is told to let go. The record's lookup,
     /// and what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
     ///
     /// # Errors
     /// [`StoreError::Gone`] when there is none any more, and [`StoreError::NotOwner`] when it has changed hands in this moment; [`StoreError::Away`], also as
     /// [`Self::takes_new`] says.
-    pub async fn take_over(
-        &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
-    ) -> Result<Placed, StoreError> {
+    pub async fn take_over(&self, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
         self.takes_new().await?;
         self.0.agreement.note_put();
-        let (expiry, owner) = (Expiry::at(expires_at), &self.0.owner);
-        let record = RecordToWrite { id, sealed, expiry, fence: Fence::NEW };
+        let owner = &self.0.owner;
         let redis = match &self.0.store {
-            Store::Memory(memory) => return memory.take_over(owner, record, lookup),
+            Store::Memory(memory) => return memory.take_over(owner, record),
             Store::Redis(redis) => redis,
         };
-        let taken = redis.take_over(owner, record, lookup).await;
+        let taken = redis.take_over(owner, record).await;
         if taken == Err(StoreError::Malformed) {
-            self.erase_all_of(id, Some(*lookup)).await?;
+            self.erase_all_of(record.id, Some(*record.lookup)).await?;
             return Err(StoreError::Gone);
         }
         let (placed, earlier) = taken?;

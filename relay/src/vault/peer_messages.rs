@@ -52,14 +52,14 @@ pub enum Letter {
         number: LetterNumber,
         /// Where the answer goes.
         from: Owner,
-        /// What is asked.
+        /// The question.
         body: Zeroizing<Vec<u8>>,
     },
-    /// What came of it.
+    /// The answer.
     Answer {
-        /// Of which question.
+        /// The number of the question.
         number: LetterNumber,
-        /// What came of it.
+        /// The answer.
         body: Zeroizing<Vec<u8>>,
     },
     /// Instances of the reader have ended: [`Vault::ended_elsewhere`] names them.
@@ -82,7 +82,7 @@ pub enum Letter {
 pub struct WokenCall {
     /// The device.
     pub instance: InstanceId,
-    /// What the call's INVITE has in common with its copies.
+    /// The mark that the call's INVITE has in common with its copies.
     pub mark: InviteMark,
     /// How long the call still waits, in milliseconds.
     pub left_ms: u32,
@@ -216,7 +216,7 @@ impl Seen {
 }
 
 impl Vault {
-    /// Who this run is, for those who answer it.
+    /// This run, as the sender to answer.
     pub fn owner(&self) -> &Owner {
         &self.0.owner
     }
@@ -338,7 +338,7 @@ mod tests {
             let letter = Letter::TakenOver { registered: taken.clone(), left: spare.clone() };
             letter.encode(&mut bytes);
             assert!(bytes.len() <= letter.room(), "sealed without a copy");
-            // The form that earlier versions read and write.
+            // The form of earlier versions.
             let names: Vec<u8> = taken.iter().chain(&spare).flat_map(|id| id.to_bytes()).collect();
             assert_eq!((bytes[0], &bytes[25..]), (3, &[&(taken.len() as u32).to_be_bytes()[..], &names].concat()[..]));
             let Some((Letter::TakenOver { registered, left }, ..)) = Letter::decode(&bytes) else { panic!() };

@@ -15,7 +15,7 @@ pub use sip::endpoint::Presence;
 /// Realms of one account whose HA1s are kept at most; the REGISTER of one is asked in one or two.
 pub const REALMS_MAX: usize = 8;
 
-/// What a sealed record is of.
+/// The kind of a sealed record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoredRecord {
     /// A lent account.
@@ -63,7 +63,7 @@ pub struct Record {
     pub device: Device,
     /// Which events wake it.
     pub wake_for: WakeFor,
-    /// What the device proves itself with.
+    /// The device's proof.
     pub secret: InstanceSecret,
     /// The opaque user of the relay's Contact; the same for all devices of one account in one app.
     pub binding: sip::id::BindingId,
@@ -111,7 +111,7 @@ pub struct PushBindingRecord {
     pub expires_at: u64,
 }
 
-/// Has each print its name alone: what stands in it names a person, or is a secret.
+/// Makes each type print its name alone: its contents name a person, or are a secret.
 macro_rules! print_nothing {
     ($($name:ident),+) => {
         $(impl fmt::Debug for $name {
@@ -131,7 +131,7 @@ pub struct Account {
     pub aor: Aor,
     /// The user name of the digest; the AOR's user when the app named none.
     pub auth_username: Box<str>,
-    /// What the digest is computed from.
+    /// The secrets from which the digest is computed.
     pub proof: Proof,
     /// The registrar's URI; the AOR's domain when absent.
     pub registrar: Option<Box<str>>,
@@ -178,7 +178,7 @@ pub struct Device {
     pub call_push: PushTarget,
     /// Where everything else goes; `None`: to the call target, nowhere on APNs.
     pub alert_push: Option<PushTarget>,
-    /// What its user calls it; at most 64 characters.
+    /// The user's name for the device; at most 64 characters.
     pub label: Option<Box<str>>,
 }
 
@@ -215,12 +215,12 @@ pub struct PushTarget {
     /// The device's key; with one, whatever a push says beside its event is sealed to it. It stands here so that no push can
     /// forget it.
     pub public_key: Option<Box<PublicKey>>,
-    /// What a push is encrypted with, for Web Push; then `token` is the endpoint.
+    /// The keys that encrypt a push, for Web Push; then `token` is the endpoint.
     pub web: Option<Box<WebPushKeys>>,
 }
 
 impl PushTarget {
-    /// One whose device has given no key.
+    /// An address whose device has given no key.
     pub fn new(provider: Provider, token: PushToken, confirmed_at_ms: u64) -> Self {
         Self { provider, token, confirmed_at_ms, public_key: None, web: None }
     }
@@ -261,7 +261,7 @@ impl Provider {
 pub struct WebPushKeys {
     /// The device's public key: an uncompressed point of P-256.
     pub p256dh: [u8; 65],
-    /// What it and the relay alone know.
+    /// The secret that the device and the relay alone know.
     pub auth: [u8; 16],
 }
 
@@ -302,7 +302,7 @@ pub struct WakeFor {
     pub missed_call: bool,
 }
 
-/// What a device is told before its lease ends, in the order of time.
+/// The reminders that a device gets before its lease ends, in the order of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reminder {
     /// A day before: the app should renew, silently.

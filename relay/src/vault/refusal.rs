@@ -74,7 +74,7 @@ impl StoreError {
         }
     }
 
-    /// What an operator is to do about it.
+    /// The operator's remedy.
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Away(AwayReason::Refused(code)) => named(code).map_or(ASK_IT, |(_, remedy)| remedy),

@@ -90,13 +90,18 @@ impl Fence {
     }
 }
 
-/// A record to be written, by its owner.
+/// A record to be written.
 #[derive(Clone, Copy)]
-pub(super) struct RecordToWrite<'a> {
+pub struct RecordToWrite<'a> {
+    /// The instance.
     pub id: InstanceId,
+    /// Its record, sealed.
     pub sealed: &'a Sealed,
-    pub expiry: Expiry,
-    /// The fence by which its owner has it.
+    /// When it ends, in seconds since 1970; cut to [`MAX_LIFETIME_S`] from now.
+    pub expires_at: u64,
+    /// The name under which the instance is found.
+    pub lookup: &'a Lookup,
+    /// The fence by which this run has the record; [`Fence::NEW`]: there is none yet.
     pub fence: Fence,
 }
 
@@ -123,15 +128,6 @@ impl Expiry {
     }
 }
 
-/// The lookups of a record whose device has another token.
-#[derive(Clone, Copy)]
-pub struct LookupChange<'a> {
-    /// The one before.
-    pub from: &'a Lookup,
-    /// The one from now on.
-    pub to: &'a Lookup,
-}
-
 /// Which record is erased; another one is left as it is.
 #[derive(Clone, Copy)]
 pub(super) enum ErasedIf<'a> {
@@ -147,13 +143,16 @@ pub(super) enum ErasedIf<'a> {
 #[derive(Clone, Copy)]
 pub(super) enum Naming<'a> {
     /// The lookup names the record's instance from then on, where it is another one than the record had.
-    Takes(&'a Lookup),
+    Takes,
     /// The same, of one that is registered from here: the Contacts of nodes that had it before are gone.
-    TakesRegistered(&'a Lookup),
-    /// The later one does in any case, and the earlier one no more. Done again it does the same.
-    Moves(LookupChange<'a>),
+    TakesRegistered,
+    /// The lookup names it in any case, and the earlier one no more. Done again it does the same.
+    Moves {
+        /// The lookup before.
+        from: &'a Lookup,
+    },
     /// The lookup goes on naming the other one.
-    Leaves(&'a Lookup),
+    Leaves,
 }
 
 /// One record as a store holds it.
@@ -175,7 +174,7 @@ pub struct Stored {
     pub taken_from: Option<Owner>,
     /// The node that has put it last, where another one has claimed it since.
     pub put_by: Option<Arc<str>>,
-    /// The nodes from which it was claimed, the latest first. Their Contacts may stand: who claims it next may have died before it was registered there.
+    /// The nodes from which it was claimed, the latest first. Their Contacts may stand: a later owner may have died before it registered the account.
     pub had_by: Vec<Arc<str>>,
 }
 

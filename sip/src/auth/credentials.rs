@@ -15,7 +15,7 @@ use super::digest::{DigestInput, Protection};
 use super::fields::{named, named_before_another, strip_scheme};
 use super::{Algorithm, Ha1, Hash, NONCE_BYTES, OPAQUE_BYTES, REALM_BYTES, URI_BYTES, USERNAME_BYTES, VALUE_BYTES};
 
-/// Base64 as lenient readers take it.
+/// Base64 as lenient readers accept it.
 const BASIC: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -148,9 +148,9 @@ pub fn usernames<'a>(values: impl Iterator<Item = &'a [u8]>, most: usize) -> Opt
     Some(names)
 }
 
-/// The text of bytes that others may read: in UTF-8, or where they are none, in the Latin-1 of databases, which is Windows-1252.
+/// The bytes as text: UTF-8, or if they are none, the Latin-1 of databases, which is Windows-1252.
 pub fn text_of(bytes: &[u8]) -> Cow<'_, str> {
-    /// Those of 0x80 to 0x9F that are letters.
+    /// The letters among 0x80 to 0x9F.
     const LETTERS: [(u8, char); 8] = [
         (0x83, '\u{192}'),
         (0x8a, '\u{160}'),

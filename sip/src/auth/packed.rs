@@ -77,7 +77,7 @@ impl PackedChallenge {
 }
 
 impl fmt::Debug for PackedChallenge {
-    /// As the challenge itself.
+    /// The challenge in its unpacked form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.unpack().fmt(f)
     }

@@ -20,7 +20,7 @@ impl CallerKey {
 }
 
 impl CallerKeys {
-    /// That of a caller with this address, however it is written.
+    /// The key of a caller with this address, in whatever spelling.
     pub fn of(&self, caller: &str) -> CallerKey {
         CallerKey(self.0.hash_one(caller::counted(caller)))
     }

@@ -1,4 +1,4 @@
-//! What a MESSAGE says: something to its reader, or to an app alone.
+//! The content of a MESSAGE: words for its reader, or a note for an app alone.
 //!
 //! | media type | it is |
 //! | --- | --- |
@@ -16,14 +16,14 @@ use crate::message::{Params, media_type, unquote};
 /// Contents within contents that are looked into.
 const LEVELS_MAX: u8 = 4;
 
-/// What a MESSAGE says.
+/// The content of a MESSAGE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageContent {
     /// Something for its reader.
     Words,
-    /// That somebody writes: soon over.
+    /// A typing indication, which is soon over.
     Composing,
-    /// That another message was delivered or displayed.
+    /// A note that another message was delivered or displayed.
     Notification,
 }
 

@@ -202,18 +202,18 @@ pub fn contact_fault(register: &Message) -> Option<&'static str> {
     }
     let lasting = lasting(register, &contacts);
     let (lasts, others) = lasting.split_first()?;
-    // What is written twice is one (RFC 3261 §10.3).
+    // A Contact that is written twice is one (RFC 3261 §10.3).
     if others.iter().any(|other| other.target() != lasts.target()) {
         return Some("a REGISTER may register one Contact");
     }
     push_request(lasts).is_err().then_some("the pn-provider, pn-param or pn-prid of the Contact cannot be read")
 }
 
-/// The Contacts that a REGISTER registers; of several, those alone whose host and port can be read, where there is one.
+/// The Contacts that a REGISTER registers. Of several, only those whose host and port can be read, if there is one.
 fn lasting<'a, 'b>(register: &Message, contacts: &'b [Party<'a>]) -> Vec<&'b Party<'a>> {
     let mut all: Vec<_> = contacts.iter().filter(|contact| lasts_for(register, contact) > 0).collect();
     let leads = |contact: &&Party<'_>| {
-        // What stands behind the port may be as odd as it likes.
+        // The text behind the port does not matter.
         let head = contact.target().and_then(|target| target.split([';', '?']).next());
         head.is_some_and(|head| Uri::parse(head).is_some())
     };
@@ -511,8 +511,8 @@ pub fn binding_of(key: &TokenKey, instance: InstanceId) -> BindingId {
     BindingId::new(u128::from_be_bytes(bits), instance.tag())
 }
 
-/// The name of an account among those that one SIP server serves, for its failures to be counted by: the same for all devices of an AOR, for both schemes,
-/// and for each spelling that a SIP server may take for the same (RFC 3261 §19.1.4, and those that fold the case of a user).
+/// The name by which the failures of an account at its SIP server are counted: the same for all devices of an AOR, for both schemes, and for each spelling that
+/// a SIP server may take for the same user (RFC 3261 §19.1.4; some fold its case, too).
 pub fn account_name(key: &TokenKey, aor: &str) -> BindingId {
     let address = aor.split_once(':').map_or(aor, |(_, address)| address);
     let address = wholly_unescaped(address).to_ascii_lowercase();

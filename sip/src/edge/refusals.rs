@@ -26,7 +26,7 @@ use crate::message::{Composer, Message, Name};
 pub struct Refusals(Vec<Message>);
 
 impl Refusals {
-    /// One more, as it came from a device.
+    /// Adds a refusal as it came from a device.
     pub fn add(&mut self, response: &Message) {
         self.0.push(response.clone());
     }
@@ -79,7 +79,7 @@ fn rank(status: u16) -> (u16, u8) {
     }
 }
 
-/// That of the relay's own answer: 408 says that a device rang, which a device's own 408 does not.
+/// The rank of the relay's own answer: its 408 says that a device rang, which a device's own 408 does not.
 fn own_rank(status: u16) -> (u16, u8) {
     if status == 408 { rank(480) } else { rank(status) }
 }

@@ -46,9 +46,9 @@ pub(super) struct CarriedProofs {
     last: u64,
     /// Requests that wait for the shell's word.
     held: BTreeMap<CarriedProofId, (Source, Message)>,
-    /// The one that has it, until it is sent on.
+    /// The request that was let through, until it is sent on.
     admitted: Option<CarriedProofId>,
-    /// Those that were sent on.
+    /// Requests that were sent on.
     sent: BTreeMap<ServerId, CarriedProofId>,
     /// The user whose proof was taken last in a REGISTER of a registration.
     own: HashMap<InstanceId, Own>,
@@ -57,7 +57,7 @@ pub(super) struct CarriedProofs {
 /// A user whose proof was taken in a REGISTER.
 struct Own {
     name: Box<str>,
-    /// Those of the proofs in it: a server of several domains may look a user up by the realm, and this one is another's elsewhere.
+    /// The realms of the proofs in it: a server of several domains may look a user up by the realm, and the same name in another realm is another user.
     realms: BTreeSet<Box<str>>,
     /// Proofs in a row that were refused since, outside dialogs.
     refusals: u16,

@@ -55,7 +55,7 @@ pub(super) enum Timer {
     Check(BindingId),
     /// An unregistration has taken long enough.
     Unbind(BindingId),
-    /// What an unregistration has overtaken is sent again no more.
+    /// A REGISTER that an unregistration has overtaken is sent again no more.
     Again(BindingId),
     Upstream(UpstreamId),
     /// The next few registrations of an upstream may start.
@@ -69,7 +69,7 @@ pub(super) enum Timer {
     ReplacedFlow(UpstreamId, Box<FlowId>),
     /// The peer of an ended stream is no longer needed: none of its requests can still be answered.
     Return(Box<FlowId>),
-    /// Nobody can use this stream any more.
+    /// A stream is of no further use.
     Linger(Box<FlowId>),
     /// A request has waited long enough for its peer to come back.
     Parked(OfflinePeer),
@@ -111,7 +111,7 @@ pub(super) enum ClientOwner {
     Forwarded(ServerId, Option<UpstreamId>),
     /// A REGISTER that passes through.
     ForwardedRegister(ForwardedRegisterId),
-    /// Nobody waits for the answer.
+    /// The answer has no receiver.
     Nobody,
 }
 

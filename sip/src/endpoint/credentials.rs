@@ -228,13 +228,14 @@ impl Endpoint {
         self.others(binding).iter().find(waits).copied()
     }
 
-    /// A device that is proven was checked again in vain. Gives what that means for it: credentials that the server has not seen were not refused.
+    /// A device that is proven was checked again in vain. `refused`: the standing of its credentials, if the server has seen and refused them. Returns the
+    /// consequence for the device.
     pub(super) fn note_recheck(
         &mut self,
         now: Instant,
         binding: BindingId,
         instance: InstanceId,
-        (standing, shown): (Standing, bool),
+        refused: Option<Standing>,
         failure: RegistrationFailure,
     ) -> RegistrationFailure {
         let waits = self.core.settings.timing.upstream.back_off;
@@ -248,14 +249,14 @@ impl Endpoint {
         let own = self.devices.credentials_of(instance);
         if let Some((own, verdicts)) = own.zip(self.verdicts_mut(binding)) {
             let fresh = Refused { refusals: 0, until: now, shown: false, locked: false };
-            let refused = verdicts.refused.entry(own).or_insert(fresh);
-            refused.until = now + after;
-            if shown {
-                (refused.refusals, refused.shown, refused.locked) = (standing.refusals, true, true);
+            let verdict = verdicts.refused.entry(own).or_insert(fresh);
+            verdict.until = now + after;
+            if let Some(standing) = &refused {
+                (verdict.refusals, verdict.shown, verdict.locked) = (standing.refusals, true, true);
             }
         }
         // The server accepts others of the same account: it is well.
-        match status.filter(|_| shown && failure.is_final()) {
+        match status.filter(|_| refused.is_some() && failure.is_final()) {
             Some(status) => RegistrationFailure::Refused { status },
             None => RegistrationFailure::Retry { status, after },
         }

@@ -33,7 +33,7 @@ pub const ELSEWHERE_MAX: usize = 16_384;
 const KEPT: Duration = LATE;
 /// The longest registration of its device, in seconds: the instance may be here again by then, and the device is attached with its next REGISTER.
 pub const REGISTERS_FOR_S: u32 = 60;
-/// What the device's developer reads.
+/// The Warning for the device's developer.
 const WARNING: &str = "another node has this instance: calls come by the edge that their push names, and here only the calls go on that stand";
 
 /// The instances that other nodes have.
@@ -168,7 +168,7 @@ impl Endpoint {
             self.core.flush();
         }
         self.refuse_all_unproven(now, instance, source.flow, 503);
-        // Who has proved itself there before is no stranger, however long the store is away.
+        // A device that has proved itself there before is no stranger, however long the store is away.
         if self.attachments.dialog_flow(instance).is_none_or(|dialogs| dialogs.flow != source.flow) {
             self.count_early(source.flow);
         }

@@ -204,7 +204,7 @@ pub enum Event {
     InviteExpired {
         /// The call.
         call: CallId,
-        /// A device that it was for, and that was not out.
+        /// A device that it was for, and that had not refused it.
         instance: InstanceId,
     },
     /// A device's final response to a call is longer than its SIP server may take; the caller gets 500 in its place.

@@ -1,4 +1,4 @@
-//! What the flows of both sides have in common: pings, and the end of a stream.
+//! The common part of the flows of both sides: pings, and the end of a stream.
 //!
 //! Invariant: everything that used a stream forgets it when it ends.
 

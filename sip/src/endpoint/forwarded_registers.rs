@@ -232,7 +232,7 @@ impl Endpoint {
         let Some(register) = self.registers.get(id) else { return };
         let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
         let mut edit = forward::forward_request(&register.request, sent_by, branch);
-        // The rest goes as its sender wrote it: many write their proxy without `lr`, and the Request-URI is the domain that it registers at.
+        // The rest goes as its sender wrote it: many clients write their proxy without `lr`, and the Request-URI is the domain of the registration.
         for _ in 0..register.own_routes {
             edit = edit.pop(Name::Route);
         }
@@ -261,7 +261,7 @@ impl Endpoint {
             self.core.transactions.give_up(now, register.server);
             self.ended(id, &register, None);
             let silence = self.core.settings.timing.transaction.t1_64();
-            // Else its flow is gone, which says what it says by itself.
+            // Otherwise its flow is gone, which counts by itself.
             if let (Some(upstream), Some(sent)) = (register.upstream(), register.sent)
                 && sent.at + silence <= now
             {
@@ -294,8 +294,8 @@ impl Endpoint {
             && let Some(register) = self.registers.get(id).filter(|it| it.refused.is_some())
             && is_failed_proof(&register.request, status, response)
         {
-            // Its proof answers a challenge of the address that was left, so the account's password is not in doubt. Who guesses is told the difference
-            // by the answer nevertheless, so his connection counts it.
+            // The proof answers a challenge of the earlier address, so the account's password is not in doubt. The answer tells a guesser the difference
+            // all the same, so the connection counts it.
             let RegisterIntent { server, aor, .. } = &register.intent;
             let (flow, server, aor) = (register.source.flow, server.clone(), aor.clone());
             self.end_register(now, id, 503);
@@ -319,7 +319,7 @@ impl Endpoint {
         is_known.then(|| push_proxy::account_name(&self.core.token_key, &register.intent.aor))
     }
 
-    /// Whose REGISTER is under way.
+    /// The sender of a REGISTER that is under way.
     fn passed_sender(&self, register: &ForwardedRegister) -> PassedSender {
         let account = self.accepted_account(register);
         let RegisterIntent { server, aor, .. } = &register.intent;
@@ -334,8 +334,8 @@ impl Endpoint {
         PassedSender { account, refs }
     }
 
-    /// Counts against an address of a SIP server that it has not served a REGISTER. Whether that is sent once more, by the next flow (RFC 3263 §4.3). Where it
-    /// has registered something all the same, the next one registers the same Contact.
+    /// Counts against an address of a SIP server that it has not served a REGISTER. Returns whether the REGISTER is sent once more, by the next flow (RFC
+    /// 3263 §4.3). If the first address has registered it all the same, the next one registers the same Contact.
     fn asks_elsewhere(
         &mut self,
         now: Instant,
@@ -462,7 +462,7 @@ impl Endpoint {
         }
     }
 
-    /// Those that were sent before an accepted REGISTER, and would register what that one has registered or removed, register nothing any more.
+    /// REGISTERs that were sent before an accepted one, and would register what that one has registered or removed, register nothing any more.
     fn overtake_earlier(&mut self, register: &ForwardedRegister, removed: &[RemovedContact]) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {
@@ -580,9 +580,9 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
     Some(CarriedProof { usernames })
 }
 
-/// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks
-/// by 407, and the registrar behind it by 401 (RFC 3261 §22.3). Some servers answer 404 or 604 to whoever is not let in. An
-/// account that is gone gets the same: its phone counts as one that guesses, which delays that account, and after many more its source.
+/// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks by 407, and the
+/// registrar behind it by 401 (RFC 3261 §22.3). Some servers answer 404 or 604 to anybody whom they do not let in. The phone of an account that is gone gets
+/// the same, and counts as one that guesses: that delays the account, and after many more its source.
 fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
     match status {
         401 => register.has(Name::Authorization) && !is_stale(response),

@@ -131,7 +131,7 @@ impl Endpoint {
         self.bindings.get(binding).and_then(|registration| registration.stands_until())
     }
 
-    /// Whether a binding is about to be registered from here, and the Contacts of relays that had it before are about to be taken away.
+    /// Whether a binding is about to be registered from here, which removes the Contacts of relays that had it before.
     pub fn is_taking_over(&self, binding: BindingId) -> bool {
         self.bindings.get(binding).is_some_and(|registration| registration.is_taking_over())
     }
@@ -289,10 +289,11 @@ impl Endpoint {
         failure: RegistrationFailure,
     ) -> Option<(RegistrationFailure, Step)> {
         let registration = self.bindings.get(binding)?;
-        let (tried, heard) = (registration.instance, (registration.standing(), registration.is_refused()));
+        let tried = registration.instance;
+        let refused = registration.is_refused().then(|| registration.standing());
         let step = self.restore_owner(binding)?;
         let failure = if self.devices.is_proven(tried) {
-            self.note_recheck(now, binding, tried, heard, failure)
+            self.note_recheck(now, binding, tried, refused, failure)
         } else {
             failure
         };

@@ -1,5 +1,6 @@
-//! The 200 to a REGISTER that makes a new registration, or has our Path in place of another node's, waits until that is stored where other nodes find it. After
-//! the answer a phone sleeps, and its SIP server knows our Path alone: if this node died before, no other node would push the phone to register again.
+//! The 200 to a REGISTER that makes a new registration, or has our Path in place of another node's, waits until that is stored where other nodes find it.
+//! After the answer, the phone sleeps, and its SIP server knows only our Path. If this node died with nothing stored, no other node would push the phone to
+//! register again.
 //!
 //! | the 200 goes | |
 //! | --- | --- |

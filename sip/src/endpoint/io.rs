@@ -353,12 +353,12 @@ pub enum Missing {
     Addresses(UpstreamId),
 }
 
-/// Who takes the calls of a process that is about to end.
+/// The next owner of the calls of a process that is about to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {
     /// Another node: the caller's server tries the call again.
     OtherNode,
-    /// Nobody: the devices have missed the call.
+    /// None: the devices have missed the call.
     Nobody,
 }
 

@@ -40,7 +40,7 @@ impl Messages {
         self.rows.len()
     }
 
-    /// Those that have no final answer, in the order in which they came.
+    /// The MESSAGEs without a final answer, in the order in which they came.
     pub(super) fn unanswered(&self) -> Vec<MessageRequestId> {
         #[expect(clippy::disallowed_methods, reason = "sorted before anybody is answered")]
         let open = self.rows.iter().filter(|(_, pending)| pending.request().is_some());
@@ -175,7 +175,7 @@ impl Endpoint {
         let Some(pending) = self.messages.rows.get_mut(&id) else { return };
         let Some(request) = pending.request() else { return };
         if is_composing(request) {
-            // Nobody who comes later wants to know.
+            // No later requester needs it.
             pending.on_stored(instance, StoreOutcome::Stored);
             return;
         }

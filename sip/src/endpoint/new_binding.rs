@@ -40,7 +40,7 @@ pub struct NewBinding {
     pub proven: bool,
     /// Another device of the binding with identical credentials, if there is one: a verdict of the SIP server on either holds for both.
     pub same_as: Option<InstanceId>,
-    /// The Contacts of the relays that had the device before, and are gone or leaving: they are removed by the next REGISTER, which follows at once.
+    /// The Contacts of the relays that had the device before and are gone or leaving. The next REGISTER, which follows at once, removes them.
     pub taken_from: Vec<Arc<ContactHosts>>,
 }
 

@@ -18,7 +18,7 @@ use crate::transaction::ServerId;
 
 /// Answered INVITEs whose ACK has not come; a further one is not waited for.
 const UNACKNOWLEDGED_MAX: usize = 10_000;
-/// Of a request that the end of the process has left unanswered, the Retry-After, in seconds.
+/// The Retry-After for a request that the end of the process has left unanswered, in seconds.
 const RETRY_AFTER_S: u32 = 1;
 
 /// The dialogs in which a 2xx to an INVITE has passed, and no ACK, by a hash of their Call-IDs, each with the moment at which its sender gives up.

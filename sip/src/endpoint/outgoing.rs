@@ -305,7 +305,7 @@ impl Endpoint {
     }
 }
 
-/// What a request is answered that its SIP server leaves unanswered: no other than INVITE is ever answered 408 (RFC 4320 §4.2).
+/// The answer to a request that its SIP server leaves unanswered: only INVITE is ever answered 408 (RFC 4320 §4.2).
 fn status_of_silence(request: &Message) -> u16 {
     if request.method() == Some(Method::Invite) { 408 } else { 480 }
 }

@@ -158,7 +158,7 @@ struct Row {
     renew_at: Option<Instant>,
     /// When its device was last pushed for a request other than a call.
     woken_at: Option<Instant>,
-    /// Of a flow binding, the answer to requests while it has no flow. `None`: its device is pushed.
+    /// The answer to requests while a flow binding has no flow. `None`: the device is pushed.
     flow_failure: Option<u16>,
     /// Whether its SIP server tries other flows of its device when this one is reported as failed; unknown after a restore.
     tries_flows: bool,
@@ -232,7 +232,7 @@ impl PushBindings {
         self.rows.get(&instance).is_some_and(|row| !row.is_released())
     }
 
-    /// Whether the REGISTER that made a registration was accepted by way of here, and it stands.
+    /// Whether a registration stands whose REGISTER was accepted by way of this relay.
     pub(super) fn was_made_here(&self, instance: InstanceId) -> bool {
         self.rows.get(&instance).is_some_and(|row| row.lingers.is_none() && row.confirmed_at_ms.is_none())
     }
@@ -415,7 +415,7 @@ impl Endpoint {
         let Source { flow, transport, .. } = *source;
         let attached = Attached { flow, transport, contact: DeviceContact::default(), expires_at, order: None };
         self.attach(now, instance, attached);
-        // What waits for it follows the answer.
+        // Its waiting calls follow the answer.
         let is_awaited = self.parked.waits_for(&OfflinePeer::Device(instance));
         if is_awaited || !self.calls.waiting_for(instance).is_empty() {
             self.answer_held(now, instance);
@@ -594,7 +594,7 @@ impl Endpoint {
             return self.missing_in_dialog(source, request);
         };
         if reach != Reach::Pushed {
-            // One that its flow alone leads to is written down nowhere.
+            // A registration that is reached by its flow alone is written down nowhere.
             return None;
         }
         let instance = self.led_to(now, instance);

@@ -70,7 +70,7 @@ pub struct ProofRequest {
 pub enum ProofStep {
     /// May it pass? Answer with [`super::Input::ProofAdmitted`].
     Asked(Box<ProofRequest>),
-    /// One that might pass has ended; once for each.
+    /// A request that was let through has ended; once for each.
     Ended {
         /// Its number.
         proof: CarriedProofId,

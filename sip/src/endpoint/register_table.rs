@@ -44,9 +44,9 @@ pub(super) struct ForwardedRegister {
     pub(super) stage: Stage,
     /// When it was sent on.
     pub(super) sent: Option<Sent>,
-    /// The refusal of an address that was then left, and the flow that it came by: it goes to the device where no other address answers.
+    /// The refusal of an earlier address, and its flow: it goes to the device if no other address answers.
     pub(super) refused: Option<(FlowId, Box<Message>)>,
-    /// What it registers was registered or removed by one that was sent later, and accepted before it: it registers nothing any more.
+    /// A REGISTER that was sent later, and accepted before it, has registered or removed the same: this one registers nothing any more.
     pub(super) is_overtaken: bool,
 }
 
@@ -191,7 +191,7 @@ impl ForwardedRegisters {
         self.by_upstream.of(upstream).filter_map(|id| Some((id, self.rows.get(&id)?)))
     }
 
-    /// How many of the same account go to a SIP server, this one among them.
+    /// The number of REGISTERs of the same account at a SIP server, this one included.
     pub(super) fn count_of_account(&self, register: &ForwardedRegister, upstream: UpstreamId) -> usize {
         let theirs = self.by_account.of(register.account()).filter_map(|id| self.rows.get(&id));
         theirs.filter(|it| it.upstream() == Some(upstream)).count()

@@ -122,7 +122,7 @@ impl Endpoint {
                 let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
                 let uri = subscription.uri().into();
                 if let Some((challenge, nc)) = subscription.challenge() {
-                    // Where the server has one nonce for both, its REGISTERs have counted it on.
+                    // If the server has one nonce for both, the REGISTERs have counted it on.
                     let nc = self.bindings.get_mut(binding).map_or(nc, |it| it.count_answer(&challenge, nc));
                     self.core.event(Event::SubscriptionChallenged { binding, challenge, nc, cnonce, uri });
                 }

@@ -284,7 +284,7 @@ impl Endpoint {
             }
             let Source { flow, transport, .. } = *source;
             self.unproven.answered.insert(dialog, DialogFlow { flow, transport });
-            // Nobody else got that branch: the connection belongs to the call's device.
+            // No other device got that branch: the connection belongs to the call's device.
             self.core.event(Event::FlowProven(flow));
         }
     }

@@ -14,7 +14,7 @@
 //! all, as Flow-Timer says: then its bindings are registered again (RFC 5626 §4.4.2), and pings go more often than it asks for from then on, down to
 //! [`KeepAliveTiming::shortest`], so that they are again before it forgets them where the errors go on.
 //!
-//! Whether a peer is pinged at all by whose datagrams nothing ever came back is for its owner to say ([`KeepAlive::put_off`]).
+//! The owner decides whether a peer that has never sent a datagram back is pinged at all ([`KeepAlive::put_off`]).
 //!
 //! Invariant: a peer that never answered is not blamed for its silence; one that did, or that promised to with Flow-Timer,
 //! is.
@@ -59,7 +59,7 @@ pub enum Pulse {
     Dead,
 }
 
-/// What a STUN answer says of its flow.
+/// The verdict of a STUN answer on its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// The server knows it.
@@ -121,14 +121,14 @@ impl KeepAlive {
         self.answers |= self.reliable;
     }
 
-    /// Nobody knows whether the peer is there still: it is asked at once, unless it was just asked.
+    /// The peer may be gone: it is asked at once, unless it was just asked.
     pub fn ask_at_once(&mut self, now: Instant) {
         if self.waiting.is_none() {
             self.next_ping = now;
         }
     }
 
-    /// A deadline may have come, and nothing is to be sent now: nothing waits for an answer any more, so that no deadline is left that has come.
+    /// Skips a deadline that has come: nothing is sent, and nothing waits for an answer any more, so the next deadline lies ahead.
     pub fn put_off(&mut self, now: Instant, random: &mut Random) {
         if self.deadline() > now {
             return;

@@ -71,15 +71,15 @@ impl Registration {
         (self.granted_s != 0).then(|| Duration::from_secs(self.granted_s.into()))
     }
 
-    /// Whether its first REGISTER from here is to come, or under way, and takes away the Contacts of relays that had it before.
+    /// Whether its first REGISTER from here is due or under way, and removes the Contacts of relays that had it before.
     pub fn is_taking_over(&self) -> bool {
         let is_under_way = matches!(self.state, State::Waiting | State::Asking(_) | State::Sent { .. });
         let is_first = self.granted_s == 0 && self.failures == 0;
         self.has_earlier() && self.goal == Goal::Registered && is_first && is_under_way
     }
 
-    /// Another relay has one of its devices by now, and takes the Contacts of others away. It may be one of those that had them before, so nothing but the
-    /// own Contact is named from here any more, and without a grant in this run there is none.
+    /// Another relay has one of its devices by now, and removes the Contacts of others. It may be one of the earlier relays, so only the own Contact is named
+    /// from here from now on; without a grant in this run there is none.
     pub(crate) fn leave_to_another(&mut self) {
         if self.has_earlier() {
             self.with_rare(|rare| rare.earlier = Earlier::default());

@@ -13,7 +13,8 @@
 //!
 //! A challenge is what its header says, and not its status: one that came in the other status's header alone is answered in the header that belongs to it.
 //!
-//! A challenge whose answer was refused, or was another device's, rests: no answer is made by it before its place asks again, and then its nonce is counted on.
+//! A challenge whose answer was refused, or was another device's, rests: it is answered again only when its place asks again, and then its nonce is counted
+//! on.
 //!
 //! Invariant: at most [`CHALLENGES_MAX`] challenges are kept, those that rest last; refused credentials are sent no second time.
 
@@ -27,7 +28,7 @@ pub const CHALLENGES_MAX: usize = 3;
 /// Challenges of one place that one attempt answers; beyond them the attempt has failed (a server that calls every nonce
 /// stale).
 pub const STALE_MAX: u8 = 3;
-/// Nonces whose counts are kept of one place, beside the latest.
+/// Earlier nonces of one place whose counts are kept.
 const EARLIER_MAX: usize = 7;
 
 /// The sender of a challenge.
@@ -108,7 +109,7 @@ struct KnownChallenge {
     nc: u32,
     /// Challenges of this attempt; 0: its answer is one of an earlier attempt.
     asked: u8,
-    /// Whether no answer is made by it before its place asks again.
+    /// Whether it rests until its place asks again.
     rests: bool,
     /// Nonces before this one, the latest first: registrars behind one name may take turns, each with its own.
     earlier: Box<[Answered]>,
@@ -148,7 +149,7 @@ impl KnownChallenge {
         self.challenge = PackedChallenge::new(challenge);
     }
 
-    /// The count of answers with this challenge's nonce, where it is known here.
+    /// The count of answers with this challenge's nonce, if it is known here.
     fn count_of(&mut self, challenge: &Challenge) -> Option<&mut u32> {
         if *challenge.nonce == *self.challenge.nonce() && *challenge.realm == *self.challenge.realm() {
             return Some(&mut self.nc);
@@ -165,12 +166,12 @@ fn is_unreadable(response: &Message, name: Name) -> bool {
 }
 
 impl Challenges {
-    /// How many there are that are answered.
+    /// The number of challenges that are answered.
     pub fn len(&self) -> usize {
         self.0.iter().take_while(|key| !key.rests).count()
     }
 
-    /// Whether there are none that are answered.
+    /// Whether no challenge is answered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -180,13 +181,13 @@ impl Challenges {
         self.0.iter_mut().for_each(|key| key.asked = 0);
     }
 
-    /// Their answers were refused, or others answer from now on. A server that takes each count of a nonce once would refuse one that begins anew, too
-    /// (RFC 7616 §3.4).
+    /// Lets all challenges rest: their answers were refused, or others answer from now on. The counts stay, because a server that takes each count of a nonce
+    /// once would refuse one that begins anew (RFC 7616 §3.4).
     pub fn rest(&mut self) {
         self.0.iter_mut().for_each(|key| (key.rests, key.asked) = (true, 0));
     }
 
-    /// Others have answered meanwhile, some by the same nonces.
+    /// Notes that others have answered meanwhile, some with the same nonces.
     pub fn count_on(&mut self, others: &Self) {
         for other in &others.0 {
             let challenge = other.challenge.unpack();
@@ -196,7 +197,7 @@ impl Challenges {
         }
     }
 
-    /// The count for one more answer to a challenge of the same account that was made elsewhere, for the `nc`th time as is known there.
+    /// The count for one more answer to a challenge of the same account, made elsewhere; there it is the `nc`th.
     pub fn count(&mut self, challenge: &Challenge, nc: u32) -> u32 {
         let Some(known) = self.0.iter_mut().find_map(|key| key.count_of(challenge)) else { return nc };
         *known = known.saturating_add(1).max(nc);

@@ -122,7 +122,7 @@ impl Registration {
         self.rare.as_ref().and_then(|rare| rare.again_until)
     }
 
-    /// What was overtaken is not sent again from this time on; whether anything was.
+    /// An overtaken REGISTER is not sent again from this time on; whether there is one.
     pub fn send_again_until(&mut self, until: Instant) -> bool {
         let is_any = self.overtaken_branch().is_some();
         if is_any {

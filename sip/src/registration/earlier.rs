@@ -1,8 +1,8 @@
 //! The Contacts of relays that had an account, or one of its devices, before: a REGISTER takes them away (RFC 3261 §10.2.2).
 //!
-//! A registrar may refuse a REGISTER that names another Contact beside its own, with a 4xx or with a 5xx that comes again. Then each of the others is taken
-//! away alone, before the own one is registered: a registrar that counts the Contacts has room for it then. Behind a refusal that may be one of credentials
-//! the own one comes first, alone: a server may ban an address that shows wrong ones again and again.
+//! A registrar may refuse a REGISTER that names another Contact beside its own, with a 4xx or with a 5xx that comes again. Then each of the others is removed
+//! alone, before the own one is registered: a registrar that counts Contacts has room for it then. After a refusal that may be one of credentials, the own
+//! one comes first, alone, because a server may ban an address that shows wrong ones again and again.
 //!
 //! | a REGISTER for one of them alone is | follows |
 //! | --- | --- |
@@ -14,8 +14,8 @@
 //!
 //! Where the own Contact is refused while another one may stand, it may be one too many: that one is named alone at the next try.
 //!
-//! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. A grant of the
-//! own Contact waits for none of them: it is asked for behind each REGISTER that names one alone and was not granted.
+//! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. The own
+//! Contact waits for none of them: it is asked for after each REGISTER that names one alone and was not granted.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) struct Earlier {
     hosts: Vec<Arc<ContactHosts>>,
     /// How many of them the REGISTER has named that is under way, or was sent last.
     named: usize,
-    /// What the next attempt begins with: [`Named::All`] until the registrar has refused to hear of them beside another one.
+    /// The Contacts of the next attempt's first REGISTER: [`Named::All`] until the registrar has refused several Contacts in one.
     next: Named,
     /// Whether the first of them has been named alone since the registrar served last.
     was_asked: bool,
@@ -39,13 +39,13 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
-    /// Those that come first are not named again.
+    /// Forgets the first `count`, which need not be named again.
     fn forget(&mut self, count: usize) {
         self.hosts.drain(..count.min(self.hosts.len()));
         self.begin_next();
     }
 
-    /// What was known of the first one says nothing of the one that is the first now.
+    /// Starts anew: the findings about the first one say nothing of its successor.
     fn begin_next(&mut self) {
         if self.hosts.is_empty() {
             *self = Self::default();
@@ -61,7 +61,7 @@ pub(super) enum Named {
     /// The own one, and those that are to go.
     #[default]
     All,
-    /// One of those that are to go.
+    /// A Contact that is to go.
     Earlier,
     /// The own one.
     Own,
@@ -100,13 +100,13 @@ impl Registration {
         self.rare.as_ref().map_or(&[], |rare| &rare.earlier.hosts)
     }
 
-    /// What the next attempt begins with.
+    /// The Contacts of the next attempt's first REGISTER.
     pub(super) fn first_named(&self) -> Named {
         let next = self.rare.as_ref().map_or(Named::All, |rare| rare.earlier.next);
         if self.goal == Goal::Registered { next } else { Named::All }
     }
 
-    /// Leaves those out that `local` is as well; whether any is left.
+    /// Leaves out those that are `local` as well; whether any is left.
     pub(super) fn forget_earlier_at(&mut self, is_local: impl Fn(&ContactHosts) -> bool) -> bool {
         if self.has_earlier() {
             self.with_rare(|rare| {
@@ -128,7 +128,7 @@ impl Registration {
         };
         match these {
             Named::All => earlier.named = earlier.hosts.len(),
-            // The own Contact comes next, also where this one is not answered.
+            // The own Contact comes next, even if this one is not answered.
             Named::Earlier => {
                 (earlier.named, earlier.next) = (1, Named::Own);
                 earlier.given_up = is_served && earlier.was_asked;
@@ -224,7 +224,7 @@ impl Registration {
         })
     }
 
-    /// The one that the last REGISTER named alone is taken away.
+    /// The Contact that the last REGISTER named alone is removed.
     pub(super) fn on_earlier_gone(&mut self, response: &Message) {
         self.challenges.on_success(response);
         self.forget_named();

@@ -44,12 +44,12 @@ pub(super) struct OwnContact {
 }
 
 impl OwnContact {
-    /// Those of its user.
+    /// The Contacts with its user.
     fn named<'a>(&self, response: &'a Message) -> Vec<Party<'a>> {
         response.contacts_of(&self.binding.to_string())
     }
 
-    /// Those with its `+sip.instance` and `reg-id`, which name it whatever its URI is (RFC 5626 §6).
+    /// The Contacts with its `+sip.instance` and `reg-id`, which name it whatever its URI is (RFC 5626 §6).
     fn of_instance<'a>(&self, response: &'a Message) -> Vec<Party<'a>> {
         let urn = format!("urn:uuid:{}", Uuid(self.instance));
         let is_ours = |contact: &Party<'_>| {

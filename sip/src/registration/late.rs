@@ -64,7 +64,7 @@ impl Registration {
         true
     }
 
-    /// Has a registration by a flow that is in use no more registered by the present flow, in its turn.
+    /// Moves a registration from a flow that is no longer in use to the present one, in its turn.
     pub fn follow(&mut self, now: Instant) {
         if let State::Registered { refresh_at } = &mut self.state {
             *refresh_at = now;

@@ -184,7 +184,7 @@ struct FinalResponse<'a> {
 }
 
 impl FinalResponse<'_> {
-    /// Whether the server says for how long it is to be left alone.
+    /// Whether the server has said how long to leave it alone.
     fn has_retry_after(&self) -> bool {
         refusals::retry_after(self.message).is_some()
     }
@@ -446,7 +446,7 @@ impl Registration {
         }
     }
 
-    /// The count for an answer to a challenge of another request of its account, for the `nc`th time as that one knows (RFC 7616 §3.4).
+    /// The count for an answer to a challenge of another request of its account, by whose own count it is the `nc`th (RFC 7616 §3.4).
     pub fn count_answer(&mut self, challenge: &Challenge, nc: u32) -> u32 {
         self.challenges.count(challenge, nc)
     }

@@ -122,7 +122,7 @@ pub(super) struct RegisterRequest<'a> {
     pub(super) outbound: bool,
     /// The earlier relays at which it was registered, whose Contacts are removed.
     pub(super) earlier: &'a [Arc<ContactHosts>],
-    /// The first of these alone is named.
+    /// Only the first of these is named.
     pub(super) is_earlier_alone: bool,
     /// Nothing was granted from here, and nothing is to be: the Contacts of the earlier relays come first, for some registrars read, or take, one.
     pub(super) is_theirs: bool,

@@ -88,7 +88,7 @@ impl Registration {
             300..=399 if !self.established && leads_anywhere(message) => self.refused(status),
             300..=399 | 408 | 423 | 429 | 430 | 439 | 480 | 500..=599 => {
                 if status >= 400 && self.failures > 0 && !response.has_retry_after() {
-                    // No passing fault: it may be one Contact too many.
+                    // This is no passing fault: there may be one Contact too many.
                     self.name_alone(attempt, status);
                 }
                 self.retry_by(response)

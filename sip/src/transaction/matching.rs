@@ -57,7 +57,7 @@ impl RequestKey {
         &self.text
     }
 
-    /// That of the INVITE which a CANCEL is for.
+    /// The key of the INVITE that a CANCEL is for.
     pub(super) fn cancelled(&self) -> Option<&str> {
         self.invite.as_deref()
     }

@@ -55,7 +55,7 @@ pub enum Reliability {
 }
 
 impl Reliability {
-    /// That of a flow.
+    /// The reliability of a flow's transport.
     pub fn of(flow: FlowId) -> Self {
         if flow.is_reliable() { Self::Reliable } else { Self::Unreliable }
     }

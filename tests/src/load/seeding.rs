@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use relay::clock::unix_now;
 use relay::secret::{Aor, Ha1Text, InstanceSecret, PushToken};
 use relay::vault::record::{Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, Record, WakeFor};
-use relay::vault::{Fence, Keyring, Vault};
+use relay::vault::{Fence, Keyring, RecordToWrite, Vault};
 use sip::id::InstanceId;
 use tokio::task::JoinSet;
 
@@ -108,7 +108,15 @@ impl Likeness {
         aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system has no randomness")?;
         let id = InstanceId::new(u128::from_be_bytes(random), record.binding.tag());
         let (lookup, sealed) = (vault.lookup_of(&record), vault.seal(id, &record));
-        let put = vault.put(id, &sealed, record.expires_at, &lookup, Fence::NEW).await;
+        let put = vault
+            .put(RecordToWrite {
+                id,
+                sealed: &sealed,
+                expires_at: record.expires_at,
+                lookup: &lookup,
+                fence: Fence::NEW,
+            })
+            .await;
         put.map_err(|error| error.to_string())?;
         let account = &accounts[number as usize];
         if let Some(way) = &self.way {

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use relay::vault::{Fence, Lease, StoreError};
+use relay::vault::{Lease, RecordToWrite, StoreError};
 use sip::id::{InstanceId, ShardTag};
 
-use super::{Bench, LEASE, PATIENCE, claim_all, claim_until, enable, id, load, record};
+use super::{Bench, LEASE, PATIENCE, claim_all, claim_until, enable, id, load, record, to_write};
 
 pub async fn a_restarted_node_claims_its_own_at_once_each_once_and_in_batches(bench: &Bench) {
     let before = bench.node("a");
@@ -35,7 +35,7 @@ pub async fn what_is_wanted_is_claimed_first_all_of_it_and_what_is_invented_cost
         let record = record(&format!("user{number}"));
         let sealed = before.seal(tagged(number), &record);
         let lookup = before.lookup_of(&record);
-        before.put(tagged(number), &sealed, record.expires_at, &lookup, Fence::NEW).await.expect("put");
+        before.put(to_write(tagged(number), &sealed, record.expires_at, &lookup)).await.expect("put");
     }
     let after = bench.node("a");
     assert_eq!(after.hold_lease().await, Ok(Lease::Held));
@@ -93,12 +93,15 @@ pub async fn the_records_of_a_dead_node_are_claimed_and_its_late_put_is_refused(
     assert!(stored.owned && stored.fence > old);
     assert!(!load(&a, 1).await.expect("stored").owned);
     for fence in [old, stored.fence] {
-        let late = a.put(id(1), &stored.sealed, stored.expires_at, &lookup, fence).await;
+        let late = a.put(RecordToWrite { fence, ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup) }).await;
         assert_eq!(late, Err(StoreError::NotOwner));
     }
-    let older = b.put(id(1), &stored.sealed, stored.expires_at, &lookup, old).await;
+    let older =
+        b.put(RecordToWrite { fence: old, ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup) }).await;
     assert_eq!(older, Err(StoreError::NotOwner));
-    let newer = b.put(id(1), &stored.sealed, stored.expires_at, &lookup, stored.fence).await;
+    let newer = b
+        .put(RecordToWrite { fence: stored.fence, ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup) })
+        .await;
     assert_eq!(newer.map(|placed| placed.fence), Ok(stored.fence));
 }
 

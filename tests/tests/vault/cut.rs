@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use relay::vault::peer_messages::Letter;
-use relay::vault::{Fence, Keyring, Lease, StoreError, Vault};
+use relay::vault::{Fence, Keyring, Lease, RecordToWrite, StoreError, Vault};
 use tests::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::items::{message, put_item};
-use super::{enable, id, load, record, settings};
+use super::{enable, id, load, record, settings, to_write};
 
 /// How much of a reply comes through: within a length, between two values, within a value.
 const PLACES: [usize; 6] = [1, 2, 3, 6, 10, 20];
@@ -112,7 +112,9 @@ async fn a_reply_that_is_cut_is_asked_for_again_and_is_never_taken_for_an_absenc
             assert!(heals || is_away(found.map(drop)), "{place}");
             scissors.cut("EVALSHA", place, times);
             let sealed = vault.seal(id(1), &record("alice"));
-            let put = vault.put(id(1), &sealed, record("alice").expires_at, &lookup, fence).await;
+            let put = vault
+                .put(RecordToWrite { fence, ..to_write(id(1), &sealed, record("alice").expires_at, &lookup) })
+                .await;
             assert!(if heals { put.is_ok() } else { is_away(put.map(drop)) }, "EVALSHA at {place}, {times}");
             scissors.leave();
         }

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay::vault::{AwayReason, Fence, Keyring, Settings, StoreError, StoreFault, StoreTls, Vault};
+use relay::vault::{AwayReason, Keyring, RecordToWrite, Settings, StoreError, StoreFault, StoreTls, Vault};
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Bench, enable, id, open_on, record, settings, tls_of, until};
+use super::{Bench, enable, id, open_on, record, settings, tls_of, to_write, until};
 
 async fn faults_of(server: &RedisServer) -> Vec<StoreFault> {
     let vault = open_on(server, settings());
@@ -129,7 +129,7 @@ async fn a_store_that_must_forget_gets_no_account_while_it_does_not() {
         let vault = open_on(server, Settings { require_ephemeral: true, ..settings() });
         let record = record("alice");
         let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
-        let put = async || vault.put(id(1), &sealed, u64::MAX, &lookup, Fence::NEW).await;
+        let put = async || vault.put(to_write(id(1), &sealed, u64::MAX, &lookup)).await;
         let refused = Err(StoreError::Away(AwayReason::MayPersist));
         assert_eq!(put().await, refused, "from the first on");
         assert_eq!(vault.takes_new().await, Err(StoreError::Away(AwayReason::MayPersist)));
@@ -154,17 +154,21 @@ async fn another_redis_that_takes_over_is_looked_at_before_an_account_is_written
     let vault = Vault::open_with(&url, Keyring::ephemeral(), "first", wants).expect("opened");
     let record = record("alice");
     let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
-    let restore = async |fence| vault.restore(id(1), &sealed, u64::MAX, &lookup, fence).await;
+    let restore =
+        async |fence| vault.restore(RecordToWrite { fence, ..to_write(id(1), &sealed, u64::MAX, &lookup) }).await;
     for round in 0..3 {
         let (bobs, fence) = enable(&vault, 2, "bob").await;
         gate.lead_to(at(&keeps)).await.expect("opened");
         // It is known of the other one that it forgets, since less than a second.
-        let put = vault.put(id(1), &sealed, u64::MAX, &lookup, Fence::NEW).await;
+        let put = vault.put(to_write(id(1), &sealed, u64::MAX, &lookup)).await;
         assert_eq!(put, Err(StoreError::Away(AwayReason::MayPersist)), "round {round}");
         assert_eq!(restore(fence).await, Err(StoreError::Away(AwayReason::MayPersist)), "round {round}");
         assert_eq!(keeps.instance_keys(), [] as [String; 0], "round {round}");
         assert!(vault.load(id(2)).await.is_ok() && vault.erase(id(2), &bobs).await.is_ok(), "the rest goes on");
-        assert_eq!(vault.put(id(2), &sealed, u64::MAX, &bobs, fence).await, Err(StoreError::Gone));
+        assert_eq!(
+            vault.put(RecordToWrite { fence, ..to_write(id(2), &sealed, u64::MAX, &bobs) }).await,
+            Err(StoreError::Gone)
+        );
         gate.lead_to(at(&forgets)).await.expect("opened");
         assert!(restore(fence).await.is_ok(), "at once, round {round}");
         vault.erase(id(1), &lookup).await.expect("erased");

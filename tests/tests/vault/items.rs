@@ -5,10 +5,10 @@
 use relay::clock::{DAY_S, unix_now, unix_now_ms};
 use relay::domain::story::{Moment, Story};
 use relay::vault::items::{Counts, MESSAGES_MAX, MISSED_CALLS_MAX, Message, MissedCall, Placement};
-use relay::vault::{Fence, StoreError, Vault};
+use relay::vault::{RecordToWrite, StoreError, Vault};
 use sip::id::{CallId, MessageId, ShardTag};
 
-use super::{Bench, claim_all, enable, id, record, until};
+use super::{Bench, claim_all, enable, id, record, to_write, until};
 
 pub fn message(number: u128) -> Message {
     Message {
@@ -127,8 +127,10 @@ pub async fn what_is_kept_goes_on_with_a_lease_that_is_renewed_and_ends_with_one
     let vault = bench.node("a");
     let record = record("alice");
     let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
-    let placed = vault.put(id(1), &sealed, unix_now() + 3, &lookup, Fence::NEW).await.expect("put");
-    let put_until = async |until| vault.put(id(1), &sealed, until, &lookup, placed.fence).await;
+    let placed = vault.put(to_write(id(1), &sealed, unix_now() + 3, &lookup)).await.expect("put");
+    let put_until = async |until| {
+        vault.put(RecordToWrite { fence: placed.fence, ..to_write(id(1), &sealed, until, &lookup) }).await
+    };
     assert_eq!(put_item(&vault, 1, &message(1)).await, Ok(Placement::Kept));
     let over = unix_now() + 4;
     assert_eq!(put_item(&vault, 1, &Message { expires_at: over, ..message(2) }).await, Ok(Placement::Kept));
@@ -180,7 +182,15 @@ pub async fn a_story_goes_after_a_day_and_with_its_instance(bench: &Bench) {
         assert_eq!(server.ask::<i64>(redis::cmd("HLEN").arg(&key)), 2);
         server.ask::<i64>(redis::cmd("EXPIRE").arg(&key).arg(60));
         let renewed = record("alice");
-        assert!(vault.put(id(1), &vault.seal(id(1), &renewed), renewed.expires_at, &lookup, fence).await.is_ok());
+        assert!(
+            vault
+                .put(RecordToWrite {
+                    fence,
+                    ..to_write(id(1), &vault.seal(id(1), &renewed), renewed.expires_at, &lookup)
+                })
+                .await
+                .is_ok()
+        );
         assert!(
             (86_000..=86_400).contains(&ttl()),
             "a record that is renewed keeps its stories for their day: {}",
@@ -286,7 +296,7 @@ pub async fn what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_cla
     put_item(&vault, 1, &message(1)).await.expect("kept");
     keep_missed(&vault, 1, &missed(1)).await.expect("kept");
     let sealed = vault.seal(id(1), &record("alice"));
-    vault.put(id(1), &sealed, unix_now() + DAY_S, &lookup, fence).await.expect("put");
+    vault.put(RecordToWrite { fence, ..to_write(id(1), &sealed, unix_now() + DAY_S, &lookup) }).await.expect("put");
     assert_eq!(vault.item_counts(id(1)).await, Ok(Counts { messages: 1, missed_calls: 1 }));
     if let Some(server) = &bench.server {
         let left = |key: String| -> i64 { server.ask(redis::cmd("PTTL").arg(key)) };
@@ -300,7 +310,7 @@ pub async fn what_is_kept_goes_with_its_instance_and_survives_a_change_and_a_cla
     assert_eq!(claim_all(&after, 8).await, [id(1)]);
     assert_eq!(after.messages(id(1)).await, Ok(vec![message(1)]), "after a restart of the node");
     // Enabling again displaces the instance, and its owner wipes it.
-    let placed = after.put(id(2), &after.seal(id(2), &record("alice")), unix_now() + DAY_S, &lookup, Fence::NEW).await;
+    let placed = after.put(to_write(id(2), &after.seal(id(2), &record("alice")), unix_now() + DAY_S, &lookup)).await;
     assert_eq!(placed.expect("put").displaced, Some(id(1)));
     assert_eq!(after.erase(id(1), &lookup).await, Ok(true));
     assert_eq!(after.item_counts(id(1)).await, Ok(Counts::default()));
@@ -311,7 +321,7 @@ pub async fn a_message_that_is_over_is_not_given_out(bench: &Bench) {
     let vault = bench.node("a");
     let record = record("alice");
     let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
-    vault.put(id(1), &sealed, unix_now() + 3, &lookup, Fence::NEW).await.expect("put");
+    vault.put(to_write(id(1), &sealed, unix_now() + 3, &lookup)).await.expect("put");
     let over = Message { expires_at: unix_now(), ..message(1) };
     put_item(&vault, 1, &over).await.expect("kept");
     assert_eq!(vault.messages(id(1)).await, Ok(vec![]));

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use relay::clock::{DAY_S, unix_now};
-use relay::vault::{Fence, Keyring, Lease, Settings, StoreError, Vault};
+use relay::vault::{Keyring, Lease, RecordToWrite, Settings, StoreError, Vault};
 use tests::stall::Stall;
 
-use super::{Bench, claim_all, enable, id, load, record, settings, until};
+use super::{Bench, claim_all, enable, id, load, record, settings, to_write, until};
 
 /// A node whose way to the store may stall, and which waits for no answer for long.
 async fn node_behind_a_stall(bench: &Bench) -> (Vault, Stall) {
@@ -24,7 +24,7 @@ async fn a_record_whose_put_has_failed_is_not_there_when_the_put_arrives_late() 
     enable(&vault, 1, "alice").await;
     let (sealed, lookup) = vault.seal_new(id(2), || record("bob"));
     stall.hold(format!("sipwake:i:{{{}}}", id(2)).as_bytes());
-    let put = vault.put(id(2), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await;
+    let put = vault.put(to_write(id(2), &sealed, unix_now() + DAY_S, &lookup)).await;
     assert!(matches!(put, Err(StoreError::Away(_))) && stall.has_stalled(), "{put:?}");
     assert_eq!(vault.erase(id(2), &lookup).await, Ok(false), "nothing is there yet");
     stall.release().await;
@@ -40,7 +40,8 @@ async fn a_record_that_is_written_again_late_does_not_come_back_after_its_wipe()
     let (lookup, fence) = enable(&vault, 1, "alice").await;
     let sealed = vault.seal(id(1), &record("alice"));
     stall.hold(format!("sipwake:i:{{{}}}", id(1)).as_bytes());
-    let restored = vault.restore(id(1), &sealed, unix_now() + DAY_S, &lookup, fence).await;
+    let restored =
+        vault.restore(RecordToWrite { fence, ..to_write(id(1), &sealed, unix_now() + DAY_S, &lookup) }).await;
     assert!(matches!(restored, Err(StoreError::Away(_))) && stall.has_stalled(), "{restored:?}");
     assert_eq!(vault.erase(id(1), &lookup).await, Ok(true));
     stall.release().await;
@@ -54,7 +55,7 @@ async fn a_lookup_that_is_pointed_late_does_not_hide_the_instance_that_has_it_si
     enable(&vault, 1, "alice").await;
     let (sealed, lookup) = vault.seal_new(id(2), || record("bob"));
     stall.hold(format!("sipwake:l:{lookup}").as_bytes());
-    let put = vault.put(id(2), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await;
+    let put = vault.put(to_write(id(2), &sealed, unix_now() + DAY_S, &lookup)).await;
     assert!(matches!(put, Err(StoreError::Away(_))) && stall.has_stalled(), "{put:?}");
     assert_eq!(vault.erase(id(2), &lookup).await, Ok(true));
     enable(&vault, 3, "bob").await;

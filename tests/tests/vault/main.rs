@@ -19,7 +19,7 @@ use relay::secret::{Aor, InstanceSecret, Password, PushToken};
 use relay::vault::peer_messages::Letter;
 use relay::vault::record::{Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use relay::vault::{
-    Fence, Keyring, Lease, Lookup, LookupChange, MAX_LIFETIME_S, Settings, StoreError, StoreTls, Stored, Vault,
+    Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, RecordToWrite, Sealed, Settings, StoreError, StoreTls, Stored, Vault,
 };
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
@@ -146,12 +146,17 @@ fn record(user: &str) -> Record {
     }
 }
 
+/// A record that there is not yet, to be written.
+fn to_write<'a>(id: InstanceId, sealed: &'a Sealed, expires_at: u64, lookup: &'a Lookup) -> RecordToWrite<'a> {
+    RecordToWrite { id, sealed, expires_at, lookup, fence: Fence::NEW }
+}
+
 /// Enables `user` as instance `number`, for five days.
 async fn enable(vault: &Vault, number: u128, user: &str) -> (Lookup, Fence) {
     let record = record(user);
     let lookup = vault.lookup_of(&record);
     let sealed = vault.seal(id(number), &record);
-    let placed = vault.put(id(number), &sealed, record.expires_at, &lookup, Fence::NEW).await.expect("put");
+    let placed = vault.put(to_write(id(number), &sealed, record.expires_at, &lookup)).await.expect("put");
     (lookup, placed.fence)
 }
 
@@ -325,7 +330,7 @@ async fn a_put_whose_answer_was_lost_may_be_repeated(bench: &Bench) {
     assert_eq!(enable(&vault, 1, "alice").await, first);
     let other = bench.node("b");
     let (lookup, sealed) = (first.0, vault.seal(id(1), &record("alice")));
-    let put = other.put(id(1), &sealed, unix_now() + 60, &lookup, Fence::NEW).await;
+    let put = other.put(to_write(id(1), &sealed, unix_now() + 60, &lookup)).await;
     assert_eq!(put, Err(StoreError::NotOwner), "another node's instance is not new");
 }
 
@@ -335,7 +340,10 @@ async fn a_record_can_be_changed_by_its_owner(bench: &Bench) {
     let mut changed = record("alice");
     changed.presence = Presence::Foreground;
     let expires_at = unix_now() + 4 * DAY_S;
-    let placed = vault.put(id(1), &vault.seal(id(1), &changed), expires_at, &lookup, fence).await.expect("put");
+    let placed = vault
+        .put(RecordToWrite { fence, ..to_write(id(1), &vault.seal(id(1), &changed), expires_at, &lookup) })
+        .await
+        .expect("put");
     assert_eq!((placed.fence, placed.displaced), (fence, None));
     let stored = load(&vault, 1).await.expect("stored");
     assert_eq!(stored.expires_at, expires_at);
@@ -359,7 +367,7 @@ async fn an_erased_instance_is_not_brought_back_by_a_late_change(bench: &Bench) 
     let (lookup, fence) = enable(&vault, 1, "alice").await;
     vault.erase(id(1), &lookup).await.expect("erased");
     let sealed = vault.seal(id(1), &record("alice"));
-    let put = vault.put(id(1), &sealed, unix_now() + 60, &lookup, fence).await;
+    let put = vault.put(RecordToWrite { fence, ..to_write(id(1), &sealed, unix_now() + 60, &lookup) }).await;
     assert_eq!(put, Err(StoreError::Gone));
     assert!(load(&vault, 1).await.is_none());
     assert_eq!(vault.find(&lookup).await, Ok(None));
@@ -369,7 +377,7 @@ async fn a_record_ends_by_itself_at_its_expiry(bench: &Bench) {
     let vault = bench.node("a");
     let record = record("alice");
     let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
-    vault.put(id(1), &sealed, unix_now() + 2, &lookup, Fence::NEW).await.expect("put");
+    vault.put(to_write(id(1), &sealed, unix_now() + 2, &lookup)).await.expect("put");
     assert!(load(&vault, 1).await.is_some());
     until("the record is over", async || load(&vault, 1).await.is_none()).await;
     assert_eq!(vault.find(&lookup).await, Ok(None));
@@ -380,7 +388,7 @@ async fn no_record_is_kept_for_longer_than_six_days(bench: &Bench) {
     let vault = bench.node("a");
     let record = record("alice");
     let (sealed, lookup) = (vault.seal(id(1), &record), vault.lookup_of(&record));
-    vault.put(id(1), &sealed, unix_now() + 30 * DAY_S, &lookup, Fence::NEW).await.expect("put");
+    vault.put(to_write(id(1), &sealed, unix_now() + 30 * DAY_S, &lookup)).await.expect("put");
     assert!(load(&vault, 1).await.expect("stored").expires_at <= unix_now() + MAX_LIFETIME_S);
 }
 
@@ -388,16 +396,21 @@ async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
     let vault = bench.node("a");
     let (lookup, _) = enable(&vault, 1, "alice").await;
     let sealed = vault.seal(id(2), &record("alice"));
-    let placed = bench.node("b").put(id(2), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await.expect("put");
+    let placed = bench.node("b").put(to_write(id(2), &sealed, unix_now() + DAY_S, &lookup)).await.expect("put");
     assert_eq!(placed.displaced, Some(id(1)));
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))));
-    let late = vault.put(id(1), &vault.seal(id(1), &record("alice")), unix_now() + DAY_S, &lookup, placed.fence).await;
+    let late = vault
+        .put(RecordToWrite {
+            fence: placed.fence,
+            ..to_write(id(1), &vault.seal(id(1), &record("alice")), unix_now() + DAY_S, &lookup)
+        })
+        .await;
     assert_eq!(late.expect("still owned").displaced, None, "a change does not take the lookup back");
     assert_eq!(vault.erase(id(1), &lookup).await, Ok(true));
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))), "wiping the earlier one leaves the later one's lookup");
     // One that is not proven yet leaves the lookup, and takes it later.
     let sealed = vault.seal(id(3), &record("alice"));
-    let beside = vault.put_beside(id(3), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await;
+    let beside = vault.put_beside(to_write(id(3), &sealed, unix_now() + DAY_S, &lookup)).await;
     assert_eq!(beside.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))));
     assert_eq!(vault.take_lookup(id(3), unix_now() + DAY_S, &lookup).await, Ok(()));
@@ -405,7 +418,7 @@ async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(3))));
     assert_eq!(vault.erase(id(3), &lookup).await, Ok(true));
     let sealed = vault.seal(id(4), &record("alice"));
-    let alone = vault.put_beside(id(4), &sealed, unix_now() + DAY_S, &lookup, Fence::NEW).await;
+    let alone = vault.put_beside(to_write(id(4), &sealed, unix_now() + DAY_S, &lookup)).await;
     assert_eq!(alone.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(4))), "nobody had it");
 }
@@ -417,18 +430,23 @@ async fn a_new_push_token_moves_the_lookup(bench: &Bench) {
     changed.device.call_push.token = PushToken::new("a-new-token");
     let new = vault.lookup_of(&changed);
     let expires_at = changed.expires_at;
-    vault.put(id(1), &vault.seal(id(1), &changed), expires_at, &new, fence).await.expect("put");
+    vault
+        .put(RecordToWrite { fence, ..to_write(id(1), &vault.seal(id(1), &changed), expires_at, &new) })
+        .await
+        .expect("put");
     assert_eq!(vault.find(&old).await, Ok(None));
     assert_eq!(vault.find(&new).await, Ok(Some(id(1))));
     // An earlier try has written the record, and was cut off before the names.
     changed.device.call_push.token = PushToken::new("another-new-token");
     let (moved, fence) = (vault.lookup_of(&changed), load(&vault, 1).await.expect("stored").fence);
-    vault.put(id(2), &vault.seal(id(2), &changed), expires_at, &moved, Fence::NEW).await.expect("put");
+    vault.put(to_write(id(2), &vault.seal(id(2), &changed), expires_at, &moved)).await.expect("put");
     let sealed = vault.seal(id(1), &changed);
-    vault.put_beside(id(1), &sealed, expires_at, &moved, fence).await.expect("put");
+    vault.put_beside(RecordToWrite { fence, ..to_write(id(1), &sealed, expires_at, &moved) }).await.expect("put");
     assert_eq!(vault.find(&moved).await, Ok(Some(id(2))));
-    let placed =
-        vault.put_moved(id(1), &sealed, expires_at, LookupChange { from: &new, to: &moved }, fence).await.expect("put");
+    let placed = vault
+        .put_moved(RecordToWrite { fence, ..to_write(id(1), &sealed, expires_at, &moved) }, &new)
+        .await
+        .expect("put");
     assert_eq!((placed.displaced, vault.find(&moved).await), (Some(id(2)), Ok(Some(id(1)))));
     assert_eq!(vault.find(&new).await, Ok(None));
     assert_eq!(vault.erase(id(1), &old).await, Ok(true));
@@ -464,12 +482,15 @@ async fn after_an_erase_no_key_of_the_instance_is_left_in_redis(bench: &Bench) {
     let mut changed = record("alice");
     changed.device.call_push.token = PushToken::new("a-new-token");
     let moved = a.lookup_of(&changed);
-    a.put(id(1), &a.seal(id(1), &changed), changed.expires_at, &moved, fence).await.expect("put");
+    a.put(RecordToWrite { fence, ..to_write(id(1), &a.seal(id(1), &changed), changed.expires_at, &moved) })
+        .await
+        .expect("put");
     a.release_lease().await.expect("released");
     assert_eq!(claim_all(&b, 10).await, [id(1)]);
     assert!(bench.server().keys().iter().any(|key| !is_a_nodes_own(key)));
     assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
-    let put = a.put(id(1), &a.seal(id(1), &changed), changed.expires_at, &moved, fence).await;
+    let put =
+        a.put(RecordToWrite { fence, ..to_write(id(1), &a.seal(id(1), &changed), changed.expires_at, &moved) }).await;
     assert_eq!(put, Err(StoreError::Gone));
     let (lookup, _) = enable(&b, 2, "bob").await;
     assert_eq!(b.erase(id(2), &lookup).await, Ok(true), "by its owner");
@@ -511,9 +532,14 @@ async fn what_cannot_be_given_an_end_is_not_written(bench: &Bench) {
         assert!(put_item(&a, 1, &message(2)).await.is_err(), "{round}");
         assert!(keep_missed(&a, 1, &missed(1)).await.is_err() || round == 1, "{round}");
         let lookup = a.lookup_of(&record("alice"));
-        assert!(a.put(id(1), &sealed, unix_now() + DAY_S, &lookup, stored.fence).await.is_err(), "{round}");
+        assert!(
+            a.put(RecordToWrite { fence: stored.fence, ..to_write(id(1), &sealed, unix_now() + DAY_S, &lookup) })
+                .await
+                .is_err(),
+            "{round}"
+        );
         let (other, other_lookup) = a.seal_new(id(2), || record("bob"));
-        assert!(a.put(id(2), &other, unix_now() + DAY_S, &other_lookup, Fence::NEW).await.is_err(), "{round}");
+        assert!(a.put(to_write(id(2), &other, unix_now() + DAY_S, &other_lookup)).await.is_err(), "{round}");
         assert!(a.write_letter(b.owner(), &Letter::Ended).await.is_err(), "{round}");
         for key in server.keys() {
             assert!(server.ask::<i64>(redis::cmd("PTTL").arg(&key)) > 0, "{key} has no end");
@@ -539,7 +565,7 @@ async fn nothing_is_in_the_clear_in_redis(bench: &Bench) {
     by_ha1.account.proof =
         Proof::Ha1(Ha1s { realm: "realm.example".into(), md5: Some(ha1), sha256: None, sha512_256: None });
     let lookup = vault.lookup_of(&by_ha1);
-    vault.put(id(2), &vault.seal(id(2), &by_ha1), by_ha1.expires_at, &lookup, Fence::NEW).await.expect("put");
+    vault.put(to_write(id(2), &vault.seal(id(2), &by_ha1), by_ha1.expires_at, &lookup)).await.expect("put");
 
     let keys = bench.server().keys();
     assert!(keys.len() >= 6, "{keys:?}");

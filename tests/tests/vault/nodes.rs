@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{AwayReason, Fence, Lease, Owner, RecordOwner, StoreError, Stored, Vault};
+use relay::vault::{AwayReason, Lease, Owner, RecordOwner, RecordToWrite, StoreError, Stored, Vault};
 
-use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, until};
+use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, to_write, until};
 
 pub async fn a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other(bench: &Bench) {
     let (a, b) = (bench.node("a"), bench.node("b"));
@@ -169,21 +169,37 @@ pub async fn what_is_missing_is_restored_with_its_fence_and_what_another_node_to
     b.hold_lease().await.expect("leased");
     let (lookup, first) = enable(&a, 1, "alice").await;
     let (sealed, ends) = (a.seal(id(1), &record("alice")), unix_now() + DAY_S);
-    assert_eq!(a.restore(id(1), &sealed, ends, &lookup, first).await, Ok(()), "another form");
+    assert_eq!(
+        a.restore(RecordToWrite { fence: first, ..to_write(id(1), &sealed, ends, &lookup) }).await,
+        Ok(()),
+        "another form"
+    );
     assert_eq!(load(&a, 1).await.expect("stored").expires_at, ends);
-    assert_eq!(b.restore(id(1), &sealed, ends, &lookup, first).await, Err(StoreError::NotOwner), "the same fence");
+    assert_eq!(
+        b.restore(RecordToWrite { fence: first, ..to_write(id(1), &sealed, ends, &lookup) }).await,
+        Err(StoreError::NotOwner),
+        "the same fence"
+    );
     a.release_lease().await.expect("released");
     assert_eq!(claim_until(&b, 1).await, [id(1)]);
     let second = load(&b, 1).await.expect("stored").fence;
-    assert_eq!(a.restore(id(1), &sealed, ends, &lookup, first).await, Err(StoreError::NotOwner));
+    assert_eq!(
+        a.restore(RecordToWrite { fence: first, ..to_write(id(1), &sealed, ends, &lookup) }).await,
+        Err(StoreError::NotOwner)
+    );
     assert!(load(&b, 1).await.expect("stored").owned);
     b.erase(id(1), &lookup).await.expect("erased");
-    assert_eq!(b.restore(id(1), &sealed, ends, &lookup, second).await, Ok(()));
+    assert_eq!(b.restore(RecordToWrite { fence: second, ..to_write(id(1), &sealed, ends, &lookup) }).await, Ok(()));
     let stored = load(&b, 1).await.expect("stored");
     assert_eq!((stored.fence, stored.owned), (second, true));
     assert_eq!(b.find(&lookup).await, Ok(Some(id(1))));
     // It is as if it had never been away.
-    assert_eq!(b.put(id(1), &sealed, ends, &lookup, second).await.map(|placed| placed.fence), Ok(second));
+    assert_eq!(
+        b.put(RecordToWrite { fence: second, ..to_write(id(1), &sealed, ends, &lookup) })
+            .await
+            .map(|placed| placed.fence),
+        Ok(second)
+    );
     assert_eq!(claim_until(&bench.node("b"), 1).await, [id(1)]);
 }
 
@@ -200,10 +216,17 @@ pub async fn what_came_back_with_an_earlier_owner_is_its_later_ones_and_the_earl
     redis.ask::<()>(redis::cmd("RESTORE").arg(&key).arg(100_000).arg(earlier).arg("REPLACE"));
     assert!(load(&a, 1).await.expect("stored").owned, "as it was");
     a.hold_lease().await.expect("leased");
-    assert_eq!(b.restore(id(1), &taken.sealed, taken.expires_at, &lookup, taken.fence).await, Ok(()));
+    assert_eq!(
+        b.restore(RecordToWrite { fence: taken.fence, ..to_write(id(1), &taken.sealed, taken.expires_at, &lookup) })
+            .await,
+        Ok(())
+    );
     let stored = load(&b, 1).await.expect("stored");
     assert_eq!((stored.fence, stored.owned), (taken.fence, true));
-    assert_eq!(a.put(id(1), &taken.sealed, taken.expires_at, &lookup, first).await, Err(StoreError::NotOwner));
+    assert_eq!(
+        a.put(RecordToWrite { fence: first, ..to_write(id(1), &taken.sealed, taken.expires_at, &lookup) }).await,
+        Err(StoreError::NotOwner)
+    );
     assert_eq!((a.ended_elsewhere().await, b.ended_elsewhere().await), (Ok(vec![id(1)]), Ok(vec![])));
 }
 
@@ -216,15 +239,18 @@ pub async fn what_is_written_over_is_never_missing_and_its_earlier_owner_is_told
     let redis = bench.server();
     let key = format!("sipwake:i:{{{}}}", id(1));
     let before: Vec<u8> = redis.ask(redis::cmd("DUMP").arg(&key));
-    assert_eq!(b.put(id(1), &sealed, ends, &lookup, Fence::NEW).await, Err(StoreError::NotOwner));
+    assert_eq!(b.put(to_write(id(1), &sealed, ends, &lookup)).await, Err(StoreError::NotOwner));
     // Twice: an answer may be lost.
     for _ in 0..2 {
-        let placed = b.take_over(id(1), &sealed, ends, &lookup).await.expect("written");
+        let placed = b.take_over(to_write(id(1), &sealed, ends, &lookup)).await.expect("written");
         let stored = load(&b, 1).await.expect("stored");
         assert_eq!((stored.owned, stored.fence, stored.sealed == sealed), (true, placed.fence, true));
         assert_eq!(placed.fence.number(), first.number() + 1, "it was not erased between the two");
     }
-    assert_eq!(a.put(id(1), &sealed, ends, &lookup, first).await, Err(StoreError::NotOwner));
+    assert_eq!(
+        a.put(RecordToWrite { fence: first, ..to_write(id(1), &sealed, ends, &lookup) }).await,
+        Err(StoreError::NotOwner)
+    );
     assert_eq!((a.ended_elsewhere().await, b.ended_elsewhere().await), (Ok(vec![id(1)]), Ok(vec![])));
     assert_eq!(b.find(&lookup).await, Ok(Some(id(1))));
     let is_named =
@@ -233,9 +259,12 @@ pub async fn what_is_written_over_is_never_missing_and_its_earlier_owner_is_told
     // What the store has again from before is the earlier one.
     let stored = load(&b, 1).await.expect("stored");
     redis.ask::<()>(redis::cmd("RESTORE").arg(&key).arg(100_000).arg(before).arg("REPLACE"));
-    assert_eq!(b.restore(id(1), &sealed, ends, &lookup, stored.fence).await, Ok(()));
+    assert_eq!(
+        b.restore(RecordToWrite { fence: stored.fence, ..to_write(id(1), &sealed, ends, &lookup) }).await,
+        Ok(())
+    );
     assert_eq!(b.erase(id(1), &lookup).await, Ok(true));
-    assert_eq!(b.take_over(id(1), &sealed, ends, &lookup).await, Err(StoreError::Gone));
+    assert_eq!(b.take_over(to_write(id(1), &sealed, ends, &lookup)).await, Err(StoreError::Gone));
 }
 
 pub async fn a_damaged_record_of_another_run_is_written_over_as_well_and_its_owner_is_told(bench: &Bench) {
@@ -249,9 +278,9 @@ pub async fn a_damaged_record_of_another_run_is_written_over_as_well_and_its_own
         let (sealed, ends) = (b.seal(id(number), &record(&user)), unix_now() + DAY_S);
         let key = format!("sipwake:i:{{{}}}", id(number));
         redis.ask::<()>(redis::cmd("HDEL").arg(&key).arg(missing));
-        assert_eq!(b.put(id(number), &sealed, ends, &lookup, Fence::NEW).await, Err(StoreError::NotOwner), "{missing}");
-        assert_eq!(b.take_over(id(number), &sealed, ends, &lookup).await, Err(StoreError::Gone), "{missing}");
-        assert!(b.put(id(number), &sealed, ends, &lookup, Fence::NEW).await.is_ok(), "{missing}");
+        assert_eq!(b.put(to_write(id(number), &sealed, ends, &lookup)).await, Err(StoreError::NotOwner), "{missing}");
+        assert_eq!(b.take_over(to_write(id(number), &sealed, ends, &lookup)).await, Err(StoreError::Gone), "{missing}");
+        assert!(b.put(to_write(id(number), &sealed, ends, &lookup)).await.is_ok(), "{missing}");
         assert!(load(&b, number).await.is_some_and(|stored| stored.owned), "{missing}");
         assert_eq!(a.ended_elsewhere().await, Ok(vec![id(number)]), "{missing}");
         a.forget_ended(&[id(number)]).await.expect("noted");
@@ -362,11 +391,18 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
         vault.release_lease().await.expect("released");
     }
     let (c, stored) = claimed("c").await;
-    c.put(id(1), &stored.sealed, stored.expires_at, &lookup, stored.fence).await.expect("put");
+    c.put(RecordToWrite { fence: stored.fence, ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup) })
+        .await
+        .expect("put");
     c.release_lease().await.expect("released");
     let (c, stored) = claimed("c").await;
     assert_eq!((stored.put_by, stored.had_by.len()), (None, 3), "its Contacts may stand all the same");
-    c.put_registered(id(1), &stored.sealed, stored.expires_at, &lookup, stored.fence).await.expect("put");
+    c.put_registered(RecordToWrite {
+        fence: stored.fence,
+        ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup)
+    })
+    .await
+    .expect("put");
     c.release_lease().await.expect("released");
     let (c, stored) = claimed("c").await;
     assert!(stored.had_by.is_empty(), "it was registered from here, and their Contacts are gone");
@@ -386,7 +422,10 @@ pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Be
     // What the earlier run still tries takes nothing off the index of the node.
     assert_eq!(a.record_owner(id(1)).await, Ok(RecordOwner::AnotherRun));
     let stored = load(&a, 1).await.expect("there");
-    assert_eq!(a.put(id(1), &stored.sealed, stored.expires_at, &lookup, fence).await, Err(StoreError::NotOwner));
+    assert_eq!(
+        a.put(RecordToWrite { fence, ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup) }).await,
+        Err(StoreError::NotOwner)
+    );
     let is_named = |id: String| server.ask::<bool>(redis::cmd("SISMEMBER").arg("sipwake:n:a").arg(id));
     assert!(is_named(id(1).to_string()));
     assert_eq!(a.erase(id(1), &lookup).await, Ok(true));
@@ -427,7 +466,7 @@ pub async fn what_a_store_has_shown_is_erased_unless_it_was_written_since_whoeve
     let shown = load(&a, 1).await.expect("stored");
     // The same registration once more, a moment later: its owner and its fence are the same.
     let renewed = b.seal(id(1), &record("alice"));
-    b.put(id(1), &renewed, shown.expires_at, &lookup, fence).await.expect("put");
+    b.put(RecordToWrite { fence, ..to_write(id(1), &renewed, shown.expires_at, &lookup) }).await.expect("put");
     assert_eq!(a.erase_unchanged(&shown, lookup).await, Ok(false), "it is a later one");
     let later = load(&a, 1).await.expect("stays");
     assert_eq!((later.sealed.as_bytes(), later.fence), (renewed.as_bytes(), fence));

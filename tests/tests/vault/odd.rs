@@ -2,9 +2,9 @@
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{Fence, Lease, RecordOwner, StoreError};
+use relay::vault::{Lease, RecordOwner, RecordToWrite, StoreError};
 
-use super::{Bench, claim_until, enable, id, load, record, until};
+use super::{Bench, claim_until, enable, id, load, record, to_write, until};
 
 const NO_TEXT: &[u8] = &[0xff, 0xfe];
 
@@ -66,7 +66,7 @@ pub async fn an_odd_value_keeps_nobody_else_from_anything(bench: &Bench) {
     assert!(load(&b, 1).await.is_none());
     set(&odd, b"x");
     let ends = unix_now() + DAY_S;
-    assert!(b.put(id(1), &sealed, ends, &lookup, Fence::NEW).await.is_ok());
+    assert!(b.put(to_write(id(1), &sealed, ends, &lookup)).await.is_ok());
     assert!(load(&b, 1).await.expect("stored").owned);
 }
 
@@ -97,9 +97,17 @@ pub async fn a_damaged_record_is_its_owners_to_write_again_and_nobody_elses_to_t
         assert_eq!(a.load(id(1)).await.map(drop), Err(StoreError::Malformed), "{what}");
         assert_eq!(a.record_owner(id(1)).await, Ok(RecordOwner::Nobody), "{what}");
         if field != "e" {
-            assert_eq!(a.put(id(1), &sealed, ends, &lookup, fence).await.map(drop), Err(StoreError::Gone), "{what}");
+            assert_eq!(
+                a.put(RecordToWrite { fence, ..to_write(id(1), &sealed, ends, &lookup) }).await.map(drop),
+                Err(StoreError::Gone),
+                "{what}"
+            );
         }
-        assert_eq!(a.restore(id(1), &sealed, ends, &lookup, fence).await, Ok(()), "{what}");
+        assert_eq!(
+            a.restore(RecordToWrite { fence, ..to_write(id(1), &sealed, ends, &lookup) }).await,
+            Ok(()),
+            "{what}"
+        );
         let stored = load(&a, 1).await.expect("stored");
         assert!(stored.owned && stored.fence == fence, "{what}");
         fence = stored.fence;
@@ -107,7 +115,10 @@ pub async fn a_damaged_record_is_its_owners_to_write_again_and_nobody_elses_to_t
     }
     // What another node owns is its own, whatever its fence.
     redis.ask::<u64>(redis::cmd("HSET").arg(&key).arg("o").arg(b.owner().to_string()).arg("f").arg("x"));
-    assert_eq!(a.put(id(1), &sealed, ends, &lookup, fence).await.map(drop), Err(StoreError::NotOwner));
+    assert_eq!(
+        a.put(RecordToWrite { fence, ..to_write(id(1), &sealed, ends, &lookup) }).await.map(drop),
+        Err(StoreError::NotOwner)
+    );
 }
 
 pub async fn an_odd_value_under_a_name_of_ones_own_gives_way(bench: &Bench) {
@@ -141,7 +152,7 @@ pub async fn an_odd_value_under_a_name_of_ones_own_gives_way(bench: &Bench) {
             Some(odd) => set(&mark, odd),
         }
         let sealed = a.seal(id(1), &record("alice"));
-        let put = a.put(id(1), &sealed, unix_now() + DAY_S, &lookup, fence).await;
+        let put = a.put(RecordToWrite { fence, ..to_write(id(1), &sealed, unix_now() + DAY_S, &lookup) }).await;
         assert!(put.is_ok(), "{put:?}");
         let noticed = a.losses(false).await.expect("asked");
         assert!(bench.is_cluster() || noticed > losses);
@@ -168,5 +179,9 @@ pub async fn an_odd_value_under_a_name_of_ones_own_gives_way(bench: &Bench) {
     becomes_a_list(&format!("sipwake:s:{{{}}}", id(2)));
     let sealed = a.seal(id(2), &record("bob"));
     let fence = load(&a, 2).await.expect("stored").fence;
-    assert!(a.put(id(2), &sealed, unix_now() + DAY_S, &a.lookup_of(&record("bob")), fence).await.is_ok());
+    assert!(
+        a.put(RecordToWrite { fence, ..to_write(id(2), &sealed, unix_now() + DAY_S, &a.lookup_of(&record("bob"))) })
+            .await
+            .is_ok()
+    );
 }

@@ -1,11 +1,11 @@
 //! Keyrings of several nodes: one that is another's takes over nothing and takes nothing.
 
 use relay::clock::Reading;
-use relay::vault::{AwayReason, Fence, Keyring, KeyringMismatch, StoreError, Vault};
+use relay::vault::{AwayReason, Keyring, KeyringMismatch, RecordToWrite, StoreError, Vault};
 use tests::redis_server::RedisServer;
 use tests::scratch::Scratch;
 
-use super::{Bench, LEASE, Lease, claim_all, claim_until, enable, id, load, record, until};
+use super::{Bench, LEASE, Lease, claim_all, claim_until, enable, id, load, record, to_write, until};
 
 /// A node of its own machine: with a copy of the keyring.
 fn node(bench: &Bench, name: &str, keyring: &Keyring) -> Vault {
@@ -21,7 +21,7 @@ fn copy_of(scratch: &Scratch, keyring: &std::path::Path, name: &str) -> Keyring 
 async fn put_new(vault: &Vault, number: u128) -> Result<(), StoreError> {
     let record = record("bob");
     let (sealed, lookup) = (vault.seal(id(number), &record), vault.lookup_of(&record));
-    vault.put(id(number), &sealed, u64::MAX, &lookup, Fence::NEW).await.map(drop)
+    vault.put(to_write(id(number), &sealed, u64::MAX, &lookup)).await.map(drop)
 }
 
 pub async fn a_node_with_another_keyring_takes_nothing_over_and_takes_nothing(bench: &Bench) {
@@ -78,7 +78,7 @@ pub async fn what_is_here_is_written_again_whichever_keyring_stands(bench: &Benc
     }
     assert_eq!(b.check_keyring().await, Ok(None));
     assert_eq!(a.check_keyring().await, Ok(Some(KeyringMismatch::Other)));
-    assert_eq!(a.restore(id(1), &sealed, u64::MAX, &lookup, fence).await, Ok(()));
+    assert_eq!(a.restore(RecordToWrite { fence, ..to_write(id(1), &sealed, u64::MAX, &lookup) }).await, Ok(()));
     assert_eq!(put_new(&a, 2).await, Err(StoreError::Away(AwayReason::OtherKeyring)), "nothing new");
 }
 

@@ -6,20 +6,17 @@ use sip::endpoint::DialogMark;
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use crate::agent::request::ActivityView;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, TimelineEvent};
 use crate::clock::advertised_now_ms;
 
 impl Shard {
-    /// The activity of an instance, kept beside its record.
-    pub(crate) fn activity_of(&self, instance: InstanceId) -> ActivityView {
-        let Some(row) = self.instances.get(instance) else { return ActivityView::default() };
+    /// The steps of an instance's timeline, oldest first.
+    pub(crate) fn timeline_of(&self, instance: InstanceId) -> Vec<Step> {
+        let Some(row) = self.instances.get(instance) else { return Vec::new() };
         match &row.activity {
-            Some(activity) => {
-                ActivityView { steps: activity.steps().copied().collect(), mailbox: activity.mailbox.clone() }
-            }
-            None => ActivityView { steps: registered_step(row).into_iter().collect(), mailbox: None },
+            Some(activity) => activity.steps().copied().collect(),
+            None => registered_step(row).into_iter().collect(),
         }
     }
 

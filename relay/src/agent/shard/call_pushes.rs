@@ -48,7 +48,7 @@ const CALL_ENDED_LIFE_S: u64 = 30;
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
 /// The largest number of copies of a call's push to a token, except on APNs.
 const COPIES: u32 = 2;
-/// By how much the end of a push may come before that of its call for being told in whole seconds, at most.
+/// A push's end is given in whole seconds, so it may come this much before the end of its call.
 const ROUNDED: Duration = Duration::from_secs(2);
 /// How long a call may be on its way to a Contact that another node's has replaced.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
@@ -371,8 +371,8 @@ impl Shard {
     }
 
     /// Gives up the device of a push that was not delivered, unless it comes by itself or the call is over. If its service may take the push later, the
-    /// device is not given up before the end of the call, which is that of its push: it may come by itself until then. An announced call that was announced
-    /// again lives on without a push, and is over for it.
+    /// device is not given up before the call ends, because it may come by itself until then. A call that was announced again lives on without a push, and is
+    /// over for this device.
     fn on_push_undelivered(&mut self, call: CallId, pushed: &Pushed) {
         let instance = pushed.push.instance;
         // The device does not know of the call, and so need not hear of its end.

@@ -23,7 +23,7 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The room that a waiting input takes.
 #[derive(Clone, Copy)]
 pub(crate) enum Claim {
-    /// None: the shard gets the input only once, and must not lose it.
+    /// Not dropped: the shard gets the input only once.
     ToldOnce,
     /// A message of so many bytes from a SIP server.
     OfServer(usize),

@@ -33,7 +33,7 @@ pub(crate) enum Judged {
     Wrong,
     /// There is no such instance, or not any more.
     Gone(InstanceId),
-    /// Nobody can tell.
+    /// Not known.
     Unsure,
 }
 

@@ -438,7 +438,8 @@ impl Shard {
         row.unanswerable = row.unanswerable.filter(|_| matches!(status, Some(401 | 407)));
         let first = row.first.take();
         self.set_state(id, InstanceState::Retrying);
-        // The same clock decides when it is due. It is told, too, if the SIP server has never answered: whoever enabled push waits for this news.
+        // The same clock decides when it is due. The user is told as well if the SIP server has never answered, because whoever enabled push waits for this
+        // news.
         let tell_at = confirmed_now() + self.shared.lost_notice.as_secs();
         self.instances.set_lost(id, advertised_now(), tell_at);
         let after_s = u32::try_from(after.as_secs()).unwrap_or(u32::MAX);

@@ -9,14 +9,14 @@ use sip::endpoint::InviteMark;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
-use crate::agent::request::SettlingNews;
+use crate::agent::request::{FirstAnswer, SettlingNews};
 use crate::agent::tables::ended_ahead::EndedAhead;
 use crate::agent::tables::woken_elsewhere::{Woken, WokenElsewhere};
 use crate::clock;
 
 #[derive(Default)]
 pub(super) struct HandOver {
-    /// Claimed instances that wait for the first answer of their SIP server, each with the channels that are told.
+    /// Claimed instances that wait for the first answer of their SIP server, each with the channels for it.
     settling: HashMap<InstanceId, SettlingNews>,
     /// Claimed instances whose first registration has failed, each with the channel that is told of a later success.
     failed: HashMap<InstanceId, mpsc::UnboundedSender<InstanceId>>,
@@ -59,7 +59,7 @@ impl HandOver {
     pub(super) fn settled(&mut self, id: InstanceId) {
         // An error means that nobody waits any more.
         if let Some(news) = self.take_settling(id) {
-            let _ = news.answered.send((id, false));
+            let _ = news.answered.send(FirstAnswer::Settled(id));
         } else if let Some(registered) = self.failed.remove(&id) {
             let _ = registered.send(id);
         }
@@ -68,7 +68,7 @@ impl HandOver {
     /// Notes that the first registration of a claimed instance has failed. A later success is told as long as anybody waits for it.
     pub(super) fn failed(&mut self, id: InstanceId) {
         let Some(news) = self.take_settling(id) else { return };
-        let _ = news.answered.send((id, true));
+        let _ = news.answered.send(FirstAnswer::Failed(id));
         self.failed.retain(|_, registered| !registered.is_closed());
         if !news.registered.is_closed() {
             self.failed.insert(id, news.registered);

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use sip::endpoint::{CallState, IncomingCall};
+use sip::id::InstanceId;
 
 use super::Shard;
 use super::alerts::{AlertContent, kept_life_s};
@@ -51,20 +52,29 @@ impl Shard {
             return;
         }
         let heir = self.hand_over.heir_of(instance);
-        // An instance that another node takes over has missed the call here. One that is replaced has missed it in the name of its successor.
-        let goes_on = |ending: &Ending| match ending.kind {
-            EndKind::HandedOver => OwnedElsewhere::Yes,
-            EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) if heir.is_some() => OwnedElsewhere::Yes,
-            EndKind::Wiped(reason) if reason.is_nobodys_word() => OwnedElsewhere::Perhaps,
-            EndKind::NeverOurs | EndKind::Wiped(_) => OwnedElsewhere::No,
-        };
         let Some(row) = self.instances.get(instance) else { return };
-        let goes_on = row.ending.as_deref().map_or(OwnedElsewhere::Yes, goes_on);
+        let goes_on = row.ending.as_deref().map_or(OwnedElsewhere::Yes, |ending| goes_on(ending, heir));
         if goes_on == OwnedElsewhere::No {
             return;
         }
         let named = heir.filter(|_| row.ending.is_some()).unwrap_or(instance);
-        let (call, expires_at) = (missed.call, row.expires_at());
+        let expires_at = row.expires_at();
+        self.keep_missed(missed, state, named, goes_on);
+        if goes_on == OwnedElsewhere::Perhaps {
+            // Its next owner knows the push target; what this node knows has led to its end.
+            return;
+        }
+        let (from, name) = (Some(missed.from.clone()), missed.name.clone());
+        let content = AlertContent { call: Some(missed.call), from, name, ..AlertContent::default() };
+        // The device is the same, and its earlier record says which events it wants.
+        if let Some((app, target)) = self.alert_target_of(instance, |wake_for| wake_for.missed_call) {
+            self.send_alert_to(app, target, named, Event::MissedCall, kept_life_s(expires_at), content);
+        }
+    }
+
+    /// Stores the note of a missed call under the name of the instance that goes on.
+    fn keep_missed(&mut self, missed: &IncomingCall, state: CallState, named: InstanceId, goes_on: OwnedElsewhere) {
+        let call = missed.call;
         // The same clock decides when it is forgotten. A renewed lease prolongs the items beside its record.
         let kept_until = shared_now().saturating_add(MAX_LIFETIME_S);
         let item = self.shared.vault.seal_missed_call(named, || MissedCall {
@@ -75,7 +85,7 @@ impl Shard {
             expires_at: kept_until,
             given_up: state == CallState::Cancelled,
         });
-        let displaces = self.activity(instance).and_then(|activity| activity.missed.note(missed.caller, call));
+        let displaces = self.activity(missed.instance).and_then(|activity| activity.missed.note(missed.caller, call));
         let note = Note { instance: named, item, displaces, goes_on: goes_on == OwnedElsewhere::Yes };
         let shared = self.shared.clone();
         tokio::spawn(async move {
@@ -93,15 +103,16 @@ impl Shard {
             };
             shared.metrics.missed_call(outcome);
         });
-        if goes_on == OwnedElsewhere::Perhaps {
-            // Its next owner knows the push target; what this node knows has led to its end.
-            return;
-        }
-        let (from, name) = (Some(missed.from.clone()), missed.name.clone());
-        let content = AlertContent { call: Some(call), from, name, ..AlertContent::default() };
-        // The device is the same, and its earlier record says which events it wants.
-        if let Some((app, target)) = self.alert_target_of(instance, |wake_for| wake_for.missed_call) {
-            self.send_alert_to(app, target, named, Event::MissedCall, kept_life_s(expires_at), content);
-        }
+    }
+}
+
+/// Whether an ending instance goes on elsewhere. One that another node takes over has missed a call here; one that is replaced has missed it in the name of its
+/// successor, the `heir`.
+fn goes_on(ending: &Ending, heir: Option<InstanceId>) -> OwnedElsewhere {
+    match ending.kind {
+        EndKind::HandedOver => OwnedElsewhere::Yes,
+        EndKind::NeverOurs | EndKind::Wiped(WipeReason::Replaced) if heir.is_some() => OwnedElsewhere::Yes,
+        EndKind::Wiped(reason) if reason.is_nobodys_word() => OwnedElsewhere::Perhaps,
+        EndKind::NeverOurs | EndKind::Wiped(_) => OwnedElsewhere::No,
     }
 }

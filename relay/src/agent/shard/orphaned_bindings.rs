@@ -27,7 +27,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(5);
 const AGAIN_MIN: Duration = Duration::from_secs(3_600);
 /// Turns in a second.
 const TURNS: u32 = 4;
-/// How often the nodes are looked for that Paths lead to.
+/// How often the store is asked whether the nodes in Paths live.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Registrations of one shard that passed through another node.
@@ -37,11 +37,11 @@ pub(crate) struct OrphanedBindings {
     due: Option<Instant>,
     /// By their names.
     nodes: BTreeMap<Arc<str>, PathNode>,
-    /// When they are looked for next, if there are any.
+    /// When the store is asked for them next, if there are any.
     look_at: Option<Instant>,
 }
 
-/// A node that Paths lead to.
+/// A node that is named in Paths.
 #[derive(Default)]
 struct PathNode {
     /// It has been seen alive since its registrations were queued.
@@ -76,7 +76,7 @@ impl OrphanedBindings {
         self.add_at(now, now + BACK_WITHIN, server, id);
     }
 
-    /// The nodes to look for, if it is time; those are forgotten that no Path leads to any more, as far as the first of their registrations tells.
+    /// The nodes to ask the store for, if it is time. A node is forgotten when no Path leads to it any more, judged by the first of its registrations.
     fn looked_for(&mut self, now: Instant, is_of: impl Fn(InstanceId, &Arc<str>) -> bool) -> Vec<Arc<str>> {
         if self.look_at.is_none_or(|at| at > now) {
             return Vec::new();
@@ -91,7 +91,7 @@ impl OrphanedBindings {
         self.nodes.keys().cloned().collect()
     }
 
-    /// A node was looked for. Where it has lived and does no more, its registrations are queued, but for the `pushed` ones.
+    /// Notes the store's answer about a node. If the node has lived and does not any more, its registrations are queued, but for the `pushed` ones.
     fn note(&mut self, now: Instant, node: &str, lives: bool, pushed: &[InstanceId]) {
         let Some(known) = self.nodes.get_mut(node) else { return };
         if std::mem::replace(&mut known.lives, lives) && !lives {

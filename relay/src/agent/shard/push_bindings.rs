@@ -39,7 +39,7 @@ use crate::metrics::labels::StoreOperation;
 use crate::push::Event;
 use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
-use crate::vault::{AorKey, Fence, Lookup, Sealed, StoreError};
+use crate::vault::{AorKey, Fence, Lookup, RecordToWrite, Sealed, StoreError};
 
 /// The pause before a record that the store did not take is written again.
 const STORE_AGAIN: Duration = Duration::from_secs(2);
@@ -87,7 +87,7 @@ struct Row {
     is_released: bool,
     /// The node that its Path names, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
-    /// Of one that has ended because a later one of its device took its place: it is erased when that one is kept, or has ended.
+    /// For a registration whose place a later one of its device took: it is erased when the later one is kept, or has ended.
     erased_behind: Option<oneshot::Receiver<()>>,
     /// The earlier ones that are erased behind it.
     earlier: ErasedBehind,
@@ -104,7 +104,7 @@ impl ErasedBehind {
         is_kept
     }
 
-    /// Those of one whose place `successor` takes before it was kept. The successor does not wait for itself.
+    /// Takes on the waiting registrations of one whose place `successor` takes before it was kept. The successor does not wait for itself.
     fn take_on(&mut self, theirs: Self, successor: InstanceId) {
         self.0.extend(theirs.0.into_iter().filter(|(id, _)| *id != successor));
     }
@@ -211,8 +211,8 @@ impl PushBindings {
         })
     }
 
-    /// A registration has taken the place of an earlier one of its device: whatever dies, the store has one of them. Those that wait for the earlier one
-    /// wait for this one from now on.
+    /// A registration has taken the place of an earlier one of its device. The store has one of the two, whatever dies. Registrations that wait for the
+    /// earlier one wait for this one from now on.
     pub(crate) fn note_successor(&mut self, earlier: InstanceId, successor: InstanceId) {
         if !self.rows.get(&successor).is_some_and(|row| row.busy && row.wanted.is_some()) {
             return;
@@ -339,8 +339,8 @@ impl Shard {
         tokio::spawn(async move {
             let stored = match wanted {
                 Some((sealed, expires_at)) => {
-                    let record = (&sealed, expires_at, &lookup);
-                    put(&shared, shard, (id, &superseded), record, fence, is_unkept).await
+                    let record = RecordToWrite { id, sealed: &sealed, expires_at, lookup: &lookup, fence };
+                    put(&shared, shard, record, &superseded, is_unkept).await
                 }
                 None => {
                     if let Some(kept) = erased_behind {
@@ -597,22 +597,18 @@ async fn is_outdated(shared: &Shared, id: InstanceId, sealed: &Sealed) -> bool {
 async fn put(
     shared: &Shared,
     shard: usize,
-    (id, superseded): (InstanceId, &AtomicBool),
-    (sealed, expires_at, lookup): (&Sealed, u64, &Lookup),
-    mut fence: Fence,
+    mut record: RecordToWrite<'_>,
+    superseded: &AtomicBool,
     mut has_failed: bool,
 ) -> Option<Fence> {
+    let RecordToWrite { id, sealed, expires_at, .. } = record;
     let (mut is_anothers, mut was_gone) = (false, false);
     while confirmed_now() < expires_at && !superseded.load(Ordering::Relaxed) {
         if is_anothers && has_failed && is_outdated(shared, id, sealed).await {
             return None;
         }
         let began = clock::now();
-        let written = if is_anothers {
-            shared.vault.take_over(id, sealed, expires_at, lookup).await
-        } else {
-            shared.vault.put(id, sealed, expires_at, lookup, fence).await
-        };
+        let written = if is_anothers { shared.vault.take_over(record).await } else { shared.vault.put(record).await };
         match written {
             Ok(placed) => {
                 shared.metrics.store_answered(began.elapsed());
@@ -633,8 +629,8 @@ async fn put(
                 }
                 is_anothers = true;
             }
-            Err(StoreError::Gone) if is_anothers || fence != Fence::NEW => {
-                (is_anothers, was_gone, fence) = (false, true, Fence::NEW);
+            Err(StoreError::Gone) if is_anothers || record.fence != Fence::NEW => {
+                (is_anothers, was_gone, record.fence) = (false, true, Fence::NEW);
             }
             Err(error) => {
                 tracing::error!(event = "passed-not-kept", instance = %id, %error, "the store did not take a registration");
@@ -642,7 +638,7 @@ async fn put(
             }
         }
     }
-    Some(fence)
+    Some(record.fence)
 }
 
 pub(crate) fn contact_of(record: &PushBindingRecord) -> PushContact {

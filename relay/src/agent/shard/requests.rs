@@ -15,8 +15,8 @@ use super::expected_calls::AnnouncedCall;
 use super::wipes::refuse;
 use crate::agent::ShardInput;
 use crate::agent::request::{
-    AtServer, CallDenied, CallRequest, Denied, EndKind, FirstRegistration, InstanceStatus, LeaseExpiry, LeftOpen,
-    NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
+    AtServer, CallDenied, CallRequest, ChangedRecord, Denied, EndKind, FirstAnswer, FirstRegistration, InstanceStatus,
+    LeaseExpiry, LeftOpen, NewInstance, Principal, Request, SettlingNews, TestDenied, WipeWaiter, Woken,
 };
 use crate::agent::tables::calls::Call;
 use crate::agent::tables::instances::Row;
@@ -44,8 +44,8 @@ impl Shard {
             Request::Look { id, who, reply } => {
                 let _ = reply.send(self.admit(id, &who).and_then(|()| self.status_of(id)));
             }
-            Request::Replace { id, sealed, lease, was, fence, presence, reply } => {
-                let _ = reply.send(self.replace(id, sealed, lease, was, fence, presence));
+            Request::Replace { id, record, reply } => {
+                let _ = reply.send(self.replace(id, record));
             }
             Request::End { id, who, kind, reply } => self.end_for(id, &who, kind, reply),
             Request::Silence { id, reply } => {
@@ -82,8 +82,8 @@ impl Shard {
                 self.begin_stories();
                 let _ = reply.send(self.stories.all());
             }
-            Request::Activity { id, who, reply } => {
-                let _ = reply.send(self.admit(id, &who).map(|()| self.activity_of(id)));
+            Request::Timeline { id, who, reply } => {
+                let _ = reply.send(self.admit(id, &who).map(|()| self.timeline_of(id)));
             }
             Request::Test { id, who, reply } => {
                 let admitted = self.admit(id, &who).map_err(TestDenied::Denied);
@@ -214,7 +214,8 @@ impl Shard {
             let row = self.instances.get(id);
             row.is_none_or(|row| self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream))
         };
-        // What is about to be registered takes the Contacts of earlier nodes away, also of one that has come back and registers it for another device.
+        // A binding that is about to be registered removes the Contacts of earlier nodes, also of one that has come back and registers the account for
+        // another device.
         let is_here = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
         is_here && another.is_some_and(|id| !is_silent(id))
     }
@@ -324,7 +325,7 @@ impl Shard {
             self.shared.erasures.later(new.id, lookup);
         }
         // An error means that nobody waits any more.
-        let _ = settled.answered.send((new.id, false));
+        let _ = settled.answered.send(FirstAnswer::Settled(new.id));
     }
 
     fn bind(
@@ -456,15 +457,8 @@ impl Shard {
         }
     }
 
-    fn replace(
-        &mut self,
-        id: InstanceId,
-        sealed: Sealed,
-        lease: LeaseExpiry,
-        was: Option<u64>,
-        fence: Fence,
-        presence: Option<Presence>,
-    ) -> Result<InstanceStatus, Denied> {
+    fn replace(&mut self, id: InstanceId, changed: ChangedRecord) -> Result<InstanceStatus, Denied> {
+        let ChangedRecord { sealed, lease, was, fence, presence } = changed;
         let targets = self.targets_of(id);
         let row = self.instances.get_mut(id).filter(|row| row.ending.is_none()).ok_or(Denied::Unknown)?;
         row.sealed = sealed;

@@ -89,7 +89,7 @@ impl Shard {
         let _ = self.send_alert(instance, Event::Voicemail, life_s, content, |wake_for| wake_for.voicemail);
     }
 
-    /// Has the store keep the state, for the next run with the instance.
+    /// Writes the state to the store, for the next run that has the instance.
     fn keep_mailbox(&mut self, instance: InstanceId, mailbox: &Mailbox) {
         let shared = self.shared.clone();
         let item = shared.vault.seal_mailbox(instance, mailbox);

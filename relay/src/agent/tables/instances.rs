@@ -36,7 +36,7 @@ pub(crate) struct Row {
     expires_at: u32,
     /// The last reminder of its end that a push service took.
     reminded: Option<Reminder>,
-    /// Under which name its account is found.
+    /// The key by which its account is found.
     aor: AorKey,
     /// When its registration was accepted last, in seconds since 1970; 0: never.
     pub registered_at: u32,
@@ -71,7 +71,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Under which name its account is found.
+    /// The key by which its account is found.
     pub fn aor(&self) -> AorKey {
         self.aor
     }

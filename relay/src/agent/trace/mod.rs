@@ -28,7 +28,7 @@ const CALLS_MAX: usize = 256;
 /// The flows of a device that one trace follows.
 const FLOWS_MAX: usize = 16;
 
-/// One message, as it is kept.
+/// One recorded message.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorded {
     /// When, in microseconds since 1970.

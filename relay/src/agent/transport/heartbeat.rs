@@ -28,7 +28,7 @@ pub(super) struct Heartbeat {
 pub(super) enum HeartbeatAction {
     /// A ping.
     Ask,
-    /// Nothing before this moment.
+    /// Nothing is due before this moment.
     Wait(Instant),
     /// The end: nobody is there.
     Dead,

@@ -23,9 +23,9 @@ pub(crate) struct Writer(Arc<Outbox>);
 #[derive(PartialEq, Eq)]
 pub(super) enum Outgoing {
     Bytes(Bytes),
-    /// As it is: a frame that carries no message.
+    /// A frame that carries no message, written as it is.
     Control(Bytes),
-    /// Nothing follows: close once all is written.
+    /// The end: close once all is written.
     End,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Debug for Outgoing {
 pub(super) enum Found {
     /// Something to [`Outbox::pop`].
     Work,
-    /// Nothing, and nobody is left who could write.
+    /// Nothing, and no writer is left.
     Nobody,
     /// Its peer does not read: it ends.
     Overflow,

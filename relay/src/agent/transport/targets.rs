@@ -55,11 +55,11 @@ pub(crate) type Destination = (SocketAddr, Transport);
 #[derive(Debug, Default)]
 pub(crate) struct Targets {
     away: BTreeMap<Destination, Away>,
-    /// Those that have failed a single account of a shard, and are away for that shard alone.
+    /// Addresses that have failed a single account of a shard, and are away for that shard alone.
     away_for_one: BTreeMap<(usize, Destination), Away>,
     /// By shard.
     current: BTreeMap<usize, Current>,
-    /// Those of shards whose last flow ended while none was wanted.
+    /// Addresses of shards whose last flow ended while none was wanted.
     last: BTreeMap<usize, Current>,
     /// Flows of which an endpoint has not said yet whether it takes them: dialled, and to be tried as better ones.
     dialled: BTreeMap<usize, (FlowId, Candidate)>,
@@ -103,7 +103,7 @@ impl Current {
     }
 }
 
-/// What has become of a flow that was opened.
+/// The state of a flow that was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Settled {
     /// It was tried as a better one.
@@ -143,7 +143,7 @@ impl Targets {
         }
     }
 
-    /// What is known against an address, by all shards and by this one.
+    /// The failures of an address, as all shards and this one know them.
     fn all_away(&self, shard: usize, candidate: &Candidate) -> impl Iterator<Item = &Away> {
         let place = place_of(candidate);
         self.away.get(&place).into_iter().chain(self.away_for_one.get(&(shard, place)))
@@ -326,7 +326,7 @@ impl Targets {
     }
 }
 
-/// One has failed, again unless it had `settled`; of too many the one that is back soonest is forgotten.
+/// Notes that an address has failed, again unless it had `settled`. With too many, the one that may be dialled soonest is forgotten.
 fn note_failure<K: Ord + Copy>(all: &mut BTreeMap<K, Away>, key: K, settled: bool, now: Instant, first: Duration) {
     let before = all.get(&key).filter(|_| !settled).map_or(0, |away| away.failures);
     all.insert(key, Away { until: now + away_for(first, before), failures: before + 1, back: false });

@@ -116,7 +116,7 @@ pub async fn run(canary: Canary) -> Result<(), CommandError> {
     if canary.once {
         let told = rounds.round().await;
         let shown = canary.show(&told);
-        // What was stopped says nothing of calls.
+        // A round that was stopped says nothing about calls.
         if told.failed.is_none() || !rounds.is_stopped() {
             canary.report(&told).await?;
         }

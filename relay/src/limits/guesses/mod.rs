@@ -183,7 +183,7 @@ impl Guesses {
         let keys = self.keys(attempt, source);
         let mut table = self.lock();
         table.sweep(now);
-        // Who was right for an account of its own is no less a stranger to another's that it names beside that.
+        // A source that was right for an account of its own is still a stranger to another account that it names beside it.
         let known = (0..=attempt.usernames.len()).all(|of| {
             let mut own = keys.iter().filter(|key| key.own && key.of == of).peekable();
             own.peek().is_none() || own.any(|key| table.right.contains_key(&key.hash))

@@ -116,7 +116,7 @@ struct Waits {
     key: Option<Key>,
 }
 
-/// Who waits in one line: a requester, the relay itself where there is none, and the App that it came by.
+/// The members of one line: a requester (the relay itself where there is none), and the App by which it came.
 type Line = (Option<Requester>, Option<Requester>);
 
 struct Waiting {

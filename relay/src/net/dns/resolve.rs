@@ -108,11 +108,6 @@ impl Resolution {
     fn in_part(self) -> Self {
         Self { is_whole: false, ttl: MIN_TTL, ..self }
     }
-
-    /// Whether `ip` is one of the target's addresses.
-    pub fn holds(&self, ip: IpAddr) -> bool {
-        self.candidates.iter().any(|candidate| candidate.address.ip() == ip.to_canonical())
-    }
 }
 
 /// Why a target has no address to try.
@@ -147,7 +142,7 @@ pub struct Resolver {
     requesters: Arc<[Requester]>,
     /// The App by whose key the names came, which is counted as well.
     app: Option<Arc<str>>,
-    /// Whose turn it is of the hosts that one name leads to.
+    /// The turns of the hosts that one name leads to.
     hosts: Option<Arc<OfOneName>>,
     reach: Reach,
     transports: Transports,

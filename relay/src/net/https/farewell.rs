@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::net::write_by_stream::write_by_stream;
 
-/// What a client sends before its first frame (RFC 9113 §3.4).
+/// The client's connection preface (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 const FRAME_HEAD: usize = 9;
 const HEADERS: u8 = 1;

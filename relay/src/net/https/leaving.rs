@@ -45,7 +45,7 @@ pub(super) struct Leaving {
     busy_at: Instant,
 }
 
-/// What is to be done.
+/// The next action.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Wait,

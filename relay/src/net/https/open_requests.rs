@@ -143,7 +143,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// What is to be told when the request's body has come whole.
+    /// The call that reports that the request's body has come whole.
     pub(super) fn whole(&self) -> impl FnOnce() + Send + 'static {
         let (life, number) = (self.life.clone(), self.number);
         move || life.has_whole(number)

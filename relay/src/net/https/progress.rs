@@ -162,7 +162,7 @@ mod tests {
         let mut stream = MonitoredStream::new(Stream::uncounted(ours), progress.clone());
         let whole = vec![7; 64 << 20];
         let mut answer = Box::pin(stream.write_all(&whole));
-        // What is under way has come to rest when nothing moves for a while.
+        // All bytes under way have come to rest when nothing moves for a while.
         let mut still = 0;
         while still < 5 {
             assert!(poll!(answer.as_mut()).is_pending());

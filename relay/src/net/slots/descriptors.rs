@@ -47,7 +47,7 @@ pub enum Leaves {
 /// Those of this process.
 pub(crate) static OF_PROCESS: Descriptors = Descriptors::new();
 
-/// What was decided about a connection that was accepted.
+/// The decision about an accepted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Room {
     /// It has one of the descriptors that connections may have.
@@ -75,8 +75,8 @@ struct Full {
 
 struct Shared {
     listeners: Vec<Weak<Slots>>,
-    /// What the connections may have in a shortage, for each of [`Leaves`]. The number of a descriptor alone does not tell: when one that gave way has
-    /// closed, a low one is free for who comes next, and as many are in use as before.
+    /// The descriptors that connections may have in a shortage, for each of [`Leaves`]. The number of a descriptor alone does not tell: when one that gave
+    /// way has closed, a low one is free for who comes next, and as many are in use as before.
     full_at: [Option<Full>; 2],
     /// Whether what is open is being counted.
     is_counting: bool,

@@ -56,7 +56,7 @@ pub(crate) struct Turn {
 /// The end of a place's turn, and its number.
 type Order = (Instant, u64);
 
-/// What is known of a place to those who look for one that gives way.
+/// The facts about a place by which one that gives way is chosen.
 #[derive(Debug)]
 struct Holder {
     began: Instant,

@@ -11,16 +11,11 @@ use rustix::net::sockopt::set_socket_reuseport;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 /// Programs of classic BPF, the first of which that the system takes runs there for each datagram, and returns the number of the core
-/// that it is for; see `SO_ATTACH_REUSEPORT_CBPF` in socket(7). Its loads begin at the datagram's own first byte.
+/// that it is for; see `SO_ATTACH_REUSEPORT_CBPF` in socket(7). Its loads begin at the datagram's own first byte. Without a program, the sender's address decides.
 #[derive(Debug, Clone, Default)]
 pub struct Steering(Vec<Box<[libc::sock_filter]>>);
 
 impl Steering {
-    /// None: the sender's address decides.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
     /// Programs, the best first; each instruction: code, jump if true, jump if false, operand.
     pub fn programs(programs: impl IntoIterator<Item = Vec<(u16, u8, u8, u32)>>) -> Self {
         let instruction = |(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k };

@@ -52,13 +52,8 @@ pub struct Datagram {
 }
 
 impl Udp {
-    /// Binds `address`, for one core; port 0 takes a free one. Fails when the port is taken or not permitted.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        Self::bind_for(1, address, &Steering::none())
-    }
-
-    /// Likewise with a socket for each of so many cores.
-    pub fn bind_for(cores: usize, address: SocketAddr, steering: &Steering) -> io::Result<Self> {
+    /// Binds `address`, with a socket for each of so many cores; port 0 takes a free one. Fails when the port is taken or not permitted.
+    pub fn bind(cores: usize, address: SocketAddr, steering: &Steering) -> io::Result<Self> {
         let sockets = group::bind(cores, address, steering)?;
         for socket in &sockets {
             socket.set_nonblocking(true)?;
@@ -184,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn datagrams_that_come_faster_than_they_are_read_leave_turns_to_all_else() {
-        let udp = Udp::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let udp = Udp::bind(1, "127.0.0.1:0".parse().expect("an address"), &Steering::default()).expect("a free port");
         let (own, (trigger, drain)) = (udp.local_address(), drain());
         let sends = |count: usize| (0..count).for_each(|_| udp.send(0, b"INVITE", own).expect("sent"));
         sends(64);
@@ -211,7 +206,7 @@ mod tests {
     #[test]
     fn a_datagram_may_be_cut_on_its_way() {
         for address in ["127.0.0.1:0", "[::]:0"] {
-            let udp = Udp::bind(address.parse().expect("an address")).expect("a free port");
+            let udp = Udp::bind(1, address.parse().expect("an address"), &Steering::default()).expect("a free port");
             let discovery = ip_mtu_discover(udp.of(0)).expect("an IPv4 option, which a socket of IPv6 has, too");
             assert_eq!(discovery, Ipv4PathMtuDiscovery::DONT, "{address}");
         }

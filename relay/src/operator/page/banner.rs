@@ -46,6 +46,23 @@ pub(super) struct Word {
 pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
     let mut words = Vec::new();
     let mut say = |state, what: String, next: &str| words.push(Word { state, what, next: next.to_owned() });
+    readiness(look, &mut say);
+    for report in &look.services {
+        push_service(look, report, &mut say);
+    }
+    canaries(look, &mut say);
+    registrations(look, &mut say);
+    pace(look, &mut say);
+    certificate(look, &mut say);
+    for warning in look.readiness.warnings() {
+        say(State::Warn, warning.into(), "");
+    }
+    words.sort_by_key(|word| std::cmp::Reverse(word.state));
+    words
+}
+
+/// The checks that fail, and the end of the process.
+fn readiness(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     let checks = look.readiness.checks();
     let failing = || checks.iter().filter_map(|(check, state)| Some((*check, state.err()?)));
     match look.readiness.standing() {
@@ -81,9 +98,10 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
             }
         }
     }
-    for report in &look.services {
-        push_service(look, report, &mut say);
-    }
+}
+
+/// The canaries whose last round failed.
+fn canaries(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     for (app, round) in &look.canaries {
         if let Some((step, why)) = &round.failed {
             let last = round.last_whole.map_or("since the start".to_owned(), |last| format!("since {}", time(last)));
@@ -98,7 +116,10 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
             );
         }
     }
-    registrations(look, &mut say);
+}
+
+/// Registrations that have waited for their turn all the time.
+fn pace(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     let waiting = |reading: &Reading| reading.value(Metric::RegistrationsWaiting, &[]);
     let wait_now = waiting(&look.reading);
     if wait_now > 0.0 && look.history.held(look.at, SPANS[0], |reading| waiting(reading) > 0.0) {
@@ -108,6 +129,10 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
             "the pace is too low for so many (upstream.registrations_per_second): docs/runbooks.md, RegistrationsWait",
         );
     }
+}
+
+/// The certificate that has ended, or ends soon.
+fn certificate(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     let left_s = look.reading.value(Metric::CertificateExpiry, &[]);
     if left_s < 0.0 {
         say(
@@ -122,11 +147,6 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
             "renew it; new files are taken within 5 s",
         );
     }
-    for warning in look.readiness.warnings() {
-        say(State::Warn, warning.into(), "");
-    }
-    words.sort_by_key(|word| std::cmp::Reverse(word.state));
-    words
 }
 
 /// The phones that no call reaches now; else, how registrations went lately.

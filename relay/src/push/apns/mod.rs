@@ -60,7 +60,7 @@ const INVALID: &str = "InvalidProviderToken";
 /// How to reach APNs for one App.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// By what Apple knows the App.
+    /// The App's credentials at Apple.
     pub credentials: ApnsCredentials,
     /// Another service instead of Apple's two: `https://host:port`.
     pub endpoint: Option<Box<str>>,
@@ -122,7 +122,7 @@ pub(crate) struct Apns {
 enum KnownBy {
     /// A token that this signer makes.
     Key { signer: Arc<Signer>, key: SignerKey },
-    /// Nothing: its connection has shown the certificate of this file.
+    /// No token: its connection has shown the certificate of this file.
     Certificate(PathBuf),
 }
 

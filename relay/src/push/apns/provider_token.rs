@@ -56,7 +56,7 @@ struct Issued {
 }
 
 impl Issued {
-    /// What the clock that has signed says now, and how old its token is.
+    /// The time by the clock that has signed, and the token's age.
     fn now(&self, up: Duration) -> Option<(SystemTime, Duration)> {
         let (at, signed) = self.at?;
         let age = up.saturating_sub(signed);

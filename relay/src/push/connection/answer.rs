@@ -32,7 +32,7 @@ pub(crate) struct Bearing {
     pub(crate) proves: bool,
     /// For all who come later.
     pub(crate) pause: Option<PauseFor>,
-    /// For what is told of the service.
+    /// Where the service's health is reported.
     pub(crate) note: Note,
 }
 

@@ -21,10 +21,10 @@ const STUCK_AFTER: Duration = Duration::from_secs(2);
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 /// How long its answer is waited for then: services ask for so much patience, and what is not urgent has it.
 const ALERT_ANSWERED_WITHIN: Duration = Duration::from_secs(10);
-/// How long before the deadline a call's push ends that has not left, or was not taken, so that it is told why before its call ends.
+/// A call's push that has not left, or was not taken, ends this long before its deadline, so that its outcome is known before the call ends.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// When a call's push ends that is not tried again.
+/// The end of a call's push that is not tried again.
 pub(crate) fn settled_at(deadline: Instant) -> Instant {
     deadline.checked_sub(SETTLED).unwrap_or(deadline)
 }
@@ -48,7 +48,7 @@ pub(crate) struct Patience<'a> {
 /// The times of one try of a push.
 #[derive(Clone, Copy)]
 pub(crate) struct TryTimes {
-    /// What has not begun to leave by then does not.
+    /// A request that has not begun to leave by then is not sent.
     pub(crate) leaves_until: Instant,
     /// The end of the try.
     pub(crate) until: Instant,
@@ -57,7 +57,7 @@ pub(crate) struct TryTimes {
 }
 
 impl TryTimes {
-    /// The times of a call's push, which may leave until right before its deadline and be answered until then, or of any other push that begins now.
+    /// The times of a push that begins now. A call's push may leave, and be answered, until right before its deadline.
     pub(crate) fn new(is_call: bool, deadline: Instant) -> Self {
         if is_call {
             Self { leaves_until: settled_at(deadline), ..Self::whole(deadline) }

@@ -63,7 +63,7 @@ struct Departures {
     unanswered: AtomicU32,
     /// Copies that were lost on the way, taken or not.
     lost: AtomicU32,
-    /// Nothing more is to leave; and then one had begun to.
+    /// Nothing more is to leave, although a request had begun to.
     is_recalled: AtomicBool,
     had_left: AtomicBool,
     /// The push is not over: it may go elsewhere, or later.
@@ -563,7 +563,7 @@ mod tests {
         assert_eq!(departure.recalled(|| ANSWERED_WITHIN).await, Recalled::Unanswered);
         assert_eq!((departure.lost(), body.chunk()), (1, &*whole()));
         drop(passage);
-        // What was answered before the end is not waited for.
+        // Requests that were answered before the end are not waited for.
         let departure = Departure::unmeasured();
         let (mut body, passage) = departure.begin(whole()).expect("it goes on");
         body.advance(5);

@@ -8,8 +8,8 @@
 //! | likewise | each that has failed, while others are open |
 //! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
-//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before, or sends
-//! nothing, has taken no request, so no push is spent on it: what stands behind it may hang.
+//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before that, or sends
+//! nothing, has taken no request. No push is spent on it, because the service behind it may hang.
 //!
 //! Invariant: the first complete handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Only TLS with a certificate for the service's
 //! own name is accepted, and in it only HTTP/2, or HTTP/1.1 where that is dialled.
@@ -44,7 +44,7 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// How long all addresses may be silent before each is tried once more, and how often.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 const AGAIN_MAX: u32 = 4;
-/// Handshakes that are open at once for one address, where that is limited: whoever names a host names what it costs.
+/// Handshakes that are open at once for one address that a device has named: a stranger must not choose the cost.
 const OPEN_FEW: usize = 2;
 /// How long name, addresses and both handshakes may take together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -58,7 +58,7 @@ struct Slow {
 }
 
 impl Slow {
-    /// As it is at this moment.
+    /// The history at this moment.
     fn at(self, moment: Instant) -> Self {
         let nothing = Duration::ZERO;
         match moment.saturating_duration_since(self.since) {

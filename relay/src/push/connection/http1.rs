@@ -56,7 +56,7 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// The connections of one service.
 pub(super) struct Http1 {
-    /// Nothing else is spoken, as far as is known; and since when.
+    /// The service is known to speak nothing else; and since when.
     is_spoken: AtomicBool,
     since: Mutex<Instant>,
     places: Semaphore,

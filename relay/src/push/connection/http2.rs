@@ -54,7 +54,7 @@ use crate::push::health::{Note, Record, Trouble};
 const MAX_UNDER_WAY: usize = 20_000;
 /// Likewise those that are no calls.
 const ALERTS_UNDER_WAY: usize = MAX_UNDER_WAY / 4 * 3;
-/// Between two dials that fail: calls wait meanwhile.
+/// The pause after a dial that failed; calls wait meanwhile.
 const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: PROBE_EVERY };
 /// How long the body may come after the head of an answer.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,7 +84,7 @@ pub(crate) struct Channel {
     /// Whether it is of a service that a device has chosen: one that speaks no HTTP/2, or lies where the relay does not go, is
     /// told as such, and what it sends unasked is limited.
     any_service: bool,
-    /// Where it is one: whether many have chosen it.
+    /// For a service that devices choose: whether many have chosen it.
     serves_many: ServesMany,
     /// The runtime on which its connections are made and driven, if not where they are needed.
     runtime: Option<Handle>,
@@ -326,7 +326,7 @@ impl Channel {
                 own.flight.begin(freshness, || make(&own.history), None);
             }
         }
-        // What a device has chosen costs one connection, unless many have chosen it.
+        // A service that a device has chosen costs one connection, unless many devices have chosen it.
         let has_others = urgency.is_urgent() && (!self.any_service || self.serves_many.does());
         // A connection may end before it is this one's turn; the next is made in its time.
         loop {
@@ -540,7 +540,7 @@ impl Making {
                 tokio::spawn(driver.drive());
                 Ok(made)
             }
-            // What it speaks instead is known to whom has asked; and where a device has chosen the service, nothing here says that the service fails.
+            // The caller knows what it speaks instead; and where a device has chosen the service, this is no failure of the service.
             Err(DialError::NotHttp2) if self.may_speak_http1 => Err(Some(NOT_HTTP2)),
             Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
             Err(error) => {

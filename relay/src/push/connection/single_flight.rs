@@ -51,7 +51,7 @@ struct State<T, E> {
     cooling_down: Option<(E, Instant)>,
 }
 
-/// What a caller finds.
+/// The state that a caller finds.
 enum Availability<T, E> {
     Ready(T),
     /// The caller starts the making. It uses `meanwhile`, or waits where there is none.
@@ -116,7 +116,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         self.lock().value.as_ref().filter(|value| freshness(value) != Freshness::Spent).cloned()
     }
 
-    /// Has one made that later callers [have](Self::have), unless there is one that `worth` calls good, or none may be made now.
+    /// Starts making a value that later callers [get](Self::have), unless `freshness` calls the present one good, or none may be made now.
     pub(super) fn begin<F>(self: &Arc<Self>, freshness: impl Fn(&T) -> Freshness, make: impl FnOnce() -> F, fallback: E)
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
@@ -127,7 +127,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         }
     }
 
-    /// Has this value in place of one that `is_worse`, or of none; the earlier one. It comes back where the one that there is is as good.
+    /// Sets this value in place of none, or of one that `is_worse`, and returns the earlier one. Where the present one is as good, `value` itself comes back.
     pub(super) fn supersede(&self, value: T, is_worse: impl FnOnce(&T) -> bool) -> Result<Option<T>, T> {
         let mut state = self.lock();
         if !state.value.as_ref().is_none_or(is_worse) {
@@ -140,7 +140,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SingleFlight<T, E> {
         Ok(earlier)
     }
 
-    /// Has no value any more, if it is this one.
+    /// Drops the value, if it is this one.
     pub(super) fn forget(&self, is_it: impl FnOnce(&T) -> bool) {
         let gone = self.lock().value.take_if(|value| is_it(value));
         drop(gone);

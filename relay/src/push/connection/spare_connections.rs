@@ -34,7 +34,7 @@ pub(super) const IDLE: Duration = Duration::from_secs(30);
 /// Spare connections at most.
 const SPARES: usize = 3;
 
-/// Devices whose pushes a service takes that they have chosen, before it has spare connections.
+/// Devices whose pushes a chosen service must have taken before it gets spare connections.
 const MANY: usize = 8;
 
 /// Whether a service that devices have chosen serves many of them.
@@ -45,7 +45,7 @@ pub(super) struct ServesMany {
 }
 
 impl ServesMany {
-    /// It has taken a push to this device.
+    /// Notes that the service has taken a push to this device.
     pub(super) fn note_taken(&self, whom: u64) {
         if !self.does() && self.devices.lock().add(whom) {
             self.does.store(true, Ordering::Relaxed);
@@ -100,7 +100,7 @@ impl<T: Clone + Send + 'static, E: Copy + Send + 'static> SpareConnections<T, E>
         self.changed.notified()
     }
 
-    /// Those that there are.
+    /// The spare connections.
     pub(super) fn all(&self, freshness: impl Fn(&T) -> Freshness) -> impl Iterator<Item = T> {
         self.flights.iter().filter_map(move |flight| flight.have(&freshness))
     }

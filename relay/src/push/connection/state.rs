@@ -57,7 +57,7 @@ const ANSWER_UNKNOWN: Duration = Duration::from_millis(4_500);
 /// Likewise where the others wait for that one: each further connection carries one alone, too, and a service that is merely slow
 /// would get them one by one.
 const ANSWER_UNPROVEN: Duration = Duration::from_secs(14);
-/// Nothing that requests waited in vain is counted any more so long after the last one ended.
+/// The count of requests that waited in vain starts anew so long after the last one ended.
 const VAIN_FOR: Duration = Duration::from_secs(10);
 const GOOD: u8 = 0;
 const ASKED: u8 = 1;
@@ -67,7 +67,7 @@ const SILENT: u8 = 3;
 /// The meaning of an answer for the line that it came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineFate {
-    /// Nothing: it goes on.
+    /// The connection goes on.
     Good,
     /// The fault may stick to this line: the next try goes over a fresh one. A line that has served others meanwhile is
     /// only replaced once its successor is there.
@@ -150,7 +150,7 @@ impl Drop for Place {
 }
 
 impl Line {
-    /// A `cautious` one carries one request alone until the service has taken our credentials; any other as many as are `known` to be allowed.
+    /// A `cautious` connection carries one request at a time until our credentials were taken; any other up to the `known` limit.
     pub(super) fn new(cautious: bool, known: usize, history: Arc<ConnectionHistory>) -> Arc<Self> {
         let granted = if cautious { 1 } else { known.clamp(1, STREAMS_BEFORE_SETTINGS) };
         let state = if history.is_doubtful() { ASKED } else { GOOD };
@@ -648,7 +648,7 @@ mod tests {
         line.resize(2);
         assert!(line.try_admit(Urgency::Urgent, || 2).is_some(), "it was raised again");
         drop(only);
-        // One for those who ask whether there is one.
+        // A permit for the test of whether there is one.
         assert!(line.try_admit(Urgency::Urgent, || 0).is_some());
     }
 

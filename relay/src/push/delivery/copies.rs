@@ -47,7 +47,7 @@ pub(super) struct Settled {
 
 pub(super) type Flight<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// A push of which other services have to send the next copy, or the same one again.
+/// A push whose next copy, or the same one again, is for other services to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tried {
     /// The number of attempts.
@@ -110,7 +110,7 @@ struct Copies<'a, 'b, S> {
     flights: Vec<Flight<'a>>,
     attempts: u32,
     lost: usize,
-    /// Those of them that other services may have taken.
+    /// The copies that other services may have taken.
     earlier: u32,
     /// The answer to one copy, while the other was open.
     refusal: Option<Verdict>,
@@ -118,7 +118,7 @@ struct Copies<'a, 'b, S> {
     next_at: Option<Instant>,
     /// The departures before the latest copy began, until that one has departed.
     leaving: Option<u32>,
-    /// None is under way or was lost, and none is tried any more: the verdict, when it is time.
+    /// No copy is under way, was lost or is tried any more: gives the verdict, when it is time.
     untaken: Option<Verdict>,
     /// Other services are in force: the next copy is theirs.
     is_outdated: bool,
@@ -173,7 +173,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
             return Some(Ok(self.settled(Verdict::Moved)));
         }
         if self.is_outdated {
-            // What is under way may be taken; its answer is waited for no more.
+            // A copy that is under way may be taken; its answer is no longer awaited.
             self.flights.iter().for_each(|_| self.departure.note_lost());
             return Some(Err(Tried { attempts: self.attempts, copies: self.count() }));
         }
@@ -228,7 +228,7 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         None
     }
 
-    /// What a verdict is for the push: the phone may ring by what earlier services may have taken, whatever these refuse.
+    /// The meaning of a verdict for the whole push: the phone may ring by a copy that earlier services may have taken, whatever these refuse.
     fn weighed(&self, verdict: Verdict) -> Verdict {
         let is_refused = matches!(verdict, Verdict::Refused { .. });
         if is_refused && self.earlier > 0 { Verdict::Unconfirmed } else { verdict }
@@ -374,7 +374,7 @@ mod tests {
             let (verdict, attempts, copies, at) = play(&away).await;
             assert_eq!((verdict, copies, at), (Verdict::Retry { after: None }, 0, 29), "of 30 s, after {attempts}");
         }
-        // It is there again 2 s before.
+        // The service is there again 2 s before the deadline.
         let until = Instant::now() + Duration::from_secs(30);
         let send = || -> Flight<'_> {
             Box::pin(async move { if Instant::now() < until - Duration::from_secs(2) { AWAY } else { ACCEPTED } })

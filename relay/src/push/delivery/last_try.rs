@@ -18,14 +18,14 @@ use crate::push::{Event, Verdict};
 /// How long before the deadline the last try is made: a phone needs about so long to come.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
-/// When a call is tried again after this pause, for which its service may have asked; `None`: not any more.
+/// The time at which a call's push is tried again after this pause, for which its service may have asked; `None`: never.
 pub(super) fn next_try(now: Instant, pause: Duration, asked: Option<Duration>, deadline: Instant) -> Option<Instant> {
     let last = deadline.checked_sub(LAST_TRY).filter(|last| *last > now);
     let at = last.map_or(now + pause, |last| last.min(now + pause)).max(now + asked.unwrap_or_default());
     (at < deadline).then_some(at)
 }
 
-/// The time of the next attempt, if it comes before the deadline. `None`: a call that is tried no more, and lives until its deadline.
+/// The time of the next attempt, if it comes before the deadline. `None`: no further try; the call lives until its deadline.
 pub(super) fn next_attempt(
     event: Event,
     deadline: Instant,

@@ -57,8 +57,8 @@ pub struct AppPush {
 /// The outcome of one push.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The verdict. [`Verdict::Retry`] here means that no further attempt fits before the deadline, so that it is final. That of a call comes right before
-    /// its deadline, and not earlier.
+    /// The verdict. [`Verdict::Retry`] here means that no further attempt fits before the deadline, so that it is final. For a call it comes right before the
+    /// deadline, and not earlier.
     pub verdict: Verdict,
     /// The number of attempts; 0 if the push never left.
     pub attempts: u32,
@@ -150,8 +150,8 @@ impl PushService {
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }
     }
 
-    /// Uses the services and keys of another one from now on. Pushes under way go on as they began; those that wait for a retry, and were certainly not taken,
-    /// are tried by the new services. So is the next copy of a call's push that may be taken twice.
+    /// Uses the services and keys of another one from now on. Pushes under way go on as they began; those that wait for a retry, and were certainly not
+    /// taken, are tried by the new services. The same holds for the next copy of a call's push that may be taken twice.
     pub fn become_like(&self, other: &Self) {
         let mode = other.mode();
         self.0.mode.swap(Arc::clone(&mode)).note_in_force(false);
@@ -226,7 +226,7 @@ impl PushService {
         };
         let run = match DeliveryRun::new(apps.get(app), target, push) {
             Ok(run) => run,
-            // What earlier services may have taken may ring.
+            // A copy that earlier services may have taken may ring.
             Err(_) if from.earlier.lost > 0 && push.event == Event::Call => {
                 let Earlier { attempts, lost: copies, .. } = from.earlier;
                 return Ok(Settled { verdict: Verdict::Unconfirmed, attempts, copies });
@@ -259,7 +259,7 @@ impl PushService {
             Verdict::Refused { reason } if is_of_a_token(reason) => record.token_refused(reason, &target.token),
             _ => {}
         }
-        // What earlier services may have taken may ring, whatever these refuse.
+        // A copy that earlier services may have taken may ring, whatever these refuse.
         if may_ring && matches!(settled.verdict, Verdict::Refused { .. }) {
             settled.verdict = Verdict::Unconfirmed;
         }
@@ -585,7 +585,7 @@ impl<'a> DeliveryRun<'a> {
                 Err(verdict) => return Ok(so_far.given_up(verdict, refused_for)),
             };
             let its_turn = async {
-                // Of a call that is not tried again the token, or the services, may change yet.
+                // Even if a call is not tried again, its token or the services may still change.
                 sleep_until(next.unwrap_or_else(|| last_try::settled_at(deadline))).await;
                 match next {
                     None => None,

@@ -76,7 +76,7 @@ pub(super) struct Tokens {
 /// The consequence of FCM's refusal of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Another one is fetched.
+    /// A new token is fetched.
     Replace,
     /// The token was made for such a refusal, a moment ago: another would be refused as well.
     Pause,
@@ -232,7 +232,7 @@ async fn exchange(
     let TokenTimes { first, other, .. } = TokenTimes::now();
     let outcome = exchange_at(first, &account, &channel, urgency).await;
     match other {
-        // One of the clocks is wrong.
+        // One of the two clocks is wrong.
         Some(other) if matches!(outcome, Err(Denial::Refused)) => exchange_at(other, &account, &channel, urgency).await,
         _ => outcome,
     }

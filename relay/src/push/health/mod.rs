@@ -90,17 +90,6 @@ pub enum State {
     Failing,
 }
 
-impl State {
-    /// Its word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Well => "well",
-            Self::Failing => "failing",
-        }
-    }
-}
-
 /// The present health of one service of one app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -120,6 +109,16 @@ pub struct Report {
     pub waiting: u64,
 }
 
+/// The subject of a record.
+enum Scope {
+    /// A service as a whole.
+    Service,
+    /// One service of the many behind the record `of`, which gets a copy of its notes.
+    Part(Part),
+    /// The endpoint that gives tokens for a service.
+    TokenEndpoint(Arc<Record>),
+}
+
 /// A service among many behind one record.
 struct Part {
     of: Arc<Record>,
@@ -129,10 +128,7 @@ struct Part {
 
 /// The record of one service of one app.
 pub(super) struct Record {
-    /// Receives a copy of the notes here.
-    part: Option<Part>,
-    /// Of a token endpoint: the service that it gives tokens for.
-    tokens_for: Option<Arc<Record>>,
+    scope: Scope,
     app: Box<str>,
     service: &'static str,
     series: PushServiceSeries,
@@ -177,8 +173,7 @@ impl Record {
         let (tokens, troubles) = (earlier.map(|it| Arc::clone(&it.tokens)).unwrap_or_default(), AtomicU32::new(0));
         let (app, in_force) = (app.into(), AtomicBool::new(false));
         Arc::new(Self {
-            part: None,
-            tokens_for: None,
+            scope: Scope::Service,
             app,
             service,
             series,
@@ -210,25 +205,21 @@ impl Record {
 
     /// The record of one service among many, which is reported in `of` alone.
     pub(super) fn part_of(of: &Arc<Self>, troubled: &Arc<Troubled>, origin: &str) -> Arc<Self> {
-        let standing = Standing::new();
-        Arc::new(Self {
-            tokens_for: None,
-            part: Some(Part { of: Arc::clone(of), troubled: Arc::clone(troubled), origin: origin.into() }),
-            app: of.app.clone(),
-            service: of.service,
-            series: of.series.clone(),
-            tokens: Arc::clone(&of.tokens),
-            troubles: AtomicU32::new(0),
-            in_force: AtomicBool::new(false),
-            standing: Mutex::new(standing),
-        })
+        Self::beside(
+            of,
+            Scope::Part(Part { of: Arc::clone(of), troubled: Arc::clone(troubled), origin: origin.into() }),
+        )
     }
 
-    /// That of the token endpoint of this service: what goes wrong with it is told as that, for its host may be another's.
+    /// The record of this service's token endpoint. Its faults are reported under its own name, because its host may be another one.
     pub(super) fn of_token_endpoint(of: &Arc<Self>) -> Arc<Self> {
+        Self::beside(of, Scope::TokenEndpoint(Arc::clone(of)))
+    }
+
+    /// A fresh record with the names, the series and the tokens of `of`.
+    fn beside(of: &Self, scope: Scope) -> Arc<Self> {
         Arc::new(Self {
-            part: None,
-            tokens_for: Some(Arc::clone(of)),
+            scope,
             app: of.app.clone(),
             service: of.service,
             series: of.series.clone(),
@@ -251,7 +242,7 @@ impl Record {
     }
 
     pub(super) fn note(self: &Arc<Self>, note: Note) {
-        if let (Some(Part { of, troubled, origin }), Note::Accepted | Note::Well) = (&self.part, note) {
+        if let (Scope::Part(Part { of, troubled, origin }), Note::Accepted | Note::Well) = (&self.scope, note) {
             let all_well = match note {
                 Note::Accepted => troubled.took(origin),
                 _ => troubled.well(origin),
@@ -295,13 +286,13 @@ impl Record {
 
     /// Notes a trouble; `detail` is in words of this system, without a secret.
     pub(super) fn trouble(self: &Arc<Self>, trouble: Trouble, detail: &str) {
-        if let Some(service) = &self.tokens_for {
-            let (reason, detail) = reasons::at_token_endpoint(trouble.reason, detail);
-            return service.trouble(Trouble { reason, ..trouble }, detail);
-        }
-        match &self.part {
-            None => self.weighed_trouble(trouble, detail, false),
-            Some(Part { of, troubled, origin }) => match troubled.weigh(origin, trouble.grave) {
+        match &self.scope {
+            Scope::TokenEndpoint(service) => {
+                let (reason, detail) = reasons::at_token_endpoint(trouble.reason, detail);
+                service.trouble(Trouble { reason, ..trouble }, detail);
+            }
+            Scope::Service => self.weighed_trouble(trouble, detail, false),
+            Scope::Part(Part { of, troubled, origin }) => match troubled.weigh(origin, trouble.grave) {
                 Weight::Nothing => {}
                 Weight::Light => of.weighed_trouble(Trouble::light(trouble.reason), detail, false),
                 Weight::Fails => of.weighed_trouble(trouble, detail, true),

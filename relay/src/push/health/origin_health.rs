@@ -40,9 +40,9 @@ const SERVICES_MAX: usize = 1_024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Weight {
     Nothing,
-    /// That of a light trouble.
+    /// The weight of a light trouble.
     Light,
-    /// That of a failure.
+    /// The weight of a failure.
     Fails,
 }
 

@@ -125,7 +125,7 @@ pub(crate) fn words(reason: &str) -> &'static str {
     }
 }
 
-/// A trouble with a token endpoint, and its detail: with its connections it is a trouble with that endpoint, and none with the service.
+/// A trouble with a token endpoint, and its detail. If its connections fail, the endpoint is at fault, and not the service.
 pub(super) fn at_token_endpoint<'a>(reason: &'static str, detail: &'a str) -> (&'static str, &'a str) {
     match reason {
         "Silent" | "Unanswered" => ("TokenEndpointAway", "it does not answer"),

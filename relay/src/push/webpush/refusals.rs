@@ -1,7 +1,7 @@
 //! The pace of pushes to subscriptions whose last one their service refused.
 //!
-//! Who holds an App's key may name any host as a push service, and have the relay post to it for each call of an account of its own. A host that is none
-//! answers each with a refusal; so what was refused is asked again no faster than [`PACE`] for all such subscriptions of a service together.
+//! Anybody with an App's key may name any host as a push service, and have the relay post to it for each call of an own account. A host that is no push
+//! service refuses every push. So pushes to refused subscriptions of a service go no faster than [`PACE`], all of these together.
 //!
 //! | last answer to a subscription | its next push |
 //! | --- | --- |
@@ -9,7 +9,7 @@
 //! | refused, as what is no push service would answer (400, 401, 403, 405, a redirection, …) | takes its turn, for which it waits [`TURN_WITHIN`] at most; then it is refused for the same reason |
 //! | an error (5xx), of a service that has never taken a push | likewise, but then it is tried again later |
 //!
-//! One that is taken after a refusal shows that the service has changed its mind, and all go at once again.
+//! A push that is accepted after a refusal shows that the service has changed its mind: all pushes go at once again.
 //!
 //! Invariant: a subscription that was not refused waits for none that was. At most [`REFUSED_MAX`] are remembered, as keyed hashes.
 
@@ -26,9 +26,9 @@ use crate::push::connection::attempt::Attempt;
 
 /// Pushes to refused subscriptions of one service.
 const PACE: Rate = Rate { burst: 10, interval: Duration::from_millis(100) };
-/// How long a push waits for its turn: its caller waits with it, and where many do, most get none.
+/// How long a push waits for its turn. Its caller waits with it, and of many that wait, most get no turn.
 const TURN_WITHIN: Duration = Duration::from_secs(1);
-/// Refused subscriptions that are remembered; any of them gives way to a further one.
+/// Refused subscriptions that are remembered; a further one replaces any of them.
 const REFUSED_MAX: usize = 16_384;
 
 /// The refused subscriptions of one service.
@@ -42,7 +42,7 @@ pub(super) struct Refusals {
 struct Table {
     /// The reason of each; `None`: an error.
     refused: BTreeMap<u64, Option<&'static str>>,
-    /// How many gave way.
+    /// How many were replaced.
     displaced: u64,
     pace: Option<Bucket>,
 }
@@ -71,7 +71,7 @@ impl Refusals {
         pace.take(now, PACE).map_err(|wait| (wait, reason))
     }
 
-    /// Takes note of an answer to a push at `path`, of a service that `has_taken` one.
+    /// Notes an answer to a push at `path`. `has_taken`: the service has taken a push before.
     pub(super) fn note(&self, path: &str, attempt: &Attempt, has_taken: bool) {
         let reason = match attempt {
             Attempt::Done(Verdict::Accepted) => {
@@ -91,7 +91,7 @@ impl Refusals {
         let subscription = self.hash.hash_one(path);
         if table.refused.len() >= REFUSED_MAX && !table.refused.contains_key(&subscription) {
             table.displaced += 1;
-            // By chance, so that none stays for what its hash is.
+            // A random one, so that none stays because of its hash.
             let from = self.hash.hash_one(table.displaced);
             let next = table.refused.range(from..).next().map(|(other, _)| *other);
             match next {
@@ -111,7 +111,7 @@ mod tests {
     const TAKEN: Attempt = Attempt::Done(Verdict::Accepted);
     const FAILED: Attempt = Attempt::Again { after: None };
 
-    /// Posts of so many subscriptions, again and again, that are answered so.
+    /// Posts to this many subscriptions, repeatedly, each with this answer.
     fn posts(refusals: &Refusals, start: Instant, seconds: u64, answer: &Attempt, has_taken: bool) -> usize {
         let tries = (0..seconds * 1_000).map(|ms| (start + Duration::from_millis(ms), format!("/w/{}", ms % 300)));
         let posted = tries.filter(|(now, path)| {
@@ -132,7 +132,7 @@ mod tests {
         }
     }
 
-    /// One service for thousands of devices, among them many of one who means it ill.
+    /// One service with thousands of devices, many of which belong to one attacker.
     #[test]
     fn a_subscription_that_was_not_refused_waits_for_nothing() {
         let (refusals, start) = (Refusals::default(), Instant::now());

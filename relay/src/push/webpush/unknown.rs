@@ -34,7 +34,7 @@ pub(super) struct Unknown(SinceTaken<State>);
 struct State {
     believed: Vec<u64>,
     doubted: Vec<u64>,
-    /// None is believed any more.
+    /// No such refusal is believed any more.
     is_doubted: bool,
     last: Option<Instant>,
 }

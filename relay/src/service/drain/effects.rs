@@ -19,7 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use crate::agent::request::{DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews};
+use crate::agent::request::{
+    ChangedRecord, DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews,
+};
 use crate::agent::{Audience, NodeNews};
 use crate::audit::Act;
 use crate::clock;
@@ -242,9 +244,9 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let (Ok(status), Ok(Some(stored))) = (self.look_as_relay(id).await, vault.load(id).await) else { return };
         let Ok(lease) = vault.open_lent(id, &stored.sealed, LeaseExpiry::of) else { return };
-        // Nothing is put from here any more.
-        let (sealed, fence) = (stored.sealed, status.fence);
-        let replace = |reply| Request::Replace { id, sealed, lease, was: None, fence, presence: None, reply };
+        // No record is put from here any more.
+        let record = ChangedRecord { sealed: stored.sealed, lease, was: None, fence: status.fence, presence: None };
+        let replace = |reply| Request::Replace { id, record, reply };
         let _ = self.dependencies.agent.ask(id, replace).await;
     }
 
@@ -257,7 +259,7 @@ impl Inner {
         if self.look_as_relay(later).await.is_err() {
             let Ok(Some(stored)) = self.dependencies.vault.load(later).await else { return };
             let Some(new) = self.open_proven(stored) else { return };
-            // Nobody waits for its registration: another node's is in force.
+            // Nobody waits for its registration, because another node's is in force.
             agent.bind_all(vec![*new], &SettlingNews::for_nobody()).await.ended().await;
         }
         agent.tell(earlier, Request::Succeed { earlier, successor: later }).await;

@@ -76,7 +76,8 @@ impl Waiting {
         }
     }
 
-    /// Whether the letter about an instance that another node owns is awaited in vain, when no letter has come for long. Of one that fails, letters come.
+    /// Whether no letter can be expected any more about an instance that another node owns, because none has come for long. About an instance whose
+    /// registration fails, letters keep coming.
     fn is_lost(&self, id: InstanceId) -> bool {
         !self.failed.contains(&id)
     }
@@ -89,7 +90,7 @@ impl HandOver {
         self.news.notify_one();
     }
 
-    /// Another node reports which instances of this one it could not register yet. That it does so again and again says nothing of the letters about others.
+    /// Another node reports which instances of this one it could not register yet. Its repeated reports say nothing about the letters on other instances.
     pub(crate) fn note_failed(&self, failing: &[InstanceId]) {
         let Waiting { failed, is_taking, .. } = &mut *self.waiting();
         *is_taking |= !failing.is_empty();
@@ -155,7 +156,7 @@ impl Service {
     pub async fn give_up_lease(&self) -> Result<(), StoreError> {
         let (it, vault) = (&self.0, &self.0.dependencies.vault);
         let is_left = !it.hand_over.waiting().is_taking && !it.instances_here().await.is_empty();
-        // Nobody takes anything by mistake where there is no other node; what a node by another name is to take has it at once.
+        // Where there is no other node, nobody takes anything by mistake; and a node by another name that is to take the instances has them at once.
         if is_left && vault.peers().await.is_ok_and(|peers| !peers.is_empty()) {
             return vault.drop_lease().await;
         }

@@ -1,4 +1,4 @@
-//! What a leaving node tells the others: that it leaves, and for which calls it has woken devices.
+//! The announcement of a leaving node: that it leaves, and for which calls it has woken devices.
 //!
 //! The account of a device may have other devices at the node that takes this one over. The account then has two Contacts, and a call is sent to both. The
 //! branch to a node that starts, or was cut off from the SIP server, may arrive seconds late, and find a device there that the leaver has woken long before.

@@ -144,7 +144,7 @@ fn is_wrong_password(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 407 | 604)
 }
 
-/// Whether a digest was sent at all: to a challenge that has no answer none is, and its server has judged no password.
+/// Whether a digest was sent. A challenge that cannot be answered gets none, and then its server has judged no password.
 fn was_shown(reason: Refusal) -> bool {
     !matches!(reason, Refusal::Realm | Refusal::Algorithm | Refusal::Digest | Refusal::Challenge)
 }

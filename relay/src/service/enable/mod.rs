@@ -67,7 +67,9 @@ use crate::net::dns::resolve::ResolveError;
 use crate::random;
 use crate::secret::{InstanceSecret, with_clean_stack};
 use crate::vault::record::{Account, Presence, Record};
-use crate::vault::{AorKey, AwayReason, Fence, Lookup, Placed, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT};
+use crate::vault::{
+    AorKey, AwayReason, Fence, Lookup, Placed, RecordToWrite, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT,
+};
 
 /// The names under which the store knows a device of an account.
 struct DeviceNames {
@@ -211,7 +213,8 @@ impl Inner {
         succession: Succession,
     ) -> Result<Placed, EnableError> {
         let (sealed, lookup) = (changed.unwrap_or(&new.sealed), &new.names.lookup);
-        let placed = match self.put_new(new.id, sealed, new.expires_at, lookup, succession).await {
+        let record = RecordToWrite { id: new.id, sealed, expires_at: new.expires_at, lookup, fence: Fence::NEW };
+        let placed = match self.put_new(record, succession).await {
             Ok(placed) => placed,
             Err(error) => {
                 self.unregister(new.id).await;

@@ -43,7 +43,7 @@ use crate::service::operators::OperatorError;
 use crate::service::status;
 use crate::service::views::{Registration, RegistrationState, Wiped};
 use crate::vault::record::Record;
-use crate::vault::{AorKey, Fence, Lookup, Placed, Sealed, StoreError};
+use crate::vault::{AorKey, Fence, Lookup, Placed, RecordToWrite, Sealed, StoreError};
 
 /// How soon the store is asked again: to write down that an instance is proven, or for the earlier one that ends with it.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -114,20 +114,13 @@ impl Inner {
     /// Stores a new instance, which leaves the lookup to an earlier one that stands.
     pub(super) async fn put_new(
         &self,
-        id: InstanceId,
-        sealed: &Sealed,
-        expires_at: u64,
-        lookup: &Lookup,
+        record: RecordToWrite<'_>,
         succession: Succession,
     ) -> Result<Placed, StoreError> {
         let vault = &self.dependencies.vault;
         match succession {
-            Succession::WhenProven => {
-                self.timed(StoreOperation::Put, vault.put_beside(id, sealed, expires_at, lookup, Fence::NEW)).await
-            }
-            Succession::AtOnce | Succession::Vouched => {
-                self.timed(StoreOperation::Put, vault.put(id, sealed, expires_at, lookup, Fence::NEW)).await
-            }
+            Succession::WhenProven => self.timed(StoreOperation::Put, vault.put_beside(record)).await,
+            Succession::AtOnce | Succession::Vouched => self.timed(StoreOperation::Put, vault.put(record)).await,
         }
     }
 

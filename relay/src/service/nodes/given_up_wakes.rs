@@ -1,6 +1,6 @@
 //! Requests of SIP servers to wake devices that were given up at the node which was asked: the other nodes, which wake devices for them, hear of it.
 //!
-//! Invariant: a request is known by a number that the asked node has drawn. The word that it was given up may come before the request does, and ends that one
+//! Invariant: a request is known by a number that the asked node has drawn. The news that it was given up may come before the request, and ends that request
 //! as well.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,12 +12,12 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::lock::Mutex;
 
-/// How long a request may come behind the word that it was given up: longer than any is wanted.
+/// How long after such news its request may still come: longer than any wake is wanted.
 const AHEAD: Duration = Duration::from_secs(10);
-/// Such words that are remembered; the oldest one goes for a further one.
+/// News ahead of their requests that are remembered; the oldest goes for a further one.
 const AHEAD_MAX: usize = 1_000;
 
-/// Of what it is known whether it was given up.
+/// The wakes that were given up, and those that may be.
 #[derive(Default)]
 pub(crate) struct GivenUpWakes(Mutex<Table>);
 
@@ -35,7 +35,7 @@ impl GivenUpWakes {
     pub(crate) fn note(&self, number: u128) {
         let mut table = self.0.lock();
         if let Some(waiting) = table.waiting.remove(&number) {
-            // An error means that it is over.
+            // An error means that the request is over.
             let _ = waiting.send(());
             return;
         }

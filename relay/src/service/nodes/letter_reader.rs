@@ -127,7 +127,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Has an answer given as soon as the queue of its kind has a place.
+    /// Answers as soon as the queue of the question's kind has a place.
     fn answer(&self, back: Return, ask: Ask) {
         let (it, kind) = (self.inner.clone(), ask.kind());
         match ask {

@@ -84,11 +84,11 @@ impl Drop for PendingQuestion<'_> {
     }
 }
 
-/// What an owner says that was asked.
+/// The answer of an instance's owner.
 pub enum OwnerAnswer {
     /// Its answer.
     Said(Body),
-    /// Nothing in time: it may have done what it was asked.
+    /// No answer in time: the owner may have done what it was asked.
     Nothing,
     /// It was not asked, since it has no lease.
     NotAsked,
@@ -290,7 +290,7 @@ impl NodeService for Service {
         let it = self.0.clone();
         runtime.spawn(async move {
             for peer in it.dependencies.vault.living_peers().await.unwrap_or_default() {
-                // A node that is not told has its devices ring for as long as the SIP server would have waited.
+                // The devices of a node that is not told ring for as long as the SIP server would have waited.
                 let _ = it.tell(&peer, NodeMessage::WakeGivenUp(number)).await;
             }
         });

@@ -50,7 +50,7 @@ impl PeerRequestQueues {
         Self { queues, patience }
     }
 
-    /// Has a question answered as soon as there is a place, without making the caller wait.
+    /// Answers a question as soon as there is a place, without making the caller wait.
     pub(crate) fn answer<F: Future<Output = ()> + Send + 'static>(
         &self,
         kind: Kind,

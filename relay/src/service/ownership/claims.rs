@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep, timeout};
 
 use crate::agent::Binding;
-use crate::agent::request::{KnownPushBinding, LeaseExpiry, NewInstance, Request, SettlingNews};
+use crate::agent::request::{FirstAnswer, KnownPushBinding, LeaseExpiry, NewInstance, Request, SettlingNews};
 use crate::agent::transport::upstreams::Route;
 use crate::limits::holdings::Holding;
 use crate::lock::Mutex;
@@ -40,7 +40,7 @@ use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
 use crate::vault::{AorKey, Owner, Stored};
 
-/// How long the takers of what a leaving node had may take to register it; that node ends without the rest after that.
+/// How long the takers of a leaving node's instances may take to register them; after that, the node ends without the rest.
 pub(crate) const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
 /// Instances that are claimed at once.
 const BATCH: usize = 256;
@@ -54,7 +54,7 @@ const OPENED_AHEAD: usize = 4;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long answers are gathered for one letter.
 const GATHER: Duration = Duration::from_millis(50);
-/// How often the run that instances were taken from hears that they are not registered yet: sooner than it takes its letters for lost.
+/// How often the earlier owner of instances hears that they are not registered yet: more often than it takes letters for lost.
 const STILL_FAILED: Duration = Duration::from_secs(4);
 /// Instances that one letter names.
 const LETTER_MAX: usize = 1_000;
@@ -69,7 +69,7 @@ struct Settling {
     claimed_all: AtomicBool,
 }
 
-/// One of them.
+/// One claimed record.
 struct Waiting {
     /// The run that it was taken from.
     from: Option<Owner>,
@@ -77,11 +77,11 @@ struct Waiting {
     has_failed: bool,
 }
 
-/// What is told of instances that were taken over.
+/// Reports on instances that were taken over.
 enum Taken {
     /// They are registered.
     Registered,
-    /// Nobody is to wait for them.
+    /// They are left to others: nobody needs to wait for them.
     Left,
     /// Their registration has failed, and is tried again.
     Failed,
@@ -176,7 +176,7 @@ impl Inner {
     }
 
     /// Waits until the SIP servers of all have answered, tells the runs that they were taken from, and ends the claim.
-    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<(InstanceId, bool)>) {
+    async fn settle(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<FirstAnswer>) {
         let mut answered = Vec::new();
         loop {
             match timeout(SILENCE, news.recv_many(&mut answered, LETTER_MAX)).await {
@@ -189,9 +189,15 @@ impl Inner {
             while let Ok(answer) = news.try_recv() {
                 answered.push(answer);
             }
-            let (failed, settled): (Vec<_>, Vec<_>) = answered.drain(..).partition(|(_, has_failed)| *has_failed);
-            self.tell_settled(&settling, settled.into_iter().map(|(id, _)| id)).await;
-            for (from, ids) in settling.fail(failed.into_iter().map(|(id, _)| id)) {
+            let (mut settled, mut failed) = (Vec::new(), Vec::new());
+            for answer in answered.drain(..) {
+                match answer {
+                    FirstAnswer::Settled(id) => settled.push(id),
+                    FirstAnswer::Failed(id) => failed.push(id),
+                }
+            }
+            self.tell_settled(&settling, settled.into_iter()).await;
+            for (from, ids) in settling.fail(failed.into_iter()) {
                 self.tell_taken(&from, Taken::Failed, &ids).await;
             }
         }
@@ -202,7 +208,7 @@ impl Inner {
         }
     }
 
-    /// Tells the runs that instances were taken from whose first registration has failed here how that goes on.
+    /// Reports to the earlier owners how instances go on whose first registration has failed here.
     async fn follow_failed(self: Arc<Self>, settling: Arc<Settling>, mut news: mpsc::UnboundedReceiver<InstanceId>) {
         let told = async {
             let (mut registered, mut again) = (Vec::new(), interval(STILL_FAILED));
@@ -398,7 +404,7 @@ struct TakingOver<'a> {
     settling: &'a Settling,
     settled: &'a SettlingNews,
     hosts: Hosts,
-    /// Of the nodes that had some before, whether they are dead.
+    /// Whether each earlier node is dead.
     are_dead: BTreeMap<Arc<str>, bool>,
     opening: VecDeque<Opening>,
     binding: Option<Binding>,
@@ -544,14 +550,14 @@ impl Settling {
         by_run(ids.filter_map(|id| Some((id, waiting.remove(&id)?.from?))))
     }
 
-    /// Takes out those of which nothing was heard.
+    /// Takes out the instances without any answer.
     fn take_silent(&self) -> BTreeMap<Owner, Vec<InstanceId>> {
         let mut waiting = self.lock();
         let silent = waiting.extract_if(|_, it| !it.has_failed);
         by_run(silent.filter_map(|(id, it)| Some((id, it.from?))))
     }
 
-    /// The registration of these has failed; they wait on.
+    /// Notes that the registration of these has failed; they go on waiting.
     fn fail(&self, ids: impl Iterator<Item = InstanceId>) -> BTreeMap<Owner, Vec<InstanceId>> {
         let mut waiting = self.lock();
         by_run(ids.filter_map(|id| {
@@ -561,7 +567,7 @@ impl Settling {
         }))
     }
 
-    /// Those whose registration has failed.
+    /// The instances whose registration has failed.
     fn failed(&self) -> BTreeMap<Owner, Vec<InstanceId>> {
         let waiting = self.lock();
         let mut failed: Vec<_> = waiting.iter().filter(|(_, it)| it.has_failed).collect();

@@ -9,8 +9,8 @@
 //!
 //! The devices of an account have one Contact, and go back together: also those whose apps are in the foreground, or that were enabled here since.
 //!
-//! Invariant: an account one of whose devices was registered here goes back with none of them. What a node was offered is not noted there, so no account goes back and forth. A node that starts, or has stood still, calls no Contact unknown
-//! before it could be offered what it had ([`OFFERED_WITHIN`]).
+//! Invariant: an account one of whose devices was registered here goes back with none of them. A node does not note the accounts that it was offered, so none
+//! goes back and forth. A node that starts, or has stood still, calls no Contact unknown before it could be offered its accounts ([`OFFERED_WITHIN`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,35 +27,35 @@ use crate::lock::Mutex;
 use crate::service::{Inner, Service};
 use crate::vault::Owner;
 
-/// How often it is looked whether a node lives again.
+/// How often the store is asked whether a node lives again.
 const EVERY: Duration = Duration::from_secs(1);
-/// How soon a node that lives again is offered what it had: a look, and the answers that it takes.
+/// How soon a node that lives again is offered its accounts: a look at the store, and the answers.
 const OFFERED_WITHIN: Duration = Duration::from_secs(4);
-/// For how long it waits at most, from its return on, while offers come.
+/// How long it waits for further offers at most, from its return on.
 const OFFERED_IN_ALL: Duration = Duration::from_secs(60);
-/// For how long a node is expected: its Contacts do not stand at the SIP servers for much longer.
+/// How long a node's return is expected: its Contacts do not stay at the SIP servers for much longer.
 const EXPECTED_FOR: Duration = Duration::from_secs(3_600);
-/// What was opened is bound within this time, or never.
+/// A record that was opened is bound within this time, or never.
 const BOUND_WITHIN: Duration = Duration::from_secs(60);
-/// What was offered is claimed within this time, or never.
+/// An instance that was offered is claimed within this time, or never.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What was taken over, and may go back.
+/// Instances that were taken over, and may go back.
 #[derive(Default)]
 pub(crate) struct GivenBack(Mutex<Noted>);
 
 #[derive(Default)]
 struct Noted {
-    /// By the node that had them and by their SIP server, each with when it was opened.
+    /// The instances by the node that had them and by their SIP server, each with the time at which it was opened.
     taken: BTreeMap<(Arc<str>, Box<str>), BTreeMap<InstanceId, Instant>>,
-    /// What this node was offered, and when.
+    /// The instances that this node was offered, and when.
     offered: BTreeMap<InstanceId, Instant>,
     /// When the last offer came.
     heard_at: Option<Instant>,
 }
 
 impl GivenBack {
-    /// An instance was taken over, and opened, that one of these nodes had registered last.
+    /// Notes an instance that was taken over and opened, and that one of these nodes had registered last.
     fn note<'a>(&self, now: Instant, nodes: impl IntoIterator<Item = &'a Arc<str>>, server: &str, id: InstanceId) {
         let mut noted = self.0.lock();
         if noted.offered.remove(&id).is_none_or(|at| now.saturating_duration_since(at) > CLAIMED_WITHIN) {
@@ -65,7 +65,7 @@ impl GivenBack {
         }
     }
 
-    /// This node may claim these from one that lives.
+    /// Notes instances that this node may claim from one that lives.
     pub(super) fn note_offered(&self, now: Instant, ids: &[InstanceId]) {
         let mut noted = self.0.lock();
         noted.offered.retain(|_, at| now.saturating_duration_since(*at) <= CLAIMED_WITHIN);
@@ -73,20 +73,20 @@ impl GivenBack {
         noted.heard_at = Some(now);
     }
 
-    /// Until when a node that has come back at this time may be offered what it had: some time from the last offer on, for many accounts come one offer after
-    /// the other.
+    /// The end of the time in which a node that came back at this time may be offered its accounts. It begins anew with each offer, because many accounts
+    /// come in many offers.
     fn offered_until(&self, back_at: Instant) -> Instant {
         let heard_at = self.0.lock().heard_at.unwrap_or(back_at);
         (heard_at.max(back_at) + OFFERED_WITHIN).min(back_at + OFFERED_IN_ALL)
     }
 
-    /// The SIP servers of what was taken from a node.
+    /// The SIP servers of the instances that were taken from a node.
     fn servers_of(&self, node: &str) -> Vec<Box<str>> {
         let noted = self.0.lock();
         noted.taken.keys().filter(|(of, _)| **of == *node).map(|(_, server)| server.clone()).collect()
     }
 
-    /// Whether nothing is expected to go back; what was taken too long ago is forgotten.
+    /// Whether nothing is expected to go back; instances that were taken too long ago are forgotten.
     fn is_empty(&self, now: Instant) -> bool {
         let mut noted = self.0.lock();
         noted.taken.retain(|_, ids| {
@@ -96,8 +96,8 @@ impl GivenBack {
         noted.taken.is_empty()
     }
 
-    /// The accounts that go back to a node, each with all its devices, of what is here for a SIP server. Those that are registered here, or over, are
-    /// forgotten.
+    /// The accounts that go back to a node, each with all its devices, of what is here for a SIP server. Accounts that are registered here, or have ended,
+    /// are forgotten.
     fn judge(&self, now: Instant, node: &Arc<str>, server: &str, here: &[AtServer]) -> Vec<Vec<InstanceId>> {
         let mut accounts = BTreeMap::<_, Account>::new();
         for it in here {
@@ -126,17 +126,17 @@ impl GivenBack {
     }
 }
 
-/// The devices of one account, and how its registration stands.
+/// The devices of one account, and the state of its registration.
 #[derive(Default)]
 struct Account {
     all: Vec<InstanceId>,
-    /// Those that are not ending.
+    /// The instances that are not ending.
     ids: Vec<InstanceId>,
-    /// One of them was registered from here, and the SIP server has this node's Contact.
+    /// An instance was registered from here, so the SIP server has this node's Contact.
     was_registered: bool,
-    /// One of them is to be registered.
+    /// An instance is to be registered.
     is_wanted: bool,
-    /// One of them is retried that the SIP server has refused.
+    /// An instance that the SIP server has refused is tried again.
     is_refused: bool,
 }
 
@@ -157,7 +157,7 @@ impl Account {
 }
 
 impl Service {
-    /// Gives back what was taken over and not registered here, as soon as the node lives that had it, until the process ends.
+    /// Until the process ends, gives back accounts that were taken over and not registered here, as soon as their earlier node lives again.
     pub async fn give_back(self) {
         let (it, mut ticks) = (self.0, interval(EVERY));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -170,7 +170,7 @@ impl Service {
 }
 
 impl Inner {
-    /// Takes note of an account that was taken over. `dead`: nodes that had it before `from`, which may not have registered it.
+    /// Notes an account that was taken over. `dead`: nodes that had it before `from`, which may not have registered it.
     pub(super) fn note_taken(&self, id: InstanceId, from: Option<&Owner>, dead: &[Arc<str>], server: &str) {
         let own = self.dependencies.vault.owner().node();
         if let Some(from) = from.filter(|from| from.node() != own) {
@@ -179,7 +179,7 @@ impl Inner {
         }
     }
 
-    /// Has what may come back waited for, where another node may have it.
+    /// Makes requests wait for instances that may come back from another node.
     pub(super) fn await_given_back(self: Arc<Self>) {
         self.dependencies.agent.begin_settling();
         tokio::spawn(async move {
@@ -244,7 +244,7 @@ mod tests {
         let (given_back, now) = (GivenBack::default(), Instant::now());
         let (node, server) = (Arc::<str>::from("one"), "sip.example.net:5061");
         let id = |number: u128| InstanceId::new(number << 32, ShardTag(1));
-        // Two of each account.
+        // Two devices of each account.
         let at = |number: u128, state, is_refused, was_registered| {
             let binding = BindingId::new((number / 2) << 32, ShardTag(1));
             AtServer { id: id(number), binding, state, is_refused, was_registered }
@@ -272,7 +272,7 @@ mod tests {
         ];
         let back = |here: &[AtServer]| given_back.judge(now, &node, server, here);
         assert_eq!(back(&here), [vec![id(2), id(3)], vec![id(18)]]);
-        // What was registered here at any time has this node's Contact.
+        // An instance that was registered here at any time has this node's Contact.
         for it in &mut here {
             (it.state, it.is_refused, it.was_registered) = (InstanceState::Retrying, true, false);
         }

@@ -66,7 +66,7 @@ impl Inner {
         if self.passed_through(&status) {
             return true;
         }
-        // One that is replaced may be erased by its owner only later.
+        // A record that is replaced may be erased by its owner only later.
         // A store that is away is asked again.
         let has_ended = self.is_replaced(&status).await.unwrap_or(false) || self.is_wiped_by_owner(id, fence).await;
         if has_ended {

@@ -19,7 +19,7 @@ use crate::vault::{Fence, StoreError};
 enum MissingEnd {
     /// Another node has ended it.
     Elsewhere,
-    /// Nobody says that it has ended.
+    /// No node says that it has ended.
     HandedOver,
     /// Its end is past, or it is not here.
     OfItself,

@@ -88,7 +88,7 @@ pub(super) enum OfferReason {
     NotReached,
     /// Their app, or its push service, is not in this node's configuration.
     NotConfigured,
-    /// Their SIP server has not registered them here, and the node has come back that it registered them for.
+    /// Their SIP server has not registered them here, and the node for which it had registered them has come back.
     Returned,
 }
 
@@ -292,7 +292,7 @@ impl Inner {
         accounts.into_values().filter(|(_, fails)| *fails).map(|(ids, _)| ids).collect()
     }
 
-    /// Has the accounts with an earlier grant register as well, to see whether the server answers them.
+    /// Makes the accounts with an earlier grant register as well, to see whether the server answers them.
     async fn ask_standing(&self, server: &str) {
         let mut asked = BTreeSet::new();
         for AtServer { id, binding, state, .. } in self.at_server(server).await {
@@ -302,7 +302,7 @@ impl Inner {
         }
     }
 
-    /// Has another node try one account of a server.
+    /// Offers one account of a server to another node, to be tried there.
     async fn try_elsewhere(self: &Arc<Self>, server: &str, times: usize, peers: &[Owner]) -> OfferOutcome {
         let failing = self.failing_at(server).await;
         let Some(ids) = failing.get(times % failing.len().max(1)) else { return OfferOutcome::NotRegistered };
@@ -479,7 +479,7 @@ impl Inner {
     }
 }
 
-/// Puts accounts together, none of which is divided, to so many instances if that can be.
+/// Groups whole accounts into parts of this many instances, as far as that can be.
 fn in_batches(accounts: Vec<Vec<InstanceId>>, most: usize) -> Vec<Vec<InstanceId>> {
     let mut batches: Vec<Vec<InstanceId>> = Vec::new();
     for ids in accounts {

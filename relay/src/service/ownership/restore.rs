@@ -38,7 +38,7 @@ use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::vault::record::StoredRecord;
-use crate::vault::{AwayReason, Fence, StoreError, Stored};
+use crate::vault::{AwayReason, Fence, RecordToWrite, StoreError, Stored};
 
 /// How long ago, in seconds, what another node may still have was wiped at the most: it hears of that with its next renewal.
 const HEARD_WITHIN_S: u64 = 600;
@@ -223,8 +223,9 @@ impl Inner {
             self.clone().replace(id, other, lookup);
             return Ok(Restored::NotHere);
         }
-        let put = vault.restore(id, &status.sealed, status.expires_at, &lookup, status.fence);
-        match self.timed(StoreOperation::Put, put).await {
+        let (sealed, expires_at, fence) = (&status.sealed, status.expires_at, status.fence);
+        let record = RecordToWrite { id, sealed, expires_at, lookup: &lookup, fence };
+        match self.timed(StoreOperation::Put, vault.restore(record)).await {
             Ok(()) if self.is_here(id).await.is_none() => {
                 // The instance has ended while it was written, and the requester may have its receipt.
                 self.dependencies.agent.erase(id, lookup);

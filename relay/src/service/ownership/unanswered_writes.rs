@@ -80,7 +80,7 @@ impl Inner {
             Err(StoreError::Malformed) => None,
             stored => stored?,
         };
-        // What is missing, or another node's, is found by the comparison of all.
+        // A missing record, or one of another node, is found by the comparison of all.
         let is_other = stored.is_some_and(|stored| {
             stored.owned && stored.fence == status.fence && stored.sealed.as_bytes() != status.sealed.as_bytes()
         });

@@ -24,7 +24,7 @@ use crate::vault::record::{Provider, Record};
 
 /// How often it is looked whether another node serves what this one does not.
 const EVERY: Duration = Duration::from_secs(2);
-/// What was opened is bound within this time, or never.
+/// A record that was opened is bound within this time, or never.
 const BOUND_WITHIN: Duration = Duration::from_secs(60);
 
 /// The instances that this node took over and cannot push for.
@@ -37,7 +37,7 @@ struct Noted {
     opened_at: Option<Instant>,
 }
 
-/// What an instance needs of its node.
+/// The configuration that an instance needs at its node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Need {
     app: Box<str>,

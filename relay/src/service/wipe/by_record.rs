@@ -83,7 +83,7 @@ impl Inner {
 
     /// Whether an instance has another lookup by now than the one that was taken from it: its device has another token, and nobody has taken its place.
     async fn has_moved_on(&self, id: InstanceId, taken: &Lookup) -> bool {
-        // One that cannot be read has not.
+        // An unreadable record has not.
         let found = self.look_anywhere(id).await.ok().flatten();
         found.and_then(|(status, _)| self.place_of(&status)).is_some_and(|place| place.lookup != *taken)
     }

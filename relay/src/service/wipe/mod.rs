@@ -131,7 +131,7 @@ impl Inner {
         // An instance that this node has ended by itself may be another node's by now, in a store that had lost the end: it is wiped wherever it is.
         let is_own = tombstone.fence.is_some() && !is_over;
         if (tombstone.wiped_at.is_none() || is_own) && !tombstones.insist(id) {
-            // Another one has it.
+            // Another node has it.
             return Err(self.denied(id, denied, proof).await);
         }
         let is_erased = match tombstone.wiped_at {
@@ -236,7 +236,7 @@ impl Inner {
             Some(None) => return Err(AccessError::OwnerAway),
         }
         if !stored.owned && vault.holds_lease(&stored.owner).await.unwrap_or(true) {
-            // That node knows more, and is to be asked again.
+            // That node knows more, and can be asked again.
             return Err(self.silence_of(&stored.owner).await);
         }
         self.wipe_stored(stored, reason).await

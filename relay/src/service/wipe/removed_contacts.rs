@@ -7,7 +7,7 @@
 //! | does not, or is `*` | the marks of its account and device, at each other living node | the node that has it |
 //! | registers, by a push token that was not known here | likewise | a node that has it by another token |
 //!
-//! A node that has died may have had the registration: what another node takes over within [`REMEMBERED`] of the letter ends as well.
+//! A dead node may have had the registration: if another node takes it over within [`REMEMBERED`] of the letter, it ends as well.
 //!
 //! A record that came back from a snapshot, or that a node has written again without knowing of the end, is ended once more by the node that has ended it, as
 //! long as that lives.
@@ -48,9 +48,9 @@ pub(crate) const AT_ONCE: usize = 256;
 /// push token.
 pub(crate) const EARLIER_AT_ONCE: usize = 64;
 
-/// How long a removal that another node has told is remembered: what a dead node had is taken over within that.
+/// How long a removal by way of another node is remembered: a dead node's instances are taken over within that.
 const REMEMBERED: Duration = Duration::from_secs(30);
-/// How many are, at most; what an earlier one removes runs out.
+/// Removals that are remembered; a registration that an earlier one removes runs out by itself.
 const REMEMBERED_MAX: usize = 4_096;
 
 /// Removals that other nodes have told of late, with their times by this node's clock.
@@ -67,7 +67,7 @@ struct Removals {
 
 impl RecentRemovals {
     fn note(&self, now: Instant, removal: ContactRemoval) {
-        // After a panic in between, a removal is left that is forgotten with a later one of its account.
+        // A panic in between leaves a removal that goes with a later one of its account.
         let Removals { order, by_account } = &mut *self.0.lock();
         let is_over = |at: Instant, count| count >= REMEMBERED_MAX || now.duration_since(at) >= REMEMBERED;
         while let Some((_, account)) = order.front().copied().filter(|(at, _)| is_over(*at, order.len())) {
@@ -83,7 +83,7 @@ impl RecentRemovals {
         by_account.entry(removal.account).or_default().push_back((now, removal));
     }
 
-    /// Those of an account.
+    /// The removals of an account.
     fn of(&self, now: Instant, account: AorKey) -> Vec<ContactRemoval> {
         let recent = self.0.lock();
         let theirs = recent.by_account.get(&account).into_iter().flatten();
@@ -115,7 +115,7 @@ impl Inner {
         for _ in 0..TRIES {
             match self.dependencies.vault.load(id).await {
                 Ok(Some(stored)) => {
-                    // Its device may have registered it again since.
+                    // The device may have registered again since.
                     let Some(lookup) = self.ended_before(&stored) else { return };
                     if self.end_stored(&stored, lookup).await {
                         return;
@@ -158,7 +158,7 @@ impl Inner {
 
     /// A device has registered here, and was not known here: other nodes end what it has registered there by other push tokens.
     pub(crate) async fn end_other_tokens(self: Arc<Self>, new: Box<Registered>) {
-        // One that has no place runs out.
+        // A registration that has no place runs out.
         let Ok(_place) = self.ending_other_tokens.try_acquire() else { return };
         let Registered { id, account, device, sent_ms } = *new;
         self.tell_contact_removed(ContactRemoval { account, device, sent_ms, by: Some(id) }).await;
@@ -300,7 +300,8 @@ impl Inner {
             Err(_) => return false,
         }
         tracing::info!(event = "passed-forgotten", instance = %stored.id, end = "unregistered", "a registration that passed through is forgotten");
-        // It may be on its way here from the store. One that its device makes here now is no more called ended when the shard looks, and is written behind this.
+        // It may be on its way here from the store. A registration that its device makes here now is not called ended any more when the shard looks, and is
+        // written after this.
         let (id, sealed) = (stored.id, stored.sealed.clone());
         let _ = self.dependencies.agent.ask(id, |reply| Request::EndPassed { id, sealed, reply }).await;
         self.tell_end(stored.id, Audience::AllNodes).await;
@@ -344,7 +345,7 @@ mod tests {
     fn what_other_nodes_have_told_is_remembered_for_a_while_and_bounded() {
         let (recent, now) = (RecentRemovals::default(), Instant::now());
         let by = |number: usize| Some(InstanceId::new((number as u128) << 32, ShardTag(1)));
-        // Every other one is of another account.
+        // Every second one is of another account.
         let account = |number: usize| AorKey::from_bytes([number as u8 % 2; 16]);
         let removal = |number| {
             let account = account(number);

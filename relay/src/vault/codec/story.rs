@@ -46,7 +46,7 @@ pub(in crate::vault) fn visit(story: &Story, expires_at: u64, sink: &mut dyn FnM
             Moment::CallerHearsRinging => sink(&[6]),
             Moment::Ringing => sink(&[7]),
             Moment::Ended(state) => {
-                // Another state is no end, and is never told as one.
+                // No other state is an end, or is ever told as one.
                 let end = ENDS.iter().position(|end| end == state).unwrap_or(ENDS.len() - 1);
                 sink(&[8, end as u8]);
             }

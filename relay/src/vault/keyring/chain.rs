@@ -19,7 +19,7 @@ use crate::secret::{SecretKey, with_clean_stack};
 /// The last day that an id can name, counted from 1970: in the year 2149.
 const LAST_DAY: u64 = u16::MAX as u64;
 
-/// One link, and where it is in the chain.
+/// One link, and its place in the chain.
 #[derive(Clone)]
 pub(super) struct Chain {
     /// Counted from 1970-01-01.

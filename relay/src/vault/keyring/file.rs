@@ -35,12 +35,12 @@ const HEADER: &[u8] = b"sipwake keyring 2";
 const OLD_HEADER: &[u8] = b"sipwake keyring 1";
 /// The longest line: `epoch`, an id, a time and a key.
 const LINE_LIMIT: usize = 5 + 1 + 10 + 1 + 20 + 1 + 64 + 1;
-/// What a trial writes, in bytes: more than a keyring has.
+/// The bytes that a trial writes: more than a keyring has.
 const TRIAL: usize = 4 * 1024;
 /// A file that is longer is no keyring: in bytes, room for some 600 epochs.
 const FILE_LIMIT: u64 = 64 * 1024;
 
-/// What is the matter with a keyring's file.
+/// The fault of a keyring's file.
 #[derive(thiserror::Error, Debug)]
 pub enum KeyringError {
     /// Others than its owner may read it.
@@ -64,7 +64,7 @@ pub enum KeyringError {
     Read {
         /// The keyring's file.
         path: Box<str>,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// The list of wipes beside it cannot be read.
@@ -74,7 +74,7 @@ pub enum KeyringError {
     Wipes {
         /// The list's file.
         path: Box<str>,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// It cannot be made or changed.
@@ -82,7 +82,7 @@ pub enum KeyringError {
     Write {
         /// The keyring's file.
         path: Box<str>,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// It is another one than this run has.
@@ -304,7 +304,7 @@ fn discard(path: &Path) -> io::Result<()> {
     match open_options().open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         opened => {
-            // What has no room to be overwritten in is removed all the same: it would be in the way of each later change.
+            // A file that has no room to be overwritten in is removed all the same: it would be in the way of each later change.
             let overwritten = opened.and_then(|file| overwrite(&file));
             if let Err(error) = overwritten {
                 tracing::warn!(event = "keyring-not-overwritten", %error, path = %path.display(), "what a crash has left of a keyring could not be overwritten; it is removed");

@@ -15,13 +15,13 @@ pub(super) const DAYS_AHEAD: u16 = (KEY_LIFETIME_S / DAY_S) as u16;
 /// How far ahead of the chain something opens, in days: what was sealed under a doubted clock on a node that is itself ahead.
 const DAYS_OPENED_AHEAD: u16 = 2 * DAYS_AHEAD;
 
-/// What a keyring holds.
+/// The contents of a keyring.
 pub(super) struct Keys {
     pub index: SecretKey,
     pub receipt: SecretKey,
     pub flow_token: SecretKey,
     pub chain: Chain,
-    /// Those that open, that of the chain's day among them; the oldest first.
+    /// The keys that open, that of the chain's day among them; the oldest first.
     pub epochs: Vec<Epoch>,
     /// The file is to be written anew: it is of an earlier version.
     pub is_old: bool,
@@ -57,7 +57,7 @@ impl Keys {
             return Some(known.key.clone());
         }
         let (from, day) = (self.chain.day, day_of_id(id));
-        // What this node may seal with opens as well, however long nobody has led the chain on, and so does what a node seals that is ahead of it.
+        // A key by which this node may seal also opens, however long nobody has led the chain on, and so does the key of a node that is ahead.
         let last = from.saturating_add(DAYS_OPENED_AHEAD).max(self.sealing_day(now).saturating_add(DAYS_AHEAD));
         let epoch = (from < day && day <= last).then(|| self.chain.on(day).epoch());
         epoch.filter(|epoch| epoch.id == id).map(|epoch| epoch.key)
@@ -120,7 +120,7 @@ impl Keys {
     fn is_dead(&self, epoch: &Epoch, now: Reading) -> bool {
         let confirmed = now.confirmed.saturating_sub(keys_held_back_s());
         let is_over = |since: u64| confirmed.saturating_sub(since) >= KEY_LIFETIME_S;
-        // One that a clock which was behind has taken for one of the future is as old as its day.
+        // A key that a slow clock has taken for one of the future is as old as its day.
         let began = u64::from(day_of_id(epoch.id)) * DAY_S;
         let is_of_now = began <= confirmed && !is_over(began);
         is_over(epoch.created_at) && !is_of_now && day_of_id(epoch.id) != self.chain.day

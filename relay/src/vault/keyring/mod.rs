@@ -201,7 +201,7 @@ impl Keyring {
         match led_on {
             Ok((keys, stamp)) => *state = State::of(keys, Some(stamp)),
             Err(error) => {
-                // What is sealed from now on opens here, at the other nodes, and in the next run: it follows from what the file holds.
+                // Records that are sealed from now on open here, at the other nodes, and in the next run: their key follows from what the file holds.
                 state.keys.rotate(now);
                 state.is_behind = true;
                 return Err(error);
@@ -442,7 +442,7 @@ mod tests {
             let (of_one, of_two) = (one.current(days(day)), two.current(days(day)));
             assert_eq!((of_one.0, of_one.1.expose()), (of_two.0, of_two.1.expose()));
             sealed.push(of_one.0);
-            // One is tended each day, the other now and then.
+            // The one is tended each day, the other now and then.
             one.tend(days(day)).expect("tended");
             if day % 5 == 0 {
                 two.tend(days(day)).expect("tended");

@@ -33,7 +33,7 @@ pub(super) fn write(keyring: &Path, node: &str, now: u64) -> Result<(), KeyringE
         .map_err(writing(&path))
 }
 
-/// What was written last.
+/// The last note that was written.
 pub(super) fn read(keyring: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(beside(keyring, "clock")).ok().filter(|text| text.len() <= FILE_LIMIT)?;
     text.strip_suffix('\n')?.parse().ok()

@@ -87,14 +87,14 @@ pub(super) struct Offered {
 #[derive(Default)]
 struct Round {
     stage: Stage,
-    /// What was named and was not tried yet, by shard tag, each with the node whose index named it.
+    /// Records that an index has named and that were not tried yet, by shard tag, each with the node of the index.
     named: BTreeMap<(u16, InstanceId), Option<Arc<str>>>,
     /// Shard tags of what calls wait for, each with some that are named.
     wanted: BTreeSet<u16>,
-    /// What is tried; after a failure the same again.
+    /// Records that are being tried; after a failure, the same again.
     trying: Vec<Candidate>,
     taken: Vec<Stored>,
-    /// What was offered and is tried, each with its owner's node and the end of the offer; after a failure the same again.
+    /// Offered records that are being tried, each with its owner's node and the end of the offer; after a failure, the same again.
     offered: Vec<(Arc<str>, Instant, Vec<Candidate>)>,
     /// Other nodes claim before this one.
     yields: bool,
@@ -112,7 +112,7 @@ struct Round {
     scanned_at: Option<Instant>,
     /// Where the next round goes on with a scan that has begun.
     scan_from: Option<u64>,
-    /// What was found damaged, and told.
+    /// Records that were found damaged, and reported.
     damaged: BTreeSet<InstanceId>,
     /// A round has ended.
     not_first: bool,
@@ -147,7 +147,7 @@ struct Candidate {
 }
 
 impl Claims {
-    /// Has these claimed next.
+    /// Puts these first in the order of claims.
     pub fn offer(&self, offered: Offered) {
         self.offered().push(offered);
     }
@@ -171,7 +171,7 @@ impl Claims {
         let mut round = self.round.lock().await;
         round.yields = self.yields.load(Ordering::Relaxed);
         let mut has_ended = false;
-        // What an earlier call has left is not mixed with what is taken now: it may end in the middle of a tag.
+        // The rest of an earlier call is not mixed with the records that are taken now: it may end in the middle of a tag.
         let is_left = !round.taken.is_empty();
         if !is_left {
             let offered = std::mem::take(&mut *self.offered());
@@ -206,7 +206,7 @@ impl Round {
         offered: Vec<Offered>,
     ) -> Result<(), StoreError> {
         for Offered { from, ids, until } in offered {
-            // What is not taken stays with its owner, which offers it again. A later run of that node has offered nothing.
+            // A record that is not taken stays with its owner, which offers it again. A later run of that node has offered nothing.
             if clock::now() >= until || !store.holds_lease(&from).await.unwrap_or(false) {
                 continue;
             }
@@ -434,7 +434,7 @@ impl Round {
     ) -> Result<bool, StoreError> {
         let ends = self.trying.is_empty() && self.choose((batch - self.taken.len()).min(WAVE), wanted);
         let wave = self.trying.clone();
-        // Those of an index are our share, or everybody's by now; those of a scan may be another node's share.
+        // Records from an index are our share, or everybody's by now; records from a scan may be another node's share.
         let is_shared = wave.iter().all(|candidate| candidate.index.is_some());
         let mut takeable = vec![owner.node.clone()];
         let indexes: BTreeSet<&Arc<str>> = wave.iter().filter_map(|candidate| candidate.index.as_ref()).collect();
@@ -578,7 +578,7 @@ async fn try_all(
     for (place, some) in wave.chunks(at_once).enumerate() {
         let (link, count) = (Arc::clone(&store.link), some.len());
         let (some, takeable, owner) = (some.to_vec(), takeable.to_vec(), owner.to_string());
-        // Who is dead now may live when this arrives.
+        // A node that is dead now may live when this arrives.
         let claim = move |late_at: u64| {
             let mut claim = SCRIPTS.claim.prepare_invoke();
             claim.arg(late_at).arg(&owner);

@@ -28,7 +28,7 @@ const RETRY_WAIT_MS: (u64, u64) = (10, 100);
 /// What connections are made from.
 pub(super) enum RedisClient {
     One(Box<Client>),
-    /// One for each sentinel.
+    /// A client for each sentinel.
     Sentinel(Vec<Sentinel>),
     Cluster {
         cluster: Box<ClusterClient>,
@@ -105,13 +105,13 @@ impl<'a> Parts<'a> {
         Ok(Self { kind, tls, user, hosts, path })
     }
 
-    /// What the library makes of one host, with the user and this path.
+    /// The library's form of one host, with the user and this path.
     fn info(&self, host: &str, path: &str) -> Result<ConnectionInfo, StoreError> {
         let scheme = if self.tls { "rediss" } else { "redis" };
         format!("{scheme}://{}{host}/{path}", self.user)
             .into_connection_info()
             .map(|info| {
-                // What is named there nobody needs, and a user who may not name it stands in ACL LOG for it.
+                // Nobody needs the name that the library gives itself, and a user who may not set it is noted in the ACL LOG.
                 let settings = info.redis_settings().clone().set_skip_set_lib_name();
                 info.set_redis_settings(settings)
             })

@@ -22,7 +22,7 @@ const MISSING: u32 = 3;
 /// After how many limits of an operation without a look a lease that can be read counts as one that could not, where a lease is shorter.
 const UNREAD_LIMITS: u32 = 4;
 
-/// What the leases of other nodes have told.
+/// The findings about the leases of other nodes.
 #[derive(Default)]
 pub(super) struct DeadNodes {
     /// Since when the lease of a node is missing.
@@ -65,7 +65,7 @@ impl DeadNodes {
             Some(run) => run == RELEASED,
             None => {
                 let missing = self.missing_since.entry(node.into()).or_insert_with(clock::now).elapsed();
-                // One that has released it before stays dead.
+                // A node that has released its lease before stays dead.
                 self.dead_since.contains_key(node) || missing >= store.lease * MISSING / 10 && steady_for >= store.lease
             }
         };

@@ -39,7 +39,7 @@ impl RedisStore {
         Ok(faults)
     }
 
-    /// What is the matter with a part of a Cluster whose other parts answer; `None`: nothing, or it is no Cluster.
+    /// The fault of a part of a Cluster whose other parts answer; `None`: there is none, or it is no Cluster.
     ///
     /// # Errors
     /// It is away as a whole, which says nothing of its parts.
@@ -82,7 +82,7 @@ impl RedisStore {
         let (lookup, lease, set, mark, list) =
             (key("script-l"), key("script-lease"), key("script-set"), key("script-mark"), key("script-list"));
         let (one, other) = ("check-one#1", "check-other#1");
-        // None of them is late.
+        // No answer is late.
         let never = i64::MAX;
         let mut put = SCRIPTS.put.key(&record);
         put.key(&messages)
@@ -222,7 +222,7 @@ impl Scratch {
     }
 }
 
-/// What an answer says of the right to ask; an error when it says nothing.
+/// The verdict of an answer on the right to ask; an error when it holds none.
 fn verdict(name: &'static str, answer: Result<(), StoreError>) -> Result<Option<StoreFault>, StoreError> {
     match answer {
         Err(StoreError::Away(AwayReason::Refused(code))) if &*code == "NOPERM" => Ok(Some(StoreFault::Forbidden(name))),

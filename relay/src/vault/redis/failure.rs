@@ -27,10 +27,10 @@ const OF_DATABASES: [(&str, &str); 3] = [
     ("SELECT is not allowed in cluster mode", "ERR SELECT is not allowed in cluster mode"),
 ];
 
-/// What is told in place of MOVED and ASK of a Cluster.
+/// The words in place of MOVED and ASK of a Cluster.
 const MOVED_WITHIN: &str = "MOVED by its Cluster";
 
-/// What an error means for the call and for the connection.
+/// The consequence of an error for the call and for the connection.
 pub(super) struct Failure {
     pub error: StoreError,
     /// The connection is not to be used again.
@@ -99,7 +99,7 @@ impl Failure {
         matches!(&self.error, StoreError::Away(AwayReason::Refused(code)) if matches!(&**code, "NOPERM" | "ERR"))
     }
 
-    /// Nothing was heard for as long as one operation may take.
+    /// The server was silent for as long as one operation may take.
     pub fn is_silence(&self) -> bool {
         self.broken && self.error == StoreError::Away(AwayReason::TimedOut)
     }
@@ -139,7 +139,7 @@ fn says(detail: &str, code: &str) -> bool {
     detail.split([' ', ':']).any(|word| word.strip_prefix('-') == Some(code))
 }
 
-/// What is the matter with TLS, where that is what has failed.
+/// The fault of TLS, if TLS is what has failed.
 fn tls_fault(error: &RedisError) -> Option<TlsFault> {
     // The library hands out its own pointer to the cause, not the cause.
     let cause: &(dyn Error + Send + Sync) = &**error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;

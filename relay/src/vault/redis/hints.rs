@@ -21,12 +21,12 @@ impl RedisStore {
         Ok(self.bytes_at(key).await?.and_then(|bytes| String::from_utf8(bytes).ok()))
     }
 
-    /// What a node's lease holds: a run, or [`RELEASED`].
+    /// The value of a node's lease: a run, or [`RELEASED`].
     pub(super) async fn lease_of(&self, node: &str) -> Result<Option<String>, StoreError> {
         self.text_at(&lease_key(node)).await
     }
 
-    /// Has a node's lease last no longer than one from now on.
+    /// Shortens a node's lease to one lease from now, if it lasts longer or has no end.
     pub(super) async fn cut_lease(&self, node: &str) -> Result<(), StoreError> {
         let lease = i64::try_from(millis(self.lease)).unwrap_or(i64::MAX);
         // Less than nothing: it has no end, or is gone.
@@ -123,17 +123,17 @@ impl RedisStore {
     }
 }
 
-/// What it says; nothing when it is no text.
+/// The bytes as text; empty when they are none.
 pub(super) fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Those that are text.
+/// The values that are text.
 pub(super) fn texts(names: Vec<Vec<u8>>) -> Vec<String> {
     names.into_iter().filter_map(|name| String::from_utf8(name).ok()).collect()
 }
 
-/// What was asked for; `None` also where something of another type lies, as the server says itself.
+/// The value; `None` also where the server says that the key is of another type.
 pub(super) fn or_none<T>(answer: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Err(StoreError::Malformed) => Ok(None),

@@ -32,7 +32,7 @@ impl RedisStore {
         }
     }
 
-    /// Those of these instances for which something may be kept.
+    /// The ones among these instances that may have items.
     pub async fn with_items(&self, ids: &[InstanceId], collection: Collection) -> Result<Vec<InstanceId>, StoreError> {
         if ids.is_empty() || self.link.is_cluster() {
             return Ok(ids.to_vec());

@@ -23,7 +23,7 @@ pub(in crate::vault) fn beside_agreement(memo: &str) -> String {
     format!("{{{AGREEMENT_KEY}}}:{memo}")
 }
 
-/// What a comparison writes to the store. Each variant includes those before it.
+/// The writes of a comparison to the store. Each variant includes those before it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::vault) enum AgreementWrite {
     /// Nothing.

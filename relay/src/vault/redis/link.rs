@@ -56,18 +56,18 @@ struct Current {
     steady_since: Option<Instant>,
     /// When it was made.
     made_at: Option<Instant>,
-    /// What the clock at its other end has told; not of a Cluster, which has several.
+    /// The reading of the store's clock; not of a Cluster, which has several.
     clock: Option<StoreClock>,
     /// When it was found last that the other end keeps nothing of what it is told.
     forgot_at: Option<Instant>,
 }
 
-/// To what store something may be told.
+/// The store to which a command may be sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriteTarget {
     /// Any.
     Anywhere,
-    /// One that keeps nothing on a disk.
+    /// A store that keeps nothing on a disk.
     Ephemeral,
 }
 
@@ -79,7 +79,7 @@ struct StoreClock {
 }
 
 impl StoreClock {
-    /// What it says at `at`, or a little later.
+    /// The time by it at `at`, or a little later.
     fn at(self, at: Instant) -> u64 {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         self.said_ms.saturating_add(millis(at.saturating_duration_since(self.heard_at)))
@@ -121,7 +121,7 @@ impl Link {
         self.is_cluster
     }
 
-    /// What was answered; `None`: one server of a Cluster is silent, and the others may answer.
+    /// The answer; `None`: one server of a Cluster is silent, and the others may answer.
     ///
     /// # Errors
     /// Any other error of the answer.
@@ -305,7 +305,7 @@ impl Link {
             return;
         }
         if let Ok(client) = self.client.clone().try_lock_owned() {
-            // Nobody waits for it.
+            // The caller does not wait any more.
             drop(self.begin_to_connect(client));
         }
     }

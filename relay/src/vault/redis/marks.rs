@@ -27,7 +27,7 @@ use crate::clock::{self, since_boot};
 use crate::lock::Mutex;
 use crate::vault::store::{Owner, StoreError};
 
-/// What this run knows of its marks.
+/// This run's knowledge of its marks.
 #[derive(Default)]
 pub(super) struct Marked {
     /// The last one that the store has confirmed; 0: none.
@@ -57,7 +57,7 @@ impl Marked {
         earlier.is_some_and(|earlier| said.saturating_sub(answered_at) > earlier + most)
     }
 
-    /// What was written last may be lost; what is in the store is as it was.
+    /// The last writes may be lost; the rest of the store is as it was.
     pub fn note_doubt(&self) {
         self.is_lost.store(true, Ordering::Relaxed);
     }
@@ -104,7 +104,7 @@ impl RedisStore {
         let marked = &self.marked;
         let last = marked.last.load(Ordering::Relaxed);
         if last == 0 {
-            // What an earlier run has erased may come back, too.
+            // Records that an earlier run has erased may come back, too.
             return self.mark(owner, self.link.open_generation().await?).await;
         }
         let mark = self.text_at(&mark_key(owner)).await?;

@@ -67,8 +67,8 @@ use super::items::Collection;
 use super::lookup::Lookup;
 use super::seal::Sealed;
 use super::store::{
-    AwayReason, ErasedIf, Expiry, Fence, Lease, LookupChange, Naming, OPERATION_LIMIT, Owner, Peer, Placed,
-    RecordToWrite, Settings, StoreError, Stored,
+    AwayReason, ErasedIf, Expiry, Fence, Lease, Naming, OPERATION_LIMIT, Owner, Peer, Placed, RecordToWrite, Settings,
+    StoreError, Stored,
 };
 use super::wanted::Wanted;
 use crate::clock::{self, since_boot};
@@ -183,15 +183,15 @@ impl RedisStore {
         record: RecordToWrite<'_>,
         naming: Naming<'_>,
     ) -> Result<Placed, StoreError> {
-        let (lookup, writing) = match naming {
-            Naming::Takes(lookup) => (lookup, Writing::Put),
-            Naming::TakesRegistered(lookup) => (lookup, Writing::PutRegistered),
-            Naming::Moves(LookupChange { to, .. }) => (to, Writing::PutMoved),
-            Naming::Leaves(lookup) => (lookup, Writing::PutBeside),
+        let writing = match naming {
+            Naming::Takes => Writing::Put,
+            Naming::TakesRegistered => Writing::PutRegistered,
+            Naming::Moves { .. } => Writing::PutMoved,
+            Naming::Leaves => Writing::PutBeside,
         };
-        let (placed, _) = self.write(owner, record, lookup, writing).await?;
-        if let Naming::Moves(LookupChange { from, to }) = naming
-            && from != to
+        let (placed, _) = self.write(owner, record, writing).await?;
+        if let Naming::Moves { from } = naming
+            && from != record.lookup
         {
             self.unpoint(from, record.id).await?;
         }
@@ -204,13 +204,8 @@ impl RedisStore {
     }
 
     /// Writes a record again that the store has lost, or has as it was before; the run that had it, where that was another one.
-    pub async fn restore(
-        &self,
-        owner: &Owner,
-        record: RecordToWrite<'_>,
-        lookup: &Lookup,
-    ) -> Result<Option<Owner>, StoreError> {
-        let (_, earlier) = self.write(owner, record, lookup, Writing::Restore).await?;
+    pub async fn restore(&self, owner: &Owner, record: RecordToWrite<'_>) -> Result<Option<Owner>, StoreError> {
+        let (_, earlier) = self.write(owner, record, Writing::Restore).await?;
         Ok(Owner::parse(&earlier).filter(|earlier| earlier != owner))
     }
 
@@ -220,7 +215,6 @@ impl RedisStore {
         &self,
         owner: &Owner,
         record: RecordToWrite<'_>,
-        lookup: &Lookup,
     ) -> Result<(Placed, Option<Owner>), StoreError> {
         let stored = self.load(owner, record.id).await?.ok_or(StoreError::Gone)?;
         let other = Some(stored.owner).filter(|other| other.node != owner.node);
@@ -228,7 +222,7 @@ impl RedisStore {
             self.note_ended(other, &[record.id]).await?;
         }
         let record = RecordToWrite { fence: stored.fence, ..record };
-        let (placed, _) = self.write(owner, record, lookup, Writing::Over).await?;
+        let (placed, _) = self.write(owner, record, Writing::Over).await?;
         if let Some(other) = &other {
             self.unindex(&other.node, &[record.id]).await?;
         }
@@ -240,10 +234,10 @@ impl RedisStore {
         &self,
         owner: &Owner,
         record: RecordToWrite<'_>,
-        lookup: &Lookup,
         writing: Writing,
     ) -> Result<(Placed, String), StoreError> {
-        let RecordToWrite { id, sealed, expiry, fence } = record;
+        let RecordToWrite { id, sealed, expires_at, lookup, fence } = record;
+        let expiry = Expiry::at(expires_at);
         let left_ms = expiry.left_ms();
         let is_new = fence == Fence::NEW || writing == Writing::Restore;
         let target = if is_new && self.require_ephemeral { WriteTarget::Ephemeral } else { WriteTarget::Anywhere };

@@ -15,7 +15,7 @@ use crate::vault::store::{AwayReason, StoreError};
 /// How long a good answer holds on its connection. The settings of a server may change, and a Cluster replace a server behind it.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// One connection, over which all of a look is asked, until then.
+/// One connection for all questions of a look, and the moment until which they may take.
 pub(super) struct ExaminedConnection<'a> {
     link: &'a Link,
     connection: Connection,
@@ -23,7 +23,7 @@ pub(super) struct ExaminedConnection<'a> {
     until: Instant,
 }
 
-/// What is known of a server; `None`: it cannot be read.
+/// The findings about a server; `None`: its settings cannot be read.
 pub(super) struct Persistence {
     pub append_only: Option<bool>,
     pub snapshots: Option<bool>,
@@ -79,7 +79,7 @@ impl Persistence {
 }
 
 impl Link {
-    /// That the present connection leads to a store that forgets.
+    /// Notes that the present connection leads to a store that keeps nothing on a disk.
     ///
     /// # Errors
     /// [`AwayReason::MayPersist`] when it does not; otherwise as [`Self::ask`].

@@ -15,7 +15,7 @@ use crate::vault::store::{Expiry, Fence, Owner, RecordOwner, StoreError, Stored,
 
 /// How much longer a record may stay than it should: clocks differ.
 const MORE: Duration = Duration::from_mins(10);
-/// What the server says of a key that has no end.
+/// The server's answer for a key that has no end.
 const NO_END: i64 = -1;
 /// Digits of a number that the scripts take.
 const DIGITS_MAX: usize = 15;
@@ -78,7 +78,7 @@ impl RedisStore {
         }))
     }
 
-    /// Who owns each of these records; not in a Cluster.
+    /// The owner of each of these records; not in a Cluster.
     pub(super) async fn owners_of(&self, ids: &[InstanceId]) -> Result<Vec<Option<Owner>>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -93,7 +93,7 @@ impl RedisStore {
     }
 }
 
-/// What a field of a record says; `None`: no relay has written it so.
+/// The value of a record's field; `None`: no relay has written it so.
 fn parsed<T>(field: Vec<u8>, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     parse(std::str::from_utf8(&field).ok()?)
 }

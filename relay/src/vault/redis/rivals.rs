@@ -164,13 +164,13 @@ impl RedisStore {
             let before = Owner { node: owner.node.clone(), run: before.into() };
             let reads = match ask(before.clone()).await {
                 Ok(()) => self.reads_letters(&before).await,
-                // One whose letters nobody reads, and which has too many of them, is dead.
+                // A run with too many letters that nobody reads is dead.
                 Err(StoreError::Away(why)) if why.is_of_reader() => Ok(false),
                 Err(error) => Err(error),
             };
             match reads {
                 Ok(reads) => self.rivals.note_asked(reads),
-                // Nothing else answers, either.
+                // No other key answers, either.
                 Err(error @ StoreError::Away(AwayReason::Unreachable | AwayReason::TimedOut | AwayReason::Tls(_)))
                     if !self.link.is_cluster() =>
                 {

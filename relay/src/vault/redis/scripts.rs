@@ -88,7 +88,7 @@ answers!(
 );
 
 answers!(
-    /// What an examination hears of a command.
+    /// The server's verdict on a command, at an examination.
     ScratchVerdict {
         /// It was run.
         Granted = 0 "GRANTED",
@@ -163,7 +163,7 @@ pub(super) struct Scripts {
     pub keep: Script,
     /// Takes over records of the dead: [`Claimed`] of each.
     pub claim: Script,
-    /// Has a lookup name an instance: the one that it was taken from, or is left to.
+    /// Points a lookup to an instance, and answers the one that it was taken from, or is left to.
     pub point: Script,
     /// Removes a lookup that names an instance.
     pub unpoint: Script,

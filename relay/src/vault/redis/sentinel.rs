@@ -1,4 +1,4 @@
-//! One sentinel, which is asked for the master: without credentials or, if it wants some, with the user and the password of the URL.
+//! One sentinel, and the question for the master: without credentials or, if the sentinel wants some, with the user and the password of the URL.
 //!
 //! | asked | when |
 //! | --- | --- |
@@ -28,7 +28,7 @@ pub(super) struct Sentinel {
 /// Connections to the sentinel with one set of credentials, or without any.
 pub(super) struct Login {
     pub masters: SentinelClient,
-    /// For what it says itself.
+    /// For the sentinel's own answers.
     pub itself: Client,
 }
 

@@ -18,7 +18,7 @@ const HEARD_MAX: usize = 256;
 const FULL: &str = "MAXCLIENTS";
 const PROTECTED: &str = "DENIED";
 
-/// What the server of `client`, whose connection has failed with `error`, says of itself; or that error.
+/// The unasked words of the server of `client`, whose connection has failed with `error`; or that error.
 pub(super) async fn or_unasked(client: &Client, error: RedisError) -> RedisError {
     let may_be = error.is_connection_dropped() || error.kind() == ErrorKind::AuthenticationFailed;
     let ConnectionAddr::Tcp(host, port) = client.get_connection_info().addr() else { return error };

@@ -258,7 +258,7 @@ impl Writer {
             return Err(io::Error::other("it is tried again in a moment"));
         }
         self.tried_at = Some(Instant::now());
-        // Those of before the writing alone are in the file for sure.
+        // Only the tombstones of before the writing are in the file for sure.
         let before: Vec<InstanceId> = self.table.lock().keys().copied().collect();
         self.file = Some(write_anew(&self.path, &self.table)?);
         (self.lines, self.torn, self.tried_at) = (before.len(), false, None);
@@ -388,7 +388,7 @@ fn take_in(text: &[u8], table: &mut Table, path: &Path) {
     let mut unreadable = 0;
     for line in String::from_utf8_lossy(text).lines().filter(|line| !line.is_empty()) {
         match Line::parse(line) {
-            // One that was written twice: what became of it stands before the second.
+            // A tombstone that was written twice: its outcome stands before the second.
             Some(Line::Wipe(id, tombstone)) => {
                 let (unregistered, wiped_at) =
                     table.get(&id).map_or((false, None), |it| (it.unregistered, it.wiped_at));

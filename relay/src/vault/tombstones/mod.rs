@@ -66,7 +66,7 @@ type Table = HashMap<InstanceId, Tombstone>;
 /// A wipe that was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
-    /// Under which name the record is found, as far as it could be opened.
+    /// The record's lookup, as far as the record could be opened.
     pub lookup: Option<Lookup>,
     /// When the last form of the record that was ever stored would have ended, in seconds since 1970.
     pub ends_at: u64,
@@ -168,7 +168,7 @@ impl Tombstones {
             if is_durable {
                 return Ok(());
             }
-            // Who has written it has noted that, also where nobody waits any more.
+            // The writer has noted that, also where nobody waits any more.
             if outcome.await == Ok(true) { Ok(()) } else { Err(NotWritten) }
         }
     }
@@ -201,7 +201,7 @@ impl Tombstones {
         }
     }
 
-    /// With which fence a record may be erased at the most; `None`: with any.
+    /// The highest fence with which a record may be erased; `None`: with any.
     pub fn fence_of(&self, id: InstanceId) -> Option<Fence> {
         self.table().get(&id)?.fence
     }
@@ -258,7 +258,7 @@ impl Tombstones {
 
     /// Whether a record that this node has claimed, and has now with this fence, is to be erased and not registered; and its lookup.
     pub fn forbids_claimed(&self, id: InstanceId, fence: Fence) -> Option<Option<Lookup>> {
-        // One that is not erased yet may have been claimed here while its node was cut off.
+        // A record that is not erased yet may have been claimed here while its node was cut off.
         let counts = |stone: &Tombstone| {
             stone.counts_for(Some(fence)) || stone.wiped_at.is_some() && stone.counts_for_claimed(fence)
         };
@@ -275,7 +275,7 @@ impl Tombstones {
         self.table().get(&id).filter(|tombstone| tombstone.counts_for_claimed(fence)).map(|tombstone| tombstone.lookup)
     }
 
-    /// Those that are still to be erased.
+    /// The tombstones of records that are still to be erased.
     pub fn pending(&self) -> Vec<(InstanceId, Option<Lookup>)> {
         let table = self.table();
         let pending = table.iter().filter(|(_, tombstone)| tombstone.wiped_at.is_none());
@@ -397,7 +397,7 @@ mod tests {
         }
         stones.note_unregistered(id(1), true);
         stones.note_erased(id(1));
-        // What is written with a sync takes along what was written before it.
+        // A write with a sync takes along all earlier writes.
         stones.raise(id(4), Tombstone { lookup: None, proof: None, ..tombstone() }).await.expect("written");
         let again = Tombstones::open(&folder.keyring(), "relay1:5061").expect("opened again");
         assert_eq!(again.look(id(1)), stones.look(id(1)));

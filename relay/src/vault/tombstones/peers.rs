@@ -44,7 +44,7 @@ pub(super) struct Peers {
     files: HashMap<PathBuf, PeerFile>,
 }
 
-/// One of them, as far as it was read.
+/// One peer's file, as far as it was read.
 struct PeerFile {
     stamp: log::Stamp,
     read: log::ReadSoFar,
@@ -66,7 +66,7 @@ impl Peers {
         self.files.values().find_map(barring)
     }
 
-    /// What another node has written down of a wipe, read as it stands now.
+    /// Another node's note of a wipe, read as it is now.
     pub(super) fn look(&mut self, id: InstanceId) -> Option<PeerTombstone> {
         self.read();
         let (keyring, _) = self.keyring.as_ref()?;

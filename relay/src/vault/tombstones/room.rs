@@ -38,7 +38,7 @@ impl Room {
         self.forgotten.load(Ordering::Relaxed)
     }
 
-    /// Has room for one more.
+    /// Makes room for one more.
     pub(super) fn tidy(&self, table: &mut Table) {
         let forgotten = tidy(table, self.at_most.load(Ordering::Relaxed));
         if forgotten > 0 {

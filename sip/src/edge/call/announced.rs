@@ -11,7 +11,7 @@ use crate::edge::caller::Caller;
 use crate::edge::caller_key::CallerKey;
 use crate::id::InstanceId;
 
-/// Who waits for a device of an expected call.
+/// A request that waits for a device of an expected call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WakeRequest {
     /// The time at which the last one gives up.

@@ -40,7 +40,7 @@ pub(super) struct Leg {
     pub(super) instance: InstanceId,
     /// The device's flow that it began on.
     begun_on: FlowId,
-    /// That by which the device is, and may answer it as well.
+    /// The flow by which the device is attached now, and may answer as well.
     flow: FlowId,
     pub(super) phase: Phase,
     /// Whether the flow has ended, or the device is not attached by it.

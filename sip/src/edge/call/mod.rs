@@ -159,7 +159,7 @@ pub struct Call {
     legs: Legs,
     /// Devices whose state has changed since [`Self::take_changes`].
     changes: Vec<(InstanceId, CallState)>,
-    /// Devices that are out by their own final response, and its status, since [`Self::take_refusals`].
+    /// Devices that have left the call by their own final response since [`Self::take_refusals`], each with its status.
     refusals: Vec<(InstanceId, u16)>,
     timing: EdgeTiming,
     arrived: Instant,
@@ -171,7 +171,7 @@ pub struct Call {
     replaces: Option<Replaces>,
     /// Devices that it would be for if they had not had too many.
     limited: Vec<InstanceId>,
-    /// Who waits for one of its devices before its INVITE comes.
+    /// The request that waits for one of its devices before its INVITE comes.
     asked: WakeRequest,
 }
 

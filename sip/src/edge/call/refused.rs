@@ -116,12 +116,12 @@ impl Call {
         }
     }
 
-    /// The devices that are out by their own refusal, since this was asked last, and its status.
+    /// The devices that have left the call by their own refusal since the last call of this, each with its status.
     pub fn take_refusals(&mut self) -> Vec<(InstanceId, u16)> {
         std::mem::take(&mut self.refusals)
     }
 
-    /// The device's response had this status, and not that of what its caller gets in its place: one that was no refusal is not told as one.
+    /// Notes the status of the device's own response, which may differ from what the caller gets.
     pub fn correct_refusal(&mut self, said: u16) {
         match self.refusals.pop() {
             Some((instance, _)) if said >= 300 => self.refusals.push((instance, said)),

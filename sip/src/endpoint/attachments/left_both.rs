@@ -22,22 +22,22 @@ const REMEMBERED: usize = 8_192;
 /// The connections that a device has left with two, before it is offered one.
 const ENOUGH: u8 = 2;
 
-/// What a flow has asked a device for.
+/// The challenges that a flow has offered a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Offered {
-    /// Nothing, or what was answered.
+pub(super) enum OfferedChallenges {
+    /// None, or they were answered.
     #[default]
-    Nothing,
+    None,
     Two,
     /// One, which may have been answered.
     One,
 }
 
-impl Offered {
-    /// What a REGISTER is answered with.
+impl OfferedChallenges {
+    /// The challenges in the answer to a REGISTER.
     pub(super) fn by(is_challenged: bool, with_one: bool) -> Self {
         match (is_challenged, with_one) {
-            (false, _) => Self::Nothing,
+            (false, _) => Self::None,
             (true, false) => Self::Two,
             (true, true) => Self::One,
         }
@@ -45,7 +45,7 @@ impl Offered {
 
     /// The flow has answered a further REGISTER. One stays what was offered: a refresh with the same nonce answers it again.
     pub(super) fn follow(&mut self, now: Self) {
-        if (*self, now) != (Self::One, Self::Nothing) {
+        if (*self, now) != (Self::One, Self::None) {
             *self = now;
         }
     }
@@ -65,15 +65,19 @@ impl LeftBoth {
     }
 
     /// A REGISTER is answered: with a challenge that offers one algorithm or two, or with a verdict, as it answers what its flow had `offered`.
-    pub(super) fn note(&mut self, instance: InstanceId, offered: Offered, now: Offered) {
+    pub(super) fn note(&mut self, instance: InstanceId, offered: OfferedChallenges, now: OfferedChallenges) {
         match (now, offered) {
-            (Offered::Two, Offered::Nothing) => self.set(instance, self.count(instance).saturating_add(1).min(ENOUGH)),
-            (Offered::One, Offered::Nothing) | (Offered::Two, Offered::One) => self.set(instance, ENOUGH - 1),
-            (Offered::One | Offered::Two, _) => (),
-            (Offered::Nothing, Offered::One) => self.set(instance, ENOUGH),
-            (Offered::Nothing, Offered::Two) => self.forget(instance),
+            (OfferedChallenges::Two, OfferedChallenges::None) => {
+                self.set(instance, self.count(instance).saturating_add(1).min(ENOUGH));
+            }
+            (OfferedChallenges::One, OfferedChallenges::None) | (OfferedChallenges::Two, OfferedChallenges::One) => {
+                self.set(instance, ENOUGH - 1);
+            }
+            (OfferedChallenges::One | OfferedChallenges::Two, _) => (),
+            (OfferedChallenges::None, OfferedChallenges::One) => self.set(instance, ENOUGH),
+            (OfferedChallenges::None, OfferedChallenges::Two) => self.forget(instance),
             // A proof with a challenge of before says nothing.
-            (Offered::Nothing, Offered::Nothing) => (),
+            (OfferedChallenges::None, OfferedChallenges::None) => (),
         }
     }
 
@@ -103,7 +107,8 @@ mod tests {
     fn the_latest_are_remembered_and_a_bound_holds() {
         let id = |number: usize| InstanceId::from_bytes((number as u128).to_be_bytes());
         let mut left = LeftBoth::default();
-        let two = |left: &mut LeftBoth, number| left.note(id(number), Offered::default(), Offered::Two);
+        let two =
+            |left: &mut LeftBoth, number| left.note(id(number), OfferedChallenges::default(), OfferedChallenges::Two);
         for number in 0..3 * REMEMBERED {
             two(&mut left, number);
             two(&mut left, number);
@@ -112,9 +117,9 @@ mod tests {
         }
         assert!(!left.wants_one(id(0)));
         let last = id(3 * REMEMBERED - 1);
-        left.note(last, Offered::Nothing, Offered::Nothing);
+        left.note(last, OfferedChallenges::None, OfferedChallenges::None);
         assert!(left.wants_one(last));
-        left.note(last, Offered::Two, Offered::Nothing);
+        left.note(last, OfferedChallenges::Two, OfferedChallenges::None);
         assert!(!left.wants_one(last));
     }
 }

@@ -32,7 +32,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use self::gone::Gone;
-use self::left_both::{LeftBoth, Offered};
+use self::left_both::{LeftBoth, OfferedChallenges};
 use self::register_order::RegisterOrder;
 use super::{Endpoint, Event, Source, Timer, VerificationId};
 use crate::edge::admission::{Admission, Nonces, Replay};
@@ -118,7 +118,7 @@ struct Carried {
     replay: Replay,
     /// It is to be offered one algorithm: it may be a client that does not know what to do with two.
     left_both: bool,
-    offered: Offered,
+    offered: OfferedChallenges,
     /// Whether the device has been attached by this flow; where it is attached by another one, it has left this one.
     has_bound: bool,
     /// The time until which the device, which was asked for its proof, may be about to show it.
@@ -127,7 +127,7 @@ struct Carried {
 
 impl Carried {
     fn new(instance: InstanceId) -> Self {
-        let offered = Offered::default();
+        let offered = OfferedChallenges::default();
         Self { instance, replay: Replay::default(), left_both: false, offered, has_bound: false, registers_until: None }
     }
 }

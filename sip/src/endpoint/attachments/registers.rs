@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::left_both::Offered;
+use super::left_both::OfferedChallenges;
 use super::register_order::RegisterOrder;
 use super::{Attached, DialogFlow, FAILURES_PER_FLOW, Verification};
 use crate::edge::admission::Admission;
@@ -57,11 +57,11 @@ impl Endpoint {
         let (replay, md5_alone) = (&mut carried.replay, carried.left_both);
         let admission = self.attachments.nonces.check(now, &register, instance, source.flow, replay, &own, md5_alone);
         let is_asked = matches!(admission, Admission::Challenge { .. });
-        let (before, offered) = (carried.offered, Offered::by(is_asked, md5_alone));
+        let (before, offered) = (carried.offered, OfferedChallenges::by(is_asked, md5_alone));
         carried.left_both = match before {
             _ if is_asked => !md5_alone,
-            Offered::Nothing => md5_alone,
-            Offered::Two | Offered::One => before == Offered::One,
+            OfferedChallenges::None => md5_alone,
+            OfferedChallenges::Two | OfferedChallenges::One => before == OfferedChallenges::One,
         };
         carried.offered.follow(offered);
         if self.devices.knows(instance) {

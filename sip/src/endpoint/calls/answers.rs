@@ -196,7 +196,7 @@ impl Endpoint {
         }
     }
 
-    /// Nobody is left that may answer: the caller gets the best refusal, if there was one, else `status`.
+    /// No device is left that may answer: the caller gets the best refusal, if there was one, else `status`.
     fn conclude(&mut self, now: Instant, call: CallId, status: u16) {
         let Some(row) = self.calls.get(call) else { return };
         match row.best_refusal(None) {
@@ -270,7 +270,7 @@ impl Endpoint {
         self.on_leg_outcome(now, call, branch, outcome, response);
     }
 
-    /// What a device's response means for the call.
+    /// The consequence of a device's response for the call.
     fn on_leg_outcome(&mut self, now: Instant, call: CallId, branch: BranchId, outcome: Outcome, response: &Message) {
         let Some(row) = self.calls.get_mut(call) else { return };
         let Some(server) = row.server() else { return };

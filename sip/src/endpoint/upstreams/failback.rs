@@ -81,7 +81,7 @@ impl Endpoint {
         }
     }
 
-    /// Nobody there answers, or only to say that it does not serve.
+    /// The address is silent, or only says that it does not serve.
     pub(in crate::endpoint) fn on_probe_unanswered(&mut self, id: UpstreamId, branch: BranchId) {
         let probe = self.upstreams.get_mut(id).and_then(|upstream| upstream.probe.take_if(|it| it.branch == branch));
         if let Some(probe) = probe {

@@ -204,7 +204,7 @@ impl Endpoint {
     pub(in crate::endpoint) fn on_dial_failed(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if upstream.fitness.end_search() {
-            // There is no other address for what the one in use has refused.
+            // No other address is there for REGISTERs that the one in use has refused.
             return self.fail_registers(now, id, true);
         }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
@@ -310,7 +310,7 @@ impl Endpoint {
         }
     }
 
-    /// Nobody wants a flow.
+    /// No flow is wanted.
     pub(super) fn rest(&mut self, id: UpstreamId) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             (upstream.link, upstream.avoided) = (Link::Down, None);
@@ -427,7 +427,7 @@ impl Endpoint {
         }
     }
 
-    /// Has each flow that is up asked for a sign of life.
+    /// Asks each flow that is up for a sign of life.
     pub(in crate::endpoint) fn probe_flows(&mut self, now: Instant) {
         let all: Vec<UpstreamId> = self.upstreams.rows.keys().copied().collect();
         for id in all {
@@ -451,7 +451,7 @@ impl Endpoint {
 }
 
 impl Upstream {
-    /// Nothing has come back by the datagrams of the flow that is up: whoever is at that address has not asked for any but the REGISTERs, which are paced.
+    /// Nothing has come back by the datagrams of the flow that is up: nobody at that address has asked for datagrams, so it gets the paced REGISTERs alone.
     fn is_unheard(&self) -> bool {
         match &self.link {
             Link::Up { flow, since, .. } => !flow.is_reliable() && self.heard_at == Some(*since),

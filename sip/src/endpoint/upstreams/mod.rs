@@ -333,7 +333,7 @@ impl Upstreams {
             return;
         }
         self.waiting += usize::from(registration.turn == Turn::None);
-        // One that moves forward leaves its old place behind, where it will want nothing any more.
+        // A registration that moves forward leaves its old place behind, which is passed over.
         registration.turn = turn;
         let queue = if turn == Turn::First { &mut upstream.urgent } else { &mut upstream.queue };
         queue.push_back(registration.binding);
@@ -365,7 +365,7 @@ impl Upstreams {
         back
     }
 
-    /// Likewise one that only passes through, of the account that `whose` names if the registration was known.
+    /// Likewise a registration that only passes through; `whose` names its account, if the registration was known.
     pub(super) fn note_passed(
         &mut self,
         now: Instant,
@@ -422,13 +422,13 @@ impl Endpoint {
         upstream.members.insert(binding);
     }
 
-    /// One more REGISTER, or registration, that only passes through.
+    /// Counts a reference of a REGISTER, or a registration, that only passes through.
     pub(super) fn join_transit(&mut self, now: Instant, id: UpstreamId, registrar: Box<str>) {
         let per_second = self.core.settings.upstream.registrations_per_second;
         self.upstreams.rows.entry(id).or_insert_with(|| Upstream::new(now, registrar, per_second)).transit_refs += 1;
     }
 
-    /// One less.
+    /// Drops such a reference.
     pub(super) fn leave_transit(&mut self, now: Instant, id: UpstreamId) {
         self.core.event(Event::UpstreamReleased(id));
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
@@ -436,7 +436,7 @@ impl Endpoint {
         self.forget_unless_needed(now, id, false);
     }
 
-    /// No registration of this account passes through any more: what its SIP server did not serve counts no longer.
+    /// The last registration of this account has ended: its refusals by the SIP server no longer count.
     pub(super) fn forget_failures(&mut self, id: UpstreamId, aor: &str) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.fitness.forget(account_name(&self.core.token_key, aor));

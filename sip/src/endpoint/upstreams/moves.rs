@@ -7,9 +7,10 @@
 //! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
 //! The REGISTERs of devices that pass through count likewise (RFC 8599): all devices of an address of record are one account, which the server had accepted
-//! once it has granted the device. Those who are served by the flow are then also the devices of other accounts. Where they are, no flow is left, and
-//! silence counts as a 500 does: a device may write a REGISTER that the server drops. Of devices that it had not accepted only 503, 430 and silence count,
-//! and only where nobody else is. A REGISTER that has another address sought is sent once more by the next flow, before its refusal goes to the device.
+//! once it has granted the device. The devices of other accounts are then served by the flow as well; while there are any, no flow is left, and silence
+//! counts as a 500 does, because a device may write a REGISTER that the server drops. For devices that it had not accepted, only 503, 430 and silence count,
+//! and only if nobody else is served. A REGISTER for which another address is sought is sent once more by the next flow, before its refusal goes to the
+//! device.
 //!
 //! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
 //! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
@@ -121,7 +122,7 @@ enum Failure {
     OfOne,
 }
 
-/// Whose REGISTER passes through.
+/// The sender of a REGISTER that passes through.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::endpoint) struct PassedSender {
     /// The [name](crate::edge::push_proxy::account_name) of its account, if the SIP server had accepted the registration that it is about.
@@ -225,7 +226,7 @@ impl Fitness {
 }
 
 impl Upstream {
-    /// Whether others are registered here, or register, than the account that holds so many of the transit references.
+    /// Whether another account is registered here, or registers, beside the one that holds this many transit references.
     fn serves_others(&self, refs: usize) -> bool {
         self.registered_count > 0 || self.transit_refs > refs
     }
@@ -292,7 +293,7 @@ impl Endpoint {
         let outage = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if matches!(upstream.link, Link::Up { flow, .. } if flow != by) {
-            // The server that says so has been left.
+            // The server of this answer was left before.
             return self.begin_elsewhere(now, binding);
         }
         upstream.fitness.fail(Failed::Some);
@@ -335,8 +336,8 @@ impl Endpoint {
         }
     }
 
-    /// A REGISTER that passes through went `by` this flow and was answered something after which another address may serve. Whether it may wait for the
-    /// next flow.
+    /// A REGISTER that passes through went `by` this flow, and was answered in a way after which another address may serve. Returns whether it may wait for
+    /// the next flow.
     pub(in crate::endpoint) fn on_passed_failed(
         &mut self,
         now: Instant,
@@ -348,7 +349,7 @@ impl Endpoint {
         let link = self.upstreams.get(id).map(|upstream| &upstream.link);
         match link {
             Some(Link::Up { flow, .. }) if *flow == by => {}
-            // The server that says so has been left.
+            // The server of this answer was left before.
             Some(Link::Up { .. } | Link::Dialling) => return true,
             Some(Link::Down | Link::BackingOff) | None => return false,
         }
@@ -361,8 +362,8 @@ impl Endpoint {
         self.upstreams.get(id).is_some_and(is_sought)
     }
 
-    /// Likewise one that was left without any response, which counts only when nothing else was heard meanwhile. A device writes its REGISTER itself, and may
-    /// write one that the server drops.
+    /// Likewise a REGISTER without any response, which counts only if nothing else was heard meanwhile: a device writes its REGISTER itself, and the server
+    /// may drop it.
     pub(in crate::endpoint) fn on_passed_silent(&mut self, now: Instant, id: UpstreamId, sender: PassedSender) {
         let within = self.core.settings.timing.transaction.t1_64();
         if self.upstreams.get(id).is_some_and(|it| it.heard_at.is_none_or(|at| at + within <= now)) {
@@ -412,7 +413,7 @@ impl Endpoint {
         }
     }
 
-    /// Has up to `count` registered bindings, except `but`, register by the flow in use, or the next one.
+    /// Makes up to `count` registered bindings, except `but`, register by the flow in use, or the next one.
     fn register_standing(&mut self, now: Instant, id: UpstreamId, but: Option<BindingId>, count: usize) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let bindings = &self.bindings;
@@ -489,7 +490,7 @@ impl Endpoint {
         if look != Some(AddressSearch::Found) || flow == old {
             upstream.fitness.turned_away = None;
             self.decline_flow(id, flow, FlowOutcome::NotWanted);
-            // What has waited for another address has none, or is asked for where others are served again.
+            // A binding that has waited for another address has none, or asks where others are served again.
             return match look {
                 Some(AddressSearch::Needless) => self.send_waiting(now, id),
                 Some(AddressSearch::Sought | AddressSearch::Found) | None => self.fail_registers(now, id, true),
@@ -503,7 +504,7 @@ impl Endpoint {
         self.ask_elsewhere(now, id);
     }
 
-    /// Has the bindings that were turned away ask the next address, in their turn.
+    /// Sends the bindings that were turned away to the next address, in their turn.
     fn ask_elsewhere(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let Some(binding) = upstream.fitness.turned_away.take() else { return };

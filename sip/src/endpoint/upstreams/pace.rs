@@ -73,7 +73,7 @@ pub(in crate::endpoint) struct Place {
 }
 
 impl Place {
-    /// One that nobody else has a part in.
+    /// A place of its own, shared with no other registration.
     pub(super) fn at(at: Instant) -> Self {
         Self { at, moved_back: Duration::ZERO }
     }

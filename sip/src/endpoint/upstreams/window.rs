@@ -62,7 +62,7 @@ impl Window {
         limit.clamp(FEW, MANY).saturating_sub(waiting).max(FEW.saturating_sub(begun))
     }
 
-    /// One more is under way.
+    /// Counts a REGISTER that begins.
     pub(super) fn begin(&mut self, now: Instant) -> Began {
         self.turn(now);
         self.begun[0] += 1;
@@ -71,7 +71,7 @@ impl Window {
         self.part
     }
 
-    /// One less is, which began then.
+    /// Counts the end of a REGISTER that began then.
     pub(super) fn end(&mut self, began: Began) {
         if let Some(count) = self.waiting.get_mut(&began) {
             *count -= 1;
@@ -82,7 +82,7 @@ impl Window {
         self.rest();
     }
 
-    /// The server has answered one that began then.
+    /// Counts an answer to a REGISTER that began then.
     pub(super) fn answer(&mut self, now: Instant, began: Began) {
         self.turn(now);
         self.answered[0] += 1;

@@ -64,7 +64,7 @@ fn a_registrar_that_takes_one_contact_is_asked_for_one_after_the_other_and_the_o
         (482, &["gone:2"], 200, &["r:1 gone:2", "gone:2", "r:1"]),
         (488, &["gone:2"], 200, &["r:1 gone:2", "gone:2", "r:1"]),
         (400, &["gone:2", "third:2"], 200, &["r:1 gone:2 third:2", "gone:2", "third:2", "r:1"]),
-        // What cannot be taken away keeps nothing from being registered.
+        // A Contact that cannot be removed keeps nothing from being registered.
         (400, &["gone:2"], 400, &["r:1 gone:2", "gone:2", "r:1"]),
         (400, &["gone:2", "third:2"], 500, &["r:1 gone:2 third:2", "gone:2", "r:1", "third:2", "r:1"]),
         // The first may be a passing fault, and so may the one after it.

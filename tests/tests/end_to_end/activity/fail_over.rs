@@ -1,10 +1,8 @@
 //! A replica that lagged takes over for the store: what a device has deleted does not come back with it.
 
-use std::io;
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tests::board::Missed;
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::world::{SOON, World, text};
@@ -15,15 +13,11 @@ fn address(redis: &RedisServer) -> SocketAddr {
     ([127, 0, 0, 1], redis.port()).into()
 }
 
-fn opened(opened: io::Result<()>) -> Outcome {
-    opened.map_err(|error| Missed::new("an open door", error.to_string()))
-}
-
 #[tokio::test]
 async fn what_was_deleted_stays_deleted_when_a_replica_takes_over_that_has_not_heard_of_it() -> Outcome {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
     let mut gate = Gate::closed(address(&master));
-    opened(gate.open())?;
+    gate.open()?;
     let store = format!("redis://{}", gate.address());
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
     let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
@@ -41,7 +35,7 @@ async fn what_was_deleted_stays_deleted_when_a_replica_takes_over_that_has_not_h
     for path in &deleted {
         assert_eq!(world.api.of("DELETE", &instance, path).await?.status, 204);
     }
-    opened(gate.lead_to(address(&replica)).await)?;
+    gate.lead_to(address(&replica)).await?;
     let beside = |redis: &RedisServer| {
         let keys = redis.keys().into_iter();
         keys.filter(|key| key.starts_with("sipwake:m:") || key.starts_with("sipwake:c:")).count()

@@ -1,7 +1,6 @@
 //! Calls that nobody answered: told once, remembered until fetched, and never for a call that was answered or declined.
 
 use serde_json::json;
-use tests::board::Missed;
 use tests::caller::CallOptions;
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
@@ -42,8 +41,7 @@ async fn a_call_that_was_given_up_is_told_and_remembered_until_it_is_deleted() -
 async fn a_call_that_was_given_up_while_the_store_was_away_is_listed_when_that_is_back() -> Outcome {
     let redis = RedisServer::start();
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
-    let open = |gate: &mut Gate| gate.open().map_err(|error| Missed::new("an open door", error.to_string()));
-    open(&mut gate)?;
+    gate.open()?;
     let store = format!("redis://{}", gate.address());
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
     let instance = world.enable_as(&world.enable_request_with_alerts()).await?;
@@ -54,7 +52,7 @@ async fn a_call_that_was_given_up_while_the_store_was_away_is_listed_when_that_i
     let failed =
         || async { world.metric("sipwake_store_errors_total{operation=\"put\"}").await.filter(|it| *it >= 1.0) };
     world.until("the note was not taken", failed).await?;
-    open(&mut gate)?;
+    gate.open()?;
     let kept = || async { world.kept(&instance, "missed-calls").await.ok().filter(|kept| !kept.is_empty()) };
     let kept = world.until("the missed call", kept).await?;
     assert_eq!((kept.len(), &kept[0]["call"]), (1, &push["call"]));

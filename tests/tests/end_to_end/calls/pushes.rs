@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tests::api_client::Instance;
 use tests::apns;
-use tests::caller::CallOptions;
+use tests::board::Missed;
+use tests::caller::{CallOptions, Caller};
 use tests::fcm::Answer;
 use tests::world::{FCM_TOKEN, SOON, TOKEN, World, text};
 
@@ -369,12 +370,18 @@ async fn a_call_whose_push_may_not_be_tried_again_in_its_time_lives_as_long_for_
     world.content()
 }
 
-#[tokio::test]
-async fn a_push_that_waits_to_be_tried_again_is_not_when_its_phone_rings_or_knows_of_the_call() -> Outcome {
+/// A call that rings for 90 s, whose push Apple wants to be tried again after 80 s.
+async fn call_whose_push_waits() -> Result<(World, Instance, Caller), Missed> {
     let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
     world.apns.answer_with(TOKEN, [apns::Answer::TooManyRequests { retry_after: Some(80) }]);
     let caller = world.call()?;
     world.until("the first push", || async { (world.apns.requests() == 1).then_some(()) }).await?;
+    Ok((world, instance, caller))
+}
+
+#[tokio::test]
+async fn a_push_that_waits_to_be_tried_again_is_not_when_its_phone_rings_or_knows_of_the_call() -> Outcome {
+    let (world, instance, caller) = call_whose_push_waits().await?;
     let (_phone, call) = world.wake_to_call(&instance).await?;
     push_has_given_way(&world, &instance).await?;
     world.ring(&caller, &call).await?;
@@ -407,10 +414,7 @@ async fn a_call_whose_phone_says_by_the_api_that_it_rings_waits_for_it_although_
 
 #[tokio::test]
 async fn a_push_that_gave_way_to_its_phone_goes_on_when_that_leaves_without_a_word() -> Outcome {
-    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
-    world.apns.answer_with(TOKEN, [apns::Answer::TooManyRequests { retry_after: Some(80) }]);
-    let caller = world.call()?;
-    world.until("the first push", || async { (world.apns.requests() == 1).then_some(()) }).await?;
+    let (world, instance, caller) = call_whose_push_waits().await?;
     let (phone, _) = world.wake_to_call(&instance).await?;
     push_has_given_way(&world, &instance).await?;
     assert_eq!(world.apns.requests(), 1);
@@ -424,10 +428,7 @@ async fn a_push_that_gave_way_to_its_phone_goes_on_when_that_leaves_without_a_wo
 
 #[tokio::test]
 async fn a_push_that_gave_way_to_its_phone_goes_on_when_that_stays_and_says_nothing() -> Outcome {
-    let (world, instance) = World::lent_with(|setup| setup.ring_timeout = "90s".to_owned()).await?;
-    world.apns.answer_with(TOKEN, [apns::Answer::TooManyRequests { retry_after: Some(80) }]);
-    let caller = world.call()?;
-    world.until("the first push", || async { (world.apns.requests() == 1).then_some(()) }).await?;
+    let (world, instance, caller) = call_whose_push_waits().await?;
     // Its app is suspended, and its connection stands.
     let suspended = world.wake(&instance).await?;
     suspended.fall_silent();

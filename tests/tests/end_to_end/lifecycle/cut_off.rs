@@ -18,7 +18,7 @@ const HELD_BACK: Duration = Duration::from_millis(150);
 
 /// A world whose nodes ask the store through this door.
 async fn through(gate: &mut Gate) -> Result<World, Missed> {
-    gate.open_slow(Duration::from_millis(1)).map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open_slow(Duration::from_millis(1))?;
     let store = format!("redis://{}", gate.address());
     World::between(|server| server.contacts = 2, |setup| (setup.store, setup.timing) = (store, 0.1)).await
 }
@@ -102,7 +102,7 @@ async fn after_kill_9_what_another_node_was_about_to_replace_is_let_go_of_where_
     let world = through(&mut gate).await?;
     let mut setup = world.relay.setup().clone();
     let mut there = Gate::closed(([127, 0, 0, 1], redis.port()).into());
-    there.open_slow(Duration::from_millis(1)).map_err(|error| Missed::new("an open door", error.to_string()))?;
+    there.open_slow(Duration::from_millis(1))?;
     (setup.ports, setup.store) = (Ports::default(), format!("redis://{}", there.address()));
     let mut other = RelayProcess::start(setup).await?;
     let earlier = world.enable().await?;

@@ -284,8 +284,7 @@ async fn an_enabling_that_an_operator_wipes_while_the_sip_server_is_slow_is_told
                 Some(listed["instances"][0]["instance"].as_str()?.to_owned())
             };
             let id = world.until("an instance", under_way).await?;
-            let path = format!("/v1/operator/instances/{id}/wipe");
-            Ok::<_, Missed>(operator.json("POST", &path, Some(&token), None).await?)
+            Ok::<_, Missed>(world.relay.wipe(&id).await?)
         };
         let (answer, wiped) = tokio::join!(world.api.enable(&request), wipe);
         let (answer, wiped) = (answer?, wiped?);

@@ -54,6 +54,15 @@ impl Callees {
         Ok(Self { world, aors, instances })
     }
 
+    /// Each account is registered at `node`, and the Contact of the node that had it is gone.
+    async fn are_registered_at(&self, node: &RelayProcess) -> Outcome {
+        for (aor, instance) in self.aors.iter().zip(&self.instances) {
+            assert_eq!(self.world.registrar.contacts(aor).len(), 1, "the Contact of the node that left is gone");
+            assert_eq!(node.api().read(instance).await?.json()["registration"]["state"], "registered");
+        }
+        Ok(())
+    }
+
     async fn second_node(&self) -> Result<RelayProcess, Missed> {
         let mut setup = self.world.relay.setup().clone();
         setup.ports = Ports::default();
@@ -128,11 +137,7 @@ async fn a_node_that_is_told_to_end_hands_its_instances_over_and_no_call_is_lost
     };
     let calls = callees.calls_until(leaves).await?;
     callees.all_rang(calls).await?;
-    for (aor, instance) in callees.aors.iter().zip(&callees.instances) {
-        assert_eq!(callees.world.registrar.contacts(aor).len(), 1, "the Contact of the node that left is gone");
-        assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
-    }
-    Ok(())
+    callees.are_registered_at(&other).await
 }
 
 #[tokio::test]
@@ -161,11 +166,7 @@ async fn a_node_that_leaves_pushes_on_while_the_registrations_of_the_others_fail
     };
     let calls = callees.calls_until(leaves).await?;
     callees.all_rang(calls).await?;
-    for (aor, instance) in callees.aors.iter().zip(&callees.instances) {
-        assert_eq!(callees.world.registrar.contacts(aor).len(), 1, "the Contact of the node that left is gone");
-        assert_eq!(other.api().read(instance).await?.json()["registration"]["state"], "registered");
-    }
-    Ok(())
+    callees.are_registered_at(&other).await
 }
 
 /// Two nodes end and start again together; whether they were back while others wait for a node.

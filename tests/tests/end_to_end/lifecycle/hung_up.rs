@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hyper::Version;
 use serde_json::Value;
-use tests::api_client::ApiClient;
+use tests::api_client::{ApiClient, Instance};
 use tests::board::Missed;
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
@@ -68,16 +68,21 @@ async fn an_app_that_hangs_up_before_its_answer_has_enabled_nothing_and_ended_no
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_slow_sip_server_accepts_at_last_is_not_stored_before_its_enabling_has_stored_it() -> Outcome {
-    let redis = RedisServer::start();
+/// A relay whose way to the store can be slowed down, with an instance, and the request that enabled it.
+async fn behind_a_slow_gate(redis: &RedisServer) -> Result<(World, Gate, Value, Instance), Missed> {
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
-    let opened = gate.open_slow(Duration::from_millis(1));
-    opened.map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open_slow(Duration::from_millis(1))?;
     let store = format!("redis://{}", gate.address());
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
     let request = world.android_enable_request("token-of-who-hangs-up");
     let standing = world.enable_as(&request).await?;
+    Ok((world, gate, request, standing))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_sip_server_accepts_at_last_is_not_stored_before_its_enabling_has_stored_it() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, gate, request, standing) = behind_a_slow_gate(&redis).await?;
     // Just longer than an enabling waits; what it asks the store then takes longer than the rest.
     world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_millis(6_050)));
     gate.slow_down(Duration::from_millis(200));
@@ -97,13 +102,7 @@ async fn what_a_slow_sip_server_accepts_at_last_is_not_stored_before_its_enablin
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_hangs_up_while_its_instance_is_being_stored_has_ended_no_earlier_one() -> Outcome {
     let redis = RedisServer::start();
-    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
-    let opened = gate.open_slow(Duration::from_millis(1));
-    opened.map_err(|error| Missed::new("an open door", error.to_string()))?;
-    let store = format!("redis://{}", gate.address());
-    let world = World::between(|_| {}, |setup| setup.store = store).await?;
-    let request = world.android_enable_request("token-of-who-hangs-up");
-    let standing = world.enable_as(&request).await?;
+    let (world, gate, request, standing) = behind_a_slow_gate(&redis).await?;
     let named = || -> Vec<Option<String>> {
         let lookups = redis.keys().into_iter().filter(|key| key.starts_with("sipwake:l:"));
         lookups.map(|lookup| redis.ask(redis::cmd("GET").arg(lookup))).collect()

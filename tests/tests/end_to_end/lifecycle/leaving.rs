@@ -211,7 +211,7 @@ async fn a_call_that_waits_at_a_node_that_leaves_is_that_of_the_instance_that_is
     let (caller, call) = it.call(&earlier).await?;
     it.meanwhile(1.0, async |there| {
         let request = it.world.android_enable_request(FCM_TOKEN);
-        let later = there.enabled(&request).await.map_err(|error| Missed::new("201", error.to_string()))?;
+        let later = there.enabled(&request).await?;
         assert_eq!(state_of(&there, &later, &call).await?, (200, json!("ringing")));
         // The push has named the edge of the node that leaves.
         let at_the_leaver = Instance { edge: earlier.edge.clone(), ..later.clone() };

@@ -40,7 +40,7 @@ async fn a_redis_whose_clock_jumps_ahead_ends_no_account_on_any_node_and_brings_
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
     let (here, wiped) = (world.enable().await?, world.enable_android().await?);
     let there = other.api().enabled(&world.enable_request_by_proxy(OTHER_TOKEN)).await;
-    let there = there.map_err(|error| Missed::new("201", error.to_string()))?;
+    let there = there?;
     assert_eq!(other.api().disable(&wiped).await?.status, 200);
     for ahead in [130 * HOUR_S, 0] {
         clock.set(ahead);
@@ -297,11 +297,7 @@ async fn the_same_device_that_is_enabled_elsewhere_replaces_what_the_store_has_l
     let (world, other) = two_nodes_with(&redis, |_| {}).await?;
     let earlier = world.enable().await?;
     lose(&redis, &earlier);
-    let later = other
-        .api()
-        .enabled(&world.enable_request(TOKEN))
-        .await
-        .map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = other.api().enabled(&world.enable_request(TOKEN)).await?;
     world.await_gone(&earlier).await?;
     assert_eq!(world.await_contacts(1).await?.len(), 1);
     assert_eq!(other.api().read(&later).await?.status, 200);
@@ -319,7 +315,7 @@ async fn what_was_wiped_while_its_earlier_node_was_cut_off_does_not_come_back_wi
     other.await_log("store-lost-records", SOON).await?;
     // That node has done with the loss when the other one comes back and notices it.
     tokio::time::sleep(LEASE * 2).await;
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.await_gone(&instance).await?;
     world.await_contacts(0).await?;
     await_empty(&world, &redis).await?;
@@ -410,7 +406,7 @@ async fn nothing_is_written_again_while_a_node_without_a_lease_may_have_wiped_it
     redis.ask::<()>(&redis::cmd("FLUSHALL"));
     let name = format!("{}:{}", other.setup().edge_ip, other.setup().ports.edge);
     redis.ask::<()>(redis::cmd("SADD").arg("sipwake:nodes").arg(name));
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.relay.await_log("store-lost-records", SOON).await?;
     // It is looked up at once, and with each renewal.
     tokio::time::sleep(RENEWAL * 2).await;
@@ -428,7 +424,7 @@ async fn what_was_written_again_while_the_node_that_had_wiped_it_was_dead_goes_w
     let (world, mut other, mut gate, instance) = wiped_while_cut_off(&redis).await?;
     other.kill_9().await?;
     redis.ask::<()>(&redis::cmd("FLUSHALL"));
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     // Nothing names the dead node any more.
     await_record(&world, &redis, &instance).await?;
     world.relay.await_log("records-restored", SOON).await?;

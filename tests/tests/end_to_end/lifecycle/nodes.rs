@@ -106,11 +106,7 @@ async fn an_account_that_is_enabled_again_on_another_node_is_let_go_of_by_the_fi
     let (world, other) = two_nodes(&redis).await?;
     let earlier = world.enable().await?;
     let alone = redis.instance_keys().len();
-    let later = other
-        .api()
-        .enabled(&world.enable_request(TOKEN))
-        .await
-        .map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = other.api().enabled(&world.enable_request(TOKEN)).await?;
     world.await_gone(&earlier).await?;
     let contacts = world.await_contacts(1).await?;
     assert_eq!(contacts.len(), 1, "the first node has unregistered its Contact");
@@ -128,7 +124,7 @@ async fn a_call_that_waits_while_its_device_is_enabled_again_by_another_node_goe
     let earlier = world.enable_as(&request).await?;
     let (caller, push) = world.call_and_push().await?;
     let enabled = other.api().enabled(&request).await;
-    let later = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = enabled?;
     assert_eq!(
         (&later.edge, &push["edge"]),
         (&earlier.edge, &json!(later.edge.trim_start_matches("sip:").split(';').next()))
@@ -138,13 +134,13 @@ async fn a_call_that_waits_while_its_device_is_enabled_again_by_another_node_goe
     world.await_gone(&earlier).await?;
     // While the call goes on, too.
     let enabled = other.api().enabled(&request).await;
-    let last = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    let last = enabled?;
     assert_eq!(last.edge, earlier.edge);
     world.hang_up(&caller, &invite).await?;
     world.await_gone(&later).await?;
     assert_eq!(world.apns.requests(), 1, "a call, and nothing that was missed");
     let enabled = other.api().enabled(&request).await;
-    let elsewhere = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    let elsewhere = enabled?;
     assert_ne!(elsewhere.edge, earlier.edge, "without a call it is enabled where its app asks");
     Ok(())
 }
@@ -160,7 +156,7 @@ async fn a_call_at_a_node_that_stands_still_is_missed_by_the_instance_that_is_en
     world.relay.freeze();
     let enabled = other.api().enabled(&request).await;
     world.relay.thaw();
-    let later = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = enabled?;
     caller.expect(480, SOON).await?;
     let alert = world.alert("missed-call").await?;
     assert_eq!((&alert["call"], &alert["instance"]), (&push["call"], &json!(later.id)));
@@ -203,10 +199,7 @@ async fn a_token_that_another_instance_takes_by_a_change_ends_its_earlier_holder
     let (world, other) = two_nodes(&redis).await?;
     for api in [&world.api, &other.api()] {
         let holder = world.enable().await?;
-        let taker = api
-            .enabled(&world.enable_request(OTHER_TOKEN))
-            .await
-            .map_err(|error| Missed::new("201", error.to_string()))?;
+        let taker = api.enabled(&world.enable_request(OTHER_TOKEN)).await?;
         let change = json!({"device": {"call_push": {"provider": "apns", "token": TOKEN}}});
         assert_eq!(api.change(&taker, &change).await?.status, 200);
         world.await_gone(&holder).await?;
@@ -428,8 +421,7 @@ async fn what_does_not_open_with_a_nodes_keyring_is_no_wrong_secret_and_nobody_s
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("owner-away")), "{}", answer.text());
     // It cannot ask the other whether that has what the store has not.
     for id in [instance.id.as_str(), "pi_aaaaaaaaaaaaaaaaaaaaaaaaaa"] {
-        let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), other.setup().operator_token.as_str());
-        let wiped = other.operator().json("POST", &path, Some(token), None).await?;
+        let wiped = other.wipe(id).await?;
         assert_eq!(wiped.status, 503, "{id}: {}", wiped.text());
     }
     Ok(())

@@ -32,7 +32,7 @@ async fn two_nodes_and_a_gate_with(
     alone: &str,
 ) -> Result<(World, RelayProcess, Gate), Missed> {
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     let store = format!("redis://{}", gate.address());
     let change = |setup: &mut Setup| {
         change(setup);
@@ -66,7 +66,7 @@ async fn a_node_that_was_cut_off_brings_nothing_back_that_was_taken_over_and_wip
     let receipt = other.api().disable(&instance).await?;
     assert_eq!(receipt.status, 200, "{}", receipt.text());
     assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     // The node lets go of it, though not one of its records is there.
     world.await_gone(&instance).await?;
     assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
@@ -89,7 +89,7 @@ async fn a_call_that_rings_at_a_node_that_was_cut_off_is_answered_there_before_t
     caller.expect(180, SOON).await?;
     gate.close();
     await_registered(&world, &other, 1.0).await?;
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.relay.await_log("lease-lapsed", SOON * 2).await?;
     await_registered(&world, &other, 1.0).await?;
     call.answer();
@@ -109,7 +109,7 @@ async fn ringing_where_it_was(redis: &RedisServer) -> Result<(World, RelayProces
     caller.expect(180, SOON).await?;
     gate.close();
     await_registered(&world, &other, 1.0).await?;
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.relay.await_log("lease-lapsed", SOON * 2).await?;
     await_registered(&world, &other, 1.0).await?;
     Ok((world, other, gate, (instance, caller)))
@@ -159,7 +159,7 @@ async fn what_is_wiped_elsewhere_is_unregistered_although_its_node_is_cut_off_an
     assert_eq!(receipt.json()["unregistered"], json!(true), "{}", receipt.text());
     assert_eq!(world.registrar.contacts(&world.aor()).len(), 0, "at the time of the receipt");
     assert!(redis.instance_keys().is_empty(), "{:?}", redis.instance_keys());
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.await_gone(&instance).await?;
     world.relay.await_log("ended-elsewhere", SOON).await?;
     world.await_contacts(0).await?;
@@ -192,7 +192,7 @@ async fn what_is_replaced_elsewhere_leaves_no_contact_of_a_node_that_is_cut_off_
         world.await_contacts(1).await?;
         let receipt = other.api().disable(&earlier).await?;
         assert_eq!(receipt.json()["reason"], json!("replaced"), "{}", receipt.text());
-        gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+        gate.open()?;
         world.await_gone(&earlier).await?;
         world.await_contacts(1).await?;
     }
@@ -219,7 +219,7 @@ async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_where_it_was_taken_o
         if by_next_run {
             world.relay.kill_9().await?;
         }
-        gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+        gate.open()?;
         if by_next_run {
             world.relay.restart().await?;
         }
@@ -265,7 +265,7 @@ async fn what_a_node_that_is_cut_off_ends_by_itself_goes_on_also_where_the_store
     world.await_metric("sipwake_instances{state=\"ending\"}", 0.0).await?;
     other.freeze();
     redis.ask::<()>(&redis::cmd("FLUSHALL"));
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.await_metric("sipwake_store_up", 1.0).await?;
     let erased = format!("erased {} ", instance.id);
     let keyring = world.relay.setup().keyring.clone().expect("a file");
@@ -309,7 +309,7 @@ async fn no_receipt_is_told_beside_a_node_that_is_cut_off_and_may_still_tell_the
     assert_eq!((answer.status, answer.json()), (202, json!({"state": "wiping"})), "{}", answer.text());
     let tries = world.fcm.requests();
     world.until("another try", || async { (world.fcm.requests() > tries).then_some(()) }).await?;
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     let receipt = || async { other.api().disable(&instance).await.ok().filter(|answer| answer.status == 200) };
     assert_eq!(world.until("the receipt", receipt).await?.json()["reason"], "expired");
     Ok(())
@@ -324,7 +324,7 @@ async fn a_node_that_was_cut_off_writes_again_what_the_store_has_lost_meanwhile(
     gate.close();
     world.await_metric("sipwake_store_up", 0.0).await?;
     redis.ask::<()>(&redis::cmd("FLUSHALL"));
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.until("the records again", || async { (redis.instance_keys().len() == kept).then_some(()) }).await?;
     for instance in [&one, &two] {
         assert_eq!(other.api().read(instance).await?.status, 200);
@@ -346,7 +346,7 @@ async fn a_call_waits_for_a_phone_that_lent_nothing_at_a_node_that_was_cut_off_u
     caller.expect(180, SOON).await?;
     gate.close();
     world.until("the other node", || async { (other.metric(PASSED).await? == 1.0).then_some(()) }).await?;
-    gate.open().map_err(|error| Missed::new("an open door", error.to_string()))?;
+    gate.open()?;
     world.relay.await_log("passed-let-go", SOON * 2).await?;
     let (_device, call) = world.wake_to_call(&phone).await?;
     call.ring();

@@ -121,12 +121,10 @@ async fn a_wipe_that_neither_the_store_nor_the_disk_takes_down_is_503_and_does_n
     std::fs::remove_file(&file)?;
     std::fs::create_dir_all(file.join("inside"))?;
     redis.stop();
-    let path = format!("/v1/operator/instances/{}/wipe", instance.id);
-    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
     for answer in [
         world.api.disable(&instance).await?,
         world.api.disable(&instance).await?,
-        operator.json("POST", &path, Some(&token), None).await?,
+        world.relay.wipe(&instance.id).await?,
     ] {
         assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
         assert!(answer.text().contains("has ended"), "{}", answer.text());
@@ -154,15 +152,13 @@ async fn with_the_store_away_a_wipe_is_202_and_its_receipt_is_signed_when_nothin
     }
     let stranger = Instance { secret: "x".repeat(43), ..instance.clone() };
     assert_eq!(world.api.disable(&stranger).await?.status, 401, "the receipt is its device's alone");
-    let path = format!("/v1/operator/instances/{}/wipe", instance.id);
-    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
-    assert_eq!(operator.json("POST", &path, Some(&token), None).await?.status, 202);
+    assert_eq!(world.relay.wipe(&instance.id).await?.status, 202);
     redis.restart();
     let first = await_receipt(&world, &instance).await?;
     assert_eq!((&first["reason"], &first["unregistered"]), (&json!("disabled"), &json!(true)));
     is_gone(&world, &redis, &instance).await?;
     assert_eq!(receipt(&world, &world.api.disable(&instance).await?), first, "again: the same");
-    assert_eq!(operator.json("POST", &path, Some(&token), None).await?.json(), first);
+    assert_eq!(world.relay.wipe(&instance.id).await?.json(), first);
     world.content()
 }
 

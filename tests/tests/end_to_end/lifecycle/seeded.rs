@@ -3,7 +3,7 @@
 use relay::clock::unix_now;
 use relay::secret::{Aor, InstanceSecret, Password, PushToken};
 use relay::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
-use relay::vault::{Fence, Keyring, Vault};
+use relay::vault::{Fence, Keyring, RecordToWrite, Vault};
 use serde_json::json;
 use sip::id::InstanceId;
 use tests::api_client::Instance;
@@ -70,7 +70,16 @@ pub async fn seed_spelt(
             let (aor, token) = (&record.account.aor, &record.device.call_push.token);
             let as_written = vault.lookup_as_written(&record.app, aor, token);
             let (sealed, lookup) = (vault.seal(id, &record), as_written.unwrap_or(vault.lookup_of(&record)));
-            vault.put(id, &sealed, record.expires_at, &lookup, Fence::NEW).await.map(|_| id)
+            vault
+                .put(RecordToWrite {
+                    id,
+                    sealed: &sealed,
+                    expires_at: record.expires_at,
+                    lookup: &lookup,
+                    fence: Fence::NEW,
+                })
+                .await
+                .map(|_| id)
         });
         if number % 64 == 63 || number + 1 == count {
             while let Some(put) = under_way.join_next().await {

@@ -108,7 +108,7 @@ async fn a_call_whose_token_is_called_gone_is_missed_by_the_instance_that_is_ena
     assert!(world.apns.wait_for_requests(1, SOON).await);
     stand_still(&world, &other).await?;
     let enabled = other.api().enabled(&request).await;
-    let later = enabled.map_err(|error| Missed::new("201", error.to_string()))?;
+    let later = enabled?;
     world.relay.thaw();
     caller.expect(480, SOON).await?;
     let alert = world.alert("missed-call").await?;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tests::board::Missed;
 use tests::gate::Gate;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
@@ -82,16 +81,15 @@ async fn with_require_ephemeral_no_account_lies_where_a_disk_keeps_it() -> Outco
 async fn with_require_ephemeral_a_redis_that_takes_over_and_keeps_gets_no_account_from_the_first_on() -> Outcome {
     let (forgets, keeps) = (RedisServer::start(), RedisServer::start_durable());
     let at = |server: &RedisServer| ([127, 0, 0, 1], server.port()).into();
-    let opened = |opened: std::io::Result<()>| opened.map_err(|error| Missed::new("an open door", error.to_string()));
     let mut gate = Gate::closed(at(&forgets));
-    opened(gate.open())?;
+    gate.open()?;
     let store = format!("redis://{}", gate.address());
     let change = |setup: &mut Setup| (setup.store, setup.store_lines) = (store, "require_ephemeral = true".to_owned());
     let world = World::between(|_| {}, change).await?;
     let instance = world.enable().await?;
     keeps.follow(&forgets);
     keeps.follow_nobody();
-    opened(gate.lead_to(at(&keeps)).await)?;
+    gate.lead_to(at(&keeps)).await?;
     let answer = world.api.enable(&world.enable_request(OTHER_TOKEN)).await?;
     assert_eq!((answer.status, answer.problem().as_deref()), (503, Some("store-away")), "{}", answer.text());
     let accounts = |server: &RedisServer| server.keys().into_iter().filter(|key| key.starts_with("sipwake:i:")).count();
@@ -104,7 +102,7 @@ async fn with_require_ephemeral_a_redis_that_takes_over_and_keeps_gets_no_accoun
     world.whole_call(&instance).await?;
     world.disable(&instance).await?;
     assert_eq!(accounts(&keeps), 0);
-    opened(gate.lead_to(at(&forgets)).await)?;
+    gate.lead_to(at(&forgets)).await?;
     world.await_readiness("ready").await?;
     let instance = world.enable_other().await?;
     world.whole_call(&instance).await?;
@@ -146,8 +144,7 @@ async fn a_redis_that_refuses_is_not_said_to_be_silent() -> Outcome {
 async fn a_redis_that_has_all_its_clients_is_named_in_readyz_the_log_and_check() -> Outcome {
     let redis = RedisServer::start();
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
-    let opened = |opened: std::io::Result<()>| opened.map_err(|error| Missed::new("an open door", error.to_string()));
-    opened(gate.open())?;
+    gate.open()?;
     let store = format!("redis://{}", gate.address());
     let world = World::between(|_| {}, |setup| setup.store = store).await?;
     redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(8));

@@ -53,7 +53,7 @@ fn account(user: &str, password: &str, device: Value) -> Value {
 }
 
 async fn enabled(node: &RelayProcess, request: &Value) -> Result<Instance, Missed> {
-    node.api().enabled(request).await.map_err(|error| Missed::new("201", error.to_string()))
+    Ok(node.api().enabled(request).await?)
 }
 
 impl Cluster {

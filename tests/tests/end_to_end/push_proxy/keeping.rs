@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tests::apns;
 use tests::board::Missed;
-use tests::caller::CallOptions;
+use tests::caller::{CallOptions, Caller};
 use tests::fcm::Answer;
 use tests::gate::Gate;
 use tests::push_phone::{Learned, PushPhone, Service, sleep};
@@ -226,8 +226,7 @@ async fn no_phone_is_pushed_after_the_receipt_of_its_registration_by_a_node_that
     world.cancel(&caller).await?;
     world.await_metric(REGISTRATIONS, 1.0).await?;
     let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
-    let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), other.setup().operator_token.as_str());
-    let wiped = other.operator().json("POST", &path, Some(token), None).await?;
+    let wiped = other.wipe(&id).await?;
     assert_eq!(wiped.status, 200, "{}", wiped.text());
     assert_eq!(world.metric(REGISTRATIONS).await, Some(0.0), "at the receipt, and not later");
     let pushed = world.fcm.count();
@@ -245,8 +244,7 @@ async fn a_copy_that_is_adopted_while_the_store_has_yet_to_erase_its_record_is_l
     let may_erase = |right: &str| redis.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg("default").arg(right));
     may_erase("-del");
     let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
-    let (path, token) = (format!("/v1/operator/instances/{id}/wipe"), other.setup().operator_token.as_str());
-    let wiped = other.operator().json("POST", &path, Some(token), None).await?;
+    let wiped = other.wipe(&id).await?;
     assert!(wiped.json()["signature"].is_null(), "{}", wiped.text());
     let caller = world.registrar.call_by_path(&world.aor(), &CallOptions::default()).await?;
     caller.expect(180, SOON).await?;
@@ -440,10 +438,8 @@ async fn a_phone_that_has_logged_out_is_not_asked_to_register_again() -> Outcome
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_has_the_receipt_of_a_registration_when_no_push_with_its_token_is_tried_any_more() -> Outcome {
-    let world = World::start().await?;
-    let phone = world.push_phone(&android());
+/// Registers a phone that sleeps then, and calls it: its push is taken, and every later one is put off. Returns its instance, and the caller.
+async fn called_and_pushed(world: &World, phone: &PushPhone) -> Result<(String, Caller), Missed> {
     let learned = phone.register_and_sleep(SOON).await?;
     let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
     let caller = world.call()?;
@@ -451,9 +447,16 @@ async fn an_operator_has_the_receipt_of_a_registration_when_no_push_with_its_tok
     world.android_push().await?;
     let unavailable = || Answer::Unavailable { retry_after: Some(1) };
     world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_with(unavailable).take(100));
-    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    Ok((id, caller))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_has_the_receipt_of_a_registration_when_no_push_with_its_token_is_tried_any_more() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    let (id, caller) = called_and_pushed(&world, &phone).await?;
     let before = world.fcm.requests();
-    let wiped = operator.json("POST", &format!("/v1/operator/instances/{id}/wipe"), Some(&token), None).await?;
+    let wiped = world.relay.wipe(&id).await?;
     assert_eq!(wiped.status, 200, "{}", wiped.text());
     caller.final_response(SOON).await?;
     let tried = world.fcm.requests();
@@ -468,17 +471,9 @@ async fn an_operator_has_the_receipt_of_a_registration_when_no_push_with_its_tok
 async fn the_end_of_a_wipe_breaks_no_push_off_when_its_phone_has_registered_again() -> Outcome {
     let world = World::start().await?;
     let phone = world.push_phone(&android());
-    let learned = phone.register_and_sleep(SOON).await?;
-    let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
-    let caller = world.call()?;
-    caller.expect(180, SOON).await?;
-    world.android_push().await?;
-    let unavailable = || Answer::Unavailable { retry_after: Some(1) };
-    world.fcm.answer_with(FCM_TOKEN, std::iter::repeat_with(unavailable).take(100));
-    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    let (id, _caller) = called_and_pushed(&world, &phone).await?;
     let before = world.fcm.requests();
-    let path = format!("/v1/operator/instances/{id}/wipe");
-    let (wiped, back) = tokio::join!(operator.json("POST", &path, Some(&token), None), async {
+    let (wiped, back) = tokio::join!(world.relay.wipe(&id), async {
         world.until("a push", || async { (world.fcm.requests() > before).then_some(()) }).await?;
         phone.register_and_sleep(SOON).await
     });
@@ -531,8 +526,7 @@ fn asked_about(redis: &RedisServer, record: &str) -> Vec<usize> {
 async fn what_has_ended_while_the_store_is_away_is_not_written_when_it_is_back() -> Outcome {
     let redis = RedisServer::start();
     let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
-    let opened = |gate: &mut Gate| gate.open().map_err(|error| Missed::new("an open door", error.to_string()));
-    opened(&mut gate)?;
+    gate.open()?;
     let store = format!("redis://{}", gate.address());
     let world = World::with(|setup| setup.store = store).await?;
     gate.close();
@@ -540,14 +534,13 @@ async fn what_has_ended_while_the_store_is_away_is_not_written_when_it_is_back()
     let learned = phone.register_and_sleep(SOON).await?;
     let id = learned.purr.ok_or_else(|| Missed::new("a PURR", "none"))?;
     world.await_metric(REGISTRATIONS, 1.0).await?;
-    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
-    let wiped = operator.json("POST", &format!("/v1/operator/instances/{id}/wipe"), Some(&token), None).await?;
+    let wiped = world.relay.wipe(&id).await?;
     assert_eq!(wiped.status, 503, "nothing holds a promise: {}", wiped.text());
     world.await_metric(REGISTRATIONS, 0.0).await?;
     for (setting, value) in [("slowlog-max-len", 10_000), ("slowlog-log-slower-than", 0)] {
         redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg(setting).arg(value));
     }
-    opened(&mut gate)?;
+    gate.open()?;
     let record = format!("sipwake:i:{{{id}}}");
     let is_asked = || async { Some(asked_about(&redis, &record)).filter(|asked| asked.contains(&ERASURE)) };
     let asked = world.until("an erasure", is_asked).await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay::net::drain;
-use relay::net::udp::Udp;
+use relay::net::udp::{Steering, Udp};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -12,8 +12,8 @@ const SOON: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn datagrams_of_every_size_arrive_whole_and_apart() {
     let (trigger, drain) = drain::drain();
-    let receiving = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let sending = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let receiving = Udp::bind(1, "127.0.0.1:0".parse().unwrap(), &Steering::default()).unwrap();
+    let sending = Udp::bind(1, "127.0.0.1:0".parse().unwrap(), &Steering::default()).unwrap();
     let to = receiving.local_address();
     let (sender, mut received) = mpsc::unbounded_channel();
     let task = tokio::spawn(async move {

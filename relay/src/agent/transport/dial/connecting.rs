@@ -40,7 +40,7 @@ const SLOW: Duration = Duration::from_secs(2);
 /// Addresses that are away and are tried before the one that is to be avoided: the others have their turn in the next dial, for these are away for longer then.
 /// All of them could take as long as the dial may.
 const MAY_BE_BACK_MAX: usize = 2;
-/// Addresses that one dial tries beside that which is to be avoided. The next dial goes on behind them: those that have failed come last then.
+/// Addresses that one dial tries, beside the one to be avoided. The next dial goes on behind them, because failed addresses come last then.
 const OF_ONE_DIAL: usize = 16;
 /// A connection to a SIP server ends when what was written was not acknowledged for so long. That a server is gone which answers no keep-alive is found out by
 /// the system alone, which takes a quarter of an hour by itself.
@@ -178,7 +178,7 @@ impl Inner {
         }
     }
 
-    /// Waits until a connection to an address is within its pace, as for a place there; `None`: that is waited for no longer. It holds nothing meanwhile.
+    /// Waits until the address's pace permits a connection; `None`: the wait has ended without one. Nothing is held meanwhile.
     async fn in_pace(&self, to: Destination, patience: Patience) -> Option<Leave<'_>> {
         let since = clock::now();
         let known = &self.unreachable;
@@ -420,7 +420,7 @@ mod tests {
             opened += usize::from(matches!(dial(if n % 2 == 0 { a } else { b }).await, DialOutcome::Open(_)));
         }
         assert_eq!(opened, 3);
-        // Somebody who waits goes on as soon as it grants a registration, and so do all others.
+        // A waiting dial goes on as soon as the address grants a registration, and so do all others.
         let alone = [a];
         let (waits, ()) = tokio::join!(first(&dialler, upstream, &alone), async {
             tokio::task::yield_now().await;

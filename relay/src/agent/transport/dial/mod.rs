@@ -191,7 +191,7 @@ impl Dialler {
         is_moved
     }
 
-    /// An address has granted a registration: connections to it have no pace any more.
+    /// An address has granted a registration: connections to it are not paced any more.
     pub(crate) fn grants(&self, address: IpAddr) {
         self.0.paces.served(address, clock::now());
     }

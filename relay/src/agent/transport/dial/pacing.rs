@@ -1,13 +1,13 @@
 //! The pace of connections to an address at which no account was ever registered by this process.
 //!
-//! Names and ports are chosen by others, and each may lead to the same address. REGISTERs by datagrams are paced by the address that they go to, in
-//! [`sip::endpoint`]; a connection goes at the same pace, whatever port it is for: else an address that only accepts would get one for each name, as fast as
-//! they are enabled. An address that has granted a registration is a SIP server, and as many connections as there are domains may be its due at once.
+//! Strangers choose names and ports, and many of these may lead to one address. REGISTERs by datagrams are paced by the address that they go to, in
+//! [`sip::endpoint`]; connections go at the same pace, whatever their port. Otherwise an address that only accepts connections would get one for each name,
+//! as fast as accounts are enabled. An address that has granted a registration is a SIP server, and may need a connection for each of its domains at once.
 //!
-//! Those who wait for an address do so in one line, in the order in which they came. What was taken for a connection that is not opened is given back.
+//! Dials that wait for an address form one line, in the order in which they came. A permit for a connection that is not opened is given back.
 //!
-//! Invariant: an address that has granted nothing within [`SERVED`] gets [`Rate`] connections at most. One that has is waited for by nobody. At most
-//! [`REMEMBERED`] that have granted are known.
+//! Invariant: an address that has granted nothing within [`SERVED`] gets [`Rate`] connections at most. No dial waits for one that has. At most [`REMEMBERED`]
+//! such addresses are known.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,11 +22,11 @@ use crate::lock::Mutex;
 
 /// How long an address is known to have granted a registration: devices register again within hours.
 const SERVED: Duration = Duration::from_secs(24 * 3600);
-/// Addresses that are remembered; of those that have granted the one goes that did so first of all.
+/// Addresses that are remembered; the one that granted a registration first goes for a further one.
 const REMEMBERED: usize = 16_384;
-/// How often who waits looks whether the address has granted a registration: nobody waits any more then.
+/// How often a waiting dial looks whether the address has granted a registration, which ends all waits.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Addresses that are paced before those that nobody dials any more are looked for.
+/// The number of paced addresses above which those that nobody dials any more are removed.
 const SPARE: usize = 1_024;
 
 /// The paces of all addresses.
@@ -47,10 +47,10 @@ struct Paced {
     line: Line,
 }
 
-/// Who holds it is the first of those who wait; the others have it in the order in which they came.
+/// Its holder is the first of those that wait; the others get it in the order in which they came.
 type Line = Arc<tokio::sync::Mutex<()>>;
 
-/// The leave to open one connection to an address; given back when it is dropped unused.
+/// The permit to open one connection to an address; given back when it is dropped unused.
 pub(super) struct Leave<'a> {
     paces: &'a Paces,
     address: IpAddr,
@@ -88,7 +88,7 @@ impl Paces {
         }
     }
 
-    /// Waits for the leave to open a connection to an address.
+    /// Waits for the permit to open a connection to an address.
     pub(super) async fn leave(&self, address: IpAddr) -> Leave<'_> {
         let address = address.to_canonical();
         let line = self.table.lock().line(address, clock::now());
@@ -102,7 +102,7 @@ impl Paces {
         Leave { paces: self, address, is_used: false }
     }
 
-    /// A connection to an address may be opened now; else how long it takes until one may.
+    /// Takes a permit for a connection to an address. An error: the time until there may be one.
     fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let mut table = self.table.lock();
         table.paced(address.to_canonical(), now).map_or(Ok(()), |paced| paced.bucket.take(now, self.rate))
@@ -116,7 +116,7 @@ impl Paces {
 }
 
 impl Table {
-    /// The line of an address; `None`: nobody waits for it.
+    /// The line of an address; `None`: connections to it are not paced.
     fn line(&mut self, address: IpAddr, now: Instant) -> Option<Line> {
         self.paced(address, now).map(|paced| paced.line.clone())
     }
@@ -127,7 +127,7 @@ impl Table {
             return None;
         }
         if self.paced.len() >= self.sweep_at.max(SPARE) {
-            // In a line is whoever has its other end.
+            // A line that is shared has somebody waiting in it.
             self.paced.retain(|_, it| !it.bucket.is_full(now) || Arc::strong_count(&it.line) > 1);
             self.sweep_at = self.paced.len() * 2;
         }
