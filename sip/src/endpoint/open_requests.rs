@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | a forwarded request, in a dialog or to begin one, or one that waits for its peer | its final answer | 503 with Retry-After; an INVITE is cancelled where it went |
 //! | a MESSAGE outside a dialog | its final answer: for a silent device it is kept instead | 503 with Retry-After |
+//! | a REGISTER that passes through: not waited for, phones send one after the other | its final answer | 503 with Retry-After |
 //! | a 2xx to an INVITE: it may be lost by UDP, and its sender repeats it | its ACK or a BYE passes, 64·T1 at most | – |
 //!
 //! Invariant: an established call without an open request does not delay the end of the process. At most [`UNACKNOWLEDGED_MAX`] 2xx are known.
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::time::Instant;
 
+use super::pushed::RouteRefusal;
 use super::{Endpoint, ServerOwner};
 use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::ServerId;
@@ -62,6 +64,11 @@ impl Endpoint {
         self.dialogs.len() + self.messages.unanswered().len()
     }
 
+    /// How many REGISTERs pass through and have no final answer.
+    pub fn registers_under_way(&self) -> usize {
+        self.registers.len()
+    }
+
     /// How many INVITEs are answered, and their ACKs have not come.
     pub fn unacknowledged(&self, now: Instant) -> usize {
         self.unacknowledged.count(now)
@@ -86,6 +93,10 @@ impl Endpoint {
         }
         for message in self.messages.unanswered() {
             self.end_message(now, message, RETRY_AFTER_S);
+        }
+        for register in self.registers.ids() {
+            let retry_after_s = Some(RETRY_AFTER_S);
+            self.end_register(now, register, RouteRefusal { status: 503, retry_after_s, warning: None });
         }
     }
 

@@ -109,6 +109,10 @@ impl ForwardedRegisters {
         self.rows.len()
     }
 
+    pub(super) fn ids(&self) -> Vec<ForwardedRegisterId> {
+        self.rows.keys().copied().collect()
+    }
+
     pub(super) fn get(&self, id: ForwardedRegisterId) -> Option<&ForwardedRegister> {
         self.rows.get(&id)
     }

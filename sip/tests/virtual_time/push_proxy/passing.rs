@@ -347,3 +347,16 @@ fn nobody_but_the_server_answers_a_register_that_passes_through_by_udp() {
     through.accept(600);
     assert_eq!((through.world.count("REGISTER 200"), through.world.endpoint.counts().push_bindings), (1, 1));
 }
+
+/// The process ends: the phone asks again at once, which leads it to another node, in place of waiting for an answer.
+#[test]
+fn a_register_that_is_under_way_when_the_process_ends_is_answered() {
+    let mut through = Through::new();
+    through.register(&Register::by(1));
+    assert_eq!(through.world.count("REGISTER 503"), 0);
+    through.world.input(Input::EndCalls(Failover::OtherNode));
+    let answer = through.world.last("REGISTER 503");
+    assert_eq!((answer.text(Name::RetryAfter), through.world.count("REGISTER 503")), (Some("1"), 1));
+    assert_eq!(through.world.endpoint.registers_under_way(), 0);
+    assert!(through.world.events.iter().any(|event| matches!(event, Event::RegisterEnded { proof: None, .. })));
+}
