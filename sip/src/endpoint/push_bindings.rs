@@ -484,7 +484,7 @@ impl Endpoint {
         };
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
             if earlier.upstream != upstream {
-                self.forget_failures_of(&earlier);
+                self.forget_failures(earlier.upstream, &earlier.key.server, &earlier.key.aor);
             }
             self.push_bindings.contacts.remove(&(earlier.key, instance));
             self.leave_transit(now, earlier.upstream);
@@ -556,8 +556,8 @@ impl Endpoint {
         self.push_bindings.bindings.remove(&row.binding);
         self.push_bindings.identities.remove(&instance);
         self.proofs.forget(instance);
-        self.push_bindings.contacts.remove(&(row.key.clone(), instance));
-        self.forget_failures_of(&row);
+        self.forget_failures(row.upstream, &row.key.server, &row.key.aor);
+        self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance, end == PushBindingEnd::Removed);
         self.keep_stream(instance, row.upstream);
         self.leave_transit(now, row.upstream);
@@ -565,16 +565,6 @@ impl Endpoint {
             None => Event::PushBindingEnded { instance, end },
             Some(_) => Event::FlowBindingEnded(instance),
         });
-    }
-
-    /// A registration that is no row any more has passed through; its account may have others with the same SIP server.
-    fn forget_failures_of(&mut self, row: &Row) {
-        let ContactKey { server, aor, .. } = &row.key;
-        let is_left =
-            self.push_bindings.of_aor(server, aor).any(|it| self.push_binding_upstream(it) == Some(row.upstream));
-        if !is_left {
-            self.forget_failures(row.upstream, aor);
-        }
     }
 
     /// The SIP server that a registration was accepted by.

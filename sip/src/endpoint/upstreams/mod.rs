@@ -436,8 +436,12 @@ impl Endpoint {
         self.forget_unless_needed(now, id, false);
     }
 
-    /// The last registration of this account has ended: its refusals by the SIP server no longer count.
-    pub(super) fn forget_failures(&mut self, id: UpstreamId, aor: &str) {
+    /// A registration of this account has ended: where it was the last one, the SIP server's refusals no longer count.
+    pub(super) fn forget_failures(&mut self, id: UpstreamId, server: &str, aor: &str) {
+        let is_left = |instance| self.push_binding_upstream(instance) == Some(id);
+        if self.push_bindings.of_aor(server, aor).any(is_left) {
+            return;
+        }
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.fitness.forget(account_name(&self.core.token_key, aor));
         }
