@@ -33,6 +33,9 @@ const SENTINELS_WITHIN: u32 = 4;
 /// How long a node of a Cluster may take to be connected to, in tenths of the limit: 0.3 s of a second. One that takes longer is left out until the next look
 /// at the Cluster.
 const PATIENCE_TENTHS: u32 = 3;
+/// How many limits the library waits for an answer once there is a connection. Whoever asks waits for one; a process that stood still reads an answer that came
+/// meanwhile.
+const ANSWER_LIMITS: u32 = 10;
 /// An error is told in tenths of the limit, before those who wait for the connection give up.
 const TOLD_TENTHS: u32 = 9;
 
@@ -56,7 +59,10 @@ async fn to_one(client: &Client, limit: Duration) -> RedisResult<MultiplexedConn
         Err(error) => Err(or_unasked(client, error).await),
         Ok(mut connection) => match is_heard(client, &mut connection).await {
             Err(error) => Err(or_unasked(client, error).await),
-            Ok(()) => Ok(connection),
+            Ok(()) => {
+                connection.set_response_timeout(limit * ANSWER_LIMITS);
+                Ok(connection)
+            }
         },
     }
 }

@@ -26,6 +26,10 @@ use super::failure::Failure;
 use crate::lock::Mutex;
 use crate::vault::store::{AwayReason, StoreError};
 
+/// An answer that is so late was not waited for: the process stood still.
+const STOOD_STILL: Duration = Duration::from_millis(20);
+/// How long it then takes at most to read what has come meanwhile.
+const READ_LATE: Duration = Duration::from_millis(100);
 /// How long the store's clock is known after it was told: two clocks part by less than a millisecond in this time.
 const CLOCK_KNOWN: Duration = Duration::from_secs(1);
 /// How often a script is asked again that came too late by the store's clock: once where that is not known, and once where it was set since.
@@ -269,7 +273,14 @@ impl Link {
         question: &impl Question,
         deadline: Instant,
     ) -> Result<T, Failure> {
-        let failure = match timeout_at(deadline, question.ask(&mut connection)).await {
+        let asked = question.ask(&mut connection);
+        tokio::pin!(asked);
+        let mut answered = timeout_at(deadline, asked.as_mut()).await;
+        if answered.is_err() && deadline.elapsed() >= STOOD_STILL {
+            // This process stood still, and the answer may have come meanwhile: it is read before it is said to be late.
+            answered = timeout(READ_LATE, asked).await;
+        }
+        let failure = match answered {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Failure::of(&error).within(self.is_cluster),
             Err(_) => Failure::timed_out(),

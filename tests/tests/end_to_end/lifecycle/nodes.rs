@@ -253,6 +253,26 @@ async fn any_node_answers_an_app_for_an_instance_that_another_one_owns() -> Outc
     world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }
 
+/// It had asked for its next letter, and the answer came while it stood still.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_that_stands_still_for_a_second_is_asked_meanwhile_is_answered_when_it_goes_on() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes(&redis).await?;
+    let (one, two) = (world.enable().await?, world.enable_other().await?);
+    let there = other.api();
+    world.relay.freeze();
+    let thaw = async {
+        // Longer than the question for a letter is waited for.
+        tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+        world.relay.thaw();
+    };
+    let (one, two, ()) = tokio::join!(there.disable(&one), there.disable(&two), thaw);
+    for receipt in [one?, two?] {
+        assert_eq!((receipt.status, &receipt.json()["reason"]), (200, &json!("disabled")), "{}", receipt.text());
+    }
+    Ok(())
+}
+
 /// The id of an instance that never was.
 fn invented(id: &str) -> String {
     let last = if id.ends_with('a') { 'b' } else { 'a' };
