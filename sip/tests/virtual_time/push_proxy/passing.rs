@@ -111,7 +111,7 @@ fn a_register_that_passes_tells_the_address_that_grants_it_and_one_that_is_refus
             .world
             .events
             .iter()
-            .filter(|event| matches!(event, Event::AddressGrants(it) if *it == server_address().ip()));
+            .filter(|event| matches!(event, Event::AddressGrants(it) if *it == server_address()));
         grants.count()
     };
     let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
