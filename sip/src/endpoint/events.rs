@@ -3,7 +3,7 @@
 //! Invariant: no event holds a credential of an account. Values that a caller has chosen have types of their own, so that no log prints them.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::pushed::{
@@ -72,8 +72,8 @@ pub enum Event {
         /// Whether it was registered immediately before, too.
         refresh: bool,
     },
-    /// The address of a SIP server has granted a registration, of a lent account or of one that passes through; also each refresh.
-    AddressGrants(IpAddr),
+    /// The address and port of a SIP server have granted a registration, of a lent account or of one that passes through; also each refresh.
+    AddressGrants(SocketAddr),
     /// An upstream's SIP server reports the address at which it sees this relay (RFC 3581, RFC 8489); told when it changes.
     PublicAddress {
         /// The SIP server that said so.

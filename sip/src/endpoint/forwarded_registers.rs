@@ -9,8 +9,8 @@
 //! | 2xx, pushes asked for | `push_bindings` keeps it; the 2xx goes back with Feature-Caps, once it is kept (`held_answers`) |
 //! | 2xx, no pushes asked for, and the shell permits a flow binding | `push_bindings` keeps it while its flow is open |
 //! | 2xx, no more pushes or `expires=0` | is forgotten; the shell is told if it is not known here |
-//! | 403, 404, 410, 604 | is forgotten, if its device is attached by the same flow; otherwise it runs out |
-//! | 2xx, or such a refusal, after a REGISTER that was sent later was accepted | goes back to the device; what the later one has registered stays, and what it has removed does not come back |
+//! | another refusal | goes back to the device; what an earlier one has registered stays until its grant is over, for the SIP server calls by it (RFC 3261 §10.3) |
+//! | 2xx, after a REGISTER that was sent later was accepted | goes back to the device; what the later one has registered stays, and what it has removed does not come back |
 //! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow; goes back to the device when there is none, that one challenges a proof that was for another, or refuses it, too |
 //! | silence, no flow | 504 |
 //!
@@ -446,14 +446,7 @@ impl Endpoint {
     ) {
         let failed = is_failed_proof(&register.request, status, response);
         self.ended(id, register, failed.then_some(false));
-        // A stranger who knows the push token can have a SIP server of its own refuse the account, too: a refusal ends a registration only by the
-        // flow that is attached to it. Any other registration expires.
-        if let (Some((instance, _)), 403 | 404 | 410 | 604) = (register.registration(), status)
-            && self.attachments.is_attached_by(instance, &register.source)
-            && !self.push_bindings.is_newer(instance, register.order())
-        {
-            self.remove_push_binding(now, instance, PushBindingEnd::Refused);
-        }
+        // What it renews stays: its grant stands at the SIP server, which goes on calling by it, and a server that restarts refuses everybody.
         self.leave(now, register);
         if failed {
             let flow = register.source.flow;

@@ -195,8 +195,6 @@ pub struct PushBindingSuccession {
 pub enum PushBindingEnd {
     /// The device removed it, or wants no pushes any more.
     Unregistered,
-    /// The SIP server refused to renew it.
-    Refused,
     /// The registration has expired.
     Expired,
     /// The same device registered with another push token, or turned to pushes or from them.
@@ -210,7 +208,6 @@ impl PushBindingEnd {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unregistered => "unregistered",
-            Self::Refused => "refused",
             Self::Expired => "expired",
             Self::Replaced => "replaced",
             Self::Removed => "removed",

@@ -1,6 +1,7 @@
 //! A SIP server that serves badly in virtual time: the bindings that it turns away, those that go to its next address, and those that stay (RFC 3263
 //! §4.3).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sip::endpoint::*;
@@ -209,7 +210,7 @@ fn an_address_is_left_for_a_single_account_alone_unless_it_says_itself_that_it_d
 /// A server refuses two accounts of six that it had accepted, and another address is being dialled.
 fn looking() -> World {
     let mut world = granted(FIRST, NEXT, 6, 600);
-    world.input(Input::LeadsTo { flow: FIRST, address: server_address().ip() });
+    world.input(Input::LeadsTo { flow: FIRST, address: server_address() });
     world.dial = false;
     while world.dialled == 1 {
         world.serve(Duration::from_millis(100), FIRST, 600, |_| 503);
@@ -338,7 +339,7 @@ const NONCE: (&str, &str) = ("WWW-Authenticate", "Digest realm=\"example.com\", 
 /// Tells where two streams lead; the second one is open.
 fn lead(world: &mut World, to: [&str; 2]) {
     for (flow, address) in [FIRST, NEXT].into_iter().zip(to) {
-        world.input(Input::LeadsTo { flow, address: address.parse().unwrap() });
+        world.input(Input::LeadsTo { flow, address: SocketAddr::new(address.parse().unwrap(), 5060) });
     }
     world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
 }
@@ -378,7 +379,7 @@ fn a_challenge_of_an_address_that_was_left_is_not_answered_at_the_next() {
     // By a stream, beside which another address was found; by datagrams, whose server has refused another account.
     let mut world = looking();
     let number = due(&mut world);
-    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11".parse().unwrap() });
+    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11:5060".parse().unwrap() });
     find(&mut world);
     let mut by_datagrams = World::new(udp());
     (1..=2).for_each(|number| by_datagrams.bind_account(number));

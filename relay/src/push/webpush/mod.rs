@@ -18,7 +18,7 @@
 //! | `origins` | the services that devices have chosen |
 //! | `encryption`, `vapid` | the content, and the App's signature |
 //! | `limits`, `unknown` | the 429 of a subscription, and whether a 404 is believed |
-//! | `refusals` | the pace of pushes to subscriptions that were refused |
+//! | `pacing`, `refusals` | the pace of connections to services that have taken nothing, and of pushes to subscriptions that were refused |
 //! | `http1`, `http1_limits`, `turns` | services that speak HTTP/1.1 alone |
 //!
 //! Invariant: each push is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
@@ -29,6 +29,7 @@ mod http1;
 mod http1_limits;
 mod limits;
 mod origins;
+mod pacing;
 mod refusals;
 mod turns;
 mod unknown;
@@ -216,7 +217,7 @@ impl WebPush {
             departure.say(TOO_MANY_REQUESTS);
             return Attempt::Limited { after: left.named() };
         }
-        if let Err(reason) = origin.refusals.turn(&request.path, times.leaves_until).await {
+        if let Err(reason) = origin.turn(&request.path, times.leaves_until).await {
             return match reason.filter(|reason| urgency.is_urgent() || is_of_configuration(reason)) {
                 Some(reason) => Attempt::Done(Verdict::Refused { reason }),
                 None => {

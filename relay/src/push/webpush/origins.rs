@@ -27,7 +27,8 @@ use tokio::time::{Instant, sleep};
 
 use super::http1_limits::{OwnPlaces, Place, Places};
 use super::limits::Limits;
-use super::refusals::Refusals;
+use super::pacing::{Paced, Paces, Standing};
+use super::refusals::{Refusals, Subscription};
 use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
 use crate::lock::Mutex;
@@ -65,6 +66,8 @@ pub(super) struct Origins {
     record: Arc<Record>,
     troubled: Arc<Troubled>,
     places: Arc<Places>,
+    paces: Arc<Paces>,
+    refusals: Arc<Refusals>,
     /// The runtime of the process, where this was made.
     runtime: Option<Handle>,
     table: Arc<Table>,
@@ -83,12 +86,11 @@ pub(super) struct Origin {
     pub(super) channel: Channel,
     pub(super) limits: Limits,
     pub(super) unknown: Unknown,
-    pub(super) refusals: Refusals,
+    refusals: Arc<Refusals>,
     places: OwnPlaces,
     /// In lower case.
     pub(super) host: Box<str>,
-    /// The origin has taken a push, within a day before this was made or since then.
-    has_taken: AtomicBool,
+    standing: Arc<Standing>,
     /// As VAPID names it: without the usual port.
     audience: Box<str>,
     /// The origin speaks HTTP/1.1 alone.
@@ -116,6 +118,8 @@ impl Origins {
             network: Arc::new(Guarded::new(network, app, reach)),
             troubled,
             places: Arc::default(),
+            paces: Arc::default(),
+            refusals: Arc::default(),
             record,
             runtime,
             table,
@@ -138,7 +142,11 @@ impl Origins {
         forget_idle(&mut table, now);
         let host: Box<str> = url.host()?.to_ascii_lowercase().into();
         make_room(&mut table, &host);
-        let endpoint = Endpoint::new(&origin, "endpoint", self.tls_of_one(), Arc::clone(&self.network)).ok()?;
+        // The origin may have been forgotten for others.
+        let standing = Standing::new(self.troubled.has_taken(&origin));
+        let (network, paces) = (Arc::clone(&self.network), Arc::clone(&self.paces));
+        let network = Arc::new(Paced { network, paces, service: Arc::clone(&standing) });
+        let endpoint = Endpoint::new(&origin, "endpoint", self.tls_of_one(), network).ok()?;
         let audience = endpoint.origin().strip_suffix(":443").unwrap_or(endpoint.origin()).into();
         let record = Record::part_of(&self.record, &self.troubled, &origin);
         let channel =
@@ -147,11 +155,10 @@ impl Origins {
             channel,
             limits: Limits::default(),
             unknown: Unknown::default(),
-            refusals: Refusals::default(),
+            refusals: Arc::clone(&self.refusals),
             places: OwnPlaces::among(&self.places, &host),
             host,
-            // The origin may have been forgotten for others.
-            has_taken: AtomicBool::new(self.troubled.has_taken(&origin)),
+            standing,
             audience,
             speaks_http1: AtomicBool::new(false),
             token: Mutex::default(),
@@ -215,7 +222,7 @@ fn make_room(table: &mut HashMap<Box<str>, Arc<Origin>>, host: &str) {
     let of_those = table.iter().filter(|(_, origin)| !crowded || *origin.host == *host);
     let least = of_those.min_by_key(|(_, origin)| {
         let is_in_use = Arc::strong_count(origin) > 1;
-        (origin.has_taken.load(Ordering::Relaxed), is_in_use, origin.idle_since())
+        (origin.standing.has_taken(), is_in_use, origin.idle_since())
     });
     if let Some(name) = least.map(|(name, _)| name.clone()) {
         table.remove(&name);
@@ -243,10 +250,10 @@ impl Origin {
 
     /// Takes note of an answer to a push at `path` for later ones.
     pub(super) fn note(&self, path: &str, attempt: &Attempt) {
-        self.refusals.note(path, attempt, self.has_taken.load(Ordering::Relaxed));
+        self.refusals.note(&self.subscription(path), attempt);
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
-                self.has_taken.store(true, Ordering::Relaxed);
+                self.standing.takes();
                 self.limits.taken(path);
                 self.unknown.taken();
             }
@@ -258,9 +265,19 @@ impl Origin {
         }
     }
 
+    /// Waits for the turn of a push at `path`, as [`Refusals::turn`] does.
+    pub(super) async fn turn(&self, path: &str, leaves_until: Instant) -> Result<(), Option<&'static str>> {
+        self.refusals.turn(&self.subscription(path), leaves_until).await
+    }
+
+    fn subscription<'a>(&'a self, path: &'a str) -> Subscription<'a> {
+        let (has_taken, address) = (self.standing.has_taken(), self.standing.address());
+        Subscription { origin: self.channel.origin(), path, has_taken, address }
+    }
+
     /// A place for a push by HTTP/1.1; `None`: there is none until then.
     pub(super) async fn place(&self, urgency: Urgency, until: Instant) -> Option<Place<'_>> {
-        self.places.take(urgency, self.has_taken.load(Ordering::Relaxed), until).await
+        self.places.take(urgency, self.standing.has_taken(), until).await
     }
 
     /// The VAPID header that identifies the sender. `None` when the system cannot sign.
@@ -342,7 +359,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn that_a_service_has_taken_a_push_is_known_when_it_was_forgotten_for_others() {
         let origins = origins();
-        let has_taken = |number| origins.of(&url(number)).unwrap().has_taken.load(Ordering::Relaxed);
+        let has_taken = |number| origins.of(&url(number)).unwrap().standing.has_taken();
         let origin = origins.of(&url(0)).unwrap();
         origin.note("/a", &Attempt::Done(Verdict::Accepted));
         origin.channel.record().note(Note::Accepted);

@@ -372,7 +372,7 @@ impl Endpoint {
 
     /// A registration was granted `by` a flow.
     pub(in crate::endpoint) fn tell_address_grants(&mut self, by: FlowId) {
-        if let Some(address) = self.upstreams.address_of(by) {
+        if let Some(address) = self.upstreams.peer_of(by) {
             self.core.event(Event::AddressGrants(address));
         }
     }

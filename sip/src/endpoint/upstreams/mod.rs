@@ -58,7 +58,7 @@ pub(super) struct Upstreams {
     /// Dialled streams and where they lead.
     links: HashMap<FlowId, UpstreamId>,
     /// The addresses that dialled streams lead to.
-    addresses: HashMap<FlowId, IpAddr>,
+    addresses: HashMap<FlowId, SocketAddr>,
     /// The addresses and flows of all of them.
     trust: Trust,
     /// The devices for whose dialogs streams stay.
@@ -254,7 +254,7 @@ impl Upstreams {
     }
 
     /// A stream that will be told of as dialled leads to this address.
-    pub(super) fn note_address(&mut self, flow: FlowId, address: IpAddr) {
+    pub(super) fn note_address(&mut self, flow: FlowId, address: SocketAddr) {
         self.addresses.insert(flow, address);
     }
 
@@ -265,8 +265,13 @@ impl Upstreams {
 
     /// The address that a flow leads to, where that is known.
     pub(super) fn address_of(&self, flow: FlowId) -> Option<IpAddr> {
+        self.peer_of(flow).map(|peer| peer.ip())
+    }
+
+    /// Likewise, with the port.
+    pub(super) fn peer_of(&self, flow: FlowId) -> Option<SocketAddr> {
         match flow {
-            FlowId::Datagram(peer) => Some(peer.ip()),
+            FlowId::Datagram(peer) => Some(peer),
             stream => self.addresses.get(&stream).copied(),
         }
     }

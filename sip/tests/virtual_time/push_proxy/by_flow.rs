@@ -295,23 +295,24 @@ fn a_call_is_hung_up_by_either_side_after_the_registration_has_run_out_or_was_ta
 }
 
 #[test]
-fn it_is_over_when_its_device_takes_it_back_or_its_registrar_refuses_it() {
+fn it_is_over_when_its_device_takes_it_back_and_not_when_its_registrar_refuses_to_renew_it() {
     for last in [register(1, OUTBOUND).expires(0), register(1, "*").expires(0)] {
         let (mut through, _) = registered(OUTBOUND);
         through.registered(&last);
         assert_eq!((through.by_flow(), through.left()), ((1, 1), 2), "{}", last.contact);
         refused(&mut through, &Begun::new("INVITE"));
     }
-    let (mut through, _) = registered(OUTBOUND);
-    let refuse = |through: &mut Through, flow| {
+    let (mut through, path) = registered(OUTBOUND);
+    for flow in [2, 1] {
         through.register(&register(flow, OUTBOUND));
         let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
         through.world.reply(source, &register, 403, &[], "");
-    };
-    refuse(&mut through, 2);
-    assert_eq!(through.by_flow(), (1, 0), "of another connection it says nothing");
-    refuse(&mut through, 1);
-    assert_eq!(through.by_flow(), (1, 1));
+        assert_eq!(through.by_flow(), (1, 0), "{flow}");
+    }
+    through.call("c1", &path);
+    assert_eq!(flow_of(&through.world, "INVITE"), FlowId::Stream(1), "its grant stands");
+    through.advance(600);
+    assert_eq!(through.by_flow(), (1, 1), "and is over");
 }
 
 /// One that the relay has forgotten meanwhile can be taken back at its registrar all the same.

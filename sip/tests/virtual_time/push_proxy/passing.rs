@@ -111,7 +111,7 @@ fn a_register_that_passes_tells_the_address_that_grants_it_and_one_that_is_refus
             .world
             .events
             .iter()
-            .filter(|event| matches!(event, Event::AddressGrants(it) if *it == server_address().ip()));
+            .filter(|event| matches!(event, Event::AddressGrants(it) if *it == server_address()));
         grants.count()
     };
     let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
@@ -250,23 +250,30 @@ fn a_device_that_takes_its_registration_back_is_forgotten() {
     }
 }
 
-/// A refusal counts only from the one who knows the push token: nobody else may end a registration.
+/// RFC 3261 §10.3: a REGISTER that is refused changes no binding, so the registrar goes on calling by the one that it has granted.
 #[test]
-fn a_registrar_that_refuses_ends_it_and_a_strangers_failure_does_not() {
-    let mut through = Through::new();
-    through.registered(&Register::by(1));
-    let refuse = |through: &mut Through, register: &Register| {
-        through.register(register);
-        let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
-        through.world.reply(source, &register, 403, &[], "");
-    };
-    refuse(
-        &mut through,
-        &Register::by(2).contact("<sip:m@h;pn-provider=fcm;pn-prid=guess>;+sip.instance=\"<urn:uuid:1>\""),
-    );
-    assert_eq!(through.ends(), []);
-    refuse(&mut through, &Register::by(1));
-    assert_eq!(through.ends(), [PushBindingEnd::Refused]);
+fn a_refused_refresh_ends_nothing_before_its_grant_does_whoever_sent_it() {
+    let stranger = Register::by(2).contact("<sip:m@h;pn-provider=fcm;pn-prid=guess>;+sip.instance=\"<urn:uuid:1>\"");
+    let proven = Register::by(1).header("Authorization: Digest username=\"alice\"");
+    for refresh in [stranger, Register::by(1), proven, Register::by(3)] {
+        for status in [302, 400, 403, 404, 410, 503, 604] {
+            let mut through = Through::new();
+            let path = through.registered(&Register::by(1)).text(Name::Path).unwrap().to_owned();
+            through.advance(60);
+            through.register(&refresh);
+            let (source, register) = (through.world.upstream, through.world.last("REGISTER"));
+            through.world.reply(source, &register, status, &[], "");
+            assert_eq!(through.world.count(&format!("REGISTER {status}")), 1);
+            through.call("c1", &path);
+            let sent = through.world.sent.last().map(|it| it.flow);
+            assert_eq!((through.ends(), sent), (vec![], Some(FlowId::Stream(1))), "{status}: its phone rings");
+            through.world.input(Input::Closed(FlowId::Stream(1)));
+            through.call("c2", &path);
+            assert_eq!(through.world.wakes().len(), 2, "{status}: it is woken for both");
+            through.advance(600);
+            assert_eq!(through.ends(), [PushBindingEnd::Expired], "{status}: its grant is over");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Requests of a device that are unanswered when the stream to its SIP server ends (RFC 3261 §18.2.2, RFC 3263 §4.3).
 
-use std::net::IpAddr;
-
 use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::{Message, Name};
@@ -158,7 +156,7 @@ fn what_was_heard_at_one_address_is_not_asked_for_at_another() {
     for (status, told) in [(None, 1), (Some(180), 0)] {
         let (mut through, _) = calling(&status.into_iter().collect::<Vec<_>>());
         let world = &mut through.world;
-        let address: IpAddr = "192.0.2.11".parse().unwrap();
+        let address = "192.0.2.11:5060".parse().unwrap();
         world.input(Input::LeadsTo { flow: NEXT, address });
         lose(world, NEXT);
         assert_eq!(by(world, NEXT).len(), told, "{status:?}");

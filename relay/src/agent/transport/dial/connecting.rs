@@ -194,7 +194,7 @@ impl Inner {
                 Patience::Whole => false,
             }
         };
-        let mut leave = pin!(self.paces.leave(to.0.ip()));
+        let mut leave = pin!(self.paces.leave(to.0));
         let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
@@ -409,7 +409,7 @@ mod tests {
 
     /// Many names lead to one address, and it has not proved to be a SIP server.
     #[tokio::test]
-    async fn an_address_that_has_granted_nothing_is_dialled_at_the_pace_and_one_that_has_by_all_at_once() {
+    async fn an_address_that_has_granted_nothing_is_dialled_at_the_pace_and_a_port_that_has_by_all_at_once() {
         let (dialler, upstream, _inbox) = dialler_at(Rate { burst: 3, interval: Duration::from_secs(3600) });
         let ((_a, a), (_b, b)) = (listening().await, listening().await);
         let route = dialler.0.upstreams.route(upstream).unwrap();
@@ -420,15 +420,16 @@ mod tests {
             opened += usize::from(matches!(dial(if n % 2 == 0 { a } else { b }).await, DialOutcome::Open(_)));
         }
         assert_eq!(opened, 3);
-        // A waiting dial goes on as soon as the address grants a registration, and so do all others.
+        // A waiting dial goes on as soon as its port grants a registration, and so do all others to that, but none to another one.
         let alone = [a];
         let (waits, ()) = tokio::join!(first(&dialler, upstream, &alone), async {
             tokio::task::yield_now().await;
-            dialler.grants(a.address.ip());
+            dialler.grants(a.address);
         });
         assert_eq!(waits, Some(a));
         for _ in 0..40 {
-            assert!(matches!(dial(b).await, DialOutcome::Open(_)));
+            assert!(matches!(dial(a).await, DialOutcome::Open(_)));
+            assert!(matches!(dial(b).await, DialOutcome::Passed));
         }
     }
 

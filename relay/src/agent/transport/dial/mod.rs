@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`answers`] | streams for answers whose own stream has ended |
 //! | [`connecting`] | a connection to one address: whose turn it is, and how long that is waited for |
-//! | [`pacing`] | the pace of connections to an address that has granted no registration |
+//! | [`pacing`] | the pace of connections to ports of an address that have granted no registration |
 //! | [`sources`] | the addresses from which an upstream's requests are believed |
 //! | [`mod@unreachable`] | addresses that nobody could connect to |
 //!
@@ -191,8 +191,8 @@ impl Dialler {
         is_moved
     }
 
-    /// An address has granted a registration: connections to it are not paced any more.
-    pub(crate) fn grants(&self, address: IpAddr) {
+    /// An address and port have granted a registration: connections to them are not paced any more.
+    pub(crate) fn grants(&self, address: SocketAddr) {
         self.0.paces.served(address, clock::now());
     }
 
@@ -442,7 +442,7 @@ impl Inner {
         let flow = connection.flow();
         if let Some(writer) = connection.writer() {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
-            self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer.ip() })).await;
+            self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer })).await;
         }
         self.shards.cores.carry(shard, async move {
             metrics.upstream_flows(1);
