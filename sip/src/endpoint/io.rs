@@ -67,8 +67,8 @@ pub enum Input {
     LeadsTo {
         /// The stream.
         flow: FlowId,
-        /// The address at its other end.
-        address: IpAddr,
+        /// The address and port at its other end.
+        address: SocketAddr,
     },
     /// The flow that [`Output::Dial`] asked for is open; for UDP, its address is known. Ends with [`Event::FlowSettled`].
     Dialled {

@@ -28,7 +28,7 @@ fn bind_all(world: &mut World, names: u32, flow: impl Fn(u32) -> FlowId) {
         let flow = flow(n);
         let transport = if flow.is_reliable() { Transport::Tls } else { Transport::Udp };
         if flow.is_reliable() {
-            world.input(Input::LeadsTo { flow, address: "192.0.2.66".parse().unwrap() });
+            world.input(Input::LeadsTo { flow, address: "192.0.2.66:5060".parse().unwrap() });
         }
         world.input(Input::Dialled { upstream, flow, transport });
     }

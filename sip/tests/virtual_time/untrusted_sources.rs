@@ -291,7 +291,7 @@ fn a_server_that_dns_names_no_more_is_believed_as_long_as_what_it_has_granted_ma
     for flow in [FlowId::Datagram(server_address()), FlowId::Stream(1)] {
         let mut world = World::new(flow);
         if flow.is_reliable() {
-            world.input(Input::LeadsTo { flow, address: server_address().ip() });
+            world.input(Input::LeadsTo { flow, address: server_address() });
         }
         world.bind();
         world.grant(3600);

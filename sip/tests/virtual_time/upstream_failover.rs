@@ -1,6 +1,7 @@
 //! A SIP server that serves badly in virtual time: the bindings that it turns away, those that go to its next address, and those that stay (RFC 3263
 //! §4.3).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sip::endpoint::*;
@@ -43,10 +44,16 @@ impl World {
         sent.filter(|sent| named(&sent.message)).map(|sent| sent.message.clone()).collect()
     }
 
+    /// The SIP server behind a flow.
+    fn server_at(&self, flow: FlowId) -> Source {
+        let peer = if let FlowId::Datagram(peer) = flow { peer } else { self.upstream.peer };
+        Source { flow, peer, ..self.upstream }
+    }
+
     /// The SIP server behind a flow answers the last REGISTER of an account there.
     fn answer_account(&mut self, number: u128, flow: FlowId, status: u16, headers: &[(&str, &str)]) {
         let register = self.asked(number, flow).pop().expect("it is asked for");
-        let source = Source { flow, ..self.upstream };
+        let source = self.server_at(flow);
         self.reply(source, &register, status, headers, "");
     }
 
@@ -209,7 +216,7 @@ fn an_address_is_left_for_a_single_account_alone_unless_it_says_itself_that_it_d
 /// A server refuses two accounts of six that it had accepted, and another address is being dialled.
 fn looking() -> World {
     let mut world = granted(FIRST, NEXT, 6, 600);
-    world.input(Input::LeadsTo { flow: FIRST, address: server_address().ip() });
+    world.input(Input::LeadsTo { flow: FIRST, address: server_address() });
     world.dial = false;
     while world.dialled == 1 {
         world.serve(Duration::from_millis(100), FIRST, 600, |_| 503);
@@ -338,7 +345,7 @@ const NONCE: (&str, &str) = ("WWW-Authenticate", "Digest realm=\"example.com\", 
 /// Tells where two streams lead; the second one is open.
 fn lead(world: &mut World, to: [&str; 2]) {
     for (flow, address) in [FIRST, NEXT].into_iter().zip(to) {
-        world.input(Input::LeadsTo { flow, address: address.parse().unwrap() });
+        world.input(Input::LeadsTo { flow, address: SocketAddr::new(address.parse().unwrap(), 5060) });
     }
     world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
 }
@@ -378,7 +385,7 @@ fn a_challenge_of_an_address_that_was_left_is_not_answered_at_the_next() {
     // By a stream, beside which another address was found; by datagrams, whose server has refused another account.
     let mut world = looking();
     let number = due(&mut world);
-    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11".parse().unwrap() });
+    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11:5060".parse().unwrap() });
     find(&mut world);
     let mut by_datagrams = World::new(udp());
     (1..=2).for_each(|number| by_datagrams.bind_account(number));
@@ -405,11 +412,13 @@ fn those_that_stand_by_a_stream_that_was_left_register_anew_when_it_ends() {
     let mut world = looking();
     find(&mut world);
     world.serve(seconds(2), NEXT, 600, |_| 503);
+    // Nor does a third address.
+    world.input(Input::DialFailed(REGISTRAR));
     assert_eq!((1..=6).filter(|number| world.is_registered(*number)).count(), 4);
     world.sent.clear();
     world.input(Input::Closed(FIRST));
     world.advance(seconds(2));
-    assert_eq!((asked_by(&world, NEXT), world.dialled), (4, 2));
+    assert_eq!((asked_by(&world, NEXT), world.dialled), (4, 3));
     // Once: nobody stands by it any more.
     world.serve(seconds(2), NEXT, 600, |_| 200);
     world.sent.clear();
@@ -498,13 +507,16 @@ fn whom_the_server_that_was_left_turns_away_late_asks_the_next_at_once() {
         world.answer_account(number, udp(), 503, &[("Retry-After", "600")]);
         assert_eq!(world.asked(number, next_udp()).len(), 1, "{number}");
     }
-    // Where that one turns them away as well, each waits.
+    // Where that one turns them away as well, and there is no other, each waits.
+    world.upstream.flow = udp();
     for number in 1..=3 {
         world.answer_account(number, next_udp(), 503, &[]);
     }
+    assert_eq!((world.asked(1, udp()).len(), world.dialled), (2, 3), "the last dial led back");
+    world.answer_account(1, udp(), 503, &[]);
     world.sent.clear();
     world.advance(seconds(14));
-    assert_eq!((world.count("REGISTER"), world.dialled), (0, 2));
+    assert_eq!((world.count("REGISTER"), world.dialled), (0, 3));
 }
 
 #[test]
@@ -520,7 +532,7 @@ fn where_every_address_turns_all_away_each_account_waits_as_long_as_it_should() 
             asked += 1;
             let at_next = sent.flow == next_udp();
             world.upstream.flow = if at_next { udp() } else { next_udp() };
-            let source = Source { flow: sent.flow, ..world.upstream };
+            let source = world.server_at(sent.flow);
             world.reply(source, &sent.message, 503, &[], "");
         }
         world.advance(Duration::from_millis(50));

@@ -60,7 +60,7 @@ impl World {
             (4, Some(call)) => self.input(Input::StopExpecting(call)),
             (5, _) => {
                 let source = peers::server(which % 3, self.stream);
-                self.input(Input::LeadsTo { flow: source.flow, address: peers::server(which / 4 % 3, 0).peer.ip() });
+                self.input(Input::LeadsTo { flow: source.flow, address: peers::server(which / 4 % 3, 0).peer });
             }
             (6, _) if self.endpoint.may_succeed(instance, successor) => {
                 let calls = self.endpoint.calls_for(instance);

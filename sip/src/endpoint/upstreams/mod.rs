@@ -6,6 +6,8 @@
 //! | `pace` | how many registrations may begin in a second, at a SIP server and at an address |
 //! | `window` | how many may be under way at a SIP server |
 //! | `moves` | leaving an address that serves badly, and how a SIP server has served |
+//! | `rounds` | which addresses were left of late, each of which is asked once before any is asked again |
+//! | `held` | a SIP server whose last REGISTER has failed is remembered for some minutes |
 //! | `recovery` | who begins, and when, after a SIP server serves again |
 //! | `redial` | when one is dialled again that could not be reached |
 //! | `doubts` | a stream whose messages cannot be told apart any more, and which the server did not end |
@@ -15,17 +17,19 @@
 //!
 //! Bindings of one registrar share one flow.
 //!
-//! Invariant: an upstream is known while a binding, a transit reference or a kept stream needs it, and not longer; nobody outside
+//! Invariant: an upstream is known while a binding, a transit reference or a kept stream needs it, or it is held, and not longer; nobody outside
 //! this folder changes one.
 
 mod doubts;
 mod failback;
+mod held;
 mod kept;
 mod links;
 mod moves;
 mod pace;
 mod recovery;
 mod redial;
+mod rounds;
 mod trust;
 mod window;
 
@@ -48,6 +52,7 @@ pub(super) use moves::{GrantEffects, PassedSender, Timeliness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
+pub(super) use rounds::Destination;
 use trust::{GrantedAt, Trust};
 use window::Window;
 
@@ -58,7 +63,7 @@ pub(super) struct Upstreams {
     /// Dialled streams and where they lead.
     links: HashMap<FlowId, UpstreamId>,
     /// The addresses that dialled streams lead to.
-    addresses: HashMap<FlowId, IpAddr>,
+    addresses: HashMap<FlowId, SocketAddr>,
     /// The addresses and flows of all of them.
     trust: Trust,
     /// The devices for whose dialogs streams stay.
@@ -67,6 +72,8 @@ pub(super) struct Upstreams {
     paces: Paces,
     /// Registrations that wait for their turn.
     waiting: usize,
+    /// How many are [held](held).
+    held: usize,
 }
 
 /// A registrar or outbound proxy, and the flow to it.
@@ -82,8 +89,10 @@ struct Upstream {
     is_whole: bool,
     /// The addresses at which registrations were granted, which are trusted likewise.
     granted_at: GrantedAt,
-    /// When a REGISTER was answered last, or a message came by the flow.
+    /// When anything came from it last.
     heard_at: Option<Instant>,
+    /// When a REGISTER was answered last, or a message came by the flow: keep-alives may be answered by what stands before a server that is gone.
+    answered_at: Option<Instant>,
     /// The address at which the SIP server sees this relay.
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
@@ -94,6 +103,8 @@ struct Upstream {
     replaced: Vec<FlowId>,
     /// The streams that stay for the dialogs of devices that are known no more.
     kept: BTreeMap<InstanceId, FlowId>,
+    /// Until when it is remembered although nobody is there.
+    held_until: Option<Instant>,
     /// How it has served of late.
     fitness: Fitness,
     /// The bindings that wait for another try, and may begin before their time.
@@ -225,7 +236,7 @@ impl Upstreams {
     /// The SIP server has answered.
     pub(super) fn note_heard(&mut self, now: Instant, id: UpstreamId) {
         if let Some(upstream) = self.rows.get_mut(&id) {
-            upstream.heard_at = Some(now);
+            (upstream.heard_at, upstream.answered_at) = (Some(now), Some(now));
         }
     }
 
@@ -254,7 +265,7 @@ impl Upstreams {
     }
 
     /// A stream that will be told of as dialled leads to this address.
-    pub(super) fn note_address(&mut self, flow: FlowId, address: IpAddr) {
+    pub(super) fn note_address(&mut self, flow: FlowId, address: SocketAddr) {
         self.addresses.insert(flow, address);
     }
 
@@ -267,7 +278,7 @@ impl Upstreams {
     pub(super) fn address_of(&self, flow: FlowId) -> Option<IpAddr> {
         match flow {
             FlowId::Datagram(peer) => Some(peer.ip()),
-            stream => self.addresses.get(&stream).copied(),
+            stream => self.addresses.get(&stream).map(SocketAddr::ip),
         }
     }
 
@@ -430,9 +441,11 @@ impl Endpoint {
 
     /// Drops such a reference.
     pub(super) fn leave_transit(&mut self, now: Instant, id: UpstreamId) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
+        }
+        self.hold_if_failed(now, id);
         self.core.event(Event::UpstreamReleased(id));
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
         self.forget_unless_needed(now, id, false);
     }
 
@@ -478,11 +491,13 @@ impl Upstream {
             is_whole: false,
             granted_at: GrantedAt::default(),
             heard_at: None,
+            answered_at: None,
             public: None,
             mapped: None,
             probe: None,
             replaced: Vec::new(),
             kept: BTreeMap::new(),
+            held_until: None,
             fitness: Fitness::default(),
             recovery: Recovery::default(),
             doubted_at: None,

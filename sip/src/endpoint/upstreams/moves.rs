@@ -28,12 +28,13 @@
 //!
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
 //!
-//! Invariant: one account's misfortune moves no flow by which others are served; an address is sought once in 32 s at most, and
-//! less and less often while nobody is granted, but at once after going back to a better one.
+//! Invariant: one account's misfortune moves no flow by which others are served; each address is left for another once in 32 s at most, as `rounds` says,
+//! but at once after going back to a better one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::rounds::Rounds;
 use super::{Link, Upstream, Upstreams};
 use crate::endpoint::core::Timer;
 use crate::endpoint::{Endpoint, FlowOutcome, Output, Transport};
@@ -52,8 +53,6 @@ const SEVERAL: usize = 2;
 const ALONE_MAX: usize = 64;
 /// Flows of one SIP server that were left and are still believed; the oldest gives way, and is closed in its time.
 const REPLACED_MAX: usize = 8;
-/// Looks in vain after which they become no rarer.
-const VAIN_MAX: u32 = 6;
 
 /// A REGISTER that is sent within this time after another was granted has come together with it.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -71,8 +70,8 @@ pub(super) struct Fitness {
     alone: BTreeSet<BindingId>,
     /// The extent to which it failed, if it did.
     failed: Option<Failed>,
-    /// The number of searches for another address that were in vain.
-    vain: u32,
+    /// The addresses that were left of late.
+    rounds: Rounds,
     /// Whether the bindings that were turned away have asked the next address.
     all_asked: bool,
     /// The binding that it left unanswered last, and when that was known.
@@ -87,8 +86,6 @@ pub(super) struct Fitness {
     silent: bool,
     /// The binding that was refused or left unanswered at the address that is avoided now.
     turned_away: Option<BindingId>,
-    /// When another address was asked for because this one served badly.
-    moved_at: Option<Instant>,
     /// The dial that is under way beside the flow in use.
     search: Option<AddressSearch>,
 }
@@ -127,7 +124,8 @@ enum Failure {
 pub(in crate::endpoint) struct PassedSender {
     /// The [name](crate::edge::push_proxy::account_name) of its account, if the SIP server had accepted the registration that it is about.
     pub(in crate::endpoint) account: Option<BindingId>,
-    /// The transit references of the account: all its registrations and REGISTERs. One, if the server had accepted nothing.
+    /// The transit references of the account's registrations, none if the server had accepted nothing, and of all REGISTERs that are under way: who is not
+    /// registered is not served.
     pub(in crate::endpoint) refs: usize,
 }
 
@@ -159,7 +157,8 @@ impl Fitness {
         if let Some(whose) = whose {
             self.alone.remove(&whose);
         }
-        (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
+        self.rounds.grant();
+        (self.all_asked, self.served, self.granted) = (false, true, Some((now, whose)));
         self.search = self.search.map(|_| AddressSearch::Needless);
         let follow = in_use && std::mem::take(&mut self.follow);
         GrantEffects { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
@@ -179,7 +178,12 @@ impl Fitness {
 
     /// A better address is gone back to: when it serves badly all the same, it may be left at once.
     pub(super) fn go_back(&mut self) {
-        self.moved_at = None;
+        self.rounds.begin_anew();
+    }
+
+    /// Whether addresses of it were left.
+    pub(super) fn has_left_addresses(&self) -> bool {
+        self.rounds.has_left()
     }
 
     /// A flow is in use from now on beside which a dial is under way, for a flow that had been left: nobody needs that any more.
@@ -267,7 +271,7 @@ impl Endpoint {
         let within = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let earlier = upstream.fitness.unanswered.replace((now, binding));
-        if upstream.heard_at.is_some_and(|at| at + within > now) {
+        if upstream.answered_at.is_some_and(|at| at + within > now) {
             if earlier.is_some_and(|(at, other)| other != binding && at + within > now) {
                 upstream.pace.refuse(now);
             }
@@ -291,10 +295,14 @@ impl Endpoint {
         status: u16,
     ) {
         let outage = self.core.settings.timing.transaction.t1_64();
+        let in_use = self.upstreams.flow(id).map(|(flow, _)| (flow, self.upstreams.destination(flow)));
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        if matches!(upstream.link, Link::Up { flow, .. } if flow != by) {
+        if let Some((_, place)) = in_use.filter(|(flow, _)| *flow != by) {
             // The server of this answer was left before.
-            return self.begin_elsewhere(now, binding);
+            if !upstream.fitness.rounds.has_left_in_round(place) {
+                self.begin_elsewhere(now, binding);
+            }
+            return;
         }
         upstream.fitness.fail(Failed::Some);
         let is_proven = self.bindings.get(binding).is_some_and(|registration| registration.is_established());
@@ -364,9 +372,16 @@ impl Endpoint {
 
     /// Likewise a REGISTER without any response, which counts only if nothing else was heard meanwhile: a device writes its REGISTER itself, and the server
     /// may drop it.
-    pub(in crate::endpoint) fn on_passed_silent(&mut self, now: Instant, id: UpstreamId, sender: PassedSender) {
+    pub(in crate::endpoint) fn on_passed_silent(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        sender: PassedSender,
+        by: FlowId,
+    ) {
         let within = self.core.settings.timing.transaction.t1_64();
-        if self.upstreams.get(id).is_some_and(|it| it.heard_at.is_none_or(|at| at + within <= now)) {
+        let in_use = self.upstreams.flow(id).is_some_and(|(flow, _)| flow == by);
+        if in_use && self.upstreams.get(id).is_some_and(|it| it.answered_at.is_none_or(|at| at + within <= now)) {
             self.judge_passed(now, id, sender, Failure::IsSilent);
         }
     }
@@ -477,6 +492,7 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
+        self.ask_all_anew(now, id, None);
         if !had_followed {
             self.register_standing(now, id, None, FIRST_ASKERS);
         }
@@ -493,7 +509,7 @@ impl Endpoint {
             // A binding that has waited for another address has none, or asks where others are served again.
             return match look {
                 Some(AddressSearch::Needless) => self.send_waiting(now, id),
-                Some(AddressSearch::Sought | AddressSearch::Found) | None => self.fail_registers(now, id, true),
+                Some(AddressSearch::Sought | AddressSearch::Found) | None => self.fail_registers(now, id),
             };
         }
         // Bindings that want a flow wait for the next one.
@@ -529,31 +545,32 @@ impl Endpoint {
     /// Another address is dialled, beside the flow by which others are served.
     fn search_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>) {
         let rest = self.core.settings.timing.transaction.t1_64();
+        let Some((flow, _)) = self.upstreams.flow(id) else { return };
+        let place = self.upstreams.destination(flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
-        let rest = rest * 2_u32.pow(fitness.vain.min(VAIN_MAX));
-        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        if fitness.search.is_some() || !fitness.rounds.may_search(now, place, rest) {
             return;
         }
-        fitness.vain += 1;
+        fitness.rounds.leave(now, place);
         fitness.refused.clear();
-        (fitness.moved_at, fitness.turned_away, fitness.search) = (Some(now), binding, Some(AddressSearch::Sought));
+        (fitness.turned_away, fitness.search) = (binding, Some(AddressSearch::Sought));
         self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow), for_one: false });
     }
 
     /// Another address is dialled in place of this one.
     fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>, failure: Failure) {
         let rest = self.core.settings.timing.transaction.t1_64();
+        let Some((flow, _)) = self.upstreams.flow(id) else { return };
+        let place = self.upstreams.destination(flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
         // Each of many bindings may say the same of the same server.
-        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        if fitness.search.is_some() || !fitness.rounds.may_leave(now, place, rest) {
             return;
         }
-        let is_silent = failure == Failure::IsSilent;
-        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), binding, is_silent);
+        fitness.rounds.leave(now, place);
+        (fitness.turned_away, fitness.silent) = (binding, failure == Failure::IsSilent);
         // A stream that was silent may be dead, wherever the next one leads.
         fitness.follow |= flow.is_reliable();
         let is_wanted = fitness.served || upstream.transit_refs > 0 || self.core.transactions.has_requests_of(flow);
@@ -599,7 +616,9 @@ impl Endpoint {
         };
         let id = *id;
         upstream.replaced.retain(|flow| *flow != old);
-        if std::mem::take(&mut upstream.fitness.follow) {
+        let follow = std::mem::take(&mut upstream.fitness.follow);
+        self.ask_all_anew(now, id, Some(old));
+        if follow {
             self.register_all(now, id);
         }
     }

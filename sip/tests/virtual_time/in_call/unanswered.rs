@@ -163,7 +163,7 @@ fn called_by_a_connection(flow: FlowId, leads_to: &str, transport: Transport) ->
     let mut world = World::registered_with(flow, |_| {});
     world.input(Input::Addresses { upstream: REGISTRAR, addresses: [server_address().ip()].into(), is_whole: true });
     if flow.is_reliable() {
-        world.input(Input::LeadsTo { flow, address: leads_to.parse().unwrap() });
+        world.input(Input::LeadsTo { flow, address: SocketAddr::new(leads_to.parse().unwrap(), 5060) });
     }
     let peer = SocketAddr::new(server_address().ip(), 40_404);
     let (source, text) = (Source { flow: INBOUND, peer, transport, ..world.upstream }, world.invite_text("call-1"));
@@ -208,7 +208,7 @@ fn an_answer_that_waits_for_the_next_flow_gets_a_connection_of_its_own_when_that
     world.input(Input::Closed(INBOUND));
     world.reply(device, &invite, 200, &[CONTACT], "");
     assert_eq!(anew(&world), [], "the next flow may lead there");
-    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11".parse().unwrap() });
+    world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11:5060".parse().unwrap() });
     world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
     assert_eq!(anew(&world), [("192.0.2.10:5099".to_owned(), Transport::Tls, 200)]);
     assert_eq!(by(&world, "INVITE 200"), []);

@@ -297,3 +297,135 @@ fn a_server_that_drops_the_registers_of_one_account_is_left_by_nobody() {
         assert_eq!((through.world.avoided.len(), asked(&through, NEXT).len()), (0, 0), "{lends}");
     }
 }
+
+/// The server behind a flow answers the last REGISTER that went there; the next dial leads by `next`.
+fn answer_by(through: &mut Through, flow: FlowId, status: u16, next: FlowId) {
+    through.world.upstream.flow = next;
+    let register = asked(through, flow).pop().expect("it is asked");
+    let peer = if let FlowId::Datagram(peer) = flow { peer } else { through.world.upstream.peer };
+    let source = Source { flow, peer, ..through.world.upstream };
+    through.world.reply(source, &register, status, &[], "");
+}
+
+const THIRD: FlowId = FlowId::Stream(73);
+
+#[test]
+fn a_register_goes_along_the_list_until_an_address_serves_it() {
+    for (known, status) in [(true, 503), (true, 500), (false, 503)] {
+        let mut through = registered(u64::from(known));
+        through.world.upstream.flow = FIRST;
+        through.register(&of(1));
+        answer_by(&mut through, FIRST, status, NEXT);
+        answer_by(&mut through, NEXT, status, THIRD);
+        let said = through.world.count(&format!("REGISTER {status}"));
+        assert_eq!((asked(&through, THIRD).len(), said), (1, 0), "{known} {status}");
+        through.accept(600);
+        assert_eq!(through.world.count("REGISTER 200"), 1, "{known} {status}");
+        // The one that serves now fails, and the first one is well again.
+        through.advance(2);
+        through.register(&of(1));
+        answer_by(&mut through, THIRD, status, FIRST);
+        assert!(asked(&through, FIRST).len() > 1, "{known} {status}: it is asked at once");
+    }
+}
+
+#[test]
+fn the_pause_begins_when_the_whole_list_has_been_asked() {
+    let mut through = registered(1);
+    through.register(&of(1));
+    answer_by(&mut through, FIRST, 503, NEXT);
+    answer_by(&mut through, NEXT, 503, FIRST);
+    assert_eq!((through.world.avoided.len(), asked(&through, FIRST).len()), (2, 1), "it has refused it before");
+    assert_eq!(through.world.count("REGISTER 503"), 1);
+    for _ in 0..20 {
+        through.advance(1);
+        through.register(&of(1));
+        answer_by(&mut through, FIRST, 503, NEXT);
+    }
+    assert_eq!((through.world.avoided.len(), asked(&through, NEXT).len()), (2, 1));
+    through.advance(12);
+    through.register(&of(1));
+    answer_by(&mut through, FIRST, 503, NEXT);
+    assert_eq!((through.world.avoided.len(), asked(&through, NEXT).len()), (3, 2));
+}
+
+#[test]
+fn phones_that_are_not_registered_yet_are_served_by_the_next_address_while_the_first_is_silent() {
+    // One that writes a REGISTER each second, each five, and one that is patient; and several of them.
+    for (phones, pause) in [(1, 1), (1, 5), (3, 7), (1, 60), (2, 90)] {
+        for flow in [FIRST, FlowId::Datagram(crate::world::server_address())] {
+            let mut through = registered(0);
+            through.world.upstream.flow = flow;
+            for _ in 0..200 / pause {
+                (1..=phones).for_each(|phone| through.register(&of(phone)));
+                through.world.upstream.flow = NEXT;
+                through.advance(pause);
+            }
+            assert!(!asked(&through, NEXT).is_empty(), "{phones} {pause}");
+        }
+    }
+}
+
+#[test]
+fn what_was_under_way_at_a_silent_address_goes_to_the_next_one() {
+    let mut through = registered(0);
+    through.world.upstream.flow = FIRST;
+    through.register(&of(1));
+    through.world.upstream.flow = NEXT;
+    through.advance(20);
+    through.register(&of(1));
+    through.advance(13);
+    assert_eq!((asked(&through, FIRST).len(), asked(&through, NEXT).len()), (2, 1));
+    through.accept(600);
+    assert_eq!(through.world.count("REGISTER 200"), 1);
+}
+
+#[test]
+fn what_is_known_of_the_addresses_is_kept_for_some_minutes_and_given_back() {
+    let mut through = registered(0);
+    through.world.upstream.flow = FIRST;
+    through.register(&of(1));
+    through.world.upstream.flow = NEXT;
+    through.advance(33);
+    let kept =
+        |through: &Through| through.world.events.iter().filter(|it| matches!(it, Event::UpstreamKept(_))).count();
+    assert_eq!((kept(&through), through.left(), through.world.endpoint.counts().upstreams), (1, 1, 1));
+    through.advance(601);
+    assert_eq!((kept(&through), through.left(), through.world.endpoint.counts().upstreams), (1, 2, 0));
+}
+
+#[test]
+fn answers_to_keep_alives_are_no_sign_that_registers_are_answered() {
+    let mut through = registered(1);
+    through.register(&of(1));
+    for _ in 0..33 {
+        through.advance(1);
+        through.world.input(Input::Pong(FIRST));
+    }
+    assert_eq!(through.world.avoided.last(), Some(&Some(FIRST)));
+    // A message is one.
+    let mut through = registered(1);
+    through.register(&of(1));
+    through.advance(31);
+    let (source, text) =
+        (Source { flow: FIRST, ..through.world.upstream }, through.request("OPTIONS", "o", "<sip:x;lr>"));
+    through.world.receive(source, &text);
+    through.advance(2);
+    assert_eq!(through.world.avoided, []);
+}
+
+#[test]
+fn a_phone_that_leaves_is_unregistered_at_the_next_address_where_the_first_refuses_that() {
+    for (contact, expires) in [(None, 0), (Some("*"), 0)] {
+        let mut through = registered(1);
+        let leaves = of(1).expires(expires);
+        through.register(&match contact {
+            Some(contact) => leaves.contact(contact),
+            None => leaves,
+        });
+        refuse(&mut through, 503);
+        assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 503")), (1, 0), "{contact:?}");
+        through.accept(0);
+        assert_eq!(through.world.count("REGISTER 200"), 1);
+    }
+}

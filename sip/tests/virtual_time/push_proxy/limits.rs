@@ -197,7 +197,7 @@ fn crowd(phones: u64, dialled: Duration) -> Through {
     }
     through.world.advance(dialled);
     let upstream = through.server;
-    through.world.input(Input::LeadsTo { flow, address: server_address().ip() });
+    through.world.input(Input::LeadsTo { flow, address: server_address() });
     through.world.input(Input::Dialled { upstream, flow, transport: Transport::Tls });
     through
 }

@@ -1,6 +1,6 @@
 //! Requests of a device that are unanswered when the stream to its SIP server ends (RFC 3261 §18.2.2, RFC 3263 §4.3).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use sip::endpoint::*;
 use sip::id::FlowId;
@@ -159,7 +159,7 @@ fn what_was_heard_at_one_address_is_not_asked_for_at_another() {
         let (mut through, _) = calling(&status.into_iter().collect::<Vec<_>>());
         let world = &mut through.world;
         let address: IpAddr = "192.0.2.11".parse().unwrap();
-        world.input(Input::LeadsTo { flow: NEXT, address });
+        world.input(Input::LeadsTo { flow: NEXT, address: SocketAddr::new(address, 5060) });
         lose(world, NEXT);
         assert_eq!(by(world, NEXT).len(), told, "{status:?}");
         let device = world.device(1);

@@ -442,7 +442,7 @@ impl Inner {
         let flow = connection.flow();
         if let Some(writer) = connection.writer() {
             self.shards.send(shard, ShardInput::Flow { flow, writer, peer }).await;
-            self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer.ip() })).await;
+            self.shards.send(shard, ShardInput::sip(Input::LeadsTo { flow, address: peer })).await;
         }
         self.shards.cores.carry(shard, async move {
             metrics.upstream_flows(1);
