@@ -29,7 +29,7 @@ use super::pushed::{
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
-use super::upstreams::PassedSender;
+use super::upstreams::{NextAddress, PassedSender};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
 use crate::auth::usernames;
 use crate::edge::forward;
@@ -364,11 +364,15 @@ impl Endpoint {
             return false;
         }
         let may_go_on = register.may_go_on(now);
-        let is_sought = self.on_passed_failed(now, upstream, self.passed_sender(register), by, status);
-        if may_go_on && is_sought {
-            self.ask_next(now, id, by, response);
+        let next = self.on_passed_failed(now, upstream, self.passed_sender(register), by, status);
+        if !may_go_on || next == NextAddress::None {
+            return false;
         }
-        may_go_on && is_sought
+        self.ask_next(now, id, by, response);
+        if let NextAddress::Aside(flow, transport) = next {
+            self.go_aside(now, id, flow, transport);
+        }
+        true
     }
 
     fn on_register_accepted(

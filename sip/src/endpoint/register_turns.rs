@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::pushed::ForwardedRegisterId;
 use super::register_table::ForwardedRegister;
 use super::upstreams::Place;
-use super::{Endpoint, Timer};
+use super::{Endpoint, Timer, Transport};
 use crate::id::{BranchId, FlowId, UpstreamId};
 use crate::message::Message;
 
@@ -151,6 +151,33 @@ impl Endpoint {
         } else {
             // There is no other address.
             self.end_register(now, id, if register.refused.is_some() { 503 } else { 504 });
+        }
+    }
+
+    /// A REGISTER that the flow in use has refused goes by another one, beside it, unless its address has refused it as well or takes no more now.
+    pub(super) fn go_aside(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
+        let place = self.upstreams.destination(flow);
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        let is_free = |place: Place| place.at <= now;
+        if self.registers.get(id).is_some_and(|register| register.may_be_asked_at(place))
+            && self.upstreams.register_place(now, flow, per_second, Duration::ZERO).is_some_and(is_free)
+        {
+            self.send_register_on(now, id, flow, transport);
+        } else {
+            self.end_register(now, id, 503);
+        }
+    }
+
+    /// Likewise all that wait.
+    pub(super) fn send_refused_aside(
+        &mut self,
+        now: Instant,
+        upstream: UpstreamId,
+        flow: FlowId,
+        transport: Transport,
+    ) {
+        for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Flow { .. })) {
+            self.go_aside(now, id, flow, transport);
         }
     }
 

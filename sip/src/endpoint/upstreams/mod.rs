@@ -7,6 +7,7 @@
 //! | `window` | how many may be under way at a SIP server |
 //! | `moves` | leaving an address that serves badly, and how a SIP server has served |
 //! | `rounds` | which addresses were left of late, each of which is asked once before any is asked again |
+//! | `asides` | a further address that single REGISTERs are sent to, while others are served by the flow in use |
 //! | `held` | a SIP server whose last REGISTER has failed is remembered for some minutes |
 //! | `recovery` | who begins, and when, after a SIP server serves again |
 //! | `redial` | when one is dialled again that could not be reached |
@@ -20,6 +21,7 @@
 //! Invariant: an upstream is known while a binding, a transit reference or a kept stream needs it, or it is held, and not longer; nobody outside
 //! this folder changes one.
 
+mod asides;
 mod doubts;
 mod failback;
 mod held;
@@ -46,6 +48,7 @@ use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Began, Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
+pub(super) use asides::NextAddress;
 use kept::Kept;
 use moves::Fitness;
 pub(super) use moves::{GrantEffects, PassedSender, Timeliness};
@@ -103,6 +106,9 @@ struct Upstream {
     replaced: Vec<FlowId>,
     /// The streams that stay for the dialogs of devices that are known no more.
     kept: BTreeMap<InstanceId, FlowId>,
+    /// A flow to a further address, by which single REGISTERs go, and when one was last dialled.
+    aside: Option<(FlowId, Transport)>,
+    aside_sought_at: Option<Instant>,
     /// Until when it is remembered although nobody is there.
     held_until: Option<Instant>,
     /// How it has served of late.
@@ -497,6 +503,8 @@ impl Upstream {
             probe: None,
             replaced: Vec::new(),
             kept: BTreeMap::new(),
+            aside: None,
+            aside_sought_at: None,
             held_until: None,
             fitness: Fitness::default(),
             recovery: Recovery::default(),

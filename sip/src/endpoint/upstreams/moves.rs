@@ -34,6 +34,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::asides::NextAddress;
 use super::rounds::Rounds;
 use super::{Link, Upstream, Upstreams};
 use crate::endpoint::core::Timer;
@@ -145,6 +146,9 @@ enum AddressSearch {
     Found,
     /// The server serves again, or is gone back to.
     Needless,
+    /// Nobody is to move: single REGISTERs alone are to go there.
+    Aside,
+    AsideFound,
 }
 
 impl Fitness {
@@ -159,7 +163,9 @@ impl Fitness {
         }
         self.rounds.grant();
         (self.all_asked, self.served, self.granted) = (false, true, Some((now, whose)));
-        self.search = self.search.map(|_| AddressSearch::Needless);
+        if self.search.is_some() && !self.is_looking_aside() {
+            self.search = Some(AddressSearch::Needless);
+        }
         let follow = in_use && std::mem::take(&mut self.follow);
         GrantEffects { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
     }
@@ -194,6 +200,18 @@ impl Fitness {
     /// Whether a dial is under way beside the flow in use; it counts for nothing beside that one from now on.
     pub(super) fn end_search(&mut self) -> bool {
         self.search.take().is_some()
+    }
+
+    /// Whether another address is dialled for single REGISTERs.
+    pub(super) fn is_looking_aside(&self) -> bool {
+        matches!(self.search, Some(AddressSearch::Aside | AddressSearch::AsideFound))
+    }
+
+    /// One is to be dialled for them; whether no other dial is under way.
+    pub(super) fn look_aside(&mut self) -> bool {
+        let is_free = self.search.is_none();
+        self.search.get_or_insert(AddressSearch::Aside);
+        is_free
     }
 
     fn fail(&mut self, whom: Failed) {
@@ -344,8 +362,7 @@ impl Endpoint {
         }
     }
 
-    /// A REGISTER that passes through went `by` this flow, and was answered in a way after which another address may serve. Returns whether it may wait for
-    /// the next flow.
+    /// A REGISTER that passes through went `by` this flow, and was answered in a way after which another address may serve. Returns how it goes on.
     pub(in crate::endpoint) fn on_passed_failed(
         &mut self,
         now: Instant,
@@ -353,13 +370,15 @@ impl Endpoint {
         sender: PassedSender,
         by: FlowId,
         status: u16,
-    ) -> bool {
-        let link = self.upstreams.get(id).map(|upstream| &upstream.link);
-        match link {
-            Some(Link::Up { flow, .. }) if *flow == by => {}
+    ) -> NextAddress {
+        let Some(upstream) = self.upstreams.get(id) else { return NextAddress::None };
+        match upstream.link {
+            Link::Up { flow, .. } if flow == by => {}
+            // The flow in use has refused it before.
+            Link::Up { .. } if upstream.aside.is_some_and(|(flow, _)| flow == by) => return NextAddress::None,
             // The server of this answer was left before.
-            Some(Link::Up { .. } | Link::Dialling) => return true,
-            Some(Link::Down | Link::BackingOff) | None => return false,
+            Link::Up { .. } | Link::Dialling => return NextAddress::Awaited,
+            Link::Down | Link::BackingOff => return NextAddress::None,
         }
         let failure = if matches!(status, 430 | 503) { Failure::Refuses } else { Failure::OfOne };
         self.judge_passed(now, id, sender, failure);
@@ -367,7 +386,13 @@ impl Endpoint {
             matches!(it.link, Link::Dialling)
                 || matches!(it.fitness.search, Some(AddressSearch::Sought | AddressSearch::Found))
         };
-        self.upstreams.get(id).is_some_and(is_sought)
+        match self.upstreams.get(id) {
+            Some(upstream) if is_sought(upstream) => NextAddress::Awaited,
+            Some(upstream) if failure == Failure::Refuses && upstream.serves_others(sender.refs) => {
+                self.seek_aside(now, id)
+            }
+            _ => NextAddress::None,
+        }
     }
 
     /// Likewise a REGISTER without any response, which counts only if nothing else was heard meanwhile: a device writes its REGISTER itself, and the server
@@ -461,7 +486,8 @@ impl Endpoint {
         match upstream.fitness.search.as_mut() {
             // The bindings would still ask by the flow in use.
             Some(search @ AddressSearch::Sought) => *search = AddressSearch::Found,
-            Some(AddressSearch::Found | AddressSearch::Needless) => {}
+            Some(search @ AddressSearch::Aside) => *search = AddressSearch::AsideFound,
+            Some(AddressSearch::Found | AddressSearch::Needless | AddressSearch::AsideFound) => {}
             None => {
                 if upstream.fitness.silent {
                     self.leave_silent(now, id);
@@ -503,13 +529,17 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let look = upstream.fitness.search.take();
         let Link::Up { flow: old, .. } = upstream.link else { return };
+        if let Some(AddressSearch::Aside | AddressSearch::AsideFound) = look {
+            let found = look == Some(AddressSearch::AsideFound);
+            return self.on_aside_open(now, id, (flow, transport), found);
+        }
         if look != Some(AddressSearch::Found) || flow == old {
             upstream.fitness.turned_away = None;
             self.decline_flow(id, flow, FlowOutcome::NotWanted);
             // A binding that has waited for another address has none, or asks where others are served again.
             return match look {
                 Some(AddressSearch::Needless) => self.send_waiting(now, id),
-                Some(AddressSearch::Sought | AddressSearch::Found) | None => self.fail_registers(now, id),
+                _ => self.fail_registers(now, id),
             };
         }
         // Bindings that want a flow wait for the next one.
@@ -549,12 +579,22 @@ impl Endpoint {
         let place = self.upstreams.destination(flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let fitness = &mut upstream.fitness;
-        if fitness.search.is_some() || !fitness.rounds.may_search(now, place, rest) {
+        let (search, is_dialled) = match fitness.search {
+            None => (AddressSearch::Sought, false),
+            // The dial for single REGISTERs is for all of them now.
+            Some(AddressSearch::Aside) => (AddressSearch::Sought, true),
+            Some(AddressSearch::AsideFound) => (AddressSearch::Found, true),
+            Some(AddressSearch::Sought | AddressSearch::Found | AddressSearch::Needless) => return,
+        };
+        if !fitness.rounds.may_search(now, place, rest) {
             return;
         }
         fitness.rounds.leave(now, place);
         fitness.refused.clear();
-        (fitness.turned_away, fitness.search) = (binding, Some(AddressSearch::Sought));
+        (fitness.turned_away, fitness.search) = (binding, Some(search));
+        if is_dialled {
+            return;
+        }
         self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow), for_one: false });
     }
 
@@ -603,7 +643,8 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.replaced.retain(|flow| *flow != old);
         if upstream.replaced.len() >= REPLACED_MAX {
-            upstream.replaced.remove(0);
+            let oldest = upstream.replaced.remove(0);
+            upstream.aside.take_if(|(aside, _)| *aside == oldest);
         }
         upstream.replaced.push(old);
         self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
@@ -616,7 +657,8 @@ impl Endpoint {
         };
         let id = *id;
         upstream.replaced.retain(|flow| *flow != old);
-        let follow = std::mem::take(&mut upstream.fitness.follow);
+        let was_aside = upstream.aside.take_if(|(aside, _)| *aside == old).is_some();
+        let follow = !was_aside && std::mem::take(&mut upstream.fitness.follow);
         self.ask_all_anew(now, id, Some(old));
         if follow {
             self.register_all(now, id);
@@ -635,6 +677,7 @@ impl Endpoint {
             return self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
         }
         upstream.replaced.retain(|flow| *flow != old);
+        self.upstreams.forget_aside(id, old);
         if !in_use {
             self.close_stream(old);
         }

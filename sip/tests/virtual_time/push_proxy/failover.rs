@@ -90,25 +90,30 @@ fn a_refusal_goes_to_the_phone_when_every_address_refuses_it_and_when_there_is_n
 fn two_phones_that_are_refused_have_another_address_sought_and_one_moves_nobody() {
     let mut through = registered(3);
     through.advance(10);
+    let server = through.server;
     through.register(&of(1));
     refuse(&mut through, 503);
-    assert_eq!((through.world.avoided.len(), through.world.count("REGISTER 503")), (0, 1));
+    assert_eq!((asked(&through, NEXT).len(), through.world.endpoint.flow_to(server)), (1, Some(FIRST)), "it alone");
+    through.accept(600);
     through.register(&of(2));
     refuse(&mut through, 503);
-    assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 503")), (1, 1));
+    assert_eq!((asked(&through, NEXT).len(), through.world.endpoint.flow_to(server)), (2, Some(NEXT)));
     through.accept(600);
-    // The first one tries again, and the third comes.
+    // The first one comes again, and the third comes.
     for phone in [1, 3] {
         through.registered(&of(phone));
     }
-    assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 200")), (3, 3));
+    assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 200")), (4, 4));
+    assert_eq!(through.world.count("REGISTER 503"), 0);
     // A stranger's that its server refuses counts for nothing.
     let mut through = registered(3);
     for phone in 4..=8 {
         through.register(&of(phone));
         refuse(&mut through, 503);
     }
-    assert_eq!((through.world.avoided.len(), through.world.count("REGISTER 503")), (0, 5));
+    let server = through.server;
+    assert_eq!((through.world.avoided.len(), through.world.endpoint.flow_to(server)), (1, Some(FIRST)));
+    assert_eq!((through.world.for_one, asked(&through, NEXT).len()), (1, 5));
 }
 
 #[test]
@@ -147,11 +152,18 @@ fn one_account_with_many_phones_moves_nobody_else() {
             through.register(&of_alice(phone));
             refuse(&mut through, status);
         }
-        assert_eq!((through.world.avoided.len(), asked(&through, NEXT).len()), (0, 0), "{status}");
-        assert_eq!(through.world.count(&format!("REGISTER {status}")), 4);
+        // Those that are refused by 503 and 430 are asked for at the next address, and they alone.
+        let (server, asks) = (through.server, if matches!(status, 503 | 430) { 4 } else { 0 });
+        assert_eq!(
+            (asked(&through, NEXT).len(), through.world.endpoint.flow_to(server)),
+            (asks, Some(FIRST)),
+            "{status}"
+        );
+        assert_eq!(through.world.avoided.len(), through.world.for_one, "{status}");
+        assert_eq!(through.world.count(&format!("REGISTER {status}")), 4 - asks);
         through.register(&of(2));
         refuse(&mut through, status);
-        assert_eq!(asked(&through, NEXT).len(), 1, "{status}: another account is refused, too");
+        assert_eq!(through.world.endpoint.flow_to(server), Some(NEXT), "{status}: another account is refused, too");
     }
 }
 
@@ -242,7 +254,7 @@ fn a_look_in_vain_leaves_the_flow_in_use_and_hands_on_the_refusal() {
         through.register(&of(phone));
         refuse(&mut through, 503);
     }
-    assert_eq!(through.world.count("REGISTER 503"), 1, "the second one waits");
+    assert_eq!((through.world.count("REGISTER 503"), through.world.avoided.len()), (0, 1), "both wait, for one dial");
     let upstream = through.server;
     through.world.input(Input::DialFailed(upstream));
     assert_eq!(through.world.count("REGISTER 503"), 2);
@@ -428,4 +440,94 @@ fn a_phone_that_leaves_is_unregistered_at_the_next_address_where_the_first_refus
         through.accept(0);
         assert_eq!(through.world.count("REGISTER 200"), 1);
     }
+}
+
+/// A lent account and phones are registered by the first address; their dials lead to the next one.
+fn beside_a_lent_account(phones: u64) -> Through {
+    let mut through = registered(0);
+    through.world.upstream.flow = FIRST;
+    through.world.bind();
+    through.world.grant(3600);
+    (1..=phones).for_each(|phone| drop(through.registered(&of(phone))));
+    through.world.upstream.flow = NEXT;
+    through.world.avoided.clear();
+    through.world.sent.clear();
+    through
+}
+
+#[test]
+fn a_phone_beside_others_that_its_server_refuses_is_registered_by_a_further_address_and_nobody_moves() {
+    for (phones, phone, status) in [(1, 1, 503), (1, 1, 430), (0, 1, 503), (2, 3, 503)] {
+        let mut through = beside_a_lent_account(phones);
+        let server = through.server;
+        for round in 1..=3 {
+            through.register(&of(phone));
+            refuse(&mut through, status);
+            assert_eq!(asked(&through, NEXT).len(), round, "{phones} {status}");
+            let (register, next) = (asked(&through, NEXT).pop().unwrap(), through.world.upstream);
+            through.accept_this(&register, 600);
+            assert_eq!(next.flow, NEXT);
+            assert_eq!(through.world.count("REGISTER 200"), round);
+            through.advance(5);
+        }
+        assert_eq!(
+            (through.world.count(&format!("REGISTER {status}")), through.world.dialled),
+            (0, 2),
+            "{phones} {status}"
+        );
+        assert_eq!(through.world.for_one, 1, "no other shard takes the address for a bad one");
+        assert_eq!(through.world.endpoint.flow_to(server), Some(FIRST));
+        assert!(through.world.endpoint.is_registered(through.world.binding) && through.world.closed.is_empty());
+        // Its flow is closed when no call by it can need an answer any more.
+        through.advance(400);
+        assert_eq!(through.world.closed, [NEXT]);
+    }
+}
+
+#[test]
+fn a_refusal_by_a_further_address_too_or_without_any_goes_to_the_phone_and_none_is_dialled_for_a_while() {
+    let mut through = beside_a_lent_account(1);
+    for _ in 0..10 {
+        through.register(&of(1));
+        refuse(&mut through, 503);
+        let (register, next) = (asked(&through, NEXT).pop().unwrap(), through.world.upstream);
+        through.world.reply(next, &register, 503, &[("Retry-After", "7")], "");
+        through.advance(1);
+    }
+    assert_eq!((through.world.count("REGISTER 503"), through.world.dialled), (10, 2));
+    // None is there.
+    let mut through = beside_a_lent_account(1);
+    through.world.elsewhere = false;
+    for _ in 0..10 {
+        through.register(&of(1));
+        refuse(&mut through, 503);
+        through.advance(1);
+    }
+    assert_eq!((through.world.count("REGISTER 503"), through.world.dialled), (10, 2));
+    assert_eq!((through.world.closed.as_slice(), asked(&through, NEXT).len()), (&[NEXT][..], 0));
+    // None can be dialled.
+    let mut through = beside_a_lent_account(1);
+    through.world.dial = false;
+    through.register(&of(1));
+    refuse(&mut through, 503);
+    assert_eq!(through.world.count("REGISTER 503"), 0);
+    let server = through.server;
+    through.world.input(Input::DialFailed(server));
+    assert_eq!(through.world.count("REGISTER 503"), 1);
+}
+
+#[test]
+fn a_flow_to_a_further_address_that_ends_hands_on_the_refusal_and_is_dialled_anew() {
+    let mut through = beside_a_lent_account(1);
+    through.register(&of(1));
+    refuse(&mut through, 503);
+    through.world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11:5061".parse().unwrap() });
+    through.world.input(Input::Closed(NEXT));
+    assert_eq!(through.world.count("REGISTER 503"), 1);
+    assert_eq!(asked(&through, FIRST).len(), 1, "those that stand there are not disturbed");
+    through.advance(33);
+    through.world.upstream.flow = THIRD;
+    through.register(&of(1));
+    refuse(&mut through, 503);
+    assert_eq!(asked(&through, THIRD).len(), 1);
 }
