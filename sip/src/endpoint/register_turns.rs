@@ -124,7 +124,8 @@ impl Endpoint {
             return self.end_register(now, id, 504);
         };
         register.failed_at.push(sent.place);
-        if !register.may_go_on(now) {
+        let is_up = |upstream| self.upstreams.flow(upstream).is_some_and(|(flow, _)| flow == sent.by);
+        if !register.may_go_on(now) || register.upstream().is_some_and(is_up) {
             return self.end_register(now, id, 504);
         }
         if let Some(branch) = register.stage.branch() {

@@ -612,3 +612,24 @@ fn what_another_endpoint_is_granted_hurries_whoever_has_failed_once() {
         assert_eq!(world.asked(1, udp()).len(), asked, "failed {failures} times");
     }
 }
+
+/// Two addresses of three refuse: the first to the account, or two of several, that go on along the list.
+#[test]
+fn an_account_asks_each_address_of_the_list_at_once() {
+    const THIRD: FlowId = FlowId::Stream(73);
+    for (accounts, status) in [(1, 503), (1, 500), (4, 503)] {
+        let mut world = granted(FIRST, NEXT, accounts, 60);
+        let mut lost = Duration::ZERO;
+        for _ in 0..900 {
+            world.upstream.flow = NEXT;
+            world.serve(Duration::from_millis(50), FIRST, 60, |_| status);
+            world.upstream.flow = THIRD;
+            world.serve(Duration::from_millis(50), NEXT, 60, |_| status);
+            world.serve(Duration::from_millis(1), THIRD, 60, |_| 200);
+            let unserved = (1..=accounts).filter(|number| !world.is_registered(*number)).count();
+            lost += Duration::from_millis(100) * unserved as u32;
+        }
+        assert!(lost < seconds(2), "{accounts} {status}: accounts were without their server for {lost:?} together");
+        assert_eq!(world.endpoint.flow_to(REGISTRAR), Some(THIRD), "{accounts} {status}");
+    }
+}

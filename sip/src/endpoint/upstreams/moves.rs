@@ -10,10 +10,10 @@
 //! once it has granted the device. The devices of other accounts are then served by the flow as well; while there are any, no flow is left, and silence
 //! counts as a 500 does, because a device may write a REGISTER that the server drops. For devices that it had not accepted, only 503, 430 and silence count,
 //! and only if nobody else is served. A REGISTER for which another address is sought is sent once more by the next flow, before its refusal goes to the
-//! device.
+//! device; one that is answered 503 or 430 where others are served, to a further address alone (`asides`).
 //!
 //! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
-//! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
+//! for which another address was sought, unless that is found beside the flow in use and was not left in this round. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
 //! was left, or by an address that was silent by UDP, follow once the next address has granted a registration. A binding that the left address grants
 //! only after that follows at once, and so does one that it grants after its REGISTER was given up. A binding that a left address challenges gets a
 //! nonce of the next address.
@@ -526,6 +526,7 @@ impl Endpoint {
 
     /// A flow is open that was dialled beside the one in use: it takes its place when it leads elsewhere.
     pub(super) fn on_looked(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
+        let place = self.upstreams.destination(flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let look = upstream.fitness.search.take();
         let Link::Up { flow: old, .. } = upstream.link else { return };
@@ -545,6 +546,7 @@ impl Endpoint {
         // Bindings that want a flow wait for the next one.
         upstream.link = Link::Dialling;
         upstream.fitness.follow |= old.is_reliable();
+        upstream.fitness.all_asked &= upstream.fitness.rounds.has_left_in_round(place);
         self.replace_flow(now, id, old);
         self.on_dialled(now, id, flow, transport);
         self.ask_elsewhere(now, id);

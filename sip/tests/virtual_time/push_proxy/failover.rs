@@ -531,3 +531,30 @@ fn a_flow_to_a_further_address_that_ends_hands_on_the_refusal_and_is_dialled_ane
     refuse(&mut through, 503);
     assert_eq!(asked(&through, THIRD).len(), 1);
 }
+
+#[test]
+fn several_phones_go_along_the_list_together() {
+    for status in [503, 500] {
+        let mut through = registered(3);
+        let server = through.server;
+        through.advance(33);
+        for _ in 0..3 {
+            for phone in 1..=3 {
+                through.register(&of(phone));
+                for (flow, next) in [(FIRST, NEXT), (NEXT, THIRD)] {
+                    let at = through.world.sent.last().filter(|sent| sent.flow == flow);
+                    if at.is_some_and(|sent| sent.message.is_request()) {
+                        answer_by(&mut through, flow, status, next);
+                    }
+                }
+                if asked(&through, THIRD).len() > through.world.count("REGISTER 200") {
+                    through.accept(600);
+                }
+            }
+            through.advance(1);
+        }
+        assert_eq!(through.world.endpoint.flow_to(server), Some(THIRD), "{status}");
+        let said = (through.world.count("REGISTER 200"), through.world.count(&format!("REGISTER {status}")));
+        assert!(said.0 >= 6, "{status}: {said:?}");
+    }
+}
