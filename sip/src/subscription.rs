@@ -13,7 +13,8 @@
 //! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never. One that says how long it lasts still
 //! (RFC 6665 §4.1.3) brings its refresh forward, never back.
 //!
-//! A 2xx without a Contact or a To tag makes no dialog: the next NOTIFY does (RFC 6665 §4.4.1), and without one the refresh begins a new one.
+//! A 2xx without a Contact or a To tag makes no dialog: the first NOTIFY does (RFC 6665 §4.4.1), whether it comes before the 2xx or after, and without one
+//! the refresh begins a new one.
 //!
 //! Invariant: a server that does not want it (489, 403, 404, 481, …) is not asked again for this registration. One
 //! Call-ID for the life of the binding; a digest is made by the shell, and no credential comes here.
@@ -92,6 +93,8 @@ pub struct Subscription {
     state: State,
     challenges: Challenges,
     dialog: Option<Dialog>,
+    /// The dialog that a NOTIFY makes which came before the 2xx, where that one makes none.
+    told_dialog: Option<Dialog>,
     /// The end of the subscription as a NOTIFY has told it that came before the 2xx.
     told_end: Option<Instant>,
     /// The end of what was granted last, as far as it is known.
@@ -109,8 +112,20 @@ impl Subscription {
         let until = now + Duration::from_millis(random.between(from, to));
         let (armed, challenges) = (Armed::default(), Challenges::default());
         let state = State::Waiting { until };
-        let (dialog, told_end, ends) = (None, None, None);
-        Self { armed, aor, state, challenges, dialog, told_end, ends, expires: EXPIRES, cseq: 0, failures: 0 }
+        let (dialog, told_dialog, told_end, ends) = (None, None, None, None);
+        Self {
+            armed,
+            aor,
+            state,
+            challenges,
+            dialog,
+            told_dialog,
+            told_end,
+            ends,
+            expires: EXPIRES,
+            cseq: 0,
+            failures: 0,
+        }
     }
 
     /// When [`Self::on_deadline`] is due.
@@ -191,7 +206,7 @@ impl Subscription {
 
     /// The SUBSCRIBE was sent with this branch.
     pub fn sent(&mut self, branch: BranchId) {
-        (self.state, self.told_end) = (State::Sent { branch }, None);
+        (self.state, self.told_dialog, self.told_end) = (State::Sent { branch }, None, None);
     }
 
     /// A response to it.
@@ -245,13 +260,18 @@ impl Subscription {
         let (said, params) = state.split_at(state.find(';').unwrap_or(state.len()));
         if said.trim() != "terminated" {
             let left = Params::loose(params).value("expires").and_then(|seconds| seconds.trim().parse().ok());
-            if matches!(self.state, State::Active { .. }) && self.dialog.is_none() {
+            let made = match self.state {
+                State::Active { .. } => Some(&mut self.dialog),
+                State::Sent { .. } if self.dialog.is_none() => Some(&mut self.told_dialog),
+                _ => None,
+            };
+            if let Some(made) = made.filter(|it| it.is_none()) {
                 let routes = notify.elements(Name::RecordRoute).map(Into::into).collect();
-                self.dialog = Dialog::with(notify, notify.text(Name::From), notify.from(), routes);
+                *made = Dialog::with(notify, notify.text(Name::From), notify.from(), routes);
             }
             return self.shorten(now, left, random);
         }
-        self.dialog = None;
+        (self.dialog, self.told_dialog) = (None, None);
         let never = ["rejected", "noresource", "invariant"];
         if never.iter().any(|reason| state.contains(&format!("reason={reason}"))) {
             self.state = State::Never;
@@ -290,7 +310,8 @@ impl Subscription {
                 return;
             }
             routes.reverse();
-            self.dialog = Dialog::with(response, response.text(Name::To), response.to(), routes);
+            let made = Dialog::with(response, response.text(Name::To), response.to(), routes);
+            self.dialog = made.or(self.told_dialog.take());
         }
         let granted = response.number(Name::Expires).unwrap_or(EXPIRES);
         let told = self.told_end.take().map(|end| end.saturating_duration_since(now).as_secs() as u32);

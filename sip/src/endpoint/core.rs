@@ -58,6 +58,8 @@ pub(super) enum Timer {
     /// A REGISTER that an unregistration has overtaken is sent again no more.
     Again(BindingId),
     Upstream(UpstreamId),
+    /// A SIP server was remembered for long enough after its last REGISTER had failed.
+    Held(UpstreamId),
     /// The next few registrations of an upstream may start.
     Pace(UpstreamId),
     /// A device's registration ends.

@@ -46,7 +46,7 @@ pub(super) struct NextHop {
 pub(super) struct HeaderEdits {
     /// The number of its Route values that are ours, and are removed.
     pub(super) ours: usize,
-    /// The flow that the request came by, where it begins a dialog: it gets our Record-Route.
+    /// The flow by which the device's requests of the dialog pass that the request begins: it gets our Record-Route.
     pub(super) begun_by: Option<(FlowId, Transport)>,
 }
 
@@ -130,7 +130,9 @@ impl Endpoint {
             let by_device = source.side == Side::Device;
             self.core.event(Event::DialogEnded { instance: token.instance, dialog, by_device });
         }
-        let edits = HeaderEdits { ours, begun_by: None };
+        // A NOTIFY makes the subscriber's dialog, one for each notifier (RFC 6665 §4.4.1), so it has a Record-Route as its SUBSCRIBE had (§4.3).
+        let makes_dialog = source.side == Side::Upstream && request.method() == Some(Method::Notify);
+        let edits = HeaderEdits { ours, begun_by: makes_dialog.then(|| self.way_of(&source, &token)) };
         let wakes = source.side == Side::Upstream
             && push_proxy::purr(request).map(|it| self.current(it)) == Some(token.instance);
         match self.next_hop(&source, &token, request) {
@@ -248,6 +250,12 @@ impl Endpoint {
                         .is_some_and(|server| self.upstreams.is_trusted(server, source))
             }
         }
+    }
+
+    /// The flow to a SIP server by which the other requests of a dialog pass, or that this one came by, where that is gone.
+    fn way_of(&self, source: &Source, token: &FlowToken) -> (FlowId, Transport) {
+        let transport = self.flows.transport_of(token.upstream);
+        transport.map_or((source.flow, source.transport), |transport| (token.upstream, transport))
     }
 
     /// The next hop of a request: the other end that the token names.

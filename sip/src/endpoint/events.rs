@@ -290,7 +290,8 @@ pub enum Event {
     },
     /// A device shows its SIP server a proof by another method than REGISTER.
     Proof(ProofStep),
-    /// One more reference to an upstream is used here: its flow stays for the dialogs of a device that is known no more.
+    /// One more reference to an upstream is used here: its flow stays for the dialogs of a device that is known no more, or it is remembered which of its
+    /// addresses have failed.
     UpstreamKept(UpstreamId),
     /// One reference to an upstream is used no more that [`Input::Route`](super::Input::Route), [`Input::RestorePushBinding`](super::Input::RestorePushBinding)
     /// or [`Event::UpstreamKept`] gave; once for each.

@@ -11,7 +11,8 @@
 //! | 2xx, no more pushes or `expires=0` | is forgotten; the shell is told if it is not known here |
 //! | another refusal | goes back to the device; what an earlier one has registered stays until its grant is over, for the SIP server calls by it (RFC 3261 §10.3) |
 //! | 2xx, after a REGISTER that was sent later was accepted | goes back to the device; what the later one has registered stays, and what it has removed does not come back |
-//! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow; goes back to the device when there is none, that one challenges a proof that was for another, or refuses it, too |
+//! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow, and so on along the list, within 32 s; goes back to the device when there is none, or that one challenges a proof that was for another |
+//! | its flow ends, or is left for silence | likewise, once more also to the same address |
 //! | silence, no flow | 504 |
 //!
 //! Invariant: nothing is kept of a REGISTER that its SIP server has not accepted. A flow has at most [`REGISTERS_PER_FLOW`] of them under way and [`REGISTERS`]
@@ -28,7 +29,7 @@ use super::pushed::{
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
-use super::upstreams::PassedSender;
+use super::upstreams::{NextAddress, PassedSender};
 use super::{ClientOwner, Endpoint, Event, Output, ServerOwner, Side, Source, Transport};
 use crate::auth::usernames;
 use crate::edge::forward;
@@ -92,7 +93,9 @@ impl Endpoint {
             route: None,
             stage: Stage::Route,
             sent: None,
+            until: now + self.core.settings.timing.transaction.t1_64(),
             refused: None,
+            failed_at: Vec::new(),
             is_overtaken: false,
         };
         let id = self.registers.next_id();
@@ -228,7 +231,7 @@ impl Endpoint {
         let branch = self.core.branch();
         let Some(register) = self.registers.get_mut(id) else { return };
         register.stage = Stage::Sent(branch);
-        self.registers.note_sent(now, id);
+        self.registers.note_sent(now, id, (flow, self.upstreams.destination(flow)));
         let Some(register) = self.registers.get(id) else { return };
         let sent_by = self.core.settings.sent_by(Side::Upstream, transport);
         let mut edit = forward::forward_request(&register.request, sent_by, branch);
@@ -256,19 +259,20 @@ impl Endpoint {
 
     /// The SIP server left a REGISTER without a final response: its sender has timed out too (RFC 4320 §4.2).
     pub(super) fn on_forwarded_register_timeout(&mut self, now: Instant, id: ForwardedRegisterId) {
-        let sender = self.registers.get(id).map(|register| self.passed_sender(register));
-        if let Some((sender, register)) = sender.zip(self.registers.take(id)) {
-            self.core.transactions.give_up(now, register.server);
-            self.ended(id, &register, None);
-            let silence = self.core.settings.timing.transaction.t1_64();
-            // Otherwise its flow is gone, which counts by itself.
-            if let (Some(upstream), Some(sent)) = (register.upstream(), register.sent)
-                && sent.at + silence <= now
-            {
-                self.on_passed_silent(now, upstream, sender);
-            }
-            self.leave(now, &register);
+        let silence = self.core.settings.timing.transaction.t1_64();
+        let Some(register) = self.registers.get(id) else { return };
+        let sender = self.passed_sender(register);
+        let Some(sent) = register.sent.filter(|sent| sent.at + silence <= now) else {
+            // Its flow is gone, which counts by itself.
+            return self.ask_anew(now, id);
+        };
+        let Some(register) = self.registers.take(id) else { return };
+        self.core.transactions.give_up(now, register.server);
+        self.ended(id, &register, None);
+        if let Some(upstream) = register.upstream() {
+            self.on_passed_silent(now, upstream, sender, sent.by);
         }
+        self.leave(now, &register);
     }
 
     /// A response to a REGISTER that went `by` this flow.
@@ -312,10 +316,20 @@ impl Endpoint {
         }
     }
 
-    /// The name of a REGISTER's account, if its SIP server had accepted the registration that it is about.
+    /// The name of a REGISTER's account, if its SIP server had accepted the registration that it is about, or one that is attached by its connection and
+    /// may be what it removes or asks for.
     fn accepted_account(&self, register: &ForwardedRegister) -> Option<BindingId> {
-        let (instance, _) = register.registration()?;
-        let is_known = self.push_binding_upstream(instance).is_some_and(|it| register.upstream() == Some(it));
+        let is_there = |instance: InstanceId| {
+            self.push_binding_upstream(instance).is_some_and(|it| register.upstream() == Some(it))
+        };
+        let RegisterIntent { server, aor, .. } = &register.intent;
+        let is_known = match register.registration() {
+            Some((instance, _)) => is_there(instance),
+            None => {
+                let mut of_it = self.push_bindings.of_aor(server, aor);
+                of_it.any(|it| is_there(it) && self.attachments.is_attached_by(it, &register.source))
+            }
+        };
         is_known.then(|| push_proxy::account_name(&self.core.token_key, &register.intent.aor))
     }
 
@@ -323,14 +337,13 @@ impl Endpoint {
     fn passed_sender(&self, register: &ForwardedRegister) -> PassedSender {
         let account = self.accepted_account(register);
         let RegisterIntent { server, aor, .. } = &register.intent;
-        let refs = match register.upstream().filter(|_| account.is_some()) {
-            Some(upstream) => {
-                let is_there = |instance: &InstanceId| self.push_binding_upstream(*instance) == Some(upstream);
-                let standing = self.push_bindings.of_aor(server, aor).filter(is_there).count();
-                standing + self.registers.count_of_account(register, upstream)
-            }
-            None => 1,
+        let upstream = register.upstream();
+        let is_there = |instance: &InstanceId| upstream.is_some() && self.push_binding_upstream(*instance) == upstream;
+        let standing = match account {
+            Some(_) => self.push_bindings.of_aor(server, aor).filter(is_there).count(),
+            None => 0,
         };
+        let refs = standing + upstream.map_or(0, |upstream| self.registers.count_to(upstream));
         PassedSender { account, refs }
     }
 
@@ -350,12 +363,16 @@ impl Endpoint {
         if !matches!(status, 408 | 430 | 480 | 500 | 502..=504) {
             return false;
         }
-        let is_first = register.refused.is_none();
-        let is_sought = self.on_passed_failed(now, upstream, self.passed_sender(register), by, status);
-        if is_first && is_sought {
-            self.ask_next(now, id, by, response);
+        let may_go_on = register.may_go_on(now);
+        let next = self.on_passed_failed(now, upstream, self.passed_sender(register), by, status);
+        if !may_go_on || next == NextAddress::None {
+            return false;
         }
-        is_first && is_sought
+        self.ask_next(now, id, by, response);
+        if let NextAddress::Aside(flow, transport) = next {
+            self.go_aside(now, id, flow, transport);
+        }
+        true
     }
 
     fn on_register_accepted(
@@ -517,7 +534,7 @@ impl Endpoint {
         if let Some(branch) = register.stage.branch() {
             self.core.transactions.abandon(branch);
         }
-        if let Some((status, response)) = register.refused.as_ref().and_then(|(_, it)| Some((it.status()?, it))) {
+        if let Some((status, response)) = register.refused.as_ref().and_then(|it| Some((it.status()?, it))) {
             // No other address has answered it.
             let response = self.back(&register, status, response);
             self.core.transactions.respond(now, register.server, status, response);

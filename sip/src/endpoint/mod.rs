@@ -291,7 +291,9 @@ impl Endpoint {
             Timer::PushBinding(instance) => push_bindings.is_armed(*instance, at),
             Timer::HeldAnswer(instance) => held.is_armed(*instance, at),
             Timer::ForwardedRegister(register) => registers.knows(*register),
-            Timer::Upstream(upstream) | Timer::Pace(upstream) => upstreams.registrar(*upstream).is_some(),
+            Timer::Upstream(upstream) | Timer::Pace(upstream) | Timer::Held(upstream) => {
+                upstreams.registrar(*upstream).is_some()
+            }
             _ => true,
         });
         core.sweep_timers_at = core.timers.pending() * 2 + TIMERS_SPARE;
@@ -306,6 +308,7 @@ impl Endpoint {
                 Timer::Unbind(binding) => self.on_unbind_due(now, binding),
                 Timer::Again(binding) => self.on_too_late_again(now, binding),
                 Timer::Upstream(upstream) => self.on_upstream_due(now, upstream),
+                Timer::Held(upstream) => self.on_held_due(now, upstream),
                 Timer::Pace(upstream) => self.on_pace_due(now, upstream),
                 Timer::Device(instance) => self.on_device_due(now, instance),
                 Timer::Call(call) => self.on_call_due(now, call),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::Source;
 use super::pushed::{ForwardedRegisterId, RegisterRoute};
 use super::register_turns::Stage;
+use super::upstreams::Destination;
 use crate::bucket::{Bucket, Rate, counted_as};
 use crate::edge::push_proxy::{Reach, RegisterIntent};
 use crate::id::{FlowId, InstanceId, UpstreamId};
@@ -26,6 +27,8 @@ pub const QUOTA_VIOLATIONS_MAX: u8 = 40;
 /// REGISTERs under way from one source (an IPv4 address or an IPv6 /64): a source whose REGISTERs go to a silent server takes no room from the
 /// others.
 pub const REGISTERS_PER_SOURCE: u32 = 500;
+/// Failures of addresses after which one REGISTER goes on no further; a refusal counts for two.
+const FAILED_MAX: usize = 16;
 
 /// One REGISTER.
 pub(super) struct ForwardedRegister {
@@ -44,8 +47,12 @@ pub(super) struct ForwardedRegister {
     pub(super) stage: Stage,
     /// When it was sent on.
     pub(super) sent: Option<Sent>,
-    /// The refusal of an earlier address, and its flow: it goes to the device if no other address answers.
-    pub(super) refused: Option<(FlowId, Box<Message>)>,
+    /// Until when it may be sent on to another address.
+    pub(super) until: Instant,
+    /// The refusal of the last address that has answered: it goes to the device if no other address answers.
+    pub(super) refused: Option<Box<Message>>,
+    /// The addresses that have refused it, twice each, and those whose flow has ended before they answered.
+    pub(super) failed_at: Vec<Destination>,
     /// A REGISTER that was sent later, and accepted before it, has registered or removed the same: this one registers nothing any more.
     pub(super) is_overtaken: bool,
 }
@@ -56,12 +63,25 @@ pub(super) struct Sent {
     /// Its number among all that were sent on, from 1.
     pub(super) order: u64,
     pub(super) at: Instant,
+    /// The flow that it went by, and where that led.
+    pub(super) by: FlowId,
+    pub(super) place: Destination,
 }
 
 impl ForwardedRegister {
     /// Its number among those that were sent on.
     pub(super) fn order(&self) -> u64 {
         self.sent.map_or(0, |sent| sent.order)
+    }
+
+    /// Whether it may go on to another address than those that have failed it.
+    pub(super) fn may_go_on(&self, now: Instant) -> bool {
+        now < self.until && self.failed_at.len() < FAILED_MAX
+    }
+
+    /// Whether it may be sent to an address: to none that has refused it, and once more where its flow has ended.
+    pub(super) fn may_be_asked_at(&self, place: Destination) -> bool {
+        self.failed_at.iter().filter(|it| **it == place).count() < 2
     }
 
     fn account(&self) -> Account {
@@ -151,10 +171,10 @@ impl ForwardedRegisters {
     }
 
     /// A REGISTER is sent on.
-    pub(super) fn note_sent(&mut self, now: Instant, id: ForwardedRegisterId) {
+    pub(super) fn note_sent(&mut self, now: Instant, id: ForwardedRegisterId, (by, place): (FlowId, Destination)) {
         self.sent += 1;
         if let Some(register) = self.rows.get_mut(&id) {
-            register.sent = Some(Sent { order: self.sent, at: now });
+            register.sent = Some(Sent { order: self.sent, at: now, by, place });
         }
     }
 
@@ -195,10 +215,9 @@ impl ForwardedRegisters {
         self.by_upstream.of(upstream).filter_map(|id| Some((id, self.rows.get(&id)?)))
     }
 
-    /// The number of REGISTERs of the same account at a SIP server, this one included.
-    pub(super) fn count_of_account(&self, register: &ForwardedRegister, upstream: UpstreamId) -> usize {
-        let theirs = self.by_account.of(register.account()).filter_map(|id| self.rows.get(&id));
-        theirs.filter(|it| it.upstream() == Some(upstream)).count()
+    /// How many go to a SIP server.
+    pub(super) fn count_to(&self, upstream: UpstreamId) -> usize {
+        self.by_upstream.count(&upstream)
     }
 
     /// How many came by a flow.
@@ -316,7 +335,9 @@ mod tests {
             route: None,
             stage: Stage::Route,
             sent: None,
+            until: Instant::now(),
             refused: None,
+            failed_at: Vec::new(),
             is_overtaken: false,
         }
     }
@@ -337,7 +358,7 @@ mod tests {
         let all = [0; 20].map(|_| registers.next_id());
         for id in all {
             registers.add(id, register(1, "192.0.2.1:9"));
-            registers.note_sent(Instant::now(), id);
+            registers.note_sent(Instant::now(), id, (FlowId::Stream(9), Destination::Unknown(FlowId::Stream(9))));
         }
         let looked = std::cell::Cell::new(0);
         for id in all.into_iter().rev() {

@@ -6,7 +6,7 @@
 //! | [`Stage::Turn`] | its turn comes at the SIP server | 503, where that is later than [`TURN_WAIT_MAX`] |
 //! | [`Stage::Flow`] | a flow is up | 504, when none is in time |
 //! | [`Stage::Place`] | its turn comes at the flow's address | 503, likewise |
-//! | [`Stage::Sent`] | a response comes; where that has another address sought, it waits for the next flow, once | 504 |
+//! | [`Stage::Sent`] | a response comes; where that has another address sought, or the flow ends, it waits for the next flow | 504 |
 //!
 //! Turns are counted by [`super::upstreams`] for all REGISTERs alike: many phones that come at once, after a network was away
 //! or a server was new, wait a moment in place of being sent away.
@@ -18,8 +18,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::pushed::ForwardedRegisterId;
+use super::register_table::ForwardedRegister;
 use super::upstreams::Place;
-use super::{Endpoint, Timer};
+use super::{Endpoint, Timer, Transport};
 use crate::id::{BranchId, FlowId, UpstreamId};
 use crate::message::Message;
 
@@ -111,12 +112,73 @@ impl Endpoint {
     /// A REGISTER that was refused `by` this flow goes by the next one.
     pub(super) fn ask_next(&mut self, now: Instant, id: ForwardedRegisterId, by: FlowId, refusal: &Message) {
         let Some(register) = self.registers.get_mut(id) else { return };
-        register.refused = Some((by, Box::new(refusal.clone())));
-        let Some(upstream) = register.upstream() else { return };
+        register.refused = Some(Box::new(refusal.clone()));
+        register.failed_at.extend(register.sent.iter().flat_map(|sent| [sent.place; 2]));
+        self.wait_for_next(now, id, by);
+    }
+
+    /// The flow of a REGISTER has ended, or is left, before it was answered: it goes by the next one, as it would after a refusal (RFC 3263 §4.3).
+    pub(super) fn ask_anew(&mut self, now: Instant, id: ForwardedRegisterId) {
+        let sent = self.registers.get(id).and_then(|register| register.sent);
+        let Some((sent, register)) = sent.zip(self.registers.get_mut(id)) else {
+            return self.end_register(now, id, 504);
+        };
+        register.failed_at.push(sent.place);
+        let is_up = |upstream| self.upstreams.flow(upstream).is_some_and(|(flow, _)| flow == sent.by);
+        if !register.may_go_on(now) || register.upstream().is_some_and(is_up) {
+            return self.end_register(now, id, 504);
+        }
+        if let Some(branch) = register.stage.branch() {
+            self.core.transactions.abandon(branch);
+        }
+        self.wait_for_next(now, id, sent.by);
+    }
+
+    fn wait_for_next(&mut self, now: Instant, id: ForwardedRegisterId, by: FlowId) {
+        let Some(upstream) = self.registers.get(id).and_then(|register| register.upstream()) else { return };
         let until = now + self.core.settings.timing.upstream.flow;
         self.wait_until(id, until, Stage::Flow { until });
         if self.upstreams.flow(upstream).is_some_and(|(flow, _)| flow != by) {
+            self.go_by_next(now, id, upstream);
+        }
+    }
+
+    /// A flow is up for a REGISTER that waits: it goes by it, unless its address has failed it before.
+    fn go_by_next(&mut self, now: Instant, id: ForwardedRegisterId, upstream: UpstreamId) {
+        let place = self.upstreams.flow(upstream).map(|(flow, _)| self.upstreams.destination(flow));
+        let Some((place, register)) = place.zip(self.registers.get(id)) else { return };
+        if register.may_be_asked_at(place) {
             self.take_place(now, id, upstream);
+        } else {
+            // There is no other address.
+            self.end_register(now, id, if register.refused.is_some() { 503 } else { 504 });
+        }
+    }
+
+    /// A REGISTER that the flow in use has refused goes by another one, beside it, unless its address has refused it as well or takes no more now.
+    pub(super) fn go_aside(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
+        let place = self.upstreams.destination(flow);
+        let per_second = self.core.settings.upstream.registrations_per_second;
+        let is_free = |place: Place| place.at <= now;
+        if self.registers.get(id).is_some_and(|register| register.may_be_asked_at(place))
+            && self.upstreams.register_place(now, flow, per_second, Duration::ZERO).is_some_and(is_free)
+        {
+            self.send_register_on(now, id, flow, transport);
+        } else {
+            self.end_register(now, id, 503);
+        }
+    }
+
+    /// Likewise all that wait.
+    pub(super) fn send_refused_aside(
+        &mut self,
+        now: Instant,
+        upstream: UpstreamId,
+        flow: FlowId,
+        transport: Transport,
+    ) {
+        for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Flow { .. })) {
+            self.go_aside(now, id, flow, transport);
         }
     }
 
@@ -130,24 +192,27 @@ impl Endpoint {
     /// A flow to a SIP server is up: what waited for it goes on.
     pub(super) fn send_waiting(&mut self, now: Instant, upstream: UpstreamId) {
         for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Flow { .. })) {
-            let refused_by = self.registers.get(id).and_then(|it| it.refused.as_ref()).map(|(by, _)| *by);
-            match self.upstreams.flow(upstream) {
-                // There is no other address.
-                Some((flow, _)) if refused_by == Some(flow) => self.end_register(now, id, 503),
-                _ => self.take_place(now, id, upstream),
+            self.go_by_next(now, id, upstream);
+        }
+    }
+
+    /// There is no flow to a SIP server, and none is dialled: what waits for one ends. What has had a flow, which ended, waits for the next dial.
+    pub(super) fn fail_registers(&mut self, now: Instant, upstream: UpstreamId) {
+        for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Flow { .. })) {
+            let has_lost = |it: &ForwardedRegister| it.refused.is_none() && !it.failed_at.is_empty();
+            if !(self.upstreams.is_awaited(upstream) && self.registers.get(id).is_some_and(has_lost)) {
+                self.end_register(now, id, 504);
             }
         }
     }
 
-    /// There is no flow to a SIP server. `waiting`: what waits for one ends; else what was sent by the one there was.
-    pub(super) fn fail_registers(&mut self, now: Instant, upstream: UpstreamId, waiting: bool) {
-        let ends = |stage| match stage {
-            Stage::Flow { .. } => waiting,
-            Stage::Sent(_) => !waiting,
-            Stage::Route | Stage::Turn { .. } | Stage::Place { .. } => false,
-        };
-        for id in self.registers_to(upstream, ends) {
-            self.end_register(now, id, 504);
+    /// A flow to a SIP server, or any where that is `None`, is used no more: what was sent by it and is not answered goes by the next one.
+    pub(super) fn ask_all_anew(&mut self, now: Instant, upstream: UpstreamId, by: Option<FlowId>) {
+        for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Sent(_))) {
+            let sent = self.registers.get(id).and_then(|register| register.sent);
+            if by.is_none_or(|by| sent.is_some_and(|sent| sent.by == by)) {
+                self.ask_anew(now, id);
+            }
         }
     }
 

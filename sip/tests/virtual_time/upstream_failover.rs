@@ -44,10 +44,16 @@ impl World {
         sent.filter(|sent| named(&sent.message)).map(|sent| sent.message.clone()).collect()
     }
 
+    /// The SIP server behind a flow.
+    fn server_at(&self, flow: FlowId) -> Source {
+        let peer = if let FlowId::Datagram(peer) = flow { peer } else { self.upstream.peer };
+        Source { flow, peer, ..self.upstream }
+    }
+
     /// The SIP server behind a flow answers the last REGISTER of an account there.
     fn answer_account(&mut self, number: u128, flow: FlowId, status: u16, headers: &[(&str, &str)]) {
         let register = self.asked(number, flow).pop().expect("it is asked for");
-        let source = Source { flow, ..self.upstream };
+        let source = self.server_at(flow);
         self.reply(source, &register, status, headers, "");
     }
 
@@ -406,11 +412,13 @@ fn those_that_stand_by_a_stream_that_was_left_register_anew_when_it_ends() {
     let mut world = looking();
     find(&mut world);
     world.serve(seconds(2), NEXT, 600, |_| 503);
+    // Nor does a third address.
+    world.input(Input::DialFailed(REGISTRAR));
     assert_eq!((1..=6).filter(|number| world.is_registered(*number)).count(), 4);
     world.sent.clear();
     world.input(Input::Closed(FIRST));
     world.advance(seconds(2));
-    assert_eq!((asked_by(&world, NEXT), world.dialled), (4, 2));
+    assert_eq!((asked_by(&world, NEXT), world.dialled), (4, 3));
     // Once: nobody stands by it any more.
     world.serve(seconds(2), NEXT, 600, |_| 200);
     world.sent.clear();
@@ -499,13 +507,16 @@ fn whom_the_server_that_was_left_turns_away_late_asks_the_next_at_once() {
         world.answer_account(number, udp(), 503, &[("Retry-After", "600")]);
         assert_eq!(world.asked(number, next_udp()).len(), 1, "{number}");
     }
-    // Where that one turns them away as well, each waits.
+    // Where that one turns them away as well, and there is no other, each waits.
+    world.upstream.flow = udp();
     for number in 1..=3 {
         world.answer_account(number, next_udp(), 503, &[]);
     }
+    assert_eq!((world.asked(1, udp()).len(), world.dialled), (2, 3), "the last dial led back");
+    world.answer_account(1, udp(), 503, &[]);
     world.sent.clear();
     world.advance(seconds(14));
-    assert_eq!((world.count("REGISTER"), world.dialled), (0, 2));
+    assert_eq!((world.count("REGISTER"), world.dialled), (0, 3));
 }
 
 #[test]
@@ -521,7 +532,7 @@ fn where_every_address_turns_all_away_each_account_waits_as_long_as_it_should() 
             asked += 1;
             let at_next = sent.flow == next_udp();
             world.upstream.flow = if at_next { udp() } else { next_udp() };
-            let source = Source { flow: sent.flow, ..world.upstream };
+            let source = world.server_at(sent.flow);
             world.reply(source, &sent.message, 503, &[], "");
         }
         world.advance(Duration::from_millis(50));
@@ -599,5 +610,26 @@ fn what_another_endpoint_is_granted_hurries_whoever_has_failed_once() {
         world.sent.clear();
         world.input(Input::UpstreamServes(REGISTRAR));
         assert_eq!(world.asked(1, udp()).len(), asked, "failed {failures} times");
+    }
+}
+
+/// Two addresses of three refuse: the first to the account, or two of several, that go on along the list.
+#[test]
+fn an_account_asks_each_address_of_the_list_at_once() {
+    const THIRD: FlowId = FlowId::Stream(73);
+    for (accounts, status) in [(1, 503), (1, 500), (4, 503)] {
+        let mut world = granted(FIRST, NEXT, accounts, 60);
+        let mut lost = Duration::ZERO;
+        for _ in 0..900 {
+            world.upstream.flow = NEXT;
+            world.serve(Duration::from_millis(50), FIRST, 60, |_| status);
+            world.upstream.flow = THIRD;
+            world.serve(Duration::from_millis(50), NEXT, 60, |_| status);
+            world.serve(Duration::from_millis(1), THIRD, 60, |_| 200);
+            let unserved = (1..=accounts).filter(|number| !world.is_registered(*number)).count();
+            lost += Duration::from_millis(100) * unserved as u32;
+        }
+        assert!(lost < seconds(2), "{accounts} {status}: accounts were without their server for {lost:?} together");
+        assert_eq!(world.endpoint.flow_to(REGISTRAR), Some(THIRD), "{accounts} {status}");
     }
 }

@@ -74,7 +74,8 @@ impl Endpoint {
     /// Forgets a SIP server that nothing needs any more. Its stream is closed; `crossing`: once what the server has sent by now is answered, which may
     /// have used another flow.
     pub(super) fn forget_unless_needed(&mut self, now: Instant, id: UpstreamId, crossing: bool) {
-        if self.upstreams.rows.get(&id).is_none_or(|upstream| upstream.is_used() || !upstream.kept.is_empty()) {
+        if self.upstreams.rows.get(&id).is_none_or(|it| it.is_used() || it.held_until.is_some() || !it.kept.is_empty())
+        {
             return;
         }
         let gone = self.upstreams.rows.remove(&id);

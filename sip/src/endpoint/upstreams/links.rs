@@ -175,7 +175,7 @@ impl Endpoint {
         upstream.armed = Some(at);
         upstream.transport = transport;
         upstream.mapped = None;
-        upstream.heard_at = Some(now);
+        (upstream.heard_at, upstream.answered_at) = (Some(now), Some(now));
         if flow.is_reliable() {
             self.upstreams.links.insert(flow, id);
         }
@@ -205,14 +205,14 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if upstream.fitness.end_search() {
             // No other address is there for REGISTERs that the one in use has refused.
-            return self.fail_registers(now, id, true);
+            return self.fail_registers(now, id);
         }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let (failures, redial) = (upstream.failures, self.core.settings.timing.upstream.redial);
         let waits = self.dial_back_off(id);
         let after = redial::wait_after(failures, redial, &waits, &mut self.core.random);
         self.wait_to_dial(now, id, after);
-        self.fail_registers(now, id, true);
+        self.fail_registers(now, id);
         self.give_up_begun(now, id);
         self.answer_without_flow(now, id);
     }
@@ -287,11 +287,12 @@ impl Endpoint {
 
     /// The flow in use can be used no more: all that was registered or asked by it wants another one.
     pub(super) fn begin_anew(&mut self, now: Instant, id: UpstreamId) -> Next {
+        let ended = self.upstreams.flow(id).map(|(flow, _)| flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
         // Bindings that want another flow wait for what the caller decides.
         upstream.link = Link::Dialling;
         let is_dialled = upstream.fitness.end_search();
-        self.fail_registers(now, id, false);
+        self.ask_all_anew(now, id, ended);
         let Some(upstream) = self.upstreams.get_mut(id) else { return Next::Unwanted };
         let mut is_wanted = upstream.transit_refs > 0;
         for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
@@ -322,6 +323,9 @@ impl Endpoint {
         let Some(id) = self.upstreams.links.get(&flow).copied().filter(|id| !self.is_probe(*id, flow)) else { return };
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.heard_at = Some(now);
+        if !pong {
+            upstream.answered_at = Some(now);
+        }
         if let Link::Up { keep_alive, .. } = &mut upstream.link {
             keep_alive.on_sign_of_life(pong);
         }
@@ -394,7 +398,9 @@ impl Endpoint {
         let stands = |binding: &BindingId| bindings.get(*binding).is_some_and(|it| it.is_established());
         let is_needed = !upstream.is_unheard() || upstream.transit_refs > 0 || upstream.members.iter().any(stands);
         match &mut upstream.link {
-            Link::BackingOff => self.dial(id, None),
+            // A server that is only remembered is not dialled.
+            Link::BackingOff if !upstream.members.is_empty() || upstream.transit_refs > 0 => self.dial(id, None),
+            Link::BackingOff => self.rest(id),
             Link::Up { keep_alive, .. } if !is_needed => {
                 keep_alive.put_off(now, &mut self.core.random);
                 self.arm_keep_alive(id);

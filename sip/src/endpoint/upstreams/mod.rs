@@ -6,6 +6,9 @@
 //! | `pace` | how many registrations may begin in a second, at a SIP server and at an address |
 //! | `window` | how many may be under way at a SIP server |
 //! | `moves` | leaving an address that serves badly, and how a SIP server has served |
+//! | `rounds` | which addresses were left of late, each of which is asked once before any is asked again |
+//! | `asides` | a further address that single REGISTERs are sent to, while others are served by the flow in use |
+//! | `held` | a SIP server whose last REGISTER has failed is remembered for some minutes |
 //! | `recovery` | who begins, and when, after a SIP server serves again |
 //! | `redial` | when one is dialled again that could not be reached |
 //! | `doubts` | a stream whose messages cannot be told apart any more, and which the server did not end |
@@ -15,17 +18,20 @@
 //!
 //! Bindings of one registrar share one flow.
 //!
-//! Invariant: an upstream is known while a binding, a transit reference or a kept stream needs it, and not longer; nobody outside
+//! Invariant: an upstream is known while a binding, a transit reference or a kept stream needs it, or it is held, and not longer; nobody outside
 //! this folder changes one.
 
+mod asides;
 mod doubts;
 mod failback;
+mod held;
 mod kept;
 mod links;
 mod moves;
 mod pace;
 mod recovery;
 mod redial;
+mod rounds;
 mod trust;
 mod window;
 
@@ -42,12 +48,14 @@ use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Began, Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
+pub(super) use asides::NextAddress;
 use kept::Kept;
 use moves::Fitness;
 pub(super) use moves::{GrantEffects, PassedSender, Timeliness};
 pub(super) use pace::Place;
 use pace::{Pace, Paces};
 use recovery::Recovery;
+pub(super) use rounds::Destination;
 use trust::{GrantedAt, Trust};
 use window::Window;
 
@@ -67,6 +75,8 @@ pub(super) struct Upstreams {
     paces: Paces,
     /// Registrations that wait for their turn.
     waiting: usize,
+    /// How many are [held](held).
+    held: usize,
 }
 
 /// A registrar or outbound proxy, and the flow to it.
@@ -82,8 +92,10 @@ struct Upstream {
     is_whole: bool,
     /// The addresses at which registrations were granted, which are trusted likewise.
     granted_at: GrantedAt,
-    /// When a REGISTER was answered last, or a message came by the flow.
+    /// When anything came from it last.
     heard_at: Option<Instant>,
+    /// When a REGISTER was answered last, or a message came by the flow: keep-alives may be answered by what stands before a server that is gone.
+    answered_at: Option<Instant>,
     /// The address at which the SIP server sees this relay.
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
@@ -94,6 +106,11 @@ struct Upstream {
     replaced: Vec<FlowId>,
     /// The streams that stay for the dialogs of devices that are known no more.
     kept: BTreeMap<InstanceId, FlowId>,
+    /// A flow to a further address, by which single REGISTERs go, and when one was last dialled.
+    aside: Option<(FlowId, Transport)>,
+    aside_sought_at: Option<Instant>,
+    /// Until when it is remembered although nobody is there.
+    held_until: Option<Instant>,
     /// How it has served of late.
     fitness: Fitness,
     /// The bindings that wait for another try, and may begin before their time.
@@ -225,7 +242,7 @@ impl Upstreams {
     /// The SIP server has answered.
     pub(super) fn note_heard(&mut self, now: Instant, id: UpstreamId) {
         if let Some(upstream) = self.rows.get_mut(&id) {
-            upstream.heard_at = Some(now);
+            (upstream.heard_at, upstream.answered_at) = (Some(now), Some(now));
         }
     }
 
@@ -435,9 +452,11 @@ impl Endpoint {
 
     /// Drops such a reference.
     pub(super) fn leave_transit(&mut self, now: Instant, id: UpstreamId) {
+        if let Some(upstream) = self.upstreams.get_mut(id) {
+            upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
+        }
+        self.hold_if_failed(now, id);
         self.core.event(Event::UpstreamReleased(id));
-        let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        upstream.transit_refs = upstream.transit_refs.saturating_sub(1);
         self.forget_unless_needed(now, id, false);
     }
 
@@ -487,11 +506,15 @@ impl Upstream {
             is_whole: false,
             granted_at: GrantedAt::default(),
             heard_at: None,
+            answered_at: None,
             public: None,
             mapped: None,
             probe: None,
             replaced: Vec::new(),
             kept: BTreeMap::new(),
+            aside: None,
+            aside_sought_at: None,
+            held_until: None,
             fitness: Fitness::default(),
             recovery: Recovery::default(),
             doubted_at: None,

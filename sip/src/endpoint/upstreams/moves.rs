@@ -10,10 +10,10 @@
 //! once it has granted the device. The devices of other accounts are then served by the flow as well; while there are any, no flow is left, and silence
 //! counts as a 500 does, because a device may write a REGISTER that the server drops. For devices that it had not accepted, only 503, 430 and silence count,
 //! and only if nobody else is served. A REGISTER for which another address is sought is sent once more by the next flow, before its refusal goes to the
-//! device.
+//! device; one that is answered 503 or 430 where others are served, to a further address alone (`asides`).
 //!
 //! Bindings that were turned away ask the next address at once, each in its turn: all of them the first time, and while none is granted only the one
-//! for which another address was sought. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
+//! for which another address was sought, unless that is found beside the flow in use and was not left in this round. After silence a few of the registered bindings ask with them. Bindings that are registered by a stream that
 //! was left, or by an address that was silent by UDP, follow once the next address has granted a registration. A binding that the left address grants
 //! only after that follows at once, and so does one that it grants after its REGISTER was given up. A binding that a left address challenges gets a
 //! nonce of the next address.
@@ -28,12 +28,14 @@
 //!
 //! A stream that is left stays open as long as a call that came by it may need an answer; its requests are believed until then.
 //!
-//! Invariant: one account's misfortune moves no flow by which others are served; an address is sought once in 32 s at most, and
-//! less and less often while nobody is granted, but at once after going back to a better one.
+//! Invariant: one account's misfortune moves no flow by which others are served; each address is left for another once in 32 s at most, as `rounds` says,
+//! but at once after going back to a better one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::asides::NextAddress;
+use super::rounds::Rounds;
 use super::{Link, Upstream, Upstreams};
 use crate::endpoint::core::Timer;
 use crate::endpoint::{Endpoint, FlowOutcome, Output, Transport};
@@ -52,8 +54,6 @@ const SEVERAL: usize = 2;
 const ALONE_MAX: usize = 64;
 /// Flows of one SIP server that were left and are still believed; the oldest gives way, and is closed in its time.
 const REPLACED_MAX: usize = 8;
-/// Looks in vain after which they become no rarer.
-const VAIN_MAX: u32 = 6;
 
 /// A REGISTER that is sent within this time after another was granted has come together with it.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -71,8 +71,8 @@ pub(super) struct Fitness {
     alone: BTreeSet<BindingId>,
     /// The extent to which it failed, if it did.
     failed: Option<Failed>,
-    /// The number of searches for another address that were in vain.
-    vain: u32,
+    /// The addresses that were left of late.
+    rounds: Rounds,
     /// Whether the bindings that were turned away have asked the next address.
     all_asked: bool,
     /// The binding that it left unanswered last, and when that was known.
@@ -87,8 +87,6 @@ pub(super) struct Fitness {
     silent: bool,
     /// The binding that was refused or left unanswered at the address that is avoided now.
     turned_away: Option<BindingId>,
-    /// When another address was asked for because this one served badly.
-    moved_at: Option<Instant>,
     /// The dial that is under way beside the flow in use.
     search: Option<AddressSearch>,
 }
@@ -127,7 +125,8 @@ enum Failure {
 pub(in crate::endpoint) struct PassedSender {
     /// The [name](crate::edge::push_proxy::account_name) of its account, if the SIP server had accepted the registration that it is about.
     pub(in crate::endpoint) account: Option<BindingId>,
-    /// The transit references of the account: all its registrations and REGISTERs. One, if the server had accepted nothing.
+    /// The transit references of the account's registrations, none if the server had accepted nothing, and of all REGISTERs that are under way: who is not
+    /// registered is not served.
     pub(in crate::endpoint) refs: usize,
 }
 
@@ -147,6 +146,9 @@ enum AddressSearch {
     Found,
     /// The server serves again, or is gone back to.
     Needless,
+    /// Nobody is to move: single REGISTERs alone are to go there.
+    Aside,
+    AsideFound,
 }
 
 impl Fitness {
@@ -159,8 +161,11 @@ impl Fitness {
         if let Some(whose) = whose {
             self.alone.remove(&whose);
         }
-        (self.vain, self.all_asked, self.served, self.granted) = (0, false, true, Some((now, whose)));
-        self.search = self.search.map(|_| AddressSearch::Needless);
+        self.rounds.grant();
+        (self.all_asked, self.served, self.granted) = (false, true, Some((now, whose)));
+        if self.search.is_some() && !self.is_looking_aside() {
+            self.search = Some(AddressSearch::Needless);
+        }
         let follow = in_use && std::mem::take(&mut self.follow);
         GrantEffects { failed: self.failed.take().or(follow.then_some(Failed::Some)), follow }
     }
@@ -179,7 +184,12 @@ impl Fitness {
 
     /// A better address is gone back to: when it serves badly all the same, it may be left at once.
     pub(super) fn go_back(&mut self) {
-        self.moved_at = None;
+        self.rounds.begin_anew();
+    }
+
+    /// Whether addresses of it were left.
+    pub(super) fn has_left_addresses(&self) -> bool {
+        self.rounds.has_left()
     }
 
     /// A flow is in use from now on beside which a dial is under way, for a flow that had been left: nobody needs that any more.
@@ -190,6 +200,18 @@ impl Fitness {
     /// Whether a dial is under way beside the flow in use; it counts for nothing beside that one from now on.
     pub(super) fn end_search(&mut self) -> bool {
         self.search.take().is_some()
+    }
+
+    /// Whether another address is dialled for single REGISTERs.
+    pub(super) fn is_looking_aside(&self) -> bool {
+        matches!(self.search, Some(AddressSearch::Aside | AddressSearch::AsideFound))
+    }
+
+    /// One is to be dialled for them; whether no other dial is under way.
+    pub(super) fn look_aside(&mut self) -> bool {
+        let is_free = self.search.is_none();
+        self.search.get_or_insert(AddressSearch::Aside);
+        is_free
     }
 
     fn fail(&mut self, whom: Failed) {
@@ -267,7 +289,7 @@ impl Endpoint {
         let within = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let earlier = upstream.fitness.unanswered.replace((now, binding));
-        if upstream.heard_at.is_some_and(|at| at + within > now) {
+        if upstream.answered_at.is_some_and(|at| at + within > now) {
             if earlier.is_some_and(|(at, other)| other != binding && at + within > now) {
                 upstream.pace.refuse(now);
             }
@@ -291,10 +313,14 @@ impl Endpoint {
         status: u16,
     ) {
         let outage = self.core.settings.timing.transaction.t1_64();
+        let in_use = self.upstreams.flow(id).map(|(flow, _)| (flow, self.upstreams.destination(flow)));
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        if matches!(upstream.link, Link::Up { flow, .. } if flow != by) {
+        if let Some((_, place)) = in_use.filter(|(flow, _)| *flow != by) {
             // The server of this answer was left before.
-            return self.begin_elsewhere(now, binding);
+            if !upstream.fitness.rounds.has_left_in_round(place) {
+                self.begin_elsewhere(now, binding);
+            }
+            return;
         }
         upstream.fitness.fail(Failed::Some);
         let is_proven = self.bindings.get(binding).is_some_and(|registration| registration.is_established());
@@ -336,8 +362,7 @@ impl Endpoint {
         }
     }
 
-    /// A REGISTER that passes through went `by` this flow, and was answered in a way after which another address may serve. Returns whether it may wait for
-    /// the next flow.
+    /// A REGISTER that passes through went `by` this flow, and was answered in a way after which another address may serve. Returns how it goes on.
     pub(in crate::endpoint) fn on_passed_failed(
         &mut self,
         now: Instant,
@@ -345,13 +370,15 @@ impl Endpoint {
         sender: PassedSender,
         by: FlowId,
         status: u16,
-    ) -> bool {
-        let link = self.upstreams.get(id).map(|upstream| &upstream.link);
-        match link {
-            Some(Link::Up { flow, .. }) if *flow == by => {}
+    ) -> NextAddress {
+        let Some(upstream) = self.upstreams.get(id) else { return NextAddress::None };
+        match upstream.link {
+            Link::Up { flow, .. } if flow == by => {}
+            // The flow in use has refused it before.
+            Link::Up { .. } if upstream.aside.is_some_and(|(flow, _)| flow == by) => return NextAddress::None,
             // The server of this answer was left before.
-            Some(Link::Up { .. } | Link::Dialling) => return true,
-            Some(Link::Down | Link::BackingOff) | None => return false,
+            Link::Up { .. } | Link::Dialling => return NextAddress::Awaited,
+            Link::Down | Link::BackingOff => return NextAddress::None,
         }
         let failure = if matches!(status, 430 | 503) { Failure::Refuses } else { Failure::OfOne };
         self.judge_passed(now, id, sender, failure);
@@ -359,14 +386,27 @@ impl Endpoint {
             matches!(it.link, Link::Dialling)
                 || matches!(it.fitness.search, Some(AddressSearch::Sought | AddressSearch::Found))
         };
-        self.upstreams.get(id).is_some_and(is_sought)
+        match self.upstreams.get(id) {
+            Some(upstream) if is_sought(upstream) => NextAddress::Awaited,
+            Some(upstream) if failure == Failure::Refuses && upstream.serves_others(sender.refs) => {
+                self.seek_aside(now, id)
+            }
+            _ => NextAddress::None,
+        }
     }
 
     /// Likewise a REGISTER without any response, which counts only if nothing else was heard meanwhile: a device writes its REGISTER itself, and the server
     /// may drop it.
-    pub(in crate::endpoint) fn on_passed_silent(&mut self, now: Instant, id: UpstreamId, sender: PassedSender) {
+    pub(in crate::endpoint) fn on_passed_silent(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        sender: PassedSender,
+        by: FlowId,
+    ) {
         let within = self.core.settings.timing.transaction.t1_64();
-        if self.upstreams.get(id).is_some_and(|it| it.heard_at.is_none_or(|at| at + within <= now)) {
+        let in_use = self.upstreams.flow(id).is_some_and(|(flow, _)| flow == by);
+        if in_use && self.upstreams.get(id).is_some_and(|it| it.answered_at.is_none_or(|at| at + within <= now)) {
             self.judge_passed(now, id, sender, Failure::IsSilent);
         }
     }
@@ -446,7 +486,8 @@ impl Endpoint {
         match upstream.fitness.search.as_mut() {
             // The bindings would still ask by the flow in use.
             Some(search @ AddressSearch::Sought) => *search = AddressSearch::Found,
-            Some(AddressSearch::Found | AddressSearch::Needless) => {}
+            Some(search @ AddressSearch::Aside) => *search = AddressSearch::AsideFound,
+            Some(AddressSearch::Found | AddressSearch::Needless | AddressSearch::AsideFound) => {}
             None => {
                 if upstream.fitness.silent {
                     self.leave_silent(now, id);
@@ -477,6 +518,7 @@ impl Endpoint {
             let step = registration.on_flow_lost();
             self.carry_out(now, binding, step);
         }
+        self.ask_all_anew(now, id, None);
         if !had_followed {
             self.register_standing(now, id, None, FIRST_ASKERS);
         }
@@ -484,21 +526,27 @@ impl Endpoint {
 
     /// A flow is open that was dialled beside the one in use: it takes its place when it leads elsewhere.
     pub(super) fn on_looked(&mut self, now: Instant, id: UpstreamId, flow: FlowId, transport: Transport) {
+        let place = self.upstreams.destination(flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         let look = upstream.fitness.search.take();
         let Link::Up { flow: old, .. } = upstream.link else { return };
+        if let Some(AddressSearch::Aside | AddressSearch::AsideFound) = look {
+            let found = look == Some(AddressSearch::AsideFound);
+            return self.on_aside_open(now, id, (flow, transport), found);
+        }
         if look != Some(AddressSearch::Found) || flow == old {
             upstream.fitness.turned_away = None;
             self.decline_flow(id, flow, FlowOutcome::NotWanted);
             // A binding that has waited for another address has none, or asks where others are served again.
             return match look {
                 Some(AddressSearch::Needless) => self.send_waiting(now, id),
-                Some(AddressSearch::Sought | AddressSearch::Found) | None => self.fail_registers(now, id, true),
+                _ => self.fail_registers(now, id),
             };
         }
         // Bindings that want a flow wait for the next one.
         upstream.link = Link::Dialling;
         upstream.fitness.follow |= old.is_reliable();
+        upstream.fitness.all_asked &= upstream.fitness.rounds.has_left_in_round(place);
         self.replace_flow(now, id, old);
         self.on_dialled(now, id, flow, transport);
         self.ask_elsewhere(now, id);
@@ -529,31 +577,42 @@ impl Endpoint {
     /// Another address is dialled, beside the flow by which others are served.
     fn search_elsewhere(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>) {
         let rest = self.core.settings.timing.transaction.t1_64();
+        let Some((flow, _)) = self.upstreams.flow(id) else { return };
+        let place = self.upstreams.destination(flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
-        let rest = rest * 2_u32.pow(fitness.vain.min(VAIN_MAX));
-        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        let (search, is_dialled) = match fitness.search {
+            None => (AddressSearch::Sought, false),
+            // The dial for single REGISTERs is for all of them now.
+            Some(AddressSearch::Aside) => (AddressSearch::Sought, true),
+            Some(AddressSearch::AsideFound) => (AddressSearch::Found, true),
+            Some(AddressSearch::Sought | AddressSearch::Found | AddressSearch::Needless) => return,
+        };
+        if !fitness.rounds.may_search(now, place, rest) {
             return;
         }
-        fitness.vain += 1;
+        fitness.rounds.leave(now, place);
         fitness.refused.clear();
-        (fitness.moved_at, fitness.turned_away, fitness.search) = (Some(now), binding, Some(AddressSearch::Sought));
+        (fitness.turned_away, fitness.search) = (binding, Some(search));
+        if is_dialled {
+            return;
+        }
         self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(flow), for_one: false });
     }
 
     /// Another address is dialled in place of this one.
     fn leave_address(&mut self, now: Instant, id: UpstreamId, binding: Option<BindingId>, failure: Failure) {
         let rest = self.core.settings.timing.transaction.t1_64();
+        let Some((flow, _)) = self.upstreams.flow(id) else { return };
+        let place = self.upstreams.destination(flow);
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
-        let Link::Up { flow, .. } = upstream.link else { return };
         let fitness = &mut upstream.fitness;
         // Each of many bindings may say the same of the same server.
-        if fitness.search.is_some() || fitness.moved_at.is_some_and(|at| at + rest > now) {
+        if fitness.search.is_some() || !fitness.rounds.may_leave(now, place, rest) {
             return;
         }
-        let is_silent = failure == Failure::IsSilent;
-        (fitness.moved_at, fitness.turned_away, fitness.silent) = (Some(now), binding, is_silent);
+        fitness.rounds.leave(now, place);
+        (fitness.turned_away, fitness.silent) = (binding, failure == Failure::IsSilent);
         // A stream that was silent may be dead, wherever the next one leads.
         fitness.follow |= flow.is_reliable();
         let is_wanted = fitness.served || upstream.transit_refs > 0 || self.core.transactions.has_requests_of(flow);
@@ -586,7 +645,8 @@ impl Endpoint {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.replaced.retain(|flow| *flow != old);
         if upstream.replaced.len() >= REPLACED_MAX {
-            upstream.replaced.remove(0);
+            let oldest = upstream.replaced.remove(0);
+            upstream.aside.take_if(|(aside, _)| *aside == oldest);
         }
         upstream.replaced.push(old);
         self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
@@ -599,7 +659,10 @@ impl Endpoint {
         };
         let id = *id;
         upstream.replaced.retain(|flow| *flow != old);
-        if std::mem::take(&mut upstream.fitness.follow) {
+        let was_aside = upstream.aside.take_if(|(aside, _)| *aside == old).is_some();
+        let follow = !was_aside && std::mem::take(&mut upstream.fitness.follow);
+        self.ask_all_anew(now, id, Some(old));
+        if follow {
             self.register_all(now, id);
         }
     }
@@ -616,6 +679,7 @@ impl Endpoint {
             return self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
         }
         upstream.replaced.retain(|flow| *flow != old);
+        self.upstreams.forget_aside(id, old);
         if !in_use {
             self.close_stream(old);
         }

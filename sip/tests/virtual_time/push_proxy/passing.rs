@@ -303,11 +303,49 @@ fn a_registrar_that_cannot_be_reached_is_504_and_the_way_is_given_back() {
 }
 
 #[test]
-fn a_flow_that_breaks_under_a_register_is_504_at_once() {
+fn a_register_under_which_its_flow_breaks_goes_by_the_next_one_and_is_504_when_that_breaks_too() {
+    let leads = |through: &mut Through, number: u64, address: &str| {
+        through.world.input(Input::LeadsTo { flow: FlowId::Stream(number), address: address.parse().unwrap() });
+    };
+    let at = |through: &Through, number: u64| {
+        through.world.sent.iter().filter(|sent| sent.flow == FlowId::Stream(number)).count()
+    };
+    // An address that has closed under it is asked once more, another one as well.
+    for (addresses, served_by) in
+        [(["192.0.2.10:5060"; 3], None), (["192.0.2.10:5060", "192.0.2.10:5060", "192.0.2.11:5060"], Some(902))]
+    {
+        let mut through = Through::over(FlowId::Stream(900));
+        leads(&mut through, 900, addresses[0]);
+        through.register(&Register::by(1));
+        for number in 900..902 {
+            through.world.upstream.flow = FlowId::Stream(number + 1);
+            leads(&mut through, number + 1, addresses[number as usize - 899]);
+            through.world.input(Input::Closed(FlowId::Stream(number)));
+            through.advance(2);
+        }
+        assert_eq!((at(&through, 900), at(&through, 901)), (1, 1));
+        assert_eq!(at(&through, 902), usize::from(served_by.is_some()));
+        assert_eq!(through.world.count("REGISTER 504"), usize::from(served_by.is_none()));
+        if served_by.is_some() {
+            through.accept(600);
+            assert_eq!(through.world.count("REGISTER 200"), 1);
+        }
+    }
+}
+
+#[test]
+fn a_register_whose_flow_has_ended_waits_for_a_server_that_is_back_in_seconds() {
     let mut through = Through::over(FlowId::Stream(900));
     through.register(&Register::by(1));
+    through.world.dial = false;
     through.world.input(Input::Closed(FlowId::Stream(900)));
-    assert_eq!(through.world.count("REGISTER 504"), 1);
+    let upstream = through.server;
+    through.world.input(Input::DialFailed(upstream));
+    assert_eq!(through.world.count("REGISTER 504"), 0);
+    (through.world.dial, through.world.upstream.flow) = (true, FlowId::Stream(901));
+    through.advance(2);
+    through.accept(600);
+    assert_eq!(through.world.count("REGISTER 200"), 1);
 }
 
 /// A call may wait for it.

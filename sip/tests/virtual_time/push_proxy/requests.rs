@@ -4,6 +4,7 @@ use sip::endpoint::*;
 use sip::id::FlowId;
 use sip::message::{Message, Name};
 
+use super::outgoing;
 use super::through::{Register, Through, values};
 
 /// A dialog whose device has gone to sleep: the world, the INVITE as the device got it.
@@ -221,4 +222,42 @@ fn the_notifys_of_a_subscription_and_of_a_refer_that_came_by_path_go_back_the_sa
     let (source, text) = (through.world.upstream, through.request("MESSAGE", "m1", &path));
     through.world.receive(source, &text);
     assert_eq!(values(&through.world.last("MESSAGE"), Name::RecordRoute), ["<sip:192.0.2.10;lr>"], "it begins none");
+}
+
+/// RFC 6665 §4.3, §4.4.1: the NOTIFY makes the dialog, one for each notifier, and some clients take their route set from it alone.
+#[test]
+fn the_notifys_that_a_phones_subscription_has_give_it_a_route_for_each_notifier() {
+    for method in ["SUBSCRIBE", "REFER"] {
+        let mut through = outgoing::registered(&[]);
+        let world = &mut through.world;
+        outgoing::Begun::new(method).send(world);
+        let (device, server, asked) = (world.device(1), world.upstream, world.last(method));
+        let routes = values(&asked, Name::RecordRoute);
+        world.reply(server, &asked, 202, &[("Contact", "<sip:bob@192.0.2.77>")], "");
+        let alice = "<sip:alice@example.com>;tag=a";
+        for notifier in ["peer", "second"] {
+            let (bob, via) = (format!("<sip:bob@example.com>;tag={notifier}"), format!("192.0.2.10;x={notifier}"));
+            let notify = outgoing::in_dialog("NOTIFY", "sip:alice@10.0.0.5:9", &routes, &bob, alice, &via);
+            let notify = notify.replacen("in.NOTIFY", &format!("{notifier}.NOTIFY"), 1);
+            world.receive(server, &notify.replacen("CSeq", "Record-Route: <sip:192.0.2.10;lr>\r\nCSeq", 1));
+            let passed = world.last("NOTIFY");
+            let recorded = values(&passed, Name::RecordRoute);
+            assert_eq!((recorded.len(), recorded[2].as_str()), (3, "<sip:192.0.2.10;lr>"), "{method}");
+            assert!(
+                recorded[0].contains("@relay.test:5061;") && recorded[1].contains("@relay.test:5071;"),
+                "{recorded:?}"
+            );
+            world.reply(device, &passed, 200, &[], "");
+            assert_eq!(values(&world.last("NOTIFY 200"), Name::RecordRoute).len(), 3);
+            let refresh = outgoing::in_dialog("SUBSCRIBE", "sip:bob@192.0.2.77", &recorded, alice, &bob, "10.0.0.5:9");
+            world.receive(device, &refresh.replacen("in.SUBSCRIBE", &format!("{notifier}.SUBSCRIBE"), 1));
+            let passed = world.sent.last().unwrap();
+            assert_eq!(
+                (passed.message.method_text(), passed.flow),
+                (Some("SUBSCRIBE"), server.flow),
+                "{method} {notifier}"
+            );
+            assert_eq!(values(&passed.message, Name::Route), ["<sip:192.0.2.10;lr>"]);
+        }
+    }
 }
