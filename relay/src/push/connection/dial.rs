@@ -8,8 +8,8 @@
 //! | likewise | each that has failed, while others are open |
 //! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
-//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before that, or sends
-//! nothing, has taken no request. No push is spent on it, because the service behind it may hang.
+//! The service's first frame belongs to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before they are whole, or sends
+//! nothing more, has taken no request. No push is spent on it, because the service behind it may hang.
 //!
 //! Invariant: the first complete handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Only TLS with a certificate for the service's
 //! own name is accepted, and in it only HTTP/2, or HTTP/1.1 where that is dialled.
@@ -361,7 +361,7 @@ async fn handshake(
     let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
     let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
     let (sender, mut driven) = made.map_err(told)?;
-    match first_bytes(&mut driven, &has_spoken).await {
+    match first_frame(&mut driven, &has_spoken).await {
         Some(Err(error)) => return Err(told(error)),
         Some(Ok(())) => return Err(DialError::Ended),
         None => {}
@@ -369,8 +369,8 @@ async fn handshake(
     Ok(Dialled { sender, driven, objection: heard, withdrawal })
 }
 
-/// Drives a connection until the service has said anything in it, or it has ended, and how.
-async fn first_bytes(driven: &mut Driven, has_spoken: &AtomicBool) -> Option<Result<(), h2::Error>> {
+/// Drives a connection until the service's first frame has come, or it has ended, and how.
+async fn first_frame(driven: &mut Driven, has_spoken: &AtomicBool) -> Option<Result<(), h2::Error>> {
     poll_fn(|context| match Pin::new(&mut *driven).poll(context) {
         Poll::Ready(end) => Poll::Ready(Some(end)),
         Poll::Pending if has_spoken.load(Ordering::Acquire) => Poll::Ready(None),
