@@ -48,14 +48,16 @@ pub(crate) async fn deliver(
     };
     let Delivery { verdict, attempts, copies, elapsed, is_in_force } = delivery;
     let verdict = match verdict {
-        Verdict::BadToken if is_in_force && shared.believes_bad_token(app, target.provider, &target.token).await => {
+        Verdict::BadToken
+            if is_in_force && shared.believes_bad_token(app, target.provider, push.event, &target.token).await =>
+        {
             Verdict::Gone { since: None }
         }
         Verdict::BadToken => Verdict::Refused { reason: "BadDeviceToken" },
         verdict => verdict,
     };
     if verdict == Verdict::Accepted && is_in_force {
-        shared.note_accepted(app, target.provider);
+        shared.note_accepted(app, target.provider, push.event);
         if target.provider == Provider::WebPush {
             shared.note_taken(app, target);
         }

@@ -1,12 +1,13 @@
 //! Doubts about a service that calls tokens bad: APNs with `BadDeviceToken`, and a service of Web Push with 404.
 //!
 //! `BadDeviceToken` means that a token is invalid, or that it belongs to the other environment. The first ends one instance; the second is a mistake of the
-//! operator that concerns every device at once. So the answer ends an instance only
-//! - when a push of this app and environment was accepted, in this run or, with the same key and endpoint, within the last days, and
+//! operator that concerns every device at once, or all of their tokens for calls, or for the rest: each of these kinds is judged by its own answers. So the
+//! answer ends an instance only
+//! - when a push of this app, environment and kind was accepted, in this run or, with the same key and endpoint, within the last days, and
 //! - while at most [`BAD_FREE`] answers in a row are `BadDeviceToken`, and
 //! - while at most [`BAD_FREE`] answers within [`WINDOW`], or one in [`BAD_SHARE`], are, and
 //! - while all nodes and their earlier runs have believed fewer than [`BAD_FREE`] since a push was accepted and few were refused, of [`JUDGED`] answers of
-//!   one run or more, or once in [`JUDGED_WITHIN`] where there are fewer: a run that has just begun does not know the share.
+//!   one run or more, or once in [`JUDGED_WITHIN`] where there are fewer: a run that has just begun does not know the share, before it has seen a [`WINDOW`].
 //!
 //! Otherwise the instance lives on, its caller hears that it cannot be reached, and the operator is told.
 //!
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use crate::clock;
 use crate::lock::Mutex;
-use crate::push::{Mode, webpush};
+use crate::push::{Event, Mode, webpush};
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
@@ -55,10 +56,31 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Services of Web Push by their names, and when a 404 of each may have been believed last.
 type Services = HashMap<Box<str>, Instant>;
 
-/// The recent answers for each app and environment.
+/// The kind of a token: most devices have one for calls (PushKit), and another one for the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Calls,
+    Alerts,
+}
+
+impl Kind {
+    fn of(event: Event) -> Self {
+        if event == Event::Call { Self::Calls } else { Self::Alerts }
+    }
+
+    /// The name under which the store knows this kind of a channel.
+    fn name(self, channel: &str) -> String {
+        match self {
+            Self::Calls => format!("{channel} calls"),
+            Self::Alerts => format!("{channel} alerts"),
+        }
+    }
+}
+
+/// The recent answers for each app, environment and kind.
 #[derive(Default)]
 pub(crate) struct TokenDoubts {
-    rows: Mutex<HashMap<(Box<str>, Provider), Row>>,
+    rows: Mutex<HashMap<(Box<str>, Provider, Kind), Row>>,
     /// The services of each app for which the store may have noted that 404s were believed.
     not_found: Mutex<HashMap<Box<str>, Services>>,
     /// Whether there are any.
@@ -80,17 +102,19 @@ struct Row {
     /// Answers of this half of the window and of the one before: all, and those that said `BadDeviceToken`.
     halves: [(u32, u32); 2],
     half_began: Option<Instant>,
-    /// Answers of this run.
+    /// Answers of this run, and when the first came.
     answers: u32,
-    /// When the run began, or its allowance was given back.
+    began: Option<Instant>,
+    /// When that was, or when its allowance was given back.
     judged_since: Option<Instant>,
 }
 
-/// One push service of an app, in the configuration in force.
+/// One push service of an app, in the configuration in force, and one kind of its tokens.
 #[derive(Clone, Copy)]
 struct ServiceKey<'a> {
     app: &'a str,
     provider: Provider,
+    kind: Kind,
     /// The services of that configuration.
     services: &'a Weak<Mode>,
 }
@@ -115,7 +139,9 @@ impl TokenDoubts {
                 row.written_at = Some(now);
             }
             let since = *row.judged_since.get_or_insert(now);
-            let is_known = row.answers >= JUDGED || now.saturating_duration_since(since) >= JUDGED_WITHIN;
+            // What an earlier run was told within the window is not known.
+            let has_seen = row.began.is_some_and(|began| now.saturating_duration_since(began) >= WINDOW);
+            let is_known = row.answers >= JUDGED && has_seen || now.saturating_duration_since(since) >= JUDGED_WITHIN;
             let clear_counts = is_known && row.share_is_low() && std::mem::take(&mut row.counts);
             if clear_counts {
                 row.judged_since = Some(now);
@@ -184,11 +210,11 @@ impl TokenDoubts {
 
     fn with_row<T>(
         &self,
-        ServiceKey { app, provider, services }: ServiceKey<'_>,
+        ServiceKey { app, provider, kind, services }: ServiceKey<'_>,
         work: impl FnOnce(&mut Row) -> T,
     ) -> T {
         let mut rows = self.rows.lock();
-        let row = rows.entry((app.into(), provider)).or_default();
+        let row = rows.entry((app.into(), provider, kind)).or_default();
         if !Weak::ptr_eq(&row.services, services) {
             // Notes in the store still count for a service that stays the same.
             *row = Row { services: services.clone(), counts: row.counts, ..Row::default() };
@@ -206,6 +232,7 @@ impl Row {
             _ => (self.halves, self.half_began) = ([(0, 0); 2], Some(now)),
         }
         self.answers = self.answers.saturating_add(1);
+        self.began.get_or_insert(now);
         self.judged_since.get_or_insert(now);
         self.halves[0].0 += 1;
         self.halves[0].1 += u32::from(bad);
@@ -224,15 +251,15 @@ impl Row {
 }
 
 impl Shared {
-    /// A push was accepted: this app's tokens of this environment are good ones.
-    pub(crate) fn note_accepted(self: &Arc<Self>, app: &str, provider: Provider) {
-        let services = Arc::downgrade(&self.push.mode());
-        let service = ServiceKey { app, provider, services: &services };
+    /// A push of this event was accepted: this app's tokens of this environment are good ones.
+    pub(crate) fn note_accepted(self: &Arc<Self>, app: &str, provider: Provider, event: Event) {
+        let (services, kind) = (Arc::downgrade(&self.push.mode()), Kind::of(event));
+        let service = ServiceKey { app, provider, kind, services: &services };
         let WhenAccepted { write_down, clear_counts } = self.token_doubts.note_accepted(service, clock::now());
         if !write_down && !clear_counts {
             return;
         }
-        let Some(channel) = self.push.channel(app, provider) else { return };
+        let Some(channel) = self.push.channel(app, provider).map(|channel| kind.name(&channel)) else { return };
         let (shared, app) = (self.clone(), Box::<str>::from(app));
         tokio::spawn(async move {
             // A state that is not written down is learned anew by the next run.
@@ -240,7 +267,7 @@ impl Shared {
                 let _ = shared.vault.remember(&channel).await;
             }
             if clear_counts && shared.vault.give_turns_back(&bad_tokens(&channel), BAD_FREE).await.is_err() {
-                shared.token_doubts.note_counts(ServiceKey { app: &app, provider, services: &services });
+                shared.token_doubts.note_counts(ServiceKey { app: &app, provider, kind, services: &services });
             }
         });
     }
@@ -272,11 +299,18 @@ impl Shared {
         self.vault.take_turn(&service, NOT_FOUND, NOT_FOUND_FOR).await.ok()
     }
 
-    /// Whether a token that the service calls bad ends its instance. If not, the operator is told.
-    pub(crate) async fn believes_bad_token(&self, app: &str, provider: Provider, token: &PushToken) -> bool {
-        let (now, services) = (clock::now(), Arc::downgrade(&self.push.mode()));
-        let service = ServiceKey { app, provider, services: &services };
-        let believed = match (self.token_doubts.judge(service, now), self.push.channel(app, provider)) {
+    /// Whether a token that the service calls bad, to which a push of this event was sent, ends its instance. If not, the operator is told.
+    pub(crate) async fn believes_bad_token(
+        &self,
+        app: &str,
+        provider: Provider,
+        event: Event,
+        token: &PushToken,
+    ) -> bool {
+        let (now, services, kind) = (clock::now(), Arc::downgrade(&self.push.mode()), Kind::of(event));
+        let service = ServiceKey { app, provider, kind, services: &services };
+        let channel = self.push.channel(app, provider).map(|channel| kind.name(&channel));
+        let believed = match (self.token_doubts.judge(service, now), channel) {
             (Some(false), _) | (_, None) => false,
             (Some(true), Some(channel)) => self.counts_as_bad(service, &channel).await,
             (None, Some(channel)) => {
@@ -321,7 +355,11 @@ mod tests {
 
     const APP: &str = "com.example.phone";
 
-    /// The answers to pushes of one app's production tokens.
+    fn service(services: &Weak<Mode>) -> ServiceKey<'_> {
+        ServiceKey { app: APP, provider: Provider::ApnsProduction, kind: Kind::Calls, services }
+    }
+
+    /// The answers to pushes of one app's production tokens for calls.
     struct Answers {
         doubts: TokenDoubts,
         services: Arc<Mode>,
@@ -335,8 +373,7 @@ mod tests {
 
         fn accepted(&self) -> WhenAccepted {
             let services = Arc::downgrade(&self.services);
-            let service = ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services };
-            self.doubts.note_accepted(service, self.now)
+            self.doubts.note_accepted(service(&services), self.now)
         }
 
         fn bad(&self) -> Option<bool> {
@@ -345,7 +382,7 @@ mod tests {
 
         fn bad_of(&self, provider: Provider) -> Option<bool> {
             let services = Arc::downgrade(&self.services);
-            self.doubts.judge(ServiceKey { app: APP, provider, services: &services }, self.now)
+            self.doubts.judge(ServiceKey { provider, ..service(&services) }, self.now)
         }
     }
 
@@ -388,7 +425,7 @@ mod tests {
 
     #[test]
     fn what_all_nodes_believed_counts_until_a_node_that_knows_of_it_has_few_refused() {
-        let answers = Answers::new();
+        let mut answers = Answers::new();
         assert_eq!(
             answers.accepted(),
             WhenAccepted { write_down: true, clear_counts: false },
@@ -396,7 +433,8 @@ mod tests {
         );
         answers.bad();
         let services = Arc::downgrade(&answers.services);
-        answers.doubts.note_counts(ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services });
+        answers.doubts.note_counts(service(&services));
+        answers.now += WINDOW;
         let over: Vec<_> = (3..=JUDGED + 1).map(|_| answers.accepted().clear_counts).collect();
         let at = over.iter().position(|over| *over);
         assert_eq!(
@@ -412,7 +450,7 @@ mod tests {
         answers.accepted();
         answers.bad();
         let services = Arc::downgrade(&answers.services);
-        answers.doubts.note_counts(ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services });
+        answers.doubts.note_counts(service(&services));
         answers.services = Arc::new(Mode::Printed);
         assert!(!answers.accepted().clear_counts);
         answers.now += JUDGED_WITHIN;
@@ -424,15 +462,31 @@ mod tests {
         for run in 0..10 {
             let answers = Answers::new();
             let services = Arc::downgrade(&answers.services);
-            let service = ServiceKey { app: APP, provider: Provider::ApnsProduction, services: &services };
+            // The tokens that are called first are good ones: the bad ones among them are wiped already.
+            for _ in 0..JUDGED {
+                assert!(!answers.accepted().clear_counts, "{run}");
+            }
             for _ in 0..JUDGED {
                 // Every second token is of the other environment.
                 assert!(!answers.accepted().clear_counts, "{run}");
                 if answers.bad() != Some(false) {
-                    answers.doubts.note_counts(service);
+                    answers.doubts.note_counts(service(&services));
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_taken_by_tokens_for_the_rest_says_nothing_of_those_for_calls() {
+        let answers = Answers::new();
+        let services = Arc::downgrade(&answers.services);
+        for _ in 0..JUDGED * 2 {
+            answers.doubts.note_accepted(ServiceKey { kind: Kind::Alerts, ..service(&services) }, answers.now);
+        }
+        assert_eq!(answers.bad(), None, "no push was accepted");
+        answers.accepted();
+        let believed = (0..JUDGED).filter(|_| answers.bad() == Some(true)).count();
+        assert_eq!(believed, BAD_FREE as usize - 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | the certificate and its key, and the CAs of `upstream.ca_file`, in their files | listeners, public names, the store, limits, times |
 //! | the operator's token; keys of apps and SIP servers, wherever their sections stand | apps that come or go, or get another push service |
-//! | `[[sip_server]]` sections; keys, ids and endpoints of push services | everything else |
+//! | `[[sip_server]]` sections; keys, ids and endpoints of push services, where the section of the app stands where it stood | everything else |
 //!
 //! Invariant: one reload goes on at a time, and a further one is refused. A file with a problem changes nothing at all, nor does a store that no start could
 //! read. The changes taken are in force when [`Reloader::reload`] comes back.
@@ -109,7 +109,7 @@ impl Reloader {
         // The roots of another file wait for a restart, and the file of before may be gone.
         let same_ca_file = old.upstream.ca_file == new.upstream.ca_file;
         keep_what_waits(old, &mut new);
-        let same_apps = services_of(old) == services_of(&new);
+        let same_apps = old.apps.iter().map(services_of).eq(new.apps.iter().map(services_of));
         // A configuration that does not come into force has no series.
         let metrics = if same_apps { self.metrics.clone() } else { Metrics::new() };
         let push = match push_service(&new, &self.network, &metrics, Some(&self.push)) {
@@ -128,16 +128,33 @@ impl Reloader {
             told.taken.push("upstream.ca_file".to_owned());
         }
         self.take_certificate(certificate, &mut told);
-        let is_taken = |place: &str| same_apps || !place.starts_with("app[") || keys.iter().any(|key| key == place);
+        // Of each app that is the same, the push services change; which apps there are, and what serves them, waits for a restart.
+        let mut alike = alike_sections(&old.apps, &new.apps);
+        let renewed = if same_apps {
+            Some(push)
+        } else {
+            let file = std::mem::take(&mut new.apps);
+            new.apps = apps_in_force(&old.apps, &file, &alike);
+            let made = push_service(&new, &self.network, &self.metrics, Some(&self.push));
+            if made.is_err() {
+                // A file of an app that is gone may be gone, too.
+                alike.clear();
+                new.apps = apps_in_force(&old.apps, &file, &alike);
+            }
+            made.ok().map(|(push, _)| push)
+        };
+        let is_alike = |place: &str| alike.iter().any(|section| place.starts_with(section.as_str()));
+        let is_taken = |place: &str| {
+            same_apps || !place.starts_with("app[") || is_alike(place) || keys.iter().any(|key| key == place)
+        };
         let places = changed(old, &new).into_iter().chain(other_files(was, &prints));
         note_changes(&mut told, places.chain(keys.iter().cloned()).chain(urls), is_taken);
-        if same_apps {
+        if let Some(push) = renewed {
             self.push.become_like(&push);
-        } else {
-            new.apps = with_keys_of(&old.apps, &new.apps);
         }
         self.take_keys(&new);
-        let files = if same_apps { prints } else { was.clone() };
+        let mut files = if same_apps { Fingerprints::new() } else { was.clone() };
+        files.extend(prints.into_iter().filter(|(place, _)| same_apps || is_alike(place)));
         let in_force = InForce { config: new, files }.except(&told.needs_restart, &running);
         *running = in_force;
         told
@@ -239,11 +256,21 @@ fn log(told: &Reloaded) {
     }
 }
 
-/// The apps in force, with the keys that the new configuration has for those of them that it still has: a key that leaked is replaced at once, wherever its
-/// section stands by now.
-fn with_keys_of(in_force: &[App], new: &[App]) -> Vec<App> {
+/// The sections of apps that stand where they stood, with the same push services, as settings name them.
+fn alike_sections(old: &[App], new: &[App]) -> Vec<String> {
+    let alike = old.iter().zip(new).enumerate().filter(|(_, (old, new))| services_of(old) == services_of(new));
+    alike.map(|(index, _)| format!("app[{index}].")).collect()
+}
+
+/// The apps in force: with the new settings where their sections are `alike`; else with the keys alone that the new configuration has for those of them that it
+/// still has. A key that leaked is replaced at once, wherever its section stands by now.
+fn apps_in_force(in_force: &[App], new: &[App], alike: &[String]) -> Vec<App> {
     let key = |app: &App| new.iter().find(|other| other.id == app.id).unwrap_or(app).api_key.clone();
-    in_force.iter().map(|app| App { api_key: key(app), ..app.clone() }).collect()
+    let now = |(index, app): (usize, &App)| match new.get(index) {
+        Some(new) if alike.contains(&format!("app[{index}].")) => new.clone(),
+        _ => App { api_key: key(app), ..app.clone() },
+    };
+    in_force.iter().enumerate().map(now).collect()
 }
 
 /// The keys that also open the doors of an app which the file has no more, and which is served until a restart: the operator's token, and those of SIP
@@ -376,10 +403,9 @@ fn fingerprints(config: &Config) -> Fingerprints {
     prints
 }
 
-/// The apps in their order, with which push services each has.
-fn services_of(config: &Config) -> Vec<(&str, [bool; 3])> {
-    let has = |app: &crate::config::App| [app.apns.is_some(), app.fcm.is_some(), app.webpush.is_some()];
-    config.apps.iter().map(|app| (&*app.id, has(app))).collect()
+/// An app and which push services it has.
+fn services_of(app: &App) -> (&str, [bool; 3]) {
+    (&app.id, [app.apns.is_some(), app.fcm.is_some(), app.webpush.is_some()])
 }
 
 fn is_reloadable(place: &str) -> bool {
@@ -457,7 +483,7 @@ mod tests {
             let mut new = old.clone();
             new.apps = apps;
             assert_eq!(other_keys(&old, &new), ["app[0].api_key_file"]);
-            let in_force = with_keys_of(&old.apps, &new.apps);
+            let in_force = apps_in_force(&old.apps, &new.apps, &alike_sections(&old.apps, &new.apps));
             assert!(in_force.iter().map(|app| &*app.id).eq(["one", "two"]));
             assert!(in_force[0].api_key == one.api_key && in_force[1].api_key == new_two.api_key);
             let old_domains = old.upstream.domains.clone();
@@ -489,6 +515,35 @@ mod tests {
         }
         let renamed = App { id: "one-by-another-name".into(), ..one.clone() };
         assert!(with(another, another, Some(&renamed)).is_empty(), "it is let in after a restart");
+    }
+
+    #[test]
+    fn an_app_that_loses_a_push_service_or_goes_keeps_no_other_from_its_new_settings() {
+        let mut old = Config::development().expect("it has no problem");
+        let webpush = |key_file: &str| {
+            Some(WebPush { key_file: key_file.into(), subject: "mailto:a@b.example".into(), ca_file: None })
+        };
+        let app = |id: &str, key_file: &str| App { id: id.into(), webpush: webpush(key_file), ..old.apps[0].clone() };
+        let apps = vec![app("one", "leaked.pem"), app("two", "two.pem"), app("three", "three.pem")];
+        let replaced = app("one", "new.pem");
+        let without = App { webpush: None, ..apps[1].clone() };
+        old.apps = apps.clone();
+        for (new, alike) in [
+            (vec![replaced.clone(), without, apps[2].clone()], &["app[0].", "app[2]."][..]),
+            (vec![replaced.clone(), apps[1].clone()], &["app[0].", "app[1]."]),
+            (vec![replaced.clone(), apps[2].clone()], &["app[0]."]),
+            (vec![apps[1].clone(), replaced.clone()], &[]),
+        ] {
+            let sections = alike_sections(&old.apps, &new);
+            assert_eq!(sections, alike);
+            let in_force = apps_in_force(&old.apps, &new, &sections);
+            assert!(in_force.iter().map(services_of).eq(old.apps.iter().map(services_of)), "until a restart");
+            let key_file = in_force[0].webpush.as_ref().map(|webpush| webpush.key_file.clone());
+            assert_eq!(
+                key_file == replaced.webpush.as_ref().map(|webpush| webpush.key_file.clone()),
+                !alike.is_empty()
+            );
+        }
     }
 
     #[test]

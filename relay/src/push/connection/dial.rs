@@ -4,12 +4,12 @@
 //! | --- | --- |
 //! | at once | the first address is tried; silent addresses, and those whose connections ended young, come last |
 //! | after each [`NEXT_AFTER`], or when one fails | the next address is tried |
-//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more, beside what hangs there; where a device has chosen the service, or in HTTP/1.1, [`OPEN_FEW`] are open at once for an address |
+//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more, beside what hangs there; where a device has chosen the service, or in HTTP/1.1, [`OPEN_FEW`] are open at once for an address: the latest is ended for the next one, and the first has all of the time, for its service may be slow |
 //! | likewise | each that has failed, while others are open |
 //! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
-//! The service's first bytes in TLS belong to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before that, or sends
-//! nothing, has taken no request. No push is spent on it, because the service behind it may hang.
+//! The service's first frame belongs to the handshake: HTTP/2 begins with its SETTINGS (RFC 9113 §3.4). A connection that ends before they are whole, or sends
+//! nothing more, has taken no request. No push is spent on it, because the service behind it may hang.
 //!
 //! Invariant: the first complete handshake wins and the others are dropped; a dial ends within [`DIAL_TIMEOUT`]. Only TLS with a certificate for the service's
 //! own name is accepted, and in it only HTTP/2, or HTTP/1.1 where that is dialled.
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use rustls::{AlertDescription, ClientConfig};
 use rustls_pki_types::ServerName;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -195,60 +195,32 @@ impl Dialler {
         T: Send + 'static,
         C: Future<Output = Result<T, DialError>> + Send + 'static,
     {
-        let mut waiting: VecDeque<_> = self.addresses().await?.into();
-        let mut open: JoinSet<(SocketAddr, Result<T, DialError>)> = JoinSet::new();
-        let mut silent: Vec<SocketAddr> = Vec::new();
-        let mut failed: Vec<SocketAddr> = Vec::new();
-        let mut under_way: Vec<SocketAddr> = Vec::new();
-        let mut worst: Option<DialError> = None;
-        let mut repeated = 0;
+        let mut race = Race::over(self.addresses().await?, most);
         loop {
-            if let Some(address) = waiting.pop_front() {
-                silent.push(address);
-                under_way.push(address);
+            if let Some(address) = race.waiting.pop_front() {
                 let withdrawal = Withdrawal::default();
-                let connected = connect((self.network.connect(address, &withdrawal), withdrawal));
-                open.spawn(async move { (address, connected.await) });
+                race.begin(address, connect((self.network.connect(address, &withdrawal), withdrawal)));
             }
             // The service will be dialled for HTTP/1.1, and silent addresses have had their time.
-            let is_settled = self.may_speak_http1 && matches!(worst, Some(DialError::NotHttp2));
-            let more = !waiting.is_empty() || repeated < AGAIN_MAX || is_settled;
-            let pause = if waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
+            let is_settled = self.may_speak_http1 && matches!(race.worst, Some(DialError::NotHttp2));
+            let more = !race.waiting.is_empty() || race.repeated < AGAIN_MAX || is_settled;
+            let pause = if race.waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
             tokio::select! {
-                Some(ended) = open.join_next() => {
-                    // A handshake neither panics nor is stopped while its race goes on.
-                    let Ok((address, outcome)) = ended else { return Err(worst.unwrap_or(DialError::Timeout)) };
-                    silent.retain(|other| *other != address);
-                    if let Some(place) = under_way.iter().position(|other| *other == address) {
-                        under_way.swap_remove(place);
+                Some(ended) = race.open.join_next() => {
+                    if let Some((dialled, address)) = race.ended(ended) {
+                        self.remember(address, &race.silent);
+                        return Ok((dialled, address));
                     }
-                    match outcome {
-                        Ok(dialled) => {
-                            self.remember(address, &silent);
-                            return Ok((dialled, address));
-                        }
-                        Err(error) => {
-                            worst = Some(more_telling(worst, error));
-                            if !waiting.contains(&address) && !failed.contains(&address) {
-                                failed.push(address);
-                            }
-                        }
-                    }
-                    if open.is_empty() && waiting.is_empty() {
-                        return Err(worst.unwrap_or(DialError::Timeout));
+                    if race.open.is_empty() && race.waiting.is_empty() {
+                        return Err(race.worst.unwrap_or(DialError::Timeout));
                     }
                 }
                 () = sleep_until(Instant::now() + pause), if more => {
-                    if waiting.is_empty() && is_settled {
+                    if race.waiting.is_empty() && is_settled {
                         return Err(DialError::NotHttp2);
                     }
-                    if waiting.is_empty() {
-                        repeated += 1;
-                        let is_full = |address: &SocketAddr| {
-                            under_way.iter().filter(|other| *other == address).count() >= most
-                        };
-                        waiting.extend(silent.extract_if(.., |address| !is_full(address)));
-                        waiting.extend(failed.drain(..));
+                    if race.waiting.is_empty() {
+                        race.repeat();
                     }
                 }
             }
@@ -297,6 +269,76 @@ impl Dialler {
     }
 }
 
+/// The handshakes of one dial.
+struct Race<T> {
+    /// So many may be open at once for one address.
+    most: usize,
+    /// The addresses that are to be tried, the next one first.
+    waiting: VecDeque<SocketAddr>,
+    open: JoinSet<(SocketAddr, Result<T, DialError>)>,
+    /// Their addresses and tasks, the first one first.
+    under_way: Vec<(SocketAddr, AbortHandle)>,
+    /// The addresses that were tried and have not answered.
+    silent: Vec<SocketAddr>,
+    /// Those that have failed since they were last tried.
+    failed: Vec<SocketAddr>,
+    worst: Option<DialError>,
+    /// How often all were tried again.
+    repeated: u32,
+}
+
+impl<T: Send + 'static> Race<T> {
+    fn over(addresses: Vec<SocketAddr>, most: usize) -> Self {
+        Self {
+            most,
+            waiting: addresses.into(),
+            open: JoinSet::new(),
+            under_way: Vec::new(),
+            silent: Vec::new(),
+            failed: Vec::new(),
+            worst: None,
+            repeated: 0,
+        }
+    }
+
+    /// Begins one, in place of the latest one at this address where that has as many as it may.
+    fn begin(&mut self, address: SocketAddr, connected: impl Future<Output = Result<T, DialError>> + Send + 'static) {
+        let is_here = |other: &(SocketAddr, AbortHandle)| other.0 == address;
+        if self.under_way.iter().filter(|other| is_here(other)).count() >= self.most
+            && let Some(latest) = self.under_way.iter().rposition(is_here)
+        {
+            self.under_way.remove(latest).1.abort();
+        }
+        self.silent.push(address);
+        let task = self.open.spawn(async move { (address, connected.await) });
+        self.under_way.push((address, task));
+    }
+
+    /// Takes note of one that has ended: the connection, when it is complete.
+    fn ended(&mut self, ended: Result<(SocketAddr, Result<T, DialError>), JoinError>) -> Option<(T, SocketAddr)> {
+        self.under_way.retain(|(_, task)| !task.is_finished());
+        // Else it was ended for another one.
+        let (address, outcome) = ended.ok()?;
+        self.silent.retain(|other| *other != address);
+        match outcome {
+            Ok(dialled) => return Some((dialled, address)),
+            Err(error) => {
+                self.worst = Some(more_telling(self.worst.take(), error));
+                if !self.waiting.contains(&address) && !self.failed.contains(&address) {
+                    self.failed.push(address);
+                }
+            }
+        }
+        None
+    }
+
+    /// Has all that have not answered, or have failed, tried once more.
+    fn repeat(&mut self) {
+        self.repeated += 1;
+        self.waiting.extend(self.silent.drain(..).chain(self.failed.drain(..)));
+    }
+}
+
 async fn handshake(
     (connecting, withdrawal): Connecting,
     name: ServerName<'static>,
@@ -319,7 +361,7 @@ async fn handshake(
     let made = h2::client::Builder::new().enable_push(false).handshake(stream).await;
     let told = |error| heard.reason().map_or(DialError::Http2(error), DialError::ShutOut);
     let (sender, mut driven) = made.map_err(told)?;
-    match first_bytes(&mut driven, &has_spoken).await {
+    match first_frame(&mut driven, &has_spoken).await {
         Some(Err(error)) => return Err(told(error)),
         Some(Ok(())) => return Err(DialError::Ended),
         None => {}
@@ -327,8 +369,8 @@ async fn handshake(
     Ok(Dialled { sender, driven, objection: heard, withdrawal })
 }
 
-/// Drives a connection until the service has said anything in it, or it has ended, and how.
-async fn first_bytes(driven: &mut Driven, has_spoken: &AtomicBool) -> Option<Result<(), h2::Error>> {
+/// Drives a connection until the service's first frame has come, or it has ended, and how.
+async fn first_frame(driven: &mut Driven, has_spoken: &AtomicBool) -> Option<Result<(), h2::Error>> {
     poll_fn(|context| match Pin::new(&mut *driven).poll(context) {
         Poll::Ready(end) => Poll::Ready(Some(end)),
         Poll::Pending if has_spoken.load(Ordering::Acquire) => Poll::Ready(None),
@@ -372,6 +414,8 @@ fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]
@@ -383,6 +427,61 @@ mod tests {
         assert_eq!(error.to_string(), "the TLS handshake failed: its certificate is for another name");
         let cut = DialError::Tls(io::Error::new(io::ErrorKind::UnexpectedEof, host));
         assert_eq!(cut.to_string(), "the TLS handshake failed: unexpected end of file");
+    }
+
+    /// One address, whose handshakes the test makes itself.
+    struct OneAddress;
+
+    impl Network for OneAddress {
+        fn resolve(&self, _host: &str, port: u16, _app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
+            Box::pin(async move { Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]) })
+        }
+
+        fn connect(&self, _address: SocketAddr, _withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// When a dial is complete whose handshakes take so long, each told when it begins; and how many were open at once.
+    async fn dialled(most: usize, takes: impl Fn(Duration) -> Duration) -> (Option<Duration>, usize) {
+        struct Open(Arc<AtomicUsize>);
+        impl Drop for Open {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let tls = Arc::new(tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth());
+        let name = ServerName::try_from("push.example.net").unwrap();
+        let dialler = Dialler::new("push.example.net", 443, name, tls, Arc::new(OneAddress));
+        let (began, open, peak) = (Instant::now(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let connect = |_| {
+            let (takes, open, peak) = (takes(began.elapsed()), Arc::clone(&open), Arc::clone(&peak));
+            async move {
+                peak.fetch_max(open.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                let _open = Open(open);
+                tokio::time::sleep(takes).await;
+                Ok(())
+            }
+        };
+        let outcome = timeout(DIAL_TIMEOUT, dialler.race(most, connect)).await;
+        let dialled = outcome.is_ok_and(|outcome| outcome.is_ok()).then(|| began.elapsed());
+        (dialled, peak.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handshakes_that_hang_bar_no_later_one_and_a_slow_one_has_all_of_its_time() {
+        const SECOND: Duration = Duration::from_secs(1);
+        for (most, peak) in [(OPEN_FEW, OPEN_FEW), (usize::MAX, 5)] {
+            for well_after in 1..=8 {
+                let well = |at| if at >= SECOND * well_after { Duration::ZERO } else { DIAL_TIMEOUT };
+                let (at, open) = dialled(most, well).await;
+                let at = at.expect("it is well");
+                assert!(at <= SECOND * (well_after + 2) && open <= peak, "{most}, {well_after}: {at:?}, {open}");
+            }
+            assert_eq!(dialled(most, |_| SECOND * 9).await, (Some(SECOND * 9), peak), "{most}");
+        }
     }
 
     #[test]

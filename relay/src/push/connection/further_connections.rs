@@ -3,12 +3,12 @@
 //!
 //! | a call waits behind an unproven line, whose request left [`HELD_UP_AFTER`] ago | consequence |
 //! | --- | --- |
-//! | no further line was begun within that time | one more is dialled for this call, and carries it alone |
+//! | no further line was begun within that time | one more is dialled for this call, is asked by PING, and carries it alone |
 //! | the answer proves the further line | it replaces the other line, and all waiting requests take it |
 //! | the other line is proven first | all waiting requests take that, and the further line ends with its request |
 //!
-//! Invariant: until the service answers anything, at most [`FURTHER_MAX`] requests leave by further lines: a service that is slow in everything, or silent,
-//! gets three requests in place of one. A request that has left by one line never leaves by another.
+//! Invariant: until the service answers anything, at most [`FURTHER_MAX`] requests leave by further lines: a service that is slow in everything gets three
+//! requests in place of one, and one that is silent gets one. A request that has left by one line never leaves by another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -23,7 +23,7 @@ use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::Method;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::allowance::Allowance;
 use super::answer::{Answer, Bearing};
@@ -62,6 +62,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: usize = 64 * 1024;
 /// How long a line that has fallen silent is kept at most for what is under way on it.
 const LINGER: Duration = Duration::from_secs(180);
+/// While calls wait, no alert goes over a connection so young: the service may take few requests before it ends it.
+const CALLS_FIRST: Duration = Duration::from_millis(50);
 /// How long a service that takes no connection with our certificate is not asked again; pushes are refused at once.
 const SHUT_OUT_FOR: Duration = Duration::from_secs(5);
 
@@ -89,6 +91,8 @@ pub(crate) struct Channel {
     /// The runtime on which its connections are made and driven, if not where they are needed.
     runtime: Option<Handle>,
     under_way: Arc<AtomicUsize>,
+    /// The calls that wait for a connection, or a stream.
+    calls_waiting: AtomicUsize,
     not_before: NotBefore,
     /// When what is no call is tried again.
     pub(crate) retries: Arc<Retries>,
@@ -132,6 +136,7 @@ impl Channel {
             serves_many: ServesMany::default(),
             runtime: None,
             under_way: Arc::default(),
+            calls_waiting: AtomicUsize::new(0),
             not_before: NotBefore::default(),
             retries: Arc::default(),
             faults: Faults::default(),
@@ -197,7 +202,7 @@ impl Channel {
 
     /// Sends `request`, waits for the whole answer and reads its meaning for the request, and for the channel.
     /// When the connection ends under the request and the service certainly left it out, it goes once more over a fresh
-    /// one.
+    /// one; a call does so as often as the connection before has served others, for then it is only a matter of its turn.
     pub(crate) async fn send<M>(
         &self,
         request: &Request,
@@ -205,7 +210,7 @@ impl Channel {
         read: impl Fn(&Answer) -> (M, Bearing),
     ) -> Result<M, Failure> {
         let mut place = if patience.urgency.is_urgent() { Some(self.place(Urgency::Urgent)?) } else { None };
-        let (mut moved, mut is_without_http2) = (false, false);
+        let (mut left_out_by, mut is_without_http2) = (None::<Arc<Line>>, false);
         let mut permission = None;
         loop {
             if permission.is_none() {
@@ -248,7 +253,11 @@ impl Channel {
                     return Ok(meaning);
                 }
                 Err(Lost::ShutOut(reason)) => return Err(Failure::ShutOut { reason }),
-                Err(Lost::Ending) if !moved => (moved, permission) = (true, None),
+                Err(Lost::Ending)
+                    if left_out_by.as_ref().is_none_or(|line| patience.urgency.is_urgent() && line.has_served()) =>
+                {
+                    (left_out_by, permission) = (Some(Arc::clone(&connection.line)), None);
+                }
                 Err(Lost::Ending | Lost::Refused) => return Err(Failure::Unsent { after: None }),
                 Err(lost @ (Lost::Unknown | Lost::Unanswered)) => {
                     self.record.trouble(Trouble::light(reason_of_loss(&connection, &lost)), "");
@@ -328,6 +337,10 @@ impl Channel {
         }
         // A service that a device has chosen costs one connection, unless many devices have chosen it.
         let has_others = urgency.is_urgent() && (!self.any_service || self.serves_many.does());
+        let _waiting = urgency.is_urgent().then(|| {
+            self.calls_waiting.fetch_add(1, Ordering::Relaxed);
+            QueueSlot(&self.calls_waiting)
+        });
         // A connection may end before it is this one's turn; the next is made in its time.
         loop {
             let connection = self.flight.get(freshness, || make(&self.history), None).await.map_err(
@@ -336,7 +349,12 @@ impl Channel {
                     None => Failure::Unsent { after: Some(after) },
                 },
             )?;
-            let admitted = connection.line.admit(urgency, || connection.streams_allowed());
+            let admitted = async {
+                if !urgency.is_urgent() && self.calls_waiting.load(Ordering::Relaxed) > 0 {
+                    sleep_until(connection.made_at + CALLS_FIRST).await;
+                }
+                connection.line.admit(urgency, || connection.streams_allowed()).await
+            };
             let stream = tokio::select! {
                 biased;
                 stream = admitted => stream,
@@ -373,7 +391,7 @@ fn freshness(connection: &Arc<Connection>) -> Freshness {
     }
 }
 
-/// A place among the requests under way, given back when dropped.
+/// A place among the requests that are counted here, given back when dropped.
 struct QueueSlot<'a>(&'a AtomicUsize);
 
 impl Drop for QueueSlot<'_> {
@@ -518,7 +536,7 @@ impl Making {
         match self.endpoint.dialler().dial(allowance.clone()).await {
             Ok((Dialled { sender, driven, objection, withdrawal }, address)) => {
                 tracing::debug!(event = "push-connected", channel = %self.label, "connected to the push service");
-                // The service has begun to speak: with its SETTINGS, if all of them came at once.
+                // The service's SETTINGS have come.
                 let line = Line::new(self.cautious, sender.current_max_send_streams(), Arc::clone(&self.history));
                 let made = Arc::new(Connection {
                     sender,

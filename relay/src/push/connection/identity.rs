@@ -85,23 +85,46 @@ pub(super) fn objection(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// A stream that keeps in mind what its peer objects to, and whether it has said anything.
+/// What has come of the first HTTP/2 frame of a peer (RFC 9113 §4.1).
+#[derive(Default)]
+struct FirstFrame {
+    length: [u8; 3],
+    came: usize,
+}
+
+impl FirstFrame {
+    /// The length, the type, the flags and the stream.
+    const HEAD: usize = 9;
+
+    /// Takes what comes next; whether the frame is whole then.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        for (place, byte) in self.length.iter_mut().skip(self.came).zip(bytes) {
+            *place = *byte;
+        }
+        self.came += bytes.len();
+        let length = self.length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        self.came >= Self::HEAD + length
+    }
+}
+
+/// A stream of HTTP/2 that keeps in mind what its peer objects to, and whether its first frame has come.
 pub(super) struct ObservedStream<S> {
     stream: S,
     objection: Objection,
-    /// Told with the first byte that comes.
+    /// Told when the first frame has come whole.
     has_spoken: Arc<AtomicBool>,
-    is_mute: bool,
+    /// Until then.
+    first: Option<FirstFrame>,
     /// The error of a write, kept until all earlier input is read.
     unwritable: Option<io::Error>,
 }
 
 impl<S> ObservedStream<S> {
     pub(super) fn new(stream: S, objection: Objection) -> Self {
-        Self { stream, objection, has_spoken: Arc::default(), is_mute: true, unwritable: None }
+        Self { stream, objection, has_spoken: Arc::default(), first: Some(FirstFrame::default()), unwritable: None }
     }
 
-    /// Becomes true with the first byte that comes.
+    /// Becomes true when the peer's first frame has come whole.
     pub(super) fn has_spoken(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.has_spoken)
     }
@@ -148,8 +171,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for ObservedStream<S> {
         let this = self.get_mut();
         let before = into.filled().len();
         let outcome = Pin::new(&mut this.stream).poll_read(context, into);
-        if this.is_mute && into.filled().len() > before {
-            this.is_mute = false;
+        if this.first.as_mut().is_some_and(|first| first.take(&into.filled()[before..])) {
+            this.first = None;
             this.has_spoken.store(true, Ordering::Release);
         }
         this.noted(outcome)
@@ -200,6 +223,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ObservedStream<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_is_whole_with_its_last_byte_however_it_comes() {
+        // SETTINGS with two parameters, and a PING behind it.
+        let mut bytes = vec![0, 0, 12, 4, 0, 0, 0, 0, 0];
+        bytes.extend([0, 3, 0, 0, 0, 100, 0, 4, 0, 1, 0, 0, 0, 0, 8, 6, 0]);
+        for piece in 1..=bytes.len() {
+            let mut first = FirstFrame::default();
+            let whole = bytes.chunks(piece).map(|piece| first.take(piece)).take_while(|whole| !whole).count();
+            assert_eq!(whole, 20 / piece, "in pieces of {piece}");
+        }
+    }
 
     #[test]
     fn an_alert_says_what_the_service_has_against_the_certificate() {

@@ -1,15 +1,17 @@
 //! The first pushes on a fresh connection to APNs: one that is not answered, and a connection that is cut.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use relay::push::{Delivery, Verdict};
+use relay::push::{Delivery, Event, Push, Verdict};
 use tests::apns::Answer;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::{RING, World, apple, apple_token, google};
+use super::{APP, RING, World, apple, apple_token, call, google};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -80,6 +82,88 @@ async fn no_call_is_spent_on_a_connection_that_ends_before_the_service_has_said_
         assert_eq!(accepted(&deliveries), 6 - lost, "{deliveries:?}");
         world.assert_clean();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_call_at_most_is_spent_on_connections_that_begin_to_speak_and_then_fall_silent() {
+    // SETTINGS without a parameter, and the acknowledgement of the relay's.
+    const SAID: [u8; 18] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0];
+    for (octets, lost) in [(1, 0), (8, 0), (9, 1), (18, 1)] {
+        for connections in [3, 5] {
+            let world = World::new();
+            let tls = TlsAcceptor::from(world.authority.server_config(&["localhost"], &[b"h2"]));
+            world.net.intercept(world.apns.port(), connections, move |stream| {
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let Ok(mut stream) = tls.accept(stream).await else { return };
+                    drop(stream.write_all(&SAID[..octets]).await);
+                    drop(stream.flush().await);
+                    std::future::pending::<()>().await;
+                });
+            });
+            let deliveries = world.ring_each(500 * MS, 1, 18, apple).await.ended().await;
+            assert_eq!(accepted(&deliveries), 18 - lost, "{octets} {connections}: {deliveries:?}");
+            world.assert_clean();
+        }
+    }
+}
+
+/// Serves HTTP/2 to a client that sends small requests with bodies: takes `most` of them, and then ends the connection with GOAWAY. What it has taken.
+async fn take_few(mut stream: impl AsyncRead + AsyncWrite + Unpin, most: usize) -> io::Result<Vec<Vec<u8>>> {
+    const DATA: u8 = 0;
+    const END_STREAM: u8 = 1;
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await?;
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await?;
+    stream.flush().await?;
+    let mut taken = Vec::new();
+    while taken.len() < most {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [_, high, low, kind, flags, id @ ..] = head;
+        let mut body = vec![0; usize::from(high) << 8 | usize::from(low)];
+        stream.read_exact(&mut body).await?;
+        if kind == DATA && flags & END_STREAM > 0 {
+            taken.push(body);
+            // HEADERS: status 200, and no more (RFC 7541 §6.1).
+            let answer = [&[0, 0, 1, 1, 5][..], &id, &[0x88]].concat();
+            stream.write_all(&answer).await?;
+            if taken.len() == most {
+                stream.write_all(&[&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &id, &[0; 4]].concat()).await?;
+            }
+            stream.flush().await?;
+        }
+    }
+    stream.shutdown().await?;
+    Ok(taken)
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_come_first_where_a_service_takes_few_requests_by_each_connection() {
+    let world = World::new();
+    let tls = TlsAcceptor::from(world.authority.server_config(&["localhost"], &[b"h2"]));
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let taken = Arc::clone(&order);
+    world.net.intercept(world.apns.port(), 1_000, move |stream| {
+        let (tls, taken) = (tls.clone(), Arc::clone(&taken));
+        tokio::spawn(async move {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            let bodies = take_few(stream, 5).await.unwrap_or_default();
+            let is_call = |body: &Vec<u8>| String::from_utf8_lossy(body).contains("\"event\":\"call\"");
+            taken.lock().expect("no panic").extend(bodies.iter().map(is_call));
+        });
+    });
+    let deliver = |number, event| {
+        let (service, push) = (world.service.clone(), Push { event, ..call(number) });
+        tokio::spawn(async move { service.deliver(APP, &apple(number), &push).await })
+    };
+    let alerts: Vec<_> = (1..=20).map(|number| deliver(number, Event::MissedCall)).collect();
+    let calls: Vec<_> = (101..=120).map(|number| deliver(number, Event::Call)).collect();
+    for delivery in calls.into_iter().chain(alerts) {
+        assert_eq!(delivery.await.expect("no panic").verdict, Verdict::Accepted);
+    }
+    let order = order.lock().expect("no panic").clone();
+    assert!(order[..20].iter().all(|is_call| *is_call) && !order[20..].contains(&true), "{order:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,6 +101,8 @@ impl Channel {
             // A dial that fails tells why by itself.
             let Ok(connection) = make(&self.history).await else { continue };
             connection.line.set_aside(true);
+            // What leaves the first one's request unanswered may be the service's end of every connection.
+            connection.line.ask();
             if let Some(stream) = connection.line.admit(Urgency::Urgent, || connection.streams_allowed()).await {
                 begun.take_up();
                 return (connection, stream);
