@@ -2,6 +2,7 @@
 //!
 //! Invariant: the order is key, body, limit, use case, as of every route; the body is gone before the SIP server is spoken to.
 
+use std::future::pending;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -10,10 +11,12 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::enable_body::Rules;
+use super::given_up::given_up_elsewhere;
 use super::handlers::{admit_app, answer, enable_problem, too_many};
 use super::problem::Problem;
 use super::{Api, ApiService, body, enable_body, enable_elsewhere, json, views};
 use crate::clock::unix_now_ms;
+use crate::service::apps::EnableError;
 use crate::service::views::RegistrationState;
 
 /// `POST /v1/instances`
@@ -25,6 +28,7 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     let rules =
         Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, webpush: app.webpush, now_ms: unix_now_ms() };
     let request = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
+    let is_carried = at_call.is_some();
     match at_call {
         // The node that was asked has counted it.
         Some(carried) => carried.begin(&api, &app.id, &request).await?,
@@ -39,7 +43,18 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
         }
     }
     drop(body);
-    let enabled = api.0.service.enable(&app.id, from, request).await.map_err(enable_problem)?;
+    let given_up = async {
+        match is_carried {
+            true => given_up_elsewhere(&api.0.service, &parts.headers).await,
+            false => pending().await,
+        }
+    };
+    let enabled = tokio::select! {
+        enabled = api.0.service.enable(&app.id, from, request) => enabled,
+        // As where the app had hung up here: the enabling is dropped, and leaves nothing.
+        () = given_up => Err(EnableError::HungUp),
+    };
+    let enabled = enabled.map_err(enable_problem)?;
     let status = match enabled.registration.state {
         RegistrationState::Registered => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,

@@ -14,7 +14,8 @@
 //! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for the device, and enables it then (`relay/src/api/enable_elsewhere.rs`) |
 //! | [`NodeMessage::Registers`] | a node that is to enable a device | each other one that lives | says whether it has the device's account registered for another device, and enables it then (likewise) |
 //! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers the instance at once: its SIP server may have taken both for one |
-//! | [`NodeMessage::WakeGivenUp`] | a node at which a SIP server has closed its connection before its devices were awake | each other one that lives | ends the pushes for that wake, and what the devices were told |
+//! | [`NodeMessage::GivenUp`] | a node at which a SIP server has closed its connection before its devices were awake, or that leaves meanwhile | each other one that lives | ends the pushes for that wake, and what the devices were told |
+//! | the same | a node at which an app has hung up before the answer to its enabling | the one that enables the device | keeps nothing of it, as where the app had asked there |
 //!
 //! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte with which no request of an app
 //! begins. An earlier version answers that it is no request, and goes on.
@@ -89,8 +90,8 @@ pub(crate) enum NodeMessage {
         /// The device's instance, if it has one.
         besides: Option<InstanceId>,
     },
-    /// A SIP server has given up the request to wake devices that has this number.
-    WakeGivenUp(u128),
+    /// The request that has this number, to wake devices or to enable one, is given up at the node that was asked for it.
+    GivenUp(u128),
     /// A device has removed or replaced Contacts of registrations that passed through.
     ContactRemoved(ContactRemoval),
 }
@@ -156,7 +157,7 @@ impl NodeMessage {
                 out.extend_from_slice(&binding.to_bytes());
                 out.extend_from_slice(&besides.map_or([0; 16], |id| id.to_bytes()));
             }
-            Self::WakeGivenUp(number) => {
+            Self::GivenUp(number) => {
                 out.push(12);
                 out.extend_from_slice(&number.to_be_bytes());
             }
@@ -193,7 +194,7 @@ impl NodeMessage {
                 let besides = (*besides != [0; 16]).then(|| id(besides));
                 Some(Self::Registers { binding: BindingId::from_bytes(*binding), besides })
             }
-            (12, [number], []) => Some(Self::WakeGivenUp(u128::from_be_bytes(*number))),
+            (12, [number], []) => Some(Self::GivenUp(u128::from_be_bytes(*number))),
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
@@ -259,7 +260,7 @@ mod tests {
             NodeMessage::InCall(id(9)),
             NodeMessage::Registers { binding: BindingId::new(10 << 32, ShardTag(1)), besides: None },
             NodeMessage::Registers { binding: BindingId::new(11 << 32, ShardTag(1)), besides: Some(id(12)) },
-            NodeMessage::WakeGivenUp(u128::MAX - 1),
+            NodeMessage::GivenUp(u128::MAX - 1),
             removed(None),
             removed(Some(id(8))),
         ];
