@@ -2,7 +2,6 @@
 //!
 //! Invariant: the order is key, body, limit, use case, as of every route; the body is gone before the SIP server is spoken to.
 
-use std::future::pending;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -28,7 +27,6 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
     let rules =
         Rules { lifetime: api.0.lifetime, apns: app.apns, fcm: app.fcm, webpush: app.webpush, now_ms: unix_now_ms() };
     let request = json::parse(&body).and_then(|tree| enable_body::read(&tree, &rules))?;
-    let is_carried = at_call.is_some();
     match at_call {
         // The node that was asked has counted it.
         Some(carried) => carried.begin(&api, &app.id, &request).await?,
@@ -43,16 +41,10 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
         }
     }
     drop(body);
-    let given_up = async {
-        match is_carried {
-            true => given_up_elsewhere(&api.0.service, &parts.headers).await,
-            false => pending().await,
-        }
-    };
     let enabled = tokio::select! {
         enabled = api.0.service.enable(&app.id, from, request) => enabled,
         // As where the app had hung up here: the enabling is dropped, and leaves nothing.
-        () = given_up => Err(EnableError::HungUp),
+        () = given_up_elsewhere(&api.0.service, &parts) => Err(EnableError::HungUp),
     };
     let enabled = enabled.map_err(enable_problem)?;
     let status = match enabled.registration.state {

@@ -2,8 +2,9 @@
 //!
 //! Invariant: whoever works at a request hears that it was given up, unless it was answered.
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderName, request};
 
+use super::carried::Carried;
 use super::elsewhere::with_field;
 use crate::random;
 use crate::service::nodes::{Body as Letter, NodeService};
@@ -33,6 +34,12 @@ impl<'a, S: NodeService> AskedElsewhere<'a, S> {
     pub fn answered(mut self) {
         self.has_answer = true;
     }
+
+    /// The SIP server that has asked for it is told to ask another node, which goes on with the same call.
+    pub fn sent_elsewhere(mut self) {
+        self.has_answer = true;
+        self.service.send_elsewhere(self.number);
+    }
 }
 
 impl<S: NodeService> Drop for AskedElsewhere<'_, S> {
@@ -44,9 +51,10 @@ impl<S: NodeService> Drop for AskedElsewhere<'_, S> {
 }
 
 /// Waits until a request that another node has carried here is given up there.
-pub(super) async fn given_up_elsewhere<S: NodeService>(service: &S, headers: &HeaderMap) {
-    let number = headers.get(NUMBER).and_then(|number| u128::from_str_radix(number.to_str().ok()?, 16).ok());
-    match number {
+pub(super) async fn given_up_elsewhere<S: NodeService>(service: &S, parts: &request::Parts) {
+    // A client's field of this name says nothing.
+    let number = parts.extensions.get::<Carried>().and_then(|_| parts.headers.get(NUMBER));
+    match number.and_then(|number| u128::from_str_radix(number.to_str().ok()?, 16).ok()) {
         Some(number) => service.request_given_up(number).await,
         None => std::future::pending().await,
     }

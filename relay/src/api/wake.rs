@@ -80,7 +80,7 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
             tokio::select! {
                 awake = at_this_node(&api, wake, waits, carried) => awake,
                 // As where the connection ends: `answered` is dropped without an answer.
-                () = given_up_elsewhere(&api.0.service, &parts.headers) => return Err(problem(WakeError::NoneInTime)),
+                () = given_up_elsewhere(&api.0.service, &parts) => return Err(problem(WakeError::NoneInTime)),
             }
         }
         None => {
@@ -161,10 +161,8 @@ async fn wherever_they_come<E: ApiService>(
     match told {
         // The other nodes have said all that they will, or wait no longer than the SIP server was to.
         Ok(_) | Err(WakeError::NoneInTime | WakeError::Unknown) => asked.answered(),
-        // The SIP server goes on without those that are being woken.
-        Err(WakeError::OthersSilent | WakeError::OnItsWay | WakeError::Draining | WakeError::DomainNotAllowed) => {
-            drop(asked);
-        }
+        Err(WakeError::OthersSilent | WakeError::OnItsWay | WakeError::Draining) => asked.sent_elsewhere(),
+        Err(WakeError::DomainNotAllowed) => drop(asked),
     }
     told
 }

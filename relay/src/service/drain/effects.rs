@@ -27,6 +27,7 @@ use crate::audit::Act;
 use crate::clock;
 use crate::random;
 use crate::service::nodes::drain_messages::{HEARD, NOT_SO, NodeMessage};
+use crate::service::nodes::given_up_requests::ASKED_AGAIN;
 use crate::service::nodes::{Body, NodeService as _};
 use crate::service::{Inner, Service, status};
 use crate::vault::peer_messages::Letter;
@@ -164,6 +165,12 @@ impl Inner {
             }
             NodeMessage::Registers { .. } => {}
             NodeMessage::GivenUp(number) => self.given_up_requests.note(number),
+            NodeMessage::SentElsewhere(number) => {
+                tokio::spawn(async move {
+                    sleep(ASKED_AGAIN).await;
+                    self.given_up_requests.note(number);
+                });
+            }
             NodeMessage::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
             NodeMessage::Ended(_) | NodeMessage::Changed(_) | NodeMessage::Succeeded { .. } if !self.is_leaving() => {}

@@ -24,6 +24,8 @@ const AHEAD: Duration = Duration::from_secs(10);
 /// News ahead of their requests that are remembered; the oldest goes for a further one.
 const AHEAD_MAX: usize = 1_000;
 
+/// How soon a SIP server asks another node that was sent there.
+pub(crate) const ASKED_AGAIN: Duration = Duration::from_secs(3);
 /// How long the news is told: a device rings for as long as a wake may last (30 s), and 5 s more.
 const TOLD_FOR: Duration = Duration::from_secs(35);
 /// How soon it is told again where a node has not heard it, or the store did not answer.
@@ -57,7 +59,7 @@ impl Drop for Telling {
 
 impl Inner {
     /// Tells the other nodes, or this one of them, that a request was given up here.
-    pub(super) async fn tell_given_up(self: Arc<Self>, number: u128, node: Option<Owner>) {
+    pub(super) async fn tell_given_up(self: Arc<Self>, news: NodeMessage, node: Option<Owner>) {
         self.given_up_requests.telling.send_modify(|count| *count += 1);
         let _telling = Telling(self.clone());
         let (vault, until) = (&self.dependencies.vault, clock::now() + TOLD_FOR);
@@ -69,7 +71,7 @@ impl Inner {
             let is_to_be_told = |peer: &Owner| !told.contains(peer) && node.as_ref().is_none_or(|node| node == peer);
             let untold = peers.unwrap_or_default().into_iter().filter(is_to_be_told);
             let telling = untold.map(|peer| async {
-                let answer = self.ask_within(&peer, NodeMessage::GivenUp(number).encode(), HEARD_WITHIN).await;
+                let answer = self.ask_within(&peer, news.encode(), HEARD_WITHIN).await;
                 (answer.is_some_and(|answer| is_heard(&answer)), peer)
             });
             for (has_heard, peer) in join_all(telling).await {

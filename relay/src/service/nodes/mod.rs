@@ -43,6 +43,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 pub use self::drain_messages::HEARD_WITHIN;
+use self::drain_messages::NodeMessage;
 use super::devices::AccessError;
 use super::{Inner, Service};
 use crate::agent::request::{Denied, Principal, Request};
@@ -184,6 +185,9 @@ pub trait NodeService: Clone + Send + Sync + 'static {
     /// Tells all other nodes, or this one of them, that the request of this number is given up.
     fn give_up_request(&self, _number: u128, _node: Option<Owner>) {}
 
+    /// Tells all other nodes that the SIP server which has asked for the wake of this number was sent elsewhere.
+    fn send_elsewhere(&self, _number: u128) {}
+
     /// Asks a node, and gives `heard` each answer until it wants no more, or the first one is not there `within`.
     fn ask(
         &self,
@@ -284,9 +288,15 @@ impl NodeService for Service {
     }
 
     fn give_up_request(&self, number: u128, node: Option<Owner>) {
-        // An error means that the process ends.
+        // An error means that the process ends, here as below.
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.0.clone().tell_given_up(number, node));
+            runtime.spawn(self.0.clone().tell_given_up(NodeMessage::GivenUp(number), node));
+        }
+    }
+
+    fn send_elsewhere(&self, number: u128) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.0.clone().tell_given_up(NodeMessage::SentElsewhere(number), None));
         }
     }
 
