@@ -10,10 +10,12 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::enable_body::Rules;
+use super::given_up::given_up_elsewhere;
 use super::handlers::{admit_app, answer, enable_problem, too_many};
 use super::problem::Problem;
 use super::{Api, ApiService, body, enable_body, enable_elsewhere, json, views};
 use crate::clock::unix_now_ms;
+use crate::service::apps::EnableError;
 use crate::service::views::RegistrationState;
 
 /// `POST /v1/instances`
@@ -39,7 +41,12 @@ pub async fn enable<E: ApiService>(State(api): State<Api<E>>, request: Request) 
         }
     }
     drop(body);
-    let enabled = api.0.service.enable(&app.id, from, request).await.map_err(enable_problem)?;
+    let enabled = tokio::select! {
+        enabled = api.0.service.enable(&app.id, from, request) => enabled,
+        // As where the app had hung up here: the enabling is dropped, and leaves nothing.
+        () = given_up_elsewhere(&api.0.service, &parts) => Err(EnableError::HungUp),
+    };
+    let enabled = enabled.map_err(enable_problem)?;
     let status = match enabled.registration.state {
         RegistrationState::Registered => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,

@@ -8,6 +8,8 @@
 //! The call goes on there, in the name of the new instance, and the answer names the edge that has it. An account that is registered there keeps its one
 //! Contact, whichever node a balancer has chosen.
 //!
+//! An app that hangs up meanwhile has enabled nothing there, either (`given_up`): the node that enables the device hears of it.
+//!
 //! Invariant: of an enabling that another node has begun, what that one says is said, but for an error of its own, or silence: then the node that was asked
 //! enables the device, and as the later one of the two that instance stands.
 
@@ -21,6 +23,7 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::time::timeout;
 
 use super::elsewhere::{letter_to, read_response, with_field};
+use super::given_up::AskedElsewhere;
 use super::problem::{Problem, ProblemType};
 use super::{Api, ApiService, carried, peer};
 use crate::limits::counted_as;
@@ -62,6 +65,7 @@ pub(super) async fn carry<E: ApiService>(
     let service = &api.0.service;
     let node = service.node_to_enable_at(asking.app, asking.request).await?;
     let letter = with_field(&letter_to(api, parts, body, HEARD_WITHIN).await?, &ASKED_BY, asking.from);
+    let (asked, letter) = AskedElsewhere::by(service, &letter, Some(node.clone()));
     let (mut has_begun, mut last) = (false, None);
     let heard = |answer: Letter| match read_response(&answer) {
         Some(begun) if begun.status() == StatusCode::PROCESSING => {
@@ -75,6 +79,9 @@ pub(super) async fn carry<E: ApiService>(
     };
     // Too late is as never.
     let _ = timeout(ENABLED_WITHIN, service.ask(&node, letter, HEARD_WITHIN, heard)).await;
+    if last.is_some() {
+        asked.answered();
+    }
     // A node that has not begun may have other keys than this one, or neither call nor registration any more.
     last.filter(|told| has_begun && !told.status().is_server_error())
 }

@@ -13,7 +13,7 @@
 //! | `views`, `device_views`, `story_views` | the answers |
 //! | `problem`, `request_id` | refusals, and the number of a request |
 //! | `answer_budget` | how many large answers are on their way |
-//! | `elsewhere`, `enable_elsewhere`, `carried`, `wake_tally` | requests that another node answers, enabling there, their mark, and the answers of all nodes |
+//! | `elsewhere`, `enable_elsewhere`, `carried`, `given_up`, `wake_tally` | requests that another node answers, enabling there, their mark, those that are given up, and the answers of all nodes |
 //!
 //! Invariant: nothing is done for a request before its key or secret is known to be right, and no answer repeats what a
 //! request held. An answer to a request that brought an account or a token, that told what somebody wrote, or that wiped an instance, ends its
@@ -53,6 +53,7 @@ pub(crate) mod elsewhere;
 mod enable;
 pub mod enable_body;
 mod enable_elsewhere;
+mod given_up;
 mod handlers;
 pub mod json;
 pub mod limits;

@@ -6,7 +6,8 @@
 //!                                                                                              └── letter: one has come, or none
 //! ```
 //!
-//! Where the SIP server ends its connection before it is answered, each node hears of that: its caller has hung up.
+//! Where the SIP server ends its connection before it is answered, each node hears of that: its caller has hung up. So it does of an answer that sends the
+//! server elsewhere while devices may still be woken.
 //! Where none comes to a node that has woken it, it is looked once more, without a push: a device may have come to another one.
 //!
 //! Invariant: as everywhere here: key, body, limit, use case; at each node by its own configuration. No AOR is kept or logged. Nobody waits longer than
@@ -29,13 +30,13 @@ use tracing::Instrument as _;
 use super::access::{AdmittedServer, bearer};
 use super::carried::Carried;
 use super::elsewhere;
+use super::given_up::{AskedElsewhere, given_up_elsewhere};
 use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
 use super::wake_tally::{NodeReport, Tally};
 use super::{Api, ApiService, body, json as body_json, peer, wake_body};
 use crate::agent::request::Arrival;
-use crate::random;
-use crate::service::nodes::{Body as Letter, NodeService};
+use crate::service::nodes::Body as Letter;
 use crate::service::sip_servers::{AwakeDevices, Expected, Wake, WakeError};
 use crate::vault::{AorHash, Owner};
 
@@ -49,9 +50,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// The header of a letter for which nobody is to be woken. Earlier versions ignore it.
 const LOOKS: HeaderName = HeaderName::from_static("sipwake-looks");
-
-/// The number by which the other nodes hear that the request was given up. An earlier version does not look at it.
-const NUMBER: HeaderName = HeaderName::from_static("sipwake-wake");
 
 /// How long the answer waits for what other nodes know, once a device is awake: a caller waits.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -79,18 +77,10 @@ pub async fn wake<E: ApiService>(State(api): State<Api<E>>, request: Request) ->
     let awake = match parts.extensions.get::<Carried>() {
         Some(carried) => {
             drop(body);
-            let number =
-                parts.headers.get(NUMBER).and_then(|number| u128::from_str_radix(number.to_str().ok()?, 16).ok());
-            let given_up = async {
-                match number {
-                    Some(number) => api.0.service.wake_given_up(number).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 awake = at_this_node(&api, wake, waits, carried) => awake,
                 // As where the connection ends: `answered` is dropped without an answer.
-                () = given_up => return Err(problem(WakeError::NoneInTime)),
+                () = given_up_elsewhere(&api.0.service, &parts) => return Err(problem(WakeError::NoneInTime)),
             }
         }
         None => {
@@ -160,9 +150,7 @@ async fn wherever_they_come<E: ApiService>(
 ) -> Result<AwakeDevices, WakeError> {
     let look = Wake { wait: LOOK, looks: true, ..wake.clone() };
     let letter_of_look = elsewhere::with_field(&letter, &LOOKS, 1);
-    let number = u128::from_be_bytes(random::bytes());
-    let letter = elsewhere::with_field(&letter, &NUMBER, format_args!("{number:032x}"));
-    let mut asked = AskedElsewhere { service: &api.0.service, number, has_answer: false };
+    let (asked, letter) = AskedElsewhere::by(&api.0.service, &letter, None);
     let told = match at_all_nodes(api, wake, waits.clone(), letter).await {
         Err(WakeError::NoneInTime) => {
             let found = timeout(LOOK, at_all_nodes(api, look, waits, letter_of_look)).await;
@@ -170,23 +158,13 @@ async fn wherever_they_come<E: ApiService>(
         }
         told => told,
     };
-    asked.has_answer = true;
-    told
-}
-
-/// The wake that other nodes are asked for; they hear when nobody waits for it any more.
-struct AskedElsewhere<'a, S: NodeService> {
-    service: &'a S,
-    number: u128,
-    has_answer: bool,
-}
-
-impl<S: NodeService> Drop for AskedElsewhere<'_, S> {
-    fn drop(&mut self) {
-        if !self.has_answer {
-            self.service.give_up_wake(self.number);
-        }
+    match told {
+        // The other nodes have said all that they will, or wait no longer than the SIP server was to.
+        Ok(_) | Err(WakeError::NoneInTime | WakeError::Unknown) => asked.answered(),
+        Err(WakeError::OthersSilent | WakeError::OnItsWay | WakeError::Draining) => asked.sent_elsewhere(),
+        Err(WakeError::DomainNotAllowed) => drop(asked),
     }
+    told
 }
 
 async fn at_all_nodes<E: ApiService>(

@@ -48,7 +48,7 @@ enum Action {
         entropy: Option<PathBuf>,
     },
     /// Begin with a keyring that was made because there was none, although the store holds accounts: what another one has sealed is
-    /// opened by nobody any more, and each app has to lend its account anew
+    /// opened by nobody any more and is erased from the store, and each app has to lend its account anew
     Accept {
         #[command(flatten)]
         place: KeyringLocation,

@@ -14,8 +14,11 @@
 //! | at start: up to [`DOWNTIME_S`] ahead of the last run, and not behind it | at once: the relay was off | |
 //! | at start: anything else | as a jump from where the last run ended | as above |
 //!
+//! Where the last run ended is carried on by the time since boot, unless the machine has been started since: a relay that was off for long on a machine that
+//! went on trusts a right clock at once.
+//!
 //! A jump that is trusted moves the ends that were told before it ([`Frame`](super::Frame)): a lease lasts as long as it was granted, by the time
-//! since boot, whichever clock granted it. A machine that was off for long looks like a jump, too: of what it finds in the store then nobody knows which
+//! since boot, whichever clock granted it. A machine that was itself off for long looks like a jump, too: of what it finds in the store then nobody knows which
 //! clock granted it, and an expired lease ends [`JUMP_STEADY_MS`] late. A virtual machine that was paused, and whose time since boot stood still meanwhile,
 //! goes on with what was left of its leases; a store with a clock of its own has forgotten them in time.
 //!

@@ -151,7 +151,7 @@ struct Inner {
     /// The nodes that leave.
     leavers: nodes::drain_messages::Leavers,
     /// The wakes that SIP servers have given up at other nodes.
-    given_up_wakes: nodes::given_up_wakes::GivenUpWakes,
+    given_up_requests: nodes::given_up_requests::GivenUpRequests,
     /// The store does not give what this node may claim.
     unclaimed: Mutex<Outage>,
     /// Permits for devices that take a registration back.
@@ -197,7 +197,7 @@ impl Service {
             silences: nodes::unresponsive_peers::Silences::default(),
             passed_on: nodes::forwarded_requests::PassedOn::default(),
             leavers: nodes::drain_messages::Leavers::default(),
-            given_up_wakes: nodes::given_up_wakes::GivenUpWakes::default(),
+            given_up_requests: nodes::given_up_requests::GivenUpRequests::default(),
             unclaimed: Mutex::default(),
             removing_contacts: Semaphore::new(wipe::removed_contacts::AT_ONCE),
             ending_other_tokens: Semaphore::new(wipe::removed_contacts::EARLIER_AT_ONCE),

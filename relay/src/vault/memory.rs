@@ -151,7 +151,10 @@ impl MemoryStore {
                 entry.put_by.get_or_insert_with(|| earlier.node.clone());
                 entry.had_by.retain(|node| *node != earlier.node);
                 entry.had_by.insert(0, earlier.node.clone());
-                entry.had_by.truncate(HAD_BY_MAX);
+                // The last one may have been registered; those before it were not.
+                while entry.had_by.len() > HAD_BY_MAX {
+                    entry.had_by.remove(HAD_BY_MAX - 1);
+                }
             }
             Stored { taken_from, ..entry.stored(owner, *id) }
         };

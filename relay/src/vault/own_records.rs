@@ -6,7 +6,7 @@
 
 use futures_util::future::join_all;
 
-use super::{Store, StoreError, Vault, seal};
+use super::{Sealed, Store, StoreError, Vault, seal};
 
 /// Records that are looked at, about: enough to tell one keyring from another.
 const LOOKED_AT: usize = 256;
@@ -64,5 +64,11 @@ impl Vault {
             Some(error) if found == OwnRecords::default() => Err(error),
             _ => Ok(found),
         }
+    }
+
+    /// Whether another keyring has sealed a record, and this node's operator has accepted the present one in its place: nobody is to open it any more.
+    pub fn is_given_up(&self, sealed: &Sealed) -> bool {
+        let Vault(vault) = self;
+        vault.agreement.stands() && vault.keyring.is_accepted() && seal::is_of(&vault.keyring, sealed) == Some(false)
     }
 }

@@ -12,6 +12,7 @@ use super::MAX_LIFETIME_S;
 use super::lookup::{Lookup, hex};
 use super::seal::Sealed;
 use crate::clock::Reading;
+use crate::clock::watch::JUMP_STEADY_MS;
 use crate::net::tls_fault::TlsFault;
 use crate::random;
 
@@ -105,6 +106,9 @@ pub struct RecordToWrite<'a> {
     pub fence: Fence,
 }
 
+/// How long a clock that has jumped is doubted, in seconds.
+const DOUBTED_S: u64 = JUMP_STEADY_MS.unsigned_abs() / 1_000;
+
 /// When a record ends.
 #[derive(Clone, Copy)]
 pub(super) struct Expiry {
@@ -119,6 +123,8 @@ impl Expiry {
     pub fn at(at_s: u64) -> Self {
         let now = Reading::now();
         let left_s = at_s.saturating_sub(now.confirmed).min(MAX_LIFETIME_S);
+        // What is over by the shared clock, and not yet for sure, goes on while that clock is doubted.
+        let left_s = if at_s <= now.system { left_s.min(DOUBTED_S) } else { left_s };
         Self { at_s: at_s.min(now.latest + MAX_LIFETIME_S), left_s }
     }
 

@@ -262,6 +262,7 @@ conformance! {
     a_message_that_is_over_is_not_given_out,
     what_is_kept_goes_on_with_a_lease_that_is_renewed_and_ends_with_one_that_is_shortened,
     what_is_missing_is_restored_with_its_fence_and_what_another_node_took_later_is_left_to_it,
+    what_a_node_stores_that_has_left_is_claimed_all_the_same,
     of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_which_have_had_it,
     the_store_gives_a_sign_of_life;
     after_an_erase_no_key_of_the_instance_is_left_in_redis,

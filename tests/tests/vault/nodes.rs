@@ -362,6 +362,28 @@ pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_o
 }
 
 /// The Path of a registration that passed through leads to that node, whoever had the record since.
+/// An enabling, or a registration that passed through, may be stored behind the claims of the others.
+pub async fn what_a_node_stores_that_has_left_is_claimed_all_the_same(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    for vault in [&a, &b] {
+        vault.hold_lease().await.expect("leased");
+    }
+    enable(&a, 1, "alice").await;
+    a.release_lease().await.expect("released");
+    for (number, user) in [(1, "alice"), (2, "bob"), (3, "carol")] {
+        if number > 1 {
+            enable(&a, number, user).await;
+        }
+        until("a claim", async || {
+            let claimed = b.claim(8).await.expect("asked");
+            claimed.iter().any(|stored| stored.id == id(number))
+        })
+        .await;
+        // It finds nothing more of that node, and strikes its name off.
+        assert!(b.claim(8).await.expect("asked").is_empty());
+    }
+}
+
 pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_which_have_had_it(bench: &Bench) {
     let claimed = async |node: &str| {
         let vault = bench.node(node);
@@ -407,7 +429,14 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
     let (c, stored) = claimed("c").await;
     assert!(stored.had_by.is_empty(), "it was registered from here, and their Contacts are gone");
     c.release_lease().await.expect("released");
-    assert_eq!(put_by(&claimed("b").await.1).as_deref(), Some("c"));
+    let mut vault = claimed("b").await;
+    assert_eq!(put_by(&vault.1).as_deref(), Some("c"));
+    // Where more have it than are remembered, and none is registered, the one before them is named still.
+    for node in ["d", "e", "f", "g"] {
+        vault.0.release_lease().await.expect("released");
+        vault = claimed(node).await;
+    }
+    assert_eq!(vault.1.had_by.iter().map(|node| &**node).collect::<Vec<_>>(), ["f", "e", "d", "c"]);
 }
 
 pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Bench) {

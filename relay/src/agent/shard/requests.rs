@@ -206,18 +206,17 @@ impl Shard {
         self.drive(clock::now(), Input::HandOver);
     }
 
-    /// Whether a binding is registered here for another device than this one, and its SIP server is reached: then one more device is enabled here.
+    /// Whether a binding is here for another device than this one, and is registered or may soon be: then one more device is enabled here.
     fn serves_another(&self, binding: BindingId, besides: Option<InstanceId>) -> bool {
-        let others = self.endpoint.all_instances(binding);
-        let another = others.into_iter().find(|id| Some(*id) != besides);
-        let is_silent = |id| {
-            let row = self.instances.get(id);
-            row.is_none_or(|row| self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream))
-        };
         // A binding that is about to be registered removes the Contacts of earlier nodes, also of one that has come back and registers the account for
         // another device.
-        let is_here = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
-        is_here && another.is_some_and(|id| !is_silent(id))
+        let is_registered = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
+        let serves = |row: &Row| {
+            let is_silent = self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream);
+            !is_silent && (is_registered || row.is_stored && may_soon_be_registered(row.state, row.status))
+        };
+        let others = self.endpoint.all_instances(binding).into_iter().filter(|id| Some(*id) != besides);
+        others.filter_map(|id| self.instances.get(id)).any(serves)
     }
 
     fn list(&self, after: Option<InstanceId>, limit: usize) -> Vec<InstanceStatus> {
@@ -543,5 +542,14 @@ impl Shard {
             mailbox: row.activity.as_ref().and_then(|activity| activity.mailbox.clone()),
             is_replacing: self.endpoint.binding_of_instance(id).is_some_and(|it| self.endpoint.is_replacing(it)),
         })
+    }
+}
+
+/// Whether an account is being registered, or waits for its SIP server to be well again. One that its server refuses may be refused from this node alone.
+const fn may_soon_be_registered(state: InstanceState, status: u16) -> bool {
+    match state {
+        InstanceState::Registering => true,
+        InstanceState::Retrying => matches!(status, 0 | 408 | 429 | 430 | 480 | 500..=599),
+        _ => false,
     }
 }

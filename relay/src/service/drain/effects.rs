@@ -27,6 +27,7 @@ use crate::audit::Act;
 use crate::clock;
 use crate::random;
 use crate::service::nodes::drain_messages::{HEARD, NOT_SO, NodeMessage};
+use crate::service::nodes::given_up_requests::ASKED_AGAIN;
 use crate::service::nodes::{Body, NodeService as _};
 use crate::service::{Inner, Service, status};
 use crate::vault::peer_messages::Letter;
@@ -87,6 +88,7 @@ impl Service {
         if !self.0.is_leaving() {
             return;
         }
+        self.0.given_up_requests.all_told().await;
         // A node that does not get the message believes for a while longer that this one is leaving.
         let mut told = JoinSet::new();
         for peer in self.0.dependencies.vault.living_peers().await.unwrap_or_default() {
@@ -162,7 +164,13 @@ impl Inner {
                 return Zeroizing::new(NOT_SO.to_vec());
             }
             NodeMessage::Registers { .. } => {}
-            NodeMessage::WakeGivenUp(number) => self.given_up_wakes.note(number),
+            NodeMessage::GivenUp(number) => self.given_up_requests.note(number),
+            NodeMessage::SentElsewhere(number) => {
+                tokio::spawn(async move {
+                    sleep(ASKED_AGAIN).await;
+                    self.given_up_requests.note(number);
+                });
+            }
             NodeMessage::Ended(id) if !self.is_leaving() => self.release_copy(id).await,
             // A node that is not leaving owns its instances.
             NodeMessage::Ended(_) | NodeMessage::Changed(_) | NodeMessage::Succeeded { .. } if !self.is_leaving() => {}

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! leaver ── enables, registers and wipes nothing any more
+//!        ── stores what it is enabling, without a wait for its SIP server
 //!        ── tells the others that it leaves, and for which calls it has woken devices
 //!        ── releases its lease                              others ── claim, and register
 //!                                                                  ── report that by letter
@@ -28,7 +29,7 @@
 //! Invariant: a node that is alone, or whose store is away, hands nothing over and leaves at once. One instance that nobody can take delays no other.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use sip::id::InstanceId;
@@ -47,12 +48,26 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long another node may own an instance without reporting it, before its letter counts as lost.
 const LETTER_LOST: Duration = Duration::from_secs(12);
 
+/// How long the enablings under way may take to be stored: each is a few answers of the store.
+const ENABLINGS_STORED: Duration = Duration::from_secs(3);
+
 /// The stage of the hand-over.
 #[derive(Default)]
 pub(crate) struct HandOver {
     leaving: watch::Sender<bool>,
+    /// How many instances are being enabled that the store does not have yet.
+    enablings: watch::Sender<usize>,
     waiting: Mutex<Waiting>,
     news: Notify,
+}
+
+/// An enabling whose instance is not stored yet. Its drop is the end of that: the instance is stored, or nothing is kept of it.
+pub(crate) struct EnablingUnderWay(Arc<Inner>);
+
+impl Drop for EnablingUnderWay {
+    fn drop(&mut self) {
+        self.0.hand_over.enablings.send_modify(|count| *count -= 1);
+    }
 }
 
 /// The instances whose registration elsewhere is awaited.
@@ -107,6 +122,7 @@ impl Service {
     pub async fn leave(&self) {
         let it = &self.0;
         it.hand_over.leaving.send_replace(true);
+        it.await_enablings().await;
         let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
         let ids: HashSet<_> = it.instances_here().await.into_keys().collect();
         let instances = ids.len();
@@ -178,6 +194,21 @@ impl Inner {
             _ = leaving.wait_for(|leaving| *leaving) => {}
             () = self.dependencies.drain.begun() => {}
         }
+    }
+
+    /// Begins to enable an instance; `None`: this node leaves, and enables nothing any more.
+    pub(crate) fn begin_enabling(self: &Arc<Self>) -> Option<EnablingUnderWay> {
+        // It is counted first: a node that begins to leave after this waits for it.
+        self.hand_over.enablings.send_modify(|count| *count += 1);
+        let under_way = EnablingUnderWay(self.clone());
+        (!self.is_leaving()).then_some(under_way)
+    }
+
+    /// Waits until no instance is being enabled: the others claim what the store has when the lease is released, and would not see a later one.
+    async fn await_enablings(&self) {
+        let mut enablings = self.hand_over.enablings.subscribe();
+        // What a store that is away keeps waiting is named to the others when it is stored.
+        let _ = timeout(ENABLINGS_STORED, enablings.wait_for(|count| *count == 0)).await;
     }
 
     /// The instances here, each with whether its Contact stands at its SIP server.

@@ -63,7 +63,7 @@ impl Inner {
         self.dependencies.agent.tell(id, Request::Bind { new: Box::new(new), first }).await;
         let pending =
             |state, status| Ok((Registration { state, status, expires_in_s: None, failing_since: None }, Vec::new()));
-        let registration = match within_its_turn(turn, &mut outcome).await {
+        let registration = match within_its_turn(turn, self.leaves(), &mut outcome).await {
             Some(Ok(FirstRegistration::Registered { expires, asked })) => {
                 let registration = Registration {
                     state: RegistrationState::Registered,
@@ -112,9 +112,11 @@ impl Inner {
     }
 }
 
-/// The outcome of a first registration, as far as it is known within the time limit of an enabling.
+/// The outcome of a first registration, as far as it is known within the time limit of an enabling, and before its node `leaves`: what is stored by then
+/// another node takes, and registers.
 async fn within_its_turn(
     turn: &KeyedGuard<'_, impl Eq + Hash + Copy>,
+    leaves: impl Future<Output = ()>,
     outcome: &mut Outcome,
 ) -> Option<Result<FirstRegistration, oneshot::error::RecvError>> {
     let is_over = async {
@@ -125,6 +127,7 @@ async fn within_its_turn(
         biased;
         told = outcome => Some(told),
         () = is_over => None,
+        () = leaves => None,
     }
 }
 
@@ -170,6 +173,8 @@ fn is_escaped(account: &Account) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
     use tokio::time::Instant;
 
     use super::*;
@@ -182,18 +187,20 @@ mod tests {
         let turn = turns.lock_key(1).await;
         let (verdict, mut outcome) = oneshot::channel();
         let began = Instant::now();
-        assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+        assert!(within_its_turn(&turn, pending(), &mut outcome).await.is_none());
         assert_eq!(began.elapsed(), FIRST_REGISTRATION);
+        assert!(within_its_turn(&turn, ready(()), &mut outcome).await.is_none());
+        assert_eq!(began.elapsed(), FIRST_REGISTRATION, "a node that leaves waits for no SIP server");
         let next = async {
             sleep(Duration::from_millis(200)).await;
             drop(turns.lock_key(1).await);
         };
         let first = async move {
             let began = Instant::now();
-            assert!(within_its_turn(&turn, &mut outcome).await.is_none());
+            assert!(within_its_turn(&turn, pending(), &mut outcome).await.is_none());
             assert_eq!(began.elapsed(), BEFORE_THE_NEXT);
             let _ = verdict.send(FirstRegistration::Failed { status: None });
-            assert!(within_its_turn(&turn, &mut outcome).await.is_some(), "what is told is told at once");
+            assert!(within_its_turn(&turn, pending(), &mut outcome).await.is_some(), "what is told is told at once");
         };
         tokio::join!(first, next);
     }

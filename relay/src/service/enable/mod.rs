@@ -6,7 +6,8 @@
 //!                                                              └─ slow ───── store ─ 202 ─┴─ wipe the earlier one, now or later (`succession`)
 //! ```
 //!
-//! A second enabling of the same device does not wait for the first to end: the first one is answered 202 at once, and makes room.
+//! A second enabling of the same device does not wait for the first to end: the first one is answered 202 at once, and makes room. Likewise a node that is
+//! told to end: what it enables is stored before the other nodes claim what it has.
 //!
 //! | room | contents |
 //! | --- | --- |
@@ -119,6 +120,7 @@ impl Inner {
         // This also shows that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new().await?;
         let before = self.find_earlier(&names).await?;
+        let under_way = self.begin_enabling().ok_or(EnableError::Draining)?;
         let place = self.place_instance(&app, &request.account, &route, source, before.is_some())?;
         let (instance, secret) = self.new_instance(app.clone(), source, request, route, place);
         let new = self.newcomer(&instance, names, before);
@@ -136,6 +138,7 @@ impl Inner {
         }
         let placed = self.store(&new, changed.as_ref(), earlier.succession).await?;
         self.hand_to_shard(&new, changed, placed.fence, is_vouched).await?;
+        drop(under_way);
         let replaced = self.announce(&new, &earlier, placed.displaced, &hang_up).await;
         tracing::info!(event = "enabled", instance = %new.id, state = registration.state.word(), "enabled");
         self.dependencies.audit.note(Act::Enabled, || AuditSubject {

@@ -14,7 +14,9 @@
 //! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for the device, and enables it then (`relay/src/api/enable_elsewhere.rs`) |
 //! | [`NodeMessage::Registers`] | a node that is to enable a device | each other one that lives | says whether it has the device's account registered for another device, and enables it then (likewise) |
 //! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers the instance at once: its SIP server may have taken both for one |
-//! | [`NodeMessage::WakeGivenUp`] | a node at which a SIP server has closed its connection before its devices were awake | each other one that lives | ends the pushes for that wake, and what the devices were told |
+//! | [`NodeMessage::GivenUp`] | a node at which a SIP server has closed its connection before its devices were awake | each other one that lives | ends the pushes for that wake, and what the devices were told |
+//! | [`NodeMessage::SentElsewhere`] | a node that has answered a wake 503, as when it leaves | each other one that lives | likewise after a moment, in which another node may be asked for the same call |
+//! | [`NodeMessage::GivenUp`] | a node at which an app has hung up before the answer to its enabling | the one that enables the device | keeps nothing of it, as where the app had asked there |
 //!
 //! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte with which no request of an app
 //! begins. An earlier version answers that it is no request, and goes on.
@@ -89,8 +91,10 @@ pub(crate) enum NodeMessage {
         /// The device's instance, if it has one.
         besides: Option<InstanceId>,
     },
-    /// A SIP server has given up the request to wake devices that has this number.
-    WakeGivenUp(u128),
+    /// The request that has this number, to wake devices or to enable one, is given up at the node that was asked for it.
+    GivenUp(u128),
+    /// The node that was asked for this wake has sent the SIP server elsewhere: it is given up unless that announces the call again at once.
+    SentElsewhere(u128),
     /// A device has removed or replaced Contacts of registrations that passed through.
     ContactRemoved(ContactRemoval),
 }
@@ -156,8 +160,12 @@ impl NodeMessage {
                 out.extend_from_slice(&binding.to_bytes());
                 out.extend_from_slice(&besides.map_or([0; 16], |id| id.to_bytes()));
             }
-            Self::WakeGivenUp(number) => {
+            Self::GivenUp(number) => {
                 out.push(12);
+                out.extend_from_slice(&number.to_be_bytes());
+            }
+            Self::SentElsewhere(number) => {
+                out.push(13);
                 out.extend_from_slice(&number.to_be_bytes());
             }
             Self::ContactRemoved(ContactRemoval { account, device, sent_ms, by }) => {
@@ -193,7 +201,8 @@ impl NodeMessage {
                 let besides = (*besides != [0; 16]).then(|| id(besides));
                 Some(Self::Registers { binding: BindingId::from_bytes(*binding), besides })
             }
-            (12, [number], []) => Some(Self::WakeGivenUp(u128::from_be_bytes(*number))),
+            (12, [number], []) => Some(Self::GivenUp(u128::from_be_bytes(*number))),
+            (13, [number], []) => Some(Self::SentElsewhere(u128::from_be_bytes(*number))),
             (8, [account, device, by], tail) => {
                 let sent_ms = u64::from_be_bytes(tail.try_into().ok()?);
                 let by = (*by != [0; 16]).then(|| id(by));
@@ -259,7 +268,8 @@ mod tests {
             NodeMessage::InCall(id(9)),
             NodeMessage::Registers { binding: BindingId::new(10 << 32, ShardTag(1)), besides: None },
             NodeMessage::Registers { binding: BindingId::new(11 << 32, ShardTag(1)), besides: Some(id(12)) },
-            NodeMessage::WakeGivenUp(u128::MAX - 1),
+            NodeMessage::GivenUp(u128::MAX - 1),
+            NodeMessage::SentElsewhere(u128::MAX - 2),
             removed(None),
             removed(Some(id(8))),
         ];

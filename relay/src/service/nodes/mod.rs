@@ -13,7 +13,7 @@
 //! | `letter_reader`, `peer_request_queues` | the letters that arrive, and the order in which they are answered |
 //! | `drain_messages` | messages between nodes that are no request of an app |
 //! | `forwarded_requests`, `unresponsive_peers` | where requests were sent, and which nodes do not answer |
-//! | `given_up_wakes` | wakes that a SIP server has given up at another node |
+//! | `given_up_requests` | requests that were given up at the node which was asked |
 //!
 //! A question that changes something carries a deadline by the store's clock, which all nodes share. An owner that reads it later, because it stood still or
 //! was cut off, ignores it. A requester without an answer does not know whether the change was made, and says so.
@@ -23,7 +23,7 @@
 
 pub(super) mod drain_messages;
 pub(super) mod forwarded_requests;
-pub(super) mod given_up_wakes;
+pub(super) mod given_up_requests;
 mod letter_reader;
 mod peer_request_queues;
 pub(super) mod unresponsive_peers;
@@ -177,13 +177,16 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         async { true }
     }
 
-    /// Waits until a SIP server has given up, at the node that it asked, the request to wake devices that has this number.
-    fn wake_given_up(&self, _number: u128) -> impl Future<Output = ()> + Send {
+    /// Waits until the request of this number is given up at the node that was asked for it.
+    fn request_given_up(&self, _number: u128) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 
-    /// Tells all other nodes that a SIP server has given up the request by this number.
-    fn give_up_wake(&self, _number: u128) {}
+    /// Tells all other nodes, or this one of them, that the request of this number is given up.
+    fn give_up_request(&self, _number: u128, _node: Option<Owner>) {}
+
+    /// Tells all other nodes that the SIP server which has asked for the wake of this number was sent elsewhere.
+    fn send_elsewhere(&self, _number: u128) {}
 
     /// Asks a node, and gives `heard` each answer until it wants no more, or the first one is not there `within`.
     fn ask(
@@ -280,20 +283,21 @@ impl NodeService for Service {
         self.0.dependencies.vault.living_peers().await.ok()
     }
 
-    async fn wake_given_up(&self, number: u128) {
-        self.0.given_up_wakes.wait(number).await;
+    async fn request_given_up(&self, number: u128) {
+        self.0.given_up_requests.wait(number).await;
     }
 
-    fn give_up_wake(&self, number: u128) {
-        // An error means that the process ends.
-        let Ok(runtime) = Handle::try_current() else { return };
-        let it = self.0.clone();
-        runtime.spawn(async move {
-            for peer in it.dependencies.vault.living_peers().await.unwrap_or_default() {
-                // The devices of a node that is not told ring for as long as the SIP server would have waited.
-                let _ = it.tell(&peer, NodeMessage::WakeGivenUp(number)).await;
-            }
-        });
+    fn give_up_request(&self, number: u128, node: Option<Owner>) {
+        // An error means that the process ends, here as below.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.0.clone().tell_given_up(NodeMessage::GivenUp(number), node));
+        }
+    }
+
+    fn send_elsewhere(&self, number: u128) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.0.clone().tell_given_up(NodeMessage::SentElsewhere(number), None));
+        }
     }
 
     async fn were_all(&self) -> bool {

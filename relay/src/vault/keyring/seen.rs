@@ -1,4 +1,6 @@
-//! The last time that a run saw, in a file beside the keyring: `….clock`, seconds since 1970 and a line feed.
+//! The last time that a run saw, in a file beside the keyring: `….clock`, a line of seconds since 1970, and, where the system tells, its boot and the seconds
+//! since then. As long as the machine is not started again, the time since boot carries that time on, so that a relay which was off for long trusts a clock
+//! that is right at once.
 //!
 //! Invariant: it holds nothing secret. A file that is missing or damaged counts as none.
 
@@ -8,10 +10,13 @@ use std::path::Path;
 
 use super::KeyringError;
 use super::file::{beside, file_of_node, writing};
+use crate::clock::since_boot;
 use crate::file_owner;
 
 /// The longest such file, in bytes.
-const FILE_LIMIT: usize = 32;
+const FILE_LIMIT: usize = 96;
+/// A name of this start of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Puts `now` in the place of whatever was written before.
 pub(super) fn write(keyring: &Path, node: &str, now: u64) -> Result<(), KeyringError> {
@@ -19,7 +24,8 @@ pub(super) fn write(keyring: &Path, node: &str, now: u64) -> Result<(), KeyringE
     let (path, new) = (beside(keyring, "clock"), file_of_node(keyring, "clock.new", node)?);
     let written = || {
         let mut file = File::create(&new)?;
-        file.write_all(format!("{now}\n").as_bytes())?;
+        let boot = boot_id().map(|boot| format!(" {boot} {}", since_boot().as_secs()));
+        file.write_all(format!("{now}{}\n", boot.unwrap_or_default()).as_bytes())?;
         // Else a power cut may leave the name without what is in it.
         file.sync_data()?;
         file_owner::give_if_it_can(&new);
@@ -33,16 +39,51 @@ pub(super) fn write(keyring: &Path, node: &str, now: u64) -> Result<(), KeyringE
         .map_err(writing(&path))
 }
 
-/// The last note that was written.
+/// The time of the last note that was written, carried on by the time since boot where that is the same one.
 pub(super) fn read(keyring: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(beside(keyring, "clock")).ok().filter(|text| text.len() <= FILE_LIMIT)?;
-    text.strip_suffix('\n')?.parse().ok()
+    let mut fields = text.strip_suffix('\n')?.split(' ');
+    let noted: u64 = fields.next()?.parse().ok()?;
+    let (boot, at) = (fields.next(), fields.next().and_then(|at| at.parse::<u64>().ok()));
+    let is_same = boot.is_some_and(|boot| boot_id().is_some_and(|now| *boot == *now));
+    let passed_s = at.filter(|_| is_same).map_or(0, |at| since_boot().as_secs().saturating_sub(at));
+    Some(noted.saturating_add(passed_s))
+}
+
+fn boot_id() -> Option<Box<str>> {
+    let id = std::fs::read_to_string(BOOT_ID).ok()?;
+    let id = id.trim_end();
+    let is_word =
+        !id.is_empty() && id.len() <= 36 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    is_word.then(|| id.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::file::tests::TempFolder;
     use super::*;
+
+    /// The time since boot goes on meanwhile.
+    fn is_about(read: Option<u64>, noted: u64) -> bool {
+        read.is_some_and(|read| (noted..noted + 60).contains(&read))
+    }
+
+    #[test]
+    fn the_time_since_boot_carries_a_note_on_until_the_machine_starts_again() {
+        let place = TempFolder::new();
+        std::fs::create_dir_all(place.keyring().parent().expect("a folder")).expect("made");
+        let noted = 1_795_000_000;
+        let read_of = |boot: &str, at: u64| {
+            std::fs::write(beside(&place.keyring(), "clock"), format!("{noted} {boot} {at}\n")).expect("written");
+            read(&place.keyring())
+        };
+        let (boot, now) = (boot_id().expect("Linux tells it"), since_boot().as_secs());
+        assert!(is_about(read_of(&boot, 0), noted + now), "it was off for all that time");
+        assert_eq!(read_of("another", 0), Some(noted), "nobody knows how long");
+        assert_eq!(read_of(&boot, now + 1_000), Some(noted), "this is no time of that boot");
+        std::fs::write(beside(&place.keyring(), "clock"), format!("{noted}\n")).expect("written");
+        assert_eq!(read(&place.keyring()), Some(noted), "an earlier version's");
+    }
 
     #[test]
     fn nodes_that_share_the_folder_write_beside_each_other() {
@@ -55,7 +96,7 @@ mod tests {
                 scope.spawn(move || (0..50).for_each(|_| write()));
             }
         });
-        assert_eq!(read(&place.keyring()), Some(1_795_000_000));
+        assert!(is_about(read(&place.keyring()), 1_795_000_000));
         assert_eq!(std::fs::read_dir(folder).expect("read").count(), 1, "nothing else is left");
     }
 
@@ -66,7 +107,7 @@ mod tests {
         assert_eq!(read(&place.keyring()), None);
         for now in [1_795_000_000, 1_795_000_060] {
             write(&place.keyring(), "a", now).expect("written");
-            assert_eq!(read(&place.keyring()), Some(now));
+            assert!(is_about(read(&place.keyring()), now));
         }
         for damaged in ["", "1795000000", "179500x000\n", "-1\n"] {
             std::fs::write(beside(&place.keyring(), "clock"), damaged).expect("written");

@@ -57,6 +57,7 @@ mod shares;
 mod unasked;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -128,6 +129,8 @@ pub(super) struct RedisStore {
     require_ephemeral: bool,
     claims: Claims,
     enlisted: Mutex<Option<Instant>>,
+    /// Whether this node has given up its lease, and the others may have struck its name off.
+    has_left: AtomicBool,
     marked: Marked,
     rivals: Rivals,
 }
@@ -156,7 +159,8 @@ impl RedisStore {
     fn on(link: Arc<Link>, letters: Arc<Link>, boxes: Arc<Boxes>, lease: Duration, require_ephemeral: bool) -> Self {
         let (claims, enlisted, marked) = (Claims::default(), Mutex::new(None), Marked::default());
         let rivals = Rivals::new(lease);
-        Self { link, letters, boxes, lease, require_ephemeral, claims, enlisted, marked, rivals }
+        let has_left = AtomicBool::new(false);
+        Self { link, letters, boxes, lease, require_ephemeral, claims, enlisted, has_left, marked, rivals }
     }
 
     /// That it may be given an account that it has not.
@@ -276,6 +280,10 @@ impl RedisStore {
                 PutRefusal::NotOwner => StoreError::NotOwner,
                 PutRefusal::Gone => StoreError::Gone,
             });
+        }
+        if self.has_left.load(Ordering::Relaxed) {
+            // The others have claimed what this node had, and look at its index no more.
+            self.enlist(&owner.node).await?;
         }
         let fence_before = fence;
         let number = u64::try_from(outcome).map_err(|_| StoreError::Away(AwayReason::Unreachable))?;
@@ -466,6 +474,7 @@ impl RedisStore {
             Err(StoreError::Malformed) => self.link.ask::<()>(&set).await.map(|()| None)?,
             earlier => earlier?,
         };
+        self.has_left.store(false, Ordering::Relaxed);
         let kept = earlier.as_deref() == Some(owner.run.as_bytes());
         let is_early = |held_at| since_boot().saturating_sub(held_at) < self.lease;
         if earlier.is_none() && held_at.is_some_and(is_early) && !gives_way {
@@ -474,13 +483,18 @@ impl RedisStore {
         self.rivals.note(&owner.run, earlier.as_deref().map(String::from_utf8_lossy).as_deref());
         let enlisted = *self.enlisted.lock();
         if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
-            self.add(NODES_KEY, [owner.node.to_string()].into_iter(), INDEX_TTL).await?;
+            self.enlist(&owner.node).await?;
             if let Some(note) = note() {
                 self.write_note(owner, &note).await?;
             }
             *self.enlisted.lock() = Some(clock::now());
         }
         Ok(if kept { Lease::Held } else { Lease::Lapsed })
+    }
+
+    /// Names a node to the others, which look at its index when it is dead.
+    async fn enlist(&self, node: &str) -> Result<(), StoreError> {
+        self.add(NODES_KEY, [node.to_string()].into_iter(), INDEX_TTL).await
     }
 
     /// Says something of this node to the others.
@@ -562,11 +576,13 @@ impl RedisStore {
     }
 
     pub async fn release_lease(&self, owner: &Owner) -> Result<(), StoreError> {
+        self.has_left.store(true, Ordering::Relaxed);
         let mut release = SCRIPTS.release.key(lease_key(&owner.node));
         self.link.ask(release.arg(&*owner.run).arg(RELEASED).arg(millis(self.lease))).await
     }
 
     pub async fn drop_lease(&self, owner: &Owner) -> Result<(), StoreError> {
+        self.has_left.store(true, Ordering::Relaxed);
         let mut drop = SCRIPTS.drop.key(lease_key(&owner.node));
         self.link.ask(drop.arg(&*owner.run).arg(RELEASED)).await
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::board::Missed;
+use tests::gate::Gate;
 use tests::push_phone::Service;
 use tests::redis_server::RedisServer;
 use tests::registrar::{Registrar, Settings};
@@ -27,7 +28,11 @@ impl Nodes {
 
     /// With another configuration of the second node.
     async fn with(change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
-        let (redis, mut key) = (RedisServer::start(), String::new());
+        Self::over(RedisServer::start(), change).await
+    }
+
+    async fn over(redis: RedisServer, change: impl FnOnce(&mut Setup)) -> Result<Self, Missed> {
+        let mut key = String::new();
         let world = World::between(
             |server| server.contacts = 2,
             |setup| {
@@ -113,6 +118,11 @@ async fn a_phone_of_another_node_rings_no_longer_than_its_own_when_the_sip_serve
         answer = nodes.ask(29_000) => panic!("nobody has come: {answer:?}"),
         push = world.android_push() => push?,
     };
+    ends_soon(world, &push).await
+}
+
+/// The call that is pushed is over, long before the SIP server's time.
+async fn ends_soon(world: &World, pushed: &Value) -> Outcome {
     let ended = loop {
         let push = world.android_push().await?;
         // The call's own may be sent twice.
@@ -120,8 +130,43 @@ async fn a_phone_of_another_node_rings_no_longer_than_its_own_when_the_sip_serve
             break push;
         }
     };
-    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &push["call"]), "long before its time");
+    assert_eq!((&ended["event"], &ended["call"]), (&json!("call-ended"), &pushed["call"]));
     world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_rings_no_longer_when_the_node_that_its_sip_server_has_asked_leaves() -> Outcome {
+    let nodes = Nodes::start().await?;
+    let world = &nodes.world;
+    world.enable_android().await?;
+    let (answer, push) = tokio::join!(nodes.ask(29_000), async {
+        let push = world.android_push().await?;
+        nodes.other.terminate(SOON).await?;
+        Ok::<_, Missed>(push)
+    });
+    assert_eq!(answer?.0, 503);
+    ends_soon(world, &push?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_rings_no_longer_when_the_asked_node_does_not_reach_the_store_as_the_sip_server_gives_up() -> Outcome {
+    let redis = RedisServer::start();
+    let mut gate = Gate::closed(([127, 0, 0, 1], redis.port()).into());
+    gate.open()?;
+    let through = format!("redis://{}", gate.address());
+    let nodes = Nodes::over(redis, |setup| setup.store = through).await?;
+    let world = &nodes.world;
+    world.enable_android().await?;
+    let push = tokio::select! {
+        answer = nodes.ask(29_000) => panic!("nobody has come: {answer:?}"),
+        push = world.android_push() => {
+            gate.close();
+            push?
+        }
+    };
+    nodes.other.await_log("lease-not-renewed", SOON).await?;
+    gate.open()?;
+    ends_soon(world, &push).await
 }
 
 /// It names a node again with that one's next renewal.

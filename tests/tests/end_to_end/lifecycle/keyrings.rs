@@ -177,6 +177,9 @@ async fn a_start_without_the_keyring_of_what_is_stored_is_refused_until_it_is_th
     let accepted = sipwake(&["keys", "accept", "--config"], world.relay.config())?;
     assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
     world.relay.restart().await?;
+    let is_erased = || async { server.instance_keys().is_empty().then_some(()) };
+    world.until("nothing that was given up", is_erased).await?;
+    assert_eq!(world.api.disable(&instance).await?.status, 404);
     // Its SIP server has the Contact that nobody refreshes any more until its grant ends.
     world.registrar.forget();
     assert_eq!(world.api.enable(&world.enable_request(OTHER_TOKEN)).await?.status, 201);

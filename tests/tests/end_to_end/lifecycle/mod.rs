@@ -31,6 +31,7 @@ mod changed_tokens;
 mod clock;
 mod cut_off;
 mod dead_tokens;
+mod enabled_elsewhere;
 mod ends;
 mod flows;
 mod given_back;

@@ -27,13 +27,22 @@ pub(super) async fn two_nodes_with(
     redis: &RedisServer,
     change: fn(&mut Setup),
 ) -> Result<(World, RelayProcess), Missed> {
-    let of_both = |setup: &mut Setup| {
-        setup.store = redis.url();
-        change(setup);
-    };
     let sip_server = |server: &mut Settings| {
         server.contacts = 2;
         server.users.insert("carol".to_owned(), "carols-password".to_owned());
+    };
+    nodes_between(redis, sip_server, change).await
+}
+
+/// The same, with a SIP server of its own.
+pub(super) async fn nodes_between(
+    redis: &RedisServer,
+    sip_server: impl FnOnce(&mut Settings),
+    change: fn(&mut Setup),
+) -> Result<(World, RelayProcess), Missed> {
+    let of_both = |setup: &mut Setup| {
+        setup.store = redis.url();
+        change(setup);
     };
     let world = World::between(sip_server, of_both).await?;
     let mut setup = world.relay.setup().clone();
