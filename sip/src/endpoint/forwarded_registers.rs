@@ -25,6 +25,7 @@ use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
     CarriedProof, ContactsRemoved, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest,
 };
+use super::register_outcomes::{Answered, is_failed_proof};
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
@@ -35,7 +36,7 @@ use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
 use crate::edge::removed_contacts::{RemovedContact, removed_contacts};
-use crate::edge::returned::{self, is_stale};
+use crate::edge::returned;
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -209,13 +210,20 @@ impl Endpoint {
         let response =
             wanted.fold(response, |response, service| response.header(Name::FeatureCaps, push_proxy::serves(service)));
         self.core.transactions.respond(now, register.server, 200, response.finish());
-        self.ended(id, &register, None);
+        self.ended(id, &register, None, Answered::ByRelay(200));
     }
 
-    /// Tells the shell that a REGISTER has ended, and what became of the proof that it carried.
-    fn ended(&mut self, register: ForwardedRegisterId, row: &ForwardedRegister, proof: Option<bool>) {
+    /// Tells the shell how a REGISTER has ended, and what became of the proof that it carried.
+    fn ended(
+        &mut self,
+        register: ForwardedRegisterId,
+        row: &ForwardedRegister,
+        proof: Option<bool>,
+        answered: Answered<'_>,
+    ) {
         let proof = proof.filter(|_| row.intent.proves);
-        self.core.event(Event::RegisterEnded { register, proof });
+        let outcome = self.register_outcome(row, answered);
+        self.core.event(Event::RegisterEnded { register, proof, outcome });
     }
 
     pub(super) fn send_register_on(
@@ -259,12 +267,11 @@ impl Endpoint {
         let sender = self.registers.get(id).map(|register| self.passed_sender(register));
         if let Some((sender, register)) = sender.zip(self.registers.take(id)) {
             self.core.transactions.give_up(now, register.server);
-            self.ended(id, &register, None);
             let silence = self.core.settings.timing.transaction.t1_64();
+            let is_silent = register.sent.is_some_and(|sent| sent.at + silence <= now);
+            self.ended(id, &register, None, if is_silent { Answered::Silent } else { Answered::ByRelay(504) });
             // Otherwise its flow is gone, which counts by itself.
-            if let (Some(upstream), Some(sent)) = (register.upstream(), register.sent)
-                && sent.at + silence <= now
-            {
+            if let Some(upstream) = register.upstream().filter(|_| is_silent) {
                 self.on_passed_silent(now, upstream, sender);
             }
             self.leave(now, &register);
@@ -377,7 +384,7 @@ impl Endpoint {
                 self.on_upstream_back(now, upstream, None, &back);
             }
         }
-        self.ended(id, &register, Some(true));
+        self.ended(id, &register, Some(true), Answered::ByServer(200, response));
         if register.intent.proves {
             let flow = register.source.flow;
             let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
@@ -445,7 +452,7 @@ impl Endpoint {
         response: &Message,
     ) {
         let failed = is_failed_proof(&register.request, status, response);
-        self.ended(id, register, failed.then_some(false));
+        self.ended(id, register, failed.then_some(false), Answered::ByServer(status, response));
         // A stranger who knows the push token can have a SIP server of its own refuse the account, too: a refusal ends a registration only by the
         // flow that is attached to it. Any other registration expires.
         if let (Some((instance, _)), 403 | 404 | 410 | 604) = (register.registration(), status)
@@ -526,9 +533,9 @@ impl Endpoint {
         }
         if let Some((status, response)) = register.refused.as_ref().and_then(|(_, it)| Some((it.status()?, it))) {
             // No other address has answered it.
-            let response = self.back(&register, status, response);
-            self.core.transactions.respond(now, register.server, status, response);
-            self.ended(id, &register, None);
+            let bytes = self.back(&register, status, response);
+            self.core.transactions.respond(now, register.server, status, bytes);
+            self.ended(id, &register, None, Answered::ByServer(status, response));
             return self.leave(now, &register);
         }
         let tag = self.core.random.tag();
@@ -537,7 +544,7 @@ impl Endpoint {
         let warning = warning.map(|text| self.warning(text));
         let response = response.maybe(Name::RetryAfter, wait).maybe(Name::Warning, warning).finish();
         self.core.transactions.respond(now, register.server, status, response);
-        self.ended(id, &register, None);
+        self.ended(id, &register, None, Answered::ByRelay(status));
         self.leave(now, &register);
     }
 
@@ -578,16 +585,4 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
     let values = register.values(Name::Authorization).chain(register.values(Name::ProxyAuthorization));
     let usernames = usernames(values, USERNAMES_MAX)?.into_iter().collect();
     Some(CarriedProof { usernames })
-}
-
-/// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks by 407, and the
-/// registrar behind it by 401 (RFC 3261 §22.3). Some servers answer 404 or 604 to anybody whom they do not let in. The phone of an account that is gone gets
-/// the same, and counts as one that guesses: that delays the account, and after many more its source.
-fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
-    match status {
-        401 => register.has(Name::Authorization) && !is_stale(response),
-        407 => register.has(Name::ProxyAuthorization) && !is_stale(response),
-        403 | 404 | 604 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
-        _ => false,
-    }
 }
