@@ -29,7 +29,7 @@ use relay::secret::ZeroOnFree;
 use relay::serve::check::{Findings, certificate, check, push_certificates};
 use relay::serve::check_push::check_push;
 use relay::serve::open_files;
-use relay::serve::unconfigured::{self, Unconfigured};
+use relay::serve::unconfigured::{self, Unconfigured, public_address};
 use relay::serve::{Relay, Running};
 use relay::systemd::{self, Notifier, sockets};
 use relay::timing;
@@ -76,7 +76,7 @@ enum Command {
         with_registrar: Option<std::net::SocketAddr>,
         /// Without a configuration: this machine's address as SIP servers on other machines see it; the relay listens for them, reaches
         /// those of that LAN, and brings no SIP server
-        #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["config", "with_registrar"])]
+        #[arg(long, value_name = "ADDRESS", value_parser = public_address, conflicts_with_all = ["config", "with_registrar"])]
         public: Option<std::net::IpAddr>,
     },
     /// Check everything that `serve` would need, and print each problem with its place and remedy

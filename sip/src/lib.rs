@@ -138,4 +138,4 @@ pub mod timing;
 mod transaction;
 
 pub use endpoint::{Endpoint, Event, Input, Output, Poll};
-pub use registration::challenges;
+pub use registration::{MIN_EXPIRES_MAX, challenges};

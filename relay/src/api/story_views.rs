@@ -3,6 +3,7 @@
 //! Invariant: a caller is told as shortened as the story has it.
 
 use serde_json::{Value, json};
+use sip::endpoint::CallState;
 
 use crate::clock::rfc3339_ms;
 use crate::domain::Word as _;
@@ -25,7 +26,14 @@ pub fn line(story: &Story) -> Value {
             when(&|moment| matches!(moment, Moment::PushEnded(crate::domain::PushOutcome::Accepted, _))),
         ),
         ("device_attached_ms", when(&|moment| matches!(moment, Moment::DeviceAttached))),
-        ("ended_ms", when(&|moment| matches!(moment, Moment::Ended(_)))),
+        ("answered_ms", when(&|moment| *moment == Moment::Ended(CallState::Answered))),
+        (
+            "ended_ms",
+            when(&|moment| match moment {
+                Moment::Ended(state) => *state != CallState::Answered,
+                moment => matches!(moment, Moment::HungUp { .. }),
+            }),
+        ),
     ];
     for (key, time) in times.into_iter().filter_map(|(key, time)| Some((key, time?))) {
         value[key] = time.into();

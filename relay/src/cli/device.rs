@@ -249,6 +249,9 @@ impl Device {
                 registrar: Some(format!("sip:{server};transport=udp")),
                 password_file: self.password_file.clone().or_else(|| of_folder(PASSWORD)),
             },
+            (None, Some(Addresses { public: Some(_), .. })) => {
+                return Err(CommandError::Usage(NO_SIP_SERVER));
+            }
             (None, _) => {
                 return Err(CommandError::Usage("name --aor, or start a relay without a configuration: sipwake serve"));
             }
@@ -269,11 +272,14 @@ impl Device {
 
     /// Calls somebody.
     async fn place(&self, to: Option<&str>) -> Result<(), CommandError> {
-        let server = self.folder().and_then(|folder| folder.addresses()).and_then(|told| told.sip_server);
+        let addresses = self.folder().and_then(|folder| folder.addresses());
+        let is_public = addresses.as_ref().is_some_and(|told| told.public.is_some());
+        let server = addresses.and_then(|told| told.sip_server);
         let to = match (to, &server) {
             (Some(to), _) if to.contains(':') => to.to_owned(),
             (Some(user), Some(server)) => format!("sip:{user}@{server}"),
             (None, Some(server)) => format!("sip:alice@{server}"),
+            (_, None) if is_public => return Err(CommandError::Usage(NO_CALLEE)),
             (_, None) => {
                 return Err(CommandError::Usage(
                     "name whom to call, or start a relay without a configuration: sipwake serve",
@@ -436,6 +442,12 @@ impl Device {
 /// The line of a sleeping phone, once a call can come.
 const ASLEEP: &str = "asleep: a call is pushed; a line on the standard input wakes this phone";
 
+/// What `device` says without an account where a relay brings no SIP server.
+const NO_SIP_SERVER: &str =
+    "this relay was started with --public, and brings no SIP server: name an account of yours with --aor";
+/// What it says there to a call that names nobody whole.
+const NO_CALLEE: &str =
+    "this relay was started with --public, and brings no SIP server: name whom to call as sip:user@host";
 /// Where the relay's own Contact is of no use to the account's server.
 const FOR_THIS_MACHINE: &str = "note: this relay was started for SIP servers on its own machine, and tells them 127.0.0.1 as its address; one elsewhere may send no call here. For such: sipwake serve --public ADDRESS, this machine's address as that server sees it";
 

@@ -3,6 +3,7 @@
 //! Invariant: it goes as a relay with the same configuration goes, from this machine. No password stands among the arguments.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,8 +11,10 @@ use sip::message::Uri;
 
 use super::{CommandError, password, secret_file};
 use crate::api::{enable_body, json};
-use crate::config::Config;
+use crate::config::{Config, Problems};
+use crate::development::folder::Folder;
 use crate::doctor::{Doctor as Examiner, Patient};
+use crate::serve::unconfigured::{lead_out, public_address};
 use crate::vault::record::Proof;
 
 /// Walk an account's path to its SIP server as the relay would, and say what would go wrong and what to do
@@ -20,9 +23,15 @@ use crate::vault::record::Proof;
 /// standard input, or --ha1-file, the account is registered, too, and unregistered again. Ends with 1 when a call would not come.
 #[derive(Args)]
 pub struct Doctor {
-    /// The relay's configuration (TOML); without it that of `serve` without one
+    /// The relay's configuration (TOML); without it that of `serve` without one, with the --public of the relay that was started last
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Without a configuration: the state folder of that relay [default: ~/.local/state/sipwake]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    state: Option<PathBuf>,
+    /// Without a configuration: look as `serve --public ADDRESS` does
+    #[arg(long, value_name = "ADDRESS", value_parser = public_address, conflicts_with_all = ["config", "state"])]
+    public: Option<IpAddr>,
     /// The account: sip:user@domain
     #[arg(long, value_name = "URI")]
     aor: String,
@@ -54,11 +63,17 @@ pub struct Doctor {
 /// # Errors
 /// [`CommandError`] when something is bad, or nothing could be examined.
 pub async fn run(doctor: Doctor) -> Result<(), CommandError> {
+    let unread = |problems: Problems| CommandError::Configuration(problems.to_string());
     let config = match &doctor.config {
-        Some(file) => Config::load(file),
-        None => Config::development(),
+        Some(file) => Config::load(file).map_err(unread)?,
+        None => {
+            let mut config = Config::development().map_err(unread)?;
+            if let Some(public) = doctor.public.or_else(|| started_with(doctor.state.clone())) {
+                lead_out(&mut config, public).map_err(|why| CommandError::Configuration(why.to_string()))?;
+            }
+            config
+        }
     };
-    let config = config.map_err(|problems| CommandError::Configuration(problems.to_string()))?;
     let user = Uri::parse(&doctor.aor).and_then(|uri| uri.user.map(str::to_owned)).unwrap_or_default();
     let username = doctor.auth_username.unwrap_or(user).into_boxed_str();
     let credentials = if let Some(file) = &doctor.ha1_file {
@@ -82,6 +97,12 @@ pub async fn run(doctor: Doctor) -> Result<(), CommandError> {
         write!(out, "{report}")?
     }
     if report.is_healthy() { Ok(()) } else { Err(CommandError::Unhealthy) }
+}
+
+/// The --public of the relay of this state folder.
+fn started_with(state: Option<PathBuf>) -> Option<IpAddr> {
+    let addresses = Folder::existing(&state.or_else(Folder::usual)?)?.addresses()?;
+    public_address(&addresses.public?).ok()
 }
 
 /// # Errors

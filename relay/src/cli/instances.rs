@@ -17,7 +17,7 @@ use super::answer::{is_receipt, of_instance, of_wipe};
 use super::operator::{At, Listener};
 use super::question::{confirm, is_attended};
 use super::table::{cell, incomplete, lines, one_line, pretty, table};
-use super::{CommandError, print_done};
+use super::{BYTE_ORDER_MARK, CommandError, print_done};
 use crate::api::sip_uri::SipUri;
 use crate::log::{say, say_line};
 use crate::secret::Aor;
@@ -29,6 +29,8 @@ const PAGE: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How soon they are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How many accounts of a list are looked up between two words of it.
+const TOLD_EACH: usize = 500;
 
 /// Look at a relay's push instances, or wipe some
 #[derive(Args)]
@@ -203,7 +205,7 @@ impl Pages {
 }
 
 /// The answers of the nodes so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Seen {
     instances: Vec<Value>,
     /// Nodes of which there may be more.
@@ -219,6 +221,12 @@ impl Seen {
         self.instances.extend(instances);
         self.silent.extend(answer["silent"].as_array().into_iter().flatten().map(cell));
         Ok(())
+    }
+
+    fn join(&mut self, other: Self) {
+        self.instances.extend(other.instances);
+        self.silent.extend(other.silent);
+        self.without.extend(other.without);
     }
 
     fn print(&self, at: &At) -> Result<(), CommandError> {
@@ -267,14 +275,18 @@ struct Account {
 fn read_accounts(mut input: impl BufRead, lines: usize) -> Result<Vec<Account>, CommandError> {
     let mut accounts: Vec<Account> = Vec::new();
     for number in 1..=lines {
-        let mut line = Zeroizing::new(String::with_capacity(512));
-        if input.read_line(&mut line)? == 0 {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(512));
+        let refused = |why| CommandError::NotAnAor { line: number, why };
+        if input.read_until(b'\n', &mut bytes).map_err(|_| refused("it cannot be read"))? == 0 {
             break;
         }
-        if line.trim().is_empty() {
+        let line =
+            std::str::from_utf8(&bytes).map_err(|_| refused("it is not UTF-8: save the list in that encoding"))?;
+        let line = line.strip_prefix(BYTE_ORDER_MARK).filter(|_| number == 1).unwrap_or(line).trim();
+        if line.is_empty() {
             continue;
         }
-        let uri = read_account(line.trim()).map_err(|why| CommandError::NotAnAor { line: number, why })?;
+        let uri = read_account(line).map_err(refused)?;
         let hash = AorHash::of(&Aor::new(&uri.to_string()));
         if !accounts.iter().any(|known| known.hash == hash) {
             accounts.push(Account { hash, line: number });
@@ -300,20 +312,58 @@ fn read_account(typed: &str) -> Result<SipUri, &'static str> {
 }
 
 async fn find(listener: &Listener, accounts: &[Account]) -> Result<Seen, CommandError> {
-    let mut seen = Seen::default();
-    for Account { hash, line } in accounts {
-        let asked = json!({"aor_sha256": hash.to_hex()});
-        let before = seen.instances.len();
-        seen.add(&mut listener.call("POST", "/instances/find", Some(&asked)).await?)?;
-        if accounts.len() > 1 && seen.instances.len() == before {
-            seen.without.push(*line);
-        }
+    let mut asked = AskedAccounts::new(accounts);
+    asked.ask(by(listener)).await
+}
+
+/// Asks all nodes for an account.
+fn by(listener: &Listener) -> impl AsyncFn(Value) -> Result<Value, CommandError> {
+    async move |asked| listener.call("POST", "/instances/find", Some(&asked)).await
+}
+
+/// Accounts that are asked for, until all nodes have answered for each.
+struct AskedAccounts<'a> {
+    is_list: bool,
+    /// Those for which a node was silent, or that were not asked for yet.
+    open: Vec<&'a Account>,
+    /// The answers for the others.
+    seen: Seen,
+}
+
+impl<'a> AskedAccounts<'a> {
+    fn new(accounts: &'a [Account]) -> Self {
+        Self { is_list: accounts.len() > 1, open: accounts.iter().collect(), seen: Seen::default() }
     }
-    Ok(seen)
+
+    /// Asks for those that are open; what is known of all by then.
+    async fn ask(&mut self, call: impl AsyncFn(Value) -> Result<Value, CommandError>) -> Result<Seen, CommandError> {
+        let mut partly = Seen::default();
+        let open = std::mem::take(&mut self.open);
+        for (index, account) in open.iter().enumerate() {
+            let asked = json!({"aor_sha256": account.hash.to_hex()});
+            let mut one = Seen::default();
+            one.add(&mut call(asked).await?)?;
+            if self.is_list && one.instances.is_empty() {
+                one.without.push(account.line);
+            }
+            if one.silent.is_empty() {
+                self.seen.join(one);
+            } else {
+                self.open.push(account);
+                partly.join(one);
+            }
+            if (index + 1) % TOLD_EACH == 0 {
+                say_line(format_args!("{} of {} accounts looked up", index + 1, open.len()));
+            }
+        }
+        partly.join(self.seen.clone());
+        partly.without.sort_unstable();
+        Ok(partly)
+    }
 }
 
 /// Asks until nothing is on its way that would be missed.
-async fn all_seen(ask: impl AsyncFn() -> Result<Seen, CommandError>) -> Result<Seen, CommandError> {
+async fn all_seen(mut ask: impl AsyncFnMut() -> Result<Seen, CommandError>) -> Result<Seen, CommandError> {
     let until = Instant::now() + PATIENCE;
     let mut has_told = false;
     loop {
@@ -352,7 +402,8 @@ async fn wipe(ids: Vec<String>, which: &Which, aor: bool, yes: bool, at: &At) ->
     let listener = at.open()?;
     let accounts = if aor { asked_accounts()? } else { Vec::new() };
     let chosen = if aor {
-        Some(all_seen(async || find(&listener, &accounts).await).await?)
+        let mut asked = AskedAccounts::new(&accounts);
+        Some(all_seen(async || asked.ask(by(&listener)).await).await?)
     } else if ids.is_empty() {
         Some(all_seen(async || all(&listener, which).await).await?)
     } else {
@@ -444,6 +495,8 @@ fn listed(all: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
@@ -475,9 +528,36 @@ mod tests {
             let refused = read(none, usize::MAX).err();
             assert!(matches!(refused, Some(CommandError::NotAnAor { line, .. }) if line == at), "{none:?}");
         }
+        let account = "sip:a1@acc.example\n";
+        assert_eq!(of(&format!("\u{feff}{account}"), usize::MAX), [1], "as Windows writes it");
+        let utf_16: Vec<u8> = format!("\u{feff}{account}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let latin_1 = [account.as_bytes(), b"sip:m\xfcller@acc.example\n"].concat();
+        for (other, at) in [(utf_16, 1), (latin_1, 2)] {
+            let refused = read_accounts(&other[..], usize::MAX).err().map(|why| why.to_string()).unwrap_or_default();
+            assert!(refused.contains(&format!("line {at}")) && refused.contains("UTF-8"), "{refused}");
+        }
         let which = Which { app: None, domain: None };
         assert!(consequence(3, &which, 2).starts_with("3 instances of these 2 accounts will be"));
         assert!(consequence(1, &which, 1).starts_with("1 instance of this account will be"));
+    }
+
+    #[tokio::test]
+    async fn of_a_list_only_the_accounts_are_asked_for_again_for_which_a_node_was_silent() {
+        let accounts = read_accounts(&b"sip:a1@acc.example\nsip:a2@acc.example\nsip:a3@acc.example\n"[..], 3).unwrap();
+        let hashes: Vec<_> = accounts.iter().map(|account| account.hash.to_hex()).collect();
+        let (asked, mut all) = (RefCell::new(Vec::new()), AskedAccounts::new(&accounts));
+        let call = async |question: Value| {
+            let at = hashes.iter().position(|hash| question["aor_sha256"] == **hash).unwrap();
+            asked.borrow_mut().push(at);
+            let silent = at == 1 && asked.borrow().len() < 4;
+            let instances = if at == 2 { json!([]) } else { json!([{"instance": at}]) };
+            Ok(if silent { json!({"instances": [], "silent": ["a"]}) } else { json!({"instances": instances}) })
+        };
+        let first = all.ask(&call).await.unwrap();
+        assert_eq!((first.instances.len(), first.silent(), &first.without[..]), (1, "a".to_owned(), &[2, 3][..]));
+        let second = all.ask(&call).await.unwrap();
+        assert_eq!((second.instances.len(), second.silent(), &second.without[..]), (2, String::new(), &[3][..]));
+        assert_eq!(*asked.borrow(), [0, 1, 2, 1]);
     }
 
     #[test]

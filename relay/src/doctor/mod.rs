@@ -14,6 +14,7 @@
 
 mod discreet;
 mod line;
+mod refusals;
 mod registering;
 mod report;
 
@@ -36,9 +37,12 @@ use crate::net::tls_fault::TlsFault;
 use crate::vault::record::Proof;
 use discreet::{NOWHERE, discreet};
 pub use line::{Line, LineError, token};
-use registering::{Ended, Registering};
+use refusals::Ended;
+use registering::Registering;
 pub use report::{DoctorStep, Finding, Report, Verdict, is_obeyed};
 
+/// The remedy for an address that the relay does not go to.
+const ALLOW: &str = "the operator can list its network in upstream.allow_addresses, if it is meant (of a relay without a configuration: serve --public and doctor --public, or SIPWAKE_UPSTREAM__ALLOW_ADDRESSES)";
 /// Addresses that are connected to side by side; those behind them where none of them stands.
 const CONNECTIONS: usize = 8;
 /// How long names are asked for, all together.
@@ -206,8 +210,7 @@ impl Doctor {
             }
             for Answer { text, leads } in &records {
                 if let RecordTarget::Address { forbidden: Some(why) } = leads {
-                    let remedy = "the operator can list its network in upstream.allow_addresses, if it is meant";
-                    report.note(STEP, format!("{text}: {why}"), remedy);
+                    report.note(STEP, format!("{text}: {why}"), ALLOW);
                 }
             }
         }
@@ -221,7 +224,7 @@ impl Doctor {
             }
             Err(error) => {
                 let remedy = match error {
-                    ResolveError::NotAllowed(_) => "the operator can list the network in upstream.allow_addresses",
+                    ResolveError::NotAllowed(_) => ALLOW,
                     ResolveError::NotAHost => "write a host name or a numeric address in its usual form",
                     ResolveError::NoSuchDomain => {
                         "publish SRV or A records for the domain, or name the registrar's host"

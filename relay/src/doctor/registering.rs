@@ -21,6 +21,7 @@ use sip::id::BindingId;
 use sip::message::{Message, Method, Name, Uri};
 
 use super::line::token;
+use super::refusals::{Ended, longer, refused, unanswerable};
 use super::{Doctor, DoctorStep, Line, LineError, Patient, Report};
 use crate::agent::digest::{Unanswerable, ha1_for};
 use crate::agent::transport::upstreams::Route;
@@ -44,30 +45,6 @@ pub(super) struct Registering<'a> {
     others: Vec<Challenge>,
     /// The realms that were told.
     realms: BTreeSet<Box<str>>,
-}
-
-/// The fault that ended an examination.
-pub(super) struct Ended {
-    pub fault: String,
-    pub remedy: &'static str,
-    /// It is that there was no answer.
-    is_silence: bool,
-}
-
-impl From<LineError> for Ended {
-    fn from(error: LineError) -> Self {
-        Self {
-            fault: error.to_string(),
-            remedy: "look at the SIP server's log and its firewall: the relay's REGISTER would be lost too",
-            is_silence: matches!(error, LineError::Silent),
-        }
-    }
-}
-
-impl Ended {
-    fn new(fault: impl Into<String>, remedy: &'static str) -> Self {
-        Self { fault: fault.into(), remedy, is_silence: false }
-    }
 }
 
 impl<'a> Registering<'a> {
@@ -149,19 +126,23 @@ impl<'a> Registering<'a> {
     ) -> Result<(), Ended> {
         let wanted = self.doctor.register_expires.as_secs();
         let mut granted = self.send_authorized(&own.headers_with_path(wanted), report).await?;
-        if granted.status() == Some(423) {
-            let min = granted.number(Name::MinExpires).map_or(3600, u64::from);
-            report.note(
-                STEP,
-                format!("it grants nothing below {min} s"),
-                "the relay follows; upstream.register_expires may name as much",
-            );
-            granted = self.send_again(&own.headers_with_path(min), report).await?;
+        let (mut asked, mut followed) = (wanted, 0);
+        while granted.status() == Some(423) {
+            asked = longer(&granted, asked, followed)?;
+            followed += 1;
+            let remedy = match followed {
+                1 => "the relay follows; upstream.register_expires may name as much",
+                _ => {
+                    "the relay follows one 423 at a time, and is registered by a later try: let the first one name as much"
+                }
+            };
+            report.note(STEP, format!("it grants nothing below {asked} s"), remedy);
+            granted = self.send_again(&own.headers_with_path(asked), report).await?;
         }
         let mut keeps_path = true;
         if granted.status() == Some(420) {
             keeps_path = false;
-            granted = self.send_again(&own.headers(wanted), report).await?;
+            granted = self.send_again(&own.headers(asked), report).await?;
         }
         let status = granted.status().unwrap_or_default();
         match (status, &before) {
@@ -211,7 +192,16 @@ impl<'a> Registering<'a> {
                 self.tell_realm(response, allowed, report);
                 Ok(true)
             }
-            Verdict::Refused | Verdict::Endless => Ok(false),
+            Verdict::Refused => Ok(false),
+            Verdict::Endless if challenges(response).any(|challenge| challenge.stale) => Err(Ended::new(
+                "it calls each nonce old (stale=true), also one that it has just given",
+                "by its own word the user name and the password are right (RFC 7616 §3.3): let a nonce serve for some seconds, and at each of its nodes",
+            )),
+            Verdict::Endless => Ok(false),
+            Verdict::Unanswerable { .. } if !asks_by_digest(response) => Err(Ended::new(
+                format!("{} without a digest challenge", response.status().unwrap_or_default()),
+                "the relay answers Digest alone: let the server ask by it (RFC 8760), in WWW-Authenticate or Proxy-Authenticate",
+            )),
             Verdict::Unanswerable { unreadable: true } => Err(Ended::new(
                 "its digest challenge cannot be read",
                 "write it as RFC 7616 §3.3 says: a realm and a nonce, commas between parameters, each with a value and once",
@@ -224,13 +214,9 @@ impl<'a> Registering<'a> {
     }
 
     fn tell_realm(&mut self, response: &Message, allowed: &[Hash], report: &mut Report) {
-        let values = || {
-            let of = |name| response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
-            of(Name::WwwAuthenticate).chain(of(Name::ProxyAuthenticate))
-        };
-        let Some(Challenge { realm, .. }) = Challenge::topmost_supported(values(), allowed) else { return };
+        let Some(Challenge { realm, .. }) = Challenge::topmost_supported(asked_for(response), allowed) else { return };
         let mut names: Vec<&str> = Vec::new();
-        for challenge in values().filter_map(|value| Challenge::parse(value).ok()) {
+        for challenge in challenges(response) {
             let name = challenge.algorithm.hash.as_str();
             if !names.contains(&name) {
                 names.push(name);
@@ -304,13 +290,27 @@ impl<'a> Registering<'a> {
                 }
                 // There may be another one that the hashes fit.
                 Err(error) if self.challenges.skip(index, &mut self.others).is_err() => {
-                    return Err(unanswerable(error));
+                    return Err(unanswerable(error, self.realms.len()));
                 }
                 Err(_) => {}
             }
         }
         Ok(answers)
     }
+}
+
+/// What a response asks for.
+fn asked_for(response: &Message) -> impl Iterator<Item = &str> {
+    let of = |name| response.values(name).filter_map(|value| std::str::from_utf8(value).ok());
+    of(Name::WwwAuthenticate).chain(of(Name::ProxyAuthenticate))
+}
+
+fn challenges(response: &Message) -> impl Iterator<Item = Challenge> {
+    asked_for(response).filter_map(|value| Challenge::parse(value).ok())
+}
+
+fn asks_by_digest(response: &Message) -> bool {
+    asked_for(response).any(|value| value.split_whitespace().next().is_some_and(|it| it.eq_ignore_ascii_case("Digest")))
 }
 
 /// Whether an answer to a question for the Contacts says nothing of the account: some servers take only REGISTERs with a Contact.
@@ -440,44 +440,6 @@ fn relays_contact(response: &Message) -> Option<Option<u64>> {
 /// The URIs of the Contacts that an answer lists.
 fn contacts(response: &Message) -> BTreeSet<String> {
     response.contacts().iter().filter_map(|contact| contact.target().map(str::to_owned)).collect()
-}
-
-/// Hashes that were given do not fit the challenge, which a password always does.
-fn unanswerable(error: Unanswerable) -> Ended {
-    let (fault, remedy) = match error {
-        Unanswerable::Realm => ("ha1 is of another realm", "make it of the realm that the server asks in, above"),
-        Unanswerable::Algorithm | Unanswerable::Digest | Unanswerable::Challenge => (
-            "ha1 holds no hash for the algorithm that the server asks for first",
-            "make one of that algorithm, above, too",
-        ),
-    };
-    Ended::new(fault, remedy)
-}
-
-fn refused(status: u16, response: &Message, has_proof: bool) -> Ended {
-    let remedy = match status {
-        401 | 407 => {
-            "the user name or the password is wrong, or what ha1 was made of; or the realm is another account's"
-        }
-        403 if has_proof => {
-            "the password may be wrong (many servers say so by 403); or the account is not allowed to register from here: look at the server's rules for addresses and users"
-        }
-        403 => "the account is not allowed to register from here: look at the server's rules for addresses and users",
-        404 | 604 => "the server does not know this address of record",
-        301 | 302 | 305 => "the account has moved: name the server that the answer does as its registrar",
-        420 | 421 => {
-            "the server wants an extension that the relay does not have, or refuses one that it has: see Require, Unsupported and its log"
-        }
-        423 => {
-            "the server grants nothing that the relay asks for: its Min-Expires is missing, or above what it takes itself"
-        }
-        439 => "a proxy before the registrar does not keep flows (RFC 5626): name the registrar itself",
-        494 => "the server wants a security agreement (RFC 3329), which the relay does not make: let it take TLS alone",
-        500..600 => "the server cannot serve now: look at its log",
-        _ => "look at the SIP server's log",
-    };
-    let reason = response.text(Name::Warning).map(|warning| format!(" ({warning})")).unwrap_or_default();
-    Ended::new(format!("REGISTER is answered {status}{reason}"), remedy)
 }
 
 #[cfg(test)]
@@ -640,6 +602,51 @@ mod tests {
             })
             .await;
             assert_eq!(report.proof, proof, "{question} {contact} {report}");
+        }
+    }
+
+    /// The Min-Expires of its 423s, and what is found.
+    #[tokio::test]
+    async fn a_423_is_followed_as_the_relay_does_and_one_that_cannot_be_is_named() {
+        let cases: &[(&[&str], Option<&str>)] = &[
+            (&["1800"], None),
+            (&["1800", "3600"], None),
+            (&["99999999"], Some("it grants nothing below 99999999 s")),
+            (&[""], Some("without a Min-Expires")),
+            (&["60"], Some("its Min-Expires is 60")),
+            (&["700", "800", "900", "1000", "1100", "1200"], Some("as to 4 shorter ones before")),
+        ];
+        for (wanted, fault) in cases {
+            let mut left = wanted.iter();
+            let (report, _) = examine(move |asked| match (asked.has(Name::Authorization), asked.text(Name::Contact)) {
+                (false, _) => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))]),
+                (true, Some(contact)) if !contact.ends_with("expires=0") => match left.next() {
+                    Some(&"") => (423, Vec::new()),
+                    Some(least) => (423, vec![(Name::MinExpires, (*least).to_owned())]),
+                    None => granted(asked),
+                },
+                (true, _) => granted(asked),
+            })
+            .await;
+            assert_eq!(report.is_healthy(), fault.is_none(), "{wanted:?} {report}");
+            let says = fault.unwrap_or(wanted[wanted.len() - 1]);
+            assert!(report.to_string().contains(says) && !report.to_string().contains("more Contacts"), "{report}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_password_answers_is_no_wrong_password() {
+        let stale = format!("{}, stale=true", challenge("registrar", 1));
+        for (asks, fault) in [
+            (Some(stale.as_str()), "calls each nonce old"),
+            (Some("Bearer realm=\"registrar\""), "401 without a digest challenge"),
+            (None, "401 without a digest challenge"),
+        ] {
+            let header: Vec<_> = asks.map(|it| (Name::WwwAuthenticate, it.to_owned())).into_iter().collect();
+            let (report, _) = examine(move |_| (401, header.clone())).await;
+            let told = report.to_string();
+            assert!(!report.is_healthy() && told.contains(fault) && !told.contains("is wrong"), "{asks:?} {told}");
+            assert_eq!(report.proof, None, "{asks:?}");
         }
     }
 

@@ -159,6 +159,14 @@ impl Label for EdgeRegisterOutcome {
     const NAME: &'static str = "outcome";
 }
 
+impl Label for PassedRegisterOutcome {
+    const NAME: &'static str = "outcome";
+}
+
+impl Label for PassedEnd {
+    const NAME: &'static str = "end";
+}
+
 impl Label for Listener {
     const NAME: &'static str = "listener";
 }
@@ -219,7 +227,9 @@ words!(
         AnsweredElsewhere = "answered-elsewhere",
         /// The device declined.
         Declined = "declined",
-        /// The device answered busy or with another refusal.
+        /// The device's SIP stack refused the call before it rang, and nobody declined on another device.
+        RefusedByDevice = "refused-by-device",
+        /// The relay refused the INVITE by itself, for another reason than those below.
         Refused = "refused",
         /// No device, or no answer, in time.
         TimedOut = "timed-out",
@@ -286,6 +296,44 @@ words!(
         Elsewhere = "elsewhere",
         /// A limit was reached.
         Limited = "limited",
+    }
+);
+words!(
+    /// How a REGISTER ended that a device sent to its own SIP server through the edge (RFC 8599). A refresh is one for a registration that this node knows.
+    PassedRegisterOutcome {
+        /// The SIP server granted a first registration.
+        Registered = "registered",
+        /// The SIP server granted a refresh.
+        Refreshed = "refreshed",
+        /// A 2xx that makes no registration here: to an unregistration, to a question, or to a registration that no call comes back for.
+        Unregistered = "unregistered",
+        /// The SIP server asks for a proof, or for a newer one: the device answers.
+        Challenged = "challenged",
+        /// The SIP server did not take the proof of a refresh: it was wrong, or made for an old nonce.
+        Unproven = "unproven",
+        /// The SIP server (403, 404, 410, 604), or this relay's configuration, refused a refresh.
+        Refused = "refused",
+        /// The SIP server answered a refresh with another error.
+        Failed = "failed",
+        /// No answer to a refresh in time.
+        TimedOut = "timed-out",
+        /// No connection or no address for a refresh.
+        Unreachable = "unreachable",
+        /// A first registration was not granted, whatever the reason: anybody may ask for one.
+        FirstFailed = "first-failed",
+    }
+);
+words!(
+    /// How a registration that passed through ended.
+    PassedEnd {
+        /// Its device took it back, or wants no pushes any more.
+        Unregistered = "unregistered",
+        /// It was not renewed in time, or not granted again.
+        Expired = "expired",
+        /// Its device has another one from now on.
+        Replaced = "replaced",
+        /// The relay ended it: its push token is dead, an operator wiped it, or another node has it.
+        Removed = "removed",
     }
 );
 words!(

@@ -29,8 +29,8 @@ mod registered;
 
 use labels::{
     Canary, CanaryOutcome, CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Limit,
-    Listener, MissedCallOutcome, MwiNotify, OfApp, RegistrationOutcome, SipRefusal, StoreOperation, TraceOutcome,
-    Warning,
+    Listener, MissedCallOutcome, MwiNotify, OfApp, PassedEnd, PassedRegisterOutcome, RegistrationOutcome, SipRefusal,
+    StoreOperation, TraceOutcome, Warning,
 };
 
 use process::Process;
@@ -107,6 +107,8 @@ metrics! {
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
     Limits = "sipwake_limits_total", Counter, "Requests, connections and dials refused or ended at a limit, by limit.";
     PushRegistrations = "sipwake_push_registrations", Gauge, "Registrations that passed through the edge and are pushed for (RFC 8599).";
+    PushRegistrationsEnded = "sipwake_push_registrations_ended_total", Counter, "Registrations that passed through and are pushed for no more, by why they ended.";
+    PassedRegisters = "sipwake_passed_registers_total", Counter, "REGISTER requests of devices to their own SIP servers through the edge, by how they ended.";
     FlowRegistrations = "sipwake_flow_registrations", Gauge, "Registrations that passed through the edge without push parameters (edge.flow_domains): reachable while their connections are open.";
     EdgeFlows = "sipwake_edge_flows", Gauge, "Devices attached at the edge.";
     EdgeRegisters = "sipwake_edge_registers_total", Counter, "REGISTER requests of devices at the edge, by how they ended.";
@@ -172,6 +174,8 @@ struct Handles {
     sip_refused: Series<SipRefusal, Counter>,
     limits: Series<Limit, Counter>,
     push_registrations: Gauge,
+    push_registrations_ended: Series<PassedEnd, Counter>,
+    passed_registers: Series<PassedRegisterOutcome, Counter>,
     flow_registrations: Gauge,
     edge_flows: Gauge,
     edge_registers: Series<EdgeRegisterOutcome, Counter>,
@@ -250,6 +254,8 @@ impl Metrics {
             sip_refused: series(r, Metric::SipRefused),
             limits: series(r, Metric::Limits),
             push_registrations: single(r, Metric::PushRegistrations),
+            push_registrations_ended: series(r, Metric::PushRegistrationsEnded),
+            passed_registers: series(r, Metric::PassedRegisters),
             flow_registrations: single(r, Metric::FlowRegistrations),
             edge_flows: single(r, Metric::EdgeFlows),
             edge_registers: series(r, Metric::EdgeRegisters),
@@ -442,6 +448,16 @@ impl Metrics {
     /// The number of registrations that passed through and are pushed for changed by `change`.
     pub fn push_registrations(&self, change: i32) {
         self.0.push_registrations.inc_by(i64::from(change));
+    }
+
+    /// A registration that passed through has ended.
+    pub fn push_registration_ended(&self, end: PassedEnd) {
+        self.0.push_registrations_ended.of(end).inc();
+    }
+
+    /// A REGISTER that was to pass through ended.
+    pub fn passed_register(&self, outcome: PassedRegisterOutcome) {
+        self.0.passed_registers.of(outcome).inc();
     }
 
     /// The number of registrations that their flows alone lead to changed by `change`.

@@ -38,6 +38,8 @@ const WATCHED: &[Metric] = &[
     Metric::SipRefused,
     Metric::Limits,
     Metric::PushRegistrations,
+    Metric::PushRegistrationsEnded,
+    Metric::PassedRegisters,
     Metric::EdgeRegisters,
     Metric::Handshakes,
     Metric::StoreErrors,

@@ -107,7 +107,8 @@ pub(super) fn server_tls(config: &Config) -> Result<(Arc<ServerTls>, Option<Stri
         Tls::Development { ca_key } => {
             let listeners = [config.edge.listen, config.api.listen, config.operator.listen];
             let addresses: Vec<IpAddr> = listeners.iter().chain(&config.edge.websocket).map(SocketAddr::ip).collect();
-            ServerTls::development(ca_key.as_ref(), &addresses).map(|(tls, ca)| (tls, Some(ca)))
+            let made = ServerTls::development(ca_key.as_ref(), &addresses, &config.upstream.public_host);
+            made.map(|(tls, ca)| (tls, Some(ca)))
         }
     }
 }

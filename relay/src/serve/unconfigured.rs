@@ -213,8 +213,15 @@ pub fn not_started(error: &StartError) -> String {
 }
 
 /// Has a relay speak with SIP servers beyond this machine, where it is found at this address, and with those of its LAN.
-fn lead_out(config: &mut Config, public: IpAddr) -> io::Result<()> {
-    if public.is_loopback() || public.is_unspecified() || public.is_multicast() {
+///
+/// # Errors
+/// When it is nobody's address, or leads nowhere without the name of a network card.
+pub fn lead_out(config: &mut Config, public: IpAddr) -> io::Result<()> {
+    let is_nobodys = match public {
+        IpAddr::V4(public) => public.is_broadcast(),
+        IpAddr::V6(public) => public.is_unicast_link_local(),
+    };
+    if is_nobodys || public.is_loopback() || public.is_unspecified() || public.is_multicast() {
         return Err(io::Error::other(format!(
             "--public: {public} is no address by which a SIP server finds this machine"
         )));
@@ -234,6 +241,16 @@ fn lead_out(config: &mut Config, public: IpAddr) -> io::Result<()> {
     let lans = LANS.iter().filter_map(|net| net.parse::<IpNet>().ok());
     upstream.allow_addresses.extend(lans.filter(|net| net.contains(&public)));
     Ok(())
+}
+
+/// This machine's address as a person writes it.
+///
+/// # Errors
+/// When it is no IP address, in words.
+pub fn public_address(text: &str) -> Result<IpAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    bare.parse()
+        .map_err(|_| "write the IP address of this machine as SIP servers see it, and no name or port".to_owned())
 }
 
 /// Whether a host, as a URI names it, is this machine to itself.
@@ -308,9 +325,16 @@ mod tests {
             let all = ["192.168.77.1", "10.200.0.1", "172.16.0.1", "fd34::1", "127.0.0.1", "169.254.169.254"];
             assert_eq!(all.into_iter().filter(|ip| reaches(ip)).collect::<Vec<_>>(), reached, "{public}");
         }
-        for nobodys in ["127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1"] {
+        for nobodys in ["127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "fe80::1"] {
             assert!(led_out(nobodys).is_err(), "{nobodys}");
         }
+        let read = |text: &str| public_address(text).map(|ip| ip.to_string()).ok();
+        assert_eq!(read("[fd77::9]").as_deref(), Some("fd77::9"));
+        assert_eq!(
+            (read("fd77::9"), read("192.168.77.9")),
+            (Some("fd77::9".to_owned()), Some("192.168.77.9".to_owned()))
+        );
+        assert!(["relay.lan", "192.168.77.9:5060", "[fd77::9]:5060", ""].into_iter().all(|it| read(it).is_none()));
         assert!(["localhost", "127.0.0.2", "[::1]"].into_iter().all(is_loopback));
         assert!(!["pbx.lan", "192.168.77.1", "[fd12::9]"].into_iter().any(is_loopback));
     }

@@ -284,13 +284,19 @@ impl OperatorService for Service {
     async fn unclaimed(&self) -> Vec<String> {
         let Dependencies { vault, agent, .. } = &self.0.dependencies;
         let begun = clock::now();
-        // Each renewal of the lease looks for what is left behind, and mostly finds nothing.
-        while agent.is_taking() && begun.elapsed() < LOOK_FOR_LEFT {
-            sleep(LOOK_AGAIN).await;
-        }
-        let dead = vault.unclaimed_nodes().await;
-        // Asked last: an unclaimed instance may have become this node's meanwhile.
-        let own = agent.is_taking().then(|| vault.owner().node().to_string());
+        let (dead, is_taking) = loop {
+            // Each renewal of the lease looks for what is left behind, and mostly finds nothing.
+            while agent.is_taking() && begun.elapsed() < LOOK_FOR_LEFT {
+                sleep(LOOK_AGAIN).await;
+            }
+            let dead = vault.unclaimed_nodes().await;
+            // Asked last: an unclaimed instance may have become this node's meanwhile. If a renewal has just begun, all is asked once more.
+            let is_taking = agent.is_taking();
+            if !is_taking || begun.elapsed() >= LOOK_FOR_LEFT {
+                break (dead, is_taking);
+            }
+        };
+        let own = is_taking.then(|| vault.owner().node().to_string());
         let dead =
             dead.map_or_else(|_| vec!["unknown".to_owned()], |dead| dead.into_iter().map(String::from).collect());
         own.into_iter().chain(dead).collect()

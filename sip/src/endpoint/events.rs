@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::pushed::{
     ContactsRemoved, FlowBinding, ForwardedRegisterId, ProofStep, PushBinding, PushBindingEnd, PushBindingSuccession,
-    RouteRequest,
+    RegisterOutcome, RouteRequest,
 };
 use crate::auth::Challenge;
 use crate::edge::mailbox::Mailbox;
@@ -287,6 +287,8 @@ pub enum Event {
         register: ForwardedRegisterId,
         /// Whether its SIP server took the proof that it carried; `None` when there was none, or nothing was said about it.
         proof: Option<bool>,
+        /// How it ended, for whoever watches; `None`: it asked the relay for its push services alone.
+        outcome: Option<RegisterOutcome>,
     },
     /// A device shows its SIP server a proof by another method than REGISTER.
     Proof(ProofStep),

@@ -26,6 +26,7 @@ use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
     CarriedProof, ContactsRemoved, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest,
 };
+use super::register_outcomes::{Answered, is_failed_proof};
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
@@ -36,7 +37,7 @@ use crate::edge::forward;
 use crate::edge::own_proof;
 use crate::edge::push_proxy::{self, PushRequest, Reach, RegisterIntent, names_device};
 use crate::edge::removed_contacts::{RemovedContact, removed_contacts};
-use crate::edge::returned::{self, is_stale};
+use crate::edge::returned;
 use crate::id::{BindingId, FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name, Uri};
 use crate::transaction::Reply;
@@ -212,13 +213,20 @@ impl Endpoint {
         let response =
             wanted.fold(response, |response, service| response.header(Name::FeatureCaps, push_proxy::serves(service)));
         self.core.transactions.respond(now, register.server, 200, response.finish());
-        self.ended(id, &register, None);
+        self.ended(id, &register, None, Answered::ByRelay(200));
     }
 
-    /// Tells the shell that a REGISTER has ended, and what became of the proof that it carried.
-    fn ended(&mut self, register: ForwardedRegisterId, row: &ForwardedRegister, proof: Option<bool>) {
+    /// Tells the shell how a REGISTER has ended, and what became of the proof that it carried.
+    fn ended(
+        &mut self,
+        register: ForwardedRegisterId,
+        row: &ForwardedRegister,
+        proof: Option<bool>,
+        answered: Answered<'_>,
+    ) {
         let proof = proof.filter(|_| row.intent.proves);
-        self.core.event(Event::RegisterEnded { register, proof });
+        let outcome = self.register_outcome(row, answered);
+        self.core.event(Event::RegisterEnded { register, proof, outcome });
     }
 
     pub(super) fn send_register_on(
@@ -268,7 +276,7 @@ impl Endpoint {
         };
         let Some(register) = self.registers.take(id) else { return };
         self.core.transactions.give_up(now, register.server);
-        self.ended(id, &register, None);
+        self.ended(id, &register, None, Answered::Silent);
         if let Some(upstream) = register.upstream() {
             self.on_passed_silent(now, upstream, sender, sent.by);
         }
@@ -394,7 +402,7 @@ impl Endpoint {
                 self.on_upstream_back(now, upstream, None, &back);
             }
         }
-        self.ended(id, &register, Some(true));
+        self.ended(id, &register, Some(true), Answered::ByServer(200, response));
         if register.intent.proves {
             let flow = register.source.flow;
             let forgiven = self.registers.forgive(flow, &register.intent.server, &register.intent.aor);
@@ -462,7 +470,7 @@ impl Endpoint {
         response: &Message,
     ) {
         let failed = is_failed_proof(&register.request, status, response);
-        self.ended(id, register, failed.then_some(false));
+        self.ended(id, register, failed.then_some(false), Answered::ByServer(status, response));
         // What it renews stays: its grant stands at the SIP server, which goes on calling by it, and a server that restarts refuses everybody.
         self.leave(now, register);
         if failed {
@@ -536,9 +544,9 @@ impl Endpoint {
         }
         if let Some((status, response)) = register.refused.as_ref().and_then(|it| Some((it.status()?, it))) {
             // No other address has answered it.
-            let response = self.back(&register, status, response);
-            self.core.transactions.respond(now, register.server, status, response);
-            self.ended(id, &register, None);
+            let bytes = self.back(&register, status, response);
+            self.core.transactions.respond(now, register.server, status, bytes);
+            self.ended(id, &register, None, Answered::ByServer(status, response));
             return self.leave(now, &register);
         }
         let tag = self.core.random.tag();
@@ -547,7 +555,7 @@ impl Endpoint {
         let warning = warning.map(|text| self.warning(text));
         let response = response.maybe(Name::RetryAfter, wait).maybe(Name::Warning, warning).finish();
         self.core.transactions.respond(now, register.server, status, response);
-        self.ended(id, &register, None);
+        self.ended(id, &register, None, Answered::ByRelay(status));
         self.leave(now, &register);
     }
 
@@ -588,16 +596,4 @@ fn carried_proof(register: &Message) -> Option<CarriedProof> {
     let values = register.values(Name::Authorization).chain(register.values(Name::ProxyAuthorization));
     let usernames = usernames(values, USERNAMES_MAX)?.into_iter().collect();
     Some(CarriedProof { usernames })
-}
-
-/// Whether a response says that the proof in its request was wrong, and not merely old, nor another one than is asked for: a proxy asks by 407, and the
-/// registrar behind it by 401 (RFC 3261 §22.3). Some servers answer 404 or 604 to anybody whom they do not let in. The phone of an account that is gone gets
-/// the same, and counts as one that guesses: that delays the account, and after many more its source.
-fn is_failed_proof(register: &Message, status: u16, response: &Message) -> bool {
-    match status {
-        401 => register.has(Name::Authorization) && !is_stale(response),
-        407 => register.has(Name::ProxyAuthorization) && !is_stale(response),
-        403 | 404 | 604 => register.has(Name::Authorization) || register.has(Name::ProxyAuthorization),
-        _ => false,
-    }
 }

@@ -85,6 +85,7 @@ pub mod outgoing;
 pub mod parked;
 pub mod push_bindings;
 mod pushed;
+mod register_outcomes;
 mod register_table;
 pub mod register_turns;
 mod replaced;

@@ -190,6 +190,31 @@ pub struct PushBindingSuccession {
     pub calls: Vec<CallId>,
 }
 
+/// How a REGISTER that was to pass through ended. A refresh is one for a registration that is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterOutcome {
+    /// The SIP server has granted a first registration.
+    Registered,
+    /// The SIP server has granted a refresh.
+    Refreshed,
+    /// A 2xx that makes no registration here: to an unregistration, to a question, or to one that no call comes back for.
+    Unregistered,
+    /// The SIP server asks for a proof, or for a newer one.
+    Challenged,
+    /// The SIP server did not take the proof of a refresh: it was wrong, or made for an old nonce.
+    Unproven,
+    /// The SIP server, or the relay, refused a refresh (403, 404, …).
+    Refused,
+    /// The SIP server answered a refresh with an error that may pass.
+    Failed,
+    /// The SIP server left a refresh without an answer.
+    TimedOut,
+    /// A refresh did not get to its SIP server.
+    Unreachable,
+    /// A first registration was not granted, whatever the reason.
+    FirstFailed,
+}
+
 /// Reason why a registration has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PushBindingEnd {

@@ -42,8 +42,9 @@ impl Endpoint {
     /// flow that it has registered by.
     fn senders(&self, flow: FlowId, request: &Message) -> Vec<InstanceId> {
         if request.method() == Some(Method::Register) {
-            let intent = push_proxy::read(request, self.own_routes(request));
-            return intent.map(|intent| self.push_bindings.known_as(&intent)).unwrap_or_default();
+            let Ok(intent) = push_proxy::read(request, self.own_routes(request)) else { return Vec::new() };
+            let asked_for = intent.registration(&self.core.token_key).map(|(instance, _)| instance);
+            return self.push_bindings.known_as(&intent).into_iter().chain(asked_for).collect();
         }
         self.sender_by(flow, request).filter(|_| request.is_request()).into_iter().collect()
     }

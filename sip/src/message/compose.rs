@@ -61,7 +61,7 @@ impl Composer {
         Self { out, first_end, hides_length: request.hides_length }
     }
 
-    /// The reason phrase that RFC 3261 §21 gives a status, or that of its class.
+    /// The reason phrase that RFC 3261 §21, or a later one, gives a status, or that of its class.
     pub fn reason(status: u16) -> &'static str {
         match status {
             100 => "Trying",
@@ -71,6 +71,11 @@ impl Composer {
             183 => "Session Progress",
             200 => "OK",
             202 => "Accepted",
+            300 => "Multiple Choices",
+            301 => "Moved Permanently",
+            302 => "Moved Temporarily",
+            305 => "Use Proxy",
+            380 => "Alternative Service",
             400 => "Bad Request",
             401 => "Unauthorized",
             403 => "Forbidden",
@@ -114,6 +119,8 @@ impl Composer {
             580 => "Precondition Failure",
             600 => "Busy Everywhere",
             603 => "Decline",
+            607 => "Unwanted",
+            608 => "Rejected",
             604 => "Does Not Exist Anywhere",
             606 => "Not Acceptable",
             _ => Self::class(status),

@@ -108,7 +108,7 @@ const EXPIRES_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The shortest lifetime that is asked for.
 const EXPIRES_MIN: Duration = Duration::from_secs(5);
 /// The longest lifetime that is asked for because a registrar takes no shorter one (423); where it wants a longer one, nobody is registered.
-const MIN_EXPIRES_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+pub const MIN_EXPIRES_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 

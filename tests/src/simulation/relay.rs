@@ -394,7 +394,9 @@ fn event_kind(event: &Event) -> String {
         Event::MessageEnded { end, .. } => format!("message ended {end:?}"),
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
         Event::RouteNeeded(asked) => format!("way {:?}", asked.register),
-        Event::RegisterEnded { register, proof } => format!("register ended {register:?} {proof:?}"),
+        Event::RegisterEnded { register, proof, outcome } => {
+            format!("register ended {register:?} {proof:?} {outcome:?}")
+        }
         Event::Proof(step) => format!("proof {step:?}"),
         Event::UpstreamKept(upstream) => format!("kept {}", upstream.0),
         Event::UpstreamReleased(upstream) => format!("left {}", upstream.0),

@@ -56,6 +56,11 @@ const MOVED_BY: &[(&str, &str)] = &[
     ("sipwake_sip_refused_total", "each_family_moves_with_what_it_counts"),
     ("sipwake_limits_total", "one_caller_causes_so_many_pushes_of_a_device_in_a_minute_and_another_still_gets_through"),
     ("sipwake_push_registrations", "a_registration_that_passed_through_is_seen_and_wiped_like_any_other"),
+    (
+        "sipwake_push_registrations_ended_total",
+        "what_becomes_of_registers_that_pass_and_of_what_they_register_is_counted",
+    ),
+    ("sipwake_passed_registers_total", "what_becomes_of_registers_that_pass_and_of_what_they_register_is_counted"),
     ("sipwake_flow_registrations", "without_push"),
     ("sipwake_instances_given_total", "accounts_go_to_the_node_that_reaches_their_sip_server_and_a_call_rings_there"),
     ("sipwake_edge_flows", "each_family_moves_with_what_it_counts"),

@@ -9,6 +9,7 @@ use super::Shard;
 use crate::agent::tables::instances::Row;
 use crate::agent::tables::timeline::{Activity, DIALOGS, STEPS_OF_SHARD, Step, TimelineEvent};
 use crate::clock::advertised_now_ms;
+use crate::domain::story::Moment;
 
 impl Shard {
     /// The steps of an instance's timeline, oldest first.
@@ -44,7 +45,7 @@ impl Shard {
 
     /// Remembers the dialog of an answered call.
     pub(crate) fn on_dialog_begun(&mut self, instance: InstanceId, call: CallId, dialog: DialogMark) {
-        let Some(activity) = self.activity(instance) else { return };
+        let Some(activity) = self.activity(instance) else { return self.remember_dialog(instance, call, dialog) };
         activity.dialogs.push_back((dialog, call));
         let dropped = if activity.dialogs.len() > DIALOGS { activity.dialogs.pop_front() } else { None };
         if let Some((_, call)) = dropped {
@@ -60,7 +61,12 @@ impl Shard {
 
     /// Handles the end of a dialog by one of its sides.
     pub(crate) fn on_dialog_ended(&mut self, instance: InstanceId, dialog: DialogMark, by_device: bool) {
-        let Some(row) = self.instances.get_mut(instance) else { return };
+        let Some(row) = self.instances.get_mut(instance) else {
+            if let Some(call) = self.take_dialog(instance, dialog) {
+                self.tell_moment(instance, call, Moment::HungUp { by_device });
+            }
+            return;
+        };
         let Some(activity) = row.activity.as_mut() else { return };
         let Some(at) = activity.dialogs.iter().position(|(known, _)| *known == dialog) else { return };
         if let Some((_, call)) = activity.dialogs.remove(at) {

@@ -187,7 +187,7 @@ impl Shard {
         }
         let replaces = call.replaces?;
         if self.push_bindings.knows(call.instance) || self.push_bindings.released(call.instance).is_some() {
-            // The SIP server has chosen this one phone by its Path, and dialogs of push bindings are not remembered.
+            // The SIP server has chosen this one phone by its Path.
             return None;
         }
         if self.is_in(call.instance, replaces.dialog) {

@@ -99,7 +99,7 @@ impl Shard {
             Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
             Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
             Event::RouteNeeded(asked) => self.on_route_needed(asked),
-            Event::RegisterEnded { register, proof } => self.on_register_ended(register, proof),
+            Event::RegisterEnded { register, proof, outcome } => self.on_register_ended(register, proof, outcome),
             Event::Proof(step) => self.on_proof(step),
             Event::UpstreamKept(upstream) => self.shared.upstreams.keep(upstream),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),
@@ -523,7 +523,7 @@ impl Shard {
             CallState::Answered => InviteOutcome::Answered,
             CallState::Cancelled => InviteOutcome::Cancelled,
             CallState::AnsweredElsewhere => InviteOutcome::AnsweredElsewhere,
-            CallState::Declined => InviteOutcome::Declined,
+            CallState::Declined => self.calls.end_of_refused(id),
             CallState::TimedOut if self.calls.are_unreachable(id) => InviteOutcome::Unreachable,
             CallState::TimedOut | CallState::Waking | CallState::Ringing => InviteOutcome::TimedOut,
         });

@@ -6,7 +6,8 @@
 use std::net::SocketAddr;
 
 use sip::endpoint::{
-    ForwardedRegisterId, Input, ProofRequest, ProofStep, PushRequest, RegisterRoute, RouteRefusal, RouteRequest,
+    ForwardedRegisterId, Input, ProofRequest, ProofStep, PushRequest, RegisterOutcome, RegisterRoute, RouteRefusal,
+    RouteRequest,
 };
 use sip::message::Uri;
 
@@ -17,7 +18,7 @@ use crate::clock::{self, unix_now_ms};
 use crate::config::DomainRules;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Holding;
-use crate::metrics::labels::EdgeRegisterOutcome;
+use crate::metrics::labels::{EdgeRegisterOutcome, PassedRegisterOutcome};
 use crate::push::NoAddress;
 
 /// The `Retry-After` for a registration that meets a limit, in seconds.
@@ -148,7 +149,15 @@ impl Shard {
     }
 
     /// A forwarded REGISTER has ended. If its registration was accepted, that takes a place of its own within the same turn.
-    pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
+    pub(crate) fn on_register_ended(
+        &mut self,
+        register: ForwardedRegisterId,
+        proof: Option<bool>,
+        outcome: Option<RegisterOutcome>,
+    ) {
+        if let Some(outcome) = outcome {
+            self.shared.metrics.passed_register(passed_register_outcome(outcome));
+        }
         let Some(permit) = self.forwarded_registers.remove(&register).and_then(|held| held.permit) else { return };
         match proof {
             Some(true) => permit.accepted(clock::now()),
@@ -183,6 +192,21 @@ impl Shard {
         let attempt = Attempt { aor, usernames, server, addresses, source: *source, renews: false };
         let permit = self.shared.quotas.try_password(&attempt);
         permit.map_err(|pause| u32::try_from(pause.seconds()).unwrap_or(u32::MAX))
+    }
+}
+
+fn passed_register_outcome(outcome: RegisterOutcome) -> PassedRegisterOutcome {
+    match outcome {
+        RegisterOutcome::Registered => PassedRegisterOutcome::Registered,
+        RegisterOutcome::Refreshed => PassedRegisterOutcome::Refreshed,
+        RegisterOutcome::Unregistered => PassedRegisterOutcome::Unregistered,
+        RegisterOutcome::Challenged => PassedRegisterOutcome::Challenged,
+        RegisterOutcome::Unproven => PassedRegisterOutcome::Unproven,
+        RegisterOutcome::Refused => PassedRegisterOutcome::Refused,
+        RegisterOutcome::Failed => PassedRegisterOutcome::Failed,
+        RegisterOutcome::TimedOut => PassedRegisterOutcome::TimedOut,
+        RegisterOutcome::Unreachable => PassedRegisterOutcome::Unreachable,
+        RegisterOutcome::FirstFailed => PassedRegisterOutcome::FirstFailed,
     }
 }
 

@@ -35,7 +35,7 @@ use crate::agent::{Audience, NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::holdings::Holding;
-use crate::metrics::labels::StoreOperation;
+use crate::metrics::labels::{PassedEnd, StoreOperation};
 use crate::push::Event;
 use crate::secret::{Aor, PushToken};
 use crate::vault::record::PushBindingRecord;
@@ -500,7 +500,9 @@ impl Shard {
     }
 
     pub(crate) fn on_push_binding_ended(&mut self, id: InstanceId, end: PushBindingEnd) {
-        self.forget_trace(id);
+        if end == PushBindingEnd::Removed {
+            self.forget_trace(id);
+        }
         self.forget_stories(id);
         self.push_bindings.released.remove(&id);
         let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_released;
@@ -515,6 +517,7 @@ impl Shard {
             }
         }
         self.shared.metrics.push_registrations(-1);
+        self.shared.metrics.push_registration_ended(passed_end(end));
         tracing::info!(event = "passed-forgotten", instance = %id, end = end.as_str(), "a registration that passed through is forgotten");
         // An expired record leaves the store by itself, and another node may own the registration again by now.
         if end != PushBindingEnd::Expired {
@@ -567,6 +570,15 @@ impl Shard {
         let life_s =
             self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now()).max(REFRESH_LIFE_MIN_S);
         self.send_alert_to(app, target, id, Event::Renew, life_s, AlertContent::default());
+    }
+}
+
+fn passed_end(end: PushBindingEnd) -> PassedEnd {
+    match end {
+        PushBindingEnd::Unregistered => PassedEnd::Unregistered,
+        PushBindingEnd::Expired => PassedEnd::Expired,
+        PushBindingEnd::Replaced => PassedEnd::Replaced,
+        PushBindingEnd::Removed => PassedEnd::Removed,
     }
 }
 

@@ -172,7 +172,12 @@ impl Shard {
                 refuse(waiter, Denied::Unknown);
             }
             Ok(()) => self.end_here(id, kind, waiter),
-            Err(denied) => refuse(waiter, denied),
+            Err(denied) => {
+                if matches!(who, Principal::Relay) {
+                    self.forget_trace(id);
+                }
+                refuse(waiter, denied);
+            }
         }
     }
 
@@ -189,6 +194,7 @@ impl Shard {
         match admitted {
             Ok(()) => self.end_here(id, kind, Some(waiter)),
             Err(denied) => {
+                self.forget_trace(id);
                 self.abort_final_pushes(id);
                 self.end_calls_of_released(id);
                 self.hand_over.note_ended_ahead(id);

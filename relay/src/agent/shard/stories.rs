@@ -3,14 +3,14 @@
 //! Invariant: a story begins after its push has left the shard, or with the next event of its call, so that it delays no push; it lies in memory alone. It ends
 //! with its instance, and is then kept nowhere. At most [`OPEN_MAX`] are open at once; a further call has no story.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use sip::endpoint::{CallState, IncomingCall};
+use sip::endpoint::{CallState, DialogMark, IncomingCall};
 use sip::id::{CallId, InstanceId};
 
 use super::Shard;
-use crate::agent::tables::timeline::TimelineEvent;
+use crate::agent::tables::timeline::{DIALOGS, TimelineEvent};
 use crate::clock::advertised_now_ms;
 use crate::domain::PushProvider;
 use crate::domain::story::{self, Moment, Story, Withheld};
@@ -40,6 +40,8 @@ pub(super) struct Stories {
     to_begin: Vec<(Box<IncomingCall>, Instant, CallOrigin)>,
     /// The open stories, by instance.
     open: BTreeMap<(InstanceId, CallId), Story>,
+    /// The dialogs of open stories of push bindings, the latest [`DIALOGS`] of each; those of lent accounts are in their activity.
+    dialogs: BTreeMap<InstanceId, VecDeque<(DialogMark, CallId)>>,
 }
 
 impl Stories {
@@ -155,8 +157,8 @@ impl Shard {
         if !is_over {
             return;
         }
-        // The story is kept with the answer, in case that the node dies during the call. The end of an answered call of a push binding is not known here.
-        if is_answered && self.instances.get(instance).is_some() {
+        // The story is kept with the answer, in case that the node dies during the call.
+        if is_answered && (self.instances.get(instance).is_some() || self.push_bindings.sealed(instance).is_some()) {
             self.shared.stories.keep(story.clone());
         } else if let Some(story) = self.stories.open.remove(&key) {
             self.shared.exporter.export(&story);
@@ -173,6 +175,33 @@ impl Shard {
                 self.stories.open.entry((successor, key.1)).or_insert(story);
             }
         }
+        for (dialog, call) in self.stories.dialogs.remove(&earlier).unwrap_or_default() {
+            self.remember_dialog(successor, call, dialog);
+        }
+    }
+
+    /// Remembers the dialog of an answered call of a push binding, as long as its story is open.
+    pub(crate) fn remember_dialog(&mut self, instance: InstanceId, call: CallId, dialog: DialogMark) {
+        if !self.stories.open.contains_key(&(instance, call)) {
+            return;
+        }
+        let dialogs = self.stories.dialogs.entry(instance).or_default();
+        dialogs.push_back((dialog, call));
+        let dropped = if dialogs.len() > DIALOGS { dialogs.pop_front() } else { None };
+        if let Some((_, call)) = dropped {
+            self.drop_open_story(instance, call);
+        }
+    }
+
+    /// The call of a dialog of a push binding, which is over.
+    pub(crate) fn take_dialog(&mut self, instance: InstanceId, dialog: DialogMark) -> Option<CallId> {
+        let dialogs = self.stories.dialogs.get_mut(&instance)?;
+        let at = dialogs.iter().position(|(known, _)| *known == dialog)?;
+        let (_, call) = dialogs.remove(at)?;
+        if dialogs.is_empty() {
+            self.stories.dialogs.remove(&instance);
+        }
+        Some(call)
     }
 
     /// Forgets the stories of an instance that ends.
@@ -181,6 +210,7 @@ impl Shard {
         for key in self.stories_of(instance).map(|story| (instance, story.call)).collect::<Vec<_>>() {
             self.stories.open.remove(&key);
         }
+        self.stories.dialogs.remove(&instance);
         self.shared.stories.forget(instance);
     }
 

@@ -1,7 +1,7 @@
 //! Recording the SIP of an instance whose user or operator has asked for it.
 //!
 //! Invariant: no message is examined while nothing is recorded on this shard. Of the devices of a shared account, only the instance's own flow is recorded. Of
-//! the SIP server's side, only the instance's own REGISTERs are recorded until its credentials are proven. The instance's timeline, which its user reads,
+//! the SIP server's side, only the instance's own REGISTERs are recorded until its credentials are proven. A trace outlives the registration of a push binding, unless that is wiped. The instance's timeline, which its user reads,
 //! names the requester.
 
 use std::cell::LazyCell;
@@ -32,8 +32,10 @@ impl Shard {
         who: &Principal,
         request: TraceRequest,
     ) -> Result<TraceAnswer, TraceDenied> {
-        // A push binding has no secret: only the operator asks for its trace.
-        let passed = matches!(who, Principal::Relay) && self.push_bindings.knows(id);
+        // A push binding has no secret: only the operator asks for its trace. Its device may take its registration back while it is recorded, and come again by
+        // the same id.
+        let stays = !matches!(request, TraceRequest::Begin { .. }) && self.traces.contains_key(&id);
+        let passed = matches!(who, Principal::Relay) && (stays || self.push_bindings.knows(id));
         if !passed {
             self.admit(id, who).map_err(TraceDenied::Denied)?;
         }

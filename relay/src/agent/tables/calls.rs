@@ -15,6 +15,7 @@ use sip::id::{CallId, InstanceId};
 
 use super::woken_elsewhere::Woken;
 use crate::clock::{self, Moment};
+use crate::metrics::labels::InviteOutcome;
 use crate::vault::record::Provider;
 
 /// How long a call's state can be asked after its deadline.
@@ -252,6 +253,24 @@ impl Calls {
         devices.peek().is_some() && devices.all(|call| call.unreachable)
     }
 
+    /// The end of a call that its devices refused: by a user, or by a SIP stack of which no user knows. What rang before its stack gave up was not answered in
+    /// time.
+    pub(crate) fn end_of_refused(&self, id: CallId) -> InviteOutcome {
+        let mut is_known = false;
+        let mut rang = false;
+        for call in self.devices_of(id) {
+            if call.state == CallState::Declined {
+                return InviteOutcome::Declined;
+            }
+            (is_known, rang) = (true, rang || call.rings);
+        }
+        match (is_known, rang) {
+            (false, _) => InviteOutcome::Declined,
+            (true, true) => InviteOutcome::TimedOut,
+            (true, false) => InviteOutcome::RefusedByDevice,
+        }
+    }
+
     /// Forgets what is over.
     pub(crate) fn forget_old(&mut self, now: Instant) {
         while let Some(&(until, key)) = self.order.first()
@@ -303,6 +322,29 @@ mod tests {
         let mut arrived = Call { mark: Some(InviteMark::from_bytes([7; 16])), ..over };
         arrived.wake_again(Duration::from_secs(30));
         assert_eq!(arrived.reported_state(), CallState::TimedOut);
+    }
+
+    #[test]
+    fn a_call_that_devices_refuse_ends_by_their_users_or_by_their_stacks_and_one_that_rang_was_not_answered() {
+        use InviteOutcome::{Declined, RefusedByDevice};
+        let declined = Call { state: CallState::Declined, ..call(30) };
+        let refused = Call { state: CallState::TimedOut, ..call(30) };
+        let rang = Call { rings: true, ..refused };
+        let cases = [
+            (vec![], Declined),
+            (vec![declined], Declined),
+            (vec![refused], RefusedByDevice),
+            (vec![refused, refused], RefusedByDevice),
+            (vec![refused, declined], Declined),
+            (vec![refused, rang], InviteOutcome::TimedOut),
+        ];
+        for (devices, expected) in cases {
+            let (mut calls, id) = (Calls::default(), CallId::new(3 << 16, ShardTag(0)));
+            for (at, call) in devices.iter().enumerate() {
+                calls.remember(id, InstanceId::new((at as u128 + 1) << 32, ShardTag(0)), *call);
+            }
+            assert_eq!(calls.end_of_refused(id), expected, "{devices:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A certificate for trying the relay on one machine.
 //!
-//! Invariant: it names loopback alone. A CA whose key nobody keeps is gone with the function that made it; one that is kept has
+//! Invariant: it names loopback, and what SIP servers call this relay by, alone. A CA whose key nobody keeps is gone with the function that made it; one that is kept has
 //! the same name and key each time, so that who trusts an earlier certificate of it trusts the next one.
 
 use std::net::IpAddr;
@@ -22,12 +22,13 @@ const CA_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// How far back it is valid, for clocks that are behind.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 
-/// The certificate and its CA's PEM; it names these addresses, too, as far as they are of loopback.
+/// The certificate and its CA's PEM; it names these addresses, too, as far as they are of loopback, and the host by which SIP servers find the relay.
 pub(super) fn certificate(
     ca_key: Option<&SecretText>,
     addresses: &[IpAddr],
+    public_host: &str,
 ) -> Result<(CertifiedKey, String), TlsError> {
-    make(ca_key, addresses).map_err(TlsError::Development)
+    make(ca_key, addresses, public_host).map_err(TlsError::Development)
 }
 
 /// A key for a CA that is to be kept, in PEM.
@@ -44,7 +45,11 @@ pub fn is_ca_key(pem: &str) -> bool {
     KeyPair::from_pem(pem).is_ok()
 }
 
-fn make(ca_key: Option<&SecretText>, addresses: &[IpAddr]) -> Result<(CertifiedKey, String), String> {
+fn make(
+    ca_key: Option<&SecretText>,
+    addresses: &[IpAddr],
+    public_host: &str,
+) -> Result<(CertifiedKey, String), String> {
     let text = |error: rcgen::Error| error.to_string();
     let kept = ca_key.is_some();
     let ca_key = match ca_key {
@@ -58,9 +63,11 @@ fn make(ca_key: Option<&SecretText>, addresses: &[IpAddr]) -> Result<(CertifiedK
 
     let key = KeyPair::generate().map_err(text)?;
     let mut hosts = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
-    for address in addresses.iter().filter(|address| address.is_loopback()).map(ToString::to_string) {
-        if !hosts.contains(&address) {
-            hosts.push(address);
+    let public_host = public_host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let of_loopback = addresses.iter().filter(|address| address.is_loopback()).map(ToString::to_string);
+    for host in of_loopback.chain([public_host]) {
+        if !hosts.contains(&host) {
+            hosts.push(host);
         }
     }
     let mut leaf = params("sipwake development", hosts, LIFETIME)?;

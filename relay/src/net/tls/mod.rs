@@ -135,10 +135,14 @@ impl ServerTls {
         Ok(Self::new(loaded, Some(files), hosts))
     }
 
-    /// A certificate made on the spot for `localhost`, 127.0.0.1, ::1 and those of these addresses that are of loopback, valid for 30 days, and the PEM of the CA that
+    /// A certificate made on the spot for `localhost`, 127.0.0.1, ::1 and those of these addresses that are of loopback, and for the host by which SIP servers find the relay (bracketed when IPv6), valid for 30 days, and the PEM of the CA that
     /// vouches for it: the CA with this key, or one whose key is gone at once.
-    pub fn development(ca_key: Option<&SecretText>, addresses: &[IpAddr]) -> Result<(Arc<Self>, String), TlsError> {
-        let (loaded, ca) = development::certificate(ca_key, addresses)?;
+    pub fn development(
+        ca_key: Option<&SecretText>,
+        addresses: &[IpAddr],
+        public_host: &str,
+    ) -> Result<(Arc<Self>, String), TlsError> {
+        let (loaded, ca) = development::certificate(ca_key, addresses, public_host)?;
         Ok((Self::new(loaded, None, Vec::new()), ca))
     }
 

@@ -107,7 +107,42 @@ const ROWS: &[Row] = &[
         Registrations,
         "outcome" = "unreachable";
         "no connection, no address or no valid certificate: sipwake doctor --aor"),
+    row!(
+        "Phones' own registrations: refused",
+        PassedRegisters,
+        "outcome" = "refused";
+        "a SIP server refuses phones that register through the relay: it has banned the relay, or their accounts"),
+    row!(
+        "Phones' own registrations: password refused",
+        PassedRegisters,
+        "outcome" = "unproven";
+        "a SIP server does not take their passwords; one that never says stale shows this at each refresh"),
+    row!(
+        "Phones' own registrations: failed",
+        PassedRegisters,
+        "outcome" = "failed";
+        "a SIP server answers phones that register through the relay with errors"),
+    row!(
+        "Phones' own registrations: timed out",
+        PassedRegisters,
+        "outcome" = "timed-out";
+        "a SIP server does not answer phones that register through the relay"),
+    row!(
+        "Phones' own registrations: unreachable",
+        PassedRegisters,
+        "outcome" = "unreachable";
+        "no connection, no address or no valid certificate: sipwake doctor --aor"),
+    row!(
+        "Phones lost: ran out",
+        PushRegistrationsEnded,
+        "end" = "expired";
+        "phones that registered through the relay did not refresh: switched off, removed, or refused"),
     row!("Calls without a phone", Invites, "outcome" = "timed-out"; "no phone came, or nobody answered, in time"),
+    row!(
+        "Calls refused by the phone",
+        Invites,
+        "outcome" = "refused-by-device";
+        "the app's SIP stack refused, and nothing rang: sipwake calls --outcome missed names its status"),
     row!("Calls whose push failed", Invites, "outcome" = "unreachable"; "the phone could not be woken at all"),
     row!(
         "Calls for nobody",

@@ -3,7 +3,7 @@
 //! | state | when |
 //! | --- | --- |
 //! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min that it did not refuse; the certificate has ended |
-//! | warn | the store is away; the relay drains; a push service refused all pushes, took none of fewer, or failed three times in 5 min; no phone of any is reachable; more than half of the phones, or one in five and at least five, have no registration now; more registrations failed than not in 5 min; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
+//! | warn | the store is away; the relay drains; a push service refused all pushes, took none of fewer, or failed three times in 5 min; no phone of any is reachable; more than half of the phones, or one in five and at least five, have no registration now; more registrations failed than not in 5 min; of the phones that register through the relay more than one in five, and at least three, are lost in an hour, or all are, or three in five refreshes failed in 5 min; more than half of the calls, and at least three, were refused by the phones' SIP stacks in 5 min; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
 //! | good | else; a phone without a registration is told all the same |
 //!
 //! Invariant: it is never good while every push of a service fails, and never says that nothing is to be done while a phone is tried again.
@@ -26,6 +26,9 @@ const SOME: f64 = 3.0;
 const PHONES: f64 = 5.0;
 /// A certificate that ends within this many seconds is said.
 const SOON_S: f64 = 14.0 * 86_400.0;
+
+/// The next step where phones that register through the relay are lost.
+const LOST_NEXT: &str = "look whether their SIP server refuses this relay's address, and whether refresh pushes leave: docs/runbooks.md, PassedPhonesLost";
 
 /// How it stands, worst first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +55,8 @@ pub(super) fn words(look: &PageData<'_>) -> Vec<Word> {
     }
     canaries(look, &mut say);
     registrations(look, &mut say);
+    passed_registrations(look, &mut say);
+    refused_calls(look, &mut say);
     pace(look, &mut say);
     certificate(look, &mut say);
     for warning in look.readiness.warnings() {
@@ -203,6 +208,61 @@ fn registrations(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str))
     } else if retrying > 0.0 {
         let next = "nothing, if it is soon over; sipwake instances list --state retrying names them";
         say(State::Good, without(retrying), next);
+    }
+}
+
+/// The calls that the phones' SIP stacks refuse.
+fn refused_calls(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
+    let lately = |outcome| look.lately(Metric::Invites, "outcome", outcome);
+    let refused = lately("refused-by-device");
+    let others = ["answered", "cancelled", "answered-elsewhere", "declined", "timed-out", "unreachable"];
+    let all = refused + others.map(lately).iter().sum::<f64>();
+    if refused >= SOME && refused * 2.0 > all {
+        let what = format!(
+            "{} of {} calls in 5 min did not ring: the SIP stack of the phone refused them",
+            count(refused),
+            count(all)
+        );
+        let next = "sipwake calls --outcome missed names the status; look at the app's last version";
+        say(State::Warn, what, next);
+    }
+}
+
+/// The phones that register through the relay (RFC 8599): those that are lost, and the refreshes that fail.
+fn passed_registrations(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
+    const LOST: [(&str, &str); 1] = [("end", "expired")];
+    let in_an_hour = |metric, labels: [(&str, &str); 1]| {
+        (look.reading.value(metric, &labels) - look.before(SPANS[1], metric, &labels)).max(0.0)
+    };
+    let standing = look.reading.value(Metric::PushRegistrations, &[]);
+    let ever = look.reading.value(Metric::PushRegistrationsEnded, &LOST);
+    let lost = in_an_hour(Metric::PushRegistrationsEnded, LOST);
+    // Those that are back do not count.
+    let missing = lost - in_an_hour(Metric::PassedRegisters, [("outcome", "registered")]);
+    if missing >= SOME && missing * 5.0 > missing + standing {
+        let what = format!(
+            "{} phones that register through this relay lost their registration within an hour, {} have one: a call \
+             does not arrive at those",
+            count(missing),
+            count(standing)
+        );
+        say(State::Warn, what, LOST_NEXT);
+    } else if standing == 0.0 && ever >= SOME {
+        let what = "No phone is registered through this relay any more: each registration has run out";
+        say(State::Warn, what.into(), LOST_NEXT);
+    }
+    let lately = |outcome| look.lately(Metric::PassedRegisters, "outcome", outcome);
+    let failed: f64 = ["unproven", "refused", "failed", "timed-out", "unreachable"].map(lately).iter().sum();
+    let tried = failed + lately("refreshed");
+    // A server that does not call an old nonce stale answers every refresh twice, and the first time so.
+    if failed >= SOME && failed * 5.0 > tried * 3.0 {
+        let what = format!(
+            "{} of {} refreshes of phones that register through this relay failed in 5 min",
+            count(failed),
+            count(tried)
+        );
+        let next = "a SIP server is away or refuses this relay or its accounts: docs/runbooks.md, PassedRegistersFail";
+        say(State::Warn, what, next);
     }
 }
 

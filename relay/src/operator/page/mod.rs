@@ -285,15 +285,18 @@ fn charts(page: &mut String, look: &PageData<'_>) {
     });
     chart(page, "Phones reachable", [&registered, &[]], "");
     let calls = each_minute(&|reading| reading.value(Metric::Invites, &[]));
-    let missed = each_minute(&|reading| outcomes(reading, Metric::Invites, &["timed-out", "unreachable", "limited"]));
+    let missed = each_minute(&|reading| {
+        outcomes(reading, Metric::Invites, &["timed-out", "unreachable", "limited", "refused-by-device"])
+    });
     chart(page, "Calls a minute", [&calls, &missed], "");
     let pushed = each_minute(&|reading| outcomes(reading, Metric::Pushes, &["accepted"]));
     let failed = each_minute(&|reading| outcomes(reading, Metric::Pushes, &["failed", "refused", "too-late"]));
     chart(page, "Pushes a minute", [&pushed, &failed], "");
-    let registered = each_minute(&|reading| outcomes(reading, Metric::Registrations, &["registered", "refreshed"]));
-    let refused = each_minute(&|reading| {
-        outcomes(reading, Metric::Registrations, &["refused", "failed", "timed-out", "unreachable"])
-    });
+    let of_both = |reading: &Reading, words: &[&str]| {
+        outcomes(reading, Metric::Registrations, words) + outcomes(reading, Metric::PassedRegisters, words)
+    };
+    let registered = each_minute(&|reading| of_both(reading, &["registered", "refreshed"]));
+    let refused = each_minute(&|reading| of_both(reading, &["refused", "failed", "timed-out", "unreachable"]));
     chart(page, "Registrations a minute", [&registered, &refused], "");
     page.push_str("</div></section>");
 }
@@ -302,7 +305,7 @@ fn charts(page: &mut String, look: &PageData<'_>) {
 mod tests {
     use super::*;
     use crate::domain::{CanaryStep, InstanceState, PushOutcome};
-    use crate::metrics::labels::{InviteOutcome, RegistrationOutcome};
+    use crate::metrics::labels::{InviteOutcome, PassedEnd, PassedRegisterOutcome, RegistrationOutcome};
     use crate::operator::readiness::Check;
 
     fn ready() -> Readiness {
@@ -461,6 +464,83 @@ mod tests {
             let shown = page(&metrics, &readiness, "");
             assert!(shown.contains(banner) && shown.contains(says), "{registered} {retrying} {ending}: {shown}");
             assert_eq!(shown.contains("Nothing is to be done"), retrying == 0, "{registered} {retrying} {ending}");
+        }
+    }
+
+    #[test]
+    fn phones_that_register_through_the_relay_are_told_when_they_are_lost_and_while_their_refreshes_fail() {
+        use PassedEnd::{Expired, Replaced, Unregistered};
+        use PassedRegisterOutcome as Outcome;
+        // What stands; how the others ended; what happened in the last five minutes beside it; what is told of it.
+        type Case = (i32, &'static [(PassedEnd, usize)], &'static [(Outcome, usize)], &'static str, &'static str);
+        let cases: &[Case] = &[
+            (0, &[(Expired, 20)], &[], "banner warn", "20 phones that register through this relay lost"),
+            (
+                0,
+                &[(Expired, 20)],
+                &[(Outcome::Failed, 20)],
+                "banner warn",
+                "20 phones that register through this relay lost",
+            ),
+            (17, &[(Expired, 6)], &[], "banner warn", "6 phones that register through this relay lost"),
+            (20, &[(Expired, 20)], &[(Outcome::Registered, 20)], "banner good", "Nothing is to be done."),
+            (100, &[(Expired, 20)], &[], "banner good", "Nothing is to be done."),
+            (0, &[(Expired, 2)], &[], "banner good", "Phones lost: ran out"),
+            (0, &[(Unregistered, 20), (Replaced, 20)], &[], "banner good", "Nothing has gone wrong since the start."),
+            (20, &[], &[(Outcome::Failed, 20)], "banner warn", "20 of 20 refreshes of phones"),
+            (20, &[], &[(Outcome::Unproven, 9), (Outcome::Refreshed, 1)], "banner warn", "9 of 10 refreshes of phones"),
+            (20, &[], &[(Outcome::TimedOut, 9)], "banner warn", "docs/runbooks.md, PassedRegistersFail"),
+            (20, &[], &[(Outcome::Unreachable, 9)], "banner warn", "9 of 9 refreshes of phones"),
+            (20, &[], &[(Outcome::Unproven, 20), (Outcome::Refreshed, 20)], "banner good", "Nothing is to be done."),
+            (
+                20,
+                &[],
+                &[(Outcome::FirstFailed, 99), (Outcome::Challenged, 99)],
+                "banner good",
+                "Nothing has gone wrong",
+            ),
+        ];
+        for (stand, ends, outcomes, banner, says) in cases {
+            let (metrics, readiness) = (Metrics::new(), ready());
+            metrics.push_registrations(*stand);
+            for (end, count) in *ends {
+                (0..*count).for_each(|_| metrics.push_registration_ended(*end));
+            }
+            for (outcome, count) in *outcomes {
+                (0..*count).for_each(|_| metrics.passed_register(*outcome));
+            }
+            let shown = page(&metrics, &readiness, "");
+            assert!(shown.contains(banner) && shown.contains(says), "{stand} {ends:?} {outcomes:?}: {shown}");
+        }
+    }
+
+    #[test]
+    fn a_relay_whose_phones_all_ran_out_long_ago_does_not_say_that_nothing_is_to_be_done() {
+        let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
+        let now = Instant::now();
+        (0..20).for_each(|_| metrics.push_registration_ended(PassedEnd::Expired));
+        history.take(now, Reading::of(&metrics));
+        let shown = || {
+            let mut look = PageData::new(&metrics, &history, &readiness, &Canaries::default());
+            look.at = now + Duration::from_secs(7_200);
+            render("relay", &look, View::default())
+        };
+        let (lost, is_back) = (shown(), metrics.push_registrations(1));
+        assert!(lost.contains("banner warn") && lost.contains("No phone is registered through this relay"), "{lost}");
+        let ((), back) = (is_back, shown());
+        assert!(back.contains("banner good"), "{back}");
+    }
+
+    #[test]
+    fn calls_that_the_stacks_of_the_phones_refuse_are_told_when_they_are_most() {
+        for (refused, answered, banner) in
+            [(12, 0, "banner warn"), (12, 11, "banner warn"), (2, 0, "good"), (12, 12, "good")]
+        {
+            let (metrics, readiness) = (Metrics::new(), ready());
+            (0..refused).for_each(|_| metrics.invite(InviteOutcome::RefusedByDevice));
+            (0..answered).for_each(|_| metrics.invite(InviteOutcome::Answered));
+            let shown = page(&metrics, &readiness, "");
+            assert!(shown.contains(banner) && shown.contains("Calls refused by the phone"), "{refused}: {shown}");
         }
     }
 

@@ -161,6 +161,64 @@ fn each_register_that_passes_ends_once_and_its_proof_is_judged() {
     assert_eq!(judged(&mut through), [None], "no proof");
 }
 
+#[test]
+fn the_outcome_of_each_register_is_told_and_only_a_known_registration_has_refreshes_that_fail() {
+    use RegisterOutcome::*;
+    let outcomes = |through: &mut Through| {
+        let told = through.world.events.iter().filter_map(|event| match event {
+            Event::RegisterEnded { outcome, .. } => Some(*outcome),
+            _ => None,
+        });
+        let told: Vec<_> = told.collect();
+        through.world.events.clear();
+        told
+    };
+    let answer = |through: &mut Through, register: &Register, status: u16| {
+        through.register(register);
+        let (source, asked) = (through.world.upstream, through.world.last("REGISTER"));
+        let asks: &[(&str, &str)] = match status {
+            401 => &[("WWW-Authenticate", "Digest realm=\"r\", nonce=\"n\"")],
+            _ => &[],
+        };
+        through.world.reply(source, &asked, status, asks, "");
+        outcomes(through)
+    };
+    let (plain, proven) = (Register::by(1), Register::by(1).header("Authorization: Digest x"));
+    let mut through = Through::new();
+    for (register, status, expected) in [
+        (&plain, 401, Challenged),
+        (&proven, 401, FirstFailed),
+        (&proven, 403, FirstFailed),
+        (&plain, 503, FirstFailed),
+    ] {
+        assert_eq!(answer(&mut through, register, status), [Some(expected)], "{status}");
+    }
+    through.registered(&plain);
+    assert_eq!(outcomes(&mut through), [Some(Registered)]);
+    for (register, status, expected) in
+        [(&plain, 401, Challenged), (&proven, 401, Unproven), (&proven, 500, Failed), (&proven, 423, Failed)]
+    {
+        assert_eq!(answer(&mut through, register, status), [Some(expected)], "{status}");
+    }
+    through.registered(&plain);
+    assert_eq!(outcomes(&mut through), [Some(Refreshed)]);
+    through.register(&plain);
+    through.advance(40);
+    assert_eq!(outcomes(&mut through), [Some(TimedOut)]);
+    for (status, expected) in [(503, Unreachable), (403, Refused)] {
+        through.verdict = Err(status);
+        through.register(&plain);
+        assert_eq!(outcomes(&mut through), [Some(expected)], "by the relay: {status}");
+    }
+    through.verdict = Ok(());
+    assert_eq!(answer(&mut through, &proven, 403), [Some(Refused)]);
+    through.registered(&plain);
+    outcomes(&mut through);
+    through.register(&plain.clone().expires(0));
+    through.accept(0);
+    assert_eq!(outcomes(&mut through), [Some(Unregistered)]);
+}
+
 /// §5.6.1.1, §8.1
 #[test]
 fn a_service_that_is_not_served_is_555_and_nothing_leaves() {

@@ -151,6 +151,9 @@ async fn a_call_that_the_phone_refused_is_told_with_its_status_and_one_that_was_
         let words = printed(&world.relay, &["show", &id]);
         assert!(words.contains(&format!("the device refused the call with {status}")), "{words}");
     }
+    for outcome in ["refused-by-device", "timed-out", "declined"] {
+        world.await_metric(&format!("sipwake_invites_total{{outcome=\"{outcome}\"}}"), 1.0).await?;
+    }
     let timeline = world.api.of("GET", &alice, "/timeline").await?.json();
     let refused = timeline["steps"].as_array().into_iter().flatten().filter(|step| step["step"] == "device-refused");
     assert_eq!(refused.map(|step| step["status"].clone()).collect::<Vec<_>>(), [json!(488), json!(500), json!(486)]);
@@ -208,6 +211,33 @@ async fn stories_are_sealed_told_by_any_node_also_after_a_restart_and_gone_with_
         assert_eq!(calls(relay, &[]), Vec::<Value>::new(), "at once, the one that goes on too");
     }
     drop((caller, call));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_an_answered_call_of_a_registration_that_passed_through_is_told_whoever_hangs_up() -> Outcome {
+    let world = World::start().await?;
+    let (device, _) = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned())).wake(SOON).await?;
+    for (by_caller, by) in [(true, "caller"), (false, "device")] {
+        let caller = world.call()?;
+        let call = device.next_invite(SOON).await?;
+        call.ring();
+        world.answer(&caller, &call).await?;
+        let open =
+            world.until("the answer", || async { calls(&world.relay, &["--outcome", "answered"]).pop() }).await?;
+        let id = text(&open["call"]);
+        assert!(open["answered_ms"].is_u64() && open["ended_ms"].is_null(), "{open}");
+        if by_caller {
+            world.hang_up(&caller, &call).await?
+        } else {
+            world.phone_hangs_up(&caller, &call).await?
+        }
+        let is_over = |told: &Value| told["ended_ms"].is_u64();
+        let shown =
+            world.until("its end", || async { calls(&world.relay, &["show", &id]).pop().filter(is_over) }).await?;
+        let last = shown["steps"].as_array().and_then(|steps| steps.last()).cloned().unwrap_or_default();
+        assert_eq!((&last["step"], &last["by"]), (&json!("ended"), &json!(by)), "{shown}");
+    }
     Ok(())
 }
 

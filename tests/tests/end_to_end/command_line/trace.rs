@@ -161,6 +161,21 @@ async fn an_operator_records_all_of_a_phone_that_registers_through_the_edge() ->
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_scrubbed(&file.body, &[FCM_TOKEN, "alice@", "bob@", "wonderland"]);
+
+    // It takes its registration back, as a stack does at its start, and comes again by another connection.
+    phone.clone().expires(0).try_to_register(SOON).await?;
+    world.await_metric("sipwake_push_registrations", 0.0).await?;
+    let read = async || operator.json("GET", &path, Some(&token), None).await;
+    let registers = |body: &[u8]| String::from_utf8_lossy(body).matches("REGISTER sip:").count();
+    let gone = read().await?;
+    assert_eq!(gone.status, 200, "{}", gone.text());
+    let again = phone.register_and_sleep(SOON).await?;
+    assert_eq!(again.purr.as_ref(), Some(&id));
+    // With a proof and without, from the device and to its server.
+    assert!(registers(&read().await?.body) >= registers(&gone.body) + 4, "{}", read().await?.text());
+    let wipe = format!("/v1/operator/instances/{id}/wipe");
+    assert_eq!(operator.json("POST", &wipe, Some(&token), None).await?.status, 200);
+    assert_eq!(read().await?.status, 404, "gone with it");
     world.content()
 }
 

@@ -132,6 +132,25 @@ async fn of_the_domains_that_need_no_push_all_of_a_register_must_be() -> Outcome
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_registers_that_pass_and_of_what_they_register_is_counted() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    let (device, _) = phone.clone().try_to_register(SOON).await?;
+    device.register(SOON).await?;
+    let passed = |outcome: &str| format!("sipwake_passed_registers_total{{outcome=\"{outcome}\"}}");
+    world.await_metric(&passed("registered"), 1.0).await?;
+    world.await_metric(&passed("refreshed"), 1.0).await?;
+    let mut wrong = phone.clone();
+    wrong.settings.password = "guess".to_owned();
+    wrong.try_to_register(SOON).await?;
+    world.await_metric(&passed("unproven"), 1.0).await?;
+    phone.expires(0).try_to_register(SOON).await?;
+    world.await_metric(&passed("unregistered"), 1.0).await?;
+    world.await_metric("sipwake_push_registrations_ended_total{end=\"unregistered\"}", 1.0).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_the_registrars_affair_and_guessing_ends_the_connection() -> Outcome {
     let world = World::start().await?;
     let mut phone = world.push_phone(&android());

@@ -271,15 +271,17 @@ fn expiry_is_the_leafs_date() {
 }
 
 #[tokio::test]
-async fn the_development_certificate_is_good_for_loopback_by_its_own_ca() {
-    let (tls, ca) = ServerTls::development(None, &[]).unwrap();
+async fn the_development_certificate_is_good_for_loopback_and_the_public_host_by_its_own_ca() {
+    let (tls, ca) = ServerTls::development(None, &[], "192.168.77.9").unwrap();
     let (address, _trigger) = server(&tls).await;
     let scratch = tests::scratch::Scratch::new();
     let client = ClientTls::new(Some(&scratch.file("ca.pem", ca))).unwrap();
-    for domain in ["localhost", "127.0.0.1", "[::1]"] {
+    for domain in ["localhost", "127.0.0.1", "[::1]", "192.168.77.9"] {
         assert!(dial::tls(address, &client, domain).await.is_ok(), "{domain}");
     }
-    assert!(dial::tls(address, &client, "example.com").await.is_err());
+    for other in ["example.com", "192.168.77.8"] {
+        assert!(dial::tls(address, &client, other).await.is_err(), "{other}");
+    }
     assert!(tls.expiry() > SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 86_400);
 }
 
