@@ -29,6 +29,7 @@ use crate::api::carried::Carried;
 use crate::api::elsewhere::{self, read_response, status_and_body, write_operators_request};
 use crate::service::OperatorService;
 use crate::service::nodes::OwnerAnswer;
+use crate::service::operators::OperatorError;
 
 /// Has the owner of the instance answer, where that is another node.
 pub(super) async fn carry<E: OperatorService>(
@@ -42,7 +43,8 @@ pub(super) async fn carry<E: OperatorService>(
     let Some(id) = id else { return next.run(request).await };
     let owner = match operator.0.service.owner_of(id).await {
         Ok(Some(owner)) => owner,
-        Ok(None) => return next.run(request).await,
+        // The trace of a registration that is gone may be here all the same.
+        Ok(None) | Err(OperatorError::Unknown) => return next.run(request).await,
         Err(error) => return super::subject::refusal(error).into_response(),
     };
     let (parts, body) = request.into_parts();

@@ -42,7 +42,7 @@
 //! | [`messages`] | `Messages` | MESSAGEs outside a dialog |
 //! | `traced` | | the instances that a message is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
-//! | [`forwarded_registers`], [`register_table`], [`register_turns`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, and when they may go |
+//! | [`forwarded_registers`], [`register_table`], [`register_turns`], [`register_outcomes`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, when they may go, and how they ended |
 //! | [`held_answers`] | `HeldAnswers` | the answers that wait until a registration is kept |
 //! | `replaced`, `lingering` | | registrations whose place another one takes; those that have ended while a caller waits |
 //! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by forwarded REGISTERs, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |
