@@ -217,7 +217,7 @@ impl WebPush {
             departure.say(TOO_MANY_REQUESTS);
             return Attempt::Limited { after: left.named() };
         }
-        if let Err(reason) = origin.turn(&request.path, times.leaves_until).await {
+        if let Err(reason) = origin.turn(&request.path, *urgency, times.leaves_until).await {
             return match reason.filter(|reason| urgency.is_urgent() || is_of_configuration(reason)) {
                 Some(reason) => Attempt::Done(Verdict::Refused { reason }),
                 None => {

@@ -266,8 +266,8 @@ impl Origin {
     }
 
     /// Waits for the turn of a push at `path`, as [`Refusals::turn`] does.
-    pub(super) async fn turn(&self, path: &str, leaves_until: Instant) -> Result<(), Option<&'static str>> {
-        self.refusals.turn(&self.subscription(path), leaves_until).await
+    pub(super) async fn turn(&self, path: &str, urgency: Urgency, until: Instant) -> Result<(), Option<&'static str>> {
+        self.refusals.turn(&self.subscription(path), urgency, until).await
     }
 
     fn subscription<'a>(&'a self, path: &'a str) -> Subscription<'a> {

@@ -2,18 +2,18 @@
 //!
 //! Anybody with an App's key may name any host as a push service, and have the relay post to it for each call of an own account. A host that is no push
 //! service refuses every push. So pushes to refused subscriptions of a service go no faster than [`PACE`], all of these together. A service that has never
-//! taken one may have many names and ports; all that lead to its address count as one, and new subscriptions with them.
+//! taken one may have many names and ports; all that lead to its address count as one.
 //!
 //! | last answer to a subscription | its next push |
 //! | --- | --- |
 //! | none, or it was taken | goes at once |
 //! | refused, as what is no push service would answer (400, 401, 403, 405, a redirection, …) | takes its turn, for which it waits [`TURN_WITHIN`] at most; then it is refused for the same reason |
-//! | an error (5xx, 429, many 404), of a service that has never taken a push | likewise, but then it is tried again later |
-//! | none, of a service that has never taken a push, when [`AT_ONCE`] were refused at its address by such services, the last one within [`QUIET`] | likewise |
+//! | an error (5xx, many 404), of a service that has never taken a push | likewise, but then it is tried again later |
+//! | none, of a service that has never taken a push, when [`AT_ONCE`] were refused at its address by such services, the last one within [`QUIET`] | likewise where it is no call: a new subscription has all alerts pushed that have waited. A call goes at once |
 //!
 //! A push that is accepted after a refusal shows that the service has changed its mind: all pushes go at once again.
 //!
-//! Invariant: of a service that has taken a push, a subscription that was not refused waits for none that was. At most [`REFUSED_MAX`] are remembered, as keyed
+//! Invariant: no call to a subscription that was not refused waits for one that was, and at a service that has taken a push nothing else does. At most [`REFUSED_MAX`] are remembered, as keyed
 //! hashes, and [`PLACES_MAX`] addresses; what is known outlives the origin.
 
 use std::collections::BTreeMap;
@@ -28,12 +28,13 @@ use super::pacing::{TURN_WITHIN, turn_of};
 use crate::lock::Mutex;
 use crate::push::Verdict;
 use crate::push::connection::attempt::Attempt;
+use crate::push::connection::urgency::Urgency;
 
 /// Pushes to refused subscriptions of one service.
 const PACE: Rate = Rate { burst: 10, interval: Duration::from_millis(100) };
 /// Refused subscriptions that are remembered; a further one replaces any of them.
 const REFUSED_MAX: usize = 16_384;
-/// Refusals at one address, by services that have never taken a push, after which new subscriptions of such take turns, too.
+/// Refusals at one address, by services that have never taken a push, after which what is no call takes turns at new subscriptions, too.
 const AT_ONCE: u32 = 10;
 /// How long after the last one they count no more.
 const QUIET: Duration = Duration::from_secs(600);
@@ -85,11 +86,12 @@ impl Refusals {
     pub(super) async fn turn(
         &self,
         of: &Subscription<'_>,
+        urgency: Urgency,
         leaves_until: time::Instant,
     ) -> Result<(), Option<&'static str>> {
         let now = time::Instant::now();
         let until = leaves_until.min(now + TURN_WITHIN);
-        let at = self.take(of, now.into_std(), until.into_std())?;
+        let at = self.take(of, urgency, now.into_std(), until.into_std())?;
         if let Some(at) = at.filter(|at| *at > now.into_std()) {
             sleep_until(at.into()).await;
         }
@@ -100,6 +102,7 @@ impl Refusals {
     fn take(
         &self,
         of: &Subscription<'_>,
+        urgency: Urgency,
         now: Instant,
         until: Instant,
     ) -> Result<Option<Instant>, Option<&'static str>> {
@@ -110,7 +113,8 @@ impl Refusals {
         let place = self.place_of(of);
         let reason = match table.refused.get(&self.key_of(of)) {
             Some(refused) => refused.reason,
-            None if !of.has_taken && table.places.get(&place).is_some_and(|it| it.refuses_all(now)) => None,
+            None if of.has_taken || urgency.is_urgent() => return Ok(None),
+            None if table.places.get(&place).is_some_and(|it| it.refuses_all(now)) => None,
             None => return Ok(None),
         };
         let pace = &mut table.place(place, now).pace;
@@ -131,13 +135,7 @@ impl Refusals {
             Attempt::Done(Verdict::Refused { reason: reason @ ("VapidRefused" | "Redirected" | "OtherReason") }) => {
                 Some(*reason)
             }
-            Attempt::Done(Verdict::Refused { reason: "ManyNotFound" })
-            | Attempt::Again { .. }
-            | Attempt::Limited { .. }
-                if !of.has_taken =>
-            {
-                None
-            }
+            Attempt::Done(Verdict::Refused { reason: "ManyNotFound" }) | Attempt::Again { .. } if !of.has_taken => None,
             _ => return,
         };
         let now = time::Instant::now().into_std();
@@ -210,7 +208,11 @@ mod tests {
     }
 
     fn goes(refusals: &Refusals, of: &Subscription<'_>, now: Instant) -> bool {
-        refusals.take(of, now, now).is_ok()
+        goes_as(refusals, of, Urgency::Urgent, now)
+    }
+
+    fn goes_as(refusals: &Refusals, of: &Subscription<'_>, urgency: Urgency, now: Instant) -> bool {
+        refusals.take(of, urgency, now, now).is_ok()
     }
 
     /// Posts to this many subscriptions, repeatedly, each with this answer.
@@ -233,30 +235,37 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_has_never_taken_one_gets_ten_and_then_ten_in_a_second_by_whatever_origins_and_subscriptions() {
-        const LIMITED: Attempt = Attempt::Limited { after: None };
+    fn a_host_that_has_never_taken_one_gets_ten_in_a_second_by_whatever_origins_and_alerts_to_new_subscriptions() {
         const NOT_FOUND: Attempt = Attempt::Done(Verdict::Refused { reason: "ManyNotFound" });
-        for answer in [&REFUSED, &FAILED, &LIMITED, &NOT_FOUND] {
+        for answer in [&REFUSED, &FAILED, &NOT_FOUND] {
             let (refusals, start) = (Refusals::default(), Instant::now());
-            let tries = (0..20_000_u64).map(|ms| {
-                let origin = format!("https://push{}.example.net:{}", ms % 50, ms % 40 + 443);
-                (start + Duration::from_millis(ms), origin, format!("/w/{ms}"))
-            });
-            let posted = tries.filter(|(now, origin, path)| {
-                let goes = goes(&refusals, &at(origin, path, false), *now);
-                if goes {
-                    refusals.note(&at(origin, path, false), answer);
-                }
-                goes
-            });
-            let posted = posted.count();
-            assert!((200..=10 + 10 + 200).contains(&posted), "{answer:?}: {posted}");
+            let posted = |urgency, subscriptions: u64| {
+                let tries = (0..20_000_u64).map(|ms| {
+                    let of = ms % subscriptions;
+                    let origin = format!("https://push{}.example.net:{}", of % 50, of % 40 + 443);
+                    (start + Duration::from_millis(ms), origin, format!("/{urgency:?}/{of}"))
+                });
+                let posted = tries.filter(|(now, origin, path)| {
+                    let goes = goes_as(&refusals, &at(origin, path, false), urgency, *now);
+                    if goes {
+                        refusals.note(&at(origin, path, false), answer);
+                    }
+                    goes
+                });
+                posted.count()
+            };
+            let alerts = posted(Urgency::CanWait, 20_000);
+            assert!((200..=10 + 10 + 200).contains(&alerts), "{answer:?}: {alerts}");
+            // The pace is used up, and a call to each subscription goes all the same, once.
+            let calls = posted(Urgency::Urgent, 300);
+            assert!((300..=302).contains(&calls), "{answer:?}: {calls}");
             // Whoever has taken pushes there, and any other address, waits for none of those.
             let later = start + Duration::from_secs(20);
             let elsewhere = Subscription { address: Some(IpAddr::from([198, 51, 100, 2])), ..of("/", false) };
-            assert!((0..1_000).all(|_| goes(&refusals, &of("/", true), later) && goes(&refusals, &elsewhere, later)));
-            assert!(goes(&refusals, &of("/", false), later + QUIET), "{answer:?}");
-            assert!((0..100).all(|_| goes(&refusals, &of("/", false), later + QUIET)), "long ago");
+            let goes = |of: &_, at| goes_as(&refusals, of, Urgency::CanWait, at);
+            assert!((0..1_000).all(|_| goes(&of("/", true), later) && goes(&elsewhere, later)));
+            assert!((0..100).any(|_| !goes(&of("/", false), later)));
+            assert!((0..100).all(|_| goes(&of("/", false), later + QUIET)), "long ago");
         }
     }
 
@@ -319,14 +328,14 @@ mod tests {
         refusals.note(&of("/failed", false), &FAILED);
         let (refused, failed) = (of("/refused", true), of("/failed", false));
         for _ in 0..PACE.burst {
-            assert_eq!(refusals.turn(&refused, late).await, Ok(()));
+            assert_eq!(refusals.turn(&refused, Urgency::Urgent, late).await, Ok(()));
         }
         let began = time::Instant::now();
-        assert_eq!(refusals.turn(&refused, late).await, Ok(()), "it waits for its turn");
+        assert_eq!(refusals.turn(&refused, Urgency::Urgent, late).await, Ok(()), "it waits for its turn");
         assert!(began.elapsed() <= TURN_WITHIN);
         // Many wait for it.
         let began = time::Instant::now();
-        let turns = (0..60).map(|n| refusals.turn(if n % 2 == 0 { &refused } else { &failed }, late));
+        let turns = (0..60).map(|n| refusals.turn(if n % 2 == 0 { &refused } else { &failed }, Urgency::Urgent, late));
         let turns = futures_util::future::join_all(turns).await;
         let without: Vec<_> = turns.iter().filter_map(|turn| turn.err()).collect();
         let of_each = |reason| without.iter().filter(|it| **it == reason).count();
@@ -335,8 +344,11 @@ mod tests {
         assert!((10..=11).contains(&of_each(None)), "those, and a burst of another place: {without:?}");
         assert!(began.elapsed() <= TURN_WITHIN);
         let now = time::Instant::now();
-        while refusals.turn(&refused, now + TURN_WITHIN).await.is_ok() {}
+        while refusals.turn(&refused, Urgency::Urgent, now + TURN_WITHIN).await.is_ok() {}
         let now = time::Instant::now();
-        assert_eq!((refusals.turn(&refused, now).await, now.elapsed()), (Err(Some("VapidRefused")), Duration::ZERO));
+        assert_eq!(
+            (refusals.turn(&refused, Urgency::Urgent, now).await, now.elapsed()),
+            (Err(Some("VapidRefused")), Duration::ZERO)
+        );
     }
 }
