@@ -79,6 +79,11 @@ impl ForwardedRegister {
         now < self.until && self.failed_at.len() < FAILED_MAX
     }
 
+    /// Whether its flow has ended, and no address has refused it.
+    pub(super) fn has_lost_its_flow(&self) -> bool {
+        self.refused.is_none() && !self.failed_at.is_empty()
+    }
+
     /// Whether it may be sent to an address: to none that has refused it, and once more where its flow has ended.
     pub(super) fn may_be_asked_at(&self, place: Destination) -> bool {
         self.failed_at.iter().filter(|it| **it == place).count() < 2

@@ -18,7 +18,6 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::pushed::ForwardedRegisterId;
-use super::register_table::ForwardedRegister;
 use super::upstreams::Place;
 use super::{Endpoint, Timer, Transport};
 use crate::id::{BranchId, FlowId, UpstreamId};
@@ -199,8 +198,8 @@ impl Endpoint {
     /// There is no flow to a SIP server, and none is dialled: what waits for one ends. What has had a flow, which ended, waits for the next dial.
     pub(super) fn fail_registers(&mut self, now: Instant, upstream: UpstreamId) {
         for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Flow { .. })) {
-            let has_lost = |it: &ForwardedRegister| it.refused.is_none() && !it.failed_at.is_empty();
-            if !(self.upstreams.is_awaited(upstream) && self.registers.get(id).is_some_and(has_lost)) {
+            let has_lost = self.registers.get(id).is_some_and(|register| register.has_lost_its_flow());
+            if !(has_lost && self.upstreams.is_awaited(upstream)) {
                 self.end_register(now, id, 504);
             }
         }
