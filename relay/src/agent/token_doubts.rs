@@ -77,10 +77,13 @@ impl Kind {
     }
 }
 
+/// The tokens that are judged together.
+type Tokens = (Box<str>, Provider, Kind);
+
 /// The recent answers for each app, environment and kind.
 #[derive(Default)]
 pub(crate) struct TokenDoubts {
-    rows: Mutex<HashMap<(Box<str>, Provider, Kind), Row>>,
+    rows: Mutex<HashMap<Tokens, Row>>,
     /// The services of each app for which the store may have noted that 404s were believed.
     not_found: Mutex<HashMap<Box<str>, Services>>,
     /// Whether there are any.
