@@ -75,7 +75,7 @@ pub(super) struct Upstreams {
     paces: Paces,
     /// Registrations that wait for their turn.
     waiting: usize,
-    /// How many are [held](held).
+    /// How many are [`held`].
     held: usize,
 }
 
