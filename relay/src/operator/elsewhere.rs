@@ -38,13 +38,15 @@ pub(super) async fn carry<E: OperatorService>(
     next: Next,
 ) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let is_of_one = path.is_some_and(|path| path.starts_with(Endpoint::Show.template()));
+    let is_of_one = path.as_deref().is_some_and(|path| path.starts_with(Endpoint::Show.template()));
+    let is_trace = path.as_deref() == Some(Endpoint::Trace.template());
     let id = super::subject::instance(&request).ok().filter(|_| is_of_one && !is_carried(&request));
     let Some(id) = id else { return next.run(request).await };
     let owner = match operator.0.service.owner_of(id).await {
         Ok(Some(owner)) => owner,
         // The trace of a registration that is gone may be here all the same.
-        Ok(None) | Err(OperatorError::Unknown) => return next.run(request).await,
+        Err(OperatorError::Unknown) if is_trace => return next.run(request).await,
+        Ok(None) => return next.run(request).await,
         Err(error) => return super::subject::refusal(error).into_response(),
     };
     let (parts, body) = request.into_parts();
