@@ -107,10 +107,10 @@ impl Origins {
         reach: Reach,
         record: Arc<Record>,
     ) -> Self {
-        let (table, runtime) = (Arc::<Table>::default(), Handle::try_current().ok());
+        let (table, paces, runtime) = (Arc::<Table>::default(), Arc::<Paces>::default(), Handle::try_current().ok());
         let troubled = Arc::new(Troubled::new(Arc::clone(&table.known)));
         if let Some(runtime) = &runtime {
-            runtime.spawn(forget(Arc::downgrade(&table), Arc::downgrade(&troubled)));
+            runtime.spawn(forget(Arc::downgrade(&table), Arc::downgrade(&troubled), Arc::downgrade(&paces)));
         }
         Self {
             label: format!("{app}/webpush").into(),
@@ -118,7 +118,7 @@ impl Origins {
             network: Arc::new(Guarded::new(network, app, reach)),
             troubled,
             places: Arc::default(),
-            paces: Arc::default(),
+            paces,
             refusals: Arc::default(),
             record,
             runtime,
@@ -145,7 +145,8 @@ impl Origins {
         // The origin may have been forgotten for others.
         let standing = Standing::new(self.troubled.has_taken(&origin));
         let (network, paces) = (Arc::clone(&self.network), Arc::clone(&self.paces));
-        let network = Arc::new(Paced { network, paces, service: Arc::clone(&standing) });
+        let (named, service) = (origin.as_str().into(), Arc::clone(&standing));
+        let network = Arc::new(Paced { network, paces, origin: named, service });
         let endpoint = Endpoint::new(&origin, "endpoint", self.tls_of_one(), network).ok()?;
         let audience = endpoint.origin().strip_suffix(":443").unwrap_or(endpoint.origin()).into();
         let record = Record::part_of(&self.record, &self.troubled, &origin);
@@ -191,10 +192,11 @@ impl Table {
 }
 
 /// Forgets what nobody needs any more, as long as the App pushes by these origins.
-async fn forget(table: Weak<Table>, troubled: Weak<Troubled>) {
+async fn forget(table: Weak<Table>, troubled: Weak<Troubled>, paces: Weak<Paces>) {
     loop {
         sleep(LOOK_EVERY).await;
         let (Some(table), Some(troubled)) = (table.upgrade(), troubled.upgrade()) else { return };
+        let Some(paces) = paces.upgrade() else { return };
         let gone = {
             let mut known = table.lock();
             let gone = forget_idle(&mut known, Instant::now());
@@ -204,6 +206,7 @@ async fn forget(table: Weak<Table>, troubled: Weak<Troubled>) {
         // Their connections end without the lock.
         drop(gone);
         troubled.forget();
+        paces.forget();
     }
 }
 

@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 use sip::bucket::{Bucket, Rate};
 use tokio::time::{self, sleep_until};
 
-use super::pacing::{TURN_WITHIN, turn_of};
 use crate::lock::Mutex;
 use crate::push::Verdict;
 use crate::push::connection::attempt::Attempt;
@@ -32,6 +31,8 @@ use crate::push::connection::urgency::Urgency;
 
 /// Pushes to refused subscriptions of one service.
 const PACE: Rate = Rate { burst: 10, interval: Duration::from_millis(100) };
+/// How long a push waits for its turn.
+const TURN_WITHIN: Duration = Duration::from_secs(1);
 /// Refused subscriptions that are remembered; a further one replaces any of them.
 const REFUSED_MAX: usize = 16_384;
 /// Refusals at one address, by services that have never taken a push, after which what is no call takes turns at new subscriptions, too.
@@ -167,6 +168,16 @@ impl Refusals {
             _ => self.hash.hash_one(of.origin),
         }
     }
+}
+
+/// When the next turn of a bucket is, which is taken; `None`: not until then.
+fn turn_of(bucket: &mut Bucket, rate: Rate, now: Instant, until: Instant) -> Option<Instant> {
+    let at = bucket.when(now, rate, 1);
+    if at > now && at > until {
+        return None;
+    }
+    bucket.owe(now, rate, 1);
+    Some(at)
 }
 
 impl Table {
