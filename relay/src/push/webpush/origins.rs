@@ -107,10 +107,12 @@ impl Origins {
         reach: Reach,
         record: Arc<Record>,
     ) -> Self {
-        let (table, paces, runtime) = (Arc::<Table>::default(), Arc::<Paces>::default(), Handle::try_current().ok());
+        let (table, runtime) = (Arc::<Table>::default(), Handle::try_current().ok());
+        let (paces, refusals) = (Arc::<Paces>::default(), Arc::<Refusals>::default());
         let troubled = Arc::new(Troubled::new(Arc::clone(&table.known)));
         if let Some(runtime) = &runtime {
-            runtime.spawn(forget(Arc::downgrade(&table), Arc::downgrade(&troubled), Arc::downgrade(&paces)));
+            let (origins, troubled) = (Arc::downgrade(&table), Arc::downgrade(&troubled));
+            runtime.spawn(forget(origins, troubled, Arc::downgrade(&paces), Arc::downgrade(&refusals)));
         }
         Self {
             label: format!("{app}/webpush").into(),
@@ -119,7 +121,7 @@ impl Origins {
             troubled,
             places: Arc::default(),
             paces,
-            refusals: Arc::default(),
+            refusals,
             record,
             runtime,
             table,
@@ -192,11 +194,11 @@ impl Table {
 }
 
 /// Forgets what nobody needs any more, as long as the App pushes by these origins.
-async fn forget(table: Weak<Table>, troubled: Weak<Troubled>, paces: Weak<Paces>) {
+async fn forget(table: Weak<Table>, troubled: Weak<Troubled>, paces: Weak<Paces>, refusals: Weak<Refusals>) {
     loop {
         sleep(LOOK_EVERY).await;
         let (Some(table), Some(troubled)) = (table.upgrade(), troubled.upgrade()) else { return };
-        let Some(paces) = paces.upgrade() else { return };
+        let (Some(paces), Some(refusals)) = (paces.upgrade(), refusals.upgrade()) else { return };
         let gone = {
             let mut known = table.lock();
             let gone = forget_idle(&mut known, Instant::now());
@@ -207,6 +209,7 @@ async fn forget(table: Weak<Table>, troubled: Weak<Troubled>, paces: Weak<Paces>
         drop(gone);
         troubled.forget();
         paces.forget();
+        refusals.forget();
     }
 }
 
@@ -253,10 +256,12 @@ impl Origin {
 
     /// Takes note of an answer to a push at `path` for later ones.
     pub(super) fn note(&self, path: &str, attempt: &Attempt) {
-        self.refusals.note(&self.subscription(path), attempt);
+        let has_changed_its_mind = self.refusals.note(&self.subscription(path), attempt);
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
-                self.standing.takes();
+                if self.standing.takes() || has_changed_its_mind {
+                    self.refusals.ease();
+                }
                 self.limits.taken(path);
                 self.unknown.taken();
             }
@@ -270,7 +275,7 @@ impl Origin {
 
     /// Waits for the turn of a push at `path`, as [`Refusals::turn`] does.
     pub(super) async fn turn(&self, path: &str, urgency: Urgency, until: Instant) -> Result<(), Option<&'static str>> {
-        self.refusals.turn(&self.subscription(path), urgency, until).await
+        self.refusals.turn(|| self.subscription(path), urgency, until).await
     }
 
     fn subscription<'a>(&'a self, path: &'a str) -> Subscription<'a> {
