@@ -465,17 +465,26 @@ mod tests {
         assert_eq!(cut.to_string(), "the TLS handshake failed: unexpected end of file");
     }
 
-    /// One address, whose handshakes the test makes itself.
-    struct OneAddress;
+    /// So many addresses, whose handshakes the test makes itself.
+    struct Addresses(u8);
 
-    impl Network for OneAddress {
+    impl Network for Addresses {
         fn resolve(&self, _host: &str, port: u16, _app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
-            Box::pin(async move { Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]) })
+            let found = (1..=self.0).map(|last| SocketAddr::from(([192, 0, 2, last], port))).collect();
+            Box::pin(async move { Ok(found) })
         }
 
         fn connect(&self, _address: SocketAddr, _withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>> {
             Box::pin(std::future::pending())
         }
+    }
+
+    fn dialler(addresses: u8) -> Dialler {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let tls = Arc::new(tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth());
+        let name = ServerName::try_from("push.example.net").unwrap();
+        Dialler::new("push.example.net", 443, name, tls, Arc::new(Addresses(addresses)))
     }
 
     /// When a dial is complete whose handshakes take so long, each told when it begins; and how many were open at once.
@@ -486,11 +495,7 @@ mod tests {
                 self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let tls = Arc::new(tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth());
-        let name = ServerName::try_from("push.example.net").unwrap();
-        let dialler = Dialler::new("push.example.net", 443, name, tls, Arc::new(OneAddress));
+        let dialler = dialler(1);
         let (began, open, peak) = (Instant::now(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let connect = |_| {
             let (takes, open, peak) = (takes(began.elapsed()), Arc::clone(&open), Arc::clone(&peak));
@@ -521,6 +526,20 @@ mod tests {
             let slow = |at: Duration| if at.is_zero() { DIAL_TIMEOUT } else { SECOND * 39 / 10 };
             assert_eq!(dialled(most, slow).await.0, Some(SECOND * 59 / 10), "{most}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_hang_are_tried_one_after_the_other_also_when_earlier_handshakes_are_ended_for_them() {
+        let begun = Mutex::new(Vec::new());
+        let connect = |_| {
+            begun.lock().push(Instant::now());
+            std::future::pending::<Result<(), DialError>>()
+        };
+        let raced = timeout(DIAL_TIMEOUT * 3, dialler(3).race(OPEN_FEW, connect)).await;
+        assert!(raced.is_err(), "all hang");
+        let begun = begun.lock();
+        assert_eq!(begun.len(), 3 * 5);
+        assert!(begun.windows(2).all(|two| two[1] - two[0] >= NEXT_AFTER), "{begun:?}");
     }
 
     #[test]
