@@ -39,6 +39,8 @@ use crate::clock;
 pub(crate) use connection::departure::ANSWERED_WITHIN;
 pub use connection::departure::{Departure, Recall, Recalled, Unsent};
 pub use connection::identity::chain;
+#[cfg(test)]
+pub(crate) use connection::network::Nowhere;
 pub use connection::network::{ByteStream, Network, Opening, System};
 pub use connection::withdrawal::Withdrawal;
 pub use delivery::dry_run::DryRun;

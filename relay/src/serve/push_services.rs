@@ -19,12 +19,13 @@ pub(super) fn has_none(app: &config::App) -> bool {
     app.apns.is_none() && app.fcm.is_none() && app.webpush.is_none()
 }
 
-/// The push services, and whether pushes are only printed: when no App has any. Unchanged ones are taken over from `running`.
+/// The push services, and whether pushes are only printed: when no App has any. Unchanged ones are taken over from those that run, and all of the Apps that are
+/// named beside them, unread.
 pub(super) fn push_service(
     config: &Config,
     network: &Arc<dyn Network>,
     metrics: &Metrics,
-    running: Option<&PushService>,
+    running: Option<(&PushService, &[Box<str>])>,
 ) -> Result<(PushService, bool), StartError> {
     let apps = &config.apps;
     if apps.iter().all(has_none) {
@@ -32,7 +33,7 @@ pub(super) fn push_service(
     }
     let apps = apps.iter().map(|app| (app.id.clone(), push_settings(app, &config.upstream))).collect();
     let made = match running {
-        Some(running) => running.renewed(network.clone(), apps, metrics),
+        Some((running, kept)) => running.renewed(kept, network.clone(), apps, metrics),
         None => PushService::new(network.clone(), apps, metrics),
     };
     Ok((made.map_err(StartError::Push)?, false))

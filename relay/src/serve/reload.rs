@@ -112,7 +112,7 @@ impl Reloader {
         let same_apps = old.apps.iter().map(services_of).eq(new.apps.iter().map(services_of));
         // A configuration that does not come into force has no series.
         let metrics = if same_apps { self.metrics.clone() } else { Metrics::new() };
-        let push = match push_service(&new, &self.network, &metrics, Some(&self.push)) {
+        let push = match push_service(&new, &self.network, &metrics, Some((&self.push, &[]))) {
             Ok((push, _)) => push,
             Err(error) => return Reloaded { problems: vec![error.to_string()], ..told },
         };
@@ -135,9 +135,11 @@ impl Reloader {
         } else {
             let file = std::mem::take(&mut new.apps);
             new.apps = apps_in_force(&old.apps, &file, &alike);
-            let made = push_service(&new, &self.network, &self.metrics, Some(&self.push));
+            // A file of an app that is gone may be gone, too.
+            let kept = not_alike(&old.apps, &alike);
+            let made = push_service(&new, &self.network, &self.metrics, Some((&self.push, &kept)));
             if made.is_err() {
-                // A file of an app that is gone may be gone, too.
+                // A file has changed while they were read.
                 alike.clear();
                 new.apps = apps_in_force(&old.apps, &file, &alike);
             }
@@ -260,6 +262,12 @@ fn log(told: &Reloaded) {
 fn alike_sections(old: &[App], new: &[App]) -> Vec<String> {
     let alike = old.iter().zip(new).enumerate().filter(|(_, (old, new))| services_of(old) == services_of(new));
     alike.map(|(index, _)| format!("app[{index}].")).collect()
+}
+
+/// The apps in force whose sections are not alike.
+fn not_alike(in_force: &[App], alike: &[String]) -> Vec<Box<str>> {
+    let is_alike = |index: usize| alike.contains(&format!("app[{index}]."));
+    in_force.iter().enumerate().filter(|(index, _)| !is_alike(*index)).map(|(_, app)| app.id.clone()).collect()
 }
 
 /// The apps in force: with the new settings where their sections are `alike`; else with the keys alone that the new configuration has for those of them that it
@@ -417,6 +425,7 @@ mod tests {
     use super::*;
     use crate::aside::aside;
     use crate::config::{Acme, AcmeChallenge, SipServer, WebPush};
+    use crate::push::{Mode, Nowhere};
     use crate::secret::{ApiKey, SecretText};
 
     #[test]
@@ -544,6 +553,45 @@ mod tests {
                 !alike.is_empty()
             );
         }
+    }
+
+    #[tokio::test]
+    async fn an_app_that_goes_with_its_files_keeps_no_other_from_its_new_key() {
+        let folder = std::env::temp_dir().join(format!("sipwake-reload-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let written = |name: &str| {
+            let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+            std::fs::write(folder.join(name), key).expect("it is written");
+        };
+        ["one.pem", "new.pem", "two.pem"].into_iter().for_each(written);
+        let mut old = Config::development().expect("it has no problem");
+        let app = |id: &str, key_file: &str| {
+            let key_file = folder.join(key_file);
+            let webpush = Some(WebPush { key_file, subject: "mailto:a@b.example".into(), ca_file: None });
+            App { id: id.into(), webpush, ..old.apps[0].clone() }
+        };
+        let (file, apps) = (vec![app("one", "new.pem")], vec![app("one", "one.pem"), app("two", "two.pem")]);
+        old.apps = apps;
+        let (network, metrics): (Arc<dyn Network>, _) = (Arc::new(Nowhere), Metrics::new());
+        let (running, _) = push_service(&old, &network, &metrics, None).expect("their keys are there");
+        std::fs::remove_file(folder.join("two.pem")).expect("it was there");
+        let alike = alike_sections(&old.apps, &file);
+        let mut new = old.clone();
+        new.apps = apps_in_force(&old.apps, &file, &alike);
+        let kept = not_alike(&old.apps, &alike);
+        assert!(alike == ["app[0]."] && *kept == [Box::from("two")]);
+        assert!(push_service(&new, &network, &metrics, Some((&running, &[]))).is_err(), "its file is gone");
+        let made = push_service(&new, &network, &metrics, Some((&running, &kept)));
+        let (made, _) = made.expect("what runs of two stays");
+        let is_same = |id: &str| {
+            let service = |of: &PushService| match &*of.mode() {
+                Mode::Sent(apps) => std::ptr::from_ref(&**apps[id].webpush.as_ref().expect("it has one")).addr(),
+                Mode::Printed => panic!("they have services"),
+            };
+            service(&running) == service(&made)
+        };
+        assert!(is_same("two") && !is_same("one"));
+        std::fs::remove_dir_all(&folder).expect("it is there");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | at once | the first address is tried; silent addresses, and those whose connections ended young, come last |
 //! | after each [`NEXT_AFTER`], or when one fails | the next address is tried |
-//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more, beside what hangs there; where a device has chosen the service, or in HTTP/1.1, [`OPEN_FEW`] are open at once for an address: the latest is ended for the next one, and the first has all of the time, for its service may be slow |
+//! | after each [`AGAIN_AFTER`] since the last one, [`AGAIN_MAX`] times | each that has not answered yet is tried once more, beside what hangs there; where a device has chosen the service, or in HTTP/1.1, [`OPEN_FEW`] are open at once for an address: the first has all of the time, for its service may be slow, and of the others the oldest, which has had twice that pause, is ended for the next one |
 //! | likewise | each that has failed, while others are open |
 //! | [`NEXT_AFTER`] after the last one, if one speaks HTTP/1.1 alone and that is permitted | the dial ends with that result |
 //!
@@ -34,7 +34,7 @@ use tokio_rustls::client::TlsStream;
 use super::allowance::{Allowance, metered};
 use super::departure::Body;
 use super::identity::{Objection, ObservedStream, objection};
-use super::network::{ByteStream, Network, Opening, is_forbidden};
+use super::network::{ByteStream, HandshakeEnd, Network, Opening, is_forbidden};
 use super::withdrawal::Withdrawal;
 use crate::lock::Mutex;
 use crate::net::tls_fault::TlsFault;
@@ -45,7 +45,7 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 const AGAIN_MAX: u32 = 4;
 /// Handshakes that are open at once for one address that a device has named: a stranger must not choose the cost.
-const OPEN_FEW: usize = 2;
+const OPEN_FEW: usize = 3;
 /// How long name, addresses and both handshakes may take together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the resolver may take while the addresses of the last time are known.
@@ -91,6 +91,9 @@ pub(crate) enum DialError {
     Ended,
     #[error("it did not answer in time")]
     Timeout,
+    /// That says nothing of the service.
+    #[error("it has had as many connections as it gets for now")]
+    NoLeave,
     /// The reason: one of the words of `reasons`.
     #[error("it takes no connection with our certificate: {0}")]
     ShutOut(&'static str),
@@ -101,6 +104,11 @@ fn tls_words(error: &io::Error) -> String {
 }
 
 impl DialError {
+    /// Whether no address of the service got a handshake, for it had enough lately.
+    pub(crate) fn is_for_want_of_leave(&self) -> bool {
+        matches!(self, Self::NoLeave)
+    }
+
     /// Whether no address of the name is one that the relay may talk to.
     pub(crate) fn is_forbidden(&self) -> bool {
         match self {
@@ -199,14 +207,22 @@ impl Dialler {
         loop {
             if let Some(address) = race.waiting.pop_front() {
                 let withdrawal = Withdrawal::default();
-                race.begin(address, connect((self.network.connect(address, &withdrawal), withdrawal)));
+                let leave = self.network.leave(address);
+                let begun =
+                    leave.map(|leave| (leave, connect((self.network.connect(address, &withdrawal), withdrawal))));
+                race.begin(address, async move {
+                    let (leave, connected) = begun.ok_or(DialError::NoLeave)?;
+                    let outcome = connected.await;
+                    leave.ended(end_of(&outcome));
+                    outcome
+                });
             }
             // The service will be dialled for HTTP/1.1, and silent addresses have had their time.
             let is_settled = self.may_speak_http1 && matches!(race.worst, Some(DialError::NotHttp2));
             let more = !race.waiting.is_empty() || race.repeated < AGAIN_MAX || is_settled;
             let pause = if race.waiting.is_empty() && !is_settled { AGAIN_AFTER } else { NEXT_AFTER };
             tokio::select! {
-                Some(ended) = race.open.join_next() => {
+                Some(ended) = race.next_ended() => {
                     if let Some((dialled, address)) = race.ended(ended) {
                         self.remember(address, &race.silent);
                         return Ok((dialled, address));
@@ -301,23 +317,34 @@ impl<T: Send + 'static> Race<T> {
         }
     }
 
-    /// Begins one, in place of the latest one at this address where that has as many as it may.
+    /// Begins one, in place of the second one at this address where that has as many as it may.
     fn begin(&mut self, address: SocketAddr, connected: impl Future<Output = Result<T, DialError>> + Send + 'static) {
         let is_here = |other: &(SocketAddr, AbortHandle)| other.0 == address;
-        if self.under_way.iter().filter(|other| is_here(other)).count() >= self.most
-            && let Some(latest) = self.under_way.iter().rposition(is_here)
+        let here: Vec<_> = self.under_way.iter().enumerate().filter(|(_, other)| is_here(other)).collect();
+        if here.len() >= self.most
+            && let Some((second, _)) = here.get(1)
         {
-            self.under_way.remove(latest).1.abort();
+            let second = *second;
+            self.under_way.remove(second).1.abort();
         }
         self.silent.push(address);
         let task = self.open.spawn(async move { (address, connected.await) });
         self.under_way.push((address, task));
     }
 
+    /// The next that ends by itself. One that was ended for another is no news: the next address waits its time.
+    async fn next_ended(&mut self) -> Option<Result<(SocketAddr, Result<T, DialError>), JoinError>> {
+        loop {
+            match self.open.join_next().await? {
+                Err(error) if error.is_cancelled() => {}
+                ended => return Some(ended),
+            }
+        }
+    }
+
     /// Takes note of one that has ended: the connection, when it is complete.
     fn ended(&mut self, ended: Result<(SocketAddr, Result<T, DialError>), JoinError>) -> Option<(T, SocketAddr)> {
         self.under_way.retain(|(_, task)| !task.is_finished());
-        // Else it was ended for another one.
         let (address, outcome) = ended.ok()?;
         self.silent.retain(|other| *other != address);
         match outcome {
@@ -379,6 +406,14 @@ async fn first_frame(driven: &mut Driven, has_spoken: &AtomicBool) -> Option<Res
     .await
 }
 
+fn end_of<T>(outcome: &Result<T, DialError>) -> HandshakeEnd {
+    match outcome {
+        Ok(_) => HandshakeEnd::Whole,
+        Err(DialError::NotHttp2) => HandshakeEnd::OtherProtocol,
+        Err(_) => HandshakeEnd::Failed,
+    }
+}
+
 /// Whether the service takes none of the protocols that were offered (RFC 7301 §3.2).
 fn is_of_protocols(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -408,6 +443,7 @@ fn more_telling(known: Option<DialError>, new: DialError) -> DialError {
             | DialError::Ended
             | DialError::ShutOut(_)),
         ) if matches!(new, DialError::Tcp(_) | DialError::Timeout) => known,
+        Some(known) if matches!(new, DialError::NoLeave) => known,
         _ => new,
     }
 }
@@ -429,17 +465,26 @@ mod tests {
         assert_eq!(cut.to_string(), "the TLS handshake failed: unexpected end of file");
     }
 
-    /// One address, whose handshakes the test makes itself.
-    struct OneAddress;
+    /// So many addresses, whose handshakes the test makes itself.
+    struct Addresses(u8);
 
-    impl Network for OneAddress {
+    impl Network for Addresses {
         fn resolve(&self, _host: &str, port: u16, _app: Option<&Arc<str>>) -> Opening<Vec<SocketAddr>> {
-            Box::pin(async move { Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]) })
+            let found = (1..=self.0).map(|last| SocketAddr::from(([192, 0, 2, last], port))).collect();
+            Box::pin(async move { Ok(found) })
         }
 
         fn connect(&self, _address: SocketAddr, _withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>> {
             Box::pin(std::future::pending())
         }
+    }
+
+    fn dialler(addresses: u8) -> Dialler {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let tls = Arc::new(tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth());
+        let name = ServerName::try_from("push.example.net").unwrap();
+        Dialler::new("push.example.net", 443, name, tls, Arc::new(Addresses(addresses)))
     }
 
     /// When a dial is complete whose handshakes take so long, each told when it begins; and how many were open at once.
@@ -450,11 +495,7 @@ mod tests {
                 self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let tls = Arc::new(tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth());
-        let name = ServerName::try_from("push.example.net").unwrap();
-        let dialler = Dialler::new("push.example.net", 443, name, tls, Arc::new(OneAddress));
+        let dialler = dialler(1);
         let (began, open, peak) = (Instant::now(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let connect = |_| {
             let (takes, open, peak) = (takes(began.elapsed()), Arc::clone(&open), Arc::clone(&peak));
@@ -481,7 +522,24 @@ mod tests {
                 assert!(at <= SECOND * (well_after + 2) && open <= peak, "{most}, {well_after}: {at:?}, {open}");
             }
             assert_eq!(dialled(most, |_| SECOND * 9).await, (Some(SECOND * 9), peak), "{most}");
+            // The first is lost, and the others are slow.
+            let slow = |at: Duration| if at.is_zero() { DIAL_TIMEOUT } else { SECOND * 39 / 10 };
+            assert_eq!(dialled(most, slow).await.0, Some(SECOND * 59 / 10), "{most}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn addresses_that_hang_are_tried_one_after_the_other_also_when_earlier_handshakes_are_ended_for_them() {
+        let begun = Mutex::new(Vec::new());
+        let connect = |_| {
+            begun.lock().push(Instant::now());
+            std::future::pending::<Result<(), DialError>>()
+        };
+        let raced = timeout(DIAL_TIMEOUT * 3, dialler(3).race(OPEN_FEW, connect)).await;
+        assert!(raced.is_err(), "all hang");
+        let begun = begun.lock();
+        assert_eq!(begun.len(), 3 * 5);
+        assert!(begun.windows(2).all(|two| two[1] - two[0] >= NEXT_AFTER), "{begun:?}");
     }
 
     #[test]
@@ -498,5 +556,7 @@ mod tests {
         assert!(matches!(more_telling(Some(DialError::NotHttp2), tcp()), DialError::NotHttp2));
         assert!(matches!(more_telling(Some(tcp()), DialError::NotHttp2), DialError::NotHttp2));
         assert!(matches!(more_telling(None, DialError::Timeout), DialError::Timeout));
+        assert!(matches!(more_telling(Some(tcp()), DialError::NoLeave), DialError::Tcp(_)));
+        assert!(matches!(more_telling(Some(DialError::NoLeave), tcp()), DialError::Tcp(_)));
     }
 }

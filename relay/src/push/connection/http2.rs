@@ -561,6 +561,7 @@ impl Making {
             // The caller knows what it speaks instead; and where a device has chosen the service, this is no failure of the service.
             Err(DialError::NotHttp2) if self.may_speak_http1 => Err(Some(NOT_HTTP2)),
             Err(error) if self.any_service && error.is_forbidden() => Err(Some(NOT_ALLOWED)),
+            Err(error) if error.is_for_want_of_leave() => Err(None),
             Err(error) => {
                 self.report(&error);
                 Err(if let DialError::ShutOut(reason) = error { Some(reason) } else { None })

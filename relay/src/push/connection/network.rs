@@ -31,6 +31,49 @@ pub trait Network: Send + Sync {
 
     /// A connection to one of them. Whether what it has on its way is taken back when it is dropped, `withdrawal` says then.
     fn connect(&self, address: SocketAddr, withdrawal: &Withdrawal) -> Opening<Box<dyn ByteStream>>;
+
+    /// Leave to begin a handshake there; `None`: there is none now, which says nothing of the service.
+    fn leave(&self, _address: SocketAddr) -> Option<Handshake> {
+        Some(Handshake::default())
+    }
+}
+
+/// How a handshake has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeEnd {
+    /// It is whole.
+    Whole,
+    /// The service speaks another protocol, in which it is asked next.
+    OtherProtocol,
+    /// It was not answered, or came to no end.
+    Failed,
+}
+
+/// A handshake that has leave, which tells its end once. One that is dropped has failed.
+#[derive(Default)]
+pub struct Handshake(Option<Box<dyn FnOnce(HandshakeEnd) + Send>>);
+
+impl Handshake {
+    /// One whose end is told to `tell`.
+    pub(crate) fn telling(tell: impl FnOnce(HandshakeEnd) + Send + 'static) -> Self {
+        Self(Some(Box::new(tell)))
+    }
+
+    pub(crate) fn ended(mut self, how: HandshakeEnd) {
+        self.tell(how);
+    }
+
+    fn tell(&mut self, how: HandshakeEnd) {
+        if let Some(tell) = self.0.take() {
+            tell(how);
+        }
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        self.tell(HandshakeEnd::Failed);
+    }
 }
 
 /// Name servers, the hosts file, and TCP. Small writes leave at once (TCP_NODELAY).

@@ -85,7 +85,7 @@ pub(crate) enum Mode {
     Printed,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct App {
     pub(crate) apns: Option<Made<apns::Settings, Apns>>,
     pub(crate) fcm: Option<Made<fcm::Settings, Fcm>>,
@@ -111,25 +111,26 @@ impl PushService {
         apps: Vec<(Box<str>, AppPush)>,
         metrics: &Metrics,
     ) -> Result<Self, Vec<SetupError>> {
-        let service = Self::built(&network, apps, metrics, &HashMap::new())?;
+        let service = Self::built(&network, apps, metrics, (&HashMap::new(), &[]))?;
         service.mode().note_in_force(true);
         Ok(service)
     }
 
     /// Like [`Self::new`], but services with the same settings and files are those of `self`, with their connections, tokens and health. New services are
-    /// not reported before [`Self::become_like`].
+    /// not reported before [`Self::become_like`]. All those of Apps that are `kept` are as they are, whatever became of their files.
     ///
     /// # Errors
     /// As [`Self::new`].
     pub fn renewed(
         &self,
+        kept: &[Box<str>],
         network: Arc<dyn Network>,
         apps: Vec<(Box<str>, AppPush)>,
         metrics: &Metrics,
     ) -> Result<Self, Vec<SetupError>> {
         match &*self.mode() {
-            Mode::Sent(earlier) => Self::built(&network, apps, metrics, earlier),
-            Mode::Printed => Self::built(&network, apps, metrics, &HashMap::new()),
+            Mode::Sent(earlier) => Self::built(&network, apps, metrics, (earlier, kept)),
+            Mode::Printed => Self::built(&network, apps, metrics, (&HashMap::new(), &[])),
         }
     }
 
@@ -137,14 +138,16 @@ impl PushService {
         network: &Arc<dyn Network>,
         apps: Vec<(Box<str>, AppPush)>,
         metrics: &Metrics,
-        earlier: &HashMap<Box<str>, App>,
+        (earlier, kept): (&HashMap<Box<str>, App>, &[Box<str>]),
     ) -> Result<Self, Vec<SetupError>> {
         let mut signers = Signers::beside(earlier.values().filter_map(|app| app.apns.as_deref()));
         let mut problems = Vec::new();
         let mut ready = HashMap::with_capacity(apps.len());
         for (id, settings) in apps {
-            let parts = Parts { earlier: earlier.get(&id), signers: &mut signers, network, metrics };
-            let app = build(&id, &settings, parts, &mut problems);
+            let (earlier, is_kept) = (earlier.get(&id), kept.contains(&id));
+            let parts = Parts { earlier, signers: &mut signers, network, metrics };
+            let kept = earlier.filter(|_| is_kept).cloned();
+            let app = kept.unwrap_or_else(|| build(&id, &settings, parts, &mut problems));
             ready.insert(id, app);
         }
         if problems.is_empty() { Ok(Self::of(Mode::Sent(ready))) } else { Err(problems) }

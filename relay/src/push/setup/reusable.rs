@@ -24,6 +24,12 @@ pub(crate) struct Made<S, T> {
     files: Vec<Option<Fingerprint>>,
 }
 
+impl<S: Clone, T> Clone for Made<S, T> {
+    fn clone(&self) -> Self {
+        Self { service: Arc::clone(&self.service), settings: self.settings.clone(), files: self.files.clone() }
+    }
+}
+
 impl<S: Clone + PartialEq, T> Made<S, T> {
     /// The earlier service if it would be the same; otherwise a new one that `make` makes from `settings`, which name `files`.
     pub(crate) fn of(

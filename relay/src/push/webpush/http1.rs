@@ -74,6 +74,7 @@ async fn opened(endpoint: Arc<Endpoint>) -> Result<Opened, Failure> {
     let (stream, withdrawal) = match timeout(DIAL_WITHIN, dialler.dial_http1(Some(&allowance))).await {
         Ok(Ok(dialled)) => dialled,
         Ok(Err(error)) if error.is_forbidden() => return Err(Failure::ShutOut { reason: NOT_ALLOWED }),
+        Ok(Err(error)) if error.is_for_want_of_leave() => return Err(Failure::NoPlace { after: None }),
         Ok(Err(_)) | Err(_) => return Err(unsent),
     };
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|_| unsent)?;

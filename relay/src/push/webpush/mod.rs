@@ -18,7 +18,7 @@
 //! | `origins` | the services that devices have chosen |
 //! | `encryption`, `vapid` | the content, and the App's signature |
 //! | `limits`, `unknown` | the 429 of a subscription, and whether a 404 is believed |
-//! | `pacing`, `refusals` | the pace of connections to services that have taken nothing, and of pushes to subscriptions that were refused |
+//! | `pacing`, `refusals` | the pace of connections to services that have failed and taken nothing, and of pushes to subscriptions that were refused |
 //! | `http1`, `http1_limits`, `turns` | services that speak HTTP/1.1 alone |
 //!
 //! Invariant: each push is encrypted for the device, whatever the service; no endpoint is in any log. A service is reached by
@@ -315,7 +315,7 @@ async fn by_http1(origin: &Origin, request: &Request, patience: Patience<'_>) ->
             Ok(attempt)
         }
         Err(failure) => {
-            if !matches!(failure, Failure::ShutOut { .. }) {
+            if !matches!(failure, Failure::ShutOut { .. } | Failure::NoPlace { .. }) {
                 channel.record().trouble(Trouble::light("Unreachable"), "");
             }
             Err(failure)

@@ -108,9 +108,11 @@ impl Origins {
         record: Arc<Record>,
     ) -> Self {
         let (table, runtime) = (Arc::<Table>::default(), Handle::try_current().ok());
+        let (paces, refusals) = (Arc::<Paces>::default(), Arc::<Refusals>::default());
         let troubled = Arc::new(Troubled::new(Arc::clone(&table.known)));
         if let Some(runtime) = &runtime {
-            runtime.spawn(forget(Arc::downgrade(&table), Arc::downgrade(&troubled)));
+            let (origins, troubled) = (Arc::downgrade(&table), Arc::downgrade(&troubled));
+            runtime.spawn(forget(origins, troubled, Arc::downgrade(&paces), Arc::downgrade(&refusals)));
         }
         Self {
             label: format!("{app}/webpush").into(),
@@ -118,8 +120,8 @@ impl Origins {
             network: Arc::new(Guarded::new(network, app, reach)),
             troubled,
             places: Arc::default(),
-            paces: Arc::default(),
-            refusals: Arc::default(),
+            paces,
+            refusals,
             record,
             runtime,
             table,
@@ -145,7 +147,8 @@ impl Origins {
         // The origin may have been forgotten for others.
         let standing = Standing::new(self.troubled.has_taken(&origin));
         let (network, paces) = (Arc::clone(&self.network), Arc::clone(&self.paces));
-        let network = Arc::new(Paced { network, paces, service: Arc::clone(&standing) });
+        let (named, service) = (origin.as_str().into(), Arc::clone(&standing));
+        let network = Arc::new(Paced { network, paces, origin: named, service });
         let endpoint = Endpoint::new(&origin, "endpoint", self.tls_of_one(), network).ok()?;
         let audience = endpoint.origin().strip_suffix(":443").unwrap_or(endpoint.origin()).into();
         let record = Record::part_of(&self.record, &self.troubled, &origin);
@@ -191,10 +194,11 @@ impl Table {
 }
 
 /// Forgets what nobody needs any more, as long as the App pushes by these origins.
-async fn forget(table: Weak<Table>, troubled: Weak<Troubled>) {
+async fn forget(table: Weak<Table>, troubled: Weak<Troubled>, paces: Weak<Paces>, refusals: Weak<Refusals>) {
     loop {
         sleep(LOOK_EVERY).await;
         let (Some(table), Some(troubled)) = (table.upgrade(), troubled.upgrade()) else { return };
+        let (Some(paces), Some(refusals)) = (paces.upgrade(), refusals.upgrade()) else { return };
         let gone = {
             let mut known = table.lock();
             let gone = forget_idle(&mut known, Instant::now());
@@ -204,6 +208,8 @@ async fn forget(table: Weak<Table>, troubled: Weak<Troubled>) {
         // Their connections end without the lock.
         drop(gone);
         troubled.forget();
+        paces.forget();
+        refusals.forget();
     }
 }
 
@@ -250,10 +256,12 @@ impl Origin {
 
     /// Takes note of an answer to a push at `path` for later ones.
     pub(super) fn note(&self, path: &str, attempt: &Attempt) {
-        self.refusals.note(&self.subscription(path), attempt);
+        let has_changed_its_mind = self.refusals.note(&self.subscription(path), attempt);
         match attempt {
             Attempt::Done(Verdict::Accepted) => {
-                self.standing.takes();
+                if self.standing.takes() || has_changed_its_mind {
+                    self.refusals.ease();
+                }
                 self.limits.taken(path);
                 self.unknown.taken();
             }
@@ -267,7 +275,7 @@ impl Origin {
 
     /// Waits for the turn of a push at `path`, as [`Refusals::turn`] does.
     pub(super) async fn turn(&self, path: &str, urgency: Urgency, until: Instant) -> Result<(), Option<&'static str>> {
-        self.refusals.turn(&self.subscription(path), urgency, until).await
+        self.refusals.turn(|| self.subscription(path), urgency, until).await
     }
 
     fn subscription<'a>(&'a self, path: &'a str) -> Subscription<'a> {

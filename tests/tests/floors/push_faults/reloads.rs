@@ -18,7 +18,7 @@ impl World {
         let (apns, fcm) = (Some(self.apns.settings()), Some(self.fcm.settings()));
         let mut app = AppPush { apns, fcm, ..AppPush::default() };
         change(&mut app);
-        let renewed = self.service.renewed(Arc::new(self.net.clone()), vec![(APP.into(), app)], &self.metrics);
+        let renewed = self.service.renewed(&[], Arc::new(self.net.clone()), vec![(APP.into(), app)], &self.metrics);
         renewed.expect("the settings are good")
     }
 
