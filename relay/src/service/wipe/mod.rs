@@ -63,6 +63,7 @@ impl Inner {
         match self.dependencies.agent.ask(id, end).await {
             Some(Ok(done)) => self.wiped_here(id, &done),
             Some(Err(denied)) => match self.wiped_before(id, proof.as_ref(), denied).await {
+                Err(AccessError::Unknown) if proof.is_some() => Err(self.end_given_up(id).await),
                 Err(AccessError::OwnerAway) => {
                     let it = self.clone();
                     // In a task of its own: a client that hangs up leaves no half of a wipe.
@@ -79,6 +80,24 @@ impl Inner {
             },
             None => Err(AccessError::StoreAway),
         }
+    }
+
+    /// Ends what an app ends and an accepted keyring does not open, so that the earlier keyring does not bring it back: its record is erased, and a tombstone
+    /// stands by its id. The app is told that there is none, as of every instance whose secret nobody can compare.
+    async fn end_given_up(&self, id: InstanceId) -> AccessError {
+        let vault = &self.dependencies.vault;
+        if vault.tombstones().look(id).is_some() {
+            return AccessError::Unknown;
+        }
+        let stored = match vault.load(id).await {
+            Ok(Some(stored)) if vault.is_given_up(&stored.sealed) => stored,
+            _ => return AccessError::Unknown,
+        };
+        tracing::info!(event = "record-given-up", instance = %id, "an app has ended an instance whose record another keyring has sealed, in whose place the operator has accepted this one; it is erased, and stays so");
+        let tombstone = Tombstone::new(None, stored.expires_at, WipeReason::Disabled, None);
+        let written = timeout(WRITE_LIMIT, vault.tombstones().raise(id, tombstone)).await;
+        self.dependencies.agent.erase(id, None);
+        if matches!(written, Ok(Ok(()))) { AccessError::Unknown } else { AccessError::StoreAway }
     }
 
     /// The answer for an instance that a shard has wiped.
