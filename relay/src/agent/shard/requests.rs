@@ -28,6 +28,9 @@ use crate::vault::{Fence, Lookup, Sealed};
 
 /// The interval at which the calls of an instance that another run has taken over are counted, until the last one has ended.
 const CALLS_LOOKED_AT: Duration = Duration::from_millis(500);
+/// For how many seconds an account may have no answer of its SIP server, which has never accepted it, until further devices are enabled where they were asked
+/// for: this node may not reach the server at all.
+const UNANSWERED_S: u64 = 60;
 
 impl Shard {
     pub(crate) fn on_request(&mut self, request: Request) {
@@ -219,7 +222,9 @@ impl Shard {
         let is_registered = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
         let serves = |row: &Row| {
             let is_silent = self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream);
-            !is_silent && (is_registered || row.is_stored && may_soon_be_registered(row.state, row.status))
+            let is_reached = || row.is_proven || row.status != 0 || row.lost_for(advertised_now()) < UNANSWERED_S;
+            !is_silent
+                && (is_registered || row.is_stored && may_soon_be_registered(row.state, row.status) && is_reached())
         };
         let others = self.endpoint.all_instances(binding).into_iter().filter(|id| Some(*id) != besides);
         others.filter_map(|id| self.instances.get(id)).any(serves)
