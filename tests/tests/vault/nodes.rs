@@ -405,7 +405,7 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
     a.release_lease().await.expect("released");
     let put_by = |stored: &Stored| stored.put_by.as_deref().map(str::to_owned);
     for (node, had_by) in
-        [("b", &["a"][..]), ("b", &["a"]), ("c", &["b", "a"]), ("a", &["c", "b", "a"]), ("c", &["a", "c", "b"])]
+        [("b", &["a"][..]), ("b", &["a"]), ("c", &["b", "a"]), ("a", &["c", "b", "a"]), ("c", &["c", "b", "a"])]
     {
         let (vault, stored) = claimed(node).await;
         assert_eq!(put_by(&stored).as_deref(), Some("a"), "{node}");
@@ -437,6 +437,12 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
         vault = claimed(node).await;
     }
     assert_eq!(vault.1.had_by.iter().map(|node| &**node).collect::<Vec<_>>(), ["f", "e", "d", "c"]);
+    // Also where it has the record again meanwhile.
+    for node in ["c", "h", "i", "j"] {
+        vault.0.release_lease().await.expect("released");
+        vault = claimed(node).await;
+    }
+    assert_eq!(vault.1.had_by.iter().map(|node| &**node).collect::<Vec<_>>(), ["i", "h", "g", "c"]);
 }
 
 pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Bench) {
