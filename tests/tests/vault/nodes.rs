@@ -361,6 +361,19 @@ pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_o
     }
 }
 
+pub async fn what_a_node_stores_whose_lease_ran_out_as_it_was_about_to_leave_is_claimed_all_the_same(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    a.note_leaving();
+    assert_eq!(a.hold_lease().await, Ok(Lease::Held), "a renewal changes nothing of that");
+    assert_eq!(claim_until(&b, 1).await, [id(1)]);
+    // It finds nothing more of that node, and strikes its name off.
+    assert!(b.claim(8).await.expect("asked").is_empty());
+    enable(&a, 2, "bob").await;
+    assert_eq!(claim_until(&b, 1).await, [id(2)]);
+}
+
 /// The Path of a registration that passed through leads to that node, whoever had the record since.
 /// An enabling, or a registration that passed through, may be stored behind the claims of the others.
 pub async fn what_a_node_stores_that_has_left_is_claimed_all_the_same(bench: &Bench) {

@@ -181,14 +181,22 @@ async fn a_start_without_the_keyring_of_what_is_stored_is_refused_until_it_is_th
     assert!(!server.instance_keys().is_empty(), "the earlier keyring may be found again");
     let is_answered = || async { (world.api.read(&instance).await.ok()?.status == 404).then_some(()) };
     world.until("it is claimed, and not opened", is_answered).await?;
-    // What its user ends stays ended then.
+    // What its user ends stays ended then, also in a store that comes back with it.
+    let dump = |key: String| (server.ask::<Vec<u8>>(redis::cmd("DUMP").arg(&key)), key);
+    let kept: Vec<_> = server.instance_keys().into_iter().map(dump).collect();
     assert_eq!(world.api.disable(&instance).await?.status, 404);
     let is_erased = || async { server.instance_keys().is_empty().then_some(()) };
     world.until("nothing of it", is_erased).await?;
-    let wiped = files_beside(&keyring).into_iter().find(|path| path.to_string_lossy().contains(".wiped-"));
-    let written = std::fs::metadata(wiped.expect("a file of tombstones"))?.len();
-    assert!(written > 0, "it is written down");
     assert_eq!(world.api.disable(&instance).await?.status, 404);
+    world.relay.kill_9().await?;
+    for (dump, key) in kept {
+        server.ask::<()>(redis::cmd("RESTORE").arg(key).arg(600_000).arg(dump));
+    }
+    server.ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
+    std::fs::copy(&aside, &keyring)?;
+    world.relay.restart().await?;
+    world.until("nothing of it again", is_erased).await?;
+    assert_eq!(world.api.read(&instance).await?.status, 404);
     // Its SIP server has the Contact that nobody refreshes any more until its grant ends.
     world.registrar.forget();
     assert_eq!(world.api.enable(&world.enable_request(OTHER_TOKEN)).await?.status, 201);
@@ -263,9 +271,4 @@ async fn the_command_shows_and_rotates_a_keyring_and_prints_no_key() -> Outcome 
 
 fn sipwake(arguments: &[&str], file: &Path) -> Result<Output, Missed> {
     Ok(Command::new(binary()?).args(arguments).arg(file).stdin(Stdio::null()).output()?)
-}
-
-fn files_beside(keyring: &Path) -> Vec<std::path::PathBuf> {
-    let folder = std::fs::read_dir(keyring.parent().expect("a folder")).expect("read");
-    folder.map(|entry| entry.expect("an entry").path()).collect()
 }
