@@ -65,7 +65,8 @@ pub(super) async fn carry<E: ApiService>(
     let service = &api.0.service;
     let node = service.node_to_enable_at(asking.app, asking.request).await?;
     let letter = with_field(&letter_to(api, parts, body, HEARD_WITHIN).await?, &ASKED_BY, asking.from);
-    let (asked, letter) = AskedElsewhere::by(service, &letter, Some(node.clone()));
+    let (asked, letter) = AskedElsewhere::by(service, &letter);
+    asked.nodes().note(&node);
     let (mut has_begun, mut last) = (false, None);
     let heard = |answer: Letter| match read_response(&answer) {
         Some(begun) if begun.status() == StatusCode::PROCESSING => {

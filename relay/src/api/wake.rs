@@ -30,7 +30,7 @@ use tracing::Instrument as _;
 use super::access::{AdmittedServer, bearer};
 use super::carried::Carried;
 use super::elsewhere;
-use super::given_up::{AskedElsewhere, given_up_elsewhere};
+use super::given_up::{AskedElsewhere, AskedNodes, given_up_elsewhere};
 use super::handlers::{FULL_RETRY_S, STORE_AWAY_RETRY_S, answer, failed, too_many};
 use super::problem::{Problem, ProblemType};
 use super::wake_tally::{NodeReport, Tally};
@@ -150,10 +150,10 @@ async fn wherever_they_come<E: ApiService>(
 ) -> Result<AwakeDevices, WakeError> {
     let look = Wake { wait: LOOK, looks: true, ..wake.clone() };
     let letter_of_look = elsewhere::with_field(&letter, &LOOKS, 1);
-    let (asked, letter) = AskedElsewhere::by(&api.0.service, &letter, None);
-    let told = match at_all_nodes(api, wake, waits.clone(), letter).await {
+    let (asked, letter) = AskedElsewhere::to_wake(&api.0.service, &letter);
+    let told = match at_all_nodes(api, wake, waits.clone(), (letter, asked.nodes())).await {
         Err(WakeError::NoneInTime) => {
-            let found = timeout(LOOK, at_all_nodes(api, look, waits, letter_of_look)).await;
+            let found = timeout(LOOK, at_all_nodes(api, look, waits, (letter_of_look, AskedNodes::default()))).await;
             found.ok().and_then(Result::ok).ok_or(WakeError::NoneInTime)
         }
         told => told,
@@ -171,7 +171,7 @@ async fn at_all_nodes<E: ApiService>(
     api: &Api<E>,
     wake: Wake,
     waits: watch::Receiver<bool>,
-    letter: Letter,
+    (letter, nodes): (Letter, AskedNodes),
 ) -> Result<AwakeDevices, WakeError> {
     if api.0.service.is_leaving() {
         // Before another node wakes a phone for a call whose server asks elsewhere.
@@ -182,7 +182,7 @@ async fn at_all_nodes<E: ApiService>(
     let (tell, mut words) = mpsc::unbounded_channel();
     // The tasks end with this call.
     let mut asked = JoinSet::new();
-    asked.spawn(ask_all(api.clone(), letter, tell.clone()));
+    asked.spawn(ask_all(api.clone(), (letter, nodes), tell.clone()));
     let service = api.0.service.clone();
     // The wake goes on without this call: a device on its way here is woken when it comes.
     let mut own = tokio::spawn(async move { service.expect(wake, waits).await }.in_current_span());
@@ -239,7 +239,11 @@ async fn await_own(mut expected: Expected, wait: Duration, tell: mpsc::Unbounded
 }
 
 /// Asks every other node.
-async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::UnboundedSender<NodeReport>) {
+async fn ask_all<E: ApiService>(
+    api: Api<E>,
+    (letter, nodes): (Letter, AskedNodes),
+    tell: mpsc::UnboundedSender<NodeReport>,
+) {
     let (until, others) = tokio::join!(api.0.service.wanted_until(FIRST_WORD), api.0.service.others());
     let letter = elsewhere::wanted_until(&letter, until.unwrap_or_default());
     // A store that does not tell the time is away.
@@ -251,7 +255,9 @@ async fn ask_all<E: ApiService>(api: Api<E>, letter: Letter, tell: mpsc::Unbound
         asked.spawn(ask_store(api.clone(), tell.clone()));
     }
     for node in others.into_iter().flatten() {
-        asked.spawn(ask_one(api.clone(), node, letter.clone(), tell.clone()));
+        if nodes.note(&node) {
+            asked.spawn(ask_one(api.clone(), node, letter.clone(), tell.clone()));
+        }
     }
     asked.join_all().await;
 }

@@ -47,8 +47,8 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         entropy: Option<PathBuf>,
     },
-    /// Begin with a keyring that was made because there was none, although the store holds accounts: what another one has sealed is
-    /// opened by nobody any more and is erased from the store, and each app has to lend its account anew
+    /// Begin with a keyring that was made because there was none, although the store holds accounts: each app has to lend its account
+    /// anew. What another one has sealed is not opened, and left to its expiry; what an app ends of it is erased
     Accept {
         #[command(flatten)]
         place: KeyringLocation,

@@ -150,7 +150,7 @@ struct Inner {
     passed_on: nodes::forwarded_requests::PassedOn,
     /// The nodes that leave.
     leavers: nodes::drain_messages::Leavers,
-    /// The wakes that SIP servers have given up at other nodes.
+    /// The requests that were given up at other nodes, and those of this one that others are to hear of.
     given_up_requests: nodes::given_up_requests::GivenUpRequests,
     /// The store does not give what this node may claim.
     unclaimed: Mutex<Outage>,

@@ -55,7 +55,17 @@ impl Inner {
         denied: Denied,
         proof: impl Into<Option<&InstanceSecret>>,
     ) -> AccessError {
-        match denied {
+        self.denied_with_record(id, denied, proof).await.0
+    }
+
+    /// The same, with the record of an instance that is answered as unknown since its record does not open.
+    pub(super) async fn denied_with_record(
+        &self,
+        id: InstanceId,
+        denied: Denied,
+        proof: impl Into<Option<&InstanceSecret>>,
+    ) -> (AccessError, Option<Stored>) {
+        let error = match denied {
             Denied::Forbidden => AccessError::Forbidden,
             // The instance was wiped; a record that an unreachable store still holds does not count.
             Denied::Unknown if self.dependencies.vault.tombstones().look(id).is_some() => AccessError::Unknown,
@@ -65,17 +75,19 @@ impl Inner {
                     Some(Some(false)) => AccessError::Forbidden,
                     // A damaged record is as good as none, unless another node has the instance and writes it again.
                     Some(None) if self.dependencies.vault.is_damaged(id, &stored.sealed) => {
-                        self.seek(id, None).await.map_or_else(
-                            |error| error,
-                            |found| found.map_or(AccessError::Unknown, |_| AccessError::OwnerAway),
-                        )
+                        match self.seek(id, None).await {
+                            Ok(None) => return (AccessError::Unknown, Some(stored)),
+                            Ok(Some(_)) => AccessError::OwnerAway,
+                            Err(error) => error,
+                        }
                     }
                     // A record of another keyring says nothing of a secret.
                     None | Some(None | Some(true)) => AccessError::OwnerAway,
                 },
                 Err(error) => error,
             },
-        }
+        };
+        (error, None)
     }
 
     /// The record of an instance from the store, or from another node that writes it again.

@@ -149,9 +149,11 @@ impl MemoryStore {
             let taken_from = Some(&*earlier).filter(|earlier| earlier.node != owner.node).cloned();
             if let Some(earlier) = &taken_from {
                 entry.put_by.get_or_insert_with(|| earlier.node.clone());
-                entry.had_by.retain(|node| *node != earlier.node);
-                entry.had_by.insert(0, earlier.node.clone());
-                // The last one may have been registered; those before it were not.
+                // The last one may have been registered, and stays the last; those before it were not.
+                if entry.had_by.last() != Some(&earlier.node) {
+                    entry.had_by.retain(|node| *node != earlier.node);
+                    entry.had_by.insert(0, earlier.node.clone());
+                }
                 while entry.had_by.len() > HAD_BY_MAX {
                     entry.had_by.remove(HAD_BY_MAX - 1);
                 }

@@ -66,9 +66,11 @@ impl Vault {
         }
     }
 
-    /// Whether another keyring has sealed a record, and this node's operator has accepted the present one in its place: nobody is to open it any more.
+    /// Whether another keyring has sealed a record, and this node's operator has accepted the present one in its place since. What was sealed on a later day
+    /// may be of a copy of this keyring that was rotated elsewhere.
     pub fn is_given_up(&self, sealed: &Sealed) -> bool {
         let Vault(vault) = self;
-        vault.agreement.stands() && vault.keyring.is_accepted() && seal::is_of(&vault.keyring, sealed) == Some(false)
+        let is_earlier = || seal::day_of(sealed).zip(vault.keyring.accepted_on()).is_some_and(|(day, on)| day <= on);
+        vault.agreement.stands() && seal::is_of(&vault.keyring, sealed) == Some(false) && is_earlier()
     }
 }

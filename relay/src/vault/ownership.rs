@@ -105,6 +105,13 @@ impl Vault {
         self.0.wanted.want(tag);
     }
 
+    /// This run is about to give its lease up for good. What is stored from now on is named to the others even if they have claimed the rest before.
+    pub fn note_leaving(&self) {
+        if let Store::Redis(redis) = &self.0.store {
+            redis.note_leaving();
+        }
+    }
+
     /// Takes or renews this node's lease; to be called every [`RENEWAL`](super::RENEWAL). [`Lease::Lapsed`] tells that it had
     /// run out, or was taken by a later run: then each record must be loaded, and dropped unless
     /// [`Stored::owned`], before it is registered again. [`Lease::GivenWay`] tells that it is not this run's, and nothing new:

@@ -20,7 +20,7 @@ use sip::id::InstanceId;
 use zeroize::Zeroizing;
 
 use super::codec;
-use super::keyring::Keyring;
+use super::keyring::{Keyring, day_of_key};
 use super::record::{Storable, StoredRecord};
 use crate::clock::Reading;
 use crate::random;
@@ -133,6 +133,11 @@ pub(super) fn open_as<T>(
 /// Whether this keyring has sealed it; `None`: that cannot be told.
 pub(super) fn is_of(keyring: &Keyring, sealed: &Sealed) -> Option<bool> {
     Header::read(&sealed.0).ok().and_then(|(header, _)| keyring.has_sealed_with(header.epoch))
+}
+
+/// The day whose key has sealed it, counted from 1970.
+pub(super) fn day_of(sealed: &Sealed) -> Option<u64> {
+    Header::read(&sealed.0).ok().map(|(header, _)| day_of_key(header.epoch))
 }
 
 struct Header {

@@ -284,6 +284,7 @@ conformance! {
     what_a_node_says_of_itself_is_believed_from_the_node_alone,
     a_renewal_that_is_carried_out_late_does_not_hide_that_the_lease_had_run_out,
     a_lease_that_is_missing_before_its_time_is_a_loss_and_one_that_another_run_has_is_none,
+    what_a_node_stores_whose_lease_ran_out_as_it_was_about_to_leave_is_claimed_all_the_same,
     a_lease_that_a_clock_set_back_makes_last_is_no_sign_of_life,
     an_erasure_that_the_store_has_lost_is_noticed_also_by_a_run_that_has_written_nothing_else,
     what_was_deleted_is_deleted_again_by_whoever_did_so,

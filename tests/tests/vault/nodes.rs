@@ -361,6 +361,19 @@ pub async fn whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_o
     }
 }
 
+pub async fn what_a_node_stores_whose_lease_ran_out_as_it_was_about_to_leave_is_claimed_all_the_same(bench: &Bench) {
+    let (a, b) = (bench.node("a"), bench.node("b"));
+    a.hold_lease().await.expect("leased");
+    enable(&a, 1, "alice").await;
+    a.note_leaving();
+    assert_eq!(a.hold_lease().await, Ok(Lease::Held), "a renewal changes nothing of that");
+    assert_eq!(claim_until(&b, 1).await, [id(1)]);
+    // It finds nothing more of that node, and strikes its name off.
+    assert!(b.claim(8).await.expect("asked").is_empty());
+    enable(&a, 2, "bob").await;
+    assert_eq!(claim_until(&b, 1).await, [id(2)]);
+}
+
 /// The Path of a registration that passed through leads to that node, whoever had the record since.
 /// An enabling, or a registration that passed through, may be stored behind the claims of the others.
 pub async fn what_a_node_stores_that_has_left_is_claimed_all_the_same(bench: &Bench) {
@@ -405,7 +418,7 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
     a.release_lease().await.expect("released");
     let put_by = |stored: &Stored| stored.put_by.as_deref().map(str::to_owned);
     for (node, had_by) in
-        [("b", &["a"][..]), ("b", &["a"]), ("c", &["b", "a"]), ("a", &["c", "b", "a"]), ("c", &["a", "c", "b"])]
+        [("b", &["a"][..]), ("b", &["a"]), ("c", &["b", "a"]), ("a", &["c", "b", "a"]), ("c", &["c", "b", "a"])]
     {
         let (vault, stored) = claimed(node).await;
         assert_eq!(put_by(&stored).as_deref(), Some("a"), "{node}");
@@ -437,6 +450,12 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
         vault = claimed(node).await;
     }
     assert_eq!(vault.1.had_by.iter().map(|node| &**node).collect::<Vec<_>>(), ["f", "e", "d", "c"]);
+    // Also where it has the record again meanwhile.
+    for node in ["c", "h", "i", "j"] {
+        vault.0.release_lease().await.expect("released");
+        vault = claimed(node).await;
+    }
+    assert_eq!(vault.1.had_by.iter().map(|node| &**node).collect::<Vec<_>>(), ["i", "h", "g", "c"]);
 }
 
 pub async fn what_no_index_names_any_more_is_named_again_by_its_owner(bench: &Bench) {

@@ -28,6 +28,9 @@ use crate::vault::{Fence, Lookup, Sealed};
 
 /// The interval at which the calls of an instance that another run has taken over are counted, until the last one has ended.
 const CALLS_LOOKED_AT: Duration = Duration::from_millis(500);
+/// For how many seconds an account may have no answer of its SIP server, which has never accepted it, until further devices are enabled where they were asked
+/// for: this node may not reach the server at all.
+const UNANSWERED_S: u64 = 60;
 
 impl Shard {
     pub(crate) fn on_request(&mut self, request: Request) {
@@ -219,7 +222,9 @@ impl Shard {
         let is_registered = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
         let serves = |row: &Row| {
             let is_silent = self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream);
-            !is_silent && (is_registered || row.is_stored && may_soon_be_registered(row.state, row.status))
+            let unproven_s = if row.is_proven { 0 } else { row.lost_for(advertised_now()) };
+            let may_soon_be = || may_soon_be_registered(row.state, row.status, unproven_s);
+            !is_silent && (is_registered || row.is_stored && may_soon_be())
         };
         let others = self.endpoint.all_instances(binding).into_iter().filter(|id| Some(*id) != besides);
         others.filter_map(|id| self.instances.get(id)).any(serves)
@@ -551,11 +556,27 @@ impl Shard {
     }
 }
 
-/// Whether an account is being registered, or waits for its SIP server to be well again. One that its server refuses may be refused from this node alone.
-const fn may_soon_be_registered(state: InstanceState, status: u16) -> bool {
+/// Whether an account is being registered, or waits for its SIP server to be well again. One that its server refuses may be refused from this node alone, and
+/// one that it has never accepted, and not answered for so long, may not reach it from here.
+const fn may_soon_be_registered(state: InstanceState, status: u16, unproven_s: u64) -> bool {
+    let is_reached = status != 0 || unproven_s < UNANSWERED_S;
     match state {
-        InstanceState::Registering => true,
-        InstanceState::Retrying => matches!(status, 0 | 408 | 429 | 430 | 480 | 500..=599),
+        InstanceState::Registering => is_reached,
+        InstanceState::Retrying => is_reached && matches!(status, 0 | 408 | 429 | 430 | 480 | 500..=599),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_a_server_has_never_answered_draws_others_here_for_a_minute() {
+        let may = |status, unproven_s| may_soon_be_registered(InstanceState::Retrying, status, unproven_s);
+        assert!(may_soon_be_registered(InstanceState::Registering, 0, 0));
+        assert!(may(0, 0) && may(0, UNANSWERED_S - 1) && !may(0, UNANSWERED_S));
+        assert!(may(503, UNANSWERED_S), "the server is reached");
+        assert!(!may(403, 0), "it may be refused from here alone");
     }
 }

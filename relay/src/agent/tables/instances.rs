@@ -132,6 +132,11 @@ impl Row {
         self.registered_until = small(until);
     }
 
+    /// For how many seconds its registration has been lost, or has not come about, at this moment in seconds since 1970.
+    pub(crate) fn lost_for(&self, now: u64) -> u64 {
+        if self.lost_since == 0 { 0 } else { now.saturating_sub(self.lost_since.into()) }
+    }
+
     /// Since when its registration has been lost, in seconds since 1970, once its user was told.
     pub(crate) fn failing_since(&self) -> Option<u64> {
         (self.lost_since != 0 && self.tell_lost_at == 0).then_some(self.lost_since.into())

@@ -41,7 +41,7 @@ use crate::agent::request::Request;
 use crate::lock::Mutex;
 use crate::service::ownership::claims::HAND_OVER_LIMIT;
 use crate::service::{Inner, Service};
-use crate::vault::{OPERATION_LIMIT, StoreError};
+use crate::vault::{OPERATION_LIMIT, RENEWAL, StoreError};
 
 /// The time without a letter after which this node checks whether there is anything left to wait for.
 const QUIET: Duration = Duration::from_secs(1);
@@ -122,25 +122,9 @@ impl Service {
     pub async fn leave(&self) {
         let it = &self.0;
         it.hand_over.leaving.send_replace(true);
-        it.await_enablings().await;
-        let (agent, vault) = (&it.dependencies.agent, &it.dependencies.vault);
-        let ids: HashSet<_> = it.instances_here().await.into_keys().collect();
-        let instances = ids.len();
-        let peers = vault.living_peers().await.unwrap_or_default();
-        if ids.is_empty() || peers.is_empty() {
-            // Push bindings go to them without a report; their Paths lead here again when this node is back.
-            let _ = timeout(OPERATION_LIMIT, it.tell_leaving(&peers)).await;
-            return;
-        }
-        it.hand_over.waiting().ids = ids;
-        let begun = Instant::now();
-        let (woken, news) = mpsc::unbounded_channel();
-        agent.hand_over(&woken).await;
-        drop(woken);
-        let mut telling = Announcer::new(news);
-        // This comes before any node can claim them; a node that is not told wakes a device once more.
-        let _ = timeout(OPERATION_LIMIT, telling.tell(it)).await;
-        tokio::spawn(telling.go_on(it.clone()));
+        let vault = &it.dependencies.vault;
+        vault.note_leaving();
+        let Some((instances, begun)) = it.holding_lease(it.prepare_to_leave()).await else { return };
         if let Err(error) = vault.release_lease().await {
             tracing::warn!(event = "hand-over-impossible", %error, "the instances cannot be handed over; the others take them when the lease runs out");
             return;
@@ -202,6 +186,48 @@ impl Inner {
         self.hand_over.enablings.send_modify(|count| *count += 1);
         let under_way = EnablingUnderWay(self.clone());
         (!self.is_leaving()).then_some(under_way)
+    }
+
+    /// Does `work`, and holds the lease meanwhile: it may take longer than a lease with a slow store, and before its end no other node is to claim anything.
+    async fn holding_lease<T>(&self, work: impl Future<Output = T>) -> T {
+        let over = Notify::new();
+        let working = async {
+            let done = work.await;
+            over.notify_one();
+            done
+        };
+        let holding = async {
+            // A renewal under way is awaited: it would take the lease back that is released then.
+            while timeout(RENEWAL, over.notified()).await.is_err() {
+                // A store that is away is asked again; a lease that was lost meanwhile is as one that is released.
+                let _ = self.dependencies.vault.hold_lease().await;
+            }
+        };
+        tokio::join!(working, holding).0
+    }
+
+    /// Has everything stored that is to be handed over, and the others told. How many instances that are, and since when; `None`: nothing is handed over.
+    async fn prepare_to_leave(self: &Arc<Self>) -> Option<(usize, Instant)> {
+        self.await_enablings().await;
+        let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
+        let ids: HashSet<_> = self.instances_here().await.into_keys().collect();
+        let instances = ids.len();
+        let peers = vault.living_peers().await.unwrap_or_default();
+        if ids.is_empty() || peers.is_empty() {
+            // Push bindings go to them without a report; their Paths lead here again when this node is back.
+            let _ = timeout(OPERATION_LIMIT, self.tell_leaving(&peers)).await;
+            return None;
+        }
+        self.hand_over.waiting().ids = ids;
+        let begun = Instant::now();
+        let (woken, news) = mpsc::unbounded_channel();
+        agent.hand_over(&woken).await;
+        drop(woken);
+        let mut telling = Announcer::new(news);
+        // This comes before any node can claim them; a node that is not told wakes a device once more.
+        let _ = timeout(OPERATION_LIMIT, telling.tell(self)).await;
+        tokio::spawn(telling.go_on(self.clone()));
+        Some((instances, begun))
     }
 
     /// Waits until no instance is being enabled: the others claim what the store has when the lease is released, and would not see a later one.

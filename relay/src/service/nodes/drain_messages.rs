@@ -14,8 +14,8 @@
 //! | [`NodeMessage::InCall`] | a node that is to enable a device again | the owner of the device's earlier instance | says whether it has a call for the device, and enables it then (`relay/src/api/enable_elsewhere.rs`) |
 //! | [`NodeMessage::Registers`] | a node that is to enable a device | each other one that lives | says whether it has the device's account registered for another device, and enables it then (likewise) |
 //! | [`NodeMessage::RegisterAgain`] | a node that has unregistered the predecessor of an instance | the owner | registers the instance at once: its SIP server may have taken both for one |
-//! | [`NodeMessage::GivenUp`] | a node at which a SIP server has closed its connection before its devices were awake | each other one that lives | ends the pushes for that wake, and what the devices were told |
-//! | [`NodeMessage::SentElsewhere`] | a node that has answered a wake 503, as when it leaves | each other one that lives | likewise after a moment, in which another node may be asked for the same call |
+//! | [`NodeMessage::GivenUp`] | a node at which a SIP server has closed its connection before its devices were awake | each other one that it has asked to wake them | ends the pushes for that wake, and what the devices were told |
+//! | [`NodeMessage::SentElsewhere`] | a node that has answered a wake 503, as when it leaves | each other one that it has asked | likewise after a moment, in which another node may be asked for the same call |
 //! | [`NodeMessage::GivenUp`] | a node at which an app has hung up before the answer to its enabling | the one that enables the device | keeps nothing of it, as where the app had asked there |
 //!
 //! A message is the body of a question ([`Letter::Ask`](crate::vault::peer_messages::Letter::Ask)), and begins with a byte with which no request of an app

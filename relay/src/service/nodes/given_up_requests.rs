@@ -2,18 +2,20 @@
 //! one.
 //!
 //! Invariant: a request is known by a number that the asked node has drawn. The news that it was given up may come before the request, and ends that request
-//! as well. It is told until each node has heard it, for as long as a device may ring for the request.
+//! as well. Only a node hears it that was sent a letter for the request. It is told until that node has answered, for as long as a device may ring for the
+//! request, by one task for each node, and [`UNTOLD_MAX`] are kept for each.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-use super::drain_messages::{HEARD_WITHIN, NodeMessage, is_heard};
+use super::drain_messages::{HEARD_WITHIN, NodeMessage};
 use crate::clock;
 use crate::lock::Mutex;
 use crate::service::Inner;
@@ -28,14 +30,20 @@ const AHEAD_MAX: usize = 1_000;
 pub(crate) const ASKED_AGAIN: Duration = Duration::from_secs(3);
 /// How long the news is told: a device rings for as long as a wake may last (30 s), and 5 s more.
 const TOLD_FOR: Duration = Duration::from_secs(35);
-/// How soon it is told again where a node has not heard it, or the store did not answer.
+/// How soon it is told again where a node has not answered.
 const TOLD_AGAIN: Duration = Duration::from_millis(500);
+/// News that a node has not heard yet; the oldest goes for a further one. It remembers no more ahead of their requests.
+const UNTOLD_MAX: usize = AHEAD_MAX;
+/// How many letters with such news a node has to answer at once.
+const TOLD_AT_ONCE: usize = 16;
 
 /// The requests that were given up, and those that may be.
 #[derive(Default)]
 pub(crate) struct GivenUpRequests {
     table: Mutex<Table>,
-    /// How many of this node's own the others are being told of.
+    /// This node's own that others are to hear of.
+    untold: Mutex<Untold>,
+    /// How many nodes are being told.
     telling: watch::Sender<usize>,
 }
 
@@ -45,50 +53,108 @@ struct Table {
     ahead: VecDeque<(Instant, u128)>,
 }
 
+/// What each node is to hear, with until when; a node that stands here has a task that tells it.
+#[derive(Default)]
+struct Untold(BTreeMap<Owner, VecDeque<(Instant, NodeMessage)>>);
+
 /// Ends the wait.
 struct Waiting<'a>(&'a GivenUpRequests, u128);
 
-/// The others are being told of a request. Its drop is the end of that.
-struct Telling(Arc<Inner>);
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.0.given_up_requests.telling.send_modify(|count| *count -= 1);
+impl Untold {
+    /// Takes news for a node. Whether nobody tells it yet.
+    fn add(&mut self, node: &Owner, news: NodeMessage, now: Instant) -> bool {
+        let is_new = !self.0.contains_key(node);
+        let all = self.0.entry(node.clone()).or_default();
+        if all.len() >= UNTOLD_MAX {
+            all.pop_front();
+        }
+        all.push_back((now + TOLD_FOR, news));
+        is_new
     }
-}
 
-impl Inner {
-    /// Tells the other nodes, or this one of them, that a request was given up here.
-    pub(super) async fn tell_given_up(self: Arc<Self>, news: NodeMessage, node: Option<Owner>) {
-        self.given_up_requests.telling.send_modify(|count| *count += 1);
-        let _telling = Telling(self.clone());
-        let (vault, until) = (&self.dependencies.vault, clock::now() + TOLD_FOR);
-        let mut told = BTreeSet::new();
-        loop {
-            let peers = vault.living_peers().await;
-            // A store that was away, or has lost its data, may not name all.
-            let mut have_all_heard = peers.is_ok() && !vault.is_being_restored();
-            let is_to_be_told = |peer: &Owner| !told.contains(peer) && node.as_ref().is_none_or(|node| node == peer);
-            let untold = peers.unwrap_or_default().into_iter().filter(is_to_be_told);
-            let telling = untold.map(|peer| async {
-                let answer = self.ask_within(&peer, news.encode(), HEARD_WITHIN).await;
-                (answer.is_some_and(|answer| is_heard(&answer)), peer)
-            });
-            for (has_heard, peer) in join_all(telling).await {
-                have_all_heard &= has_heard;
-                if has_heard {
-                    told.insert(peer);
-                }
-            }
-            if have_all_heard || clock::now() >= until {
-                return;
-            }
-            sleep(TOLD_AGAIN).await;
+    /// What a node is to be told now. Where there is nothing more, its task ends.
+    fn next(&mut self, node: &Owner, now: Instant) -> Vec<NodeMessage> {
+        let Some(all) = self.0.get_mut(node) else { return Vec::new() };
+        all.retain(|(until, _)| now < *until);
+        let some: Vec<_> = all.iter().take(TOLD_AT_ONCE).map(|(_, news)| *news).collect();
+        if some.is_empty() {
+            self.0.remove(node);
+        }
+        some
+    }
+
+    fn heard(&mut self, node: &Owner, heard: &[NodeMessage]) {
+        if let Some(all) = self.0.get_mut(node) {
+            all.retain(|(_, news)| !heard.contains(news));
         }
     }
 }
 
+impl Inner {
+    /// Has these nodes told that a request was given up here.
+    pub(super) fn tell_given_up(self: &Arc<Self>, news: NodeMessage, nodes: &[Owner]) {
+        // An error means that the process ends.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let requests = &self.given_up_requests;
+        for node in nodes {
+            let mut untold = requests.untold.lock();
+            if untold.add(node, news, clock::now()) {
+                requests.telling.send_modify(|count| *count += 1);
+                runtime.spawn(self.clone().tell_all_given_up(node.clone()));
+            }
+        }
+    }
+
+    /// Tells a node until there is nothing more that it is to hear.
+    async fn tell_all_given_up(self: Arc<Self>, node: Owner) {
+        loop {
+            let some = self.given_up_requests.next_untold(&node);
+            if some.is_empty() {
+                return;
+            }
+            let telling = some.into_iter().map(|news| {
+                let (it, node) = (&self, &node);
+                // A version that does not know it says so, and would the next time.
+                async move { it.ask_within(node, news.encode(), HEARD_WITHIN).await.map(|_| news) }
+            });
+            let heard: Vec<_> = join_all(telling).await.into_iter().flatten().collect();
+            self.given_up_requests.untold.lock().heard(&node, &heard);
+            if heard.is_empty() && !self.is_gone(&node).await {
+                sleep(TOLD_AGAIN).await;
+            }
+        }
+    }
+
+    /// Whether a node has died, or left: what it was to hear is forgotten.
+    async fn is_gone(&self, node: &Owner) -> bool {
+        let vault = &self.dependencies.vault;
+        // A store that is away, or has lost its data, does not tell.
+        let is_gone = matches!(vault.holds_lease(node).await, Ok(false)) && !vault.is_being_restored();
+        if is_gone {
+            self.given_up_requests.forget_untold(node);
+        }
+        is_gone
+    }
+}
+
 impl GivenUpRequests {
+    /// What a node is to be told now; nothing: nobody tells it any more.
+    fn next_untold(&self, node: &Owner) -> Vec<NodeMessage> {
+        let mut untold = self.untold.lock();
+        let some = untold.next(node, clock::now());
+        if some.is_empty() {
+            self.telling.send_modify(|count| *count -= 1);
+        }
+        some
+    }
+
+    /// A node is to hear nothing more of what there is.
+    fn forget_untold(&self, node: &Owner) {
+        if let Some(all) = self.untold.lock().0.get_mut(node) {
+            all.clear();
+        }
+    }
+
     /// Waits until the others know of all, [`HEARD_WITHIN`] at most: before the end of this process.
     pub(crate) async fn all_told(&self) {
         let mut telling = self.telling.subscribe();
@@ -158,6 +224,23 @@ mod tests {
             wakes.note(number);
         }
         assert_eq!(wakes.table.lock().ahead.len(), AHEAD_MAX);
+    }
+
+    #[test]
+    fn one_task_tells_a_node_of_all_and_what_it_is_to_hear_is_bounded() {
+        let node = |number: u8| Owner::parse(&format!("relay{number}.example.net:5061#1")).expect("an owner");
+        let (mut untold, now) = (Untold::default(), clock::now());
+        let news = |number: usize| NodeMessage::GivenUp(number as u128);
+        let begun: Vec<_> = (0..2 * UNTOLD_MAX).map(|number| untold.add(&node(1), news(number), now)).collect();
+        assert_eq!(begun.iter().filter(|is_new| **is_new).count(), 1);
+        assert!(begun[0] && untold.add(&node(2), news(0), now), "each node has its own");
+        assert_eq!(untold.0[&node(1)].len(), UNTOLD_MAX);
+        let some = untold.next(&node(1), now);
+        assert_eq!((some.len(), some[0]), (TOLD_AT_ONCE, news(UNTOLD_MAX)), "the oldest have gone");
+        untold.heard(&node(1), &some[1..]);
+        assert_eq!(untold.next(&node(1), now)[..2], [some[0], news(UNTOLD_MAX + TOLD_AT_ONCE)]);
+        assert_eq!(untold.next(&node(1), now + TOLD_FOR), [], "no device rings for it any more");
+        assert!(untold.add(&node(1), news(1), now), "its task has ended");
     }
 
     #[tokio::test]

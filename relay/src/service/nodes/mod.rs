@@ -37,7 +37,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sip::id::InstanceId;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -182,11 +181,11 @@ pub trait NodeService: Clone + Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// Tells all other nodes, or this one of them, that the request of this number is given up.
-    fn give_up_request(&self, _number: u128, _node: Option<Owner>) {}
+    /// Tells these nodes that the request of this number is given up.
+    fn give_up_request(&self, _number: u128, _nodes: &[Owner]) {}
 
-    /// Tells all other nodes that the SIP server which has asked for the wake of this number was sent elsewhere.
-    fn send_elsewhere(&self, _number: u128) {}
+    /// Tells these nodes that the SIP server which has asked for the wake of this number was sent elsewhere.
+    fn send_elsewhere(&self, _number: u128, _nodes: &[Owner]) {}
 
     /// Asks a node, and gives `heard` each answer until it wants no more, or the first one is not there `within`.
     fn ask(
@@ -287,17 +286,12 @@ impl NodeService for Service {
         self.0.given_up_requests.wait(number).await;
     }
 
-    fn give_up_request(&self, number: u128, node: Option<Owner>) {
-        // An error means that the process ends, here as below.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.0.clone().tell_given_up(NodeMessage::GivenUp(number), node));
-        }
+    fn give_up_request(&self, number: u128, nodes: &[Owner]) {
+        self.0.tell_given_up(NodeMessage::GivenUp(number), nodes);
     }
 
-    fn send_elsewhere(&self, number: u128) {
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.0.clone().tell_given_up(NodeMessage::SentElsewhere(number), None));
-        }
+    fn send_elsewhere(&self, number: u128, nodes: &[Owner]) {
+        self.0.tell_given_up(NodeMessage::SentElsewhere(number), nodes);
     }
 
     async fn were_all(&self) -> bool {

@@ -32,14 +32,13 @@ use tokio::time::{interval, sleep, timeout};
 use crate::agent::Binding;
 use crate::agent::request::{FirstAnswer, KnownPushBinding, LeaseExpiry, NewInstance, Request, SettlingNews};
 use crate::agent::transport::upstreams::Route;
-use crate::domain::WipeReason;
 use crate::limits::holdings::Holding;
 use crate::lock::Mutex;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
-use crate::vault::{AorKey, Owner, Stored, Tombstone, WRITE_LIMIT};
+use crate::vault::{AorKey, Owner, Stored};
 
 /// How long the takers of a leaving node's instances may take to register them; after that, the node ends without the rest.
 pub(crate) const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
@@ -332,7 +331,7 @@ impl Inner {
     }
 
     fn open_claimed(self: &Arc<Self>, stored: Stored, taken_from: Vec<Arc<ContactHosts>>) -> OpenedRecord {
-        let Stored { id, sealed, fence, expires_at, put_by, taken_from: had, had_by, .. } = stored;
+        let Stored { id, sealed, fence, put_by, taken_from: had, had_by, .. } = stored;
         // This comes first, because the store may have come back with data from before a wipe.
         if let Some(lookup) = self.dependencies.vault.tombstones().forbids_claimed(id, fence) {
             tracing::warn!(event = "wiped-record-returned", instance = %id, "a record that was wiped is in the store again; it is erased");
@@ -383,10 +382,6 @@ impl Inner {
             // A registration that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => OpenedRecord::Unusable,
             Some(Read::PushBinding(Some(known))) => OpenedRecord::PushBinding(Box::new(known)),
-            None if vault.is_given_up(&sealed) => {
-                tokio::spawn(self.clone().erase_given_up(id, expires_at));
-                OpenedRecord::Ended
-            }
             // The record can never be read again: the TTL takes it.
             None if vault.is_damaged(id, &sealed) => {
                 tracing::error!(event = "record-damaged", instance = %id, "a stored record is damaged, or in a form of another version: nobody takes it over; it is left to its expiry, and its phone enables again when its app is told that there is none");
@@ -397,17 +392,6 @@ impl Inner {
                 OpenedRecord::Unusable
             }
         }
-    }
-}
-
-impl Inner {
-    /// Erases a record whose keyring was given up. Its app is told that there is none, and cannot end it: the keyring is not to bring it back one day.
-    async fn erase_given_up(self: Arc<Self>, id: InstanceId, expires_at: u64) {
-        tracing::warn!(event = "record-given-up", instance = %id, "a record was sealed with another keyring, in whose place the operator has accepted this one; it is erased");
-        let tombstone = Tombstone::new(None, expires_at, WipeReason::Operator, None);
-        // Without room on the disk the tombstone is honoured as long as this run lives.
-        let _ = timeout(WRITE_LIMIT, self.dependencies.vault.tombstones().raise(id, tombstone)).await;
-        self.dependencies.agent.erase(id, None);
     }
 }
 

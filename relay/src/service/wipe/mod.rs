@@ -41,7 +41,7 @@ use crate::domain::Word as _;
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::service::nodes::drain_messages::{HEARD_WITHIN, NodeMessage, is_heard};
-use crate::vault::{Lookup, Owner, PeerTombstone, StoreError, Tombstone, WRITE_LIMIT};
+use crate::vault::{Lookup, Owner, PeerTombstone, StoreError, Stored, Tombstone, WRITE_LIMIT};
 
 /// For how long after a wipe its node may try to tell the device of it, in seconds.
 const LAST_WORDS_S: u64 = 70;
@@ -81,6 +81,16 @@ impl Inner {
         }
     }
 
+    /// Ends what an app ends and an accepted keyring does not open, so that the earlier keyring does not bring it back: its record is erased, and a tombstone
+    /// stands by its id. The app is told that there is none, as of every instance whose secret nobody can compare.
+    async fn end_given_up(&self, &Stored { id, expires_at, .. }: &Stored) -> AccessError {
+        tracing::info!(event = "record-given-up", instance = %id, "an app has ended an instance whose record another keyring has sealed, in whose place the operator has accepted this one; it is erased, and stays so");
+        let tombstone = Tombstone::new(None, expires_at, WipeReason::Disabled, None);
+        let written = timeout(WRITE_LIMIT, self.dependencies.vault.tombstones().raise(id, tombstone)).await;
+        self.dependencies.agent.erase(id, None);
+        if matches!(written, Ok(Ok(()))) { AccessError::Unknown } else { AccessError::StoreAway }
+    }
+
     /// The answer for an instance that a shard has wiped.
     pub(super) fn wiped_here(&self, id: InstanceId, done: &WipeDone) -> Result<Wiped, AccessError> {
         let WipeDone { reason, unregistered, erasure } = *done;
@@ -112,7 +122,12 @@ impl Inner {
             Denied::Unknown | Denied::Forbidden => None,
         };
         let Some(tombstone) = own.or_else(|| beside.as_ref().map(|beside| beside.tombstone.clone())) else {
-            return Err(self.denied(id, denied, proof).await);
+            return match self.denied_with_record(id, denied, proof).await {
+                (AccessError::Unknown, Some(stored)) if self.dependencies.vault.is_given_up(&stored.sealed) => {
+                    Err(self.end_given_up(&stored).await)
+                }
+                (error, _) => Err(error),
+            };
         };
         let shown = proof.map(|proof| self.dependencies.vault.wipe_proof(id, proof));
         if shown.is_some() && tombstone.proof.is_none() {

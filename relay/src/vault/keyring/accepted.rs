@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::file::{KeyringError, beside, writing};
 use super::{Keyring, MAX_LIFETIME_S, identity_of};
-use crate::clock::shared_now;
+use crate::clock::{DAY_S, shared_now};
 use crate::file_owner;
 use crate::vault::lookup::hex;
 
@@ -26,7 +26,12 @@ impl Keyring {
 
     /// Whether its operator has done so since what is stored may have been sealed.
     pub(in crate::vault) fn is_accepted(&self) -> bool {
-        self.path().is_some_and(|path| is_noted(path, &self.identity(), shared_now()))
+        self.accepted_on().is_some()
+    }
+
+    /// The day on which its operator has done so, counted from 1970.
+    pub(in crate::vault) fn accepted_on(&self) -> Option<u64> {
+        noted_at(self.path()?, &self.identity(), shared_now()).map(|at| at / DAY_S)
     }
 
     fn identity(&self) -> String {
@@ -41,10 +46,10 @@ fn note(keyring: &Path, identity: &str, now: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn is_noted(keyring: &Path, identity: &str, now: u64) -> bool {
+fn noted_at(keyring: &Path, identity: &str, now: u64) -> Option<u64> {
     let text = std::fs::read_to_string(beside(keyring, "accepted")).unwrap_or_default();
     let at = text.trim_end().strip_prefix(identity).and_then(|at| at.trim_start().parse::<u64>().ok());
-    at.is_some_and(|at| now < at.saturating_add(MAX_LIFETIME_S))
+    at.filter(|at| now < at.saturating_add(MAX_LIFETIME_S))
 }
 
 #[cfg(test)]
@@ -60,6 +65,8 @@ mod tests {
         keyring.accept().expect("accepted");
         assert!(keyring.is_accepted() && !keyring.is_untried());
         let (path, identity, now) = (place.keyring(), keyring.identity(), shared_now());
-        assert!(!is_noted(&path, "another", now) && !is_noted(&path, &identity, now + MAX_LIFETIME_S + 1));
+        assert_eq!(keyring.accepted_on(), Some(now / DAY_S));
+        assert_eq!(noted_at(&path, "another", now), None);
+        assert_eq!(noted_at(&path, &identity, now + MAX_LIFETIME_S + 1), None);
     }
 }

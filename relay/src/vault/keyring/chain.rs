@@ -39,6 +39,11 @@ pub(super) fn day_of_id(id: u32) -> u16 {
     (id >> 16) as u16
 }
 
+/// The same, for other rooms of the vault.
+pub(in crate::vault) fn day_of_key(id: u32) -> u64 {
+    day_of_id(id).into()
+}
+
 impl Chain {
     /// A new one, that begins on this day.
     pub fn begin(day: u16) -> Self {

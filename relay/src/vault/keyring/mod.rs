@@ -44,6 +44,7 @@ use super::lookup::hex;
 use crate::clock::{self, DAY_S, Reading, shared_now};
 use crate::secret::{SecretKey, with_clean_stack};
 use chain::day_of_id;
+pub(super) use chain::day_of_key;
 use file::{Stamp, locked, writing};
 use keys::Keys;
 

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{RELEASED, RedisStore};
@@ -86,5 +87,13 @@ impl DeadNodes {
         }
         *at = now;
         *since
+    }
+}
+
+impl RedisStore {
+    /// This node is about to give up its lease: the others may strike its name off from then on, and if it runs out before.
+    pub fn note_leaving(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
+        self.has_left.store(true, Ordering::Relaxed);
     }
 }

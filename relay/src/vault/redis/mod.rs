@@ -131,6 +131,8 @@ pub(super) struct RedisStore {
     enlisted: Mutex<Option<Instant>>,
     /// Whether this node has given up its lease, and the others may have struck its name off.
     has_left: AtomicBool,
+    /// This run is to give its lease up for good.
+    leaves: AtomicBool,
     marked: Marked,
     rivals: Rivals,
 }
@@ -159,8 +161,8 @@ impl RedisStore {
     fn on(link: Arc<Link>, letters: Arc<Link>, boxes: Arc<Boxes>, lease: Duration, require_ephemeral: bool) -> Self {
         let (claims, enlisted, marked) = (Claims::default(), Mutex::new(None), Marked::default());
         let rivals = Rivals::new(lease);
-        let has_left = AtomicBool::new(false);
-        Self { link, letters, boxes, lease, require_ephemeral, claims, enlisted, has_left, marked, rivals }
+        let (has_left, leaves) = Default::default();
+        Self { link, letters, boxes, lease, require_ephemeral, claims, enlisted, has_left, leaves, marked, rivals }
     }
 
     /// That it may be given an account that it has not.
@@ -474,7 +476,7 @@ impl RedisStore {
             Err(StoreError::Malformed) => self.link.ask::<()>(&set).await.map(|()| None)?,
             earlier => earlier?,
         };
-        self.has_left.store(false, Ordering::Relaxed);
+        self.has_left.store(self.leaves.load(Ordering::Relaxed), Ordering::Relaxed);
         let kept = earlier.as_deref() == Some(owner.run.as_bytes());
         let is_early = |held_at| since_boot().saturating_sub(held_at) < self.lease;
         if earlier.is_none() && held_at.is_some_and(is_early) && !gives_way {

@@ -177,9 +177,26 @@ async fn a_start_without_the_keyring_of_what_is_stored_is_refused_until_it_is_th
     let accepted = sipwake(&["keys", "accept", "--config"], world.relay.config())?;
     assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
     world.relay.restart().await?;
-    let is_erased = || async { server.instance_keys().is_empty().then_some(()) };
-    world.until("nothing that was given up", is_erased).await?;
+    world.relay.await_log("record-damaged", SOON).await?;
+    assert!(!server.instance_keys().is_empty(), "the earlier keyring may be found again");
+    let is_answered = || async { (world.api.read(&instance).await.ok()?.status == 404).then_some(()) };
+    world.until("it is claimed, and not opened", is_answered).await?;
+    // What its user ends stays ended then, also in a store that comes back with it.
+    let dump = |key: String| (server.ask::<Vec<u8>>(redis::cmd("DUMP").arg(&key)), key);
+    let kept: Vec<_> = server.instance_keys().into_iter().map(dump).collect();
     assert_eq!(world.api.disable(&instance).await?.status, 404);
+    let is_erased = || async { server.instance_keys().is_empty().then_some(()) };
+    world.until("nothing of it", is_erased).await?;
+    assert_eq!(world.api.disable(&instance).await?.status, 404);
+    world.relay.kill_9().await?;
+    for (dump, key) in kept {
+        server.ask::<()>(redis::cmd("RESTORE").arg(key).arg(600_000).arg(dump));
+    }
+    server.ask::<()>(redis::cmd("DEL").arg("sipwake:ring"));
+    std::fs::copy(&aside, &keyring)?;
+    world.relay.restart().await?;
+    world.until("nothing of it again", is_erased).await?;
+    assert_eq!(world.api.read(&instance).await?.status, 404);
     // Its SIP server has the Contact that nobody refreshes any more until its grant ends.
     world.registrar.forget();
     assert_eq!(world.api.enable(&world.enable_request(OTHER_TOKEN)).await?.status, 201);

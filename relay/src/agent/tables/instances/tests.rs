@@ -35,7 +35,9 @@ fn a_registration_that_is_lost_for_long_is_told_once_and_one_that_comes_back_in_
     instances.set_lost(id, begun + 30, begun + 630);
     assert!(!instances.set_not_lost(id), "nobody was told");
     assert_eq!(instances.pop_due(begun + 700), None);
+    assert_eq!(instances.get(id).map(|row| row.lost_for(begun + 700)), Some(0));
     instances.set_lost(id, begun + 1_000, begun + 1_600);
+    assert_eq!(instances.get(id).map(|row| row.lost_for(begun + 1_060)), Some(60));
     assert_eq!(instances.next_moment(), Some(begun + 1_600));
     assert_eq!(instances.pop_due(begun + 1_600), Some((id, Due::Lost { since: begun + 1_000 })));
     assert_eq!(instances.take_told(id, Event::RegistrationFailing), Some(Notice::Lost));

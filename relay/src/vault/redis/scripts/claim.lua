@@ -20,13 +20,15 @@ end
 -- So many nodes are remembered of a record.
 local HAD_BY_MAX = 4
 
--- The nodes in these lines, behind this one. The last one is never left out: it may have been registered, and those before it have had the record without
--- that, for a registered owner's write forgets them all.
+-- The nodes in these lines, behind this one. The last one is never left out, and stays the last where it has had the record again: it may have been
+-- registered, and those before it have had the record without that, for a registered owner's write forgets them all.
 local function with_latest(lines, latest)
-  local all = {latest}
+  local all, last = {}, nil
   for node in string.gmatch(lines, '[^\n]+') do
     if node ~= latest then all[#all + 1] = node end
+    last = node
   end
+  table.insert(all, last == latest and #all + 1 or 1, latest)
   while #all > HAD_BY_MAX do table.remove(all, #all - 1) end
   return table.concat(all, '\n')
 end
