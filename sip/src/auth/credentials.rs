@@ -231,6 +231,13 @@ pub fn digest_names(value: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)>
     Some((realm.filter(|_| is_all)?, username))
 }
 
+/// The nonce that a Digest challenge gives, or that Digest credentials answer, and whether no others begin in the same value. `None`: it is none,
+/// names no nonce or breaks the grammar.
+pub(crate) fn digest_nonce(value: &str) -> Option<(Cow<'_, str>, bool)> {
+    let ([nonce], is_all) = named_before_another(strip_scheme(value, "Digest")?, ["nonce"]).ok()?;
+    Some((nonce?, is_all))
+}
+
 fn bounded(text: Cow<'_, str>, limit: usize) -> Option<Box<str>> {
     (text.len() <= limit).then(|| text.into_owned().into_boxed_str())
 }

@@ -27,8 +27,8 @@ mod packed;
 mod response;
 
 pub use challenge::{Challenge, ChallengeError, Qop, challenge_value};
-pub(crate) use credentials::digest_names;
 pub use credentials::{Credentials, bearer, text_of, usernames};
+pub(crate) use credentials::{digest_names, digest_nonce};
 pub use digest::Protection;
 pub use hash::{Algorithm, Ha1, Hash};
 pub use packed::PackedChallenge;

@@ -5,13 +5,13 @@
 //! | comes | the shell is asked for its route: 403 with a Warning, 503, 555, or an upstream |
 //! | asks which push services there are | 200 from here: it is not forwarded |
 //! | has its route, and its turn (`register_turns`) | goes by the upstream's flow, with our Path, `Supported: path` and Feature-Caps |
-//! | 401, 407 | goes back to the device: the digest is between the two |
+//! | 401, 407 | goes back to the device: the digest is between the two; whether its proof has failed, `given_nonces` says |
 //! | 2xx, pushes asked for | `push_bindings` keeps it; the 2xx goes back with Feature-Caps, once it is kept (`held_answers`) |
 //! | 2xx, no pushes asked for, and the shell permits a flow binding | `push_bindings` keeps it while its flow is open |
 //! | 2xx, no more pushes or `expires=0` | is forgotten; the shell is told if it is not known here |
 //! | another refusal | goes back to the device; what an earlier one has registered stays until its grant is over, for the SIP server calls by it (RFC 3261 §10.3) |
 //! | 2xx, after a REGISTER that was sent later was accepted | goes back to the device; what the later one has registered stays, and what it has removed does not come back |
-//! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow, and so on along the list, within 32 s; goes back to the device when there is none, or that one challenges a proof that was for another |
+//! | 408, 430, 480, 500, 502, 503 or 504, and another address of the SIP server is sought for it (`upstreams`) | is sent once more, by the next flow, and so on along the list, within 32 s; goes back to the device when there is none |
 //! | its flow ends, or is left for silence | likewise, once more also to the same address |
 //! | silence, no flow | 504 |
 //!
@@ -26,7 +26,7 @@ use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
     CarriedProof, ContactsRemoved, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest,
 };
-use super::register_outcomes::{Answered, is_failed_proof};
+use super::register_outcomes::Answered;
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
@@ -302,18 +302,6 @@ impl Endpoint {
         if self.asks_elsewhere(now, id, by, status, response) {
             return;
         }
-        if matches!(status, 401 | 407)
-            && let Some(register) = self.registers.get(id).filter(|it| it.refused.is_some())
-            && is_failed_proof(&register.request, status, response)
-        {
-            // The proof answers a challenge of the earlier address, so the account's password is not in doubt. The answer tells a guesser the difference
-            // all the same, so the connection counts it.
-            let RegisterIntent { server, aor, .. } = &register.intent;
-            let (flow, server, aor) = (register.source.flow, server.clone(), aor.clone());
-            self.end_register(now, id, 503);
-            self.registers.note_failure(flow, &server, &aor);
-            return self.count_failure(flow);
-        }
         let Some(register) = self.registers.take(id) else { return };
         let bytes = self.back(&register, status, response);
         self.answer_or_hold(now, &register, status, (response, bytes));
@@ -344,13 +332,9 @@ impl Endpoint {
     /// The sender of a REGISTER that is under way.
     fn passed_sender(&self, register: &ForwardedRegister) -> PassedSender {
         let account = self.accepted_account(register);
-        let RegisterIntent { server, aor, .. } = &register.intent;
         let upstream = register.upstream();
-        let is_there = |instance: &InstanceId| upstream.is_some() && self.push_binding_upstream(*instance) == upstream;
-        let standing = match account {
-            Some(_) => self.push_bindings.of_aor(server, aor).filter(is_there).count(),
-            None => 0,
-        };
+        let standing =
+            upstream.zip(account).map_or(0, |(upstream, account)| self.upstreams.registered_of(upstream, account));
         let refs = standing + upstream.map_or(0, |upstream| self.registers.count_to(upstream));
         PassedSender { account, refs }
     }
@@ -469,8 +453,13 @@ impl Endpoint {
         status: u16,
         response: &Message,
     ) {
-        let failed = is_failed_proof(&register.request, status, response);
+        let failed = self.has_failed_proof(register, status, response);
         self.ended(id, register, failed.then_some(false), Answered::ByServer(status, response));
+        if let Some(sent) = register.sent.filter(|_| matches!(status, 401 | 407)) {
+            let account = (&*register.intent.server, &*register.intent.aor);
+            self.given_nonces.note_answered(sent.place, account, &register.request);
+            self.given_nonces.note(sent.place, response);
+        }
         // What it renews stays: its grant stands at the SIP server, which goes on calling by it, and a server that restarts refuses everybody.
         self.leave(now, register);
         if failed {

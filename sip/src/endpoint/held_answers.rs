@@ -39,6 +39,10 @@ struct Held {
 }
 
 impl HeldAnswers {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether the timer of an answer for this moment counts.
     pub(super) fn is_armed(&self, instance: InstanceId, at: Instant) -> bool {
         self.0.get(&instance).is_some_and(|held| held.until == at)
@@ -79,6 +83,13 @@ impl Endpoint {
         let Some(Held { server, status, response, .. }) = self.held.0.remove(&instance) else { return };
         self.core.transactions.respond(now, server, status, response);
         self.core.flush();
+    }
+
+    /// The process ends: no answer waits any longer.
+    pub(super) fn answer_all_held(&mut self, now: Instant) {
+        for instance in self.held.0.keys().copied().collect::<Vec<_>>() {
+            self.answer_held(now, instance);
+        }
     }
 
     /// An answer may have waited long enough.

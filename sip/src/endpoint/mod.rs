@@ -70,6 +70,7 @@ mod events;
 mod flow_bindings;
 mod flows;
 pub mod forwarded_registers;
+mod given_nonces;
 mod groups;
 pub mod held_answers;
 mod io;
@@ -164,6 +165,7 @@ pub struct Endpoint {
     push_bindings: push_bindings::PushBindings,
     held: held_answers::HeldAnswers,
     registers: register_table::ForwardedRegisters,
+    given_nonces: given_nonces::GivenNonces,
     proofs: carried_proofs::CarriedProofs,
 }
 
@@ -199,6 +201,7 @@ impl Endpoint {
             push_bindings: push_bindings::PushBindings::default(),
             held: held_answers::HeldAnswers::default(),
             registers: register_table::ForwardedRegisters::default(),
+            given_nonces: given_nonces::GivenNonces::default(),
             proofs: carried_proofs::CarriedProofs::default(),
         }
     }

@@ -5,6 +5,7 @@
 //! | a forwarded request, in a dialog or to begin one, or one that waits for its peer | its final answer | 503 with Retry-After; an INVITE is cancelled where it went |
 //! | a MESSAGE outside a dialog | its final answer: for a silent device it is kept instead | 503 with Retry-After |
 //! | a REGISTER that passes through: not waited for, phones send one after the other | its final answer | 503 with Retry-After |
+//! | an answer that waits for its registration to be stored: not waited for | that is stored, 1 s at most | the answer |
 //! | a 2xx to an INVITE: it may be lost by UDP, and its sender repeats it | its ACK or a BYE passes, 64·T1 at most | – |
 //!
 //! Invariant: an established call without an open request does not delay the end of the process. At most [`UNACKNOWLEDGED_MAX`] 2xx are known.
@@ -64,9 +65,9 @@ impl Endpoint {
         self.dialogs.len() + self.messages.unanswered().len()
     }
 
-    /// How many REGISTERs pass through and have no final answer.
+    /// How many REGISTERs pass through and have no final answer, or one that waits here.
     pub fn registers_under_way(&self) -> usize {
-        self.registers.len()
+        self.registers.len() + self.held.len()
     }
 
     /// How many INVITEs are answered, and their ACKs have not come.
@@ -94,8 +95,13 @@ impl Endpoint {
         for message in self.messages.unanswered() {
             self.end_message(now, message, RETRY_AFTER_S);
         }
+        self.answer_all_held(now);
         for register in self.registers.ids() {
             let retry_after_s = Some(RETRY_AFTER_S);
+            if let Some(row) = self.registers.get_mut(register) {
+                // Its device is to come again at once, and not when an address would have it that has refused it.
+                row.refused = None;
+            }
             self.end_register(now, register, RouteRefusal { status: 503, retry_after_s, warning: None });
         }
     }

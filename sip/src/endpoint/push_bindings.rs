@@ -482,10 +482,9 @@ impl Endpoint {
             confirmed_at_ms,
             lingers: None,
         };
+        self.join_account(upstream, &key.aor);
         if let Some(earlier) = self.push_bindings.rows.insert(instance, row) {
-            if earlier.upstream != upstream {
-                self.forget_failures(earlier.upstream, &earlier.key.server, &earlier.key.aor);
-            }
+            self.leave_account(earlier.upstream, &earlier.key.aor);
             self.push_bindings.contacts.remove(&(earlier.key, instance));
             self.leave_transit(now, earlier.upstream);
         }
@@ -556,7 +555,7 @@ impl Endpoint {
         self.push_bindings.bindings.remove(&row.binding);
         self.push_bindings.identities.remove(&instance);
         self.proofs.forget(instance);
-        self.forget_failures(row.upstream, &row.key.server, &row.key.aor);
+        self.leave_account(row.upstream, &row.key.aor);
         self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance, end == PushBindingEnd::Removed);
         self.keep_stream(instance, row.upstream);

@@ -38,7 +38,7 @@ impl Endpoint {
                 }
             }
             Answered::ByServer(status @ (401 | 407), response)
-                if !is_failed_proof(&register.request, status, response) =>
+                if !self.has_failed_proof(register, status, response) =>
             {
                 RegisterOutcome::Challenged
             }

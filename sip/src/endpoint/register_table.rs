@@ -84,6 +84,11 @@ impl ForwardedRegister {
         self.refused.is_none() && !self.failed_at.is_empty()
     }
 
+    /// Whether it was sent more than once: its proof may be for another address than the one that has it now.
+    pub(super) fn was_sent_again(&self) -> bool {
+        self.refused.is_some() || !self.failed_at.is_empty()
+    }
+
     /// Whether it may be sent to an address: to none that has refused it, and once more where its flow has ended.
     pub(super) fn may_be_asked_at(&self, place: Destination) -> bool {
         self.failed_at.iter().filter(|it| **it == place).count() < 2
@@ -191,6 +196,17 @@ impl ForwardedRegisters {
                 earlier.is_overtaken = true;
             }
         }
+    }
+
+    /// Whether another REGISTER of the same device, or of all of its account, has come after this one and was sent or accepted. Sent again behind that one,
+    /// this one would undo it: where the registration is gone, its registrar compares no CSeq (RFC 3261 §10.3 step 7).
+    pub(super) fn is_superseded(&self, id: ForwardedRegisterId) -> bool {
+        let Some(register) = self.rows.get(&id) else { return false };
+        let contact = &register.intent.contact;
+        let is_of_it = |it: &ForwardedRegister| it.intent.contact.is_empty() || it.intent.contact == *contact;
+        let later = self.by_account.of(register.account()).filter(|other| *other > id);
+        let mut sent = later.filter_map(|other| self.rows.get(&other)).filter(|it| it.sent.is_some());
+        register.is_overtaken || sent.any(|it| !it.intent.is_question && is_of_it(it))
     }
 
     /// A REGISTER has ended.

@@ -7,6 +7,8 @@
 //! | [`Stage::Flow`] | a flow is up | 504, when none is in time |
 //! | [`Stage::Place`] | its turn comes at the flow's address | 503, likewise |
 //! | [`Stage::Sent`] | a response comes; where that has another address sought, or the flow ends, it waits for the next flow | 504 |
+//! | [`Stage::PlaceAside`] | its turn comes at the further address that it alone goes to (`asides`) | the refusal that it has |
+//! | [`Stage::SentAside`] | a response comes | likewise, after [`ASIDE_ANSWERS`] |
 //!
 //! Turns are counted by [`super::upstreams`] for all REGISTERs alike: many phones that come at once, after a network was away
 //! or a server was new, wait a moment in place of being sent away.
@@ -28,6 +30,8 @@ use crate::message::Message;
 pub const DIALS_PER_SOURCE: usize = 16;
 /// How long a REGISTER waits for a turn; one that would wait longer is answered 503 at once. A device gives up after 32 s.
 pub const TURN_WAIT_MAX: Duration = Duration::from_secs(4);
+/// How long a further address has for an answer to a REGISTER that the address in use has refused. Its device waits for that refusal meanwhile.
+pub const ASIDE_ANSWERS: Duration = Duration::from_secs(4);
 
 /// The stage of a REGISTER.
 #[derive(Clone, Copy, Debug)]
@@ -37,20 +41,26 @@ pub(super) enum Stage {
     Flow { until: Instant },
     Place { place: Place, until: Instant },
     Sent(BranchId),
+    PlaceAside { place: Place, until: Instant, by: FlowId, transport: Transport },
+    SentAside { branch: BranchId, until: Instant, by: FlowId },
 }
 
 impl Stage {
     /// The branch, once the REGISTER has been sent.
     pub(super) fn branch(self) -> Option<BranchId> {
         match self {
-            Self::Sent(branch) => Some(branch),
-            Self::Route | Self::Turn { .. } | Self::Flow { .. } | Self::Place { .. } => None,
+            Self::Sent(branch) | Self::SentAside { branch, .. } => Some(branch),
+            Self::Route | Self::Turn { .. } | Self::Flow { .. } | Self::Place { .. } | Self::PlaceAside { .. } => None,
         }
     }
 
     fn is_due(self, now: Instant) -> bool {
         match self {
-            Self::Turn { at } | Self::Flow { until: at } | Self::Place { place: Place { at, .. }, .. } => at <= now,
+            Self::Turn { at }
+            | Self::Flow { until: at }
+            | Self::Place { place: Place { at, .. }, .. }
+            | Self::PlaceAside { place: Place { at, .. }, .. }
+            | Self::SentAside { until: at, .. } => at <= now,
             Self::Route | Self::Sent(_) => false,
         }
     }
@@ -104,6 +114,18 @@ impl Endpoint {
                     Some(_) | None => self.send_register_on(now, id, flow, transport),
                 },
             },
+            Stage::PlaceAside { by, .. } if !self.upstreams.is_aside(upstream, by) => self.end_register(now, id, 503),
+            Stage::PlaceAside { place, until, by, transport } => match self.upstreams.moved_place(now, by, place) {
+                Some(moved) if moved.at > until => self.end_register(now, id, 503),
+                Some(place) if place.at > now => {
+                    self.wait_until(id, place.at, Stage::PlaceAside { place, until, by, transport });
+                }
+                Some(_) | None => self.send_aside(now, id, by, transport),
+            },
+            Stage::SentAside { by, .. } => {
+                self.on_aside_silent(now, upstream, by);
+                self.end_register(now, id, 503);
+            }
             Stage::Route | Stage::Sent(_) => {}
         }
     }
@@ -113,18 +135,24 @@ impl Endpoint {
         let Some(register) = self.registers.get_mut(id) else { return };
         register.refused = Some(Box::new(refusal.clone()));
         register.failed_at.extend(register.sent.iter().flat_map(|sent| [sent.place; 2]));
+        if self.registers.is_superseded(id) {
+            return self.end_register(now, id, 503);
+        }
         self.wait_for_next(now, id, by);
     }
 
-    /// The flow of a REGISTER has ended, or is left, before it was answered: it goes by the next one, as it would after a refusal (RFC 3263 §4.3).
+    /// The flow of a REGISTER has ended, or is left, before it was answered: it goes by the next one, as it would after a refusal (RFC 3263 §4.3), unless its
+    /// device has sent a later one: that one is not to be undone.
     pub(super) fn ask_anew(&mut self, now: Instant, id: ForwardedRegisterId) {
         let sent = self.registers.get(id).and_then(|register| register.sent);
+        let is_superseded = self.registers.is_superseded(id);
         let Some((sent, register)) = sent.zip(self.registers.get_mut(id)) else {
             return self.end_register(now, id, 504);
         };
         register.failed_at.push(sent.place);
         let is_up = |upstream| self.upstreams.flow(upstream).is_some_and(|(flow, _)| flow == sent.by);
-        if !register.may_go_on(now) || register.upstream().is_some_and(is_up) {
+        let may_go_on = register.may_go_on(now) && !register.upstream().is_some_and(is_up);
+        if !may_go_on || is_superseded {
             return self.end_register(now, id, 504);
         }
         if let Some(branch) = register.stage.branch() {
@@ -154,17 +182,28 @@ impl Endpoint {
         }
     }
 
-    /// A REGISTER that the flow in use has refused goes by another one, beside it, unless its address has refused it as well or takes no more now.
+    /// A REGISTER that the flow in use has refused goes by another one, beside it, unless its address has refused it as well, or takes no more for long.
     pub(super) fn go_aside(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
         let place = self.upstreams.destination(flow);
         let per_second = self.core.settings.upstream.registrations_per_second;
-        let is_free = |place: Place| place.at <= now;
-        if self.registers.get(id).is_some_and(|register| register.may_be_asked_at(place))
-            && self.upstreams.register_place(now, flow, per_second, Duration::ZERO).is_some_and(is_free)
-        {
-            self.send_register_on(now, id, flow, transport);
-        } else {
-            self.end_register(now, id, 503);
+        if !self.registers.get(id).is_some_and(|register| register.may_be_asked_at(place)) {
+            return self.end_register(now, id, 503);
+        }
+        match self.upstreams.register_place(now, flow, per_second, TURN_WAIT_MAX) {
+            None => self.end_register(now, id, 503),
+            Some(place) if place.at <= now => self.send_aside(now, id, flow, transport),
+            Some(place) => {
+                let stage = Stage::PlaceAside { place, until: now + TURN_WAIT_MAX, by: flow, transport };
+                self.wait_until(id, place.at, stage);
+            }
+        }
+    }
+
+    fn send_aside(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
+        self.send_register_on(now, id, flow, transport);
+        if let Some(branch) = self.registers.get(id).and_then(|register| register.stage.branch()) {
+            let until = now + ASIDE_ANSWERS;
+            self.wait_until(id, until, Stage::SentAside { branch, until, by: flow });
         }
     }
 
@@ -207,7 +246,7 @@ impl Endpoint {
 
     /// A flow to a SIP server, or any where that is `None`, is used no more: what was sent by it and is not answered goes by the next one.
     pub(super) fn ask_all_anew(&mut self, now: Instant, upstream: UpstreamId, by: Option<FlowId>) {
-        for id in self.registers_to(upstream, |stage| matches!(stage, Stage::Sent(_))) {
+        for id in self.registers_to(upstream, |stage| stage.branch().is_some()) {
             let sent = self.registers.get(id).and_then(|register| register.sent);
             if by.is_none_or(|by| sent.is_some_and(|sent| sent.by == by)) {
                 self.ask_anew(now, id);

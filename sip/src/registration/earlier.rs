@@ -199,6 +199,9 @@ impl Registration {
                 rare.earlier.is_own_refused
             });
             if is_of_credentials && is_own_refused {
+                if response.status != 403 {
+                    return self.put_off(response.now, response.status, &response.terms.back_off, response.random);
+                }
                 return self.credentials_refused(
                     response.now,
                     response.status,
@@ -215,11 +218,12 @@ impl Registration {
     /// Credentials that the registrar has never accepted are told to be wrong at once.
     pub(super) fn waits_for_another(&mut self, attempt: Attempt, status: u16) -> bool {
         let is_own = attempt.named == Named::Own && self.goal == Goal::Registered && self.has_earlier();
-        if !is_own || (self.may_be_of_credentials(status) && !self.established) {
+        let is_of_credentials = self.may_be_of_credentials(status);
+        if !is_own || (is_of_credentials && !self.established) {
             return false;
         }
         self.with_rare(|rare| {
-            rare.earlier.is_own_refused = true;
+            rare.earlier.is_own_refused |= is_of_credentials;
             !rare.earlier.given_up
         })
     }

@@ -633,3 +633,27 @@ fn an_account_asks_each_address_of_the_list_at_once() {
         assert_eq!(world.endpoint.flow_to(REGISTRAR), Some(THIRD), "{accounts} {status}");
     }
 }
+
+/// A server may drop what one account sends, and leave the others nothing to tell that from an outage by.
+#[test]
+fn accounts_whose_registers_are_dropped_move_others_when_they_are_several_while_keep_alives_are_answered() {
+    // So many are registered there, and so many of them, or a new one, are dropped.
+    for (accounts, dropped, moved) in [(4, 1..=1, false), (4, 1..=2, true), (1, 1..=1, true), (4, LATE..=LATE, false)] {
+        let mut world = granted(FIRST, NEXT, accounts, 3600);
+        world.advance(seconds(60));
+        for number in dropped.clone() {
+            if number == LATE {
+                world.bind_account(number);
+            } else {
+                world.input(Input::RegisterAgain(instance_of(number)));
+            }
+        }
+        for _ in 0..40 {
+            world.advance(seconds(1));
+            world.input(Input::Pong(FIRST));
+        }
+        let flow = if moved { NEXT } else { FIRST };
+        assert_eq!(world.endpoint.flow_to(REGISTRAR), Some(flow), "{accounts} {dropped:?}");
+        assert!(world.asked(*dropped.start(), FIRST).len() > 1, "{accounts} {dropped:?}");
+    }
+}

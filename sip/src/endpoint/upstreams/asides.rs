@@ -9,6 +9,7 @@
 //! | the dial leads elsewhere | goes by that flow, which stays open as one that was left does |
 //! | it leads nowhere, or back to the same address | its refusal goes to the device |
 //! | the further address refuses it as well | likewise |
+//! | the further address leaves it unanswered for 4 s | likewise; nothing goes there any more, and the next dial is 32 s later at the soonest |
 //!
 //! Invariant: by such a flow goes nothing but REGISTERs that the flow in use has refused, and it is never the flow in use.
 
@@ -30,6 +31,11 @@ pub(in crate::endpoint) enum NextAddress {
 }
 
 impl Upstreams {
+    /// Whether single REGISTERs go by this flow.
+    pub(in crate::endpoint) fn is_aside(&self, id: UpstreamId, flow: FlowId) -> bool {
+        self.get(id).is_some_and(|upstream| upstream.aside.is_some_and(|(aside, _)| aside == flow))
+    }
+
     /// A flow is closed, or believed no more.
     pub(super) fn forget_aside(&mut self, id: UpstreamId, flow: FlowId) {
         if let Some(upstream) = self.get_mut(id) {
@@ -56,6 +62,22 @@ impl Endpoint {
         upstream.aside_sought_at = Some(now);
         self.core.outputs.push_back(Output::Dial { upstream: id, avoid: Some(in_use), for_one: true });
         NextAddress::Awaited
+    }
+
+    /// A flow is used no more for single REGISTERs: what was sent by it, and is not answered, has the refusal of the flow in use.
+    pub(super) fn end_aside(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
+        self.upstreams.forget_aside(id, flow);
+        self.ask_all_anew(now, id, Some(flow));
+    }
+
+    /// A further address has left a REGISTER unanswered. Its flow stays for the calls of those that it has registered.
+    pub(in crate::endpoint) fn on_aside_silent(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
+        if self.upstreams.is_aside(id, flow) {
+            self.upstreams.forget_aside(id, flow);
+            if let Some(upstream) = self.upstreams.get_mut(id) {
+                upstream.aside_sought_at = Some(now);
+            }
+        }
     }
 
     /// A flow is open that was dialled for single REGISTERs; `found`: it leads to another address than the one in use.

@@ -421,6 +421,22 @@ impl Endpoint {
         }
     }
 
+    /// The flow in use leads to another server than the one before: what that one refused is asked for there, each in its turn.
+    pub(in crate::endpoint) fn on_upstream_replaced(&mut self, now: Instant, id: UpstreamId) {
+        let Some(upstream) = self.upstreams.get(id) else { return };
+        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
+            let Some(registration) = self.bindings.get_mut(binding) else { continue };
+            let step = registration.on_server_replaced();
+            self.carry_out(now, binding, step);
+        }
+    }
+
+    pub(super) fn close_stream(&mut self, flow: FlowId) {
+        if flow.is_reliable() {
+            self.core.outputs.push_back(Output::Close(flow));
+        }
+    }
+
     fn on_flow_dead(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.avoided = Some(flow);

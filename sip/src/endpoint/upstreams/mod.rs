@@ -7,6 +7,7 @@
 //! | `window` | how many may be under way at a SIP server |
 //! | `moves` | leaving an address that serves badly, and how a SIP server has served |
 //! | `rounds` | which addresses were left of late, each of which is asked once before any is asked again |
+//! | `accounts` | how many registrations that pass through each account has |
 //! | `asides` | a further address that single REGISTERs are sent to, while others are served by the flow in use |
 //! | `held` | a SIP server whose last REGISTER has failed is remembered for some minutes |
 //! | `recovery` | who begins, and when, after a SIP server serves again |
@@ -21,6 +22,7 @@
 //! Invariant: an upstream is known while a binding, a transit reference or a kept stream needs it, or it is held, and not longer; nobody outside
 //! this folder changes one.
 
+mod accounts;
 mod asides;
 mod doubts;
 mod failback;
@@ -42,12 +44,12 @@ use std::time::{Duration, Instant};
 
 use super::unanswered::UNANSWERED_MAX;
 use super::{Endpoint, Event, Source, Transport};
-use crate::edge::push_proxy::account_name;
 use crate::flow::KeepAlive;
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::registration::{Began, Registration, Turn};
 use crate::timing::BackOff;
 use crate::transaction::ServerId;
+use accounts::Accounts;
 pub(super) use asides::NextAddress;
 use kept::Kept;
 use moves::Fitness;
@@ -124,6 +126,8 @@ struct Upstream {
     members: BTreeSet<BindingId>,
     /// REGISTERs and registrations that only pass through; they want a flow as long as there is one of them.
     transit_refs: usize,
+    /// The accounts of registrations that pass through.
+    accounts: Accounts,
     /// Members that are registered.
     registered_count: usize,
     /// Members that wait for their turn on the flow: those whose turn comes first, and the others.
@@ -460,17 +464,6 @@ impl Endpoint {
         self.forget_unless_needed(now, id, false);
     }
 
-    /// A registration of this account has ended: where it was the last one, the SIP server's refusals no longer count.
-    pub(super) fn forget_failures(&mut self, id: UpstreamId, server: &str, aor: &str) {
-        let is_left = |instance| self.push_binding_upstream(instance) == Some(id);
-        if self.push_bindings.of_aor(server, aor).any(is_left) {
-            return;
-        }
-        if let Some(upstream) = self.upstreams.get_mut(id) {
-            upstream.fitness.forget(account_name(&self.core.token_key, aor));
-        }
-    }
-
     /// A transit reference wants a flow: one is dialled unless that is under way.
     fn want_transit_flow(&mut self, id: UpstreamId) {
         if self.upstreams.get(id).is_some_and(|upstream| matches!(upstream.link, Link::Down)) {
@@ -523,6 +516,7 @@ impl Upstream {
             unanswered: Vec::new(),
             members: BTreeSet::new(),
             transit_refs: 0,
+            accounts: Accounts::new(),
             registered_count: 0,
             urgent: VecDeque::new(),
             queue: VecDeque::new(),

@@ -2,7 +2,8 @@
 //!
 //! | a REGISTER | nobody is served by the flow | others are |
 //! | --- | --- | --- |
-//! | is left unanswered, and nothing else was heard | leave it | leave it, unless others were [granted together](TOGETHER) with it |
+//! | is left unanswered, and no keep-alive was answered either | leave it | leave it, unless others were [granted together](TOGETHER) with it |
+//! | is left unanswered, and nothing but keep-alives was answered | leave it | as after a 500: the server may drop what one account sends |
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
 //! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
@@ -284,7 +285,8 @@ impl Upstreams {
 
 impl Endpoint {
     /// A REGISTER was left without any response. When nothing else was heard meanwhile, another address is tried; unless others were granted
-    /// just as it was sent, for then the server drops what is too much for it. A server that answers others is asked more slowly.
+    /// just as it was sent, for then the server drops what is too much for it. A server that answers others is asked more slowly. Where others are registered
+    /// and keep-alives are answered, the server may drop the REGISTERs of a single account, so that counts as a 500 does.
     pub(in crate::endpoint) fn on_upstream_silent(&mut self, now: Instant, id: UpstreamId, binding: BindingId) {
         let within = self.core.settings.timing.transaction.t1_64();
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
@@ -292,6 +294,22 @@ impl Endpoint {
         if upstream.answered_at.is_some_and(|at| at + within > now) {
             if earlier.is_some_and(|(at, other)| other != binding && at + within > now) {
                 upstream.pace.refuse(now);
+            }
+            return;
+        }
+        let registration = self.bindings.get(binding);
+        let own = usize::from(registration.is_some_and(|it| it.counted));
+        let under_way = self.registers.count_to(id);
+        if (upstream.registered_count > own || upstream.transit_refs > under_way)
+            && upstream.heard_at.is_some_and(|at| at + within > now)
+        {
+            let is_proven = registration.is_some_and(|it| it.is_established());
+            upstream.fitness.fail(Failed::Some);
+            let are_several = is_proven && upstream.fitness.leave_unserved(binding);
+            if are_several && upstream.fitness.has_granted_nobody(now, within) {
+                upstream.pace.begin_anew();
+                upstream.fitness.fail(Failed::All);
+                self.search_elsewhere(now, id, Some(binding));
             }
             return;
         }
@@ -497,16 +515,6 @@ impl Endpoint {
         }
     }
 
-    /// The flow in use leads to another server than the one before: what that one refused is asked for there, each in its turn.
-    pub(in crate::endpoint) fn on_upstream_replaced(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get(id) else { return };
-        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(binding) else { continue };
-            let step = registration.on_server_replaced();
-            self.carry_out(now, binding, step);
-        }
-    }
-
     /// The address that was silent is left for another one: what is under way there goes there, too, and those that stand follow.
     fn leave_silent(&mut self, now: Instant, id: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
@@ -679,15 +687,11 @@ impl Endpoint {
             return self.core.later(now, self.core.settings.answered_within(), Timer::ReplacedFlow(id, Box::new(old)));
         }
         upstream.replaced.retain(|flow| *flow != old);
-        self.upstreams.forget_aside(id, old);
         if !in_use {
+            self.end_aside(now, id, old);
             self.close_stream(old);
-        }
-    }
-
-    pub(super) fn close_stream(&mut self, flow: FlowId) {
-        if flow.is_reliable() {
-            self.core.outputs.push_back(Output::Close(flow));
+        } else {
+            self.upstreams.forget_aside(id, old);
         }
     }
 }

@@ -22,7 +22,7 @@ const LEFT_MAX: usize = 16;
 const VAIN_MAX: u32 = 6;
 
 /// The address and kind of transport that a flow leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::endpoint) enum Destination {
     Datagrams(SocketAddr),
     Streams(SocketAddr),

@@ -263,3 +263,26 @@ fn an_answer_about_the_contact_of_another_relay_that_crosses_another_goal_grants
     assert!(!walk.registration.is_registered() && walk.registration.granted_until().is_none());
     assert!(!walk.registration.has_earlier());
 }
+
+#[test]
+fn a_refusal_of_the_other_contact_alone_is_none_of_credentials_where_the_own_one_was_refused_for_something_else() {
+    for status in [403, 404] {
+        let mut walk = taken_from(&["gone:2"]);
+        assert_eq!(step(&walk.registration.begin()), "Send");
+        for (named, refusal) in [("r:1 gone:2", 400), ("gone:2", 0), ("r:1", 400)] {
+            assert_eq!(walk.ask(), named);
+            match refusal {
+                0 => walk.meet("silence"),
+                refusal => assert!(matches!(walk.respond(refusal, &[]), "Send" | "Failed")),
+            }
+        }
+        walk.now = walk.registration.deadline().unwrap();
+        assert_eq!(step(&walk.registration.on_deadline(walk.now)), "WantFlow");
+        let (named, follows) = walk.answered(status);
+        assert_eq!((named.as_str(), matches!(follows, "Ask" | "Send")), ("gone:2", true), "{status}: {follows}");
+        if follows == "Ask" {
+            assert_eq!(step(&walk.answer()), "Send");
+        }
+        assert_eq!(walk.ask(), "r:1");
+    }
+}

@@ -5,11 +5,11 @@ use sip::id::FlowId;
 
 use super::through::{Register, Through};
 
-const FIRST: FlowId = FlowId::Stream(71);
-const NEXT: FlowId = FlowId::Stream(72);
+pub(super) const FIRST: FlowId = FlowId::Stream(71);
+pub(super) const NEXT: FlowId = FlowId::Stream(72);
 
 /// Phones that are registered by the first address; the next dial that is to avoid it leads to the next one.
-fn registered(phones: u64) -> Through {
+pub(super) fn registered(phones: u64) -> Through {
     let mut through = Through::over(FIRST);
     for phone in 1..=phones {
         through.registered(&of(phone));
@@ -22,26 +22,26 @@ fn registered(phones: u64) -> Through {
 }
 
 /// A REGISTER of a phone, each of an account and with a push token of its own.
-fn of(phone: u64) -> Register {
+pub(super) fn of(phone: u64) -> Register {
     const ACCOUNTS: [&str; 4] =
         ["sip:alice@example.com", "sip:carol@example.com", "sip:dave@example.com", "sip:erin@example.com"];
     Register { to: ACCOUNTS[(phone as usize - 1) % 4], ..of_alice(phone) }
 }
 
 /// Likewise of a phone of Alice's.
-fn of_alice(phone: u64) -> Register {
+pub(super) fn of_alice(phone: u64) -> Register {
     let contact = format!("<sip:alice@10.0.0.5:{phone};pn-provider=fcm;pn-param=project;pn-prid=token{phone}>");
     Register::by(phone).contact(&format!("{contact};+sip.instance=\"<urn:uuid:{phone}>\""))
 }
 
 /// The server behind the first address answers the last REGISTER that went there.
-fn refuse(through: &mut Through, status: u16) {
+pub(super) fn refuse(through: &mut Through, status: u16) {
     let register = asked(through, FIRST).pop().expect("it is asked");
     let source = Source { flow: FIRST, ..through.world.upstream };
     through.world.reply(source, &register, status, &[("Retry-After", "5")], "");
 }
 
-fn asked(through: &Through, flow: FlowId) -> Vec<sip::message::Message> {
+pub(super) fn asked(through: &Through, flow: FlowId) -> Vec<sip::message::Message> {
     let sent = through.world.sent.iter().filter(|sent| sent.flow == flow);
     sent.filter(|sent| sent.message.method_text() == Some("REGISTER")).map(|sent| sent.message.clone()).collect()
 }
@@ -169,16 +169,53 @@ fn one_account_with_many_phones_moves_nobody_else() {
 
 #[test]
 fn the_phones_of_one_account_move_where_nobody_else_is() {
-    let mut through = registered(0);
-    through.world.upstream.flow = FIRST;
-    for phone in [11, 12] {
-        through.registered(&of_alice(phone));
+    for to in ["sip:alice@example.com", "sip:Alice@example.com", "sips:alice@example.com"] {
+        let mut through = registered(0);
+        through.world.upstream.flow = FIRST;
+        let other = Register { to, ..of_alice(12) };
+        for phone in [&of_alice(11), &other] {
+            through.registered(phone);
+        }
+        through.world.upstream.flow = NEXT;
+        through.register(&of_alice(11));
+        through.register(&other);
+        refuse(&mut through, 503);
+        let server = through.server;
+        assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 503")), (1, 0), "{to}");
+        assert_eq!(through.world.endpoint.flow_to(server), Some(NEXT), "{to}");
     }
-    through.world.upstream.flow = NEXT;
-    through.register(&of_alice(11));
-    through.register(&of_alice(12));
+}
+
+#[test]
+fn a_register_that_its_device_has_followed_up_is_not_sent_again() {
+    let mut through = registered(2);
+    through.register(&of(1));
+    through.register(&of(1).expires(0));
+    // Another device's is no follow-up.
+    through.register(&of(2));
+    through.world.input(Input::Closed(FIRST));
+    let next = asked(&through, NEXT);
+    let expires: Vec<_> = next.iter().map(|it| it.text(sip::message::Name::Expires).unwrap()).collect();
+    assert_eq!((expires, through.world.count("REGISTER 504")), (vec!["0", "600"], 1));
+    // Likewise one that is refused after the other one.
+    let mut through = registered(1);
+    through.register(&of(1));
+    let first = through.world.last("REGISTER");
+    through.register(&of(1).expires(0));
+    let source = Source { flow: FIRST, ..through.world.upstream };
+    through.world.reply(source, &first, 503, &[("Retry-After", "5")], "");
+    assert_eq!(through.world.count("REGISTER 503"), 1);
+    assert!(asked(&through, NEXT).iter().all(|it| it.text(sip::message::Name::Expires) == Some("0")));
+}
+
+#[test]
+fn a_register_that_waits_for_another_address_when_the_process_ends_may_come_again_at_once() {
+    let mut through = registered(1);
+    through.world.dial = false;
+    through.register(&of(1));
     refuse(&mut through, 503);
-    assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 503")), (1, 0));
+    through.world.input(Input::EndCalls(Failover::OtherNode));
+    assert_eq!(through.world.last("REGISTER 503").text(sip::message::Name::RetryAfter), Some("1"));
 }
 
 #[test]
@@ -204,9 +241,15 @@ fn an_account_that_is_gone_counts_no_more() {
 
 #[test]
 fn an_account_that_is_left_with_another_phone_is_still_the_one_that_failed_alone() {
+    for to in ["sip:alice@example.com", "sip:Alice@example.com", "sips:alice@example.com"] {
+        is_left_with_another_phone(to);
+    }
+}
+
+fn is_left_with_another_phone(to: &'static str) {
     let mut through = registered(0);
     through.world.upstream.flow = FIRST;
-    through.registered(&of_alice(11).expires(100));
+    through.registered(&Register { to, ..of_alice(11) }.expires(100));
     through.registered(&of_alice(12));
     through.registered(&of(3));
     through.registered(&of(2));
@@ -222,26 +265,73 @@ fn an_account_that_is_left_with_another_phone_is_still_the_one_that_failed_alone
         through.register(&phone);
         refuse(&mut through, 500);
     }
-    assert_eq!(through.world.avoided.len(), 0, "one that fails alone, and one more");
+    assert_eq!(through.world.avoided.len(), 0, "one that fails alone, and one more: {to}");
+}
+
+/// The proof of a phone for this nonce.
+pub(super) fn proof(nonce: &str) -> String {
+    format!(
+        "Authorization: Digest username=\"alice\", realm=\"r\", nonce=\"{nonce}\", uri=\"sip:example.com\", \
+         response=\"0123456789abcdef0123456789abcdef\""
+    )
+}
+
+/// The server behind a flow challenges the last REGISTER that went there.
+pub(super) fn challenge_by(through: &mut Through, flow: FlowId, nonce: &str) {
+    let register = asked(through, flow).pop().expect("it is asked");
+    let source = Source { flow, ..through.world.upstream };
+    let challenge = format!("Digest realm=\"r\", nonce=\"{nonce}\"");
+    through.world.reply(source, &register, 401, &[("WWW-Authenticate", &challenge)], "");
+}
+
+/// What the shell was told of proofs since.
+pub(super) fn judged(through: &mut Through) -> Vec<bool> {
+    let told = |event| match event {
+        Event::RegisterEnded { proof, .. } => proof,
+        _ => None,
+    };
+    through.world.events.drain(..).filter_map(told).collect()
 }
 
 #[test]
 fn a_proof_for_the_address_that_was_left_is_not_a_wrong_one_at_the_next() {
-    const PROOF: &str = "Authorization: Digest username=\"alice\", realm=\"r\", nonce=\"n\", uri=\"sip:example.com\", \
-                         response=\"0123456789abcdef0123456789abcdef\"";
-    const CHALLENGE: &str = "Digest realm=\"r\", nonce=\"m\"";
-    for (proves, stale, heard) in [(true, "", 503), (true, ", stale=true", 401), (false, "", 401)] {
+    for (proves, stale) in [(true, ""), (true, "\", stale=\"true"), (false, "")] {
         let mut through = registered(1);
-        let register = if proves { of(1).header(PROOF) } else { of(1) };
+        let register = if proves { of(1).header(&proof("n")) } else { of(1) };
         through.register(&register);
         refuse(&mut through, 503);
-        through.world.events.clear();
-        let (register, source) = (through.world.last("REGISTER"), through.world.upstream);
-        through.world.reply(source, &register, 401, &[("WWW-Authenticate", &format!("{CHALLENGE}{stale}"))], "");
-        let said = (through.world.count("REGISTER 503"), through.world.count("REGISTER 401"));
-        assert_eq!(said, if heard == 503 { (1, 0) } else { (0, 1) }, "{proves} {stale}");
-        let is_doubted = |event: &Event| matches!(event, Event::RegisterEnded { proof: Some(_), .. });
-        assert!(!through.world.events.iter().any(is_doubted), "{proves} {stale}");
+        judged(&mut through);
+        challenge_by(&mut through, NEXT, &format!("m{stale}"));
+        assert_eq!(
+            (through.world.count("REGISTER 503"), through.world.count("REGISTER 401")),
+            (0, 1),
+            "{proves} {stale}"
+        );
+        assert_eq!(judged(&mut through), [], "{proves} {stale}");
+    }
+}
+
+#[test]
+fn a_proof_that_is_sent_again_because_its_flow_ended_is_not_a_wrong_one() {
+    // To another address, and to the same one, behind which the server has begun anew.
+    for next in ["192.0.2.11:5061", "192.0.2.10:5061"] {
+        let mut through = registered(0);
+        through.world.upstream.flow = FIRST;
+        through.world.input(Input::LeadsTo { flow: FIRST, address: "192.0.2.10:5061".parse().unwrap() });
+        through.register(&of(1));
+        challenge_by(&mut through, FIRST, "n");
+        through.registered(&of(1).header(&proof("n")));
+        judged(&mut through);
+        through.register(&of(1).header(&proof("n")));
+        through.world.input(Input::LeadsTo { flow: NEXT, address: next.parse().unwrap() });
+        through.world.upstream.flow = NEXT;
+        through.world.input(Input::Closed(FIRST));
+        challenge_by(&mut through, NEXT, "m");
+        assert_eq!((judged(&mut through), through.world.count("REGISTER 401")), (vec![], 2), "{next}");
+        // What it proves with that nonce counts.
+        through.register(&of(1).header(&proof("m")));
+        challenge_by(&mut through, NEXT, "m");
+        assert_eq!(judged(&mut through), [false], "{next}");
     }
 }
 
@@ -319,7 +409,7 @@ fn answer_by(through: &mut Through, flow: FlowId, status: u16, next: FlowId) {
     through.world.reply(source, &register, status, &[], "");
 }
 
-const THIRD: FlowId = FlowId::Stream(73);
+pub(super) const THIRD: FlowId = FlowId::Stream(73);
 
 #[test]
 fn a_register_goes_along_the_list_until_an_address_serves_it() {
@@ -440,96 +530,6 @@ fn a_phone_that_leaves_is_unregistered_at_the_next_address_where_the_first_refus
         through.accept(0);
         assert_eq!(through.world.count("REGISTER 200"), 1);
     }
-}
-
-/// A lent account and phones are registered by the first address; their dials lead to the next one.
-fn beside_a_lent_account(phones: u64) -> Through {
-    let mut through = registered(0);
-    through.world.upstream.flow = FIRST;
-    through.world.bind();
-    through.world.grant(3600);
-    (1..=phones).for_each(|phone| drop(through.registered(&of(phone))));
-    through.world.upstream.flow = NEXT;
-    through.world.avoided.clear();
-    through.world.sent.clear();
-    through
-}
-
-#[test]
-fn a_phone_beside_others_that_its_server_refuses_is_registered_by_a_further_address_and_nobody_moves() {
-    for (phones, phone, status) in [(1, 1, 503), (1, 1, 430), (0, 1, 503), (2, 3, 503)] {
-        let mut through = beside_a_lent_account(phones);
-        let server = through.server;
-        for round in 1..=3 {
-            through.register(&of(phone));
-            refuse(&mut through, status);
-            assert_eq!(asked(&through, NEXT).len(), round, "{phones} {status}");
-            let (register, next) = (asked(&through, NEXT).pop().unwrap(), through.world.upstream);
-            through.accept_this(&register, 600);
-            assert_eq!(next.flow, NEXT);
-            assert_eq!(through.world.count("REGISTER 200"), round);
-            through.advance(5);
-        }
-        assert_eq!(
-            (through.world.count(&format!("REGISTER {status}")), through.world.dialled),
-            (0, 2),
-            "{phones} {status}"
-        );
-        assert_eq!(through.world.for_one, 1, "no other shard takes the address for a bad one");
-        assert_eq!(through.world.endpoint.flow_to(server), Some(FIRST));
-        assert!(through.world.endpoint.is_registered(through.world.binding) && through.world.closed.is_empty());
-        // Its flow is closed when no call by it can need an answer any more.
-        through.advance(400);
-        assert_eq!(through.world.closed, [NEXT]);
-    }
-}
-
-#[test]
-fn a_refusal_by_a_further_address_too_or_without_any_goes_to_the_phone_and_none_is_dialled_for_a_while() {
-    let mut through = beside_a_lent_account(1);
-    for _ in 0..10 {
-        through.register(&of(1));
-        refuse(&mut through, 503);
-        let (register, next) = (asked(&through, NEXT).pop().unwrap(), through.world.upstream);
-        through.world.reply(next, &register, 503, &[("Retry-After", "7")], "");
-        through.advance(1);
-    }
-    assert_eq!((through.world.count("REGISTER 503"), through.world.dialled), (10, 2));
-    // None is there.
-    let mut through = beside_a_lent_account(1);
-    through.world.elsewhere = false;
-    for _ in 0..10 {
-        through.register(&of(1));
-        refuse(&mut through, 503);
-        through.advance(1);
-    }
-    assert_eq!((through.world.count("REGISTER 503"), through.world.dialled), (10, 2));
-    assert_eq!((through.world.closed.as_slice(), asked(&through, NEXT).len()), (&[NEXT][..], 0));
-    // None can be dialled.
-    let mut through = beside_a_lent_account(1);
-    through.world.dial = false;
-    through.register(&of(1));
-    refuse(&mut through, 503);
-    assert_eq!(through.world.count("REGISTER 503"), 0);
-    let server = through.server;
-    through.world.input(Input::DialFailed(server));
-    assert_eq!(through.world.count("REGISTER 503"), 1);
-}
-
-#[test]
-fn a_flow_to_a_further_address_that_ends_hands_on_the_refusal_and_is_dialled_anew() {
-    let mut through = beside_a_lent_account(1);
-    through.register(&of(1));
-    refuse(&mut through, 503);
-    through.world.input(Input::LeadsTo { flow: NEXT, address: "192.0.2.11:5061".parse().unwrap() });
-    through.world.input(Input::Closed(NEXT));
-    assert_eq!(through.world.count("REGISTER 503"), 1);
-    assert_eq!(asked(&through, FIRST).len(), 1, "those that stand there are not disturbed");
-    through.advance(33);
-    through.world.upstream.flow = THIRD;
-    through.register(&of(1));
-    refuse(&mut through, 503);
-    assert_eq!(asked(&through, THIRD).len(), 1);
 }
 
 #[test]

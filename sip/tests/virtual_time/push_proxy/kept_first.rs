@@ -84,3 +84,11 @@ fn a_registration_that_ends_meanwhile_was_answered() {
     through.world.input(Input::RemovePushBinding(instance));
     assert_eq!(through.world.count("REGISTER 200"), 1);
 }
+
+#[test]
+fn an_answer_that_waits_when_the_process_ends_goes() {
+    let mut through = waits();
+    assert_eq!(through.world.endpoint.registers_under_way(), 1);
+    through.world.input(Input::EndCalls(Failover::OtherNode));
+    assert_eq!((through.world.count("REGISTER 200"), through.world.endpoint.registers_under_way()), (1, 0));
+}

@@ -1,6 +1,7 @@
 //! The push proxy in virtual time (RFC 8599, RFC 3327), and the same without push (RFC 5626): what a device, its registrar and
 //! a stranger see of it.
 
+mod asides;
 mod by_flow;
 mod calls;
 mod carried_proofs;
