@@ -35,6 +35,7 @@ impl Agent {
         let ended = self.ask_all(|reply| Request::EndCalls { failover, reply }).await;
         let calls: usize = ended.iter().map(|ended| ended.calls).sum();
         let requests: usize = ended.iter().map(|ended| ended.requests).sum();
+        let registers: usize = ended.iter().map(|ended| ended.registers).sum();
         if calls > 0 {
             tracing::warn!(event = "drain-ended-calls", ended = calls, "the drain ended calls that were being set up");
         }
@@ -45,7 +46,7 @@ impl Agent {
                 "the drain answered requests that nobody else had answered"
             );
         }
-        if calls + requests > 0 {
+        if calls + requests + registers > 0 {
             sleep(LEAVING).await;
         }
     }

@@ -377,6 +377,8 @@ pub struct LeftOpen {
     pub calls: usize,
     /// Other requests, in calls and outside.
     pub requests: usize,
+    /// REGISTERs that pass through: nobody waits for them, for phones send one after the other.
+    pub registers: usize,
 }
 
 impl Request {

@@ -43,6 +43,7 @@
 //! | `traced` | | the instances that a message is about |
 //! | `notify` | | NOTIFYs outside a dialog, OPTIONS |
 //! | [`forwarded_registers`], [`register_table`], [`register_turns`], [`register_outcomes`] | `ForwardedRegisters` | REGISTERs that are forwarded to another SIP server, when they may go, and how they ended |
+//! | [`given_nonces`] | `GivenNonces` | the nonces that addresses of SIP servers have given, which tell whose a refused proof is |
 //! | [`held_answers`] | `HeldAnswers` | the answers that wait until a registration is kept |
 //! | `replaced`, `lingering` | | registrations whose place another one takes; those that have ended while a caller waits |
 //! | [`push_bindings`], `flow_bindings` | `PushBindings` | registrations made by forwarded REGISTERs, whose devices are pushed (RFC 8599) or reached by their flow alone (RFC 5626) |

@@ -654,6 +654,6 @@ fn accounts_whose_registers_are_dropped_move_others_when_they_are_several_while_
         }
         let flow = if moved { NEXT } else { FIRST };
         assert_eq!(world.endpoint.flow_to(REGISTRAR), Some(flow), "{accounts} {dropped:?}");
-        assert!(world.asked(*dropped.start(), FIRST).len() > 1, "{accounts} {dropped:?}");
+        assert!(!world.asked(*dropped.start(), FIRST).is_empty(), "{accounts} {dropped:?}");
     }
 }

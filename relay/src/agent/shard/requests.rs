@@ -147,9 +147,9 @@ impl Shard {
             }
             Request::EndCalls { failover, reply } => {
                 let open = self.endpoint.open_calls() + self.endpoint.expected_calls();
-                let requests = self.endpoint.open_requests() + self.endpoint.registers_under_way();
+                let (requests, registers) = (self.endpoint.open_requests(), self.endpoint.registers_under_way());
                 self.drive(clock::now(), Input::EndCalls(failover));
-                let _ = reply.send(LeftOpen { calls: open + self.refuse_what_waits(), requests });
+                let _ = reply.send(LeftOpen { calls: open + self.refuse_what_waits(), requests, registers });
             }
         }
     }
