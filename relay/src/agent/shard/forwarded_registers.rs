@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use sip::endpoint::{
-    ForwardedRegisterId, Input, ProofRequest, ProofStep, PushRequest, RegisterOutcome, RegisterRoute, RouteRefusal,
-    RouteRequest,
+    ForwardedRegisterId, Input, ProofRequest, ProofStep, PushBindingEnd, PushRequest, RegisterOutcome, RegisterRoute,
+    RouteRefusal, RouteRequest,
 };
 use sip::id::InstanceId;
 use sip::message::Uri;
@@ -19,7 +19,7 @@ use crate::clock::{self, unix_now_ms};
 use crate::config::DomainRules;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Holding;
-use crate::metrics::labels::{EdgeRegisterOutcome, PassedRegisterOutcome};
+use crate::metrics::labels::{EdgeRegisterOutcome, PassedEnd, PassedRegisterOutcome};
 use crate::push::NoAddress;
 
 /// The `Retry-After` for a registration that meets a limit, in seconds.
@@ -216,6 +216,15 @@ fn passed_register_outcome(outcome: RegisterOutcome) -> PassedRegisterOutcome {
         RegisterOutcome::Unreachable => PassedRegisterOutcome::Unreachable,
         RegisterOutcome::Limited => PassedRegisterOutcome::Limited,
         RegisterOutcome::FirstFailed => PassedRegisterOutcome::FirstFailed,
+    }
+}
+
+pub(super) fn passed_end(end: PushBindingEnd) -> PassedEnd {
+    match end {
+        PushBindingEnd::Unregistered => PassedEnd::Unregistered,
+        PushBindingEnd::Expired => PassedEnd::Expired,
+        PushBindingEnd::Replaced => PassedEnd::Replaced,
+        PushBindingEnd::Removed => PassedEnd::Removed,
     }
 }
 

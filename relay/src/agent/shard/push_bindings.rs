@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::Shard;
 use super::alerts::AlertContent;
+use super::forwarded_registers::passed_end;
 use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
 use crate::agent::erasures;
@@ -514,6 +515,9 @@ impl Shard {
         if end == PushBindingEnd::Removed {
             self.forget_trace(id);
         }
+        if self.push_bindings.rows.get(&id).is_none_or(|row| !row.is_wiped) {
+            self.export_answered(id);
+        }
         self.forget_stories(id);
         self.push_bindings.released.remove(&id);
         let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_released;
@@ -585,15 +589,6 @@ impl Shard {
         let life_s =
             self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now()).max(REFRESH_LIFE_MIN_S);
         self.send_alert_to(app, target, id, Event::Renew, life_s, AlertContent::default());
-    }
-}
-
-fn passed_end(end: PushBindingEnd) -> PassedEnd {
-    match end {
-        PushBindingEnd::Unregistered => PassedEnd::Unregistered,
-        PushBindingEnd::Expired => PassedEnd::Expired,
-        PushBindingEnd::Replaced => PassedEnd::Replaced,
-        PushBindingEnd::Removed => PassedEnd::Removed,
     }
 }
 
