@@ -364,11 +364,13 @@ impl<'a> AskedAccounts<'a> {
 
 /// Asks until nothing is on its way that would be missed.
 async fn all_seen(mut ask: impl AsyncFnMut() -> Result<Seen, CommandError>) -> Result<Seen, CommandError> {
-    let until = Instant::now() + PATIENCE;
+    // A first pass over a long list may take longer than that by itself.
+    let mut until = None;
     let mut has_told = false;
     loop {
         let seen = ask().await?;
-        if seen.silent.is_empty() || Instant::now() >= until {
+        let now = Instant::now();
+        if seen.silent.is_empty() || now >= *until.get_or_insert(now + PATIENCE) {
             return Ok(seen);
         }
         if !has_told {
@@ -539,6 +541,27 @@ mod tests {
         let which = Which { app: None, domain: None };
         assert!(consequence(3, &which, 2).starts_with("3 instances of these 2 accounts will be"));
         assert!(consequence(1, &which, 1).starts_with("1 instance of this account will be"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_first_pass_that_took_long_a_silent_node_is_still_asked_again() {
+        let passes = RefCell::new(0);
+        let ask = async || {
+            *passes.borrow_mut() += 1;
+            let is_first = *passes.borrow() == 1;
+            if is_first {
+                sleep(PATIENCE * 2).await;
+            }
+            let mut seen = Seen::default();
+            seen.add(&mut if is_first {
+                json!({"instances": [], "silent": ["a"]})
+            } else {
+                json!({"instances": [1]})
+            })?;
+            Ok(seen)
+        };
+        let seen = all_seen(ask).await.unwrap();
+        assert_eq!((seen.instances.len(), seen.silent(), *passes.borrow()), (1, String::new(), 2));
     }
 
     #[tokio::test]

@@ -126,23 +126,26 @@ impl<'a> Registering<'a> {
     ) -> Result<(), Ended> {
         let wanted = self.doctor.register_expires.as_secs();
         let mut granted = self.send_authorized(&own.headers_with_path(wanted), report).await?;
-        let (mut asked, mut followed) = (wanted, 0);
-        while granted.status() == Some(423) {
-            asked = longer(&granted, asked, followed)?;
-            followed += 1;
-            let remedy = match followed {
-                1 => "the relay follows; upstream.register_expires may name as much",
-                _ => {
-                    "the relay follows one 423 at a time, and is registered by a later try: let the first one name as much"
+        let (mut asked, mut followed, mut keeps_path) = (wanted, 0, true);
+        loop {
+            match granted.status() {
+                Some(423) => {
+                    asked = longer(&granted, asked, followed)?;
+                    followed += 1;
+                    let remedy = match followed {
+                        1 => "the relay follows; upstream.register_expires may name as much",
+                        _ => {
+                            "the relay follows one 423 at a time, and is registered by a later try: let the first one name as much"
+                        }
+                    };
+                    report.note(STEP, format!("it grants nothing below {asked} s"), remedy);
                 }
-            };
-            report.note(STEP, format!("it grants nothing below {asked} s"), remedy);
-            granted = self.send_again(&own.headers_with_path(asked), report).await?;
-        }
-        let mut keeps_path = true;
-        if granted.status() == Some(420) {
-            keeps_path = false;
-            granted = self.send_again(&own.headers(asked), report).await?;
+                // A server may look at the extensions before the lifetime.
+                Some(420) if keeps_path => keeps_path = false,
+                _ => break,
+            }
+            let headers = if keeps_path { own.headers_with_path(asked) } else { own.headers(asked) };
+            granted = self.send_again(&headers, report).await?;
         }
         let status = granted.status().unwrap_or_default();
         match (status, &before) {
@@ -611,6 +614,7 @@ mod tests {
         let cases: &[(&[&str], Option<&str>)] = &[
             (&["1800"], None),
             (&["1800", "3600"], None),
+            (&["420", "1800"], None),
             (&["99999999"], Some("it grants nothing below 99999999 s")),
             (&[""], Some("without a Min-Expires")),
             (&["60"], Some("its Min-Expires is 60")),
@@ -622,6 +626,7 @@ mod tests {
                 (false, _) => (401, vec![(Name::WwwAuthenticate, challenge("registrar", 1))]),
                 (true, Some(contact)) if !contact.ends_with("expires=0") => match left.next() {
                     Some(&"") => (423, Vec::new()),
+                    Some(&"420") => (420, Vec::new()),
                     Some(least) => (423, vec![(Name::MinExpires, (*least).to_owned())]),
                     None => granted(asked),
                 },

@@ -163,6 +163,10 @@ impl Label for PassedRegisterOutcome {
     const NAME: &'static str = "outcome";
 }
 
+impl Label for LostWithin {
+    const NAME: &'static str = "within";
+}
+
 impl Label for PassedEnd {
     const NAME: &'static str = "end";
 }
@@ -319,6 +323,8 @@ words!(
         TimedOut = "timed-out",
         /// No connection or no address for a refresh.
         Unreachable = "unreachable",
+        /// The relay put a refresh off: it was not its turn (upstream.registrations_per_second), a limit was reached, or the relay ended.
+        Limited = "limited",
         /// A first registration was not granted, whatever the reason: anybody may ask for one.
         FirstFailed = "first-failed",
     }
@@ -332,8 +338,19 @@ words!(
         Expired = "expired",
         /// Its device has another one from now on.
         Replaced = "replaced",
-        /// The relay ended it: its push token is dead, an operator wiped it, or another node has it.
+        /// The relay ended it: its push token is dead, or an operator wiped it.
         Removed = "removed",
+        /// Another node has it by now, or has ended it.
+        Moved = "moved",
+    }
+);
+words!(
+    /// How long ago a registration ran out whose phone is not back.
+    LostWithin {
+        /// An hour at most.
+        Hour = "hour",
+        /// A day at most.
+        Day = "day",
     }
 );
 words!(

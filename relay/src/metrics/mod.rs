@@ -23,16 +23,19 @@ use crate::domain::{CanaryStep, InstanceState, MessageOutcome, PushOutcome, Push
 use crate::log;
 
 pub mod labels;
+mod lost_phones;
 mod process;
 pub mod reading;
 mod registered;
 
 use labels::{
     Canary, CanaryOutcome, CertificateOrder, EdgeRegisterOutcome, HandshakeOutcome, HttpRequest, InviteOutcome, Limit,
-    Listener, MissedCallOutcome, MwiNotify, OfApp, PassedEnd, PassedRegisterOutcome, RegistrationOutcome, SipRefusal,
-    StoreOperation, TraceOutcome, Warning,
+    Listener, LostWithin, MissedCallOutcome, MwiNotify, OfApp, PassedEnd, PassedRegisterOutcome, RegistrationOutcome,
+    SipRefusal, StoreOperation, TraceOutcome, Warning,
 };
 
+pub use lost_phones::Failing;
+use lost_phones::LostPhones;
 use process::Process;
 use registered::{Series, Table, family, histogram, register, series, single, table};
 
@@ -107,6 +110,8 @@ metrics! {
     SipRefused = "sipwake_sip_refused_total", Counter, "SIP messages dropped or refused before they reached a binding, by reason.";
     Limits = "sipwake_limits_total", Counter, "Requests, connections and dials refused or ended at a limit, by limit.";
     PushRegistrations = "sipwake_push_registrations", Gauge, "Registrations that passed through the edge and are pushed for (RFC 8599).";
+    PushRegistrationsFailing = "sipwake_push_registrations_failing", Gauge, "Those of them whose last refresh failed; their phones are called as long as the last grant stands.";
+    PushRegistrationsLost = "sipwake_push_registrations_lost", Gauge, "Those that ran out at this node within the last hour, or day, and whose accounts have registered no phone again.";
     PushRegistrationsEnded = "sipwake_push_registrations_ended_total", Counter, "Registrations that passed through and are pushed for no more, by why they ended.";
     PassedRegisters = "sipwake_passed_registers_total", Counter, "REGISTER requests of devices to their own SIP servers through the edge, by how they ended.";
     FlowRegistrations = "sipwake_flow_registrations", Gauge, "Registrations that passed through the edge without push parameters (edge.flow_domains): reachable while their connections are open.";
@@ -174,6 +179,9 @@ struct Handles {
     sip_refused: Series<SipRefusal, Counter>,
     limits: Series<Limit, Counter>,
     push_registrations: Gauge,
+    push_registrations_failing: Gauge,
+    push_registrations_lost: Series<LostWithin, Gauge>,
+    lost_phones: LostPhones,
     push_registrations_ended: Series<PassedEnd, Counter>,
     passed_registers: Series<PassedRegisterOutcome, Counter>,
     flow_registrations: Gauge,
@@ -254,6 +262,9 @@ impl Metrics {
             sip_refused: series(r, Metric::SipRefused),
             limits: series(r, Metric::Limits),
             push_registrations: single(r, Metric::PushRegistrations),
+            push_registrations_failing: single(r, Metric::PushRegistrationsFailing),
+            push_registrations_lost: series(r, Metric::PushRegistrationsLost),
+            lost_phones: LostPhones::default(),
             push_registrations_ended: series(r, Metric::PushRegistrationsEnded),
             passed_registers: series(r, Metric::PassedRegisters),
             flow_registrations: single(r, Metric::FlowRegistrations),
@@ -450,6 +461,22 @@ impl Metrics {
         self.0.push_registrations.inc_by(i64::from(change));
     }
 
+    /// The last refresh of a registration that passed through has failed: it counts so while the value lives.
+    pub fn push_registration_fails(&self) -> Failing {
+        Failing::new(&self.0.push_registrations_failing)
+    }
+
+    /// A registration of this account that passed through is there that was not. See [`LostPhones`] for its names.
+    pub fn push_registration_begins(&self, account: [u8; 16], registration: [u8; 16]) {
+        self.push_registrations(1);
+        self.0.lost_phones.find(account, registration);
+    }
+
+    /// A registration of this account that passed through ran out.
+    pub fn push_registration_runs_out(&self, account: [u8; 16], registration: [u8; 16]) {
+        self.0.lost_phones.lose(account, registration, clock::since_boot());
+    }
+
     /// A registration that passed through has ended.
     pub fn push_registration_ended(&self, end: PassedEnd) {
         self.0.push_registrations_ended.of(end).inc();
@@ -538,6 +565,10 @@ impl Metrics {
         let not_after = self.0.certificate_not_after.load(Ordering::Relaxed);
         let left = if not_after > 0 { whole(not_after) - whole(clock::advertised_now()) } else { 0 };
         self.0.certificate_expiry.set(left);
+        for within in [LostWithin::Hour, LostWithin::Day] {
+            let lost = self.0.lost_phones.count(within, clock::since_boot());
+            self.0.push_registrations_lost.of(within).set(i64::try_from(lost).unwrap_or(i64::MAX));
+        }
         let process = Process::read();
         self.0.resident_memory.set(whole(process.resident_bytes));
         self.0.virtual_memory.set(whole(process.virtual_bytes));

@@ -367,9 +367,16 @@ impl OperatorService for Service {
     }
 
     async fn trace(&self, id: InstanceId, request: TraceRequest) -> Result<TraceAnswer, TraceError> {
-        if let Ok(status) = self.0.look_as_relay(id).await {
-            self.0.audit(Act::Read(Reading::Trace), &status);
+        let status = self.0.look_as_relay(id).await.ok();
+        if let Some(status) = &status {
+            self.0.audit(Act::Read(Reading::Trace), status);
         }
-        self.0.trace_as_relay(id, request).await
+        let answer = self.0.trace_as_relay(id, request).await;
+        // The trace of a registration that is gone may be here all the same.
+        if status.is_none() && answer.is_ok() {
+            let whose = || AuditSubject { instance: Some(id), ..AuditSubject::default() };
+            self.0.dependencies.audit.note(Act::Read(Reading::Trace), whose);
+        }
+        answer
     }
 }

@@ -289,6 +289,8 @@ pub enum Event {
         proof: Option<bool>,
         /// How it ended, for whoever watches; `None`: it asked the relay for its push services alone.
         outcome: Option<RegisterOutcome>,
+        /// The registration that it asked for; `None`: it asked for none, or a later REGISTER has been accepted for the same.
+        instance: Option<InstanceId>,
     },
     /// A device shows its SIP server a proof by another method than REGISTER.
     Proof(ProofStep),

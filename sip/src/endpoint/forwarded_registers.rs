@@ -226,7 +226,8 @@ impl Endpoint {
     ) {
         let proof = proof.filter(|_| row.intent.proves);
         let outcome = self.register_outcome(row, answered);
-        self.core.event(Event::RegisterEnded { register, proof, outcome });
+        let instance = row.registration().filter(|_| !row.is_overtaken).map(|(instance, _)| instance);
+        self.core.event(Event::RegisterEnded { register, proof, outcome, instance });
     }
 
     pub(super) fn send_register_on(

@@ -211,6 +211,8 @@ pub enum RegisterOutcome {
     TimedOut,
     /// A refresh did not get to its SIP server.
     Unreachable,
+    /// The relay put a refresh off: it is not its turn, or a limit is reached, or the relay ends.
+    Limited,
     /// A first registration was not granted, whatever the reason.
     FirstFailed,
 }

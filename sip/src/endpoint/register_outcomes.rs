@@ -47,7 +47,8 @@ impl Endpoint {
             Answered::ByServer(403 | 404 | 410 | 604, _) => RegisterOutcome::Refused,
             Answered::ByServer(..) => RegisterOutcome::Failed,
             Answered::Silent => RegisterOutcome::TimedOut,
-            Answered::ByRelay(500..600) => RegisterOutcome::Unreachable,
+            Answered::ByRelay(503) => RegisterOutcome::Limited,
+            Answered::ByRelay(504) => RegisterOutcome::Unreachable,
             Answered::ByRelay(_) => RegisterOutcome::Refused,
         })
     }

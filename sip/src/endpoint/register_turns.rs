@@ -269,8 +269,10 @@ impl Endpoint {
     /// A device's connection has ended: what waits waits for nobody any more.
     pub(super) fn forget_waiting(&mut self, now: Instant, flow: FlowId) {
         let theirs = self.registers.of_flow(flow).filter(|(_, it)| it.stage.branch().is_none());
-        for id in theirs.map(|(id, _)| id).collect::<Vec<_>>() {
-            self.end_register(now, id, 504);
+        // One that waits for its turn has not failed at its SIP server.
+        let status = |stage: Stage| if matches!(stage, Stage::Turn { .. } | Stage::Place { .. }) { 503 } else { 504 };
+        for (id, status) in theirs.map(|(id, it)| (id, status(it.stage))).collect::<Vec<_>>() {
+            self.end_register(now, id, status);
         }
     }
 }

@@ -60,6 +60,8 @@ const MOVED_BY: &[(&str, &str)] = &[
         "sipwake_push_registrations_ended_total",
         "what_becomes_of_registers_that_pass_and_of_what_they_register_is_counted",
     ),
+    ("sipwake_push_registrations_failing", "what_becomes_of_registers_that_pass_and_of_what_they_register_is_counted"),
+    ("sipwake_push_registrations_lost", "a_registration_that_nobody_refreshes_is_forgotten_at_its_end"),
     ("sipwake_passed_registers_total", "what_becomes_of_registers_that_pass_and_of_what_they_register_is_counted"),
     ("sipwake_flow_registrations", "without_push"),
     ("sipwake_instances_given_total", "accounts_go_to_the_node_that_reaches_their_sip_server_and_a_call_rings_there"),

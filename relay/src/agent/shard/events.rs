@@ -99,7 +99,10 @@ impl Shard {
             Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
             Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
             Event::RouteNeeded(asked) => self.on_route_needed(asked),
-            Event::RegisterEnded { register, proof, outcome } => self.on_register_ended(register, proof, outcome),
+            Event::RegisterEnded { register, proof, outcome, instance } => {
+                self.on_register_ended(register, proof);
+                self.note_register_outcome(instance, outcome);
+            }
             Event::Proof(step) => self.on_proof(step),
             Event::UpstreamKept(upstream) => self.shared.upstreams.keep(upstream),
             Event::UpstreamReleased(upstream) => self.shared.upstreams.release(upstream),

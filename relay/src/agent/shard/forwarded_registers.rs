@@ -6,9 +6,10 @@
 use std::net::SocketAddr;
 
 use sip::endpoint::{
-    ForwardedRegisterId, Input, ProofRequest, ProofStep, PushRequest, RegisterOutcome, RegisterRoute, RouteRefusal,
-    RouteRequest,
+    ForwardedRegisterId, Input, ProofRequest, ProofStep, PushBindingEnd, PushRequest, RegisterOutcome, RegisterRoute,
+    RouteRefusal, RouteRequest,
 };
+use sip::id::InstanceId;
 use sip::message::Uri;
 
 use super::Shard;
@@ -18,7 +19,7 @@ use crate::clock::{self, unix_now_ms};
 use crate::config::DomainRules;
 use crate::limits::guesses::{Attempt, Permit};
 use crate::limits::holdings::Holding;
-use crate::metrics::labels::{EdgeRegisterOutcome, PassedRegisterOutcome};
+use crate::metrics::labels::{EdgeRegisterOutcome, PassedEnd, PassedRegisterOutcome};
 use crate::push::NoAddress;
 
 /// The `Retry-After` for a registration that meets a limit, in seconds.
@@ -149,20 +150,27 @@ impl Shard {
     }
 
     /// A forwarded REGISTER has ended. If its registration was accepted, that takes a place of its own within the same turn.
-    pub(crate) fn on_register_ended(
-        &mut self,
-        register: ForwardedRegisterId,
-        proof: Option<bool>,
-        outcome: Option<RegisterOutcome>,
-    ) {
-        if let Some(outcome) = outcome {
-            self.shared.metrics.passed_register(passed_register_outcome(outcome));
-        }
+    pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
         let Some(permit) = self.forwarded_registers.remove(&register).and_then(|held| held.permit) else { return };
         match proof {
             Some(true) => permit.accepted(clock::now()),
             Some(false) => permit.refused(clock::now()),
             None => drop(permit),
+        }
+    }
+
+    /// Counts how a forwarded REGISTER has ended. A registration whose last refresh failed counts as one that fails until a refresh is granted, or it ends.
+    pub(crate) fn note_register_outcome(&mut self, instance: Option<InstanceId>, outcome: Option<RegisterOutcome>) {
+        use RegisterOutcome as Of;
+        let Some(outcome) = outcome else { return };
+        self.shared.metrics.passed_register(passed_register_outcome(outcome));
+        let Some(instance) = instance else { return };
+        match outcome {
+            Of::Registered | Of::Refreshed => self.push_bindings.set_failing(instance, None),
+            Of::Unproven | Of::Refused | Of::Failed | Of::TimedOut | Of::Unreachable => {
+                self.push_bindings.set_failing(instance, Some(self.shared.metrics.push_registration_fails()));
+            }
+            Of::Unregistered | Of::Challenged | Of::Limited | Of::FirstFailed => {}
         }
     }
 
@@ -206,7 +214,17 @@ fn passed_register_outcome(outcome: RegisterOutcome) -> PassedRegisterOutcome {
         RegisterOutcome::Failed => PassedRegisterOutcome::Failed,
         RegisterOutcome::TimedOut => PassedRegisterOutcome::TimedOut,
         RegisterOutcome::Unreachable => PassedRegisterOutcome::Unreachable,
+        RegisterOutcome::Limited => PassedRegisterOutcome::Limited,
         RegisterOutcome::FirstFailed => PassedRegisterOutcome::FirstFailed,
+    }
+}
+
+pub(super) fn passed_end(end: PushBindingEnd) -> PassedEnd {
+    match end {
+        PushBindingEnd::Unregistered => PassedEnd::Unregistered,
+        PushBindingEnd::Expired => PassedEnd::Expired,
+        PushBindingEnd::Replaced => PassedEnd::Replaced,
+        PushBindingEnd::Removed => PassedEnd::Removed,
     }
 }
 

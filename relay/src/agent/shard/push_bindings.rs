@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::Shard;
 use super::alerts::AlertContent;
+use super::forwarded_registers::passed_end;
 use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
 use crate::agent::erasures;
@@ -35,6 +36,7 @@ use crate::agent::{Audience, NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
 use crate::domain::{InstanceState, WipeReason, Word as _};
 use crate::limits::holdings::Holding;
+use crate::metrics::Failing;
 use crate::metrics::labels::{PassedEnd, StoreOperation};
 use crate::push::Event;
 use crate::secret::{Aor, PushToken};
@@ -85,6 +87,8 @@ struct Row {
     is_wiped: bool,
     /// Whether the registration is another node's, or nobody's any more: its end is not reported to the store.
     is_released: bool,
+    /// Its last refresh failed.
+    failing: Option<Failing>,
     /// The node that its Path names, as long as its device has not registered here.
     left_by: Option<Arc<str>>,
     /// For a registration whose place a later one of its device took: it is erased when the later one is kept, or has ended.
@@ -131,6 +135,7 @@ impl Row {
             is_heard_out: false,
             is_wiped: false,
             is_released: false,
+            failing: None,
             left_by: None,
             erased_behind: None,
             earlier: ErasedBehind::default(),
@@ -156,6 +161,13 @@ impl PushBindings {
     /// The record of a registration that another node owns by now, while a call waits here for its device.
     pub(crate) fn released(&self, id: InstanceId) -> Option<&Sealed> {
         self.released.get(&id)
+    }
+
+    /// The last refresh of a registration failed, or did not.
+    pub(crate) fn set_failing(&mut self, id: InstanceId, failing: Option<Failing>) {
+        if let Some(row) = self.rows.get_mut(&id).filter(|row| row.wanted.is_some()) {
+            row.failing = failing;
+        }
     }
 
     /// The node that the Path of a registration names, if it is another one.
@@ -311,7 +323,7 @@ impl Shard {
         self.hand_over.forget_end(instance);
         self.shared.vault.passed_ends().forget(instance);
         if !self.push_bindings.knows(instance) {
-            self.shared.metrics.push_registrations(1);
+            self.shared.metrics.push_registration_begins(account.to_bytes(), instance.to_bytes());
         }
         let fresh = || Row::new(account, lookup, self.shared.quotas.count_registration(&route.server(), source));
         self.push_bindings.accounts.insert((account, instance));
@@ -489,7 +501,7 @@ impl Shard {
         self.push_bindings.released.remove(&id);
         self.push_bindings.rows.insert(id, row);
         self.shared.stories.recall(id);
-        self.shared.metrics.push_registrations(1);
+        self.shared.metrics.push_registration_begins(aor.to_bytes(), id.to_bytes());
         self.next.push_back(Input::RestorePushBinding(Box::new(RestoredPushBinding {
             registration,
             upstream,
@@ -503,13 +515,19 @@ impl Shard {
         if end == PushBindingEnd::Removed {
             self.forget_trace(id);
         }
+        if self.push_bindings.rows.get(&id).is_none_or(|row| !row.is_wiped) {
+            self.export_answered(id);
+        }
         self.forget_stories(id);
         self.push_bindings.released.remove(&id);
         let goes_on = |row: &&mut Row| row.wanted.is_some() && !row.is_released;
         let Some(row) = self.push_bindings.rows.get_mut(&id).filter(goes_on) else { return };
-        let (ended, is_busy) = (row.wanted.take(), row.busy);
+        let (ended, is_busy, account) = (row.wanted.take(), row.busy, row.aor);
+        row.failing = None;
         row.earlier.clear();
-        if end != PushBindingEnd::Expired {
+        if end == PushBindingEnd::Expired {
+            self.shared.metrics.push_registration_runs_out(account.to_bytes(), id.to_bytes());
+        } else {
             self.abort_refresh_pushes(id);
             self.drop_pushes(id);
             if let Some((sealed, _)) = ended {
@@ -558,6 +576,7 @@ impl Shard {
         }
         self.push_bindings.remove(id);
         self.shared.metrics.push_registrations(-1);
+        self.shared.metrics.push_registration_ended(PassedEnd::Moved);
     }
 
     /// Pushes the device of a registration to register again.
@@ -570,15 +589,6 @@ impl Shard {
         let life_s =
             self.push_bindings.ends_at(id).unwrap_or_default().saturating_sub(latest_now()).max(REFRESH_LIFE_MIN_S);
         self.send_alert_to(app, target, id, Event::Renew, life_s, AlertContent::default());
-    }
-}
-
-fn passed_end(end: PushBindingEnd) -> PassedEnd {
-    match end {
-        PushBindingEnd::Unregistered => PassedEnd::Unregistered,
-        PushBindingEnd::Expired => PassedEnd::Expired,
-        PushBindingEnd::Replaced => PassedEnd::Replaced,
-        PushBindingEnd::Removed => PassedEnd::Removed,
     }
 }
 

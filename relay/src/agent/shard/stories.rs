@@ -13,7 +13,7 @@ use super::Shard;
 use crate::agent::tables::timeline::{DIALOGS, TimelineEvent};
 use crate::clock::advertised_now_ms;
 use crate::domain::PushProvider;
-use crate::domain::story::{self, Moment, Story, Withheld};
+use crate::domain::story::{self, Moment, Story, StoryOutcome, Withheld};
 use crate::metrics::labels::MissedCallOutcome;
 use crate::push::Event;
 use crate::vault::record::StoredRecord;
@@ -220,9 +220,19 @@ impl Shard {
         self.stories.open.range((instance, first)..=(instance, last)).map(|(_, story)| story)
     }
 
-    /// Drops the story of an answered call whose end nobody will report, because there is no room for its dialog.
+    /// Drops the story of an answered call whose end nobody will report, because there is no room for its dialog; the collector is told of it as it is.
     pub(crate) fn drop_open_story(&mut self, instance: InstanceId, call: CallId) {
-        self.stories.open.remove(&(instance, call));
+        let story = self.stories.open.remove(&(instance, call));
+        if let Some(story) = story.filter(|story| story.outcome() == StoryOutcome::Answered) {
+            self.shared.exporter.export(&story);
+        }
+    }
+
+    /// Tells the collector of the answered calls of a registration that ends during them: nobody will report their ends.
+    pub(crate) fn export_answered(&self, instance: InstanceId) {
+        for story in self.stories_of(instance).filter(|story| story.outcome() == StoryOutcome::Answered) {
+            self.shared.exporter.export(story);
+        }
     }
 
     fn app_of(&self, instance: InstanceId) -> Option<Box<str>> {

@@ -133,6 +133,11 @@ const ROWS: &[Row] = &[
         "outcome" = "unreachable";
         "no connection, no address or no valid certificate: sipwake doctor --aor"),
     row!(
+        "Phones' own registrations: put off",
+        PassedRegisters,
+        "outcome" = "limited";
+        "more refreshes than upstream.registrations_per_second lets go, or a limit: phones try again"),
+    row!(
         "Phones lost: ran out",
         PushRegistrationsEnded,
         "end" = "expired";

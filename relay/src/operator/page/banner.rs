@@ -3,7 +3,7 @@
 //! | state | when |
 //! | --- | --- |
 //! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min that it did not refuse; the certificate has ended |
-//! | warn | the store is away; the relay drains; a push service refused all pushes, took none of fewer, or failed three times in 5 min; no phone of any is reachable; more than half of the phones, or one in five and at least five, have no registration now; more registrations failed than not in 5 min; of the phones that register through the relay more than one in five, and at least three, are lost in an hour, or all are, or three in five refreshes failed in 5 min; more than half of the calls, and at least three, were refused by the phones' SIP stacks in 5 min; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
+//! | warn | the store is away; the relay drains; a push service refused all pushes, took none of fewer, or failed three times in 5 min; no phone of any is reachable; more than half of the phones, or one in five and at least five, have no registration now; more registrations failed than not in 5 min; of the phones that register through the relay more than one in five, and at least three, are lost in an hour, or all are and at least three of them within a day, or more than half, or one in five and at least five, have failed to refresh, and at least three; more than half of the calls, and at least three, were refused by the phones' SIP stacks in 5 min; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
 //! | good | else; a phone without a registration is told all the same |
 //!
 //! Invariant: it is never good while every push of a service fails, and never says that nothing is to be done while a phone is tried again.
@@ -154,11 +154,15 @@ fn certificate(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     }
 }
 
+/// Whether so many phones of all are worth a word.
+fn are_many(some: f64, all: f64) -> bool {
+    some * 2.0 > all || (some >= PHONES && some * 5.0 > all)
+}
+
 /// The phones that no call reaches now; else, how registrations went lately.
 fn registrations(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     let retrying = look.reading.value(Metric::Instances, &[("state", "retrying")]);
     let (reached, all) = phones(&look.reading);
-    let are_many = |some: f64, all: f64| some * 2.0 > all || (some >= PHONES && some * 5.0 > all);
     // One whose first registration is under way counts once it has been for long.
     let missing = all - reached;
     let is_lasting = || {
@@ -230,15 +234,10 @@ fn refused_calls(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str))
 
 /// The phones that register through the relay (RFC 8599): those that are lost, and the refreshes that fail.
 fn passed_registrations(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
-    const LOST: [(&str, &str); 1] = [("end", "expired")];
-    let in_an_hour = |metric, labels: [(&str, &str); 1]| {
-        (look.reading.value(metric, &labels) - look.before(SPANS[1], metric, &labels)).max(0.0)
-    };
     let standing = look.reading.value(Metric::PushRegistrations, &[]);
-    let ever = look.reading.value(Metric::PushRegistrationsEnded, &LOST);
-    let lost = in_an_hour(Metric::PushRegistrationsEnded, LOST);
     // Those that are back do not count.
-    let missing = lost - in_an_hour(Metric::PassedRegisters, [("outcome", "registered")]);
+    let lost = |within| look.reading.value(Metric::PushRegistrationsLost, &[("within", within)]);
+    let (missing, of_a_day) = (lost("hour"), lost("day"));
     if missing >= SOME && missing * 5.0 > missing + standing {
         let what = format!(
             "{} phones that register through this relay lost their registration within an hour, {} have one: a call \
@@ -247,19 +246,20 @@ fn passed_registrations(look: &PageData<'_>, say: &mut impl FnMut(State, String,
             count(standing)
         );
         say(State::Warn, what, LOST_NEXT);
-    } else if standing == 0.0 && ever >= SOME {
-        let what = "No phone is registered through this relay any more: each registration has run out";
-        say(State::Warn, what.into(), LOST_NEXT);
-    }
-    let lately = |outcome| look.lately(Metric::PassedRegisters, "outcome", outcome);
-    let failed: f64 = ["unproven", "refused", "failed", "timed-out", "unreachable"].map(lately).iter().sum();
-    let tried = failed + lately("refreshed");
-    // A server that does not call an old nonce stale answers every refresh twice, and the first time so.
-    if failed >= SOME && failed * 5.0 > tried * 3.0 {
+    } else if standing == 0.0 && of_a_day >= SOME {
         let what = format!(
-            "{} of {} refreshes of phones that register through this relay failed in 5 min",
-            count(failed),
-            count(tried)
+            "No phone is registered through this relay any more: {} lost their registration within a day, and are not back",
+            count(of_a_day)
+        );
+        say(State::Warn, what, LOST_NEXT);
+    }
+    let failing = look.reading.value(Metric::PushRegistrationsFailing, &[]);
+    if failing >= SOME && are_many(failing, standing) {
+        let what = format!(
+            "The last refresh of {} of {} phones that register through this relay failed: calls reach them until \
+             their grants end",
+            count(failing),
+            count(standing)
         );
         let next = "a SIP server is away or refuses this relay or its accounts: docs/runbooks.md, PassedRegistersFail";
         say(State::Warn, what, next);

@@ -205,7 +205,7 @@ fn the_outcome_of_each_register_is_told_and_only_a_known_registration_has_refres
     through.register(&plain);
     through.advance(40);
     assert_eq!(outcomes(&mut through), [Some(TimedOut)]);
-    for (status, expected) in [(503, Unreachable), (403, Refused)] {
+    for (status, expected) in [(503, Limited), (504, Unreachable), (403, Refused), (555, Refused)] {
         through.verdict = Err(status);
         through.register(&plain);
         assert_eq!(outcomes(&mut through), [Some(expected)], "by the relay: {status}");

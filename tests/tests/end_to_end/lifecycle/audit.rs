@@ -5,10 +5,11 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tests::board::Missed;
+use tests::push_phone::Service;
 use tests::registrar::Behaviour;
 use tests::relay_process::binary;
 use tests::scratch::Scratch;
-use tests::world::{OTHER_TOKEN, SOON, TOKEN, World};
+use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World};
 
 use super::Outcome;
 
@@ -148,5 +149,24 @@ async fn a_wipe_that_the_next_run_goes_on_with_stands_in_the_trail_once() -> Out
     let line = lines(&trail).into_iter().find(|line| line["what"] == "wiped").expect("its line");
     assert_eq!((&line["instance"], &line["app"]), (&json!(instance.id), &json!("com.example.phone")), "{line}");
     assert!(line["account"].is_string(), "{line}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_the_trace_of_a_registration_that_is_gone_is_in_the_trail() -> Outcome {
+    let scratch = Scratch::new();
+    let trail = scratch.path().join("audit");
+    let world = world_with(&trail).await?;
+    let phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let id = phone.register_and_sleep(SOON).await?.purr.ok_or_else(|| Missed::new("its id", ""))?;
+    let path = format!("/v1/operator/instances/{id}/trace");
+    let (operator, token) = (world.relay.operator(), world.relay.setup().operator_token.clone());
+    assert_eq!(operator.json("POST", &path, Some(&token), Some(&json!({"for_s": 60}))).await?.status, 202);
+    phone.expires(0).try_to_register(SOON).await?;
+    world.await_metric("sipwake_push_registrations", 0.0).await?;
+    assert_eq!(operator.json("GET", &path, Some(&token), None).await?.status, 200);
+    let reads = || lines(&trail).into_iter().filter(|line| line["why"] == "trace").collect::<Vec<_>>();
+    world.until("both", || async { (reads().len() == 2).then_some(()) }).await?;
+    assert!(reads().iter().all(|line| line["what"] == "read" && line["instance"] == *id), "{:?}", reads());
     Ok(())
 }

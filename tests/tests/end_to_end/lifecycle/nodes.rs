@@ -105,6 +105,7 @@ async fn a_registration_that_passed_through_and_is_another_nodes_by_now_is_let_g
     redis.ask::<()>(redis::cmd("HSET").arg(&record).arg("o").arg("elsewhere:5061#run"));
     tells_ended(&redis, &world.relay, &id);
     world.await_metric("sipwake_push_registrations", 0.0).await?;
+    world.await_metric("sipwake_push_registrations_ended_total{end=\"moved\"}", 1.0).await?;
     assert!(redis.keys().contains(&record), "it is the other node's");
     world.content()
 }

@@ -487,11 +487,16 @@ async fn a_registration_that_nobody_refreshes_is_forgotten_at_its_end() -> Outco
     let (world, redis) = World::on_redis(|_| {}).await?;
     world.registrar.behave(&world.aor(), Behaviour::Grant(4));
     // A VoIP token alone: Apple takes no push for it but a call's.
-    world.push_phone(&Service::ApnsVoip(TOKEN.to_owned())).register_and_sleep(SOON).await?;
+    let phone = world.push_phone(&Service::ApnsVoip(TOKEN.to_owned()));
+    phone.register_and_sleep(SOON).await?;
     stored(&world, &redis, 1).await?;
     world.await_metric(REGISTRATIONS, 0.0).await?;
     stored(&world, &redis, 0).await?;
     assert_eq!(world.apns.count(), 0);
+    world.await_metric("sipwake_push_registrations_lost{within=\"hour\"}", 1.0).await?;
+    world.registrar.behave(&world.aor(), Behaviour::Grant(600));
+    phone.register_and_sleep(SOON).await?;
+    world.await_metric("sipwake_push_registrations_lost{within=\"hour\"}", 0.0).await?;
     world.content()
 }
 

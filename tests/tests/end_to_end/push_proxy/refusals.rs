@@ -145,9 +145,16 @@ async fn what_becomes_of_registers_that_pass_and_of_what_they_register_is_counte
     wrong.try_to_register(SOON).await?;
     // It answers two challenges.
     world.await_metric(&passed("unproven"), 2.0).await?;
+    // Both are of one phone, which is one that fails until a refresh is granted, or it is gone.
+    world.await_metric("sipwake_push_registrations_failing", 1.0).await?;
+    device.register(SOON).await?;
+    world.await_metric("sipwake_push_registrations_failing", 0.0).await?;
+    wrong.try_to_register(SOON).await?;
+    world.await_metric("sipwake_push_registrations_failing", 1.0).await?;
     phone.expires(0).try_to_register(SOON).await?;
     world.await_metric(&passed("unregistered"), 1.0).await?;
     world.await_metric("sipwake_push_registrations_ended_total{end=\"unregistered\"}", 1.0).await?;
+    world.await_metric("sipwake_push_registrations_failing", 0.0).await?;
     Ok(())
 }
 
