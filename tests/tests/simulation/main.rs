@@ -164,7 +164,7 @@ fn the_oracle_sees_when_leases_claims_or_tombstones_do_not_work() {
     let long = Duration::from_secs(16);
     let plans = [
         // It takes a while until two nodes have one Contact each: each takes away those of the nodes that it takes for dead.
-        (Break::LeasesUnseen, 150, None, "by nodes and at"),
+        (Break::LeasesUnseen, 220, None, "by nodes and at"),
         (Break::NothingTaken, 50, None, "never rang"),
         (Break::TombstonesLost, 40, Some(long), "receipted"),
     ];
@@ -172,9 +172,9 @@ fn the_oracle_sees_when_leases_claims_or_tombstones_do_not_work() {
         for (breaks, seconds, loses_after, seen) in plans {
             scope.spawn(move || {
                 // Not every order of happenings meets what is broken.
-                let mut tried = (1..6).map(|seed| {
+                let mut tried = (1..9).map(|seed| {
                     nodes::run(nodes::Plan {
-                        accounts: 8,
+                        accounts: 12,
                         seconds,
                         seed,
                         loses_after,
