@@ -287,6 +287,9 @@ pub enum Event {
         register: ForwardedRegisterId,
         /// Whether its SIP server took the proof that it carried; `None` when there was none, or nothing was said about it.
         proof: Option<bool>,
+        /// Its SIP server refused the proof, which may have been for another of its addresses. Few of these are to be excused: a guesser makes as many as he
+        /// likes.
+        in_doubt: bool,
         /// How it ended, for whoever watches; `None`: it asked the relay for its push services alone.
         outcome: Option<RegisterOutcome>,
         /// The registration that it asked for; `None`: it asked for none, or a later REGISTER has been accepted for the same.

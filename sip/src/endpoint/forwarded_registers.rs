@@ -26,7 +26,7 @@ use super::push_bindings::{Accepted, CONTACTS_PER_AOR, REGISTRATIONS_MAX};
 use super::pushed::{
     CarriedProof, ContactsRemoved, ForwardedRegisterId, PushBindingEnd, RegisterRoute, RouteRefusal, RouteRequest,
 };
-use super::register_outcomes::Answered;
+use super::register_outcomes::{Answered, ProofWord};
 use super::register_table::ForwardedRegister;
 pub use super::register_table::{QUOTA_VIOLATIONS_MAX, REGISTERS, REGISTERS_PER_FLOW, REGISTERS_PER_SOURCE};
 use super::register_turns::Stage;
@@ -227,7 +227,8 @@ impl Endpoint {
         let proof = proof.filter(|_| row.intent.proves);
         let outcome = self.register_outcome(row, answered);
         let instance = row.registration().filter(|_| !row.is_overtaken).map(|(instance, _)| instance);
-        self.core.event(Event::RegisterEnded { register, proof, outcome, instance });
+        let in_doubt = row.intent.proves && proof.is_none() && self.is_in_doubt(row, answered);
+        self.core.event(Event::RegisterEnded { register, proof, in_doubt, outcome, instance });
     }
 
     pub(super) fn send_register_on(
@@ -237,6 +238,10 @@ impl Endpoint {
         flow: FlowId,
         transport: Transport,
     ) {
+        if self.registers.is_superseded_before_again(id) {
+            let is_refused = self.registers.get(id).is_some_and(|register| register.refused.is_some());
+            return self.end_register(now, id, if is_refused { 503 } else { 504 });
+        }
         let branch = self.core.branch();
         let Some(register) = self.registers.get_mut(id) else { return };
         register.stage = Stage::Sent(branch);
@@ -292,7 +297,16 @@ impl Endpoint {
         by: FlowId,
         response: &Message,
     ) {
-        let Some(status) = response.status().filter(|status| *status > 100) else { return };
+        let Some(status) = response.status() else { return };
+        if let Some(upstream) = self.registers.get(id).and_then(ForwardedRegister::upstream) {
+            self.upstreams.note_aside_heard(now, upstream, by);
+        }
+        if status < 200 {
+            self.on_aside_proceeds(id);
+        }
+        if status == 100 {
+            return;
+        }
         if status < 200 {
             if let Some(register) = self.registers.get(id) {
                 let passed = returned::forward_response(&register.request, response, Side::Upstream);
@@ -454,16 +468,17 @@ impl Endpoint {
         status: u16,
         response: &Message,
     ) {
-        let failed = self.has_failed_proof(register, status, response);
-        self.ended(id, register, failed.then_some(false), Answered::ByServer(status, response));
+        let word = self.judge_proof(register, status, response);
+        let proof = (word == ProofWord::Failed).then_some(false);
+        self.ended(id, register, proof, Answered::ByServer(status, response));
         if let Some(sent) = register.sent.filter(|_| matches!(status, 401 | 407)) {
             let account = (&*register.intent.server, &*register.intent.aor);
             self.given_nonces.note_answered(sent.place, account, &register.request);
-            self.given_nonces.note(sent.place, response);
+            self.given_nonces.note(sent.place, account.0, response);
         }
         // What it renews stays: its grant stands at the SIP server, which goes on calling by it, and a server that restarts refuses everybody.
         self.leave(now, register);
-        if failed {
+        if word != ProofWord::Nothing {
             let flow = register.source.flow;
             self.registers.note_failure(flow, &register.intent.server, &register.intent.aor);
             self.count_failure(flow);

@@ -8,6 +8,17 @@ use super::register_table::ForwardedRegister;
 use crate::edge::returned::is_stale;
 use crate::message::{Message, Name};
 
+/// What an answer says of the proof in a REGISTER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProofWord {
+    /// Nothing, or that it is merely old.
+    Nothing,
+    /// It was wrong, or was for another address.
+    InDoubt,
+    /// It was wrong.
+    Failed,
+}
+
 /// What a REGISTER was answered, and by whom.
 #[derive(Clone, Copy)]
 pub(super) enum Answered<'a> {
@@ -38,7 +49,7 @@ impl Endpoint {
                 }
             }
             Answered::ByServer(status @ (401 | 407), response)
-                if !self.has_failed_proof(register, status, response) =>
+                if self.judge_proof(register, status, response) != ProofWord::Failed =>
             {
                 RegisterOutcome::Challenged
             }
@@ -51,6 +62,14 @@ impl Endpoint {
             Answered::ByRelay(504) => RegisterOutcome::Unreachable,
             Answered::ByRelay(_) => RegisterOutcome::Refused,
         })
+    }
+
+    /// Whether a REGISTER was challenged with a proof that may be for another address.
+    pub(super) fn is_in_doubt(&self, register: &ForwardedRegister, answered: Answered<'_>) -> bool {
+        match answered {
+            Answered::ByServer(status, response) => self.judge_proof(register, status, response) == ProofWord::InDoubt,
+            Answered::Silent | Answered::ByRelay(_) => false,
+        }
     }
 }
 

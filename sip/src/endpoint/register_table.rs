@@ -13,7 +13,7 @@ use super::pushed::{ForwardedRegisterId, RegisterRoute};
 use super::register_turns::Stage;
 use super::upstreams::Destination;
 use crate::bucket::{Bucket, Rate, counted_as};
-use crate::edge::push_proxy::{Reach, RegisterIntent};
+use crate::edge::push_proxy::{Reach, RegisterIntent, names_device};
 use crate::id::{FlowId, InstanceId, UpstreamId};
 use crate::message::Message;
 use crate::transaction::ServerId;
@@ -92,6 +92,15 @@ impl ForwardedRegister {
     /// Whether it may be sent to an address: to none that has refused it, and once more where its flow has ended.
     pub(super) fn may_be_asked_at(&self, place: Destination) -> bool {
         self.failed_at.iter().filter(|it| **it == place).count() < 2
+    }
+
+    /// Whether one with the same Contact may be of the same device: two behind a NAT each may have the same address, but not the same pushes.
+    fn may_be_device_of(&self, other: &Self) -> bool {
+        let are_two = match (self.asks_for, other.asks_for) {
+            (Some((one, Reach::Pushed)), Some((two, Reach::Pushed))) => one != two,
+            _ => false,
+        };
+        !are_two || self.source.flow == other.source.flow || names_device(&self.intent.contact)
     }
 
     fn account(&self) -> Account {
@@ -202,11 +211,18 @@ impl ForwardedRegisters {
     /// this one would undo it: where the registration is gone, its registrar compares no CSeq (RFC 3261 §10.3 step 7).
     pub(super) fn is_superseded(&self, id: ForwardedRegisterId) -> bool {
         let Some(register) = self.rows.get(&id) else { return false };
-        let contact = &register.intent.contact;
-        let is_of_it = |it: &ForwardedRegister| it.intent.contact.is_empty() || it.intent.contact == *contact;
+        let is_of_it = |it: &ForwardedRegister| {
+            it.intent.contact.is_empty()
+                || it.intent.contact == register.intent.contact && it.may_be_device_of(register)
+        };
         let later = self.by_account.of(register.account()).filter(|other| *other > id);
         let mut sent = later.filter_map(|other| self.rows.get(&other)).filter(|it| it.sent.is_some());
         register.is_overtaken || sent.any(|it| !it.intent.is_question && is_of_it(it))
+    }
+
+    /// Whether one that would be sent again is superseded: its device may send another one while it waits.
+    pub(super) fn is_superseded_before_again(&self, id: ForwardedRegisterId) -> bool {
+        self.get(id).is_some_and(ForwardedRegister::was_sent_again) && self.is_superseded(id)
     }
 
     /// A REGISTER has ended.

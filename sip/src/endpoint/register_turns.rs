@@ -8,7 +8,7 @@
 //! | [`Stage::Place`] | its turn comes at the flow's address | 503, likewise |
 //! | [`Stage::Sent`] | a response comes; where that has another address sought, or the flow ends, it waits for the next flow | 504 |
 //! | [`Stage::PlaceAside`] | its turn comes at the further address that it alone goes to (`asides`) | the refusal that it has |
-//! | [`Stage::SentAside`] | a response comes | likewise, after [`ASIDE_ANSWERS`] |
+//! | [`Stage::SentAside`] | a response comes | likewise, after [`ASIDE_ANSWERS`], or [`ASIDE_ENDS`] where it goes on there |
 //!
 //! Turns are counted by [`super::upstreams`] for all REGISTERs alike: many phones that come at once, after a network was away
 //! or a server was new, wait a moment in place of being sent away.
@@ -31,7 +31,9 @@ pub const DIALS_PER_SOURCE: usize = 16;
 /// How long a REGISTER waits for a turn; one that would wait longer is answered 503 at once. A device gives up after 32 s.
 pub const TURN_WAIT_MAX: Duration = Duration::from_secs(4);
 /// How long a further address has for an answer to a REGISTER that the address in use has refused. Its device waits for that refusal meanwhile.
-pub const ASIDE_ANSWERS: Duration = Duration::from_secs(4);
+pub const ASIDE_ANSWERS: Duration = Duration::from_secs(8);
+/// The same where it has sent a provisional response.
+pub const ASIDE_ENDS: Duration = Duration::from_secs(16);
 
 /// The stage of a REGISTER.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +125,8 @@ impl Endpoint {
                 Some(_) | None => self.send_aside(now, id, by, transport),
             },
             Stage::SentAside { by, .. } => {
-                self.on_aside_silent(now, upstream, by);
+                let sent_at = register.sent.map(|sent| sent.at);
+                self.on_aside_silent(now, upstream, by, sent_at);
                 self.end_register(now, id, 503);
             }
             Stage::Route | Stage::Sent(_) => {}
@@ -204,6 +207,15 @@ impl Endpoint {
         if let Some(branch) = self.registers.get(id).and_then(|register| register.stage.branch()) {
             let until = now + ASIDE_ANSWERS;
             self.wait_until(id, until, Stage::SentAside { branch, until, by: flow });
+        }
+    }
+
+    /// A further address goes on with a REGISTER: it has longer for it.
+    pub(super) fn on_aside_proceeds(&mut self, id: ForwardedRegisterId) {
+        let Some(register) = self.registers.get(id) else { return };
+        if let (Stage::SentAside { branch, by, .. }, Some(sent)) = (register.stage, register.sent) {
+            let until = sent.at + ASIDE_ENDS;
+            self.wait_until(id, until, Stage::SentAside { branch, until, by });
         }
     }
 

@@ -394,8 +394,8 @@ fn event_kind(event: &Event) -> String {
         Event::MessageEnded { end, .. } => format!("message ended {end:?}"),
         Event::Mailbox { mailbox, .. } => format!("{mailbox:?}"),
         Event::RouteNeeded(asked) => format!("way {:?}", asked.register),
-        Event::RegisterEnded { register, proof, outcome, instance } => {
-            format!("register ended {register:?} {proof:?} {outcome:?} {instance:?}")
+        Event::RegisterEnded { register, proof, in_doubt, outcome, instance } => {
+            format!("register ended {register:?} {proof:?} {in_doubt} {outcome:?} {instance:?}")
         }
         Event::Proof(step) => format!("proof {step:?}"),
         Event::UpstreamKept(upstream) => format!("kept {}", upstream.0),

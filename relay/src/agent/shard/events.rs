@@ -99,8 +99,8 @@ impl Shard {
             Event::DialogBegun { call, instance, dialog } => self.on_dialog_begun(instance, call, dialog),
             Event::DialogEnded { instance, dialog, by_device } => self.on_dialog_ended(instance, dialog, by_device),
             Event::RouteNeeded(asked) => self.on_route_needed(asked),
-            Event::RegisterEnded { register, proof, outcome, instance } => {
-                self.on_register_ended(register, proof);
+            Event::RegisterEnded { register, proof, in_doubt, outcome, instance } => {
+                self.on_register_ended(register, proof, in_doubt);
                 self.note_register_outcome(instance, outcome);
             }
             Event::Proof(step) => self.on_proof(step),

@@ -150,11 +150,12 @@ impl Shard {
     }
 
     /// A forwarded REGISTER has ended. If its registration was accepted, that takes a place of its own within the same turn.
-    pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>) {
+    pub(crate) fn on_register_ended(&mut self, register: ForwardedRegisterId, proof: Option<bool>, in_doubt: bool) {
         let Some(permit) = self.forwarded_registers.remove(&register).and_then(|held| held.permit) else { return };
         match proof {
             Some(true) => permit.accepted(clock::now()),
             Some(false) => permit.refused(clock::now()),
+            None if in_doubt => permit.doubted(clock::now()),
             None => drop(permit),
         }
     }

@@ -8,6 +8,8 @@
 //! | account at a server, from any source | four times as many | pauses of 1 s, doubled up to 30 s, after each of which one may try: the first of those that have not failed (`line`); a source whose proof was right within the hour for all that is named is let past |
 //! | source, whichever accounts | `limits.failures_per_source` | one each second, and pauses of up to 60 s |
 //!
+//! A refused proof that may have been for another address of its server is excused as far as [`doubts`] has it, and counts as a failure beyond that.
+//!
 //! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner waiting. An account is
 //! both the AOR and each user name that its proof may be read with; a user is such a name without what a server may strip of it (`bare`), and each name is in one spelling for all that a server's database may take
 //! for it (`spelling`); a server is the host and port where requests go, without the parts that can be
@@ -31,10 +33,12 @@ use sip::bucket::{Bucket, Rate};
 use super::counted_as;
 use crate::clock;
 use crate::lock::Mutex;
+use doubts::Doubts;
 use line::{Line, TURN};
 use spelling::folded;
 use under_way::UnderWay;
 
+mod doubts;
 mod line;
 mod spelling;
 mod under_way;
@@ -125,6 +129,7 @@ struct Table {
     began: Option<Instant>,
     sources: BTreeMap<IpAddr, Budget>,
     under_way: UnderWay,
+    doubts: Doubts,
     swept_at: Option<Instant>,
     /// When next to nothing could be forgotten: it is looked again [`SOON`].
     full_at: Option<Instant>,
@@ -300,6 +305,14 @@ impl Permit {
         }
     }
 
+    /// The SIP server has refused the proof, which may have been for another address of it.
+    pub fn doubted(self, now: Instant) {
+        let users = self.keys.iter().filter(|key| key.of > 0).map(|key| (key.hash, key.shared));
+        if !self.guesses.lock().doubts.excuse(users.collect(), self.source, now) {
+            self.refused(now);
+        }
+    }
+
     /// The SIP server has refused the proof.
     pub fn refused(self, now: Instant) {
         let free = self.guesses.0.free;
@@ -355,13 +368,15 @@ impl Free {
 impl Table {
     /// Forgets what is at rest, at most once a second.
     fn sweep(&mut self, now: Instant) {
-        let crowded = self.len() >= ENTRIES_MAX / 2 || self.sources.len() >= ENTRIES_MAX / 2;
+        let crowded =
+            self.len() >= ENTRIES_MAX / 2 || self.sources.len() >= ENTRIES_MAX / 2 || self.doubts.is_crowded();
         let every = if crowded { SOON } else { REMEMBERED };
         if self.swept_at.is_some_and(|at| now.saturating_duration_since(at) < every) {
             return;
         }
         self.swept_at = Some(now);
         self.entries.retain(|_, entry| entry.under_way > 0 || !entry.is_old(now));
+        self.doubts.sweep(now);
         let seconds = self.seconds(now);
         self.right.retain(|_, at| seconds.saturating_sub(*at) < REMEMBERED.as_secs() as u32);
         self.sources.retain(|_, budget| budget.under_way > 0 || !budget.failures.is_full(now));

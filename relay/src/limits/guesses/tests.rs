@@ -429,3 +429,44 @@ fn a_table_of_what_is_under_way_is_not_looked_through_for_each_attempt() {
     guesses.lock().entries.values_mut().for_each(|entry| entry.under_way = 0);
     assert!(guesses.admit(&attempt("sip:bob@example.com", "192.0.2.1"), later).is_ok(), "looked again");
 }
+
+#[test]
+fn a_proof_in_doubt_is_excused_a_few_times_whatever_address_of_record_stands_beside_it() {
+    let (guesses, now) = (guesses(), Instant::now());
+    let alice = ["alice".into()];
+    let tried = |aor: &str, source: &str| {
+        guesses
+            .admit(&Attempt { usernames: &alice, ..attempt(aor, source) }, now)
+            .map(|permit| permit.doubted(now))
+            .is_ok()
+    };
+    // As many as are excused, and as many as may fail.
+    let begun = (0..50).filter(|n| tried(&format!("sip:x{n}@example.com"), "192.0.2.1")).count();
+    assert_eq!(begun, 2 + 5);
+    // From ever new sources: as all of its failures are, but for the few that are excused.
+    let begun = (0..500).filter(|n| tried("sip:alice@example.com", &format!("10.0.{}.{}", n / 256, n % 256))).count();
+    assert!((15..=30).contains(&begun), "{begun}");
+    // From one source for ever new users.
+    let spray = |n: u64| {
+        let user = [format!("u{n}").into()];
+        let of = Attempt { usernames: &user, ..attempt("sip:own@example.com", "192.0.2.9") };
+        guesses.admit(&of, now).map(|permit| permit.doubted(now)).is_ok()
+    };
+    assert!((0..500).filter(|n| spray(*n)).count() <= 30 + 60);
+    // One without a name counts at once.
+    let nameless =
+        || guesses.admit(&attempt("sip:bob@example.com", "192.0.2.3"), now).map(|it| it.doubted(now)).is_ok();
+    assert_eq!((0..50).filter(|_| nameless()).count(), 5);
+    // An honest phone needs one for each address of its server, again and again.
+    for change in 1..=100 {
+        let later = now + Duration::from_secs(change * 600);
+        let of = Attempt { usernames: &["carol".into()], ..attempt("sip:carol@example.com", "192.0.2.4") };
+        for _ in 0..2 {
+            guesses.admit(&of, later).ok().unwrap().doubted(later);
+        }
+        let permit = guesses.admit(&of, later).ok().unwrap();
+        let table = guesses.lock();
+        assert!(permit.keys.iter().all(|key| table.entries[&key.hash].failures == 0), "{change}");
+        drop(table);
+    }
+}

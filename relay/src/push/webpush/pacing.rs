@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | it has taken a push within a day | at once |
 //! | the last one there was whole, or there was none | at once, whatever others do |
+//! | others there were given up, because that one was whole | likewise |
 //! | the last one there failed | at once after a pause of its own, which grows up to that of [`AGAIN`]; before, when all that failed at the address have a turn left of [`TURNS`] |
 //!
 //! Nobody waits here: who gets none is told so, and that is no trouble of the service.
@@ -59,6 +60,8 @@ struct Table {
 /// What has become of the handshakes of a service at an address.
 struct Tried {
     open: u32,
+    /// Those of them that are given up, because another one was whole.
+    given_up: u32,
     /// Failures in a row, where the pause between was over.
     failed: u32,
     /// When it has the next one by itself.
@@ -88,7 +91,7 @@ impl Paces {
         let mut table = self.table.lock();
         table.make_room(service, &self.hash, now);
         let Table { addresses, tried, .. } = &mut *table;
-        let tried = tried.entry(service).or_insert(Tried { open: 0, failed: 0, next: now });
+        let tried = tried.entry(service).or_insert(Tried { open: 0, given_up: 0, failed: 0, next: now });
         let is_by_itself = if tried.failed == 0 { tried.open < OPEN_MAX } else { tried.next <= now };
         if !is_by_itself {
             addresses.retain(|other, bucket| *other == address || !bucket.is_full(now));
@@ -106,14 +109,16 @@ impl Paces {
     fn ended(&self, service: u64, how: HandshakeEnd, now: Instant) {
         let mut table = self.table.lock();
         table.make_room(service, &self.hash, now);
-        let tried = table.tried.entry(service).or_insert(Tried { open: 0, failed: 0, next: now });
+        let tried = table.tried.entry(service).or_insert(Tried { open: 0, given_up: 0, failed: 0, next: now });
         tried.open = tried.open.saturating_sub(1);
         match how {
-            HandshakeEnd::Whole => tried.failed = 0,
+            HandshakeEnd::Whole => (tried.failed, tried.given_up) = (0, tried.open),
             HandshakeEnd::OtherProtocol => tried.next = now,
+            HandshakeEnd::Failed if tried.given_up > 0 => tried.given_up -= 1,
             HandshakeEnd::Failed if tried.failed == 0 || tried.next <= now => tried.fail(now),
             HandshakeEnd::Failed => {}
         }
+        tried.given_up = tried.given_up.min(tried.open);
         if tried.open == 0 && tried.failed == 0 {
             table.tried.remove(&service);
         }
@@ -260,6 +265,19 @@ mod tests {
         assert!(tries(&paced(&paces, one, false), to(1, 443), HandshakeEnd::OtherProtocol));
         assert!(tries(&paced(&paces, one, false), to(1, 443), HandshakeEnd::Whole), "it is asked in its protocol");
         assert!((0..100).all(|_| tries(&paced(&paces, one, false), to(1, 443), HandshakeEnd::Whole)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_is_given_up_for_another_one_is_no_failure() {
+        let (paces, origin) = (Arc::<Paces>::default(), "https://push.example.net:443");
+        let one = paced(&paces, origin, false);
+        let [lost, won, other] = [(); 3].map(|()| one.leave(to(1, 443)).unwrap());
+        won.ended(HandshakeEnd::Whole);
+        drop((lost, other));
+        assert!(paces.table.lock().tried.is_empty());
+        // One that begins later fails by itself.
+        assert!(tries(&one, to(1, 443), HandshakeEnd::Failed));
+        assert_eq!(paces.table.lock().tried.values().map(|tried| tried.failed).collect::<Vec<_>>(), [1]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,8 @@
 //! | the dial leads elsewhere | goes by that flow, which stays open as one that was left does |
 //! | it leads nowhere, or back to the same address | its refusal goes to the device |
 //! | the further address refuses it as well | likewise |
-//! | the further address leaves it unanswered for 4 s | likewise; nothing goes there any more, and the next dial is 32 s later at the soonest |
+//! | the further address leaves it unanswered for 8 s, or for 16 s after a provisional response | likewise |
+//! | and has answered nothing else meanwhile | nothing goes there any more, and the next dial is 32 s later at the soonest |
 //!
 //! Invariant: by such a flow goes nothing but REGISTERs that the flow in use has refused, and it is never the flow in use.
 
@@ -34,6 +35,15 @@ impl Upstreams {
     /// Whether single REGISTERs go by this flow.
     pub(in crate::endpoint) fn is_aside(&self, id: UpstreamId, flow: FlowId) -> bool {
         self.get(id).is_some_and(|upstream| upstream.aside.is_some_and(|(aside, _)| aside == flow))
+    }
+
+    /// A REGISTER was answered `by` this flow.
+    pub(in crate::endpoint) fn note_aside_heard(&mut self, now: Instant, id: UpstreamId, by: FlowId) {
+        if self.is_aside(id, by)
+            && let Some(upstream) = self.get_mut(id)
+        {
+            upstream.aside_heard_at = Some(now);
+        }
     }
 
     /// A flow is closed, or believed no more.
@@ -70,9 +80,17 @@ impl Endpoint {
         self.ask_all_anew(now, id, Some(flow));
     }
 
-    /// A further address has left a REGISTER unanswered. Its flow stays for the calls of those that it has registered.
-    pub(in crate::endpoint) fn on_aside_silent(&mut self, now: Instant, id: UpstreamId, flow: FlowId) {
-        if self.upstreams.is_aside(id, flow) {
+    /// A further address has left a REGISTER of `sent_at` unanswered. If it has answered others since, it is that one's own affair. Its flow stays for the
+    /// calls of those that it has registered.
+    pub(in crate::endpoint) fn on_aside_silent(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        flow: FlowId,
+        sent_at: Option<Instant>,
+    ) {
+        let heard_at = self.upstreams.get(id).and_then(|upstream| upstream.aside_heard_at);
+        if self.upstreams.is_aside(id, flow) && heard_at <= sent_at {
             self.upstreams.forget_aside(id, flow);
             if let Some(upstream) = self.upstreams.get_mut(id) {
                 upstream.aside_sought_at = Some(now);
@@ -98,6 +116,7 @@ impl Endpoint {
         self.replace_flow(now, id, flow);
         if let Some(upstream) = self.upstreams.get_mut(id) {
             upstream.aside = Some((flow, transport));
+            upstream.aside_heard_at = None;
         }
         self.upstreams.trust.note_dialled(flow, self.upstreams.rows.values());
         self.send_refused_aside(now, id, flow, transport);

@@ -110,6 +110,8 @@ struct Upstream {
     kept: BTreeMap<InstanceId, FlowId>,
     /// A flow to a further address, by which single REGISTERs go, and when one was last dialled.
     aside: Option<(FlowId, Transport)>,
+    /// When a REGISTER was last answered by it.
+    aside_heard_at: Option<Instant>,
     aside_sought_at: Option<Instant>,
     /// Until when it is remembered although nobody is there.
     held_until: Option<Instant>,
@@ -506,6 +508,7 @@ impl Upstream {
             replaced: Vec::new(),
             kept: BTreeMap::new(),
             aside: None,
+            aside_heard_at: None,
             aside_sought_at: None,
             held_until: None,
             fitness: Fitness::default(),

@@ -206,6 +206,16 @@ fn a_register_that_its_device_has_followed_up_is_not_sent_again() {
     through.world.reply(source, &first, 503, &[("Retry-After", "5")], "");
     assert_eq!(through.world.count("REGISTER 503"), 1);
     assert!(asked(&through, NEXT).iter().all(|it| it.text(sip::message::Name::Expires) == Some("0")));
+    // Two phones that have the same address, each behind a NAT of its own.
+    let mut through = registered(0);
+    through.world.upstream.flow = FIRST;
+    for phone in [1, 2] {
+        let contact = "<sip:alice@192.168.1.10:5060;pn-provider=fcm;pn-param=project;pn-prid=";
+        through.register(&Register::by(phone).contact(&format!("{contact}token{phone}>")));
+    }
+    through.world.upstream.flow = NEXT;
+    through.world.input(Input::Closed(FIRST));
+    assert_eq!((asked(&through, NEXT).len(), through.world.count("REGISTER 504")), (2, 0));
 }
 
 #[test]
