@@ -32,6 +32,12 @@ impl Agent {
         answers
     }
 
+    /// The same, of all at once; one that has not answered by then is left out, and does what it was asked for later.
+    pub async fn ask_all_within<T>(&self, within: Duration, request: impl Fn(oneshot::Sender<T>) -> Request) -> Vec<T> {
+        let answers = (0..self.0.shards.len()).map(|shard| timeout(within, self.ask_shard(shard, &request)));
+        join_all(answers).await.into_iter().filter_map(|answer| answer.ok().flatten()).collect()
+    }
+
     /// How many shards there are.
     pub fn shard_count(&self) -> usize {
         self.0.shards.len()

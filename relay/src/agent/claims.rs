@@ -2,6 +2,8 @@
 //!
 //! Invariant: each shard hears of its own instances alone. Requests that wait for a claim are decided when no claim is under way any more.
 
+use std::time::Duration;
+
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
 
@@ -50,9 +52,9 @@ impl Agent {
     }
 
     /// Has nothing registered, or refreshed, from here any more: another node takes it over. `woken` hears for which calls devices were woken here of
-    /// late, before this ends, and for which they are from now on.
-    pub async fn hand_over(&self, woken: &mpsc::UnboundedSender<Woken>) {
-        self.ask_all(|reply| Request::HandOver { woken: woken.clone(), reply }).await;
+    /// late, before this ends, and for which they are from now on. A shard that hangs is not waited for longer than this.
+    pub async fn hand_over(&self, woken: &mpsc::UnboundedSender<Woken>, within: Duration) {
+        self.ask_all_within(within, |reply| Request::HandOver { woken: woken.clone(), reply }).await;
     }
 
     /// A node that leaves has woken these: the same call wakes them no second time here.

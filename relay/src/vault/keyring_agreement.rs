@@ -311,7 +311,10 @@ impl Vault {
     }
 
     /// Whether this node's keyring is the one that the store names, by one comparison.
-    pub(super) async fn has_agreed_keyring(&self) -> Result<bool, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn has_agreed_keyring(&self) -> Result<bool, StoreError> {
         Ok(matches!(self.compare_keyring(AgreementWrite::Nothing).await?, Compared::Stands))
     }
 

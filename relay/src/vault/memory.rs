@@ -59,7 +59,7 @@ struct Entry {
     kept: Option<Box<Collections>>,
     /// The node that has put it last, where another one has claimed it since.
     put_by: Option<Arc<str>>,
-    /// The nodes from which it was claimed, the latest first.
+    /// The nodes from which it was claimed, the latest first, but for the last one, which stays the last.
     had_by: Vec<Arc<str>>,
 }
 

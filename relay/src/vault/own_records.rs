@@ -6,6 +6,8 @@
 
 use futures_util::future::join_all;
 
+use sip::id::InstanceId;
+
 use super::{Sealed, Store, StoreError, Vault, seal};
 
 /// Records that are looked at, about: enough to tell one keyring from another.
@@ -69,8 +71,24 @@ impl Vault {
     /// Whether another keyring has sealed a record, and this node's operator has accepted the present one in its place since. What was sealed on a later day
     /// may be of a copy of this keyring that was rotated elsewhere.
     pub fn is_given_up(&self, sealed: &Sealed) -> bool {
+        self.was_given_up(sealed, self.0.keyring.accepted_on())
+    }
+
+    /// How many of these are [given up](Self::is_given_up), and the others; reads the file of that once.
+    pub fn without_given_up(&self, some: Vec<(InstanceId, Sealed)>) -> (usize, Vec<InstanceId>) {
+        if some.is_empty() {
+            return (0, Vec::new());
+        }
+        let (accepted_on, all) = (self.0.keyring.accepted_on(), some.len());
+        let others = some.into_iter().filter(|(_, sealed)| !self.was_given_up(sealed, accepted_on));
+        let others: Vec<_> = others.map(|(id, _)| id).collect();
+        (all - others.len(), others)
+    }
+
+    /// The same, of a keyring that was accepted on this day, if any.
+    fn was_given_up(&self, sealed: &Sealed, accepted_on: Option<u64>) -> bool {
         let Vault(vault) = self;
-        let is_earlier = || seal::day_of(sealed).zip(vault.keyring.accepted_on()).is_some_and(|(day, on)| day <= on);
-        vault.agreement.stands() && seal::is_of(&vault.keyring, sealed) == Some(false) && is_earlier()
+        let is_earlier = seal::day_of(sealed).zip(accepted_on).is_some_and(|(day, on)| day <= on);
+        is_earlier && vault.agreement.stands() && seal::is_of(&vault.keyring, sealed) == Some(false)
     }
 }

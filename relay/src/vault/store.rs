@@ -180,7 +180,8 @@ pub struct Stored {
     pub taken_from: Option<Owner>,
     /// The node that has put it last, where another one has claimed it since.
     pub put_by: Option<Arc<str>>,
-    /// The nodes from which it was claimed, the latest first. Their Contacts may stand: a later owner may have died before it registered the account.
+    /// The nodes from which it was claimed, the latest first, but for the last one, which stays the last. Their Contacts may stand: a later owner
+    /// may have died before it registered the account.
     pub had_by: Vec<Arc<str>>,
 }
 

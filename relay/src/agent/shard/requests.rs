@@ -220,13 +220,17 @@ impl Shard {
         // A binding that is about to be registered removes the Contacts of earlier nodes, also of one that has come back and registers the account for
         // another device.
         let is_registered = self.endpoint.has_its_flow(binding) || self.endpoint.is_taking_over(binding);
+        let all = self.endpoint.all_instances(binding);
+        // The minute is the account's: a device that has come to it meanwhile begins no other one.
+        let unproven = all.iter().filter_map(|id| self.instances.get(*id)).filter(|row| !row.is_proven);
+        let longest_s = unproven.map(|row| row.lost_for(advertised_now())).max().unwrap_or_default();
         let serves = |row: &Row| {
             let is_silent = self.shared.silent_servers.is_silent(&self.shared.upstreams, row.upstream);
-            let unproven_s = if row.is_proven { 0 } else { row.lost_for(advertised_now()) };
+            let unproven_s = if row.is_proven { 0 } else { longest_s };
             let may_soon_be = || may_soon_be_registered(row.state, row.status, unproven_s);
             !is_silent && (is_registered || row.is_stored && may_soon_be())
         };
-        let others = self.endpoint.all_instances(binding).into_iter().filter(|id| Some(*id) != besides);
+        let others = all.into_iter().filter(|id| Some(*id) != besides);
         others.filter_map(|id| self.instances.get(id)).any(serves)
     }
 

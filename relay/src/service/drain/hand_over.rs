@@ -51,6 +51,9 @@ const LETTER_LOST: Duration = Duration::from_secs(12);
 /// How long the enablings under way may take to be stored: each is a few answers of the store.
 const ENABLINGS_STORED: Duration = Duration::from_secs(3);
 
+/// How long a shard may take to answer: the lease is held meanwhile, and what one has that hangs is to be taken over as well.
+const SHARD_LIMIT: Duration = Duration::from_secs(10);
+
 /// The stage of the hand-over.
 #[derive(Default)]
 pub(crate) struct HandOver {
@@ -221,7 +224,7 @@ impl Inner {
         self.hand_over.waiting().ids = ids;
         let begun = Instant::now();
         let (woken, news) = mpsc::unbounded_channel();
-        agent.hand_over(&woken).await;
+        agent.hand_over(&woken, SHARD_LIMIT).await;
         drop(woken);
         let mut telling = Announcer::new(news);
         // This comes before any node can claim them; a node that is not told wakes a device once more.
@@ -237,9 +240,9 @@ impl Inner {
         let _ = timeout(ENABLINGS_STORED, enablings.wait_for(|count| *count == 0)).await;
     }
 
-    /// The instances here, each with whether its Contact stands at its SIP server.
+    /// The instances here, but for those of a shard that hangs, each with whether its Contact stands at its SIP server.
     async fn instances_here(&self) -> HashMap<InstanceId, bool> {
-        self.dependencies.agent.ask_all(Request::Ids).await.into_iter().flatten().collect()
+        self.dependencies.agent.ask_all_within(SHARD_LIMIT, Request::Ids).await.into_iter().flatten().collect()
     }
 
     async fn wait_for_takers(&self) {

@@ -65,18 +65,22 @@ impl Untold {
     fn add(&mut self, node: &Owner, news: NodeMessage, now: Instant) -> bool {
         let is_new = !self.0.contains_key(node);
         let all = self.0.entry(node.clone()).or_default();
-        if all.len() >= UNTOLD_MAX {
-            all.pop_front();
+        if all.len() >= UNTOLD_MAX
+            && let Some((oldest, _)) = all.iter().enumerate().min_by_key(|(_, (until, _))| *until)
+        {
+            all.remove(oldest);
         }
         all.push_back((now + TOLD_FOR, news));
         is_new
     }
 
-    /// What a node is to be told now. Where there is nothing more, its task ends.
+    /// What a node is to be told now; it stands behind the rest from then on, for what is not answered is to delay no other. Where there is nothing more,
+    /// its task ends.
     fn next(&mut self, node: &Owner, now: Instant) -> Vec<NodeMessage> {
         let Some(all) = self.0.get_mut(node) else { return Vec::new() };
         all.retain(|(until, _)| now < *until);
         let some: Vec<_> = all.iter().take(TOLD_AT_ONCE).map(|(_, news)| *news).collect();
+        all.rotate_left(some.len());
         if some.is_empty() {
             self.0.remove(node);
         }
@@ -238,7 +242,13 @@ mod tests {
         let some = untold.next(&node(1), now);
         assert_eq!((some.len(), some[0]), (TOLD_AT_ONCE, news(UNTOLD_MAX)), "the oldest have gone");
         untold.heard(&node(1), &some[1..]);
-        assert_eq!(untold.next(&node(1), now)[..2], [some[0], news(UNTOLD_MAX + TOLD_AT_ONCE)]);
+        assert_eq!(
+            untold.next(&node(1), now)[0],
+            news(UNTOLD_MAX + TOLD_AT_ONCE),
+            "what is not answered stands behind"
+        );
+        let told_again = (0..UNTOLD_MAX / TOLD_AT_ONCE).flat_map(|_| untold.next(&node(1), now));
+        assert_eq!(told_again.filter(|news| *news == some[0]).count(), 1);
         assert_eq!(untold.next(&node(1), now + TOLD_FOR), [], "no device rings for it any more");
         assert!(untold.add(&node(1), news(1), now), "its task has ended");
     }

@@ -38,7 +38,7 @@ use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::vault::peer_messages::Letter;
 use crate::vault::record::{Record, StoredRecord};
-use crate::vault::{AorKey, Owner, Stored};
+use crate::vault::{AorKey, Owner, Sealed, Stored};
 
 /// How long the takers of a leaving node's instances may take to register them; after that, the node ends without the rest.
 pub(crate) const HAND_OVER_LIMIT: Duration = Duration::from_secs(30);
@@ -95,7 +95,9 @@ enum OpenedRecord {
     PushBinding(Box<KnownPushBinding>),
     /// The record was wiped.
     Ended,
-    /// The record cannot be opened, or is over.
+    /// The record cannot be opened.
+    Damaged(Sealed),
+    /// The record is over, or is of a keyring that the nodes do not agree on.
     Unusable,
 }
 
@@ -308,10 +310,15 @@ impl Inner {
                 hosts.extend(self.contact_hosts_of(&earlier).await.filter(|it| !hosts.contains(it)));
             }
         }
+        let id = stored.id;
         match self.open_claimed(stored, hosts) {
             OpenedRecord::Lent(new) => Some(new),
             OpenedRecord::PushBinding(known) => {
                 self.dependencies.agent.upstreams().release(known.upstream);
+                None
+            }
+            OpenedRecord::Damaged(sealed) => {
+                self.tell_damaged(vec![(id, sealed)]);
                 None
             }
             OpenedRecord::Ended | OpenedRecord::Unusable => None,
@@ -320,7 +327,12 @@ impl Inner {
 
     /// The binding data of another node's instance, if that one gets calls.
     pub(crate) fn open_proven(self: &Arc<Self>, stored: Stored) -> Option<Box<NewInstance>> {
+        let id = stored.id;
         match self.open_claimed(stored, Vec::new()) {
+            OpenedRecord::Damaged(sealed) => {
+                self.tell_damaged(vec![(id, sealed)]);
+                None
+            }
             OpenedRecord::Lent(new) if new.binding.proven => Some(new),
             OpenedRecord::Lent(new) => {
                 self.dependencies.agent.upstreams().release(new.binding.upstream);
@@ -382,16 +394,24 @@ impl Inner {
             // A registration that is over, or leads nowhere, is left to its TTL.
             Some(Read::PushBinding(None)) => OpenedRecord::Unusable,
             Some(Read::PushBinding(Some(known))) => OpenedRecord::PushBinding(Box::new(known)),
-            // The record can never be read again: the TTL takes it.
-            None if vault.is_damaged(id, &sealed) => {
-                tracing::error!(event = "record-damaged", instance = %id, "a stored record is damaged, or in a form of another version: nobody takes it over; it is left to its expiry, and its phone enables again when its app is told that there is none");
-                OpenedRecord::Unusable
-            }
+            // The TTL takes it.
+            None if vault.is_damaged(id, &sealed) => OpenedRecord::Damaged(sealed),
             None => {
                 tracing::error!(event = "record-of-another-keyring", instance = %id, "a stored record does not open with this keyring; it is left to its expiry");
                 OpenedRecord::Unusable
             }
         }
+    }
+}
+
+impl Inner {
+    /// Says which of these records are damaged. How many are not, but are of a keyring in whose place another one was accepted.
+    fn tell_damaged(&self, some: Vec<(InstanceId, Sealed)>) -> usize {
+        let (given_up, damaged) = self.dependencies.vault.without_given_up(some);
+        for id in damaged {
+            tracing::error!(event = "record-damaged", instance = %id, "a stored record is damaged, or in a form of another version: nobody takes it over; it is left to its expiry, and its phone enables again when its app is told that there is none");
+        }
+        given_up
     }
 }
 
@@ -411,12 +431,25 @@ struct TakingOver<'a> {
     taken: usize,
     /// The number of them that passed through another node: their devices are pushed to register by this one.
     left_behind: usize,
+    /// The number of records of a keyring in whose place another one was accepted.
+    given_up: usize,
 }
 
 impl<'a> TakingOver<'a> {
     fn new(inner: &'a Arc<Inner>, settling: &'a Settling, settled: &'a SettlingNews) -> Self {
         let (hosts, opening, are_dead) = (Hosts::new(), VecDeque::new(), BTreeMap::new());
-        Self { inner, settling, settled, hosts, are_dead, opening, binding: None, taken: 0, left_behind: 0 }
+        Self {
+            inner,
+            settling,
+            settled,
+            hosts,
+            are_dead,
+            opening,
+            binding: None,
+            taken: 0,
+            left_behind: 0,
+            given_up: 0,
+        }
     }
 
     /// Has what was claimed opened, and binds what is open.
@@ -451,7 +484,7 @@ impl<'a> TakingOver<'a> {
         // An error means that the runtime ends.
         let opened = opening.await.unwrap_or_default();
         let agent = &self.inner.dependencies.agent;
-        let (mut some, mut adopting) = (Vec::with_capacity(opened.len()), Vec::new());
+        let (mut some, mut adopting, mut damaged) = (Vec::with_capacity(opened.len()), Vec::new(), Vec::new());
         let (mut ended, mut left) = (BTreeMap::<Owner, Vec<_>>::new(), BTreeMap::<Owner, Vec<_>>::new());
         for (id, from, opened) in opened {
             match opened {
@@ -471,7 +504,10 @@ impl<'a> TakingOver<'a> {
                         ended.entry(from).or_default().push(id);
                     }
                 }
-                OpenedRecord::Unusable => {
+                OpenedRecord::Damaged(_) | OpenedRecord::Unusable => {
+                    if let OpenedRecord::Damaged(sealed) = opened {
+                        damaged.push((id, sealed));
+                    }
                     if let Some(from) = from {
                         left.entry(from).or_default().push(id);
                     }
@@ -479,6 +515,7 @@ impl<'a> TakingOver<'a> {
             }
         }
         self.taken += some.len();
+        self.given_up += self.inner.tell_damaged(damaged);
         if let Some(earlier) = self.binding.take() {
             earlier.ended().await;
         }
@@ -504,6 +541,13 @@ impl<'a> TakingOver<'a> {
         }
         if let Some(last) = self.binding.take() {
             last.ended().await;
+        }
+        if self.given_up > 0 {
+            tracing::info!(
+                event = "records-of-earlier-keyring",
+                records = self.given_up,
+                "another keyring has sealed these, in whose place the operator has accepted this one; they are left to their expiry"
+            );
         }
         (self.taken, self.left_behind)
     }

@@ -84,10 +84,18 @@ impl Inner {
     /// Ends what an app ends and an accepted keyring does not open, so that the earlier keyring does not bring it back: its record is erased, and a tombstone
     /// stands by its id. The app is told that there is none, as of every instance whose secret nobody can compare.
     async fn end_given_up(&self, &Stored { id, expires_at, .. }: &Stored) -> AccessError {
+        match self.dependencies.vault.has_agreed_keyring().await {
+            Ok(true) => {}
+            // Another copy was rotated meanwhile, and may open it.
+            Ok(false) => return AccessError::OwnerAway,
+            Err(_) => return AccessError::StoreAway,
+        }
         tracing::info!(event = "record-given-up", instance = %id, "an app has ended an instance whose record another keyring has sealed, in whose place the operator has accepted this one; it is erased, and stays so");
         let tombstone = Tombstone::new(None, expires_at, WipeReason::Disabled, None);
-        let written = timeout(WRITE_LIMIT, self.dependencies.vault.tombstones().raise(id, tombstone)).await;
+        let raised = self.dependencies.vault.tombstones().raise(id, tombstone);
+        // Before the wait, in which a client may hang up.
         self.dependencies.agent.erase(id, None);
+        let written = timeout(WRITE_LIMIT, raised).await;
         if matches!(written, Ok(Ok(()))) { AccessError::Unknown } else { AccessError::StoreAway }
     }
 
@@ -132,7 +140,14 @@ impl Inner {
         let shown = proof.map(|proof| self.dependencies.vault.wipe_proof(id, proof));
         if shown.is_some() && tombstone.proof.is_none() {
             // The secret that it is known by can be shown by no client: a requester learns no more than of any instance that is gone.
-            return Err(tombstone.wiped_at.map_or(AccessError::StoreAway, |_| AccessError::Unknown));
+            if tombstone.wiped_at.is_some() {
+                return Err(AccessError::Unknown);
+            }
+            if beside.is_none() {
+                // One that waits already waits once.
+                self.dependencies.agent.erase(id, tombstone.lookup);
+            }
+            return Err(AccessError::StoreAway);
         }
         if shown.is_some_and(|shown| !tombstone.is_of(&shown)) {
             return Err(AccessError::Forbidden);

@@ -113,7 +113,7 @@ pub(super) struct Claimed {
     pub fence: u64,
     /// The node that put it last, where another one has claimed it since; else empty.
     pub put_by: Vec<u8>,
-    /// The nodes that have had it, the latest first, one in a line.
+    /// The nodes that have had it, the latest first, but for the last one, which stays the last; one in a line.
     pub had_by: Vec<u8>,
 }
 

@@ -1,7 +1,7 @@
 -- Takes over the records of nodes that are dead. What is no record of this version keeps none of the others from being taken.
 -- keys: the records, which are one in a Cluster
 -- answers: of each an outcome (one that is damaged is nobody's, and is left), the earlier owner, sealed, expiry, fence, the node that put it last where another one has claimed it since,
--- the nodes that have had it, the latest first, one in a line
+-- the nodes that have had it, the latest first, but for the last one, which stays the last; one in a line
 local GONE, LEFT, TAKEN, DAMAGED = 0, 1, 2, 3
 -- The owner to be, a ticket for each record, each node whose records may be taken. A ticket tells a repeated call, whose first answer was
 -- lost, from one that finds a record already owned.
