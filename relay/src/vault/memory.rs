@@ -57,6 +57,12 @@ struct Entry {
     ends_at_ms: i64,
     lookup: Lookup,
     kept: Option<Box<Collections>>,
+    earlier: Option<Box<EarlierNodes>>,
+}
+
+/// The nodes that had a record before. Most records have had one node alone.
+#[derive(Clone, Default)]
+struct EarlierNodes {
     /// The node that has put it last, where another one has claimed it since.
     put_by: Option<Arc<str>>,
     /// The nodes from which it was claimed, the latest first, but for the last one, which stays the last.
@@ -148,15 +154,7 @@ impl MemoryStore {
             entry.fence = entry.fence.next();
             let taken_from = Some(&*earlier).filter(|earlier| earlier.node != owner.node).cloned();
             if let Some(earlier) = &taken_from {
-                entry.put_by.get_or_insert_with(|| earlier.node.clone());
-                // The last one may have been registered, and stays the last; those before it were not.
-                if entry.had_by.last() != Some(&earlier.node) {
-                    entry.had_by.retain(|node| *node != earlier.node);
-                    entry.had_by.insert(0, earlier.node.clone());
-                }
-                while entry.had_by.len() > HAD_BY_MAX {
-                    entry.had_by.remove(HAD_BY_MAX - 1);
-                }
+                entry.earlier.get_or_insert_default().claimed_from(&earlier.node);
             }
             Stored { taken_from, ..entry.stored(owner, *id) }
         };
@@ -338,11 +336,11 @@ fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<
         Naming::Moves { .. } => true,
         Naming::Leaves => false,
     };
-    let had = table.records.get_mut(&id).map(|entry| (entry.kept.take(), std::mem::take(&mut entry.had_by)));
-    let (kept, mut had_by) = had.unwrap_or_default();
-    if matches!(naming, Naming::TakesRegistered) {
-        had_by.clear();
-    }
+    let had = table.records.get_mut(&id).map(|entry| (entry.kept.take(), entry.earlier.take()));
+    let (kept, earlier) = had.unwrap_or_default();
+    let had_by = earlier.map(|earlier| earlier.had_by).unwrap_or_default();
+    let is_had = !had_by.is_empty() && !matches!(naming, Naming::TakesRegistered);
+    let earlier = is_had.then(|| Box::new(EarlierNodes { put_by: None, had_by }));
     table.remove(id);
     let displaced = table.lookups.get(lookup).copied().filter(|&other| other != id);
     if takes_lookup || displaced.is_none() {
@@ -350,10 +348,7 @@ fn write(mut table: MutexGuard<'_, Table>, owner: &Owner, record: RecordToWrite<
     }
     table.by_expiry.insert((ends_at_ms, id));
     let (sealed, owner, lookup) = (sealed.clone(), table.shared(owner), *lookup);
-    table.records.insert(
-        id,
-        Box::new(Entry { sealed, owner, fence, expires_at, ends_at_ms, lookup, kept, put_by: None, had_by }),
-    );
+    table.records.insert(id, Box::new(Entry { sealed, owner, fence, expires_at, ends_at_ms, lookup, kept, earlier }));
     Placed { fence, displaced: displaced.filter(|_| takes_lookup) }
 }
 
@@ -381,8 +376,24 @@ impl Table {
     }
 }
 
+impl EarlierNodes {
+    /// Another node claims the record from `node`.
+    fn claimed_from(&mut self, node: &Arc<str>) {
+        self.put_by.get_or_insert_with(|| node.clone());
+        // The last one may have been registered, and stays the last; those before it were not.
+        if self.had_by.last() != Some(node) {
+            self.had_by.retain(|had| had != node);
+            self.had_by.insert(0, node.clone());
+        }
+        while self.had_by.len() > HAD_BY_MAX {
+            self.had_by.remove(HAD_BY_MAX - 1);
+        }
+    }
+}
+
 impl Entry {
     fn stored(&self, owner: &Owner, id: InstanceId) -> Stored {
+        let EarlierNodes { put_by, had_by } = self.earlier.as_deref().cloned().unwrap_or_default();
         Stored {
             id,
             sealed: self.sealed.clone(),
@@ -391,8 +402,8 @@ impl Entry {
             owned: *self.owner == *owner,
             owner: Owner::clone(&self.owner),
             taken_from: None,
-            put_by: self.put_by.clone(),
-            had_by: self.had_by.clone(),
+            put_by,
+            had_by,
         }
     }
 }

@@ -111,8 +111,9 @@ struct KnownChallenge {
     asked: u8,
     /// Whether it rests until its place asks again.
     rests: bool,
-    /// Nonces before this one, the latest first: registrars behind one name may take turns, each with its own.
-    earlier: Box<[Answered]>,
+    /// Nonces before this one, the latest first: registrars behind one name may take turns, each with its own. Most have had one alone, so the rest is boxed.
+    #[expect(clippy::box_collection, reason = "a row has one pointer in place of three words")]
+    earlier: Option<Box<Vec<Answered>>>,
 }
 
 /// A nonce that was answered before.
@@ -137,13 +138,13 @@ impl KnownChallenge {
         if *challenge.nonce != *self.challenge.nonce() || *challenge.realm != *self.challenge.realm() {
             let (old, new) =
                 (mark(self.challenge.realm(), self.challenge.nonce()), mark(&challenge.realm, &challenge.nonce));
-            let mut earlier = std::mem::take(&mut self.earlier).into_vec();
+            let mut earlier = self.earlier.take().unwrap_or_default();
             let known = earlier.iter().position(|it| it.mark == new).map(|at| earlier.remove(at));
             if self.nc > 0 {
                 earlier.truncate(EARLIER_MAX - 1);
                 earlier.insert(0, Answered { mark: old, nc: self.nc });
             }
-            self.earlier = earlier.into_boxed_slice();
+            self.earlier = Some(earlier).filter(|earlier| !earlier.is_empty());
             self.nc = known.map_or(0, |it| it.nc);
         }
         self.challenge = PackedChallenge::new(challenge);
@@ -155,7 +156,7 @@ impl KnownChallenge {
             return Some(&mut self.nc);
         }
         let mark = mark(&challenge.realm, &challenge.nonce);
-        self.earlier.iter_mut().find(|it| it.mark == mark).map(|it| &mut it.nc)
+        self.earlier.iter_mut().flat_map(|earlier| earlier.iter_mut()).find(|it| it.mark == mark).map(|it| &mut it.nc)
     }
 }
 
@@ -270,8 +271,7 @@ impl Challenges {
                 return Verdict::Endless;
             }
             let challenge = PackedChallenge::new(&first);
-            let earlier = Box::default();
-            let known = KnownChallenge { challenger, challenge, nc: 0, asked: 1, rests: false, earlier };
+            let known = KnownChallenge { challenger, challenge, nc: 0, asked: 1, rests: false, earlier: None };
             let behind = self.len();
             // Most bindings have one challenge for their whole life.
             self.change(|all| {
