@@ -160,7 +160,7 @@ pub enum Event {
         instance: InstanceId,
         /// How the call stands for this device now.
         state: CallState,
-        /// When a device came for it: from the INVITE's arrival to its attachment. Told once.
+        /// When a device came for it: from the INVITE's arrival to its attachment. Told once, and once more of a device that was attached, and woken after all.
         woke_after: Option<Duration>,
     },
     /// The caller has given up, and this device, which was sent a CANCEL, may still answer: where its 200 crosses the CANCEL, the 200 wins. Nothing

@@ -472,12 +472,15 @@ impl Shard {
         }
         // A call that is forked at once is reported before it is described, and so not known yet.
         let Some(call) = self.calls.get_mut(id, instance) else { return };
+        let (was, was_final) = (call.state, call.state.is_final());
+        let rings = woke_after.is_none() && state == CallState::Ringing && was == state;
         if let Some(after) = woke_after {
             self.shared.metrics.wake(after);
             call.sign = true;
+        }
+        if woke_after.is_some() || rings {
             call.wait_until(Moment::after(self.shared.answer_timeout));
         }
-        let (was, was_final) = (call.state, call.state.is_final());
         call.state = state;
         // The caller of an announced call gets no response yet.
         let (pushed, has_come) = (call.pushed, call.mark.is_some());
@@ -494,7 +497,7 @@ impl Shard {
             } else if has_come {
                 self.note(instance, Some(id), TimelineEvent::CallerHearsRinging);
             }
-        } else if woke_after.is_none() && state == CallState::Ringing && !was_final {
+        } else if rings {
             self.note_device_rings(id, instance);
         }
         if was_final || !state.is_final() {

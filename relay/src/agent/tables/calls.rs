@@ -2,7 +2,7 @@
 //!
 //! | limit | at the limit |
 //! | --- | --- |
-//! | [`KEPT`] after a call's deadline | the call is forgotten |
+//! | [`KEPT`] after a call's deadline, once the call is over for the device | the call is forgotten |
 //! | [`CALLS`] at once | the device with the most calls loses its oldest, preferably one that no longer waits: many calls of one account displace none of another |
 //!
 //! Invariant: nothing here tells who called.
@@ -18,7 +18,7 @@ use crate::clock::{self, Moment};
 use crate::metrics::labels::InviteOutcome;
 use crate::vault::record::Provider;
 
-/// How long a call's state can be asked after its deadline.
+/// How long a call's state can be asked after its deadline, at the least.
 const KEPT: Duration = Duration::from_secs(60);
 /// Calls known to one shard, each counted for each of its devices.
 const CALLS: usize = 50_000;
@@ -276,11 +276,14 @@ impl Calls {
         while let Some(&(until, key)) = self.order.first()
             && until <= now
         {
-            // A device came, and rings: then the deadline has moved.
-            let moved = |known: &Row| known.call.deadline.at + KEPT;
-            match self.known.get_mut(&key).filter(|known| moved(known) > now) {
+            // A device came, and rings: then the deadline has moved, or another one rings. Each device is told the end of its call.
+            let next_look = |known: &Row| {
+                let behind = known.call.deadline.at + KEPT;
+                if known.call.state.is_final() { behind } else { behind.max(now + KEPT) }
+            };
+            match self.known.get_mut(&key).filter(|known| next_look(known) > now) {
                 Some(known) => {
-                    known.look_at = moved(known);
+                    known.look_at = next_look(known);
                     self.order.remove(&(until, key));
                     self.order.insert((known.look_at, key));
                 }
@@ -390,11 +393,31 @@ mod tests {
         let (mine, other) = (InstanceId::new(1 << 16, ShardTag(0)), InstanceId::new(2 << 16, ShardTag(0)));
         let id = CallId::new(3 << 16, ShardTag(0));
         let mut calls = Calls::default();
-        calls.remember(id, mine, call(1_000));
+        calls.remember(id, mine, Call { state: CallState::TimedOut, ..call(1_000) });
         calls.forget_old(moment(1_059).at);
         assert!(calls.of(mine, id).is_some() && calls.of(other, id).is_none());
         calls.forget_old(moment(1_060).at);
         assert!(calls.of(mine, id).is_none());
+    }
+
+    #[test]
+    fn a_call_that_goes_on_is_known_to_each_device_until_a_minute_after_its_end_at_the_most() {
+        let (mine, other) = (InstanceId::new(1 << 16, ShardTag(0)), InstanceId::new(2 << 16, ShardTag(0)));
+        let id = CallId::new(3 << 16, ShardTag(0));
+        let mut calls = Calls::default();
+        // One device rings, and the other one, which was pushed, has not come.
+        calls.remember(id, mine, Call { state: CallState::Ringing, waiting: false, ..call(1_120) });
+        calls.remember(id, other, call(1_030));
+        for seconds in [1_090, 1_119, 1_151] {
+            calls.forget_old(moment(seconds).at);
+            assert!(calls.of(other, id).is_some() && calls.is_waiting(id), "{seconds}");
+        }
+        for device in [mine, other] {
+            let known = calls.get_mut(id, device).unwrap();
+            (known.state, known.waiting) = (CallState::TimedOut, false);
+        }
+        calls.forget_old(moment(1_211).at);
+        assert_eq!((calls.known.len(), calls.order.len()), (0, 0));
     }
 
     #[test]
@@ -417,7 +440,8 @@ mod tests {
         calls.remember(id(0), instance(0), Call { waiting: false, ..call(900) });
         for number in 1..=60_000 {
             let waiting = number > 55_000;
-            calls.remember(id(number), instance(1 + number % 1_000), Call { waiting, ..call(1_000) });
+            let over = Call { state: CallState::TimedOut, ..call(1_000) };
+            calls.remember(id(number), instance(1 + number % 1_000), Call { waiting, ..over });
         }
         assert_eq!(calls.known.len(), CALLS);
         assert!(calls.of(instance(0), id(0)).is_some());
@@ -428,6 +452,7 @@ mod tests {
 
         calls.succeed(id(60_000), instance(1), instance(5_000));
         assert!(calls.of(instance(1), id(60_000)).is_none() && calls.of(instance(5_000), id(60_000)).is_some());
+        calls.get_mut(id(0), instance(0)).unwrap().state = CallState::Answered;
         calls.forget_old(moment(1_060).at);
         let rest = (calls.order.len(), calls.of_device.len(), calls.counts.len(), calls.by_count.len());
         assert_eq!((calls.known.len(), rest), (0, (0, 0, 0, 0)));

@@ -334,10 +334,10 @@ impl Call {
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether a device shall be woken now; true once, and not while what it has refused may count.
+    /// Whether a device shall be woken now; true once, and not while what it has refused may count. One that seemed to be there has still to come.
     pub fn wake(&mut self, instance: InstanceId) -> bool {
-        let waits = self.open(instance).filter(|target| target.refused.is_none());
-        waits.is_some_and(|target| !std::mem::replace(&mut target.woken, true))
+        let waits = self.open(instance).filter(|target| target.refused.is_none() && !target.woken);
+        waits.map(|target| (target.woken, target.attached) = (true, false)).is_some()
     }
 
     /// Waits for its devices until this moment at most.
@@ -345,7 +345,7 @@ impl Call {
         self.deadline = self.deadline.min(deadline);
     }
 
-    /// A device has come: the time since the INVITE; `Some` once.
+    /// A device has come: the time since the INVITE; `Some` once, and once more when it was woken although it seemed to be there.
     pub fn note_attached(&mut self, now: Instant, instance: InstanceId) -> Option<Duration> {
         let target = self.targets.iter_mut().find(|target| target.instance == instance)?;
         target.unreachable = false;

@@ -284,7 +284,9 @@ impl Endpoint {
         let state = row.state_of(instance).unwrap_or(CallState::Waking);
         self.note_forwarded(flow, instance, branch);
         self.cancel_surplus_legs(now, unheard);
-        self.core.event(Event::Call { call, instance, state, woke_after });
+        if woke_after.is_some() {
+            self.core.event(Event::Call { call, instance, state, woke_after });
+        }
         true
     }
 

@@ -419,3 +419,43 @@ fn a_stack_that_has_forgotten_the_invite_with_its_connection_and_rings_on_is_hun
     reply(&mut world, &cancelled, 481, "two");
     assert_eq!(world.count("BYE"), 0, "some stacks find a call by its Call-ID");
 }
+
+/// What the shell is told of the devices of a call: how it stands for each, and when it came.
+fn told(world: &World) -> Vec<(CallState, Option<Duration>)> {
+    let told = world.events.iter().filter_map(|event| match event {
+        Event::Call { state, woke_after, .. } => Some((*state, *woke_after)),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_phone_that_is_woken_although_it_was_attached_has_come_once_it_comes_by_its_next_connection() {
+    let mut world = devices(1);
+    attach(&mut world, 1);
+    world.invite("call-1");
+    assert_eq!(told(&world), [(CallState::Waking, Some(Duration::ZERO))]);
+    world.advance(seconds(2));
+    assert_eq!(world.wakes().len(), 1, "it has left its INVITE without any response");
+    let call = world.wakes()[0].call;
+    world.events.clear();
+    world.input(Input::Ring { call, instance: world.instance });
+    world.advance(seconds(3));
+    come_back(&mut world);
+    assert_eq!(told(&world), [(CallState::Ringing, None), (CallState::Ringing, Some(seconds(5)))]);
+}
+
+#[test]
+fn a_phone_that_has_only_another_connection_is_not_told_as_one_that_rings() {
+    let mut world = devices(1);
+    world.invite("call-1");
+    let call = world.wakes()[0].call;
+    world.input(Input::Ring { call, instance: world.instance });
+    world.advance(seconds(1));
+    attach(&mut world, 1);
+    world.events.clear();
+    let second = come_back(&mut world);
+    assert_eq!(told(&world), []);
+    reply(&mut world, &second, 180, "two");
+    assert_eq!(told(&world), [(CallState::Ringing, None)], "now it rings");
+}

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use sip::message::Name;
 use tests::api_client::Instance;
 use tests::apns::Answer;
 use tests::board::Missed;
 use tests::caller::Caller;
+use tests::phone::IncomingCall;
 use tests::world::{SOON, World, text};
 
 use super::Outcome;
@@ -86,5 +88,36 @@ async fn a_device_that_says_it_makes_progress_lets_the_caller_hear_ringing() -> 
     assert_eq!(caller.responses().iter().filter(|(_, status)| *status == 180).count(), 1, "ringing is said once");
     assert_eq!(world.api.progress(&alice, &text(&push["call"])).await?.status, 409, "it is answered");
     caller.bye(SOON).await?;
+    world.content()
+}
+
+/// The phone rings, and as its app is told, the call waits for its answer: longer than until this moment, by a minute at least.
+async fn waits_for_answer(world: &World, alice: &Instance, call: &IncomingCall, until: u64) -> Outcome {
+    call.ring();
+    let id = call.invite().text(Name::SipwakeCall).unwrap_or_default();
+    let is_later = || async {
+        let deadline = world.api.call(alice, id).await.ok()?.json()["deadline"].as_u64();
+        deadline.filter(|deadline| *deadline > until + 60)
+    };
+    world.until("a deadline that leaves time to answer", is_later).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_phone_that_rings_has_the_time_to_answer_whether_it_was_there_or_was_pushed_after_all() -> Outcome {
+    let (world, alice) = World::lent().await?;
+    let phone = world.wake(&alice).await?;
+    let (caller, call) = world.rings_at(&phone).await?;
+    let ring_timeout = world.api.call(&alice, call.invite().text(Name::SipwakeCall).unwrap_or_default()).await?.json();
+    waits_for_answer(&world, &alice, &call, ring_timeout["deadline"].as_u64().unwrap_or_default()).await?;
+    world.answer(&caller, &call).await?;
+    world.phone_hangs_up(&caller, &call).await?;
+    // Its app is suspended, and its kernel keeps the connection.
+    phone.fall_silent();
+    let (caller, push) = world.call_and_push().await?;
+    let (_phone, call) = world.wake_to_call(&alice).await?;
+    waits_for_answer(&world, &alice, &call, push["deadline"].as_u64().unwrap_or_default()).await?;
+    world.await_metric("sipwake_calls_waiting", 0.0).await?;
+    world.answer(&caller, &call).await?;
+    world.phone_hangs_up(&caller, &call).await?;
     world.content()
 }
