@@ -57,9 +57,9 @@ fn rows() -> Vec<(Answer, Outcome)> {
         (&[200, 201, 202, 204][..], TAKEN),
         (&[404, 410], GONE),
         (&[301, 302, 303, 307, 308], REFUSED),
-        (&[400, 401, 402, 403, 405, 406, 407, 411, 413, 415, 418, 422, 451], REFUSED),
+        (&[400, 401, 402, 403, 405, 407, 411, 413, 415, 418, 422, 451], REFUSED),
         (&[408, 421, 425], AFRESH),
-        (&[429], AGAIN),
+        (&[406, 429], AGAIN),
         (&[500, 501, 502, 503, 504, 507, 520, 599], AFRESH),
     ];
     let mut rows: Vec<_> = statuses
@@ -69,6 +69,7 @@ fn rows() -> Vec<(Answer, Outcome)> {
     rows.extend([
         (Answer::Status(429, Some(5)), AGAIN),
         (Answer::Status(429, Some(600)), REFUSED),
+        (Answer::Status(406, Some(5)), AGAIN),
         (Answer::Status(503, Some(5)), AFRESH),
         (Answer::Status(503, Some(600)), REFUSED),
         (Answer::Slow(Duration::from_millis(3_500)), TAKEN),
