@@ -113,6 +113,16 @@ async fn each_answer_and_fault_of_a_web_push_service_has_its_consequence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_may_ring_by_its_first_copy_does_not_end_with_the_refusal_of_the_second() {
+    let web = Web::new(&Authority::new());
+    let device = web.server.subscribe();
+    web.server.answer_with(&device.token, [Answer::ConnectionLost, Answer::Status(403, None)]);
+    let delivery = web.service.deliver(APP, &device.push_target(), &call(1)).await;
+    assert_eq!((delivery.verdict, delivery.copies), (Verdict::Unconfirmed, 1));
+    assert_eq!((web.server.count(), web.server.requests()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_one_service_asks_for_is_kept_there_and_slows_no_other_and_one_that_is_away_is_not_all_of_them() {
     let authority = Authority::new();
     let web = Web::new(&authority);
