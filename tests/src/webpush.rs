@@ -261,6 +261,10 @@ impl Service for PushServer {
     fn answer(&self, call: Call) -> Reply {
         self.inbox.arrive();
         let name = call.path.strip_prefix("/push/").unwrap_or_default().to_owned();
+        let length = call.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+        if length != Some(call.body.len()) {
+            self.inbox.object("no content-length: some services read no body then (RFC 9110 §8.6)".to_owned());
+        }
         let read = self.read(&call, &name);
         let push = match read {
             Ok(push) => push,

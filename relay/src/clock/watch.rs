@@ -25,9 +25,9 @@
 //! **The nodes of a relay share a clock**: the system's, as long as it is within [`STORE_OFF_MAX_MS`] of the store's, and else the store's ([`store_says`]).
 //! Grants, seals and ends go by it, so that a lease ends on every node at the same time, and the table above holds for it in place of the system's clock. Times
 //! that phones are told go by whichever of both is nearer to the trusted time ([`advertised_now`]): which of them is the wrong one only that tells. Tokens for
-//! APNs and FCM are made by that time, too, and by another one where a service refuses it ([`TokenTimes`](super::token_times::TokenTimes)); certificates are
-//! judged by it, but by the system's where nothing but the store's word is against that ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of
-//! calls is dated by it.
+//! push services are made by that time, too, and those for APNs and FCM by another one where a service refuses it
+//! ([`TokenTimes`](super::token_times::TokenTimes)); certificates are judged by it, but by the system's where nothing but the store's word is against that
+//! ([`TlsTime`](super::TlsTime)), and what operators and apps are shown of calls is dated by it.
 //!
 //! **A jump of the system's clock** counts once the store was asked what it says, or did not answer: until then, for
 //! [`UNLOOKED_MS`](super::anchors::UNLOOKED_MS) at most, that clock goes on as it was, by the time since boot.

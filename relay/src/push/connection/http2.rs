@@ -22,6 +22,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::Method;
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -478,7 +479,10 @@ impl Connection {
         *head.version_mut() = hyper::Version::HTTP_2;
         *head.uri_mut() = endpoint.uri(&request.path).ok_or(Lost::Refused)?;
         *head.headers_mut() = request.headers.clone();
-        let (body, passage) = patience.departure.begin(patience.body_of(request)).ok_or(Lost::Refused)?;
+        let body = patience.body_of(request);
+        // A PHP behind its service's web server reads no body without it, and some services refuse the request (RFC 9110 §8.6).
+        head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let (body, passage) = patience.departure.begin(body).ok_or(Lost::Refused)?;
         let (response, mut stream) = self.sender.clone().send_request(head, false).map_err(|_| Lost::Ending)?;
         // When the stream is already reset this fails, and the response says why.
         let _ = stream.send_data(body, true);

@@ -3,7 +3,7 @@
 //! | the copy under way | consequence |
 //! | --- | --- |
 //! | is taken, or its token is gone | that verdict counts, whichever copy it is for |
-//! | is refused | that verdict counts, unless another copy is open, which may still be taken, or earlier services may have taken one |
+//! | is refused | that verdict counts, unless another copy is open, which may still be taken, or was lost: the phone may ring by it |
 //! | has no answer [`ATTEMPT_TIMEOUT`] after it left | a second copy goes out; the first one stays open |
 //! | was certainly not taken (503, not sent) | the same copy is tried again, after a pause, and once right before the deadline ([`last_try`]) |
 //! | is lost: it may have been taken | a second copy goes out after a short pause. When all copies so far were lost, a last one goes out after [a part](LAST_AFTER) of the remaining time, at most [`ATTEMPT_TIMEOUT`]; when that is lost, too, the delivery ends |
@@ -74,7 +74,6 @@ pub(super) async fn run_with<'a>(
         flights: Vec::with_capacity(COPIES_MAX),
         attempts: 0,
         lost: earlier as usize,
-        earlier,
         refusal: None,
         next_at: Some(Instant::now()),
         leaving: None,
@@ -109,9 +108,8 @@ struct Copies<'a, 'b, S> {
     /// The copies under way.
     flights: Vec<Flight<'a>>,
     attempts: u32,
+    /// The copies that were lost, and those that other services may have taken.
     lost: usize,
-    /// The copies that other services may have taken.
-    earlier: u32,
     /// The answer to one copy, while the other was open.
     refusal: Option<Verdict>,
     /// The time of the next copy, unless an answer comes before.
@@ -228,10 +226,10 @@ impl<'a, S: Fn() -> Flight<'a>> Copies<'a, '_, S> {
         None
     }
 
-    /// The meaning of a verdict for the whole push: the phone may ring by a copy that earlier services may have taken, whatever these refuse.
+    /// The meaning of a verdict for the whole push: the phone may ring by a copy that was lost, whatever the last one is refused for.
     fn weighed(&self, verdict: Verdict) -> Verdict {
         let is_refused = matches!(verdict, Verdict::Refused { .. });
-        if is_refused && self.earlier > 0 { Verdict::Unconfirmed } else { verdict }
+        if is_refused && self.lost > 0 { Verdict::Unconfirmed } else { verdict }
     }
 
     /// The number of copies that the service may have taken.
@@ -437,6 +435,15 @@ mod tests {
             let ended = run_with(send, until, &Departure::unmeasured(), &Fixed, earlier, pending()).await;
             assert_eq!(ended, Ok(Settled { verdict, attempts: 1, copies: earlier }));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_ends_no_call_that_a_copy_whose_answer_was_lost_may_ring() {
+        let refused = || Attempt::Done(Verdict::Refused { reason: "PERMISSION_DENIED" });
+        assert_eq!(play(&[(1, Attempt::Lost), (0, refused())]).await, (Verdict::Unconfirmed, 2, 1, 1));
+        assert_eq!(play(&[(9, Attempt::Lost), (1, refused())]).await, (Verdict::Unconfirmed, 2, 1, 9));
+        let gone = || Attempt::Done(Verdict::Gone { since: None });
+        assert_eq!(play(&[(1, Attempt::Lost), (0, gone())]).await, (Verdict::Gone { since: None }, 2, 1, 1));
     }
 
     /// A recipient whose token changes at this moment.

@@ -243,9 +243,8 @@ impl PushService {
             Some((of, since)) if Arc::ptr_eq(of, &record) => *since,
             _ => Instant::now(),
         };
-        let may_ring = from.earlier.lost > 0 && push.event == Event::Call;
         let ended = run.run(terms, from).await;
-        let Ended { mut settled, limited } =
+        let Ended { settled, limited } =
             ended.map_err(|tried| Earlier { since: Some((Arc::clone(&record), started)), ..tried })?;
         if matches!(settled.verdict, Verdict::Retry { .. } | Verdict::TooLate)
             && terms.departure.said().is_none()
@@ -261,10 +260,6 @@ impl PushService {
             Verdict::Accepted => record.took(&target.token),
             Verdict::Refused { reason } if is_of_a_token(reason) => record.token_refused(reason, &target.token),
             _ => {}
-        }
-        // A copy that earlier services may have taken may ring, whatever these refuse.
-        if may_ring && matches!(settled.verdict, Verdict::Refused { .. }) {
-            settled.verdict = Verdict::Unconfirmed;
         }
         Ok(settled)
     }

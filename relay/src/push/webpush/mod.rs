@@ -7,7 +7,7 @@
 //! | 410 | the subscription is gone |
 //! | 404 | likewise, unless it is said of more than eight, one after the other (`unknown.rs`): then a call is refused, and what is no call tried again |
 //! | 413, 400 | this push is refused |
-//! | 429 | this subscription is left alone as long as Retry-After says, or for growing pauses, and the push tried again (`limits.rs`) |
+//! | 429, 406 | this subscription is left alone as long as Retry-After says, or for growing pauses, and the push tried again (`limits.rs`) |
 //! | 503 with Retry-After | this service is left alone so long, and the push tried again; where that is longer than 10 s, one call, or the end of one, asks every 2 s |
 //! | 408, 421, 425, 5xx | it is tried again; of a call at most two copies go out |
 //! | 401, 403 | the service does not take our key, or the subscription is for another one; the next push to it takes its turn (`refusals.rs`) |
@@ -375,7 +375,8 @@ fn classify(answer: &Answer) -> (Attempt, Bearing) {
         // Whether it is believed is judged where others of this service are known.
         404 => Attempt::Done(Verdict::BadToken),
         410 => Attempt::Done(Verdict::Gone { since: None }),
-        429 => Attempt::Limited { after: answer.retry_after() },
+        // Microsoft's service says 406 of one that had too many.
+        406 | 429 => Attempt::Limited { after: answer.retry_after() },
         408 | 421 | 425 | 500..=599 => Attempt::Again { after: answer.retry_after() },
         300..=399 => refused("Redirected"),
         401 | 403 => refused("VapidRefused"),

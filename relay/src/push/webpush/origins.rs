@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
@@ -31,6 +31,7 @@ use super::pacing::{Paced, Paces, Standing};
 use super::refusals::{Refusals, Subscription};
 use super::unknown::Unknown;
 use super::vapid::{RENEW_AFTER, Vapid};
+use crate::clock::advertised_now;
 use crate::lock::Mutex;
 use crate::net::address_policy::Reach;
 use crate::net::https_port::https_port;
@@ -290,7 +291,7 @@ impl Origin {
 
     /// The VAPID header that identifies the sender. `None` when the system cannot sign.
     pub(super) fn authorization(&self, vapid: &Vapid) -> Option<HeaderValue> {
-        let now = SystemTime::now();
+        let now = UNIX_EPOCH + Duration::from_secs(advertised_now());
         let mut token = self.token.lock();
         // A clock that was set back makes the age an error: sign anew then, too.
         if let Some((header, at)) = &*token
@@ -319,11 +320,14 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use bytes::Bytes;
     use hyper::HeaderMap;
 
     use super::super::by_http1;
     use super::*;
+    use crate::clock::{Machine, set_virtual};
     use crate::cores::{self, Cores};
     use crate::metrics::Metrics;
     use crate::push::connection::answer_timeout::{Patience, TryTimes, WhenSilent};
@@ -407,6 +411,29 @@ mod tests {
         let sessions = |tls: &ClientConfig| format!("{:p}", &tls.resumption);
         let (one, other) = (origins.tls_of_one(), origins.tls_of_one());
         assert!(sessions(&one) != sessions(&other) && sessions(&one) != sessions(&origins.tls));
+    }
+
+    #[test]
+    fn a_vapid_token_goes_by_the_time_that_phones_are_told_also_when_that_is_set() {
+        let name = format!("sipwake-vapid-{:016x}", u64::from_ne_bytes(crate::random::bytes()));
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let vapid = Vapid::new(&file, "mailto:push@example.net").ok().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let origin = origins().of(&url(0)).unwrap();
+        let ends_at = || {
+            let header = origin.authorization(&vapid).unwrap();
+            let claims = header.to_str().unwrap().split('.').nth(1).unwrap();
+            let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+            claims["exp"].as_u64().unwrap()
+        };
+        for days in [0, 30, -30, 0] {
+            let mut machine = Machine::default();
+            machine.off_ms = days * 86_400_000;
+            set_virtual(&machine);
+            let hours = ends_at().saturating_sub(advertised_now()) / 3_600;
+            assert!((6..=12).contains(&hours), "{days} days: {hours} h");
+        }
     }
 
     #[tokio::test(start_paused = true)]

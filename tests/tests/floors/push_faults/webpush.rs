@@ -57,9 +57,9 @@ fn rows() -> Vec<(Answer, Outcome)> {
         (&[200, 201, 202, 204][..], TAKEN),
         (&[404, 410], GONE),
         (&[301, 302, 303, 307, 308], REFUSED),
-        (&[400, 401, 402, 403, 405, 406, 407, 411, 413, 415, 418, 422, 451], REFUSED),
+        (&[400, 401, 402, 403, 405, 407, 411, 413, 415, 418, 422, 451], REFUSED),
         (&[408, 421, 425], AFRESH),
-        (&[429], AGAIN),
+        (&[406, 429], AGAIN),
         (&[500, 501, 502, 503, 504, 507, 520, 599], AFRESH),
     ];
     let mut rows: Vec<_> = statuses
@@ -69,6 +69,7 @@ fn rows() -> Vec<(Answer, Outcome)> {
     rows.extend([
         (Answer::Status(429, Some(5)), AGAIN),
         (Answer::Status(429, Some(600)), REFUSED),
+        (Answer::Status(406, Some(5)), AGAIN),
         (Answer::Status(503, Some(5)), AFRESH),
         (Answer::Status(503, Some(600)), REFUSED),
         (Answer::Slow(Duration::from_millis(3_500)), TAKEN),
@@ -109,6 +110,16 @@ async fn each_answer_and_fault_of_a_web_push_service_has_its_consequence() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_ring_by_its_first_copy_does_not_end_with_the_refusal_of_the_second() {
+    let web = Web::new(&Authority::new());
+    let device = web.server.subscribe();
+    web.server.answer_with(&device.token, [Answer::ConnectionLost, Answer::Status(403, None)]);
+    let delivery = web.service.deliver(APP, &device.push_target(), &call(1)).await;
+    assert_eq!((delivery.verdict, delivery.copies), (Verdict::Unconfirmed, 1));
+    assert_eq!((web.server.count(), web.server.requests()), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]
