@@ -287,6 +287,37 @@ fn where_the_server_sees_the_relay_is_told_once_and_changes_nothing_else() {
 }
 
 #[test]
+fn a_balancer_that_ends_what_is_idle_sooner_than_servers_do_is_kept_from_that_by_pings() {
+    for idle in [20, 30, 50, 60] {
+        let mut world = World::new(STREAM);
+        world.bind();
+        let (start, mut number, mut dials, mut seen) = (world.now, 1, 0, 0);
+        let (mut written_at, mut without) = (world.now, Duration::ZERO);
+        while world.now < start + seconds(4 * 3600) {
+            if world.count("REGISTER") > 0 {
+                (seen, written_at) = (seen + 1, world.now);
+                world.grant(600);
+                world.sent.clear();
+            }
+            let is_up = world.dialled > dials;
+            if is_up && world.now >= written_at + seconds(idle) {
+                (number, dials) = (number + 1, world.dialled);
+                world.upstream.flow = FlowId::Stream(number);
+                world.input(Input::Closed(FlowId::Stream(number - 1)));
+            }
+            let pings = world.pings;
+            world.advance(Duration::from_millis(500));
+            if world.pings > pings {
+                written_at = world.now;
+            }
+            without += if is_up { Duration::ZERO } else { Duration::from_millis(500) };
+        }
+        assert!(world.dialled <= 12 && without < seconds(30), "{idle} s: {} dials, away {without:?}", world.dialled);
+        assert!(seen <= 4 * 3600 / 420 + 12, "{idle} s: {seen} REGISTERs");
+    }
+}
+
+#[test]
 fn a_server_that_ends_flow_after_flow_is_not_stormed() {
     let mut world = registered(STREAM, &[]);
     let start = world.now;

@@ -167,7 +167,7 @@ impl Endpoint {
             now,
             flow,
             [a, b, c, d, e, f],
-            self.core.settings.timing.upstream.keep_alive,
+            self.core.settings.timing.upstream.keep_alive.after_losses(upstream.losses),
             &mut self.core.random,
         );
         let at = keep_alive.deadline();
