@@ -78,12 +78,21 @@ pub struct KeepAliveTiming {
     pub stream: Duration,
     /// The interval between keep-alives on UDP, before jitter (§4.4.2 there recommends 24 to 29 s); 29 s.
     pub datagram: Duration,
-    /// The shortest interval that a server's Flow-Timer brings about; 15 s.
+    /// The shortest interval that a server's Flow-Timer, or streams that soon end, bring about; 15 s.
     pub shortest: Duration,
     /// How long a pong may take (§4.4.1 there); 10 s.
     pub pong: Duration,
     /// The first interval between STUN retransmissions, which doubles (RFC 8489 §6.2.1); 500 ms.
     pub stun_resend: Duration,
+}
+
+impl KeepAliveTiming {
+    /// The same after so many streams in a row that ended soon: streams are pinged twice as often for each, for a balancer on the way may end what is idle.
+    #[must_use]
+    pub fn after_losses(self, losses: u8) -> Self {
+        let sooner = self.stream / 2_u32.pow(losses.min(8).into());
+        Self { stream: sooner.max(self.shortest).min(self.stream), ..self }
+    }
 }
 
 /// The wait after failures in a row (RFC 5626 §4.5): it doubles with each, up to a bound.

@@ -333,7 +333,7 @@ impl Endpoint {
             self.follow_flow_timer(now, id, interval);
         }
         if let Some(address) = seen_from(answer.response) {
-            self.learn_address(id, address);
+            self.on_seen_from(now, answer.by, binding, address);
         }
         let back = self.upstreams.note_success(now, id, binding, answer.by, expires);
         if self.upstreams.must_follow(id, answer.by, answer.timeliness)

@@ -13,8 +13,8 @@
 //!
 //! A challenge is what its header says, and not its status: one that came in the other status's header alone is answered in the header that belongs to it.
 //!
-//! A challenge whose answer was refused, or was another device's, rests: it is answered again only when its place asks again, and then its nonce is counted
-//! on.
+//! A challenge whose answer was refused, or turned down by another 4xx or 6xx, or was another device's, rests: it is answered again only when its place asks
+//! again, and then its nonce is counted on.
 //!
 //! Invariant: at most [`CHALLENGES_MAX`] challenges are kept, those that rest last; refused credentials are sent no second time.
 

@@ -178,7 +178,6 @@ impl Registration {
         if !self.established || self.goal != Goal::Registered {
             return self.credentials_refused(now, status, waits, random);
         }
-        self.challenges.rest();
         self.put_off(now, status, waits, random)
     }
 
@@ -189,6 +188,7 @@ impl Registration {
             return self.refused(status);
         }
         self.refusals = 0;
+        self.challenges.rest();
         // Failures of the server before it say nothing of how often it was asked for this account.
         let put_offs = self.with_rare(|rare| {
             rare.pause.put_offs = rare.pause.put_offs.saturating_add(1);

@@ -98,7 +98,11 @@ impl Registration {
             }
             403 => self.credentials_refused(now, status, &terms.back_off, response.random),
             404 | 604 => self.put_off(now, status, &terms.back_off, response.random),
-            _ if self.established => self.retry_by(response),
+            _ if self.established => {
+                // It may be an old nonce that is turned down so.
+                self.challenges.rest();
+                self.retry_by(response)
+            }
             _ => self.refused(status),
         }
     }

@@ -84,6 +84,23 @@ fn a_nonce_whose_answer_was_refused_is_counted_on() {
     }
 }
 
+/// Not every server answers an old nonce with 401.
+#[test]
+fn a_nonce_whose_answer_was_turned_down_in_another_way_is_shown_again_only_when_it_is_asked_for() {
+    for status in [400, 404, 410, 488, 604] {
+        let mut world = begun();
+        world.respond(401, &[("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"")]);
+        world.grant(600);
+        assert_eq!(nc(&world.next_register(), "n").as_deref(), Some("00000002"));
+        world.respond(status, &[]);
+        assert!(!world.next_register().has(Name::Authorization), "{status}");
+        world.respond(401, &[("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"m\", qop=\"auth\"")]);
+        assert_eq!(nc(&world.last("REGISTER"), "m").as_deref(), Some("00000001"));
+        world.grant(600);
+        assert_eq!(nc(&world.next_register(), "m").as_deref(), Some("00000002"));
+    }
+}
+
 #[test]
 fn a_challenge_in_the_header_of_the_other_status_is_answered_as_it_is_meant() {
     let challenge = "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"";

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use sip::endpoint::*;
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
-use sip::message::{Limits, Message, Name};
+use sip::message::{Limits, Message, Method, Name};
 
-use crate::world::{REGISTRAR, World, seconds, server_address};
+use crate::world::{REGISTRAR, Sent, World, seconds, server_address};
 
 const STREAM: FlowId = FlowId::Stream(1);
 
@@ -256,7 +256,7 @@ fn a_stun_answer_finds_the_shard_that_asked() {
 }
 
 #[test]
-fn where_the_server_sees_the_relay_is_told_once_and_changes_nothing_else() {
+fn where_the_server_sees_the_relay_is_told_once_and_changes_nothing_for_an_account_alone() {
     // RFC 3581 §4: a registrar behind a balancer may see one and the other.
     let mut world = World::new(udp());
     world.bind();
@@ -284,6 +284,82 @@ fn where_the_server_sees_the_relay_is_told_once_and_changes_nothing_else() {
     seen(&mut world, ";rport");
     assert_eq!(world.addresses(), ["198.51.100.1:5070", "198.51.100.2:5070"]);
     assert_eq!(world.dialled, 1);
+}
+
+impl World {
+    /// Answers all REGISTERs that were sent with 200; the server saw them come from this port. How many there were.
+    fn grant_seen_at(&mut self, port: u16) -> usize {
+        let mut sent = std::mem::take(&mut self.sent);
+        sent.retain(|sent| sent.message.method() == Some(Method::Register));
+        for Sent { message: register, .. } in &sent {
+            let seen = format!(";received=198.51.100.1;rport={port}");
+            let text = format!(
+                "SIP/2.0 200 OK\r\nVia: {}\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {}\r\nExpires: 600\r\n\r\n",
+                register.text(Name::Via).unwrap().replace(";rport", &seen),
+                register.text(Name::From).unwrap(),
+                register.text(Name::To).unwrap(),
+                register.call_id().unwrap(),
+                register.text(Name::CSeq).unwrap(),
+            );
+            let source = self.upstream;
+            self.receive(source, &text);
+        }
+        sent.len()
+    }
+}
+
+/// A router on the way has forgotten the flow, and calls to all that stand are lost in it.
+#[test]
+fn another_public_address_in_one_answer_has_the_others_registered_again_at_once() {
+    let mut world = World::new(udp());
+    world.bind();
+    (1..=2).for_each(|number| world.bind_more(number));
+    assert_eq!(world.grant_seen_at(5070), 3);
+    while world.count("REGISTER") == 0 {
+        world.advance(Duration::from_millis(10));
+    }
+    assert_eq!((world.grant_seen_at(6070), world.grant_seen_at(6070), world.grant_seen_at(6070)), (1, 2, 0));
+    world.advance(seconds(60));
+    assert_eq!(world.count("REGISTER"), 0);
+    // A server that sees another address each time is asked no more often than it would be otherwise.
+    let (start, mut sent, mut port) = (world.now, 0, 7_000);
+    while world.now < start + seconds(4 * 3600) {
+        let granted = world.grant_seen_at(port);
+        (port, sent) = (port + granted.min(1) as u16, sent + granted);
+        world.advance(Duration::from_millis(100));
+    }
+    assert!(sent <= 3 * 4 * 3600 / 420 + 3, "{sent}");
+}
+
+#[test]
+fn a_balancer_that_ends_what_is_idle_sooner_than_servers_do_is_kept_from_that_by_pings() {
+    for idle in [20, 30, 50, 60] {
+        let mut world = World::new(STREAM);
+        world.bind();
+        let (start, mut number, mut dials, mut seen) = (world.now, 1, 0, 0);
+        let (mut written_at, mut without) = (world.now, Duration::ZERO);
+        while world.now < start + seconds(4 * 3600) {
+            if world.count("REGISTER") > 0 {
+                (seen, written_at) = (seen + 1, world.now);
+                world.grant(600);
+                world.sent.clear();
+            }
+            let is_up = world.dialled > dials;
+            if is_up && world.now >= written_at + seconds(idle) {
+                (number, dials) = (number + 1, world.dialled);
+                world.upstream.flow = FlowId::Stream(number);
+                world.input(Input::Closed(FlowId::Stream(number - 1)));
+            }
+            let pings = world.pings;
+            world.advance(Duration::from_millis(500));
+            if world.pings > pings {
+                written_at = world.now;
+            }
+            without += if is_up { Duration::ZERO } else { Duration::from_millis(500) };
+        }
+        assert!(world.dialled <= 12 && without < seconds(30), "{idle} s: {} dials, away {without:?}", world.dialled);
+        assert!(seen <= 4 * 3600 / 420 + 12, "{idle} s: {seen} REGISTERs");
+    }
 }
 
 #[test]

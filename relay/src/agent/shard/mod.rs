@@ -93,6 +93,7 @@ use crate::agent::trace::Trace;
 use crate::clock::{self, Frames, Reading, confirmed_now, unix_now};
 use crate::limits::guesses::Permit;
 use crate::limits::pushes::PushBudgets;
+use crate::net::Transport;
 use crate::net::drain::Drain;
 use crate::random;
 use crate::vault::MAX_LIFETIME_S;
@@ -576,9 +577,10 @@ impl Shard {
                     self.shared.dialler.answer(self.index, upstream, peer, transport, bytes);
                 }
                 Output::Dial { upstream, avoid, for_one } => {
-                    let avoid = avoid.and_then(|flow| {
-                        // The flow has ended, and was the last one to this peer.
-                        self.outgoing.peer_of(flow).or_else(|| self.shared.dialler.led_to(self.index, upstream))
+                    let avoid = avoid.and_then(|flow| match flow {
+                        FlowId::Datagram(peer) => Some((peer, Transport::Udp)),
+                        // It is the flow in use, or was the last one.
+                        FlowId::Stream(_) => self.shared.dialler.led_to(self.index, upstream),
                     });
                     self.shared.dialler.dial(self.index, upstream, avoid, for_one);
                 }

@@ -229,8 +229,8 @@ impl Targets {
     }
 
     /// The address of a shard's flow, or of its last one.
-    pub(crate) fn led_to(&self, shard: usize) -> Option<SocketAddr> {
-        self.current.get(&shard).map(|current| current.candidate.address)
+    pub(crate) fn led_to(&self, shard: usize) -> Option<Destination> {
+        self.current.get(&shard).map(|current| place_of(&current.candidate))
     }
 
     /// A better address for a shard's flow, of those that DNS names now; `None` also while one is being tried.
@@ -586,7 +586,7 @@ mod tests {
         assert!(!targets.on_flow_outcome(0, other, FlowOutcome::NotWanted, now, MINUTE).tried, "another flow's end");
         assert!(targets.away_until(0, &at(1, 0), now).is_some());
         assert!(!targets.on_flow_outcome(0, FLOW, FlowOutcome::NotWanted, now, MINUTE).tried);
-        assert_eq!(targets.led_to(0), Some(at(1, 0).address));
+        assert_eq!(targets.led_to(0), Some(place_of(&at(1, 0))));
         assert_eq!((better(&mut targets, 0, &answer, now), targets.is_second_best(&answer)), (None, false));
         assert_eq!(targets.in_order(0, answer.to_vec(), now)[0], at(1, 0), "and is dialled first when it breaks");
         // A better one that a shard does not want is no worse for others.

@@ -167,14 +167,14 @@ impl Endpoint {
             now,
             flow,
             [a, b, c, d, e, f],
-            self.core.settings.timing.upstream.keep_alive,
+            self.core.settings.timing.upstream.keep_alive.after_losses(upstream.losses),
             &mut self.core.random,
         );
         let at = keep_alive.deadline();
         upstream.link = Link::Up { flow, keep_alive, since: now };
         upstream.armed = Some(at);
         upstream.transport = transport;
-        upstream.mapped = None;
+        (upstream.mapped, upstream.seen) = (None, None);
         (upstream.heard_at, upstream.answered_at) = (Some(now), Some(now));
         if flow.is_reliable() {
             self.upstreams.links.insert(flow, id);
@@ -346,23 +346,13 @@ impl Endpoint {
         upstream.heard_at = Some(now);
         if heard == Heard::Failed {
             self.arm_keep_alive(id);
-            return self.register_all(now, id);
+            return self.register_standing(now, id, None, usize::MAX);
         }
         let Some(mapped) = answer.mapped else { return };
         let moved = upstream.mapped.replace(mapped).is_some_and(|before| before != mapped);
         self.learn_address(id, mapped);
         if moved {
-            self.register_all(now, id);
-        }
-    }
-
-    /// Registers again all that stand, each in its turn.
-    pub(super) fn register_all(&mut self, now: Instant, id: UpstreamId) {
-        let Some(upstream) = self.upstreams.get(id) else { return };
-        for binding in upstream.members.iter().copied().collect::<Vec<_>>() {
-            let Some(registration) = self.bindings.get_mut(binding).filter(|it| it.awaits_refresh()) else { continue };
-            let step = registration.on_flow_lost();
-            self.carry_out(now, binding, step);
+            self.register_standing(now, id, None, usize::MAX);
         }
     }
 
@@ -381,7 +371,32 @@ impl Endpoint {
         }
     }
 
-    pub(in crate::endpoint) fn learn_address(&mut self, id: UpstreamId, address: SocketAddr) {
+    /// A binding was granted `by` a flow, and the server saw its REGISTER come from this address. Another one than before means, where no STUN answer tells
+    /// it sooner, that a router on the way has forgotten the flow: calls to the others that stand are lost there. The one before must have stood for 32 s, so
+    /// that a server which sees another address each time is not asked again and again.
+    pub(in crate::endpoint) fn on_seen_from(
+        &mut self,
+        now: Instant,
+        by: FlowId,
+        binding: BindingId,
+        address: SocketAddr,
+    ) {
+        let stood = self.core.settings.timing.transaction.t1_64();
+        let Some(id) = self.bindings.get(binding).map(|registration| registration.upstream) else { return };
+        self.learn_address(id, address);
+        let Some(upstream) = self.upstreams.get_mut(id) else { return };
+        let in_use = matches!(upstream.link, Link::Up { flow, .. } if flow == by);
+        let is_known = upstream.mapped.is_some() || upstream.seen.is_some_and(|(seen, _)| seen == address);
+        if !in_use || by.is_reliable() || is_known {
+            return;
+        }
+        let before = upstream.seen.replace((address, now));
+        if before.is_some_and(|(_, since)| since + stood <= now) {
+            self.register_standing(now, id, Some(binding), usize::MAX);
+        }
+    }
+
+    fn learn_address(&mut self, id: UpstreamId, address: SocketAddr) {
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         if upstream.public.replace(address) != Some(address) {
             self.core.event(Event::PublicAddress { upstream: id, address });

@@ -102,6 +102,8 @@ struct Upstream {
     public: Option<SocketAddr>,
     /// The public address as STUN reported it on this flow.
     mapped: Option<SocketAddr>,
+    /// The same as an answer to a REGISTER reported it, and since when.
+    seen: Option<(SocketAddr, Instant)>,
     /// A better flow that is being tried.
     probe: Option<FailbackProbe>,
     /// Flows that others have replaced, while answers may be due on them.
@@ -504,6 +506,7 @@ impl Upstream {
             answered_at: None,
             public: None,
             mapped: None,
+            seen: None,
             probe: None,
             replaced: Vec::new(),
             kept: BTreeMap::new(),

@@ -472,7 +472,7 @@ impl Endpoint {
     }
 
     /// Makes up to `count` registered bindings, except `but`, register by the flow in use, or the next one.
-    fn register_standing(&mut self, now: Instant, id: UpstreamId, but: Option<BindingId>, count: usize) {
+    pub(super) fn register_standing(&mut self, now: Instant, id: UpstreamId, but: Option<BindingId>, count: usize) {
         let Some(upstream) = self.upstreams.get(id) else { return };
         let bindings = &self.bindings;
         let stands = |binding: &BindingId| bindings.get(*binding).is_some_and(|it| it.awaits_refresh());
@@ -671,7 +671,7 @@ impl Endpoint {
         let follow = !was_aside && std::mem::take(&mut upstream.fitness.follow);
         self.ask_all_anew(now, id, Some(old));
         if follow {
-            self.register_all(now, id);
+            self.register_standing(now, id, None, usize::MAX);
         }
     }
 

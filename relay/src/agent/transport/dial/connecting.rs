@@ -8,8 +8,8 @@
 //! | whole | as long as the dial may take |
 //!
 //! A dial tries all addresses with brief patience, then those where it had no place with more; at the last one it waits. So a few dials find out, for all names
-//! that share them, which address is silent and which one serves. An address that is to be avoided is tried last, even behind those that are known to be away;
-//! but only the [`MAY_BE_BACK_MAX`] of these that are due soonest are tried before it, where a place is free.
+//! that share them, which address is silent and which one serves. An address that is to be avoided, by one transport, is tried last, even behind those that
+//! are known to be away; but only the [`MAY_BE_BACK_MAX`] of these that are due soonest are tried before it, where a place is free.
 //!
 //! A connection takes a place at its address, and permission to dial: a share of the source that asked for the SIP server, and a turn among all dials. A dial
 //! holds neither while it waits for the other. Otherwise one source could block a provider's address for all accounts, or one silent address could block all
@@ -17,7 +17,6 @@
 //!
 //! Invariant: a dial that only waits fails no address, and holds nothing that others could use.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -102,10 +101,10 @@ impl Inner {
         upstream: UpstreamId,
         route: &Route,
         mut candidates: Vec<Candidate>,
-        avoid: Option<SocketAddr>,
+        avoid: Option<Destination>,
     ) -> Option<(Candidate, Opened)> {
         let now = clock::now();
-        let is_avoided = |candidate: &Candidate| Some(candidate.address) == avoid;
+        let is_avoided = |candidate: &Candidate| Some(place_of(candidate)) == avoid;
         let away_until = |candidate: &Candidate| self.unreachable.away_until(place_of(candidate), now);
         // Stable: the rest keeps its order.
         candidates.sort_by_key(|candidate| (is_avoided(candidate), away_until(candidate)));
@@ -323,7 +322,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, SocketAddr};
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -477,7 +476,7 @@ mod tests {
         let ((gone, a), (_b, b)) = (listening().await, listening().await);
         let inner = &dialler.0;
         let avoiding = async |candidates: &[Candidate], avoid: Candidate| {
-            let opened = inner.connect_first(upstream, &route, candidates.to_vec(), Some(avoid.address));
+            let opened = inner.connect_first(upstream, &route, candidates.to_vec(), Some(place_of(&avoid)));
             let opened = timeout(Duration::from_secs(20), opened).await.expect("it does not wait for ever");
             opened.map(|(candidate, _)| candidate)
         };
@@ -493,6 +492,18 @@ mod tests {
         assert_eq!(avoiding(&[b, a], b).await, Some(b));
         assert!(begun.elapsed() < SLOW, "nobody is waited for");
         drop(places);
+    }
+
+    /// A balancer, or a firewall that answers each SYN, stands before a server that speaks UDP alone.
+    #[tokio::test]
+    async fn a_port_that_only_lets_in_by_tcp_is_left_for_the_same_port_by_udp() {
+        let (dialler, _, _inbox) = dialler();
+        let (_a, tcp) = listening().await;
+        let udp = Candidate { transport: net::Transport::Udp, rank: 1, ..tcp };
+        let (upstream, route) = another(&dialler, &format!("sip:{}", tcp.address));
+        let order = own_order(&dialler, upstream, &[tcp, udp]);
+        let opened = dialler.0.connect_first(upstream, &route, order, Some(place_of(&tcp))).await;
+        assert_eq!(opened.map(|(candidate, _)| candidate), Some(udp));
     }
 
     #[tokio::test]

@@ -43,7 +43,7 @@ use unreachable::Unreachable;
 use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::connections::Connection;
-use crate::agent::transport::targets::{Settled, Targets, place_of};
+use crate::agent::transport::targets::{Destination, Settled, Targets, place_of};
 use crate::agent::transport::trusted::NameAddresses;
 use crate::agent::transport::upstreams::{DialShare, Route, Upstreams};
 use crate::clock;
@@ -175,8 +175,8 @@ impl Dialler {
         }
     }
 
-    /// The last address of a shard's flow to a SIP server.
-    pub(crate) fn led_to(&self, shard: usize, upstream: UpstreamId) -> Option<SocketAddr> {
+    /// Where a shard's flow to a SIP server leads, or led last.
+    pub(crate) fn led_to(&self, shard: usize, upstream: UpstreamId) -> Option<Destination> {
         self.0.upstreams.targets(upstream, |targets| targets.led_to(shard)).flatten()
     }
 
@@ -211,7 +211,7 @@ impl Dialler {
     }
 
     /// Opens a flow for a shard, in a task of its own; `avoid` has failed, a single account where that is `for_one`, and is tried last.
-    pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<SocketAddr>, for_one: bool) {
+    pub(crate) fn dial(&self, shard: usize, upstream: UpstreamId, avoid: Option<Destination>, for_one: bool) {
         let it = self.0.clone();
         tokio::spawn(async move {
             let way = tokio::select! {
@@ -270,7 +270,7 @@ impl Inner {
         self: &Arc<Self>,
         shard: usize,
         upstream: UpstreamId,
-        avoid: Option<SocketAddr>,
+        avoid: Option<Destination>,
         for_one: bool,
     ) -> Option<(Candidate, Opened)> {
         let route = self.upstreams.route(upstream)?;
@@ -291,7 +291,7 @@ impl Inner {
         };
         let (now, first) = (clock::now(), self.failback_interval);
         let ordered = self.upstreams.targets(upstream, |targets| {
-            for candidate in candidates.iter().filter(|candidate| Some(candidate.address) == avoid) {
+            for candidate in candidates.iter().filter(|candidate| Some(place_of(candidate)) == avoid) {
                 if for_one {
                     targets.failed_one(shard, place_of(candidate), now, first);
                 } else {
@@ -308,13 +308,13 @@ impl Inner {
         &self,
         shard: usize,
         upstream: UpstreamId,
-        avoid: Option<SocketAddr>,
+        avoid: Option<Destination>,
         candidate: Candidate,
         opened: Opened,
     ) {
         let (flow, transport) = self.begin(shard, opened, candidate).await;
         self.upstreams.targets(upstream, |targets| targets.dialled(shard, flow, candidate));
-        if avoid.is_some_and(|avoid| avoid != candidate.address) {
+        if avoid.is_some_and(|avoid| avoid != place_of(&candidate)) {
             self.shards.send(shard, ShardInput::sip(Input::UpstreamAddressChanged(upstream))).await;
         }
         self.shards.send(shard, ShardInput::sip(Input::Dialled { upstream, flow, transport })).await;
@@ -541,7 +541,7 @@ mod tests {
         listener.accept().await.unwrap();
         assert_eq!(dialler.led_to(0, upstream), None, "until the endpoint has taken it");
         dialler.on_flow_outcome(0, upstream, dialled(&mut inbox).expect("its shard hears of it"), FlowOutcome::Taken);
-        assert_eq!(dialler.led_to(0, upstream), Some(address));
+        assert_eq!(dialler.led_to(0, upstream), Some(place_of(&at[0])));
         // An answer that does not tell all takes nothing away; one that there is nothing does.
         upstreams.answered(upstream, clock::now(), &[], false);
         assert!(upstreams.last_answer(upstream, clock::now()).is_some());
@@ -585,7 +585,7 @@ mod tests {
         assert_eq!(upstreams.take_stale(clock::now()).len(), 1, "its successor is sought at once");
         assert!(open(&dialler, upstream).await);
         dialler.on_flow_outcome(0, upstream, dialled(&mut inbox).unwrap(), FlowOutcome::Taken);
-        assert_eq!(dialler.led_to(0, upstream), Some(new.address));
+        assert_eq!(dialler.led_to(0, upstream), Some(place_of(&new)));
         let told = async {
             while let Some(told) = inbox.recv().await {
                 if matches!(told, ShardInput::Sip { input: Input::UpstreamReplaced(_), .. }) {
