@@ -126,6 +126,7 @@ impl Timing {
     pub fn with_minutes_scaled(mut self, factor: f64) -> Self {
         let default = sip::endpoint::Timing::default().upstream.back_off;
         let waits = &mut self.sip.upstream.back_off;
+        waits.unknown_once = default.unknown_once.mul_f64(factor);
         waits.refused_once = default.refused_once.mul_f64(factor);
         waits.refused_twice = default.refused_twice.mul_f64(factor);
         self.lost_notice = LostNotice(LostNotice::default().0.mul_f64(factor));

@@ -102,6 +102,8 @@ pub struct BackOff {
     pub base: Duration,
     /// The bound that no number of failures exceeds; 30 min.
     pub max: Duration,
+    /// How long after its SIP server did not know an account any more for the first time it is tried once more; up to a tenth longer; 60 s.
+    pub unknown_once: Duration,
     /// How long after the first refusal of an account that was registered it is tried once more; up to a tenth longer; 10 min.
     pub refused_once: Duration,
     /// How long after the second refusal in a row it is tried for the last time; up to a tenth longer; 60 min.
@@ -167,6 +169,7 @@ impl Default for BackOff {
         Self {
             base: Duration::from_secs(30),
             max: Duration::from_secs(1800),
+            unknown_once: Duration::from_secs(60),
             refused_once: Duration::from_secs(600),
             refused_twice: Duration::from_secs(3600),
         }
@@ -208,6 +211,7 @@ impl Timing {
                 back_off: BackOff {
                     base: of(back_off.base),
                     max: of(back_off.max),
+                    unknown_once: of(back_off.unknown_once),
                     refused_once: of(back_off.refused_once),
                     refused_twice: of(back_off.refused_twice),
                 },

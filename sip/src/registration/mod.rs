@@ -27,7 +27,7 @@
 //! | silence | BackingOff | likewise |
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
 //! | to one whose credentials were accepted before: refused credentials, 403 | BackingOff | a server that restarts may know nobody; it is asked again after [`BackOff::refused_once`], and then each [`BackOff::refused_twice`], until the shell unbinds it: see `refusals` |
-//! | to such a one: 404, 604, or a challenge that it has no answer to | BackingOff | likewise, but for ever: see [`Registration::put_off`] |
+//! | to such a one: 404, 604, or a challenge that it has no answer to | BackingOff | after [`BackOff::unknown_once`], then likewise, but for ever: see [`Registration::put_off`] |
 //! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and

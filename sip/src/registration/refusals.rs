@@ -181,8 +181,9 @@ impl Registration {
         self.put_off(now, status, waits, random)
     }
 
-    /// The SIP server does not know the account, or asks for what it has not. An account that was registered before is tried again as seldom as one
-    /// whose credentials are refused, for a server may ban who repeats either, but without an end.
+    /// The SIP server does not know the account, or asks for what it has not. An account that was registered before is tried again a minute later, for a
+    /// server that comes back from an outage may know nobody in its first seconds; then as seldom as one whose credentials are refused, for a server may ban
+    /// who repeats either, but without an end.
     pub(super) fn put_off(&mut self, now: Instant, status: u16, waits: &BackOff, random: &mut Random) -> Step {
         if !self.established || self.goal != Goal::Registered {
             return self.refused(status);
@@ -194,8 +195,9 @@ impl Registration {
             rare.pause.put_offs = rare.pause.put_offs.saturating_add(1);
             rare.pause.put_offs
         });
-        let (once, further) = (waits.refused_once.as_millis() as u64, BackOff { max: waits.refused_twice, ..*waits });
-        let least = Duration::from_millis(random.between(once, once * 11 / 10));
+        let least = if put_offs == 1 { waits.unknown_once } else { waits.refused_once }.as_millis() as u64;
+        let further = BackOff { max: waits.refused_twice, ..*waits };
+        let least = Duration::from_millis(random.between(least, least * 11 / 10));
         let after = back_off(put_offs, &further, random).max(least);
         self.state = State::BackingOff { until: now + after, told: false };
         self.pause_until(Some(now + after));

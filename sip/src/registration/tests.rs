@@ -15,6 +15,7 @@ const TERMS: Terms<'static> =
 const BACK_OFF: BackOff = BackOff {
     base: Duration::from_secs(30),
     max: Duration::from_secs(1800),
+    unknown_once: Duration::from_secs(60),
     refused_once: Duration::from_secs(600),
     refused_twice: Duration::from_secs(3600),
 };
@@ -454,10 +455,11 @@ fn the_first_404_after_failures_of_another_kind_waits_as_long_as_any_first_one_a
         walk.send();
     };
     (0..10).for_each(|_| fails(503, 15..=1_800));
-    fails(404, 600..=660);
+    fails(404, 60..=66);
     (0..10).for_each(|_| fails(404, 600..=3_600));
     fails(404, 1_800..=3_600);
     fails(503, 900..=1_800);
+    fails(404, 60..=66);
     fails(404, 600..=660);
     // Neither do those that are put off count as failures of the server.
     let mut walk = refreshing();
