@@ -26,7 +26,7 @@ use relay::log_filter::{self, Filtered};
 use relay::operator::controls::Reloaded;
 use relay::process::{ignore_file_size_signal, protect_memory, raise_open_files, refuse_huge_pages, try_threads};
 use relay::secret::ZeroOnFree;
-use relay::serve::check::{Findings, certificate, check, push_certificates};
+use relay::serve::check::{Findings, certificate, check};
 use relay::serve::check_push::check_push;
 use relay::serve::open_files;
 use relay::serve::unconfigured::{self, Unconfigured, public_address};
@@ -291,9 +291,6 @@ fn warn_of_risks(config: &Config) {
     }
     for doubt in certificate(config) {
         tracing::warn!(event = "certificate-doubt", %doubt, remedy = doubt.remedy(), "clients may refuse tls.certificate");
-    }
-    for (problem, _) in push_certificates(config) {
-        tracing::warn!(event = "push-certificate-doubt", %problem, "APNs may refuse a push certificate");
     }
 }
 

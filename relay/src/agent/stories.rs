@@ -76,6 +76,8 @@ struct Recent {
     calls: BTreeMap<Key, (Arc<str>, StoryOutcome)>,
     by_instance: BTreeSet<(InstanceId, u64, CallId)>,
     apps: BTreeSet<Arc<str>>,
+    /// When the latest call began that is known no longer for want of room, in milliseconds since 1970.
+    crowded_out_ms: u64,
 }
 
 /// The stories of one node; cheap to clone.
@@ -125,6 +127,12 @@ impl Stories {
         self.unread.load(Ordering::Relaxed)
     }
 
+    /// Whether none that began since this moment (milliseconds since 1970), and within a day, is known no longer for want of room.
+    pub fn knows_all_since(&self, since_ms: u64) -> bool {
+        let kept_since_ms = advertised_now().saturating_sub(STORY_LIFE_S).saturating_mul(1_000);
+        lock(&self.recent).crowded_out_ms < since_ms.max(kept_since_ms)
+    }
+
     /// At most `limit` calls that `is` one asked for, newest first.
     pub fn recent(&self, limit: usize, is: impl Fn(&RecentCall) -> bool) -> Vec<RecentCall> {
         let recent = lock(&self.recent);
@@ -159,6 +167,7 @@ impl Recent {
             && let Some((&(at_ms, call, instance), _)) = self.calls.first_key_value()
         {
             self.remove(at_ms, call, instance);
+            self.crowded_out_ms = self.crowded_out_ms.max(at_ms);
         }
     }
 
@@ -434,5 +443,6 @@ mod tests {
         }
         assert_eq!((recent.calls.len(), recent.by_instance.len(), recent.apps.len()), (RECENT_MAX, RECENT_MAX, 1));
         assert_eq!(recent.calls.first_key_value().map(|(key, _)| key.0), Some(5), "the oldest went");
+        assert_eq!(recent.crowded_out_ms, 4);
     }
 }

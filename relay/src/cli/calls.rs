@@ -104,7 +104,9 @@ fn print(text: &str) -> Result<(), CommandError> {
 /// A list with a hole says so.
 fn say_missing(told: &Value) -> Result<(), CommandError> {
     if told["incomplete"] == true {
-        say_line("incomplete: the store does not answer, or a node is still reading what an earlier run has kept");
+        say_line(
+            "incomplete: the store does not answer, a node is still reading what an earlier run has kept, or had more calls than it knows (--instance tells all of one)",
+        );
     }
     for node in told["silent"].as_array().into_iter().flatten() {
         say_line(incomplete(&cell(node), "did not answer"));

@@ -391,6 +391,8 @@ words!(
         KeyringFile = "keyring-file",
         /// The name servers.
         NameServers = "name-servers",
+        /// A certificate that Apple is shown.
+        PushCertificate = "push-certificate",
         /// The kind of store.
         Store = "store",
         /// How far the store's clock is from this machine's.

@@ -1,7 +1,7 @@
 //! The stories of calls, of all nodes: the last ones, and one of them step by step.
 //!
 //! Invariant: a part that is missing is said: `silent` names nodes that did not answer, `incomplete` says that a store did not, or
-//! that a node is still reading what an earlier run has kept.
+//! that a node is still reading what an earlier run has kept, or had more calls than it knows.
 
 use axum::extract::{Request, State};
 use axum::response::Response;

@@ -101,7 +101,7 @@ pub fn certificate_in_use(config: &Config, chain: &[CertificateDer<'_>]) -> Vec<
 }
 
 /// The doubts about the dates of the certificates that push services are shown, and whether they take no push for it.
-pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
+pub(super) fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
     let mut found = Vec::new();
     for (index, app) in config.apps.iter().enumerate() {
         let Some(ApnsCredentials::Certificate { file, .. }) = app.apns.as_ref().map(|apns| &apns.credentials) else {
@@ -111,15 +111,20 @@ pub fn push_certificates(config: &Config) -> Vec<(Problem, bool)> {
         let chain = push::chain(file).unwrap_or_default();
         for doubt in dated(&chain[..chain.len().min(1)], clock::advertised_now()) {
             let place = format!("app[{index}].apns.certificate_file");
-            let remedy = match doubt {
-                Doubt::NotYet(..) => doubt.remedy(),
-                _ => "get a new one from Apple, put it into the file, and reload: sipwake reload, or SIGHUP",
-            };
-            let problem = config.problem(&place, format!("{}: {doubt}", file.display()), remedy);
+            let what = format!("{}: {doubt}", file.display());
+            let problem = config.problem(&place, what, push_certificate_remedy(&doubt));
             found.push((problem, doubt.is_fatal()));
         }
     }
     found
+}
+
+/// The remedy for a doubt about the dates of such a certificate.
+pub(super) fn push_certificate_remedy(doubt: &Doubt) -> &'static str {
+    match doubt {
+        Doubt::NotYet(..) => doubt.remedy(),
+        _ => "get a new one from Apple, put it into the file, and reload: sipwake reload, or SIGHUP",
+    }
 }
 
 fn check_tls(config: &Config, problems: &mut Vec<Problem>) {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::push_services::warn_of_unserved;
 use super::{
     Foundations, Opened, audit_watch, certificate_watch, clock_watch, doubt_watch, keyring_watch, lost_time_watch,
-    shard_watch, store_watch,
+    push_certificate_watch, shard_watch, store_watch,
 };
 use crate::acme::Acme;
 use crate::lock::Mutex;
@@ -114,6 +114,11 @@ impl Opened {
                 readiness,
                 "watching the certificate",
                 certificate_watch::watch(config.clone(), tls.clone(), metrics.clone(), readiness.clone()),
+            ),
+            chore(
+                readiness,
+                "watching the certificates for push services",
+                push_certificate_watch::watch(push.clone(), readiness.clone()),
             ),
             chore(readiness, "watching the audit trail", audit_watch::watch(audit.clone(), readiness.clone())),
             chore(

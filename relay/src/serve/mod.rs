@@ -10,7 +10,7 @@
 //! | `check`, `check_push`, `open_files`, `running_relay`, `swap` | whether it could start |
 //! | `reload` | what changes while it runs |
 //! | `chores` | the parts that work beside everything else |
-//! | `audit_watch`, `certificate_watch`, `clock_watch`, `doubt_watch`, `keyring_watch`, `lost_time_watch`, `shard_watch`, `store_watch` | what is watched, and told to the operator |
+//! | `audit_watch`, `certificate_watch`, `clock_watch`, `doubt_watch`, `keyring_watch`, `lost_time_watch`, `push_certificate_watch`, `shard_watch`, `store_watch` | what is watched, and told to the operator |
 //!
 //! Invariant: a relay that has started is reachable on every address that [`Running`] names. A drain ends within
 //! [`CALLS_DRAIN`] and [`LAST_ANSWERS`]; it unregisters nothing: another process takes the bindings over.
@@ -26,6 +26,7 @@ mod keyring_watch;
 mod listeners;
 mod lost_time_watch;
 pub mod open_files;
+mod push_certificate_watch;
 mod push_services;
 mod reload;
 pub mod running_relay;

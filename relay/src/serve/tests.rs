@@ -1,20 +1,26 @@
-//! A whole relay that is asked to reload beside a reload; and a lent account that it takes over and has already: its record was another node's meanwhile.
+//! A whole relay that is asked to reload beside a reload; a lent account that it takes over and has already: its record was another node's meanwhile; and the
+//! calls of one account.
 //!
 //! Invariant: these are tests alone; nothing in the relay imports them.
 
 use std::net::SocketAddr;
 
 use sip::endpoint::NewBinding;
-use sip::id::InstanceId;
+use sip::id::{CallId, InstanceId};
+use tokio::task::yield_now;
 
 use super::{Relay, Running};
 use crate::agent::request::{LeaseExpiry, NewInstance, Principal, Request, SettlingNews};
 use crate::agent::transport::upstreams::Route;
+use crate::clock::unix_now_ms;
 use crate::config::Config;
 use crate::domain::InstanceState;
+use crate::domain::story::Story;
 use crate::limits::{InstanceOf, Quotas};
 use crate::random;
 use crate::secret::{Aor, InstanceSecret, Password, PushToken};
+use crate::service::OperatorService as _;
+use crate::service::operators::WhichCalls;
 use crate::vault::record::{Account, Device, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use crate::vault::{Fence, RecordToWrite};
 
@@ -134,4 +140,25 @@ async fn what_the_newer_record_says_of_its_app_is_so_and_what_an_older_one_says_
             assert_eq!(is_foreground(presence, fence).await, expected, "{before:?} {presence:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_calls_of_one_account_are_told_that_others_have_crowded_out_of_what_the_node_knows() {
+    let (relay, quotas) = relay().await;
+    let tag = relay.vault.group("app", &account()).tag();
+    let id = InstanceId::new(u128::from_be_bytes(random::bytes()), tag);
+    let fence = later_fence(&relay, id, &instance(&relay, &quotas, id, Presence::Background, Fence::NEW)).await;
+    let new = instance(&relay, &quotas, id, Presence::Background, fence);
+    relay.agent.bind_all(vec![new], &SettlingNews::for_nobody()).await.ended().await;
+    while relay.agent.stories().unread() > 0 {
+        yield_now().await;
+    }
+    let story = Story::new(CallId::new(1 << 16, tag), id, "app", "sip:bob@example.com", unix_now_ms());
+    relay.vault.put_item(id, &relay.vault.seal_story(&story)).await.unwrap();
+    let calls = async |instance: Option<InstanceId>| {
+        let told = relay.service.calls(WhichCalls { instance, limit: 9, ..WhichCalls::default() }).await;
+        (told.stories.iter().map(|story| story.call).collect::<Vec<_>>(), told.is_whole)
+    };
+    assert_eq!(calls(Some(id)).await, (vec![story.call], true));
+    assert_eq!(calls(None).await, (Vec::new(), true), "this node knows of none");
 }

@@ -1,5 +1,7 @@
 //! The stories of calls for an operator: those of calls under way, and those that are kept.
 //!
+//! The store has all stories of one instance; of all instances together a node knows the latest calls alone, and says where that is not all.
+//!
 //! Invariant: an operator learns no more of a caller than the story holds, which is too little to call back.
 
 use std::collections::BTreeMap;
@@ -28,22 +30,54 @@ const DEVICES: usize = 64;
 impl Inner {
     /// The calls of this node that were asked for, newest first.
     pub(super) async fn calls(&self, which: &WhichCalls) -> CallStories {
-        let stories = self.dependencies.agent.stories();
+        // What is not here is another node's to tell.
+        let one = match which.instance {
+            Some(id) if self.look_as_relay(id).await.is_ok() => Some(id),
+            _ => None,
+        };
+        let recent = self.dependencies.agent.stories();
         let until = Instant::now() + WAIT_FOR_RECALL;
-        while which.waits && stories.unread() > 0 && Instant::now() < until {
+        while one.is_none() && which.waits && recent.unread() > 0 && Instant::now() < until {
             sleep(LOOK_AGAIN).await;
         }
-        let mut is_whole = stories.unread() == 0;
+        let mut is_whole = one.is_some() || recent.unread() == 0;
         let going_on = self.dependencies.agent.ask_all(|reply| Request::Stories { reply }).await;
         let going_on = going_on.into_iter().flatten().filter(|story| which.is_one(&RecentCall::of(story)));
         let mut told: BTreeMap<(InstanceId, CallId), Story> =
             going_on.map(|story| ((story.instance, story.call), story)).collect();
+        if let Some(id) = one {
+            match self.dependencies.vault.stories(id).await {
+                Ok(kept) => {
+                    for story in kept.into_iter().filter(|story| which.is_one(&RecentCall::of(story))) {
+                        told.entry((id, story.call)).or_insert(story);
+                    }
+                }
+                Err(_) => is_whole = false,
+            }
+        } else {
+            is_whole &= self.tell_recent(which, &mut told).await;
+        }
+        let mut stories: Vec<Story> = told.into_values().collect();
+        stories.sort_by_key(|story| std::cmp::Reverse((story.at_ms, story.call)));
+        if which.once {
+            stories = once(stories, |story| story.call, Story::outcome);
+        }
+        stories.truncate(which.limit);
+        let is_full = if which.call.is_some() { !stories.is_empty() } else { stories.len() == which.limit };
+        is_whole &= which.instance.is_some() || is_full || recent.knows_all_since(which.since_ms);
+        CallStories { stories, is_whole }
+    }
+
+    /// Adds those of the latest calls that were asked for; whether the store has told them all.
+    async fn tell_recent(&self, which: &WhichCalls, told: &mut BTreeMap<(InstanceId, CallId), Story>) -> bool {
+        let recent = self.dependencies.agent.stories();
         let mut over =
-            stories.recent(if which.once { which.limit * DEVICES } else { which.limit }, |call| which.is_one(call));
+            recent.recent(if which.once { which.limit * DEVICES } else { which.limit }, |call| which.is_one(call));
         if which.once {
             over = once(over, |call| call.call, |call| call.outcome);
             over.truncate(which.limit);
         }
+        let mut is_whole = true;
         let mut wanted: BTreeMap<InstanceId, Vec<CallId>> = BTreeMap::new();
         for RecentCall { instance, call, .. } in over {
             if !told.contains_key(&(instance, call)) {
@@ -70,13 +104,7 @@ impl Inner {
                 Ok((_, Err(_))) | Err(_) => is_whole = false,
             }
         }
-        let mut stories: Vec<Story> = told.into_values().collect();
-        stories.sort_by_key(|story| std::cmp::Reverse((story.at_ms, story.call)));
-        if which.once {
-            stories = once(stories, |story| story.call, Story::outcome);
-        }
-        stories.truncate(which.limit);
-        CallStories { stories, is_whole }
+        is_whole
     }
 
     /// The stories of an instance's calls, oldest first.

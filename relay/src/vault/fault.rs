@@ -21,6 +21,11 @@ pub enum StoreFault {
         "Redis evicts keys when its memory is full (maxmemory-policy {0}): an account that is evicted is unknown to the other nodes, and lost with its node if that dies before it has written it again (within half an hour)"
     )]
     Evicts(Box<str>),
+    /// It takes nothing more when its memory is full, and nine tenths of that are used.
+    #[error(
+        "Redis has used nine tenths of its memory (maxmemory): when it is full, no account is enabled or changed, and the nodes cannot renew their leases"
+    )]
+    Fills,
     /// The relay's user may not use this command.
     #[error("its Redis user may not use {0}: accounts are not kept, taken over or wiped as they should be")]
     Forbidden(&'static str),
@@ -49,6 +54,7 @@ impl StoreFault {
             Self::Snapshots => "set save \"\", or give the relay a Redis of its own",
             Self::Unreadable => "grant +info +config|get, or see to both yourself",
             Self::Evicts(_) => "set maxmemory-policy noeviction, and give it memory enough",
+            Self::Fills => "give it more memory (maxmemory), or find out what fills it",
             Self::Forbidden(_) => "grant what docs/operators.md names",
             Self::Unknown(_) => "use Redis 6.2 or later, or Valkey, with the names that commands have",
         }

@@ -103,6 +103,14 @@ fn as_compared<T>(aor: &Aor, work: impl FnOnce(&str) -> T) -> T {
     }
 }
 
+/// An AOR without a port, with that of its registrar, as an account is written whose domain and port are its SIP server's.
+pub(super) fn with_port(aor: &Aor, registrar: &str) -> Option<Aor> {
+    let registrar = Uri::parse(registrar)?;
+    let host = Uri::parse(aor.expose())?.canonical_host();
+    let port = registrar.port.filter(|_| registrar.canonical_host() == host)?.to_string();
+    Some(Aor::new(&Zeroizing::new([aor.expose(), ":", &port].concat())))
+}
+
 /// What tells a keyring from another one: the same as long as its index key is.
 pub(super) fn keyring_identity(key: &SecretKey) -> [u8; 16] {
     keyed_hash(key, "sipwake ring 1", &[])
@@ -296,6 +304,21 @@ mod tests {
         let hash = AorHash::of(&Aor::new("sip:a@b"));
         assert_eq!(AorHash::parse(&hash.to_hex()), Some(hash));
         assert_eq!((AorHash::parse("ab"), format!("{hash:?}").as_str()), (None, "AorHash(..)"));
+    }
+
+    #[test]
+    fn an_address_has_the_port_of_a_registrar_that_is_its_own_host() {
+        let written =
+            |aor: &str, registrar: &str| with_port(&Aor::new(aor), registrar).map(|it| it.expose().to_owned());
+        for (aor, registrar, with_port) in [
+            ("sip:a@b.example", "sip:B.example:5061;transport=tls", Some("sip:a@b.example:5061")),
+            ("sips:a@[2001:db8::1]", "sip:[2001:DB8:0::1]:5070", Some("sips:a@[2001:db8::1]:5070")),
+            ("sip:a@b.example", "sip:b.example", None),
+            ("sip:a@b.example", "sip:registrar.b.example:5061", None),
+            ("sip:a@b.example", "tel:+49", None),
+        ] {
+            assert_eq!(written(aor, registrar).as_deref(), with_port, "{aor} {registrar}");
+        }
     }
 
     #[test]

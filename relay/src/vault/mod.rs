@@ -255,6 +255,11 @@ impl Vault {
         self.aor_key_of(AorHash::of(aor))
     }
 
+    /// The name of an AOR with the port of this registrar, by which its account may be asked for as well; `None`: there is none.
+    pub fn aor_key_with_port(&self, aor: &Aor, registrar: &str) -> Option<AorKey> {
+        lookup::with_port(aor, registrar).map(|written| self.aor_key(&written))
+    }
+
     /// Under which name the devices of an account are found whose AOR has this hash.
     pub fn aor_key_of(&self, hash: AorHash) -> AorKey {
         lookup::aor_key(&self.0.keyring.index_key(), hash)

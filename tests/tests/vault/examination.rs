@@ -94,6 +94,20 @@ async fn a_store_that_keeps_or_throws_away_is_named_with_its_consequence() {
 }
 
 #[tokio::test]
+async fn a_store_that_fills_is_named_before_it_is_full() {
+    let server = RedisServer::start();
+    set(&server, "maxmemory-policy", "noeviction");
+    server.ask::<()>(redis::cmd("SETRANGE").arg("others").arg(40 << 20).arg("x"));
+    let told: String = server.ask(redis::cmd("INFO").arg("memory"));
+    let used = told.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<u64>().ok());
+    let used = used.expect("it says so");
+    for (most, faults) in [(used * 2, &[][..]), (used * 100 / 94, &[StoreFault::Fills]), (0, &[])] {
+        set(&server, "maxmemory", &most.to_string());
+        assert_eq!(faults_of(&server).await, faults, "{used} of {most}");
+    }
+}
+
+#[tokio::test]
 async fn each_right_that_is_missing_is_named() {
     let page = include_str!("../../../docs/operators.md");
     let line = page.lines().map(str::trim).find(|line| line.starts_with("~sipwake:* +")).unwrap_or_default();

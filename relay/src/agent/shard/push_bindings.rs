@@ -10,7 +10,7 @@
 //! ([`final_pushes`](super::final_pushes)). The loop never waits for the store: a request for a registration that only the store knows waits in
 //! [`path_lookups`](super::path_lookups).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use crate::agent::erasures;
 use crate::agent::request::{
     Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, Request, WipeDone, WipeWaiter,
 };
+use crate::agent::tables::addresses::Addresses;
 use crate::agent::transport::upstreams::{Route, Upstreams};
 use crate::agent::{Audience, NodeNews, Registered, Shared};
 use crate::clock::{self, confirmed_now, latest_now, unix_ms_of, unix_now_ms};
@@ -54,8 +55,7 @@ const REFRESH_LIFE_MIN_S: u64 = 30;
 #[derive(Default)]
 pub(crate) struct PushBindings {
     rows: HashMap<InstanceId, Row>,
-    /// The rows of each account, by its keyed hash.
-    accounts: BTreeSet<(AorKey, InstanceId)>,
+    addresses: Addresses,
     /// The records of registrations that another node owns by now, kept as long as calls wait here for their devices.
     released: HashMap<InstanceId, Sealed>,
     /// Whether the store did not take the last record.
@@ -180,11 +180,9 @@ impl PushBindings {
         self.rows.get(&id)?.wanted.as_ref().map(|(_, ends_at)| *ends_at)
     }
 
-    /// The registrations of an account, in order.
-    pub(crate) fn of_account(&self, aor: AorKey) -> Vec<InstanceId> {
-        let from = (aor, InstanceId::from_bytes([0; 16]));
-        let theirs = self.accounts.range(from..).take_while(|(other, _)| *other == aor).map(|(_, id)| *id);
-        theirs.filter(|id| self.knows(*id)).collect()
+    /// The registrations by an address, in order.
+    pub(crate) fn of_account(&self, address: AorKey) -> Vec<InstanceId> {
+        self.addresses.of(address).filter(|id| self.knows(*id)).collect()
     }
 
     /// At most `limit` ids after `after`, in no order.
@@ -240,7 +238,7 @@ impl PushBindings {
 
     fn remove(&mut self, id: InstanceId) {
         if let Some(row) = self.rows.remove(&id) {
-            self.accounts.remove(&(row.aor, id));
+            self.addresses.remove(id, row.aor);
         }
     }
 }
@@ -298,6 +296,7 @@ impl Shard {
         let aor = Aor::new(&aor);
         let known = self.push_bindings.rows.get(&instance).map(|row| row.aor);
         let account = known.unwrap_or_else(|| self.shared.vault.aor_key(&aor));
+        let with_port = self.shared.vault.aor_key_with_port(&aor, &registrar);
         let sent_ms = unix_ms_of(sent_at);
         if !self.push_bindings.knows(instance) && names_device(&contact) {
             let server = server_of(&registrar, proxy.as_deref()).unwrap_or_default();
@@ -326,7 +325,7 @@ impl Shard {
             self.shared.metrics.push_registration_begins(account.to_bytes(), instance.to_bytes());
         }
         let fresh = || Row::new(account, lookup, self.shared.quotas.count_registration(&route.server(), source));
-        self.push_bindings.accounts.insert((account, instance));
+        self.push_bindings.addresses.add(instance, account, with_port);
         self.push_bindings.released.remove(&instance);
         let row = self.push_bindings.rows.entry(instance).or_insert_with(fresh);
         (row.wanted, row.left_by, row.is_heard_out) = (Some((sealed, expires_at)), None, false);
@@ -492,12 +491,14 @@ impl Shard {
             return true;
         };
         let place = self.shared.quotas.count_registration(&server, None);
-        let aor = self.shared.vault.aor_key(&Aor::new(&registration.aor));
+        let aor = Aor::new(&registration.aor);
+        let with_port = self.shared.vault.aor_key_with_port(&aor, &registration.registrar);
+        let aor = self.shared.vault.aor_key(&aor);
         let row = Row { wanted: Some((sealed, expires_at)), fence, left_by, ..Row::new(aor, lookup, place) };
         if let Some(node) = &row.left_by {
             self.orphaned_bindings.add(clock::now(), node, upstream, id);
         }
-        self.push_bindings.accounts.insert((aor, id));
+        self.push_bindings.addresses.add(id, aor, with_port);
         self.push_bindings.released.remove(&id);
         self.push_bindings.rows.insert(id, row);
         self.shared.stories.recall(id);

@@ -3,6 +3,7 @@
 //! | table | rows |
 //! | --- | --- |
 //! | [`instances`] | push instances: the sealed record, the state, the next moment of the lease |
+//! | [`addresses`] | registrations that pass through, by the addresses by which they are asked for |
 //! | `endings` | how an instance begins and ends, as those are told who wait for it |
 //! | `index`, `moments` | which slot has the row of an instance or an account, and when it falls due |
 //! | [`attached`] | devices that have a flow, and their Apps |
@@ -18,6 +19,7 @@
 //!
 //! Invariant: a table reads no clock and sends nothing; each states its own limit.
 
+pub(crate) mod addresses;
 pub(crate) mod attached;
 pub(crate) mod calls;
 pub(crate) mod ended_ahead;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 use uuid::Builder;
 
@@ -31,6 +32,7 @@ use super::connection::backoff::Backoff;
 use super::connection::departure::Departure;
 use super::connection::endpoint::{Endpoint, trust};
 use super::connection::http2::{Channel, Failure, Request};
+use super::connection::identity::chain;
 use super::connection::network::Network;
 use super::connection::not_before::PauseFor;
 use super::connection::state::LineFate;
@@ -89,7 +91,7 @@ impl Signers {
     pub(super) fn beside<'a>(used: impl Iterator<Item = &'a Apns>) -> Self {
         let of = |apns: &Apns| match &apns.known_by {
             KnownBy::Key { signer, key, .. } => Some((key.clone(), Arc::clone(signer))),
-            KnownBy::Certificate(_) => None,
+            KnownBy::Certificate(..) => None,
         };
         Self(used.filter_map(of).collect())
     }
@@ -122,8 +124,8 @@ pub(crate) struct Apns {
 enum KnownBy {
     /// A token that this signer makes.
     Key { signer: Arc<Signer>, key: SignerKey },
-    /// No token: its connection has shown the certificate of this file.
-    Certificate(PathBuf),
+    /// No token: its connection has shown this certificate, of this file.
+    Certificate(PathBuf, CertificateDer<'static>),
 }
 
 /// Apple's two services.
@@ -162,7 +164,8 @@ impl Apns {
                 (KnownBy::Key { signer, key }, Some(team_id.clone()), None)
             }
             ApnsCredentials::Certificate { file, team_id } => {
-                (KnownBy::Certificate(file.clone()), team_id.clone(), Some(file.as_path()))
+                let shown = chain(file)?.swap_remove(0);
+                (KnownBy::Certificate(file.clone(), shown), team_id.clone(), Some(file.as_path()))
             }
         };
         let bad = |_| Problem::Setting { setting: "id", wanted: "the App's bundle id" };
@@ -196,7 +199,7 @@ impl Apns {
             KnownBy::Key { key: (_, key_id, _), .. } => {
                 format!("{kind} {origin} {} {key_id}", self.team.as_deref().unwrap_or(""))
             }
-            KnownBy::Certificate(file) => format!("{kind} {origin} {}", file.display()),
+            KnownBy::Certificate(file, _) => format!("{kind} {origin} {}", file.display()),
         }
     }
 
@@ -219,6 +222,14 @@ impl Apns {
         match environment {
             Environment::Production => &self.production,
             Environment::Sandbox => &self.sandbox,
+        }
+    }
+
+    /// The certificate that it is known by, and its file.
+    pub(super) fn certificate(&self) -> Option<(&Path, &CertificateDer<'static>)> {
+        match &self.known_by {
+            KnownBy::Key { .. } => None,
+            KnownBy::Certificate(file, shown) => Some((file, shown)),
         }
     }
 
@@ -284,7 +295,7 @@ impl Apns {
         let patience = Patience { times, when_silent, urgency, departure, renewed };
         let signer = match &self.known_by {
             KnownBy::Key { signer, .. } => Some(signer),
-            KnownBy::Certificate(_) => None,
+            KnownBy::Certificate(..) => None,
         };
         let refused = |reason| {
             channel.record().trouble(Trouble::grave(reason), "");

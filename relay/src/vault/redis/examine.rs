@@ -135,9 +135,9 @@ impl RedisStore {
                 Some(values) => Some(values),
                 None => connection.setting("maxmemory-policy").await?,
             };
-            Ok((append_only, snapshots, policy))
+            Ok((append_only, snapshots, policy, connection.fills().await?))
         };
-        let (append_only, snapshots, policy) = look.await.map_err(|failure: Failure| failure.error)?;
+        let (append_only, snapshots, policy, fills) = look.await.map_err(|failure: Failure| failure.error)?;
         if append_only == Some(true) {
             faults.push(StoreFault::AppendOnlyFile);
         }
@@ -150,6 +150,9 @@ impl RedisStore {
         // All keys have a TTL: each policy but this one evicts them.
         if let Some(evicts) = policy.iter().flatten().find(|policy| *policy != "noeviction") {
             faults.push(StoreFault::Evicts(evicts.as_str().into()));
+        } else if fills {
+            // One that evicts makes room by itself.
+            faults.push(StoreFault::Fills);
         }
         Ok(())
     }

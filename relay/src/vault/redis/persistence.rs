@@ -61,6 +61,12 @@ impl<'a> ExaminedConnection<'a> {
         let answer = self.ask_if_allowed(cmd("INFO").arg(section)).await?;
         Ok(answer.map(|answer| fields_of(&answer, field)).filter(|values| !values.is_empty()))
     }
+
+    /// Whether one of the servers that answered has used nine tenths of its memory; not where it has no limit, or may not be asked.
+    pub async fn fills(&self) -> Result<bool, Failure> {
+        let answer = self.ask_if_allowed(cmd("INFO").arg("memory")).await?;
+        Ok(answer.is_some_and(|answer| is_filling(&answer)))
+    }
 }
 
 impl Persistence {
@@ -160,6 +166,12 @@ fn fields_of(answer: &Value, field: &str) -> Vec<String> {
     }
 }
 
+/// Whether an `INFO` of the memory tells of a server that has used nine tenths of what it may.
+fn is_filling(answer: &Value) -> bool {
+    let numbers = |field| fields_of(answer, field).into_iter().map(|value| value.parse::<u128>().unwrap_or(0));
+    numbers("used_memory").zip(numbers("maxmemory")).any(|(used, most)| most > 0 && used * 10 >= most * 9)
+}
+
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
@@ -186,5 +198,16 @@ mod tests {
         let info = bulk("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n");
         assert_eq!(fields_of(&info, "maxmemory_policy"), ["noeviction"]);
         assert_eq!(fields_of(&Value::Map(vec![(bulk("127.0.0.1:1"), info)]), "maxmemory_policy"), ["noeviction"]);
+    }
+
+    #[test]
+    fn a_server_fills_that_has_used_nine_tenths_of_its_limit() {
+        let info =
+            |used: u64, most: u64| bulk(&format!("used_memory:{used}\r\nmaxmemory:{most}\r\nused_memory_rss:9\r\n"));
+        let cases = [(899, 1000, false), (900, 1000, true), (2000, 1000, true), (2000, 0, false)];
+        assert!(cases.iter().all(|(used, most, fills)| is_filling(&info(*used, *most)) == *fills));
+        let cluster = [("127.0.0.1:1", info(1, 1000)), ("127.0.0.1:2", info(950, 1000))];
+        assert!(is_filling(&Value::Map(cluster.map(|(server, info)| (bulk(server), info)).into())));
+        assert!(!is_filling(&bulk("# Memory\r\n")));
     }
 }

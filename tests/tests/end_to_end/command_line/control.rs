@@ -210,7 +210,13 @@ async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended()
     .await?;
     let relay = &world.relay;
     let config = relay.config().display().to_string();
-    relay.await_log("app[0].apns.certificate_file", SOON).await?;
+    relay.await_log("push-certificate-doubt", SOON).await?;
+    let warns = async || {
+        let ready = relay.operator().get("/readyz").await?.text();
+        std::io::Result::Ok(ready.contains("push.pem: the certificate has expired") && ready.contains("sipwake reload"))
+    };
+    assert!(warns().await?, "a relay that runs says so");
+    world.await_metric("sipwake_warnings{about=\"push-certificate\"}", 1.0).await?;
     world.call()?.expect(480, SOON).await?;
     relay.await_log("CertificateExpired", SOON).await?;
     let check = sipwake(&["check", "--push", "--config", &config]);
@@ -223,6 +229,8 @@ async fn sighup_takes_a_new_certificate_for_apns_and_leaves_one_that_has_ended()
     world.authority.write("push.pem", &world.authority.issue(&[BUNDLE]).both());
     relay.hang_up();
     relay.await_log("taken=app[0].apns.certificate_file", SOON).await?;
+    world.await_metric("sipwake_warnings{about=\"push-certificate\"}", 0.0).await?;
+    assert!(!warns().await?);
     let check = sipwake(&["check", "--push", "--config", &config]);
     assert_eq!(check.status.code(), Some(0), "{}", said(&check));
     world.call()?.expect(180, SOON).await?;

@@ -257,6 +257,43 @@ async fn a_person_is_found_by_the_aor_which_never_leaves_the_command_and_is_wipe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_registers_by_an_address_with_a_port_is_found_woken_and_wiped_by_either() -> Outcome {
+    let mut key = String::new();
+    let world = World::between(
+        |server| server.domain = "127.0.0.1".to_owned(),
+        |setup| key = setup.sip_server("pbx-1", &["127.0.0.1"]),
+    )
+    .await?;
+    let operator = Operator::of(&world);
+    let at = ["--operator", &operator.url, "--token-file", &operator.token, "--ca", &operator.ca];
+    let hears = |action: &[&str], input: &str| sipwake_hears(&[&["instances"], action, &at].concat(), input);
+    let mut phone = world.push_phone(&Service::Fcm(FCM_TOKEN.to_owned()));
+    let through = phone.settings.through.as_ref().map(|through| through.registrar.clone()).unwrap_or_default();
+    let port = through.trim_start_matches("sip:127.0.0.1:").split(';').next().unwrap_or_default();
+    let (bare, written) = (world.aor(), format!("{}:{port}", world.aor()));
+    phone.settings.aor = written.clone();
+    for address in [&bare, &written] {
+        let id = phone.register_and_sleep(SOON).await?.purr.unwrap_or_default();
+        for asked in [&bare, &written] {
+            let found = hears(&["find", "--json"], asked);
+            let found: Value = serde_json::from_slice(&found.stdout).unwrap_or_default();
+            assert_eq!(found.as_array().map(Vec::len), Some(1), "{asked}: {found}");
+            assert_eq!(found[0]["instance"], json!(id), "{asked}");
+        }
+        // It is known, and does not come.
+        let wake = json!({"aor": address, "wait_ms": 1, "call": {"from": "sip:bob@example.com"}});
+        assert_eq!(world.relay.api().wake(&key, &wake).await?.status, 504, "{address}");
+        let others = format!("{bare}:9");
+        let none = hears(&["wipe", "--aor", "--yes"], &others);
+        assert!(said(&none).contains("nothing was wiped"), "another server's account: {}", said(&none));
+        let wiped = hears(&["wipe", "--aor", "--yes"], address);
+        assert!(said(&wiped).contains("1 of 1 wiped"), "{address}: {}", said(&wiped));
+        assert_eq!(operator.json(&["list", "--json"]), json!([]), "{address}");
+    }
+    world.content()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_store_has_not_erased_is_not_called_wiped() -> Outcome {
     let (world, redis) = World::on_redis(|_| {}).await?;
     let ids = [world.enable().await?.id, world.enable_android().await?.id];
