@@ -252,8 +252,7 @@ impl Inner {
         let place = self.seeks.take(from).await.ok_or(AccessError::OwnerAway)?;
         let vault = &self.dependencies.vault;
         // The record may have been lost in this moment.
-        vault.losses(false).await.map_err(|_| AccessError::StoreAway)?;
-        if vault.is_being_restored() {
+        if vault.is_whole().await != Ok(true) {
             return Err(AccessError::StoreAway);
         }
         let peers = vault.peers().await.map_err(|_| AccessError::StoreAway)?;
