@@ -332,6 +332,17 @@ impl Vault {
         Ok(())
     }
 
+    /// Has a lookup name an instance, until `expires_at` (in seconds since 1970), where the store names none by it any more. One in memory loses nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn name_where_none_is(&self, id: InstanceId, expires_at: u64, lookup: &Lookup) -> Result<(), StoreError> {
+        match &self.0.store {
+            Store::Memory(_) => Ok(()),
+            Store::Redis(redis) => redis.name_where_none_is(id, Expiry::at(expires_at), lookup).await,
+        }
+    }
+
     /// Writes a record again that this run owns by this fence, and that the store has lost, or has as it was before: with an earlier owner, or an
     /// earlier form. Another node that had it since then is told to release it. It takes over its lookup.
     ///

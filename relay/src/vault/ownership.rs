@@ -308,6 +308,16 @@ impl Vault {
         }
     }
 
+    /// Whether what the store does not have was wiped, or never was: it has lost nothing so lately that its owners may not have written it again yet. A single
+    /// record that it has lost alone shows nothing of that.
+    ///
+    /// # Errors
+    /// [`StoreError::Away`].
+    pub async fn is_whole(&self) -> Result<bool, StoreError> {
+        self.losses(false).await?;
+        Ok(!self.is_being_restored())
+    }
+
     /// Gives up this node's lease, so that others take its records over at once: for a drain before a stop.
     ///
     /// # Errors

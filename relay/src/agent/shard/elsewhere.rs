@@ -7,6 +7,7 @@
 //! | the instance, and the proof is wrong | 403 |
 //! | no instance, or one that this node has wiped | 403, and its dialogs pass here no longer |
 //! | the instance, owned by this node; a record that does not open here; or no answer | 503: it may be here in a moment, or this node may learn the key |
+//! | nothing of what it had a moment ago | 503: the owner writes it again |
 //!
 //! Invariant: at most [`LOOKUPS_MAX`] proofs of one shard are looked up at once; a further one is answered 503. The existence of an instance is shown only to
 //! a peer that has its secret, is its SIP server, or knows one of its dialogs. The exception is a record that does not open here: its 503 goes to anybody.
@@ -93,7 +94,9 @@ async fn judge(shared: &Shared, id: InstanceId, method: &str, proof: &Proof) -> 
     let began = clock::now();
     let stored = match shared.vault.load(id).await {
         Ok(Some(stored)) => stored,
-        Ok(None) => return Judged::Gone(id),
+        Ok(None) if shared.vault.tombstones().bars(id, None).is_some() => return Judged::Gone(id),
+        // What is missing may be lost, and written again in a moment.
+        Ok(None) => return if shared.vault.is_whole().await == Ok(true) { Judged::Gone(id) } else { Judged::Unsure },
         Err(StoreError::Malformed) => return Judged::Unsure,
         Err(_) => {
             shared.metrics.store_error(StoreOperation::Load);

@@ -295,8 +295,7 @@ impl NodeService for Service {
     }
 
     async fn were_all(&self) -> bool {
-        let vault = &self.0.dependencies.vault;
-        vault.losses(false).await.is_ok() && !vault.is_being_restored()
+        self.0.dependencies.vault.is_whole().await == Ok(true)
     }
 
     async fn ask(&self, node: &Owner, body: Body, within: Duration, heard: impl FnMut(Body) -> ControlFlow<()> + Send) {

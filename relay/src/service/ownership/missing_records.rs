@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of those that it owns | writes again what is missing |
 //! | the owner, at the same time | one that the store would keep beyond its end | writes it again |
+//! | the owner, at the same time | one that the store does not name for its device | has it named |
 //! | the owner, when a change finds no record | that one | writes it again |
 //! | the owner, when it finds a record that another run took over later | that one | releases it: it was claimed here before a lapse of the lease, and bound after it |
 //! | another node, before it says that an instance does not exist | asks every living node | the node that has it writes it again |
@@ -213,6 +214,7 @@ impl Inner {
                     }
                     Ok(RecordOwner::ThisRun) => {
                         it.end_if_replaced(id).await;
+                        let _ = it.name_where_none_is(id).await;
                         it.cut_to_its_end(id).await;
                     }
                     Err(_) => it.end_if_replaced(id).await,
@@ -250,8 +252,7 @@ impl Inner {
         let place = self.seeks.take(from).await.ok_or(AccessError::OwnerAway)?;
         let vault = &self.dependencies.vault;
         // The record may have been lost in this moment.
-        vault.losses(false).await.map_err(|_| AccessError::StoreAway)?;
-        if vault.is_being_restored() {
+        if vault.is_whole().await != Ok(true) {
             return Err(AccessError::StoreAway);
         }
         let peers = vault.peers().await.map_err(|_| AccessError::StoreAway)?;

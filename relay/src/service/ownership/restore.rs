@@ -38,7 +38,7 @@ use crate::domain::InstanceState;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::vault::record::StoredRecord;
-use crate::vault::{AwayReason, Fence, RecordToWrite, StoreError, Stored};
+use crate::vault::{AwayReason, Fence, Lookup, RecordToWrite, SealError, StoreError, Stored};
 
 /// How long ago, in seconds, what another node may still have was wiped at the most: it hears of that with its next renewal.
 const HEARD_WITHIN_S: u64 = 600;
@@ -210,11 +210,7 @@ impl Inner {
             }
             return Ok(Restored::Found);
         }
-        let facts = vault.open_record(id, &status.sealed, |record| match record {
-            StoredRecord::Lent(record) => (vault.lookup_of(record), record.created_at, record.proven),
-            StoredRecord::PushBinding(record) => (vault.lookup_of(record), u64::MAX, true),
-        });
-        let Ok((lookup, created_at, proven)) = facts else { return Ok(Restored::Refused) };
+        let Ok((lookup, created_at, proven)) = self.name_of(&status) else { return Ok(Restored::Refused) };
         let other = vault.find(&lookup).await?.filter(|other| *other != id);
         if let Some(other) = other
             && self.is_newer(other, created_at, loss).await?
@@ -261,6 +257,28 @@ impl Inner {
             // A store that is away is asked again in the next round. Another node may have wiped it in this moment.
             let _ = self.write_again(id).await;
         }
+    }
+
+    /// Has the store name an instance that is here for its device, where it names none any more: it has lost the name alone, by which another node finds what
+    /// it replaces.
+    pub(super) async fn name_where_none_is(&self, id: InstanceId) -> Result<(), StoreError> {
+        let vault = &self.dependencies.vault;
+        let Some(status) = self.is_here(id).await else { return Ok(()) };
+        // One that is not proven leaves the name to an earlier one.
+        let Ok((lookup, _, true)) = self.name_of(&status) else { return Ok(()) };
+        match vault.find(&lookup).await? {
+            None => vault.name_where_none_is(id, status.expires_at, &lookup).await,
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// By what the store finds an instance, when it was enabled, in seconds since 1970, and whether it is proven.
+    fn name_of(&self, status: &InstanceStatus) -> Result<(Lookup, u64, bool), SealError> {
+        let vault = &self.dependencies.vault;
+        vault.open_record(status.id, &status.sealed, |record| match record {
+            StoredRecord::Lent(record) => (vault.lookup_of(record), record.created_at, record.proven),
+            StoredRecord::PushBinding(record) => (vault.lookup_of(record), u64::MAX, true),
+        })
     }
 
     /// An instance that is here, and goes on.

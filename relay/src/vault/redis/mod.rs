@@ -25,6 +25,7 @@
 //! | `client`, `connect`, `sentinel`, `link` | the URL, making a connection, and the one that all share |
 //! | `scripts`, `claim`, `dead_nodes`, `shares` | changes as a whole; taking over, what from, and which node does |
 //! | `record_reads` | what stands in the place of a record |
+//! | `names` | which instance a device has |
 //! | `items`, `bulk_reads` | what is kept beside records |
 //! | `hints`, `keyring_agreement`, `peer_messages` | nodes and runs, their keyring, their letters |
 //! | `examine`, `persistence`, `marks` | what kind of Redis it is, and whether it has lost something |
@@ -47,6 +48,7 @@ mod items;
 mod keyring_agreement;
 mod link;
 mod marks;
+mod names;
 mod peer_messages;
 mod persistence;
 mod record_reads;
@@ -204,11 +206,6 @@ impl RedisStore {
         Ok(placed)
     }
 
-    /// Has a lookup name an instance, whatever it named before.
-    pub async fn take_lookup(&self, id: InstanceId, expiry: Expiry, lookup: &Lookup) -> Result<(), StoreError> {
-        self.point(lookup, id, expiry.left_ms(), true).await.map(drop)
-    }
-
     /// Writes a record again that the store has lost, or has as it was before; the run that had it, where that was another one.
     pub async fn restore(&self, owner: &Owner, record: RecordToWrite<'_>) -> Result<Option<Owner>, StoreError> {
         let (_, earlier) = self.write(owner, record, Writing::Restore).await?;
@@ -300,16 +297,6 @@ impl RedisStore {
             self.unpoint(&earlier, id).await?;
         }
         Ok((Placed { fence, displaced }, text(owned_by)))
-    }
-
-    pub async fn find(&self, lookup: &Lookup) -> Result<Option<InstanceId>, StoreError> {
-        let found = self.text_at(&lookup_key(lookup)).await?;
-        let Some(id) = found.as_deref().and_then(InstanceId::parse) else {
-            return Ok(None);
-        };
-        // One that has no record may have lost it, and is replaced all the same by whatever takes the lookup.
-        let exists: bool = self.link.ask(::redis::cmd("EXISTS").arg(record_key(id))).await?;
-        Ok(exists.then_some(id))
     }
 
     /// Names instances of this node in its index again. One whose record is erased meanwhile is struck off behind it: an erasure takes the record away
@@ -604,29 +591,6 @@ impl RedisStore {
     pub async fn time_ms(&self) -> Result<u64, StoreError> {
         let (seconds, micros): (u64, u64) = self.link.ask(&::redis::cmd("TIME")).await?;
         Ok(seconds.saturating_mul(1_000).saturating_add(micros / 1_000))
-    }
-
-    /// Makes a lookup name an instance. When it names another, that one is answered and displaced, or, unless `take`,
-    /// left alone.
-    async fn point(
-        &self,
-        lookup: &Lookup,
-        id: InstanceId,
-        left_ms: u64,
-        take: bool,
-    ) -> Result<Option<InstanceId>, StoreError> {
-        let point = |late_at: u64| {
-            let mut point = SCRIPTS.point.key(lookup_key(lookup));
-            point.arg(late_at).arg(id.to_string()).arg(left_ms).arg(u8::from(take));
-            point
-        };
-        let displaced: Vec<u8> = self.link.ask_in_time_or_never(point, WriteTarget::Anywhere).await?;
-        Ok(InstanceId::parse(&text(displaced)))
-    }
-
-    /// Removes a lookup that names this instance.
-    async fn unpoint(&self, lookup: &Lookup, id: InstanceId) -> Result<(), StoreError> {
-        self.link.ask(SCRIPTS.unpoint.key(lookup_key(lookup)).arg(id.to_string())).await
     }
 }
 

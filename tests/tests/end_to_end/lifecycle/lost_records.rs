@@ -196,6 +196,28 @@ async fn a_record_that_the_store_alone_has_lost_is_written_again() -> Outcome {
     world.content()
 }
 
+/// Without the name by which a device is found, another node would lend its account once more, and both would be called.
+#[tokio::test]
+async fn a_device_whose_name_alone_the_store_has_lost_is_found_at_another_node_again() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other) = two_nodes_with(&redis, |_| {}).await?;
+    let earlier = world.enable().await?;
+    let names = || redis.keys().into_iter().filter(|key| key.starts_with("sipwake:l:")).collect::<Vec<_>>();
+    let lost = names();
+    for name in &lost {
+        assert_eq!(redis.ask::<u64>(redis::cmd("DEL").arg(name)), 1);
+    }
+    world.until("the name again", || async { (names() == lost).then_some(()) }).await?;
+    let later = other.api().enabled(&world.enable_request(TOKEN)).await?;
+    let is_replaced = || async { (!redis.keys().contains(&key(&earlier))).then_some(()) };
+    world.until("the end of the earlier one", is_replaced).await?;
+    world.await_contacts(1).await?;
+    assert_eq!(other.api().disable(&later).await?.status, 200);
+    await_empty(&world, &redis).await?;
+    assert!(names().is_empty());
+    world.content()
+}
+
 #[tokio::test]
 async fn a_record_that_the_store_would_keep_for_too_long_ends_with_its_lease() -> Outcome {
     const TOO_LONG_S: i64 = 12 * 24 * HOUR_S;

@@ -65,3 +65,20 @@ async fn what_a_caller_sends_waits_there_for_the_phone_and_a_wrong_secret_is_wro
     came_back?;
     hung_up
 }
+
+/// Whether an account has ended cannot be told before its owner has had the time to write it again.
+#[tokio::test]
+async fn a_phone_whose_call_goes_on_there_is_not_refused_when_the_store_has_just_lost_everything() -> Outcome {
+    let redis = RedisServer::start();
+    let (world, other, device, Ringing { caller, call, .. }) = restarted(&redis).await?;
+    let phone = Phone::registered(device, SOON).await?;
+    other.freeze();
+    redis.ask::<()>(&redis::cmd("FLUSHALL"));
+    let answer = phone.register(SOON).await?;
+    other.thaw();
+    assert_eq!(answer.status(), Some(503));
+    let is_back = || async { (phone.register(SOON).await.ok()?.status() == Some(200)).then_some(()) };
+    world.until("200 again", is_back).await?;
+    let call = phone.take_over(&call);
+    world.end(false, &caller, &call).await
+}
