@@ -268,6 +268,35 @@ fn registers_that_a_silent_server_keeps_are_so_many_of_one_source() {
     assert_eq!(through.world.endpoint.counts().waiting, 0);
 }
 
+/// A phone that is registered here may have been woken for a call: that others behind its address wait for a silent server keeps it out as little as it does phones elsewhere.
+#[test]
+fn a_phone_that_is_registered_finds_room_where_its_address_has_as_many_registers_under_way_as_it_may() {
+    let mut through = Through::asleep().0;
+    for number in 0..600_u64 {
+        let source = through.world.device(100 + number / 8);
+        let text = format!(
+            "REGISTER sip:silent.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKs{number}\r\n\
+             From: <sip:m@h>;tag=d\r\nTo: <sip:u{number}@silent.test>\r\nCall-ID: {number}\r\nCSeq: 1 REGISTER\r\n\
+             Contact: <sip:x@h;pn-provider=fcm;pn-prid=t{number}>\r\nExpires: 600\r\n\r\n"
+        );
+        through.world.receive(source, &text);
+    }
+    assert_eq!(through.world.endpoint.counts().waiting, REGISTERS_PER_SOURCE as usize, "of one address");
+    through.world.events.clear();
+    let refused = through.world.count("REGISTER 503");
+    let bob = Register { to: "sip:bob@example.com", ..Register::by(3) };
+    through.register(&bob);
+    assert_eq!(
+        (through.world.count("REGISTER"), through.world.count("REGISTER 503")),
+        (0, refused + 1),
+        "a stranger's"
+    );
+    through.register(&Register::by(2));
+    assert_eq!((through.world.count("REGISTER"), through.world.count("REGISTER 503")), (1, refused + 1), "hers");
+    through.register(&Register::by(4));
+    assert_eq!(through.world.count("REGISTER 503"), refused + 2, "one of an account");
+}
+
 /// A proof is counted by each name that its server may read in it, and as a renewal only from who knows the device.
 #[test]
 fn all_user_names_of_a_proof_are_told_and_a_star_renews_nothing() {
