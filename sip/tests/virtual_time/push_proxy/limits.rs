@@ -5,7 +5,7 @@ use std::time::Duration;
 use sip::endpoint::forwarded_registers::REGISTERS_PER_SOURCE;
 use sip::endpoint::*;
 use sip::id::FlowId;
-use sip::message::Name;
+use sip::message::{Message, Name};
 
 use super::through::{Register, Through};
 use crate::world::{World, server_address};
@@ -295,6 +295,58 @@ fn a_phone_that_is_registered_finds_room_where_its_address_has_as_many_registers
     assert_eq!((through.world.count("REGISTER"), through.world.count("REGISTER 503")), (1, refused + 1), "hers");
     through.register(&Register::by(4));
     assert_eq!(through.world.count("REGISTER 503"), refused + 2, "one of an account");
+}
+
+/// REGISTERs of three phones that nobody knows.
+fn strangers(through: &mut Through, number: &mut u64) {
+    for _ in 0..3 {
+        *number += 1;
+        let to = &*Box::leak(format!("sip:u{number}@example.com").into_boxed_str());
+        let contact = format!("<sip:x@h;pn-provider=fcm;pn-prid=t{number}>");
+        through.register(&Register { to, ..Register::by(*number).contact(&contact) });
+    }
+}
+
+/// They come without end, three times as fast as the SIP server may be asked, which refuses them.
+fn flooded(through: &mut Through, number: &mut u64, tenths: usize) {
+    for _ in 0..tenths {
+        strangers(through, number);
+        through.world.advance(Duration::from_millis(100));
+        let is_theirs = |message: &Message| message.contacts().iter().any(|it| it.user() == Some("x"));
+        let theirs = through.world.sent.extract_if(.., |sent| sent.message.is_request() && is_theirs(&sent.message));
+        let theirs: Vec<_> = theirs.map(|sent| sent.message).collect();
+        let source = through.world.upstream;
+        theirs.iter().for_each(|register| through.world.reply(source, register, 403, &[], ""));
+    }
+}
+
+/// A world with ten turns in a second, in which a phone is registered, and asleep.
+fn paced(flow: FlowId) -> Through {
+    let policy = UpstreamPolicy { registrations_per_second: 10, ..UpstreamPolicy::default() };
+    let mut through = Through::over(flow);
+    through.world = World::with_policy(flow, policy);
+    through.registered(&Register::by(1));
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    through.world.sent.clear();
+    through
+}
+
+#[test]
+fn who_registers_for_the_first_time_leaves_turns_to_a_phone_that_is_registered() {
+    let (mut through, mut number) = (paced(FlowId::Stream(7_000)), 10_000);
+    flooded(&mut through, &mut number, 100);
+    let away = through.world.count("REGISTER 503");
+    assert!(away > 100, "there are more than may be asked: {away}");
+    for flow in 2..6 {
+        strangers(&mut through, &mut number);
+        let away = through.world.count("REGISTER 503");
+        through.register(&Register::by(flow));
+        assert_eq!(through.world.count("REGISTER 503"), away, "it waits for its turn");
+        flooded(&mut through, &mut number, 60);
+        assert_eq!(through.world.count("REGISTER"), 1, "it had its turn");
+        through.accept(600);
+        through.world.sent.clear();
+    }
 }
 
 /// A proof is counted by each name that its server may read in it, and as a renewal only from who knows the device.
