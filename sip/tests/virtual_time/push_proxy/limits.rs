@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sip::endpoint::forwarded_registers::REGISTERS_PER_SOURCE;
 use sip::endpoint::*;
-use sip::id::FlowId;
+use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
 use sip::message::{Message, Name};
 
 use super::through::{Register, Through};
@@ -346,6 +346,30 @@ fn who_registers_for_the_first_time_leaves_turns_to_a_phone_that_is_registered()
         assert_eq!(through.world.count("REGISTER"), 1, "it had its turn");
         through.accept(600);
         through.world.sent.clear();
+    }
+}
+
+#[test]
+fn phones_that_pass_through_leave_turns_to_accounts_that_are_lent() {
+    // By a datagram the address is paced as well.
+    for flow in [FlowId::Stream(7_000), FlowId::Datagram(server_address())] {
+        let (mut through, mut number) = (paced(flow), 10_000);
+        flooded(&mut through, &mut number, 50);
+        for other in 0..100 {
+            let (binding, instance) = (BindingId::new((9 + other) << 64, ShardTag(0)), (9 + other) << 80);
+            through.world.bind_another(binding, InstanceId::new(instance, ShardTag(0)));
+        }
+        let (mut lent, before, away) = (0, number, through.world.count("REGISTER 503"));
+        for _ in 0..100 {
+            flooded(&mut through, &mut number, 1);
+            let asked: Vec<_> = through.world.sent.extract_if(.., |sent| sent.message.is_request()).collect();
+            lent += asked.len();
+            let source = through.world.upstream;
+            asked.iter().for_each(|sent| through.world.reply(source, &sent.message, 200, &[], ""));
+        }
+        // Each have half of the turns, as long as both want them.
+        let passed = (number - before) as usize - (through.world.count("REGISTER 503") - away);
+        assert!((45..=55).contains(&lent) && (45..=60).contains(&passed), "{lent} and {passed}");
     }
 }
 
