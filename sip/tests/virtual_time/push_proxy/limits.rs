@@ -268,7 +268,7 @@ fn registers_that_a_silent_server_keeps_are_so_many_of_one_source() {
     assert_eq!(through.world.endpoint.counts().waiting, 0);
 }
 
-/// A phone that is registered here may have been woken for a call: that others behind its address wait for a silent server keeps it out as little as it does phones elsewhere.
+/// A phone that is registered here may have been woken for a call: others behind its address that wait for a silent server do not keep it out.
 #[test]
 fn a_phone_that_is_registered_finds_room_where_its_address_has_as_many_registers_under_way_as_it_may() {
     let mut through = Through::asleep().0;
