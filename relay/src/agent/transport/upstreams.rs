@@ -470,11 +470,11 @@ impl Upstreams {
         }
     }
 
-    /// The last answer of DNS, for a SIP server at which accounts are registered; `None` when that is too old.
+    /// The last answer of DNS; `None` when that is too old.
     pub(crate) fn last_answer(&self, id: UpstreamId, now: Instant) -> Option<Vec<Candidate>> {
         let table = self.lock();
-        let entry = table.entries.get(&id).filter(|entry| entry.proven)?;
-        entry.last.as_ref().filter(|(at, _)| *at + STALE_MAX > now).map(|(_, candidates)| candidates.clone())
+        let last = table.entries.get(&id)?.last.as_ref();
+        last.filter(|(at, _)| *at + STALE_MAX > now).map(|(_, candidates)| candidates.clone())
     }
 
     /// The number of a route that is in use.
