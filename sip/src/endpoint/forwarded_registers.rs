@@ -76,7 +76,10 @@ impl Endpoint {
         if intent.proves && proof.is_none() {
             return self.refuse(now, reply, &register, 400);
         }
-        let crowded = self.registers.is_crowded(source.peer.ip());
+        let is_familiar = self.is_familiar(&source, &intent);
+        // Others behind its address, whose SIP server may be silent, keep no phone out that is registered here, and may have been woken.
+        let has_own_place = is_familiar && self.registers.is_first(&intent);
+        let crowded = !has_own_place && self.registers.is_crowded(source.peer.ip());
         let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
         // Nobody would answer a transaction that is begun for one that has no room.
         let opened = (!full).then(|| self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok());
@@ -86,6 +89,7 @@ impl Endpoint {
             source,
             server,
             asks_for,
+            is_familiar,
             registrar: register.request_uri().unwrap_or_default().into(),
             proxy: register.route(own_routes).map(|route| route.uri.text.into()),
             request: Box::new(register),
@@ -114,7 +118,7 @@ impl Endpoint {
         row: &ForwardedRegister,
         proof: Option<CarriedProof>,
     ) -> RouteRequest {
-        let ForwardedRegister { source, intent, asks_for, registrar, proxy, .. } = row;
+        let ForwardedRegister { source, intent, asks_for, is_familiar, registrar, proxy, .. } = row;
         RouteRequest {
             register: id,
             aor: intent.aor.clone(),
@@ -125,7 +129,7 @@ impl Endpoint {
             registers: asks_for.is_some(),
             known: !self.push_bindings.known_as(intent).is_empty(),
             renews: self.renews(source, intent),
-            familiar: self.is_familiar(source, intent),
+            familiar: *is_familiar,
             proof,
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct ForwardedRegister {
     pub(super) intent: RegisterIntent,
     /// The registration that it asks for, which takes an HMAC to name.
     pub(super) asks_for: Option<(InstanceId, Reach)>,
+    /// It shows a secret of a registration that is known here: its push token, or its own connection.
+    pub(super) is_familiar: bool,
     pub(super) registrar: Box<str>,
     pub(super) proxy: Option<Box<str>>,
     /// How many of its Routes are ours.
@@ -267,6 +269,11 @@ impl ForwardedRegisters {
         self.by_source.count(&counted_as(source)) >= REGISTERS_PER_SOURCE as usize
     }
 
+    /// Whether none of the account of this one is under way.
+    pub(super) fn is_first(&self, intent: &RegisterIntent) -> bool {
+        self.by_account.count(&(intent.server.clone(), intent.aor.clone())) == 0
+    }
+
     /// Takes one REGISTER from a flow's budget; whether there was one.
     pub(super) fn spend_quota(&mut self, now: Instant, flow: FlowId) -> bool {
         let has_room = self.count_of_flow(flow) < usize::from(REGISTERS_PER_FLOW);
@@ -366,6 +373,7 @@ mod tests {
             request: Box::new(request),
             intent,
             asks_for: None,
+            is_familiar: false,
             registrar: "sip:h".into(),
             proxy: None,
             own_routes: 0,

@@ -3,7 +3,7 @@
 //! | stage | ends when | otherwise |
 //! | --- | --- | --- |
 //! | [`Stage::Route`] | the shell has found its route | |
-//! | [`Stage::Turn`] | its turn comes at the SIP server | 503, where that is later than [`TURN_WAIT_MAX`] |
+//! | [`Stage::Turn`] | its turn comes at the SIP server | 503, where that is later than [`TURN_WAIT_MAX`], or [`TURN_WAIT_FAMILIAR`] |
 //! | [`Stage::Flow`] | a flow is up | 504, when none is in time |
 //! | [`Stage::Place`] | its turn comes at the flow's address | 503, likewise |
 //! | [`Stage::Sent`] | a response comes; where that has another address sought, or the flow ends, it waits for the next flow | 504 |
@@ -11,7 +11,8 @@
 //! | [`Stage::SentAside`] | a response comes | likewise, after [`ASIDE_ANSWERS`], or [`ASIDE_ENDS`] where it goes on there |
 //!
 //! Turns are counted by [`super::upstreams`] for all REGISTERs alike: many phones that come at once, after a network was away
-//! or a server was new, wait a moment in place of being sent away.
+//! or a server was new, wait a moment in place of being sent away. A phone that is registered here may wait longer than others: as long as strangers, and new
+//! phones, come faster than a SIP server may be asked, they fill the line up to their own limit alone.
 //!
 //! Invariant: a REGISTER has one timer that counts, that of its stage.
 
@@ -30,6 +31,8 @@ use crate::message::Message;
 pub const DIALS_PER_SOURCE: usize = 16;
 /// How long a REGISTER waits for a turn; one that would wait longer is answered 503 at once. A device gives up after 32 s.
 pub const TURN_WAIT_MAX: Duration = Duration::from_secs(4);
+/// The same for one that shows a secret of a registration that is known here.
+pub const TURN_WAIT_FAMILIAR: Duration = Duration::from_secs(8);
 /// How long a further address has for an answer to a REGISTER that the address in use has refused. Its device waits for that refusal meanwhile.
 pub const ASIDE_ANSWERS: Duration = Duration::from_secs(8);
 /// The same where it has sent a provisional response.
@@ -71,11 +74,17 @@ impl Stage {
 impl Endpoint {
     /// A REGISTER has its route: it goes, or waits for its turn.
     pub(super) fn take_register_turn(&mut self, now: Instant, id: ForwardedRegisterId, upstream: UpstreamId) {
-        match self.upstreams.register_turn(now, upstream, TURN_WAIT_MAX) {
+        match self.upstreams.register_turn(now, upstream, self.turn_wait(id)) {
             None => self.end_register(now, id, 503),
             Some(at) if at <= now => self.find_flow(now, id, upstream),
             Some(at) => self.wait_until(id, at, Stage::Turn { at }),
         }
+    }
+
+    /// How long a REGISTER may wait for each of its turns.
+    fn turn_wait(&self, id: ForwardedRegisterId) -> Duration {
+        let is_familiar = self.registers.get(id).is_some_and(|register| register.is_familiar);
+        if is_familiar { TURN_WAIT_FAMILIAR } else { TURN_WAIT_MAX }
     }
 
     fn find_flow(&mut self, now: Instant, id: ForwardedRegisterId, upstream: UpstreamId) {
@@ -93,11 +102,11 @@ impl Endpoint {
 
     fn take_place(&mut self, now: Instant, id: ForwardedRegisterId, upstream: UpstreamId) {
         let Some((flow, transport)) = self.upstreams.flow(upstream) else { return self.find_flow(now, id, upstream) };
-        let per_second = self.core.settings.upstream.registrations_per_second;
-        match self.upstreams.register_place(now, flow, per_second, TURN_WAIT_MAX) {
+        let (per_second, wait) = (self.core.settings.upstream.registrations_per_second, self.turn_wait(id));
+        match self.upstreams.register_place(now, flow, per_second, wait) {
             None => self.end_register(now, id, 503),
             Some(place) if place.at <= now => self.send_register_on(now, id, flow, transport),
-            Some(place) => self.wait_until(id, place.at, Stage::Place { place, until: now + TURN_WAIT_MAX }),
+            Some(place) => self.wait_until(id, place.at, Stage::Place { place, until: now + wait }),
         }
     }
 
@@ -188,15 +197,15 @@ impl Endpoint {
     /// A REGISTER that the flow in use has refused goes by another one, beside it, unless its address has refused it as well, or takes no more for long.
     pub(super) fn go_aside(&mut self, now: Instant, id: ForwardedRegisterId, flow: FlowId, transport: Transport) {
         let place = self.upstreams.destination(flow);
-        let per_second = self.core.settings.upstream.registrations_per_second;
+        let (per_second, wait) = (self.core.settings.upstream.registrations_per_second, self.turn_wait(id));
         if !self.registers.get(id).is_some_and(|register| register.may_be_asked_at(place)) {
             return self.end_register(now, id, 503);
         }
-        match self.upstreams.register_place(now, flow, per_second, TURN_WAIT_MAX) {
+        match self.upstreams.register_place(now, flow, per_second, wait) {
             None => self.end_register(now, id, 503),
             Some(place) if place.at <= now => self.send_aside(now, id, flow, transport),
             Some(place) => {
-                let stage = Stage::PlaceAside { place, until: now + TURN_WAIT_MAX, by: flow, transport };
+                let stage = Stage::PlaceAside { place, until: now + wait, by: flow, transport };
                 self.wait_until(id, place.at, stage);
             }
         }

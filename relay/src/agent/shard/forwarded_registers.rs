@@ -43,12 +43,16 @@ pub(crate) struct HeldQuotas {
 
 impl Shard {
     /// Decides whether a device may register through this relay, and by which route. A proof is counted by its destination addresses as well, so these are
-    /// looked up first.
+    /// looked up first, unless a flow is up: a phone that was woken waits for no name server, which may be away.
     pub(crate) fn on_route_needed(&mut self, asked: Box<RouteRequest>) {
         let RouteRequest { aor, registrar, proxy, proof, .. } = &*asked;
         let route = Route::through(aor, registrar, proxy.as_deref());
         match (self.may_pass(&asked), route) {
             (Ok(()), Ok(route)) if proof.is_some() => {
+                if let Some(addresses) = self.addresses_in_use(&route) {
+                    let route = self.route_of(&asked, &addresses);
+                    return self.answer_route(&asked, route);
+                }
                 let (shared, shard) = (self.shared.clone(), self.index);
                 tokio::spawn(async move {
                     let addresses = shared.dialler.addresses_of(&route.target(), asked.source).await;
@@ -60,6 +64,13 @@ impl Shard {
                 self.answer_route(&asked, route);
             }
         }
+    }
+
+    /// The addresses of a SIP server to which a flow is up: requests go by that, whatever DNS says meanwhile. `None`: none is.
+    fn addresses_in_use(&self, route: &Route) -> Option<Vec<SocketAddr>> {
+        let upstream = self.shared.upstreams.number_of(route)?;
+        self.endpoint.flow_to(upstream)?;
+        Some(self.shared.upstreams.last_addresses(upstream))
     }
 
     /// DNS has named the destination of a REGISTER with a proof.

@@ -470,11 +470,16 @@ impl Upstreams {
         }
     }
 
-    /// The last answer of DNS, for a SIP server at which accounts are registered; `None` when that is too old.
+    /// The last answer of DNS; `None` when that is too old.
     pub(crate) fn last_answer(&self, id: UpstreamId, now: Instant) -> Option<Vec<Candidate>> {
         let table = self.lock();
-        let entry = table.entries.get(&id).filter(|entry| entry.proven)?;
-        entry.last.as_ref().filter(|(at, _)| *at + STALE_MAX > now).map(|(_, candidates)| candidates.clone())
+        let last = table.entries.get(&id)?.last.as_ref();
+        last.filter(|(at, _)| *at + STALE_MAX > now).map(|(_, candidates)| candidates.clone())
+    }
+
+    /// The number of a route that is in use.
+    pub(crate) fn number_of(&self, route: &Route) -> Option<UpstreamId> {
+        self.lock().numbers.get(route).copied()
     }
 
     /// The addresses that DNS has named last, however long ago.
@@ -572,9 +577,10 @@ mod tests {
         assert_eq!(alice, bob);
         assert_ne!(upstreams.acquire(route("sip:alice@example.org", None, None)), alice);
         upstreams.release(alice);
-        assert!(upstreams.route(bob).is_some());
+        let number = || upstreams.number_of(&route("sip:dave@example.com", None, None));
+        assert!(upstreams.route(bob).is_some() && number() == Some(bob));
         upstreams.release(bob);
-        assert!(upstreams.route(bob).is_none());
+        assert!(upstreams.route(bob).is_none() && number().is_none());
         assert_ne!(of("carol"), alice, "a number is not used again");
     }
 

@@ -10,6 +10,13 @@
 //! | leaves two accounts unanswered within one transaction's time while it answers others | likewise |
 //! | is silent | [`SLOWEST`] |
 //!
+//! | a REGISTER | waits behind |
+//! | --- | --- |
+//! | of a device, which passes through | all that have a place |
+//! | of the relay's own registrations | likewise; but half of all turns are theirs, however many devices come |
+//!
+//! The relay has its own begin when it is their turn, and they have no place before: a line of devices that never ends would leave them none.
+//!
 //! Invariant: a REGISTER that must wait for its turn has a place, and keeps it, so that each of many costs one timer. Retransmissions move all places back
 //! alike. An unused place is lost.
 
@@ -49,6 +56,8 @@ pub(super) struct Pace {
     rate: Rate,
     lowered_at: Option<Instant>,
     bucket: Bucket,
+    /// What the relay's own have taken, at half of the rate: it has a turn for them where those that pass through have all others.
+    own: Bucket,
     /// When the next turns are to come.
     next: Option<Instant>,
     /// By how much all places were moved back since the beginning.
@@ -87,6 +96,7 @@ impl Pace {
             rate: rate_of(per_second),
             lowered_at: None,
             bucket: Bucket::full(now),
+            own: Bucket::full(now),
             next: None,
             moved_back: Duration::ZERO,
         }
@@ -133,20 +143,41 @@ impl Pace {
         let left = waiting - granted;
         // A whole burst at a time, so that a long queue costs few timers.
         let batch = u32::try_from(left).unwrap_or(u32::MAX).min(self.rate.burst);
-        self.next = (left > 0).then(|| self.bucket.when(now, self.rate, batch));
+        self.next = (left > 0).then(|| self.own_turn(now, batch));
         (granted, self.next)
     }
 
     fn take_now(&mut self, now: Instant, waiting: usize) -> usize {
-        (0..waiting).take_while(|_| self.bucket.take(now, self.rate).is_ok()).count()
+        let begins = |_: &usize| {
+            let is_turn = self.own_turn(now, 1) <= now;
+            if is_turn {
+                self.owe_own(now, 1);
+            }
+            is_turn
+        };
+        (0..waiting).take_while(begins).count()
+    }
+
+    /// When the last of so many of the relay's own has its turn. Without others that is never by their half: each of them is owed twice the time there.
+    fn own_turn(&self, now: Instant, count: u32) -> Instant {
+        self.bucket.when(now, self.rate, count).min(self.own.when(now, self.half(), count))
+    }
+
+    fn owe_own(&mut self, now: Instant, count: u32) {
+        self.bucket.owe(now, self.rate, count);
+        self.own.owe(now, self.half(), count);
+    }
+
+    fn half(&self) -> Rate {
+        Rate { interval: 2 * self.rate.interval, ..self.rate }
     }
 
     fn reserve(&mut self, now: Instant, waiting: usize) -> Granted {
         let granted = self.take_now(now, waiting);
         let left = u32::try_from(waiting - granted).unwrap_or(u32::MAX);
         let later = (left > 0).then(|| {
-            let at = self.bucket.when(now, self.rate, left);
-            self.bucket.owe(now, self.rate, left);
+            let at = self.own_turn(now, left);
+            self.owe_own(now, left);
             Place { at, moved_back: self.moved_back }
         });
         Granted { now: granted, later }
@@ -163,11 +194,12 @@ impl Pace {
 
     fn charge(&mut self, now: Instant) {
         self.bucket.owe_at_most(now, self.rate, 1, DEBT_MAX);
+        self.own.owe_at_most(now, self.half(), 1, 2 * DEBT_MAX);
         self.moved_back += self.rate.interval;
     }
 
     fn is_at_rest(&self, now: Instant) -> bool {
-        self.bucket.is_full(now)
+        self.bucket.is_full(now) && self.own.is_full(now)
     }
 }
 
@@ -296,7 +328,7 @@ mod tests {
         let (mut paces, now) = (Paces::default(), Instant::now());
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let one = |paces: &mut Paces, at| paces.place(at, address, 10, Duration::ZERO).is_some();
-        assert!(one(&mut paces, now));
+        assert_eq!(paces.reserve(now, address, 1, 10, 1).now, 1);
         let place = paces.reserve(now, address, 1, 10, 1).later.unwrap();
         assert_eq!(paces.moved(now, address, place), None);
         for _ in 0..10 {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sip::endpoint::forwarded_registers::REGISTERS_PER_SOURCE;
 use sip::endpoint::*;
-use sip::id::FlowId;
-use sip::message::Name;
+use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
+use sip::message::{Message, Name};
 
 use super::through::{Register, Through};
 use crate::world::{World, server_address};
@@ -266,6 +266,111 @@ fn registers_that_a_silent_server_keeps_are_so_many_of_one_source() {
         }
     }
     assert_eq!(through.world.endpoint.counts().waiting, 0);
+}
+
+/// A phone that is registered here may have been woken for a call: others behind its address that wait for a silent server do not keep it out.
+#[test]
+fn a_phone_that_is_registered_finds_room_where_its_address_has_as_many_registers_under_way_as_it_may() {
+    let mut through = Through::asleep().0;
+    for number in 0..600_u64 {
+        let source = through.world.device(100 + number / 8);
+        let text = format!(
+            "REGISTER sip:silent.test SIP/2.0\r\nVia: SIP/2.0/TLS 10.0.0.5:9;branch=z9hG4bKs{number}\r\n\
+             From: <sip:m@h>;tag=d\r\nTo: <sip:u{number}@silent.test>\r\nCall-ID: {number}\r\nCSeq: 1 REGISTER\r\n\
+             Contact: <sip:x@h;pn-provider=fcm;pn-prid=t{number}>\r\nExpires: 600\r\n\r\n"
+        );
+        through.world.receive(source, &text);
+    }
+    assert_eq!(through.world.endpoint.counts().waiting, REGISTERS_PER_SOURCE as usize, "of one address");
+    through.world.events.clear();
+    let refused = through.world.count("REGISTER 503");
+    let bob = Register { to: "sip:bob@example.com", ..Register::by(3) };
+    through.register(&bob);
+    assert_eq!(
+        (through.world.count("REGISTER"), through.world.count("REGISTER 503")),
+        (0, refused + 1),
+        "a stranger's"
+    );
+    through.register(&Register::by(2));
+    assert_eq!((through.world.count("REGISTER"), through.world.count("REGISTER 503")), (1, refused + 1), "hers");
+    through.register(&Register::by(4));
+    assert_eq!(through.world.count("REGISTER 503"), refused + 2, "one of an account");
+}
+
+/// REGISTERs of three phones that nobody knows.
+fn strangers(through: &mut Through, number: &mut u64) {
+    for _ in 0..3 {
+        *number += 1;
+        let to = &*Box::leak(format!("sip:u{number}@example.com").into_boxed_str());
+        let contact = format!("<sip:x@h;pn-provider=fcm;pn-prid=t{number}>");
+        through.register(&Register { to, ..Register::by(*number).contact(&contact) });
+    }
+}
+
+/// They come without end, three times as fast as the SIP server may be asked, which refuses them.
+fn flooded(through: &mut Through, number: &mut u64, tenths: usize) {
+    for _ in 0..tenths {
+        strangers(through, number);
+        through.world.advance(Duration::from_millis(100));
+        let is_theirs = |message: &Message| message.contacts().iter().any(|it| it.user() == Some("x"));
+        let theirs = through.world.sent.extract_if(.., |sent| sent.message.is_request() && is_theirs(&sent.message));
+        let theirs: Vec<_> = theirs.map(|sent| sent.message).collect();
+        let source = through.world.upstream;
+        theirs.iter().for_each(|register| through.world.reply(source, register, 403, &[], ""));
+    }
+}
+
+/// A world with ten turns in a second, in which a phone is registered, and asleep.
+fn paced(flow: FlowId) -> Through {
+    let policy = UpstreamPolicy { registrations_per_second: 10, ..UpstreamPolicy::default() };
+    let mut through = Through::over(flow);
+    through.world = World::with_policy(flow, policy);
+    through.registered(&Register::by(1));
+    through.world.input(Input::Closed(FlowId::Stream(1)));
+    through.world.sent.clear();
+    through
+}
+
+#[test]
+fn who_registers_for_the_first_time_leaves_turns_to_a_phone_that_is_registered() {
+    let (mut through, mut number) = (paced(FlowId::Stream(7_000)), 10_000);
+    flooded(&mut through, &mut number, 100);
+    let away = through.world.count("REGISTER 503");
+    assert!(away > 100, "there are more than may be asked: {away}");
+    for flow in 2..6 {
+        strangers(&mut through, &mut number);
+        let away = through.world.count("REGISTER 503");
+        through.register(&Register::by(flow));
+        assert_eq!(through.world.count("REGISTER 503"), away, "it waits for its turn");
+        flooded(&mut through, &mut number, 60);
+        assert_eq!(through.world.count("REGISTER"), 1, "it had its turn");
+        through.accept(600);
+        through.world.sent.clear();
+    }
+}
+
+#[test]
+fn phones_that_pass_through_leave_turns_to_accounts_that_are_lent() {
+    // By a datagram the address is paced as well.
+    for flow in [FlowId::Stream(7_000), FlowId::Datagram(server_address())] {
+        let (mut through, mut number) = (paced(flow), 10_000);
+        flooded(&mut through, &mut number, 50);
+        for other in 0..100 {
+            let (binding, instance) = (BindingId::new((9 + other) << 64, ShardTag(0)), (9 + other) << 80);
+            through.world.bind_another(binding, InstanceId::new(instance, ShardTag(0)));
+        }
+        let (mut lent, before, away) = (0, number, through.world.count("REGISTER 503"));
+        for _ in 0..100 {
+            flooded(&mut through, &mut number, 1);
+            let asked: Vec<_> = through.world.sent.extract_if(.., |sent| sent.message.is_request()).collect();
+            lent += asked.len();
+            let source = through.world.upstream;
+            asked.iter().for_each(|sent| through.world.reply(source, &sent.message, 200, &[], ""));
+        }
+        // Each have half of the turns, as long as both want them.
+        let passed = (number - before) as usize - (through.world.count("REGISTER 503") - away);
+        assert!((45..=55).contains(&lent) && (45..=60).contains(&passed), "{lent} and {passed}");
+    }
 }
 
 /// A proof is counted by each name that its server may read in it, and as a renewal only from who knows the device.

@@ -104,6 +104,36 @@ async fn the_cancel_of_a_call_that_waits_for_dns_is_answered_at_once_and_its_inv
     Ok(())
 }
 
+/// What DNS has told is soon over, and its servers may be away: a proof is counted by the addresses where requests go, and those are known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_is_woken_waits_for_no_name_server() -> Outcome {
+    let dns = Dns::start(Vec::new()).await?;
+    let world = World::between(
+        |_| {},
+        |setup| {
+            setup.transports = vec![Transport::Udp];
+            setup.upstream = format!("name_servers = [\"{}\"]\n", dns.address());
+        },
+    )
+    .await?;
+    let port = world.registrar.address(Transport::Udp).port();
+    dns.set(vec![
+        Record::srv(&format!("_sip._udp.{DOMAIN}"), 1, 0, port, "host.example.test").with_ttl(1),
+        Record::address("host.example.test", "127.0.0.1").with_ttl(1),
+    ]);
+    let mut phone = world.push_phone_of("alice", &Service::Fcm(FCM_TOKEN.to_owned()));
+    if let Some(through) = &mut phone.settings.through {
+        through.registrar = format!("sip:{DOMAIN}");
+    }
+    phone.register_and_sleep(SOON).await?;
+    // Answers are kept for 5 s at the least, and names in use are asked for again each 30 s.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let asked = dns.questions();
+    phone.wake(SOON).await?;
+    assert_eq!(dns.questions(), asked, "{}", world.relay.log());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn registrations_that_the_store_tells_of_wait_for_dns_within_the_share_of_their_sip_server() -> Outcome {
     let (dns, redis) = (Dns::start(Vec::new()).await?, RedisServer::start());

@@ -527,16 +527,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_dns_fails_a_server_that_has_registered_somebody_is_dialled_where_it_was_before() {
+    async fn while_dns_fails_a_server_is_dialled_where_it_was_before() {
         let (dialler, upstream, mut inbox) = dialler();
+        // No name server answers here, and a server that phones register at themselves (RFC 8599) has proven nothing.
+        assert!(!open(&dialler, upstream).await, "nobody knows where it is");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let at = [Candidate { address, transport: net::Transport::Tcp, rank: 0 }];
         let upstreams = &dialler.0.upstreams;
         upstreams.answered(upstream, clock::now(), &at, true);
-        assert!(!open(&dialler, upstream).await, "nobody has been registered there");
-        upstreams.prove(upstream);
-        // No name server answers here.
         assert!(open(&dialler, upstream).await);
         listener.accept().await.unwrap();
         assert_eq!(dialler.led_to(0, upstream), None, "until the endpoint has taken it");
