@@ -362,6 +362,17 @@ fn a_balancer_that_ends_what_is_idle_sooner_than_servers_do_is_kept_from_that_by
     }
 }
 
+/// Of two dials that were under way for a server, which was forgotten and came back, the later one may fail.
+#[test]
+fn a_dial_that_fails_beside_a_flow_that_is_up_takes_nothing_from_it() {
+    let mut world = registered(STREAM, &[]);
+    let dialled = world.dialled;
+    world.input(Input::DialFailed(REGISTRAR));
+    assert!(!world.events.iter().any(|event| matches!(event, Event::RegistrationFailed { .. })));
+    world.next_register();
+    assert_eq!((world.dialled, world.sent.last().map(|sent| sent.flow)), (dialled, Some(STREAM)));
+}
+
 #[test]
 fn a_server_that_ends_flow_after_flow_is_not_stormed() {
     let mut world = registered(STREAM, &[]);

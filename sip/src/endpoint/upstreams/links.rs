@@ -207,6 +207,10 @@ impl Endpoint {
             // No other address is there for REGISTERs that the one in use has refused.
             return self.fail_registers(now, id);
         }
+        if matches!(upstream.link, Link::Up { .. }) {
+            // Another dial has opened the flow: the server was forgotten, and came back, while this one was under way.
+            return;
+        }
         upstream.failures = (upstream.failures + 1).min(FAILURES_MAX);
         let (failures, redial) = (upstream.failures, self.core.settings.timing.upstream.redial);
         let waits = self.dial_back_off(id);
