@@ -284,7 +284,11 @@ async fn serve<S: Service>(
     loop {
         tokio::select! {
             accepted = connection.accept() => {
-                let (request, respond) = accepted?.ok()?;
+                let Some(accepted) = accepted else {
+                    drop(connection);
+                    return io.close().await.ok();
+                };
+                let (request, respond) = accepted.ok()?;
                 let others = line.open.fetch_add(1, Ordering::Relaxed);
                 service.opened(&line, others);
                 streams.spawn(stream(request, respond, Arc::clone(&service), Arc::clone(&line), ends.clone()));
@@ -419,8 +423,12 @@ impl SharedIo {
         frame.extend_from_slice(&last.to_be_bytes());
         frame.extend_from_slice(&0u32.to_be_bytes());
         self.write_all(&frame).await?;
+        self.close().await
+    }
+
+    /// Closes this side and waits for the other: with unread input the kernel would reset the connection, and what was written last might be lost with it.
+    async fn close(mut self) -> io::Result<()> {
         self.shutdown().await?;
-        // Closing with unread input would make the kernel reset the connection, and the GOAWAY might be lost with it.
         let mut rest = [0; 4096];
         while timeout(PATIENCE, self.read(&mut rest)).await?? > 0 {}
         Ok(())
