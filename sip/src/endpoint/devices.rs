@@ -193,9 +193,14 @@ impl Devices {
 }
 
 impl Endpoint {
-    /// `same_as`: a device of this binding with the very credentials.
+    /// `same_as`: a device of this binding with the very credentials. A device that is here, and comes back from another relay, keeps its credentials, its
+    /// budgets and its timer.
     pub(super) fn add_device(&mut self, instance: InstanceId, binding: BindingId, same_as: Option<InstanceId>) {
         self.successors.revive(instance);
+        if let Some(device) = self.devices.rows.get_mut(&instance).filter(|device| device.binding == binding) {
+            device.taken = false;
+            return;
+        }
         let other = same_as.filter(|other| self.devices.binding_of(*other) == Some(binding));
         let credentials = other.and_then(|other| self.devices.credentials_of(other)).unwrap_or_else(|| {
             self.devices.credentials = self.devices.credentials.wrapping_add(1);

@@ -170,6 +170,20 @@ fn what_another_relay_has_taken_over_is_not_refreshed_while_its_calls_end_here_a
 }
 
 #[test]
+fn a_phone_whose_account_comes_back_from_another_relay_is_attached_no_longer_than_it_has_registered_for() {
+    let mut world = begun();
+    world.grant(3_600);
+    world.attach(1);
+    world.input(Input::Taken(world.instance));
+    world.bind();
+    let is_detached = |world: &World| world.events.iter().any(|event| matches!(event, Event::Detached(_)));
+    world.advance(seconds(200));
+    assert!(!is_detached(&world));
+    world.advance(seconds(400));
+    assert!(is_detached(&world));
+}
+
+#[test]
 fn of_several_challenges_the_topmost_that_is_known_is_answered() {
     // RFC 8760 §2.4: the order is the server's preference.
     let unknown = "Digest realm=\"example.com\", nonce=\"n0\", algorithm=SHA3-512, qop=\"auth\"";

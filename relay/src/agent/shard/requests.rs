@@ -159,6 +159,13 @@ impl Shard {
         let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
         match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
             Some(lookup) => self.turn_away(new, lookup, settled),
+            // Another node had it while its end here, which this node had begun by itself, was under way. That end goes on, and its tombstone keeps the fence by
+            // which it leaves this record alone. The search for what no shard has serves the account when the row is gone.
+            None if self.instances.get(new.id).is_some_and(|row| row.ending.is_some()) => {
+                self.shared.upstreams.release(new.binding.upstream);
+                // An error means that nobody waits any more.
+                let _ = settled.answered.send(FirstAnswer::Settled(new.id));
+            }
             None => {
                 // An instance that this node had ended by itself, and another node had taken, is here again.
                 self.shared.vault.tombstones().leave(new.id);
@@ -348,30 +355,13 @@ impl Shard {
         first: Option<oneshot::Sender<FirstRegistration>>,
         settled: Option<&SettlingNews>,
     ) {
-        let NewInstance { id, sealed, lease, aor, fence, told_failing, mut binding, place } = new;
         if let Some(settled) = settled {
-            self.hand_over.settles(id, settled.clone());
+            self.hand_over.settles(new.id, settled.clone());
         }
-        let targets = self.targets_of(id);
-        if let Some(row) = self.instances.get_mut(id) {
-            // Another run has changed the record since this one had it.
-            let is_newer = fence > row.fence && row.ending.is_none();
-            row.fence = fence;
-            if is_newer {
-                row.sealed = sealed;
-                self.instances.set_lease(id, lease, Frame::of_found());
-            }
-            self.shared.upstreams.release(binding.upstream);
-            if is_newer {
-                if binding.proven {
-                    self.be_proven(id);
-                }
-                self.be_present(id, binding.presence);
-                self.on_targets_changed(id, &targets);
-            }
-            self.note_settled(id);
-            return;
+        if self.instances.get(new.id).is_some() {
+            return self.bind_again(new);
         }
+        let NewInstance { id, sealed, lease, aor, fence, told_failing, mut binding, place } = new;
         let mut row = Row::new(id, sealed, binding.upstream, fence, lease, aor, place);
         row.is_stored = first.is_none();
         row.is_proven = binding.proven;
@@ -393,6 +383,36 @@ impl Shard {
         binding.same_as = self.twin_of(id, shared);
         self.drive(clock::now(), Input::Bind(Box::new(binding)));
         self.share_registration(id, shared);
+        self.note_settled(id);
+    }
+
+    /// An instance that is here still comes back from another run, which has changed its record since this one had it, and may have registered it: it is bound as
+    /// a new one is, and its calls go on.
+    fn bind_again(&mut self, new: NewInstance) {
+        let NewInstance { id, sealed, lease, fence, mut binding, .. } = new;
+        self.shared.upstreams.release(binding.upstream);
+        let targets = self.targets_of(id);
+        let Some(row) = self.instances.get_mut(id) else { return };
+        let is_newer = fence > row.fence;
+        row.fence = fence;
+        if is_newer {
+            row.sealed = sealed;
+            binding.proven |= row.is_proven;
+            let (presence, proven, shared) = (binding.presence, binding.proven, binding.binding);
+            self.hand_over.calls_have_ended(id);
+            self.instances.set_lease(id, lease, Frame::of_found());
+            self.be_present(id, presence);
+            if self.instances.get(id).is_some_and(|row| row.state == InstanceState::Registered) {
+                self.set_state(id, InstanceState::Registering);
+            }
+            binding.same_as = self.twin_of(id, shared);
+            self.drive(clock::now(), Input::Bind(Box::new(binding)));
+            if proven {
+                self.be_proven(id);
+            }
+            self.share_registration(id, shared);
+            self.on_targets_changed(id, &targets);
+        }
         self.note_settled(id);
     }
 
