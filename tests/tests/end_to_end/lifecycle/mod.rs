@@ -45,7 +45,6 @@ mod logs;
 mod lost_records;
 mod nodes;
 mod on_their_way;
-
 mod outages;
 mod owned_unserved;
 mod partitions;
