@@ -92,18 +92,6 @@ impl Vault {
         redis.may_claim(&self.0.owner, async |before| self.write_letter(&before, &Letter::Ended).await).await
     }
 
-    /// Some of what the store names as this node's, from this place on, and where it goes on: at 0 all were named. A hint: some may be gone, or another's. One in
-    /// memory has one run, which has all of it.
-    ///
-    /// # Errors
-    /// [`StoreError::Away`].
-    pub async fn named_from(&self, place: u64, about: usize) -> Result<(u64, Vec<InstanceId>), StoreError> {
-        match &self.0.store {
-            Store::Memory(_) => Ok((0, Vec::new())),
-            Store::Redis(redis) => redis.named_from(&self.0.owner.node, place, about).await,
-        }
-    }
-
     /// Whether another process runs by this node's name, and has its lease in turn with this one: each is to have a name of its own.
     pub fn is_contested(&self) -> bool {
         match &self.0.store {

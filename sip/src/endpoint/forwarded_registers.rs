@@ -78,7 +78,8 @@ impl Endpoint {
         }
         let is_familiar = self.is_familiar(&source, &intent);
         // Others behind its address, whose SIP server may be silent, keep no phone out that is registered here, and may have been woken.
-        let has_own_place = is_familiar && self.registers.is_first(&intent);
+        let registered = self.push_bindings.of_contact(&intent, "").len();
+        let has_own_place = is_familiar && self.registers.familiar_of(&intent) < 2 * registered;
         let crowded = !has_own_place && self.registers.is_crowded(source.peer.ip());
         let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
         // Nobody would answer a transaction that is begun for one that has no room.

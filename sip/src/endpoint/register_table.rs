@@ -269,9 +269,10 @@ impl ForwardedRegisters {
         self.by_source.count(&counted_as(source)) >= REGISTERS_PER_SOURCE as usize
     }
 
-    /// Whether none of the account of this one is under way.
-    pub(super) fn is_first(&self, intent: &RegisterIntent) -> bool {
-        self.by_account.count(&(intent.server.clone(), intent.aor.clone())) == 0
+    /// How many of the account of this one are under way that show a secret of a registration that is known here.
+    pub(super) fn familiar_of(&self, intent: &RegisterIntent) -> usize {
+        let familiar = |id: &ForwardedRegisterId| self.get(*id).is_some_and(|register| register.is_familiar);
+        self.by_account.of((intent.server.clone(), intent.aor.clone())).filter(familiar).count()
     }
 
     /// Takes one REGISTER from a flow's budget; whether there was one.

@@ -476,15 +476,17 @@ impl Shard {
         let rings = woke_after.is_none() && state == CallState::Ringing && was == state;
         if let Some(after) = woke_after {
             self.shared.metrics.wake(after);
-            call.sign = true;
         }
-        if woke_after.is_some() || rings {
+        // One that rings by a connection that it has kept has come, too.
+        let is_there = woke_after.is_some() || rings;
+        if is_there {
+            call.sign = true;
             call.wait_until(Moment::after(self.shared.answer_timeout));
         }
         call.state = state;
         // The caller of an announced call gets no response yet.
         let (pushed, has_come) = (call.pushed, call.mark.is_some());
-        if woke_after.is_some() || state.is_final() {
+        if is_there || state.is_final() {
             self.set_waiting(id, instance, false);
         }
         if let Some(after) = woke_after {

@@ -9,7 +9,7 @@ use sip::endpoint::{
     ForwardedRegisterId, Input, ProofRequest, ProofStep, PushBindingEnd, PushRequest, RegisterOutcome, RegisterRoute,
     RouteRefusal, RouteRequest,
 };
-use sip::id::InstanceId;
+use sip::id::{InstanceId, UpstreamId};
 use sip::message::Uri;
 
 use super::Shard;
@@ -70,7 +70,15 @@ impl Shard {
     fn addresses_in_use(&self, route: &Route) -> Option<Vec<SocketAddr>> {
         let upstream = self.shared.upstreams.number_of(route)?;
         self.endpoint.flow_to(upstream)?;
-        Some(self.shared.upstreams.last_addresses(upstream))
+        Some(self.counted_addresses(upstream))
+    }
+
+    /// The addresses at which proofs count: where the flow leads, and what DNS has named last. Its name may be a guesser's own, who has it name the former
+    /// behind many others, or not any more.
+    fn counted_addresses(&self, upstream: UpstreamId) -> Vec<SocketAddr> {
+        let led_to = self.shared.dialler.led_to(self.index, upstream).map(|(address, _)| address);
+        let named = self.shared.upstreams.last_addresses(upstream);
+        led_to.into_iter().chain(named.into_iter().filter(|address| Some(*address) != led_to)).collect()
     }
 
     /// DNS has named the destination of a REGISTER with a proof.
@@ -202,12 +210,12 @@ impl Shard {
         }
     }
 
-    /// Uses the last addresses that DNS has named, because the server's flow is up.
+    /// Asks nothing of DNS, because the server's flow is up.
     fn admit_carried(&self, asked: &ProofRequest) -> Result<Permit, u32> {
         let ProofRequest { aor, upstream, source, usernames, .. } = asked;
         let upstreams = &self.shared.upstreams;
         let server = upstreams.route(*upstream).map(|route| route.server()).ok_or(FULL_RETRY_S)?;
-        let addresses = upstreams.last_addresses(*upstream);
+        let addresses = self.counted_addresses(*upstream);
         let (server, addresses) = (&*server, &*addresses);
         let attempt = Attempt { aor, usernames, server, addresses, source: *source, renews: false };
         let permit = self.shared.quotas.try_password(&attempt);

@@ -159,13 +159,6 @@ impl Shard {
         let barred = self.shared.vault.tombstones().bars_claimed(new.id, new.fence);
         match barred.or_else(|| self.hand_over.has_ended_ahead(new.id).then_some(None)) {
             Some(lookup) => self.turn_away(new, lookup, settled),
-            // Another node had it while its end here, which this node had begun by itself, was under way. That end goes on, and its tombstone keeps the fence by
-            // which it leaves this record alone. The search for what no shard has serves the account when the row is gone.
-            None if self.instances.get(new.id).is_some_and(|row| row.ending.is_some()) => {
-                self.shared.upstreams.release(new.binding.upstream);
-                // An error means that nobody waits any more.
-                let _ = settled.answered.send(FirstAnswer::Settled(new.id));
-            }
             None => {
                 // An instance that this node had ended by itself, and another node had taken, is here again.
                 self.shared.vault.tombstones().leave(new.id);
@@ -393,8 +386,8 @@ impl Shard {
         self.shared.upstreams.release(binding.upstream);
         let targets = self.targets_of(id);
         let Some(row) = self.instances.get_mut(id) else { return };
-        let is_newer = fence > row.fence;
-        row.fence = fence;
+        let is_newer = fence > row.fence && row.ending.is_none();
+        row.fence = row.fence.max(fence);
         if is_newer {
             row.sealed = sealed;
             binding.proven |= row.is_proven;
@@ -407,6 +400,8 @@ impl Shard {
             }
             binding.same_as = self.twin_of(id, shared);
             self.drive(clock::now(), Input::Bind(Box::new(binding)));
+            // The run that had it may have removed this node's Contact, whether or not this node has seen that it was taken.
+            self.drive(clock::now(), Input::RegisterAgain(id));
             if proven {
                 self.be_proven(id);
             }

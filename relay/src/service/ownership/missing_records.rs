@@ -6,7 +6,6 @@
 //! | the owner, with each renewal of its lease | [some](COMPARED_WITHIN) of those that it owns | writes again what is missing |
 //! | the owner, at the same time | one that the store would keep beyond its end | writes it again |
 //! | the owner, at the same time | one that the store does not name for its device | has it named |
-//! | the owner, at the same time | one that the store says is its own, and that no shard has | [serves](super::owned_unserved) it |
 //! | the owner, when a change finds no record | that one | writes it again |
 //! | the owner, when it finds a record that another run took over later | that one | releases it: it was claimed here before a lapse of the lease, and bound after it |
 //! | another node, before it says that an instance does not exist | asks every living node | the node that has it writes it again |
@@ -37,7 +36,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
-use super::owned_unserved::SearchForUnserved;
 use crate::agent::request::{EndKind, Principal, Request};
 use crate::clock;
 use crate::domain::InstanceState;
@@ -106,7 +104,6 @@ pub(super) struct Comparing {
     /// How many are compared at once.
     share: usize,
     under_way: Option<JoinHandle<()>>,
-    unserved: SearchForUnserved,
 }
 
 impl Question {
@@ -182,7 +179,6 @@ impl Seeking {
 impl Comparing {
     /// Compares some more, beside the renewals.
     pub(crate) async fn go_on(&mut self, it: &Arc<Inner>) {
-        self.unserved.go_on(it).await;
         if self.under_way.as_ref().is_some_and(|under_way| !under_way.is_finished()) {
             return;
         }

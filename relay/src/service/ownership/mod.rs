@@ -6,7 +6,6 @@
 //! | `restore`, `missing_records` | writing again the records that the store has lost |
 //! | `missing_ends` | ending instances whose records are gone from the store |
 //! | `shown_again` | serving such an instance again when its record comes back |
-//! | `owned_unserved` | serving what is this run's in the store and in no shard |
 //! | `left_to_owner` | instances that another node owns now, while their calls end here |
 //! | `unanswered_writes` | writes whose answers were lost |
 //! | `unreachable_servers`, `unserved`, `offers` | offering instances that fail here to other nodes |
@@ -21,7 +20,6 @@ pub(super) mod left_to_owner;
 mod missing_ends;
 pub(super) mod missing_records;
 pub(super) mod offers;
-mod owned_unserved;
 mod restore;
 pub(super) mod shown_again;
 pub(super) mod unanswered_writes;

@@ -35,11 +35,6 @@ impl Released {
         }
     }
 
-    /// Whether this account was released so.
-    pub(super) fn has(&self, id: InstanceId) -> bool {
-        self.0.lock().contains_key(&id)
-    }
-
     fn take(&self, id: InstanceId) -> Option<Fence> {
         self.0.lock().remove(&id)
     }
@@ -61,41 +56,32 @@ impl Inner {
 
     /// Serves an account again unless it has ended; `None`: nobody can tell now.
     async fn serve_again(self: &Arc<Self>, id: InstanceId, fence: Fence) -> Option<()> {
+        let agent = &self.dependencies.agent;
         let _guard = self.changing.lock_key(id).await;
         // It is a store that shows it now and then.
         let stored = self.dependencies.vault.load(id).await.ok()??;
         if !stored.owned {
             return (stored.fence > fence).then_some(());
         }
-        if self.serve_owned(stored).await? {
-            tracing::info!(
-                event = "let-go-served-again",
-                instance = %id,
-                "the store shows the record of an instance again, and its secret was shown; it is served again"
-            );
-        }
-        Some(())
-    }
-
-    /// Serves an account whose record is this run's, and whose lock is held, unless it has ended; whether it is served by that. `None`: nobody can tell now.
-    pub(super) async fn serve_owned(self: &Arc<Self>, stored: Stored) -> Option<bool> {
-        let (agent, vault) = (&self.dependencies.agent, &self.dependencies.vault);
-        let (wiped, heard) = self.wiped_elsewhere(&[(stored.id, stored.fence)]).await;
+        let (wiped, heard) = self.wiped_elsewhere(&[(id, stored.fence)]).await;
         if heard != PeerAnswers::All || agent.is_claiming() || agent.is_doubtful() || self.is_leaving() {
             return None;
         }
         if !wiped.is_empty() || !self.has_its_place(&stored).await? {
-            return Some(false);
+            return Some(());
         }
-        // The Contact of the node from which it was claimed goes with the first registration from here.
-        let latest = stored.had_by.iter().find(|node| *node != vault.owner().node()).cloned();
-        let Some(new) = self.open_left(stored, latest.as_deref()).await else { return Some(false) };
+        let Some(new) = self.open_left(stored, None).await else { return Some(()) };
+        tracing::info!(
+            event = "let-go-served-again",
+            instance = %id,
+            "the store shows the record of an instance again, and its secret was shown; it is served again"
+        );
         agent.bind_all(vec![*new], &SettlingNews::for_nobody()).await.ended().await;
-        Some(true)
+        Some(())
     }
 
     /// Whether it is an account that is not here, has not ended here, and that nothing has replaced; `None`: the store does not say.
-    pub(super) async fn has_its_place(&self, stored: &Stored) -> Option<bool> {
+    async fn has_its_place(&self, stored: &Stored) -> Option<bool> {
         let vault = &self.dependencies.vault;
         let lookup = vault.open_record(stored.id, &stored.sealed, |record| match record {
             StoredRecord::Lent(record) => Some(vault.lookup_of(record)),

@@ -101,12 +101,6 @@ impl RedisStore {
         Ok(names.iter().take(most).filter_map(|name| InstanceId::parse(name)).collect())
     }
 
-    /// Some of what the index of a node names, from this place on, and the place where it goes on; 0 at its end.
-    pub async fn named_from(&self, node: &str, place: u64, about: usize) -> Result<(u64, Vec<InstanceId>), StoreError> {
-        let (next, names) = self.page_of(&node_key(node), place, about).await?;
-        Ok((next, names.iter().filter_map(|name| InstanceId::parse(name)).collect()))
-    }
-
     /// About [`PAGE`] members of a set; none when it is empty.
     pub(super) async fn some_of(&self, set: &str) -> Result<Vec<String>, StoreError> {
         let mut cursor = 0;

@@ -28,6 +28,7 @@ use tests::world::{SOON, World, text};
 
 mod audit;
 mod changed_tokens;
+mod claimed_back;
 mod clock;
 mod cut_off;
 mod dead_tokens;
@@ -46,7 +47,6 @@ mod lost_records;
 mod nodes;
 mod on_their_way;
 mod outages;
-mod owned_unserved;
 mod partitions;
 mod policy;
 mod presence;
