@@ -76,16 +76,13 @@ impl Endpoint {
         if intent.proves && proof.is_none() {
             return self.refuse(now, reply, &register, 400);
         }
-        let is_familiar = self.is_familiar(&source, &intent);
-        // Others behind its address, whose SIP server may be silent, keep no phone out that is registered here, and may have been woken.
-        let registered = self.push_bindings.of_contact(&intent, "").len();
-        let has_own_place = is_familiar && self.registers.familiar_of(&intent) < 2 * registered;
-        let crowded = !has_own_place && self.registers.is_crowded(source.peer.ip());
+        let asks_for = intent.registration(&self.core.token_key);
+        let is_familiar = self.is_familiar(&source, &intent, asks_for);
+        let crowded = self.registers.is_crowded(source.peer.ip()) && !(is_familiar && self.has_own_place(&intent));
         let full = crowded || self.registers.len() >= REGISTERS_MAX || self.push_bindings.len() >= REGISTRATIONS_MAX;
         // Nobody would answer a transaction that is begun for one that has no room.
         let opened = (!full).then(|| self.core.transactions.open(&register, reply, ServerOwner::Nobody).ok());
         let Some(server) = opened.flatten() else { return self.busy(reply, &register) };
-        let asks_for = intent.registration(&self.core.token_key);
         let row = ForwardedRegister {
             source,
             server,
@@ -174,10 +171,15 @@ impl Endpoint {
         !intent.contact.is_empty() && takes_place()
     }
 
-    /// Whether a REGISTER names the push token of a registration that is known here, or comes by the connection of one that it
-    /// is about.
-    fn is_familiar(&self, source: &Source, intent: &RegisterIntent) -> bool {
-        let named = intent.registration(&self.core.token_key).filter(|(_, reach)| *reach == Reach::Pushed);
+    /// Others behind its address, whose SIP server may be silent, keep no phone out that is registered here, and may have been woken: of each account two for
+    /// each of its registrations find room.
+    fn has_own_place(&self, intent: &RegisterIntent) -> bool {
+        self.registers.familiar_of(intent) < 2 * self.push_bindings.of_contact(intent, "").len()
+    }
+
+    /// Whether a REGISTER names the push token of a registration that is known here (`asks_for`), or comes by the connection of one that it is about.
+    fn is_familiar(&self, source: &Source, intent: &RegisterIntent, asks_for: Option<(InstanceId, Reach)>) -> bool {
+        let named = asks_for.filter(|(_, reach)| *reach == Reach::Pushed);
         named.is_some_and(|(instance, _)| self.push_bindings.knows(instance))
             || self.push_bindings.known_as(intent).iter().any(|it| self.attachments.is_attached_by(*it, source))
     }

@@ -11,6 +11,7 @@ mod rests;
 mod table;
 mod trials;
 mod webpush;
+mod webpush_http1;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
