@@ -213,15 +213,26 @@ async fn one_that_is_accepted_late_leaves_a_later_one_of_another_node_alone() ->
 async fn one_that_was_enabled_elsewhere_while_the_server_was_silent_stands_until_the_slow_one_is_accepted() -> Outcome {
     let redis = RedisServer::start();
     let (world, other) = two_nodes_with(&redis, quick).await?;
-    world.registrar.behave(&world.aor(), Behaviour::Silence);
+    let is_asked = |times: usize| {
+        let registers = || world.registrar.registers(&world.aor()).len();
+        world.until("a REGISTER", move || async move { (registers() >= times).then_some(()) })
+    };
+    // The one that is to stand begins first: of two that begin in one second it does not matter then where the second ends.
+    world.registrar.behave(&world.aor(), Behaviour::Slow(Duration::from_secs(1)));
     let (there, request) = (other.api(), with_another_password(&world));
     let meanwhile = async {
-        let is_asked = || async { (!world.registrar.registers(&world.aor()).is_empty()).then_some(()) };
-        world.until("a REGISTER of the other node", is_asked).await?;
-        world.registrar.behave(&world.aor(), Behaviour::Accept);
-        world.enable().await
+        is_asked(1).await?;
+        world.registrar.behave(&world.aor(), Behaviour::Silence);
+        let is_lost = async {
+            is_asked(2).await?;
+            world.registrar.behave(&world.aor(), Behaviour::Accept);
+            Ok::<_, Missed>(())
+        };
+        let (answer, lost) = tokio::join!(there.enable(&request), is_lost);
+        lost?;
+        Ok::<_, Missed>(answer?)
     };
-    let (answer, standing) = tokio::join!(there.enable(&request), meanwhile);
+    let (standing, answer) = tokio::join!(world.enable(), meanwhile);
     let (answer, standing) = (answer?, standing?);
     assert_eq!(answer.status, 202, "{}", answer.text());
     let slow = Instance::new(&request, answer.json());
