@@ -24,10 +24,11 @@ use std::time::Duration;
 use sip::endpoint::{Input, Unbinding};
 use sip::id::InstanceId;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Shard;
 use crate::agent::erasures::{self, Answer};
+use crate::agent::request::Request;
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::agent::{Audience, NodeNews, ShardInput, Shared};
 use crate::audit::{Act, AuditSubject};
@@ -40,6 +41,8 @@ use crate::vault::{Fence, Tombstone, WRITE_LIMIT};
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
+/// By when the SIP server has answered the unregistration of another node, or has had its time.
+const UNREGISTERED: Duration = UNREGISTER_DEADLINE.saturating_add(Duration::from_secs(1));
 /// How long an erasure waits for the nodes that may have a copy.
 pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How long a notice that a lease has ended is worth delivering, in seconds: phones are off at night.
@@ -89,9 +92,37 @@ impl Shard {
         if let EndKind::Wiped(reason) = kind {
             self.erase(id, reason);
         }
+        let another = self.another_of_binding(id).filter(|_| !matches!(kind, EndKind::Wiped(_)));
         self.next.push_back(match kind {
             EndKind::HandedOver => Input::Release(id),
             EndKind::Wiped(_) | EndKind::NeverOurs => Input::Unbind { instance: id, deadline: UNREGISTER_DEADLINE },
+        });
+        if let Some(another) = another {
+            self.have_registered_again(another, kind);
+        }
+    }
+
+    /// Another device of the same binding, where that is registered from here.
+    fn another_of_binding(&self, id: InstanceId) -> Option<InstanceId> {
+        if self.is_handed_over() {
+            return None;
+        }
+        let all = self.endpoint.all_instances(self.endpoint.binding_of_instance(id)?);
+        all.into_iter().find(|other| *other != id)
+    }
+
+    /// Another node has ended one of several devices of a binding, or has taken it over. If it did so while this node had no lease, it has removed this node's
+    /// Contact, and the other devices are called by that: they are registered again. At once only where the end is all that was heard, for of what is
+    /// taken over the other devices may be next; and when that node's unregistration, which this node may have overtaken, has been answered.
+    fn have_registered_again(&mut self, another: InstanceId, kind: EndKind) {
+        if kind == EndKind::NeverOurs {
+            self.next.push_back(Input::RegisterAgain(another));
+        }
+        let (shards, shard) = (self.shared.shards.clone(), self.index);
+        tokio::spawn(async move {
+            sleep(UNREGISTERED).await;
+            let again = Box::new(Request::RegisterAgain { id: another });
+            shards.send(shard, ShardInput::Request(again)).await;
         });
     }
 

@@ -7,6 +7,7 @@ use tests::api_client::Instance;
 use tests::board::Missed;
 use tests::redis_server::RedisServer;
 use tests::relay_process::RelayProcess;
+use tests::relay_setup::Ports;
 use tests::world::{FCM_TOKEN, OTHER_TOKEN, SOON, TOKEN, World, apple, text};
 use tests::{apns, fcm};
 
@@ -136,5 +137,31 @@ async fn an_app_that_asked_while_its_node_stood_still_is_not_told_that_the_store
         assert!(matches!(&told, (200, None) | (503, Some(_))), "{told:?}");
         assert_ne!(told.1.as_deref(), Some("store-away"), "{}", answer.text());
     }
+    Ok(())
+}
+
+/// Two devices of an account have one Contact, and the node that ends one of them removes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_device_of_an_account_is_called_after_one_was_wiped_elsewhere_with_their_contact() -> Outcome {
+    let redis = RedisServer::start();
+    let world = World::between(|server| server.contacts = 2, |setup| setup.store = redis.url()).await?;
+    let lease = redis.keys().into_iter().find(|key| key.starts_with("sipwake:lease:")).expect("a lease");
+    let mut setup = world.relay.setup().clone();
+    setup.ports = Ports::default();
+    let other = RelayProcess::start(setup).await?;
+    let wiped = world.enable().await?;
+    let mut request = world.enable_request(TOKEN);
+    request["device"]["call_push"]["token"] = OTHER_TOKEN.into();
+    let stays = world.enable_as(&request).await?;
+    world.await_contacts(1).await?;
+    world.relay.freeze();
+    // The lease ends at once: the other node has not taken anything over yet.
+    assert_eq!(redis.ask::<u64>(redis::cmd("DEL").arg(lease)), 1);
+    let receipt = other.api().disable(&wiped).await?;
+    assert_eq!((receipt.status, &receipt.json()["unregistered"]), (200, &json!(true)), "{}", receipt.text());
+    world.relay.thaw();
+    world.await_contacts(1).await?;
+    let _caller = world.call()?;
+    assert_eq!(world.push().await?["instance"], stays.id.as_str());
     Ok(())
 }
