@@ -100,27 +100,33 @@ fn three_nodes_over_one_store_lose_no_call_push_none_twice_and_bring_back_nothin
     // it is pushed a second time, 3.5 s later, by the node that has started again.
     // 18, 84: a call's branch to a node that was cut off from the SIP server comes there when it has taken a device over for which the
     // leaver has pushed it before, or while it left.
-    nodes_hold(&[3, 18, 84], 40, None);
+    nodes_hold(&[3, 18, 84], 40, None, false);
 }
 
 #[test]
 fn a_store_that_comes_back_empty_or_with_older_data_costs_no_call_and_brings_back_nothing_that_was_receipted() {
     // 30: what another node has taken over is the earlier one's in the older data.
-    nodes_hold(&[13, 30], 60, Some(Duration::from_secs(18)));
+    nodes_hold(&[13, 30], 60, Some(Duration::from_secs(18)), false);
+}
+
+#[test]
+fn three_nodes_lose_no_call_of_apps_that_ask_once_more() {
+    // 117: one of two devices of an account is wiped by another node, with the Contact of both, while their own node has no lease.
+    nodes_hold(&[117], 150, None, true);
 }
 
 #[test]
 fn accounts_of_a_node_that_is_cut_off_from_the_sip_server_for_long_are_called_at_the_other_nodes() {
     let seed = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(5);
     let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();
-    let plan = nodes::Plan { accounts: 6, seconds: 0, seed, loses_after: None, breaks: None, watch };
+    let plan = nodes::Plan { accounts: 6, seconds: 0, seed, loses_after: None, ask_again: false, breaks: None, watch };
     let report = nodes::run_cut_off_from_sip_server(plan);
     assert!(report.wrongs.is_empty(), "{}\nSIPWAKE_SIM_NODES_SEED={seed} repeats it", report.wrongs.join("\n"));
     assert!(report.pushes > 0, "{report:?}");
 }
 
 /// Runs whole nodes; what is wrong is told with all that repeats it.
-fn nodes_hold(seeds: &[u64], seconds: u64, loses_after: Option<Duration>) {
+fn nodes_hold(seeds: &[u64], seconds: u64, loses_after: Option<Duration>, ask_again: bool) {
     let seconds = told("SIPWAKE_SIM_NODES_SECONDS").unwrap_or(seconds);
     let seeds: Vec<u64> = match (told("SIPWAKE_SIM_NODES_SEED"), told("SIPWAKE_SIM_NODES_SEEDS")) {
         (None, None) => seeds.to_vec(),
@@ -137,7 +143,8 @@ fn nodes_hold(seeds: &[u64], seconds: u64, loses_after: Option<Duration>) {
                 .try_init();
         }
         let began = std::time::Instant::now();
-        let report = nodes::run(nodes::Plan { accounts: 12, seconds, seed, loses_after, breaks: None, watch });
+        let report =
+            nodes::run(nodes::Plan { accounts: 12, seconds, seed, loses_after, ask_again, breaks: None, watch });
         println!("seed {seed}, {:?}: {report:#?}", began.elapsed());
         assert!(
             report.wrongs.is_empty(),
@@ -178,6 +185,7 @@ fn the_oracle_sees_when_leases_claims_or_tombstones_do_not_work() {
                         seconds,
                         seed,
                         loses_after,
+                        ask_again: false,
                         breaks: Some(breaks),
                         watch: false,
                     })

@@ -18,7 +18,8 @@
 //! | a node's wall clock jumps, forward or back, by 10 s to 20 days | 1 to 30 s |
 //! | the store starts again, empty or with what it held 2 to 20 s ago | away for 0.1 to 8 s; nothing else is wrong before and after |
 //!
-//! Each account has two devices; one of them is disabled now and then, or both, and enabled again.
+//! Each account has two devices; one of them is disabled now and then, or both, and enabled again. Where apps ask again, they also enable what they have or
+//! may have, by any node, with the token that they had or another, and go to the foreground and back.
 //!
 //! Invariant: the order of happenings comes from the seed; what the relay draws by itself (identifiers, jitter) does not. At each
 //! moment at least one node is well.
@@ -73,6 +74,8 @@ pub struct Plan {
     pub seed: u64,
     /// When the store loses something for the first time. `None`: it loses nothing.
     pub loses_after: Option<Duration>,
+    /// Whether apps ask once more for what they have or may have.
+    pub ask_again: bool,
     /// What does not work.
     pub breaks: Option<Break>,
     /// What happens is told on stderr.
@@ -118,6 +121,8 @@ struct World {
     next_call: Duration,
     next_request: Duration,
     tokens: u64,
+    /// The token that each device has now.
+    token_of: Vec<[u64; DEVICES]>,
     faults: std::collections::BTreeMap<&'static str, usize>,
     authority: Authority,
 }
@@ -185,6 +190,7 @@ impl World {
             next_call: CALM,
             next_request: CALM,
             tokens: 0,
+            token_of: vec![[0; DEVICES]; plan.accounts],
             faults: std::collections::BTreeMap::new(),
             plan,
             authority,
@@ -481,6 +487,9 @@ impl World {
     fn act_as_user(&mut self) {
         let account = self.random.between(0, self.plan.accounts as u64 - 1) as usize;
         let device = self.random.between(0, DEVICES as u64 - 1) as usize;
+        if self.plan.ask_again && self.act_once_more(account, device) {
+            return;
+        }
         match self.oracle.instance(account, device) {
             Some(instance) => {
                 let Some(number) = self.any_well() else { return };
@@ -493,6 +502,27 @@ impl World {
         }
     }
 
+    /// An app enables once more what it has, or may have, or goes to the foreground and back; whether it did.
+    fn act_once_more(&mut self, account: usize, device: usize) -> bool {
+        let instance = self.oracle.instance(account, device);
+        let is_unclear = instance.is_none();
+        let question = match self.random.between(0, 5) {
+            0 | 1 if !is_unclear => return false,
+            2 if let Some(instance) = instance => {
+                let foreground = !self.oracle.is_foreground(account, device);
+                let body = json!({"presence": if foreground { "foreground" } else { "background" }});
+                Question::Change { account, device, instance, body, foreground }
+            }
+            _ if !self.oracle.may_enable_again(account, device) => return false,
+            _ => Question::Enable { account, device, body: self.enabling(account, device) },
+        };
+        let Some(number) = self.any_well() else { return true };
+        self.watch(|| format!("account {account} device {device} asks once more at node {number}: {question:?}"));
+        self.oracle.on_asked_again(self.now, account, device);
+        self.nodes[number].ask(question);
+        true
+    }
+
     fn any_well(&mut self) -> Option<usize> {
         let first = self.random.between(0, NODES as u64 - 1) as usize;
         (0..NODES).map(|place| (first + place) % NODES).find(|number| self.is_well(*number))
@@ -500,8 +530,21 @@ impl World {
 
     fn enable(&mut self, account: usize, device: usize) {
         let Some(number) = self.any_well() else { return };
-        self.tokens += 1;
-        let body = json!({
+        let keeps_token = self.plan.ask_again && self.token_of[account][device] != 0 && self.random.between(0, 1) == 0;
+        if !keeps_token {
+            self.tokens += 1;
+            self.token_of[account][device] = self.tokens;
+        }
+        let body = self.enabling(account, device);
+        self.watch(|| format!("account {account} device {device} is enabled at node {number}"));
+        self.oracle.on_enable(account, device);
+        self.nodes[number].ask(Question::Enable { account, device, body });
+    }
+
+    /// What an app lends, with the push token that its device has now.
+    fn enabling(&self, account: usize, device: usize) -> serde_json::Value {
+        let token = self.token_of[account][device];
+        json!({
             "account": {
                 "aor": format!("sip:u{account}@sim.test"),
                 "auth_username": format!("u{account}"),
@@ -509,14 +552,11 @@ impl World {
                 "registrar": self.exchange.uri(),
             },
             "device": {
-                "call_push": {"provider": "apns", "environment": "production", "token": format!("{:064x}", self.tokens)},
-                "alert_push": {"provider": "apns", "environment": "production", "token": format!("a{:063x}", self.tokens)},
+                "call_push": {"provider": "apns", "environment": "production", "token": format!("{:064x}", token)},
+                "alert_push": {"provider": "apns", "environment": "production", "token": format!("a{:063x}", token)},
             },
             "wake_for": ["call", "missed-call"],
-        });
-        self.watch(|| format!("account {account} device {device} is enabled at node {number}"));
-        self.oracle.on_enable(account, device);
-        self.nodes[number].ask(Question::Enable { account, device, body });
+        })
     }
 
     fn on_answer(&mut self, number: usize, answered: Answered) {

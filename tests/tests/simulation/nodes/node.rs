@@ -62,6 +62,8 @@ struct Asked {
 pub enum Question {
     /// Lend an account: whose, on which of its devices.
     Enable { account: usize, device: usize, body: Value },
+    /// Change it: the presence, or the token.
+    Change { account: usize, device: usize, instance: Instance, body: Value, foreground: bool },
     /// End it.
     Disable { account: usize, device: usize, instance: Instance },
 }
@@ -152,6 +154,7 @@ impl Node {
         let answer = run.runtime.spawn(async move {
             match &question {
                 Question::Enable { body, .. } => api.enable(body).await,
+                Question::Change { instance, body, .. } => api.change(instance, body).await,
                 Question::Disable { instance, .. } => api.disable(instance).await,
             }
         });
@@ -202,6 +205,7 @@ impl Node {
             let told = answer.filter(|_| matches!(status, 201 | 202)).map(|answer| answer.json());
             let instance = match (&about, told) {
                 (Question::Enable { body, .. }, Some(told)) => Some(Instance::new(body, told)),
+                (Question::Change { instance, .. }, _) if status == 200 => Some(instance.clone()),
                 _ => None,
             };
             answers.push(Answered { about, status, instance });

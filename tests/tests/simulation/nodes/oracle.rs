@@ -29,6 +29,10 @@ use super::{DEVICES, NODES, Report};
 const MEMORY: Duration = Duration::from_secs(15);
 /// How long a node that ends may not have heard that its device is another's.
 const JOINED: Duration = Duration::from_millis(500);
+/// How long a call that came while an instance took another one's place may go on, and take to be told as missed.
+const JUST_NOW: Duration = Duration::from_secs(3);
+/// How long an earlier instance of a device may be called still.
+const STRAY: Duration = Duration::from_secs(45);
 /// How long a call may take to ring: as long as one may wait that comes before its instance, and some more.
 const RINGS_WITHIN: Duration = Duration::from_secs(13);
 
@@ -52,7 +56,11 @@ enum Device {
     None,
     /// Asked for.
     Coming,
+    /// It is lent, and asked for once more.
+    Again,
     Lent(Instance),
+    /// It is lent, and its app registers by itself.
+    Foreground(Instance),
     /// Its end was asked for.
     Going,
     /// Its app does not know.
@@ -117,14 +125,30 @@ impl Oracle {
     /// The instance of a device, when its app has one.
     pub fn instance(&self, account: usize, device: usize) -> Option<Instance> {
         match &self.devices[account][device] {
-            Device::Lent(instance) => Some(instance.clone()),
+            Device::Lent(instance) | Device::Foreground(instance) => Some(instance.clone()),
             _ => None,
         }
+    }
+
+    /// Whether its app registers by itself.
+    pub fn is_foreground(&self, account: usize, device: usize) -> bool {
+        matches!(self.devices[account][device], Device::Foreground(_))
     }
 
     /// Whether a device may be lent (again).
     pub fn may_enable(&self, account: usize, device: usize) -> bool {
         matches!(self.devices[account][device], Device::None)
+    }
+
+    /// Whether a device may be asked for once more: it is lent, or its app does not know.
+    pub fn may_enable_again(&self, account: usize, device: usize) -> bool {
+        matches!(self.devices[account][device], Device::Lent(_) | Device::Foreground(_) | Device::Unclear)
+    }
+
+    /// An app enables or changes once more what it has, or may have.
+    pub fn on_asked_again(&mut self, now: Duration, account: usize, device: usize) {
+        self.changed[account] = now;
+        self.devices[account][device] = Device::Again;
     }
 
     /// An app asks for a device.
@@ -140,7 +164,9 @@ impl Oracle {
 
     /// An app hears nothing any more.
     pub fn on_lost_answer(&mut self, now: Duration, about: &Question) {
-        let (Question::Enable { account, device, .. } | Question::Disable { account, device, .. }) = about;
+        let (Question::Enable { account, device, .. }
+        | Question::Change { account, device, .. }
+        | Question::Disable { account, device, .. }) = about;
         self.changed[*account] = now;
         self.devices[*account][*device] = Device::Unclear;
     }
@@ -153,6 +179,11 @@ impl Oracle {
                 self.changed[*account] = now;
                 self.report.enabled += 1;
                 self.devices[*account][*device] = Device::Lent(instance);
+            }
+            (Question::Change { account, device, foreground, .. }, Some(instance), _) => {
+                self.changed[*account] = now;
+                self.devices[*account][*device] =
+                    if *foreground { Device::Foreground(instance) } else { Device::Lent(instance) };
             }
             (Question::Disable { account, device, instance }, _, 200) => {
                 self.changed[*account] = now;
@@ -201,6 +232,14 @@ impl Oracle {
         }
     }
 
+    /// Whether an app has had its answer for this instance just now: a call that came meanwhile may be the earlier instance's at another node, and missed
+    /// in the name of this one as well.
+    fn has_just_come(&self, now: Duration, instance: &str) -> bool {
+        let is_of = |devices: &[Device; DEVICES]| devices.iter().any(|it| lent_id(it).as_deref() == Some(instance));
+        let accounts = self.devices.iter().zip(&self.changed);
+        accounts.into_iter().any(|(devices, changed)| is_of(devices) && now < *changed + JUST_NOW)
+    }
+
     fn on_missed(&mut self, now: Duration, node: usize, call: usize, instance: String) {
         let told = self.missed.entry((call, instance.clone())).or_default();
         told.push((node, now));
@@ -208,7 +247,8 @@ impl Oracle {
         self.report.missed += 1;
         let pushes = self.pushed.get(&(call, instance.clone())).cloned().unwrap_or_default();
         let is_excused = told.iter().chain(&pushes).any(|(node, at)| self.is_excused(*node, *at));
-        if told.len() > 1 && !is_excused && !self.is_joining(call, &instance, &pushes) {
+        let is_replacing = self.has_just_come(now, &instance);
+        if told.len() > 1 && !is_excused && !is_replacing && !self.is_joining(call, &instance, &pushes) {
             self.wrong(now, format!("call {call} is told to {instance} as missed by nodes and at {told:?}"));
         }
     }
@@ -290,6 +330,27 @@ impl Oracle {
             self.wrong(now, format!("call {call} to account {account}, placed at {began:?}, never rang: {legs:?}"));
         }
         let lent: BTreeSet<String> = self.devices[account].iter().filter_map(lent_id).collect();
+        let is_clear = self.devices[account]
+            .iter()
+            .all(|device| matches!(device, Device::Lent(_) | Device::Foreground(_) | Device::None));
+        if is_clear && self.changed[account] + STRAY < began {
+            let of_call = self.pushed.range((call, String::new())..(call + 1, String::new()));
+            let stray: Vec<String> = of_call
+                .filter(|(it, pushes)| {
+                    !lent.contains(&it.1) && !pushes.iter().any(|(node, at)| self.is_excused(*node, *at))
+                })
+                .map(|(it, pushes)| format!("{} {pushes:?}", it.1))
+                .collect();
+            for it in stray {
+                self.wrong(
+                    now,
+                    format!(
+                        "call {call}, placed at {began:?}, is pushed to {it}, which is not lent since {:?}",
+                        self.changed[account]
+                    ),
+                );
+            }
+        }
         let stayed = |(node, _): &(usize, Duration)| {
             let last = &self.last[*node];
             quiet(last.without_store) && (quiet(last.idle) || !quiet(last.leaving) && node_left_by_itself(last))
@@ -316,7 +377,9 @@ impl Oracle {
             let of_call = self.pushed.range((call, String::new())..(call + 1, String::new()));
             let got: BTreeMap<String, usize> = of_call.map(|((_, id), pushes)| (id.clone(), pushes.len())).collect();
             let lent: BTreeSet<String> = self.devices[account].iter().filter_map(lent_id).collect();
-            let unclear = self.devices[account].iter().any(|device| matches!(device, Device::Unclear | Device::Going));
+            let unclear = self.devices[account]
+                .iter()
+                .any(|device| matches!(device, Device::Unclear | Device::Going | Device::Again | Device::Coming));
             for id in &lent {
                 if got.get(id) != Some(&1) {
                     self.wrong(now, format!("all is well, and call {call} is pushed to {id}: {:?} times", got.get(id)));
