@@ -412,10 +412,9 @@ impl Resolver {
         wait: Patience,
     ) -> Result<Resolution, ResolveError> {
         let mut candidates = Vec::new();
-        // That there is no such service is said by the domain (RFC 2782), and no setting of the operator's changes it.
-        let mut error = ResolveError::NoSuchDomain;
+        // A server that has no address says nothing of one that could not be asked for.
+        let mut failure = None;
         let mut is_whole = groups.iter().all(|(_, records)| records.len() < RECORDS_MAX);
-        let mut has_failed = false;
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
@@ -445,17 +444,16 @@ impl Resolver {
                     let addresses = known.ips.iter().map(|ip| SocketAddr::new(*ip, server.port));
                     candidates.extend(addresses.map(|address| Candidate { address, transport, rank }));
                 }
-                Err(why) => {
-                    has_failed |= *why != ResolveError::NoSuchDomain;
-                    error = why.clone();
-                }
+                Err(ResolveError::NoSuchDomain) => {}
+                Err(why) => failure = Some(why.clone()),
             }
         }
         let found = Resolution { candidates, ttl, is_whole };
-        match (found.candidates.is_empty(), has_failed) {
-            (true, _) => Err(error),
-            (false, true) => Ok(found.in_part()),
-            (false, false) => Ok(found),
+        match (found.candidates.is_empty(), failure) {
+            // That there is no such service is said by the domain (RFC 2782), and no setting of the operator's changes it.
+            (true, failure) => Err(failure.unwrap_or(ResolveError::NoSuchDomain)),
+            (false, Some(_)) => Ok(found.in_part()),
+            (false, None) => Ok(found),
         }
     }
 

@@ -62,6 +62,33 @@ async fn a_question_about_services_that_has_had_errors_for_answers_alone_keeps_n
 }
 
 #[tokio::test]
+async fn a_server_that_is_gone_does_not_speak_for_one_that_cannot_be_asked_for() {
+    let transports = Transports { udp: false, tcp: false, tls: true };
+    // Nobody can be asked for what was not learned.
+    let config = ResolverConfig::from_name_servers(Vec::new());
+    let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let learn = |owner: &str, kind, records: &[RData]| {
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.answers = records.iter().map(|data| Record::from_rdata(name(owner), 600, data.clone())).collect();
+        resolver.names.known().learn(&Query::query(name(owner), kind), Ok(message), Instant::now());
+    };
+    for host in ["gone.example.", "old.example."] {
+        learn(host, RecordType::A, &[]);
+        learn(host, RecordType::AAAA, &[]);
+    }
+    let asked = async |domain: &str, hosts: &[&str]| {
+        let servers = (1..).zip(hosts).map(|(at, host)| RData::SRV(SRV::new(at, 0, 5061, name(host))));
+        learn(&format!("_sips._tcp.{domain}."), RecordType::SRV, &servers.collect::<Vec<_>>());
+        learn(&format!("{domain}."), RecordType::NAPTR, &[]);
+        resolver.resolve(&Target { host: domain.into(), port: None, transport: None }, 0).await
+    };
+    assert_eq!(asked("one.example", &["main.example.", "gone.example."]).await, Err(ResolveError::Unavailable));
+    assert_eq!(asked("two.example", &["gone.example.", "main.example."]).await, Err(ResolveError::Unavailable));
+    assert_eq!(asked("three.example", &["gone.example.", "old.example."]).await, Err(ResolveError::NoSuchDomain));
+}
+
+#[tokio::test]
 async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
     let transports = Transports { udp: true, tcp: true, tls: true };
     let config = ResolverConfig::from_name_servers(Vec::new());
