@@ -47,7 +47,7 @@ use crate::config::{self, Transports};
 use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::address_policy::{Reach, Refused};
-use crate::net::udp::sends_to;
+use crate::net::udp::{routes_from, sends_to};
 
 /// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -194,14 +194,19 @@ impl Resolver {
         Self { datagrams_from: Some(datagrams_from), ..self }
     }
 
-    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone, or this machine alone. Fails with
-    /// [`ResolveError::NoUsableTransport`] when that is nothing.
+    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone, or this machine alone. Where it has a way to some
+    /// addresses, those to which it has none are left out as well (RFC 6724 §5, rule 1), as on a machine with IPv6 alone: that a datagram goes nowhere is
+    /// found out by silence, and a connection's failure at once. Fails with [`ResolveError::NoUsableTransport`] when nothing is left.
     pub fn sendable(&self, found: Resolution) -> Result<Resolution, ResolveError> {
-        let is_sendable = |candidate: &Candidate| {
-            let from = self.datagrams_from.filter(|_| candidate.transport == Transport::Udp);
-            from.is_none_or(|from| sends_to(from, candidate.address.ip()))
-        };
-        let candidates: Vec<_> = found.candidates.into_iter().filter(is_sendable).collect();
+        let mut candidates = found.candidates;
+        if let Some(from) = self.datagrams_from {
+            let is_datagram = |it: &Candidate| it.transport == Transport::Udp;
+            candidates.retain(|it| !is_datagram(it) || sends_to(from, it.address.ip()));
+            let has_way = |it: &Candidate| routes_from(from, it.address.ip());
+            if candidates.iter().any(|it| is_datagram(it) && has_way(it)) {
+                candidates.retain(|it| !is_datagram(it) || has_way(it));
+            }
+        }
         let is_none = candidates.is_empty();
         if is_none { Err(ResolveError::NoUsableTransport) } else { Ok(Resolution { candidates, ..found }) }
     }

@@ -114,6 +114,33 @@ async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
     }
 }
 
+#[test]
+fn of_addresses_for_datagrams_those_are_left_to_which_this_machine_has_a_way_where_there_are_any() {
+    let transports = Transports { udp: true, tcp: true, tls: true };
+    let config = ResolverConfig::from_name_servers(Vec::new());
+    let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+    let resolver = resolver.sending_from(Ipv6Addr::UNSPECIFIED.into());
+    // No route leads to a link-local address without a zone.
+    let (nowhere, here) = ("[fe80::1]:5060", "127.0.0.1:5060");
+    let sendable = |listed: &[(Transport, &str)]| {
+        let candidate = |(transport, address): &(Transport, &str)| Candidate {
+            address: address.parse().unwrap(),
+            transport: *transport,
+            rank: 0,
+        };
+        let found = Resolution { candidates: listed.iter().map(candidate).collect(), ttl: MIN_TTL, is_whole: true };
+        let left = resolver.sendable(found).unwrap();
+        left.candidates.iter().map(|it| (it.transport, it.address.to_string())).collect::<Vec<_>>()
+    };
+    let (tcp, udp) = (Transport::Tcp, Transport::Udp);
+    let owned = |all: &[(Transport, &str)]| all.iter().map(|(it, at)| (*it, (*at).to_owned())).collect::<Vec<_>>();
+    assert_eq!(sendable(&[(udp, nowhere), (udp, here)]), owned(&[(udp, here)]));
+    for kept in [&[(udp, nowhere)][..], &[(tcp, nowhere), (udp, nowhere), (tcp, here)], &[(tcp, nowhere), (udp, here)]]
+    {
+        assert_eq!(sendable(kept), owned(kept), "there may be a way soon, and by TCP that is found out at once");
+    }
+}
+
 #[tokio::test]
 async fn each_server_of_a_large_service_is_known_and_where_there_are_more_than_are_followed_that_is_told() {
     let transports = Transports { udp: true, tcp: true, tls: true };
