@@ -371,6 +371,9 @@ fn remedy_of(error: &DialError, domain: &str) -> String {
         DialError::NotTrusted { fault: TlsFault::NotYetValid, .. } => {
             "set the relay's clock right, or issue a certificate that is valid now".into()
         }
+        DialError::NotTrusted { fault: TlsFault::IsCa, .. } => {
+            "issue a certificate that is no CA's (openssl req -x509: -addext basicConstraints=critical,CA:FALSE), and name it, or its CA, in upstream.ca_file".into()
+        }
         DialError::NotTrusted { .. } => format!(
             "issue a certificate with the subjectAltName {domain} (RFC 5922: no wildcard, no common name), from a CA that the system or upstream.ca_file trusts"
         ),
@@ -398,6 +401,7 @@ mod tests {
             (DialError::Unreachable(address, std::io::ErrorKind::ConnectionRefused.into()), "nobody listens"),
             (not_trusted(TlsFault::Expired), "renew"),
             (not_trusted(TlsFault::NotYetValid), "clock"),
+            (not_trusted(TlsFault::IsCa), "CA:FALSE"),
             (not_trusted(TlsFault::OtherName), "subjectAltName sip.example.com"),
         ] {
             let remedy = remedy_of(&error, "sip.example.com");

@@ -109,7 +109,7 @@ impl Listener {
         self.local
     }
 
-    /// The next connection; `None` when the drain has begun and all that were ready are given away.
+    /// The next connection; `None` when the drain has begun and all that were ready are given away: no handshake is waited for that is not done then.
     pub async fn accept(&mut self) -> Option<Accepted> {
         self.ready.recv().await
     }
@@ -182,7 +182,8 @@ impl Acceptor {
             tracing::debug!(event = "closed-at-limit", %peer, "closed: over the listener's limits");
             return;
         };
-        let (security, sender, slots) = (self.security.clone(), self.sender.clone(), self.slots.clone());
+        // Weak: a handshake that is not done when the listener ends is not waited for.
+        let (security, sender, slots) = (self.security.clone(), self.sender.downgrade(), self.slots.clone());
         let limits = self.limits;
         tokio::spawn(async move {
             let Ok(local) = stream.local_addr() else { return };
@@ -213,8 +214,10 @@ impl Acceptor {
                 return;
             };
             let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-            // An error means that the listener is gone, and the stream goes with it.
-            let _ = sender.send(Accepted { stream, peer, local, stranger }).await;
+            // Without a listener the stream goes, too.
+            if let Some(sender) = sender.upgrade() {
+                let _ = sender.send(Accepted { stream, peer, local, stranger }).await;
+            }
         });
     }
 }

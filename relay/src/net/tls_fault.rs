@@ -21,6 +21,9 @@ pub enum TlsFault {
     /// Its certificate leads to no root that the relay trusts.
     #[error("no CA that is trusted here vouches for its certificate")]
     UnknownCa,
+    /// Its certificate is a CA's, as one is that `openssl req -x509` makes.
+    #[error("its certificate is a CA's, which is no server's")]
+    IsCa,
     /// Its certificate cannot be used for another reason.
     #[error("its certificate cannot be used")]
     Certificate,
@@ -46,6 +49,9 @@ impl TlsFault {
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::OtherName,
                 CertificateError::UnknownIssuer => Self::UnknownCa,
+                CertificateError::Other(other) if other.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity) => {
+                    Self::IsCa
+                }
                 _ => Self::Certificate,
             },
             Error::AlertReceived(

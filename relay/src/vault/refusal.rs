@@ -94,6 +94,9 @@ const fn tls_remedy(fault: TlsFault) -> &'static str {
         TlsFault::NotYetValid => "set the clock of this machine, or renew the store's certificate",
         TlsFault::OtherName => "write in store.url a name that the store's certificate has, or issue one for this name",
         TlsFault::UnknownCa => "name the CA of the store's certificate in store.ca_file",
+        TlsFault::IsCa => {
+            "issue a certificate for the store that is no CA's (openssl req -x509: -addext basicConstraints=CA:FALSE)"
+        }
         TlsFault::Certificate => "issue another certificate for the store",
         TlsFault::OursRefused => "name in store.client_certificate and store.client_key what the store's CA has issued",
         TlsFault::NoCommonTls => {

@@ -47,7 +47,7 @@ use crate::config::{self, Transports};
 use crate::limits::counted_as;
 use crate::net::Transport;
 use crate::net::address_policy::{Reach, Refused};
-use crate::net::udp::sends_to;
+use crate::net::udp::{routes_from, sends_to};
 
 /// A resolution takes at most this long, whatever DNS does; then it is [`ResolveError::Timeout`].
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -194,14 +194,19 @@ impl Resolver {
         Self { datagrams_from: Some(datagrams_from), ..self }
     }
 
-    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone, or this machine alone. Fails with
-    /// [`ResolveError::NoUsableTransport`] when that is nothing.
+    /// Leaves the addresses to which the relay can send: its one socket for datagrams may know IPv4 alone, or this machine alone. Where it has a way to some
+    /// addresses, those to which it has none are left out as well (RFC 6724 §5, rule 1), as on a machine with IPv6 alone: that a datagram goes nowhere is
+    /// found out by silence, and a connection's failure at once. Fails with [`ResolveError::NoUsableTransport`] when nothing is left.
     pub fn sendable(&self, found: Resolution) -> Result<Resolution, ResolveError> {
-        let is_sendable = |candidate: &Candidate| {
-            let from = self.datagrams_from.filter(|_| candidate.transport == Transport::Udp);
-            from.is_none_or(|from| sends_to(from, candidate.address.ip()))
-        };
-        let candidates: Vec<_> = found.candidates.into_iter().filter(is_sendable).collect();
+        let mut candidates = found.candidates;
+        if let Some(from) = self.datagrams_from {
+            let is_datagram = |it: &Candidate| it.transport == Transport::Udp;
+            candidates.retain(|it| !is_datagram(it) || sends_to(from, it.address.ip()));
+            let has_way = |it: &Candidate| routes_from(from, it.address.ip());
+            if candidates.iter().any(|it| is_datagram(it) && has_way(it)) {
+                candidates.retain(|it| !is_datagram(it) || has_way(it));
+            }
+        }
         let is_none = candidates.is_empty();
         if is_none { Err(ResolveError::NoUsableTransport) } else { Ok(Resolution { candidates, ..found }) }
     }
@@ -412,10 +417,9 @@ impl Resolver {
         wait: Patience,
     ) -> Result<Resolution, ResolveError> {
         let mut candidates = Vec::new();
-        // That there is no such service is said by the domain (RFC 2782), and no setting of the operator's changes it.
-        let mut error = ResolveError::NoSuchDomain;
+        // A server that has no address says nothing of one that could not be asked for.
+        let mut failure = None;
         let mut is_whole = groups.iter().all(|(_, records)| records.len() < RECORDS_MAX);
-        let mut has_failed = false;
         let mut rank = 0;
         let mut class = None;
         let ordered = groups.into_iter().enumerate().flat_map(|(group, (transport, records))| {
@@ -445,17 +449,16 @@ impl Resolver {
                     let addresses = known.ips.iter().map(|ip| SocketAddr::new(*ip, server.port));
                     candidates.extend(addresses.map(|address| Candidate { address, transport, rank }));
                 }
-                Err(why) => {
-                    has_failed |= *why != ResolveError::NoSuchDomain;
-                    error = why.clone();
-                }
+                Err(ResolveError::NoSuchDomain) => {}
+                Err(why) => failure = Some(why.clone()),
             }
         }
         let found = Resolution { candidates, ttl, is_whole };
-        match (found.candidates.is_empty(), has_failed) {
-            (true, _) => Err(error),
-            (false, true) => Ok(found.in_part()),
-            (false, false) => Ok(found),
+        match (found.candidates.is_empty(), failure) {
+            // That there is no such service is said by the domain (RFC 2782), and no setting of the operator's changes it.
+            (true, failure) => Err(failure.unwrap_or(ResolveError::NoSuchDomain)),
+            (false, Some(_)) => Ok(found.in_part()),
+            (false, None) => Ok(found),
         }
     }
 

@@ -148,7 +148,27 @@ fn same(presented: &str, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rustls::crypto::aws_lc_rs::default_provider;
+
     use super::*;
+    use crate::net::tls_fault::TlsFault;
+
+    #[test]
+    fn a_certificate_that_has_signed_itself_is_trusted_where_it_is_known_unless_it_is_a_cas() {
+        let ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        for (is_ca, fault) in [(IsCa::NoCa, None), (IsCa::ExplicitNoCa, None), (ca, Some(TlsFault::IsCa))] {
+            let mut params = CertificateParams::new(["pbx.example".to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            let leaf = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(leaf.der().clone()).unwrap();
+            let identity = SipIdentity::new(roots, default_provider().signature_verification_algorithms);
+            let name = ServerName::try_from("pbx.example").unwrap();
+            let verified = identity.verify_server_cert(leaf.der(), &[], &name, &[], UnixTime::now());
+            assert_eq!(verified.err().map(|error| TlsFault::of(&error)), fault);
+        }
+    }
 
     #[test]
     fn a_sip_uri_without_a_user_names_its_domain() {

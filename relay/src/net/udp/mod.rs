@@ -147,7 +147,7 @@ pub fn sends_to(from: IpAddr, to: IpAddr) -> bool {
 }
 
 /// Whether the system routes a datagram between these addresses; none is sent. What it lets leave from loopback goes to an address of its own.
-fn routes_from(from: IpAddr, to: IpAddr) -> bool {
+pub fn routes_from(from: IpAddr, to: IpAddr) -> bool {
     // Any port will do. A process without room for a socket knows nothing against it.
     UdpSocket::bind((from, 0)).map_or(true, |socket| socket.connect((to, 9)).is_ok())
 }

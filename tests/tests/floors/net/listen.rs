@@ -176,6 +176,20 @@ async fn nothing_is_accepted_after_the_drain_began() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_nobody_finishes_keeps_no_listener_from_its_end() {
+    let authority = Authority::new();
+    let (mut listener, trigger) = bind(tls(&authority), Limits::DEVICES).await;
+    let silent = TcpStream::connect(listener.local_address()).await.unwrap();
+    // It was accepted before one that came later.
+    let _later = dial::tls(listener.local_address(), &authority.client(), "localhost").await.unwrap();
+    let _accepted = accept(&mut listener).await;
+    trigger.begin();
+    assert!(listener.accept().await.is_none());
+    let is_open = silent.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(is_open, "the end has not waited for its handshake");
+}
+
+#[tokio::test]
 async fn what_happens_at_a_listener_is_told() {
     let authority = Authority::new();
     let (_trigger, drain) = drain::drain();

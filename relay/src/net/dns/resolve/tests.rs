@@ -62,6 +62,33 @@ async fn a_question_about_services_that_has_had_errors_for_answers_alone_keeps_n
 }
 
 #[tokio::test]
+async fn a_server_that_is_gone_does_not_speak_for_one_that_cannot_be_asked_for() {
+    let transports = Transports { udp: false, tcp: false, tls: true };
+    // Nobody can be asked for what was not learned.
+    let config = ResolverConfig::from_name_servers(Vec::new());
+    let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let learn = |owner: &str, kind, records: &[RData]| {
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.answers = records.iter().map(|data| Record::from_rdata(name(owner), 600, data.clone())).collect();
+        resolver.names.known().learn(&Query::query(name(owner), kind), Ok(message), Instant::now());
+    };
+    for host in ["gone.example.", "old.example."] {
+        learn(host, RecordType::A, &[]);
+        learn(host, RecordType::AAAA, &[]);
+    }
+    let asked = async |domain: &str, hosts: &[&str]| {
+        let servers = (1..).zip(hosts).map(|(at, host)| RData::SRV(SRV::new(at, 0, 5061, name(host))));
+        learn(&format!("_sips._tcp.{domain}."), RecordType::SRV, &servers.collect::<Vec<_>>());
+        learn(&format!("{domain}."), RecordType::NAPTR, &[]);
+        resolver.resolve(&Target { host: domain.into(), port: None, transport: None }, 0).await
+    };
+    assert_eq!(asked("one.example", &["main.example.", "gone.example."]).await, Err(ResolveError::Unavailable));
+    assert_eq!(asked("two.example", &["gone.example.", "main.example."]).await, Err(ResolveError::Unavailable));
+    assert_eq!(asked("three.example", &["gone.example.", "old.example."]).await, Err(ResolveError::NoSuchDomain));
+}
+
+#[tokio::test]
 async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
     let transports = Transports { udp: true, tcp: true, tls: true };
     let config = ResolverConfig::from_name_servers(Vec::new());
@@ -84,6 +111,33 @@ async fn datagrams_are_sent_where_the_socket_has_the_family_for_it() {
         let by_datagrams = ask(Some(Transport::Udp)).await.err();
         let none = (!expected.contains(&Transport::Udp)).then_some(ResolveError::NoUsableTransport);
         assert_eq!(by_datagrams, none, "{from} to {host}");
+    }
+}
+
+#[test]
+fn of_addresses_for_datagrams_those_are_left_to_which_this_machine_has_a_way_where_there_are_any() {
+    let transports = Transports { udp: true, tcp: true, tls: true };
+    let config = ResolverConfig::from_name_servers(Vec::new());
+    let resolver = Resolver::with_config(config, Reach::new(&[]), transports).unwrap();
+    let resolver = resolver.sending_from(Ipv6Addr::UNSPECIFIED.into());
+    // No route leads to a link-local address without a zone.
+    let (nowhere, here) = ("[fe80::1]:5060", "127.0.0.1:5060");
+    let sendable = |listed: &[(Transport, &str)]| {
+        let candidate = |(transport, address): &(Transport, &str)| Candidate {
+            address: address.parse().unwrap(),
+            transport: *transport,
+            rank: 0,
+        };
+        let found = Resolution { candidates: listed.iter().map(candidate).collect(), ttl: MIN_TTL, is_whole: true };
+        let left = resolver.sendable(found).unwrap();
+        left.candidates.iter().map(|it| (it.transport, it.address.to_string())).collect::<Vec<_>>()
+    };
+    let (tcp, udp) = (Transport::Tcp, Transport::Udp);
+    let owned = |all: &[(Transport, &str)]| all.iter().map(|(it, at)| (*it, (*at).to_owned())).collect::<Vec<_>>();
+    assert_eq!(sendable(&[(udp, nowhere), (udp, here)]), owned(&[(udp, here)]));
+    for kept in [&[(udp, nowhere)][..], &[(tcp, nowhere), (udp, nowhere), (tcp, here)], &[(tcp, nowhere), (udp, here)]]
+    {
+        assert_eq!(sendable(kept), owned(kept), "there may be a way soon, and by TCP that is found out at once");
     }
 }
 
