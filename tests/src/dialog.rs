@@ -52,7 +52,7 @@ impl Dialog {
 
     /// The peer's tag.
     pub fn remote_tag(&self) -> Option<&str> {
-        NameAddr::parse(&self.remote).and_then(|address| address.tag())
+        NameAddr::parse(&self.remote).and_then(|address| address.params.value("tag"))
     }
 }
 

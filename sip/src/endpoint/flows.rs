@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::{Endpoint, Source, Transport};
+use crate::flow::SignOfLife;
 use crate::id::FlowId;
 
 /// The streams by which SIP servers have sent something, and which requests of their dialogs may go by; each with the address at its other
@@ -71,7 +72,8 @@ impl Endpoint {
     }
 
     /// Answers a double CRLF (RFC 5626 §4.4.1), of a device or of a SIP server.
-    pub(super) fn on_ping(&mut self, source: Source) {
+    pub(super) fn on_ping(&mut self, now: Instant, source: Source) {
+        self.on_sign_of_life(now, source.flow, SignOfLife::Ping);
         self.attachments.note_heard(source.flow);
         if source.flow.is_reliable() {
             self.core.send(source.flow, bytes::Bytes::from_static(b"\r\n"));

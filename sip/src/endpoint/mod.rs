@@ -112,7 +112,7 @@ pub use new_binding::*;
 pub use pushed::*;
 pub use settings::*;
 
-use crate::flow::TokenKey;
+use crate::flow::{SignOfLife, TokenKey};
 use crate::id::{BindingId, BranchId, InstanceId, ShardTag};
 use crate::message::Message;
 use crate::random::Random;
@@ -211,8 +211,8 @@ impl Endpoint {
     pub fn handle(&mut self, now: Instant, input: Input) {
         match input {
             Input::Received { source, message } => self.on_message(now, source, message),
-            Input::Ping(source) => self.on_ping(source),
-            Input::Pong(flow) => self.on_sign_of_life(now, flow, true),
+            Input::Ping(source) => self.on_ping(now, source),
+            Input::Pong(flow) => self.on_sign_of_life(now, flow, SignOfLife::Pong),
             Input::Stun { flow, bytes } => self.on_stun(now, flow, &bytes),
             Input::LeadsTo { flow, address } => self.upstreams.note_address(flow, address),
             Input::Dialled { upstream, flow, transport } => self.on_dialled(now, upstream, flow, transport),

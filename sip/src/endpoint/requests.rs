@@ -33,7 +33,7 @@ use super::upstreams::Timeliness;
 use super::{ClientOwner, Endpoint, Event, Missing, RequestRefusal, ServerOwner, Source};
 use crate::edge::call::Call;
 use crate::edge::{forward, push_proxy, returned};
-use crate::flow::Side;
+use crate::flow::{Side, SignOfLife};
 use crate::id::{BindingId, BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name, Uri, Via};
 use crate::transaction::{Arrival, Asked, Reply, RequestKey};
@@ -77,7 +77,7 @@ fn named_contact(source: &Source, request: &Message) -> Option<BindingId> {
 
 impl Endpoint {
     pub(super) fn on_message(&mut self, now: Instant, source: Source, message: Message) {
-        self.on_sign_of_life(now, source.flow, false);
+        self.on_sign_of_life(now, source.flow, SignOfLife::Message);
         match source.side {
             Side::Upstream => self.flows.note_upstream(&source),
             Side::Device => self.attachments.note_heard(source.flow),

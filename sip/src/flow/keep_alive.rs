@@ -7,7 +7,8 @@
 //! | Waiting, by STUN, the peer never answered | – | → Idle, it answers | by CRLF from now on: ping → Idle | STUN: again |
 //! | Waiting, by CRLF, the peer never answered | ping | → Idle, it answers | – | – |
 //!
-//! A stream is pinged with a double CRLF, which a single one answers. Over UDP the first pings are STUN Binding requests,
+//! A stream is pinged with a double CRLF, which a single one answers. Two answers with nothing between them look as the halves of the peer's own ping do, so a
+//! ping proves the peer alive, too. Over UDP the first pings are STUN Binding requests,
 //! and a server that never answers one gets double CRLFs, as many that know nothing of RFC 5626 expect them.
 //!
 //! A STUN error says that the server is there, and that it has lost what it knew of the flow where it names that (430), or where it knows RFC 5626 at
@@ -57,6 +58,17 @@ pub enum Pulse {
     Stun(TransactionId),
     /// The flow is dead.
     Dead,
+}
+
+/// A proof that the peer of a stream is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignOfLife {
+    /// A message of SIP.
+    Message,
+    /// A double CRLF, in one piece or in two: a ping of its own, or two answers to pings.
+    Ping,
+    /// A single CRLF, the answer to a ping.
+    Pong,
 }
 
 /// The verdict of a STUN answer on its flow.
@@ -139,9 +151,9 @@ impl KeepAlive {
         }
     }
 
-    /// A pong (`true`), or anything else that proves the peer alive, came by a stream.
-    pub fn on_sign_of_life(&mut self, pong: bool) {
-        self.answers |= pong && self.waiting.is_some();
+    /// The peer has proved itself alive by a stream. Only a pong tells that it answers pings.
+    pub fn on_sign_of_life(&mut self, sign: SignOfLife) {
+        self.answers |= sign == SignOfLife::Pong && self.waiting.is_some();
         self.waiting = None;
     }
 
@@ -298,7 +310,7 @@ mod tests {
     fn a_stream_that_answered_once_is_dead_when_it_stops() {
         let mut flow = Flow::stream();
         flow.fire();
-        flow.keep_alive.on_sign_of_life(true);
+        flow.keep_alive.on_sign_of_life(SignOfLife::Pong);
         let (pulse, asked) = flow.fire();
         assert_eq!(pulse, Pulse::Ping);
         assert_eq!(flow.fire(), (Pulse::Dead, asked + PONG_WAIT));
@@ -308,9 +320,9 @@ mod tests {
     fn anything_that_comes_by_a_stream_proves_it_alive() {
         let mut flow = Flow::stream();
         flow.fire();
-        flow.keep_alive.on_sign_of_life(true);
+        flow.keep_alive.on_sign_of_life(SignOfLife::Pong);
         flow.fire();
-        flow.keep_alive.on_sign_of_life(false);
+        flow.keep_alive.on_sign_of_life(SignOfLife::Message);
         assert_eq!(flow.fire().0, Pulse::Ping);
     }
 

@@ -25,7 +25,7 @@ use crate::random::Random;
 use crate::timing::BackOff;
 
 pub use crate::id::Side;
-pub use keep_alive::{Heard, KeepAlive, Pulse};
+pub use keep_alive::{Heard, KeepAlive, Pulse, SignOfLife};
 
 /// A transport toward a SIP server or a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,17 +1,13 @@
-//! Addresses: `"Bob" <sip:bob@example.com>;tag=1` (RFC 3261 §20.10, name-addr and addr-spec).
+//! Routes and other addresses that must be sound to count: `"Bob" <sip:bob@example.com>;lr` (RFC 3261 §20.10, name-addr and addr-spec).
 //!
 //! Invariant: a view into its text; without angle brackets, parameters belong to the header and not to the URI.
 
-use std::borrow::Cow;
-
 use super::grammar::{find_unquoted, is_lws, is_quoted, trim};
-use super::{Params, Uri, unquote};
+use super::{Params, Uri};
 
-/// A URI with an optional display name and header parameters.
+/// A URI with header parameters, behind a display name or not. From, To and Contact, which count however odd they are, are a [`super::Party`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameAddr<'a> {
-    /// The display name as written, with its quotes; `None` when there is none.
-    pub display: Option<&'a str>,
     /// The URI.
     pub uri: Uri<'a>,
     /// The parameters behind the URI.
@@ -29,11 +25,7 @@ impl<'a> NameAddr<'a> {
                 if !display_is_sound(display) {
                     return None;
                 }
-                Some(Self {
-                    display: (!display.is_empty()).then_some(display),
-                    uri: Uri::parse(&text[open + 1..close])?,
-                    params: Params::parse(&text[close + 1..])?,
-                })
+                Some(Self { uri: Uri::parse(&text[open + 1..close])?, params: Params::parse(&text[close + 1..])? })
             }
             None => {
                 let (uri, params) = text.split_at(text.find(';').unwrap_or(text.len()));
@@ -42,14 +34,9 @@ impl<'a> NameAddr<'a> {
                 if uri.contains([',', '?']) {
                     return None;
                 }
-                Some(Self { display: None, uri: Uri::parse(uri)?, params: Params::parse(params)? })
+                Some(Self { uri: Uri::parse(uri)?, params: Params::parse(params)? })
             }
         }
-    }
-
-    /// The tag (RFC 3261 §19.3).
-    pub fn tag(&self) -> Option<&'a str> {
-        self.params.value("tag").filter(|tag| !tag.is_empty())
     }
 
     /// As a value of Route: whether it names a strict router (RFC 3261 §12.2.1.1). Without angle brackets, `lr` stands behind
@@ -61,15 +48,6 @@ impl<'a> NameAddr<'a> {
     /// The URI as Request-URI: without headers, which may not stand there (RFC 3261 §19.1.1).
     pub fn request_uri(&self) -> &'a str {
         self.uri.text.split('?').next().unwrap_or(self.uri.text)
-    }
-
-    /// The display name without quotes and escapes, each control character as a space.
-    pub fn name(&self) -> Option<Cow<'a, str>> {
-        let name = self.display.map(unquote).filter(|name| !name.is_empty())?;
-        if !name.contains(char::is_control) {
-            return Some(name);
-        }
-        Some(Cow::Owned(name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()))
     }
 }
 
@@ -87,18 +65,12 @@ mod tests {
     #[test]
     fn an_address_is_read_with_and_without_angle_brackets() {
         let address = NameAddr::parse("\"Bob <b> \\\"B\\\"\"<sip:bob@example.com;lr>;tag=1").unwrap();
-        assert_eq!((address.name().as_deref(), address.tag()), (Some("Bob <b> \"B\""), Some("1")));
+        assert_eq!((address.uri.user, address.params.value("tag")), (Some("bob"), Some("1")));
         assert_eq!(address.uri.params.get("lr"), Some(None));
         let bare = NameAddr::parse("sip:bob@example.com;tag=2").unwrap();
-        assert_eq!((bare.display, bare.tag(), bare.uri.text), (None, Some("2"), "sip:bob@example.com"));
+        assert_eq!((bare.params.value("tag"), bare.uri.text), (Some("2"), "sip:bob@example.com"));
         let loose = NameAddr::parse("Zo\u{eb} (home), 2nd <tel:+1>").unwrap();
-        assert_eq!(loose.name().as_deref(), Some("Zo\u{eb} (home), 2nd"));
-    }
-
-    #[test]
-    fn no_control_character_gets_out_of_a_display_name() {
-        let address = NameAddr::parse("\"a\\\u{0}b\u{7}c\u{85}d\r\n e\" <sip:a@b>").unwrap();
-        assert_eq!(address.name().as_deref(), Some("a b c d e"));
+        assert_eq!(loose.uri.text, "tel:+1");
     }
 
     #[test]

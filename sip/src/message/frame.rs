@@ -29,7 +29,7 @@ pub enum Frame {
     BareLf(Bytes),
     /// A line that begins no message, where one should begin, on a stream that others share: what follows is looked at anew.
     Stray(Bytes),
-    /// A double CRLF: the peer wants a [`Frame::Pong`] back.
+    /// A double CRLF: the peer wants a [`Frame::Pong`] back. Two pongs with nothing between them look the same.
     Ping,
     /// A single CRLF: the answer to a ping.
     Pong,

@@ -137,8 +137,6 @@ pub enum Malformed {
     NoEnd,
     /// The first line is neither a request line nor a status line.
     StartLine,
-    /// A line of the head ends with a bare CR or LF, or the first one is folded.
-    HeaderLine,
     /// The message came as [`Frame::BareLf`].
     BareLf,
     /// More fields than [`Limits::headers`].

@@ -242,6 +242,12 @@ mod tests {
     }
 
     #[test]
+    fn no_control_character_gets_out_of_a_display_name() {
+        let party = Party::read("\"a\\\u{0}b\u{7}c\u{85}d\r\n e\" <sip:a@b>".as_bytes());
+        assert_eq!(party.name().as_deref(), Some("a b c d e"));
+    }
+
+    #[test]
     fn a_list_is_judged_one_by_one() {
         let targets =
             |value: &'static [u8]| -> Vec<_> { split(value).filter_map(|it| Party::read(it).target()).collect() };

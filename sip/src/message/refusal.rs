@@ -25,9 +25,7 @@ impl Message {
             Malformed::TooManyHeaders => (400, format!("More Than {} Header Lines", limits.headers)),
             Malformed::TooManyVias => (400, format!("More Than {} Via Values", limits.vias)),
             Malformed::NoEnd if !has_bare_lf(bytes) => (400, "No Empty Line Behind Head".to_owned()),
-            Malformed::BareLf | Malformed::NoEnd | Malformed::StartLine | Malformed::HeaderLine => {
-                (400, "Line Without CRLF".to_owned())
-            }
+            Malformed::BareLf | Malformed::NoEnd | Malformed::StartLine => (400, "Line Without CRLF".to_owned()),
         };
         let read = Self::parse(bytes, &Limits::COMPOSED).or_else(|_| Self::parse(&by_lines(bytes), &Limits::COMPOSED));
         let request = read.ok().filter(|it| it.is_request() && it.via().is_some())?;

@@ -34,7 +34,8 @@ pub(super) fn is_same_host(invite: FlowId, flow: FlowId) -> bool {
 }
 
 /// The key that identifies a request of one side (RFC 3261 §17.2.3): the branch and the sent-by of its topmost Via, and its method, where that of an
-/// ACK is its INVITE's. Requests of one side never match those of the other. A branch of RFC 2543 is no key: more is compared then.
+/// ACK is its INVITE's. Requests of one side never match those of the other. A branch of RFC 2543, and one that its
+/// server has for all, is no key: more is compared then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestKey {
     text: String,
@@ -65,6 +66,9 @@ impl RequestKey {
 
 const INVITE: &str = "INVITE";
 
+/// The one branch of all requests that a SER, an OpenSER or an early Kamailio forwards without a transaction: it is unique in its form alone.
+const SAME_FOR_ALL: &str = "z9hG4bKcydzigwkX";
+
 /// The key of the INVITE that a CANCEL or an ACK from this side is for; `None` for another request.
 pub fn key_of_cancelled_or_acked(request: &Message, side: Side) -> Option<String> {
     matches!(request.method()?, Method::Cancel | Method::Ack)
@@ -85,11 +89,12 @@ fn hop(request: &Message, via: Option<&Via<'_>>, side: Side) -> String {
     text.push(' ');
     via.push_sent_by(&mut text);
     text.push(' ');
-    if !branch.starts_with("z9hG4bK") {
+    if !branch.starts_with("z9hG4bK") || branch == SAME_FOR_ALL {
         // Writing to a String cannot fail.
         let _ = write!(
             text,
-            "{} {:?} {:?} ",
+            "{} {} {:?} {:?} ",
+            request.request_uri().unwrap_or_default(),
             request.call_id().unwrap_or_default(),
             request.cseq().map(|(number, _)| number),
             request.from().and_then(|from| from.tag()),

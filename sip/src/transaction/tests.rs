@@ -341,6 +341,31 @@ fn what_belongs_to_an_invite_is_found_however_its_via_is_spelled() {
 }
 
 #[test]
+fn calls_that_a_server_sends_with_one_branch_for_all_are_told_apart() {
+    let (mut table, now) = (table(9), Instant::now());
+    let via = "SIP/2.0/UDP balancer;branch=z9hG4bKcydzigwkX\r\nVia: SIP/2.0/UDP peer;branch=z9hG4bK1";
+    let of = |method: &str, call: &str, target: &str| {
+        let text = request(method, via).to_bytes();
+        let text = String::from_utf8(text.to_vec()).unwrap().replace("Call-ID: i", &format!("Call-ID: {call}"));
+        parsed(text.replacen("sip:a@b", target, 1).into())
+    };
+    let calls = [("i1", "sip:a@b"), ("i2", "sip:a@b"), ("i2", "sip:c@b")];
+    let ids = calls.map(|(call, target)| {
+        assert!(matches!(came(&mut table, now, &of("INVITE", call, target), UDP()), Arrival::New), "{call} {target}");
+        open(&mut table, &of("INVITE", call, target), UDP(), target).unwrap()
+    });
+    for (at, (call, target)) in calls.into_iter().enumerate() {
+        assert!(matches!(came(&mut table, now, &of("INVITE", call, target), UDP()), Arrival::Absorbed), "a copy");
+        let cancel = came(&mut table, now, &of("CANCEL", call, target), UDP());
+        assert!(matches!(cancel, Arrival::Cancel(owner) if owner == target), "{cancel:?}");
+        table.respond(now, ids[at], 487, answer(&of("INVITE", call, target), 487).to_bytes());
+        came(&mut table, now, &of("ACK", call, target), UDP());
+        let told = ids.map(|id| table.is_acknowledged(id));
+        assert_eq!(told.iter().filter(|told| **told).count(), at + 1, "{told:?}");
+    }
+}
+
+#[test]
 fn a_full_table_refuses_both_kinds_and_holds_what_it_has() {
     let (mut table, now) = (table(1), Instant::now());
     let message = request("OPTIONS", "SIP/2.0/UDP peer;branch=z9hG4bK1");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sip::endpoint::*;
 use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
-use sip::message::{Limits, Message, Method, Name};
+use sip::message::{Frame, Framer, Limits, Message, Method, Name};
 
 use crate::world::{REGISTRAR, Sent, World, seconds, server_address};
 
@@ -89,6 +89,40 @@ fn a_stream_that_never_answers_pings_is_left_standing() {
     let mut world = registered(STREAM, &[]);
     world.advance(seconds(2000));
     assert!(world.pings > 15 && world.dialled == 1);
+}
+
+/// Two answers with nothing between them look as the halves of a ping do that was split on its way (RFC 5626 §4.4.1).
+#[test]
+fn a_stream_whose_server_answers_each_ping_is_kept() {
+    let mut world = registered(STREAM, &[]);
+    let mut framer = Framer::new(Limits::default());
+    framer.is_of_server();
+    for _ in 0..6 {
+        world.next_ping();
+        framer.push(b"\r\n");
+        let input = match framer.next_frame() {
+            Ok(Some(Frame::Pong)) => Input::Pong(STREAM),
+            Ok(Some(Frame::Ping)) => Input::Ping(world.upstream),
+            other => panic!("{other:?}"),
+        };
+        world.input(input);
+        world.advance(seconds(11));
+        assert_eq!((world.closed.len(), world.dialled), (0, 1));
+    }
+    world.next_ping();
+    world.advance(seconds(11));
+    assert_eq!(world.closed, [STREAM], "it answers no more");
+}
+
+#[test]
+fn a_server_that_pings_and_answers_no_ping_is_left_standing() {
+    let mut world = registered(STREAM, &[]);
+    for _ in 0..6 {
+        world.next_ping();
+        world.input(Input::Ping(world.upstream));
+    }
+    world.advance(seconds(600));
+    assert_eq!((world.closed.len(), world.dialled), (0, 1));
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Leg {
     ) {
         let request = &state.served[index].request;
         let local = NameAddr::parse(&state.dialog.local);
-        let tag = local.and_then(|local| local.tag().map(str::to_owned)).unwrap_or_default();
+        let tag = local.and_then(|local| local.params.value("tag")).unwrap_or_default().to_owned();
         let invite = request.method() == Some(Method::Invite);
         let mut lines = Lines::response(request, status, &tag);
         if invite && (101..300).contains(&status) {

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use super::{Link, Upstream, redial};
 use crate::endpoint::core::{OfflinePeer, Timer};
 use crate::endpoint::{Endpoint, Event, FlowOutcome, Output, Transport};
-use crate::flow::{Heard, KeepAlive, Pulse, stun};
+use crate::flow::{Heard, KeepAlive, Pulse, SignOfLife, stun};
 use crate::id::{BindingId, FlowId, ShardTag, UpstreamId};
 use crate::registration::{RegistrationFailure, Turn};
 use crate::timing::BackOff;
@@ -323,15 +323,15 @@ impl Endpoint {
         }
     }
 
-    pub(in crate::endpoint) fn on_sign_of_life(&mut self, now: Instant, flow: FlowId, pong: bool) {
+    pub(in crate::endpoint) fn on_sign_of_life(&mut self, now: Instant, flow: FlowId, sign: SignOfLife) {
         let Some(id) = self.upstreams.links.get(&flow).copied().filter(|id| !self.is_probe(*id, flow)) else { return };
         let Some(upstream) = self.upstreams.get_mut(id) else { return };
         upstream.heard_at = Some(now);
-        if !pong {
+        if sign == SignOfLife::Message {
             upstream.answered_at = Some(now);
         }
         if let Link::Up { keep_alive, .. } = &mut upstream.link {
-            keep_alive.on_sign_of_life(pong);
+            keep_alive.on_sign_of_life(sign);
         }
     }
 
