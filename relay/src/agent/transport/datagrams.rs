@@ -1,8 +1,8 @@
 //! The upstream UDP socket of a core: each datagram goes to its shard.
 //!
-//! Invariant: a datagram that is not SIP, or whose shard's queue is full, is dropped and counted; its sender retransmits it (RFC 3261 §17). A request that
-//! exceeds a limit, or whose lines not all parsers see alike, is answered once, at its source address. STUN goes to the shard that asked. Keep-alives of CRLF
-//! mean nothing on UDP and are dropped.
+//! Invariant: a datagram that is not SIP is dropped and counted; one whose shard's queue is full is dropped, and its sender retransmits it (RFC 3261 §17). A
+//! request that exceeds a limit, or whose lines not all parsers see alike, is answered once, at its source address. STUN goes to the shard that asked.
+//! Keep-alives of CRLF or zeros mean nothing on UDP and are dropped.
 
 use bytes::Bytes;
 use sip::endpoint::{Endpoint, Input, Side, Source, Transport};
@@ -32,7 +32,7 @@ pub(crate) async fn receive(core: usize, socket: Udp, shards: Shards, metrics: M
 
 fn deliver(datagram: &Datagram, socket: &Udp, core: usize, limits: &Limits, shards: &Shards, metrics: &Metrics) {
     let bytes = behind_line_ends(&datagram.bytes);
-    if bytes.iter().all(u8::is_ascii_whitespace) {
+    if is_keep_alive(&bytes) {
         return;
     }
     let (flow, peer) = (FlowId::Datagram(datagram.peer), datagram.peer);
@@ -62,6 +62,11 @@ fn deliver(datagram: &Datagram, socket: &Udp, core: usize, limits: &Limits, shar
     shards.try_send(shard, ShardInput::Sip { at: clock::now(), input: Input::Received { source, message } });
 }
 
+/// Whether a datagram only keeps a way through a NAT open: by line ends, or by the four zeros of Kamailio's and OpenSIPS' nathelper.
+fn is_keep_alive(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0)
+}
+
 /// The datagram without the line ends at its beginning: a sender of datagrams puts them there as one of streams does (RFC 3261 §7.5).
 fn behind_line_ends(bytes: &Bytes) -> Bytes {
     let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
@@ -71,6 +76,24 @@ fn behind_line_ends(bytes: &Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::udp::Steering;
+
+    #[tokio::test]
+    async fn a_datagram_that_only_keeps_a_way_open_is_no_malformed_message() {
+        let (cores, made) = crate::cores::Cores::start(1).unwrap();
+        made.into_iter().for_each(|core| core.begin(std::future::pending()));
+        let (sender, _inbox) = tokio::sync::mpsc::channel(1);
+        let (shards, metrics) = (Shards::new(vec![sender], cores), Metrics::new());
+        let socket = Udp::bind(1, "127.0.0.1:0".parse().unwrap(), &Steering::default()).unwrap();
+        let malformed = "sipwake_sip_refused_total{reason=\"malformed\"}";
+        for (came, counted) in [("\r\n\r\n", "0"), ("\0\0\0\0", "0"), ("\0\r\n", "0"), ("\0x", "1")] {
+            let datagram = Datagram { bytes: came.into(), peer: "192.0.2.1:5060".parse().unwrap() };
+            deliver(&datagram, &socket, 0, &Limits::default(), &shards, &metrics);
+            let told = metrics.render();
+            let count = told.lines().find_map(|line| line.strip_prefix(malformed)).map_or("0", str::trim);
+            assert_eq!(count, counted, "{came:?}");
+        }
+    }
 
     #[test]
     fn a_message_begins_behind_the_line_ends_before_it() {

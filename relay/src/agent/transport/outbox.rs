@@ -1,8 +1,8 @@
 //! The queue of messages that are to be written on one connection.
 //!
-//! Invariant: an empty outbox takes a few words of memory, because tens of thousands of connections are idle at once. It has a fixed capacity; one message more
-//! ends the connection. An accepted connection is a stranger's until a shard knows its peer. When the last writer is gone, the connection is told; when the
-//! connection is gone, its writers are.
+//! Invariant: an empty outbox takes a few words of memory, because tens of thousands of connections are idle at once. What waits in it is bounded in bytes, and
+//! not in messages: a shard hands over all of its turn before the connection has its own. Beyond that the connection ends. An accepted connection is a
+//! stranger's until a shard knows its peer. When the last writer is gone, the connection is told; when the connection is gone, its writers are.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,6 +14,9 @@ use tokio::sync::Notify;
 
 use crate::lock::Mutex;
 use crate::net::listen::Stranger;
+
+/// Bytes that a message counts beside its own, for its place in the queue.
+const PLACE: usize = 64;
 
 /// The way to write on a connection; cheap to clone.
 #[derive(Debug)]
@@ -27,6 +30,17 @@ pub(super) enum Outgoing {
     Control(Bytes),
     /// The end: close once all is written.
     End,
+}
+
+impl Outgoing {
+    /// The bytes that it counts while it waits.
+    fn size(&self) -> usize {
+        PLACE
+            + match self {
+                Self::Bytes(bytes) | Self::Control(bytes) => bytes.len(),
+                Self::End => 0,
+            }
+    }
 }
 
 impl fmt::Debug for Outgoing {
@@ -58,6 +72,7 @@ pub(super) struct Outbox {
     writers: AtomicUsize,
     /// Told when there is something to find.
     changed: Notify,
+    /// Bytes that may wait; a single message may have more.
     room: usize,
     /// Whether [`Inner::stranger`] is there.
     is_strangers: AtomicBool,
@@ -68,6 +83,8 @@ pub(super) struct Outbox {
 #[derive(Debug, Default)]
 struct Inner {
     waiting: VecDeque<Outgoing>,
+    /// The bytes of what waits.
+    bytes: usize,
     overflowed: bool,
     gone: bool,
     /// The slot of a connection whose peer has not proven who it is.
@@ -75,7 +92,7 @@ struct Inner {
 }
 
 impl Outbox {
-    /// For so many messages; with its first writer.
+    /// For so many bytes; with its first writer.
     pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
         let (inner, changed, writers) = (Mutex::default(), Notify::new(), AtomicUsize::new(1));
         let (is_strangers, is_kept_alive) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -135,6 +152,7 @@ impl Outbox {
     pub(super) fn pop(&self) -> Option<Outgoing> {
         let mut inner = self.lock();
         let next = inner.waiting.pop_front();
+        inner.bytes -= next.as_ref().map_or(0, Outgoing::size);
         if inner.waiting.is_empty() {
             // Its memory, too.
             inner.waiting = VecDeque::new();
@@ -146,7 +164,7 @@ impl Outbox {
     pub(super) fn close(&self) {
         let mut inner = self.lock();
         inner.gone = true;
-        inner.waiting = VecDeque::new();
+        (inner.waiting, inner.bytes) = (VecDeque::new(), 0);
         let stranger = inner.stranger.take();
         drop(inner);
         drop(stranger);
@@ -167,8 +185,10 @@ impl Outbox {
         if inner.gone || inner.overflowed {
             return false;
         }
-        let fits = inner.waiting.len() < self.room;
+        let bytes = inner.bytes + outgoing.size();
+        let fits = inner.waiting.is_empty() || bytes <= self.room;
         if fits {
+            inner.bytes = bytes;
             inner.waiting.push_back(outgoing);
         } else {
             inner.overflowed = true;
@@ -241,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_waits_prints_no_message() {
-        let (outbox, writer) = Outbox::new(4);
+        let (outbox, writer) = Outbox::new(1_000);
         assert!(writer.send(text("Authorization: Digest")));
         let printed = format!("{writer:?} {outbox:?}");
         assert!(printed.contains("21 bytes") && !printed.contains("Digest"), "{printed}");
@@ -249,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_handed_over_is_found_at_once_and_in_order_and_then_that_nobody_writes_any_more() {
-        let (outbox, writer) = Outbox::new(4);
+        let (outbox, writer) = Outbox::new(1_000);
         let other = writer.clone();
         assert!(writer.send(text("one")) && other.send(text("two")));
         writer.close();
@@ -264,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_woken_by_the_first_message_and_by_the_last_writer() {
-        let (outbox, writer) = Outbox::new(4);
+        let (outbox, writer) = Outbox::new(1_000);
         let reader = outbox.clone();
         let waiting = tokio::spawn(async move { (reader.next().await, reader.pop().is_some(), reader.next().await) });
         tokio::task::yield_now().await;
@@ -277,12 +297,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_message_too_many_ends_the_connection_and_one_that_is_gone_takes_none() {
-        let (outbox, writer) = Outbox::new(2);
-        assert!(writer.send(text("one")) && writer.send(text("two")));
-        assert!(!writer.send(text("three")));
+    async fn what_waits_is_bounded_in_bytes_and_ends_the_connection_beyond() {
+        let (outbox, writer) = Outbox::new(2 * (PLACE + 3));
+        for _ in 0..3 {
+            assert!(writer.send(text("one")) && writer.send(text("two")));
+            // There is room again once it is written.
+            while outbox.pop().is_some() {}
+        }
+        assert!(writer.send(Bytes::from(vec![0; 1_000])), "a message alone always fits");
+        assert!(!writer.send(text("two")));
         assert_eq!(outbox.next().await, Found::Overflow);
-        let (outbox, writer) = Outbox::new(2);
+        let (outbox, writer) = Outbox::new(2 * PLACE + 5);
+        assert!(writer.send(text("one")) && !writer.send(text("two")));
+        assert_eq!(outbox.next().await, Found::Overflow);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_gone_takes_nothing() {
+        let (outbox, writer) = Outbox::new(1_000);
         outbox.close();
         assert!(!writer.send(text("one")));
     }

@@ -70,3 +70,24 @@ async fn a_phone_may_send_nothing_outside_its_own_calls() -> Outcome {
     }
     world.content()
 }
+
+/// A SIP server that starts again tells an attendant's console of each colleague, for one. The relay reads all of it in one turn here: it has stood still.
+#[tokio::test]
+async fn hundreds_of_requests_that_come_at_once_all_reach_the_phone_on_its_connection() -> Outcome {
+    let world = World::start().await?;
+    let (caller, call, _phone) = in_a_call(&world).await?;
+    let text = "x".repeat(1_000);
+    world.relay.freeze();
+    let send = |_| caller.leg().send("INFO", &[], Some(("text/plain", &text)));
+    let all: Vec<_> = (0..300).map(send).collect();
+    // The SIP server writes them.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    world.relay.thaw();
+    for one in &all {
+        assert_eq!(caller.leg().final_response(one, SOON).await?.status(), Some(200));
+    }
+    world.phone_hangs_up(&caller, &call).await?;
+    world.content()
+}
