@@ -288,7 +288,7 @@ fn named_in_quotes(value: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The request that a Contact's `pn-*` parameters make, also where the rest of its URI is odd.
-pub(super) fn push_request(contact: &Party<'_>) -> Result<PushRequest, Unfit> {
+fn push_request(contact: &Party<'_>) -> Result<PushRequest, Unfit> {
     let params = Uri::params_of(contact.target().unwrap_or_default());
     // An escape makes no other name of it (RFC 3261 §19.1.4).
     let is_named = |it: &str, name| it.contains('%') && resolved(it).is_some_and(|it| it.eq_ignore_ascii_case(name));
@@ -373,6 +373,14 @@ impl RegisterIntent {
                 Some((identify_by_flow(key, &self.aor, &self.server, &self.contact), Reach::ByFlow))
             }
             PushRequest::Nothing | PushRequest::Query(_) => None,
+        }
+    }
+
+    /// The registration of the same account that a Contact names by its push parameters; `None`: it has none that can be read.
+    pub fn pushed_by(&self, key: &TokenKey, contact: &Party<'_>) -> Option<InstanceId> {
+        match push_request(contact) {
+            Ok(PushRequest::Push(push)) => Some(identify(key, &self.aor, &self.server, &push)),
+            _ => None,
         }
     }
 

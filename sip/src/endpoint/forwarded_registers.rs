@@ -419,7 +419,7 @@ impl Endpoint {
         self.overtake_earlier(&register, &removed);
         let (sent, is_overtaken) = (register.sent, register.is_overtaken);
         let Some((instance, _)) = register.registration() else {
-            self.end_removed(now, &register, &removed);
+            self.end_removed(now, &register, &removed, response);
             return self.leave(now, &register);
         };
         let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), request, .. } = register else {
@@ -452,12 +452,22 @@ impl Endpoint {
     }
 
     /// A REGISTER that makes no registration here was accepted: those whose Contacts it removes, or takes for its own, end.
-    fn end_removed(&mut self, now: Instant, register: &ForwardedRegister, removed: &[RemovedContact]) {
+    fn end_removed(
+        &mut self,
+        now: Instant,
+        register: &ForwardedRegister,
+        removed: &[RemovedContact],
+        response: &Message,
+    ) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {
             return;
         }
-        let mut gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
+        let is_its = |removed: &RemovedContact, it: &InstanceId| {
+            removed.instance.is_none() || !self.is_listed(now, intent, *it, response)
+        };
+        let ends = |it| self.removed_by(source, intent, it).into_iter().filter(move |other| is_its(it, other));
+        let mut gone: Vec<_> = removed.iter().flat_map(ends).collect();
         if intent.expires > 0 {
             gone.extend(self.at_contact(source, intent, &intent.contact));
         }
