@@ -396,13 +396,19 @@ impl RegisterIntent {
             return Duration::ZERO;
         }
         let contacts = response.contacts();
+        let header = || response.number(Name::Expires).unwrap_or(self.expires);
+        let life = |contact: &&Party<'_>| contact.expires(header()).unwrap_or_else(header);
+        let names_token = |contact: &Party<'_>| match &self.push_request {
+            PushRequest::Push(_) => push_request(contact).as_ref() == Ok(&self.push_request),
+            PushRequest::Query(_) | PushRequest::Nothing => false,
+        };
         let same = contacts.iter().find(|contact| contact.target() == Some(&*self.uri));
-        let ours = same.or_else(|| contacts.iter().find(|contact| contact_key(contact) == self.contact));
+        let is_its = |contact: &&Party<'_>| contact_key(contact) == self.contact || names_token(contact);
+        // What the device has left behind at other addresses ends sooner.
+        let ours = same.or_else(|| contacts.iter().filter(is_its).max_by_key(life));
         // A server between that rewrites Contacts: if there is but one, it is meant.
         let ours = ours.or(if let [one] = &contacts[..] { Some(one) } else { None });
-        let header = || response.number(Name::Expires).unwrap_or(self.expires);
-        let param = ours.and_then(|contact| contact.expires(header()));
-        Duration::from_secs(u64::from(param.unwrap_or_else(header)))
+        Duration::from_secs(u64::from(ours.as_ref().map_or_else(header, life)))
     }
 }
 
