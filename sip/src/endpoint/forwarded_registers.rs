@@ -48,6 +48,9 @@ pub const REGISTERS_MAX: usize = 20_000;
 pub const USERNAMES_MAX: usize = 4;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
+/// The text of a Warning in a 2xx: its SIP server sends back the Path that it keeps (RFC 3327 §5.3), unless it is told not to.
+const NO_PATH: &str =
+    "your SIP server does not say that it keeps Path (RFC 3327), without which no call comes by this relay";
 
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
@@ -549,10 +552,15 @@ impl Endpoint {
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().answering(&register.request);
         let life = register.intent.granted(response);
-        if let (PushRequest::Push(push), 200..300, false) = (&register.intent.push_request, status, life.is_zero())
-            && let Some((instance, _)) = register.registration()
-        {
+        let Some((instance, _)) = register.registration().filter(|_| (200..300).contains(&status) && !life.is_zero())
+        else {
+            return edit.finish();
+        };
+        if let PushRequest::Push(push) = &register.intent.push_request {
             edit = edit.append(Name::FeatureCaps, push_proxy::feature_caps(&register.intent, push, instance, life));
+        }
+        if !response.has(Name::Path) {
+            edit = edit.append(Name::Warning, self.warning(NO_PATH));
         }
         edit.finish()
     }
