@@ -288,7 +288,7 @@ fn named_in_quotes(value: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The request that a Contact's `pn-*` parameters make, also where the rest of its URI is odd.
-pub(super) fn push_request(contact: &Party<'_>) -> Result<PushRequest, Unfit> {
+fn push_request(contact: &Party<'_>) -> Result<PushRequest, Unfit> {
     let params = Uri::params_of(contact.target().unwrap_or_default());
     // An escape makes no other name of it (RFC 3261 §19.1.4).
     let is_named = |it: &str, name| it.contains('%') && resolved(it).is_some_and(|it| it.eq_ignore_ascii_case(name));
@@ -376,6 +376,14 @@ impl RegisterIntent {
         }
     }
 
+    /// The registration of the same account that a Contact names by its push parameters; `None`: it has none that can be read.
+    pub fn pushed_by(&self, key: &TokenKey, contact: &Party<'_>) -> Option<InstanceId> {
+        match push_request(contact) {
+            Ok(PushRequest::Push(push)) => Some(identify(key, &self.aor, &self.server, &push)),
+            _ => None,
+        }
+    }
+
     /// Whether the device is left to refresh a registration of this life by itself: one of a shorter life would be due at once, again and
     /// again, [`REFRESH_BEFORE_S`] before its end.
     pub fn keeps_itself(&self, life: Duration) -> bool {
@@ -388,13 +396,19 @@ impl RegisterIntent {
             return Duration::ZERO;
         }
         let contacts = response.contacts();
+        let header = || response.number(Name::Expires).unwrap_or(self.expires);
+        let life = |contact: &&Party<'_>| contact.expires(header()).unwrap_or_else(header);
+        let names_token = |contact: &Party<'_>| match &self.push_request {
+            PushRequest::Push(_) => push_request(contact).as_ref() == Ok(&self.push_request),
+            PushRequest::Query(_) | PushRequest::Nothing => false,
+        };
         let same = contacts.iter().find(|contact| contact.target() == Some(&*self.uri));
-        let ours = same.or_else(|| contacts.iter().find(|contact| contact_key(contact) == self.contact));
+        let is_its = |contact: &&Party<'_>| contact_key(contact) == self.contact || names_token(contact);
+        // What the device has left behind at other addresses ends sooner.
+        let ours = same.or_else(|| contacts.iter().filter(is_its).max_by_key(life));
         // A server between that rewrites Contacts: if there is but one, it is meant.
         let ours = ours.or(if let [one] = &contacts[..] { Some(one) } else { None });
-        let header = || response.number(Name::Expires).unwrap_or(self.expires);
-        let param = ours.and_then(|contact| contact.expires(header()));
-        Duration::from_secs(u64::from(param.unwrap_or_else(header)))
+        Duration::from_secs(u64::from(ours.as_ref().map_or_else(header, life)))
     }
 }
 

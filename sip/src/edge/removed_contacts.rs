@@ -8,7 +8,7 @@
 //!
 //! Invariant: a REGISTER does not remove the Contact that it registers.
 
-use super::push_proxy::{PushRequest, RegisterIntent, contact_key, identify, lasts_for, push_request};
+use super::push_proxy::{RegisterIntent, contact_key, lasts_for};
 use crate::flow::TokenKey;
 use crate::id::InstanceId;
 use crate::message::{Message, Party};
@@ -35,12 +35,9 @@ pub fn removed_contacts(register: &Message, intent: &RegisterIntent, key: &Token
     }
     let registers = intent.expires > 0;
     let kept = intent.registration(key).map(|(instance, _)| instance);
-    let ends = |contact: &Party<'_>| {
-        let instance = match push_request(contact) {
-            Ok(PushRequest::Push(push)) => Some(identify(key, &intent.aor, &intent.server, &push)),
-            _ => None,
-        };
-        RemovedContact { contact: contact_key(contact), instance }
+    let ends = |contact: &Party<'_>| RemovedContact {
+        contact: contact_key(contact),
+        instance: intent.pushed_by(key, contact),
     };
     let contacts = register.contacts();
     let over = contacts.iter().filter(|contact| lasts_for(register, contact) == 0).map(ends);
@@ -55,7 +52,7 @@ pub fn removed_contacts(register: &Message, intent: &RegisterIntent, key: &Token
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::push_proxy::{PushContact, read};
+    use crate::edge::push_proxy::{PushContact, identify, read};
     use crate::message::Limits;
 
     fn taken(contacts: &str, further: &str) -> Vec<(String, Option<InstanceId>)> {

@@ -48,6 +48,9 @@ pub const REGISTERS_MAX: usize = 20_000;
 pub const USERNAMES_MAX: usize = 4;
 /// The Retry-After of a device that sends too many, in seconds.
 const RETRY_AFTER_S: u32 = 10;
+/// The text of a Warning in a 2xx: its SIP server sends back the Path that it keeps (RFC 3327 §5.3), unless it is told not to.
+const NO_PATH: &str =
+    "your SIP server does not say that it keeps Path (RFC 3327), without which no call comes by this relay";
 
 impl Endpoint {
     /// A REGISTER at the edge that is not for the relay itself.
@@ -419,7 +422,7 @@ impl Endpoint {
         self.overtake_earlier(&register, &removed);
         let (sent, is_overtaken) = (register.sent, register.is_overtaken);
         let Some((instance, _)) = register.registration() else {
-            self.end_removed(now, &register, &removed);
+            self.end_removed(now, &register, &removed, response);
             return self.leave(now, &register);
         };
         let ForwardedRegister { source, intent, registrar, proxy, route: Some(route), request, .. } = register else {
@@ -452,12 +455,22 @@ impl Endpoint {
     }
 
     /// A REGISTER that makes no registration here was accepted: those whose Contacts it removes, or takes for its own, end.
-    fn end_removed(&mut self, now: Instant, register: &ForwardedRegister, removed: &[RemovedContact]) {
+    fn end_removed(
+        &mut self,
+        now: Instant,
+        register: &ForwardedRegister,
+        removed: &[RemovedContact],
+        response: &Message,
+    ) {
         let ForwardedRegister { source, intent, .. } = register;
         if intent.is_question {
             return;
         }
-        let mut gone: Vec<_> = removed.iter().flat_map(|it| self.removed_by(source, intent, it)).collect();
+        let is_its = |removed: &RemovedContact, it: &InstanceId| {
+            removed.instance.is_none() || !self.is_listed(now, intent, *it, response)
+        };
+        let ends = |it| self.removed_by(source, intent, it).into_iter().filter(move |other| is_its(it, other));
+        let mut gone: Vec<_> = removed.iter().flat_map(ends).collect();
         if intent.expires > 0 {
             gone.extend(self.at_contact(source, intent, &intent.contact));
         }
@@ -539,10 +552,15 @@ impl Endpoint {
     fn back(&self, register: &ForwardedRegister, status: u16, response: &Message) -> bytes::Bytes {
         let mut edit = response.edit().answering(&register.request);
         let life = register.intent.granted(response);
-        if let (PushRequest::Push(push), 200..300, false) = (&register.intent.push_request, status, life.is_zero())
-            && let Some((instance, _)) = register.registration()
-        {
+        let Some((instance, _)) = register.registration().filter(|_| (200..300).contains(&status) && !life.is_zero())
+        else {
+            return edit.finish();
+        };
+        if let PushRequest::Push(push) = &register.intent.push_request {
             edit = edit.append(Name::FeatureCaps, push_proxy::feature_caps(&register.intent, push, instance, life));
+        }
+        if !response.has(Name::Path) {
+            edit = edit.append(Name::Warning, self.warning(NO_PATH));
         }
         edit.finish()
     }

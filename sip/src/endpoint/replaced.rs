@@ -7,6 +7,7 @@
 //! | likewise by another flow, when both are pushed for, by two push tokens | no: two phones may have one address in their networks, and are two Contacts (RFC 3261 §19.1.4) | – |
 //! | likewise, when one of them asks for no pushes | replaced: a registrar takes them for one Contact | go on, if its flow alone led to it and is gone |
 //! | named by a Contact with `expires=0`, with its push parameters, otherwise by its device | removed | go on, if the same flow brings the new Contact, or its flow alone led to it and is gone |
+//! | named by push parameters in a REGISTER that makes none, and the 2xx lists it with all of its life: that Contact was of an earlier address or push token | no | – |
 //! | any, by `*` | removed | end |
 //!
 //! Invariant: a REGISTER never ends the registration that it makes. An AOR has no more registrations by this than it may have: of those of one address, the one
@@ -20,6 +21,10 @@ use super::{Endpoint, Source};
 use crate::edge::push_proxy::{PushRequest, RegisterIntent, names_device};
 use crate::edge::removed_contacts::RemovedContact;
 use crate::id::InstanceId;
+use crate::message::{Message, Party};
+
+/// How far the end of a registration, and that of its Contact by its SIP server, which counts whole seconds, may be apart, in seconds.
+const SAME_END_S: u64 = 1;
 
 /// A registration that a REGISTER ends.
 pub(super) struct Replaced {
@@ -84,6 +89,25 @@ impl Endpoint {
             }
             _ => self.at_contact(source, intent, &removed.contact),
         }
+    }
+
+    /// Whether a 2xx lists a Contact with the push parameters of this registration that ends when it does, and so is the one that its device has
+    /// registered last (RFC 3261 §10.3 step 8). What it has left behind at an earlier address ends sooner.
+    pub(super) fn is_listed(
+        &self,
+        now: Instant,
+        intent: &RegisterIntent,
+        instance: InstanceId,
+        response: &Message,
+    ) -> bool {
+        let Some(end) = self.push_bindings.expires_at(instance) else { return false };
+        let left = end.saturating_duration_since(now).as_secs();
+        let ends_then =
+            |contact: &&Party<'_>| contact.expires(0).is_some_and(|it| u64::from(it).abs_diff(left) <= SAME_END_S);
+        let contacts = response.contacts();
+        let mut named =
+            contacts.iter().filter(ends_then).map(|contact| intent.pushed_by(&self.core.token_key, contact));
+        named.any(|it| it == Some(instance))
     }
 
     /// The registrations of a device; of several at one address those that the same flow has brought, if there are any.

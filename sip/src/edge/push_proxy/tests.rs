@@ -242,6 +242,14 @@ fn a_2xx_grants_to_our_contact_among_many() {
     assert_eq!(granted(&format!("Contact: <sip:a@other>;expires=50\r\n{ours}\r\n")), 700);
     let moved = "Contact: <sip:a@other>;expires=50, <sip:a@nat>;expires=\"60\";+sip.instance=\"<urn:uuid:1>\"\r\n";
     assert_eq!(granted(moved), 60);
+    // A server that rewrites Contacts has one that the device has left behind, which ends sooner, or tells no instance id, or spells what it has parsed.
+    let left_behind = "Contact: <sip:a@nat:1>;expires=20;+sip.instance=\"<urn:uuid:1>\"\r\n";
+    assert_eq!(granted(&format!("{left_behind}{moved}")), 60);
+    let other = "<sip:a@other;pn-provider=fcm;pn-prid=u>;expires=800";
+    for spelt in ["<sip:a@nat;pn-prid=%74;pn-provider=FCM>", "<sip:a@h:9;pn-prid=t;pn-provider=fcm;transport=tls>"] {
+        assert_eq!(granted(&format!("Contact: {other}, {spelt};expires=60\r\n")), 60, "{spelt}");
+    }
+    assert_eq!(granted(&format!("Contact: {other}, <sip:a@sbc>;expires=80\r\n")), 900, "none of them is ours");
     assert_eq!(granted("Contact: <sip:a@sbc>;expires=80\r\n"), 80);
     assert_eq!(granted("Expires: 70\r\n"), 70);
     assert_eq!(granted(""), 900);

@@ -66,6 +66,26 @@ fn an_accepted_registration_says_which_service_is_pushed_and_by_which_purr() {
     assert_eq!(through.world.endpoint.counts().push_bindings, 1);
 }
 
+/// Kamailio without `use_path` and Asterisk without `support_path` grant all the same, and call the phone where it is not.
+#[test]
+fn a_2xx_without_a_path_says_in_a_warning_that_calls_may_not_come() {
+    let plain = "<sip:alice@10.0.0.5:9>;+sip.instance=\"<urn:uuid:1>\"";
+    for (register, granted) in
+        [(Register::by(1), 600), (Register::by(1).contact(plain), 600), (Register::by(1).expires(0), 0)]
+    {
+        let mut through = Through::new();
+        through.by_flow = true;
+        let warnings = |through: &Through| values(&through.world.last("REGISTER 200"), Name::Warning).len();
+        through.registered(&register);
+        assert_eq!(warnings(&through), 0, "{}", register.contact);
+        through.register(&register);
+        let (source, sent) = (through.world.upstream, through.world.last("REGISTER"));
+        let contact = format!("{};expires={granted}", register.contact);
+        through.world.reply(source, &sent, 200, &[("Contact", &contact)], "");
+        assert_eq!(warnings(&through), usize::from(granted > 0), "{}", register.contact);
+    }
+}
+
 /// RFC 5626 §5.1, §6: a registrar that knows flows wants to hear that the first hop does.
 #[test]
 fn the_path_says_ob_when_the_device_registers_as_rfc_5626_has_it() {

@@ -260,3 +260,36 @@ fn phones_with_one_address_are_no_more_than_an_account_may_have() {
     assert_eq!(through.world.endpoint.counts().push_bindings, CONTACTS_PER_AOR);
     assert_eq!((through.ends().len(), through.world.count("REGISTER 403")), (4, 0));
 }
+
+/// RFC 3261 §10.3 step 8: a 2xx lists what stands. A device that has registered from another address, or with another push token, may remove its earlier
+/// Contact afterwards.
+#[test]
+fn a_contact_that_is_removed_after_the_next_one_was_registered_ends_neither_that_one_nor_the_call_that_it_came_for() {
+    const MOVED: &str = "<sip:alice@198.51.100.7:2;pn-provider=fcm;pn-param=project;pn-prid=token>;expires=590";
+    const TOKEN: &str = "<sip:alice@10.0.0.5:1;pn-provider=fcm;pn-param=project;pn-prid=later>;expires=589";
+    const LOST: &str = "<sip:alice@10.0.0.9:9;pn-provider=fcm;pn-param=project;pn-prid=token>;expires=500";
+    let instance = ";+sip.instance=\"<urn:uuid:1>\"";
+    let (old, plain) = (format!("<sip:alice@10.0.0.5:1{PN}>{instance}"), format!("<sip:alice@10.0.0.5:1>{instance}"));
+    let moved = format!("<sip:alice@198.51.100.7:2{PN}>{instance}");
+    for (new, listed, signs_out) in [(LATER, TOKEN, LATER), (&*moved, MOVED, &*moved), (&moved, MOVED, &plain)] {
+        let mut through = Through::new();
+        through.registered(&Register::by(1).contact(&old));
+        close(&mut through, 1);
+        let path = path_of(&through.registered(&Register::by(2).contact(new)));
+        through.call("c1", &path);
+        let (device, invite) = (through.world.device(2), through.world.last("INVITE"));
+        through.world.reply(device, &invite, 180, &[], "");
+        through.advance(10);
+        let ended = through.ends().len();
+        through.says = vec![("Contact", LOST), ("Contact", listed)];
+        through.registered(&Register::by(2).contact(&old).expires(0));
+        assert_eq!((through.ends().len(), through.world.endpoint.counts().push_bindings), (ended, 1), "{new}");
+        assert!(goes_on(&through), "{new}: {:?}", through.world.descriptions());
+        through.world.reply(device, &invite, 200, &[ANSWER], "");
+        assert_eq!(through.world.final_states(), [CallState::Answered], "{new}");
+        // A phone that signs out is pushed no more, whatever it has left behind elsewhere, or if its stack forgets the parameters.
+        through.says = vec![("Contact", if signs_out == plain { listed } else { LOST })];
+        through.registered(&Register::by(2).contact(signs_out).expires(0));
+        assert_eq!(through.world.endpoint.counts().push_bindings, 0, "{signs_out}");
+    }
+}
