@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `account.json` | the account at the CA, with its key |
 //! | `issued.json` | from which CA the chain is, and for which names it was ordered |
-//! | `order.json` | an order that was begun, with the key that its certificate is for; gone when that is there |
+//! | `order.json` | an order that was begun, with the key that its certificate is for; gone when that is in use |
 //! | `certificate.pem` | the chain in use, leaf first |
 //! | `certificate.key` | its key |
 //!

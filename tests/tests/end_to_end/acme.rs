@@ -267,3 +267,24 @@ async fn an_order_that_the_ca_does_not_know_any_more_makes_room_for_another_one(
     relay.await_issued(&root, Some(&first)).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_was_issued_and_is_not_taken_is_not_ordered_again() -> Outcome {
+    const SIP: &str = "sip.example.test";
+    const MOST_OF_ITS_LIFE: Duration = Duration::from_secs(3_000);
+    let (authority, places) = (Authority::new(), Places::default());
+    let dns = Dns::start(vec![Record::address(SIP, "127.0.0.1")]).await;
+    let dns = dns.map_err(|error| Missed::new("a name server", error.to_string()))?;
+    let pebble = Pebble::start(places, &authority, dns.address()).await?;
+    // It orders no certificate for the name that phones dial.
+    let relay = Relay::start(places, &authority, &format!("names = [{SIP:?}]"), places.tls)?;
+    relay.child.await_line("a certificate was issued", SOON * 2).await?;
+
+    // One that phones take comes by hand, and is to be renewed: what the CA issues is worse.
+    relay.replace_by(&authority.issue_between(&[NAME, SIP], MOST_OF_ITS_LIFE, MOST_OF_ITS_LIFE / 3));
+    let not_taken = "no certificate was issued; what is in use stays in use";
+    relay.child.await_lines(not_taken, 3, SOON * 2).await?;
+    let orders = pebble.output().matches("Added order").count();
+    assert_eq!(orders, 2, "{}\n{}", relay.child.output(), pebble.output());
+    Ok(())
+}
