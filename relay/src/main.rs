@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use mimalloc::MiMalloc;
-use relay::agent::Agent;
 use relay::aside;
 use relay::cli::{
     CommandError, audit, calls, canary, control, device, doctor, instances, keys, live, printable, receipt, shell,
@@ -250,7 +249,7 @@ async fn serve(file: Option<PathBuf>, trial: Trial, format: LogFormat) -> ExitCo
     log_addresses(&running);
     let manager = Arc::new(Notifier::of_environment());
     manager.ready("serves");
-    let watchdog = tokio::spawn(stay_alive(manager.clone(), running.agent().clone()));
+    let watchdog = tokio::spawn(systemd::stay_alive(manager.clone(), running.liveness()));
     if let Some(unconfigured) = &unconfigured {
         unconfigured.say(&running);
         if let Some(ca) = &running.development_ca {
@@ -368,23 +367,6 @@ async fn taken(reloading: &mut Option<Receiver<Reloaded>>) -> bool {
     match reloading {
         Some(reload) => reload.await.is_ok_and(|told| told.problems.is_empty()),
         None => std::future::pending().await,
-    }
-}
-
-/// Tells the service manager that this process is alive: that its runtime runs, and that every shard of the protocol answers.
-async fn stay_alive(manager: Arc<Notifier>, agent: Agent) {
-    let Some(every) = systemd::watchdog() else { return };
-    let mut ticks = tokio::time::interval(every / 2);
-    loop {
-        ticks.tick().await;
-        if agent.all_answer(every / 2).await {
-            manager.alive();
-        } else {
-            tracing::error!(
-                event = "shard-silent",
-                "a shard does not answer; the service manager is not told that this process is alive"
-            );
-        }
     }
 }
 

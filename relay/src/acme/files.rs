@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `account.json` | the account at the CA, with its key |
 //! | `issued.json` | from which CA the chain is, and for which names it was ordered |
-//! | `order.json` | an order that was begun, with the key that its certificate is for; gone when that is there |
+//! | `order.json` | an order that was begun, with the key that its certificate is for; gone when that is in use |
 //! | `certificate.pem` | the chain in use, leaf first |
 //! | `certificate.key` | its key |
 //!
@@ -86,7 +86,10 @@ impl Files {
     /// When it cannot be written.
     pub fn prepare(&self, names: &[String]) -> io::Result<()> {
         make_folder(&self.0)?;
-        fs::set_permissions(&self.0, Permissions::from_mode(0o700))?;
+        // A disk that cannot be written any more, with a good certificate on it, keeps no relay from its start.
+        if fs::metadata(&self.0)?.permissions().mode() & 0o777 != 0o700 {
+            fs::set_permissions(&self.0, Permissions::from_mode(0o700))?;
+        }
         let (chain, key) = self.pair();
         // A file that is there and cannot be read is no reason to write over it.
         let readable = |file: &Path| {
@@ -259,6 +262,32 @@ mod tests {
         files.prepare(&names).unwrap();
         assert!(ServerTls::load(&chain, &key).is_ok() && fs::read(&chain).unwrap() != first);
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_written_where_a_pair_is_whole_and_the_folder_its_users_alone() {
+        let folder = std::env::temp_dir().join(format!("sipwake-acme-whole-{}", std::process::id()));
+        let (files, names) = (Files::new(&folder), ["relay.example.net".to_owned()]);
+        let changed_at = |path: &Path| {
+            let found = fs::metadata(path).unwrap();
+            (found.ctime(), found.ctime_nsec())
+        };
+        files.prepare(&names).unwrap();
+        let (chain, key) = files.pair();
+        let before = [&folder, &chain, &key].map(|path| changed_at(path));
+        // A change would be seen from the next moment on that the file system tells from this one.
+        let beside = folder.with_extension("beside");
+        while {
+            fs::write(&beside, "").unwrap();
+            changed_at(&beside) <= before[2].max(before[1]).max(before[0])
+        } {}
+        files.prepare(&names).unwrap();
+        assert_eq!([&folder, &chain, &key].map(|path| changed_at(path)), before);
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        files.prepare(&names).unwrap();
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::remove_file(&beside).unwrap();
         fs::remove_dir_all(&folder).unwrap();
     }
 

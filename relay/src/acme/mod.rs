@@ -259,8 +259,9 @@ impl Acme {
         self.account_replaced.store(false, Ordering::Relaxed);
         self.files.keep(&key, &chain)?;
         self.files.keep_issued(&self.settings)?;
-        self.files.forget_order()?;
         self.tls.reload()?;
+        // One that is not taken (a clock that is wrong, a name that it lacks) is got again, for CAs count what they issue.
+        self.files.forget_order()?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! One order, from its names to the chain (RFC 8555 §7.4).
 //!
 //! An order goes on from where it stands at the CA, as often as it takes: its place and its key are in the state folder until its chain
-//! is.
+//! is in use.
 //!
 //! Invariant: each order has a key of its own, which leaves this machine as a public key alone. A failure that says nothing of the order
 //! itself (no connection, a refused nonce, a limit) orders no second certificate.

@@ -48,12 +48,6 @@ impl Agent {
         self.ask_shard(shard, Request::OpenCalls).await.is_some()
     }
 
-    /// Whether each shard answers within this time; all are asked at once, so that many take no longer than one.
-    pub async fn all_answer(&self, within: Duration) -> bool {
-        let answers = (0..self.0.shards.len()).map(|shard| timeout(within, self.answers(shard)));
-        join_all(answers).await.into_iter().all(|answer| answer == Ok(true))
-    }
-
     async fn ask_shard<T>(&self, shard: usize, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.0.shards.send(shard, ShardInput::Request(Box::new(request(reply)))).await;

@@ -75,37 +75,73 @@ fn contact(section: &mut Reader<'_>) -> Vec<Box<str>> {
 
 /// The configured names, else the hosts that devices, apps and SIP servers reach this relay by.
 fn names(section: &mut Reader<'_>, edge: &Edge, upstream: &Upstream, is_there: bool) -> Vec<String> {
-    let mut names = section.list("names").unwrap_or_default();
-    if names.is_empty() {
-        names.push(edge.public.host.to_string());
-        if upstream.transports.tls && upstream.public_host != edge.public.host {
-            names.push(upstream.public_host.to_string());
-        }
-    }
+    let sip_host =
+        (upstream.transports.tls && upstream.public_host != edge.public.host).then_some(&upstream.public_host);
+    let known_by = || std::iter::once(&edge.public.host).chain(sip_host);
+    let listed = section.list("names").unwrap_or_default();
+    let names = if listed.is_empty() { known_by().map(ToString::to_string).collect() } else { listed };
     if names.len() > MAX_NAMES {
         section.problem("names", format!("has {} entries", names.len()), format!("keep it to {MAX_NAMES}"));
     }
     let mut hosts = Vec::new();
     for name in &names {
-        let numeric = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-        match values::host(name).filter(|host| !numeric && host.contains('.')) {
+        match values::host(name).filter(|host| is_certifiable(host)) {
             Some(host) => hosts.push(host.to_string()),
             None if is_there => section.problem(
                 "names",
                 format!("holds {name:?}, which is no name that a CA vouches for"),
-                "write DNS names such as \"relay1.example.net\"; those of edge.public and upstream.public_host are \
-                 taken by themselves",
+                "write DNS names such as \"relay1.example.net\"; where none is listed, those of edge.public and \
+                 upstream.public_host are taken",
             ),
             None => {}
         }
     }
+    for left_out in
+        known_by().filter(|host| is_there && is_certifiable(host) && !hosts.iter().any(|it| **it == ***host))
+    {
+        let what = format!("leaves out {left_out}: who connects by that name refuses the certificate");
+        section.caution("names", what, "list it as well: what is listed takes the place of the usual names");
+    }
     hosts
+}
+
+/// Whether a CA vouches for a host: a name, and none of this network alone.
+fn is_certifiable(host: &str) -> bool {
+    let is_numeric = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    !is_numeric && host.contains('.')
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::reader::repeated;
     use super::*;
+
+    #[test]
+    fn names_that_leave_out_one_that_the_relay_is_known_by_are_told_of() {
+        let told = |public: &str, names: &[&str]| {
+            let text = format!(
+                "[edge]\npublic = \"{public}\"\n[upstream]\npublic_host = \"sip.example.net\"\n\
+                 [acme]\nagree_to_terms = true\nnames = {names:?}\n"
+            );
+            let profile = crate::config::sections::Profile::Development;
+            let read = crate::config::sections::read(&text, std::path::Path::new("/nowhere"), [], profile);
+            let cautions = read.expect("a configuration").cautions;
+            let of_names = cautions.into_iter().filter(|caution| caution.place == "acme.names");
+            of_names.map(|caution| (caution.what, caution.line)).collect::<Vec<_>>()
+        };
+        let left_out = told("Relay1.example.net", &["api.example.net"]);
+        assert_eq!(left_out.len(), 2, "{left_out:?}");
+        assert!(left_out[0].0.contains("relay1.example.net") && left_out[1].0.contains("sip.example.net"));
+        assert!(left_out.iter().all(|(_, line)| *line == Some(7)), "{left_out:?}");
+        for (public, names) in [
+            ("relay1.example.net", &[][..]),
+            ("relay1.example.net", &["api.example.net", "SIP.example.net", "relay1.example.net"]),
+            // No CA vouches for the address.
+            ("192.0.2.1:5061", &["api.example.net", "sip.example.net"]),
+        ] {
+            assert_eq!(told(public, names), [], "{public} {names:?}");
+        }
+    }
 
     #[test]
     fn a_password_in_a_url_is_refused_and_repeated_nowhere() {

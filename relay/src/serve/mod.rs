@@ -290,6 +290,12 @@ impl Running {
         self.leave.notified().await;
     }
 
+    /// Tells whether the process serves, or may again by itself, as `/healthz` does.
+    pub fn liveness(&self) -> impl Fn() -> bool + Send + use<> {
+        let readiness = self.readiness.clone();
+        move || readiness.is_alive()
+    }
+
     /// How the agent is asked, for measurements.
     pub fn agent(&self) -> &Agent {
         &self.agent

@@ -9,7 +9,10 @@ use std::env;
 use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::time::interval;
 
 /// How long a service manager that reads nothing at the moment is waited for when the service starts, reloads or ends; then it is not told.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -73,8 +76,27 @@ impl Notifier {
     }
 }
 
+/// Tells the service manager, where it wants to hear that, that this process is alive: that its runtime runs, and that `is_alive`. A relay that is busy answers
+/// late, and is: one that was started anew for it would be busier still.
+pub async fn stay_alive(manager: Arc<Notifier>, is_alive: impl Fn() -> bool) {
+    if let Some(every) = watchdog() {
+        stay_alive_by(&manager, every, is_alive).await;
+    }
+}
+
+async fn stay_alive_by(manager: &Notifier, every: Duration, is_alive: impl Fn() -> bool) {
+    // Twice as often: a word may come late, or be dropped.
+    let mut ticks = interval(every / 2);
+    loop {
+        ticks.tick().await;
+        if is_alive() {
+            manager.alive();
+        }
+    }
+}
+
 /// How often the service manager wants to hear that this process is alive, when it does: half the time after which it acts.
-pub fn watchdog() -> Option<Duration> {
+fn watchdog() -> Option<Duration> {
     let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
     let is_for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
     let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && is_for_us)?;
@@ -88,6 +110,8 @@ fn line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -118,6 +142,32 @@ mod tests {
         std::fs::remove_file(path).unwrap();
         Notifier::default().ready("nobody listens");
         Notifier::at("/nonexistent/notify").ready("nobody listens");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_service_manager_hears_of_a_process_as_long_as_that_is_alive() {
+        const EVERY: Duration = Duration::from_secs(15);
+        let name = format!("sipwake-watchdog-{:016x}", u64::from_ne_bytes(crate::random::bytes()));
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let heard = async |time: Duration| {
+            tokio::time::sleep(time).await;
+            std::iter::from_fn(|| manager.recv(&mut [0; 64]).ok()).count()
+        };
+        let is_alive = Arc::new(AtomicBool::new(true));
+        let seen = is_alive.clone();
+        let notifier = Notifier::at(&format!("@{name}"));
+        let telling = tokio::spawn(async move {
+            stay_alive_by(&notifier, EVERY, || seen.load(Ordering::Relaxed)).await;
+        });
+        for _ in 0..4 {
+            assert!(heard(EVERY).await >= 1);
+        }
+        is_alive.store(false, Ordering::Relaxed);
+        assert_eq!(heard(EVERY * 4).await, 0);
+        is_alive.store(true, Ordering::Relaxed);
+        assert!(heard(EVERY).await >= 1, "it may serve again by itself");
+        telling.abort();
     }
 
     #[test]

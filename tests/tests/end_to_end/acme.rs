@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tests::authority::Authority;
+use tests::authority::{Authority, Issued};
 use tests::board::Missed;
 use tests::child::Child;
 use tests::dns::{Dns, Record};
@@ -70,6 +70,12 @@ impl Relay {
 
     fn state(&self) -> PathBuf {
         self.scratch.path().join("acme")
+    }
+
+    /// Puts this certificate in the place of the one in use.
+    fn replace_by(&self, issued: &Issued) {
+        fs::copy(&issued.key_file, self.state().join("certificate.key")).expect("a key");
+        fs::copy(&issued.certificate_file, self.state().join("certificate.pem")).expect("a certificate");
     }
 
     /// What its operator listener answers; whoever shows the certificate of the state folder is it.
@@ -179,10 +185,7 @@ async fn a_certificate_is_ordered_at_the_https_listener_told_of_until_it_comes_a
     assert!(connect(relay.api, trusting(std::slice::from_ref(&root), &[b"acme-tls/1", b"h2"])).await.is_ok());
 
     // Two thirds of the life of the certificate in use are over: another one, by the same account, without a restart.
-    let old = authority.issue_between(&[NAME], Duration::from_secs(60), Duration::from_secs(25));
-    let state = relay.state();
-    fs::copy(&old.key_file, state.join("certificate.key")).expect("a key");
-    fs::copy(&old.certificate_file, state.join("certificate.pem")).expect("a certificate");
+    relay.replace_by(&authority.issue_between(&[NAME], Duration::from_secs(60), Duration::from_secs(25)));
     let (second, _stream) = relay.await_issued(&root, Some(&first)).await?;
     assert_ne!(second, first);
     assert_eq!(fs::read(relay.state().join("account.json")).expect("an account"), account);
@@ -241,5 +244,47 @@ async fn a_name_that_is_not_the_relays_is_told_with_what_the_ca_says() -> Outcom
     assert!(told.contains(NAME), "{told}");
     // It serves all the same, with what it has signed itself.
     assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_ca_does_not_know_any_more_makes_room_for_another_one() -> Outcome {
+    let (authority, places, dns) = (Authority::new(), Places::default(), dns().await?);
+    let pebble = Pebble::start(places, &authority, dns.address()).await?;
+    let root = pebble.root().await?;
+    let relay = Relay::start(places, &authority, "", places.tls)?;
+    let (first, _stream) = relay.await_issued(&root, None).await?;
+    relay.child.await_line("a certificate was issued", SOON).await?;
+
+    // Of an earlier run; pebble answers 404 and says no word of it.
+    let state = relay.state();
+    let account = fs::read_to_string(state.join("account.json")).expect("an account");
+    let account: serde_json::Value = serde_json::from_str(&account).expect("JSON");
+    let url = format!("https://127.0.0.1:{}/my-order/gone", places.acme);
+    let order = serde_json::json!({"account": account["id"], "names": [NAME], "url": url, "key": "a key"});
+    fs::write(state.join("order.json"), order.to_string()).expect("an order");
+    relay.replace_by(&authority.issue_between(&[NAME], Duration::from_secs(60), Duration::from_secs(25)));
+    relay.await_issued(&root, Some(&first)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_was_issued_and_is_not_taken_is_not_ordered_again() -> Outcome {
+    const SIP: &str = "sip.example.test";
+    const MOST_OF_ITS_LIFE: Duration = Duration::from_secs(3_000);
+    let (authority, places) = (Authority::new(), Places::default());
+    let dns = Dns::start(vec![Record::address(SIP, "127.0.0.1")]).await;
+    let dns = dns.map_err(|error| Missed::new("a name server", error.to_string()))?;
+    let pebble = Pebble::start(places, &authority, dns.address()).await?;
+    // It orders no certificate for the name that phones dial.
+    let relay = Relay::start(places, &authority, &format!("names = [{SIP:?}]"), places.tls)?;
+    relay.child.await_line("a certificate was issued", SOON * 2).await?;
+
+    // One that phones take comes by hand, and is to be renewed: what the CA issues is worse.
+    relay.replace_by(&authority.issue_between(&[NAME, SIP], MOST_OF_ITS_LIFE, MOST_OF_ITS_LIFE / 3));
+    let not_taken = "no certificate was issued; what is in use stays in use";
+    relay.child.await_lines(not_taken, 3, SOON * 2).await?;
+    let orders = pebble.output().matches("Added order").count();
+    assert_eq!(orders, 2, "{}\n{}", relay.child.output(), pebble.output());
     Ok(())
 }
