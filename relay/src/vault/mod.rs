@@ -239,11 +239,6 @@ impl Vault {
         lookup::lookup(&self.0.keyring.index_key(), app, aor, token)
     }
 
-    /// Under which name that instance was kept while the escapes of an AOR made it another one; `None`: under the same.
-    pub fn lookup_as_written(&self, app: &str, aor: &Aor, token: &PushToken) -> Option<Lookup> {
-        lookup::lookup_as_written(&self.0.keyring.index_key(), app, aor, token)
-    }
-
     /// The lookup of a record.
     pub fn lookup_of(&self, record: &impl Storable) -> Lookup {
         let (app, aor, token) = record.found_by();

@@ -186,20 +186,14 @@ impl Inner {
         Ok(Some((named, place)))
     }
 
-    /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later`: one that had taken its place,
-    /// and ends.
-    pub(crate) async fn name_again(&self, id: InstanceId, later: Option<InstanceId>, lookup: &Lookup) {
+    /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later` had taken its place, and ends.
+    pub(crate) async fn name_again(&self, id: InstanceId, later: InstanceId, lookup: &Lookup) {
         while self.try_to_name_again(id, later, lookup).await.is_err() {
             sleep(AGAIN).await;
         }
     }
 
-    async fn try_to_name_again(
-        &self,
-        id: InstanceId,
-        later: Option<InstanceId>,
-        lookup: &Lookup,
-    ) -> Result<(), AccessError> {
+    async fn try_to_name_again(&self, id: InstanceId, later: InstanceId, lookup: &Lookup) -> Result<(), AccessError> {
         let vault = &self.dependencies.vault;
         if vault.tombstones().forbids(id, None).is_some() {
             return Ok(());
@@ -209,7 +203,7 @@ impl Inner {
         match vault.find(lookup).await.map_err(|_| AccessError::StoreAway)? {
             None => {}
             // The record is erased when the store answers.
-            Some(named) if Some(named) == later => return Err(AccessError::StoreAway),
+            Some(named) if named == later => return Err(AccessError::StoreAway),
             Some(_) => return Ok(()),
         }
         let found = self.look_anywhere(id).await.map_err(|_| AccessError::StoreAway)?;
