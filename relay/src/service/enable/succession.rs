@@ -43,7 +43,7 @@ use crate::service::operators::OperatorError;
 use crate::service::status;
 use crate::service::views::{Registration, RegistrationState, Wiped};
 use crate::vault::record::Record;
-use crate::vault::{AorKey, Fence, Lookup, Placed, RecordToWrite, Sealed, StoreError};
+use crate::vault::{AorKey, Fence, Lookup, Naming, Placed, RecordToWrite, Sealed, StoreError};
 
 /// How soon the store is asked again: to write down that an instance is proven, or for the earlier one that ends with it.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -117,11 +117,11 @@ impl Inner {
         record: RecordToWrite<'_>,
         succession: Succession,
     ) -> Result<Placed, StoreError> {
-        let vault = &self.dependencies.vault;
-        match succession {
-            Succession::WhenProven => self.timed(StoreOperation::Put, vault.put_beside(record)).await,
-            Succession::AtOnce | Succession::Vouched => self.timed(StoreOperation::Put, vault.put(record)).await,
-        }
+        let naming = match succession {
+            Succession::WhenProven => Naming::Leaves,
+            Succession::AtOnce | Succession::Vouched => Naming::Takes,
+        };
+        self.timed(StoreOperation::Put, self.dependencies.vault.put_named(record, naming)).await
     }
 
     /// The other instances on this node of the same lookup, each with when it was enabled, in seconds since 1970.
