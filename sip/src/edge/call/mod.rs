@@ -596,10 +596,8 @@ impl Call {
 
     /// The best refusal and its status, unless the relay's own answer with the status `own` is better (RFC 3261 §16.7.6).
     pub fn best_refusal(&self, own: Option<u16>) -> Option<(u16, Bytes)> {
-        {
-            let invite = self.invite()?;
-            invite.refusals.best(own, &invite.message, &invite.tag)
-        }
+        let invite = self.invite()?;
+        invite.refusals.best(own, &invite.message, &invite.tag)
     }
 
     /// The caller has its final answer; each device that was not out before is told how it ended for it. The legs to cancel: all that may still be
