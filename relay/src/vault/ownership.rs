@@ -36,8 +36,8 @@ impl Vault {
         }
     }
 
-    /// Writes a record in the place of another run's, by the next fence, whatever its own says: at no time is there none. A node that had it is told to let go. The record's lookup,
-    /// and what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
+    /// Writes a record in the place of another run's, by the next fence, whatever its own says: at no time is there none. A node that had it is told to let go.
+    /// The record's lookup, and what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
     ///
     /// # Errors
     /// [`StoreError::Gone`] when there is none any more, and [`StoreError::NotOwner`] when it has changed hands in this moment; [`StoreError::Away`], also as

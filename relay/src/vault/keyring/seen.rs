@@ -1,6 +1,6 @@
 //! The last time that a run saw, in a file beside the keyring: `….clock`, a line of seconds since 1970. Where the system tells, a second file, `….boot`, has
-//! the same time, the system's boot and the seconds since then. As long as the machine is not started again, the time since boot carries that time on, so that a
-//! relay which was off for long trusts a clock that is right at once.
+//! the same time, the system's boot and the seconds since then. As long as the machine is not started again, the time since boot carries that time on, so that
+//! a relay which was off for long trusts a clock that is right at once.
 //!
 //! Invariant: they hold nothing secret. A file that is missing or damaged counts as none, and the second one as none unless it has the first one's time.
 

@@ -33,7 +33,8 @@
 //!
 //! A device that comes at the end of the time gets the INVITE, and time to say that it rings: the deadline is
 //! [`EdgeTiming::first_sign`] after that at least. One that says so has `answer_timeout` from then on, whatever the caller has heard before: a push, an
-//! app or another device may have rung first. Both end with the INVITE's Expires, and with all the time that a call may take: that of its devices to come, and then `answer_timeout`.
+//! app or another device may have rung first. Both end with the INVITE's Expires, and with all the time that a call may take: that of its devices to come, and
+//! then `answer_timeout`.
 //!
 //! | room | what it is |
 //! | --- | --- |
