@@ -6,7 +6,8 @@
 //! Invariant: lines are written whole and in the order in which they were handed over, and nobody who hands one over waits for the reader. A
 //! line that finds [`WAITING_MAX`] bytes before it, or cannot be written, is dropped and counted, and the log says how many were once it is read again;
 //! one that was cut in its midst ends before the next begins. A program that
-//! never calls [`begin`] writes each line at once, and goes on where it cannot be written. Of a panic the log has what stands in the program's own text, and nothing else.
+//! never calls [`begin`] writes each line at once, and goes on where it cannot be written. Of a panic the log has what stands in the program's own text, and
+//! nothing else.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
@@ -96,7 +97,8 @@ fn event(level: &str, fields: &serde_json::Value) -> String {
     format!("{event}\n")
 }
 
-/// Says a push for the person at the terminal, who is to read and copy it; where the log is read by a program, as an event, whatever its level is. `push` is JSON.
+/// Says a push for the person at the terminal, who is to read and copy it; where the log is read by a program, as an event, whatever its level is. `push` is
+/// JSON.
 pub fn say_push(app: &str, service: &str, push: &str) {
     say(&told_push(app, service, push, JSON.load(Ordering::Relaxed)));
 }

@@ -1,8 +1,8 @@
 //! Every page's shell blocks, pasted into one shell from the top of the page to its end, in a checkout of its own.
 //!
 //! Invariant: a block runs as it stands, but for the ports, which are free ones. In the checkout `cargo` is a stand-in, because
-//! what it would build is built, and so is `tests/run`, because it runs this; of `load`, which measures for minutes, the options are tried alone. A line that fails, and a variable that nobody
-//! has assigned, fail the page. What a block leaves running ends with its page.
+//! what it would build is built, and so is `tests/run`, because it runs this; of `load`, which measures for minutes, the options are tried alone. A line that
+//! fails, and a variable that nobody has assigned, fail the page. What a block leaves running ends with its page.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

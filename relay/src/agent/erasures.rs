@@ -203,7 +203,7 @@ async fn erase_all(
             }
             continue;
         };
-        match try_erase(&vault, &metrics, id, lookup).await {
+        match erase(&vault, &metrics, id, lookup).await {
             Answer::Erased => {
                 pause = PAUSE_MIN;
                 continue;
@@ -235,13 +235,8 @@ pub(crate) enum Answer {
     Away,
 }
 
-/// Asks the store once; `false` when it did not say that nothing is left that is to be erased.
-pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: Option<Lookup>) -> bool {
-    try_erase(vault, metrics, id, lookup).await != Answer::Away
-}
-
-/// The same.
-pub(crate) async fn try_erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: Option<Lookup>) -> Answer {
+/// Asks the store once.
+pub(crate) async fn erase(vault: &Vault, metrics: &Metrics, id: InstanceId, lookup: Option<Lookup>) -> Answer {
     let tombstones = vault.tombstones();
     loop {
         let began = clock::now();

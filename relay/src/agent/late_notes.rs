@@ -59,7 +59,8 @@ enum Tried {
     Lost,
 }
 
-/// The consequence of the store's answer. `missing_since`: since when the store has no record of the instance. `is_wiped`: whether the instance is known to be wiped.
+/// The consequence of the store's answer. `missing_since`: since when the store has no record of the instance. `is_wiped`: whether the instance is known to be
+/// wiped.
 fn judge(
     kept: Option<Result<(), StoreError>>,
     goes_on: bool,

@@ -59,7 +59,7 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(3);
 /// How often it is looked which one that is.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Until when a request is wanted that a letter carries, in milliseconds since 1970 by the clock of questions. An earlier version does not look at it.
+/// Until when a request is wanted that a letter carries, in milliseconds since 1970 by the clock of questions.
 const WANTED_UNTIL: HeaderName = HeaderName::from_static("sipwake-wanted-until");
 
 /// Of a request, what its handler reads.

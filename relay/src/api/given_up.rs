@@ -13,10 +13,8 @@ use crate::random;
 use crate::service::nodes::{Body as Letter, NodeService};
 use crate::vault::Owner;
 
-/// The number by which other nodes hear that the request was given up. An earlier version does not look at it.
+/// The number by which other nodes hear that the request was given up.
 const NUMBER: HeaderName = HeaderName::from_static("sipwake-number");
-/// Likewise of a wake, by the name that an earlier version looks at, and writes.
-const WAKE_NUMBER: HeaderName = HeaderName::from_static("sipwake-wake");
 
 /// A request that other nodes are asked for. They hear when it is dropped without an answer.
 pub(super) struct AskedElsewhere<'a, S: NodeService> {
@@ -54,13 +52,6 @@ impl<'a, S: NodeService> AskedElsewhere<'a, S> {
         (Self { service, number, asked: AskedNodes::default() }, letter)
     }
 
-    /// The same for a wake.
-    pub fn to_wake(service: &'a S, letter: &[u8]) -> (Self, Letter) {
-        let (asked, letter) = Self::by(service, letter);
-        let letter = with_field(&letter, &WAKE_NUMBER, format_args!("{:032x}", asked.number));
-        (asked, letter)
-    }
-
     /// Notes those that are sent the letter.
     pub fn nodes(&self) -> AskedNodes {
         self.asked.clone()
@@ -96,7 +87,7 @@ pub(super) async fn given_up_elsewhere<S: NodeService>(service: &S, parts: &requ
 fn number_of(parts: &request::Parts) -> Option<u128> {
     // A client's field of this name says nothing.
     parts.extensions.get::<Carried>()?;
-    let number = parts.headers.get(NUMBER).or_else(|| parts.headers.get(WAKE_NUMBER))?;
+    let number = parts.headers.get(NUMBER)?;
     u128::from_str_radix(number.to_str().ok()?, 16).ok()
 }
 
@@ -107,15 +98,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wake_of_an_earlier_version_has_its_number_and_a_clients_field_is_none() {
-        let parts = |name: &HeaderName, is_carried: bool| {
-            let (mut parts, ()) = Request::builder().header(name, "00ff").body(()).expect("a request").into_parts();
+    fn a_request_that_was_carried_here_has_its_number_and_a_clients_field_is_none() {
+        let parts = |is_carried: bool| {
+            let (mut parts, ()) = Request::builder().header(NUMBER, "00ff").body(()).expect("a request").into_parts();
             is_carried.then(|| parts.extensions.insert(Carried(None)));
             parts
         };
-        for name in [&NUMBER, &WAKE_NUMBER] {
-            assert_eq!(number_of(&parts(name, true)), Some(255));
-            assert_eq!(number_of(&parts(name, false)), None);
-        }
+        assert_eq!(number_of(&parts(true)), Some(255));
+        assert_eq!(number_of(&parts(false)), None);
     }
 }

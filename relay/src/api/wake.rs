@@ -48,7 +48,7 @@ const FIRST_WORD: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long it is looked where the devices are by now, when none has come to the node that has woken it.
 const LOOK: Duration = Duration::from_secs(1);
-/// The header of a letter for which nobody is to be woken. Earlier versions ignore it.
+/// The header of a letter for which nobody is to be woken.
 const LOOKS: HeaderName = HeaderName::from_static("sipwake-looks");
 
 /// How long the answer waits for what other nodes know, once a device is awake: a caller waits.
@@ -150,7 +150,7 @@ async fn wherever_they_come<E: ApiService>(
 ) -> Result<AwakeDevices, WakeError> {
     let look = Wake { wait: LOOK, looks: true, ..wake.clone() };
     let letter_of_look = elsewhere::with_field(&letter, &LOOKS, 1);
-    let (asked, letter) = AskedElsewhere::to_wake(&api.0.service, &letter);
+    let (asked, letter) = AskedElsewhere::by(&api.0.service, &letter);
     let told = match at_all_nodes(api, wake, waits.clone(), (letter, asked.nodes())).await {
         Err(WakeError::NoneInTime) => {
             let found = timeout(LOOK, at_all_nodes(api, look, waits, (letter_of_look, AskedNodes::default()))).await;

@@ -1,8 +1,9 @@
 //! The files of a trail: one for each day, made, continued and, after their time, deleted.
 //!
 //! Invariant: lines are appended whole, and are on the disk when they count as written; a file is made with its first line, and readable for its
-//! owner alone (mode 0600). A clock that is doubted begins no file of a day to come. Nothing but files of this form is touched. None is deleted that has a line as young as is kept, nor one by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that
-//! starts in a wrong year deletes nothing.
+//! owner alone (mode 0600). A clock that is doubted begins no file of a day to come. Nothing but files of this form is touched. None is deleted that has a line
+//! as young as is kept, nor one by a clock that jumped, nor, before a run has lasted [`SURE_AFTER`], by one that is ahead of the trail: a machine that starts
+//! in a wrong year deletes nothing.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};

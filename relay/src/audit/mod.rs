@@ -13,8 +13,8 @@
 //! | `chain` | SHA-256, in hex, of the `chain` of the line before and of this line's other bytes |
 //!
 //! Invariant: nothing is on a line but what the table says: no address, no token, no caller, no source. Writing never holds anybody
-//! up, nor keeps a relay from starting: lines wait for a disk that is full, and one for which there is no room in memory either is left out, and counted by a line `lost`. A line is written whole or not at
-//! all: what a crash has torn is cut off by the next run, which says so.
+//! up, nor keeps a relay from starting: lines wait for a disk that is full, and one for which there is no room in memory either is left out, and counted by a
+//! line `lost`. A line is written whole or not at all: what a crash has torn is cut off by the next run, which says so.
 
 mod chain;
 mod files;

@@ -50,7 +50,8 @@ pub struct Report {
     pub waiting: u64,
     /// Lines that are dated well before one that stands before them, by a clock that was wrong then or earlier, and may be of that time.
     pub misdated: u64,
-    /// The faults of the trails, at most 20 of each; if there are any, or lines are missing, the figures come from the lines that can be read, and are too small.
+    /// The faults of the trails, at most 20 of each; if there are any, or lines are missing, the figures come from the lines that can be read, and are too
+    /// small.
     pub faults: Vec<Fault>,
     /// How many more there are.
     pub further_faults: u64,

@@ -33,7 +33,8 @@ enum Action {
     },
 }
 
-/// Tell what a notice of a breach needs: how many accounts were held in a time, which kinds of data, what was done; ends with 1 where a trail is not whole or lacks lines
+/// Tell what a notice of a breach needs: how many accounts were held in a time, which kinds of data, what was done; ends with 1 where a trail is not whole or
+/// lacks lines
 #[derive(Args)]
 pub struct Report {
     /// The first day (UTC), as 2026-11-27

@@ -1,8 +1,8 @@
 //! `sipwake instances`: the operator's view, through the operator listener.
 //!
 //! Invariant: it shows the listener's answers, which identify no user. AORs are read from the standard
-//! input, all of them or none, and leave this process as their hashes alone. An action that cannot be undone is confirmed first. A list with a hole says so, and a wipe
-//! waits while the relay does not know all instances, [`PATIENCE`] at most; then it is said that there may be more.
+//! input, all of them or none, and leave this process as their hashes alone. An action that cannot be undone is confirmed first. A list with a hole says so,
+//! and a wipe waits while the relay does not know all instances, [`PATIENCE`] at most; then it is said that there may be more.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal, Write as _};

@@ -2,8 +2,9 @@
 //!
 //! Invariant: it asks this machine's operator listener and shows no token. A relay that serves is alive, ready or not, whatever its files
 //! have become since it started: who restarts it loses its calls, and it starts with those files. So `--live` reads nothing of the
-//! configuration but where to ask, and takes whatever certificate is shown. If nobody listens there, it reads where the relay's notes are, and asks where it has noted that it listens: there it trusts
-//! the noted certificate alone, for the note may be old, and the address a stranger's by now. `--ready` reads all, and trusts the relay's own certificate alone.
+//! configuration but where to ask, and takes whatever certificate is shown. If nobody listens there, it reads where the relay's notes are, and asks where it
+//! has noted that it listens: there it trusts the noted certificate alone, for the note may be old, and the address a stranger's by now. `--ready` reads all,
+//! and trusts the relay's own certificate alone.
 
 use std::path::Path;
 

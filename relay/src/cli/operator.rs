@@ -1,11 +1,11 @@
 //! The operator listener, as the command line asks it.
 //!
 //! Values that are not given are taken from the configuration of a relay on this machine: where it listens, the token, and its
-//! certificate, which is then trusted as it is. Where `operator.listen` was changed since that relay started, it is found where it has noted that it listens, unless a CA is named.
+//! certificate, which is then trusted as it is. Where `operator.listen` was changed since that relay started, it is found where it has noted that it listens,
+//! unless a CA is named.
 //!
-//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names or that it has noted. A configuration decides to whom
-//! the token is shown, so that none is taken that the operator has not named, but root's: the current folder may be anybody's. The
-//! token is in no error.
+//! Invariant: the relay is verified, always: by a CA, or by the very certificate that its configuration names or that it has noted. A configuration decides to
+//! whom the token is shown, so that none is taken that the operator has not named, but root's: the current folder may be anybody's. The token is in no error.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

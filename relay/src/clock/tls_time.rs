@@ -1,8 +1,8 @@
 //! The time by which the certificates of push services, SIP servers, the CA and collectors are judged. Redis's is judged by the system's clock: before it
 //! has answered, it tells no time.
 //!
-//! Invariant: it is the time that phones are told, so that a system's clock that is known to be wrong keeps no push from leaving. A store's clock alone outvotes
-//! no system's.
+//! Invariant: it is the time that phones are told, so that a system's clock that is known to be wrong keeps no push from leaving. A store's clock alone
+//! outvotes no system's.
 
 use std::time::Duration;
 

@@ -9,8 +9,8 @@
 //! | `register` | REGISTER without a Contact, up to the challenge; with the password or its HA1: the registered Contacts, then, where none is a relay's, a Contact of its own with a Path, and its end ([`registering`]) |
 //!
 //! Invariant: nothing is dialled that the relay would not dial. Without a password nothing is changed at the SIP server; with it a Contact is
-//! registered that is taken away again, unless the server lists the Contact of a relay: of some servers it would take that one's place. A refused password ends the examination. DNS findings about addresses that the relay does
-//! not dial are told at the machine itself alone (`discreet`).
+//! registered that is taken away again, unless the server lists the Contact of a relay: of some servers it would take that one's place. A refused password ends
+//! the examination. DNS findings about addresses that the relay does not dial are told at the machine itself alone (`discreet`).
 
 mod discreet;
 mod line;

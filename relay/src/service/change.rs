@@ -25,7 +25,7 @@ use crate::domain::{InstanceState, WipeReason};
 use crate::metrics::labels::StoreOperation;
 use crate::secret::InstanceSecret;
 use crate::vault::record::{Presence, PushTarget, Record};
-use crate::vault::{Fence, Lookup, RecordToWrite, Sealed, StoreError};
+use crate::vault::{Fence, Lookup, Naming, RecordToWrite, Sealed, StoreError};
 
 /// Notes that are written down at once; each waits for its own instance, and for the store.
 const NOTES_AT_ONCE: usize = 64;
@@ -274,19 +274,13 @@ impl Inner {
         }
         let Changed { sealed, lookup, before, lease, is_proven } = changed;
         let record = RecordToWrite { id, sealed, expires_at: lease.expires_at, lookup, fence };
-        let put = async || {
-            let put = async {
-                match is_proven {
-                    true if before != lookup => vault.put_moved(record, before).await,
-                    true if status.state == InstanceState::Registered && !status.is_replacing => {
-                        vault.put_registered(record).await
-                    }
-                    true => vault.put(record).await,
-                    false => vault.put_beside(record).await,
-                }
-            };
-            self.timed(StoreOperation::Put, put).await
+        let naming = match is_proven {
+            true if before != lookup => Naming::Moves { from: before },
+            true if status.state == InstanceState::Registered && !status.is_replacing => Naming::TakesRegistered,
+            true => Naming::Takes,
+            false => Naming::Leaves,
         };
+        let put = || self.timed(StoreOperation::Put, vault.put_named(record, naming));
         let placed = match put().await {
             // No node has ended the instance: the store has lost it.
             Err(StoreError::Gone) if self.write_again(id).await.map_err(|_| AccessError::StoreAway)? => put().await,

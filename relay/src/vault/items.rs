@@ -382,9 +382,8 @@ impl Vault {
         SealedItem { collection, item_key, order, sealed, places: collection.limit().0 }
     }
 
-    /// Opens what a collection holds, in its order. Earlier versions gave places of whole seconds: of those that share one, the order is none,
-    /// and always the same. What another keyring or another version may open stays for it until its time is over: nothing is kept for longer than
-    /// [`MAX_LIFETIME_S`] after it came, which its place tells of it whoever may open it.
+    /// Opens what a collection holds, in its order. What another keyring or another version may open stays for it until its time is over: nothing is kept
+    /// for longer than [`MAX_LIFETIME_S`] after it came, which its place tells of it whoever may open it.
     async fn open_all<T>(
         &self,
         instance: InstanceId,

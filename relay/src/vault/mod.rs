@@ -63,8 +63,8 @@ pub use passed_ends::PassedEnds;
 pub use receipt::{Receipt, ReceiptError, verify_receipt};
 pub use seal::{SealError, Sealed};
 pub use store::{
-    AwayReason, Fence, KeyringMismatch, LEASE, Lease, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL, RecordOwner,
-    RecordToWrite, Settings, StoreError, StoreTls, Stored,
+    AwayReason, Fence, KeyringMismatch, LEASE, Lease, Naming, OPERATION_LIMIT, Owner, Peer, Placed, RENEWAL,
+    RecordOwner, RecordToWrite, Settings, StoreError, StoreTls, Stored,
 };
 
 pub use tombstones::{NotWritten, PeerTombstone, RECEIPT_LIFE_S, Tombstone, Tombstones, WRITE_LIMIT};
@@ -73,7 +73,7 @@ use deletions::Deletions;
 use item_order::Places;
 use memory::MemoryStore;
 use redis::RedisStore;
-use store::{ErasedIf, Expiry, Naming};
+use store::{ErasedIf, Expiry};
 use wanted::Wanted;
 
 /// The longest that a record lives after it was put, in seconds: 6 days.
@@ -239,11 +239,6 @@ impl Vault {
         lookup::lookup(&self.0.keyring.index_key(), app, aor, token)
     }
 
-    /// Under which name that instance was kept while the escapes of an AOR made it another one; `None`: under the same.
-    pub fn lookup_as_written(&self, app: &str, aor: &Aor, token: &PushToken) -> Option<Lookup> {
-        lookup::lookup_as_written(&self.0.keyring.index_key(), app, aor, token)
-    }
-
     /// The lookup of a record.
     pub fn lookup_of(&self, record: &impl Storable) -> Lookup {
         let (app, aor, token) = record.found_by();
@@ -287,28 +282,14 @@ impl Vault {
     /// [`StoreError::NotOwner`] when another node or a later run owns it; [`StoreError::Gone`] when it is to be updated
     /// and was erased or has expired; [`StoreError::Away`] when the store does not answer in time.
     pub async fn put(&self, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
-        self.place(record, Naming::Takes).await
+        self.put_named(record, Naming::Takes).await
     }
 
-    /// Updates a record whose lookup was `from`: it takes the new one whatever the store has of an earlier try whose answer was lost, and has the one
-    /// before no more.
+    /// Stores a record as [`Self::put`] does; `naming` says what becomes of its lookup.
     ///
     /// # Errors
     /// As [`Self::put`].
-    pub async fn put_moved(&self, record: RecordToWrite<'_>, from: &Lookup) -> Result<Placed, StoreError> {
-        self.place(record, Naming::Moves { from }).await
-    }
-
-    /// Creates or updates a record as [`Self::put`] does, and leaves its lookup to another instance that has it, until it
-    /// [takes](Self::take_lookup) that.
-    ///
-    /// # Errors
-    /// As [`Self::put`].
-    pub async fn put_beside(&self, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
-        self.place(record, Naming::Leaves).await
-    }
-
-    async fn place(&self, record: RecordToWrite<'_>, naming: Naming<'_>) -> Result<Placed, StoreError> {
+    pub async fn put_named(&self, record: RecordToWrite<'_>, naming: Naming<'_>) -> Result<Placed, StoreError> {
         if record.fence == Fence::NEW {
             self.takes_new().await?;
             self.0.agreement.note_put();

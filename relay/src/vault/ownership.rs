@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::peer_messages::Letter;
 use super::redis::RedisStore;
-use super::store::{Expiry, Naming, RecordToWrite};
+use super::store::{Expiry, RecordToWrite};
 use super::{Lease, Owner, Peer, Placed, Store, StoreError, Stored, Vault, lookup};
 use crate::clock::since_boot;
 
@@ -36,17 +36,8 @@ impl Vault {
         }
     }
 
-    /// Updates a record as [`Self::put`] does, whose account is registered from here, so that the Contacts of the nodes that had it before are gone: who claims
-    /// it next names them no more.
-    ///
-    /// # Errors
-    /// As [`Self::put`].
-    pub async fn put_registered(&self, record: RecordToWrite<'_>) -> Result<Placed, StoreError> {
-        self.place(record, Naming::TakesRegistered).await
-    }
-
-    /// Writes a record in the place of another run's, by the next fence, whatever its own says: at no time is there none. A node that had it is told to let go. The record's lookup,
-    /// and what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
+    /// Writes a record in the place of another run's, by the next fence, whatever its own says: at no time is there none. A node that had it is told to let go.
+    /// The record's lookup, and what is kept beside it, stay its own. A damaged one, which has no fence to go by, is erased.
     ///
     /// # Errors
     /// [`StoreError::Gone`] when there is none any more, and [`StoreError::NotOwner`] when it has changed hands in this moment; [`StoreError::Away`], also as

@@ -147,17 +147,17 @@ pub(super) enum ErasedIf<'a> {
 
 /// What a record that is written does with its lookup where that names another instance.
 #[derive(Clone, Copy)]
-pub(super) enum Naming<'a> {
+pub enum Naming<'a> {
     /// The lookup names the record's instance from then on, where it is another one than the record had.
     Takes,
-    /// The same, of one that is registered from here: the Contacts of nodes that had it before are gone.
+    /// The same, of one that is registered from here, so that the Contacts of the nodes that had it before are gone: who claims it next names them no more.
     TakesRegistered,
-    /// The lookup names it in any case, and the earlier one no more. Done again it does the same.
+    /// The lookup names it whatever the store has of an earlier try whose answer was lost, and the one before no more.
     Moves {
         /// The lookup before.
         from: &'a Lookup,
     },
-    /// The lookup goes on naming the other one.
+    /// The lookup goes on naming the other one, until the record's instance [takes](super::Vault::take_lookup) it.
     Leaves,
 }
 

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use std::cell::LazyCell;
 
 use super::CallState;
-use crate::flow::{DialogKey, FlowToken, OpenedToken, Side, Source, TokenKey, Transport};
+use crate::flow::{DialogKey, FlowToken, Side, Source, TokenKey, Transport};
 use crate::id::{BindingId, BranchId, CallId};
 use crate::message::{Composer, Edit, Limits, Message, Method, Name, NameAddr, Params, Party, Uri};
 
@@ -120,7 +120,7 @@ pub fn record_route<'a>(edit: Edit<'a>, token: &str, device: SentBy<'_>, upstrea
 #[derive(Clone, Copy, Debug)]
 pub struct OwnRoute {
     /// The token of the topmost value.
-    pub opened: OpenedToken,
+    pub token: FlowToken,
     /// The number of its values that are ours.
     pub values: usize,
 }
@@ -128,14 +128,14 @@ pub struct OwnRoute {
 /// Our own Route of a request that came from a side; `None` unless it was signed for the dialog that the request is of.
 pub fn own_route(request: &Message, key: &TokenKey, from: Side) -> Option<OwnRoute> {
     let topmost = request.route_user(0)?;
-    let opened = open_token(request, key, topmost, from)?;
+    let token = open_token(request, key, topmost, from)?;
     // Both Record-Routes of a request have had the same token.
     let is_signed = |user: &str| user == topmost || open_token(request, key, user, from).is_some();
-    Some(OwnRoute { opened, values: 1 + usize::from(request.route_user(1).is_some_and(is_signed)) })
+    Some(OwnRoute { token, values: 1 + usize::from(request.route_user(1).is_some_and(is_signed)) })
 }
 
 /// Reads a token for the dialog that a request of a side is of.
-fn open_token(request: &Message, key: &TokenKey, text: &str, from: Side) -> Option<OpenedToken> {
+fn open_token(request: &Message, key: &TokenKey, text: &str, from: Side) -> Option<FlowToken> {
     let tag_of = |side: Side| {
         let party = if side == from { request.from() } else { request.to() };
         party.and_then(|party| party.tag()).unwrap_or_default()

@@ -7,7 +7,6 @@
 //! | --- | --- |
 //! | with a To tag, and with the tag of the end that began the dialog, which the token covers | whatever its method |
 //! | without a To tag (RFC 2543 knew none), in a dialog of that very end | if it is BYE, INFO, PRACK or UPDATE: they begin nothing |
-//! | of a device, by a token of an earlier build, which covers no tag | the same: a call under way during an upgrade can be hung up |
 //!
 //! A request for a peer that is away for a moment waits in [`super::parked`]. One for a device that has registered through here and is not known here (any
 //! more) first makes the shell look it up ([`Endpoint::missing_by_path`]): it may be another node's by now ([`super::elsewhere`]).
@@ -22,7 +21,7 @@ use super::{ClientOwner, DialogMark, Endpoint, Event, ServerOwner, Side, Source,
 use crate::edge::forward::OwnRoute;
 use crate::edge::own_proof::{self, Sender};
 use crate::edge::{forward, push_proxy, returned};
-use crate::flow::{FlowToken, OpenedToken};
+use crate::flow::FlowToken;
 use crate::id::{BranchId, FlowId, InstanceId, UpstreamId};
 use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::{Reply, ServerId};
@@ -103,17 +102,15 @@ impl Endpoint {
         source: Source,
         reply: Reply<'_>,
         request: &Message,
-        OwnRoute { opened, values: ours }: OwnRoute,
+        OwnRoute { token: named, values: ours }: OwnRoute,
     ) {
-        let token = self.of_successor(opened.token);
+        let token = self.of_successor(named);
         match source.side {
-            _ if self.may_use(&source, &opened.token) => {}
+            _ if self.may_use(&source, &named) => {}
             Side::Upstream => return self.refuse_stranger(&source, request, 403),
-            Side::Device => return self.on_unproven_request(now, source, request, OpenedToken { token, ..opened }),
+            Side::Device => return self.on_unproven_request(now, source, request, token.instance),
         }
-        // A token of an earlier build does not tell whether the tags are those of its dialog.
-        let is_told = source.side == Side::Upstream || opened.covers_tag;
-        let in_dialog = is_told && request.to().is_some_and(|to| to.tag().is_some());
+        let in_dialog = request.to().is_some_and(|to| to.tag().is_some());
         if !in_dialog && begins_something(request) {
             return self.refuse(now, reply, request, 403);
         }
@@ -195,11 +192,9 @@ impl Endpoint {
     /// An ACK to a 2xx: passed on without a transaction (RFC 3261 §16.6, §17.1.1.3).
     pub(super) fn on_dialog_ack(&mut self, now: Instant, source: Source, ack: &Message) {
         let own = forward::own_route(ack, &self.core.token_key, source.side);
-        let Some(OwnRoute { opened, values: ours }) = own else { return };
-        let OpenedToken { token, .. } = opened;
+        let Some(OwnRoute { token, values: ours }) = own else { return };
         if !self.may_use(&source, &token) {
-            let token = self.of_successor(token);
-            return self.on_unproven_ack(now, source, ack, OpenedToken { token, ..opened });
+            return self.on_unproven_ack(now, source, ack, self.of_successor(token).instance);
         }
         if forward::check(ack, &self.core.settings.own_addresses()).is_err() {
             return;
@@ -340,7 +335,7 @@ impl Endpoint {
         let (Some(device), Some(bye)) = (self.dialogs.device_of(server), asked.cloned()) else { return };
         let device = self.current(device);
         let Some(own) = forward::own_route(&bye, &self.core.token_key, Side::Device) else { return };
-        let named = own.opened.token.upstream;
+        let named = own.token.upstream;
         let Some(hop) = self.hop_to_server(upstream, device).filter(|hop| !named.is_reliable() && hop.flow != named)
         else {
             return;

@@ -128,7 +128,6 @@ impl Endpoint {
             push: intent.push_request.clone(),
             source: source.peer.ip(),
             registers: asks_for.is_some(),
-            known: !self.push_bindings.known_as(intent).is_empty(),
             renews: self.renews(source, intent),
             familiar: *is_familiar,
             proof,

@@ -177,9 +177,9 @@ pub enum Input {
     /// No node has this instance any more: where it is not here either, its dialogs go through here no longer.
     NotElsewhere(InstanceId),
     /// A SIP server holds a call for this device and sends its INVITE when the device is awake. [`Event::Wake`] follows, unless the device was woken
-    /// for this call before and may still come for it, its budget is spent, or it does not get such calls ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)).
-    /// The next INVITE of this caller to the binding takes the identifier of this call; so does an INVITE of any caller that was not announced
-    /// itself.
+    /// for this call before and may still come for it, its budget is spent, or it does not get such calls
+    /// ([`Endpoint::is_announced_to`](super::Endpoint::is_announced_to)). The next INVITE of this caller to the binding takes the identifier of this call; so
+    /// does an INVITE of any caller that was not announced itself.
     ExpectCall {
         /// The device to wake; its binding expects the INVITE.
         instance: InstanceId,

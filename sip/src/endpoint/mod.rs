@@ -50,7 +50,8 @@
 //!
 //! Invariant: same settings, seed and inputs give the same outputs. No iteration over a hash map decides anything. What
 //! an input may make it keep is bounded: transactions by [`TRANSACTIONS_MAX`], calls of an instance by
-//! [`calls::CALLS_PER_INSTANCE`], those that came too early by [`calls::overtaking::OVERTAKING_MAX`], predecessors by [`successors::SUCCESSIONS_MAX`], MESSAGEs by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
+//! [`calls::CALLS_PER_INSTANCE`], those that came too early by [`calls::overtaking::OVERTAKING_MAX`], predecessors by [`successors::SUCCESSIONS_MAX`], MESSAGEs
+//! by [`messages::MESSAGES_MAX`], the rest by bindings and open flows.
 
 mod asked;
 mod asked_servers;

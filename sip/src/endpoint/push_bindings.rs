@@ -606,7 +606,7 @@ impl Endpoint {
             // It has no registration to miss, whether the token is ours or not.
             return None;
         }
-        let token = forward::own_route(request, &self.core.token_key, source.side)?.opened.token;
+        let token = forward::own_route(request, &self.core.token_key, source.side)?.token;
         match row {
             Some(row) if token.upstream != source.flow => {
                 self.missing_of(row.binding, source).map(|missing| (device, missing))

@@ -30,8 +30,6 @@ pub struct RouteRequest {
     pub source: IpAddr,
     /// Whether it asks for a registration; else it ends one, which may be known here or at another node (RFC 3261 §10.2.2), or only asks (§10.2.3).
     pub registers: bool,
-    /// Whether it is about a registration that is known here.
-    pub known: bool,
     /// Whether it renews a registration that is known here, or takes its place, and names its device.
     pub renews: bool,
     /// Whether it shows a secret of a registration that is known here: its push token, or its own connection. The key that tells devices apart does

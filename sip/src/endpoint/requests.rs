@@ -278,7 +278,7 @@ impl Endpoint {
     /// Whether a request came from one of the two ends of the dialog that its Route names.
     fn is_of_dialog(&self, source: &Source, request: &Message) -> bool {
         let own = forward::own_route(request, &self.core.token_key, source.side);
-        own.is_some_and(|own| self.may_use(source, &own.opened.token))
+        own.is_some_and(|own| self.may_use(source, &own.token))
     }
 
     /// 200 to a CANCEL, with the To tag of the responses to its INVITE (RFC 3261 §9.2, §16.10), also of those that are still to come.

@@ -29,7 +29,7 @@ impl Endpoint {
         let instances = [
             message.from().and_then(|from| from.user().and_then(InstanceId::parse)),
             push_proxy::own_path(key, message).map(|(named, _)| named),
-            own.map(|own| self.current(own.opened.token.instance)),
+            own.map(|own| self.current(own.token.instance)),
         ];
         let contacts = if message.is_request() { message.contacts() } else { Vec::new() };
         let users = contacts.iter().filter_map(|contact| contact.user());

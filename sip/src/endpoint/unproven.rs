@@ -23,7 +23,6 @@ use super::core::Timer;
 use super::{ClientOwner, DialogMark, Endpoint, Event, Side, Source};
 use crate::edge::admission::{Admission, shows_proof};
 use crate::edge::forward;
-use crate::flow::OpenedToken;
 use crate::id::{FlowId, InstanceId};
 use crate::message::{Composer, Message, Method, Name};
 use crate::transaction::{Asked, RequestKey, key_of_cancelled_or_acked};
@@ -211,10 +210,9 @@ impl Endpoint {
         now: Instant,
         source: Source,
         request: &Message,
-        OpenedToken { token, covers_tag }: OpenedToken,
+        instance: InstanceId,
     ) {
-        let instance = token.instance;
-        if !covers_tag || !self.may_carry_instance(instance) {
+        if !self.may_carry_instance(instance) {
             return self.answer_stranger(&source, request, 403);
         }
         let has_proof = shows_proof(request);
@@ -230,15 +228,14 @@ impl Endpoint {
     }
 
     /// An ACK of a dialog of this device, by such a flow.
-    pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, opened: OpenedToken) {
+    pub(super) fn on_unproven_ack(&mut self, now: Instant, source: Source, ack: &Message, instance: InstanceId) {
         let named = key_of_cancelled_or_acked(ack, source.side);
         let is_refused = |waiting: &UnprovenRequest| match &waiting.deferred {
             Deferred::Refused(invite) => named.as_deref() == Some(invite),
             Deferred::Message(_) => false,
         };
         let refused = self.unproven.take(source.flow, is_refused);
-        let instance = opened.token.instance;
-        if source.side == Side::Device && refused.is_empty() && opened.covers_tag && self.may_carry_instance(instance) {
+        if source.side == Side::Device && refused.is_empty() && self.may_carry_instance(instance) {
             self.defer(now, source, instance, ack);
         }
     }
@@ -248,9 +245,8 @@ impl Endpoint {
         if source.side != Side::Device || !is_forwarded && !self.unproven.has_invite(source.flow, cancel) {
             return false;
         }
-        let own = forward::own_route(cancel, &self.core.token_key, Side::Device);
-        let Some(opened) = own.map(|own| own.opened).filter(|opened| opened.covers_tag) else { return false };
-        let instance = self.current(opened.token.instance);
+        let Some(own) = forward::own_route(cancel, &self.core.token_key, Side::Device) else { return false };
+        let instance = self.current(own.token.instance);
         self.may_carry_instance(instance) && self.defer(now, *source, instance, cancel)
     }
 

@@ -106,15 +106,6 @@ pub struct DialogKey<'a> {
     pub tag: &'a str,
 }
 
-/// A token that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenedToken {
-    /// The token.
-    pub token: FlowToken,
-    /// Whether it covers a tag. One of an earlier build covers the Call-ID alone.
-    pub covers_tag: bool,
-}
-
 /// The key that signs tokens: HMAC when it has taken the key and nothing else, which is the same for each token.
 #[derive(Clone)]
 pub struct TokenKey(Hmac<Sha256>);
@@ -123,7 +114,7 @@ pub struct TokenKey(Hmac<Sha256>);
 pub(crate) const MAC_LEN: usize = 10;
 const INSTANCE_LEN: usize = 16;
 /// The bits, in the byte that names the kind of a token's flow, that say which tag the token covers beside the Call-ID: that of the SIP server's end
-/// or that of the device's, whichever began the dialog. Zero: none; earlier builds made such tokens.
+/// or that of the device's, whichever began the dialog.
 const FORM: u8 = 0xf0;
 const BEGUN_UPSTREAM: u8 = 0x10;
 const BEGUN_BY_DEVICE: u8 = 0x20;
@@ -143,10 +134,6 @@ impl TokenKey {
             Side::Upstream => BEGUN_UPSTREAM,
             Side::Device => BEGUN_BY_DEVICE,
         };
-        self.encode(token, form, &bound_to(dialog.call_id, Some(dialog.tag)))
-    }
-
-    fn encode(&self, token: &FlowToken, form: u8, bound_to: &[u8]) -> String {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&token.instance.to_bytes());
         match token.upstream {
@@ -165,22 +152,22 @@ impl TokenKey {
                 bytes.extend_from_slice(&peer.port().to_be_bytes());
             }
         }
-        let mac = self.mac(&bytes, bound_to);
+        let mac = self.mac(&bytes, &bound_to(dialog.call_id, dialog.tag));
         bytes.extend_from_slice(&mac);
         URL_SAFE_NO_PAD.encode(&bytes)
     }
 
     /// Reads a token; `None` unless this key signed it for this dialog. `tag_of`: the tag of the end on a side, empty where it
     /// has none.
-    pub fn open<'a>(&self, text: &str, call_id: &str, tag_of: impl Fn(Side) -> &'a str) -> Option<OpenedToken> {
+    pub fn open<'a>(&self, text: &str, call_id: &str, tag_of: impl Fn(Side) -> &'a str) -> Option<FlowToken> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (payload, mac) = bytes.split_at_checked(bytes.len().checked_sub(MAC_LEN)?)?;
         let (instance, flow) = payload.split_first_chunk::<INSTANCE_LEN>()?;
         let (kind, rest) = flow.split_first()?;
         let tag = match kind & FORM {
-            BEGUN_UPSTREAM => Some(tag_of(Side::Upstream)),
-            BEGUN_BY_DEVICE => Some(tag_of(Side::Device)),
-            _ => None,
+            BEGUN_UPSTREAM => tag_of(Side::Upstream),
+            BEGUN_BY_DEVICE => tag_of(Side::Device),
+            _ => return None,
         };
         if !bool::from(subtle::ConstantTimeEq::ct_eq(&self.mac(payload, &bound_to(call_id, tag))[..], mac)) {
             return None;
@@ -191,8 +178,7 @@ impl TokenKey {
             6 => FlowId::Datagram(peer::<16>(rest)?),
             _ => return None,
         };
-        let token = FlowToken { instance: InstanceId::from_bytes(*instance), upstream };
-        Some(OpenedToken { token, covers_tag: tag.is_some() })
+        Some(FlowToken { instance: InstanceId::from_bytes(*instance), upstream })
     }
 
     /// The device that a token names, believed or not.
@@ -211,7 +197,7 @@ impl TokenKey {
         let bytes = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
         let (shortest, longest) = (INSTANCE_LEN + 1 + 6 + MAC_LEN, INSTANCE_LEN + 1 + 18 + MAC_LEN);
         (shortest..=longest).contains(&bytes.len())
-            && matches!(bytes[INSTANCE_LEN] & FORM, 0 | BEGUN_UPSTREAM | BEGUN_BY_DEVICE)
+            && matches!(bytes[INSTANCE_LEN] & FORM, BEGUN_UPSTREAM | BEGUN_BY_DEVICE)
             && matches!(bytes[INSTANCE_LEN] & !FORM, 0 | 4 | 6)
     }
 
@@ -248,9 +234,8 @@ impl std::fmt::Debug for TokenKey {
 }
 
 /// The bytes that the MAC of a token covers beside the token: no line feed is in a Call-ID or in a tag.
-fn bound_to(call_id: &str, tag: Option<&str>) -> Vec<u8> {
-    let tag = tag.map(|tag| [b"\n", tag.as_bytes()].concat());
-    [call_id.as_bytes(), &tag.unwrap_or_default()].concat()
+fn bound_to(call_id: &str, tag: &str) -> Vec<u8> {
+    [call_id, "\n", tag].concat().into_bytes()
 }
 
 fn peer<const N: usize>(bytes: &[u8]) -> Option<SocketAddr>
@@ -288,7 +273,7 @@ mod tests {
             for (begun_by, other) in [(Side::Upstream, Side::Device), (Side::Device, Side::Upstream)] {
                 let text = key.sign(&token, &DialogKey { call_id: "call-1", begun_by, tag: "t" });
                 let of = |side: Side, tag: &'static str| move |asked: Side| if asked == side { tag } else { "other" };
-                assert_eq!(key.open(&text, "call-1", of(begun_by, "t")), Some(OpenedToken { token, covers_tag: true }));
+                assert_eq!(key.open(&text, "call-1", of(begun_by, "t")), Some(token));
                 assert_eq!(key.open(&text, "call-2", of(begun_by, "t")), None, "another Call-ID");
                 assert_eq!(key.open(&text, "call-1", of(other, "t")), None, "the other end's tag");
                 for tag in ["", "T", "t\n"] {
@@ -305,9 +290,6 @@ mod tests {
                     bytes[at] ^= 0x10;
                 }
             }
-            let earlier = key.encode(&token, 0, b"call-1");
-            assert_eq!(key.open(&earlier, "call-1", |_| "any"), Some(OpenedToken { token, covers_tag: false }));
-            assert_eq!(key.open(&earlier, "call-2", |_| "any"), None);
         }
         assert_eq!(key.open("", "call-1", |_| ""), None);
     }

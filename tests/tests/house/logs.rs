@@ -1,7 +1,8 @@
 //! Each line of the log is one event with a stable name, and `docs/logs.md` lists them all.
 //!
 //! Invariant: the page is made from the sources and from nothing else; one that is stale fails. With `SIPWAKE_REWRITE=1` the test
-//! writes it. A message is a fixed sentence, and what differs is a field. No field is written with `Debug`: what a program reads does not change its form with a type in Rust.
+//! writes it. A message is a fixed sentence, and what differs is a field. No field is written with `Debug`: what a program reads does not change its form with
+//! a type in Rust.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

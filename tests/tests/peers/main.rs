@@ -16,7 +16,8 @@
 //! | a second call during the first | UDP, TCP, TLS | baresip, which holds the first | `in_calls` |
 //!
 //! By secure WebSocket comes JsSIP in Chromium (`browser`): answered with sound, either side hangs up, declined, cancelled, a lost socket.
-//! Accounts that are not lent (RFC 8599), with Kamailio and SIPp, are in `push_proxy`, and those of clients without push in `flow_only`; the stand-ins against real peers in `standins`.
+//! Accounts that are not lent (RFC 8599), with Kamailio and SIPp, are in `push_proxy`, and those of clients without push in `flow_only`; the stand-ins against
+//! real peers in `standins`.
 //!
 //! Invariant: traffic stays on loopback; what is missing on the machine fails a test with the line that installs it.
 

@@ -19,7 +19,8 @@ use relay::secret::{Aor, InstanceSecret, Password, PushToken};
 use relay::vault::peer_messages::Letter;
 use relay::vault::record::{Account, Device, Ha1s, Presence, Proof, Provider, PushTarget, Record, WakeFor};
 use relay::vault::{
-    Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, RecordToWrite, Sealed, Settings, StoreError, StoreTls, Stored, Vault,
+    Fence, Keyring, Lease, Lookup, MAX_LIFETIME_S, Naming, RecordToWrite, Sealed, Settings, StoreError, StoreTls,
+    Stored, Vault,
 };
 use sip::id::{BindingId, InstanceId, ShardTag};
 use tests::redis_server::RedisServer;
@@ -412,7 +413,7 @@ async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))), "wiping the earlier one leaves the later one's lookup");
     // One that is not proven yet leaves the lookup, and takes it later.
     let sealed = vault.seal(id(3), &record("alice"));
-    let beside = vault.put_beside(to_write(id(3), &sealed, unix_now() + DAY_S, &lookup)).await;
+    let beside = vault.put_named(to_write(id(3), &sealed, unix_now() + DAY_S, &lookup), Naming::Leaves).await;
     assert_eq!(beside.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(2))));
     assert_eq!(vault.take_lookup(id(3), unix_now() + DAY_S, &lookup).await, Ok(()));
@@ -420,7 +421,7 @@ async fn enabling_again_displaces_the_earlier_instance(bench: &Bench) {
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(3))));
     assert_eq!(vault.erase(id(3), &lookup).await, Ok(true));
     let sealed = vault.seal(id(4), &record("alice"));
-    let alone = vault.put_beside(to_write(id(4), &sealed, unix_now() + DAY_S, &lookup)).await;
+    let alone = vault.put_named(to_write(id(4), &sealed, unix_now() + DAY_S, &lookup), Naming::Leaves).await;
     assert_eq!(alone.expect("put").displaced, None);
     assert_eq!(vault.find(&lookup).await, Ok(Some(id(4))), "nobody had it");
 }
@@ -443,12 +444,10 @@ async fn a_new_push_token_moves_the_lookup(bench: &Bench) {
     let (moved, fence) = (vault.lookup_of(&changed), load(&vault, 1).await.expect("stored").fence);
     vault.put(to_write(id(2), &vault.seal(id(2), &changed), expires_at, &moved)).await.expect("put");
     let sealed = vault.seal(id(1), &changed);
-    vault.put_beside(RecordToWrite { fence, ..to_write(id(1), &sealed, expires_at, &moved) }).await.expect("put");
+    let record = RecordToWrite { fence, ..to_write(id(1), &sealed, expires_at, &moved) };
+    vault.put_named(record, Naming::Leaves).await.expect("put");
     assert_eq!(vault.find(&moved).await, Ok(Some(id(2))));
-    let placed = vault
-        .put_moved(RecordToWrite { fence, ..to_write(id(1), &sealed, expires_at, &moved) }, &new)
-        .await
-        .expect("put");
+    let placed = vault.put_named(record, Naming::Moves { from: &new }).await.expect("put");
     assert_eq!((placed.displaced, vault.find(&moved).await), (Some(id(2)), Ok(Some(id(1)))));
     assert_eq!(vault.find(&new).await, Ok(None));
     assert_eq!(vault.erase(id(1), &old).await, Ok(true));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
 use relay::vault::peer_messages::Letter;
-use relay::vault::{AwayReason, Lease, Owner, RecordOwner, RecordToWrite, StoreError, Stored, Vault};
+use relay::vault::{AwayReason, Lease, Naming, Owner, RecordOwner, RecordToWrite, StoreError, Stored, Vault};
 
 use super::{Bench, LEASE, claim_all, claim_until, enable, id, load, record, to_write, until};
 
@@ -432,12 +432,8 @@ pub async fn of_what_was_claimed_it_is_known_which_node_has_put_it_last_and_whic
     c.release_lease().await.expect("released");
     let (c, stored) = claimed("c").await;
     assert_eq!((stored.put_by, stored.had_by.len()), (None, 3), "its Contacts may stand all the same");
-    c.put_registered(RecordToWrite {
-        fence: stored.fence,
-        ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup)
-    })
-    .await
-    .expect("put");
+    let record = RecordToWrite { fence: stored.fence, ..to_write(id(1), &stored.sealed, stored.expires_at, &lookup) };
+    c.put_named(record, Naming::TakesRegistered).await.expect("put");
     c.release_lease().await.expect("released");
     let (c, stored) = claimed("c").await;
     assert!(stored.had_by.is_empty(), "it was registered from here, and their Contacts are gone");

@@ -117,7 +117,9 @@ impl Shard {
             }
             PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
             // A registration known here or at another node may be removed and queried, whatever the operator permits for new ones.
-            PushRequest::Nothing if !asked.known && asked.registers && !is_within(asked, &self.shared.flow_domains) => {
+            PushRequest::Nothing
+                if asked.registers && !asked.renews && !is_within(asked, &self.shared.flow_domains) =>
+            {
                 return Err(forbidden(NO_PUSH));
             }
             PushRequest::Query(_) | PushRequest::Nothing => {}

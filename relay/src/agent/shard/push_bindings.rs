@@ -27,7 +27,7 @@ use super::alerts::AlertContent;
 use super::forwarded_registers::passed_end;
 use super::wipes::{TOLD_WITHIN, refuse, tell_wiped};
 use crate::agent::ShardInput;
-use crate::agent::erasures;
+use crate::agent::erasures::{self, Answer};
 use crate::agent::request::{
     Denied, EndKind, Erasure, InstanceStatus, KnownPushBinding, ReleaseReason, Request, WipeDone, WipeWaiter,
 };
@@ -358,7 +358,7 @@ impl Shard {
                         // Nothing is ever sent.
                         let _ = kept.await;
                     }
-                    while !erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await {
+                    while erasures::erase(&shared.vault, &shared.metrics, id, Some(lookup)).await == Answer::Away {
                         tokio::time::sleep(STORE_AGAIN).await;
                     }
                     if is_wiped {

@@ -379,8 +379,8 @@ impl Shard {
         self.note_settled(id);
     }
 
-    /// An instance that is here still comes back from another run, which has changed its record since this one had it, and may have registered it: it is bound as
-    /// a new one is, and its calls go on.
+    /// An instance that is here still comes back from another run, which has changed its record since this one had it, and may have registered it: it is bound
+    /// as a new one is, and its calls go on.
     fn bind_again(&mut self, new: NewInstance) {
         let NewInstance { id, sealed, lease, fence, mut binding, .. } = new;
         self.shared.upstreams.release(binding.upstream);

@@ -1,8 +1,8 @@
 //! Recording the SIP of an instance whose user or operator has asked for it.
 //!
 //! Invariant: no message is examined while nothing is recorded on this shard. Of the devices of a shared account, only the instance's own flow is recorded. Of
-//! the SIP server's side, only the instance's own REGISTERs are recorded until its credentials are proven. A trace outlives the registration of a push binding, unless that is wiped. The instance's timeline, which its user reads,
-//! names the requester.
+//! the SIP server's side, only the instance's own REGISTERs are recorded until its credentials are proven. A trace outlives the registration of a push binding,
+//! unless that is wiped. The instance's timeline, which its user reads, names the requester.
 
 use std::cell::LazyCell;
 use std::net::SocketAddr;

@@ -183,7 +183,7 @@ impl Shard {
             // From here on the next run goes on with the wipe, without knowing the account, so the trail is written now. If another node turns out to own the
             // record, a later line says so.
             shared.audit.note(Act::Wiped(reason), || whose);
-            let answer = erasures::try_erase(&shared.vault, &shared.metrics, id, lookup).await;
+            let answer = erasures::erase(&shared.vault, &shared.metrics, id, lookup).await;
             if answer != Answer::Left {
                 shared.metrics.wipe(reason);
             }

@@ -240,7 +240,7 @@ mod tests {
                 let random = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
                 let tag = ShardTag((number * 73) as u16);
                 let mut rest = vec![number as u8; 17 + number as usize % 3 * 6];
-                rest[0] = [0, 4, 6][number as usize % 3];
+                rest[0] = [0x10, 0x24, 0x16][number as usize % 3];
                 let token = URL_SAFE_NO_PAD.encode([&InstanceId::new(random, tag).to_bytes()[..], &rest].concat());
                 let method = ["ACK", "BYE", "INVITE"][number as usize / 3 % 3];
                 let via = format!("Via: SIP/2.0/UDP 192.0.2.9;branch=z9hG4bK{:x<1$}\r\n", "", number as usize % 800);

@@ -11,10 +11,10 @@
 //! A refused proof that may have been for another address of its server is excused as far as [`doubts`] has it, and counts as a failure beyond that.
 //!
 //! A REGISTER that renews what is kept here is counted apart: a stranger who does not know the device cannot keep its owner waiting. An account is
-//! both the AOR and each user name that its proof may be read with; a user is such a name without what a server may strip of it (`bare`), and each name is in one spelling for all that a server's database may take
-//! for it (`spelling`); a server is the host and port where requests go, without the parts that can be
-//! spelt in many ways, and each address that its name leads to where that is known. A right proof forgets the failures of its source, when it can be
-//! of one user only, also those of attempts that renewed nothing; an hour without a failure forgets all.
+//! both the AOR and each user name that its proof may be read with; a user is such a name without what a server may strip of it (`bare`), and each name is in
+//! one spelling for all that a server's database may take for it (`spelling`); a server is the host and port where requests go, without the parts that can be
+//! spelt in many ways, and each address that its name leads to where that is known. A right proof forgets the failures of its source, when it can be of one
+//! user only, also those of attempts that renewed nothing; an hour without a failure forgets all.
 //!
 //! Invariant: an attempt that is under way counts as a failure until it has ended, so that many at once are no way around. The table remembers keyed
 //! hashes: no name lies here. A table holds at most [`ENTRIES_MAX`] entries; a source that fills it, with accounts of its own server for instance,

@@ -5,8 +5,11 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use hyper::header::{DATE, RETRY_AFTER};
-use hyper::{HeaderMap, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
 
 use super::not_before::PauseFor;
 use crate::push::connection::state::LineFate;
@@ -14,6 +17,11 @@ use crate::push::health::{Note, Trouble};
 
 /// The longest wait that a service is believed to ask for; no push is tried for longer than that.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+
+/// How long the body may come after the head of an answer.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest body of an answer, in bytes; of a larger one nothing is used.
+pub(super) const MAX_BODY: usize = 64 * 1024;
 
 /// An answer.
 pub(crate) struct Answer {
@@ -37,6 +45,14 @@ pub(crate) struct Bearing {
 }
 
 impl Answer {
+    /// An answer by HTTP/1.1, and its body, should that come until then. Its head has the service's verdict: a body without an end must not keep that back.
+    pub(crate) async fn read(response: Response<Incoming>, until: Instant) -> Self {
+        let (head, body) = response.into_parts();
+        let read = timeout_at(until.min(Instant::now() + BODY_TIMEOUT), Limited::new(body, MAX_BODY).collect()).await;
+        let body = read.ok().and_then(Result::ok).map(|body| body.to_bytes());
+        Self { status: head.status, headers: head.headers, body }
+    }
+
     /// Its body, empty when that was not read: absent members count as absent.
     pub(crate) fn read_body(&self) -> &[u8] {
         self.body.as_deref().unwrap_or_default()

@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::HeaderMap;
-use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
@@ -49,10 +48,6 @@ const MARGIN: Duration = Duration::from_secs(1);
 const DOUBTED_AFTER: Duration = Duration::from_secs(2);
 /// How long it is believed that no HTTP/2 is spoken.
 const BELIEVED_FOR: Duration = Duration::from_secs(600);
-/// How long the body may come after the head of an answer.
-const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest body of an answer, in bytes; of a larger one nothing is used.
-const MAX_BODY: usize = 64 * 1024;
 
 /// The connections of one service.
 pub(super) struct Http1 {
@@ -248,16 +243,10 @@ impl Http1 {
             Err(_) => return Err(Failure::Unconfirmed),
         };
         connection.withdrawal.ask(false);
-        let (head, body) = response.into_parts();
-        let body = timeout_at(until.min(Instant::now() + BODY_TIMEOUT), read_body(body)).await.ok().flatten();
-        let kept = body.is_some().then_some(connection);
-        Ok((Answer { status: head.status, headers: head.headers, body }, kept))
+        let answer = Answer::read(response, until).await;
+        let kept = answer.body.is_some().then_some(connection);
+        Ok((answer, kept))
     }
-}
-
-/// The whole body. `None` when it breaks off or is too large.
-async fn read_body(body: Incoming) -> Option<bytes::Bytes> {
-    Limited::new(body, MAX_BODY).collect().await.ok().map(|body| body.to_bytes())
 }
 
 /// How long the service keeps the connection open without a request, where it says so.

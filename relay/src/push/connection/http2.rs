@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::allowance::Allowance;
-use super::answer::{Answer, Bearing};
+use super::answer::{Answer, BODY_TIMEOUT, Bearing, MAX_BODY};
 use super::answer_timeout::{NoAnswer, Patience, WhenSilent, head_of_answer};
 use super::backoff::Backoff;
 use super::core_connections::CoreConnections;
@@ -57,10 +57,6 @@ const MAX_UNDER_WAY: usize = 20_000;
 const ALERTS_UNDER_WAY: usize = MAX_UNDER_WAY / 4 * 3;
 /// The pause after a dial that failed; calls wait meanwhile.
 const DIAL_BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: PROBE_EVERY };
-/// How long the body may come after the head of an answer.
-const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest body of an answer, in bytes; of a larger one nothing is used.
-const MAX_BODY: usize = 64 * 1024;
 /// How long a line that has fallen silent is kept at most for what is under way on it.
 const LINGER: Duration = Duration::from_secs(180);
 /// While calls wait, no alert goes over a connection so young: the service may take few requests before it ends it.

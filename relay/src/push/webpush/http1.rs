@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
@@ -24,10 +24,6 @@ use crate::push::health::reasons::NOT_ALLOWED;
 
 /// How long the connection may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(10);
-/// How long the body may come after the head of an answer.
-const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest body of an answer, in bytes; of a larger one nothing is used.
-const MAX_BODY: usize = 64 * 1024;
 
 /// A connection, driven until it is dropped.
 struct Opened {
@@ -54,13 +50,9 @@ pub(super) async fn post(channel: &Channel, request: &Request, patience: Patienc
     // Until it is answered: bytes that have not arrived when nobody waits for the push any more never do.
     opened.withdrawal.ask(true);
     let exchange = async {
-        let (head, body) = opened.sender.send_request(head).await.ok()?.into_parts();
+        let response = opened.sender.send_request(head).await.ok()?;
         opened.withdrawal.ask(false);
-        // The service's verdict is in the head; a body without an end must not keep that back.
-        let body_until = until.min(Instant::now() + BODY_TIMEOUT);
-        let body = timeout_at(body_until, Limited::new(body, MAX_BODY).collect()).await;
-        let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes());
-        Some(Answer { status: head.status, headers: head.headers, body })
+        Some(Answer::read(response, until).await)
     };
     let answer = timeout_at(until, exchange).await;
     answer.ok().flatten().ok_or(Failure::Unconfirmed)

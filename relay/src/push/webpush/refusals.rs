@@ -14,8 +14,8 @@
 //!
 //! A push that is accepted after a refusal shows that the service has changed its mind: all pushes go at once again, those that wait for a turn, too.
 //!
-//! Invariant: no call to a subscription that was not refused waits for one that was, and at a service that has taken a push nothing else does. At most [`REFUSED_MAX`] are remembered, as keyed
-//! hashes, for [`KEPT`], and [`PLACES_MAX`] addresses; what is known outlives the origin.
+//! Invariant: no call to a subscription that was not refused waits for one that was, and at a service that has taken a push nothing else does. At most
+//! [`REFUSED_MAX`] are remembered, as keyed hashes, for [`KEPT`], and [`PLACES_MAX`] addresses; what is known outlives the origin.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};

@@ -92,6 +92,6 @@ async fn wipe(inner: Arc<Inner>, id: InstanceId, Replaced { earlier, lookup }: R
     // While the store is away it is gone on with by itself.
     let _ = inner.wipe(id, Principal::Relay, WipeReason::Disabled).await;
     for earlier in earlier {
-        inner.name_again(earlier, Some(id), &lookup).await;
+        inner.name_again(earlier, id, &lookup).await;
     }
 }

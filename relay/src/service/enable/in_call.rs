@@ -48,6 +48,6 @@ impl Inner {
 
     /// The instance that the device has by now.
     pub(super) async fn earlier_of(&self, app: &str, request: &Enable) -> Option<InstanceId> {
-        self.find_earlier(&self.names_of(app, request)).await.ok().flatten()
+        self.find_earlier(&self.lookup_of(app, request)).await.ok().flatten()
     }
 }

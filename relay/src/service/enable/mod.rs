@@ -72,19 +72,12 @@ use crate::vault::{
     AorKey, AwayReason, Fence, Lookup, Placed, RecordToWrite, SealError, Sealed, StoreError, Tombstone, WRITE_LIMIT,
 };
 
-/// The names under which the store knows a device of an account.
-struct DeviceNames {
-    lookup: Lookup,
-    /// The same for the AOR as it was written, if that differs.
-    as_written: Option<Lookup>,
-}
-
 /// A new instance that the store does not have yet.
 struct Newcomer {
     id: InstanceId,
     sealed: Sealed,
     account: AorKey,
-    names: DeviceNames,
+    lookup: Lookup,
     /// In seconds since 1970.
     enabled_at: u64,
     /// In seconds since 1970.
@@ -112,18 +105,18 @@ impl Inner {
         }
         let (route, addresses) = self.route(&app, &request.account, source).await?;
         let permit = self.admit_password(&request.account, &route, &addresses, source)?;
-        let names = self.names_of(&app, &request);
+        let lookup = self.lookup_of(&app, &request);
         let turn = tokio::select! {
-            turn = self.enabling.lock_key(names.lookup) => turn,
+            turn = self.enabling.lock_key(lookup) => turn,
             () = hang_up.happens() => return Err(EnableError::HungUp),
         };
         // This also shows that the store answers, before anything is done that would have to be undone.
         self.dependencies.vault.takes_new().await?;
-        let before = self.find_earlier(&names).await?;
+        let before = self.find_earlier(&lookup).await?;
         let under_way = self.begin_enabling().ok_or(EnableError::Draining)?;
         let place = self.place_instance(&app, &request.account, &route, source, before.is_some())?;
         let (instance, secret) = self.new_instance(app.clone(), source, request, route, place);
-        let new = self.newcomer(&instance, names, before);
+        let new = self.newcomer(&instance, lookup, before);
         // The sender is dropped when the enabling ends, whatever its outcome.
         let (_enabling, is_over) = oneshot::channel();
         let (registration, asked) = self.prove(instance, &turn, permit, is_over).await?;
@@ -150,18 +143,17 @@ impl Inner {
         Ok((Enabled { instance: new.id, secret, expires_at, registration, edge }, replaced))
     }
 
-    fn names_of(&self, app: &str, request: &Enable) -> DeviceNames {
-        let (vault, aor, token) = (&self.dependencies.vault, &request.account.aor, &request.device.call_push.token);
-        DeviceNames { lookup: vault.lookup(app, aor, token), as_written: vault.lookup_as_written(app, aor, token) }
+    fn lookup_of(&self, app: &str, request: &Enable) -> Lookup {
+        self.dependencies.vault.lookup(app, &request.account.aor, &request.device.call_push.token)
     }
 
-    fn newcomer(&self, new: &NewInstance, names: DeviceNames, before: Option<InstanceId>) -> Newcomer {
+    fn newcomer(&self, new: &NewInstance, lookup: Lookup, before: Option<InstanceId>) -> Newcomer {
         let created_at = self.dependencies.vault.open_lent(new.id, &new.sealed, |record| record.created_at);
         Newcomer {
             id: new.id,
             sealed: new.sealed.clone(),
             account: new.aor,
-            names,
+            lookup,
             enabled_at: created_at.unwrap_or(u64::MAX),
             expires_at: new.lease.expires_at,
             before,
@@ -174,7 +166,7 @@ impl Inner {
         new: &Newcomer,
         registration: &Registration,
     ) -> Result<Predecessor, EnableError> {
-        let instance = self.find_earlier(&new.names).await.unwrap_or(new.before);
+        let instance = self.find_earlier(&new.lookup).await.unwrap_or(new.before);
         if self.give_way_to_later(new, instance).await.is_some() {
             return Err(EnableError::Overtaken);
         }
@@ -215,7 +207,7 @@ impl Inner {
         changed: Option<&Sealed>,
         succession: Succession,
     ) -> Result<Placed, EnableError> {
-        let (sealed, lookup) = (changed.unwrap_or(&new.sealed), &new.names.lookup);
+        let (sealed, lookup) = (changed.unwrap_or(&new.sealed), &new.lookup);
         let record = RecordToWrite { id: new.id, sealed, expires_at: new.expires_at, lookup, fence: Fence::NEW };
         let placed = match self.put_new(record, succession).await {
             Ok(placed) => placed,
@@ -268,7 +260,7 @@ impl Inner {
         displaced: Option<InstanceId>,
         hang_up: &HangUp,
     ) -> Replaced {
-        let (id, lookup) = (new.id, new.names.lookup);
+        let (id, lookup) = (new.id, new.lookup);
         let kept = earlier.instance.filter(|_| earlier.succession == Succession::WhenProven);
         if let Some(kept) = kept {
             tracing::info!(event = "earlier-kept", instance = %id, earlier = %kept, "a new instance is not proven yet; the earlier one stands until it is");
@@ -285,13 +277,9 @@ impl Inner {
         replaced
     }
 
-    /// The app's earlier instance of this device, also under its AOR as it was written.
-    async fn find_earlier(&self, names: &DeviceNames) -> Result<Option<InstanceId>, StoreError> {
-        let find = |lookup| self.timed(StoreOperation::Load, self.dependencies.vault.find(lookup));
-        match (find(&names.lookup).await?, &names.as_written) {
-            (None, Some(as_written)) => find(as_written).await,
-            (found, _) => Ok(found),
-        }
+    /// The app's earlier instance of this device.
+    async fn find_earlier(&self, lookup: &Lookup) -> Result<Option<InstanceId>, StoreError> {
+        self.timed(StoreOperation::Load, self.dependencies.vault.find(lookup)).await
     }
 
     /// Whether an instance, of whatever node, was enabled after this moment (seconds since 1970), and has not ended.
@@ -307,7 +295,7 @@ impl Inner {
 
     /// Has the store name an instance again that this one had replaced when it was stored.
     fn name_later(self: Arc<Self>, later: InstanceId, id: InstanceId, lookup: Lookup) {
-        tokio::spawn(async move { self.name_again(later, Some(id), &lookup).await });
+        tokio::spawn(async move { self.name_again(later, id, &lookup).await });
     }
 
     /// Unregisters an instance that was not enabled after all.
@@ -319,7 +307,7 @@ impl Inner {
     /// Has the store forget an instance that was not enabled after all, even if this process dies before that: its app is told that nothing was changed, and
     /// could not end it.
     async fn leave_nothing(&self, new: &Newcomer) {
-        let (id, lookup) = (new.id, new.names.lookup);
+        let (id, lookup) = (new.id, new.lookup);
         let tombstones = self.dependencies.vault.tombstones();
         if tombstones.look(id).is_none() {
             // Nobody can ask for the reason, because the secret was never handed out.

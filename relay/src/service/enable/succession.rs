@@ -43,7 +43,7 @@ use crate::service::operators::OperatorError;
 use crate::service::status;
 use crate::service::views::{Registration, RegistrationState, Wiped};
 use crate::vault::record::Record;
-use crate::vault::{AorKey, Fence, Lookup, Placed, RecordToWrite, Sealed, StoreError};
+use crate::vault::{AorKey, Fence, Lookup, Naming, Placed, RecordToWrite, Sealed, StoreError};
 
 /// How soon the store is asked again: to write down that an instance is proven, or for the earlier one that ends with it.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -117,11 +117,11 @@ impl Inner {
         record: RecordToWrite<'_>,
         succession: Succession,
     ) -> Result<Placed, StoreError> {
-        let vault = &self.dependencies.vault;
-        match succession {
-            Succession::WhenProven => self.timed(StoreOperation::Put, vault.put_beside(record)).await,
-            Succession::AtOnce | Succession::Vouched => self.timed(StoreOperation::Put, vault.put(record)).await,
-        }
+        let naming = match succession {
+            Succession::WhenProven => Naming::Leaves,
+            Succession::AtOnce | Succession::Vouched => Naming::Takes,
+        };
+        self.timed(StoreOperation::Put, self.dependencies.vault.put_named(record, naming)).await
     }
 
     /// The other instances on this node of the same lookup, each with when it was enabled, in seconds since 1970.
@@ -186,20 +186,14 @@ impl Inner {
         Ok(Some((named, place)))
     }
 
-    /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later`: one that had taken its place,
-    /// and ends.
-    pub(crate) async fn name_again(&self, id: InstanceId, later: Option<InstanceId>, lookup: &Lookup) {
+    /// Has the store name an instance that it names no more, so that what is enabled for its device next finds it. `later` had taken its place, and ends.
+    pub(crate) async fn name_again(&self, id: InstanceId, later: InstanceId, lookup: &Lookup) {
         while self.try_to_name_again(id, later, lookup).await.is_err() {
             sleep(AGAIN).await;
         }
     }
 
-    async fn try_to_name_again(
-        &self,
-        id: InstanceId,
-        later: Option<InstanceId>,
-        lookup: &Lookup,
-    ) -> Result<(), AccessError> {
+    async fn try_to_name_again(&self, id: InstanceId, later: InstanceId, lookup: &Lookup) -> Result<(), AccessError> {
         let vault = &self.dependencies.vault;
         if vault.tombstones().forbids(id, None).is_some() {
             return Ok(());
@@ -209,7 +203,7 @@ impl Inner {
         match vault.find(lookup).await.map_err(|_| AccessError::StoreAway)? {
             None => {}
             // The record is erased when the store answers.
-            Some(named) if Some(named) == later => return Err(AccessError::StoreAway),
+            Some(named) if named == later => return Err(AccessError::StoreAway),
             Some(_) => return Ok(()),
         }
         let found = self.look_anywhere(id).await.map_err(|_| AccessError::StoreAway)?;

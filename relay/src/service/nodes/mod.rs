@@ -248,7 +248,7 @@ impl NodeService for Service {
             if !self.0.dependencies.vault.holds_lease(owner).await.is_ok_and(|holds| holds) {
                 return OwnerAnswer::NotAsked;
             }
-            self.0.ask_once(owner, body).await.map_or(OwnerAnswer::Nothing, OwnerAnswer::Said)
+            self.0.ask_within(owner, body, ANSWER_WAIT).await.map_or(OwnerAnswer::Nothing, OwnerAnswer::Said)
         };
         // Too late is as never.
         timeout(ANSWER_WAIT, asked).await.unwrap_or(OwnerAnswer::Nothing)
@@ -360,12 +360,7 @@ impl Inner {
         written
     }
 
-    /// Asks a node for its first answer; `None`: it has none within [`ANSWER_WAIT`].
-    pub(super) async fn ask_once(&self, node: &Owner, body: Body) -> Option<Body> {
-        self.ask_within(node, body, ANSWER_WAIT).await
-    }
-
-    /// The same within another time.
+    /// Asks a node for its first answer; `None`: it has none within this time.
     pub(super) async fn ask_within(&self, node: &Owner, body: Body, within: Duration) -> Option<Body> {
         self.ask_first(node, body, within).await.ok().flatten()
     }

@@ -37,7 +37,7 @@ use crate::lock::Mutex;
 use crate::metrics::labels::StoreOperation;
 use crate::service::Inner;
 use crate::vault::peer_messages::Letter;
-use crate::vault::record::{Record, StoredRecord};
+use crate::vault::record::StoredRecord;
 use crate::vault::{AorKey, Owner, Sealed, Stored};
 
 /// How long the takers of a leaving node's instances may take to register them; after that, the node ends without the rest.
@@ -269,17 +269,6 @@ impl Inner {
         }
     }
 
-    /// Moves the lookup of an instance that an earlier version stored under its AOR as written.
-    fn name_as_compared(self: &Arc<Self>, id: InstanceId, record: &Record) {
-        let vault = &self.dependencies.vault;
-        let as_written = vault.lookup_as_written(&record.app, &record.account.aor, &record.device.call_push.token);
-        // A node that leaves puts nothing.
-        if as_written.is_some() && !self.is_leaving() {
-            let (it, lookup) = (self.clone(), vault.lookup_of(record));
-            tokio::spawn(async move { it.name_again(id, None, &lookup).await });
-        }
-    }
-
     /// The dead ones of these nodes, without this one. A living node may have a device of the account registered.
     async fn dead_among(&self, nodes: &[Arc<str>]) -> Vec<Arc<str>> {
         let vault = &self.dependencies.vault;
@@ -359,7 +348,6 @@ impl Inner {
         let vault = &self.dependencies.vault;
         let read = vault.open_record(id, &sealed, |record| match record {
             StoredRecord::Lent(record) => Route::of(&record.account).ok().map(|route| {
-                self.name_as_compared(id, record);
                 let aor = vault.aor_key(&record.account.aor);
                 let place = self.count_instance(record, &route);
                 self.note_taken(id, had.as_ref(), &had_by, &route.server());

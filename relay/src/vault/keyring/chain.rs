@@ -60,11 +60,6 @@ impl Chain {
         Self { day, rotation, link }
     }
 
-    /// The chain of a keyring of version 1, whose copies were the same as long as they had the same newest key.
-    pub fn after(newest: &Epoch) -> Self {
-        Self::of(day_of(newest.created_at), 0, derive(&newest.key, b"sipwake chain 1 first", &[]))
-    }
-
     pub fn link(&self) -> &SecretKey {
         &self.link
     }

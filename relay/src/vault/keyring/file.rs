@@ -8,8 +8,7 @@
 //! chain DAY ROTATION KEY         the link of that day
 //! epoch ID CREATED_AT KEY        one line for each key that is kept, the oldest first
 //! ```
-//! Keys are 64 hex digits; the day (since 1970), the rotation, the id and the time (seconds since 1970) are decimal. Version 1 had
-//! no chain, but a random epoch key for each day; it is read, and written as version 2.
+//! Keys are 64 hex digits; the day (since 1970), the rotation, the id and the time (seconds since 1970) are decimal.
 //!
 //! Invariant: the file is changed only as a whole, by a rename, so that a crash leaves the old one or the new one; then
 //! the old one's bytes are overwritten. It is read and changed under the lock of the file beside it, `….lock`. The
@@ -32,7 +31,6 @@ use crate::secret::SecretKey;
 use crate::vault::lookup::unhex;
 
 const HEADER: &[u8] = b"sipwake keyring 2";
-const OLD_HEADER: &[u8] = b"sipwake keyring 1";
 /// The longest line: `epoch`, an id, a time and a key.
 const LINE_LIMIT: usize = 5 + 1 + 10 + 1 + 20 + 1 + 64 + 1;
 /// The bytes that a trial writes: more than a keyring has.
@@ -392,7 +390,7 @@ fn parse(text: &[u8]) -> Result<Keys, usize> {
     let mut lines = text.split(|&byte| byte == b'\n').enumerate().map(|(before, line)| (before + 1, line));
     let mut line = || lines.next().unwrap_or((0, b""));
     let (number, header) = line();
-    if header != HEADER && header != OLD_HEADER {
+    if header != HEADER {
         return Err(number);
     }
     let mut named = |name: &[u8]| {
@@ -400,12 +398,8 @@ fn parse(text: &[u8]) -> Result<Keys, usize> {
         line.strip_prefix(name).and_then(parse_key).ok_or(number)
     };
     let (index, receipt, flow_token) = (named(b"index ")?, named(b"receipt ")?, named(b"flow-token ")?);
-    let chain = if header == HEADER {
-        let (number, line) = line();
-        Some(parse_chain(line).ok_or(number)?)
-    } else {
-        None
-    };
+    let (number, chain) = line();
+    let chain = parse_chain(chain).ok_or(number)?;
     let mut epochs: Vec<Epoch> = Vec::new();
     loop {
         match line() {
@@ -488,12 +482,6 @@ pub(super) mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
-    }
-
-    /// Writes a file as a keyring is to be.
-    pub(in crate::vault) fn write_private(path: &Path, text: &str) {
-        std::fs::write(path, text).expect("written");
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
     }
 
     fn mode(path: &Path) -> u32 {

@@ -23,8 +23,6 @@ pub(super) struct Keys {
     pub chain: Chain,
     /// The keys that open, that of the chain's day among them; the oldest first.
     pub epochs: Vec<Epoch>,
-    /// The file is to be written anew: it is of an earlier version.
-    pub is_old: bool,
 }
 
 impl Keys {
@@ -32,24 +30,22 @@ impl Keys {
         let (index, receipt, flow_token) = (new_key(), new_key(), new_key());
         let chain = Chain::begin(day_of(now));
         let epochs = vec![chain.epoch()];
-        Self { index, receipt, flow_token, chain, epochs, is_old: false }
+        Self { index, receipt, flow_token, chain, epochs }
     }
 
-    /// As they were read; without a chain they are of version 1.
+    /// As they were read.
     pub fn of(
         index: SecretKey,
         receipt: SecretKey,
         flow_token: SecretKey,
-        chain: Option<Chain>,
+        chain: Chain,
         mut epochs: Vec<Epoch>,
     ) -> Self {
-        let is_old = chain.is_none();
-        let chain = chain.or_else(|| epochs.last().map(Chain::after)).unwrap_or_else(|| Chain::begin(0));
         let epoch = chain.epoch();
         if !epochs.iter().any(|known| known.id == epoch.id) {
             epochs.push(epoch);
         }
-        Self { index, receipt, flow_token, chain, epochs, is_old }
+        Self { index, receipt, flow_token, chain, epochs }
     }
 
     pub fn find(&self, id: u32, now: Reading) -> Option<SecretKey> {
@@ -72,7 +68,7 @@ impl Keys {
 
     pub fn rotation_is_due(&self, now: Reading) -> bool {
         let is_behind = self.chain.day < day_of(now.confirmed);
-        self.is_old || is_behind || self.is_astray(now) || self.epochs.iter().any(|epoch| self.is_dead(epoch, now))
+        is_behind || self.is_astray(now) || self.epochs.iter().any(|epoch| self.is_dead(epoch, now))
     }
 
     /// Whether a wrong clock has led the chain into the future.
@@ -81,7 +77,6 @@ impl Keys {
     }
 
     pub fn rotate(&mut self, now: Reading) {
-        self.is_old = false;
         if self.is_astray(now) {
             tracing::warn!(
                 event = "keys-led-ahead",

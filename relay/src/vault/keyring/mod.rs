@@ -653,32 +653,4 @@ mod tests {
         two.tend(days(7)).expect("tended");
         assert!(two.epoch(mixed).is_none());
     }
-
-    #[test]
-    fn a_keyring_of_version_1_opens_what_it_has_sealed_and_goes_on_as_a_chain() {
-        let place = file::tests::TempFolder::new();
-        std::fs::create_dir_all(place.keyring().parent().expect("a folder")).expect("made");
-        let key = |digit: &str| digit.repeat(64);
-        let text = format!(
-            "sipwake keyring 1\nindex {}\nreceipt {}\nflow-token {}\nepoch 7 {} {}\nepoch 4000000000 {START} {}\n",
-            key("1"),
-            key("2"),
-            key("3"),
-            START - DAY_S,
-            key("4"),
-            key("5"),
-        );
-        file::tests::write_private(&place.keyring(), &text);
-        let (_copy_place, copy) = copy_of(&place);
-        let keyring = Keyring::open_at(&place.keyring(), START + 3 * DAY_S).expect("opened");
-        copy.tend(days(3)).expect("tended");
-        for id in [7, 4_000_000_000] {
-            assert!(keyring.epoch(id).is_some() && copy.epoch(id).is_some());
-        }
-        assert_eq!(keyring.current(days(3)).0, copy.current(days(3)).0);
-        assert_eq!(keyring.fingerprint(days(3)), copy.fingerprint(days(3)));
-        assert!(std::fs::read_to_string(place.keyring()).expect("text").starts_with("sipwake keyring 2\n"));
-        keyring.tend(days(7)).expect("tended");
-        assert!(keyring.epoch(7).is_none() && keyring.epoch(4_000_000_000).is_none());
-    }
 }

@@ -5,7 +5,8 @@
 //! redis[s]+sentinel://[USER[:PASSWORD]@]HOST[:PORT],…/SERVICE[/DB]      the sentinels; 26379
 //! redis[s]+cluster://[USER[:PASSWORD]@]HOST[:PORT],…
 //! ```
-//! User and password are those of the data nodes; sentinels that want to know who asks are asked with them, too. Of a query nothing is read but `protocol`, of the first form.
+//! User and password are those of the data nodes; sentinels that want to know who asks are asked with them, too. Of a query nothing is read but `protocol`, of
+//! the first form.
 //!
 //! Invariant: no error repeats any of the URL.
 

@@ -33,7 +33,8 @@
 //!
 //! A device that comes at the end of the time gets the INVITE, and time to say that it rings: the deadline is
 //! [`EdgeTiming::first_sign`] after that at least. One that says so has `answer_timeout` from then on, whatever the caller has heard before: a push, an
-//! app or another device may have rung first. Both end with the INVITE's Expires, and with all the time that a call may take: that of its devices to come, and then `answer_timeout`.
+//! app or another device may have rung first. Both end with the INVITE's Expires, and with all the time that a call may take: that of its devices to come, and
+//! then `answer_timeout`.
 //!
 //! | room | what it is |
 //! | --- | --- |
@@ -596,10 +597,8 @@ impl Call {
 
     /// The best refusal and its status, unless the relay's own answer with the status `own` is better (RFC 3261 §16.7.6).
     pub fn best_refusal(&self, own: Option<u16>) -> Option<(u16, Bytes)> {
-        {
-            let invite = self.invite()?;
-            invite.refusals.best(own, &invite.message, &invite.tag)
-        }
+        let invite = self.invite()?;
+        invite.refusals.best(own, &invite.message, &invite.tag)
     }
 
     /// The caller has its final answer; each device that was not out before is told how it ended for it. The legs to cancel: all that may still be

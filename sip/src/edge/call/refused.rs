@@ -7,9 +7,9 @@
 //! | Ended, or adrift | it has had that one, and may come back: nothing; of a leg that was repeated: it has no way to answer that, and refuses, its caller gets 480 | refuses | likewise |
 //! | none | another branch of its server's fork says what became of it: refuses | refuses | likewise |
 //!
-//! A phone that lost its connection says 482 or 486 by itself to the copy that it gets by its next one; so does one in another call, or whose user has declined in the
-//! notification, to the only INVITE that it knows. The one rings, the other does not, and the leg of which nothing was heard tells them apart.
-//! Until then that leg follows the device, and nothing new is asked of it: no further leg begins, and no push wakes it.
+//! A phone that lost its connection says 482 or 486 by itself to the copy that it gets by its next one; so does one in another call, or whose user has declined
+//! in the notification, to the only INVITE that it knows. The one rings, the other does not, and the leg of which nothing was heard tells them apart. Until
+//! then that leg follows the device, and nothing new is asked of it: no further leg begins, and no push wakes it.
 //!
 //! A refusal by a person and a refusal by the device's stack have different consequences for that person:
 //!
@@ -129,8 +129,8 @@ impl Call {
         }
     }
 
-    /// How a call that is over, and that nobody answered, was missed by this device; `None` where it was not: it has declined, or its stack has refused, and who declined on
-    /// another device is its user, too.
+    /// How a call that is over, and that nobody answered, was missed by this device; `None` where it was not: it has declined, or its stack has refused, and
+    /// who declined on another device is its user, too.
     pub fn missed_by(&self, instance: InstanceId) -> Option<CallState> {
         let target = self.targets.iter().find(|target| target.instance == instance)?;
         let is_missed = matches!(target.state, CallState::Cancelled | CallState::TimedOut);
@@ -139,7 +139,8 @@ impl Call {
         is_missed.then_some(target.state)
     }
 
-    /// Whether a call that is over was missed, too, by those devices that had had too many to get it: nobody has answered it, and where it was refused no user did that.
+    /// Whether a call that is over was missed, too, by those devices that had had too many to get it: nobody has answered it, and where it was refused no user
+    /// did that.
     pub fn is_missed_by_limited(&self) -> bool {
         match self.state {
             CallState::Cancelled | CallState::TimedOut => true,

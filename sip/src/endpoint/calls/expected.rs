@@ -15,8 +15,8 @@
 //!
 //! A call that has timed out is one that its devices have missed, unless its INVITE makes another call of it, or the process ends.
 //!
-//! Invariant: no call is announced to a device that its INVITE would not be for, nor to an app in the foreground. A device is woken for an expected call at most once, and from the budget that its calls have. A binding expects
-//! [`CALLS_PER_INSTANCE`] calls at most, one of each caller.
+//! Invariant: no call is announced to a device that its INVITE would not be for, nor to an app in the foreground. A device is woken for an expected call at
+//! most once, and from the budget that its calls have. A binding expects [`CALLS_PER_INSTANCE`] calls at most, one of each caller.
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,7 @@
 //! The reach of the token in our Route: the dialogs of the request that it was made for, and no other one.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
-
 use super::leg::{CONTACT, Dialog, End};
-use crate::world::{World, settings};
+use crate::world::World;
 
 const METHODS: [&str; 8] = ["INVITE", "MESSAGE", "SUBSCRIBE", "REFER", "OPTIONS", "PUBLISH", "NOTIFY", "BREW"];
 /// From and To of the device's requests, as [`Dialog`] writes them.
@@ -82,43 +77,6 @@ fn a_caller_without_a_tag_can_be_hung_up_on_and_lends_no_way_out() {
     .enumerate()
     {
         assert_eq!(sent_with(&mut world, &dialog, method, (FROM, to), n), came_to);
-    }
-}
-
-/// The token of an earlier build, whose MAC covers the Call-ID alone.
-fn earlier(token: &str, call_id: &str) -> String {
-    let mut bytes = URL_SAFE_NO_PAD.decode(token).unwrap();
-    bytes.truncate(bytes.len() - 10);
-    bytes[16] &= 0x0f;
-    let mut mac = Hmac::<Sha256>::new_from_slice(&settings().token_key).unwrap();
-    mac.update(&[bytes.len() as u8]);
-    mac.update(&bytes);
-    mac.update(call_id.as_bytes());
-    bytes.extend_from_slice(&mac.finalize().into_bytes()[..10]);
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-#[test]
-fn a_call_of_an_earlier_build_can_be_hung_up_by_both_and_begins_nothing() {
-    let mut world = World::registered();
-    let mut dialog = Dialog::begin(&mut world, "call-1", 200, &[]);
-    dialog.change_routes(|routes| {
-        let token = routes.split("<sip:").nth(1).unwrap().split('@').next().unwrap().to_owned();
-        routes.replace(&token, &earlier(&token, "call-1"))
-    });
-    for (n, method) in METHODS.iter().enumerate() {
-        let came_to = sent_with(&mut world, &dialog, method, (FROM, TO), n);
-        assert_eq!(came_to, format!("{method} 403"));
-    }
-    for (cseq, method) in [(2, "INVITE"), (3, "INFO"), (4, "BYE")] {
-        world.sent.clear();
-        dialog.send(&mut world, End::Caller, method, cseq);
-        assert_eq!(world.count(method), 1, "the SIP server is believed");
-    }
-    for (cseq, method) in [(1, "ACK"), (2, "UPDATE"), (3, "INFO"), (4, "BYE")] {
-        world.sent.clear();
-        dialog.send(&mut world, End::Device, method, cseq);
-        assert_eq!(world.descriptions(), [method]);
     }
 }
 

@@ -97,7 +97,7 @@ impl Through {
     pub fn show_way(&mut self) {
         let asked = self.world.events.iter().rev().find_map(|event| match event {
             Event::RouteNeeded(asked) => {
-                Some((asked.register, asked.push == PushRequest::Nothing && !asked.known && asked.registers))
+                Some((asked.register, asked.push == PushRequest::Nothing && asked.registers && !asked.renews))
             }
             _ => None,
         });

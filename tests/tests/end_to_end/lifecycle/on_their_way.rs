@@ -10,7 +10,7 @@ use tests::world::{SOON, TOKEN, World};
 use tokio::task::JoinSet;
 
 use super::Outcome;
-use super::seeded::{PASSWORD, seed, seed_spelt};
+use super::seeded::seed;
 
 /// Enough that a start is not over when it is first asked.
 const MANY: u128 = 1_500;
@@ -190,22 +190,4 @@ async fn listed(world: &World) -> Result<Vec<String>, Missed> {
     let page = asks(world, "GET", "?limit=1000").await?.json();
     let id = |one: &Value| one["instance"].as_str().unwrap_or_default().to_owned();
     Ok(page["instances"].as_array().into_iter().flatten().map(id).collect())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_kept_when_an_escape_made_another_account_is_replaced_by_the_same_account() -> Outcome {
-    let (mut world, redis) = World::on_redis(|_| {}).await?;
-    world.relay.kill_9().await?;
-    let earlier = seed_spelt(&world, &redis.url(), 1, |aor| aor.replace("sip:s", "sip:%73")).await?.remove(0);
-    world.relay.restart().await?;
-    // Until then its record alone tells of it, and its id would stay in the node's index, which is a hint.
-    world.until("its record", || async { (world.api.read(&earlier).await.ok()?.status == 200).then_some(()) }).await?;
-    let mut request = world.enable_request(&format!("{:064x}", 0));
-    for (key, value) in [("aor", &*world.registrar.aor("s0")), ("auth_username", "s0"), ("password", PASSWORD)] {
-        request["account"][key] = json!(value);
-    }
-    let later = world.enable_as(&request).await?;
-    world.await_gone(&earlier).await?;
-    world.disable(&later).await?;
-    world.until("an empty store", || async { redis.instance_keys().is_empty().then_some(()) }).await
 }

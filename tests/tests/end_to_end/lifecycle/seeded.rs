@@ -15,21 +15,11 @@ use tokio::task::JoinSet;
 /// The secret of each.
 const SECRET: &str = "the-same-secret-for-all-of-what-is-seeded-0";
 /// The password of each, which the SIP server knows.
-pub const PASSWORD: &str = "a password of theirs";
+const PASSWORD: &str = "a password of theirs";
 
 /// Puts the records of so many further instances into the store, as an earlier run of the world's relay has left them: their apps are in the
 /// foreground, so nobody registers them.
 pub async fn seed(world: &World, store: &str, count: u128) -> Result<Vec<Instance>, Missed> {
-    seed_spelt(world, store, count, str::to_owned).await
-}
-
-/// The same, each AOR as `spelt` writes it, kept under the name that it had while an escape made another account.
-pub async fn seed_spelt(
-    world: &World,
-    store: &str,
-    count: u128,
-    spelt: fn(&str) -> String,
-) -> Result<Vec<Instance>, Missed> {
     let Setup { keyring, edge_ip, ports, apps, .. } = world.relay.setup();
     let keyring = Keyring::open(keyring.as_ref().expect("a keyring")).expect("opened");
     let vault = Vault::open(store, keyring, &format!("{edge_ip}:{}", ports.edge)).expect("a store");
@@ -40,7 +30,7 @@ pub async fn seed_spelt(
     for number in 0..count {
         world.registrar.change_password(&format!("s{number}"), PASSWORD);
         let (vault, app, registrar) = (vault.clone(), app.clone(), registrar.clone());
-        let aor = spelt(&world.registrar.aor(&format!("s{number}")));
+        let aor = world.registrar.aor(&format!("s{number}"));
         under_way.spawn(async move {
             let account = Account {
                 aor: Aor::new(&aor),
@@ -67,9 +57,7 @@ pub async fn seed_spelt(
                 told_failing: false,
             };
             let id = InstanceId::new(number << 16, group.tag());
-            let (aor, token) = (&record.account.aor, &record.device.call_push.token);
-            let as_written = vault.lookup_as_written(&record.app, aor, token);
-            let (sealed, lookup) = (vault.seal(id, &record), as_written.unwrap_or(vault.lookup_of(&record)));
+            let (sealed, lookup) = (vault.seal(id, &record), vault.lookup_of(&record));
             vault
                 .put(RecordToWrite {
                     id,

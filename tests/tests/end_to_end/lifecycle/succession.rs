@@ -339,35 +339,6 @@ async fn one_that_is_not_proven_takes_the_push_token_of_another_one_when_it_is()
     is_called_as(&world, &taker).await
 }
 
-#[tokio::test]
-async fn what_an_earlier_version_has_kept_by_the_spelling_of_its_user_is_found_after_an_update() -> Outcome {
-    let (mut world, redis) = World::on_redis(quick).await?;
-    let mut request = world.enable_request(TOKEN);
-    let spelt = world.aor().replace("alice", "%61lice");
-    request["account"]["aor"] = json!(spelt);
-    let earlier = world.enable_as(&request).await?;
-    world.relay.kill_9().await?;
-    // As that version named it.
-    let as_written = "0".repeat(32);
-    let lookup = redis.keys().into_iter().find(|key| key.starts_with("sipwake:l:")).expect("a name");
-    redis.ask::<()>(redis::cmd("RENAME").arg(&lookup).arg(format!("sipwake:l:{as_written}")));
-    let record = format!("sipwake:i:{{{}}}", earlier.id);
-    redis.ask::<i64>(redis::cmd("HSET").arg(record).arg("l").arg(as_written));
-    world.relay.restart().await?;
-    let is_named = || async {
-        let named: Option<String> = redis.ask(redis::cmd("GET").arg(&lookup));
-        (named.as_deref() == Some(&*earlier.id)).then_some(())
-    };
-    world.until("the one that stands, to be found", is_named).await?;
-    world.await_metric("sipwake_instances{state=\"registered\"}", 1.0).await?;
-    // It stands beside one whose credentials nobody knows to be right, and ends for one whose are.
-    world.registrar.behave(&spelt, Behaviour::RetryAfter(1));
-    let later = enabled_in_vain(&world, &with_ha1(&world)).await?;
-    assert_eq!(world.api.read(&earlier).await?.status, 200);
-    world.disable(&later).await?;
-    world.await_gone(&earlier).await
-}
-
 /// The phone asks one node by Wi-Fi, hears nothing, and asks another one by its mobile network.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_enabled_later_at_another_node_stands_when_the_sip_server_accepts_the_first_one_at_last() -> Outcome {
