@@ -43,7 +43,7 @@ impl RedisCluster {
         wait_until("the replica is up to date", || {
             info(replica, cmd("INFO").arg("replication")).contains("master_link_status:up")
         });
-        cluster.wait_until_whole();
+        wait_until("each node says that the cluster is whole", || cluster.nodes.iter().all(says_it_is_whole));
         cluster
     }
 
@@ -84,11 +84,7 @@ impl RedisCluster {
 
     /// Waits until the masters that answer serve all slots, the replica for a master that is silent.
     pub fn wait_until_whole(&self) {
-        wait_until("the cluster is whole", || {
-            self.nodes[..MASTERS - 1]
-                .iter()
-                .all(|node| info(node, cmd("CLUSTER").arg("INFO")).contains("cluster_state:ok"))
-        });
+        wait_until("the cluster is whole", || self.nodes[..MASTERS - 1].iter().all(says_it_is_whole));
     }
 
     /// Waits until the replica has taken its master's place.
@@ -98,6 +94,10 @@ impl RedisCluster {
         });
         self.wait_until_whole();
     }
+}
+
+fn says_it_is_whole(node: &RedisServer) -> bool {
+    info(node, cmd("CLUSTER").arg("INFO")).contains("cluster_state:ok")
 }
 
 fn info(node: &RedisServer, question: &Cmd) -> String {

@@ -236,9 +236,12 @@ async fn a_page_declines_and_the_caller_hears_so_and_a_caller_who_gives_up_leave
     pair.phone.run("$('decline').click()").await?;
     pair.hears("failed: Rejected 603").await?;
     pair.pushed("call-ended").await?;
-    pair.phone.run("phone.sleep()").await?;
+    pair.phone.run("window.earlier = phone.ua; phone.sleep()").await?;
     pair.world.await_metric("sipwake_edge_flows", 1.0).await?;
     pair.rings().await?;
+    // JsSIP closes the socket of what was stopped seconds later.
+    let state = pair.phone.run("earlier.emit('disconnected', {}); $('state').textContent").await?;
+    assert_eq!(state, "ringing", "it came by the next connection");
     pair.caller.run("caller.session.terminate()").await?;
     pair.shows("Canceled").await?;
     pair.world.end().await

@@ -8,7 +8,7 @@ use tests::redis_server::RedisServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{Bench, a_record_that_was_put_is_loaded_and_opens, enable, id, load, settings, tls_of, until};
+use super::{Bench, a_record_that_was_put_is_loaded_and_opens, enable, id, lasting, load, settings, tls_of, until};
 
 #[tokio::test]
 async fn a_redis_that_stops_is_away_at_once_and_serves_again_when_it_returns() {
@@ -84,7 +84,7 @@ async fn redis_over_tls_is_trusted_by_its_ca_alone() {
 #[tokio::test]
 async fn why_tls_fails_is_told() {
     let why = async |url: &str, tls: StoreTls| {
-        let settings = Settings { tls, ..settings() };
+        let settings = Settings { tls, ..lasting() };
         match Vault::open_with(url, Keyring::ephemeral(), "a", settings).expect("opened").ping().await {
             Err(StoreError::Away(AwayReason::Tls(fault))) => fault,
             other => panic!("{url}: {other:?}"),

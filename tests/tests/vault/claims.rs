@@ -1,5 +1,7 @@
 //! Records that a node takes over: its own after a restart, those of a node that is gone, and those alone.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use relay::vault::{Lease, RecordToWrite, StoreError};
@@ -165,4 +167,46 @@ pub async fn two_nodes_that_claim_at_once_never_get_the_same_record(bench: &Benc
     }
     all.sort_unstable();
     assert_eq!(all, (0..40).map(id).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_that_are_broken_off_again_and_again_still_take_each_record_once() {
+    let bench = Bench::redis();
+    let before = bench.node("a");
+    let users = 0..300;
+    for number in users.clone() {
+        enable(&before, number, &format!("user{number}")).await;
+    }
+    let (after, done, tries) = (bench.node("a"), AtomicBool::new(false), AtomicUsize::new(0));
+    let mut claimed = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // One blow for each try: a slow machine gets its claims through as a fast one does.
+            let mut struck = 0;
+            while !done.load(Ordering::Relaxed) {
+                let begun = tries.load(Ordering::Relaxed);
+                if begun > struck {
+                    bench.server().kill_connections();
+                    struck = begun;
+                }
+                std::thread::yield_now();
+            }
+        });
+        let claim = async {
+            let deadline = Instant::now() + PATIENCE;
+            while claimed.len() < users.end as usize && Instant::now() < deadline {
+                // Given up half-way as often as not, but never every time.
+                let patience = match tries.fetch_add(1, Ordering::Relaxed) % 4 {
+                    3 => PATIENCE,
+                    impatient => Duration::from_millis(2 + 3 * impatient as u64),
+                };
+                let batch = tokio::time::timeout(patience, after.claim(7)).await;
+                claimed.extend(batch.into_iter().flatten().flatten().map(|stored| stored.id));
+            }
+            done.store(true, Ordering::Relaxed);
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(claim));
+    });
+    let distinct: BTreeSet<_> = claimed.iter().copied().collect();
+    assert_eq!((claimed.len(), distinct.len()), (300, 300));
 }

@@ -6,12 +6,12 @@ use relay::clock::{DAY_S, unix_now};
 use relay::vault::{Keyring, Lease, RecordToWrite, Settings, StoreError, Vault};
 use tests::stall::Stall;
 
-use super::{Bench, claim_all, enable, id, load, record, settings, to_write, until};
+use super::{Bench, claim_all, enable, id, lasting, load, record, to_write, until};
 
 /// A node whose way to the store may stall, and which waits for no answer for long.
 async fn node_behind_a_stall(bench: &Bench) -> (Vault, Stall) {
     let stall = Stall::to(([127, 0, 0, 1], bench.server().port()).into()).await.expect("a way");
-    let short = Settings { operation_limit: Duration::from_millis(300), ..settings() };
+    let short = Settings { operation_limit: Duration::from_secs(2), ..lasting() };
     let url = format!("redis://{}", stall.address());
     let vault = Vault::open_with(&url, Keyring::ephemeral(), "a", short).expect("opened");
     (vault, stall)

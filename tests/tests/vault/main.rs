@@ -10,8 +10,6 @@
 //! Invariant: each Redis is a real redis-server of the test's own. Nothing here waits for a time to pass, but for a
 //! condition, with a deadline.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use relay::clock::{DAY_S, unix_now};
@@ -40,14 +38,17 @@ mod silent;
 
 use self::{claims::*, items::*, nodes::*, odd::*, rings::*};
 
-/// The leases of these tests; short, so that a dead node is found soon.
-const LEASE: Duration = Duration::from_millis(400);
+/// The leases of the tests in which one runs out; short, so that a dead node is found soon.
+const LEASE: Duration = Duration::from_secs(1);
+/// The leases of all others: none runs out, however slow the machine is.
+const LASTING: Duration = Duration::from_secs(600);
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A store to be tested, and where it is.
 struct Bench {
     first: Vault,
+    settings: Settings,
     /// The data's server.
     server: Option<RedisServer>,
     /// Who tells where that is.
@@ -57,26 +58,39 @@ struct Bench {
 impl Bench {
     fn memory() -> Self {
         let first = Vault::open_with("memory:", Keyring::ephemeral(), "first", settings()).expect("opened");
-        Self { first, server: None, sentinel: None }
+        Self { first, settings: settings(), server: None, sentinel: None }
     }
 
     fn on(server: RedisServer) -> Self {
         let first = open_on(&server, settings());
-        Self { first, server: Some(server), sentinel: None }
+        Self { first, settings: settings(), server: Some(server), sentinel: None }
     }
 
     async fn behind_sentinel() -> Self {
         let master = RedisServer::start();
         let sentinel = master.start_sentinel();
-        let first = open_on(&sentinel, settings());
+        let first = open_on(&sentinel, lasting());
         until("the sentinel knows the master", async || first.ping().await.is_ok()).await;
-        Self { first, server: Some(master), sentinel: Some(sentinel) }
+        Self { first, settings: lasting(), server: Some(master), sentinel: Some(sentinel) }
+    }
+
+    /// The same store, or another one in memory, for nodes with these settings.
+    fn with(self, settings: Settings) -> Self {
+        let first = match self.sentinel.as_ref().or(self.server.as_ref()) {
+            Some(server) => open_on(server, settings.clone()),
+            None => Vault::open_with("memory:", Keyring::ephemeral(), "first", settings.clone()).expect("opened"),
+        };
+        Self { first, settings, ..self }
+    }
+
+    /// Where its nodes ask for it.
+    fn url(&self) -> String {
+        self.sentinel.as_ref().unwrap_or(self.server()).url()
     }
 
     /// A vault with a keyring of its own.
     fn open(&self, name: &str, keyring: Keyring) -> Vault {
-        let url = self.sentinel.as_ref().unwrap_or(self.server()).url();
-        Vault::open_with(&url, keyring, name, settings()).expect("opened")
+        Vault::open_with(&self.url(), keyring, name, self.settings.clone()).expect("opened")
     }
 
     fn is_cluster(&self) -> bool {
@@ -110,6 +124,11 @@ fn tls_of(server: &RedisServer) -> StoreTls {
 
 fn settings() -> Settings {
     Settings { lease: LEASE, ..Settings::default() }
+}
+
+/// Where nothing runs out.
+fn lasting() -> Settings {
+    Settings { lease: LASTING, operation_limit: PATIENCE, ..Settings::default() }
 }
 
 fn id(number: u128) -> InstanceId {
@@ -199,34 +218,44 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// Each function named here runs against each kind of store; those behind the `;` ask the server itself, so that a store in memory
-/// has no part in them.
+/// has no part in them. Leases run out in those of the second part alone.
 macro_rules! conformance {
-    ($($name:ident),* $(,)?; $($asks:ident),* $(,)?) => {
+    (
+        $($name:ident),* $(,)?; $($asks:ident),* $(,)?;
+        where leases run out: $($short:ident),* $(,)?; $($short_asks:ident),* $(,)?
+    ) => {
         mod in_memory {
-            $(#[tokio::test] async fn $name() { super::$name(&super::Bench::memory()).await })*
+            $(#[tokio::test] async fn $name() { super::$name(&super::Bench::memory().with(super::lasting())).await })*
+            $(#[tokio::test] async fn $short() { super::$short(&super::Bench::memory()).await })*
         }
         mod in_redis {
-            $(#[tokio::test] async fn $name() { super::$name(&super::Bench::redis()).await })*
-            $(#[tokio::test] async fn $asks() { super::$asks(&super::Bench::redis()).await })*
+            $(#[tokio::test] async fn $name() { super::$name(&super::Bench::redis().with(super::lasting())).await })*
+            $(#[tokio::test] async fn $asks() { super::$asks(&super::Bench::redis().with(super::lasting())).await })*
+            $(#[tokio::test] async fn $short() { super::$short(&super::Bench::redis()).await })*
+            $(#[tokio::test] async fn $short_asks() { super::$short_asks(&super::Bench::redis()).await })*
         }
         // On one server each, in turn: they take seconds to come up.
         #[tokio::test]
         async fn a_redis_cluster_keeps_the_whole_suite() {
-            let bench = Bench::on(RedisServer::start_cluster());
-            $(run!("in a Redis Cluster", $name, bench);)*
-            $(run!("in a Redis Cluster", $asks, bench);)*
+            whole_suite("in a Redis Cluster", Bench::on(RedisServer::start_cluster())).await;
         }
         #[tokio::test]
         async fn a_redis_behind_a_sentinel_keeps_the_whole_suite() {
-            let bench = Bench::behind_sentinel().await;
-            $(run!("behind a Sentinel", $name, bench);)*
-            $(run!("behind a Sentinel", $asks, bench);)*
+            whole_suite("behind a Sentinel", Bench::behind_sentinel().await).await;
+        }
+        async fn whole_suite(place: &str, bench: Bench) {
+            let bench = bench.with(lasting());
+            $(run!(place, $name, bench);)*
+            $(run!(place, $asks, bench);)*
+            let bench = bench.with(settings());
+            $(run!(place, $short, bench);)*
+            $(run!(place, $short_asks, bench);)*
         }
     };
 }
 
 macro_rules! run {
-    ($place:literal, $name:ident, $bench:ident) => {
+    ($place:ident, $name:ident, $bench:ident) => {
         eprintln!("{}: {}", $place, stringify!($name));
         $bench.server().ask::<()>(&redis::cmd("FLUSHALL"));
         $name(&$bench).await;
@@ -247,8 +276,6 @@ conformance! {
     a_restarted_node_claims_its_own_at_once_each_once_and_in_batches,
     what_is_wanted_is_claimed_first_all_of_it_and_what_is_invented_costs_nothing,
     what_this_run_enabled_is_not_claimed_by_it,
-    the_records_of_a_living_node_are_left_to_it,
-    the_records_of_a_dead_node_are_claimed_and_its_late_put_is_refused,
     a_node_that_released_its_lease_is_followed_at_once,
     what_a_living_node_has_offered_is_claimed_by_the_node_that_it_was_offered_to_and_nothing_else,
     two_nodes_that_claim_at_once_never_get_the_same_record,
@@ -273,43 +300,47 @@ conformance! {
     a_connection_that_redis_kills_is_replaced_without_anyone_noticing,
     what_is_no_record_keeps_no_other_from_being_claimed,
     records_that_an_index_has_lost_are_found,
-    a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other,
-    a_redis_that_somebody_flushes_does_not_make_nodes_rob_each_other,
-    a_redis_that_has_lost_what_it_was_told_is_noticed_and_one_that_was_only_away_is_not,
-    a_loss_is_noticed_that_later_writes_have_made_up_and_nothing_is_claimed_at_first,
     what_came_back_with_an_earlier_owner_is_its_later_ones_and_the_earlier_one_is_told,
     what_is_written_over_is_never_missing_and_its_earlier_owner_is_told,
     a_damaged_record_of_another_run_is_written_over_as_well_and_its_owner_is_told,
     of_many_instances_that_another_node_has_ended_the_owner_hears_in_several_answers,
     a_letter_is_for_one_run_is_read_once_and_says_nothing_to_who_reads_the_store,
     what_a_node_says_of_itself_is_believed_from_the_node_alone,
-    a_renewal_that_is_carried_out_late_does_not_hide_that_the_lease_had_run_out,
-    a_lease_that_is_missing_before_its_time_is_a_loss_and_one_that_another_run_has_is_none,
-    what_a_node_stores_whose_lease_ran_out_as_it_was_about_to_leave_is_claimed_all_the_same,
-    a_lease_that_a_clock_set_back_makes_last_is_no_sign_of_life,
     an_erasure_that_the_store_has_lost_is_noticed_also_by_a_run_that_has_written_nothing_else,
     what_was_deleted_is_deleted_again_by_whoever_did_so,
     what_gave_its_place_to_another_is_not_remembered,
     an_odd_value_keeps_nobody_else_from_anything,
     a_damaged_record_is_its_owners_to_write_again_and_nobody_elses_to_take,
     an_odd_value_under_a_name_of_ones_own_gives_way,
-    a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,
     copies_are_one_keyring_until_something_is_mixed_into_one_of_them,
-    a_keyring_that_was_made_for_want_of_one_takes_nothing_of_a_store_that_holds_something,
     a_keyring_that_is_made_for_an_empty_store_stands_at_once_and_stays,
-    a_file_that_is_shared_is_rotated_for_all, a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one,
+    a_file_that_is_shared_is_rotated_for_all,
     what_is_here_is_written_again_whichever_keyring_stands,
+    whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,
+    what_no_index_names_any_more_is_named_again_by_its_owner,
+    what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_claimed_it_since,
+    what_a_store_has_shown_is_erased_unless_it_was_written_since_whoever_owns_it;
+    where leases run out:
+    the_records_of_a_living_node_are_left_to_it,
+    the_records_of_a_dead_node_are_claimed_and_its_late_put_is_refused;
+    a_redis_that_was_away_for_long_does_not_make_nodes_rob_each_other,
+    a_redis_that_somebody_flushes_does_not_make_nodes_rob_each_other,
+    a_redis_that_has_lost_what_it_was_told_is_noticed_and_one_that_was_only_away_is_not,
+    a_loss_is_noticed_that_later_writes_have_made_up_and_nothing_is_claimed_at_first,
+    a_renewal_that_is_carried_out_late_does_not_hide_that_the_lease_had_run_out,
+    a_lease_that_is_missing_before_its_time_is_a_loss_and_one_that_another_run_has_is_none,
+    what_a_node_stores_whose_lease_ran_out_as_it_was_about_to_leave_is_claimed_all_the_same,
+    a_node_with_another_keyring_takes_nothing_over_and_takes_nothing,
+    a_keyring_that_was_made_for_want_of_one_takes_nothing_of_a_store_that_holds_something,
+    a_store_that_has_lost_everything_makes_a_wrong_keyring_no_right_one,
     a_node_that_opens_nothing_of_what_it_has_leaves_it_to_those_who_do,
     a_node_keeps_its_lease_while_it_is_alone_or_serves_something_or_opens_something,
     a_keyring_that_opens_nothing_of_its_node_does_not_stand_and_the_right_one_does_at_once,
     a_keyring_that_was_accepted_beside_others_leaves_theirs_standing_while_they_begin_again,
     a_copy_from_before_a_rotation_does_not_stand_when_the_name_is_forgotten,
     a_copy_from_before_a_rotation_leaves_what_its_node_has_to_those_who_have_rotated,
-    whoever_claims_a_record_in_the_moment_in_which_it_is_erased_hears_of_its_end,
-    what_no_index_names_any_more_is_named_again_by_its_owner,
-    what_a_node_has_ended_by_itself_is_erased_unless_another_one_has_claimed_it_since,
-    what_a_store_has_shown_is_erased_unless_it_was_written_since_whoever_owns_it,
     of_two_processes_by_one_name_the_later_takes_nothing_and_leaves_the_lease_to_the_other,
+    a_lease_that_a_clock_set_back_makes_last_is_no_sign_of_life,
 }
 
 async fn a_record_that_was_put_is_loaded_and_opens(bench: &Bench) {
@@ -629,46 +660,4 @@ async fn records_that_an_index_has_lost_are_found(bench: &Bench) {
         found.sort_unstable();
         assert_eq!(found, (0..40).map(id).collect::<Vec<_>>());
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn claims_that_are_broken_off_again_and_again_still_take_each_record_once() {
-    let bench = Bench::redis();
-    let before = bench.node("a");
-    let users = 0..300;
-    for number in users.clone() {
-        enable(&before, number, &format!("user{number}")).await;
-    }
-    let (after, done, tries) = (bench.node("a"), AtomicBool::new(false), AtomicUsize::new(0));
-    let mut claimed = Vec::new();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // One blow for each try: a slow machine gets its claims through as a fast one does.
-            let mut struck = 0;
-            while !done.load(Ordering::Relaxed) {
-                let begun = tries.load(Ordering::Relaxed);
-                if begun > struck {
-                    bench.server().kill_connections();
-                    struck = begun;
-                }
-                std::thread::yield_now();
-            }
-        });
-        let claim = async {
-            let deadline = Instant::now() + PATIENCE;
-            while claimed.len() < users.end as usize && Instant::now() < deadline {
-                // Given up half-way as often as not, but never every time.
-                let patience = match tries.fetch_add(1, Ordering::Relaxed) % 4 {
-                    3 => PATIENCE,
-                    impatient => Duration::from_millis(2 + 3 * impatient as u64),
-                };
-                let batch = tokio::time::timeout(patience, after.claim(7)).await;
-                claimed.extend(batch.into_iter().flatten().flatten().map(|stored| stored.id));
-            }
-            done.store(true, Ordering::Relaxed);
-        };
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(claim));
-    });
-    let distinct: BTreeSet<_> = claimed.iter().copied().collect();
-    assert_eq!((claimed.len(), distinct.len()), (300, 300));
 }
