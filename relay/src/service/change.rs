@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sip::id::InstanceId;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Inner;
 use super::devices::{AccessError, Change, ChangeError, Field};
@@ -33,6 +33,10 @@ const NOTES_AT_ONCE: usize = 64;
 const END_AGAIN: Duration = Duration::from_secs(60);
 const END_TRIES: u32 = 59;
 
+/// How long a change waits for a shard to have what this node has claimed, and how often it is looked: as long as for another node that takes it over.
+const HERE_WITHIN: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// A record that is changed, not yet stored.
 struct Changed {
     sealed: Sealed,
@@ -51,6 +55,8 @@ impl Inner {
         proof: &InstanceSecret,
         change: Change,
     ) -> Result<View, ChangeError> {
+        // Before the lock, which others may want meanwhile.
+        let _ = timeout(HERE_WITHIN, self.until_here(id, proof)).await;
         let _guard = self.changing.lock_key(id).await;
         let status = match self.look(id, proof).await {
             Err(AccessError::OwnerAway) => return Err(self.why_away(id).await.into()),
@@ -81,6 +87,16 @@ impl Inner {
             self.audit(act, &status);
         }
         self.whole_view(&status).await.ok_or(AccessError::Unknown.into())
+    }
+
+    /// Waits for an instance that this node has claimed and that no shard has yet.
+    async fn until_here(&self, id: InstanceId, proof: &InstanceSecret) {
+        while let Err(AccessError::OwnerAway) = self.look(id, proof).await {
+            if !matches!(self.dependencies.vault.load(id).await, Ok(Some(stored)) if stored.owned) {
+                return;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Why the store has not done what it was asked: this node may have stood still longer than its lease, and the store be well.

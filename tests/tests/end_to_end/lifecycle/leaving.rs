@@ -1,6 +1,6 @@
 //! A node leaves while calls wait with it, and meanwhile something is done with its instances at the node that has taken them over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -233,9 +233,18 @@ async fn a_change_that_another_node_is_asked_for_in_the_middle_of_a_hand_over_wa
     let instance = world.enable().await?;
     let changes = async {
         for presence in ["background", "foreground"].into_iter().cycle().take(30) {
+            let asked = Instant::now();
             let answer = other.api().change(&instance, &json!({"presence": presence})).await?;
-            assert_eq!(answer.status, 200, "{}", answer.text());
+            // Nobody is turned away before 3 s have passed; on a slow machine a hand-over takes longer.
+            let has_waited = answer.status == 503 && asked.elapsed() >= Duration::from_secs(3);
+            assert!(answer.status == 200 || has_waited, "after {:?}: {}", asked.elapsed(), answer.text());
         }
+        // Whoever takes it has it by then.
+        let changes = async || {
+            let answer = other.api().change(&instance, &json!({"presence": "background"})).await.ok()?;
+            (answer.status == 200).then_some(())
+        };
+        world.until("a change", changes).await?;
         Ok::<(), Missed>(())
     };
     let (ended, changed) = tokio::join!(world.relay.terminate(SOON), changes);
