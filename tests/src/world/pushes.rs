@@ -43,7 +43,7 @@ impl<S: SipServer, N: Node> World<S, N> {
     /// [`Missed`] when none comes.
     pub async fn google_push(&self) -> Result<fcm::ReceivedPush, Missed> {
         loop {
-            let push = self.fcm.next_push(SOON * 2).await.ok_or_else(|| self.none("a push on FCM"))?;
+            let push = self.google_push_or_copy().await?;
             let is_copy_of = |earlier: &fcm::ReceivedPush| {
                 let is_same = |field| earlier.payload[field] == push.payload[field];
                 earlier.at < push.at && earlier.token == push.token && is_same("event") && is_same("call")
@@ -52,6 +52,14 @@ impl<S: SipServer, N: Node> World<S, N> {
                 return Ok(push);
             }
         }
+    }
+
+    /// The next push that FCM took, also a call's second copy.
+    ///
+    /// # Errors
+    /// [`Missed`] when none comes.
+    pub async fn google_push_or_copy(&self) -> Result<fcm::ReceivedPush, Missed> {
+        self.fcm.next_push(SOON * 2).await.ok_or_else(|| self.none("a push on FCM"))
     }
 
     /// The next push about a call to this device; what it is told beside, and what others are told, is passed over.
