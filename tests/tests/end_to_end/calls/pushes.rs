@@ -92,7 +92,9 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
     ] {
         let push = push_of(&world, &options).await?;
         assert_eq!(push["from"], "sip:anonymous@anonymous.invalid");
-        assert!(!push.to_string().to_lowercase().contains("bob"), "{push}");
+        let text = push.to_string().to_lowercase();
+        // An id may hold the three letters by chance.
+        assert!(!["bob@", ":bob", "\"bob"].iter().any(|name| text.contains(name)), "{push}");
     }
     world.content()
 }
