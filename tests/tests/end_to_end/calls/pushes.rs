@@ -19,7 +19,7 @@ fn now() -> u64 {
 /// The next push on FCM about a call that goes on or has ended; that it was missed is told beside it.
 async fn push_of_a_call(world: &World) -> Result<Value, tests::board::Missed> {
     loop {
-        let push = world.google_push_or_copy().await?.payload;
+        let push = world.android_push().await?;
         if push["event"] != "missed-call" {
             return Ok(push);
         }
@@ -92,7 +92,9 @@ async fn a_caller_who_asks_for_privacy_is_anonymous_in_the_push() -> Outcome {
     ] {
         let push = push_of(&world, &options).await?;
         assert_eq!(push["from"], "sip:anonymous@anonymous.invalid");
-        assert!(!push.to_string().to_lowercase().contains("bob"), "{push}");
+        let text = push.to_string().to_lowercase();
+        // An id may hold the three letters by chance.
+        assert!(!["bob@", ":bob", "\"bob"].iter().any(|name| text.contains(name)), "{push}");
     }
     world.content()
 }
@@ -138,14 +140,14 @@ async fn an_fcm_push_is_the_contracts_and_says_when_the_call_has_ended() -> Outc
     let instance = world.enable_android().await?;
     let edge = world.relay.setup().ports.edge;
     let caller = world.call()?;
-    let push = world.google_push_or_copy().await?;
+    let push = world.google_push().await?;
     assert_eq!((push.token.as_str(), push.priority.as_str(), push.ttl.as_str()), (FCM_TOKEN, "HIGH", "0s"));
     let caller_of = json!({"from": "sip:bob@example.test", "name": "Bob"});
     is_the_push(&push.payload, "call", &instance.id, 30, caller_of, edge);
     caller.expect(180, SOON).await?;
     world.cancel(&caller).await?;
     let ended = loop {
-        let push = world.google_push_or_copy().await?;
+        let push = world.google_push().await?;
         if push.payload["event"] != "missed-call" {
             break push;
         }
@@ -265,8 +267,8 @@ async fn an_android_phone_that_gives_no_sign_is_pushed_once_more_with_the_same_p
     let world = World::start().await?;
     let instance = world.enable_android().await?;
     let caller = world.call()?;
-    let first = world.google_push_or_copy().await?;
-    let second = world.google_push_or_copy().await?;
+    let first = world.google_push().await?;
+    let second = world.google_push().await?;
     assert!(second.at - first.at >= std::time::Duration::from_millis(4_900), "not before five seconds");
     let waits = |push: &Value| push["deadline"].as_u64().zip(push["sent_at"].as_u64()).map(|(until, at)| until - at);
     let (first_waits, second_waits) = (waits(&first.payload), waits(&second.payload));
@@ -399,7 +401,7 @@ async fn a_call_whose_phone_says_by_the_api_that_it_rings_waits_for_it_although_
     world.fcm.answer_with(FCM_TOKEN, answers.chain(vec![Answer::QuotaExceeded { retry_after: Some(25) }; 20]));
     let instance = world.enable_android().await?;
     let caller = world.call()?;
-    let push = world.google_push_or_copy().await?.payload;
+    let push = world.android_push().await?;
     world.until("the second copy", || async { (world.fcm.requests() >= 2).then_some(()) }).await?;
     world.api.progress(&instance, &text(&push["call"])).await?;
     push_has_given_way(&world, &instance).await?;

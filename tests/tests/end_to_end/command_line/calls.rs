@@ -111,7 +111,7 @@ async fn a_call_is_told_from_its_invite_to_its_end_and_a_missed_one_says_why() -
     let page = world.relay.operator().json("GET", "/?all", Some(&world.relay.setup().operator_token), None).await?;
     assert!(page.text().contains("Last calls") && page.text().contains("TopicDisallowed"), "{}", page.text());
     for told in [table, words, page.text(), calls(&world.relay, &[]).iter().map(Value::to_string).collect()] {
-        for secret in ["bob", "Bob", "30123", "alice", &alice.secret, tests::world::TOKEN] {
+        for secret in ["bob@", ":bob", "\"bob", "Bob", "30123", "alice", &alice.secret, tests::world::TOKEN] {
             assert!(!told.contains(secret), "{secret}: {told}");
         }
     }
