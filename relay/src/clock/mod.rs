@@ -51,6 +51,11 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// The time since a moment that [`now`] told; [`Instant::elapsed`] goes by another clock in a simulation.
+pub fn since(moment: Instant) -> Duration {
+    now().saturating_duration_since(moment)
+}
+
 /// A moment that is scheduled here, and shown to others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Moment {

@@ -108,7 +108,7 @@ impl AgreementState {
 
     /// None is written down: for how long that is known.
     fn note_absent(&self) -> Duration {
-        self.lock().absent_since.get_or_insert_with(clock::now).elapsed()
+        clock::since(*self.lock().absent_since.get_or_insert_with(clock::now))
     }
 
     fn lock(&self) -> MutexGuard<'_, Looked> {

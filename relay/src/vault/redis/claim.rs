@@ -324,7 +324,7 @@ impl Round {
     /// Whether what a dead node left is still for those whose share it is.
     fn is_in_grace(&self, store: &RedisStore, node: &str) -> bool {
         let grace = if self.yields && !self.shares.is_alone() { store.lease * YIELD } else { store.lease * GRACE / 10 };
-        self.dead.since(node).is_some_and(|since| since.elapsed() < grace)
+        self.dead.since(node).is_some_and(|since| clock::since(since) < grace)
     }
 
     fn after_index(&self, store: &RedisStore, mut others: Vec<Arc<str>>) -> Stage {
@@ -332,7 +332,7 @@ impl Round {
             return Stage::Index { node, cursor: 0, others };
         }
         // Not in the first round, which calls wait for: the index knows all but what a crash has lost from it.
-        let due = self.scan_from.is_some() || self.scanned_at.is_none_or(|at| at.elapsed() >= SCAN_EVERY);
+        let due = self.scan_from.is_some() || self.scanned_at.is_none_or(|at| clock::since(at) >= SCAN_EVERY);
         if self.not_first && due && !store.link.is_cluster() {
             Stage::Scan { cursor: self.scan_from.unwrap_or(0), pages: SCAN_PAGES }
         } else {

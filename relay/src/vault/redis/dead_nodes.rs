@@ -61,11 +61,11 @@ impl DeadNodes {
         if lease.is_some() {
             self.missing_since.remove(node);
         }
-        let steady_for = if store.link.is_cluster() { is_read_since.elapsed() } else { store.link.steady_for() };
+        let steady_for = if store.link.is_cluster() { clock::since(is_read_since) } else { store.link.steady_for() };
         let is_dead = match lease.as_deref() {
             Some(run) => run == RELEASED,
             None => {
-                let missing = self.missing_since.entry(node.into()).or_insert_with(clock::now).elapsed();
+                let missing = clock::since(*self.missing_since.entry(node.into()).or_insert_with(clock::now));
                 // A node that has released its lease before stays dead.
                 self.dead_since.contains_key(node) || missing >= store.lease * MISSING / 10 && steady_for >= store.lease
             }
@@ -82,7 +82,7 @@ impl DeadNodes {
     fn note_read(&mut self, store: &RedisStore, node: &str) -> Instant {
         let now = clock::now();
         let (since, at) = self.read_since.entry(node.into()).or_insert((now, now));
-        if at.elapsed() > store.lease.max(store.link.limit() * UNREAD_LIMITS) {
+        if clock::since(*at) > store.lease.max(store.link.limit() * UNREAD_LIMITS) {
             *since = now;
         }
         *at = now;

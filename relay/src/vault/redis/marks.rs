@@ -140,7 +140,7 @@ impl RedisStore {
     /// Whether something was lost so lately that its owners may not have written it again yet.
     pub fn is_being_restored(&self) -> bool {
         let lost_at = *self.marked.lost_at.lock();
-        lost_at.is_some_and(|at| at.elapsed() < self.lease)
+        lost_at.is_some_and(|at| clock::since(at) < self.lease)
     }
 }
 

@@ -471,7 +471,7 @@ impl RedisStore {
         }
         self.rivals.note(&owner.run, earlier.as_deref().map(String::from_utf8_lossy).as_deref());
         let enlisted = *self.enlisted.lock();
-        if !kept || enlisted.is_none_or(|at| at.elapsed() >= ENLIST_EVERY) {
+        if !kept || enlisted.is_none_or(|at| clock::since(at) >= ENLIST_EVERY) {
             self.enlist(&owner.node).await?;
             if let Some(note) = note() {
                 self.write_note(owner, &note).await?;
@@ -579,7 +579,7 @@ impl RedisStore {
     pub async fn ping(&self) -> Result<Duration, StoreError> {
         let asked = clock::now();
         let _: String = self.link.ask(&::redis::cmd("PING")).await?;
-        Ok(asked.elapsed())
+        Ok(clock::since(asked))
     }
 
     /// Whether it loses in the order in which it was written to.
