@@ -5,7 +5,7 @@
 //!
 //! | limit | at the limit |
 //! | --- | --- |
-//! | [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] bytes that wait to be written, [`ConnectionTiming::write`] for one write | the connection ends |
+//! | [`DEVICE_QUEUE`] or [`SERVER_QUEUE`] that wait to be written, [`ConnectionTiming::write`] for one write | the connection ends |
 //! | [`ConnectionTiming::message`] for a message from its first byte to its last, however its bytes drip; as long again for one that is skipped because it is too long | the connection ends |
 //! | [`ConnectionTiming::stranger`] until the peer has proven its identity: a device by its secret or by its registrar's 200, a SIP server by its address | the connection is closed; until then it gives way to strangers of other networks |
 //!
@@ -47,7 +47,7 @@ use crate::agent::ShardInput;
 use crate::agent::Shards;
 use crate::agent::transport::framing::{Broken, Framing, StreamEvent};
 use crate::agent::transport::heartbeat::{Heartbeat, HeartbeatAction};
-use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Writer};
+use crate::agent::transport::outbox::{Found, Outbox, Outgoing, Room, Writer};
 use crate::agent::transport::servers::Place;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -58,13 +58,13 @@ use crate::net::websocket::{self, CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_POLICY, 
 use crate::random;
 use crate::timing::ConnectionTiming;
 
-/// Bytes that wait for one device to read; with more the connection ends. A SIP server may have hundreds of messages for a device at once, as for an
-/// attendant's console.
-const DEVICE_QUEUE: usize = 512 * 1024;
+/// What waits for one device to read; with more the connection ends. A SIP server may have hundreds of messages for a device at once, as for an
+/// attendant's console; and a device that comes back gets in one go what has waited for it, which strangers may have made as large as a message may be.
+const DEVICE_QUEUE: Room = Room { messages: 64, bytes: 512 * 1024 };
 /// Messages of a device in one go, and the pause behind so many: their answers are written then, lest they fill its queue.
 const DEVICE_BURST: (usize, Duration) = (16, Duration::from_millis(10));
 /// Likewise for a SIP server, whose one connection carries all of its bindings.
-const SERVER_QUEUE: usize = 8 * 1024 * 1024;
+const SERVER_QUEUE: Room = Room { messages: 4_096, bytes: 8 * 1024 * 1024 };
 /// How long a connection may stay without a byte from its peer: longer than any phone waits to refresh.
 const IDLE: Duration = Duration::from_secs(2 * 3_600);
 /// A number that no other connection has or had: signed tokens hold it, and are believed by the next run, and by every node that
@@ -171,8 +171,8 @@ impl Connection {
 
     fn new(source: Source, place: Place, timing: ConnectionTiming, shards: Shards, metrics: Metrics) -> Self {
         let (outbox, writer) = Outbox::new(match source.side {
-            Side::Device => DEVICE_QUEUE,
-            Side::Upstream => SERVER_QUEUE,
+            Side::Device => &DEVICE_QUEUE,
+            Side::Upstream => &SERVER_QUEUE,
         });
         let (writer, limits) = (Some(writer), Limits::default());
         let mut framing = match source.transport {
@@ -602,28 +602,34 @@ mod tests {
         assert_eq!(connection.shard_of_sender(&invite.expect("an INVITE")), 1);
     }
 
-    /// A shard's turn is not interrupted. An attendant's console, for one, hears of each colleague when its SIP server starts again.
+    /// A shard's turn is not interrupted. An attendant's console, for one, hears of each colleague when its SIP server starts again; and a device that comes
+    /// back gets what has waited for it.
     #[tokio::test]
-    async fn what_comes_for_a_device_in_one_turn_is_written_to_it_however_many_messages_these_are() {
+    async fn what_comes_for_a_device_in_one_turn_is_written_to_it_however_many_messages_or_how_large_these_are() {
         let (senders, _inboxes): (Vec<_>, Vec<_>) = (0..1).map(|_| tokio::sync::mpsc::channel(1)).unzip();
         let (cores, made) = crate::cores::Cores::start(1).expect("a core");
         made.into_iter().for_each(|core| core.begin(std::future::pending()));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-        let mut device =
-            tokio::net::TcpStream::connect(listener.local_addr().expect("an address")).await.expect("open");
-        let (accepted, peer) = listener.accept().await.expect("a connection");
-        let (shards, timing) = (Shards::new(senders, cores), ConnectionTiming::default());
-        let mut connection = Connection::accepted(Side::Device, Transport::Tls, peer, timing, shards, Metrics::new());
-        let writer = connection.writer().expect("the first");
-        let all: Vec<String> =
-            (0..300).map(|number| format!("NOTIFY {number} {}\r\n\r\n", "x".repeat(1_000))).collect();
-        for (number, message) in all.iter().enumerate() {
-            assert!(writer.send(message.clone().into()), "the queue is full at {number}");
+        let shards = Shards::new(senders, cores);
+        let as_large_as_may_be = Limits::default().message_bytes;
+        for (messages, bytes) in [(300, 1_000), (32, as_large_as_may_be)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+            let mut device =
+                tokio::net::TcpStream::connect(listener.local_addr().expect("an address")).await.expect("open");
+            let (accepted, peer) = listener.accept().await.expect("a connection");
+            let (timing, metrics) = (ConnectionTiming::default(), Metrics::new());
+            let mut connection =
+                Connection::accepted(Side::Device, Transport::Tls, peer, timing, shards.clone(), metrics);
+            let writer = connection.writer().expect("the first");
+            let all: Vec<String> =
+                (0..messages).map(|number| format!("NOTIFY {number} {}\r\n\r\n", "x".repeat(bytes))).collect();
+            for (number, message) in all.iter().enumerate() {
+                assert!(writer.send(message.clone().into()), "the queue is full at {number}");
+            }
+            tokio::spawn(connection.serve(Stream::uncounted(accepted)));
+            let mut came = vec![0; all.concat().len()];
+            tokio::io::AsyncReadExt::read_exact(&mut device, &mut came).await.expect("all of it");
+            assert!(came == all.concat().as_bytes());
         }
-        tokio::spawn(connection.serve(Stream::uncounted(accepted)));
-        let mut came = vec![0; all.concat().len()];
-        tokio::io::AsyncReadExt::read_exact(&mut device, &mut came).await.expect("all of it");
-        assert!(came == all.concat().as_bytes());
     }
 
     /// A token of an earlier run must not name another SIP server's connection.

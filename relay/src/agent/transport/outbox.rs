@@ -1,8 +1,9 @@
 //! The queue of messages that are to be written on one connection.
 //!
-//! Invariant: an empty outbox takes a few words of memory, because tens of thousands of connections are idle at once. What waits in it is bounded in bytes, and
-//! not in messages: a shard hands over all of its turn before the connection has its own. Beyond that the connection ends. An accepted connection is a
-//! stranger's until a shard knows its peer. When the last writer is gone, the connection is told; when the connection is gone, its writers are.
+//! Invariant: an empty outbox takes a few words of memory, because tens of thousands of connections are idle at once. What waits in it is bounded ([`Room`]);
+//! beyond that the connection ends. A shard hands over all of its turn before the connection has its own, so that there is room for many small messages, and
+//! for some large ones. An accepted connection is a stranger's until a shard knows its peer. When the last writer is gone, the connection is told; when the
+//! connection is gone, its writers are.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,6 +18,15 @@ use crate::net::listen::Stranger;
 
 /// Bytes that a message counts beside its own, for its place in the queue.
 const PLACE: usize = 64;
+
+/// What may wait to be written. One message more than so many fits only within so many bytes.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Messages, however large they are.
+    pub(super) messages: usize,
+    /// Bytes of any number of messages, with [`PLACE`] for each.
+    pub(super) bytes: usize,
+}
 
 /// The way to write on a connection; cheap to clone.
 #[derive(Debug)]
@@ -72,8 +82,7 @@ pub(super) struct Outbox {
     writers: AtomicUsize,
     /// Told when there is something to find.
     changed: Notify,
-    /// Bytes that may wait; a single message may have more.
-    room: usize,
+    room: &'static Room,
     /// Whether [`Inner::stranger`] is there.
     is_strangers: AtomicBool,
     /// Whether a device is reached by it that nobody pushes.
@@ -92,8 +101,8 @@ struct Inner {
 }
 
 impl Outbox {
-    /// For so many bytes; with its first writer.
-    pub(super) fn new(room: usize) -> (Arc<Self>, Writer) {
+    /// With its first writer.
+    pub(super) fn new(room: &'static Room) -> (Arc<Self>, Writer) {
         let (inner, changed, writers) = (Mutex::default(), Notify::new(), AtomicUsize::new(1));
         let (is_strangers, is_kept_alive) = (AtomicBool::new(false), AtomicBool::new(false));
         let outbox = Arc::new(Self { inner, writers, changed, room, is_strangers, is_kept_alive });
@@ -186,7 +195,7 @@ impl Outbox {
             return false;
         }
         let bytes = inner.bytes + outgoing.size();
-        let fits = inner.waiting.is_empty() || bytes <= self.room;
+        let fits = inner.waiting.len() < self.room.messages || bytes <= self.room.bytes;
         if fits {
             inner.bytes = bytes;
             inner.waiting.push_back(outgoing);
@@ -255,13 +264,15 @@ impl Drop for Writer {
 mod tests {
     use super::*;
 
+    const ROOM: Room = Room { messages: 1, bytes: 1_000 };
+
     fn text(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
     }
 
     #[test]
     fn what_waits_prints_no_message() {
-        let (outbox, writer) = Outbox::new(1_000);
+        let (outbox, writer) = Outbox::new(&ROOM);
         assert!(writer.send(text("Authorization: Digest")));
         let printed = format!("{writer:?} {outbox:?}");
         assert!(printed.contains("21 bytes") && !printed.contains("Digest"), "{printed}");
@@ -269,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_handed_over_is_found_at_once_and_in_order_and_then_that_nobody_writes_any_more() {
-        let (outbox, writer) = Outbox::new(1_000);
+        let (outbox, writer) = Outbox::new(&ROOM);
         let other = writer.clone();
         assert!(writer.send(text("one")) && other.send(text("two")));
         writer.close();
@@ -284,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_woken_by_the_first_message_and_by_the_last_writer() {
-        let (outbox, writer) = Outbox::new(1_000);
+        let (outbox, writer) = Outbox::new(&ROOM);
         let reader = outbox.clone();
         let waiting = tokio::spawn(async move { (reader.next().await, reader.pop().is_some(), reader.next().await) });
         tokio::task::yield_now().await;
@@ -297,24 +308,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_is_bounded_in_bytes_and_ends_the_connection_beyond() {
-        let (outbox, writer) = Outbox::new(2 * (PLACE + 3));
+    async fn what_waits_is_bounded_in_messages_and_bytes_and_ends_the_connection_beyond_both() {
+        const TWO: Room = Room { messages: 2, bytes: 3 * (PLACE + 3) };
+        let (outbox, writer) = Outbox::new(&TWO);
         for _ in 0..3 {
-            assert!(writer.send(text("one")) && writer.send(text("two")));
+            assert!(writer.send(text("one")) && writer.send(text("two")) && writer.send(text("six")));
             // There is room again once it is written.
             while outbox.pop().is_some() {}
         }
-        assert!(writer.send(Bytes::from(vec![0; 1_000])), "a message alone always fits");
+        let large = Bytes::from(vec![0; 1_000]);
+        assert!(writer.send(large.clone()) && writer.send(large), "so many messages always fit");
         assert!(!writer.send(text("two")));
         assert_eq!(outbox.next().await, Found::Overflow);
-        let (outbox, writer) = Outbox::new(2 * PLACE + 5);
-        assert!(writer.send(text("one")) && !writer.send(text("two")));
+        let (outbox, writer) = Outbox::new(&TWO);
+        assert!(writer.send(text("one")) && writer.send(text("two")) && !writer.send(text("four")));
         assert_eq!(outbox.next().await, Found::Overflow);
     }
 
     #[tokio::test]
     async fn a_connection_that_is_gone_takes_nothing() {
-        let (outbox, writer) = Outbox::new(1_000);
+        let (outbox, writer) = Outbox::new(&ROOM);
         outbox.close();
         assert!(!writer.send(text("one")));
     }

@@ -50,6 +50,31 @@ async fn each_side_ends_one(world: World) -> Outcome {
     Ok(())
 }
 
+/// What waits for a phone is as large as strangers make it, and is handed over in one go when the phone comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_that_wait_for_a_phone_do_not_end_its_connection_before_its_call() -> Outcome {
+    let world = World::start().await?;
+    let phone = world.push_phone(&android());
+    phone.register_and_sleep(SOON).await?;
+    world.await_all_asleep().await?;
+    let body = "x".repeat(60_000);
+    let messages: Vec<_> = (0..16)
+        .map(|_| world.call_with(&CallOptions::request("MESSAGE").body("text/plain", &body)))
+        .collect::<Result<_, _>>()?;
+    world.android_push().await?;
+    let caller = world.call()?;
+    caller.expect(180, SOON).await?;
+    let (device, call) = world.wake_to_call(&phone).await?;
+    call.ring();
+    world.answer(&caller, &call).await?;
+    for message in &messages {
+        message.expect(200, SOON).await?;
+    }
+    world.end(true, &caller, &call).await?;
+    sleep(device);
+    world.content()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_iphone_gets_one_voip_push_for_a_call_and_none_for_anything_else() -> Outcome {
     let world = World::start().await?;
