@@ -73,7 +73,7 @@ impl Shard {
         let ending =
             Ending { kind, unbound: None, erasure, waiters: waiter.into_iter().collect(), is_heard_out: false };
         row.ending = Some(Box::new(ending));
-        let (status, unanswerable) = (row.status, row.unanswerable);
+        let (status, unanswerable, is_stored) = (row.status, row.unanswerable, row.is_stored);
         self.shared.refusal_doubts.forget(&self.shared.upstreams, row.upstream, id);
         match kind {
             EndKind::Wiped(WipeReason::RefusedUpstream) => self.tell_registration_lost(id, status, unanswerable),
@@ -92,7 +92,9 @@ impl Shard {
         if let EndKind::Wiped(reason) = kind {
             self.erase(id, reason);
         }
-        let another = self.another_of_binding(id).filter(|_| !matches!(kind, EndKind::Wiped(_)));
+        // Of what was in no store no other node knows.
+        let is_anothers = is_stored && !matches!(kind, EndKind::Wiped(_));
+        let another = self.another_of_binding(id).filter(|_| is_anothers);
         self.next.push_back(match kind {
             EndKind::HandedOver => Input::Release(id),
             EndKind::Wiped(_) | EndKind::NeverOurs => Input::Unbind { instance: id, deadline: UNREGISTER_DEADLINE },
