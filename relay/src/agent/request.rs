@@ -58,6 +58,10 @@ impl SettlingNews {
     }
 }
 
+/// By when a SIP server has answered the unregistration of another node, or has had its time: then what it may have removed is [registered
+/// again](Request::RegisterAgain).
+pub(crate) const UNREGISTERED: Duration = Duration::from_secs(4);
+
 /// A request to a shard.
 pub enum Request {
     /// Bind an instance that is enabled.

@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Shard;
 use crate::agent::erasures::{self, Answer};
-use crate::agent::request::Request;
+use crate::agent::request::{Request, UNREGISTERED};
 use crate::agent::tables::instances::{Denied, EndKind, Ending, Erasure, Row, WipeDone, WipeWaiter};
 use crate::agent::{Audience, NodeNews, ShardInput, Shared};
 use crate::audit::{Act, AuditSubject};
@@ -41,8 +41,6 @@ use crate::vault::{Fence, Tombstone, WRITE_LIMIT};
 
 /// How long a SIP server may take to confirm an unregistration.
 const UNREGISTER_DEADLINE: Duration = Duration::from_secs(3);
-/// By when the SIP server has answered the unregistration of another node, or has had its time.
-const UNREGISTERED: Duration = UNREGISTER_DEADLINE.saturating_add(Duration::from_secs(1));
 /// How long an erasure waits for the nodes that may have a copy.
 pub(super) const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How long a notice that a lease has ended is worth delivering, in seconds: phones are off at night.

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use crate::agent::request::{
-    ChangedRecord, DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews,
+    ChangedRecord, DeadToken, EndKind, LeaseExpiry, Principal, ReleaseReason, Request, SettlingNews, UNREGISTERED,
 };
 use crate::agent::{Audience, NodeNews};
 use crate::audit::Act;
@@ -203,8 +203,6 @@ impl Inner {
 
     /// An instance that this node has ended by itself, and that another one now serves, may have had the same Contact there.
     async fn have_what_was_left_registered(self: Arc<Self>, id: InstanceId, is_noted: bool) {
-        /// By then the SIP server has answered the unregistration, or has had its time.
-        const UNREGISTERED: Duration = Duration::from_secs(4);
         if !is_noted && let Ok(Some(stored)) = self.dependencies.vault.load(id).await {
             // The trail has it as wiped.
             self.audit(Act::HandedOver, &status::by_record(stored));

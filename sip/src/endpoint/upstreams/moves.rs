@@ -5,8 +5,7 @@
 //! | is left unanswered, and no keep-alive was answered either | leave it | leave it, unless others were [granted together](TOGETHER) with it |
 //! | is left unanswered, and nothing but keep-alives was answered | leave it | as after a 500: the server may drop what one account sends |
 //! | is answered 503 or 430 | leave it | look for another address once the server is [unfit](UNFIT), and go over when there is one |
-//! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are
-//! [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
+//! | is answered anything else that is tried again, such as 408, 480, 500 or 504, for an account that it had accepted | leave it; unless they are [several](SEVERAL), others may be served well there | look for another address once [several](SEVERAL) such accounts are not served and nobody was granted for 32 s, and go over when there is one |
 //!
 //! The REGISTERs of devices that pass through count likewise (RFC 8599): all devices of an address of record are one account, which the server had accepted
 //! once it has granted the device. The devices of other accounts are then served by the flow as well; while there are any, no flow is left, and silence
