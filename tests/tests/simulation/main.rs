@@ -116,6 +116,11 @@ fn three_nodes_lose_no_call_of_apps_that_ask_once_more() {
 }
 
 #[test]
+fn a_store_that_loses_data_costs_no_call_of_apps_that_ask_once_more() {
+    nodes_hold(&[330], 80, Some(Duration::from_secs(18)), true);
+}
+
+#[test]
 fn accounts_of_a_node_that_is_cut_off_from_the_sip_server_for_long_are_called_at_the_other_nodes() {
     let seed = told("SIPWAKE_SIM_NODES_SEED").unwrap_or(5);
     let watch = told("SIPWAKE_SIM_NODES_WATCH").is_some();

@@ -70,8 +70,11 @@ enum Device {
 /// When something was so last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Last {
+    /// It stood still, or was killed.
     idle: Duration,
     leaving: Duration,
+    /// It was told to end, and has not started again.
+    has_left: bool,
     without_store: Duration,
     cut_off: Duration,
 }
@@ -87,6 +90,8 @@ pub struct Oracle {
     devices: Vec<[Device; DEVICES]>,
     /// When an account's devices changed last.
     changed: Vec<Duration>,
+    /// When an app last had an answer to what it asked once more about a device.
+    answered_again: Vec<[Option<Duration>; DEVICES]>,
     ports: Vec<u16>,
     last: [Last; NODES],
     /// By call and instance, who has pushed and when.
@@ -106,6 +111,7 @@ impl Oracle {
         Self {
             devices: (0..accounts).map(|_| Default::default()).collect(),
             changed: vec![Duration::ZERO; accounts],
+            answered_again: vec![[None; DEVICES]; accounts],
             ports,
             last: [Last::default(); NODES],
             pushed: BTreeMap::new(),
@@ -178,6 +184,9 @@ impl Oracle {
             (Question::Enable { account, device, .. }, Some(instance), _) => {
                 self.changed[*account] = now;
                 self.report.enabled += 1;
+                if matches!(self.devices[*account][*device], Device::Again) {
+                    self.answered_again[*account][*device] = Some(now);
+                }
                 self.devices[*account][*device] = Device::Lent(instance);
             }
             (Question::Change { account, device, foreground, .. }, Some(instance), _) => {
@@ -232,12 +241,12 @@ impl Oracle {
         }
     }
 
-    /// Whether an app has had its answer for this instance just now: a call that came meanwhile may be the earlier instance's at another node, and missed
-    /// in the name of this one as well.
-    fn has_just_come(&self, now: Duration, instance: &str) -> bool {
-        let is_of = |devices: &[Device; DEVICES]| devices.iter().any(|it| lent_id(it).as_deref() == Some(instance));
-        let accounts = self.devices.iter().zip(&self.changed);
-        accounts.into_iter().any(|(devices, changed)| is_of(devices) && now < *changed + JUST_NOW)
+    /// Whether an app that asked once more has had its answer for this instance just now: a call that came meanwhile may be the earlier instance's at
+    /// another node, and missed in the name of this one as well.
+    fn has_just_replaced(&self, now: Duration, instance: &str) -> bool {
+        let devices = self.devices.iter().flatten().zip(self.answered_again.iter().flatten());
+        let mut of_it = devices.filter(|(device, _)| lent_id(device).as_deref() == Some(instance));
+        of_it.any(|(_, answered)| answered.is_some_and(|at| now < at + JUST_NOW))
     }
 
     fn on_missed(&mut self, now: Duration, node: usize, call: usize, instance: String) {
@@ -247,7 +256,7 @@ impl Oracle {
         self.report.missed += 1;
         let pushes = self.pushed.get(&(call, instance.clone())).cloned().unwrap_or_default();
         let is_excused = told.iter().chain(&pushes).any(|(node, at)| self.is_excused(*node, *at));
-        let is_replacing = self.has_just_come(now, &instance);
+        let is_replacing = self.has_just_replaced(now, &instance);
         if told.len() > 1 && !is_excused && !is_replacing && !self.is_joining(call, &instance, &pushes) {
             self.wrong(now, format!("call {call} is told to {instance} as missed by nodes and at {told:?}"));
         }
@@ -280,8 +289,9 @@ impl Oracle {
     /// How all stand; judges what can be judged by now.
     pub fn look(&mut self, now: Duration, nodes: &[NodeState; NODES], exchange: &mut Exchange) {
         for (last, node) in self.last.iter_mut().zip(nodes) {
+            last.has_left = node.leaves || last.has_left && !node.acts;
             for (moment, is_so) in [
-                (&mut last.idle, !node.acts),
+                (&mut last.idle, !node.acts && !last.has_left),
                 (&mut last.leaving, node.leaves),
                 (&mut last.without_store, !node.has_store),
                 (&mut last.cut_off, !node.has_exchange),
@@ -315,11 +325,7 @@ impl Oracle {
                 let last = &self.last[other];
                 quiet(last.idle) && quiet(last.without_store) && quiet(last.leaving)
             });
-            if quiet(last.leaving) {
-                quiet(last.idle)
-            } else {
-                others_are_well && quiet(last.without_store) && node_left_by_itself(last)
-            }
+            quiet(last.idle) && (quiet(last.leaving) || others_are_well && quiet(last.without_store))
         });
         if !(is_settled && is_lent && heard_by_all && could) {
             return;
@@ -353,7 +359,7 @@ impl Oracle {
         }
         let stayed = |(node, _): &(usize, Duration)| {
             let last = &self.last[*node];
-            quiet(last.without_store) && (quiet(last.idle) || !quiet(last.leaving) && node_left_by_itself(last))
+            quiet(last.without_store) && quiet(last.idle)
         };
         let of_call = self.pushed.range((call, String::new())..(call + 1, String::new()));
         let untold = of_call
@@ -410,12 +416,6 @@ impl Oracle {
             self.report.wrongs.push(format!("{at}: {what}"));
         }
     }
-}
-
-/// Whether a node that was told to end was not kept from it.
-fn node_left_by_itself(last: &Last) -> bool {
-    // It is idle when it has gone, and not before.
-    last.idle == Duration::ZERO || last.idle > last.leaving || last.idle + MEMORY < last.leaving
 }
 
 fn lent_id(device: &Device) -> Option<String> {
