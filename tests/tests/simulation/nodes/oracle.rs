@@ -8,7 +8,7 @@
 //!    excuse; when all is well again, nothing is pushed to it at all, and an account without a device has no Contact.
 //! 3. **No call is lost that a live node could have pushed.** A call to an account with a device rings within [`RINGS_WITHIN`], when a
 //!    node that it was sent to ran all the while and the SIP server was cut off from no node; also when that node was told to end, if
-//!    nothing else went wrong.
+//!    nothing else went wrong. Where the account's own node has the call and stands still, an earlier one refuses it at once.
 //! 4. **All is well in the end.** When the faults are over, each device of each account is pushed once, by one node.
 //! 5. **A missed call is told once.** Nobody answers here: each device hears once of each call that it was pushed for, by one node, with the
 //!    excuses of the first rule; of each, when nothing was wrong with the node that has pushed it, also when that was told to end.
@@ -83,6 +83,8 @@ struct Owed {
     call: usize,
     account: usize,
     began: Duration,
+    /// Who pushed the account's last call before this one.
+    served_by: Option<usize>,
 }
 
 /// What the oracle remembers.
@@ -90,6 +92,8 @@ pub struct Oracle {
     devices: Vec<[Device; DEVICES]>,
     /// When an account's devices changed last.
     changed: Vec<Duration>,
+    /// Who has pushed an account's last call.
+    served_by: Vec<Option<usize>>,
     /// When an app last had an answer to what it asked once more about a device.
     answered_again: Vec<[Option<Duration>; DEVICES]>,
     ports: Vec<u16>,
@@ -111,6 +115,7 @@ impl Oracle {
         Self {
             devices: (0..accounts).map(|_| Default::default()).collect(),
             changed: vec![Duration::ZERO; accounts],
+            served_by: vec![None; accounts],
             answered_again: vec![[None; DEVICES]; accounts],
             ports,
             last: [Last::default(); NODES],
@@ -210,7 +215,7 @@ impl Oracle {
         if let Some(calm) = &mut self.calm {
             calm.insert(call, account);
         }
-        self.open.push(Owed { call, account, began: now });
+        self.open.push(Owed { call, account, began: now, served_by: self.served_by[account] });
     }
 
     /// A node has pushed.
@@ -226,6 +231,9 @@ impl Oracle {
             return self.on_missed(now, node, call, instance);
         }
         self.report.pushes += 1;
+        if let Some(owed) = self.open.iter().find(|owed| owed.call == call) {
+            self.served_by[owed.account] = Some(node);
+        }
         if let Some(at) = self.receipted.get(&instance)
             && !self.is_excused(node, now)
         {
@@ -311,22 +319,29 @@ impl Oracle {
     }
 
     fn judge_call(&mut self, now: Duration, owed: &Owed, exchange: &Exchange) {
-        let Owed { call, account, began } = *owed;
+        let Owed { call, account, began, served_by } = *owed;
         let placed = &exchange.calls()[call];
         let since = began.saturating_sub(MEMORY);
         let is_settled = self.changed[account] < since || self.calm.is_some();
         let is_lent = self.devices[account].iter().any(|device| matches!(device, Device::Lent(_)));
         let quiet = |moment: Duration| moment < since;
         let heard_by_all = self.last.iter().all(|last| quiet(last.cut_off));
-        let could = placed.legs.iter().any(|leg| {
-            let Some(node) = self.ports.iter().position(|port| *port == leg.port) else { return false };
-            let last = &self.last[node];
-            let others_are_well = (0..NODES).filter(|other| *other != node).all(|other| {
-                let last = &self.last[other];
-                quiet(last.idle) && quiet(last.without_store) && quiet(last.leaving)
+        let node_of = |port: u16| self.ports.iter().position(|other| *other == port);
+        // The account's own node has the call, and stands still: an earlier one refuses it at once.
+        let waits_at_own = placed
+            .legs
+            .iter()
+            .any(|leg| served_by.is_some_and(|own| node_of(leg.port) == Some(own) && !quiet(self.last[own].idle)));
+        let could = !waits_at_own
+            && placed.legs.iter().any(|leg| {
+                let Some(node) = node_of(leg.port) else { return false };
+                let last = &self.last[node];
+                let others_are_well = (0..NODES).filter(|other| *other != node).all(|other| {
+                    let last = &self.last[other];
+                    quiet(last.idle) && quiet(last.without_store) && quiet(last.leaving)
+                });
+                quiet(last.idle) && (quiet(last.leaving) || others_are_well && quiet(last.without_store))
             });
-            quiet(last.idle) && (quiet(last.leaving) || others_are_well && quiet(last.without_store))
-        });
         if !(is_settled && is_lent && heard_by_all && could) {
             return;
         }
