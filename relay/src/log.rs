@@ -21,9 +21,12 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use serde_json::json;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
 use zeroize::Zeroize as _;
 
 use crate::clock::{rfc3339_ms, unix_now_ms};
+use crate::systemd::journal;
 
 /// The bytes that may wait to be written, beside at most as many in one write that is under way; a further line is dropped.
 pub const WAITING_MAX: usize = 4 * 1024 * 1024;
@@ -37,6 +40,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 /// Whether the lines of a panic are one event in JSON, as the others of the log.
 static JSON: AtomicBool = AtomicBool::new(false);
+/// Whether the reader is the journal, which is told the priority of each line.
+static JOURNAL: AtomicBool = AtomicBool::new(false);
 
 /// From now on a panic, too, is told as an event in JSON.
 pub fn write_json() {
@@ -56,6 +61,7 @@ pub fn begin() -> LastWords {
             );
         });
     });
+    JOURNAL.store(journal::reads_stderr(), Ordering::Relaxed);
     // A process that gets no thread says everything at once, as any other program.
     if begun.is_ok() {
         QUEUE.get_or_init(|| Queue::new(WAITING_MAX));
@@ -64,10 +70,11 @@ pub fn begin() -> LastWords {
             let trace = Backtrace::capture();
             let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}\n") } else { String::new() };
             let (name, told) = (thread.name().unwrap_or("<unnamed>"), told(panic));
+            let before = priority(Level::ERROR);
             if JSON.load(Ordering::Relaxed) {
-                say(&event_of_panic(name, &told, &trace));
+                say(&format!("{before}{}", event_of_panic(name, &told, &trace)));
             } else {
-                say(&format!("\nthread '{name}' {told}\n{trace}"));
+                say(&format!("\n{before}thread '{name}' {told}\n{trace}"));
             }
             // The line may be the last one of this process.
             flush();
@@ -115,7 +122,7 @@ fn told_push(app: &str, service: &str, push: &str, as_json: bool) -> String {
 /// Says `lines`, which end with a line's end.
 pub fn say(lines: &str) {
     match QUEUE.get() {
-        Some(queue) => queue.hand_over(lines.as_bytes()),
+        Some(queue) => queue.hand_over("", lines.as_bytes()),
         // `eprint!` panics where nobody reads it; what a command was asked for does not depend on that.
         None => drop(io::stderr().write_all(lines.as_bytes())),
     }
@@ -146,15 +153,38 @@ impl Drop for LastWords {
     }
 }
 
-/// The writer for the lines of this process's subscriber, each by one call.
+/// The writers for the lines of this process's subscriber.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Writer;
+pub struct Writers;
+
+impl<'a> MakeWriter<'a> for Writers {
+    type Writer = Writer;
+
+    fn make_writer(&'a self) -> Writer {
+        Writer { before: "" }
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Writer {
+        Writer { before: priority(*line.level()) }
+    }
+}
+
+/// What the reader is told of a line's priority.
+fn priority(level: Level) -> &'static str {
+    if JOURNAL.load(Ordering::Relaxed) { journal::priority(level) } else { "" }
+}
+
+/// The writer for a line, by one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    before: &'static str,
+}
 
 impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match QUEUE.get() {
             Some(queue) => {
-                queue.hand_over(line);
+                queue.hand_over(self.before, line);
                 Ok(line.len())
             }
             // The subscriber tells of a line that was not written by `eprintln!`, which panics then.
@@ -202,13 +232,14 @@ impl Queue {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn hand_over(&self, line: &[u8]) {
+    fn hand_over(&self, before: &'static str, line: &[u8]) {
         let mut state = self.lock();
-        if state.waiting.len() + line.len() > self.waiting_max {
+        if state.waiting.len() + before.len() + line.len() > self.waiting_max {
             state.unsaid += 1;
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        state.waiting.extend_from_slice(before.as_bytes());
         state.waiting.extend_from_slice(line);
         // A writer that is at work looks by itself: waking it costs a call of the system.
         let wake = std::mem::take(&mut state.is_idle);
@@ -312,7 +343,7 @@ mod tests {
         let queue: &'static Queue = Box::leak(Box::new(Queue::new(waiting_max)));
         let (reader, writer) = pipe().unwrap();
         thread::spawn(move || {
-            queue.write_to(writer.as_fd(), |lines| queue.hand_over(format!("dropped {lines}\n").as_bytes()));
+            queue.write_to(writer.as_fd(), |lines| queue.hand_over("", format!("dropped {lines}\n").as_bytes()));
         });
         (queue, BufReader::new(reader))
     }
@@ -322,12 +353,12 @@ mod tests {
         const LINES: u64 = 60_000;
         let (queue, reader) = piped(200_000);
         // More than the pipe holds: its write does not end.
-        queue.hand_over(format!("{}\n", "x".repeat(150_000)).as_bytes());
+        queue.hand_over("", format!("{}\n", "x".repeat(150_000)).as_bytes());
         while !queue.lock().is_writing {
             thread::yield_now();
         }
         for number in 0..LINES {
-            queue.hand_over(format!("{number}\n").as_bytes());
+            queue.hand_over("", format!("{number}\n").as_bytes());
         }
         let lost = queue.lock().unsaid;
         assert!(lost > 0 && lost < LINES && queue.lost() == lost);
@@ -337,7 +368,7 @@ mod tests {
         for number in 0..LINES - lost {
             assert_eq!(lines.next(), Some(number.to_string()));
         }
-        queue.hand_over(b"later\n");
+        queue.hand_over("", b"later\n");
         assert_eq!([lines.next(), lines.next()], [Some(format!("dropped {lost}")), Some("later".to_owned())]);
     }
 
@@ -350,9 +381,9 @@ mod tests {
         let daemon = open(OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()));
         let log = open(OpenOptions::new().write(true));
         thread::spawn(move || {
-            queue.write_to(log.as_fd(), |lines| queue.hand_over(format!("dropped {lines}\n").as_bytes()));
+            queue.write_to(log.as_fd(), |lines| queue.hand_over("", format!("dropped {lines}\n").as_bytes()));
         });
-        queue.hand_over(format!("whole\n{}\n", "x".repeat(200_000)).as_bytes());
+        queue.hand_over("", format!("whole\n{}\n", "x".repeat(200_000)).as_bytes());
         while rustix::io::ioctl_fionread(&daemon).unwrap() < 4_096 {
             thread::yield_now();
         }
@@ -360,13 +391,13 @@ mod tests {
         while queue.lost() == 0 {
             thread::yield_now();
         }
-        queue.hand_over(b"unread\n");
+        queue.hand_over("", b"unread\n");
         while queue.lost() == 1 {
             thread::yield_now();
         }
         let mut lines = BufReader::new(open(OpenOptions::new().read(true))).lines().map(Result::unwrap);
         assert_eq!(lines.next().as_deref(), Some("whole"));
-        queue.hand_over(b"later\n");
+        queue.hand_over("", b"later\n");
         assert!(lines.next().is_some_and(|cut| cut.bytes().all(|byte| byte == b'x')), "it ends before the next begins");
         assert_eq!([lines.next(), lines.next()], [Some("later".to_owned()), Some("dropped 2".to_owned())]);
         std::fs::remove_file(fifo).unwrap();
@@ -376,7 +407,7 @@ mod tests {
     fn what_was_handed_over_is_written_when_the_process_ends_and_a_silent_reader_does_not_keep_it() {
         let (queue, reader) = piped(WAITING_MAX);
         let all = thread::spawn(move || reader.lines().take(20_000).map(Result::unwrap).collect::<Vec<_>>());
-        (0..20_000).for_each(|number| queue.hand_over(format!("{number}\n").as_bytes()));
+        (0..20_000).for_each(|number| queue.hand_over("", format!("{number}\n").as_bytes()));
         queue.flush(Duration::from_secs(60));
         let state = queue.lock();
         assert!(state.waiting.is_empty() && !state.is_writing);
@@ -385,7 +416,7 @@ mod tests {
         assert!(all.iter().enumerate().all(|(number, line)| *line == number.to_string()));
 
         let (queue, _reader) = piped(WAITING_MAX);
-        queue.hand_over(&[b'x'; 200_000]);
+        queue.hand_over("", &[b'x'; 200_000]);
         queue.flush(Duration::from_millis(50));
         assert!(queue.lock().is_writing, "it goes on without");
     }
@@ -441,7 +472,7 @@ mod tests {
     fn lines_that_cannot_be_written_are_counted_and_not_told_of_for_ever() {
         let (queue, reader) = piped(WAITING_MAX);
         drop(reader);
-        queue.hand_over(b"one\ntwo\n");
+        queue.hand_over("", b"one\ntwo\n");
         queue.flush(Duration::from_secs(60));
         assert!(queue.lost() >= 2);
         assert_eq!(queue.lock().unsaid, 0);

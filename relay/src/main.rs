@@ -471,7 +471,7 @@ fn shown(address: Option<std::net::SocketAddr>) -> Option<tracing::field::Displa
 /// The log goes to stderr, as far as RUST_LOG lets it.
 fn log_to_stderr(format: LogFormat) {
     let Filtered { filter, ignored } = log_filter::read(&std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default());
-    let layer = tracing_subscriber::fmt::layer().with_writer(log::Writer::default);
+    let layer = tracing_subscriber::fmt::layer().with_writer(log::Writers);
     let layer = match format {
         LogFormat::Text => layer.with_ansi(false).boxed(),
         LogFormat::Json => layer.json().boxed(),

@@ -3,6 +3,7 @@
 //! Invariant: without systemd nothing here does anything. A message that cannot be sent within [`PATIENCE`] is dropped, and keeps the relay
 //! from nothing.
 
+pub mod journal;
 pub mod sockets;
 
 use std::env;

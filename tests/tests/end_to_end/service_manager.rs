@@ -1,4 +1,4 @@
-//! The relay as a service manager runs it: it tells how it stands, and takes the sockets that are held for it.
+//! The relay as a service manager runs it: it tells how it stands, and the journal how grave each line is, and takes the sockets that are held for it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -45,7 +45,7 @@ impl Manager {
         Self { notify, listeners, config, scratch }
     }
 
-    /// Starts the relay with its sockets as descriptors 3, 4, …
+    /// Starts the relay with its sockets as descriptors 3, 4, …, and the journal as the reader of its log.
     fn start(&self) -> Result<Child, Missed> {
         let moved: Vec<String> = self
             .listeners
@@ -54,7 +54,7 @@ impl Manager {
             .map(|(index, listener)| format!("{}<&{}", index + 3, listener.as_raw_fd()))
             .collect();
         let script = format!(
-            "export LISTEN_PID=$$ LISTEN_FDS={}; exec \"$0\" serve --config \"$1\" {}",
+            "export LISTEN_PID=$$ LISTEN_FDS={} JOURNAL_STREAM=$(stat -Lc %d:%i /dev/stderr); exec \"$0\" serve --config \"$1\" {}",
             self.listeners.len(),
             moved.join(" ")
         );
@@ -106,6 +106,13 @@ async fn a_service_manager_is_told_of_start_life_reload_and_end() -> Outcome {
     relay.signal(Signal::TERM);
     hears("STOPPING=1").await;
     assert!(relay.exit(SOON).await?.success(), "{}", relay.output());
+    let output = relay.output();
+    let is_told = |line: &str| match line.get(..3) {
+        Some("<4>") => line.contains(" WARN "),
+        Some("<6>") => line.contains(" INFO "),
+        _ => false,
+    };
+    assert!(output.lines().all(is_told), "the priority of each line: {output}");
     Ok(())
 }
 
