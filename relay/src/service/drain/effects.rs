@@ -211,7 +211,8 @@ impl Inner {
         self.have_registered_again(id).await;
     }
 
-    async fn have_registered_again(self: &Arc<Self>, id: InstanceId) {
+    /// Has the owner of an instance register it at once.
+    pub(crate) async fn have_registered_again(self: &Arc<Self>, id: InstanceId) {
         if self.look_as_relay(id).await.is_ok() {
             return self.dependencies.agent.tell(id, Request::RegisterAgain { id }).await;
         }

@@ -42,6 +42,9 @@ impl Inner {
         let kind = EndKind::Wiped(WipeReason::Replaced);
         let end = |reply| Request::End { id, who: Principal::Relay, kind, reply: Some(reply) };
         self.dependencies.agent.ask(id, end).await;
+        // What this node has unregistered may have been the later one's Contact: that of the node which had both.
+        let it = self.clone();
+        tokio::spawn(async move { it.have_registered_again(later).await });
     }
 
     /// The instance that has taken the place of this one, and the fence that it stands with.
