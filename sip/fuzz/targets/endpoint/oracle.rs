@@ -50,6 +50,8 @@ struct Invite {
 impl Oracle {
     pub fn input(&mut self) {
         self.inputs += 1;
+        // A refusal may be told before its answer: that of an earlier input is none of it.
+        self.answered = None;
     }
 
     /// A device may be woken from now on, or may not any more.
