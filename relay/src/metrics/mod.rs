@@ -126,6 +126,7 @@ metrics! {
     HttpRequests = "sipwake_http_requests_total", Counter, "HTTP requests answered, by route template and status.";
     HttpDuration = "sipwake_http_duration_seconds", Histogram, "From an HTTP request's arrival until its answer is ready.";
     CertificateExpiry = "sipwake_certificate_expiry_seconds", Gauge, "Seconds until the TLS certificate in use ends; negative when it has ended, 0 while there is none but what stands in until a CA has issued one.";
+    CertificateLifetime = "sipwake_certificate_lifetime_seconds", Gauge, "Seconds from the begin of the TLS certificate in use to its end, 0 likewise.";
     CertificateOrders = "sipwake_certificate_orders_total", Counter, "Certificates ordered by ACME, by how it ended.";
     LogLinesDropped = "sipwake_log_lines_dropped_total", Counter, "Lines of the log that this process has lost: nobody read the standard error in time, or it could not be written to.";
     Warnings = "sipwake_warnings", Gauge, "What /readyz warns of, by what it is about: how many sentences.";
@@ -196,6 +197,7 @@ struct Handles {
     http_requests: Family<HttpRequest, Counter>,
     http_duration: Histogram,
     certificate_expiry: Gauge,
+    certificate_lifetime: Gauge,
     certificate_orders: Series<CertificateOrder, Counter>,
     /// When this began, as the time since boot.
     began: Duration,
@@ -279,6 +281,7 @@ impl Metrics {
             http_requests,
             http_duration: histogram(r, Metric::HttpDuration),
             certificate_expiry: single(r, Metric::CertificateExpiry),
+            certificate_lifetime: single(r, Metric::CertificateLifetime),
             certificate_orders: series(r, Metric::CertificateOrders),
             began: clock::since_boot(),
             certificate_not_after: AtomicU64::new(0),
@@ -545,9 +548,10 @@ impl Metrics {
         self.0.http_duration.observe(took.as_secs_f64());
     }
 
-    /// The certificate in use ends at `not_after`, in seconds since 1970.
-    pub fn certificate_ends(&self, not_after: u64) {
-        self.0.certificate_not_after.store(not_after, Ordering::Relaxed);
+    /// When the certificate in use begins and ends, in seconds since 1970; 0 while there is none.
+    pub fn certificate_of(&self, (begins, ends): (u64, u64)) {
+        self.0.certificate_not_after.store(ends, Ordering::Relaxed);
+        self.0.certificate_lifetime.set(whole(ends.saturating_sub(begins)));
     }
 
     /// So many things are to be mended there.
@@ -628,6 +632,7 @@ mod tests {
         "sipwake_store_duration_seconds",
         "sipwake_http_requests_total",
         "sipwake_certificate_expiry_seconds",
+        "sipwake_certificate_lifetime_seconds",
     ];
 
     #[test]
@@ -679,7 +684,7 @@ mod tests {
     #[test]
     fn the_expiry_of_the_certificate_is_counted_down() {
         let metrics = Metrics::new();
-        metrics.certificate_ends(clock::unix_now() + 1000);
+        metrics.certificate_of((clock::unix_now(), clock::unix_now() + 1000));
         let left = reading::Reading::of(&metrics).value(Metric::CertificateExpiry, &[]);
         assert!((990.0..=1000.0).contains(&left), "{left}");
     }

@@ -50,7 +50,7 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
         ticks.tick().await;
         let chain = tls.chain();
         let stands_in = chain.first().is_some_and(acme::stands_in);
-        metrics.certificate_ends(if stands_in { 0 } else { tls.expiry() });
+        metrics.certificate_of(if stands_in { (0, 0) } else { tls.validity() });
         let Tls::Files { .. } = &config.tls else { continue };
         if let Some(leaf) = chain.first() {
             match running_relay::note(&config, leaf) {

@@ -46,6 +46,7 @@ async fn each_family_moves_with_what_it_counts() -> Outcome {
         "sipwake_ready",
         "sipwake_build_info",
         "sipwake_certificate_expiry_seconds",
+        "sipwake_certificate_lifetime_seconds",
         "process_start_time_seconds",
         "process_resident_memory_bytes",
         "process_virtual_memory_bytes",

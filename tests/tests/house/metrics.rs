@@ -82,6 +82,7 @@ const MOVED_BY: &[(&str, &str)] = &[
     ("sipwake_http_requests_total", "five_hundred_that_are_registered_read_five_hundred"),
     ("sipwake_http_duration_seconds", "each_family_moves_with_what_it_counts"),
     ("sipwake_certificate_expiry_seconds", "each_family_moves_with_what_it_counts"),
+    ("sipwake_certificate_lifetime_seconds", "each_family_moves_with_what_it_counts"),
     (
         "sipwake_certificate_orders_total",
         "a_certificate_is_ordered_at_the_https_listener_told_of_until_it_comes_and_renewed_without_a_restart",

@@ -13,8 +13,10 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::{TlsError, certificates, server_name, validity};
 
-/// A certificate that ends within this many seconds is said: 14 days.
+/// A certificate that ends within this many seconds is said: 14 days; one of a short life within a [`SOON_PART`] of that.
 const SOON_S: u64 = 14 * 86_400;
+/// The part of its life in which a certificate ends soon. Who renews by ACME does so before: in the last third, or half of a few days.
+const SOON_PART: u64 = 5;
 /// The names that are repeated when none fits.
 const NAMES_SHOWN: usize = 5;
 
@@ -25,7 +27,7 @@ pub enum Doubt {
     Ended(String, usize),
     /// Its time has not come.
     NotYet(String, usize),
-    /// The certificate ends within [`SOON_S`].
+    /// The certificate [ends soon](ends_soon).
     EndsSoon(String),
     /// The certificate does not name this host, but others.
     DoesNotName(String, Vec<String>),
@@ -181,11 +183,16 @@ pub fn dated(chain: &[CertificateDer<'_>], now: u64) -> Vec<Doubt> {
             doubts.push(Doubt::Ended(day(not_after), index + 1));
         } else if not_before > now {
             doubts.push(Doubt::NotYet(day(not_before), index + 1));
-        } else if index == 0 && not_after - now < SOON_S {
+        } else if index == 0 && ends_soon(not_after - now, not_after - not_before) {
             doubts.push(Doubt::EndsSoon(day(not_after)));
         }
     }
     doubts
+}
+
+/// Whether a certificate with so many seconds left of its whole life is to be renewed by now.
+pub fn ends_soon(left_s: u64, life_s: u64) -> bool {
+    left_s < SOON_S.min(life_s / SOON_PART)
 }
 
 /// The first names of a certificate.

@@ -46,7 +46,7 @@ use crate::secret::SecretText;
 pub use challenge::{ACME_PROTOCOL, Challenges};
 pub use client::{ClientTls, ReadRoots};
 pub use development::{is_ca_key, new_ca_key};
-pub use doubts::{Doubt, by_wildcard, dated, doubts, doubts_of, is_vouched_for};
+pub use doubts::{Doubt, by_wildcard, dated, doubts, doubts_of, ends_soon, is_vouched_for};
 use tickets::Tickets;
 
 /// How often the files are looked at; a change is in use at most this much later.

@@ -17,6 +17,7 @@ use super::{phones, service_name};
 use crate::domain::Word as _;
 use crate::metrics::Metric;
 use crate::metrics::reading::Reading;
+use crate::net::tls::ends_soon;
 use crate::operator::readiness::{Check, SHUTTING_DOWN, Standing};
 use crate::push;
 
@@ -24,8 +25,6 @@ use crate::push;
 const SOME: f64 = 3.0;
 /// So many phones without a registration are told when they are one in five, as by the alert PhonesRetry.
 const PHONES: f64 = 5.0;
-/// A certificate that ends within this many seconds is said.
-const SOON_S: f64 = 14.0 * 86_400.0;
 
 /// The next step where phones that register through the relay are lost.
 const LOST_NEXT: &str = "look whether their SIP server refuses this relay's address, and whether refresh pushes leave: docs/runbooks.md, PassedPhonesLost";
@@ -139,13 +138,14 @@ fn pace(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
 /// The certificate that has ended, or ends soon.
 fn certificate(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     let left_s = look.reading.value(Metric::CertificateExpiry, &[]);
+    let life_s = look.reading.value(Metric::CertificateLifetime, &[]);
     if left_s < 0.0 {
         say(
             State::Bad,
             format!("The certificate ended {} ago", span(-left_s)),
             "renew it: no phone and no app connects; new files are taken within 5 s",
         );
-    } else if left_s > 0.0 && left_s < SOON_S {
+    } else if left_s > 0.0 && ends_soon(left_s as u64, life_s as u64) {
         say(
             State::Warn,
             format!("The certificate ends in {}", span(left_s)),

@@ -97,6 +97,10 @@ async fn a_certificate_that_no_peer_could_take_is_told_before_they_refuse_it() {
     let output = with(&issued(&scratch, &here, [-80, 10]));
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(said(&output).contains("note: tls.certificate: the certificate ends soon"), "{}", said(&output));
+    let output = with(&issued(&scratch, &here, [-4, 2]));
+    assert!(!said(&output).contains("ends soon"), "a third of its life is left: {}", said(&output));
+    let output = with(&issued(&scratch, &here, [-5, 1]));
+    assert!(said(&output).contains("note: tls.certificate: the certificate ends soon"), "{}", said(&output));
     for (hosts, days, told) in [
         (&here[..], [-90, -1], "tls.certificate: the certificate has expired: it ended on "),
         (&here, [1, 90], "tls.certificate: the certificate is not valid before "),
