@@ -35,9 +35,31 @@ pub enum NoAddress {
     /// The service, or the App, is not served here: 555.
     #[error("the push service, or the application, is not served here")]
     NotServed,
+    /// The only token is one that no call is pushed to: 555.
+    #[error("no call is pushed to the only token")]
+    NoCallToken,
     /// The token is malformed: 400.
     #[error("the push token has not the form of one")]
     Malformed,
+}
+
+impl NoAddress {
+    /// The status of a REGISTER with such a Contact.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::NotServed | Self::NoCallToken => 555,
+            Self::Malformed => 400,
+        }
+    }
+
+    /// The reason for a developer, in the text of a Warning.
+    pub fn warning(self) -> &'static str {
+        match self {
+            Self::NotServed => "no App of this relay has this pn-provider with this pn-param",
+            Self::NoCallToken => "the only token of pn-prid is a remote one, to which no call is pushed",
+            Self::Malformed => "pn-prid is no token of this pn-provider",
+        }
+    }
 }
 
 impl PushService {
@@ -51,7 +73,7 @@ impl PushService {
         let apple = |provider| {
             let (app, services) = self.apple_app(param).ok_or(NoAddress::NotServed)?;
             let tokens = Tokens::read(&contact.prid).ok_or(NoAddress::Malformed)?;
-            let call = tokens.voip.or(tokens.only).ok_or(NoAddress::NotServed)?;
+            let call = tokens.voip.or(tokens.only).ok_or(NoAddress::NoCallToken)?;
             let other = tokens.remote.or(tokens.only.filter(|_| services != Services::Voip));
             Ok(Address { app, call: target(provider, call), other: other.map(|token| target(provider, token)) })
         };
@@ -191,7 +213,7 @@ mod tests {
         assert_eq!(address("apns", "TEAM.com.example.voip", A), Ok((own(A), None)), "Apple takes nothing else for it");
         let both = format!("{A}:voip&{B}:remote");
         assert_eq!(address("apns.dev", "TEAM.com.example.voip&remote", &both), Ok((own(A), Some(own(B)))));
-        assert_eq!(address("apns", "TEAM.com.example.remote", &format!("{B}:remote")), Err(NoAddress::NotServed));
+        assert_eq!(address("apns", "TEAM.com.example.remote", &format!("{B}:remote")), Err(NoAddress::NoCallToken));
         assert_eq!(address("fcm", "project", "f:x"), Ok((own("f:x"), Some(own("f:x")))));
     }
 

@@ -247,6 +247,20 @@ async fn a_page_declines_and_the_caller_hears_so_and_a_caller_who_gives_up_leave
     pair.world.end().await
 }
 
+/// Its connection is the earlier instance's, and brings it no call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_lends_again_while_it_is_connected_rings_for_the_later_instance() -> Outcome {
+    let pair = Pair::start().await?;
+    pair.rings().await?;
+    pair.phone.run("window.earlier = phone.lease.instance; $('decline').click()").await?;
+    pair.hears("failed: Rejected 603").await?;
+    pair.pushed("call-ended").await?;
+    pair.phone.run("$('lend').requestSubmit()").await?;
+    pair.phone.until("phone.lease.instance !== earlier", SOON).await?;
+    pair.rings().await?;
+    pair.world.end().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_loses_its_socket_in_a_call_comes_back_and_either_side_can_hang_up() -> Outcome {
     let pair = Pair::start().await?;
@@ -290,8 +304,11 @@ async fn a_page_keeps_its_secret_until_the_relay_has_taken_the_account_back() ->
     pair.phone.run("window.asks = window.fetch; 1").await?;
     let stub = |body: &str| format!("window.fetch = async () => {{ {body} }}; 1");
     for (body, told) in [
-        ("return new Response('{}', { status: 503, headers: { 'Retry-After': '5' } })", "not taken back: 503"),
-        ("return new Response('no JSON', { status: 429 })", "not taken back: 429"),
+        (
+            "return new Response('{\"type\":\"x\"}', { status: 503, headers: { 'Retry-After': '5' } })",
+            "not taken back: 503",
+        ),
+        ("return new Response('<html>', { status: 404 })", "not taken back: no answer of the relay: 404"),
         ("throw new TypeError('gone')", "not taken back: no answer"),
     ] {
         pair.phone.run(&stub(body)).await?;

@@ -104,18 +104,20 @@ impl Shard {
 
     /// Whether a REGISTER is for servers, and for a push service, that are served here.
     fn may_pass(&self, asked: &RouteRequest) -> Result<(), RouteRefusal> {
-        let forbidden = |text| RouteRefusal { warning: Some(text), ..RouteRefusal::from(403) };
+        let refused = |status: u16, text| RouteRefusal { warning: Some(text), ..RouteRefusal::from(status) };
+        let forbidden = |text| refused(403, text);
         if !is_within(asked, &self.shared.domains) {
             return Err(forbidden(OTHER_DOMAIN));
         }
         match &asked.push {
             PushRequest::Push(contact) => {
-                self.shared.push.address(contact, unix_now_ms()).map_err(|why| match why {
-                    NoAddress::NotServed => 555_u16,
-                    NoAddress::Malformed => 400,
-                })?;
+                let address = self.shared.push.address(contact, unix_now_ms());
+                address.map_err(|why| refused(why.status(), why.warning()))?;
             }
-            PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => return Err(555.into()),
+            PushRequest::Query(Some(one)) if !self.shared.push.providers().contains(&&**one) => {
+                let why = NoAddress::NotServed;
+                return Err(refused(why.status(), why.warning()));
+            }
             // A registration known here or at another node may be removed and queried, whatever the operator permits for new ones.
             PushRequest::Nothing
                 if asked.registers && !asked.renews && !is_within(asked, &self.shared.flow_domains) =>

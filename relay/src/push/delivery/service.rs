@@ -3,7 +3,6 @@
 //! Invariant: no push is tried after its deadline, and no wait exceeds it. No lock is held while a push waits, so that the trouble of one App or one service
 //! delays no other.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,8 +16,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::copies::{self, Flight, Settled, Tried};
 use super::last_try;
+use super::printed::print;
 use crate::domain::PushOutcome;
-use crate::log;
 use crate::metrics::Metrics;
 use crate::push::apns::{self, Apns, Environment, Signers};
 use crate::push::connection::attempt::Attempt;
@@ -36,7 +35,7 @@ use crate::push::recipient::{Fixed, Recipient};
 use crate::push::setup::SetupError;
 use crate::push::setup::reusable::Made;
 use crate::push::webpush::{self, WebPush};
-use crate::push::{Event, Push, Verdict, payload};
+use crate::push::{Event, Push, Verdict};
 use crate::secret::PushToken;
 use crate::vault::record::{Provider, PushTarget};
 
@@ -672,24 +671,4 @@ fn not_in_time(verdict: &Verdict, started: Instant) -> bool {
         Verdict::TooLate | Verdict::Unconfirmed => started.elapsed() >= LONG,
         _ => false,
     }
-}
-
-fn print(app: &str, target: &PushTarget, push: &Push) -> Verdict {
-    let text = payload::fcm(push, target.public_key.as_deref()).unwrap_or_default();
-    PRINTED.with_borrow_mut(|heard| match heard {
-        Some(heard) => heard.push(text),
-        None => log::say_push(app, &format!("{:?}", target.provider), &text),
-    });
-    Verdict::Accepted
-}
-
-thread_local! {
-    /// In a simulation: the text printed on this thread.
-    static PRINTED: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
-}
-
-/// In a simulation: the text printed on this thread since this was asked last. From the first time on it comes here instead of
-/// to the standard error.
-pub fn take_printed() -> Vec<String> {
-    PRINTED.replace(Some(Vec::new())).unwrap_or_default()
 }

@@ -29,9 +29,14 @@ async fn a_service_or_an_app_that_is_not_served_is_555() -> Outcome {
     ] {
         let (_, answer) = phone.clone().contact(&pn, "").try_to_register(SOON).await?;
         assert_eq!(answer.status(), Some(555), "{pn}");
+        assert!(answer.text(Name::Warning).is_some_and(|why| why.contains("pn-param")), "it says why: {pn}");
     }
-    let odd = ";pn-provider=apns;pn-param=DEF1234567.com.example.phone;pn-prid=short";
-    assert_eq!(phone.clone().contact(odd, "").try_to_register(SOON).await?.1.status(), Some(400));
+    for (prid, status, why) in [("short".to_owned(), 400, "no token"), (format!("{TOKEN}:remote"), 555, "remote")] {
+        let pn = format!(";pn-provider=apns;pn-param=DEF1234567.com.example.phone;pn-prid={prid}");
+        let (_, answer) = phone.clone().contact(&pn, "").try_to_register(SOON).await?;
+        assert_eq!(answer.status(), Some(status), "{pn}");
+        assert!(answer.text(Name::Warning).is_some_and(|text| text.contains(why)), "it says why: {pn}");
+    }
     assert_eq!(world.registrar.register_count(), 0, "none of it left the relay");
     let (_, answer) = phone.clone().contact(";pn-provider", "").try_to_register(SOON).await?;
     assert_eq!((answer.status(), learned(&answer).services.join(" ")), (Some(200), "apns apns.dev fcm".to_owned()));
