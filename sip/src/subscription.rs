@@ -12,8 +12,8 @@
 //! It grows with each failure, up to half an hour, and has no end: the server may be away for a day. While its binding is not registered, or has no
 //! flow, the subscription stays Waiting, and that counts as no failure.
 //!
-//! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never. One that says how long it lasts still
-//! (RFC 6665 §4.1.3) brings its refresh forward, never back.
+//! A NOTIFY that ends the subscription makes it Waiting, for as long as its `retry-after` says and an hour at most, unless the server says that it may not
+//! come again: Never. One that says how long it lasts still (RFC 6665 §4.1.3) brings its refresh forward, never back.
 //!
 //! A 2xx without a Contact or a To tag makes no dialog: the first NOTIFY does (RFC 6665 §4.4.1), whether it comes before the 2xx or after, and without one
 //! the refresh begins a new one.
@@ -267,8 +267,9 @@ impl Subscription {
         let state = notify.values_written("Subscription-State").next().unwrap_or_default();
         let state = String::from_utf8_lossy(state).to_ascii_lowercase();
         let (said, params) = state.split_at(state.find(';').unwrap_or(state.len()));
+        let number = |name| Params::loose(params).value(name).and_then(|seconds| seconds.trim().parse::<u32>().ok());
         if said.trim() != "terminated" {
-            let left = Params::loose(params).value("expires").and_then(|seconds| seconds.trim().parse().ok());
+            let left = number("expires");
             let made = match self.state {
                 State::Active { .. } => Some(&mut self.dialog),
                 State::Sent { .. } if self.dialog.is_none() => Some(&mut self.told_dialog),
@@ -286,7 +287,8 @@ impl Subscription {
             self.state = State::Never;
         } else {
             self.ends = None;
-            self.retry(now, back_off, None, random);
+            let retry_after = number("retry-after").map(|seconds| Duration::from_secs(seconds.min(EXPIRES).into()));
+            self.retry(now, back_off, retry_after, random);
         }
     }
 

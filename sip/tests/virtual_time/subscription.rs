@@ -379,3 +379,16 @@ fn a_subscription_comes_again_with_its_registration_however_long_that_was_away()
     world.grant(3_600);
     comes_again(&mut world, "it is in the background again");
 }
+
+/// RFC 6665 §4.1.3.
+#[test]
+fn a_subscription_that_its_server_ends_comes_again_no_sooner_than_the_server_says() {
+    let (mut world, subscribe) = subscribed();
+    reply(&mut world, &subscribe, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
+    notify(&mut world, &subscribe, "terminated;reason=probation;retry-after=300", "");
+    world.sent.clear();
+    world.advance(Duration::from_secs(299));
+    assert_eq!(world.count("SUBSCRIBE"), 0);
+    world.advance(Duration::from_secs(2));
+    assert!(world.count("SUBSCRIBE") > 0);
+}
