@@ -176,6 +176,28 @@ fn a_bye_into_a_dead_stream_goes_by_the_next_one_however_late_that_is_noticed() 
 }
 
 #[test]
+fn a_server_that_comes_back_late_hears_that_a_call_is_over_unless_its_phone_is_not_served_any_more() {
+    for is_removed in [false, true] {
+        let (mut through, invite) = calling(&[200]);
+        let instance = through.instance();
+        let world = &mut through.world;
+        world.dial = false;
+        world.input(Input::Closed(FIRST));
+        let device = world.device(1);
+        world.receive(device, &bye(&invite));
+        world.advance(crate::world::seconds(25));
+        assert_eq!(world.count("BYE 480"), 1);
+        if is_removed {
+            world.input(Input::RemovePushBinding(instance));
+        }
+        world.advance(crate::world::seconds(275));
+        world.upstream.flow = NEXT;
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+        assert_eq!(by(world, NEXT).len(), usize::from(!is_removed));
+    }
+}
+
+#[test]
 fn what_was_heard_at_one_address_is_not_asked_for_at_another() {
     // RFC 3263 §4.3.
     for (status, told) in [(None, 1), (Some(180), 0)] {
