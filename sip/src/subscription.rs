@@ -1,17 +1,19 @@
 //! One machine for one binding's subscription to its mailbox: subscribe, refresh, challenge, give up (RFC 6665, RFC 3842).
 //!
-//! | state | timer | answer | 2xx | 401, 407 | 423 | 5xx, 408, silence | any other |
+//! | state | timer | answer | 2xx | 401, 407 | 423 | 5xx but 501, 408, silence | any other |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
 //! | Waiting | send → Asking or Sent | – | – | – | – | – | – |
 //! | Asking (for a digest) | – | ask on, or send → Sent; none → Never | – | – | – | – | – |
-//! | Sent | – | – | → Active | → Asking, until refused: → Never | → Asking, once, with Min-Expires (RFC 6665 §4.1.2.1) | → Waiting, [`TRIES_MAX`] times, then Never | of a refresh: → Waiting, for a new dialog; else → Never |
+//! | Sent | – | – | → Active | → Asking, until refused: → Never | → Asking, once, with Min-Expires (RFC 6665 §4.1.2.1) | → Waiting | of a refresh: → Waiting, for a new dialog; else → Never |
 //! | Active | refresh, in the dialog | – | – | – | – | – | – |
 //! | Never | – | – | – | – | – | – | – |
 //!
 //! A wait lasts as long as Retry-After says, and the first one after a refresh that failed no longer than a half of what is left of the subscription.
+//! It grows with each failure, up to half an hour, and has no end: the server may be away for a day. While its binding is not registered, or has no
+//! flow, the subscription stays Waiting, and that counts as no failure.
 //!
-//! A NOTIFY that ends the subscription makes it Waiting, unless the server says that it may not come again: Never. One that says how long it lasts still
-//! (RFC 6665 §4.1.3) brings its refresh forward, never back.
+//! A NOTIFY that ends the subscription makes it Waiting, for as long as its `retry-after` says and an hour at most, unless the server says that it may not
+//! come again: Never. One that says how long it lasts still (RFC 6665 §4.1.3) brings its refresh forward, never back.
 //!
 //! A 2xx without a Contact or a To tag makes no dialog: the first NOTIFY does (RFC 6665 §4.4.1), whether it comes before the 2xx or after, and without one
 //! the refresh begins a new one.
@@ -39,8 +41,6 @@ const EXPIRES: u32 = 3600;
 const EXPIRES_MAX: u32 = 7 * 24 * 3600;
 /// The shortest lifetime that is believed, in seconds, so that a hostile server cannot make the relay spin.
 const EXPIRES_MIN: u32 = 15;
-/// Attempts that may fail in a row; then the server is not asked again.
-pub const TRIES_MAX: u8 = 5;
 /// How long after the registration the subscription begins: at a random moment within, in milliseconds, so that a restart
 /// is no storm.
 const BEGIN_WITHIN_MS: (u64, u64) = (1_000, 20_000);
@@ -233,7 +233,7 @@ impl Subscription {
                 self.expires = wanted_interval(response).unwrap_or(EXPIRES);
                 return self.write(Vec::new());
             }
-            408 | 500..=599 => self.retry(now, back_off, retry_after(response), random),
+            408 | 500 | 502..=599 => self.retry(now, back_off, retry_after(response), random),
             // The server knows the dialog no more: what ends is that one (RFC 6665 §4.1.2.2, RFC 5057 §5.1).
             _ if self.dialog.take().is_some() => self.retry(now, back_off, retry_after(response), random),
             _ => self.state = State::Never,
@@ -241,16 +241,25 @@ impl Subscription {
         Step::Nothing
     }
 
-    /// The SUBSCRIBE could not be sent, or was never answered.
-    pub fn on_silence(&mut self, now: Instant, branch: Option<BranchId>, back_off: &BackOff, random: &mut Random) {
-        let ours = match self.state {
-            State::Sent { branch: waiting_for } => branch == Some(waiting_for),
-            State::Asking { .. } => branch.is_none(),
-            _ => false,
-        };
-        if ours {
+    /// The SUBSCRIBE was never answered.
+    pub fn on_silence(&mut self, now: Instant, branch: BranchId, back_off: &BackOff, random: &mut Random) {
+        if matches!(self.state, State::Sent { branch: waiting_for } if waiting_for == branch) {
             self.retry(now, back_off, None, random);
         }
+    }
+
+    /// It is due, and its binding is not registered, or has no flow.
+    pub fn put_off(&mut self, now: Instant, timing: &BackOff, random: &mut Random) {
+        let is_due = self.deadline().is_some_and(|deadline| deadline <= now);
+        if is_due || matches!(self.state, State::Asking { .. }) {
+            self.state = State::Waiting { until: now + back_off(1, &self.waits(now, timing), random) };
+        }
+    }
+
+    /// The waits, none of them beyond what is left of what was granted last.
+    fn waits(&self, now: Instant, timing: &BackOff) -> BackOff {
+        let left = self.ends.map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        left.map_or(*timing, |left| timing.within(left))
     }
 
     /// A NOTIFY of it says how it stands (RFC 6665 §4.1.3).
@@ -258,8 +267,9 @@ impl Subscription {
         let state = notify.values_written("Subscription-State").next().unwrap_or_default();
         let state = String::from_utf8_lossy(state).to_ascii_lowercase();
         let (said, params) = state.split_at(state.find(';').unwrap_or(state.len()));
+        let number = |name| Params::loose(params).value(name).and_then(|seconds| seconds.trim().parse::<u32>().ok());
         if said.trim() != "terminated" {
-            let left = Params::loose(params).value("expires").and_then(|seconds| seconds.trim().parse().ok());
+            let left = number("expires");
             let made = match self.state {
                 State::Active { .. } => Some(&mut self.dialog),
                 State::Sent { .. } if self.dialog.is_none() => Some(&mut self.told_dialog),
@@ -277,7 +287,8 @@ impl Subscription {
             self.state = State::Never;
         } else {
             self.ends = None;
-            self.retry(now, back_off, None, random);
+            let retry_after = number("retry-after").map(|seconds| Duration::from_secs(seconds.min(EXPIRES).into()));
+            self.retry(now, back_off, retry_after, random);
         }
     }
 
@@ -322,17 +333,12 @@ impl Subscription {
 
     fn retry(&mut self, now: Instant, timing: &BackOff, retry_after: Option<Duration>, random: &mut Random) {
         self.failures = self.failures.saturating_add(1);
-        let left = self.ends.take().map(|ends| ends.saturating_duration_since(now)).filter(|left| !left.is_zero());
-        let timing = left.map_or(*timing, |left| timing.within(left));
+        let timing = self.waits(now, timing);
+        self.ends = None;
         // A refresh that has failed twice may be for a dialog that nobody has any more.
         self.dialog = self.dialog.take().filter(|_| self.failures == 1);
-        self.state = match self.failures {
-            ..=TRIES_MAX => {
-                let after = back_off(self.failures, &timing, random).max(retry_after.unwrap_or_default());
-                State::Waiting { until: now + after }
-            }
-            _ => State::Never,
-        };
+        let after = back_off(self.failures, &timing, random).max(retry_after.unwrap_or_default());
+        self.state = State::Waiting { until: now + after };
     }
 
     fn request(

@@ -8,7 +8,8 @@
 //! | the same, to another address | likewise, unless a response had come from the earlier one (RFC 3263 §4.3) |
 //! | has none for so long | nobody has answered: 480, an INVITE 408; a BYE waits on |
 //!
-//! Invariant: a request is sent again only once, because it may be the reason why its reader closes streams. For each open stream, the remembered branches are
+//! Invariant: a request is sent again only once, because it may be the reason why its reader closes streams; a CANCEL by each stream until it is answered,
+//! 64·T1 long, for a callee would ring on for nobody. For each open stream, the remembered branches are
 //! at most twice those that wait for their answers on it, or [`REMEMBERED_MIN`].
 
 use std::collections::{HashMap, HashSet};
@@ -81,8 +82,9 @@ impl Endpoint {
         }
         let transactions = &mut self.core.transactions;
         let is_elsewhere = address.is_some_and(|address| self.upstreams.leads_elsewhere(flow, address));
-        let is_known_there = is_elsewhere && transactions.is_proceeding(branch) && !transactions.has_cancelled(branch);
-        if is_known_there || transactions.was_carried(branch) {
+        let is_known_there = is_elsewhere && transactions.is_proceeding(branch);
+        let is_over = transactions.has_cancelled(branch);
+        if !is_over && (is_known_there || transactions.was_carried(branch)) {
             transactions.follow(branch, flow);
         } else {
             transactions.carry(now, branch, flow);

@@ -216,7 +216,7 @@ impl Endpoint {
         let device = self.devices.rows.remove(&instance);
         if let Some(device) = &device {
             self.leave_all_expected(instance, device.binding);
-            self.give_up_parked(now, instance, device.binding);
+            self.give_up_parked(now, instance, self.upstream_of(device.binding));
         }
         for call in self.calls.waiting_for(instance) {
             self.leave_call(now, call, instance, 480);

@@ -6,7 +6,7 @@
 //! | a request comes | it waits, an INVITE with a 100 | it is sent on the new flow | 480 |
 //! | a device begins something | it waits for [`BEGUN_WAIT`], an INVITE with a 100 | it is sent on the new flow | 503, at once if no flow can be had |
 //! | a device was sent one, unanswered | it waits | it is sent again, as a retransmission | 480 |
-//! | a BYE for a device was answered 480 that way | it waits [`LATE`]: a device that is not told stays in a dead call, and cannot take the next | it is sent on the new flow, and its answer goes nowhere | – |
+//! | a BYE was answered 480 that way | it waits [`LATE`]: whoever is not told stays in a dead call, and a device cannot take the next | it is sent on the new flow, and its answer goes nowhere | – |
 //! | a device that rings was sent a CANCEL | it waits, as long as its transaction lives | it is sent again | – |
 //! | a device was sent the INVITE of a call, unanswered | it waits, as long as its transaction lives | the device's response comes by the new flow | – |
 //! | likewise, and the call is over for it | likewise | a CANCEL goes there, whether the device has responded or not | – |
@@ -19,7 +19,8 @@
 //! Invariant: at most [`WAITING_PER_DEVICE`] unsent requests wait for a device and [`WAITING_PER_SERVER`] for a SIP server, of which devices begin at most
 //! twice [`BEGUN_PER_SERVER`]. An INVITE waits no longer than a device may take to answer, another request no longer than
 //! [`EdgeTiming::parked`](crate::timing::EdgeTiming::parked), because its sender gives up at 64·T1 and must not be answered later (RFC 4320 §4.2). Of unsent
-//! BYEs whose senders have been answered, [`OWED_PER_DEVICE`] wait for a device, one of each Call-ID, and [`OWED_MAX`] in all.
+//! BYEs whose senders have been answered, [`OWED_PER_DEVICE`] wait for a device, and [`WAITING_PER_SERVER`] for a SIP server, one of each Call-ID, and
+//! [`OWED_MAX`] in all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -48,7 +49,7 @@ const BEGUN_WAIT: Duration = Duration::from_secs(8);
 
 /// BYEs for one device that are still delivered after their senders were answered; a further one is lost.
 pub const OWED_PER_DEVICE: usize = 8;
-/// The same for all devices, of at most 4 KiB each.
+/// The same for all devices and SIP servers, of at most 4 KiB each.
 pub const OWED_MAX: usize = 4_096;
 
 /// A request that waits for its peer.
@@ -63,8 +64,8 @@ pub(super) struct Parked {
 enum ParkedKind {
     /// The request came while the peer was away. `device`: that of its dialog.
     Unsent { server: ServerId, request: Box<Message>, continuation: Continuation, device: InstanceId },
-    /// The request is a BYE that came while the device was away, and was answered 480. `_place`: one of [`OWED_MAX`].
-    Owed { bye: Box<Message>, edits: HeaderEdits, _place: Arc<()> },
+    /// The request is a BYE that came while the peer was away, and was answered 480. `_place`: one of [`OWED_MAX`].
+    Owed { bye: Box<Message>, edits: HeaderEdits, device: InstanceId, _place: Arc<()> },
     /// The request was sent on a device's flow that has ended.
     Sent,
     /// The request was sent on a SIP server's stream that has ended, to this address.
@@ -110,7 +111,7 @@ impl ParkedRequests {
         })
     }
 
-    /// A place for a BYE that its device must still get, if there is room.
+    /// A place for a BYE that its peer must still get, if there is room.
     fn place_of(&self, who: &OfflinePeer, bye: &Message) -> Option<Arc<()>> {
         let owed = || {
             self.of(who).iter().filter_map(|it| match &it.kind {
@@ -118,7 +119,11 @@ impl ParkedRequests {
                 ParkedKind::Unsent { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => None,
             })
         };
-        let has_room = owed().count() < OWED_PER_DEVICE && Arc::strong_count(&self.places) <= OWED_MAX;
+        let most = match who {
+            OfflinePeer::Device(_) => OWED_PER_DEVICE,
+            OfflinePeer::Server(_) => WAITING_PER_SERVER,
+        };
+        let has_room = owed().count() < most && Arc::strong_count(&self.places) <= OWED_MAX;
         let is_new = owed().all(|other| other.call_id() != bye.call_id());
         (has_room && is_new).then(|| self.places.clone())
     }
@@ -303,8 +308,10 @@ impl Endpoint {
         for waiting in self.parked.waiting.remove(&who).unwrap_or_default() {
             let hop = match (who, &waiting.kind) {
                 (OfflinePeer::Device(device), _) => self.hop_to_device(device),
-                (OfflinePeer::Server(id), ParkedKind::Unsent { device, .. }) => self.hop_to_server(id, *device),
-                (OfflinePeer::Server(_), ParkedKind::Owed { .. } | ParkedKind::Sent) => None,
+                (OfflinePeer::Server(id), ParkedKind::Unsent { device, .. } | ParkedKind::Owed { device, .. }) => {
+                    self.hop_to_server(id, *device)
+                }
+                (OfflinePeer::Server(_), ParkedKind::Sent) => None,
                 (OfflinePeer::Server(id), ParkedKind::Asked { address }) => {
                     if let Some(flow) = self.flow_to(id) {
                         self.ask_again(now, waiting.branch, flow, *address);
@@ -366,13 +373,15 @@ impl Endpoint {
         }
     }
 
-    /// Sends a BYE without an owner to its device, which may be away again before it gets it.
+    /// Sends a BYE without an owner to its peer, which may be away again before it gets it.
     fn send_owed(&mut self, now: Instant, branch: BranchId, bye: &Message, edits: HeaderEdits, hop: NextHop) {
         let bytes = self.forwarded_bytes(bye, edits, &hop, branch);
         // Without room, the device's own session timer, or its user, ends the call.
         if self.core.transactions.send(now, branch, Method::Bye, bytes, hop.flow, ClientOwner::Nobody).is_ok() {
             self.core.transactions.expect_late(branch, hop.device);
-            self.note_forwarded(hop.flow, hop.device, branch);
+            if hop.side == Side::Device {
+                self.note_forwarded(hop.flow, hop.device, branch);
+            }
         }
     }
 
@@ -396,7 +405,9 @@ impl Endpoint {
         binding: BindingId,
     ) {
         let rename = |waiting: &mut Parked| match &mut waiting.kind {
-            ParkedKind::Unsent { device, .. } if *device == earlier => *device = successor,
+            ParkedKind::Unsent { device, .. } | ParkedKind::Owed { device, .. } if *device == earlier => {
+                *device = successor;
+            }
             ParkedKind::Unsent { .. } | ParkedKind::Owed { .. } | ParkedKind::Sent | ParkedKind::Asked { .. } => {}
         };
         let server = self.upstream_of(binding).map(OfflinePeer::Server);
@@ -414,9 +425,12 @@ impl Endpoint {
     }
 
     /// The device is wiped: waiting requests for it or from it are refused.
-    pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, binding: BindingId) {
-        let server = self.upstream_of(binding).map(OfflinePeer::Server);
-        let own = |waiting: &Parked| matches!(waiting.kind, ParkedKind::Unsent { device: of, .. } if of == device);
+    pub(super) fn give_up_parked(&mut self, now: Instant, device: InstanceId, server: Option<UpstreamId>) {
+        let server = server.map(OfflinePeer::Server);
+        let own = |waiting: &Parked| match waiting.kind {
+            ParkedKind::Unsent { device: of, .. } | ParkedKind::Owed { device: of, .. } => of == device,
+            ParkedKind::Sent | ParkedKind::Asked { .. } => false,
+        };
         for waiting in self.parked.waiting.remove(&OfflinePeer::Device(device)).unwrap_or_default() {
             self.give_up_one(now, waiting);
         }
@@ -488,10 +502,9 @@ impl Endpoint {
         }
     }
 
-    /// The request that a device must still get after its sender was answered 480: the BYE of a call.
+    /// The request that its peer must still get after its sender was answered 480: the BYE of a call.
     fn owed(&self, now: Instant, who: OfflinePeer, waiting: &Parked) -> Option<Parked> {
-        let (OfflinePeer::Device(_), ParkedKind::Unsent { request, continuation: Continuation::InDialog(edits), .. }) =
-            (who, &waiting.kind)
+        let ParkedKind::Unsent { request, continuation: Continuation::InDialog(edits), device, .. } = &waiting.kind
         else {
             return None;
         };
@@ -500,7 +513,7 @@ impl Endpoint {
             return None;
         }
         let place = self.parked.place_of(&who, request)?;
-        let kind = ParkedKind::Owed { bye: request.clone(), edits: *edits, _place: place };
+        let kind = ParkedKind::Owed { bye: request.clone(), edits: *edits, device: *device, _place: place };
         Some(Parked { branch: waiting.branch, until: now + LATE, kind })
     }
 

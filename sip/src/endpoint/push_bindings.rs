@@ -558,6 +558,7 @@ impl Endpoint {
         self.leave_account(row.upstream, &row.key.aor);
         self.push_bindings.contacts.remove(&(row.key, instance));
         self.remove_device(now, instance, end == PushBindingEnd::Removed);
+        self.give_up_parked(now, instance, Some(row.upstream));
         self.keep_stream(instance, row.upstream);
         self.leave_transit(now, row.upstream);
         self.core.event(match row.flow_failure {

@@ -181,7 +181,7 @@ impl Endpoint {
         match owner {
             ClientOwner::Register(binding) => self.on_register_silence(now, binding, branch),
             ClientOwner::Leg(call) => self.on_leg_lost(now, call, branch),
-            ClientOwner::Subscribe(binding) => self.on_subscribe_silence(now, binding, Some(branch)),
+            ClientOwner::Subscribe(binding) => self.on_subscribe_silence(now, binding, branch),
             ClientOwner::Message(message) => self.on_message_lost(now, message, branch),
             ClientOwner::Forwarded(server, _) => self.on_forwarded_silence(now, server),
             ClientOwner::ForwardedRegister(register) => self.on_forwarded_register_timeout(now, register),

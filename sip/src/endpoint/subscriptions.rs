@@ -38,11 +38,22 @@ impl Endpoint {
     }
 
     pub(super) fn on_subscription_due(&mut self, now: Instant, binding: BindingId) {
+        let is_registered = self.has_its_flow(binding);
         let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
-        if subscription.armed.fires(now) {
-            let step = subscription.on_deadline(now);
-            self.go_on(now, binding, step);
+        match subscription.armed.fires(now) {
+            true if is_registered => {
+                let step = subscription.on_deadline(now);
+                self.go_on(now, binding, step);
+            }
+            true => self.put_off_subscription(now, binding),
+            false => {}
         }
+    }
+
+    fn put_off_subscription(&mut self, now: Instant, binding: BindingId) {
+        let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
+        subscription.put_off(now, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
+        self.go_on(now, binding, Step::Nothing);
     }
 
     pub(super) fn on_subscription_authorization(
@@ -76,7 +87,7 @@ impl Endpoint {
         self.go_on(now, binding, step);
     }
 
-    pub(super) fn on_subscribe_silence(&mut self, now: Instant, binding: BindingId, branch: Option<BranchId>) {
+    pub(super) fn on_subscribe_silence(&mut self, now: Instant, binding: BindingId, branch: BranchId) {
         let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
         subscription.on_silence(now, branch, &self.core.settings.timing.upstream.back_off, &mut self.core.random);
         self.go_on(now, binding, Step::Nothing);
@@ -138,7 +149,7 @@ impl Endpoint {
     fn send_subscribe(&mut self, now: Instant, binding: BindingId) {
         let branch = self.core.branch();
         let Some((flow, transport)) = self.flow_of_registration(binding) else {
-            return self.on_subscribe_silence(now, binding, None);
+            return self.put_off_subscription(now, binding);
         };
         let Some(registration) = self.bindings.get(binding) else { return };
         let Some(subscription) = self.subscriptions.0.get_mut(&binding) else { return };
@@ -149,7 +160,7 @@ impl Endpoint {
         subscription.sent(branch);
         let owner = ClientOwner::Subscribe(binding);
         if self.core.transactions.send(now, branch, Method::Subscribe, bytes, flow, owner).is_err() {
-            self.on_subscribe_silence(now, binding, Some(branch));
+            self.on_subscribe_silence(now, binding, branch);
         }
     }
 }

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use sip::auth::{Credentials, Ha1};
 use sip::endpoint::*;
+use sip::id::FlowId;
 use sip::message::{Message, Name};
 
-use crate::world::World;
+use crate::world::{REGISTRAR, World, server_address};
 
-/// Attempts that may fail in a row; then the server is not asked again.
-const TRIES_MAX: u8 = 5;
 const SUMMARY: &str = "Event: message-summary\r\nContent-Type: application/simple-message-summary\r\n";
 
 fn subscribed() -> (World, Message) {
@@ -21,6 +20,19 @@ fn subscribed() -> (World, Message) {
     world.advance(Duration::from_secs(25));
     let subscribe = world.last("SUBSCRIBE");
     (world, subscribe)
+}
+
+impl World {
+    fn next_subscribe(&mut self) -> Message {
+        let before = self.count("SUBSCRIBE");
+        for _ in 0..2_000 {
+            if self.count("SUBSCRIBE") > before {
+                return self.last("SUBSCRIBE");
+            }
+            self.advance(Duration::from_secs(1));
+        }
+        panic!("no SUBSCRIBE came");
+    }
 }
 
 fn reply(world: &mut World, subscribe: &Message, status: u16, headers: &[(&str, &str)]) {
@@ -121,7 +133,7 @@ fn a_subscription_answers_its_challenge_is_refreshed_in_its_dialog_and_ends_with
 
 #[test]
 fn a_server_that_does_not_want_it_is_asked_once() {
-    for status in [489, 403, 404, 405, 481, 603] {
+    for status in [489, 403, 404, 405, 481, 501, 603] {
         let (mut world, subscribe) = subscribed();
         reply(&mut world, &subscribe, status, &[]);
         let asked = world.count("SUBSCRIBE");
@@ -162,16 +174,16 @@ fn a_server_that_has_forgotten_the_dialog_is_asked_for_a_new_one() {
 }
 
 #[test]
-fn a_server_that_fails_is_asked_a_few_times_more_and_one_that_refuses_the_password_is_not() {
+fn a_server_that_fails_is_asked_ever_more_seldom_and_one_that_refuses_the_password_no_more() {
     let (mut world, mut subscribe) = subscribed();
-    for _ in 0..20 {
+    // Its registration stands for longer.
+    for failures in 0..6 {
         reply(&mut world, &subscribe, 503, &[]);
-        world.advance(Duration::from_secs(2_000));
-        subscribe = world.last("SUBSCRIBE");
+        let asked = world.now;
+        subscribe = world.next_subscribe();
+        let (waited, most) = ((world.now - asked).as_secs(), 30 << failures);
+        assert!((most / 2..=most + 1).contains(&waited), "{failures}: {waited}");
     }
-    let mut calls: Vec<_> = world.sent.iter().filter(|sent| sent.message.method_text() == Some("SUBSCRIBE")).collect();
-    calls.dedup_by_key(|sent| sent.message.cseq().map(|(number, _)| number));
-    assert_eq!(calls.len(), usize::from(TRIES_MAX) + 1);
 
     let (mut world, mut subscribe) = subscribed();
     let challenge = ("WWW-Authenticate", "Digest realm=\"example.com\", nonce=\"n\", qop=\"auth\"");
@@ -306,4 +318,77 @@ fn white_space_about_the_slash_makes_no_other_media_type() {
         world.receive(source, &text.replace("application/simple-message-summary", media));
         assert_eq!(world.count("NOTIFY 200"), 1, "{media:?}");
     }
+}
+
+/// A server that is away, and an app that registers by itself meanwhile, say nothing of what the server thinks of the subscription.
+#[test]
+fn a_subscription_comes_again_with_its_registration_however_long_that_was_away() {
+    let granted = [("Contact", "<sip:vm@192.0.2.33>"), ("Expires", "600")];
+    let hour = Duration::from_secs(3_600);
+    let comes_again = |world: &mut World, why: &str| {
+        world.sent.clear();
+        world.advance(Duration::from_secs(60));
+        assert!(world.count("SUBSCRIBE") > 0, "{why}");
+    };
+    for (flow, next) in
+        [(FlowId::Stream(1), FlowId::Stream(2)), (FlowId::Stream(1), FlowId::Datagram(server_address()))]
+    {
+        let mut world = World::registered_with(flow, |_| {});
+        let binding = world.binding;
+        world.input(Input::Subscribe(binding));
+        world.advance(Duration::from_secs(25));
+        let subscribe = world.last("SUBSCRIBE");
+        reply(&mut world, &subscribe, 200, &granted);
+        world.dial = false;
+        world.input(Input::Closed(flow));
+        world.sent.clear();
+        world.advance(hour);
+        assert_eq!(world.count("SUBSCRIBE"), 0);
+        let transport = if next.is_reliable() { Transport::Tls } else { Transport::Udp };
+        (world.upstream.flow, world.upstream.transport) = (next, transport);
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: next, transport });
+        world.advance(Duration::from_secs(5));
+        world.grant(3_600);
+        comes_again(&mut world, "it is back");
+    }
+    // By datagrams a server that is away is only silent.
+    let (mut world, subscribe) = subscribed();
+    reply(&mut world, &subscribe, 200, &granted);
+    let failed = |event: &Event| matches!(event, Event::RegistrationFailed { .. });
+    while !world.events.iter().any(failed) {
+        world.advance(Duration::from_secs(1));
+    }
+    world.sent.clear();
+    world.advance(4 * hour);
+    assert_eq!(world.count("SUBSCRIBE"), 0, "who is not registered does not subscribe");
+    world.next_register();
+    world.grant(3_600);
+    world.next_subscribe();
+
+    let (mut world, subscribe) = subscribed();
+    reply(&mut world, &subscribe, 200, &granted);
+    let instance = world.instance;
+    world.input(Input::Suspend(instance));
+    world.advance(Duration::from_secs(1));
+    world.respond(200, &[]);
+    world.sent.clear();
+    world.advance(hour);
+    assert_eq!(world.count("SUBSCRIBE"), 0, "the app is subscribed by itself");
+    world.input(Input::Resume(instance));
+    world.advance(Duration::from_secs(1));
+    world.grant(3_600);
+    comes_again(&mut world, "it is in the background again");
+}
+
+/// RFC 6665 §4.1.3.
+#[test]
+fn a_subscription_that_its_server_ends_comes_again_no_sooner_than_the_server_says() {
+    let (mut world, subscribe) = subscribed();
+    reply(&mut world, &subscribe, 200, &[("Expires", "600"), ("Contact", "<sip:vm@192.0.2.33>")]);
+    notify(&mut world, &subscribe, "terminated;reason=probation;retry-after=300", "");
+    world.sent.clear();
+    world.advance(Duration::from_secs(299));
+    assert_eq!(world.count("SUBSCRIBE"), 0);
+    world.advance(Duration::from_secs(2));
+    assert!(world.count("SUBSCRIBE") > 0);
 }

@@ -99,3 +99,27 @@ fn a_device_that_asks_again_and_again_has_its_server_dialled_once_a_second() {
     }
     assert!((2..=5).contains(&world.dialled), "{}", world.dialled);
 }
+
+/// Its device was answered 480 meanwhile. Nobody else would tell the other party.
+#[test]
+fn a_server_that_comes_back_late_hears_that_its_calls_are_over_unless_the_account_was_wiped() {
+    for (away, is_wiped, hears) in [(60, false, true), (800, false, true), (60, true, false), (1_000, false, false)] {
+        let (mut world, dialog) = cut_off(true);
+        dialog.send(&mut world, End::Device, "BYE", 2);
+        world.advance(seconds(25));
+        assert_eq!(world.count("BYE 480"), 1);
+        if is_wiped {
+            let instance = world.instance;
+            world.input(Input::Unbind { instance, deadline: seconds(120) });
+        }
+        world.advance(seconds(away - 25));
+        let told = back(&mut world);
+        assert_eq!(told.iter().any(|it| it == "BYE"), hears, "{away} {is_wiped}: {told:?}");
+        if hears {
+            let (bye, server) = (world.last("BYE"), world.upstream);
+            assert_eq!(bye.cseq(), Some((2, "BYE")));
+            world.reply(server, &bye, 200, &[], "");
+            assert_eq!(world.count("BYE 200"), 0, "its device was answered");
+        }
+    }
+}

@@ -120,6 +120,31 @@ fn a_caller_that_hangs_up_ends_the_ringing_also_when_the_stream_has_ended() {
     }
 }
 
+/// An INVITE is sent again once, and the CANCEL that comes behind that by each stream there is until it is answered.
+#[test]
+fn a_caller_that_hangs_up_ends_the_ringing_however_often_the_stream_has_ended() {
+    let cancel = Begun { method: "CANCEL", ..Begun::new("INVITE") }.text(1, "");
+    let (mut through, invite) = calling(&[180]);
+    let world = &mut through.world;
+    lose(world, NEXT);
+    world.dial = false;
+    lose(world, FIRST);
+    world.receive(world.device(1), &cancel);
+    let streams = [101, 102].map(FlowId::Stream);
+    for stream in streams {
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: stream, transport: Transport::Tls });
+        world.upstream.flow = stream;
+        assert_eq!(by(world, stream), [("CANCEL".to_owned(), branch(&invite))], "{stream:?}");
+        world.input(Input::Closed(stream));
+    }
+    world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+    world.upstream.flow = NEXT;
+    let server = world.upstream;
+    world.reply(server, &world.last("CANCEL"), 200, &[], "");
+    world.reply(server, &invite, 487, &[], "");
+    assert_eq!(world.count("INVITE 487"), 1);
+}
+
 #[test]
 fn a_bye_into_a_dead_stream_goes_by_the_next_one_however_late_that_is_noticed() {
     for noticed_after in [1, 31, 60, 130, 500] {
@@ -147,6 +172,28 @@ fn a_bye_into_a_dead_stream_goes_by_the_next_one_however_late_that_is_noticed() 
         world.sent.clear();
         lose(world, FlowId::Stream(101));
         assert_eq!(by(world, FlowId::Stream(101)), [], "it was answered");
+    }
+}
+
+#[test]
+fn a_server_that_comes_back_late_hears_that_a_call_is_over_unless_its_phone_is_not_served_any_more() {
+    for is_removed in [false, true] {
+        let (mut through, invite) = calling(&[200]);
+        let instance = through.instance();
+        let world = &mut through.world;
+        world.dial = false;
+        world.input(Input::Closed(FIRST));
+        let device = world.device(1);
+        world.receive(device, &bye(&invite));
+        world.advance(crate::world::seconds(25));
+        assert_eq!(world.count("BYE 480"), 1);
+        if is_removed {
+            world.input(Input::RemovePushBinding(instance));
+        }
+        world.advance(crate::world::seconds(275));
+        world.upstream.flow = NEXT;
+        world.input(Input::Dialled { upstream: REGISTRAR, flow: NEXT, transport: Transport::Tls });
+        assert_eq!(by(world, NEXT).len(), usize::from(!is_removed));
     }
 }
 
