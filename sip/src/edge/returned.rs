@@ -124,6 +124,22 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_tag_of_the_request_gives_way_to_that_of_the_answer() {
+        for (empty, kept) in [(";tag=", ""), (" ; TAG = ", ""), (";tag", ""), (";x=\"a;b\";tag=", ";x=\"a;b\"")] {
+            let asked = parse(&INVITE.replace("To: <sip:a@b>", &format!("To: <sip:a@b>{empty}")));
+            let expected = format!("\r\nTo: <sip:a@b>{kept};tag=new\r\n");
+            for to in ["<sip:a@b>;tag=new".to_owned(), format!("<sip:a@b>{empty};tag=new")] {
+                let answer = parse(&format!("SIP/2.0 200 OK\r\nTo: {to}\r\n\r\n"));
+                let bytes = forward_response(&asked, &answer, Side::Device);
+                let text = std::str::from_utf8(&bytes).unwrap();
+                assert!(text.contains(&expected), "{empty:?}, {to}: {text}");
+            }
+            let own = Composer::response(&asked, 180, "Ringing", Some("new")).finish();
+            assert!(std::str::from_utf8(&own).unwrap().contains(&expected), "{empty:?}: {own:?}");
+        }
+    }
+
+    #[test]
     fn a_503_of_a_device_goes_as_500_and_says_nothing_of_the_address_that_all_share() {
         let asked = parse(INVITE);
         let away = parse("SIP/2.0 503 x\r\nTo: <sip:a@b>;tag=t\r\nRetry-After: 86400\r\nWarning: 399 x\r\n\r\n");

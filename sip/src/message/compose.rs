@@ -234,11 +234,25 @@ pub(super) fn push_identity(out: &mut Vec<u8>, request: &Message, field: &Field,
         None => push_copy(out, request, field.line),
         Some(tag) => {
             out.extend_from_slice(b"To: ");
-            push_copy(out, request, field.value);
+            push_copy(out, request, without_empty_tag(request, field.value));
             out.extend_from_slice(b";tag=");
             out.extend_from_slice(tag.as_bytes());
             out.extend_from_slice(b"\r\n");
         }
+    }
+}
+
+/// The value of a To that [takes a tag](takes_tag), without a `tag` that it ends with: that one is empty, and of two many a reader would take the
+/// first, and so miss whose answer it is.
+fn without_empty_tag(request: &Message, to: Span) -> Span {
+    let value = to.of(&request.head).trim_ascii_end();
+    let value = value.strip_suffix(b"=").unwrap_or(value).trim_ascii_end();
+    let (before, name) = value.split_at(value.len().saturating_sub(b"tag".len()));
+    match before.trim_ascii_end().strip_suffix(b";") {
+        Some(before) if name.eq_ignore_ascii_case(b"tag") => {
+            Span::new(to.start as usize, to.start as usize + before.trim_ascii_end().len())
+        }
+        _ => to,
     }
 }
 

@@ -48,10 +48,12 @@ impl<'a> Party<'a> {
         Self { display, target, params: Params::loose(legible(params)) }
     }
 
-    /// The tag (RFC 3261 §19.3): not empty, and without white space or control characters.
+    /// The tag (RFC 3261 §19.3): the first that is not empty, if it is without white space and control characters. A device may have put its own
+    /// behind an empty one of the request.
     pub fn tag(&self) -> Option<&'a str> {
-        let sound = |tag: &&str| !tag.is_empty() && !tag.contains(|c: char| c.is_whitespace() || c.is_control());
-        self.params.value("tag").filter(sound)
+        let tags = self.params.iter().filter(|(name, _)| name.eq_ignore_ascii_case("tag"));
+        let first = tags.filter_map(|(_, tag)| tag).find(|tag| !tag.is_empty());
+        first.filter(|tag| !tag.contains(|c: char| c.is_whitespace() || c.is_control()))
     }
 
     /// For how many seconds a Contact is to last (RFC 3261 §20.10), also where that stands in quotes; a number beyond `u32` is the largest, and
