@@ -194,6 +194,8 @@ impl RedisServer {
         wait_until("the replica has what its master has", || {
             self.ask::<String>(redis::cmd("INFO").arg("replication")).contains("master_link_status:up")
                 && master.ask::<u64>(redis::cmd("WAIT").arg(1).arg(1_000)) == 1
+                // What sent it may outlive that (Redis 8), and while it runs the master saves nothing else.
+                && master.ask::<String>(redis::cmd("INFO").arg("persistence")).contains("rdb_bgsave_in_progress:0")
         });
     }
 

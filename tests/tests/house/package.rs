@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -94,6 +95,26 @@ fn example(credentials: &str) -> Config {
     let environment = [("CREDENTIALS_DIRECTORY".to_owned(), credentials.to_owned())];
     let read = Config::read(&file("relay.toml"), scratch.path(), environment);
     read.unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn a_package_is_for_each_c_library_that_its_binary_runs_with_and_lies_where_systemd_is_looked_for() {
+    let scratch = Scratch::new();
+    let program =
+        "#!/bin/sh\n# GLIBC_2.34 GLIBC_2.9 GLIBC_2.4 GLIBC_PRIVATE\n[ \"$1\" = --version ] && echo sipwake 1.2.3\n";
+    let binary = scratch.file("sipwake", program);
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("a program");
+    let made = Command::new(package().join("deb")).arg(&binary).arg(scratch.path()).output().expect("a package");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let told = |question: &str| {
+        let mut ask = Command::new("dpkg-deb");
+        ask.arg(question).arg(String::from_utf8_lossy(&made.stdout).trim());
+        String::from_utf8_lossy(&ask.output().expect("dpkg-deb").stdout).into_owned()
+    };
+    let fields = told("--field");
+    assert!(fields.contains("\nDepends: libc6 (>= 2.34), "), "{fields}");
+    let files = told("--contents");
+    assert!(files.contains(" ./usr/lib/systemd/system/sipwake.service\n") && !files.contains(" ./lib/"), "{files}");
 }
 
 /// The digest in a name of an image.
