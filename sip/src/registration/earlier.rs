@@ -12,7 +12,8 @@
 //! | not served (408, 5xx), after none | the own Contact; a grant of that gives the other one up |
 //! | not answered | the own Contact at the next try; a grant of that gives the other one up the second time |
 //!
-//! Where the own Contact is refused while another one may stand, it may be one too many: that one is named alone at the next try.
+//! Where the own Contact is refused while another one may stand, it may be one too many: that one is named alone at the next try. So may it be when the
+//! removal of that one was granted just before, by the same credentials: a registrar that knows it under another URI has removed nothing.
 //!
 //! Invariant: each is named until one REGISTER with it has been granted, or has failed with it alone at a registrar that serves, and no longer. The own
 //! Contact waits for none of them: it is asked for after each REGISTER that names one alone and was not granted.
@@ -188,7 +189,8 @@ impl Registration {
     /// The answer to a REGISTER that names one of them alone, by the table above.
     pub(super) fn on_earlier_answered(&mut self, attempt: Attempt, response: FinalResponse<'_>) -> Step {
         let is_unserved = matches!(response.status, 408 | 429 | 430 | 480 | 500..=599) && self.failures > 0;
-        if response.status < 300 {
+        let proven = response.status < 300;
+        if proven {
             self.on_earlier_gone(response.message);
         } else if is_unserved || response.has_retry_after() {
             return self.retry_by(response);
@@ -211,7 +213,7 @@ impl Registration {
             }
         }
         self.challenges.begin();
-        self.write(Attempt { named: self.first_named(), ..attempt }, Vec::new())
+        self.write(Attempt { named: self.first_named(), proven, ..attempt }, Vec::new())
     }
 
     /// The own Contact alone was refused while another one may stand that was not given up: it may be one too many. The other one is named at the next try.

@@ -28,6 +28,7 @@
 //! | any other to a first registration, such as 403 and 404 | Refused | never again: a server may ban an address that repeats a refused request |
 //! | to one whose credentials were accepted before: refused credentials, 403 | BackingOff | a server that restarts may know nobody; it is asked again after [`BackOff::refused_once`], and then each [`BackOff::refused_twice`], until the shell unbinds it: see `refusals` |
 //! | to such a one: 404, 604, or a challenge that it has no answer to | BackingOff | after [`BackOff::unknown_once`], then likewise, but for ever: see [`Registration::put_off`] |
+//! | 403 to its own Contact, behind the granted removal of another relay's | BackingOff | the credentials are right, and room is wanting: see `earlier` |
 //! | to such a one: any other, such as 400, 410 and 477 | BackingOff | only refused credentials end an account |
 //!
 //! A 3xx to another place is not followed: an address that a message names is one that the operator has not allowed, and
@@ -149,6 +150,8 @@ struct Attempt {
     trial: bool,
     /// Which Contacts its REGISTER names.
     named: Named,
+    /// Whether a REGISTER of it was granted that took another Contact away: its credentials are right.
+    proven: bool,
 }
 
 /// The answers of a REGISTER that is about to be sent.

@@ -96,6 +96,7 @@ impl Registration {
             403 if self.goal == Goal::Silent && self.established => {
                 self.unregistration_forbidden(now, &terms.back_off, response.random)
             }
+            403 if attempt.proven => self.retry_by(response),
             403 => self.credentials_refused(now, status, &terms.back_off, response.random),
             404 | 604 => self.put_off(now, status, &terms.back_off, response.random),
             _ if self.established => {

@@ -286,3 +286,25 @@ fn a_refusal_of_the_other_contact_alone_is_none_of_credentials_where_the_own_one
         assert_eq!(walk.ask(), "r:1");
     }
 }
+
+/// Asterisk with `rewrite_contact=yes` and `max_contacts=1`, as recorded: it knows the Contact of a node that leaves under another address, so it grants the
+/// removal and removes nothing, and has room once that node's connection has ended.
+#[test]
+fn a_contact_too_many_is_no_refusal_of_credentials_that_another_register_of_the_attempt_was_granted_with() {
+    let mut walk = taken_from(&["gone:2"]);
+    assert_eq!(walk.answered(403), ("r:1 gone:2".to_owned(), "Ask"));
+    assert_eq!(step(&walk.answer()), "Send");
+    assert_eq!(walk.ask(), "r:1");
+    assert_eq!(walk.respond(403, &[]), "Failed");
+    walk.now = walk.registration.deadline().unwrap();
+    assert_eq!(step(&walk.registration.on_deadline(walk.now)), "WantFlow");
+    assert_eq!(walk.answered(200), ("gone:2".to_owned(), "Ask"));
+    assert_eq!(step(&walk.answer()), "Send");
+    assert_eq!(walk.ask(), "r:1");
+    assert_eq!(walk.respond(403, &[]), "Failed");
+    assert!(walk.registration.deadline().unwrap() < walk.now + BACK_OFF.refused_once, "the credentials are right");
+    walk.now = walk.registration.deadline().unwrap();
+    assert_eq!(step(&walk.registration.on_deadline(walk.now)), "WantFlow");
+    assert_eq!(walk.answered(403), ("r:1".to_owned(), "Failed"));
+    assert!(walk.registration.deadline().unwrap() >= walk.now + BACK_OFF.refused_once, "nothing says so any more");
+}

@@ -7,7 +7,7 @@
 //! | `endings` | calls that nobody answers |
 //! | `flows`, `websocket` | devices whose connection breaks, and those by WebSocket |
 //! | `forks`, `passwords` | several devices of one account |
-//! | `announced`, `announced_elsewhere` | calls that their SIP server holds until a device is there |
+//! | `announced`, `announced_elsewhere`, `recipe` | calls that their SIP server holds until a device is there |
 //! | `moments`, `enabled_again`, `shards` | several calls, awkward moments, many shards |
 //!
 //! Invariant: each test has a world of its own; nobody sleeps to synchronise.
@@ -23,6 +23,7 @@ mod handover;
 mod moments;
 mod passwords;
 mod pushes;
+mod recipe;
 mod ringing;
 mod round_trips;
 mod shards;
