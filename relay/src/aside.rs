@@ -1,15 +1,16 @@
 //! Work that may wait for a disk, on a thread of its own.
 //!
 //! The runtime's own threads for such work are waited for when it ends, and a runtime that gets none panics.
+//! Who cannot go on without such work does it [in place](in_place), and the other tasks of the runtime go on by another thread.
 //!
-//! Invariant: no task waits for a disk, the end of the process does for a limited time, and a system that gives no thread ends nothing.
+//! Invariant: no task waits for a disk but the one that needs what is there, the end of the process does for a limited time, and a system that gives no thread ends nothing.
 
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 /// Does `work` beside the task that asks, whose runtime it may use; what it says comes once. It is dropped unsaid where the work panics.
@@ -25,6 +26,15 @@ pub fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io
         let _ = said.send(work());
     })?;
     Ok(hears)
+}
+
+/// Does `work` at once, for who cannot go on without it: the other tasks of a relay's runtime go on beside it.
+pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        // Of one thread nobody can be sent to another.
+        _ => work(),
+    }
 }
 
 /// Waits until no such work is under way in this process, for `limit` at most: an end cuts it off between two of its steps.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, interval};
 
 use super::{check, running_relay};
 use crate::acme;
+use crate::aside::in_place;
 use crate::clock;
 use crate::config::{Config, Tls};
 use crate::metrics::Metrics;
@@ -53,7 +54,7 @@ pub(super) async fn watch(config: Config, tls: Arc<ServerTls>, metrics: Metrics,
         metrics.certificate_of(if stands_in { (0, 0) } else { tls.validity() });
         let Tls::Files { .. } = &config.tls else { continue };
         if let Some(leaf) = chain.first() {
-            match running_relay::note(&config, leaf) {
+            match in_place(|| running_relay::note(&config, leaf)) {
                 Ok(()) => is_unnoted = false,
                 Err(error) if !is_unnoted => {
                     is_unnoted = true;

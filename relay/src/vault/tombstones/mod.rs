@@ -37,6 +37,7 @@ use super::MAX_LIFETIME_S;
 use super::keyring::KeyringError;
 use super::lookup::Lookup;
 use super::store::Fence;
+use crate::aside::in_place;
 use crate::clock::{DAY_S, confirmed_now, latest_now, shared_now};
 use crate::domain::WipeReason;
 use crate::lock::Mutex;
@@ -253,7 +254,7 @@ impl Tombstones {
     /// Whether what somebody has with this fence was wiped, and its lookup; `None` for the fence: with whichever it has it. Asks the files of other nodes in
     /// the same directory, too: their instances are taken over here.
     pub fn forbids(&self, id: InstanceId, held: Option<Fence>) -> Option<Option<Lookup>> {
-        self.bars(id, held).or_else(|| self.peers().forbids(id, |stone| stone.counts_for(held)))
+        self.bars(id, held).or_else(|| self.ask_peers(|peers| peers.forbids(id, |stone| stone.counts_for(held))))
     }
 
     /// Whether a record that this node has claimed, and has now with this fence, is to be erased and not registered; and its lookup.
@@ -262,7 +263,7 @@ impl Tombstones {
         let counts = |stone: &Tombstone| {
             stone.counts_for(Some(fence)) || stone.wiped_at.is_some() && stone.counts_for_claimed(fence)
         };
-        self.bars_claimed(id, fence).or_else(|| self.peers().forbids(id, counts))
+        self.bars_claimed(id, fence).or_else(|| self.ask_peers(|peers| peers.forbids(id, counts)))
     }
 
     /// Whether this node has wiped what somebody has with this fence, or with whichever, and its lookup; reads no file, so that a shard may ask.
@@ -308,6 +309,15 @@ impl Tombstones {
     fn append(&self, line: Line) {
         if let Some(log) = &self.0.log {
             log.append(line, None);
+        }
+    }
+
+    /// Asks the files of other nodes, which are looked at about once a second: a disk that stands still then, or a directory whose server is away, holds up
+    /// who asks and no other task.
+    fn ask_peers<T>(&self, ask: impl FnOnce(&mut Peers) -> T) -> T {
+        match self.0.peers.try_lock().filter(|peers| !peers.is_due()) {
+            Some(mut peers) => ask(&mut peers),
+            None => in_place(|| ask(&mut self.peers())),
         }
     }
 
@@ -515,6 +525,28 @@ mod tests {
         for number in [1, 5] {
             assert_eq!(two.look_anywhere(id(number)).await, again.look(id(number)));
         }
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_while_others_are_asked_keeps_no_other_task_waiting() {
+        let folder = folder();
+        let stones = Tombstones::open(&folder.keyring(), "node").unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let (says, hears) = std::sync::mpsc::channel();
+        // Whoever reads the files has the lock.
+        let reading = stones.peers();
+        let (asking, begins) = (stones.clone(), says.clone());
+        let asks = runtime.spawn(async move {
+            begins.send("asks").unwrap();
+            asking.forbids(id(1), None)
+        });
+        let soon = Duration::from_secs(30);
+        assert_eq!(hears.recv_timeout(soon), Ok("asks"));
+        runtime.spawn(async move { says.send("another") });
+        assert_eq!(hears.recv_timeout(soon), Ok("another"), "it waits for the disk");
+        assert!(!asks.is_finished(), "nothing is known before they are read");
+        drop(reading);
+        assert_eq!(runtime.block_on(asks).unwrap(), None);
     }
 
     #[tokio::test]

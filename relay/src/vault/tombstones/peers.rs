@@ -57,9 +57,14 @@ impl Peers {
         Self { keyring: Some((keyring, own)), ..Self::default() }
     }
 
+    /// Whether the files are to be looked at before anything is said by them.
+    pub(super) fn is_due(&self) -> bool {
+        self.looked_at.is_none_or(|at| at.elapsed() >= EVERY)
+    }
+
     /// The lookup of what another node wiped and must not come back, as far as its tombstone counts.
     pub(super) fn forbids(&mut self, id: InstanceId, counts: impl Fn(&Tombstone) -> bool) -> Option<Option<Lookup>> {
-        if self.looked_at.is_none_or(|at| at.elapsed() >= EVERY) {
+        if self.is_due() {
             self.read();
         }
         let barring = |file: &PeerFile| file.table.get(&id).filter(|it| counts(it)).map(|it| it.lookup);
