@@ -146,7 +146,7 @@ pub fn render(name: &str, look: &PageData<'_>, view: View) -> String {
     page.push_str("<main>");
     banner::write(&mut page, &words);
     write_numbers(&mut page, &numbers(look));
-    attention::write(&mut page, look);
+    attention::write(&mut page, look, words.iter().all(|word| word.state == banner::State::Good));
     calls::write(&mut page, &look.calls);
     charts(&mut page, look);
     let (open, link, other) = if view.all {
@@ -346,6 +346,7 @@ mod tests {
         readiness.fail(Check::Store, "the store does not answer");
         let warn = page(&metrics, &readiness, "");
         assert!(warn.contains("banner warn") && warn.contains("known phones still ring"), "{warn}");
+        assert!(warn.contains("Nothing else has gone wrong since the start."), "{warn}");
         readiness.pass(Check::Store);
         let fcm = metrics.push_service("com.example.phone", "fcm");
         let mut report = push::Report {
