@@ -1,7 +1,7 @@
 //! The facts for a notice of a breach (GDPR Art. 33(3)): whose data were held in a time, of which kinds, and the actions on them.
 //!
-//! An account counts as held from its first line in the trails up to its wipe. A lease lasts six days at most, and is renewed by a
-//! line; so every account that was held leaves a line in the week before. One that has left none since has ended unheard, while no node ran: the
+//! An account counts as held from its first line in the trails up to its wipe, unless another node had it by then (`handed-over`). A lease lasts six days
+//! at most, and is renewed by a line; so every account that was held leaves a line in the week before. One that has left none since has ended unheard, while no node ran: the
 //! store has erased it by itself, and it counts up to six days behind its last line.
 //!
 //! Invariant: the figures come from the lines alone, and the faults of a trail stand beside them.
@@ -236,8 +236,12 @@ fn report_line(report: &mut Report, held: &mut BTreeMap<Box<str>, Held>, line: &
     }
     it.account = it.account.take().or_else(|| text("account").map(Into::into));
     it.app = it.app.take().or_else(|| text("app").map(Into::into));
-    if what == "wiped" {
+    if what == "wiped" && it.wiped_at.as_deref().is_none_or(|earlier| earlier < at) {
         it.wiped_at = Some(at.into());
+    }
+    // Another node has it, and goes on with it.
+    if what == "handed-over" && it.wiped_at.as_deref().is_some_and(|wiped| wiped <= at) {
+        it.wiped_at = None;
     }
 }
 
@@ -431,17 +435,21 @@ mod tests {
             (lease_before("2026-03-02"), lease_before("no day")),
             ("2026-02-24T00:00:00Z".into(), String::new())
         );
-        let held = |last: &str, wiped: bool| {
+        let held = |acts: &[(&str, &str)]| {
             let (mut report, mut held) = (Report::default(), BTreeMap::new());
-            let what = if wiped { "wiped" } else { "renewed" };
-            for (at, what) in [("2026-02-01T10:00:00Z", "enabled"), (last, what)] {
+            for (at, what) in [&[("2026-02-01T10:00:00Z", "enabled")], acts].concat() {
                 let line = json!({"at": at, "what": what, "instance": "pi_1"});
                 report_line(&mut report, &mut held, &line, ("2026-03-02T", "2026-03-03T~"));
             }
             held["pi_1"].is_held("2026-03-02T", "2026-03-03T~", &lease_before("2026-03-02"))
         };
-        assert!(held("2026-02-24T00:00:01Z", false) && held("2026-03-02T08:00:00Z", true));
-        assert!(!held("2026-02-23T23:59:59Z", false), "no node has seen its end");
-        assert!(!held("2026-03-01T08:00:00Z", true));
+        assert!(held(&[("2026-02-24T00:00:01Z", "renewed")]) && held(&[("2026-03-02T08:00:00Z", "wiped")]));
+        assert!(!held(&[("2026-02-23T23:59:59Z", "renewed")]), "no node has seen its end");
+        assert!(!held(&[("2026-03-01T08:00:00Z", "wiped")]));
+        // A node that was cut off had begun to end what another one has, and goes on with; its trail is read before that one's, or behind it.
+        let left = [("2026-02-28T08:00:00Z", "wiped"), ("2026-02-28T08:00:01Z", "handed-over")];
+        assert!(held(&left));
+        let ended = [("2026-03-01T08:00:00Z", "wiped")];
+        assert!(!held(&[&left[..], &ended].concat()) && !held(&[&ended[..], &left].concat()));
     }
 }

@@ -270,7 +270,7 @@ words!(
     TraceOutcome {
         /// The collector took it.
         Sent = "sent",
-        /// The collector did not, or there was no room.
+        /// The collector did not, or not all that came with it; or there was no room.
         Lost = "lost",
     }
 );

@@ -22,7 +22,7 @@ const SAMPLES: usize = 241;
 pub type Watched = (Metric, &'static [(&'static str, &'static str)]);
 
 /// The metrics that are remembered.
-const WATCHED: &[Metric] = &[
+pub(super) const WATCHED: &[Metric] = &[
     Metric::Instances,
     Metric::RegistrationsWaiting,
     Metric::Registrations,
@@ -34,7 +34,6 @@ const WATCHED: &[Metric] = &[
     Metric::Wipes,
     Metric::Messages,
     Metric::MissedCalls,
-    Metric::CallsWaiting,
     Metric::SipRefused,
     Metric::Limits,
     Metric::PushRegistrations,
@@ -43,7 +42,7 @@ const WATCHED: &[Metric] = &[
     Metric::EdgeRegisters,
     Metric::Handshakes,
     Metric::StoreErrors,
-    Metric::HttpRequests,
+    Metric::LogLinesDropped,
 ];
 
 /// The samples of one relay; cheap to clone, all clones are one.

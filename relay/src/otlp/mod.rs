@@ -8,8 +8,8 @@
 //! here: the crates that would write it (`opentelemetry-otlp` 0.32 with its SDK, `prost` and the bridge from `tracing`, thirteen
 //! packages beside those that are here) trace by spans that are opened on that way.
 //!
-//! Invariant: nothing waits for a collector. A trace that does not fit into the queue, or is not taken at the third time, is lost and counted.
-//! Nothing of a caller is sent, not even the shortened form.
+//! Invariant: nothing waits for a collector. A trace that does not fit into the queue, or is not taken at the third time, is lost and counted; so is
+//! one of a batch of which the collector rejects spans, without another try. Nothing of a caller is sent, not even the shortened form.
 
 mod spans;
 
@@ -22,6 +22,7 @@ use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -68,6 +69,8 @@ enum NotTaken {
     Timeout,
     #[error("it answers {0}")]
     Refused(StatusCode),
+    #[error("it rejects {0} spans of what it takes; its log has the reason")]
+    Rejected(u64),
     #[error("the token cannot stand in a header")]
     Token,
 }
@@ -77,7 +80,8 @@ impl NotTaken {
     fn may_pass(&self) -> bool {
         match self {
             Self::Refused(status) => matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504),
-            Self::Token => false,
+            // What is rejected in part shall not be sent again (OTLP, Partial Success).
+            Self::Rejected(_) | Self::Token => false,
             _ => true,
         }
     }
@@ -188,17 +192,61 @@ impl Collector {
         }
         let request = request.body(Full::new(body)).map_err(|_| NotTaken::Token)?;
         let answer = sender.send_request(request).await;
-        let status = match answer {
+        let told = match answer {
             Ok(answer) => {
-                let status = answer.status();
-                // The body of the answer decides nothing.
-                drop(Limited::new(answer.into_body(), LONGEST).collect().await);
-                Ok(status)
+                let (status, body) = (answer.status(), Limited::new(answer.into_body(), LONGEST).collect().await);
+                Ok((status, body.map(|body| rejected(&body.to_bytes())).unwrap_or(0)))
             }
             Err(error) => Err(NotTaken::Http(error)),
         };
         connection.abort();
-        let status = status?;
-        if status.is_success() { Ok(()) } else { Err(NotTaken::Refused(status)) }
+        match told? {
+            (status, _) if !status.is_success() => Err(NotTaken::Refused(status)),
+            (_, 0) => Ok(()),
+            (_, spans) => Err(NotTaken::Rejected(spans)),
+        }
+    }
+}
+
+/// How many spans a collector has rejected of what it answers 200. OTLP's JSON writes 64-bit numbers as text; not every collector does.
+fn rejected(answer: &[u8]) -> u64 {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let spans = &answer["partialSuccess"]["rejectedSpans"];
+    spans.as_u64().or_else(|| spans.as_str()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_collector_that_rejects_spans_in_a_200_has_not_taken_them() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("a bound listener").port();
+        let collector = Collector { tls: None, host: "127.0.0.1".into(), port, token: None, node: "relay".into() };
+        for (answer, taken) in [
+            ("", true),
+            ("{}", true),
+            (r#"{"partialSuccess": {}}"#, true),
+            (r#"{"partialSuccess": {"rejectedSpans": "0", "errorMessage": "a warning"}}"#, true),
+            (r#"{"partialSuccess": {"rejectedSpans": "3", "errorMessage": "too old"}}"#, false),
+            (r#"{"partialSuccess": {"rejectedSpans": 3}}"#, false),
+        ] {
+            let answering = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut request = Vec::new();
+                while !request.ends_with(b"{body}") {
+                    assert!(stream.read_buf(&mut request).await.expect("a request") > 0);
+                }
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+                stream.write_all(answer.as_bytes()).await.expect("written");
+            };
+            let (sent, ()) = tokio::join!(collector.send(Bytes::from_static(b"{body}")), answering);
+            assert_eq!(sent.is_ok(), taken, "{answer}: {sent:?}");
+            assert!(sent.err().is_none_or(|error| !error.may_pass() && error.to_string().contains("rejects 3 spans")));
+        }
     }
 }

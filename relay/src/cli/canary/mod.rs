@@ -82,7 +82,7 @@ pub struct Canary {
     /// How long a call may take from its INVITE to its end, in seconds: 1 to 600
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     within: u64,
-    /// How often, in seconds: 10 to 86400
+    /// How often, in seconds: 10 to 86400; the alerts want it each 600 at least
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=86_400))]
     every: u64,
     /// Ring once, and end with 0 when all of it worked

@@ -204,10 +204,60 @@ const ROWS: &[Row] = &[
     row!("Store: claims failed", StoreErrors, "operation" = "claim"; "instances could not be taken over"),
     row!("Lines of the log lost", LogLinesDropped; "whoever reads the standard error is too slow, stands still or is gone"),
     row!("Limits met: instances", Limits, "limit" = "instances-node"; "this node is full: limits.instances_per_node"),
+    row!(
+        "Limits met: instances of an app",
+        Limits,
+        "limit" = "instances-app";
+        "enabling is answered 429: limits.instances_per_app"),
+    row!(
+        "Limits met: devices of an account",
+        Limits,
+        "limit" = "instances-account";
+        "enabling is answered 429: limits.instances_per_account"),
+    row!(
+        "Limits met: instances of a source",
+        Limits,
+        "limit" = "instances-source";
+        "enabling is answered 429: limits.instances_per_source; behind a balancer that hides its clients all are one source"),
+    row!(
+        "Limits met: registrations",
+        Limits,
+        "limit" = "registrations-node";
+        "phones that register through the relay are answered 503: limits.registrations_per_node"),
+    row!(
+        "Limits met: registrations at a server",
+        Limits,
+        "limit" = "registrations-server";
+        "phones that register through the relay are answered 503: limits.registrations_per_server"),
+    row!(
+        "Limits met: registrations of a source",
+        Limits,
+        "limit" = "registrations-source";
+        "phones that register through the relay are answered 503: limits.registrations_per_source"),
+    row!(
+        "Limits met: pushes of a device",
+        Limits,
+        "limit" = "pushes-device";
+        "alerts are left out, then calls answered 480: limits.pushes_per_device"),
+    row!(
+        "Limits met: calls of a caller",
+        Limits,
+        "limit" = "pushes-caller";
+        "somebody calls a device again and again, and is answered 480: limits.pushes_per_caller"),
+    row!(
+        "Limits met: pushes of an app",
+        Limits,
+        "limit" = "pushes-app";
+        "alerts are left out, then calls answered 480: limits.pushes_per_app"),
     row!("Limits met: passwords of an account", Limits, "limit" = "failures-account"; "somebody tries passwords"),
     row!("Limits met: passwords of a source", Limits, "limit" = "failures-source"; "somebody tries passwords"),
     row!("Limits met: connections", Limits, "limit" = "connections"; "one source holds very many connections"),
     row!("Limits met: dials", Limits, "limit" = "dials"; "SIP servers that do not answer a connection"),
+    row!(
+        "Limits met: half messages",
+        Limits,
+        "limit" = "half-message";
+        "SIP messages that did not come whole within limits.message_timeout: a bad line, or an attack"),
 ];
 
 /// A fault: how often in five minutes, in an hour, since the start; and its meaning.
@@ -233,12 +283,13 @@ pub(super) fn rows(look: &PageData<'_>) -> Vec<FaultRow> {
     rows
 }
 
-/// Writes the list.
-pub(super) fn write(page: &mut String, look: &PageData<'_>) {
+/// Writes the list. `is_well`: the banner has said nothing bad.
+pub(super) fn write(page: &mut String, look: &PageData<'_>, is_well: bool) {
     let rows = rows(look);
     page.push_str("<section aria-labelledby=\"attention\"><h2 id=\"attention\">Needs attention</h2>");
     if rows.is_empty() {
-        page.push_str("<p class=\"quiet\">Nothing has gone wrong since the start.</p></section>");
+        let nothing = if is_well { "Nothing" } else { "Nothing else" };
+        let _ = write!(page, "<p class=\"quiet\">{nothing} has gone wrong since the start.</p></section>");
         return;
     }
     page.push_str(
@@ -260,4 +311,27 @@ pub(super) fn write(page: &mut String, look: &PageData<'_>) {
         );
     }
     page.push_str("</tbody></table></section>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Word as _;
+    use crate::metrics::labels::Limit;
+    use crate::operator::history::WATCHED;
+
+    #[test]
+    fn each_limit_that_is_met_is_told_and_what_is_told_is_remembered_for_an_hour() {
+        for limit in Limit::ALL {
+            let is_of =
+                |(_, (metric, labels), _): &Row| *metric == Metric::Limits && *labels == [("limit", limit.word())];
+            assert!(ROWS.iter().any(is_of), "{}", limit.word());
+        }
+        for (what, (metric, _), _) in ROWS {
+            assert!(
+                WATCHED.contains(metric),
+                "{what}: without a memory all since the start counts as of the last 5 min"
+            );
+        }
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! | state | when |
 //! | --- | --- |
-//! | bad | no call can be served; a canary's last round failed; a push service fails, or took none of at least three pushes in 5 min that it did not refuse; the certificate has ended |
-//! | warn | the store is away; the relay drains; a push service refused all pushes, took none of fewer, or failed three times in 5 min; no phone of any is reachable; more than half of the phones, or one in five and at least five, have no registration now; more registrations failed than not in 5 min; of the phones that register through the relay more than one in five, and at least three, are lost in an hour, or all are and at least three of them within a day, or more than half, or one in five and at least five, have failed to refresh, and at least three; more than half of the calls, and at least three, were refused by the phones' SIP stacks in 5 min; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; anything that `/readyz` warns of |
+//! | bad | no call can be served; a canary's round of the last hour failed; a push service fails, or took none of at least three pushes in 5 min that it did not refuse; the certificate has ended |
+//! | warn | the store is away; the relay drains; a push service refused all pushes, took none of fewer, or failed three times in 5 min; no phone of any is reachable; more than half of the phones, or one in five and at least five, have no registration now; more registrations failed than not in 5 min; of the phones that register through the relay more than one in five, and at least three, are lost in an hour, or all are and at least three of them within a day, or more than half, or one in five and at least five, have failed to refresh, and at least three; more than half of the calls, and at least three, were refused by the phones' SIP stacks in 5 min; registrations wait for their turn, and some did all the last 5 min; the certificate ends soon; a canary is silent for an hour; anything that `/readyz` warns of |
 //! | good | else; a phone without a registration is told all the same |
 //!
 //! Invariant: it is never good while every push of a service fails, and never says that nothing is to be done while a phone is tried again.
@@ -14,6 +14,7 @@ use super::PageData;
 use super::attention::SPANS;
 use super::html::{Escaped, count, span, time};
 use super::{phones, service_name};
+use crate::clock::advertised_now;
 use crate::domain::Word as _;
 use crate::metrics::Metric;
 use crate::metrics::reading::Reading;
@@ -25,6 +26,8 @@ use crate::push;
 const SOME: f64 = 3.0;
 /// So many phones without a registration are told when they are one in five, as by the alert PhonesRetry.
 const PHONES: f64 = 5.0;
+/// A canary that has told nothing for so long is silent, as by the alert CanaryIsSilent.
+const CANARY_SILENT_S: u64 = 3_600;
 
 /// The next step where phones that register through the relay are lost.
 const LOST_NEXT: &str = "look whether their SIP server refuses this relay's address, and whether refresh pushes leave: docs/runbooks.md, PassedPhonesLost";
@@ -97,17 +100,24 @@ fn readiness(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
                 say(
                     State::Bad,
                     format!("Not ready: {}", reasons.join("; ")),
-                    "mend this first, no call can be served before; the log tells more",
+                    "mend this first: some or all calls fail before; the log tells more",
                 );
             }
         }
     }
 }
 
-/// The canaries whose last round failed.
+/// The canaries whose last round failed, and those that tell nothing any more: of these nobody knows whether calls fail.
 fn canaries(look: &PageData<'_>, say: &mut impl FnMut(State, String, &str)) {
     for (app, round) in &look.canaries {
-        if let Some((step, why)) = &round.failed {
+        let silent_s = advertised_now().saturating_sub(round.at);
+        if silent_s > CANARY_SILENT_S {
+            say(
+                State::Warn,
+                format!("The canary of {app} has told nothing for {}", span(silent_s as f64)),
+                "see that it runs and reaches this listener; one that was taken away is forgotten with a restart",
+            );
+        } else if let Some((step, why)) = &round.failed {
             let last = round.last_whole.map_or("since the start".to_owned(), |last| format!("since {}", time(last)));
             say(
                 State::Bad,

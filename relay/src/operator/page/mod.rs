@@ -146,7 +146,7 @@ pub fn render(name: &str, look: &PageData<'_>, view: View) -> String {
     page.push_str("<main>");
     banner::write(&mut page, &words);
     write_numbers(&mut page, &numbers(look));
-    attention::write(&mut page, look);
+    attention::write(&mut page, look, words.iter().all(|word| word.state == banner::State::Good));
     calls::write(&mut page, &look.calls);
     charts(&mut page, look);
     let (open, link, other) = if view.all {
@@ -346,6 +346,7 @@ mod tests {
         readiness.fail(Check::Store, "the store does not answer");
         let warn = page(&metrics, &readiness, "");
         assert!(warn.contains("banner warn") && warn.contains("known phones still ring"), "{warn}");
+        assert!(warn.contains("Nothing else has gone wrong since the start."), "{warn}");
         readiness.pass(Check::Store);
         let fcm = metrics.push_service("com.example.phone", "fcm");
         let mut report = push::Report {
@@ -550,18 +551,26 @@ mod tests {
     }
 
     #[test]
-    fn a_canary_whose_last_round_failed_is_told_with_its_step_and_one_that_rang_is_not() {
+    fn a_canary_whose_last_round_failed_is_told_with_its_step_for_an_hour_and_one_that_is_silent_as_that() {
         let (metrics, readiness, history) = (Metrics::new(), ready(), History::default());
-        let shown = |failed: Option<(CanaryStep, Box<str>)>| {
-            let round = Round { at: 1_795_000_000, failed, steps: vec![(CanaryStep::Push, 12)], last_whole: None };
+        let shown = |ago_s: u64, failed: Option<CanaryStep>| {
+            let failed = failed.map(|step| (step, "the edge <refused>".into()));
+            let at = clock::advertised_now() - ago_s;
+            let round = Round { at, failed, steps: vec![(CanaryStep::Push, 12)], last_whole: None };
             let mut look = PageData::new(&metrics, &history, &readiness, &Canaries::default());
             look.canaries = vec![("com.example.phone".into(), round)];
             render("relay", &look, View::default())
         };
-        let rang = shown(None);
+        let rang = shown(60, None);
         assert!(rang.contains("banner good") && rang.contains("pushed after 12 ms"), "{rang}");
-        let failed = shown(Some((CanaryStep::Attach, "the edge <refused>".into())));
+        let failed = shown(60, Some(CanaryStep::Attach));
         assert!(failed.contains("banner bad") && failed.contains("at its step attach: the edge &lt;refused&gt;"));
+        // Nobody knows by now whether calls fail.
+        for last in [None, Some(CanaryStep::Attach)] {
+            let silent = shown(7_230, last);
+            let says = "The canary of com.example.phone has told nothing for 2 h 0 min";
+            assert!(silent.contains("banner warn") && silent.contains(says), "{last:?}: {silent}");
+        }
     }
 
     #[test]
