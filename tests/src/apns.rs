@@ -418,7 +418,7 @@ impl Apple {
         if self.inbox.keeps_pushes() {
             match serde_json::from_slice(&call.body) {
                 Ok(read) => payload = read,
-                Err(_) => self.inbox.object("the payload is not JSON".into()),
+                Err(why) => self.inbox.object(format!("the payload is not JSON, {why}: {}", call.body.escape_ascii())),
             }
             self.check_contract(&payload, push.push_type == "voip");
         }

@@ -80,6 +80,11 @@ impl Writer {
                 continue;
             };
             if self.batch.is_empty() {
+                // Lost while the last batch was written: no further line may come.
+                let lost = self.lost.swap(0, Ordering::Relaxed);
+                self.count_lost(lost);
+            }
+            if self.batch.is_empty() {
                 let first = match &timer {
                     Some(timer) => timer.block_on(async { timeout(TIDY, received.recv()).await }),
                     None => Ok(received.blocking_recv()),
