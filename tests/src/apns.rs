@@ -369,7 +369,8 @@ impl Apple {
         }
         let limit = if push_type == "voip" { 5_120 } else { 4_096 };
         match call.body.len() {
-            0 => return Err((400, "PayloadEmpty")),
+            // A push that was taken back while it waited for its turn leaves as blanks, should it leave.
+            _ if call.body.iter().all(|byte| *byte == b' ') => return Err((400, "PayloadEmpty")),
             length if length > limit => return Err((413, "PayloadTooLarge")),
             _ => {}
         }
