@@ -270,6 +270,10 @@ impl Service for Apple {
     fn answer(&self, call: Call) -> Reply {
         self.inbox.arrive();
         let apns_id = header(&call, "apns-id").unwrap_or_default().to_owned();
+        // A push that was taken back while it waited for its turn leaves as blanks, should it leave.
+        if !call.body.is_empty() && call.body.iter().all(|byte| *byte == b' ') {
+            return error(400, "BadPayload", apns_id, None);
+        }
         let push = match self.check(&call) {
             Ok(push) => push,
             Err((status, reason)) => {
@@ -369,8 +373,7 @@ impl Apple {
         }
         let limit = if push_type == "voip" { 5_120 } else { 4_096 };
         match call.body.len() {
-            // A push that was taken back while it waited for its turn leaves as blanks, should it leave.
-            _ if call.body.iter().all(|byte| *byte == b' ') => return Err((400, "PayloadEmpty")),
+            0 => return Err((400, "PayloadEmpty")),
             length if length > limit => return Err((413, "PayloadTooLarge")),
             _ => {}
         }
