@@ -133,6 +133,11 @@ pub fn say_line(line: impl Display) {
     say(&format!("{line}\n"));
 }
 
+/// Says one line of why a command fails, or a relay does not start.
+pub fn say_error(why: impl Display) {
+    say_line(format_args!("{}error: {why}", priority(Level::ERROR)));
+}
+
 /// How many lines this process has lost since it started: nobody read them in time, or they could not be written.
 pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, Queue::lost)

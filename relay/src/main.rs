@@ -432,7 +432,7 @@ fn ended(outcome: Result<(), CommandError>) -> ExitCode {
 
 fn fail(why: &str) -> ExitCode {
     for line in why.lines() {
-        log::say(&format!("error: {}\n", printable(line)));
+        log::say_error(printable(line));
     }
     ExitCode::FAILURE
 }

@@ -23,10 +23,11 @@ pub(super) fn hashes(allow_md5: bool) -> &'static [Hash] {
     if allow_md5 { HASHES } else { HASHES_BUT_MD5 }
 }
 
-/// The status of a failure that says something about the server for other accounts: not that it does not know this one.
+/// The status of a failure that says something about the server for other accounts: not that it does not know this one, or
+/// has no room for one more Contact of it.
 fn server_failure(step: &Step) -> Option<u16> {
     match *step {
-        Step::Failed(RegistrationFailure::Retry { status: Some(404 | 604), .. }) => None,
+        Step::Failed(RegistrationFailure::Retry { status: Some(403 | 404 | 604), .. }) => None,
         Step::Failed(RegistrationFailure::Retry { status, .. }) => status,
         _ => None,
     }

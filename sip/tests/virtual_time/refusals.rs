@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use sip::endpoint::*;
+use sip::id::{BindingId, FlowId, InstanceId, ShardTag};
 
 use crate::registration::{MD5, begun, is_pause};
-use crate::world::{REGISTRAR, World};
+use crate::world::{REGISTRAR, World, seconds};
 
 #[test]
 fn an_account_that_was_registered_is_refused_for_good_by_the_third_refusal_in_a_row_and_asked_for_until_it_is_unbound()
@@ -237,4 +238,44 @@ fn a_refresh_that_is_challenged_without_a_challenge_ends_no_account() {
             }
         }
     }
+}
+
+/// A registrar with room for one Contact has none yet for an account that another node had, whose Contact it knows under another URI. Nothing is wrong with
+/// that server, and another account that it grants tells nothing about that room.
+#[test]
+fn a_contact_too_many_leaves_no_address_and_does_not_begin_sooner_because_another_account_is_granted() {
+    let mut world = World::new(FlowId::Stream(71));
+    let hosts = ContactHosts { udp: "u:1".into(), tcp: "t:1".into(), tls: "gone:2".into() };
+    world.input(Input::Bind(Box::new(NewBinding {
+        binding: world.binding,
+        instance: world.instance,
+        aor: "sip:alice@example.com".into(),
+        registrar: "sip:example.com".into(),
+        upstream: REGISTRAR,
+        sip_instance: [0xab; 16],
+        presence: Presence::Background,
+        proven: true,
+        same_as: None,
+        taken_from: vec![hosts.into()],
+    })));
+    let granted = [("Contact", "<sip:another@192.0.2.1>")];
+    for answers in [&[401, 403, 403][..], &[200, 403]] {
+        if world.failure().is_some() {
+            world.next_register();
+        }
+        for status in answers {
+            let headers: &[_] = if *status == 401 { &[("WWW-Authenticate", MD5)] } else { &granted };
+            world.respond(*status, headers);
+        }
+        let failure = world.failure();
+        assert!(matches!(failure, Some(RegistrationFailure::Retry { status: Some(403), .. })), "{failure:?}");
+        assert_eq!((world.dialled, &world.closed[..]), (1, &[][..]));
+    }
+    let waits = world.count("REGISTER");
+    world.bind_another(BindingId::new(7 << 64, ShardTag(0)), InstanceId::new(7 << 80, ShardTag(0)));
+    world.advance(seconds(1));
+    assert_eq!(world.count("REGISTER"), waits + 1);
+    world.grant(600);
+    world.advance(seconds(5));
+    assert_eq!(world.count("REGISTER"), waits + 1, "its room comes with time");
 }

@@ -113,6 +113,11 @@ async fn a_service_manager_is_told_of_start_life_reload_and_end() -> Outcome {
         _ => false,
     };
     assert!(output.lines().all(is_told), "the priority of each line: {output}");
+    std::fs::write(&manager.config, "nonsense = 1\n").expect("the configuration is written");
+    let relay = manager.start()?;
+    assert!(!relay.exit(SOON).await?.success());
+    let output = relay.output();
+    assert!(output.contains("nonsense") && output.lines().all(|line| line.starts_with("<3>error: ")), "{output}");
     Ok(())
 }
 
