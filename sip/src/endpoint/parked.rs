@@ -508,6 +508,10 @@ impl Endpoint {
         else {
             return None;
         };
+        // The wipe of what another node has is not told here.
+        if matches!(who, OfflinePeer::Server(_)) && !self.devices.knows(*device) {
+            return None;
+        }
         let is_short = request.head().len() + request.body().len() <= LATE_BYTES;
         if request.method() != Some(Method::Bye) || !is_short {
             return None;
